@@ -1,0 +1,38 @@
+"""Errors of adapter packages, drawn once.
+
+AdapterError
+├── PackageError          the files are not a sound adapter package
+├── UnsupportedKindError  a sound package of a kind that is not served
+└── BaseMismatchError     a sound package made for another base
+BaseModelError            the base itself cannot be found or read
+"""
+
+from __future__ import annotations
+
+
+class AdapterError(Exception):
+    """A package cannot be used; the message says why and what to do, and is safe to show to a client."""
+
+    code = "invalid_adapter"
+
+
+class PackageError(AdapterError):
+    """The files are malformed, unsafe, incomplete or inconsistent."""
+
+    code = "invalid_adapter_package"
+
+
+class UnsupportedKindError(AdapterError):
+    """The package's ``peft_type``, or an option of it, is not served."""
+
+    code = "unsupported_adapter_kind"
+
+
+class BaseMismatchError(AdapterError):
+    """The package was made for a base that differs from the one asked to carry it."""
+
+    code = "base_mismatch"
+
+
+class BaseModelError(Exception):
+    """A base model cannot be found, downloaded or read; the message says what to do."""

@@ -1,0 +1,1 @@
+"""One resident base model, many adapters, over HTTP."""

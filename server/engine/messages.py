@@ -1,0 +1,189 @@
+"""The typed messages between the API process and the engine process (msgpack, never pickle).
+
+Token ids only: text is the API process's business. Every submitted request gets exactly one terminal
+``RequestOutput`` (``finish_reason`` set), also when it fails.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from server.registry import AdapterKey
+
+
+class FinishReason(StrEnum):
+    """Why a request ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How the tokens of one request are chosen. Ranges are checked by the API (CONTRACTS: OpenAI bounds).
+
+    ``temperature`` 0 is greedy. ``top_k`` 0 and ``top_p`` 1 keep everything. ``seed`` is always set: the API draws
+    one when the client gives none. ``logprobs`` n asks for the n most likely tokens besides the chosen one (0: only
+    the chosen); None for none. ``prompt_logprobs`` likewise for prompt tokens. ``stop_token_ids`` end the output,
+    as the base's end-of-sequence ids do unless ``ignore_eos``; neither before ``min_tokens``.
+    """
+
+    max_tokens: int
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int = 0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] = {}
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Log-probability of one chosen token, and the most likely ones as (token_id, logprob), best first."""
+
+    token_id: int
+    logprob: float
+    top: list[tuple[int, float]]
+
+
+# ---- to the engine ----
+
+
+class EngineRequest(msgspec.Struct, frozen=True, kw_only=True, tag="submit"):
+    """One sequence to continue. The API fans ``n`` out into n of these."""
+
+    request_id: str
+    prompt_ids: list[int]
+    sampling: SamplingParams
+    adapter: AdapterKey | None = None
+    cache_salt: str = ""
+
+
+class Abort(msgspec.Struct, frozen=True, tag="abort"):
+    """Forget a request (its client left, or a stop string was found). Still answered by a terminal output."""
+
+    request_id: str
+
+
+class LoadAdapter(msgspec.Struct, frozen=True, tag="load"):
+    """Make the package in directory ``path`` resident under ``key``. Answered by AdapterLoaded or AdapterFailed."""
+
+    key: AdapterKey
+    path: str
+
+
+class UnloadAdapter(msgspec.Struct, frozen=True, tag="unload"):
+    """Drop ``key`` once its last request has ended; with ``force``, abort those first. Answered by AdapterUnloaded."""
+
+    key: AdapterKey
+    force: bool = False
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
+    """End the process now."""
+
+
+# ---- from the engine ----
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
+    """Sent once, when the base is resident and requests can be served."""
+
+    base_fingerprint: str
+    quantization: str
+    dtype: str
+    device: str
+    base_bytes: int
+    kv_bytes: int
+    num_kv_blocks: int
+    block_size: int
+    max_model_len: int
+    vocab_size: int
+    eos_token_ids: list[int]
+
+
+class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one step did for one request.
+
+    ``token_ids`` are the new tokens (an end token included, which the API does not show). ``stop_token_id`` is the
+    token that ended the request, if one did. ``prompt_logprobs`` comes once, with the first token: entry i is for
+    prompt token i, None for the first. ``queued_seconds`` (arrival to first scheduling) and ``cached_tokens`` come
+    with the first token. ``error`` is set exactly when ``finish_reason`` is ERROR.
+    """
+
+    request_id: str
+    token_ids: list[int] = []
+    finish_reason: FinishReason | None = None
+    stop_token_id: int | None = None
+    logprobs: list[TokenLogprobs] | None = None
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
+    cached_tokens: int = 0
+    queued_seconds: float = 0.0
+    error: str | None = None
+
+
+class EngineStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Gauges and running totals since the process started."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    running_adapters: list[str] = []
+    waiting_adapters: list[str] = []
+    kv_blocks_used: int = 0
+    kv_blocks_total: int = 0
+    prefix_cache_queries: int = 0
+    prefix_cache_hits: int = 0
+    preemptions: int = 0
+    steps: int = 0
+    step_seconds: float = 0.0
+    batch_tokens: int = 0
+    batch_requests: int = 0
+    adapters_resident: int = 0
+    adapter_bytes: int = 0
+
+
+class StepOutputs(msgspec.Struct, frozen=True, tag="outputs"):
+    """Everything one step produced: one message per step. ``step_seconds`` is the duration of this step."""
+
+    outputs: list[RequestOutput]
+    stats: EngineStats
+    step_seconds: float = 0.0
+
+
+class AdapterLoaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):
+    """The adapter is resident. ``seconds`` by stage: read, validate, copy."""
+
+    key: AdapterKey
+    kind: str
+    nbytes: int
+    num_virtual_tokens: int
+    warnings: list[str] = []
+    seconds: dict[str, float] = {}
+
+
+class AdapterFailed(msgspec.Struct, frozen=True, tag="load_failed"):
+    """The adapter was refused; ``code`` and ``message`` are of the AdapterError and fit for a client."""
+
+    key: AdapterKey
+    code: str
+    message: str
+
+
+class AdapterUnloaded(msgspec.Struct, frozen=True, tag="unloaded"):
+    """The last request of ``key`` has ended and its memory is free."""
+
+    key: AdapterKey
+
+
+ToEngine = EngineRequest | Abort | LoadAdapter | UnloadAdapter | Shutdown
+FromEngine = EngineInfo | StepOutputs | AdapterLoaded | AdapterFailed | AdapterUnloaded

@@ -1,0 +1,39 @@
+"""One step's work for the model, as the engine hands it over. No torch: plain ints, made into tensors by the runner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from server.registry import AdapterKey
+
+
+@dataclass(frozen=True)
+class SequenceInput:
+    """The tokens of one sequence to compute in this step.
+
+    Positions ``start .. start + len(token_ids)`` are computed; KV for positions before ``start`` is already in
+    ``block_table``. The first ``num_virtual_tokens`` positions of a sequence belong to its adapter: their entries in
+    ``token_ids`` are ``VIRTUAL``; a prompt adapter's runner puts its embedding rows there (a prefix adapter's are
+    never computed, their KV is given). ``logits_at`` are indices into ``token_ids`` whose logits are wanted, in
+    order. ``block_table[i]`` holds positions ``i * block_size ..``.
+    """
+
+    adapter: AdapterKey | None
+    token_ids: list[int]
+    start: int
+    block_table: list[int]
+    logits_at: list[int]
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """All sequences of one step. ``copies`` (source block, target block) are made before anything is computed.
+
+    Logits come back as [sum(len(s.logits_at)), vocab_size], in the order of ``sequences``.
+    """
+
+    sequences: list[SequenceInput]
+    copies: list[tuple[int, int]] = field(default_factory=list)
+
+
+VIRTUAL = -1
