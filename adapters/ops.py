@@ -7,7 +7,7 @@ An op's docstring is its specification. How ops run over a mixed batch is in ``a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -100,3 +100,16 @@ class Adapter:
         if self.prompt is not None:
             out.append(self.prompt.embeds)
         return out
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Adapter:
+        """The same adapter with ``fn`` applied to every tensor (a move, a cast)."""
+
+        def op(op: LinearOp) -> LinearOp:
+            return LowRank(fn(op.a), fn(op.b)) if isinstance(op, LowRank) else Bias(fn(op.delta))
+
+        return Adapter(
+            kind=self.kind,
+            linear={name: tuple(op(o) for o in ops) for name, ops in self.linear.items()},
+            prefix=None if self.prefix is None else PrefixKV(fn(self.prefix.keys), fn(self.prefix.values)),
+            prompt=None if self.prompt is None else PromptEmbeds(fn(self.prompt.embeds)),
+        )

@@ -1,0 +1,1 @@
+"""Ops executed over the rows of a mixed batch: ``reference`` is the specification, ``grouped`` the fast form."""

@@ -1,0 +1,170 @@
+"""Loads the base model: weights, quantization, attention seam, and the facts that adapters are checked against."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from adapters.base import BaseSpec
+from adapters.errors import BaseModelError
+from adapters.fingerprint import base_fingerprint
+from server.config import EngineConfig
+from server.errors import EngineStartError
+from server.model.attention import NAME
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedBase:
+    """The resident base: an unmodified transformers model that attends through the paged cache."""
+
+    model: PreTrainedModel
+    dtype: torch.dtype
+    device: torch.device
+    fingerprint: str
+    eos_token_ids: list[int]
+    max_model_len: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all weights, quantization constants included."""
+        return weight_bytes(self.model)
+
+
+def load_base(config: EngineConfig) -> LoadedBase:
+    """Load ``config.model``. Raises EngineStartError in plain words when it cannot be served."""
+    path = Path(config.model)
+    device = pick_device(config.device)
+    dtype = pick_dtype(config.dtype, device)
+    try:
+        fingerprint = base_fingerprint(path)
+        hf_config = AutoConfig.from_pretrained(path, trust_remote_code=config.trust_remote_code)
+        _refuse_unsupported(hf_config)
+        model = _load(path, config, hf_config, dtype, device)
+    except (BaseModelError, OSError, ValueError, KeyError) as error:
+        raise EngineStartError(f"cannot load the base model in {path}: {error}") from error
+    limit = int(getattr(hf_config, "max_position_embeddings", 0) or 2048)
+    if config.max_model_len > limit:
+        raise EngineStartError(f"--max-model-len {config.max_model_len} exceeds the base's {limit} positions")
+    return LoadedBase(model, dtype, device, fingerprint, _eos_token_ids(model), config.max_model_len or limit)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device meant by ``--device``."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The compute type meant by ``--dtype``: auto is bf16 where the device multiplies it natively, else fp32.
+
+    A CPU without AVX512-BF16 or AMX runs bf16 products about five times slower than fp32 ones.
+    """
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def _refuse_unsupported(hf_config: Any) -> None:
+    if getattr(hf_config, "is_encoder_decoder", False):
+        raise EngineStartError(f"{hf_config.model_type} is an encoder-decoder model; only decoders are served")
+
+
+def _load(
+    path: Path, config: EngineConfig, hf_config: Any, dtype: torch.dtype, device: torch.device
+) -> PreTrainedModel:
+    quantization = _quantization(config.quantize, dtype)
+    options: dict[str, Any] = {"quantization_config": quantization} if quantization is not None else {}
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        path,
+        config=hf_config,
+        dtype=dtype,
+        device_map={"": device},
+        attn_implementation=NAME,
+        trust_remote_code=config.trust_remote_code,
+        use_safetensors=True,
+        **options,
+    )
+    return model.eval().requires_grad_(False)
+
+
+def _quantization(name: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    if name == "nf4":
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    if name == "int8":
+        # A threshold above 0 picks outlier columns from the whole batch: one request would change another's result.
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
+    return None
+
+
+def _eos_token_ids(model: PreTrainedModel) -> list[int]:
+    found = model.generation_config.eos_token_id if model.generation_config is not None else None
+    found = model.config.eos_token_id if found is None else found
+    return [] if found is None else list(found) if isinstance(found, (list, tuple)) else [int(found)]
+
+
+def adaptable_linears(model: nn.Module) -> dict[str, nn.Module]:
+    """Linear maps that see every row of the batch, by name: no output head, no routed experts."""
+    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, Conv1D)) and module is not head and ".experts." not in name
+    }
+
+
+def linear_shape(module: nn.Module) -> tuple[int, int]:
+    """(out_features, in_features)."""
+    if isinstance(module, Conv1D):
+        return int(module.weight.shape[1]), int(module.weight.shape[0])
+    assert isinstance(module, nn.Linear)
+    return module.out_features, module.in_features
+
+
+def biased_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Every module with a bias of its own, by name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(getattr(module, "bias", None), nn.Parameter) and ".experts." not in name
+    }
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of parameters and buffers, and of the quantization state that bitsandbytes keeps beside them."""
+    total = 0
+    for tensor in {id(t): t for t in (*model.parameters(), *model.buffers())}.values():
+        total += tensor.numel() * tensor.element_size()
+        state = getattr(tensor, "quant_state", None)
+        if state is not None:
+            total += state.absmax.numel() * state.absmax.element_size()
+    return total
+
+
+def base_spec(base: LoadedBase, name: str, kv: tuple[int, int, int], template_sha256: str | None) -> BaseSpec:
+    """What packages are checked against; ``kv`` is (layers, KV heads, head dimension)."""
+    embedding = base.model.get_input_embeddings().weight
+    return BaseSpec(
+        name=name,
+        fingerprint=base.fingerprint,
+        num_layers=kv[0],
+        num_kv_heads=kv[1],
+        head_dim=kv[2],
+        hidden_size=int(embedding.shape[1]),
+        vocab_size=int(embedding.shape[0]),
+        linears={n: linear_shape(m) for n, m in adaptable_linears(base.model).items()},
+        biases={n: m.bias.detach() for n, m in biased_modules(base.model).items() if isinstance(m.bias, nn.Parameter)},
+        chat_template_sha256=template_sha256,
+    )

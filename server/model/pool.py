@@ -1,0 +1,62 @@
+"""The adapters that are resident, and their ops stacked for the set of adapters in the batch.
+
+An adapter occupies what its tensors weigh; there are no slots. Stacking costs a copy of the active adapters, so a
+stack is kept as long as the batch's adapters are among its members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from adapters.batch.grouped import Group, group_ops
+from adapters.ops import Adapter, LinearOp
+from server.registry import AdapterKey
+
+
+class AdapterPool:
+    """Resident adapters by key. Owned by the stepping thread."""
+
+    def __init__(self) -> None:
+        self._adapters: dict[AdapterKey, Adapter] = {}
+        self._stacked: frozenset[AdapterKey] = frozenset()
+        self._groups: dict[str, list[Group]] = {}
+
+    def add(self, key: AdapterKey, adapter: Adapter) -> None:
+        """Make an adapter resident."""
+        assert key not in self._adapters, f"{key} is already resident"
+        self._adapters[key] = adapter
+
+    def remove(self, key: AdapterKey) -> None:
+        """Forget an adapter and every stack it is part of."""
+        del self._adapters[key]
+        if key in self._stacked:
+            self._stack(frozenset())
+
+    def __getitem__(self, key: AdapterKey) -> Adapter:
+        return self._adapters[key]
+
+    def __len__(self) -> int:
+        return len(self._adapters)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all resident adapters, the current stack not counted."""
+        return sum(adapter.nbytes for adapter in self._adapters.values())
+
+    def groups(self, active: frozenset[AdapterKey]) -> Mapping[str, Sequence[Group]]:
+        """The ops of the ``active`` adapters by module. May hold further members, which have no rows."""
+        active = frozenset(key for key in active if self._adapters[key].linear)
+        if not active:
+            return {}
+        # Members that left cost idle products, members that join cost a copy of all: keep up to twice what is needed.
+        if not (active <= self._stacked and len(self._stacked) <= 2 * len(active)):
+            self._stack(active)
+        return self._groups
+
+    def _stack(self, members: frozenset[AdapterKey]) -> None:
+        self._stacked = members
+        by_module: dict[str, dict[object, tuple[LinearOp, ...]]] = {}
+        for key in sorted(members, key=str):
+            for module, ops in self._adapters[key].linear.items():
+                by_module.setdefault(module, {})[key] = ops
+        self._groups = {module: group_ops(ops) for module, ops in by_module.items()}

@@ -1,0 +1,176 @@
+"""Runs the model on one step's batch. Owned by the stepping thread; only ``prepare`` may be called from others."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from adapters.fingerprint import template_sha256
+from adapters.kinds import compile_package
+from adapters.ops import Adapter
+from adapters.package import read_package
+from server.config import EngineConfig
+from server.errors import EngineStartError
+from server.model.adapted import adapt_embedding, adapt_output
+from server.model.assemble import assemble
+from server.model.inputs import ModelInput, SequenceInput
+from server.model.kv_cache import KVCache, LayerShape
+from server.model.loader import LoadedBase, adaptable_linears, base_spec, biased_modules, load_base
+from server.model.pool import AdapterPool
+from server.model.probe import probe_layers
+from server.model.step import computing
+from server.registry import AdapterKey
+
+logger = logging.getLogger(__name__)
+
+
+class ModelRunner:
+    """The resident base, its KV cache and its adapters."""
+
+    def __init__(self, base: LoadedBase, config: EngineConfig) -> None:
+        self._base = base
+        self._pool = AdapterPool()
+        layers = probe_layers(base)
+        self._cache = _make_cache(layers, base, config)
+        template = _template(Path(config.model))
+        kv = (len(layers), layers[0].num_heads, layers[0].key_dim)
+        self.spec = base_spec(base, Path(config.model).name, kv, template)
+        adapted = {**adaptable_linears(base.model), **biased_modules(base.model)}
+        for name, module in adapted.items():
+            adapt_output(module, name)
+        adapt_embedding(base.model.get_input_embeddings())
+        self.block_size = config.block_size
+        self.max_model_len = min(base.max_model_len, self._cache.num_blocks * config.block_size)
+
+    @property
+    def base_fingerprint(self) -> str:
+        """Identifies the weights of the base."""
+        return self._base.fingerprint
+
+    @property
+    def vocab_size(self) -> int:
+        """Columns of the logits."""
+        return self.spec.vocab_size
+
+    @property
+    def eos_token_ids(self) -> list[int]:
+        """Tokens that end an output."""
+        return self._base.eos_token_ids
+
+    @property
+    def num_blocks(self) -> int:
+        """KV blocks in all."""
+        return self._cache.num_blocks
+
+    @property
+    def dtype(self) -> str:
+        """Type that products are computed in."""
+        return str(self._base.dtype).removeprefix("torch.")
+
+    @property
+    def device(self) -> str:
+        """Where the model lies."""
+        return str(self._base.device)
+
+    @property
+    def base_bytes(self) -> int:
+        """Bytes of the base's weights."""
+        return self._base.nbytes
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of the KV cache."""
+        return self._cache.nbytes
+
+    @property
+    def adapter_bytes(self) -> int:
+        """Bytes of the resident adapters."""
+        return self._pool.nbytes
+
+    def prepare(self, path: Path) -> tuple[Adapter, dict[str, float]]:
+        """Read, check and place a package; safe off-thread.
+
+        Returns the adapter and the seconds spent by stage (read, validate, copy). Raises AdapterError.
+        """
+        times = [time.monotonic()]
+        package = read_package(path)
+        times.append(time.monotonic())
+        adapter = compile_package(package, self.spec)
+        times.append(time.monotonic())
+        adapter = adapter.map(lambda t: t.to(self._base.device, self._base.dtype))
+        times.append(time.monotonic())
+        stages = zip(("read", "validate", "copy"), times, times[1:], strict=False)
+        return adapter, {stage: end - start for stage, start, end in stages}
+
+    def install(self, key: AdapterKey, adapter: Adapter) -> None:
+        """Make a prepared adapter available to the next step."""
+        self._pool.add(key, adapter)
+
+    def remove(self, key: AdapterKey) -> None:
+        """Drop an adapter that no sequence uses."""
+        self._pool.remove(key)
+
+    def write_prefix(self, key: AdapterKey, block_table: list[int]) -> None:
+        """Fill ``block_table`` with the KV of a prefix adapter's virtual tokens."""
+        prefix = self._pool[key].prefix
+        assert prefix is not None, f"{key} is not a prefix adapter"
+        blocks = torch.tensor(block_table, dtype=torch.long, device=self._base.device)
+        slots = blocks[:, None] * self.block_size + torch.arange(self.block_size, device=self._base.device)
+        self._cache.write_prefix(prefix, slots.flatten()[: prefix.keys.shape[1]])
+
+    @torch.inference_mode()
+    def execute(self, inputs: ModelInput) -> Tensor:
+        """Compute one step; logits [n, vocab_size] in fp32, in the order of the sequences' ``logits_at``."""
+        self._cache.copy_blocks(inputs.copies)
+        batch = assemble(inputs, self._cache, self._pool, self._base.device)
+        with computing(batch.step):
+            output = self._base.model(
+                input_ids=batch.input_ids[None],
+                position_ids=batch.positions[None],
+                use_cache=False,
+                logits_to_keep=batch.logits_rows,
+            )
+        logits: Tensor = output.logits[0]
+        return logits.float()
+
+    def warm_up(self) -> None:
+        """Run one prefill and one decode, so that kernels are chosen and weights packed before the first request."""
+        self.execute(ModelInput([SequenceInput(None, [0] * min(8, self.block_size), 0, [0], [0])]))
+        self.execute(ModelInput([SequenceInput(None, [0], 0, [0], [0])]))
+
+
+def load_runner(config: EngineConfig) -> ModelRunner:
+    """Load the base and everything around it. Raises EngineStartError in plain words."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    started = time.monotonic()
+    runner = ModelRunner(load_base(config), config)
+    runner.warm_up()
+    logger.info(
+        "base resident: %.0f MB as %s, computed in %s on %s; KV cache %.0f MB; %.1f s",
+        runner.base_bytes / 1e6, config.quantize, runner.dtype, runner.device, runner.kv_bytes / 1e6,
+        time.monotonic() - started,
+    )  # fmt: skip
+    return runner
+
+
+def _make_cache(layers: list[LayerShape], base: LoadedBase, config: EngineConfig) -> KVCache:
+    budget = int(config.kv_cache_gb * 1e9)
+    num_blocks = KVCache.num_blocks_for(layers, budget, config.block_size, base.dtype)
+    if num_blocks < 2:
+        raise EngineStartError(f"--kv-cache-gb {config.kv_cache_gb} holds {num_blocks} blocks; raise it")
+    return KVCache(layers, num_blocks, config.block_size, base.dtype, base.device)
+
+
+def _template(path: Path) -> str | None:
+    """Hash of the base's own chat template, if it has one."""
+    from transformers import AutoTokenizer
+
+    if not any((path / name).exists() for name in ("tokenizer.json", "tokenizer_config.json")):
+        return None
+    text = AutoTokenizer.from_pretrained(path, trust_remote_code=False).chat_template
+    return template_sha256(text) if isinstance(text, str) else None

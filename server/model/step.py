@@ -1,0 +1,116 @@
+"""The step being computed, where attention and adapted modules find it.
+
+Some models do not pass extra arguments down to attention, and none pass any to linear maps, so the current step is
+one module-level variable. It is owned by the stepping thread: set and cleared by ``ModelRunner.execute`` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from adapters.batch.grouped import Group
+from adapters.batch.rows import RowPlan, Segment, plan_rows
+from server.model.kv_cache import KVCache
+
+
+@dataclass(eq=False)
+class DecodePart:
+    """All sequences with a single new token.
+
+    Shape: ``rows`` [B] rows in the batch; ``slots`` [B, K] where each sequence's positions 0..K-1 lie (padding
+    repeats slot 0); ``lengths`` [B] valid positions, the new token included.
+    """
+
+    rows: Tensor
+    slots: Tensor
+    lengths: Tensor
+    masks: dict[int | None, Tensor] = field(default_factory=dict)
+
+    def mask(self, window: int | None) -> Tensor:
+        """Which positions each token sees, [B, 1, 1, K] bool."""
+        if window not in self.masks:
+            position = torch.arange(self.slots.shape[1], device=self.slots.device)
+            seen = position < self.lengths[:, None]
+            if window is not None:
+                seen &= position >= self.lengths[:, None] - window
+            self.masks[window] = seen[:, None, None]
+        return self.masks[window]
+
+
+@dataclass(eq=False)
+class PrefillPart:
+    """One sequence with several new tokens: batch rows ``row .. row + count``, positions ``start ..``.
+
+    Shape: ``slots`` [1, start + count].
+    """
+
+    row: int
+    count: int
+    start: int
+    slots: Tensor
+    masks: dict[int | None, Tensor | None] = field(default_factory=dict)
+
+    def mask(self, window: int | None) -> Tensor | None:
+        """Which positions each token sees, [count, start + count] bool; None means plainly causal from position 0."""
+        if window not in self.masks:
+            self.masks[window] = self._mask(window)
+        return self.masks[window]
+
+    def _mask(self, window: int | None) -> Tensor | None:
+        total = self.start + self.count
+        if self.start == 0 and (window is None or total <= window):
+            return None
+        key = torch.arange(total, device=self.slots.device)
+        query = key[self.start :, None]
+        seen = key <= query
+        return seen if window is None else seen & (key > query - window)
+
+
+@dataclass(eq=False)
+class Step:
+    """Everything the model's modules need to know of the batch at hand.
+
+    ``groups`` are the adapters' ops by module; ``embed_rows`` [N] and ``embeds`` [N, hidden] replace embeddings.
+    """
+
+    cache: KVCache
+    slots: Tensor
+    decode: DecodePart | None
+    prefills: Sequence[PrefillPart]
+    segments: Sequence[Segment]
+    groups: Mapping[str, Sequence[Group]]
+    embed_rows: Tensor | None = None
+    embeds: Tensor | None = None
+    plans: dict[tuple[object, ...], RowPlan] = field(default_factory=dict)
+
+    def plan(self, members: tuple[object, ...]) -> RowPlan:
+        """The row layout of a group's members; computed once a step, as most modules share it."""
+        plan = self.plans.get(members)
+        if plan is None:
+            plan = self.plans[members] = plan_rows(members, self.segments, self.slots.device)
+        return plan
+
+
+class _Current:
+    step: Step | None = None
+
+
+def current() -> Step:
+    """The step being computed."""
+    assert _Current.step is not None, "the model ran outside of ModelRunner.execute"
+    return _Current.step
+
+
+@contextmanager
+def computing(step: Step) -> Iterator[None]:
+    """Make ``step`` the current one for the duration of a forward pass."""
+    _Current.step = step
+    try:
+        yield
+    finally:
+        _Current.step = None
