@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import torch
+
+from adapters.batch.grouped import LowRankGroup
+from adapters.ops import Adapter, LowRank, PromptEmbeds
+from server.model.pool import AdapterPool
+from server.registry import AdapterKey
+
+KEYS = [AdapterKey(f"a{i}", 1, str(i)) for i in range(6)]
+
+
+def make_pool() -> AdapterPool:
+    pool = AdapterPool()
+    for key in KEYS:
+        pool.add(key, Adapter("lora", {"q": (LowRank(torch.randn(4, 8), torch.randn(8, 4)),)}))
+    return pool
+
+
+def members(pool: AdapterPool, *active: AdapterKey) -> set[object]:
+    (group,) = pool.groups(frozenset(active))["q"]
+    return set(group.members)
+
+
+def test_a_stack_is_kept_while_it_covers_the_batch() -> None:
+    pool = make_pool()
+    first = pool.groups(frozenset(KEYS[:4]))
+    assert pool.groups(frozenset(KEYS[:3])) is first
+    assert members(pool, *KEYS[:2]) == set(KEYS[:4])
+    assert members(pool, KEYS[0]) == {KEYS[0]}, "a stack mostly idle is dropped"
+    assert members(pool, KEYS[0], KEYS[5]) == {KEYS[0], KEYS[5]}
+
+
+def test_stacks_hold_the_adapters_own_numbers() -> None:
+    pool = make_pool()
+    (group,) = pool.groups(frozenset(KEYS[:3]))["q"]
+    assert isinstance(group, LowRankGroup)
+    op = pool[KEYS[1]].linear["q"][0]
+    assert isinstance(op, LowRank)
+    at = group.members.index(KEYS[1])
+    assert torch.equal(group.a[at].T, op.a)
+    assert torch.equal(group.b[at].T, op.b)
+
+
+def test_a_removed_adapter_leaves_the_stack() -> None:
+    pool = make_pool()
+    pool.groups(frozenset(KEYS[:2]))
+    pool.remove(KEYS[0])
+    assert members(pool, KEYS[1]) == {KEYS[1]}
+    assert len(pool) == len(KEYS) - 1
+
+
+def test_adapters_without_ops_need_no_stack() -> None:
+    pool = AdapterPool()
+    pool.add(KEYS[0], Adapter("prompt", prompt=PromptEmbeds(torch.randn(3, 8))))
+    assert pool.groups(frozenset(KEYS[:1])) == {}
+    assert pool.nbytes == 3 * 8 * 4

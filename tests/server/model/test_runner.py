@@ -1,0 +1,220 @@
+"""ModelRunner against peft running each row's adapter alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+
+from adapters.errors import AdapterError
+from server.config import EngineConfig
+from server.errors import EngineStartError
+from server.model.inputs import VIRTUAL, ModelInput, SequenceInput
+from server.model.runner import ModelRunner, load_runner
+from server.registry import AdapterKey
+from tests import oracle
+from tests.factory import make_base
+
+BLOCK_SIZE = 4
+TOLERANCE = 1e-5
+
+
+@dataclass
+class Row:
+    """A sequence being fed to the runner by hand, with blocks of its own."""
+
+    adapter: Path | None
+    key: AdapterKey | None
+    tokens: list[int]
+    virtual: int
+    blocks: list[int]
+    done: int = 0
+    fed: list[int] = field(default_factory=list)
+
+    def take(self, count: int) -> SequenceInput:
+        """The next ``count`` positions, with logits wanted at the last."""
+        ids = ([VIRTUAL] * self.virtual + self.tokens)[self.done : self.done + count]
+        assert len(ids) == count, "the row has too few tokens left"
+        start, self.done = self.done, self.done + count
+        self.fed += [t for t in ids if t != VIRTUAL]
+        return SequenceInput(self.key, ids, start, self.blocks, [count - 1])
+
+
+class Bench:
+    """A runner, its installed adapters, and rows over hand-made block tables."""
+
+    def __init__(self, base: Path, adapters: dict[str, Path]) -> None:
+        self.base = base
+        config = EngineConfig(
+            model=str(base), quantize="none", dtype="float32", kv_cache_gb=0.02, block_size=BLOCK_SIZE, threads=1
+        )
+        self.runner: ModelRunner = load_runner(config)
+        self.adapters = adapters
+        self.keys = {name: AdapterKey(name, 1, name) for name in adapters}
+        self.sizes: dict[str, tuple[int, bool]] = {}
+        for name, path in adapters.items():
+            adapter, _ = self.runner.prepare(path)
+            self.runner.install(self.keys[name], adapter)
+            self.sizes[name] = (adapter.num_virtual_tokens, adapter.prefix is not None)
+        self.next_block = 0
+
+    def row(self, name: str | None, length: int, seed: int) -> Row:
+        virtual, given = self.sizes[name] if name else (0, False)
+        need = (virtual + length + BLOCK_SIZE - 1) // BLOCK_SIZE
+        blocks = list(range(self.next_block, self.next_block + need))
+        self.next_block += need
+        tokens = torch.randint(0, 250, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+        row = Row(self.adapters[name] if name else None, self.keys[name] if name else None, tokens, virtual, blocks)
+        if name and given:
+            self.runner.write_prefix(self.keys[name], blocks)
+            row.done = virtual
+        return row
+
+    def step(self, rows: list[Row], counts: list[int]) -> None:
+        """Feed ``counts`` positions and compare the last logits of every row with the oracle."""
+        got = self.runner.execute(ModelInput([r.take(n) for r, n in zip(rows, counts, strict=True)]))
+        for row, logits in zip(rows, got, strict=True):
+            if row.fed:
+                want = oracle.logits(self.base, row.adapter, row.fed)[-1]
+                torch.testing.assert_close(logits, want, rtol=0, atol=TOLERANCE)
+
+
+@pytest.fixture(scope="module")
+def shared_bench(tiny_base: Path, tiny_adapters: dict[str, Path]) -> Bench:
+    return Bench(tiny_base, tiny_adapters)
+
+
+@pytest.fixture
+def bench(shared_bench: Bench) -> Bench:
+    shared_bench.next_block = 0
+    return shared_bench
+
+
+def test_every_kind_alone(bench: Bench) -> None:
+    for seed, name in enumerate([None, *bench.adapters]):
+        bench.next_block = 0
+        row = bench.row(name, 12, seed)
+        bench.step([row], [row.virtual - row.done + 9])
+        bench.step([row], [1])
+        bench.step([row], [1])
+
+
+def test_every_kind_in_one_batch(bench: Bench) -> None:
+    names = [None, *bench.adapters, None, "lora-r8", "prefix-21"]
+    rows = [bench.row(name, 14, seed) for seed, name in enumerate(names)]
+    bench.step(rows, [r.virtual - r.done + 3 + i % 7 for i, r in enumerate(rows)])
+    for _ in range(3):
+        bench.step(rows, [1] * len(rows))
+
+
+def test_chunked_prefill_mixed_with_decode(bench: Bench) -> None:
+    names = ["lora-r8", "prefix-5", "prompt-20", None, "lora-r8", "lora-r4"]
+    rows = [bench.row(name, 30, seed) for seed, name in enumerate(names)]
+    bench.step(rows[:3], [5, 4, 7])  # the prompt adapter's virtual tokens are cut in two
+    bench.step(rows, [1, 11, 17, 12, 13, 2])
+    bench.step(rows, [9, 1, 1, 1, 12, 1])
+    bench.step(rows[::-1], [1] * len(rows))
+
+
+def test_a_row_does_not_depend_on_its_neighbours(bench: Bench) -> None:
+    alone = bench.row("lora-r8", 10, 3)
+    first = bench.runner.execute(ModelInput([alone.take(10)]))[0]
+    rows = [bench.row(name, 10, 3 if name == "lora-r8" else i) for i, name in enumerate(bench.adapters)]
+    mixed = bench.runner.execute(ModelInput([r.take(r.virtual + 10 - r.done) for r in rows]))
+    at = list(bench.adapters).index("lora-r8")
+    torch.testing.assert_close(mixed[at], first, rtol=0, atol=1e-5)
+
+
+def test_block_copies_happen_before_the_step(bench: Bench) -> None:
+    row = bench.row("lora-r4", 10, 1)
+    bench.step([row], [8])
+    moved = [b + 50 for b in row.blocks]
+    copies = list(zip(row.blocks, moved, strict=True))
+    row.blocks = moved
+    got = bench.runner.execute(ModelInput([row.take(1)], copies))[0]
+    want = oracle.logits(bench.base, row.adapter, row.fed)[-1]
+    torch.testing.assert_close(got, want, rtol=0, atol=TOLERANCE)
+
+
+def test_logits_at_several_positions(bench: Bench) -> None:
+    row = bench.row("lora-r8", 9, 5)
+    taken = row.take(9)
+    sequence = SequenceInput(taken.adapter, taken.token_ids, 0, taken.block_table, list(range(9)))
+    got = bench.runner.execute(ModelInput([sequence]))
+    want = oracle.logits(bench.base, row.adapter, row.tokens)
+    torch.testing.assert_close(got, want, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "opt", "qwen3", "gemma2", "mistral"])
+def test_other_architectures(model_type: str, tmp_path: Path) -> None:
+    from peft import LoraConfig, PrefixTuningConfig
+
+    from tests.factory import make_adapter
+
+    overrides = {"sliding_window": 6} if model_type in ("gemma2", "mistral") else {}
+    base = make_base(tmp_path / "base", model_type=model_type, **overrides)
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    prefix = PrefixTuningConfig(num_virtual_tokens=6, task_type="CAUSAL_LM")
+    adapters = {"lora": make_adapter(base, tmp_path / "lora", lora)}
+    if model_type not in ("gemma2", "mistral"):  # peft's own prefix cache ignores sliding windows
+        adapters["prefix"] = make_adapter(base, tmp_path / "prefix", prefix, std=0.3)
+    bench = Bench(base, adapters)
+    rows = [bench.row(name, 20, seed) for seed, name in enumerate([None, *adapters])]
+    bench.step(rows, [9] * len(rows))
+    bench.step(rows, [5] + [1] * (len(rows) - 1))
+    bench.step(rows, [1] * len(rows))
+
+
+def test_removing_an_adapter_leaves_the_others(tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
+    names = ("lora-r4", "lora-r8", "prefix-5")
+    bench = Bench(tiny_base, {n: tiny_adapters[n] for n in names})
+    rows = [bench.row(name, 12, i) for i, name in enumerate(names)]
+    bench.step(rows, [4, 4, 4])
+    before = bench.runner.adapter_bytes
+    bench.runner.remove(bench.keys["lora-r4"])
+    assert bench.runner.adapter_bytes < before
+    bench.step(rows[1:], [1, 1])
+
+
+def test_bytes_are_what_the_tensors_weigh(bench: Bench) -> None:
+    adapter, seconds = bench.runner.prepare(bench.adapters["lora-r4"])
+    weights = sum(4 * (out + in_) for out, in_ in bench.runner.spec.linears.values())
+    assert adapter.nbytes == 4 * weights
+    assert set(seconds) == {"read", "validate", "copy"}
+
+
+def test_prepare_refuses_another_bases_adapter(bench: Bench, tmp_path: Path) -> None:
+    from peft import LoraConfig
+
+    from tests.factory import make_adapter
+
+    other = make_base(tmp_path / "other", hidden_size=32, intermediate_size=48)
+    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    package = make_adapter(other, tmp_path / "lora", config)
+    with pytest.raises(AdapterError):
+        bench.runner.prepare(package)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"max_model_len": 4096}, "exceeds the base's 512 positions"),
+        ({"kv_cache_gb": 1e-6}, "raise it"),
+    ],
+)
+def test_bad_settings_are_refused_in_words(tiny_base: Path, config: dict[str, float], message: str) -> None:
+    with pytest.raises(EngineStartError, match=message):
+        load_runner(EngineConfig(model=str(tiny_base), quantize="none", **config))  # type: ignore[arg-type]
+
+
+def test_an_architecture_without_the_seam_is_refused(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "bloom", model_type="bloom", n_layer=2, n_head=4)
+    with pytest.raises(EngineStartError, match="bloom"):
+        load_runner(EngineConfig(model=str(base), quantize="none", dtype="float32"))
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EngineStartError, match="cannot load"):
+        load_runner(EngineConfig(model=str(tmp_path)))
