@@ -1,0 +1,1 @@
+"""The one command. It dispatches lazily and knows nothing of serving or training itself."""

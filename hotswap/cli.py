@@ -1,0 +1,101 @@
+"""The one command: picks the part that does the work, imports only that, and turns its errors into exit codes.
+
+It knows the names of the parts and nothing of what they do. Exit codes: 0 done, 1 one of our errors (one plain line),
+2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.metadata import version
+
+from hotswap.errors import HotswapError
+
+PROG = "hotswap"
+EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_PIPE = 1, 2, 130, 141
+
+
+@dataclass(frozen=True)
+class Command:
+    """One subcommand: where its ``(argv) -> exit code`` function lives, and what it does in a few words."""
+
+    module: str
+    function: str
+    summary: str
+
+
+COMMANDS = {
+    "serve": Command("server.cli", "serve", "serve a base model and its adapters over HTTP"),
+    "chat": Command("server.cli", "chat", "talk to a server in the terminal"),
+    "train": Command("trainer.cli", "train", "train an adapter from a YAML file"),
+    "publish": Command("trainer.cli", "publish", "upload an adapter into a running server"),
+    "base": Command("hotswap.base_cli", "main", "import, list and locate base models in the local cache"),
+    "demo": Command("hotswap.demo.cli", "main", "train, serve and hot-swap adapters end to end, and print a report"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``hotswap`` with ``argv`` (default: the process's) and return its exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0 if args else EXIT_USAGE
+    if args[0] in ("-V", "--version"):
+        print(f"{PROG} {version(PROG)}")
+        return 0
+    command = COMMANDS.get(args[0])
+    if command is None:
+        print(_unknown(args[0]), file=sys.stderr)
+        return EXIT_USAGE
+    return _run(command, args[1:])
+
+
+def _run(command: Command, argv: list[str]) -> int:
+    try:
+        code = _load(command)(argv)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # the reader left; point stdout elsewhere so that the interpreter's last flush is quiet too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
+    except _own_errors() as error:
+        print(f"{PROG}: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_ERROR
+
+
+def _load(command: Command) -> Callable[[list[str]], int]:
+    function: Callable[[list[str]], int] = getattr(importlib.import_module(command.module), command.function)
+    return function
+
+
+def _own_errors() -> tuple[type[Exception], ...]:
+    """The roots of our error trees; evaluated only once something was raised, so that a good start imports nothing."""
+    from adapters.errors import AdapterError, BaseModelError
+    from server.errors import ServerError
+
+    return (HotswapError, AdapterError, BaseModelError, ServerError)
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items())
+    return (
+        f"usage: {PROG} COMMAND ...\n\n"
+        "Serve many fine-tuned adapters on one resident quantized base model, and make them.\n\n"
+        f"commands:\n{rows}\n\n"
+        f"options:\n  --help     show this, or with a command its own help\n  --version  show the version"
+    )
+
+
+def _unknown(name: str) -> str:
+    near = get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"{PROG}: {name!r} is not a command.{hint} See {PROG} --help."

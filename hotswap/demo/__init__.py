@@ -1,0 +1,1 @@
+"""The demo: trains, serves and hot-swaps adapters through the same commands and HTTP calls a user has."""
