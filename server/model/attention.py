@@ -6,6 +6,7 @@ then attends: all single-token rows in one call, every prefill chunk in one of i
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +19,22 @@ from server.model.step import DecodePart, PrefillPart, current
 NAME = "hotswap_paged"
 
 
-def paged_attention(
+@dataclass(frozen=True, eq=False)
+class _Rule:
+    """How one layer attends: scale of the logits, window, logit softcap, sinks [Hq]."""
+
+    scaling: float | None
+    window: int | None
+    softcap: float | None
+    sinks: Tensor | None
+
+    @property
+    def plain(self) -> bool:
+        """Whether scaled_dot_product_attention can do it."""
+        return self.softcap is None and self.sinks is None
+
+
+def paged_attention(  # noqa: PLR0917 - the signature is transformers'
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -39,61 +55,54 @@ def paged_attention(
     step = current()
     layer: int = module.layer_idx  # type: ignore[assignment]
     step.cache.write(layer, step.slots, key[0].transpose(0, 1), value[0].transpose(0, 1))
+    rule = _Rule(scaling, sliding_window, softcap, s_aux)
     q = query[0].transpose(0, 1)  # [T, Hq, D]
     out = torch.empty(*q.shape[:2], value.shape[-1], dtype=query.dtype, device=query.device)
-    extras = (scaling, softcap, s_aux)
     if step.decode is not None:
         keys, values = step.cache.read(layer, step.decode.slots)
-        out.index_copy_(0, step.decode.rows, _decode(q, keys, values, step.decode, sliding_window, *extras))
+        out.index_copy_(0, step.decode.rows, _decode(q, keys, values, step.decode, rule))
     for part in step.prefills:
         keys, values = step.cache.read(layer, part.slots)
-        out[part.row : part.row + part.count] = _prefill(q, keys, values, part, sliding_window, *extras)
+        out[part.row : part.row + part.count] = _prefill(q, keys, values, part, rule)
     return out[None], None
 
 
-def _decode(
-    q: Tensor, keys: Tensor, values: Tensor, part: DecodePart, window: int | None,
-    scaling: float | None, softcap: float | None, sinks: Tensor | None,
-) -> Tensor:  # fmt: skip
+def _decode(q: Tensor, keys: Tensor, values: Tensor, part: DecodePart, rule: _Rule) -> Tensor:
     rows = q.index_select(0, part.rows)
     batch, heads, dim = rows.shape
     grouped = rows.view(batch, keys.shape[1], -1, dim)  # query heads of one KV head act as its query positions
-    mask = part.mask(window)
-    if softcap is None and sinks is None:
-        out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scaling)
+    mask = part.mask(rule.window)
+    if rule.plain:
+        out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=rule.scaling)
     else:
-        per_head = None if sinks is None else sinks.view(1, keys.shape[1], -1, 1)
-        out = _explicit(grouped, keys, values, mask, scaling, softcap, per_head)
+        sinks = None if rule.sinks is None else rule.sinks.view(1, keys.shape[1], -1, 1)
+        out = _explicit(grouped, keys, values, mask, replace(rule, sinks=sinks))
     return out.reshape(batch, heads, -1)
 
 
-def _prefill(
-    q: Tensor, keys: Tensor, values: Tensor, part: PrefillPart, window: int | None,
-    scaling: float | None, softcap: float | None, sinks: Tensor | None,
-) -> Tensor:  # fmt: skip
+def _prefill(q: Tensor, keys: Tensor, values: Tensor, part: PrefillPart, rule: _Rule) -> Tensor:
     rows = q[part.row : part.row + part.count].transpose(0, 1)[None]  # [1, Hq, n, D]
     group = rows.shape[1] // keys.shape[1]
     keys, values = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1)
-    mask = part.mask(window)
-    if softcap is None and sinks is None:
-        out = F.scaled_dot_product_attention(rows, keys, values, mask, is_causal=mask is None, scale=scaling)
+    mask = part.mask(rule.window)
+    if rule.plain:
+        out = F.scaled_dot_product_attention(rows, keys, values, mask, is_causal=mask is None, scale=rule.scaling)
     else:
         if mask is None:
             mask = torch.ones(part.count, part.count, dtype=torch.bool, device=q.device).tril()
-        out = _explicit(rows, keys, values, mask, scaling, softcap, None if sinks is None else sinks.view(1, -1, 1, 1))
+        sinks = None if rule.sinks is None else rule.sinks.view(1, -1, 1, 1)
+        out = _explicit(rows, keys, values, mask, replace(rule, sinks=sinks))
     return out[0].transpose(0, 1)
 
 
-def _explicit(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float | None, softcap: float | None, sinks: Tensor | None
-) -> Tensor:
+def _explicit(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, rule: _Rule) -> Tensor:
     """Attention written out, for what scaled_dot_product_attention has no argument for."""
-    logits = (q @ k.transpose(-1, -2)).float() * (q.shape[-1] ** -0.5 if scaling is None else scaling)
-    if softcap is not None:
-        logits = torch.tanh(logits / softcap) * softcap
+    logits = (q @ k.transpose(-1, -2)).float() * (q.shape[-1] ** -0.5 if rule.scaling is None else rule.scaling)
+    if rule.softcap is not None:
+        logits = torch.tanh(logits / rule.softcap) * rule.softcap
     logits = logits.masked_fill(~mask, float("-inf"))
-    if sinks is not None:
-        logits = torch.cat([logits, sinks.float().expand(*logits.shape[:-1], 1)], -1)
+    if rule.sinks is not None:
+        logits = torch.cat([logits, rule.sinks.float().expand(*logits.shape[:-1], 1)], -1)
     weights = logits.softmax(-1)[..., : k.shape[-2]]
     return weights.to(v.dtype) @ v
 
