@@ -1,0 +1,65 @@
+# hotswap: `make demo` and `make test` on a fresh machine need Python 3.11+, pip, make and a C compiler.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PYTEST := $(BIN)/pytest
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install base demo serve loadtest lint format test test-slow test-gpu test-peers clean distclean
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## create .venv and install hotswap with its development tools into it
+
+# Reruns only when the requirements change. torch comes first: everything else is resolved around it.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "hotswap needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt torch
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+base: $(STAMP) ## import the default base model into the local cache, once
+	$(BIN)/hotswap base import
+
+demo: $(STAMP) ## train, serve and hot-swap adapters end to end, and print a report
+	$(BIN)/hotswap demo $(ARGS)
+
+serve: base ## serve the default base; more flags: make serve ARGS="--port 9000"
+	$(BIN)/hotswap serve $(ARGS)
+
+loadtest: $(STAMP) ## drive a running server: make loadtest ARGS="--url http://127.0.0.1:8000 --models base"
+	$(BIN)/python -m loadtests $(ARGS)
+
+lint: $(STAMP) ## ruff, mypy and the import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## let ruff format and mend what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: $(STAMP) ## the test suite, minutes
+	$(PYTEST) $(ARGS)
+
+test-slow: base ## real training and serving on the default base
+	$(PYTEST) -m slow $(ARGS)
+
+test-gpu: $(STAMP) ## what needs a CUDA device
+	$(PYTEST) -m gpu $(ARGS)
+
+test-peers: $(STAMP) ## what needs a rival server installed
+	$(PYTEST) -m peers $(ARGS)
+
+clean: ## remove outputs and caches of tools; keeps .venv and the base model
+	rm -rf build dist *.egg-info demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## remove .venv too
+	rm -rf $(VENV)
