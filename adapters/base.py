@@ -1,11 +1,24 @@
-"""What an adapter must know of its base model: names, shapes, fingerprint."""
+"""What an adapter must know of its base model (names, shapes, fingerprint), and where base models are found."""
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+from adapters.errors import BaseModelError
+from adapters.names import shown
+
+if TYPE_CHECKING:  # the API process resolves bases without torch
+    from torch import Tensor
+
+DEFAULT_BASE = "smollm2-135m-instruct"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "tokenizer*", "vocab*", "merges.txt"]
+_HUB_UNREAD = ["*/*", "consolidated*"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,3 +39,49 @@ class BaseSpec:
     linears: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     biases: Mapping[str, Tensor] = field(default_factory=dict)
     chat_template_sha256: str | None = None
+
+
+def cache_dir() -> Path:
+    """Where hotswap keeps imported bases: ``$HOTSWAP_CACHE``, or ``~/.cache/hotswap``."""
+    return Path(os.environ.get("HOTSWAP_CACHE") or Path.home() / ".cache" / "hotswap").expanduser()
+
+
+def default_base_dir() -> Path:
+    """Where the default base lies once it is imported."""
+    return cache_dir() / "bases" / DEFAULT_BASE
+
+
+def resolve_base(spec: str) -> Path:
+    """The directory of the base meant by ``spec``: a directory, ``DEFAULT_BASE``, or a hub id (downloaded once).
+
+    Raises BaseModelError saying what to do.
+    """
+    directory = Path(spec).expanduser()
+    if spec and directory.is_dir():
+        return directory
+    if spec == DEFAULT_BASE:
+        if (default_base_dir() / "config.json").is_file():
+            return default_base_dir()
+        raise BaseModelError(f"the default base {DEFAULT_BASE} is not imported yet; run: hotswap base import")
+    if _HUB_ID.fullmatch(spec):
+        return _download(spec)
+    raise BaseModelError(
+        f"there is no base model {shown(spec)}: give a directory, a hub id like org/name, or {DEFAULT_BASE}"
+    )
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_UNREAD))
+    except GatedRepoError as error:
+        raise BaseModelError(f"the base model {hub_id} is gated: accept its terms, then run: hf auth login") from error
+    except RepositoryNotFoundError as error:
+        raise BaseModelError(f"the hub has no model {hub_id}, or it is private and you are not logged in") from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise BaseModelError(
+            f"the base model {hub_id} is neither a directory nor in the local hub cache, and cannot be downloaded "
+            "(is the hub reachable?)"
+        ) from error

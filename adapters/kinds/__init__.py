@@ -1,0 +1,45 @@
+"""The kinds of adapter: files to ops. A new kind is one new file, and one line in the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from adapters.base import BaseSpec
+from adapters.config import CONFIGS
+from adapters.kinds import lora, prefix, prompt
+from adapters.kinds.check import check_base
+from adapters.ops import Adapter, LowRank
+from adapters.package import AdapterPackage
+
+Compile = Callable[[AdapterPackage, BaseSpec], Adapter]
+
+KINDS: Mapping[str, Compile] = {
+    "LORA": lora.compile_lora,
+    "PREFIX_TUNING": prefix.compile_prefix,
+    "PROMPT_TUNING": prompt.compile_prompt,
+}
+assert KINDS.keys() == CONFIGS.keys(), "every kind that is read must be compiled"
+
+
+def compile_package(package: AdapterPackage, base: BaseSpec) -> Adapter:
+    """The ops of ``package``, checked against ``base``, in float32 on the CPU.
+
+    Raises BaseMismatchError when the package was made for another base or chat template, PackageError when a tensor is
+    missing, unknown or has another shape than the base asks for, UnsupportedKindError for tensors of other kinds.
+    """
+    check_base(package, base)
+    return KINDS[package.config.peft_type](package, base)
+
+
+def noop_warning(adapter: Adapter) -> str | None:
+    """A warning when ``adapter`` cannot change any output (all its updates are zero), None otherwise."""
+    if adapter.prefix is not None or adapter.prompt is not None:
+        return None
+    for ops in adapter.linear.values():
+        for op in ops:
+            factors = (op.a, op.b) if isinstance(op, LowRank) else (op.delta,)
+            if all(bool(torch.any(factor != 0)) for factor in factors):
+                return None
+    return "every update in this adapter is zero: it answers exactly as the base does (was it trained?)"

@@ -1,0 +1,47 @@
+"""A strict reader of peft's ``adapter_config.json``: every key is understood, known to be harmless, or refused.
+
+Written against what peft 0.21 saves. Knows no tensors and imports no torch, so that the API process may use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from adapters.config_lora import LoraConfig
+from adapters.config_prompt import PrefixTuningConfig, PromptTuningConfig
+from adapters.errors import PackageError, UnsupportedKindError
+from adapters.limits import DEFAULT_LIMITS, PackageLimits
+from adapters.names import shown
+from adapters.strictjson import read_object
+
+CONFIG_FILE = "adapter_config.json"
+
+AdapterConfig = LoraConfig | PrefixTuningConfig | PromptTuningConfig
+
+CONFIGS: Mapping[str, type[AdapterConfig]] = {
+    "LORA": LoraConfig,
+    "PREFIX_TUNING": PrefixTuningConfig,
+    "PROMPT_TUNING": PromptTuningConfig,
+}
+
+
+def read_config(directory: Path, limits: PackageLimits = DEFAULT_LIMITS) -> AdapterConfig:
+    """The configuration of the package in ``directory``. Raises PackageError and UnsupportedKindError."""
+    path = directory / CONFIG_FILE
+    if not path.is_file():
+        raise PackageError(f"there is no {CONFIG_FILE}; a package holds what peft's save_pretrained writes")
+    return parse_config(read_object(path, limits.max_json_bytes), limits)
+
+
+def parse_config(raw: Mapping[str, Any], limits: PackageLimits = DEFAULT_LIMITS) -> AdapterConfig:
+    """The configuration in ``raw``. Raises PackageError and UnsupportedKindError."""
+    peft_type = raw.get("peft_type")
+    if not isinstance(peft_type, str):
+        raise PackageError(f"{CONFIG_FILE} does not say a peft_type, so it is not a peft adapter's configuration")
+    if peft_type not in CONFIGS:
+        raise UnsupportedKindError(
+            f"adapters of peft_type {shown(peft_type)} are not served; served are {', '.join(CONFIGS)}"
+        )
+    return CONFIGS[peft_type].parse(raw, limits)

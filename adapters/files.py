@@ -1,0 +1,36 @@
+"""Which files a package consists of, and what becomes of others found beside them."""
+
+from __future__ import annotations
+
+from adapters.config import CONFIG_FILE
+from adapters.errors import PackageError
+from adapters.names import shown
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+MANIFEST_FILE = "hotswap.json"
+GOLDEN_FILE = "golden.safetensors"
+PACKAGE_FILES = (CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE, GOLDEN_FILE)
+
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+_TRAINING_STATE = ("training_args.bin", "optimizer.", "scheduler.", "scaler.", "rng_state")
+
+
+def is_kept(name: str) -> bool:
+    """Whether a file of this name, in the package's own folder, is part of the package.
+
+    False for files that do no harm and are never read (README.md, tokenizer files, chat templates, optimizer states).
+    PackageError for weights in a form that is not read, since leaving them out would change the adapter.
+    """
+    if name in PACKAGE_FILES:
+        return True
+    lower = name.lower()
+    if lower.startswith(_TRAINING_STATE):
+        return False
+    if lower.endswith(_PICKLES):
+        raise PackageError(
+            f"{shown(name)} is a pickle file, which can run code when it is read; convert the weights to "
+            f"{WEIGHTS_FILE} (peft's save_pretrained writes it by default) and leave this file out"
+        )
+    if lower.endswith(".safetensors"):
+        raise PackageError(f"{shown(name)} is not part of an adapter package; its weights are read from {WEIGHTS_FILE}")
+    return False

@@ -1,0 +1,158 @@
+"""LoRA: alpha / r and rsLoRA scaling, rank_pattern, alpha_pattern, trained biases."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from adapters.base import BaseSpec
+from adapters.config_lora import LoraConfig
+from adapters.errors import PackageError, UnsupportedKindError
+from adapters.kinds.check import expect_shape
+from adapters.names import shown
+from adapters.ops import Adapter, Bias, LinearOp, LowRank
+from adapters.package import AdapterPackage
+from adapters.patterns import PatternMatcher
+
+_PREFIX = "base_model.model."
+_FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
+_BIAS = re.compile(r"(?P<module>.+?)(\.base_layer)?\.bias")
+_UNSERVED = {
+    "lora_embedding_": "LoRA on an embedding",
+    "lora_magnitude_vector": "DoRA",
+    "lora_B.bias": "a bias on lora_B",
+    "lora_velora": "VeLoRA",
+    "embed_tokens.weight": "a saved embedding (was the vocabulary resized?)",
+    "lm_head.weight": "a saved output head (was the vocabulary resized?)",
+    "base_layer.weight": "LoRA on an embedding or the output head",
+}
+
+
+def compile_lora(package: AdapterPackage, base: BaseSpec) -> Adapter:
+    """Ops of a LoRA package.
+
+    Semantics: ``LowRank`` with the scale folded into ``b``; ``Bias`` with the trained bias minus the base's.
+    Shape: ``<module>.lora_A.weight`` [r, in_features]; ``<module>.lora_B.weight`` [out_features, r].
+    """
+    config = package.config
+    assert isinstance(config, LoraConfig)
+    factors, biases = _sort(package.tensors, config)
+    if not factors:
+        raise PackageError("the package holds no LoRA tensors (base_model.model.<module>.lora_A.weight)")
+    matcher = PatternMatcher(config)
+    ops: dict[str, list[LinearOp]] = defaultdict(list)
+    for module, pair in factors.items():
+        ops[module].append(_low_rank(module, pair, base, config, matcher))
+    _check_targets(set(factors), base, config, matcher)
+    for module, trained in biases.items():
+        ops[module].append(_bias(module, trained, base))
+    return Adapter(config.KIND, linear={module: tuple(listed) for module, listed in ops.items()})
+
+
+def _sort(tensors: Mapping[str, Tensor], config: LoraConfig) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
+    """Tensors by module: factors A and B, and trained biases. Raises for names that are neither."""
+    factors: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    biases: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        short = name.removeprefix(_PREFIX) if name.startswith(_PREFIX) else ""
+        if found := _FACTOR.fullmatch(short):
+            factors[found["module"]][found["factor"]] = tensor
+        elif (found := _BIAS.fullmatch(short)) and config.bias != "none" and ".lora_" not in short:
+            if found["module"] in biases:
+                raise PackageError(f"tensor {shown(name)}: the package holds two biases for this module")
+            biases[found["module"]] = tensor
+        else:
+            _refuse(name)
+    return factors, biases
+
+
+def _refuse(name: str) -> None:
+    for part, what in _UNSERVED.items():
+        if part in name:
+            raise UnsupportedKindError(f"tensor {shown(name)} belongs to {what}, which is not served")
+    raise PackageError(
+        f"tensor {shown(name)} is unknown: a LoRA package holds base_model.model.<module>.lora_A.weight and "
+        "lora_B.weight, and biases only where its config's 'bias' says so"
+    )
+
+
+def _low_rank(
+    module: str, pair: Mapping[str, Tensor], base: BaseSpec, config: LoraConfig, matcher: PatternMatcher
+) -> LowRank:
+    for factor in "AB":
+        if factor not in pair:
+            raise PackageError(f"tensor {shown(_key(module, factor))} is missing; its partner is there")
+    if module not in base.linears:
+        raise _unknown_module(_key(module, "A"), module, base)
+    out_features, in_features = base.linears[module]
+    r = matcher.rank(module)
+    a, b = pair["A"], pair["B"]
+    _check_factor(_key(module, "A"), a, (r, in_features), a.shape[-1] != in_features)
+    _check_factor(_key(module, "B"), b, (out_features, r), b.shape[:1] != (out_features,))
+    scaled = b.float() * config.scale(r, matcher.alpha(module))
+    if not bool(torch.isfinite(scaled).all()):
+        raise PackageError(f"tensor {shown(_key(module, 'B'))} times its scale is not finite; lora_alpha is too large")
+    return LowRank(a.float(), scaled)
+
+
+def _check_factor(name: str, tensor: Tensor, expected: tuple[int, int], is_other_base: bool) -> None:
+    if is_other_base or tensor.dim() != 2:
+        hint = "the shape suggests that the adapter was made for another base"
+    else:
+        hint = "the rank differs from what r and rank_pattern say in adapter_config.json"
+    expect_shape(name, tensor, expected, hint)
+
+
+def _bias(module: str, trained: Tensor, base: BaseSpec) -> Bias:
+    name = f"{_PREFIX}{module}.bias"
+    if module not in base.biases:
+        raise PackageError(
+            f"tensor {shown(name)}: the module {shown(module)} of {shown(base.name)} has no bias; "
+            "the adapter was made for another base"
+        )
+    own = base.biases[module].detach().to("cpu", torch.float32)
+    expect_shape(name, trained, tuple(own.shape), "the shape suggests that the adapter was made for another base")
+    return Bias(trained.float() - own)
+
+
+def _check_targets(found: set[str], base: BaseSpec, config: LoraConfig, matcher: PatternMatcher) -> None:
+    """Hold the modules that have tensors against those that the config targets, as peft would match them."""
+    wanted = matcher.targets(base.linears)
+    if wanted is None:
+        return
+    if missing := sorted(wanted - found):
+        raise PackageError(
+            f"tensor {shown(_key(missing[0], 'A'))} is missing: target_modules names this module "
+            f"({len(missing)} of {len(wanted)} targeted modules have no tensors; is the package complete?)"
+        )
+    if extra := sorted(found - wanted):
+        raise PackageError(
+            f"tensor {shown(_key(extra[0], 'A'))} belongs to a module that target_modules does not name, "
+            "so peft would not apply it; correct target_modules in adapter_config.json"
+        )
+    listed = config.target_modules if isinstance(config.target_modules, list) else []
+    for entry in listed:
+        if not any(module == entry or module.endswith(f".{entry}") for module in found):
+            raise PackageError(
+                f"target_modules names {shown(entry)}, but the package has no tensors for such a module and "
+                f"{shown(base.name)} has none; remove the entry if the adapter was trained without it"
+            )
+
+
+def _unknown_module(name: str, module: str, base: BaseSpec) -> Exception:
+    if module in ("lm_head", "model.embed_tokens"):
+        return UnsupportedKindError(f"tensor {shown(name)}: LoRA on the output head or embedding is not served")
+    layer = re.search(r"\.(\d+)\.", module)
+    if layer and len(layer[1]) < 6 and int(layer[1]) >= base.num_layers:
+        why = f"the base has {base.num_layers} layers; the adapter was made for a deeper one"
+    else:
+        why = "its names suggest that the adapter was made for another architecture, or a part that is not adapted"
+    return PackageError(f"tensor {shown(name)} matches no linear map of the base {shown(base.name)}: {why}")
+
+
+def _key(module: str, factor: str) -> str:
+    return f"{_PREFIX}{module}.lora_{factor}.weight"

@@ -1,0 +1,37 @@
+"""How much a package may ask for before it is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class PackageLimits:
+    """Caps that hold before anything large is allocated. A package beyond one is a PackageError.
+
+    ``max_bytes`` bounds what an archive unpacks to and what the weights file weighs; ``max_expansion`` is unpacked
+    over packed bytes, checked once ``free_expansion_bytes`` are unpacked (short texts compress far).
+    """
+
+    max_files: int = 1024
+    max_bytes: int = 4096 * _MIB
+    max_expansion: int = 100
+    free_expansion_bytes: int = 16 * _MIB
+    max_json_bytes: int = 4 * _MIB
+    max_header_bytes: int = 16 * _MIB
+    max_tensors: int = 50_000
+    max_dims: int = 4
+    max_rank: int = 1024
+    max_virtual_tokens: int = 4096
+    max_pattern_chars: int = 2048
+    max_patterns: int = 10_000
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+
+
+DEFAULT_LIMITS = PackageLimits()

@@ -1,0 +1,126 @@
+"""Reads and writes adapter packages as directories.
+
+A package is what peft's ``save_pretrained`` writes (config and safetensors), with our manifest and golden logits when
+our trainer made it. Whether it fits a base is decided by ``adapters.kinds``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+from adapters.config import CONFIG_FILE, AdapterConfig, parse_config
+from adapters.errors import PackageError
+from adapters.files import GOLDEN_FILE, MANIFEST_FILE, WEIGHTS_FILE
+from adapters.golden import Probe, encode_golden
+from adapters.inspection import inspect_package
+from adapters.limits import DEFAULT_LIMITS, PackageLimits
+from adapters.manifest import Manifest, encode_manifest
+from adapters.tensors import check_finite, read_tensors
+
+
+@dataclass(frozen=True, eq=False)
+class AdapterPackage:
+    """A sound package, loaded. ``nbytes`` are those of its tensors, which lie on the CPU in the dtypes as saved."""
+
+    path: Path
+    config: AdapterConfig
+    tensors: Mapping[str, Tensor]
+    manifest: Manifest | None
+    digest: str
+    nbytes: int
+
+
+def read_package(path: Path, limits: PackageLimits = DEFAULT_LIMITS) -> AdapterPackage:
+    """Load the package in the directory ``path``. Raises PackageError or UnsupportedKindError."""
+    info = inspect_package(path, limits)
+    tensors = read_tensors(path / WEIGHTS_FILE, limits)
+    return AdapterPackage(path, info.config, tensors, info.manifest, info.digest, info.nbytes)
+
+
+def write_package(
+    path: Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    manifest: Manifest | None = None,
+    golden: Sequence[Probe] = (),
+    *,
+    replace: bool = False,
+) -> None:
+    """Write a package to ``path`` so that a reader sees all of it or nothing, also after a crash.
+
+    ``config`` is peft's configuration as a dict (``to_dict()``, or the saved JSON). Raises PackageError when the parts make no sound package, or when
+    ``path`` exists and ``replace`` is not set.
+    """
+    if path.exists() and not replace:
+        raise PackageError(f"{path} exists already")
+    text = json.dumps(dict(config), indent=2, sort_keys=True, allow_nan=False, default=_plain)
+    parse_config(json.loads(text))
+    check_finite(tensors)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        files = _encode(text, tensors, manifest, golden)
+        for name, data in files.items():
+            _write_durably(scratch / name, data)
+        inspect_package(scratch)
+        scratch.chmod(0o755)
+        _sync_directory(scratch)
+        _move(scratch, path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _encode(
+    config: str, tensors: Mapping[str, Tensor], manifest: Manifest | None, golden: Sequence[Probe]
+) -> dict[str, bytes]:
+    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    files = {
+        CONFIG_FILE: config.encode() + b"\n",
+        WEIGHTS_FILE: bytes(save(own, metadata={"format": "pt"})),
+    }
+    if manifest is not None:
+        files[MANIFEST_FILE] = encode_manifest(manifest)
+    if golden:
+        files[GOLDEN_FILE] = encode_golden(golden)
+    return files
+
+
+def _plain(value: object) -> list[Any]:
+    if isinstance(value, (set, frozenset)):  # peft's to_dict gives target_modules as a set
+        return sorted(value)
+    raise PackageError(f"{CONFIG_FILE} cannot hold a {type(value).__name__}")
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _move(scratch: Path, path: Path) -> None:
+    """Put ``scratch`` in the place of ``path``; what was there goes only once the new one stands."""
+    old = scratch.with_name(scratch.name + "-old")
+    if path.exists():
+        path.rename(old)
+    scratch.rename(path)
+    _sync_directory(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
