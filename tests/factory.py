@@ -48,9 +48,13 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_base(path: Path, *, model_type: str = "llama", seed: int = 0, **overrides: Any) -> Path:
-    """Save a random fp32 base of a few layers, with tokenizer, into ``path``; returns ``path``."""
+    """Save a random fp32 base of a few layers, with tokenizer, into ``path``; returns ``path``.
+
+    An override of None leaves that setting to the architecture.
+    """
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(model_type, **{**TINY, **overrides})
+    settings = {name: value for name, value in {**TINY, **overrides}.items() if value is not None}
+    config = AutoConfig.for_model(model_type, **settings)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):  # biases start at zero, which would hide mistakes with them

@@ -15,7 +15,7 @@ from server.model.inputs import VIRTUAL, ModelInput, SequenceInput
 from server.model.runner import ModelRunner, load_runner
 from server.registry import AdapterKey
 from tests import oracle
-from tests.factory import make_base
+from tests.factory import make_adapter, make_base
 
 BLOCK_SIZE = 4
 TOLERANCE = 1e-5
@@ -147,18 +147,24 @@ def test_logits_at_several_positions(bench: Bench) -> None:
     torch.testing.assert_close(got, want, rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("model_type", ["gpt2", "opt", "qwen3", "gemma2", "mistral"])
+ARCHITECTURES: dict[str, dict[str, int | None]] = {
+    "gpt2": {"num_key_value_heads": None},
+    "opt": {"num_key_value_heads": None, "head_dim": None},
+    "qwen3": {},
+    "gemma2": {"sliding_window": 6},
+    "mistral": {"sliding_window": 6},
+}
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_other_architectures(model_type: str, tmp_path: Path) -> None:
     from peft import LoraConfig, PrefixTuningConfig
 
-    from tests.factory import make_adapter
-
-    overrides = {"sliding_window": 6} if model_type in ("gemma2", "mistral") else {}
-    base = make_base(tmp_path / "base", model_type=model_type, **overrides)
-    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    base = make_base(tmp_path / "base", model_type=model_type, **ARCHITECTURES[model_type])
+    lora = LoraConfig(r=4, target_modules="all-linear", fan_in_fan_out=model_type == "gpt2", task_type="CAUSAL_LM")
     prefix = PrefixTuningConfig(num_virtual_tokens=6, task_type="CAUSAL_LM")
     adapters = {"lora": make_adapter(base, tmp_path / "lora", lora)}
-    if model_type not in ("gemma2", "mistral"):  # peft's own prefix cache ignores sliding windows
+    if "sliding_window" not in ARCHITECTURES[model_type]:  # peft's own prefix cache ignores sliding windows
         adapters["prefix"] = make_adapter(base, tmp_path / "prefix", prefix, std=0.3)
     bench = Bench(base, adapters)
     rows = [bench.row(name, 20, seed) for seed, name in enumerate([None, *adapters])]
@@ -187,8 +193,6 @@ def test_bytes_are_what_the_tensors_weigh(bench: Bench) -> None:
 
 def test_prepare_refuses_another_bases_adapter(bench: Bench, tmp_path: Path) -> None:
     from peft import LoraConfig
-
-    from tests.factory import make_adapter
 
     other = make_base(tmp_path / "other", hidden_size=32, intermediate_size=48)
     config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
