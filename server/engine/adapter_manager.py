@@ -1,0 +1,205 @@
+"""Brings adapters in and out of the runner while requests run.
+
+A loader thread prepares packages; the stepping thread installs them between two steps. An adapter leaves when it was
+asked to and its last request has ended. Knows neither tokens nor batches.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from adapters.errors import AdapterError
+from adapters.ops import Adapter
+from server.engine.messages import AdapterFailed, AdapterLoaded, AdapterUnloaded
+from server.engine.runner import Runner
+from server.engine.scheduler import AdapterSlot, Scheduler
+from server.registry import AdapterKey
+
+logger = logging.getLogger(__name__)
+
+Prepared = tuple[Adapter, dict[str, float]]
+AdapterEvent = AdapterLoaded | AdapterFailed | AdapterUnloaded
+
+
+@dataclass(eq=False)
+class _Entry:
+    """One adapter on its way in (``future`` set), resident (``loaded`` set), or on its way out (``leaving``)."""
+
+    future: Future[Prepared] | None = None
+    loaded: AdapterLoaded | None = None
+    leaving: bool = False
+    request_ids: set[str] = field(default_factory=set)
+
+
+class AdapterManager:
+    """The adapters of an engine; what happens to them is told in ``events``."""
+
+    def __init__(self, runner: Runner, scheduler: Scheduler) -> None:
+        self.events: list[AdapterEvent] = []
+        self._runner = runner
+        self._scheduler = scheduler
+        self._entries: dict[AdapterKey, _Entry] = {}
+        self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="adapter-loader")
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there are events to collect, or adapters on their way in."""
+        return bool(self.events) or any(entry.future is not None for entry in self._entries.values())
+
+    @property
+    def num_resident(self) -> int:
+        """Adapters that requests can use now."""
+        return sum(entry.loaded is not None for entry in self._entries.values())
+
+    def load(self, key: AdapterKey, path: Path) -> None:
+        """Start loading, answered by AdapterLoaded or AdapterFailed. A load already under way is joined."""
+        entry = self._entries.get(key)
+        if entry is None:
+            self._entries[key] = _Entry(self._loader.submit(self._runner.prepare, path))
+        elif entry.leaving:
+            self.events.append(AdapterFailed(key, AdapterError.code, f"{key} is being removed; load it again later."))
+        elif entry.loaded is not None:
+            self.events.append(entry.loaded)
+
+    def wait(self, timeout: float) -> None:
+        """Sleep until the loader thread has finished something, for at most ``timeout`` seconds."""
+        loading = [entry.future for entry in self._entries.values() if entry.future is not None]
+        if loading and not self.events:
+            wait(loading, timeout=timeout, return_when=FIRST_COMPLETED)
+
+    def install_prepared(self) -> list[AdapterKey]:
+        """Install what the loader thread has finished; returns the keys that are resident now, or failed.
+
+        Blocked requests of those keys must then be queued or ended, and ``settle`` called.
+        """
+        ready = self._prepared()
+        for key, entry, future in ready:
+            self._finish(key, entry, future)
+        return [key for key, _, _ in ready]
+
+    def unload(self, key: AdapterKey) -> None:
+        """Let an adapter go when its last request has ended, answered by AdapterUnloaded."""
+        entry = self._entries.get(key)
+        if entry is None:
+            self.events.append(AdapterUnloaded(key))
+        else:
+            entry.leaving = True
+            self.settle(key)
+
+    def acquire(self, key: AdapterKey, request_id: str) -> bool:
+        """Keep an adapter for a request. False when it is neither resident nor being loaded."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return False
+        entry.request_ids.add(request_id)
+        return True
+
+    def release(self, key: AdapterKey, request_id: str) -> None:
+        """End a request's hold, the request being gone from the scheduler."""
+        entry = self._entries.get(key)
+        if entry is not None:  # None: its load failed
+            entry.request_ids.remove(request_id)
+            self.settle(key)
+
+    def settle(self, key: AdapterKey) -> None:
+        """Drop an adapter that is to leave, as soon as it is loaded and idle."""
+        entry = self._entries.get(key)
+        if entry is not None and entry.leaving and entry.loaded is not None and not entry.request_ids:
+            self._scheduler.remove_adapter(key)
+            self._runner.remove(key)
+            del self._entries[key]
+            self.events.append(AdapterUnloaded(key))
+
+    def users(self, key: AdapterKey) -> list[str]:
+        """Ids of the live requests of an adapter."""
+        entry = self._entries.get(key)
+        return sorted(entry.request_ids) if entry else []
+
+    def close(self) -> None:
+        """Stop the loader thread; loads under way are not waited for."""
+        self._loader.shutdown(wait=False, cancel_futures=True)
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError unless requests, adapters and slots match."""
+        users: dict[AdapterKey, set[str]] = {key: set() for key in self._entries}
+        for request in self._scheduler.requests.values():
+            if request.adapter is not None:
+                users[request.adapter].add(request.request_id)
+        assert users == {key: entry.request_ids for key, entry in self._entries.items()}
+        resident = {key for key, entry in self._entries.items() if entry.loaded is not None}
+        assert resident == set(self._scheduler.slots) - {None}
+        for entry in self._entries.values():
+            assert (entry.future is None) != (entry.loaded is None), "an adapter is either loading or resident"
+            assert not (entry.leaving and entry.loaded and not entry.request_ids), "an idle leaving adapter is gone"
+
+    def _prepared(self) -> list[tuple[AdapterKey, _Entry, Future[Prepared]]]:
+        return [(k, e, e.future) for k, e in self._entries.items() if e.future is not None and e.future.done()]
+
+    def _finish(self, key: AdapterKey, entry: _Entry, future: Future[Prepared]) -> None:
+        entry.future = None
+        try:
+            adapter, seconds = future.result()
+            started = time.monotonic()
+            self._install(key, adapter)
+        except Exception as error:  # noqa: BLE001 - a bad package must never end the stepping thread
+            del self._entries[key]
+            self.events.append(_failure(key, error))
+            if entry.leaving:
+                self.events.append(AdapterUnloaded(key))
+            return
+        copying = seconds.get("copy", 0.0) + time.monotonic() - started
+        entry.loaded = AdapterLoaded(
+            key=key,
+            kind=adapter.kind,
+            nbytes=adapter.nbytes,
+            num_virtual_tokens=adapter.num_virtual_tokens,
+            seconds={**seconds, "copy": copying},
+        )
+        self.events.append(entry.loaded)
+
+    def _install(self, key: AdapterKey, adapter: Adapter) -> None:
+        """Install on the runner and give a prefix adapter its blocks; leaves nothing behind when that fails."""
+        self._check_length(adapter)
+        blocks = self._reserve(adapter) if adapter.prefix is not None else []
+        installed = False
+        try:
+            self._runner.install(key, adapter)
+            installed = True
+            if blocks:
+                self._runner.write_prefix(key, blocks)
+        except Exception:
+            self._scheduler.blocks.release(blocks)
+            if installed:
+                self._runner.remove(key)
+            raise
+        self._scheduler.add_adapter(key, AdapterSlot(adapter.num_virtual_tokens, blocks))
+
+    def _check_length(self, adapter: Adapter) -> None:
+        count, limit = adapter.num_virtual_tokens, self._runner.max_model_len
+        if count > limit - 2:  # a token of prompt, a token of output
+            raise AdapterError(
+                f"The adapter has {count} virtual tokens, but sequences are limited to {limit} positions "
+                "(--max-model-len), which leaves no room for a prompt."
+            )
+
+    def _reserve(self, adapter: Adapter) -> list[int]:
+        scheduler = self._scheduler
+        blocks = scheduler.reserve(scheduler.blocks.blocks_for(adapter.num_virtual_tokens))
+        if blocks is None:
+            raise AdapterError(
+                f"The prefix of {adapter.num_virtual_tokens} virtual tokens does not fit: prefixes may hold at most "
+                f"half of the {scheduler.blocks.num_blocks} KV blocks. Remove other prefix adapters or raise "
+                "--kv-cache-gb."
+            )
+        return blocks
+
+
+def _failure(key: AdapterKey, error: Exception) -> AdapterFailed:
+    if isinstance(error, AdapterError):
+        return AdapterFailed(key, error.code, str(error))
+    logger.error("adapter %s failed to load", key, exc_info=error)
+    return AdapterFailed(key, AdapterError.code, "The adapter could not be loaded; the engine's log says why.")

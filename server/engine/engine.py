@@ -1,0 +1,256 @@
+"""The engine: requests in, tokens out, one ``step`` at a time.
+
+Single-threaded but for the loader of adapters; knows token ids only. Whoever calls ``step`` owns the model.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.config import EngineConfig
+from server.engine.adapter_manager import AdapterManager
+from server.engine.batch import scheduled_work
+from server.engine.block_manager import BlockManager
+from server.engine.executor import Executor, StepResult
+from server.engine.messages import (
+    EngineRequest,
+    EngineStats,
+    FinishReason,
+    FromEngine,
+    RequestOutput,
+    StepOutputs,
+    TokenLogprobs,
+)
+from server.engine.request import Request, find_problem
+from server.engine.runner import Runner
+from server.engine.sampler import Sampler
+from server.engine.scheduler import Scheduler, SchedulerConfig, SchedulerOutput
+from server.registry import AdapterKey
+
+KV_EXHAUSTED = "The prompt does not fit into the KV cache beside the resident prefix adapters."
+NOT_RESIDENT = "The adapter {} is not loaded."
+IDLE_WAIT = 0.01  # seconds that a step with nothing to compute waits for an adapter that is being loaded
+
+
+@dataclass
+class _Totals:
+    """What all steps so far have done."""
+
+    steps: int = 0
+    step_seconds: float = 0.0
+    batch_tokens: int = 0
+    batch_requests: int = 0
+
+
+class Engine:
+    """Continuous batching over one runner. Every request added gets exactly one terminal RequestOutput."""
+
+    def __init__(self, runner: Runner, config: EngineConfig) -> None:
+        self.runner = runner
+        blocks = BlockManager(runner.num_blocks, runner.block_size)
+        bounds = SchedulerConfig(
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            max_num_seqs=config.max_num_seqs,
+            prefix_caching=config.prefix_caching,
+            base_fingerprint=runner.base_fingerprint,
+        )
+        self.scheduler = Scheduler(bounds, blocks)
+        self.adapters = AdapterManager(runner, self.scheduler)
+        self._executor = Executor(runner, Sampler())
+        self._arrivals = 0
+        self._outputs: list[RequestOutput] = []
+        self._totals = _Totals()
+
+    # ---- requests ----
+
+    def add_request(self, message: EngineRequest) -> None:
+        """Accept a request; one that can never run is answered with an error by the next step.
+
+        Raises ValueError when a live request has the same id.
+        """
+        if message.request_id in self.scheduler.requests:
+            raise ValueError(f"request id {message.request_id!r} is in use")
+        self._arrivals += 1
+        now = time.monotonic()
+        request = Request.make(message, arrival=self._arrivals, now=now, eos_token_ids=self.runner.eos_token_ids)
+        if request.adapter is not None and not self.adapters.acquire(request.adapter, request.request_id):
+            self._end(request, FinishReason.ERROR, NOT_RESIDENT.format(request.adapter))
+        else:
+            self._enqueue(request)
+
+    def abort(self, request_id: str) -> None:
+        """End a request now, its blocks are free on return; unknown and ended ids are ignored."""
+        request = self.scheduler.requests.get(request_id)
+        if request is not None:
+            self._end(request, FinishReason.ABORT)
+
+    # ---- adapters ----
+
+    def load_adapter(self, key: AdapterKey, path: Path) -> None:
+        """Start loading; a later step answers with AdapterLoaded or AdapterFailed, once per key."""
+        self.adapters.load(key, path)
+
+    def unload_adapter(self, key: AdapterKey, force: bool = False) -> None:
+        """Drop an adapter when its last request has ended; ``force`` aborts those. Answered by AdapterUnloaded."""
+        if force:
+            for request_id in self.adapters.users(key):
+                self.abort(request_id)
+        self.adapters.unload(key)
+
+    # ---- stepping ----
+
+    @property
+    def has_work(self) -> bool:
+        """Whether ``step`` has anything to do, be it to wait a moment for an adapter that is being loaded."""
+        return bool(self._outputs) or self.scheduler.has_work or self.adapters.has_work
+
+    def step(self) -> list[FromEngine]:
+        """Compute one step for all requests that are scheduled, and return everything there is to tell."""
+        self._install_adapters()
+        started = time.monotonic()
+        scheduled = self.scheduler.schedule()
+        self._mark_scheduled(scheduled, started)
+        results = self._executor.run(scheduled_work(scheduled, self.scheduler.requests))
+        for result in results:
+            self._update(result)
+        self._end_exhausted(scheduled)
+        return self._collect(results, time.monotonic() - started)
+
+    def stats(self) -> EngineStats:
+        """Gauges of this moment and totals since the start."""
+        scheduler = self.scheduler
+        running = {r.adapter.name for r in scheduler.running if r.adapter}
+        waiting = {r.adapter.name for r in scheduler.requests.values() if r.adapter and not r.block_table}
+        return EngineStats(
+            num_running=len(scheduler.running),
+            num_waiting=scheduler.num_waiting,
+            running_adapters=sorted(running),
+            waiting_adapters=sorted(waiting),
+            kv_blocks_used=scheduler.blocks.num_blocks - scheduler.blocks.num_free,
+            kv_blocks_total=scheduler.blocks.num_blocks,
+            prefix_cache_queries=scheduler.num_queried_tokens,
+            prefix_cache_hits=scheduler.num_cached_tokens,
+            preemptions=scheduler.num_preemptions,
+            adapters_resident=self.adapters.num_resident,
+            adapter_bytes=self.runner.adapter_bytes,
+            steps=self._totals.steps,
+            step_seconds=self._totals.step_seconds,
+            batch_tokens=self._totals.batch_tokens,
+            batch_requests=self._totals.batch_requests,
+        )
+
+    def close(self) -> None:
+        """Stop the loader thread."""
+        self.adapters.close()
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError unless all bookkeeping is consistent. May be called between any two calls."""
+        self.scheduler.check_integrity()
+        self.adapters.check_integrity()
+
+    # ---- parts of a step ----
+
+    def _install_adapters(self) -> None:
+        if not self.scheduler.has_work and not self._outputs:
+            self.adapters.wait(IDLE_WAIT)
+        for key in self.adapters.install_prepared():
+            for request in self.scheduler.pop_blocked(key):
+                if key in self.scheduler.slots:
+                    self._enqueue(request)
+                else:
+                    self._end(request, FinishReason.ERROR, NOT_RESIDENT.format(key))
+            self.adapters.settle(key)
+
+    def _enqueue(self, request: Request) -> None:
+        """Hand a request to the scheduler, unless it is known already that it can never run."""
+        slot = self.scheduler.slots.get(request.adapter)
+        if slot is not None:
+            request.attach(slot.num_virtual_tokens, self.runner.max_model_len)
+            problem = find_problem(request, self.runner.vocab_size, self.runner.max_model_len)
+            if problem is not None:
+                self._end(request, FinishReason.ERROR, problem)
+                return
+        self.scheduler.add(request)
+
+    def _mark_scheduled(self, scheduled: SchedulerOutput, now: float) -> None:
+        for request_id in scheduled.num_tokens:
+            request = self.scheduler.requests[request_id]
+            if request.scheduled_at is None:
+                request.scheduled_at = now
+
+    def _update(self, result: StepResult) -> None:
+        request = result.work.request
+        if result.error is not None:
+            self._end(request, FinishReason.ERROR, result.error)
+            return
+        self.scheduler.update(request, result.work.num_tokens)
+        request.prompt_logprobs += result.prompt_logprobs
+        if result.token is not None:
+            self._append(request, result.token, result.logprobs)
+        elif request.num_pending_tokens == 0:  # only the prompt was wanted
+            self._tell(request, first=True, finish_reason=FinishReason.LENGTH)
+
+    def _append(self, request: Request, token: int, logprobs: TokenLogprobs | None) -> None:
+        first = request.num_output_tokens == 0
+        reason = request.append(token)
+        self.scheduler.waiting.charge_output(request)
+        self._tell(request, first=first, token=token, finish_reason=reason, logprobs=logprobs)
+
+    def _tell(
+        self,
+        request: Request,
+        *,
+        first: bool,
+        token: int | None = None,
+        finish_reason: FinishReason | None = None,
+        logprobs: TokenLogprobs | None = None,
+    ) -> None:
+        """Report progress of a request; the ``first`` report also says how it started, the last one ends it."""
+        wants_prompt = request.sampling.prompt_logprobs is not None
+        self._outputs.append(
+            RequestOutput(
+                request_id=request.request_id,
+                token_ids=[] if token is None else [token],
+                finish_reason=finish_reason,
+                stop_token_id=token if finish_reason is FinishReason.STOP else None,
+                logprobs=None if logprobs is None else [logprobs],
+                prompt_logprobs=request.prompt_logprobs if first and wants_prompt else None,
+                cached_tokens=request.num_cached_tokens if first else 0,
+                queued_seconds=(request.scheduled_at or request.arrived_at) - request.arrived_at if first else 0.0,
+            )
+        )
+        if finish_reason is not None:
+            self._forget(request)
+
+    def _end(self, request: Request, reason: FinishReason, error: str | None = None) -> None:
+        """End a request without a further token."""
+        self._outputs.append(RequestOutput(request_id=request.request_id, finish_reason=reason, error=error))
+        self._forget(request)
+
+    def _forget(self, request: Request) -> None:
+        if request.request_id in self.scheduler.requests:
+            self.scheduler.remove(request)
+        if request.adapter is not None:
+            self.adapters.release(request.adapter, request.request_id)
+
+    def _end_exhausted(self, scheduled: SchedulerOutput) -> None:
+        for request in scheduled.exhausted:
+            if request.num_output_tokens:
+                self._end(request, FinishReason.LENGTH)
+            else:
+                self._end(request, FinishReason.ERROR, KV_EXHAUSTED)
+
+    def _collect(self, results: list[StepResult], seconds: float) -> list[FromEngine]:
+        messages: list[FromEngine] = [*self.adapters.events]
+        self.adapters.events.clear()
+        if results:
+            self._totals.steps += 1
+            self._totals.step_seconds += seconds
+            self._totals.batch_requests += len(results)
+            self._totals.batch_tokens += sum(result.work.num_tokens for result in results)
+        if results or self._outputs:
+            messages.append(StepOutputs(self._outputs, self.stats(), seconds if results else 0.0))
+            self._outputs = []
+        return messages

@@ -1,0 +1,81 @@
+"""Changes to logits that a request asks for: bias, penalties, no stop before ``min_tokens``.
+
+Sparse: work is proportional to the tokens concerned, never rows × vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from server.engine.request import Request
+
+
+def needs_processing(request: Request) -> bool:
+    """Whether any of the changes concerns the request's next token."""
+    return bool(request.history or request.sampling.logit_bias or (request.forbids_stop and request.stop_ids))
+
+
+def process_logits(logits: Tensor, requests: Sequence[Request]) -> Tensor:
+    """``logits`` [n, vocab] of ``requests`` after bias, then penalties, then ``min_tokens``; the input is kept."""
+    logits = logits.clone()
+    _add_bias(logits, requests)
+    _penalize(logits, requests)
+    _forbid_stop(logits, requests)
+    return logits
+
+
+def _add_bias(logits: Tensor, requests: Sequence[Request]) -> None:
+    biased = [(i, r.sampling.logit_bias) for i, r in enumerate(requests) if r.sampling.logit_bias]
+    if biased:
+        rows, tokens = _pairs(logits, [(i, bias) for i, bias in biased])
+        values = list(chain.from_iterable(bias.values() for _, bias in biased))
+        logits[rows, tokens] += torch.tensor(values, dtype=logits.dtype, device=logits.device)
+
+
+def _penalize(logits: Tensor, requests: Sequence[Request]) -> None:
+    """Lower the logits l(t) of tokens t that occurred, c(t) times in the output.
+
+    Semantics: l(t) is divided by the repetition penalty if positive, else multiplied by it; then
+    ``l(t) -= frequency * c(t) + presence * (c(t) > 0)``.
+    """
+    histories = [(i, r, r.history) for i, r in enumerate(requests) if r.history]
+    if not histories:
+        return
+    rows, tokens = _pairs(logits, [(i, history.tokens) for i, _, history in histories])
+    counts = torch.tensor(
+        list(chain.from_iterable(history.output_counts for _, _, history in histories)),
+        dtype=logits.dtype,
+        device=logits.device,
+    )
+    params = [r.sampling for r in requests]
+    repetition = logits.new_tensor([p.repetition_penalty for p in params])[rows]
+    frequency = logits.new_tensor([p.frequency_penalty for p in params])[rows]
+    presence = logits.new_tensor([p.presence_penalty for p in params])[rows]
+    values = logits[rows, tokens]
+    values = torch.where(values > 0, values / repetition, values * repetition)
+    logits[rows, tokens] = values - frequency * counts - presence * (counts > 0)
+
+
+def _forbid_stop(logits: Tensor, requests: Sequence[Request]) -> None:
+    vocab_size = logits.shape[1]
+    forbidden = [
+        (i, [t for t in r.stop_ids if 0 <= t < vocab_size])
+        for i, r in enumerate(requests)
+        if r.forbids_stop and r.stop_ids
+    ]
+    if forbidden:
+        rows, tokens = _pairs(logits, forbidden)
+        logits[rows, tokens] = -torch.inf
+
+
+def _pairs(
+    logits: Tensor, tokens_by_row: Sequence[tuple[int, Sequence[int] | dict[int, float]]]
+) -> tuple[Tensor, Tensor]:
+    """Index tensors (rows, tokens) of all tokens of all rows listed."""
+    tokens = list(chain.from_iterable(tokens for _, tokens in tokens_by_row))
+    rows = list(chain.from_iterable([row] * len(tokens) for row, tokens in tokens_by_row))
+    return torch.tensor(rows, device=logits.device), torch.tensor(tokens, device=logits.device)

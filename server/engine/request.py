@@ -1,0 +1,155 @@
+"""One request inside the engine: its tokens, what of them is computed, and where its KV lies.
+
+Knows neither the other requests nor the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from server.engine.messages import EngineRequest, FinishReason, SamplingParams, TokenLogprobs
+from server.model.inputs import VIRTUAL
+from server.registry import AdapterKey
+
+
+class RequestStatus(Enum):
+    """Where a request is. BLOCKED: its adapter is still being loaded."""
+
+    BLOCKED = auto()
+    WAITING = auto()
+    RUNNING = auto()
+    PREEMPTED = auto()
+    FINISHED = auto()
+
+
+class TokenHistory:
+    """The distinct tokens of a sequence and how often each was generated: what penalties look at."""
+
+    def __init__(self, prompt_ids: Sequence[int]) -> None:
+        self.tokens = list(dict.fromkeys(prompt_ids))
+        self.output_counts = [0] * len(self.tokens)
+        self._index = {token: i for i, token in enumerate(self.tokens)}
+
+    def add(self, token: int) -> None:
+        """Count one generated token."""
+        i = self._index.setdefault(token, len(self.tokens))
+        if i == len(self.tokens):
+            self.tokens.append(token)
+            self.output_counts.append(0)
+        self.output_counts[i] += 1
+
+
+@dataclass(eq=False)
+class Request:
+    """The state of one request.
+
+    ``token_ids`` is the whole sequence: the adapter's virtual tokens, the prompt, the outputs. Its first
+    ``num_computed_tokens`` have their KV in ``block_table``; the first ``num_published_blocks`` of those blocks need
+    no publishing in the prefix cache (any more). ``arrival`` numbers the requests of an engine.
+    """
+
+    request_id: str
+    adapter: AdapterKey | None
+    sampling: SamplingParams
+    prompt_ids: list[int]
+    cache_salt: str
+    arrival: int
+    arrived_at: float
+    stop_ids: frozenset[int]
+    status: RequestStatus = RequestStatus.BLOCKED
+    num_virtual_tokens: int = 0
+    max_tokens: int = 0
+    token_ids: list[int] = field(default_factory=list)
+    num_computed_tokens: int = 0
+    block_table: list[int] = field(default_factory=list)
+    block_hashes: list[bytes] = field(default_factory=list)
+    num_published_blocks: int = 0
+    scheduled_at: float | None = None
+    num_cached_tokens: int = 0
+    prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=lambda: [None])
+    history: TokenHistory | None = None
+
+    @classmethod
+    def make(
+        cls, message: EngineRequest, *, arrival: int = 0, now: float = 0.0, eos_token_ids: Sequence[int] = ()
+    ) -> Request:
+        """The state of a request that just arrived."""
+        sampling = message.sampling
+        penalized = (sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty) != (0, 0, 1)
+        return cls(
+            request_id=message.request_id,
+            adapter=message.adapter,
+            sampling=sampling,
+            prompt_ids=message.prompt_ids,
+            cache_salt=message.cache_salt,
+            arrival=arrival,
+            arrived_at=now,
+            stop_ids=frozenset(sampling.stop_token_ids) | frozenset(() if sampling.ignore_eos else eos_token_ids),
+            history=TokenHistory(message.prompt_ids) if penalized else None,
+        )
+
+    def attach(self, num_virtual_tokens: int, max_model_len: int) -> None:
+        """Lay out the sequence, now that the adapter's virtual tokens are known."""
+        assert not self.token_ids
+        self.num_virtual_tokens = num_virtual_tokens
+        self.token_ids = [VIRTUAL] * num_virtual_tokens + self.prompt_ids
+        self.max_tokens = min(self.sampling.max_tokens, max_model_len - len(self.token_ids))
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens before the first output, virtual ones included."""
+        return self.num_virtual_tokens + len(self.prompt_ids)
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Tokens generated so far."""
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def num_pending_tokens(self) -> int:
+        """Tokens still to compute before the next one can be sampled."""
+        return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """Whether log-probabilities of prompt tokens are still missing."""
+        return self.sampling.prompt_logprobs is not None and len(self.prompt_logprobs) < len(self.prompt_ids)
+
+    @property
+    def forbids_stop(self) -> bool:
+        """Whether the next token must not end the output."""
+        return self.num_output_tokens < self.sampling.min_tokens
+
+    def append(self, token: int) -> FinishReason | None:
+        """Add a sampled token; returns why the request is over, if it is."""
+        may_stop = not self.forbids_stop
+        self.token_ids.append(token)
+        if self.history is not None:
+            self.history.add(token)
+        if may_stop and token in self.stop_ids:
+            return FinishReason.STOP
+        return FinishReason.LENGTH if self.num_output_tokens >= self.max_tokens else None
+
+    def forget_computed(self) -> None:
+        """Everything has to be computed again: the blocks are gone."""
+        self.block_table = []
+        self.num_computed_tokens = 0
+        self.num_published_blocks = 0
+
+
+def find_problem(request: Request, vocab_size: int, max_model_len: int) -> str | None:
+    """Why an attached request can never run, in words for its client; None if it can."""
+    if not request.prompt_ids:
+        return "The prompt is empty; it needs at least one token."
+    ids = [*request.prompt_ids, *request.sampling.logit_bias]
+    if min(ids) < 0 or max(ids) >= vocab_size:
+        return f"Token ids in the prompt and in logit_bias must be between 0 and {vocab_size - 1}."
+    if request.max_tokens < min(1, request.sampling.max_tokens):
+        virtual = f" and its adapter {request.num_virtual_tokens} virtual ones" if request.num_virtual_tokens else ""
+        return (
+            f"The prompt has {len(request.prompt_ids)} tokens{virtual}, which leaves no room for output within the "
+            f"{max_model_len} tokens of the model's context."
+        )
+    return None

@@ -1,0 +1,297 @@
+"""Decides how many tokens of which request are computed in a step.
+
+There are no phases: a request wants its uncomputed tokens, be they a prompt, the rest of one, or the last output.
+Bounds are the tokens and sequences of a step and the KV blocks. Knows neither the model nor what tokens mean.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from operator import attrgetter
+
+from server.engine.block_manager import BlockManager, extend_hashes, hash_seed
+from server.engine.fair_queue import FairQueue
+from server.engine.request import Request, RequestStatus
+from server.registry import AdapterKey
+
+
+@dataclass(frozen=True)
+class SchedulerConfig:
+    """Bounds of a step, and what seeds the hashes of KV blocks."""
+
+    max_num_batched_tokens: int
+    max_num_seqs: int
+    prefix_caching: bool = True
+    base_fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class AdapterSlot:
+    """What scheduling must know of a resident adapter. A prefix adapter owns ``prefix_blocks``, others none."""
+
+    num_virtual_tokens: int = 0
+    prefix_blocks: list[int] = field(default_factory=list)
+
+
+@dataclass
+class SchedulerOutput:
+    """One step's work: tokens to compute by request id.
+
+    ``copies`` (source block, target block) belong to the request they are listed under. ``preempted`` requests lost
+    their blocks and wait again. ``exhausted`` ones need more blocks than there are: the engine has to end them.
+    """
+
+    num_tokens: dict[str, int] = field(default_factory=dict)
+    copies: dict[str, tuple[int, int]] = field(default_factory=dict)
+    preempted: list[str] = field(default_factory=list)
+    exhausted: list[Request] = field(default_factory=list)
+
+
+class Scheduler:
+    """All live requests of an engine, and the blocks they hold."""
+
+    def __init__(self, config: SchedulerConfig, blocks: BlockManager) -> None:
+        self.config = config
+        self.blocks = blocks
+        self.requests: dict[str, Request] = {}
+        self.running: list[Request] = []
+        self.waiting = FairQueue()
+        self.preempted: list[Request] = []
+        self.blocked: dict[AdapterKey, list[Request]] = {}
+        self.slots: dict[AdapterKey | None, AdapterSlot] = {None: AdapterSlot()}
+        self.num_preemptions = 0
+        self.num_queried_tokens = 0
+        self.num_cached_tokens = 0
+
+    # ---- requests come and go ----
+
+    def add(self, request: Request) -> None:
+        """Queue a request; when its adapter is not resident yet, it waits aside until ``pop_blocked``."""
+        self.requests[request.request_id] = request
+        if request.adapter in self.slots:
+            request.status = RequestStatus.WAITING
+            self.waiting.push(request)
+        else:
+            assert request.adapter is not None
+            self.blocked.setdefault(request.adapter, []).append(request)
+
+    def remove(self, request: Request) -> None:
+        """Forget a request, wherever it is; its blocks are free at once."""
+        del self.requests[request.request_id]
+        if request.status is RequestStatus.RUNNING:
+            self.running.remove(request)
+            self.blocks.release(request.block_table)
+            request.forget_computed()
+        elif request.status is RequestStatus.PREEMPTED:
+            self.preempted.remove(request)
+        elif request.status is RequestStatus.WAITING:
+            self.waiting.remove(request)
+        else:
+            self._remove_blocked(request)
+        request.status = RequestStatus.FINISHED
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that hold no blocks, whatever they wait for."""
+        return len(self.requests) - len(self.running)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do something: some request waits for nothing but its turn."""
+        return bool(self.running or self.preempted or self.waiting)
+
+    # ---- adapters come and go ----
+
+    def add_adapter(self, key: AdapterKey, slot: AdapterSlot) -> None:
+        """Let requests use an adapter; those that waited for it are due for ``pop_blocked`` and ``add``."""
+        self.slots[key] = slot
+
+    def pop_blocked(self, key: AdapterKey) -> list[Request]:
+        """Take out the requests that wait for an adapter to become resident."""
+        requests = self.blocked.pop(key, [])
+        for request in requests:
+            del self.requests[request.request_id]
+        return requests
+
+    def remove_adapter(self, key: AdapterKey) -> None:
+        """Forget an adapter without live requests, and free its prefix blocks."""
+        assert all(request.adapter != key for request in self.requests.values())
+        self.blocks.release(self.slots.pop(key).prefix_blocks)
+
+    def reserve(self, num_blocks: int) -> list[int] | None:
+        """Hold blocks for a prefix adapter, preempting requests if need be.
+
+        None when prefix adapters would then hold more than half of all blocks: requests have to live too.
+        """
+        held = sum(len(slot.prefix_blocks) for slot in self.slots.values())
+        if 2 * (held + num_blocks) > self.blocks.num_blocks:
+            return None
+        while self.blocks.num_free < num_blocks:
+            self._preempt(self._last_arrived())
+        return self.blocks.allocate(num_blocks)
+
+    # ---- one step ----
+
+    def schedule(self) -> SchedulerOutput:
+        """Share out the next step: running requests first, then preempted, then waiting ones."""
+        output = SchedulerOutput()
+        budget = self._continue_running(output)
+        if not output.preempted:  # blocks are short: whoever came in now would only be preempted again
+            self._admit(output, budget)
+        return output
+
+    def update(self, request: Request, num_tokens: int) -> None:
+        """Record that a step has computed ``num_tokens`` of a request, and publish the blocks that are full now."""
+        request.num_computed_tokens += num_tokens
+        if not self.config.prefix_caching:
+            return
+        self._extend_hashes(request)
+        for i in range(request.num_published_blocks, request.num_computed_tokens // self.blocks.block_size):
+            self.blocks.publish(request.block_table[i], request.block_hashes[i])
+            request.num_published_blocks = i + 1
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError unless every request is in one place and every block is accounted for."""
+        everywhere = [*self.running, *self.waiting, *self.preempted, *self._all_blocked()]
+        assert len(everywhere) == len(self.requests), "every request is in exactly one place"
+        assert {r.request_id: r for r in everywhere} == self.requests, "and known by its id"
+        for status, place in self._places():
+            assert all(request.status is status for request in place), "a status says where its request is"
+        for request in self.requests.values():
+            self._check_request(request)
+        tables = [r.block_table for r in self.running] + [s.prefix_blocks for s in self.slots.values()]
+        self.blocks.check_integrity(tables)
+
+    # ---- inside a step ----
+
+    def _continue_running(self, output: SchedulerOutput) -> int:
+        """Schedule running requests, those that generate before those with a prompt; returns the budget left."""
+        budget = self.config.max_num_batched_tokens
+        for request in sorted(self.running, key=lambda r: r.num_pending_tokens > 1):
+            if budget == 0:
+                break
+            if request.status is not RequestStatus.RUNNING:  # preempted in favour of one before it
+                continue
+            if self._grow(request, output):
+                output.num_tokens[request.request_id] = min(request.num_pending_tokens, budget)
+                budget -= output.num_tokens[request.request_id]
+        return budget
+
+    def _grow(self, request: Request, output: SchedulerOutput) -> bool:
+        """Give a running request blocks for all its tokens; False when it cannot go on in this step."""
+        missing = self.blocks.blocks_for(len(request.token_ids)) - len(request.block_table)
+        while missing > self.blocks.num_free:
+            victim = self._last_arrived()
+            if victim is request and len(self.running) == 1:
+                output.exhausted.append(request)
+                return False
+            self._preempt(victim)
+            output.preempted.append(victim.request_id)
+            output.num_tokens.pop(victim.request_id, None)
+            if victim is request:
+                return False
+        request.block_table += self.blocks.allocate(missing)
+        return True
+
+    def _admit(self, output: SchedulerOutput, budget: int) -> None:
+        while budget > 0 and len(self.running) < self.config.max_num_seqs:
+            request = self.preempted[0] if self.preempted else self.waiting.peek()
+            if request is None:
+                return
+            if not self._place(request, output):
+                if not self.running:
+                    output.exhausted.append(request)
+                return  # it keeps its turn: letting smaller ones pass would starve it
+            self._start(request)
+            output.num_tokens[request.request_id] = min(request.num_pending_tokens, budget)
+            budget -= output.num_tokens[request.request_id]
+
+    def _place(self, request: Request, output: SchedulerOutput) -> bool:
+        """Build a request's block table: the adapter's prefix, cached blocks, new blocks. False if they are short."""
+        slot = self.slots[request.adapter]
+        head = slot.prefix_blocks[: slot.num_virtual_tokens // self.blocks.block_size]
+        cached = self._lookup(request, len(head))
+        self.blocks.acquire(cached)
+        needed = self.blocks.blocks_for(len(request.token_ids)) - len(head) - len(cached)
+        if needed > self.blocks.num_free:
+            self.blocks.release(cached)
+            return False
+        self.blocks.acquire(head)
+        request.block_table = [*head, *cached, *self.blocks.allocate(needed)]
+        request.num_published_blocks = len(head) + len(cached)
+        request.num_computed_tokens = request.num_published_blocks * self.blocks.block_size
+        if slot.prefix_blocks and not cached:
+            request.num_computed_tokens = slot.num_virtual_tokens
+            if len(head) < len(slot.prefix_blocks):  # the last prefix block is shared with the prompt's beginning
+                output.copies[request.request_id] = (slot.prefix_blocks[-1], request.block_table[len(head)])
+        return True
+
+    def _start(self, request: Request) -> None:
+        """Move a placed request to the running ones; service is charged for its first start only."""
+        if request.status is RequestStatus.PREEMPTED:
+            self.preempted.remove(request)
+        else:
+            self.waiting.remove(request)
+            request.num_cached_tokens = max(0, request.num_computed_tokens - request.num_virtual_tokens)
+            self.num_queried_tokens += len(request.prompt_ids)
+            self.num_cached_tokens += request.num_cached_tokens
+            self.waiting.charge_prompt(request, request.num_pending_tokens)
+        request.status = RequestStatus.RUNNING
+        self.running.append(request)
+
+    def _preempt(self, request: Request) -> None:
+        self.running.remove(request)
+        self.blocks.release(request.block_table)
+        request.forget_computed()
+        request.status = RequestStatus.PREEMPTED
+        insort(self.preempted, request, key=attrgetter("arrival"))
+        self.num_preemptions += 1
+
+    def _last_arrived(self) -> Request:
+        return max(self.running, key=attrgetter("arrival"))
+
+    def _lookup(self, request: Request, skip: int) -> list[int]:
+        """Cached blocks after the first ``skip``. The last token is always computed: its logits are wanted."""
+        if not self.config.prefix_caching or request.wants_prompt_logprobs:
+            return []
+        self._extend_hashes(request)
+        return self.blocks.lookup(request.block_hashes[skip : (len(request.token_ids) - 1) // self.blocks.block_size])
+
+    def _extend_hashes(self, request: Request) -> None:
+        if len(request.block_hashes) == len(request.token_ids) // self.blocks.block_size:
+            return
+        content = request.adapter.digest if request.adapter else ""
+        seed = hash_seed(self.config.base_fingerprint, content, request.cache_salt)
+        extend_hashes(request.block_hashes, request.token_ids, self.blocks.block_size, seed)
+
+    # ---- integrity ----
+
+    def _remove_blocked(self, request: Request) -> None:
+        assert request.adapter is not None
+        self.blocked[request.adapter].remove(request)
+        if not self.blocked[request.adapter]:
+            del self.blocked[request.adapter]
+
+    def _all_blocked(self) -> Iterator[Request]:
+        for requests in self.blocked.values():
+            yield from requests
+
+    def _places(self) -> list[tuple[RequestStatus, list[Request]]]:
+        return [
+            (RequestStatus.RUNNING, self.running),
+            (RequestStatus.WAITING, list(self.waiting)),
+            (RequestStatus.PREEMPTED, self.preempted),
+            (RequestStatus.BLOCKED, list(self._all_blocked())),
+        ]
+
+    def _check_request(self, request: Request) -> None:
+        assert (request.adapter in self.slots) == (request.status is not RequestStatus.BLOCKED)
+        if request.status is not RequestStatus.RUNNING:
+            assert not request.block_table, "only running requests hold blocks"
+            assert request.num_computed_tokens == 0
+        else:
+            assert request.num_computed_tokens <= len(request.token_ids)
+            assert self.blocks.blocks_for(request.num_computed_tokens) <= len(request.block_table)
+            assert len(request.block_table) <= self.blocks.blocks_for(len(request.token_ids))
