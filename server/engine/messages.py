@@ -185,5 +185,11 @@ class AdapterUnloaded(msgspec.Struct, frozen=True, tag="unloaded"):
     key: AdapterKey
 
 
+class EngineFailed(msgspec.Struct, frozen=True, tag="failed"):
+    """The last message of an engine that cannot start or go on; ``message`` is the plain reason."""
+
+    message: str
+
+
 ToEngine = EngineRequest | Abort | LoadAdapter | UnloadAdapter | Shutdown
-FromEngine = EngineInfo | StepOutputs | AdapterLoaded | AdapterFailed | AdapterUnloaded
+FromEngine = EngineInfo | EngineFailed | StepOutputs | AdapterLoaded | AdapterFailed | AdapterUnloaded
