@@ -1,0 +1,1 @@
+"""Load on any OpenAI-compatible server, over HTTP alone: imports nothing of hotswap."""

@@ -1,0 +1,114 @@
+"""``python -m loadtests``: runs every asked load in turn, prints the table and writes report.json and latency.png."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import aiohttp
+
+from loadtests.arguments import parse
+from loadtests.client import Outcome, Target, list_models, open_session
+from loadtests.load import Driver, Until
+from loadtests.report import errors_text, table, write_json
+from loadtests.stats import summarize
+from loadtests.workloads import Call, calls, poisson_arrivals
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the load test; 0 when every request was answered, 1 when some failed or the server cannot be reached."""
+    args = parse(argv)
+    target = Target(
+        url=args.url,
+        endpoint=args.endpoint,
+        api_key=args.api_key,
+        max_tokens=args.max_tokens,
+        temperature=args.temperature,
+        ignore_eos=args.ignore_eos,
+        timeout_s=args.timeout,
+    )
+    try:
+        results = asyncio.run(_run(args, target))
+    except aiohttp.ClientError as error:
+        print(f"loadtests: {args.url} does not answer as an OpenAI-compatible server: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return _report(args, target, results)
+
+
+async def _run(args: argparse.Namespace, target: Target) -> list[tuple[str, list[Outcome]]]:
+    async with open_session(target) as session:
+        models = await list_models(session, target) if args.models == "all" else args.models.split(",")
+        await _warm_up(args, Driver(session, target), models)
+        results: list[tuple[str, list[Outcome]]] = []
+        for concurrency in args.concurrency or ():
+            title = f"closed, concurrency {concurrency}"
+            until = _until(args, default_requests=max(8, 2 * concurrency))
+            driver = Driver(session, target, _progress(title, until))
+            source = _calls(args, models, run=len(results))
+            results.append((title, await driver.closed_loop(source, concurrency, until)))
+        for rate in args.rate or ():
+            title = f"open, {rate:g} a second"
+            until = _until(args, default_requests=max(8, int(20 * rate)))
+            driver = Driver(session, target, _progress(title, until))
+            source = _calls(args, models, run=len(results))
+            results.append((title, await driver.open_loop(source, poisson_arrivals(rate, seed=args.seed), until)))
+        return results
+
+
+async def _warm_up(args: argparse.Namespace, driver: Driver, models: list[str]) -> None:
+    count = len(models) if args.warmup is None else args.warmup
+    source = calls(models, "distinct", prompt_tokens=args.prompt_tokens, seed=(args.seed, 10**6))
+    await driver.closed_loop(source, min(4, count), Until(requests=count))
+
+
+def _calls(args: argparse.Namespace, models: list[str], run: int) -> Iterator[Call]:
+    """Each run has prompts of its own: a server that caches prompts must not profit from the run before."""
+    seed = (args.seed, run)
+    return calls(models, args.adapters, prompt_tokens=args.prompt_tokens, seed=seed, alpha=args.zipf_alpha)
+
+
+def _until(args: argparse.Namespace, default_requests: int) -> Until:
+    requests = args.requests or (None if args.duration else default_requests)
+    return Until(requests=requests, seconds=args.duration)
+
+
+def _progress(title: str, until: Until) -> Callable[[Outcome], None]:
+    """Counts answers on one line of a terminal; silent elsewhere."""
+    total = f"/{until.requests}" if until.requests else ""
+    count = failed = 0
+
+    def done(outcome: Outcome) -> None:
+        nonlocal count, failed
+        count, failed = count + 1, failed + (outcome.error is not None)
+        if sys.stderr.isatty():
+            print(f"\r{title}: {count}{total}, {failed} failed ", end="", file=sys.stderr, flush=True)
+
+    return done
+
+
+def _report(args: argparse.Namespace, target: Target, results: list[tuple[str, list[Outcome]]]) -> int:
+    from loadtests.plot import plot  # matplotlib takes a second that the load need not wait for
+
+    runs: list[dict[str, Any]] = [{"load": title, **summarize(outcomes)} for title, outcomes in results]
+    settings = {**vars(args), **dataclasses.asdict(target), "out": str(args.out)}
+    del settings["api_key"]
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_json(args.out / "report.json", settings, runs)
+    text = table(runs)
+    (args.out / "report.txt").write_text(text + "\n", encoding="utf-8")
+    plot(args.out / "latency.png", results)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    print(text)
+    print("\ntimes in ms; ttft: to the first text, itl: between texts, e2e: the whole answer")
+    print(f"in {args.out}: report.json, report.txt, latency.png")
+    errors = errors_text(runs)
+    if errors:
+        print(f"loadtests: some requests failed:\n{errors}", file=sys.stderr)
+    return 1 if errors else 0
