@@ -1,6 +1,8 @@
-"""What the engine process needs to know, as one frozen struct (it travels to the child process as JSON)."""
+"""Settings as frozen structs: of the engine (it travels to the child process as JSON) and of the whole server."""
 
 from __future__ import annotations
+
+import ipaddress
 
 import msgspec
 
@@ -39,3 +41,76 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"--kv-cache-gb must be above 0, not {self.kv_cache_gb}")
         if self.max_model_len < 0 or self.threads < 0:
             raise ValueError("--max-model-len and --threads must not be negative")
+
+
+class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything ``hotswap serve`` can be told. Bad values raise ValueError naming the flag.
+
+    ``engine.model`` is as the operator gave it (a hub id or a directory) until ``server.app.run`` resolves it.
+    ``served_model_name`` empty: the base's own name. ``adapters`` are (name, directory or archive) loaded at start.
+    Keys are kept only as SHA-256 digests. ``max_waiting_requests`` bounds the sequences accepted beyond
+    ``max_num_seqs``; ``max_sequences_per_request`` bounds n times the prompts of one request. ``data_dir`` holds
+    the adapter packages; empty: a temporary directory that goes with the process.
+    """
+
+    engine: EngineConfig
+    host: str = "127.0.0.1"
+    port: int = 8000
+    served_model_name: str = ""
+    adapters: tuple[tuple[str, str], ...] = ()
+    api_keys: tuple[bytes, ...] = ()
+    admin_keys: tuple[bytes, ...] = ()
+    public_metrics: bool = False
+    chat_template: str = ""
+    data_dir: str = ""
+    max_waiting_requests: int = 512
+    max_sequences_per_request: int = 256
+    max_stop_strings: int = 16
+    max_body_mb: float = 8.0
+    max_upload_mb: float = 2048.0
+    drain_seconds: float = 30.0
+    metrics_adapters: int = 100
+    log_level: str = "info"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"--port must be 0 to 65535, not {self.port}")
+        for name in ("max_sequences_per_request", "max_stop_strings", "metrics_adapters"):
+            _require(self, name, getattr(self, name) >= 1, "at least 1")
+        for name in ("max_body_mb", "max_upload_mb"):
+            _require(self, name, getattr(self, name) > 0, "above 0")
+        for name in ("max_waiting_requests", "drain_seconds"):
+            _require(self, name, getattr(self, name) >= 0, "0 or more")
+        levels = ("debug", "info", "warning", "error")
+        _require(self, "log_level", self.log_level in levels, ", ".join(levels))
+        if not (self.is_loopback or self.api_keys or self.admin_keys):
+            raise ValueError(
+                f"--host {self.host} can be reached from other machines and no key is configured, so anyone could "
+                "replace adapters; give --admin-key (and --api-key for inference), or use --host 127.0.0.1"
+            )
+        names = [name for name, _ in self.adapters]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"--adapter names {twice[0]!r} twice")
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        return is_loopback_name(self.host)
+
+    @property
+    def admin_is_open(self) -> bool:
+        """Whether the admin API needs no key: no key of any kind is configured and only this machine can connect."""
+        return self.is_loopback and not self.api_keys and not self.admin_keys
+
+
+def is_loopback_name(host: str) -> bool:
+    """Whether a host name or address means this machine only."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _require(config: ServerConfig, name: str, holds: bool, wanted: str) -> None:
+    if not holds:
+        raise ValueError(f"--{name.replace('_', '-')} must be {wanted}, not {getattr(config, name)}")

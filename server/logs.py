@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 
 class JsonFormatter(logging.Formatter):
-    """time (ISO 8601, UTC), level, logger, message, and the traceback if there is one."""
+    """time (ISO 8601, UTC), level, logger, message, what ``extra={"fields": ...}`` adds, the traceback if any."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line of JSON."""
@@ -18,6 +18,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **getattr(record, "fields", {}),
         }
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)

@@ -1,0 +1,104 @@
+"""Who may do what: API keys in two scopes. Every route states its scope as a dependency; there is no default.
+
+An admin key also infers. Keys are compared as SHA-256 digests, each against all configured ones, in constant time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from fastapi import Depends, Request
+
+from server.api.errors import ApiError
+from server.api.parts import PartsDep
+from server.config import is_loopback_name
+
+
+def require_inference(request: Request, parts: PartsDep) -> None:
+    """Let inference and admin keys through; everyone where no inference key is configured."""
+    config = parts.config
+    if not config.api_keys:
+        return
+    digest = _digest(request)
+    if not (_matches(digest, config.api_keys) | _matches(digest, config.admin_keys)):
+        raise _unauthorized()
+
+
+def require_admin(request: Request, parts: PartsDep) -> None:
+    """Let admin keys through; without any keys at all, only local programs (not web pages) on a loopback address."""
+    config = parts.config
+    if config.admin_is_open:
+        _require_local(request)
+        return
+    if not config.admin_keys:
+        raise ApiError(
+            403,
+            "the admin API is off: start the server with --admin-key",
+            type="permission_error",
+            code="admin_disabled",
+        )
+    digest = _digest(request)
+    if _matches(digest, config.admin_keys):
+        return
+    if _matches(digest, config.api_keys):
+        raise ApiError(
+            403, "this key may not use the admin API", type="permission_error", code="insufficient_permissions"
+        )
+    raise _unauthorized()
+
+
+def require_metrics(request: Request, parts: PartsDep) -> None:
+    """Like inference, open with --public-metrics; also closed where only admin keys are configured."""
+    config = parts.config
+    if config.public_metrics or not (config.api_keys or config.admin_keys):
+        return
+    digest = _digest(request)
+    if not (_matches(digest, config.api_keys) | _matches(digest, config.admin_keys)):
+        raise _unauthorized()
+
+
+def open_to_all() -> None:
+    """State that a route needs no key: probes."""
+
+
+def _digest(request: Request) -> bytes:
+    header = request.headers.get("authorization", "")
+    scheme, _, key = header.partition(" ")
+    if scheme.lower() != "bearer":
+        key = ""
+    return hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
+
+
+def _matches(digest: bytes, keys: Iterable[bytes]) -> bool:
+    found = False
+    for key in keys:  # all of them, always: the time taken says nothing
+        found |= hmac.compare_digest(digest, key)
+    return found
+
+
+def _unauthorized() -> ApiError:
+    return ApiError(
+        401,
+        "the API key is missing or wrong; send it as `Authorization: Bearer <key>`",
+        code="invalid_api_key",
+        headers={"WWW-Authenticate": "Bearer"},
+    )
+
+
+def _require_local(request: Request) -> None:
+    """A web page in the operator's browser can reach a loopback server; it cannot hide its Origin or Host."""
+    named = [f"//{request.headers.get('host', '')}"]
+    if (origin := request.headers.get("origin")) is not None:
+        named.append(origin)
+    if not all(is_loopback_name(urlsplit(url).hostname or "") for url in named):
+        raise ApiError(403, "without --admin-key the admin API answers only local programs", type="permission_error")
+
+
+InferenceKey = Annotated[None, Depends(require_inference)]
+AdminKey = Annotated[None, Depends(require_admin)]
+MetricsKey = Annotated[None, Depends(require_metrics)]
+Open = Annotated[None, Depends(open_to_all)]

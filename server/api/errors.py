@@ -1,0 +1,158 @@
+"""Exceptions to OpenAI error bodies: one table. Nothing of a traceback, a path or an address gets out."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import Scope
+
+from adapters.errors import AdapterError
+from server.errors import (
+    EngineUnavailableError,
+    InvalidRequestError,
+    QueueFullError,
+    ServerError,
+    UnknownModelError,
+)
+
+log = logging.getLogger(__name__)
+
+INVALID_REQUEST = "invalid_request_error"
+RETRY_AFTER_SECONDS = 1
+
+
+class GenerationError(Exception):
+    """The engine could not compute a sequence; the message is its own and safe to show."""
+
+
+class ApiError(Exception):
+    """An answer that is an error: status, and the four keys of OpenAI's body."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        type: str = INVALID_REQUEST,
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.type = type
+        self.param = param
+        self.code = code
+        self.headers = headers or {}
+
+    def body(self) -> dict[str, Any]:
+        """OpenAI's error body, always with all four keys."""
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": error}
+
+    def response(self) -> Response:
+        """The whole answer."""
+        return json_response(self.body(), self.status, self.headers)
+
+
+def json_response(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A JSON answer of plain data."""
+    return Response(msgspec.json.encode(body), status, headers, media_type="application/json")
+
+
+def to_api_error(error: Exception) -> ApiError:
+    """What a client is told about ``error``; an unknown one is logged and answered by a bare 500."""
+    match error:
+        case ApiError():
+            return error
+        case InvalidRequestError():
+            return ApiError(400, str(error), param=error.param, code=error.code)
+        case UnknownModelError():
+            return ApiError(404, str(error), param="model", code="model_not_found")
+        case QueueFullError():
+            return _retry(429, str(error), "rate_limit_error", "rate_limit_exceeded")
+        case EngineUnavailableError():
+            return _retry(503, str(error), "server_error", "engine_unavailable")
+        case GenerationError():
+            return ApiError(500, str(error), type="server_error", code="generation_failed")
+        case AdapterError():
+            return ApiError(400, str(error), code=error.code)
+        case ServerError():
+            return ApiError(400, str(error))
+        case ValidationError():
+            return from_validation(error)
+    log.error("internal error", exc_info=error)
+    return ApiError(500, "internal error; the server's log has the reason", type="server_error", code="internal_error")
+
+
+def _retry(status: int, message: str, kind: str, code: str) -> ApiError:
+    return ApiError(status, message, type=kind, code=code, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+
+
+def from_validation(error: ValidationError) -> ApiError:
+    """The first fault of a body, in one sentence that names the field."""
+    details = error.errors(include_url=False, include_input=False, include_context=False)
+    first = details[0]
+    if first["type"] == "json_invalid":
+        return ApiError(
+            400, f"the body is not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}", code="invalid_json"
+        )
+    param = _path(first["loc"])
+    wanted = dict.fromkeys(d["msg"].removeprefix("Value error, ") for d in details if _path(d["loc"]) == param)
+    message = "; or: ".join(wanted)
+    if param is None and message.startswith("`"):  # a rule between fields names its field first
+        return ApiError(400, message, param=message.split("`")[1])
+    return ApiError(400, f"{param or 'body'}: {message}", param=param)
+
+
+def _path(loc: tuple[int | str, ...]) -> str | None:
+    """``messages[0].content`` from pydantic's location; names of union members are left out."""
+    out = ""
+    for part in loc:
+        if isinstance(part, int):
+            out += f"[{part}]"
+        elif part.isidentifier() and part not in ("str", "int", "float", "bool"):
+            out += f".{part}" if out else part
+    return out or None
+
+
+def from_http(error: HTTPException, scope: Scope) -> ApiError:
+    """Starlette's own refusals: no such route, wrong method."""
+    path, method = scope.get("path", ""), scope.get("method", "")
+    if error.status_code == 404:
+        return ApiError(404, f"there is no {method} {path} here", code="not_found")
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        message = f"{path} does not take {method}" + (f"; it takes {allowed}" if allowed else "")
+        return ApiError(405, message, code="method_not_allowed", headers=dict(error.headers or {}))
+    return ApiError(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of ``app`` an OpenAI error body."""
+
+    async def on_error(_: Request, error: Exception) -> Response:
+        return to_api_error(error).response()
+
+    async def on_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return from_http(error, request.scope).response()
+
+    async def on_parameters(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        name = str(first["loc"][-1])
+        return ApiError(400, f"{name}: {first['msg']}", param=name).response()
+
+    for kind in (ApiError, GenerationError, ServerError, AdapterError, ValidationError, Exception):
+        app.add_exception_handler(kind, on_error)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(RequestValidationError, on_parameters)

@@ -1,0 +1,42 @@
+"""Probes, version and metrics."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import Response
+
+from server.api.auth import MetricsKey, Open
+from server.api.errors import json_response
+from server.api.parts import PartsDep
+from server.errors import EngineUnavailableError
+
+router = APIRouter()
+
+
+@router.get("/health", response_model=None)
+async def health(_: Open) -> Response:
+    """The process lives and answers. Says nothing of the engine: restarting this process would not help it."""
+    return json_response({"status": "ok"})
+
+
+@router.get("/ready", response_model=None)
+async def ready(_: Open, parts: PartsDep) -> Response:
+    """Whether requests are served now; 503 while loading, restarting or draining."""
+    if parts.admission.closed_because:
+        raise EngineUnavailableError(parts.admission.closed_because)
+    if not parts.engine.ready:
+        raise EngineUnavailableError("the engine is restarting; try again shortly")
+    return json_response({"status": "ready"})
+
+
+@router.get("/version", response_model=None)
+async def version(_: Open, parts: PartsDep) -> Response:
+    """The server's version."""
+    return json_response({"version": parts.version})
+
+
+@router.get("/metrics", response_model=None)
+async def metrics(_: MetricsKey, parts: PartsDep) -> Response:
+    """Prometheus exposition."""
+    return Response(parts.metrics.render(), media_type=CONTENT_TYPE_LATEST)

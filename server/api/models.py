@@ -1,0 +1,54 @@
+"""``/v1/models``: the base, and every adapter with its root and parent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from server.api.auth import InferenceKey
+from server.api.errors import json_response
+from server.api.parts import Parts, PartsDep
+
+router = APIRouter()
+OWNER = "hotswap"
+
+
+@router.get("/v1/models", response_model=None)
+async def list_models(_: InferenceKey, parts: PartsDep) -> Response:
+    """Everything a request may name as its model."""
+    data = [_base(parts), *(_adapter(parts, name) for name in parts.registry.names())]
+    return json_response({"object": "list", "data": data})
+
+
+@router.get("/v1/models/{model:path}", response_model=None)
+async def retrieve_model(_: InferenceKey, parts: PartsDep, model: str) -> Response:
+    """One model, by any name a request may use."""
+    key = parts.registry.resolve(model)
+    return json_response({**(_base(parts) if key is None else _adapter(parts, key.name)), "id": model})
+
+
+def _base(parts: Parts) -> dict[str, Any]:
+    length = parts.engine.info.max_model_len if parts.engine.ready else None
+    return {
+        "id": parts.base_name,
+        "object": "model",
+        "created": parts.created,
+        "owned_by": OWNER,
+        "root": parts.base_root,
+        "parent": None,
+        "max_model_len": length,
+    }
+
+
+def _adapter(parts: Parts, name: str) -> dict[str, Any]:
+    version = parts.registry.live(name)
+    return {
+        "id": name,
+        "object": "model",
+        "created": int(version.created),
+        "owned_by": OWNER,
+        "root": str(version.key),
+        "parent": parts.base_name,
+    }

@@ -1,0 +1,200 @@
+"""Checked bodies to jobs: everything that depends on the base, the adapter or the configuration.
+
+Nothing here has effects; the caller holds a lease on the adapter version meanwhile, and while the job runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+import uuid
+from dataclasses import dataclass
+
+from server.api.job import Job, Prompt, TextOptions
+from server.api.parts import Parts
+from server.api.requests import ChatCompletionBody, CompletionBody, SamplingBody
+from server.engine.messages import SamplingParams
+from server.errors import InvalidRequestError
+from server.registry import AdapterKey
+from server.text import OFFLOAD_CHARS
+
+COMPLETION_TOKENS = 16  # OpenAI's default of completions
+MAX_LENGTH_CODE = "context_length_exceeded"
+
+
+@dataclass(frozen=True)
+class Room:
+    """How many positions a sequence has: ``limit`` in all, ``virtual`` of them the adapter's own."""
+
+    limit: int
+    virtual: int
+    word: str  # what the client called its input
+
+    def check(self, prompt_tokens: int, completion_tokens: int, *, at_least: bool = False) -> None:
+        """Raise InvalidRequestError, in OpenAI's words, when a prompt and its completion do not fit."""
+        need = 1 if completion_tokens else 0  # a completion of one token must fit, a scored prompt may fill all
+        if prompt_tokens + self.virtual + need > self.limit:
+            count = f"at least {prompt_tokens}" if at_least else str(prompt_tokens)
+            raise self._too_long(f"your {self.word} resulted in {count} tokens{self._of_adapter()}", self.word)
+        if prompt_tokens + self.virtual + completion_tokens > self.limit:
+            total = prompt_tokens + completion_tokens
+            raise self._too_long(
+                f"you requested {total} tokens ({prompt_tokens} in the {self.word}, {completion_tokens} in the "
+                f"completion){self._of_adapter()}",
+                f"{self.word} or completion",
+            )
+
+    def left(self, prompt_tokens: int) -> int:
+        """Positions for the completion."""
+        return self.limit - self.virtual - prompt_tokens
+
+    def _of_adapter(self) -> str:
+        return f", and the adapter itself takes {self.virtual}" if self.virtual else ""
+
+    def _too_long(self, what: str, reduce: str) -> InvalidRequestError:
+        return InvalidRequestError(
+            f"This model's maximum context length is {self.limit} tokens. However, {what}. "
+            f"Please reduce the length of the {reduce}.",
+            param=self.word,
+            code=MAX_LENGTH_CODE,
+        )
+
+
+async def chat_job(parts: Parts, body: ChatCompletionBody, adapter: AdapterKey | None, started: float) -> Job:
+    """The job of a chat completion. Raises InvalidRequestError."""
+    _check_bounds(parts, body, prompts=1)
+    messages = [message.for_template() for message in body.messages]
+    room = room_for(parts, adapter, "messages")
+    if sum(len(message["content"]) for message in messages) > OFFLOAD_CHARS:
+        text = await asyncio.to_thread(parts.text.render_chat, messages, body.chat_template_kwargs)
+    else:
+        text = parts.text.render_chat(messages, body.chat_template_kwargs)
+    prompt = await _encode(parts, text, room, add_special_tokens=False)
+    asked = body.max_completion_tokens or body.max_tokens
+    room.check(len(prompt.ids), asked or 1)
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    sampling = _sampling(parts, body, asked or room.left(len(prompt.ids)), logprobs)
+    return _job(parts, body, adapter, [prompt], sampling, prefix="chatcmpl", started=started)
+
+
+async def completion_job(parts: Parts, body: CompletionBody, adapter: AdapterKey | None, started: float) -> Job:
+    """The job of a completion. Raises InvalidRequestError."""
+    _check_bounds(parts, body, prompts=len(body.prompts))
+    room = room_for(parts, adapter, "prompt")
+    special = body.add_special_tokens is not False
+    prompts = [await _completion_prompt(parts, prompt, room, special) for prompt in body.prompts]
+    longest = max(len(prompt.ids) for prompt in prompts)
+    room.check(longest, 1 if body.max_tokens is None else body.max_tokens)
+    default = min(COMPLETION_TOKENS, room.left(longest))
+    sampling = _sampling(parts, body, default if body.max_tokens is None else body.max_tokens, body.logprobs)
+    return _job(parts, body, adapter, prompts, sampling, prefix="cmpl", started=started, echo=bool(body.echo))
+
+
+def room_for(parts: Parts, adapter: AdapterKey | None, word: str) -> Room:
+    """The room of one sequence: what the base allows and the KV cache can hold."""
+    info = parts.engine.info
+    virtual = parts.registry.version(adapter.name, adapter.version).num_virtual_tokens if adapter else 0
+    return Room(min(info.max_model_len, info.num_kv_blocks * info.block_size), virtual, word)
+
+
+async def _completion_prompt(parts: Parts, prompt: str | list[int], room: Room, special: bool) -> Prompt:
+    if isinstance(prompt, str):
+        return await _encode(parts, prompt, room, add_special_tokens=special)
+    room.check(len(prompt), 1)
+    if not prompt:
+        raise InvalidRequestError("a prompt of token ids is empty", param="prompt")
+    vocab_size = parts.engine.info.vocab_size
+    if (highest := max(prompt)) >= vocab_size:
+        raise InvalidRequestError(f"token id {highest} is not in the vocabulary of {vocab_size}", param="prompt")
+    return Prompt(prompt)
+
+
+async def _encode(parts: Parts, text: str, room: Room, *, add_special_tokens: bool) -> Prompt:
+    room.check(parts.text.fewest_tokens(text), 1, at_least=True)  # spares the work on what can never fit
+    ids = await parts.text.encode_off_loop(text, add_special_tokens=add_special_tokens)
+    if not ids:
+        if parts.text.bos_token_id is None:
+            raise InvalidRequestError(f"the {room.word} holds no tokens", param=room.word)
+        ids = [parts.text.bos_token_id]
+    return Prompt(ids, text)
+
+
+def _check_bounds(parts: Parts, body: SamplingBody, *, prompts: int) -> None:
+    """Caps on what one request fans out to, before any work."""
+    config, info = parts.config, parts.engine.info
+    sequences = prompts * (body.n or 1)
+    if sequences > config.max_sequences_per_request:
+        raise InvalidRequestError(
+            f"{prompts} prompts times n={body.n or 1} make {sequences} sequences; "
+            f"one request may make {config.max_sequences_per_request}",
+            param="n" if prompts == 1 else "prompt",
+        )
+    if len(body.stops) > config.max_stop_strings:
+        raise InvalidRequestError(f"at most {config.max_stop_strings} stop strings are allowed", param="stop")
+    for param, ids in (("logit_bias", map(int, body.logit_bias or {})), ("stop_token_ids", body.stop_token_ids or [])):
+        wrong = [token_id for token_id in ids if token_id >= info.vocab_size]
+        if wrong:
+            message = f"token id {wrong[0]} is not in the vocabulary of {info.vocab_size}"
+            raise InvalidRequestError(message, param=param)
+
+
+def _sampling(parts: Parts, body: SamplingBody, max_tokens: int, logprobs: int | None) -> SamplingParams:
+    """Sampling parameters; absent and null fields mean OpenAI's defaults."""
+    min_tokens = body.min_tokens or 0
+    if min_tokens > max_tokens:
+        raise InvalidRequestError(
+            f"min_tokens ({min_tokens}) exceeds the {max_tokens} tokens allowed", param="min_tokens"
+        )
+    echoed = isinstance(body, CompletionBody) and body.echo
+    return SamplingParams(
+        max_tokens=max_tokens,
+        min_tokens=min_tokens,
+        temperature=_or(body.temperature, 1.0),
+        top_p=_or(body.top_p, 1.0),
+        top_k=max(body.top_k or 0, 0),  # -1 is others' way to write 0
+        min_p=body.min_p or 0.0,
+        seed=(secrets.randbits(63) if body.seed is None else body.seed) % 2**64,
+        presence_penalty=body.presence_penalty or 0.0,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        repetition_penalty=_or(body.repetition_penalty, 1.0),
+        logit_bias={int(token): bias for token, bias in (body.logit_bias or {}).items()},
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+        ignore_eos=bool(body.ignore_eos),
+        logprobs=logprobs,
+        prompt_logprobs=logprobs if echoed else None,
+    )
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _job(
+    parts: Parts, body: SamplingBody, adapter: AdapterKey | None, prompts: list[Prompt], sampling: SamplingParams,
+    *, prefix: str, started: float, echo: bool = False,
+) -> Job:  # fmt: skip
+    return Job(
+        id=f"{prefix}-{uuid.uuid4().hex}",
+        created=int(time.time()),
+        model=body.model,
+        adapter=adapter,
+        fingerprint=fingerprint(parts, adapter),
+        prompts=prompts,
+        n=body.n or 1,
+        sampling=sampling,
+        started=started,
+        text=TextOptions(
+            stops=tuple(body.stops),
+            include_stop=bool(body.include_stop_str_in_output),
+            skip_special_tokens=body.skip_special_tokens is not False,
+        ),
+        echo=echo,
+        cache_salt=body.cache_salt or "",
+    )
+
+
+def fingerprint(parts: Parts, adapter: AdapterKey | None) -> str:
+    """OpenAI's system_fingerprint: the base's content, and the exact adapter version."""
+    base = f"fp_{parts.engine.info.base_fingerprint[:12]}"
+    return base if adapter is None else f"{base}:{adapter}"

@@ -1,0 +1,107 @@
+"""From a checked body to an answer: resolves the model, makes the job, runs it, streams or collects."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from typing import TypeVar
+
+from fastapi import Request
+from starlette.responses import Response
+
+from server.api.errors import json_response, to_api_error
+from server.api.generation import Generation, running
+from server.api.job import Job
+from server.api.parts import Parts
+from server.api.reply import Chunks, Reply, whole_body
+from server.api.requests import SamplingBody
+from server.api.streaming import ClientGone, EventStream, event, until_gone, with_errors
+from server.errors import EngineUnavailableError
+from server.registry import AdapterKey
+
+Body = TypeVar("Body", bound=SamplingBody)
+Prepare = Callable[[Parts, Body, AdapterKey | None, float], Awaitable[Job]]
+GONE_STATUS = 499  # nginx's number; nobody is there to read it
+
+
+async def answer(request: Request, parts: Parts, body: Body, reply: Reply, prepare: Prepare[Body]) -> Response:
+    """The whole life of one generation request."""
+    work = _Work(request, parts, body, reply, prepare)
+    try:
+        return await (work.stream() if body.stream else work.whole())
+    except ClientGone:
+        return Response(status_code=GONE_STATUS)
+    except Exception as error:
+        work.count_error(error)
+        raise
+
+
+class _Work:
+    """One request and what is known of it so far."""
+
+    def __init__(self, request: Request, parts: Parts, body: Body, reply: Reply, prepare: Prepare[Body]) -> None:
+        self._request = request
+        self._parts = parts
+        self._body = body
+        self._reply = reply
+        self._prepare = prepare
+        self._started = time.perf_counter()
+        self._adapter: AdapterKey | None = None
+
+    async def whole(self) -> Response:
+        """Run to the end, then answer."""
+        return await until_gone(self._request, self._whole())
+
+    async def _whole(self) -> Response:
+        async with self._generation() as generation:
+            wholes = await generation.collect()
+            self._note(generation)
+            body = whole_body(self._reply, generation.job, wholes, generation.usage)
+            return json_response(body, headers=generation.job.headers)
+
+    async def stream(self) -> Response:
+        """Answer with the first token, then go on."""
+        headers: dict[str, str] = {}
+        source = with_errors(self._events(headers), self.count_error)
+        return await EventStream.begin(self._request, source, headers)
+
+    async def _events(self, headers: dict[str, str]) -> AsyncGenerator[bytes, None]:
+        async with self._generation() as generation:
+            headers.update(generation.job.headers)
+            chunks = Chunks(self._reply, generation.job, self._body)
+            async with aclosing(generation.deltas()) as deltas:
+                async for delta in deltas:
+                    for chunk in chunks.of(delta, generation.usage):
+                        yield event(chunk)
+            for chunk in chunks.last(generation.usage):
+                yield event(chunk)
+            self._note(generation)
+
+    @asynccontextmanager
+    async def _generation(self) -> AsyncIterator[Generation]:
+        """The running request: lease, admission and sequences end with the block."""
+        parts = self._parts
+        if parts.admission.closed_because:
+            raise EngineUnavailableError(parts.admission.closed_because)
+        with parts.registry.lease(self._body.model) as adapter:
+            self._adapter = adapter
+            job = await self._prepare(parts, self._body, adapter, self._started)
+            async with running(parts, job) as generation:
+                yield generation
+
+    def _note(self, generation: Generation) -> None:
+        """What the log line of this request says."""
+        facts = self._request.scope["state"]["facts"]
+        usage = generation.usage
+        facts.update(
+            model=generation.job.model,
+            adapter=str(self._adapter) if self._adapter else None,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=sum(usage.completion.values()),
+            cached_tokens=usage.cached_tokens,
+        )
+
+    def count_error(self, error: Exception) -> None:
+        """Count an error that is answered."""
+        self._parts.metrics.error(self._adapter, to_api_error(error).code or "invalid_request")

@@ -1,0 +1,48 @@
+"""``/tokenize`` and ``/detokenize``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+from starlette.responses import Response
+
+from server.api.auth import InferenceKey
+from server.api.bodies import json_body
+from server.api.errors import json_response
+from server.api.parts import PartsDep
+from server.api.requests import DetokenizeBody, TokenizeBody
+from server.errors import InvalidRequestError
+
+router = APIRouter()
+
+
+@router.post("/tokenize", response_model=None)
+@router.post("/v1/tokenize", response_model=None)
+async def tokenize(
+    _: InferenceKey, parts: PartsDep, body: Annotated[TokenizeBody, Depends(json_body(TokenizeBody))]
+) -> Response:
+    """Token ids of a text (with special tokens unless told otherwise), or of a rendered conversation."""
+    if body.model is not None:
+        parts.registry.resolve(body.model)
+    if body.messages is not None:
+        text = parts.text.render_chat([message.for_template() for message in body.messages])
+    else:
+        text = body.prompt or ""
+    special = body.messages is None if body.add_special_tokens is None else body.add_special_tokens
+    tokens = await parts.text.encode_off_loop(text, add_special_tokens=special)
+    length = parts.engine.info.max_model_len if parts.engine.ready else None
+    return json_response({"count": len(tokens), "max_model_len": length, "tokens": tokens})
+
+
+@router.post("/detokenize", response_model=None)
+@router.post("/v1/detokenize", response_model=None)
+async def detokenize(
+    _: InferenceKey, parts: PartsDep, body: Annotated[DetokenizeBody, Depends(json_body(DetokenizeBody))]
+) -> Response:
+    """The text of token ids, special tokens included."""
+    if body.model is not None:
+        parts.registry.resolve(body.model)
+    if any(token >= 2**31 for token in body.tokens):
+        raise InvalidRequestError("token ids must be below 2**31", param="tokens")
+    return json_response({"prompt": parts.text.decode(body.tokens, skip_special_tokens=False)})

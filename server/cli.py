@@ -1,0 +1,30 @@
+"""``hotswap serve`` and ``hotswap chat``: parse, then import what does the work."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from server.settings import load
+
+EXIT_USAGE = 2
+
+
+def serve(argv: Sequence[str]) -> int:
+    """Serve a base and its adapters; returns the exit code. Our own errors are raised for the caller to print."""
+    try:
+        config = load(argv, os.environ)
+    except ValueError as error:
+        print(f"hotswap serve: {error} (see hotswap serve --help)", file=sys.stderr)
+        return EXIT_USAGE
+    from server.serving import run
+
+    return run(config)
+
+
+def chat(argv: Sequence[str]) -> int:
+    """Talk to a server in the terminal; returns the exit code."""
+    from server.chat import main
+
+    return main(argv)

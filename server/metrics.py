@@ -1,0 +1,307 @@
+"""Prometheus metrics of one server: nothing global, the collector registry is the object's own.
+
+It knows engine statistics and adapter keys, no HTTP. Per-adapter series are bounded by ``server.adapter_labels``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from server.adapter_labels import AdapterLabels, Label
+from server.engine.messages import AdapterLoaded, EngineInfo, EngineStats, StepOutputs
+from server.registry import AdapterKey
+
+TTFT_BUCKETS = (
+    .001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560
+)  # fmt: skip
+TOKEN_BUCKETS = (.01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)  # fmt: skip
+REQUEST_BUCKETS = (
+    .3, .5, .8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680
+)  # fmt: skip
+LOAD_BUCKETS = (.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60)  # fmt: skip
+STEP_BUCKETS = (.001, .0025, .005, .01, .025, .05, .075, .1, .15, .25, .5, 1, 2.5, 5, 10)  # fmt: skip
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+LABELS = ("model", "adapter", "version")
+FINISH_REASONS = ("stop", "length", "abort", "error")
+
+
+@dataclass(frozen=True)
+class Series:
+    """The per-request metrics of one label."""
+
+    ttft: Histogram
+    itl: Histogram
+    tpot: Histogram
+    e2e: Histogram
+    queue: Histogram
+    prompt_tokens: Counter
+    generation_tokens: Counter
+    finished: dict[str, Counter]
+
+
+class RequestClock:
+    """Times one sequence. ``tokens`` for each output, then exactly one ``finish``."""
+
+    def __init__(self, series: Series, started: float, now: Callable[[], float] = time.perf_counter) -> None:
+        self._series = series
+        self._started = started
+        self._now = now
+        self._first = 0.0
+        self._last = 0.0
+        self.count = 0
+
+    def tokens(self, count: int, *, queued_seconds: float = 0.0) -> None:
+        """``count`` new tokens arrived."""
+        if not count:
+            return
+        now = self._now()
+        if not self.count:
+            self._first = now
+            self._series.ttft.observe(now - self._started)
+            self._series.queue.observe(queued_seconds)
+        else:
+            self._series.itl.observe((now - self._last) / count)
+        self._last = now
+        self.count += count
+
+    def finish(self, reason: str, prompt_tokens: int) -> None:
+        """The sequence ended: stop, length, abort or error."""
+        series = self._series
+        series.finished[reason].inc()
+        series.prompt_tokens.inc(prompt_tokens)
+        series.generation_tokens.inc(self.count)
+        series.e2e.observe(self._now() - self._started)
+        if self.count > 1:
+            series.tpot.observe((self._last - self._first) / (self.count - 1))
+
+
+class Metrics:
+    """All metrics of one server.
+
+    ``stats`` and ``restarts`` are asked at scrape time. ``model`` is the name the base is served by.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        stats: Callable[[], EngineStats] = EngineStats,
+        restarts: Callable[[], int] = lambda: 0,
+        max_adapters: int = 100,
+    ) -> None:
+        self.registry = CollectorRegistry()
+        self._model = model
+        self._labels = AdapterLabels(max_adapters, self._drop)
+        self._cache: dict[Label, Series] = {}
+        self._make_request_metrics()
+        self._make_adapter_metrics()
+        self._make_step_metrics()
+        self.registry.register(EngineCollector(model, stats, restarts))
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], labels: Iterable[str] = LABELS) -> Histogram:
+        return Histogram(f"hotswap_{name}", text, tuple(labels), buckets=buckets, registry=self.registry)
+
+    def _counter(self, name: str, text: str, labels: Iterable[str] = LABELS) -> Counter:
+        return Counter(f"hotswap_{name}", text, tuple(labels), registry=self.registry)
+
+    def _make_request_metrics(self) -> None:
+        self._ttft = self._histogram("time_to_first_token_seconds", "Arrival to the first output token.", TTFT_BUCKETS)
+        self._itl = self._histogram("inter_token_latency_seconds", "Between output tokens.", TOKEN_BUCKETS)
+        self._tpot = self._histogram(
+            "request_time_per_output_token_seconds", "Mean per output token after the first.", TOKEN_BUCKETS
+        )
+        self._e2e = self._histogram("e2e_request_latency_seconds", "Arrival to the end.", REQUEST_BUCKETS)
+        self._queue = self._histogram("request_queue_time_seconds", "Arrival to the first scheduling.", REQUEST_BUCKETS)
+        self._prompt = self._counter("prompt_tokens_total", "Prompt tokens of finished sequences.")
+        self._generated = self._counter("generation_tokens_total", "Output tokens of finished sequences.")
+        self._requests = self._counter("requests_total", "Finished sequences.", (*LABELS, "finish_reason"))
+        self._errors = self._counter("errors_total", "Requests answered by an error.", (*LABELS, "type"))
+
+    def _make_adapter_metrics(self) -> None:
+        self._load = self._histogram("adapter_load_seconds", "Loading an adapter.", LOAD_BUCKETS, ("stage",))
+        self._swaps = self._counter("adapter_swaps_total", "Changes of what a name serves.", ("action",))
+        for action in ("load", "replace", "remove"):
+            self._swaps.labels(action)
+        self._load_errors = self._counter("adapter_load_errors_total", "Packages refused.", ("code",))
+
+    def _make_step_metrics(self) -> None:
+        self._step = self._histogram("engine_step_seconds", "Duration of engine steps.", STEP_BUCKETS, ("model",))
+        self._batch = self._histogram("batch_requests", "Sequences in one step.", BATCH_BUCKETS, ("model",))
+        self._batch_tokens = self._histogram("batch_tokens", "Tokens in one step.", BATCH_BUCKETS, ("model",))
+        self._totals = EngineStats()
+
+    def observe_step(self, step: StepOutputs) -> None:
+        """One step of the engine. Its statistics are running totals, which begin anew when the engine restarts."""
+        before, after = self._totals, step.stats
+        self._totals = after
+        if after.steps == before.steps:
+            return  # news without computing: an abort, a change of adapters
+        if after.steps < before.steps:
+            before = EngineStats()
+        self._step.labels(self._model).observe(step.step_seconds)
+        self._batch.labels(self._model).observe(after.batch_requests - before.batch_requests)
+        self._batch_tokens.labels(self._model).observe(after.batch_tokens - before.batch_tokens)
+
+    def clock(self, key: AdapterKey | None, started: float) -> RequestClock:
+        """The clock of one sequence for ``key`` (None: the base) that arrived at ``started`` (perf_counter)."""
+        return RequestClock(self._series(self._labels.count(key)), started)
+
+    def error(self, key: AdapterKey | None, kind: str) -> None:
+        """A request for ``key`` was answered by an error of type ``kind``."""
+        self._errors.labels(self._model, *self._labels.current(key), kind).inc()
+
+    def adapter_loaded(self, loaded: AdapterLoaded, *, replaced: bool) -> None:
+        """An adapter version went into service."""
+        self._swaps.labels("replace" if replaced else "load").inc()
+        for stage, seconds in loaded.seconds.items():
+            self._load.labels(stage).observe(seconds)
+
+    def adapter_refused(self, code: str) -> None:
+        """A package was refused."""
+        self._load_errors.labels(code).inc()
+
+    def adapter_removed(self) -> None:
+        """A name went out of service."""
+        self._swaps.labels("remove").inc()
+
+    def retire(self, key: AdapterKey) -> None:
+        """A version serves no new requests: its series may give place to others."""
+        self._labels.retire(key)
+
+    def set_info(self, version: str, info: EngineInfo) -> None:
+        """Say what runs, as ``_info`` gauges."""
+        self.registry.register(_InfoCollector(self._model, version, info))
+
+    def render(self) -> bytes:
+        """The exposition text."""
+        return generate_latest(self.registry)
+
+    def _series(self, label: Label) -> Series:
+        if label not in self._cache:
+            values = (self._model, *label)
+            self._cache[label] = Series(
+                ttft=self._ttft.labels(*values),
+                itl=self._itl.labels(*values),
+                tpot=self._tpot.labels(*values),
+                e2e=self._e2e.labels(*values),
+                queue=self._queue.labels(*values),
+                prompt_tokens=self._prompt.labels(*values),
+                generation_tokens=self._generated.labels(*values),
+                finished={reason: self._requests.labels(*values, reason) for reason in FINISH_REASONS},
+            )
+        return self._cache[label]
+
+    def _drop(self, label: Label) -> None:
+        self._cache.pop(label, None)
+        by_label = {"model": self._model, "adapter": label[0], "version": label[1]}
+        for metric in (
+            self._ttft, self._itl, self._tpot, self._e2e, self._queue,
+            self._prompt, self._generated, self._requests, self._errors,
+        ):  # fmt: skip
+            metric.remove_by_labels(by_label)
+
+
+class EngineCollector(Collector):
+    """The engine's own statistics, read when scraped; also under the names that routers look for."""
+
+    def __init__(self, model: str, stats: Callable[[], EngineStats], restarts: Callable[[], int]) -> None:
+        self._model = model
+        self._stats = stats
+        self._restarts = restarts
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing up front: the registry must not ask a starting engine."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """All families."""
+        stats = self._stats()
+        yield from self._gauges(stats)
+        yield from self._counters(stats)
+        yield from self._for_routers(stats)
+
+    def _gauges(self, stats: EngineStats) -> Iterator[Metric]:
+        values = {
+            "requests_running": ("Sequences being computed.", stats.num_running),
+            "requests_waiting": ("Sequences waiting.", stats.num_waiting),
+            "kv_cache_usage_ratio": ("Used part of the KV cache, 0 to 1.", _usage(stats)),
+        }
+        for name, (text, value) in values.items():
+            yield self._gauge(f"hotswap_{name}", text, value)
+        resident = GaugeMetricFamily("hotswap_adapters_resident", "Adapter versions by tier.", labels=("model", "tier"))
+        resident.add_metric((self._model, "device"), stats.adapters_resident)
+        yield resident
+        nbytes = GaugeMetricFamily("hotswap_adapter_bytes", "Memory of adapters by tier.", labels=("model", "tier"))
+        nbytes.add_metric((self._model, "device"), stats.adapter_bytes)
+        yield nbytes
+
+    def _counters(self, stats: EngineStats) -> Iterator[Metric]:
+        values = {
+            "prefix_cache_queries": ("Prompt tokens looked up in the prefix cache.", stats.prefix_cache_queries),
+            "prefix_cache_hits": ("Prompt tokens found in the prefix cache.", stats.prefix_cache_hits),
+            "preemptions": ("Sequences put back for lack of blocks.", stats.preemptions),
+            "engine_restarts": ("Restarts of the engine process.", self._restarts()),
+        }
+        for name, (text, value) in values.items():
+            family = CounterMetricFamily(f"hotswap_{name}", text, labels=("model",))
+            family.add_metric((self._model,), value)
+            yield family
+
+    def _gauge(self, name: str, text: str, value: float, label: str = "model") -> Metric:
+        family = GaugeMetricFamily(name, text, labels=(label,))
+        family.add_metric((self._model,), value)
+        return family
+
+    def _for_routers(self, stats: EngineStats) -> Iterator[Metric]:
+        yield self._gauge("vllm:num_requests_running", "Running.", stats.num_running, "model_name")
+        yield self._gauge("vllm:num_requests_waiting", "Waiting.", stats.num_waiting, "model_name")
+        yield self._gauge("vllm:kv_cache_usage_perc", "KV cache usage, 0 to 1.", _usage(stats), "model_name")
+        labels = ("max_lora", "running_lora_adapters", "waiting_lora_adapters")
+        family = GaugeMetricFamily(
+            "vllm:lora_requests_info", "Adapters in use; the value is a timestamp.", labels=labels
+        )
+        # No fixed number of adapter slots exists here: memory is the limit. Routers want a number.
+        most = str(max(stats.adapters_resident, 1))
+        names = [",".join(sorted(set(names))) for names in (stats.running_adapters, stats.waiting_adapters)]
+        family.add_metric((most, *names), time.time())
+        yield family
+
+
+class _InfoCollector(Collector):
+    """What runs: constant gauges of value 1."""
+
+    def __init__(self, model: str, version: str, info: EngineInfo) -> None:
+        self._build = {"version": version}
+        self._base = {
+            "model": model,
+            "fingerprint": info.base_fingerprint,
+            "quantization": info.quantization,
+            "dtype": info.dtype,
+            "device": info.device,
+            "max_model_len": str(info.max_model_len),
+        }
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing up front."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Both families."""
+        for name, text, labels in (
+            ("hotswap_build_info", "The server's version.", self._build),
+            ("hotswap_base_info", "The resident base.", self._base),
+        ):
+            family = GaugeMetricFamily(name, text, labels=tuple(labels))
+            family.add_metric(tuple(labels.values()), 1)
+            yield family
+
+
+def _usage(stats: EngineStats) -> float:
+    return stats.kv_blocks_used / stats.kv_blocks_total if stats.kv_blocks_total else 0.0

@@ -1,0 +1,182 @@
+"""The serving process: binds the address, loads, says what runs and how to try it, and drains when told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+import uvicorn
+
+from adapters.base import DEFAULT_BASE, resolve_base
+from server.api.admission import Admission
+from server.api.parts import Parts
+from server.app import create_app
+from server.banner import banner
+from server.config import ServerConfig
+from server.engine.process_client import ProcessEngineClient
+from server.errors import EngineStartError
+from server.lifecycle import AdapterLifecycle
+from server.logs import configure_logging
+from server.metrics import Metrics
+from server.registry import Registry
+from server.settings import DEFAULT_MODEL
+from server.store import AdapterStore
+from server.text import TextProcessor
+
+KEEP_ALIVE_SECONDS = 75
+CLOSE_SECONDS = 5  # for answers on their way out, once the drain is over
+HIGHEST_BACKLOG = 2048
+
+
+def run(config: ServerConfig) -> int:
+    """Serve until told to stop; returns the exit code. Raises EngineStartError or BaseModelError with the reason."""
+    configure_logging(config.log_level)
+    sock = bind(config.host, config.port)
+    with sock, _data_dir(config) as data_dir:
+        url = _url(config.host, sock.getsockname()[1])
+        parts = make_parts(config, data_dir)
+        _say(f"loading {parts.base_root} ({config.engine.quantize}) ...")
+        server = DrainingServer(parts, url)
+        server.run(sockets=[sock])
+        if server.failure is not None:
+            raise server.failure
+        _say("stopped")
+    return 0
+
+
+def make_parts(config: ServerConfig, data_dir: Path) -> Parts:
+    """All parts of a server, nothing started yet. Raises BaseModelError."""
+    given = config.engine.model
+    spec = DEFAULT_BASE if given == DEFAULT_MODEL else given
+    directory = resolve_base(spec)
+    name = config.served_model_name or (directory.resolve().name if Path(spec).expanduser().is_dir() else spec)
+    engine = ProcessEngineClient(msgspec.structs.replace(config.engine, model=str(directory)))
+    metrics = Metrics(
+        name,
+        stats=lambda: engine.stats,
+        restarts=lambda: engine.restarts,
+        max_adapters=config.metrics_adapters,
+    )
+    engine.on_step = metrics.observe_step
+    registry = Registry(name)
+    template = Path(config.chat_template).expanduser().read_text("utf-8") if config.chat_template else None
+    return Parts(
+        config=config,
+        base_name=name,
+        base_root=spec,
+        engine=engine,
+        registry=registry,
+        lifecycle=AdapterLifecycle(registry, AdapterStore(data_dir), engine, metrics),
+        text=TextProcessor.load(directory, template),
+        metrics=metrics,
+        admission=Admission(config.engine.max_num_seqs + config.max_waiting_requests),
+        version=version("hotswap"),
+    )
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn, but a signal first drains: no new requests, running ones finish up to the deadline, then exit 0.
+
+    A second signal ends at once. ``failure`` is set when the server could not start.
+    """
+
+    def __init__(self, parts: Parts, url: str) -> None:
+        self.failure: EngineStartError | None = None
+        self._parts = parts
+        self._url = url
+        self._draining: asyncio.Task[None] | None = None
+        super().__init__(
+            uvicorn.Config(
+                create_app(parts, self._started),
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                ws="none",
+                lifespan="on",
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=CLOSE_SECONDS,
+            )
+        )
+
+    def _started(self, failure: EngineStartError | None) -> None:
+        if failure is None:
+            _say(banner(self._parts, self._url))
+        else:
+            self.failure = failure
+            self.should_exit = True
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take SIGTERM and SIGINT; the handlers run inside the event loop."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain; again: give up."""
+        if self._draining is None:
+            self._draining = asyncio.get_running_loop().create_task(self._drain())
+        else:
+            self.should_exit = self.force_exit = True
+
+    async def _drain(self) -> None:
+        parts = self._parts
+        parts.admission.close("the server is shutting down")
+        if parts.admission.active:
+            _say(f"shutting down: {parts.admission.active} running, at most {parts.config.drain_seconds:g} s")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(parts.admission.idle(), parts.config.drain_seconds)
+        if parts.admission.active:
+            await parts.engine.close()  # what still runs is told so, in its own stream
+        self.should_exit = True
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket. Raises EngineStartError saying what to do: before a base is loaded for minutes."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        sock = socket.socket(family, kind, protocol)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(HIGHEST_BACKLOG)
+    except OSError as error:
+        raise EngineStartError(
+            f"cannot listen on {host} port {port}: {error.strerror}; choose another --port"
+        ) from error
+    return sock
+
+
+@contextmanager
+def _data_dir(config: ServerConfig) -> Iterator[Path]:
+    if config.data_dir:
+        path = Path(config.data_dir).expanduser()
+        path.mkdir(parents=True, exist_ok=True)
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="hotswap-") as path_name:
+        yield Path(path_name)
+
+
+def _url(host: str, port: int) -> str:
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
