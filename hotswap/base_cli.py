@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from hotswap.base import DEFAULT_BASE, cache_dir, default_base_dir, import_default_base, is_complete
+from adapters.base import DEFAULT_BASE, cache_dir, default_base_dir
+from hotswap.base import import_default_base, is_complete
 from hotswap.errors import HotswapError
 
 

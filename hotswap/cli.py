@@ -80,8 +80,9 @@ def _own_errors() -> tuple[type[Exception], ...]:
     """The roots of our error trees; evaluated only once something was raised, so that a good start imports nothing."""
     from adapters.errors import AdapterError, BaseModelError
     from server.errors import ServerError
+    from trainer.errors import TrainerError
 
-    return (HotswapError, AdapterError, BaseModelError, ServerError)
+    return (HotswapError, AdapterError, BaseModelError, ServerError, TrainerError)
 
 
 def _help() -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from adapters.base import default_base_dir
 from hotswap import base
 from hotswap.base_cli import main as base_main
 from hotswap.convert import tensors_sha256
@@ -40,11 +41,11 @@ def wheel_with(path: Path, *members: str) -> Path:
 
 
 def test_cache_dir_follows_the_environment(cache: Path) -> None:
-    assert base.default_base_dir() == cache / "bases" / "smollm2-135m-instruct"
+    assert default_base_dir() == cache / "bases" / "smollm2-135m-instruct"
 
 
 def test_a_finished_import_is_taken_as_it_is(cache: Path) -> None:
-    target = finished_import(base.default_base_dir())
+    target = finished_import(default_base_dir())
     before = {path.name: path.stat().st_mtime_ns for path in target.iterdir()}
     said: list[str] = []
     assert base.import_default_base(said.append, wheel=Path("not-even-looked-at.whl")) == target
@@ -54,7 +55,7 @@ def test_a_finished_import_is_taken_as_it_is(cache: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["missing file", "cut file", "no source", "source is not JSON", "source of a list"])
 def test_a_damaged_import_is_not_complete(damage: str, cache: Path) -> None:
-    target = finished_import(base.default_base_dir())
+    target = finished_import(default_base_dir())
     assert base.is_complete(target)
     if damage == "missing file":
         (target / "tokenizer.json").unlink()
@@ -113,7 +114,7 @@ def test_path_and_list_say_what_to_do_when_nothing_is_imported(cache: Path, caps
 
 
 def test_path_and_list_show_what_is_imported(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    target = finished_import(base.default_base_dir())
+    target = finished_import(default_base_dir())
     (target.parent / ".staging").mkdir()
     assert base_main(["path"]) == 0
     assert capsys.readouterr().out == f"{target}\n"
@@ -123,7 +124,7 @@ def test_path_and_list_show_what_is_imported(cache: Path, capsys: pytest.Capture
 
 def test_the_cached_base_is_the_pinned_one() -> None:
     """Reads the base of this machine's cache, where ``make base`` has put it."""
-    target = base.default_base_dir()
+    target = default_base_dir()
     if not base.is_complete(target):
         pytest.skip("the default base is not in the cache; run: make base")
     source = json.loads((target / base.SOURCE_FILE).read_text())
