@@ -9,7 +9,7 @@ import msgspec
 
 from adapters.errors import PackageError, UnsupportedKindError
 from adapters.limits import PackageLimits
-from adapters.names import shown
+from adapters.names import reason, shown
 
 
 class CommonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,7 +47,7 @@ class CommonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         try:
             config = msgspec.convert(fields, cls)
         except msgspec.ValidationError as error:
-            raise PackageError(f"adapter_config.json: {error}") from error
+            raise PackageError(f"adapter_config.json: {reason(error)}") from error
         config.check(limits)
         return config
 

@@ -24,13 +24,14 @@ _WINDOWS = 8
 _LIMITS = PackageLimits(max_bytes=1 << 50, max_header_bytes=1 << 27, max_tensors=10_000_000, max_dims=8)
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 # Keys of config.json that do not change what the model computes from token ids.
-_UNRELATED = frozenset(
-    "_name_or_path name_or_path transformers_version architectures auto_map torch_dtype dtype use_cache "
-    "bos_token_id eos_token_id pad_token_id sep_token_id attn_implementation _attn_implementation "
-    "_attn_implementation_autoset output_attentions output_hidden_states return_dict gradient_checkpointing "
-    "pretraining_tp attention_dropout hidden_dropout initializer_range problem_type id2label label2id "
-    "chunk_size_feed_forward is_encoder_decoder task_specific_params".split()
-)
+_UNRELATED = frozenset((
+    "_name_or_path", "name_or_path", "transformers_version", "architectures", "auto_map", "torch_dtype", "dtype",
+    "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "attn_implementation",
+    "_attn_implementation", "_attn_implementation_autoset", "output_attentions", "output_hidden_states",
+    "return_dict", "gradient_checkpointing", "pretraining_tp", "attention_dropout", "hidden_dropout",
+    "initializer_range", "problem_type", "id2label", "label2id", "chunk_size_feed_forward", "is_encoder_decoder",
+    "task_specific_params",
+))  # fmt: skip
 
 
 def base_fingerprint(directory: Path) -> str:

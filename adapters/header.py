@@ -16,7 +16,7 @@ import msgspec
 
 from adapters.errors import PackageError
 from adapters.limits import PackageLimits
-from adapters.names import shown
+from adapters.names import reason, shown
 from adapters.strictjson import parse_object
 
 DTYPE_BYTES: Mapping[str, int] = {
@@ -83,7 +83,7 @@ def _check(name: str, value: object, start: int, dtypes: frozenset[str], limits:
     try:
         entry = msgspec.convert(value, _Entry)
     except msgspec.ValidationError as error:
-        raise PackageError(f"the header entry of tensor {shown(name)} is malformed: {error}") from error
+        raise PackageError(f"the header entry of tensor {shown(name)} is malformed: {reason(error)}") from error
     if entry.dtype not in dtypes:
         raise PackageError(f"tensor {shown(name)} has dtype {shown(entry.dtype)}; read are {', '.join(sorted(dtypes))}")
     if len(entry.shape) > limits.max_dims:
@@ -91,9 +91,7 @@ def _check(name: str, value: object, start: int, dtypes: frozenset[str], limits:
             f"tensor {shown(name)} has {len(entry.shape)} dimensions; at most {limits.max_dims} are read"
         )
     if any(extent < 1 for extent in entry.shape):
-        raise PackageError(
-            f"tensor {shown(name)} is empty (shape {entry.shape}); was it saved before sharded parameters were gathered?"
-        )
+        raise PackageError(f"tensor {shown(name)} is empty; was it saved before sharded parameters were gathered?")
     begin, end = entry.data_offsets
     if end - begin != math.prod(entry.shape) * DTYPE_BYTES[entry.dtype]:
         raise PackageError(f"tensor {shown(name)}: its shape, dtype and bytes do not agree")

@@ -16,6 +16,7 @@ from adapters.files import WEIGHTS_FILE, is_kept
 from adapters.header import WEIGHT_DTYPES, TensorInfo, read_header
 from adapters.limits import DEFAULT_LIMITS, PackageLimits
 from adapters.manifest import Manifest, read_manifest
+from adapters.names import shown
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ def inspect_package(path: Path, limits: PackageLimits = DEFAULT_LIMITS) -> Packa
         raise PackageError(f"there is no {WEIGHTS_FILE}; a package holds what peft's save_pretrained writes")
     manifest = read_manifest(path, limits)
     if manifest is not None and manifest.kind != config.KIND:
-        raise PackageError(f"the manifest calls this a {manifest.kind!r:.40} adapter, its config a {config.KIND!r} one")
+        raise PackageError(
+            f"the manifest calls this a {shown(manifest.kind)} adapter, its config a {config.KIND!r} one"
+        )
     weights = path / WEIGHTS_FILE
     infos = read_header(weights, limits, dtypes=WEIGHT_DTYPES)
     if not infos:

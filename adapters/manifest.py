@@ -14,6 +14,7 @@ import msgspec
 from adapters.errors import PackageError
 from adapters.files import MANIFEST_FILE
 from adapters.limits import DEFAULT_LIMITS, PackageLimits
+from adapters.names import reason, shown
 from adapters.strictjson import read_object
 
 FORMAT_VERSION = 1
@@ -69,13 +70,13 @@ def parse_manifest(raw: dict[str, Any]) -> Manifest:
     version = raw.get("format_version", FORMAT_VERSION)
     if version != FORMAT_VERSION:
         raise PackageError(
-            f"{MANIFEST_FILE} has format_version {version!r:.20}; this server reads {FORMAT_VERSION}: "
+            f"{MANIFEST_FILE} has format_version {shown(version)}; this server reads {FORMAT_VERSION}: "
             "upgrade it, or train the adapter with the server's version"
         )
     try:
         return msgspec.convert(raw, Manifest)
     except msgspec.ValidationError as error:
-        raise PackageError(f"{MANIFEST_FILE}: {error}") from error
+        raise PackageError(f"{MANIFEST_FILE}: {reason(error)}") from error
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

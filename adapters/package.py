@@ -58,8 +58,8 @@ def write_package(
 ) -> None:
     """Write a package to ``path`` so that a reader sees all of it or nothing, also after a crash.
 
-    ``config`` is peft's configuration as a dict (``to_dict()``, or the saved JSON). Raises PackageError when the parts make no sound package, or when
-    ``path`` exists and ``replace`` is not set.
+    ``config`` is peft's configuration as a dict (``to_dict()``, or the saved JSON). Raises PackageError when the parts
+    make no sound package, or when ``path`` exists and ``replace`` is not set.
     """
     if path.exists() and not replace:
         raise PackageError(f"{path} exists already")

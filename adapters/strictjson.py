@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from adapters.errors import PackageError
-from adapters.names import shown
+from adapters.names import reason, shown
 
 
 def read_object(path: Path, max_bytes: int) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def parse_object(data: bytes, what: str) -> dict[str, Any]:
     except RecursionError as error:
         raise PackageError(f"{what} is nested too deeply") from error
     except ValueError as error:  # msgspec.DecodeError, and our own refusal
-        raise PackageError(f"{what} is not valid JSON: {error}") from error
+        raise PackageError(f"{what} is not valid JSON: {reason(error)}") from error
     if not isinstance(value, dict):
         raise PackageError(f"{what} must hold a JSON object, not {type(value).__name__}")
     return value

@@ -14,6 +14,8 @@ from adapters.names import shown
 
 _BLOCK = 512
 _MAX_EXTENDED = 64 * 1024  # bytes of one GNU long name or pax header
+_MAX_CHAIN = 4  # of those before one file
+_BAD_PAX = "the archive is damaged: a pax header is malformed"
 _REGULAR, _FOLDER, _LONG_NAME, _PAX, _PAX_GLOBAL = (b"0", b"\0", b"7"), b"5", b"L", b"x", b"g"
 
 ReadExactly = Callable[[int], bytes]
@@ -40,16 +42,20 @@ def iter_tar(read: ReadExactly) -> Iterator[Entry]:
     Raises PackageError for links, devices and other special entries, and for malformed or truncated streams.
     """
     overrides: dict[str, str] = {}
+    chain = 0
     while any(block := _exactly(read, _BLOCK)):
         if not _checksum_agrees(block):
             raise PackageError("the archive is damaged: a tar header has a wrong checksum")
         kind, size = block[156:157], _number(block[124:136])
         if kind in (_LONG_NAME, _PAX, _PAX_GLOBAL):
             overrides |= _extended(kind, _padded(read, size))
+            chain += 1
+            if chain > _MAX_CHAIN:
+                raise PackageError("the archive is damaged: too many extended headers before one file")
             continue
         name = overrides.get("path") or _plain_name(block)
         size = _decimal(overrides["size"]) if "size" in overrides else size
-        overrides = {}
+        overrides, chain = {}, 0
         is_folder = kind == _FOLDER or (kind in _REGULAR and name.endswith("/"))
         if not is_folder and kind not in _REGULAR:
             raise PackageError(f"the archive entry {shown(name)} is a link, device or other special file")
@@ -93,17 +99,18 @@ def _extended(kind: bytes, data: bytes) -> dict[str, str]:
     if kind == _PAX_GLOBAL:
         return {}  # comments, in practice; a global path or size makes no sense
     out: dict[str, str] = {}
-    while data:
-        length, _, _ = data.partition(b" ")
-        count = _decimal(_text(length))
-        record, data = data[len(length) + 1 : count - 1], data[count:]
-        key, separator, value = record.partition(b"=")
-        if count <= len(length) + 1 or not separator:
-            raise PackageError("the archive is damaged: a pax header is malformed")
+    at = 0
+    while at < len(data):
+        space = data.find(b" ", at, at + 8)
+        end = at + _decimal(_text(data[at : max(space, at)]))
+        key, separator, value = data[space + 1 : end - 1].partition(b"=")
+        if not (space < end - 1 < len(data)) or data[end - 1 : end] != b"\n" or not separator:
+            raise PackageError(_BAD_PAX)
         if key.startswith(b"GNU.sparse"):
             raise PackageError("the archive holds sparse files; pack it again without --sparse")
         if key in (b"path", b"size"):
             out[key.decode()] = _text(value)
+        at = end
     return out
 
 
@@ -130,7 +137,7 @@ def _number(field: bytes) -> int:
 
 def _decimal(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise PackageError("the archive is damaged: a pax header is malformed")
+        raise PackageError(_BAD_PAX)
     return int(text)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from adapters.errors import PackageError
 from adapters.header import WEIGHT_DTYPES, read_header
 from adapters.limits import DEFAULT_LIMITS, PackageLimits
-from adapters.names import shown
+from adapters.names import reason, shown
 
 
 def read_tensors(
@@ -24,7 +24,7 @@ def read_tensors(
     try:
         loaded: Mapping[str, Tensor] = load_file(path)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise PackageError(f"{path.name} cannot be read: {error}") from error
+        raise PackageError(f"{path.name} cannot be read: {reason(error)}") from error
     if set(loaded) != set(infos):
         raise PackageError(f"{path.name} changed while it was read")
     check_finite(loaded)

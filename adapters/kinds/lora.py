@@ -136,10 +136,10 @@ def _check_targets(found: set[str], base: BaseSpec, config: LoraConfig, matcher:
         )
     listed = config.target_modules if isinstance(config.target_modules, list) else []
     for entry in listed:
-        if not any(module == entry or module.endswith(f".{entry}") for module in found):
+        if not any(module == entry or module.endswith(f".{entry}") for module in base.linears):
             raise PackageError(
-                f"target_modules names {shown(entry)}, but the package has no tensors for such a module and "
-                f"{shown(base.name)} has none; remove the entry if the adapter was trained without it"
+                f"target_modules names {shown(entry)}, which matches no linear map of the base {shown(base.name)}; "
+                "the adapter was made for another architecture, or the entry should be removed"
             )
 
 

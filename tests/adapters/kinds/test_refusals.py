@@ -1,0 +1,227 @@
+"""Packages that are sound files but do not fit the base, or ask for what is not served: each says why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from adapters.base import BaseSpec
+from adapters.errors import AdapterError, BaseMismatchError, PackageError, UnsupportedKindError
+from adapters.kinds import compile_package, noop_warning
+from adapters.manifest import BaseRef, Manifest
+from adapters.ops import Adapter
+from adapters.package import read_package, write_package
+from tests.adapters.support import LORA_CONFIG, SMALL_SPEC, lora_tensors, write_raw
+
+A0 = "base_model.model.model.layers.0.attn.q_proj.lora_A.weight"
+B0 = "base_model.model.model.layers.0.attn.q_proj.lora_B.weight"
+PREFIX = {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 3}
+PROMPT = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 3}
+
+
+def compile_raw(path: Path, config: dict[str, Any], tensors: dict[str, Tensor], base: BaseSpec = SMALL_SPEC) -> Adapter:
+    return compile_package(read_package(write_raw(path, config, tensors)), base)
+
+
+def without(name: str) -> dict[str, Tensor]:
+    return {key: value for key, value in lora_tensors().items() if key != name}
+
+
+BIAS = {**LORA_CONFIG, "bias": "all"}
+NORM_BIAS = "base_model.model.model.norm.bias"
+REFUSED: dict[str, tuple[dict[str, Any], dict[str, Tensor], type[AdapterError], str]] = {
+    "missing partner": (LORA_CONFIG, without(B0), PackageError, f"{B0}' is missing; its partner"),
+    "wrong input size": (
+        LORA_CONFIG,
+        {**lora_tensors(), A0: torch.ones(4, 12)},
+        PackageError,
+        r"has shape \[4, 12\], expected \[4, 16\].*made for another base",
+    ),
+    "wrong output size": (
+        LORA_CONFIG,
+        {**lora_tensors(), B0: torch.ones(9, 4)},
+        PackageError,
+        r"has shape \[9, 4\], expected \[8, 4\].*made for another base",
+    ),
+    "rank not as configured": (
+        {**LORA_CONFIG, "r": 2},
+        lora_tensors(),
+        PackageError,
+        r"has shape \[4, 16\], expected \[2, 16\].*rank_pattern",
+    ),
+    "factor with three dimensions": (
+        LORA_CONFIG,
+        {**lora_tensors(), A0: torch.ones(4, 1, 16)},
+        PackageError,
+        r"has shape \[4, 1, 16\]",
+    ),
+    "unknown tensor": (LORA_CONFIG, {**lora_tensors(), "surprise": torch.ones(2)}, PackageError, "'surprise' is unkn"),
+    "adapter name not removed": (
+        LORA_CONFIG,
+        {**lora_tensors(), A0.replace("weight", "default.weight"): torch.ones(4, 16)},
+        PackageError,
+        "is unknown",
+    ),
+    "unknown module": (
+        {**LORA_CONFIG, "target_modules": ["c_attn"]},
+        lora_tensors(name="attn.c_attn"),
+        PackageError,
+        "matches no linear map of the base 'small': its names suggest .* another architecture",
+    ),
+    "deeper base": (LORA_CONFIG, lora_tensors(layers=3), PackageError, "the base has 2 layers; .* deeper one"),
+    "no tensors of LoRA": (BIAS, {NORM_BIAS: torch.ones(16)}, PackageError, "holds no LoRA tensors"),
+    "incomplete": (LORA_CONFIG, lora_tensors(layers=1), PackageError, r"layers.1.* is missing.*\(1 of 2 targeted"),
+    "more than targeted": (
+        {**LORA_CONFIG, "layers_to_transform": [0]},
+        lora_tensors(),
+        PackageError,
+        "layers.1.*belongs to a module that target_modules does not name",
+    ),
+    "target without match": (
+        {**LORA_CONFIG, "target_modules": ["q_proj", "query_key_value"]},
+        lora_tensors(),
+        PackageError,
+        "target_modules names 'query_key_value', which matches no linear map",
+    ),
+    "bias not configured": (LORA_CONFIG, {**lora_tensors(), NORM_BIAS: torch.ones(16)}, PackageError, "is unknown"),
+    "bias of a module without one": (
+        BIAS,
+        {**lora_tensors(), "base_model.model.model.layers.1.attn.q_proj.base_layer.bias": torch.ones(8)},
+        PackageError,
+        "has no bias",
+    ),
+    "bias of another size": (BIAS, {**lora_tensors(), NORM_BIAS: torch.ones(8)}, PackageError, r"expected \[16\]"),
+    "bias twice": (
+        BIAS,
+        {
+            **lora_tensors(),
+            "base_model.model.model.layers.0.attn.q_proj.base_layer.bias": torch.ones(8),
+            "base_model.model.model.layers.0.attn.q_proj.bias": torch.ones(8),
+        },
+        PackageError,
+        "two biases",
+    ),
+    "embedding": (
+        LORA_CONFIG,
+        {**lora_tensors(), "base_model.model.model.embed_tokens.lora_embedding_A": torch.ones(4, 32)},
+        UnsupportedKindError,
+        "LoRA on an embedding",
+    ),
+    "magnitude": (
+        LORA_CONFIG,
+        {**lora_tensors(), "base_model.model.model.layers.0.attn.q_proj.lora_magnitude_vector": torch.ones(8)},
+        UnsupportedKindError,
+        "DoRA",
+    ),
+    "bias on lora_B": (
+        BIAS,
+        {**lora_tensors(), B0.replace("weight", "bias"): torch.ones(8)},
+        UnsupportedKindError,
+        "a bias on lora_B",
+    ),
+    "head": (
+        {**LORA_CONFIG, "target_modules": ["lm_head"]},
+        {
+            "base_model.model.lm_head.lora_A.weight": torch.ones(4, 16),
+            "base_model.model.lm_head.lora_B.weight": torch.ones(32, 4),
+        },
+        UnsupportedKindError,
+        "output head",
+    ),
+    "resized vocabulary": (
+        LORA_CONFIG,
+        {**lora_tensors(), "base_model.model.model.embed_tokens.weight": torch.ones(33, 16)},
+        UnsupportedKindError,
+        "vocabulary resized",
+    ),
+    "overflowing scale": (
+        {**LORA_CONFIG, "lora_alpha": 1e38},
+        {**lora_tensors(), B0: torch.full((8, 4), 1e3)},
+        PackageError,
+        "lora_alpha is too large",
+    ),
+    "bad pattern": (
+        {**LORA_CONFIG, "rank_pattern": {"(": 4}},
+        lora_tensors(),
+        PackageError,
+        "not a regular expression",
+    ),
+    "prefix of another shape": (PREFIX, {"prompt_embeddings": torch.ones(3, 30)}, PackageError, r"expected \[3, 32\]"),
+    "prefix with fewer tokens": (PREFIX, {"prompt_embeddings": torch.ones(2, 32)}, PackageError, r"expected \[3, 32\]"),
+    "prefix of more layers": (
+        {**PREFIX, "num_layers": 4},
+        {"prompt_embeddings": torch.ones(3, 64)},
+        BaseMismatchError,
+        "number of layers 4; this server serves 'small', whose number of layers is 2",
+    ),
+    "prefix of more heads": (
+        {**PREFIX, "num_attention_heads": 8},
+        {"prompt_embeddings": torch.ones(3, 32)},
+        BaseMismatchError,
+        "key-value heads 8",
+    ),
+    "prefix with company": (
+        PREFIX,
+        {"prompt_embeddings": torch.ones(3, 32), "extra": torch.ones(1)},
+        PackageError,
+        "'extra' is unknown",
+    ),
+    "prompt of another hidden size": (
+        {**PROMPT, "token_dim": 24},
+        {"prompt_embeddings": torch.ones(3, 24)},
+        BaseMismatchError,
+        "hidden size 24",
+    ),
+    "prompt of another shape": (PROMPT, {"prompt_embeddings": torch.ones(3, 24)}, PackageError, r"expected \[3, 16\]"),
+    "prompt without its tensor": (PROMPT, {"prompt": torch.ones(3, 16)}, PackageError, "is unknown"),
+}
+
+
+@pytest.mark.parametrize("name", list(REFUSED))
+def test_refused(name: str, tmp_path: Path) -> None:
+    config, tensors, error, words = REFUSED[name]
+    with pytest.raises(error, match=words):
+        compile_raw(tmp_path / "p", config, tensors)
+
+
+def test_the_sound_package_that_the_others_vary_is_accepted(tmp_path: Path) -> None:
+    adapter = compile_raw(tmp_path / "p", BIAS, {**lora_tensors(), NORM_BIAS: torch.full((16,), 2.0)})
+    assert sorted(adapter.linear) == ["model.layers.0.attn.q_proj", "model.layers.1.attn.q_proj", "model.norm"]
+    assert noop_warning(adapter) is None
+    assert compile_raw(tmp_path / "q", PREFIX, {"prompt_embeddings": torch.ones(3, 32)}).num_virtual_tokens == 3
+    assert compile_raw(tmp_path / "r", PROMPT, {"prompt_embeddings": torch.ones(3, 16)}).num_virtual_tokens == 3
+
+
+def test_an_untrained_adapter_loads_with_a_warning(tmp_path: Path) -> None:
+    tensors = {key: torch.zeros_like(value) if "lora_B" in key else value for key, value in lora_tensors().items()}
+    adapter = compile_raw(tmp_path / "p", LORA_CONFIG, tensors)
+    assert "exactly as the base" in (noop_warning(adapter) or "")
+
+
+def write_with_manifest(path: Path, fingerprint: str, template: str | None) -> Path:
+    manifest = Manifest(
+        kind="lora", base=BaseRef("their-base", fingerprint), created=datetime.now(UTC), chat_template_sha256=template
+    )
+    write_package(path, LORA_CONFIG, lora_tensors(), manifest)
+    return path
+
+
+def test_another_base_is_named(tmp_path: Path) -> None:
+    package = read_package(write_with_manifest(tmp_path / "p", "e" * 64, None))
+    words = "made for the base 'their-base' .*eeeeeeeeeeee.* serves 'small' .*ffffffffffff.*train the adapter"
+    with pytest.raises(BaseMismatchError, match=words):
+        compile_package(package, SMALL_SPEC)
+
+
+def test_another_chat_template_is_refused(tmp_path: Path) -> None:
+    package = read_package(write_with_manifest(tmp_path / "p", SMALL_SPEC.fingerprint, "b" * 64))
+    with pytest.raises(BaseMismatchError, match="another chat template"):
+        compile_package(package, SMALL_SPEC)
+    assert compile_package(package, replace(SMALL_SPEC, chat_template_sha256="b" * 64)).linear
+    assert compile_package(package, replace(SMALL_SPEC, chat_template_sha256=None)).linear

@@ -1,0 +1,140 @@
+"""What the tests of adapters/ share: the spec of a base, packages made by hand, and a stock model that runs ops."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, DynamicCache
+from transformers.pytorch_utils import Conv1D
+
+from adapters.base import BaseSpec
+from adapters.batch.reference import apply_reference
+from adapters.errors import AdapterError
+from adapters.fingerprint import base_fingerprint, template_sha256
+from adapters.ops import Adapter
+from tests.factory import CHAT_TEMPLATE
+
+LORA_CONFIG: dict[str, Any] = {
+    "peft_type": "LORA",
+    "task_type": "CAUSAL_LM",
+    "r": 4,
+    "lora_alpha": 8,
+    "target_modules": ["q_proj"],
+}
+SMALL_SPEC = BaseSpec(
+    name="small",
+    fingerprint="f" * 64,
+    num_layers=2,
+    num_kv_heads=2,
+    head_dim=4,
+    hidden_size=16,
+    vocab_size=32,
+    linears={f"model.layers.{i}.{name}": (8, 16) for i in range(2) for name in ("attn.q_proj", "attn.v_proj")},
+    biases={"model.layers.0.attn.q_proj": torch.ones(8), "model.norm": torch.zeros(16)},
+    chat_template_sha256="a" * 64,
+)
+
+
+def lora_tensors(r: int = 4, layers: int = 2, name: str = "attn.q_proj") -> dict[str, Tensor]:
+    """Sound LoRA tensors for SMALL_SPEC."""
+    out: dict[str, Tensor] = {}
+    for i in range(layers):
+        key = f"base_model.model.model.layers.{i}.{name}"
+        out[f"{key}.lora_A.weight"] = torch.randn(r, 16)
+        out[f"{key}.lora_B.weight"] = torch.randn(8, r)
+    return out
+
+
+def write_raw(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Path:
+    """Write a package without any of our checks; returns ``path``."""
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "adapter_config.json").write_text(json.dumps(dict(config)))
+    save_file(dict(tensors), path / "adapter_model.safetensors")
+    return path
+
+
+def raw_safetensors(header: object, data: bytes = b"") -> bytes:
+    """A safetensors file with any header."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def refusal(call: Callable[[], object]) -> str:
+    """The message of the AdapterError that ``call`` raises, empty when it raises none. Other errors pass through."""
+    try:
+        call()
+    except AdapterError as error:
+        return str(error)
+    return ""
+
+
+def spec_of(directory: Path) -> BaseSpec:
+    """The spec of a saved base, read from the stock model."""
+    model = load_model(directory)
+    config = model.config
+    linears: dict[str, tuple[int, int]] = {}
+    biases: dict[str, Tensor] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and name != "lm_head":
+            linears[name] = (module.out_features, module.in_features)
+        if isinstance(module, Conv1D):
+            linears[name] = (module.weight.shape[1], module.weight.shape[0])
+        if isinstance(getattr(module, "bias", None), nn.Parameter):
+            biases[name] = module.bias.detach()
+    heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
+    return BaseSpec(
+        name=directory.name,
+        fingerprint=base_fingerprint(directory),
+        num_layers=config.num_hidden_layers,
+        num_kv_heads=heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        hidden_size=config.hidden_size,
+        vocab_size=config.vocab_size,
+        linears=linears,
+        biases=biases,
+        chat_template_sha256=template_sha256(CHAT_TEMPLATE),
+    )
+
+
+def load_model(directory: Path) -> Any:
+    """The stock transformers model, fp32, ready to evaluate."""
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+
+
+def peft_logits(base: Path, adapter: Path, input_ids: Tensor) -> Tensor:
+    """PEFT's own answer. Shape: input_ids [n]; result [n, vocab_size]."""
+    from peft import PeftModel
+
+    with torch.no_grad():
+        logits: Tensor = PeftModel.from_pretrained(load_model(base), adapter).eval()(input_ids[None]).logits[0]
+    return logits[-len(input_ids) :]
+
+
+def op_logits(base: Path, adapter: Adapter, input_ids: Tensor) -> Tensor:
+    """The stock model with the ops of ``adapter`` hooked in. Shapes as in ``peft_logits``."""
+    model = load_model(base)
+    for name, ops in adapter.linear.items():
+
+        def hook(_: nn.Module, args: tuple[Tensor, ...], y: Tensor, ops: Any = ops) -> Tensor:
+            rows = y.shape[:-1].numel()
+            x = args[0].reshape(rows, -1)
+            return apply_reference(x, y.reshape(rows, -1), [ops] * rows).reshape(y.shape)
+
+        model.get_submodule(name).register_forward_hook(hook)
+    embeds = model.get_input_embeddings()(input_ids)
+    cache = None
+    if adapter.prompt is not None:
+        embeds = torch.cat([adapter.prompt.embeds, embeds])
+    if adapter.prefix is not None:
+        cache = DynamicCache()
+        for layer, (keys, values) in enumerate(zip(adapter.prefix.keys, adapter.prefix.values, strict=True)):
+            cache.update(keys.transpose(0, 1)[None], values.transpose(0, 1)[None], layer)
+    with torch.no_grad():
+        logits: Tensor = model(inputs_embeds=embeds[None], past_key_values=cache).logits[0]
+    return logits[-len(input_ids) :]
