@@ -10,28 +10,18 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 
-import msgspec
 import uvicorn
 
-from adapters.base import DEFAULT_BASE, resolve_base
-from server.api.admission import Admission
 from server.api.parts import Parts
 from server.app import create_app
+from server.assembly import make_parts
 from server.banner import banner
 from server.config import ServerConfig
-from server.engine.process_client import ProcessEngineClient
 from server.errors import EngineStartError
-from server.lifecycle import AdapterLifecycle
 from server.logs import configure_logging
-from server.metrics import Metrics
-from server.registry import Registry
-from server.settings import DEFAULT_MODEL
-from server.store import AdapterStore
-from server.text import TextProcessor
 
 KEEP_ALIVE_SECONDS = 75
 CLOSE_SECONDS = 5  # for answers on their way out, once the drain is over
@@ -52,36 +42,6 @@ def run(config: ServerConfig) -> int:
             raise server.failure
         _say("stopped")
     return 0
-
-
-def make_parts(config: ServerConfig, data_dir: Path) -> Parts:
-    """All parts of a server, nothing started yet. Raises BaseModelError."""
-    given = config.engine.model
-    spec = DEFAULT_BASE if given == DEFAULT_MODEL else given
-    directory = resolve_base(spec)
-    name = config.served_model_name or (directory.resolve().name if Path(spec).expanduser().is_dir() else spec)
-    engine = ProcessEngineClient(msgspec.structs.replace(config.engine, model=str(directory)))
-    metrics = Metrics(
-        name,
-        stats=lambda: engine.stats,
-        restarts=lambda: engine.restarts,
-        max_adapters=config.metrics_adapters,
-    )
-    engine.on_step = metrics.observe_step
-    registry = Registry(name)
-    template = Path(config.chat_template).expanduser().read_text("utf-8") if config.chat_template else None
-    return Parts(
-        config=config,
-        base_name=name,
-        base_root=spec,
-        engine=engine,
-        registry=registry,
-        lifecycle=AdapterLifecycle(registry, AdapterStore(data_dir), engine, metrics),
-        text=TextProcessor.load(directory, template),
-        metrics=metrics,
-        admission=Admission(config.engine.max_num_seqs + config.max_waiting_requests),
-        version=version("hotswap"),
-    )
 
 
 class DrainingServer(uvicorn.Server):

@@ -18,8 +18,8 @@ def json_body(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
     """A dependency that gives the body as ``model``; ValidationError becomes a 400."""
 
     async def parse(request: Request) -> Body:
-        media = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-        if media.startswith(("multipart/", "application/x-www-form-urlencoded")):
+        media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media.startswith("multipart/"):  # anything else may be JSON: `curl -d` calls it a form
             raise ApiError(415, f"send JSON here, not {media}", code="unsupported_media_type")
         try:
             return model.model_validate_json(await request.body())

@@ -105,12 +105,17 @@ def from_validation(error: ValidationError) -> ApiError:
         return ApiError(
             400, f"the body is not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}", code="invalid_json"
         )
-    param = _path(first["loc"])
-    wanted = dict.fromkeys(d["msg"].removeprefix("Value error, ") for d in details if _path(d["loc"]) == param)
-    message = "; or: ".join(wanted)
+    # Of a field that may have several forms, the error deepest inside is that of the form the client meant.
+    same_field = [d for d in details if d["loc"][:1] == first["loc"][:1]]
+    param = max((_path(d["loc"]) for d in same_field), key=lambda path: len(path or ""))
+    message = "; or: ".join(dict.fromkeys(_plain(d["msg"]) for d in same_field if _path(d["loc"]) == param))
     if param is None and message.startswith("`"):  # a rule between fields names its field first
         return ApiError(400, message, param=message.split("`")[1])
     return ApiError(400, f"{param or 'body'}: {message}", param=param)
+
+
+def _plain(message: str) -> str:
+    return message.removeprefix("Value error, ").replace("Input should be", "must be")
 
 
 def _path(loc: tuple[int | str, ...]) -> str | None:

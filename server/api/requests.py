@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 MAX_STOP_CHARS = 256
 MAX_STOP_STRINGS = 1024  # of any configuration; the configured limit is usually 16
@@ -21,9 +21,9 @@ RESERVED_TEMPLATE_KWARGS = frozenset(
      "return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens"}
 )  # fmt: skip
 
-# FailFast: a list of a million wrong items makes one error, not a million.
+# fail_fast: a list of a million wrong items makes one error, not a million.
 TokenId = Annotated[int, Field(ge=0)]
-TokenIds = Annotated[list[TokenId], FailFast()]
+TokenIds = Annotated[list[TokenId], Field(fail_fast=True)]
 
 
 class Wire(BaseModel):
@@ -49,7 +49,7 @@ class SamplingBody(Wire):
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
     n: int | None = Field(None, ge=1, le=128)
-    stop: str | Annotated[list[str], FailFast()] | None = None
+    stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     presence_penalty: float | None = Field(None, ge=-2, le=2)
@@ -128,7 +128,7 @@ class Message(Wire):
     model_config = ConfigDict(extra="allow")
 
     role: str = Field(min_length=1, max_length=64)
-    content: str | Annotated[list[TextPart], FailFast()] | None = None
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
 
     @field_validator("content", mode="before")
     @classmethod
@@ -156,7 +156,7 @@ class ChatCompletionBody(SamplingBody):
         "chat_template": "templates come only from the operator of the server",
     }
 
-    messages: Annotated[list[Message], FailFast()] = Field(min_length=1)
+    messages: Annotated[list[Message], Field(fail_fast=True)] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     max_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
@@ -190,7 +190,9 @@ class CompletionBody(SamplingBody):
 
     unsupported: ClassVar[dict[str, str]] = {"suffix": "the base cannot fill in the middle; leave it out"}
 
-    prompt: str | Annotated[list[str], FailFast()] | TokenIds | Annotated[list[TokenIds], FailFast()]
+    prompt: (
+        str | Annotated[list[str], Field(fail_fast=True)] | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)]
+    )
     echo: bool | None = None
     logprobs: int | None = Field(None, ge=0, le=5)
     best_of: int | None = Field(None, ge=1, le=128)
@@ -229,7 +231,7 @@ class TokenizeBody(Wire):
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[Message], FailFast()] | None = Field(None, min_length=1)
+    messages: Annotated[list[Message], Field(fail_fast=True)] | None = Field(None, min_length=1)
     add_special_tokens: bool | None = None
 
     @model_validator(mode="after")

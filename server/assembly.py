@@ -1,0 +1,62 @@
+"""Makes the parts of a server from its configuration; nothing is started yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+
+from adapters.base import DEFAULT_BASE, resolve_base
+from adapters.errors import BaseModelError
+from server.api.admission import Admission
+from server.api.parts import Parts
+from server.config import EngineConfig, ServerConfig
+from server.engine.client_core import ClientCore
+from server.engine.process_client import ProcessEngineClient
+from server.lifecycle import AdapterLifecycle
+from server.metrics import Metrics
+from server.registry import Registry
+from server.settings import DEFAULT_MODEL
+from server.store import AdapterStore
+from server.text import TextProcessor
+
+MakeEngine = Callable[[EngineConfig], ClientCore]
+
+
+def make_parts(config: ServerConfig, data_dir: Path, make_engine: MakeEngine = ProcessEngineClient) -> Parts:
+    """All parts of a server that keeps its packages in ``data_dir``. Raises BaseModelError."""
+    spec = DEFAULT_BASE if config.engine.model == DEFAULT_MODEL else config.engine.model
+    directory = resolve_base(spec)
+    name = config.served_model_name or (directory.resolve().name if Path(spec).expanduser().is_dir() else spec)
+    engine = make_engine(msgspec.structs.replace(config.engine, model=str(directory)))
+    metrics = Metrics(
+        name,
+        stats=lambda: engine.stats,
+        restarts=lambda: engine.restarts if isinstance(engine, ProcessEngineClient) else 0,
+        max_adapters=config.metrics_adapters,
+    )
+    engine.on_step = metrics.observe_step
+    registry = Registry(name)
+    return Parts(
+        config=config,
+        base_name=name,
+        base_root=spec,
+        engine=engine,
+        registry=registry,
+        lifecycle=AdapterLifecycle(registry, AdapterStore(data_dir), engine, metrics),
+        text=TextProcessor.load(directory, _template(config.chat_template)),
+        metrics=metrics,
+        admission=Admission(config.engine.max_num_seqs + config.max_waiting_requests),
+        version=version("hotswap"),
+    )
+
+
+def _template(path: str) -> str | None:
+    if not path:
+        return None
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BaseModelError(f"--chat-template {path} cannot be read as text") from error

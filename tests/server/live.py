@@ -1,0 +1,97 @@
+"""A whole server in this process: uvicorn on a real socket in a thread, the engine in another, parts at hand."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from server.api.parts import Parts
+from server.app import create_app
+from server.assembly import make_parts
+from server.config import EngineConfig, ServerConfig
+from server.engine.local_client import LocalEngineClient
+
+DEADLINE = 60.0
+
+
+@dataclass(frozen=True)
+class Live:
+    """A running server."""
+
+    url: str
+    parts: Parts
+    loop: asyncio.AbstractEventLoop
+
+    def http(self, **headers: str) -> httpx.Client:
+        """A plain client."""
+        return httpx.Client(base_url=self.url, headers=headers, timeout=DEADLINE)
+
+    def post(self, path: str, body: Any) -> httpx.Response:
+        """One JSON request."""
+        with self.http() as http:
+            return http.post(path, json=body)
+
+    def on_loop(self, call: Callable[[], Any]) -> Any:
+        """Run ``call`` on the server's event loop and return what it returns."""
+
+        async def run() -> Any:
+            return call()
+
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(DEADLINE)
+
+    @property
+    def stats(self) -> Any:
+        """The engine's newest statistics."""
+        return self.parts.engine.stats
+
+    def wait(self, condition: Callable[[], bool], what: str) -> None:
+        """Poll until ``condition``; fail with ``what`` after the deadline."""
+        wait_until(condition, what)
+
+    def wait_idle(self) -> None:
+        """Wait until nothing runs and no block is held by a request."""
+        self.wait(lambda: not self.parts.admission.active and not self.stats.num_running, "the server to be idle")
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Poll until ``condition``; fail with ``what`` after the deadline."""
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end, f"waited in vain for {what}"
+        threading.Event().wait(0.002)
+
+
+@contextmanager
+def live_server(base: Path, data_dir: Path, *, engine: dict[str, Any] | None = None, **config: Any) -> Iterator[Live]:
+    """Serve ``base`` until the block is left; ``engine`` and ``config`` are fields of the configurations."""
+    engine_config = EngineConfig(model=str(base), quantize="none", threads=1, **{"kv_cache_gb": 0.02, **(engine or {})})
+    parts = make_parts(ServerConfig(engine=engine_config, **config), data_dir, LocalEngineClient)
+    started: list[Exception | None] = []
+    app = create_app(parts, started.append)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none", lifespan="on"))
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def serve() -> None:
+        loops.append(asyncio.get_running_loop())
+        await server.serve()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), name="live-server")
+    thread.start()
+    try:
+        wait_until(lambda: bool(started), "the server to start")
+        assert started == [None], started
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield Live(f"http://127.0.0.1:{port}", parts, loops[0])
+    finally:
+        server.should_exit = True
+        thread.join(DEADLINE)
+        assert not thread.is_alive(), "the server did not stop"
