@@ -25,7 +25,7 @@ from server.engine.messages import (
     ToEngine,
     UnloadAdapter,
 )
-from server.errors import ServerError
+from server.errors import EngineStartError, ServerError
 from server.registry import AdapterKey
 
 logger = logging.getLogger(__name__)
@@ -76,6 +76,10 @@ def host(build: Build, inbox: Inbox, emit: Emit) -> bool:
         emit(info)
         with closing(engine):
             run(engine, inbox, emit)
+    except EngineStartError as error:
+        logger.error("the engine cannot start: %s", error)
+        emit(EngineFailed(str(error)))
+        return False
     except Exception as error:
         logger.exception("the engine ended")
         emit(EngineFailed(plain_reason(error)))

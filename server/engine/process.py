@@ -41,8 +41,8 @@ def serve(sock: socket.socket) -> int:
         return 0
     inbox: Inbox = queue.SimpleQueue()
     outbox, finished = Outbox(), threading.Event()
-    reader = threading.Thread(target=_read, args=(sock, inbox, finished), name="engine-reader", daemon=True)
-    writer = threading.Thread(target=_write, args=(sock, outbox), name="engine-writer", daemon=True)
+    reader = threading.Thread(target=feed, args=(sock, inbox, finished), name="engine-reader", daemon=True)
+    writer = threading.Thread(target=drain, args=(sock, outbox), name="engine-writer", daemon=True)
     reader.start()
     writer.start()
     ended_as_told = host(partial(_build, first), inbox, outbox.put)
@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--log-level", default="info")
     options = parser.parse_args(argv)
     configure_logging(options.log_level)
+    os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars are no log lines; read when the libraries are imported
     with socket.socket(fileno=options.fd) as sock:
         sock.set_inheritable(False)
         return serve(sock)
@@ -74,7 +75,7 @@ def _build(config: bytes) -> tuple[Steppable, EngineInfo]:
     return build_engine(decoded)
 
 
-def _read(sock: socket.socket, inbox: Inbox, finished: threading.Event) -> None:
+def feed(sock: socket.socket, inbox: Inbox, finished: threading.Event) -> None:
     """Feed the inbox until the other end closes; then see that the process ends, even out of a long load."""
     try:
         while (payload := recv_frame(sock)) is not None:
@@ -87,7 +88,7 @@ def _read(sock: socket.socket, inbox: Inbox, finished: threading.Event) -> None:
         os._exit(1)
 
 
-def _write(sock: socket.socket, outbox: Outbox) -> None:
+def drain(sock: socket.socket, outbox: Outbox) -> None:
     """Send what the outbox holds until it closes, or until the other end has gone (which the reader notices)."""
     while messages := outbox.take():
         try:

@@ -96,6 +96,7 @@ class ProcessEngineClient(ClientCore):
         self._ready = False
         ending = await child.end(END_SECONDS)
         await child.hang_up()
+        logger.info("%s", ending)
         self._child = None
         self._detach(ending)
 

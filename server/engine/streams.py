@@ -58,6 +58,11 @@ class OutputStream(AsyncIterator[RequestOutput]):
         self._ended = False
         self._loop = asyncio.get_running_loop()
 
+    @property
+    def buffered(self) -> int:
+        """Outputs that wait to be taken."""
+        return len(self._buffer)
+
     async def __anext__(self) -> RequestOutput:
         if self._ended:
             raise StopAsyncIteration
