@@ -15,6 +15,7 @@ from torch import Tensor
 
 from adapters.errors import PackageError
 from adapters.files import GOLDEN_FILE
+from adapters.header import GOLDEN_DTYPES
 from adapters.limits import DEFAULT_LIMITS, PackageLimits
 from adapters.tensors import read_tensors
 
@@ -41,7 +42,7 @@ def read_golden(directory: Path, limits: PackageLimits = DEFAULT_LIMITS) -> tupl
     path = directory / GOLDEN_FILE
     if not path.is_file():
         return ()
-    tensors = read_tensors(path, limits, dtypes=("I64", "F32"))
+    tensors = read_tensors(path, limits, dtypes=GOLDEN_DTYPES)
     probes = []
     for i in range(len(tensors) // 2):
         ids, logits = tensors.pop(f"probe.{i}.input_ids", None), tensors.pop(f"probe.{i}.logits", None)

@@ -24,6 +24,7 @@ DTYPE_BYTES: Mapping[str, int] = {
     "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8, "C64": 8,
 }  # fmt: skip
 WEIGHT_DTYPES = ("F32", "F16", "BF16")
+GOLDEN_DTYPES = ("F32", "I64")
 _MAX_NAME = 512
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from adapters.config import AdapterConfig, read_config
 from adapters.digest import content_digest
 from adapters.errors import PackageError
-from adapters.files import WEIGHTS_FILE, is_kept
-from adapters.header import WEIGHT_DTYPES, TensorInfo, read_header
+from adapters.files import GOLDEN_FILE, WEIGHTS_FILE, is_kept
+from adapters.header import GOLDEN_DTYPES, WEIGHT_DTYPES, TensorInfo, read_header
 from adapters.limits import DEFAULT_LIMITS, PackageLimits
 from adapters.manifest import Manifest, read_manifest
 from adapters.names import shown
@@ -62,4 +62,6 @@ def inspect_package(path: Path, limits: PackageLimits = DEFAULT_LIMITS) -> Packa
     infos = read_header(weights, limits, dtypes=WEIGHT_DTYPES)
     if not infos:
         raise PackageError(f"{WEIGHTS_FILE} holds no tensors")
+    if GOLDEN_FILE in names:
+        read_header(path / GOLDEN_FILE, limits, dtypes=GOLDEN_DTYPES)
     return PackageInfo(path, config, manifest, infos, content_digest(config, weights, infos))

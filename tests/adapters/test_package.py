@@ -198,5 +198,11 @@ def test_bad_golden_files(tensors: dict[str, torch.Tensor], words: str, tmp_path
         read_golden(tmp_path)
 
 
+def test_a_damaged_golden_file_makes_the_package_unsound(package: Path) -> None:
+    (package / "golden.safetensors").write_bytes(b"damaged by a bad disk")
+    with pytest.raises(PackageError, match=r"golden\.safetensors is not a safetensors file"):
+        read_package(package)
+
+
 def test_no_golden_file_means_no_probes(tmp_path: Path) -> None:
     assert read_golden(tmp_path) == ()
