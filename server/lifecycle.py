@@ -73,6 +73,8 @@ class AdapterLifecycle:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._background = Background()
         self._drains = Drains(registry, engine, self._background)
+        known = [version.path for name in registry.names() for version in registry.versions(name)]
+        store.sweep(known)
 
     async def install(self, name: str, package: Path) -> AdapterVersion:
         """Serve the package in the quarantined directory ``package`` as ``name``; requests switch once it is resident.
@@ -145,7 +147,7 @@ class AdapterLifecycle:
         key = self.registry.reserve(name, info.digest)
         path: Path | None = None
         try:
-            path = await asyncio.to_thread(self.store.adopt, info.path, info.digest)
+            path = await asyncio.to_thread(self.store.adopt, info.path)
             loaded = await self._engine.load_adapter(key, path)
         except BaseException:
             self.registry.release(key)

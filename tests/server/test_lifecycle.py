@@ -66,7 +66,7 @@ class House:
         versions = [version for name in self.registry.names() for version in self.registry.versions(name)]
         live = {version.key for version in versions if self.registry.state(version.key) is VersionState.LIVE}
         assert self.client.resident == live
-        assert set((self.root / "adapters").iterdir()) == {version.path for version in versions}
+        assert set((self.root / "packages").iterdir()) == {version.path for version in versions}
         assert list((self.root / "quarantine").iterdir()) == []
 
 
