@@ -1,0 +1,1 @@
+"""Makes adapter packages: configuration, data, methods, training loop, export, publishing. Never imports the server."""

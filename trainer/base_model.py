@@ -1,0 +1,132 @@
+"""Loads the base model that adapters are trained on, quantized or not. Knows nothing of adapters or data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+from adapters.base import resolve_base
+from adapters.errors import BaseModelError
+from adapters.fingerprint import base_fingerprint
+from trainer.config import TrainConfig
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """A loaded base. ``end_ids`` are the tokens that end a turn, the tokenizer's own first."""
+
+    name: str
+    path: Path
+    fingerprint: str
+    model: Any
+    tokenizer: Any
+    end_ids: tuple[int, ...]
+    pad_id: int
+    dtype: torch.dtype
+
+
+def load_tokenizer(path: Path) -> Any:
+    """The fast tokenizer in ``path``. Raises BaseModelError when there is none."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise BaseModelError(f"the tokenizer in {path} cannot be read") from error
+    if not tokenizer.is_fast:
+        raise BaseModelError(f"the tokenizer in {path} has no fast version (tokenizer.json); convert it first")
+    return tokenizer
+
+
+def load_base(config: TrainConfig) -> Base:
+    """Load the base that ``config`` names. Raises BaseModelError saying what to do."""
+    path = resolve_base(config.base)
+    fingerprint = base_fingerprint(path)
+    tokenizer = load_tokenizer(path)
+    dtype = resolve_dtype(config.training.dtype, device())
+    model = load_model(path, dtype, config.training.quantize)
+    end_ids = _end_ids(model, tokenizer)
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_ids[0]
+    name = path.name if Path(config.base).is_absolute() else config.base  # packages name no folders of this machine
+    return Base(name, path, fingerprint, model, tokenizer, end_ids, pad_id, dtype)
+
+
+def load_model(path: Path, dtype: torch.dtype, quantize: str) -> Any:
+    """The causal language model in ``path``, frozen, on the device that trains. Raises BaseModelError."""
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=dtype,
+            quantization_config=_quantization(quantize, dtype),
+            device_map={"": device()},
+            trust_remote_code=False,  # None would ask on stdin
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise BaseModelError(f"the base model in {path} cannot be loaded: {_first_line(error)}") from error
+    keep_trainable(model)
+    model.requires_grad_(False)
+    model.config.use_cache = False
+    return model
+
+
+def keep_trainable(model: torch.nn.Module) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights for inference.
+
+    On CPUs with AVX512-BF16 it does so at the first forward in eval mode, after which backward gives no gradient:
+    training would stop learning at its first evaluation, with no more than a warning.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  (torch types attributes as tensors)
+
+
+def device() -> torch.device:
+    """The device that trains: the first CUDA device, or the CPU."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def resolve_dtype(name: str, on: torch.device) -> torch.dtype:
+    """The dtype meant by ``name``; ``auto`` is bfloat16 only where the hardware multiplies it natively.
+
+    Elsewhere bfloat16 is emulated: measured five times slower than float32 on an AVX-512 CPU without AVX512-BF16.
+    """
+    if name != "auto":
+        return torch.bfloat16 if name == "bfloat16" else torch.float32
+    native = torch.cuda.is_bf16_supported(including_emulation=False) if on.type == "cuda" else _cpu_has_bf16()
+    return torch.bfloat16 if native else torch.float32
+
+
+def _cpu_has_bf16() -> bool:
+    # not mkldnn's own answer: it says yes wherever it can emulate
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+
+
+def _quantization(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    if quantize == "nf4":
+        return BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=False
+        )
+    if quantize == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
+    return None
+
+
+def _end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """What ends a turn for the tokenizer and for generation."""
+    generation = getattr(model, "generation_config", None)
+    listed = getattr(generation, "eos_token_id", None)
+    more: Sequence[int] = listed if isinstance(listed, list) else [] if listed is None else [listed]
+    own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    ids = tuple(dict.fromkeys([*own, *more]))
+    if not ids:
+        raise BaseModelError("the base says no end-of-text token (eos_token), so answers could never end")
+    return ids
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,35 @@
+"""Errors of the trainer, drawn once. Each message is one line that says what is wrong and what to do.
+
+TrainerError
+├── ConfigError      a key or value of the configuration
+├── DataError        the training data
+├── CheckpointError  a run that cannot be started, resumed or exported
+├── TrainingError    training itself went wrong
+└── PublishError     a server refused the package, or cannot be reached
+"""
+
+from __future__ import annotations
+
+
+class TrainerError(Exception):
+    """Training or publishing cannot go on."""
+
+
+class ConfigError(TrainerError):
+    """A key is unknown, or a value is not usable; the message names the key."""
+
+
+class DataError(TrainerError):
+    """The training data cannot be used; the message names file and line where there is one."""
+
+
+class CheckpointError(TrainerError):
+    """The output directory holds another run, no checkpoint, or a checkpoint that does not fit."""
+
+
+class TrainingError(TrainerError):
+    """The loss became NaN or infinite."""
+
+
+class PublishError(TrainerError):
+    """The server refused the package or did not answer."""

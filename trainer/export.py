@@ -1,0 +1,105 @@
+"""The trained adapter as a package: plain peft files, with a manifest and golden logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from peft import get_peft_model_state_dict
+
+from adapters.errors import AdapterError
+from adapters.fingerprint import template_sha256
+from adapters.golden import Probe
+from adapters.manifest import BaseRef, DataRef, Manifest
+from adapters.package import write_package
+from trainer.base_model import Base
+from trainer.config import TrainConfig
+from trainer.conversations import Message
+from trainer.data import make_renderer
+from trainer.errors import TrainingError
+from trainer.examples import Encoder
+
+PACKAGE_DIR = "adapter"
+# Not rows of the training data: packages travel further than data may.
+_PROBES = (
+    "Hello! What can you do?",
+    "On 7 March 2021 we met at 18:45 in room B-12.",
+    'Repeat this list: {"name": "Ada", "tags": ["x", "y"], "count": 3}',
+)
+_PACKAGES = ("hotswap", "torch", "transformers", "peft", "bitsandbytes")
+
+
+def export_adapter(
+    model: Any, base: Base, config: TrainConfig, path: Path, *, data: DataRef, metrics: dict[str, float]
+) -> None:
+    """Write the adapter of ``model`` as a package to ``path``, all or nothing, in the place of an older one.
+
+    Raises TrainingError when the adapter is not sound, for instance not finite.
+    """
+    model.eval()
+    manifest = make_manifest(base, config, data, metrics)
+    golden = golden_logits(model, probe_ids(base, config))
+    adapter = model.active_peft_config.to_dict()
+    adapter["inference_mode"] = True
+    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+    try:
+        write_package(path, adapter, tensors, manifest, golden, replace=True)
+    except AdapterError as error:
+        raise TrainingError(f"the trained adapter cannot be packaged: {error}") from error
+
+
+def make_manifest(base: Base, config: TrainConfig, data: DataRef, metrics: dict[str, float]) -> Manifest:
+    """The manifest of an adapter made by ``config``."""
+    template = base.tokenizer.chat_template if config.data.template == "chat" else None
+    return Manifest(
+        kind=config.method.KIND,
+        base=BaseRef(base.name, base.fingerprint),
+        created=datetime.now(UTC),
+        chat_template_sha256=template_sha256(template) if template else None,
+        special_tokens=_special_tokens(base.tokenizer),
+        data=data,
+        seed=config.training.seed,
+        versions={name: version(name) for name in _PACKAGES},
+        metrics=metrics,
+        training=_summary(config, base),
+    )
+
+
+def probe_ids(base: Base, config: TrainConfig) -> list[list[int]]:
+    """Token ids of the probe prompts, as a server would tokenise them."""
+    renderer = make_renderer(config.data, base.tokenizer)
+    encoder = Encoder(base.tokenizer, base.end_ids, config.data.max_length, "drop")
+    return [encoder.prompt_ids(renderer.prompt([Message("user", text)])) for text in _PROBES]
+
+
+@torch.no_grad()
+def golden_logits(model: Any, prompts: Sequence[Sequence[int]]) -> list[Probe]:
+    """The logits of the last position of each prompt."""
+    probes = []
+    for ids in prompts:
+        input_ids = torch.tensor([list(ids)], device=model.device)
+        out = model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), use_cache=False)
+        probes.append(Probe(input_ids[0].cpu(), out.logits[0, -1].float().cpu()))
+    return probes
+
+
+def _special_tokens(tokenizer: Any) -> dict[str, str | list[str]]:
+    out: dict[str, str | list[str]] = {}
+    for role, token in tokenizer.special_tokens_map.items():
+        out[role] = [str(one) for one in token] if isinstance(token, list) else str(token)
+    return out
+
+
+def _summary(config: TrainConfig, base: Base) -> dict[str, Any]:
+    """The settings that people ask about; paths stay at home."""
+    training: dict[str, Any] = msgspec.to_builtins(config.training)
+    training = {key: value for key, value in training.items() if value is not None and key != "threads"}
+    training["dtype"] = str(base.dtype).removeprefix("torch.")
+    training["template"] = config.data.template
+    training["max_length"] = config.data.max_length
+    return training
