@@ -68,7 +68,7 @@ class AdapterManager:
     def wait(self, timeout: float) -> None:
         """Sleep until the loader thread has finished something, for at most ``timeout`` seconds."""
         loading = [entry.future for entry in self._entries.values() if entry.future is not None]
-        if loading and not self.events:
+        if loading:
             wait(loading, timeout=timeout, return_when=FIRST_COMPLETED)
 
     def install_prepared(self) -> list[AdapterKey]:

@@ -153,7 +153,7 @@ class Engine:
     # ---- parts of a step ----
 
     def _install_adapters(self) -> None:
-        if not self.scheduler.has_work and not self._outputs:
+        if not (self.scheduler.has_work or self._outputs or self.adapters.events):
             self.adapters.wait(IDLE_WAIT)
         for key in self.adapters.install_prepared():
             for request in self.scheduler.pop_blocked(key):

@@ -138,8 +138,7 @@ class Scheduler:
         """Share out the next step: running requests first, then preempted, then waiting ones."""
         output = SchedulerOutput()
         budget = self._continue_running(output)
-        if not output.preempted:  # blocks are short: whoever came in now would only be preempted again
-            self._admit(output, budget)
+        self._admit(output, budget)
         return output
 
     def update(self, request: Request, num_tokens: int) -> None:
@@ -167,9 +166,12 @@ class Scheduler:
     # ---- inside a step ----
 
     def _continue_running(self, output: SchedulerOutput) -> int:
-        """Schedule running requests, those that generate before those with a prompt; returns the budget left."""
+        """Schedule running requests; returns the budget left.
+
+        Only the one admitted last can be amid its prompt, so that generation never waits for somebody's prompt.
+        """
         budget = self.config.max_num_batched_tokens
-        for request in sorted(self.running, key=lambda r: r.num_pending_tokens > 1):
+        for request in list(self.running):
             if budget == 0:
                 break
             if request.status is not RequestStatus.RUNNING:  # preempted in favour of one before it

@@ -1,0 +1,74 @@
+"""Residency: who may drop an adapter, and when. What the engine does with it is in test_engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from server.engine.adapter_manager import AdapterManager
+from server.engine.block_manager import BlockManager
+from server.engine.messages import AdapterLoaded, AdapterUnloaded
+from server.engine.scheduler import Scheduler, SchedulerConfig
+from server.registry import AdapterKey
+from tests.server.engine.harness import DEADLINE
+from tests.server.engine.toy_runner import ToyRunner, make_package
+
+KEY = AdapterKey("a", 1, "digest")
+
+
+@pytest.fixture
+def manager() -> Iterator[AdapterManager]:
+    runner = ToyRunner()
+    scheduler = Scheduler(SchedulerConfig(16, 4), BlockManager(runner.num_blocks, runner.block_size))
+    manager = AdapterManager(runner, scheduler)
+    yield manager
+    manager.check_integrity()
+    manager.close()
+
+
+def load(manager: AdapterManager, path: Path) -> None:
+    manager.load(KEY, path)
+    assert manager.has_work
+    manager.wait(DEADLINE)
+    assert manager.install_prepared() == [KEY]
+
+
+def test_life_of_an_adapter(manager: AdapterManager, tmp_path: Path) -> None:
+    assert not manager.acquire(KEY, "early")
+    load(manager, make_package(tmp_path / "p", "prefix"))
+    assert manager.num_resident == 1
+    assert manager.acquire(KEY, "r1")
+    assert manager.acquire(KEY, "r2")
+    assert manager.users(KEY) == ["r1", "r2"]
+    manager.unload(KEY)
+    manager.release(KEY, "r1")
+    assert manager.num_resident == 1
+    assert manager.acquire(KEY, "r3"), "resolved before the unload, arrived after it"
+    manager.release(KEY, "r2")
+    manager.release(KEY, "r3")
+    assert manager.num_resident == 0
+    assert [type(event) for event in manager.events] == [AdapterLoaded, AdapterUnloaded]
+    assert not manager.acquire(KEY, "late")
+
+
+def test_same_key_can_come_back(manager: AdapterManager, tmp_path: Path) -> None:
+    package = make_package(tmp_path / "p", "lora")
+    for _ in range(2):
+        load(manager, package)
+        manager.unload(KEY)
+        assert manager.num_resident == 0
+
+
+def test_loads_of_a_key_under_way_are_joined(manager: AdapterManager, tmp_path: Path) -> None:
+    package = make_package(tmp_path / "p", "lora")
+    manager.load(KEY, package)
+    load(manager, package)
+    assert len(manager.events) == 1
+
+
+def test_waiting_for_nothing_returns(manager: AdapterManager) -> None:
+    manager.wait(DEADLINE)
+    assert not manager.has_work
+    assert manager.install_prepared() == []

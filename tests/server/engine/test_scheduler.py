@@ -1,0 +1,340 @@
+"""Scheduling without a model: budgets, order, preemption, caching, and random traffic that keeps every invariant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from server.engine.block_manager import BlockManager
+from server.engine.messages import FinishReason
+from server.engine.request import Request, RequestStatus
+from server.engine.scheduler import AdapterSlot, Scheduler, SchedulerConfig, SchedulerOutput
+from server.registry import AdapterKey
+from tests.server.engine.requests import make_request
+
+KEY = AdapterKey("a", 1, "digest")
+
+
+def make_scheduler(
+    num_blocks: int = 16, *, block_size: int = 4, tokens: int = 64, seqs: int = 8, **rest: Any
+) -> Scheduler:
+    config = SchedulerConfig(max_num_batched_tokens=tokens, max_num_seqs=seqs, **rest)
+    return Scheduler(config, BlockManager(num_blocks, block_size))
+
+
+def add(
+    scheduler: Scheduler, name: str, prompt: list[int] | int, adapter: AdapterKey | None = None, **params: Any
+) -> Request:
+    ids = prompt if isinstance(prompt, list) else [hash((name, i)) % 1000 for i in range(prompt)]
+    slot = scheduler.slots.get(adapter, AdapterSlot())
+    request = make_request(
+        name, ids, adapter, arrival=len(scheduler.requests), num_virtual_tokens=slot.num_virtual_tokens, **params
+    )
+    scheduler.add(request)
+    return request
+
+
+def finish_step(scheduler: Scheduler, output: SchedulerOutput) -> list[Request]:
+    """What the engine does after the model ran, without a model; returns the requests that ended."""
+    ended = list(output.exhausted)
+    for request_id, count in output.num_tokens.items():
+        request = scheduler.requests[request_id]
+        scheduler.update(request, count)
+        if request.num_pending_tokens == 0 and request.append(7) is FinishReason.LENGTH:
+            ended.append(request)
+    for request in ended:
+        scheduler.remove(request)
+    scheduler.check_integrity()
+    return ended
+
+
+def step(scheduler: Scheduler) -> SchedulerOutput:
+    output = scheduler.schedule()
+    scheduler.check_integrity()
+    finish_step(scheduler, output)
+    return output
+
+
+def test_prompts_are_chunked_to_the_budget() -> None:
+    scheduler = make_scheduler(tokens=10)
+    add(scheduler, "a", 7)
+    add(scheduler, "b", 12)
+    assert step(scheduler).num_tokens == {"a": 7, "b": 3}
+    assert step(scheduler).num_tokens == {"a": 1, "b": 9}
+    assert step(scheduler).num_tokens == {"a": 1, "b": 1}
+
+
+def test_a_long_prompt_does_not_hold_up_generation() -> None:
+    scheduler = make_scheduler(num_blocks=64, tokens=8)
+    add(scheduler, "generates", 3)
+    step(scheduler)
+    add(scheduler, "long", 40)
+    for _ in range(5):
+        assert step(scheduler).num_tokens == {"generates": 1, "long": 7}
+
+
+def test_sequences_are_bounded() -> None:
+    scheduler = make_scheduler(seqs=2)
+    for name in "abc":
+        add(scheduler, name, 2)
+    assert set(step(scheduler).num_tokens) == {"a", "b"}
+    assert scheduler.num_waiting == 1
+
+
+def test_a_request_that_does_not_fit_keeps_its_turn() -> None:
+    scheduler = make_scheduler(num_blocks=4, prefix_caching=False)
+    add(scheduler, "runs", 8, max_tokens=3)
+    add(scheduler, "big", 12)
+    add(scheduler, "small", 1)
+    assert set(step(scheduler).num_tokens) == {"runs"}
+    assert set(step(scheduler).num_tokens) == {"runs"}
+    assert set(step(scheduler).num_tokens) == {"runs"}
+    assert set(step(scheduler).num_tokens) == {"big", "small"}
+
+
+def test_the_last_to_arrive_is_preempted_and_resumes_first() -> None:
+    scheduler = make_scheduler(num_blocks=4, prefix_caching=False)
+    first, second = add(scheduler, "first", 7, max_tokens=6), add(scheduler, "second", 7, max_tokens=6)
+    step(scheduler)
+    step(scheduler)
+    add(scheduler, "third", 1)
+    output = step(scheduler)
+    assert output.preempted == ["second"]
+    assert output.num_tokens == {"first": 1}
+    assert second.status is RequestStatus.PREEMPTED
+    assert len(second.token_ids) == 9, "its outputs stay"
+    while first.request_id in scheduler.requests:
+        assert "third" not in step(scheduler).num_tokens, "nobody new comes in before it"
+    assert step(scheduler).num_tokens == {"second": 9, "third": 1}
+
+
+def test_a_request_preempts_itself_when_it_is_the_last() -> None:
+    scheduler = make_scheduler(num_blocks=3, prefix_caching=False)
+    add(scheduler, "first", 5, max_tokens=3)
+    add(scheduler, "last", 4)
+    assert step(scheduler).num_tokens == {"first": 5, "last": 4}
+    output = step(scheduler)
+    assert (output.preempted, output.num_tokens) == (["last"], {"first": 1})
+
+
+@pytest.mark.parametrize(("prompt", "steps"), [(17, 0), (15, 2)])
+def test_alone_and_out_of_blocks_is_exhausted(prompt: int, steps: int) -> None:
+    scheduler = make_scheduler(num_blocks=4)
+    request = add(scheduler, "r", prompt)
+    for _ in range(steps):
+        assert step(scheduler).exhausted == []
+    assert scheduler.schedule().exhausted == [request]
+    scheduler.remove(request)
+    scheduler.check_integrity()
+
+
+def test_cached_blocks_are_not_computed_again() -> None:
+    scheduler = make_scheduler()
+    first = add(scheduler, "first", list(range(10)), max_tokens=1)
+    step(scheduler)
+    assert first.status is RequestStatus.FINISHED
+    second = add(scheduler, "second", list(range(10)))
+    assert scheduler.schedule().num_tokens == {"second": 2}
+    assert second.num_cached_tokens == 8
+    scheduler.check_integrity()
+
+
+def test_the_last_token_is_always_computed() -> None:
+    scheduler = make_scheduler()
+    add(scheduler, "first", list(range(8)), max_tokens=1)
+    step(scheduler)
+    add(scheduler, "second", list(range(8)))
+    assert scheduler.schedule().num_tokens == {"second": 4}
+
+
+def test_running_requests_share_cached_blocks() -> None:
+    scheduler = make_scheduler(num_blocks=4)
+    requests = [add(scheduler, "0", list(range(9)))]
+    step(scheduler)
+    requests.append(add(scheduler, "1", list(range(9))))
+    step(scheduler)
+    assert requests[0].block_table[:2] == requests[1].block_table[:2]
+    assert scheduler.blocks.num_free == 0
+
+
+def test_prompt_logprobs_skip_the_cache() -> None:
+    scheduler = make_scheduler()
+    add(scheduler, "first", list(range(10)), max_tokens=1)
+    step(scheduler)
+    add(scheduler, "second", list(range(10)), prompt_logprobs=0)
+    assert scheduler.schedule().num_tokens == {"second": 10}
+
+
+def test_blocked_requests_wait_aside() -> None:
+    scheduler = make_scheduler()
+    request = add(scheduler, "blocked", 3, KEY)
+    add(scheduler, "free", 3)
+    assert set(step(scheduler).num_tokens) == {"free"}
+    assert request.status is RequestStatus.BLOCKED
+    scheduler.add_adapter(KEY, AdapterSlot())
+    for waiting in scheduler.pop_blocked(KEY):
+        scheduler.add(waiting)
+    assert set(step(scheduler).num_tokens) == {"free", "blocked"}
+
+
+def test_only_blocked_requests_are_no_work() -> None:
+    scheduler = make_scheduler()
+    request = add(scheduler, "blocked", 3, KEY)
+    assert not scheduler.has_work
+    scheduler.remove(request)
+    assert scheduler.blocked == {}
+    scheduler.check_integrity()
+
+
+@pytest.mark.parametrize(("virtual", "copied"), [(4, False), (6, True), (3, True)])
+def test_prefix_blocks_head_the_table(virtual: int, copied: bool) -> None:
+    scheduler = make_scheduler()
+    prefix = scheduler.reserve(scheduler.blocks.blocks_for(virtual))
+    assert prefix is not None
+    scheduler.add_adapter(KEY, AdapterSlot(virtual, prefix))
+    request = add(scheduler, "r", 5, KEY)
+    output = scheduler.schedule()
+    assert output.num_tokens == {"r": 5}
+    full = virtual // 4
+    assert request.block_table[:full] == prefix[:full]
+    assert not set(request.block_table[full:]) & set(prefix)
+    assert output.copies == ({"r": (prefix[-1], request.block_table[full])} if copied else {})
+    finish_step(scheduler, output)
+    again = add(scheduler, "again", request.prompt_ids, KEY)
+    output = scheduler.schedule()
+    cached = (virtual + 4) // 4 * 4 - virtual
+    assert again.num_cached_tokens == cached
+    assert output.num_tokens["again"] == 5 - cached
+    assert output.copies == {}, "a cached block has the prefix's end in it already"
+    for ended in (request, again):
+        scheduler.remove(ended)
+    scheduler.remove_adapter(KEY)
+    scheduler.check_integrity()
+    assert scheduler.blocks.num_free == 16
+
+
+def test_prefixes_hold_half_of_the_blocks_at_most() -> None:
+    scheduler = make_scheduler(num_blocks=8)
+    assert scheduler.reserve(5) is None
+    prefix = scheduler.reserve(3)
+    assert prefix is not None
+    scheduler.add_adapter(KEY, AdapterSlot(12, prefix))
+    assert scheduler.reserve(2) is None
+
+
+def test_adapters_get_the_same_service() -> None:
+    scheduler = make_scheduler(num_blocks=64, seqs=1, prefix_caching=False)
+    other = AdapterKey("b", 1, "")
+    for key in (KEY, other):
+        scheduler.add_adapter(key, AdapterSlot())
+    for i in range(30):
+        add(scheduler, f"a{i}", 4, KEY, max_tokens=2)
+    for i in range(3):
+        add(scheduler, f"b{i}", 4, other, max_tokens=2)
+    order: list[str] = []
+    while scheduler.has_work and len(order) < 12:
+        order += [name[0] for name in step(scheduler).num_tokens]
+    assert order.count("b") == 6, "all of b ran while a had dozens before it"
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Random arrivals, aborts, steps, and adapters coming and going on few blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scheduler = make_scheduler(num_blocks=12, block_size=2, tokens=9, seqs=4)
+        self.keys = [AdapterKey(name, 1, name) for name in ("lora", "prefix", "prompt")]
+        self.arrivals = 0
+        self.submitted: set[str] = set()
+        self.ended: list[str] = []
+        self.budget = 9
+
+    @rule(
+        prompt=st.lists(st.integers(0, 1), min_size=1, max_size=20),
+        max_tokens=st.integers(1, 12),
+        which=st.sampled_from([None, 0, 1, 2]),
+        prompt_logprobs=st.sampled_from([None, None, 0]),
+    )
+    def arrive(self, prompt: list[int], max_tokens: int, which: int | None, prompt_logprobs: int | None) -> None:
+        self.arrivals += 1
+        key = None if which is None else self.keys[which]
+        slot = self.scheduler.slots.get(key)
+        request = make_request(
+            f"r{self.arrivals}", prompt, key, arrival=self.arrivals, max_tokens=max_tokens,
+            num_virtual_tokens=slot.num_virtual_tokens if slot else 0, prompt_logprobs=prompt_logprobs,
+        )  # fmt: skip
+        if slot is None:
+            request.token_ids = []  # attached when the adapter comes
+        self.submitted.add(request.request_id)
+        self.scheduler.add(request)
+
+    @rule()
+    def run_step(self) -> None:
+        output = self.scheduler.schedule()
+        self.scheduler.check_integrity()
+        assert sum(output.num_tokens.values()) <= self.budget
+        assert len(self.scheduler.running) <= 4
+        assert all(0 < n <= self.scheduler.requests[r].num_pending_tokens for r, n in output.num_tokens.items())
+        assert all(self.scheduler.requests[r].status is RequestStatus.RUNNING for r in output.num_tokens)
+        assert all(r in output.num_tokens for r in output.copies)
+        assert output.num_tokens or output.exhausted or not self.scheduler.has_work, "there is always progress"
+        self.ended += [request.request_id for request in finish_step(self.scheduler, output)]
+
+    @precondition(lambda self: self.scheduler.requests)
+    @rule(data=st.data())
+    def abort(self, data: st.DataObject) -> None:
+        request = self.scheduler.requests[data.draw(st.sampled_from(sorted(self.scheduler.requests)))]
+        self.scheduler.remove(request)
+        self.ended.append(request.request_id)
+
+    @rule(which=st.integers(0, 2), virtual=st.integers(1, 5))
+    def load(self, which: int, virtual: int) -> None:
+        key = self.keys[which]
+        if key in self.scheduler.slots:
+            return
+        blocks = self.scheduler.reserve(self.scheduler.blocks.blocks_for(virtual)) if key.name == "prefix" else []
+        assert blocks is not None, "one prefix of five tokens is less than half of the blocks"
+        slot = AdapterSlot(0 if key.name == "lora" else virtual, blocks)
+        self.scheduler.add_adapter(key, slot)
+        for request in self.scheduler.pop_blocked(key):
+            request.attach(slot.num_virtual_tokens, 1000)
+            self.scheduler.add(request)
+
+    @rule(which=st.integers(0, 2))
+    def unload(self, which: int) -> None:
+        key = self.keys[which]
+        if key in self.scheduler.slots and all(r.adapter != key for r in self.scheduler.requests.values()):
+            self.scheduler.remove_adapter(key)
+
+    @invariant()
+    def is_sound(self) -> None:
+        self.scheduler.check_integrity()
+        assert len(self.ended) == len(set(self.ended))
+        assert set(self.ended) | set(self.scheduler.requests) == self.submitted
+        for request in self.scheduler.running:
+            assert request is self.scheduler.running[-1] or request.num_pending_tokens == 1, "one prompt at a time"
+            if request.adapter == self.keys[1]:
+                slot = self.scheduler.slots[request.adapter]
+                full = slot.num_virtual_tokens // 2
+                assert request.block_table[:full] == slot.prefix_blocks[:full]
+                assert request.num_computed_tokens >= slot.num_virtual_tokens
+
+    def teardown(self) -> None:
+        """Everything that is not blocked comes to its end."""
+        for _ in range(2000):
+            if not self.scheduler.has_work:
+                break
+            self.run_step()
+        assert not self.scheduler.has_work
+        for request in list(self.scheduler.requests.values()):
+            self.scheduler.remove(request)
+        prefixes = sum(len(slot.prefix_blocks) for slot in self.scheduler.slots.values())
+        assert self.scheduler.blocks.num_free == 12 - prefixes
+
+
+TestSchedulerMachine = SchedulerMachine.TestCase
+TestSchedulerMachine.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
