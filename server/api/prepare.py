@@ -101,17 +101,17 @@ def room_for(parts: Parts, adapter: AdapterKey | None, word: str) -> Room:
 async def _completion_prompt(parts: Parts, prompt: str | list[int], room: Room, special: bool) -> Prompt:
     if isinstance(prompt, str):
         return await _encode(parts, prompt, room, add_special_tokens=special)
-    room.check(len(prompt), 1)
+    room.check(len(prompt), 0)
     if not prompt:
         raise InvalidRequestError("a prompt of token ids is empty", param="prompt")
     vocab_size = parts.engine.info.vocab_size
     if (highest := max(prompt)) >= vocab_size:
-        raise InvalidRequestError(f"token id {highest} is not in the vocabulary of {vocab_size}", param="prompt")
+        raise InvalidRequestError(f"prompt: token id {highest} is not in the vocabulary of {vocab_size}", param="prompt")
     return Prompt(prompt)
 
 
 async def _encode(parts: Parts, text: str, room: Room, *, add_special_tokens: bool) -> Prompt:
-    room.check(parts.text.fewest_tokens(text), 1, at_least=True)  # spares the work on what can never fit
+    room.check(parts.text.fewest_tokens(text), 0, at_least=True)  # spares the work on what can never fit
     ids = await parts.text.encode_off_loop(text, add_special_tokens=add_special_tokens)
     if not ids:
         if parts.text.bos_token_id is None:
@@ -135,7 +135,7 @@ def _check_bounds(parts: Parts, body: SamplingBody, *, prompts: int) -> None:
     for param, ids in (("logit_bias", map(int, body.logit_bias or {})), ("stop_token_ids", body.stop_token_ids or [])):
         wrong = [token_id for token_id in ids if token_id >= info.vocab_size]
         if wrong:
-            message = f"token id {wrong[0]} is not in the vocabulary of {info.vocab_size}"
+            message = f"{param}: token id {wrong[0]} is not in the vocabulary of {info.vocab_size}"
             raise InvalidRequestError(message, param=param)
 
 

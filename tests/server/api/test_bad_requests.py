@@ -1,0 +1,239 @@
+"""Every mistake gets one clear error in OpenAI's form, and disturbs nothing else."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.server.api.conftest import BASE, MAX_LEN
+from tests.server.live import Live
+
+CHAT = "/v1/chat/completions"
+TEXT = "/v1/completions"
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+def error_of(response: httpx.Response, status: int = 400) -> dict[str, Any]:
+    """The error of a response, its form checked."""
+    assert response.status_code == status, response.text
+    body = response.json()
+    assert set(body) == {"error"}
+    error: dict[str, Any] = body["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+    assert "Traceback" not in response.text
+    assert "0x" not in response.text
+    assert response.headers["x-request-id"]
+    return error
+
+
+TOO_MANY_STOPS = [str(i) for i in range(17)]
+CASES: list[tuple[str, dict[str, Any], str]] = [
+    (CHAT, {"messages": []}, "messages"),
+    (CHAT, {"messages": None}, "messages"),
+    (CHAT, {"messages": "hello"}, "messages"),
+    (CHAT, {"messages": [{"content": "x"}]}, "messages[0].role"),
+    (CHAT, {"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+    (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
+    (CHAT, {"temperature": 2.1}, "temperature"),
+    (CHAT, {"temperature": "hot"}, "temperature"),
+    (CHAT, {"top_p": -0.1}, "top_p"),
+    (CHAT, {"n": 0}, "n"),
+    (CHAT, {"n": 129}, "n"),
+    (CHAT, {"n": 10**30}, "n"),
+    (CHAT, {"n": "2"}, "n"),
+    (CHAT, {"n": 1.5}, "n"),
+    (CHAT, {"max_tokens": 0}, "max_tokens"),
+    (CHAT, {"max_completion_tokens": -5}, "max_completion_tokens"),
+    (CHAT, {"stop": TOO_MANY_STOPS}, "stop"),
+    (CHAT, {"stop": ["x"] * 100_000}, "stop"),
+    (CHAT, {"stop": [1]}, "stop[0]"),
+    (CHAT, {"stop": ""}, "stop"),
+    (CHAT, {"stop": "x" * 257}, "stop"),
+    (CHAT, {"logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias"),
+    (CHAT, {"logit_bias": {"x": 1}}, "logit_bias"),
+    (CHAT, {"logit_bias": {"-1": 1}}, "logit_bias"),
+    (CHAT, {"logit_bias": {"5": 101}}, "logit_bias"),
+    (CHAT, {"logit_bias": {"999999": 1}}, "logit_bias"),
+    (CHAT, {"presence_penalty": 3}, "presence_penalty"),
+    (CHAT, {"frequency_penalty": -3}, "frequency_penalty"),
+    (CHAT, {"repetition_penalty": 0}, "repetition_penalty"),
+    (CHAT, {"min_p": 2}, "min_p"),
+    (CHAT, {"top_k": -2}, "top_k"),
+    (CHAT, {"seed": 2**70}, "seed"),
+    (CHAT, {"stop_token_ids": [99999]}, "stop_token_ids"),
+    (CHAT, {"stop_token_ids": [1] * 257}, "stop_token_ids"),
+    (CHAT, {"min_tokens": 9, "max_tokens": 3}, "min_tokens"),
+    (CHAT, {"logprobs": 5}, "logprobs"),
+    (CHAT, {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    (CHAT, {"top_logprobs": 2}, "top_logprobs"),
+    (CHAT, {"stream": "yes"}, "stream"),
+    (CHAT, {"tools": [{"type": "function"}]}, "tools"),
+    (CHAT, {"functions": [{"name": "f"}]}, "functions"),
+    (CHAT, {"response_format": {"type": "json_object"}}, "response_format"),
+    (CHAT, {"chat_template": "{{ 'a' * 10**10 }}"}, "chat_template"),
+    (CHAT, {"chat_template_kwargs": {"chat_template": "x"}}, "chat_template_kwargs"),
+    (TEXT, {"prompt": None}, "prompt"),
+    (TEXT, {"prompt": []}, "prompt"),
+    (TEXT, {"prompt": 5}, "prompt"),
+    (TEXT, {"prompt": [True, False]}, "prompt"),
+    (TEXT, {"prompt": ["x", 1]}, "prompt"),
+    (TEXT, {"prompt": [[1, "x"]]}, "prompt[0][1]"),
+    (TEXT, {"prompt": [[]]}, "prompt"),
+    (TEXT, {"prompt": [-1]}, "prompt[0]"),
+    (TEXT, {"prompt": [320]}, "prompt"),
+    (TEXT, {"prompt": ["x"] * 257}, "prompt"),
+    (TEXT, {"prompt": ["x"] * 100, "n": 3}, "prompt"),
+    (TEXT, {"suffix": "tail"}, "suffix"),
+    (TEXT, {"best_of": 5}, "best_of"),
+    (TEXT, {"logprobs": 6}, "logprobs"),
+    (TEXT, {"max_tokens": 0}, "max_tokens"),
+    (TEXT, {"max_tokens": "many"}, "max_tokens"),
+    (TEXT, {"echo": "yes"}, "echo"),
+]
+
+
+@pytest.mark.parametrize(("path", "change", "param"), CASES, ids=lambda value: str(value)[:40])
+def test_a_wrong_field_is_named(server: Live, path: str, change: dict[str, Any], param: str) -> None:
+    good = {"model": BASE, "messages": HELLO} if path == CHAT else {"model": BASE, "prompt": "x"}
+    error = error_of(server.post(path, good | change))
+    assert error["param"] == param
+    assert error["type"] == "invalid_request_error"
+    assert param.partition("[")[0] in error["message"] or "sequences" in error["message"]
+
+
+@pytest.mark.parametrize("path", [CHAT, TEXT, "/tokenize", "/detokenize"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"not json", b"\xff\xfe", b'{"model": NaN', b"[" * 100_000, b'{"model": "\\ud800"}'],
+    ids=["empty", "open", "words", "bytes", "nan", "deep", "surrogate"],
+)
+def test_malformed_json(server: Live, path: str, content: bytes) -> None:
+    with server.http() as http:
+        error = error_of(http.post(path, content=content))
+    assert error["code"] == "invalid_json"
+    assert "not valid JSON" in error["message"]
+
+
+@pytest.mark.parametrize("content", [b"[]", b"5", b'"x"', b"null"])
+def test_json_that_is_no_object(server: Live, content: bytes) -> None:
+    with server.http() as http:
+        assert "object" in error_of(http.post(CHAT, content=content))["message"]
+
+
+def test_numbers_that_are_none(server: Live) -> None:
+    with server.http() as http:
+        for word in (b"NaN", b"Infinity", b"1e999"):
+            content = b'{"model": "tiny", "prompt": "x", "temperature": ' + word + b"}"
+            error_of(http.post(TEXT, content=content))
+
+
+def test_a_missing_model(server: Live) -> None:
+    assert error_of(server.post(TEXT, {"prompt": "x"}))["param"] == "model"
+
+
+@pytest.mark.parametrize("model", ["nobody", "nobody@1", "lora@2", "lora@x", "tiny:nobody", "", "x" * 512, "../../etc"])
+def test_an_unknown_model(server: Live, model: str) -> None:
+    for path, body in ((CHAT, {"messages": HELLO}), (TEXT, {"prompt": "x"})):
+        error = error_of(server.post(path, {"model": model, **body}), 404 if model else 400)
+        assert error["param"] == "model"
+        assert error["code"] == ("model_not_found" if model else None)
+
+
+def test_the_error_classes_of_the_official_client(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.chat.completions.create(model="nobody", messages=HELLO)  # type: ignore[arg-type]
+    assert missing.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as wrong:
+        client.completions.create(model=BASE, prompt="x", temperature=9)
+    assert wrong.value.param == "temperature"
+
+
+@pytest.mark.parametrize("model", [BASE, "lora", "prefix"])
+def test_too_long_a_prompt_is_refused_in_openais_words(server: Live, model: str) -> None:
+    error = error_of(server.post(TEXT, {"model": model, "prompt": [5] * MAX_LEN}))
+    assert error["code"] == "context_length_exceeded"
+    assert error["message"].startswith(
+        f"This model's maximum context length is {MAX_LEN} tokens. However, your prompt resulted in {MAX_LEN} tokens"
+    )
+    long_chat = {"model": model, "messages": [{"role": "user", "content": "x" * (MAX_LEN + 1)}]}
+    error = error_of(server.post(CHAT, long_chat))
+    assert error["code"] == "context_length_exceeded"
+    assert error["param"] == "messages"
+
+
+def test_prompt_and_completion_together_are_too_long(server: Live) -> None:
+    error = error_of(server.post(TEXT, {"model": BASE, "prompt": [5] * 100, "max_tokens": MAX_LEN}))
+    assert f"you requested {MAX_LEN + 100} tokens (100 in the prompt, {MAX_LEN} in the completion)" in error["message"]
+
+
+def test_virtual_tokens_take_room(server: Live) -> None:
+    fits = {"prompt": [5] * 100, "max_tokens": MAX_LEN - 100 - 5, "logit_bias": {"258": 100}}
+    assert server.post(TEXT, {"model": "prefix", **fits}).status_code == 200
+    error = error_of(server.post(TEXT, {"model": "prefix", **fits, "max_tokens": MAX_LEN - 100 - 4}))
+    assert "the adapter itself takes 5" in error["message"]
+
+
+def test_a_text_that_can_never_fit_is_not_even_tokenised(server: Live) -> None:
+    error = error_of(server.post(TEXT, {"model": BASE, "prompt": "x" * 4_000_000}))
+    assert "at least" in error["message"]
+    assert error["code"] == "context_length_exceeded"
+
+
+def test_too_large_a_body(server: Live) -> None:
+    body = json.dumps({"model": BASE, "prompt": "x" * (9 << 20)}).encode()
+    with server.http() as http:
+        announced = http.post(TEXT, content=body)
+        chunked = http.post(TEXT, content=(body[i : i + 65536] for i in range(0, len(body), 65536)))
+    for response in (announced, chunked):
+        error = error_of(response, 413)
+        assert error["code"] == "body_too_large"
+        assert "8 MiB" in error["message"]
+
+
+def test_a_form_where_json_belongs(server: Live) -> None:
+    with server.http() as http:
+        error_of(http.post(TEXT, files={"prompt": b"x"}), 415)
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/nothing", "/v2/chat/completions", "/docs", "/openapi.json"])
+def test_no_such_route(server: Live, path: str) -> None:
+    with server.http() as http:
+        assert error_of(http.get(path), 404)["code"] == "not_found"
+
+
+def test_wrong_method(server: Live) -> None:
+    with server.http() as http:
+        response = http.get(CHAT)
+        error = error_of(response, 405)
+    assert error["code"] == "method_not_allowed"
+    assert response.headers["allow"] == "POST"
+
+
+def test_a_list_of_a_million_mistakes_makes_a_short_error(server: Live) -> None:
+    response = server.post(TEXT, {"model": BASE, "prompt": [["x"]] * 500_000})
+    error_of(response)
+    assert len(response.content) < 1000
+    response = server.post(CHAT, {"model": BASE, "messages": [{}] * 500_000})
+    error_of(response)
+    assert len(response.content) < 1000
+
+
+def test_mistakes_leave_the_others_alone(server: Live, client: openai.OpenAI) -> None:
+    stream = client.completions.create(
+        model="lora", prompt="x", max_tokens=300, stream=True, seed=1, extra_body={"ignore_eos": True}
+    )
+    texts = [next(iter(stream)).choices[0].text]
+    for path, change, _ in CASES[:12]:
+        server.post(path, {"model": BASE, "messages": HELLO, "prompt": "x"} | change)
+    texts += [chunk.choices[0].text for chunk in stream]
+    alone = client.completions.create(
+        model="lora", prompt="x", max_tokens=300, seed=1, extra_body={"ignore_eos": True}
+    )
+    assert "".join(texts) == alone.choices[0].text
+    server.wait_idle()
+    assert server.stats.num_waiting == 0

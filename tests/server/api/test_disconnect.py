@@ -1,0 +1,71 @@
+"""A client that leaves frees everything its request held."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.server.api.conftest import BASE
+from tests.server.live import Live
+
+ENDLESS = {"model": "lora", "max_tokens": 1900, "n": 6, "ignore_eos": True}
+
+
+def send(server: Live, path: str, body: dict[str, Any]) -> socket.socket:
+    """A request on a raw socket, its answer not read."""
+    data = json.dumps(body).encode()
+    address = urlsplit(server.url)
+    sock = socket.create_connection((address.hostname, address.port))
+    head = f"POST {path} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: {len(data)}\r\n\r\n"
+    sock.sendall(head.encode() + data)
+    return sock
+
+
+@pytest.mark.parametrize(
+    ("path", "extra"),
+    [
+        ("/v1/completions", {"prompt": "x", "stream": True}),
+        ("/v1/completions", {"prompt": "x"}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}], "stream": True}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}),
+        ("/v1/completions", {"prompt": ["x", "y"], "stream": True}),
+    ],
+    ids=["text-stream", "text", "chat-stream", "chat", "prompts-stream"],
+)
+def test_everything_is_freed_at_once(server: Live, path: str, extra: dict[str, Any]) -> None:
+    server.wait_idle()
+    idle_blocks = server.stats.kv_blocks_used
+    generated = server.parts.metrics.registry.get_sample_value
+    labels = {"model": BASE, "adapter": "lora", "version": "1", "finish_reason": "abort"}
+    aborted = generated("hotswap_requests_total", labels) or 0
+    sequences = 6 * len(extra.get("prompt", "x"))
+    with send(server, path, ENDLESS | extra) as sock:
+        server.wait(lambda: server.stats.num_running == sequences, "all sequences to run")
+        steps = server.stats.steps
+        if extra.get("stream"):
+            assert sock.recv(100).startswith(b"HTTP/1.1 200")
+    server.wait(lambda: not server.parts.admission.active, "the API to let go")
+    server.wait(lambda: not server.stats.num_running, "the engine to let go")
+    assert server.stats.kv_blocks_used == idle_blocks
+    assert server.stats.steps - steps < 1000, "the requests ran to their ends"
+    assert (generated("hotswap_requests_total", labels) or 0) - aborted == sequences
+
+
+def test_leaving_while_waiting_in_the_queue(server: Live) -> None:
+    server.wait_idle()
+    body = {"model": BASE, "prompt": "x", "max_tokens": 1900, "n": 100, "ignore_eos": True}
+    with send(server, "/v1/completions", body):
+        server.wait(lambda: server.stats.num_waiting > 0, "a queue")
+    server.wait_idle()
+    assert server.stats.num_waiting == 0
+
+
+def test_a_body_that_never_ends(server: Live) -> None:
+    address = urlsplit(server.url)
+    with socket.create_connection((address.hostname, address.port)) as sock:
+        sock.sendall(f"POST /v1/completions HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: 50\r\n\r\n{{".encode())
+    assert server.post("/v1/completions", {"model": BASE, "prompt": "x", "max_tokens": 1}).status_code == 200
