@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers.utils import logging as transformers_logging
 
 from tests.factory import make_adapter, make_base
 
 torch.set_num_threads(1)
+transformers_logging.disable_progress_bar()
 
 
 @pytest.fixture(scope="session")

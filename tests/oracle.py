@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes.functional
 import torch
 from peft import PeftModel
 from torch import Tensor
@@ -19,12 +21,21 @@ def _model(base: Path, adapter: Path | None, quantize: str) -> Any:
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
         )
-    elif quantize == "int8":
-        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
     model = AutoModelForCausalLM.from_pretrained(
         base, dtype=torch.float32, attn_implementation="eager", device_map={"": "cpu"}, **options
     )
+    if quantize == "int8":
+        _round_to_int8(model)
     return (model if adapter is None else PeftModel.from_pretrained(model, adapter)).eval()
+
+
+@torch.no_grad()
+def _round_to_int8(model: Any) -> None:
+    """Replace the weights by what bitsandbytes' INT8 keeps of them, in plain fp32."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and name != "lm_head":
+            rounded, scale, _ = bitsandbytes.functional.int8_vectorwise_quant(module.weight.data.half())
+            module.weight.data = rounded.float() * scale[:, None] / 127
 
 
 @torch.no_grad()
@@ -45,13 +56,15 @@ def greedy(base: Path, adapter: Path | None, prompt: list[int], count: int, quan
 def greedy_cached(base: Path, adapter: Path | None, prompt: list[int], count: int, quantize: str = "none") -> list[int]:
     """``count`` greedy tokens by transformers' own generate with its cache; for models of real size."""
     model = _model(base, adapter, quantize)
-    out = model.generate(
-        input_ids=torch.tensor([prompt]),
-        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-        max_new_tokens=count,
-        min_new_tokens=count,
-        do_sample=False,
-        pad_token_id=0,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # peft says that it makes its own position ids
+        out = model.generate(
+            input_ids=torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=count,
+            eos_token_id=-1,  # never: min_new_tokens would forbid the end token instead of going past it
+            do_sample=False,
+            pad_token_id=0,
+        )
     tokens: list[int] = out[0, len(prompt) :].tolist()
     return tokens

@@ -18,6 +18,7 @@ from adapters.fingerprint import base_fingerprint
 from server.config import EngineConfig
 from server.errors import EngineStartError
 from server.model.attention import NAME
+from server.model.int8 import use_weight_only_int8
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,8 @@ def _load(
         use_safetensors=True,
         **options,
     )
+    if config.quantize == "int8":
+        use_weight_only_int8(model)
     return model.eval().requires_grad_(False)
 
 
@@ -104,8 +107,7 @@ def _quantization(name: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
     if name == "nf4":
         return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     if name == "int8":
-        # A threshold above 0 picks outlier columns from the whole batch: one request would change another's result.
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
+        return BitsAndBytesConfig(load_in_8bit=True)
     return None
 
 

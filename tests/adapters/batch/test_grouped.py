@@ -36,7 +36,9 @@ def ops_of(kind: str, rank: int, dtype: torch.dtype) -> tuple[LinearOp, ...]:
 
 def check(members: dict[object, tuple[LinearOp, ...]], sizes: Sequence[tuple[object, int]], dtype: torch.dtype) -> None:
     """Rows of ``sizes`` (member or None, rows) in that order, grouped against naive."""
-    segments, ops, row = [], [], 0
+    segments: list[Segment] = []
+    ops: list[Sequence[LinearOp]] = []
+    row = 0
     for member, size in sizes:
         if member is not None:
             segments.append(Segment(member, row, row + size))

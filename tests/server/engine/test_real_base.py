@@ -66,7 +66,6 @@ def prompts(base: Path) -> list[list[int]]:
     return ids
 
 
-@pytest.mark.filterwarnings("ignore:.*will be cast from.*:UserWarning")
 @pytest.mark.parametrize("quantize", ["nf4", "int8", "none"])
 def test_mixed_greedy_tokens_equal_pefts(base: Path, adapters: dict[str, Path], quantize: str) -> None:
     torch.set_num_threads(2)
