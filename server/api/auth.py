@@ -15,7 +15,7 @@ from fastapi import Depends, Request
 
 from server.api.errors import ApiError
 from server.api.parts import PartsDep
-from server.config import is_loopback_name
+from server.config import ServerConfig, is_loopback_name
 
 
 def require_inference(request: Request, parts: PartsDep) -> None:
@@ -63,6 +63,12 @@ def require_metrics(request: Request, parts: PartsDep) -> None:
 
 def open_to_all() -> None:
     """State that a route needs no key: probes."""
+
+
+def tenant(request: Request, config: ServerConfig) -> str:
+    """Tells clients with different keys apart: they share no cached prompts, whose timing would tell of each other."""
+    several = len(config.api_keys) + len(config.admin_keys) > 1
+    return _digest(request).hex()[:32] if config.api_keys and several else ""
 
 
 def _digest(request: Request) -> bytes:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import TypeVar
 
 from fastapi import Request
 from starlette.responses import Response
 
+from server.api.auth import tenant
 from server.api.errors import json_response, to_api_error
 from server.api.generation import Generation, running
 from server.api.job import Job
@@ -87,7 +89,8 @@ class _Work:
         with parts.registry.lease(self._body.model) as adapter:
             self._adapter = adapter
             job = await self._prepare(parts, self._body, adapter, self._started)
-            async with running(parts, job) as generation:
+            salted = replace(job, cache_salt=tenant(self._request, parts.config) + job.cache_salt)
+            async with running(parts, salted) as generation:
                 yield generation
 
     def _note(self, generation: Generation) -> None:

@@ -231,9 +231,7 @@ def test_mistakes_leave_the_others_alone(server: Live, client: openai.OpenAI) ->
     for path, change, _ in CASES[:12]:
         server.post(path, {"model": BASE, "messages": HELLO, "prompt": "x"} | change)
     texts += [chunk.choices[0].text for chunk in stream]
-    alone = client.completions.create(
-        model="lora", prompt="x", max_tokens=300, seed=1, extra_body={"ignore_eos": True}
-    )
+    alone = client.completions.create(model="lora", prompt="x", max_tokens=300, seed=1, extra_body={"ignore_eos": True})
     assert "".join(texts) == alone.choices[0].text
     server.wait_idle()
     assert server.stats.num_waiting == 0

@@ -81,9 +81,9 @@ def test_n_sequences_differ_and_a_seed_repeats_them(client: openai.OpenAI) -> No
 
 def test_without_a_seed_answers_differ(client: openai.OpenAI) -> None:
     answers = {
-        client.chat.completions.create(
-            model=BASE, messages=[{"role": "user", "content": "hi"}], max_tokens=16
-        ).choices[0].message.content
+        client.chat.completions.create(model=BASE, messages=[{"role": "user", "content": "hi"}], max_tokens=16)
+        .choices[0]
+        .message.content
         for _ in range(3)
     }
     assert len(answers) == 3

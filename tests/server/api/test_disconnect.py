@@ -67,5 +67,7 @@ def test_leaving_while_waiting_in_the_queue(server: Live) -> None:
 def test_a_body_that_never_ends(server: Live) -> None:
     address = urlsplit(server.url)
     with socket.create_connection((address.hostname, address.port)) as sock:
-        sock.sendall(f"POST /v1/completions HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: 50\r\n\r\n{{".encode())
+        sock.sendall(
+            f"POST /v1/completions HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: 50\r\n\r\n{{".encode()
+        )
     assert server.post("/v1/completions", {"model": BASE, "prompt": "x", "max_tokens": 1}).status_code == 200

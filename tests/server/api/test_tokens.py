@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from tests.server.api.conftest import BASE, MAX_LEN
+from tests.server.api.test_bad_requests import error_of
+from tests.server.live import Live
+
+
+def test_there_and_back(server: Live) -> None:
+    text = "Grüße, 世界 🎉 <|im_end|>"
+    answer = server.post("/tokenize", {"model": BASE, "prompt": text}).json()
+    assert answer["count"] == len(answer["tokens"])
+    assert answer["max_model_len"] == MAX_LEN
+    assert server.post("/v1/detokenize", {"model": "lora", "tokens": answer["tokens"]}).json() == {"prompt": text}
+
+
+def test_a_conversation(server: Live, base: Path) -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    wanted = AutoTokenizer.from_pretrained(base).apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=False
+    )
+    assert server.post("/tokenize", {"messages": messages}).json()["tokens"] == wanted
+
+
+def test_mistakes(server: Live) -> None:
+    error_of(server.post("/tokenize", {"model": "nobody", "prompt": "x"}), 404)
+    error_of(server.post("/tokenize", {}))
+    error_of(server.post("/tokenize", {"prompt": "x", "messages": [{"role": "user", "content": "x"}]}))
+    error_of(server.post("/detokenize", {"tokens": [-1]}))
+    error_of(server.post("/detokenize", {"tokens": [2**40]}))
+    assert server.post("/detokenize", {"tokens": [2**31 - 1]}).json() == {"prompt": ""}
