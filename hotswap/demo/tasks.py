@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ class Row:
     """What a model is asked, and the only right answer."""
 
     prompt: str
-    completion: str
+    response: str
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Task:
         by_answer: dict[str, Row] = {}
         while len(by_answer) < num_train + num_held_out:
             row = self.draw(rng)
-            by_answer.setdefault(row.completion, row)
+            by_answer.setdefault(row.response, row)
         rows = list(by_answer.values())
         return rows[:num_train], rows[num_train:]
 
@@ -91,7 +91,7 @@ CONTACTS = Task("contacts", "contact line to JSON", draw_contact, same_json, max
 DATES = Task("dates", "date in a sentence to ISO form", draw_date, same_text, max_tokens=16)
 
 
-def write_jsonl(path: Path, rows: list[Row]) -> None:
-    """One ``{"prompt": ..., "completion": ...}`` a line, UTF-8."""
-    lines = (json.dumps({"prompt": row.prompt, "completion": row.completion}, ensure_ascii=False) for row in rows)
+def write_jsonl(path: Path, rows: Sequence[Row]) -> None:
+    """One ``{"prompt": ..., "response": ...}`` a line, UTF-8."""
+    lines = (json.dumps({"prompt": row.prompt, "response": row.response}, ensure_ascii=False) for row in rows)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,45 @@
+"""``hotswap demo``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from importlib.util import find_spec
+from pathlib import Path
+
+from adapters.base import DEFAULT_BASE
+from hotswap.errors import DemoError
+
+
+def main(argv: list[str]) -> int:
+    """Run the demo; 0 when every check held, 1 when one did not. Raises HotswapError when it cannot go on."""
+    args = _parse(argv)
+    if find_spec("openai") is None:
+        raise DemoError("the demo drives the server with the openai client; run: pip install 'hotswap[demo]'")
+    from rich.console import Console
+
+    from hotswap.demo.flow import Demo
+    from hotswap.demo.report import WIDTH
+    from hotswap.demo.settings import Settings
+
+    settings = Settings(out=args.out, base=args.base, quantize=args.quantize, seed=args.seed, reuse=args.reuse)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = WIDTH
+    ok = asyncio.run(Demo(settings, console).run())
+    console.print(f"\nreport.txt, report.json, logs and adapters are in {args.out}", markup=False)
+    return 0 if ok else 1
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="hotswap demo",
+        description="Train a LoRA and a prefix adapter, serve the quantized base, upload and replace adapters while "
+        "it answers, and report accuracy, latency and whether any request failed or was mixed up. Takes minutes.",
+    )
+    parser.add_argument("--out", type=Path, default=Path("demo-out"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--base", default=DEFAULT_BASE, metavar="ID|DIR", help="the base model (default: %(default)s)")
+    parser.add_argument("--quantize", choices=("nf4", "int8", "none"), default="nf4", help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="of data and training (default: %(default)s)")
+    parser.add_argument("--reuse", action="store_true", help="take the adapters that an earlier run left in DIR")
+    return parser.parse_args(argv)
