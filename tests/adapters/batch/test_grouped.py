@@ -31,13 +31,18 @@ def low_rank(rank: int, dtype: torch.dtype) -> LowRank:
 
 def ops_of(kind: str, rank: int, dtype: torch.dtype) -> tuple[LinearOp, ...]:
     bias = Bias(torch.randn(OUT, dtype=dtype))
-    return {"low-rank": (low_rank(rank, dtype),), "bias": (bias,), "both": (low_rank(rank, dtype), bias)}[kind]
+    choices: dict[str, tuple[LinearOp, ...]] = {
+        "low-rank": (low_rank(rank, dtype),),
+        "bias": (bias,),
+        "both": (low_rank(rank, dtype), bias),
+    }
+    return choices[kind]
 
 
 def check(members: dict[object, tuple[LinearOp, ...]], sizes: Sequence[tuple[object, int]], dtype: torch.dtype) -> None:
     """Rows of ``sizes`` (member or None, rows) in that order, grouped against naive."""
     segments: list[Segment] = []
-    ops: list[Sequence[LinearOp]] = []
+    ops: list[tuple[LinearOp, ...]] = []
     row = 0
     for member, size in sizes:
         if member is not None:

@@ -72,8 +72,8 @@ def test_mixed_greedy_tokens_equal_pefts(base: Path, adapters: dict[str, Path], 
     config = EngineConfig(model=str(base), quantize=quantize, dtype="float32", kv_cache_gb=0.3, threads=2)
     engine = Engine(load_runner(config), config)
     keys = {name: AdapterKey(name, 1, name) for name in adapters}
-    for name, key in keys.items():
-        engine.load_adapter(key, adapters[name])
+    for adapter, key in keys.items():
+        engine.load_adapter(key, adapters[adapter])
     tokens: dict[str, list[int]] = {}
     loaded = 0
     deadline = time.monotonic() + 120

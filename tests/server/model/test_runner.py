@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -147,7 +148,7 @@ def test_logits_at_several_positions(bench: Bench) -> None:
     torch.testing.assert_close(got, want, rtol=0, atol=TOLERANCE)
 
 
-ARCHITECTURES: dict[str, dict[str, int | None]] = {
+ARCHITECTURES: dict[str, dict[str, Any]] = {
     "gpt2": {"num_key_value_heads": None},
     "opt": {"num_key_value_heads": None, "head_dim": None},
     "qwen3": {},
