@@ -38,10 +38,10 @@ class Question:
 
 @dataclass
 class Answer:
-    """What came back. ``fingerprints`` are those of all chunks. Times are ``time.perf_counter`` seconds; ``stamps`` has one per chunk with text.
+    """What came back. Times are ``time.perf_counter`` seconds; ``stamps`` has one per chunk with text.
 
-    ``version`` is what the server says served it, as in ``contacts@2``; empty for the base. ``error`` is None for a
-    complete answer.
+    ``version`` is what the server's header says served it, as in ``contacts@2``; empty for the base. ``fingerprints``
+    are those of all chunks. ``error`` is None for a complete answer.
     """
 
     question: Question
