@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,6 +27,8 @@ def main(argv: list[str]) -> int:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = WIDTH
+    # as Ctrl-C does: the server and a training that runs are stopped too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     ok = asyncio.run(Demo(settings, console).run())
     console.print(f"\nreport.txt, report.json, logs and adapters are in {args.out}", markup=False)
     return 0 if ok else 1

@@ -88,7 +88,7 @@ def same_text(answer: str, wanted: str) -> bool:
 
 
 CONTACTS = Task("contacts", "contact line to JSON", draw_contact, same_json, max_tokens=64)
-DATES = Task("dates", "date in a sentence to ISO form", draw_date, same_text, max_tokens=16)
+DATES = Task("dates", "date in a sentence to ISO form", draw_date, same_text, max_tokens=24)
 
 
 def write_jsonl(path: Path, rows: Sequence[Row]) -> None:
