@@ -28,10 +28,10 @@ class AdapterLabels:
 
     def count(self, key: AdapterKey | None) -> Label:
         """The label of ``key`` for one more request."""
+        self._age()
         if key is None:
             return BASE
         label = (key.name, str(key.version))
-        self._age()
         self._traffic[label] = self._traffic.get(label, 0.0) + 1.0
         if label in self._own or self._admit(label):
             return label

@@ -15,12 +15,14 @@ from types import FrameType
 
 import uvicorn
 
+from adapters.errors import AdapterError
+from adapters.inspection import inspect_package
 from server.api.parts import Parts
 from server.app import create_app
 from server.assembly import make_parts
 from server.banner import banner
 from server.config import ServerConfig
-from server.errors import EngineStartError
+from server.errors import EngineStartError, InvalidRequestError
 from server.logs import configure_logging
 
 KEEP_ALIVE_SECONDS = 75
@@ -35,6 +37,7 @@ def run(config: ServerConfig) -> int:
     with sock, _data_dir(config) as data_dir:
         url = _url(config.host, sock.getsockname()[1])
         parts = make_parts(config, data_dir)
+        check_adapters(parts)
         _say(f"loading {parts.base_root} ({config.engine.quantize}) ...")
         server = DrainingServer(parts, url)
         server.run(sockets=[sock])
@@ -104,6 +107,19 @@ class DrainingServer(uvicorn.Server):
         if parts.admission.active:
             await parts.engine.close()  # what still runs is told so, in its own stream
         self.should_exit = True
+
+
+def check_adapters(parts: Parts) -> None:
+    """Find what is wrong with --adapter before the base is loaded. Raises EngineStartError."""
+    for name, path in parts.config.adapters:
+        try:
+            parts.registry.check_new_name(name)
+            if Path(path).expanduser().is_dir():
+                inspect_package(Path(path).expanduser())
+            elif not Path(path).expanduser().is_file():
+                raise EngineStartError(f"--adapter {name}={path}: there is no such directory or archive")
+        except (AdapterError, InvalidRequestError) as error:
+            raise EngineStartError(f"--adapter {name}={path}: {error}") from error
 
 
 def bind(host: str, port: int) -> socket.socket:

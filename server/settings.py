@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -208,9 +209,12 @@ def _convert(setting: Setting, value: Any, where: str) -> Any:
     if isinstance(value, bool | list | dict) or value is None or (setting.kind is int and isinstance(value, float)):
         raise ValueError(f"{where} must be {_wanted(setting.kind)}, not {value!r}")
     try:
-        return setting.kind(value)
+        converted = setting.kind(value)
     except ValueError as error:
         raise ValueError(f"{where} must be {_wanted(setting.kind)}, not {value!r}") from error
+    if setting.kind is float and not math.isfinite(converted):
+        raise ValueError(f"{where} must be {_wanted(setting.kind)}, not {value!r}")
+    return converted
 
 
 def _wanted(kind: type) -> str:

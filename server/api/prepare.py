@@ -106,7 +106,9 @@ async def _completion_prompt(parts: Parts, prompt: str | list[int], room: Room, 
         raise InvalidRequestError("a prompt of token ids is empty", param="prompt")
     vocab_size = parts.engine.info.vocab_size
     if (highest := max(prompt)) >= vocab_size:
-        raise InvalidRequestError(f"prompt: token id {highest} is not in the vocabulary of {vocab_size}", param="prompt")
+        raise InvalidRequestError(
+            f"prompt: token id {highest} is not in the vocabulary of {vocab_size}", param="prompt"
+        )
     return Prompt(prompt)
 
 

@@ -78,7 +78,7 @@ def wanted(base: Path, package: Path | None) -> str:
 
 @pytest.mark.parametrize("form", ["tar", "tgz", "zip", "folder", "files"])
 def test_upload_in_every_form(
-    server: Live, admin: httpx.Client, base: Path, packages: dict[str, Path], tmp_path: Path, form: str
+    server: Live, admin: httpx.Client, base: Path, packages: dict[str, Path], *, tmp_path: Path, form: str
 ) -> None:
     package = packages["lora-2"]
     contents = files_of(package)
@@ -119,7 +119,7 @@ def test_the_name_may_come_in_the_query(admin: httpx.Client, packages: dict[str,
 
 
 def test_replace_makes_a_version_and_leaves_running_requests_alone(
-    server: Live, admin: httpx.Client, client: openai.OpenAI, base: Path, packages: dict[str, Path], tmp_path: Path
+    server: Live, admin: httpx.Client, client: openai.OpenAI, base: Path, *, packages: dict[str, Path], tmp_path: Path
 ) -> None:
     old, new = (archive(packages[name], tmp_path) for name in ("lora", "lora-2"))
     assert admin.put("/v1/adapters/swapped", files={"file": old}).status_code == 201

@@ -61,9 +61,9 @@ def test_a_full_queue_is_429(base: Path, tmp_path: Path) -> None:
         refused = live.post("/v1/completions", body)
         assert error_of(refused, 429)["code"] == "rate_limit_exceeded"
         assert int(refused.headers["retry-after"]) >= 1
-        with openai.OpenAI(base_url=f"{live.url}/v1", api_key="x", max_retries=0) as client:
-            with pytest.raises(openai.RateLimitError):
-                client.completions.create(model=BASE, prompt="x")
+        client = openai.OpenAI(base_url=f"{live.url}/v1", api_key="x", max_retries=0)
+        with client, pytest.raises(openai.RateLimitError):
+            client.completions.create(model=BASE, prompt="x")
         assert [future.result().status_code for future in running] == [200, 200]
         assert live.post("/v1/completions", body | {"max_tokens": 1}).status_code == 200
         # more than ever fits is refused too, not queued for ever

@@ -60,7 +60,7 @@ def test_every_route_states_its_scope(locked: Live) -> None:
         for router in ROUTERS
         for route in router.routes
         if isinstance(route, APIRoute)
-        for method in route.methods
+        for method in route.methods or ()
     }
     listed = {
         (method, path.replace(f"/{BASE}", "/{model:path}").replace("/x", "/{name}")) for method, path, _ in ROUTES
@@ -110,9 +110,9 @@ def test_bytes_that_are_no_text_are_a_wrong_key(locked: Live) -> None:
 
 
 def test_the_official_clients_error_classes(locked: Live) -> None:
-    with openai.OpenAI(base_url=f"{locked.url}/v1", api_key="wrong", max_retries=0) as client:
-        with pytest.raises(openai.AuthenticationError):
-            client.models.list()
+    client = openai.OpenAI(base_url=f"{locked.url}/v1", api_key="wrong", max_retries=0)
+    with client, pytest.raises(openai.AuthenticationError):
+        client.models.list()
     with openai.OpenAI(base_url=f"{locked.url}/v1", api_key="sk-2", max_retries=0) as client:
         assert client.completions.create(model=BASE, prompt="x", max_tokens=1).choices
         with pytest.raises(openai.PermissionDeniedError):

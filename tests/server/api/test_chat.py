@@ -102,16 +102,15 @@ def test_logprobs(client: openai.OpenAI, base: Path) -> None:
     )
     expected = oracle.greedy(base, None, ids, 4)
     logprobs = oracle.logits(base, None, ids + expected).log_softmax(-1)[len(ids) - 1 : -1]
-    content = answer.choices[0].logprobs and answer.choices[0].logprobs.content
-    assert content is not None
-    assert [item.logprob for item in content] == pytest.approx(
+    content = answer.model_dump()["choices"][0]["logprobs"]["content"]
+    assert [item["logprob"] for item in content] == pytest.approx(
         [float(row[token]) for row, token in zip(logprobs, expected, strict=True)], abs=1e-4
     )
     for item, row in zip(content, logprobs, strict=True):
-        assert [top.logprob for top in item.top_logprobs] == pytest.approx(row.topk(3).values.tolist(), abs=1e-4)
-        assert item.token == item.top_logprobs[0].token
+        assert [top["logprob"] for top in item["top_logprobs"]] == pytest.approx(row.topk(3).values.tolist(), abs=1e-4)
+        assert item["token"] == item["top_logprobs"][0]["token"]
     text = TextProcessor.load(base)
-    assert [bytes(item.bytes or []) for item in content] == [text.token_bytes(token) for token in expected]
+    assert [bytes(item["bytes"]) for item in content] == [text.token_bytes(token) for token in expected]
 
 
 def test_a_stop_string_ends_the_answer_before_it(client: openai.OpenAI) -> None:

@@ -30,8 +30,8 @@ def test_texts_and_token_ids_mean_the_same(
         assert [choice.text for choice in answer.choices] == wanted
         assert answer.usage.prompt_tokens == sum(map(len, ids))
         assert answer.usage.completion_tokens == 16
-    for given in (prompts[0], ids[0]):
-        answer = client.completions.create(model=model, prompt=given, max_tokens=8, **GREEDY)  # type: ignore[call-overload]
+    for single in (prompts[0], ids[0]):
+        answer = client.completions.create(model=model, prompt=single, max_tokens=8, **GREEDY)  # type: ignore[call-overload]
         assert [choice.text for choice in answer.choices] == wanted[:1]
 
 

@@ -78,7 +78,7 @@ def test_completion_chunks_with_echo_and_logprobs(server: Live) -> None:
         own = [c["choices"][0] for c in chunks if c["choices"][0]["index"] == choice["index"]]
         assert "".join(c["text"] for c in own) == choice["text"]
         for key in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
-            assert sum((c["logprobs"][key] for c in own), []) == choice["logprobs"][key]
+            assert [item for c in own for item in c["logprobs"][key]] == choice["logprobs"][key]
         assert sum(c["finish_reason"] is not None for c in own) == 1
 
 

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from server.engine.messages import AdapterLoaded, EngineInfo, EngineStats, StepOutputs
+from server.metrics import FINISH_REASONS, REQUEST_BUCKETS, TOKEN_BUCKETS, TTFT_BUCKETS, Metrics, RequestClock
+from server.registry import AdapterKey
+
+KEY = AdapterKey("a", 3, "d")
+LABELS = {"model": "base", "adapter": "a", "version": "3"}
+
+
+class Clock:
+    """A time that moves when told."""
+
+    def __init__(self) -> None:
+        self.time = 100.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(name, labels)
+
+
+def test_one_sequence() -> None:
+    metrics, now = Metrics("base"), Clock()
+    clock = RequestClock(metrics._series(metrics._labels.count(KEY)), 100.0, now)
+    for seconds, count in ((0.5, 1), (0.2, 1), (0.6, 3), (0.1, 0)):
+        now.time += seconds
+        clock.tokens(count, queued_seconds=0.25)
+    clock.finish("stop", 7)
+    assert value(metrics, "hotswap_time_to_first_token_seconds_sum", **LABELS) == pytest.approx(0.5)
+    assert value(metrics, "hotswap_request_queue_time_seconds_sum", **LABELS) == pytest.approx(0.25)
+    assert value(metrics, "hotswap_inter_token_latency_seconds_sum", **LABELS) == pytest.approx(0.2 + 0.2)
+    assert value(metrics, "hotswap_request_time_per_output_token_seconds_sum", **LABELS) == pytest.approx(0.8 / 4)
+    assert value(metrics, "hotswap_e2e_request_latency_seconds_sum", **LABELS) == pytest.approx(1.4)
+    assert value(metrics, "hotswap_prompt_tokens_total", **LABELS) == 7
+    assert value(metrics, "hotswap_generation_tokens_total", **LABELS) == 5
+    assert value(metrics, "hotswap_requests_total", finish_reason="stop", **LABELS) == 1
+    for reason in FINISH_REASONS:
+        assert value(metrics, "hotswap_requests_total", finish_reason=reason, **LABELS) is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "buckets"),
+    [
+        ("time_to_first_token_seconds", TTFT_BUCKETS),
+        ("inter_token_latency_seconds", TOKEN_BUCKETS),
+        ("request_time_per_output_token_seconds", TOKEN_BUCKETS),
+        ("e2e_request_latency_seconds", REQUEST_BUCKETS),
+        ("request_queue_time_seconds", REQUEST_BUCKETS),
+    ],
+)
+def test_buckets(name: str, buckets: tuple[float, ...]) -> None:
+    metrics = Metrics("base")
+    metrics.clock(KEY, 0.0)
+    for edge in buckets:
+        assert value(metrics, f"hotswap_{name}_bucket", le=str(float(edge)), **LABELS) == 0
+
+
+def test_labels_are_bounded_and_old_series_end() -> None:
+    metrics = Metrics("base", max_adapters=2)
+    for i in range(50):
+        for _ in range(i + 1):
+            metrics.clock(AdapterKey(f"a{i}", 1, "d"), 0.0).finish("stop", 1)
+    metrics.error(AdapterKey("a49", 1, "d"), "oops")
+    adapters = {
+        sample.labels["adapter"]
+        for family in text_string_to_metric_families(metrics.render().decode())
+        for sample in family.samples
+        if "adapter" in sample.labels
+    }
+    assert len(adapters) == 3
+    assert "other" in adapters
+
+
+def test_the_engines_statistics_are_read_when_scraped() -> None:
+    stats = EngineStats()
+    metrics = Metrics("base", stats=lambda: stats, restarts=lambda: 4)
+    assert value(metrics, "hotswap_kv_cache_usage_ratio", model="base") == 0
+    stats = EngineStats(
+        num_running=3,
+        num_waiting=2,
+        running_adapters=["b", "a", "a"],
+        waiting_adapters=["c"],
+        kv_blocks_used=1,
+        kv_blocks_total=4,
+        preemptions=9,
+        prefix_cache_queries=10,
+        prefix_cache_hits=5,
+        adapters_resident=2,
+        adapter_bytes=1000,
+    )
+    assert value(metrics, "hotswap_requests_running", model="base") == 3
+    assert value(metrics, "hotswap_requests_waiting", model="base") == 2
+    assert value(metrics, "hotswap_kv_cache_usage_ratio", model="base") == 0.25
+    assert value(metrics, "hotswap_preemptions_total", model="base") == 9
+    assert value(metrics, "hotswap_prefix_cache_hits_total", model="base") == 5
+    assert value(metrics, "hotswap_engine_restarts_total", model="base") == 4
+    assert value(metrics, "hotswap_adapter_bytes", model="base", tier="device") == 1000
+    assert value(metrics, "vllm:kv_cache_usage_perc", model_name="base") == 0.25
+    lora = {"max_lora": "2", "running_lora_adapters": "a,b", "waiting_lora_adapters": "c"}
+    assert (value(metrics, "vllm:lora_requests_info", **lora) or 0) > 1.7e9
+
+
+def test_steps() -> None:
+    metrics = Metrics("base")
+    for stats, seconds in (
+        (EngineStats(steps=1, batch_requests=4, batch_tokens=40), 0.5),
+        (EngineStats(steps=1, batch_requests=4, batch_tokens=40), 0.0),  # news only
+        (EngineStats(steps=2, batch_requests=6, batch_tokens=42), 0.25),
+        (EngineStats(steps=1, batch_requests=1, batch_tokens=3), 0.125),  # the engine began anew
+    ):
+        metrics.observe_step(StepOutputs([], stats, seconds))
+    assert value(metrics, "hotswap_engine_step_seconds_count", model="base") == 3
+    assert value(metrics, "hotswap_engine_step_seconds_sum", model="base") == 0.875
+    assert value(metrics, "hotswap_batch_requests_sum", model="base") == 7
+    assert value(metrics, "hotswap_batch_tokens_sum", model="base") == 45
+
+
+def test_adapters_coming_and_going() -> None:
+    metrics = Metrics("base")
+    loaded = AdapterLoaded(key=KEY, kind="lora", nbytes=1, num_virtual_tokens=0, seconds={"read": 0.5, "copy": 0.1})
+    metrics.adapter_loaded(loaded, replaced=False)
+    metrics.adapter_loaded(loaded, replaced=True)
+    metrics.adapter_refused("base_mismatch")
+    metrics.retire(KEY)
+    metrics.adapter_removed()
+    assert value(metrics, "hotswap_adapter_load_seconds_sum", stage="read") == 1.0
+    assert [value(metrics, "hotswap_adapter_swaps_total", action=a) for a in ("load", "replace", "remove")] == [1, 1, 1]
+    assert value(metrics, "hotswap_adapter_load_errors_total", code="base_mismatch") == 1
+
+
+def test_info() -> None:
+    metrics = Metrics("base")
+    info = EngineInfo(
+        base_fingerprint="f", quantization="nf4", dtype="float32", device="cpu", base_bytes=1, kv_bytes=1,
+        num_kv_blocks=1, block_size=1, max_model_len=1, vocab_size=1, eos_token_ids=[],
+    )  # fmt: skip
+    metrics.set_info("1.2", info)
+    assert value(metrics, "hotswap_build_info", version="1.2") == 1
+    text = metrics.render().decode()
+    assert 'quantization="nf4"' in text
+
+
+def test_two_servers_share_nothing() -> None:
+    first, second = Metrics("base"), Metrics("base")
+    first.clock(KEY, 0.0).finish("stop", 1)
+    assert value(second, "hotswap_requests_total", finish_reason="stop", **LABELS) is None

@@ -1,0 +1,199 @@
+"""The real command in a real process: start-up, drain, exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.server.live import wait_until
+
+COMMAND = [sys.executable, "-m", "hotswap", "serve", "--port", "0", "--quantize", "none", "--kv-cache-gb", "0.02"]
+
+
+@contextmanager
+def serving(*argv: str, **environ: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """The command, and the lines it has printed; killed in the end if still there."""
+    env = os.environ | environ
+    with subprocess.Popen(
+        [*COMMAND, *argv], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        lines: list[str] = []
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                lines.append(line.rstrip())
+                if line.startswith("  talk"):
+                    break
+            yield process, lines
+        finally:
+            process.kill()
+
+
+def url_of(lines: list[str]) -> str:
+    return next(line.split()[1] for line in lines if line.startswith("  listening"))
+
+
+def client_of(lines: list[str]) -> httpx.Client:
+    return httpx.Client(base_url=url_of(lines), timeout=60)
+
+
+def children(process: subprocess.Popen[str]) -> list[Any]:
+    import psutil
+
+    return list(psutil.Process(process.pid).children(recursive=True))
+
+
+def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+def test_serve_load_ask_and_stop(tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
+    argv = (
+        "--model",
+        str(tiny_base),
+        "--adapter",
+        f"mine={tiny_adapters['lora-r4']}",
+        "--served-model-name",
+        "org/tiny",
+    )
+    with serving(*argv, HOTSWAP_API_KEY="sk-1", HOTSWAP_ADMIN_KEY="root") as (process, lines):
+        text = "\n".join(lines)
+        assert "org/tiny (none, float32 on cpu" in text
+        assert "mine@1 (lora" in text
+        assert "API key needed; adapter uploads with an admin key" in text
+        assert "sk-1" not in text
+        url = url_of(lines)
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="sk-1", max_retries=0) as client:
+            assert [model.id for model in client.models.list()] == ["org/tiny", "mine"]
+            assert client.models.retrieve("org/tiny").id == "org/tiny"
+            answer = client.chat.completions.create(
+                model="mine", messages=[{"role": "user", "content": "hi"}], max_tokens=3
+            )
+            assert answer.usage is not None
+        command = next(line for line in lines if line.startswith("  try")).split(maxsplit=1)[1]
+        if shutil.which("curl"):
+            tried = subprocess.run(
+                ["sh", "-c", f"{command} -s"], env={**os.environ, "KEY": "sk-1"}, capture_output=True, check=True
+            )
+            assert json.loads(tried.stdout)["model"] == "mine"
+        engine = children(process)
+        assert engine
+        process.send_signal(signal.SIGTERM)
+        code, out, err = end(process)
+        assert (code, out.strip()) == (0, "stopped")
+        entries = [json.loads(line) for line in err.splitlines()]
+        request = next(entry for entry in entries if entry.get("path") == "/v1/chat/completions")
+        assert (request["adapter"], request["model"], request["status"]) == ("mine@1", "mine", 200)
+        assert request["prompt_tokens"] == answer.usage.prompt_tokens
+        assert not any(child.is_running() for child in engine)
+
+
+def test_running_requests_finish_and_new_ones_are_refused(tiny_base: Path) -> None:
+    body = {"model": tiny_base.name, "prompt": "x", "max_tokens": 500, "ignore_eos": True, "n": 8, "stream": True}
+    with serving("--model", str(tiny_base)) as (process, lines), client_of(lines) as http:
+        with http.stream("POST", "/v1/completions", json=body) as response:
+            events = response.iter_lines()
+            next(events)
+            process.send_signal(signal.SIGINT)
+            wait_until(lambda: http.get("/ready").status_code == 503, "the drain to begin")
+            refused = http.post("/v1/completions", json=body | {"stream": False})
+            assert refused.status_code == 503
+            assert refused.headers["retry-after"]
+            assert "shutting down" in refused.json()["error"]["message"]
+            rest = [line for line in events if line]
+        assert rest[-1] == "data: [DONE]"
+        assert sum('"finish_reason":"length"' in line for line in rest) == 8
+        code, out, _ = end(process)
+    assert code == 0
+    assert "8 running" in out
+
+
+def test_after_the_deadline_what_runs_is_told_so(tiny_base: Path) -> None:
+    body = {"model": tiny_base.name, "prompt": "x", "max_tokens": 500, "ignore_eos": True, "n": 64, "stream": True}
+    with serving("--model", str(tiny_base), "--drain-seconds", "0.1") as (process, lines), client_of(lines) as http:
+        with http.stream("POST", "/v1/completions", json=body) as response:
+            events = response.iter_lines()
+            next(events)
+            process.send_signal(signal.SIGTERM)
+            rest = [line for line in events if line]
+        assert json.loads(rest[-2].removeprefix("data: "))["error"]["code"] == "engine_unavailable"
+        assert rest[-1] == "data: [DONE]"
+        assert end(process)[0] == 0
+
+
+def test_a_second_signal_ends_at_once(tiny_base: Path) -> None:
+    body = {"model": tiny_base.name, "prompt": "x", "max_tokens": 500, "ignore_eos": True, "n": 64, "stream": True}
+    with serving("--model", str(tiny_base)) as (process, lines), client_of(lines) as http:
+        engine = children(process)
+        with http.stream("POST", "/v1/completions", json=body) as response:
+            events = response.iter_lines()
+            next(events)
+            process.send_signal(signal.SIGTERM)
+            wait_until(lambda: http.get("/ready").status_code == 503, "the drain to begin")
+            process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(httpx.HTTPError):
+                rest = list(events)
+                assert sum('"finish_reason":"length"' in line for line in rest) < 64
+        end(process)
+        wait_until(lambda: not any(child.is_running() for child in engine), "the engine to end too")
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        (["--model", "/nowhere/base"], 1, "there is no base model"),
+        (["--model", "{base}", "--adapter", "x=/nowhere"], 1, "--adapter x=/nowhere"),
+        (["--model", "{base}", "--adapter", "x={base}"], 1, "--adapter x={base}: "),
+        (["--model", "{base}", "--adapter", "a b={lora}"], 1, "cannot name an adapter"),
+        (["--model", "{base}", "--device", "nonsense"], 1, "nonsense"),
+        (["--model", "{base}", "--chat-template", "/nowhere.jinja"], 1, "--chat-template"),
+        (["--model", "{base}", "--host", "0.0.0.0"], 2, "--admin-key"),
+        (["--model", "{base}", "--port", "{taken}"], 1, "choose another --port"),
+        (["--quantize", "int3"], 2, "--quantize must be nf4, int8 or none"),
+        (["--quantise", "nf4"], 2, "did you mean --quantize?"),
+    ],
+)
+def test_failing_to_start_is_one_line(
+    tiny_base: Path, tiny_adapters: dict[str, Path], argv: list[str], code: int, words: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        values = {"base": tiny_base, "lora": tiny_adapters["lora-r4"], "taken": taken.getsockname()[1]}
+        with serving(*(arg.format(**values) for arg in argv), "--log-level", "error") as (process, _):
+            returned, _, err = end(process)
+    last = [line for line in err.splitlines() if not line.startswith("{")]
+    assert returned == code, err
+    assert len(last) == 1, err
+    assert words.format(**values) in last[0]
+
+
+def test_help_is_instant_and_whole() -> None:
+    script = (
+        "import sys\nfrom server.cli import serve\n"
+        "try:\n    serve(['--help'])\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
+        "assert not {'torch', 'fastapi', 'transformers', 'uvicorn'} & set(sys.modules), 'heavy imports'"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "--kv-cache-gb" in done.stdout
+
+
+def test_the_api_process_imports_no_torch(tiny_base: Path) -> None:
+    script = (
+        "import sys, pathlib\nimport server.serving\nfrom server.text import TextProcessor\n"
+        f"TextProcessor.load(pathlib.Path({str(tiny_base)!r}))\nassert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
