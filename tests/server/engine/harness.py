@@ -91,6 +91,8 @@ class Harness:
                     result = self.results[output.request_id]
                     assert result.finish_reason is None, "nothing follows a terminal output"
                     assert (output.error is not None) == (output.finish_reason is FinishReason.ERROR)
+                    if result.outputs:
+                        assert (output.cached_tokens, output.queued_seconds) == (0, 0), "told with the first token only"
                     result.outputs.append(output)
             else:
                 self.events.append(message)

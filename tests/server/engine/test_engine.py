@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from adapters.ops import Adapter
-from server.engine.messages import AdapterFailed, AdapterLoaded, FinishReason
+from server.engine.messages import AdapterFailed, AdapterLoaded, AdapterUnloaded, FinishReason
 from server.registry import AdapterKey
 from tests.server.engine.conftest import MakeEngine
 from tests.server.engine.harness import DEADLINE, Harness
@@ -284,6 +284,16 @@ def test_unload_while_loading(make_engine: MakeEngine, tmp_path: Path, exists: b
     assert isinstance(harness.wait_loaded(LORA), AdapterLoaded if exists else AdapterFailed)
     assert harness.unloaded == [LORA]
     assert harness.results["r"].finish_reason is (FinishReason.LENGTH if exists else FinishReason.ERROR)
+    assert not runner.adapters
+
+
+def test_unload_while_loading_without_requests(make_engine: MakeEngine, tmp_path: Path) -> None:
+    runner = ToyRunner()
+    harness = make_engine(runner)
+    harness.engine.load_adapter(LORA, make_package(tmp_path / "p", "lora"))
+    harness.engine.unload_adapter(LORA)
+    harness.run()
+    assert [type(event) for event in harness.events] == [AdapterLoaded, AdapterUnloaded]
     assert not runner.adapters
 
 

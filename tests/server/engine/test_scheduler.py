@@ -112,6 +112,19 @@ def test_the_last_to_arrive_is_preempted_and_resumes_first() -> None:
     assert step(scheduler).num_tokens == {"second": 9, "third": 1}
 
 
+def test_preempted_requests_resume_in_the_order_of_arrival() -> None:
+    scheduler = make_scheduler(num_blocks=8)
+    for name in "abcd":
+        add(scheduler, name, 8)
+    step(scheduler)
+    prefix = scheduler.reserve(4)
+    assert prefix is not None
+    assert [request.request_id for request in scheduler.preempted] == ["c", "d"]
+    assert scheduler.num_preemptions == 2
+    scheduler.add_adapter(KEY, AdapterSlot(16, prefix))
+    scheduler.check_integrity()
+
+
 def test_a_request_preempts_itself_when_it_is_the_last() -> None:
     scheduler = make_scheduler(num_blocks=3, prefix_caching=False)
     add(scheduler, "first", 5, max_tokens=3)
