@@ -17,11 +17,11 @@ from adapters.ops import Adapter
 from server.engine.messages import AdapterFailed, AdapterLoaded, AdapterUnloaded
 from server.engine.runner import Runner
 from server.engine.scheduler import AdapterSlot, Scheduler
+from server.model.prepared import PreparedAdapter
 from server.registry import AdapterKey
 
 logger = logging.getLogger(__name__)
 
-Prepared = tuple[Adapter, dict[str, float]]
 AdapterEvent = AdapterLoaded | AdapterFailed | AdapterUnloaded
 
 
@@ -29,7 +29,7 @@ AdapterEvent = AdapterLoaded | AdapterFailed | AdapterUnloaded
 class _Entry:
     """One adapter on its way in (``future`` set), resident (``loaded`` set), or on its way out (``leaving``)."""
 
-    future: Future[Prepared] | None = None
+    future: Future[PreparedAdapter] | None = None
     loaded: AdapterLoaded | None = None
     leaving: bool = False
     request_ids: set[str] = field(default_factory=set)
@@ -136,28 +136,29 @@ class AdapterManager:
             assert (entry.future is None) != (entry.loaded is None), "an adapter is either loading or resident"
             assert not (entry.leaving and entry.loaded and not entry.request_ids), "an idle leaving adapter is gone"
 
-    def _prepared(self) -> list[tuple[AdapterKey, _Entry, Future[Prepared]]]:
+    def _prepared(self) -> list[tuple[AdapterKey, _Entry, Future[PreparedAdapter]]]:
         return [(k, e, e.future) for k, e in self._entries.items() if e.future is not None and e.future.done()]
 
-    def _finish(self, key: AdapterKey, entry: _Entry, future: Future[Prepared]) -> None:
+    def _finish(self, key: AdapterKey, entry: _Entry, future: Future[PreparedAdapter]) -> None:
         entry.future = None
         try:
-            adapter, seconds = future.result()
+            prepared = future.result()
             started = time.monotonic()
-            self._install(key, adapter)
+            self._install(key, prepared.adapter)
         except Exception as error:  # noqa: BLE001 - a bad package must never end the stepping thread
             del self._entries[key]
             self.events.append(_failure(key, error))
             if entry.leaving:
                 self.events.append(AdapterUnloaded(key))
             return
-        copying = seconds.get("copy", 0.0) + time.monotonic() - started
+        adapter, copying = prepared.adapter, prepared.seconds.get("copy", 0.0) + time.monotonic() - started
         entry.loaded = AdapterLoaded(
             key=key,
             kind=adapter.kind,
             nbytes=adapter.nbytes,
             num_virtual_tokens=adapter.num_virtual_tokens,
-            seconds={**seconds, "copy": copying},
+            warnings=prepared.warnings,
+            seconds={**prepared.seconds, "copy": copying},
         )
         self.events.append(entry.loaded)
 

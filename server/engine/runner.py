@@ -13,6 +13,7 @@ from torch import Tensor
 
 from adapters.ops import Adapter
 from server.model.inputs import ModelInput
+from server.model.prepared import PreparedAdapter
 from server.registry import AdapterKey
 
 
@@ -56,8 +57,8 @@ class Runner(Protocol):
         Must be safe to repeat on a part of the sequences after it raised: all writes are to the positions given.
         """
 
-    def prepare(self, path: Path) -> tuple[Adapter, dict[str, float]]:
-        """Read, validate and place the package in ``path``, in the loader's thread; also the seconds by stage.
+    def prepare(self, path: Path) -> PreparedAdapter:
+        """Read, validate and place the package in ``path``, in the loader's thread.
 
         Raises AdapterError.
         """

@@ -89,9 +89,18 @@ def _decode_part(rows: list[tuple[_Placed, Tensor]], device: torch.device) -> De
         return None
     return DecodePart(
         rows=torch.tensor([p.row for p, _ in rows], dtype=torch.long, device=device),
-        slots=torch.nn.utils.rnn.pad_sequence([slots for _, slots in rows], batch_first=True),
+        slots=_padded([slots for _, slots in rows]),
         lengths=torch.tensor([p.total for p, _ in rows], dtype=torch.long, device=device),
     )
+
+
+def _padded(rows: list[Tensor]) -> Tensor:
+    """Rows of unequal length as one table, each filled up with its own last entry.
+
+    Padding is masked, but a masked NaN is still a NaN: a row must read no slot that it did not write itself.
+    """
+    width = max(map(len, rows))
+    return torch.stack([torch.cat([row, row[-1:].expand(width - len(row))]) for row in rows])
 
 
 def _segments(placed: Sequence[_Placed]) -> list[Segment]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from adapters.fingerprint import template_sha256
-from adapters.kinds import compile_package
+from adapters.kinds import compile_package, noop_warning
 from adapters.ops import Adapter
 from adapters.package import read_package
 from server.config import EngineConfig
@@ -21,6 +21,7 @@ from server.model.inputs import ModelInput, SequenceInput
 from server.model.kv_cache import KVCache, LayerShape
 from server.model.loader import LoadedBase, adaptable_linears, base_spec, biased_modules, load_base
 from server.model.pool import AdapterPool
+from server.model.prepared import PreparedAdapter
 from server.model.probe import probe_layers
 from server.model.step import computing
 from server.registry import AdapterKey
@@ -91,11 +92,8 @@ class ModelRunner:
         """Bytes of the resident adapters."""
         return self._pool.nbytes
 
-    def prepare(self, path: Path) -> tuple[Adapter, dict[str, float]]:
-        """Read, check and place a package; safe off-thread.
-
-        Returns the adapter and the seconds spent by stage (read, validate, copy). Raises AdapterError.
-        """
+    def prepare(self, path: Path) -> PreparedAdapter:
+        """Read, check and place a package; safe off-thread. Raises AdapterError."""
         times = [time.monotonic()]
         package = read_package(path)
         times.append(time.monotonic())
@@ -104,7 +102,12 @@ class ModelRunner:
         adapter = adapter.map(lambda t: t.to(self._base.device, self._base.dtype))
         times.append(time.monotonic())
         stages = zip(("read", "validate", "copy"), times, times[1:], strict=False)
-        return adapter, {stage: end - start for stage, start, end in stages}
+        warning = noop_warning(adapter)
+        return PreparedAdapter(
+            adapter,
+            seconds={stage: end - start for stage, start, end in stages},
+            warnings=[] if warning is None else [warning],
+        )
 
     def install(self, key: AdapterKey, adapter: Adapter) -> None:
         """Make a prepared adapter available to the next step."""

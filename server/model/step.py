@@ -23,7 +23,7 @@ class DecodePart:
     """All sequences with a single new token.
 
     Shape: ``rows`` [B] rows in the batch; ``slots`` [B, K] where each sequence's positions 0..K-1 lie (padding
-    repeats slot 0); ``lengths`` [B] valid positions, the new token included.
+    repeats the last of the row); ``lengths`` [B] valid positions, the new token included.
     """
 
     rows: Tensor

@@ -13,6 +13,7 @@ import torch
 
 from adapters.ops import Adapter
 from server.engine.messages import AdapterFailed, AdapterLoaded, AdapterUnloaded, FinishReason
+from server.model.prepared import PreparedAdapter
 from server.registry import AdapterKey
 from tests.server.engine.conftest import MakeEngine
 from tests.server.engine.harness import DEADLINE, Harness
@@ -186,7 +187,7 @@ def test_a_request_waits_for_its_adapter_while_others_run(make_engine: MakeEngin
     class SlowRunner(ToyRunner):
         go_on = Event()
 
-        def prepare(self, path: Path) -> tuple[Adapter, dict[str, float]]:
+        def prepare(self, path: Path) -> PreparedAdapter:
             assert self.go_on.wait(30)
             return super().prepare(path)
 
@@ -564,7 +565,7 @@ def test_random_traffic_equals_each_alone(make_engine: MakeEngine, tmp_path: Pat
             kind = kinds[i // 12 % 3]
             version = AdapterKey(kind, i, f"{kind}{i}")
             package = make_package(tmp_path / str(version), kind, seed=i, num_virtual_tokens=rng.randint(1, 9))
-            compiled[version] = runner.prepare(package)[0]
+            compiled[version] = runner.prepare(package).adapter
             harness.engine.load_adapter(version, package)
             if kind in current:
                 harness.engine.unload_adapter(current[kind])

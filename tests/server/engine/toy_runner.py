@@ -16,6 +16,7 @@ from torch import Tensor
 from adapters.errors import PackageError
 from adapters.ops import Adapter, LowRank, PrefixKV, PromptEmbeds
 from server.model.inputs import VIRTUAL, ModelInput, SequenceInput
+from server.model.prepared import PreparedAdapter
 from server.registry import AdapterKey
 
 VOCAB, HIDDEN, LAYERS, EOS = 64, 16, 2, 63
@@ -48,10 +49,10 @@ class ToyRunner:
     def adapter_bytes(self) -> int:
         return sum(adapter.nbytes for adapter in self.adapters.values())
 
-    def prepare(self, path: Path) -> tuple[Adapter, dict[str, float]]:
+    def prepare(self, path: Path) -> PreparedAdapter:
         if not path.exists():
             raise PackageError("there is no package")
-        return compile_toy(load_file(path)), {"read": 0.1, "copy": 0.0}
+        return PreparedAdapter(compile_toy(load_file(path)), {"read": 0.1, "copy": 0.0})
 
     def install(self, key: AdapterKey, adapter: Adapter) -> None:
         assert key not in self.adapters

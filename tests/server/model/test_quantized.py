@@ -32,7 +32,7 @@ def test_mixed_batch_equals_peft_over_the_same_weights(
                for i, name in enumerate(["base", *NAMES])}  # fmt: skip
     sequences, block = [SequenceInput(None, prompts["base"], 0, [0, 1, 2], [8])], 3
     for name in NAMES:
-        adapter, _ = runner.prepare(tiny_adapters[name])
+        adapter = runner.prepare(tiny_adapters[name]).adapter
         key = AdapterKey(name, 1, name)
         runner.install(key, adapter)
         blocks, virtual = list(range(block, block + 5)), adapter.num_virtual_tokens

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, PrefixTuningConfig
 
 from adapters.errors import AdapterError
+from adapters.ops import Adapter, LowRank
 from server.config import EngineConfig
 from server.errors import EngineStartError
 from server.model.inputs import VIRTUAL, ModelInput, SequenceInput
@@ -56,7 +58,7 @@ class Bench:
         self.keys = {name: AdapterKey(name, 1, name) for name in adapters}
         self.sizes: dict[str, tuple[int, bool]] = {}
         for name, path in adapters.items():
-            adapter, _ = self.runner.prepare(path)
+            adapter = self.runner.prepare(path).adapter
             self.runner.install(self.keys[name], adapter)
             self.sizes[name] = (adapter.num_virtual_tokens, adapter.prefix is not None)
         self.next_block = 0
@@ -159,8 +161,6 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_other_architectures(model_type: str, tmp_path: Path) -> None:
-    from peft import LoraConfig, PrefixTuningConfig
-
     base = make_base(tmp_path / "base", model_type=model_type, **ARCHITECTURES[model_type])
     lora = LoraConfig(r=4, target_modules="all-linear", fan_in_fan_out=model_type == "gpt2", task_type="CAUSAL_LM")
     prefix = PrefixTuningConfig(num_virtual_tokens=6, task_type="CAUSAL_LM")
@@ -172,6 +172,33 @@ def test_other_architectures(model_type: str, tmp_path: Path) -> None:
     bench.step(rows, [9] * len(rows))
     bench.step(rows, [5] + [1] * (len(rows) - 1))
     bench.step(rows, [1] * len(rows))
+
+
+def test_a_broken_adapters_rows_leave_the_others_alone(bench: Bench) -> None:
+    """Values that are not finite stay in the cache after their row is gone; no other row may read them."""
+    key = AdapterKey("broken", 1, "broken")
+    name = "model.layers.0.mlp.down_proj"  # so that the next layer stores NaN
+    out, in_ = bench.runner.spec.linears[name]
+    bench.runner.install(key, Adapter("lora", {name: (LowRank(torch.ones(2, in_), torch.full((out, 2), torch.nan)),)}))
+    broken = SequenceInput(key, [1, 2, 3, 4, 5, 6], 0, [0, 1], [5])  # block 0 is also what padding might read
+    bench.next_block = 2
+    long, short = bench.row("lora-r8", 20, 1), bench.row(None, 9, 2)
+    first = bench.runner.execute(ModelInput([broken, long.take(12), short.take(4)]))
+    assert torch.isnan(first[0]).all()
+    assert torch.isfinite(first[1:]).all()
+    bench.step([long, short], [1, 1])
+    bench.runner.remove(key)
+    reused = bench.row("lora-r4", 6, 3)
+    reused.blocks = [0, 1]
+    bench.step([reused, long], [3, 1])
+    bench.step([reused, short], [1, 1])
+
+
+def test_a_noop_adapter_is_told(bench: Bench, tmp_path: Path) -> None:
+    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    package = make_adapter(bench.base, tmp_path / "noop", config, std=0.0)
+    (warning,) = bench.runner.prepare(package).warnings
+    assert "answers exactly as the base" in warning
 
 
 def test_removing_an_adapter_leaves_the_others(tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
@@ -186,15 +213,14 @@ def test_removing_an_adapter_leaves_the_others(tiny_base: Path, tiny_adapters: d
 
 
 def test_bytes_are_what_the_tensors_weigh(bench: Bench) -> None:
-    adapter, seconds = bench.runner.prepare(bench.adapters["lora-r4"])
+    prepared = bench.runner.prepare(bench.adapters["lora-r4"])
     weights = sum(4 * (out + in_) for out, in_ in bench.runner.spec.linears.values())
-    assert adapter.nbytes == 4 * weights
-    assert set(seconds) == {"read", "validate", "copy"}
+    assert prepared.adapter.nbytes == 4 * weights
+    assert prepared.warnings == []
+    assert set(prepared.seconds) == {"read", "validate", "copy"}
 
 
 def test_prepare_refuses_another_bases_adapter(bench: Bench, tmp_path: Path) -> None:
-    from peft import LoraConfig
-
     other = make_base(tmp_path / "other", hidden_size=32, intermediate_size=48)
     config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
     package = make_adapter(other, tmp_path / "lora", config)
