@@ -30,6 +30,7 @@ class EngineChild:
         self._process = process
         self._reader = reader
         self._writer = writer
+        self._ending = False
         self._watch = asyncio.create_task(self._hang_up_after_exit())
 
     @classmethod
@@ -63,8 +64,8 @@ class EngineChild:
         return self._process.pid
 
     def send(self, message: ToEngine) -> None:
-        """Queue a message; lost if the process has died, which ``messages`` tells by ending."""
-        if not self._writer.is_closing():
+        """Queue a message; lost if the process has died or was told to end, which ``messages`` tells by ending."""
+        if not self._ending and not self._writer.is_closing():
             self._writer.write(encode(message))
 
     async def messages(self) -> AsyncIterator[FromEngine]:
@@ -77,6 +78,7 @@ class EngineChild:
 
     async def end(self, grace: float) -> str:
         """Send no more, wait ``grace`` seconds for the process to end, then kill it; returns how it ended, in words."""
+        self._ending = True
         if not self._writer.is_closing():
             self._writer.write_eof()
         try:

@@ -154,7 +154,11 @@ def test_a_parent_that_is_killed_takes_the_child_with_it(tiny_base: Path) -> Non
 async def test_a_child_that_will_not_end_is_killed(tiny_base: Path) -> None:
     child = await EngineChild.spawn(config_for(tiny_base))
     os.kill(child.pid, signal.SIGSTOP)
-    ending = await child.end(grace=0.01)
+    end = asyncio.create_task(child.end(grace=0.01))
+    await asyncio.sleep(0)
+    child.send(Abort("too late"))  # who sends cannot know yet
+    ending = await end
+    child.send(Abort("too late"))
     assert "SIGKILL" in ending
     await child.hang_up()
     await until(lambda: not psutil.pid_exists(child.pid))
