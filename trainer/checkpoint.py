@@ -79,7 +79,7 @@ def check_identity(directory: Path, identity: RunIdentity) -> None:
             raise CheckpointError(f"cannot resume: the {what} changed since {directory.name} was saved")
     ours = msgspec.json.decode(msgspec.json.encode(identity.settings))
     before_all, now_all = dict(_leaves(saved.settings)), dict(_leaves(ours))
-    for key in sorted(before_all.keys() | now_all.keys()):
+    for key in sorted(before_all.keys() | now_all.keys(), key=lambda key: (key != "method.type", key)):
         if before_all.get(key) != now_all.get(key):
             raise CheckpointError(
                 f"cannot resume: {key} was {before_all.get(key)!r} and is now {now_all.get(key)!r}; "

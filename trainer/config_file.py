@@ -6,24 +6,21 @@ In the environment it is upper case with ``__`` for the dot. Unknown keys are re
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import yaml
 
-from trainer.config import Columns, DataConfig, LoraMethod, PrefixMethod, PromptMethod, TrainConfig, TrainingConfig
+from trainer.config import TrainConfig
+from trainer.config_keys import check_keys, choices_of, full_key
 from trainer.config_rules import check
 from trainer.errors import ConfigError
 
 ENV_PREFIX = "HOTSWAP_TRAIN_"
-METHODS: dict[str, type[msgspec.Struct]] = {"lora": LoraMethod, "prefix": PrefixMethod, "prompt": PromptMethod}
-_FREE_MAPPINGS = ("method.rank_pattern", "method.alpha_pattern")
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> TrainConfig:
@@ -35,7 +32,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), environ: Mapping[str,
     raw = _read_yaml(path)
     if isinstance(raw.get("method"), str):
         raw["method"] = {"type": raw["method"]}
-    _check_keys(raw)
+    check_keys(raw)
     for key, value in _environment(os.environ if environ is None else environ):
         _set(raw, key, value)
     for item in overrides:
@@ -43,7 +40,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), environ: Mapping[str,
         if not equals or not key:
             raise ConfigError(f"{item!r} is not key=value")
         _set(raw, key.removeprefix("--").replace("-", "_"), value)
-    _check_keys(raw)
+    check_keys(raw)
     return _complete(convert(raw))
 
 
@@ -114,7 +111,7 @@ def _set(raw: dict[str, Any], key: str, text: str) -> None:
         current = raw.get("method")
         raw["method"] = current if isinstance(current, dict) and current.get("type") == value else {"type": value}
         return
-    *sections, leaf = _full_key(key, raw).split(".")
+    *sections, leaf = full_key(key, raw).split(".")
     place = raw
     for section in sections:
         if not isinstance(place.get(section), dict):
@@ -123,82 +120,14 @@ def _set(raw: dict[str, Any], key: str, text: str) -> None:
     place[leaf] = value
 
 
-def _full_key(key: str, raw: Mapping[str, Any]) -> str:
-    known = _known_keys(raw)
-    if key in known or any(key.startswith(f"{mapping}.") for mapping in _FREE_MAPPINGS if mapping in known):
-        return key
-    found = [full for full in known if full.endswith(f".{key}")]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ConfigError(f"{key!r} could mean {' or '.join(found)}; write it out")
-    raise _unknown(key, known)
-
-
-def _known_keys(raw: Mapping[str, Any]) -> list[str]:
-    method = raw.get("method")
-    kind = method.get("type") if isinstance(method, Mapping) else None
-    parts: list[tuple[str, Iterable[str]]] = [
-        ("", TrainConfig.__struct_fields__),
-        ("method.", ["type", *METHODS.get(str(kind), LoraMethod).__struct_fields__]),
-        ("data.", DataConfig.__struct_fields__),
-        ("data.columns.", Columns.__struct_fields__),
-        ("training.", TrainingConfig.__struct_fields__),
-    ]
-    return [prefix + name for prefix, names in parts for name in names]
-
-
-def _check_keys(raw: dict[str, Any]) -> None:
-    """Raise ConfigError for the first unknown key."""
-    method = raw.get("method")
-    if isinstance(method, dict):
-        method.setdefault("type", LoraMethod.KIND)
-        if method["type"] not in METHODS:
-            raise ConfigError(f"method.type: {method['type']!r} is not a method; known are {', '.join(METHODS)}")
-    known = _known_keys(raw)
-    for key in _walk(raw, ""):
-        if key not in known:
-            raise _unknown(key, known)
-
-
-def _walk(raw: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    for name, value in raw.items():
-        key = prefix + name
-        yield key
-        if isinstance(value, Mapping) and key not in _FREE_MAPPINGS:
-            yield from _walk(value, key + ".")
-
-
-def _unknown(key: str, known: Sequence[str]) -> ConfigError:
-    leaves = {full.rsplit(".", 1)[-1]: full for full in known}
-    near = difflib.get_close_matches(key, known, 1, 0.6) or [
-        leaves[leaf] for leaf in difflib.get_close_matches(key.rsplit(".", 1)[-1], leaves, 1, 0.6)
-    ]
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    leaf = key.rsplit(".", 1)[-1]
-    owners = [kind for kind, struct in METHODS.items() if leaf in struct.__struct_fields__]
-    if owners and not near:
-        hint = f"; it belongs to the method {' and '.join(owners)}"
-    return ConfigError(f"unknown key {key!r}{hint}")
-
-
 def _plain_words(message: str) -> str:
     """msgspec's message with the key first: ``training.epochs: Expected `float` > 0.0``."""
     what, at, where = message.partition(" - at `$.")
     if at:
         key = where.rstrip("`")
-        choices = _choices(key) if what.startswith("Invalid enum value") else []
+        choices = choices_of(key) if what.startswith("Invalid enum value") else []
         return f"{key}: {what.replace('`', '')}" + (f"; choose from {', '.join(choices)}" if choices else "")
     return what.replace("Object missing required field", "the configuration lacks").replace("`", "'")
-
-
-def _choices(key: str) -> list[str]:
-    struct: Any = TrainConfig
-    *sections, leaf = key.split(".")
-    for section in sections:
-        struct = LoraMethod if section == "method" else typing.get_type_hints(struct)[section]
-    hint = typing.get_type_hints(struct).get(leaf)
-    return [str(choice) for choice in typing.get_args(hint)] if typing.get_origin(hint) is typing.Literal else []
 
 
 def _complete(config: TrainConfig) -> TrainConfig:

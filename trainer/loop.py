@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trainer.base_model import device
 from trainer.batches import Collator, ExampleDataset, LengthBucketSampler
-from trainer.checkpoint import RunIdentity, load_parameters, save_parameters
+from trainer.checkpoint import STATE_FILE, RunIdentity, load_parameters, save_parameters
 from trainer.config import TrainConfig, TrainingConfig
 from trainer.data import TrainingData
 from trainer.loss import LabelledHead, row_losses, token_losses
@@ -83,6 +83,13 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         self.log(metrics)
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def restore(self, checkpoint: Path) -> None:
+        """Be as after the run that ended with ``checkpoint``."""
+        load_parameters(self.accelerator.unwrap_model(self.model), checkpoint)
+        self.state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
+            self._load_best_model()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         dataset = train_dataset or self.train_dataset

@@ -13,6 +13,7 @@ from trainer.config import LoraMethod, Method, PrefixMethod, PromptMethod
 from trainer.errors import ConfigError
 
 TASK = "CAUSAL_LM"
+INITIAL_STD = 0.02  # of the weights that make a prefix
 
 
 def apply_method(base: Base, method: Method) -> Any:
@@ -57,7 +58,7 @@ def _lora(base: Base, method: LoraMethod) -> Any:
 
 
 def _prefix(base: Base, method: PrefixMethod) -> Any:
-    return get_peft_model(
+    model = get_peft_model(
         base.model,
         PrefixTuningConfig(
             task_type=TASK,
@@ -66,6 +67,21 @@ def _prefix(base: Base, method: PrefixMethod) -> Any:
             encoder_hidden_size=method.projection_hidden_size if method.projection else None,
         ),
     )
+    _start_small(model.prompt_encoder["default"])
+    return model
+
+
+def _start_small(encoder: torch.nn.Module) -> None:
+    """Begin with a prefix close to zero, as transformers begins its own layers.
+
+    peft leaves torch's initialisation, whose embeddings have unit variance. Behind them one step of Adam moves keys
+    and values by more than their size: at the same learning rate the loss diverges within a few steps.
+    """
+    for module in encoder.modules():
+        if isinstance(module, (torch.nn.Linear, torch.nn.Embedding)):
+            torch.nn.init.normal_(module.weight, std=INITIAL_STD)
+        if isinstance(module, torch.nn.Linear):
+            torch.nn.init.zeros_(module.bias)
 
 
 def _prompt(base: Base, method: PromptMethod) -> Any:

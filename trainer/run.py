@@ -84,6 +84,9 @@ def train(
 def _run(trainer: AdapterTrainer, stop: StopCallback, display: Display, checkpoint: Path | None) -> float:
     """Train; returns the seconds it took."""
     began = time.monotonic()
+    if checkpoint and step_of(checkpoint) >= trainer.args.max_steps:
+        trainer.restore(checkpoint)  # transformers would train one more step
+        return time.monotonic() - began
     trainer.remove_callback(PrinterCallback)
     with stop_on_signals(stop):
         try:

@@ -1,0 +1,38 @@
+"""What the trainer's tests share: small data files and configurations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from trainer.config import TrainConfig
+from trainer.config_file import load_config
+
+WORDS = ("red", "blue", "green", "black", "white", "grey")
+
+
+def write_jsonl(path: Path, rows: list[Any]) -> Path:
+    """Write ``rows`` one a line; strings are written as they are, so that lines may be broken on purpose."""
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def colour_rows(count: int = 48) -> list[dict[str, str]]:
+    """A task that a tiny model learns in a few steps: say the colour's first letter, twice."""
+    words = [WORDS[i % len(WORDS)] for i in range(count)]
+    return [{"prompt": f"{'very ' * (i % 3)}{word}", "response": word[0] * 2} for i, word in enumerate(words)]
+
+
+def make_config(folder: Path, base: Path, *overrides: str, rows: list[Any] | None = None) -> TrainConfig:
+    """A configuration that trains ``base`` for a few steps on ``rows`` (the colours when None)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data = write_jsonl(folder / "data.jsonl", colour_rows() if rows is None else rows)
+    file = folder / "config-in.yaml"
+    file.write_text(
+        f"base: {base}\noutput: {folder / 'run'}\ndata: {{path: {data}, validation: 8}}\n"
+        "training: {max_steps: 8, batch_size: 4, save_steps: 4, eval_steps: 4, threads: 1}\n",
+        encoding="utf-8",
+    )
+    return load_config(file, overrides, {})

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import bitsandbytes as bnb
+import pytest
+import torch
+
+from adapters.errors import BaseModelError
+from tests.trainer.support import make_config
+from trainer.base_model import load_base, load_model, resolve_dtype
+
+
+def test_a_base_is_frozen_and_knows_what_ends_a_turn(tiny_base: Path, tmp_path: Path) -> None:
+    base = load_base(make_config(tmp_path, tiny_base))
+    assert not any(parameter.requires_grad for parameter in base.model.parameters())
+    assert (base.end_ids, base.pad_id, base.dtype) == ((258,), 256, resolve_dtype("auto", torch.device("cpu")))
+    assert base.name == tiny_base.name  # packages name no folders of the machine
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [
+        ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, torch.float32),
+        ({"avx512_f": True, "avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({}, torch.float32),
+    ],
+)
+def test_auto_is_bf16_only_where_the_cpu_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert resolve_dtype("auto", torch.device("cpu")) == dtype
+    assert resolve_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16
+
+
+def test_4bit_weights_still_carry_gradients_after_an_evaluation(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # as on a CPU with AVX512-BF16, where bitsandbytes repacks weights at the first forward in eval mode
+    monkeypatch.setattr(bnb.nn.modules, "has_avx512bf16", lambda: True)
+    model = load_model(tiny_base, torch.float32, "nf4")
+    layers = [module for module in model.modules() if isinstance(module, bnb.nn.Linear4bit)]
+    assert len(layers) == 14
+    for layer in layers:
+        before = layer.weight.data.clone()
+        layer.eval()
+        with torch.no_grad():
+            layer(torch.randn(2, layer.in_features))
+        assert torch.equal(layer.weight.data, before)
+        x = torch.randn(2, layer.in_features, requires_grad=True)
+        layer.train()(x).sum().backward()
+        assert x.grad is not None
+        assert x.grad.abs().sum() > 0
+
+
+def test_bases_that_cannot_be_loaded_are_said_so(tiny_base: Path, tmp_path: Path) -> None:
+    with pytest.raises(BaseModelError, match="there is no base model"):
+        load_base(make_config(tmp_path, tiny_base, "base=no such base"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BaseModelError, match="holds no"):
+        load_base(make_config(tmp_path, tmp_path / "empty"))
