@@ -12,7 +12,7 @@ from server.engine.client import EngineClient
 from server.engine.messages import EngineRequest, FinishReason, SamplingParams
 from server.registry import AdapterKey
 
-DEADLINE = 60.0
+DEADLINE = 120.0
 PROMPT = [10, 200, 33, 44, 99, 7, 150, 61]  # base and every adapter of the tiny base continue it differently
 
 

@@ -27,7 +27,7 @@ from server.engine.process import drain, feed, serve
 from server.engine.transport import decode_from_engine, encode, frame, recv_frame
 from tests.server.engine.clients import config_for, until
 
-DEADLINE = 60.0
+DEADLINE = 120.0
 
 ORPHAN_MAKER = """
 import asyncio, sys, msgspec
