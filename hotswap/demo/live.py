@@ -117,6 +117,7 @@ class Live:
         async with traffic(self.asker, Stream(contacts, 1, into), Stream(dates, 1, into), *long):
             with self._phase("replace"):
                 await self._publish(BETTER.name, "contacts", "--replace")
+                into.append(await self.asker.ask(contacts[0]))  # answered by version 2 while others still run on 1
 
     def _questions(self, model: str, task: Task) -> list[Question]:
         """The rows that are asked alone, too."""

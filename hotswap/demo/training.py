@@ -48,7 +48,10 @@ async def _train(settings: Settings, recipe: Recipe, rows: Sequence[Row], progre
 
 
 def _config(settings: Settings, recipe: Recipe, data: Path, run: Path) -> dict[str, Any]:
-    """What ``hotswap train`` reads (JSON is YAML): every row once, none held back, the method's own rate."""
+    """What ``hotswap train`` reads (JSON is YAML): every row once, none held back, the method's own rate.
+
+    The base is quantized as it will be served: a small base changes so much by it that an adapter must know.
+    """
     return {
         "output": str(run),
         "base": settings.base,
@@ -59,6 +62,7 @@ def _config(settings: Settings, recipe: Recipe, data: Path, run: Path) -> dict[s
             "save_steps": recipe.steps,
             "batch_size": BATCH_SIZE,
             "seed": settings.seed,
+            "quantize": settings.quantize,
         },
     }
 
