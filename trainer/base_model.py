@@ -14,6 +14,7 @@ from adapters.base import resolve_base
 from adapters.errors import BaseModelError
 from adapters.fingerprint import base_fingerprint
 from trainer.config import TrainConfig
+from trainer.int8 import use_weight_only_int8
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +68,8 @@ def load_model(path: Path, dtype: torch.dtype, quantize: str) -> Any:
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise BaseModelError(f"the base model in {path} cannot be loaded: {_first_line(error)}") from error
+    if quantize == "int8":
+        use_weight_only_int8(model)
     keep_trainable(model)
     model.requires_grad_(False)
     model.config.use_cache = False
@@ -112,7 +115,7 @@ def _quantization(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfig | Non
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=False
         )
     if quantize == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
+        return BitsAndBytesConfig(load_in_8bit=True)
     return None
 
 
