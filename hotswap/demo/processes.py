@@ -56,7 +56,7 @@ def start_server(model: str, quantize: str, log: Path) -> Server:
     key, admin_key = secrets.token_urlsafe(16), secrets.token_urlsafe(16)
     command = [*HOTSWAP, "serve", "--model", model, "--quantize", quantize, "--host", "127.0.0.1", "--port", str(port)]
     # keys go by the environment: other users can read a command line
-    env = {**os.environ, "HOTSWAP_API_KEY": key, "HOTSWAP_ADMIN_KEY": admin_key}
+    env = _environment({"HOTSWAP_API_KEY": key, "HOTSWAP_ADMIN_KEY": admin_key})
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env)
     return Server(f"http://127.0.0.1:{port}", key, admin_key, process, log)
@@ -97,11 +97,19 @@ def last_line(log: Path) -> str:
     return lines[-1].strip() if lines else "it said nothing"
 
 
+def _environment(more: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment, ``more``, and OpenMP threads that sleep while they wait.
+
+    The demo's processes share the cores; threads that spin for each other would take them from everyone else.
+    """
+    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **more}
+
+
 async def run_to_end(arguments: list[str], log: Path, env: Mapping[str, str] | None = None) -> None:
     """Run ``hotswap`` with ``arguments``, its output into ``log``. Raises DemoError with its last line if it fails."""
     with log.open("wb") as file:
         process = await asyncio.create_subprocess_exec(
-            *HOTSWAP, *arguments, stdout=file, stderr=file, env={**os.environ, **(env or {})}
+            *HOTSWAP, *arguments, stdout=file, stderr=file, env=_environment(env or {})
         )
         try:
             code = await process.wait()
