@@ -24,7 +24,7 @@ from hotswap.demo.settings import BETTER, FIRST, PREFIX, Settings
 from hotswap.demo.tasks import CONTACTS, DATES, Row, Task
 from hotswap.demo.traffic import BASE_PROMPTS, Stream, traffic
 
-AT_ONCE = 2  # questions of one kind
+AT_ONCE = 4  # questions of one kind
 LONG_FACTORS = (1.5, 2.5)  # length of the streams that run across the replacement, in uploads
 LONG_TOKENS = (48, 256)  # their least and greatest length
 

@@ -39,7 +39,7 @@ class Settings:
     quantize: str = "nf4"
     seed: int = 0
     held_out: int = 24
-    lone_rows: int = 4
+    lone_rows: int = 3
     streams: int = 2
     traffic_tokens: int = 24
     settle_seconds: float = 8.0

@@ -87,7 +87,7 @@ def same_text(answer: str, wanted: str) -> bool:
     return answer.strip() == wanted
 
 
-CONTACTS = Task("contacts", "contact line to JSON", draw_contact, same_json, max_tokens=64)
+CONTACTS = Task("contacts", "contact line to JSON", draw_contact, same_json, max_tokens=48)
 DATES = Task("dates", "date in a sentence to ISO form", draw_date, same_text, max_tokens=24)
 
 
