@@ -2,8 +2,9 @@
 # docker build -t hotswap .
 # docker run -p 8000:8000 -e HOTSWAP_API_KEY=... -e HOTSWAP_ADMIN_KEY=... hotswap
 #
-# TORCH_INDEX_URL: the index to take torch from: PyTorch's index of CPU builds for the smallest image, one of its CUDA
-#   indexes for a GPU. Empty: the index that pip uses for everything else.
+# TORCH_INDEX_URL: one more index to look for torch in: PyTorch's index of CPU builds gives the smallest image, one of
+#   its CUDA indexes a build for that CUDA. A build with a local version (2.13.0+cpu) is preferred to the plain one.
+#   Empty: the index that pip uses anyway.
 # WITH_BASE=0 leaves the default base model (270 MB) out of the image, for serving another one.
 ARG PYTHON_VERSION=3.12
 
@@ -20,7 +21,7 @@ WORKDIR /src
 # the heavy layers depend on the requirements only, so a change of code does not download torch again
 COPY constraints.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install -c constraints.txt ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} torch
+    pip install -c constraints.txt ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} torch
 COPY pyproject.toml README.md LICENSE ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -c 'import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]))' \
