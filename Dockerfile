@@ -39,7 +39,7 @@ ENV HOTSWAP_CACHE=/var/cache/hotswap
 RUN mkdir -p "$HOTSWAP_CACHE" && if [ "$WITH_BASE" = 1 ]; then hotswap base import; fi
 
 FROM runtime
-RUN useradd --system --uid 10001 --create-home hotswap && install -d -o hotswap -g hotswap /data
+RUN useradd --system --user-group --uid 10001 --create-home hotswap && install -d -o hotswap -g hotswap /data
 COPY --from=build /opt/hotswap /opt/hotswap
 COPY --from=base-model --chown=hotswap:hotswap /var/cache/hotswap /var/cache/hotswap
 ENV PATH=/opt/hotswap/bin:$PATH \
