@@ -1,7 +1,7 @@
 """Output tokens to text, as they come: whole characters only, and never a part of a stop string.
 
 Decodes a small window of tokens again at each step. ``tokenizers.DecodeStream`` was measured and not taken: after
-bytes that are not UTF-8 it stays silent for good on byte-fallback tokenizers, and it can raise mid-stream.
+bytes that are not UTF-8 it stays silent for good on byte-fallback tokenizers.
 """
 
 from __future__ import annotations
