@@ -43,7 +43,7 @@ def train(tmp_path: Path) -> tuple[Path, float]:
         "output": str(tmp_path / "run"),
         "method": "lora",
         "data": {"path": str(data), "validation": 0.02, "columns": {"response": "completion"}},
-        "training": {"max_steps": TRAIN_ROWS // BATCH_SIZE, "batch_size": BATCH_SIZE, "quantize": "none"},
+        "training": {"max_steps": TRAIN_ROWS // BATCH_SIZE, "batch_size": BATCH_SIZE, "quantize": "nf4"},
     }
     (tmp_path / "config.yaml").write_text(json.dumps(config))
     started = time.monotonic()
