@@ -1,6 +1,9 @@
-"""Which files a package consists of, and what becomes of others found beside them."""
+"""Which files a package consists of, what becomes of others found beside them, and how they reach the disk."""
 
 from __future__ import annotations
+
+import os
+from pathlib import Path
 
 from adapters.config import CONFIG_FILE
 from adapters.errors import PackageError
@@ -34,3 +37,12 @@ def is_kept(name: str) -> bool:
     if lower.endswith(".safetensors"):
         raise PackageError(f"{shown(name)} is not part of an adapter package; its weights are read from {WEIGHTS_FILE}")
     return False
+
+
+def sync(path: Path) -> None:
+    """Let a file's content, or a directory's entries, reach the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from adapters.config import CONFIG_FILE, AdapterConfig, parse_config
 from adapters.errors import PackageError
-from adapters.files import GOLDEN_FILE, MANIFEST_FILE, WEIGHTS_FILE
+from adapters.files import GOLDEN_FILE, MANIFEST_FILE, WEIGHTS_FILE, sync
 from adapters.golden import Probe, encode_golden
 from adapters.inspection import inspect_package
 from adapters.limits import DEFAULT_LIMITS, PackageLimits
@@ -74,7 +74,7 @@ def write_package(
             _write_durably(scratch / name, data)
         inspect_package(scratch)
         scratch.chmod(0o755)
-        _sync_directory(scratch)
+        sync(scratch)
         _move(scratch, path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -108,19 +108,11 @@ def _write_durably(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _move(scratch: Path, path: Path) -> None:
     """Put ``scratch`` in the place of ``path``; what was there goes only once the new one stands."""
     old = scratch.with_name(scratch.name + "-old")
     if path.exists():
         path.rename(old)
     scratch.rename(path)
-    _sync_directory(path.parent)
+    sync(path.parent)
     shutil.rmtree(old, ignore_errors=True)

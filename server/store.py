@@ -15,7 +15,7 @@ from pathlib import Path
 
 from adapters.archive import unpack
 from adapters.errors import PackageError
-from adapters.files import PACKAGE_FILES, is_kept
+from adapters.files import PACKAGE_FILES, is_kept, sync
 from server.errors import EngineStartError
 
 _OPAQUE = re.compile("[0-9a-f]{32}")
@@ -80,11 +80,11 @@ class AdapterStore:
         """Move a package from quarantine to its place, durably; returns the place."""
         assert package.is_relative_to(self._quarantine), f"{package} is not in quarantine"
         for file in package.iterdir():
-            _sync(file)
-        _sync(package)
+            sync(file)
+        sync(package)
         target = self._packages / _opaque_name()
         package.rename(target)
-        _sync(self._packages)
+        sync(self._packages)
         return target
 
     def delete(self, path: Path) -> None:
@@ -119,11 +119,3 @@ def _copy_package(source: Path, target: Path) -> None:
     for name in PACKAGE_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -18,6 +18,7 @@ class AdapterPool:
 
     def __init__(self) -> None:
         self._adapters: dict[AdapterKey, Adapter] = {}
+        self._nbytes = 0  # a running total: statistics ask for it in every step
         self._stacked: frozenset[AdapterKey] = frozenset()
         self._groups: dict[str, list[Group]] = {}
 
@@ -25,10 +26,11 @@ class AdapterPool:
         """Make an adapter resident."""
         assert key not in self._adapters, f"{key} is already resident"
         self._adapters[key] = adapter
+        self._nbytes += adapter.nbytes
 
     def remove(self, key: AdapterKey) -> None:
         """Forget an adapter and every stack it is part of."""
-        del self._adapters[key]
+        self._nbytes -= self._adapters.pop(key).nbytes
         if key in self._stacked:
             self._stack(frozenset())
 
@@ -41,7 +43,7 @@ class AdapterPool:
     @property
     def nbytes(self) -> int:
         """Bytes of all resident adapters, the current stack not counted."""
-        return sum(adapter.nbytes for adapter in self._adapters.values())
+        return self._nbytes
 
     def groups(self, active: frozenset[AdapterKey]) -> Mapping[str, Sequence[Group]]:
         """The ops of the ``active`` adapters by module. May hold further members, which have no rows."""

@@ -55,3 +55,11 @@ def test_adapters_without_ops_need_no_stack() -> None:
     pool.add(KEYS[0], Adapter("prompt", prompt=PromptEmbeds(torch.randn(3, 8))))
     assert pool.groups(frozenset(KEYS[:1])) == {}
     assert pool.nbytes == 3 * 8 * 4
+
+
+def test_bytes_follow_what_is_resident() -> None:
+    pool = make_pool()
+    each = pool[KEYS[0]].nbytes
+    assert pool.nbytes == len(KEYS) * each
+    pool.remove(KEYS[2])
+    assert pool.nbytes == (len(KEYS) - 1) * each
