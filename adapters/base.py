@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,12 +21,20 @@ _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "tokenizer*", "vo
 _HUB_UNREAD = ["*/*", "consolidated*"]
 
 
+def _no_weight(name: str) -> Tensor:
+    raise AssertionError(f"this spec does not know the weight of {name}")
+
+
 @dataclass(frozen=True, eq=False)
 class BaseSpec:
     """The shapes of a base model that packages are checked against.
 
-    Names are module paths inside the model (``model.layers.0.self_attn.q_proj``). ``linears`` maps each linear map
-    to (out_features, in_features); ``biases`` maps every module that has a bias, linear or norm, to that bias.
+    Names are module paths inside the model (``model.layers.0.self_attn.q_proj``). ``linears`` maps each linear map,
+    the output head ``head`` among them, to (out_features, in_features); ``biases`` maps every module that has a bias,
+    linear or norm, to that bias; ``parameters`` maps each parameter of these modules, of norms and of the input
+    embedding ``embedding`` to its shape before quantization, as a checkpoint stores it. ``tied``: the head's weight is
+    the embedding's. ``weight(linear)`` is that map's weight [out_features, in_features] as the base computes with it
+    (dequantized), in float32 on the CPU.
     """
 
     name: str
@@ -38,6 +46,11 @@ class BaseSpec:
     vocab_size: int
     linears: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     biases: Mapping[str, Tensor] = field(default_factory=dict)
+    parameters: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    embedding: str = ""
+    head: str = ""
+    tied: bool = False
+    weight: Callable[[str], Tensor] = _no_weight
     chat_template_sha256: str | None = None
 
 

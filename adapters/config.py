@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from adapters.config_lora import LoraConfig
-from adapters.config_prompt import PrefixTuningConfig, PromptTuningConfig
+from adapters.configs.lora import LoraConfig
+from adapters.configs.prompt import PrefixTuningConfig, PromptTuningConfig
 from adapters.errors import PackageError, UnsupportedKindError
 from adapters.limits import DEFAULT_LIMITS, PackageLimits
 from adapters.names import shown

@@ -1,4 +1,4 @@
-"""Module patterns of a LoRA configuration, with peft's exact meaning but bounded time.
+"""Module patterns of a configuration, with peft's exact meaning but bounded time.
 
 The patterns are regular expressions from an upload: Python's ``re`` could be made to backtrack for ever, so the
 ``regex`` package runs them under a deadline. Knows module names only.
@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import regex  # type: ignore[import-untyped]
 
-from adapters.config_lora import LoraConfig
+from adapters.configs.targets import TargetedConfig
 from adapters.errors import PackageError
 from adapters.names import shown
 
@@ -23,18 +23,18 @@ T = TypeVar("T")
 class PatternMatcher:
     """Answers which modules a configuration targets, and with which rank and alpha."""
 
-    def __init__(self, config: LoraConfig, seconds: float = _SECONDS) -> None:
+    def __init__(self, config: TargetedConfig, seconds: float = _SECONDS) -> None:
         self._config = config
         self._deadline = time.monotonic() + seconds
         self._compiled: dict[str, regex.Pattern[str]] = {}
 
-    def rank(self, module: str) -> int:
-        """``rank_pattern``'s rank for ``module``, or ``r``. Raises PackageError for a bad pattern."""
-        return self._first(self._config.ranks, module, self._config.r)
+    def rank(self, module: str, default: int) -> int:
+        """``rank_pattern``'s rank for ``module``, or ``default``. Raises PackageError for a bad pattern."""
+        return self._first(self._config.ranks, module, default)
 
-    def alpha(self, module: str) -> float:
-        """``alpha_pattern``'s alpha for ``module``, or ``lora_alpha``. Raises PackageError for a bad pattern."""
-        return self._first(self._config.alphas, module, self._config.lora_alpha)
+    def alpha(self, module: str, default: float) -> float:
+        """``alpha_pattern``'s alpha for ``module``, or ``default``. Raises PackageError for a bad pattern."""
+        return self._first(self._config.alphas, module, default)
 
     def targets(self, modules: Iterable[str]) -> set[str] | None:
         """Those of ``modules`` that the configuration targets; None when only the tensors tell.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +67,30 @@ def make_base(path: Path, *, model_type: str = "llama", seed: int = 0, **overrid
     return path
 
 
-def make_adapter(base: Path, path: Path, config: Any, *, seed: int = 1, std: float = 0.1) -> Path:
-    """Save a random, far from no-op, peft adapter of ``config`` for ``base`` into ``path``; returns ``path``."""
+def make_adapter(
+    base: Path,
+    path: Path,
+    config: Any,
+    *,
+    seed: int = 1,
+    std: float = 0.1,
+    fill: Callable[[str, torch.nn.Parameter], None] | None = None,
+) -> Path:
+    """Save a random, far from no-op, peft adapter of ``config`` for ``base`` into ``path``; returns ``path``.
+
+    Trained parameters are drawn from N(0, ``std``), or set by ``fill`` (without gradient).
+    """
     from peft import get_peft_model
 
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), config)
     torch.manual_seed(seed)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if fill is None:
             torch.nn.init.normal_(parameter, std=std)
+        else:
+            with torch.no_grad():
+                fill(name, parameter)
     model.save_pretrained(path)
     return path

@@ -1,81 +1,84 @@
 """Ops of many adapters at one module, run together: the fast form of ``adapters.batch.reference``.
 
-The members of a group share one op type and, for low-rank updates, one rank; their tensors are stacked, so a step
-costs two batched products per module whatever the number of adapters. Nothing is padded to a maximum rank.
+The members of a group share one op type, its constants and its shapes (for low-rank updates: the rank); their tensors
+are stacked, so a step costs a few batched products per module whatever the number of adapters. Nothing is padded to a
+maximum rank.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from adapters.batch.rows import RowPlan
-from adapters.ops import Bias, LinearOp, LowRank
+from adapters.ops import AddOp, Op, Site
 
 
 @dataclass(frozen=True, eq=False)
-class LowRankGroup:
-    """Low-rank updates of equal rank.
-
-    Semantics: for every row i of member g: ``y[i] += (x[i] @ a[g].T) @ b[g].T``.
-    Shape: ``a`` [G, in, r] and ``b`` [G, r, out], transposed once so that products read them in order.
-    """
+class Group:
+    """Ops of equal signature, stacked: ``op``'s tensors have the member as their first dimension."""
 
     members: tuple[object, ...]
-    a: Tensor
-    b: Tensor
+    op: Op
 
-    def apply(self, x: Tensor, y: Tensor, plan: RowPlan) -> None:
-        """Add to ``y`` [T, out] in place, from ``x`` [T, in]; both in the group's dtype."""
+    def apply(self, x: Tensor, y: Tensor, plan: RowPlan, site: Site | None = None) -> None:
+        """Apply to the members' rows of ``y`` [T, out] in place, from ``x`` [T, in]. Other rows stay untouched.
+
+        Ops on the input side are given the module's input as both.
+        """
         for g, start, stop in plan.long:
-            y[start:stop].addmm_(x[start:stop] @ self.a[g], self.b[g])
+            self._segment(self.op.member(g), x[start:stop], y[start:stop], site)
         if plan.width:
-            table = x.index_select(0, plan.gather).view(len(self.members), plan.width, -1)
-            update = torch.bmm(torch.bmm(table, self.a), self.b).view(-1, y.shape[-1])
+            self._table(x, y, plan, site)
+
+    def _table(self, x: Tensor, y: Tensor, plan: RowPlan, site: Site | None) -> None:
+        """All members' short segments at once, padded to the longest of them."""
+        size = (len(self.members), plan.width, -1)
+        xs = x.index_select(0, plan.gather).view(size)
+        if isinstance(self.op, AddOp):
+            update = self.op.update(xs).reshape(-1, y.shape[-1])
             y.index_add_(0, plan.rows, update.index_select(0, plan.flat))
+            return
+        ys = xs if x is y else y.index_select(0, plan.gather).view(size)
+        new = self.op.batched(xs, ys, site).reshape(-1, y.shape[-1])
+        y.index_copy_(0, plan.rows, new.index_select(0, plan.flat))
+
+    @staticmethod
+    def _segment(op: Op, x: Tensor, y: Tensor, site: Site | None) -> None:
+        if isinstance(op, AddOp):
+            op.add_(x, y)
+        else:
+            y.copy_(op.batched(x[None], y[None], site)[0])
 
 
-@dataclass(frozen=True, eq=False)
-class BiasGroup:
-    """Biases.
+@dataclass(frozen=True)
+class Groups:
+    """Everything that a batch's adapters do at one module, in the order it is done."""
 
-    Semantics: for every row i of member g: ``y[i] += delta[g]``.
-    Shape: ``delta`` [G, out].
+    before: Sequence[Group] = ()
+    after: Sequence[Group] = ()
+
+
+def group_ops(members: Mapping[object, Sequence[Op]]) -> Groups:
+    """Stack the ops that ``members`` have at one module into groups.
+
+    A member's ops act in their order: first what stands first in every member's list, then what stands second.
     """
-
-    members: tuple[object, ...]
-    delta: Tensor
-
-    def apply(self, x: Tensor, y: Tensor, plan: RowPlan) -> None:
-        """Add to ``y`` [T, out] in place; ``x`` is not read."""
-        for g, start, stop in plan.long:
-            y[start:stop] += self.delta[g]
-        if plan.width:
-            member = plan.flat // plan.width
-            y.index_add_(0, plan.rows, self.delta.index_select(0, member))
-
-
-Group = LowRankGroup | BiasGroup
-
-
-def group_ops(members: Mapping[object, Sequence[LinearOp]]) -> list[Group]:
-    """Stack the ops that ``members`` have at one module into groups, by op type and rank."""
-    buckets: dict[tuple[type[LinearOp], int], list[tuple[object, LinearOp]]] = {}
+    buckets: dict[Hashable, list[tuple[object, Op]]] = {}
     for member, ops in members.items():
-        for op in ops:
-            rank = op.rank if isinstance(op, LowRank) else 0
-            buckets.setdefault((type(op), rank), []).append((member, op))
-    return [_stack(bucket) for bucket in buckets.values()]
+        for position, op in enumerate(ops):
+            alone = None if op.STACKS else member
+            buckets.setdefault((position, op.signature(), alone), []).append((member, op))
+    order = sorted(buckets, key=lambda key: key[0])  # type: ignore[index]
+    groups = [_stack(buckets[key]) for key in order]
+    return Groups(
+        before=[g for g in groups if g.op.SIDE == "input"],
+        after=[g for g in groups if g.op.SIDE == "output"],
+    )
 
 
-def _stack(bucket: Iterable[tuple[object, LinearOp]]) -> Group:
+def _stack(bucket: Sequence[tuple[object, Op]]) -> Group:
     members, ops = zip(*bucket, strict=True)
-    biases = [op for op in ops if isinstance(op, Bias)]
-    if biases:
-        return BiasGroup(members, torch.stack([op.delta for op in biases]))
-    low = [op for op in ops if isinstance(op, LowRank)]
-    a, b = torch.stack([op.a.T for op in low]), torch.stack([op.b.T for op in low])
-    return LowRankGroup(members, a.contiguous(), b.contiguous())
+    return Group(members, type(ops[0]).stack(ops))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import torch
-
 from adapters.base import BaseSpec
 from adapters.config import CONFIGS
 from adapters.kinds import lora, prefix, prompt
 from adapters.kinds.check import check_base
-from adapters.ops import Adapter, LowRank
+from adapters.ops import Adapter
 from adapters.package import AdapterPackage
 
 Compile = Callable[[AdapterPackage, BaseSpec], Adapter]
@@ -37,9 +35,6 @@ def noop_warning(adapter: Adapter) -> str | None:
     """A warning when ``adapter`` cannot change any output (all its updates are zero), None otherwise."""
     if adapter.prefix is not None or adapter.prompt is not None:
         return None
-    for ops in adapter.linear.values():
-        for op in ops:
-            factors = (op.a, op.b) if isinstance(op, LowRank) else (op.delta,)
-            if all(bool(torch.any(factor != 0)) for factor in factors):
-                return None
+    if any(not op.is_zero() for ops in adapter.ops.values() for op in ops):
+        return None
     return "every update in this adapter is zero: it answers exactly as the base does (was it trained?)"

@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from adapters.base import BaseSpec
-from adapters.config_lora import LoraConfig
+from adapters.configs.lora import LoraConfig
 from adapters.errors import PackageError, UnsupportedKindError
 from adapters.kinds.check import expect_shape
+from adapters.kinds.names import PREFIX
+from adapters.kinds.targets import check_targets, unknown_module
 from adapters.names import shown
-from adapters.ops import Adapter, Bias, LinearOp, LowRank
+from adapters.ops import Adapter, Bias, LowRank, Op
 from adapters.package import AdapterPackage
 from adapters.patterns import PatternMatcher
 
-_PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
 _BIAS = re.compile(r"(?P<module>.+?)(\.base_layer)?\.bias")
 _UNSERVED = {
@@ -44,13 +45,13 @@ def compile_lora(package: AdapterPackage, base: BaseSpec) -> Adapter:
     if not factors:
         raise PackageError("the package holds no LoRA tensors (base_model.model.<module>.lora_A.weight)")
     matcher = PatternMatcher(config)
-    ops: dict[str, list[LinearOp]] = defaultdict(list)
+    ops: dict[str, list[Op]] = defaultdict(list)
     for module, pair in factors.items():
         ops[module].append(_low_rank(module, pair, base, config, matcher))
-    _check_targets(set(factors), base, config, matcher)
+    check_targets(set(factors), base, config, matcher, "lora_A.weight")
     for module, trained in biases.items():
         ops[module].append(_bias(module, trained, base))
-    return Adapter(config.KIND, linear={module: tuple(listed) for module, listed in ops.items()})
+    return Adapter(config.KIND, {module: tuple(listed) for module, listed in ops.items()})
 
 
 def _sort(tensors: Mapping[str, Tensor], config: LoraConfig) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
@@ -58,7 +59,7 @@ def _sort(tensors: Mapping[str, Tensor], config: LoraConfig) -> tuple[dict[str, 
     factors: dict[str, dict[str, Tensor]] = defaultdict(dict)
     biases: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        short = name.removeprefix(_PREFIX) if name.startswith(_PREFIX) else ""
+        short = name.removeprefix(PREFIX) if name.startswith(PREFIX) else ""
         if found := _FACTOR.fullmatch(short):
             factors[found["module"]][found["factor"]] = tensor
         elif (found := _BIAS.fullmatch(short)) and config.bias != "none" and ".lora_" not in short:
@@ -87,16 +88,16 @@ def _low_rank(
         if factor not in pair:
             raise PackageError(f"tensor {shown(_key(module, factor))} is missing; its partner is there")
     if module not in base.linears:
-        raise _unknown_module(_key(module, "A"), module, base)
+        raise unknown_module(_key(module, "A"), module, base)
     out_features, in_features = base.linears[module]
-    r = matcher.rank(module)
+    r = matcher.rank(module, config.r)
     a, b = pair["A"], pair["B"]
     _check_factor(_key(module, "A"), a, (r, in_features), a.shape[-1] != in_features)
     _check_factor(_key(module, "B"), b, (out_features, r), b.shape[:1] != (out_features,))
-    scaled = b.float() * config.scale(r, matcher.alpha(module))
+    scaled = b.float() * config.scale(r, matcher.alpha(module, config.lora_alpha))
     if not bool(torch.isfinite(scaled).all()):
         raise PackageError(f"tensor {shown(_key(module, 'B'))} times its scale is not finite; lora_alpha is too large")
-    return LowRank(a.float(), scaled)
+    return LowRank(a.float().T.contiguous(), scaled.T.contiguous())
 
 
 def _check_factor(name: str, tensor: Tensor, expected: tuple[int, int], is_other_base: bool) -> None:
@@ -108,7 +109,7 @@ def _check_factor(name: str, tensor: Tensor, expected: tuple[int, int], is_other
 
 
 def _bias(module: str, trained: Tensor, base: BaseSpec) -> Bias:
-    name = f"{_PREFIX}{module}.bias"
+    name = f"{PREFIX}{module}.bias"
     if module not in base.biases:
         raise PackageError(
             f"tensor {shown(name)}: the module {shown(module)} of {shown(base.name)} has no bias; "
@@ -119,40 +120,5 @@ def _bias(module: str, trained: Tensor, base: BaseSpec) -> Bias:
     return Bias(trained.float() - own)
 
 
-def _check_targets(found: set[str], base: BaseSpec, config: LoraConfig, matcher: PatternMatcher) -> None:
-    """Hold the modules that have tensors against those that the config targets, as peft would match them."""
-    wanted = matcher.targets(base.linears)
-    if wanted is None:
-        return
-    if missing := sorted(wanted - found):
-        raise PackageError(
-            f"tensor {shown(_key(missing[0], 'A'))} is missing: target_modules names this module "
-            f"({len(missing)} of {len(wanted)} targeted modules have no tensors; is the package complete?)"
-        )
-    if extra := sorted(found - wanted):
-        raise PackageError(
-            f"tensor {shown(_key(extra[0], 'A'))} belongs to a module that target_modules does not name, "
-            "so peft would not apply it; correct target_modules in adapter_config.json"
-        )
-    listed = config.target_modules if isinstance(config.target_modules, list) else []
-    for entry in listed:
-        if not any(module == entry or module.endswith(f".{entry}") for module in base.linears):
-            raise PackageError(
-                f"target_modules names {shown(entry)}, which matches no linear map of the base {shown(base.name)}; "
-                "the adapter was made for another architecture, or the entry should be removed"
-            )
-
-
-def _unknown_module(name: str, module: str, base: BaseSpec) -> Exception:
-    if module in ("lm_head", "model.embed_tokens"):
-        return UnsupportedKindError(f"tensor {shown(name)}: LoRA on the output head or embedding is not served")
-    layer = re.search(r"\.(\d+)\.", module)
-    if layer and len(layer[1]) < 6 and int(layer[1]) >= base.num_layers:
-        why = f"the base has {base.num_layers} layers; the adapter was made for a deeper one"
-    else:
-        why = "its names suggest that the adapter was made for another architecture, or a part that is not adapted"
-    return PackageError(f"tensor {shown(name)} matches no linear map of the base {shown(base.name)}: {why}")
-
-
 def _key(module: str, factor: str) -> str:
-    return f"{_PREFIX}{module}.lora_{factor}.weight"
+    return f"{PREFIX}{module}.lora_{factor}.weight"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adapters.base import BaseSpec
-from adapters.config_prompt import PrefixTuningConfig
+from adapters.configs.prompt import PrefixTuningConfig
 from adapters.kinds.check import expect_base_count, expect_shape, only_prompt_embeddings
 from adapters.ops import Adapter, PrefixKV
 from adapters.package import AdapterPackage

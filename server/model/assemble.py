@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from server.model.inputs import VIRTUAL, ModelInput, SequenceInput
 from server.model.kv_cache import KVCache
 from server.model.pool import AdapterPool
 from server.model.step import DecodePart, PrefillPart, Step
+from server.registry import AdapterKey
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +58,8 @@ def assemble(inputs: ModelInput, cache: KVCache, pool: AdapterPool, device: torc
             for p, s in zip(by_adapter, slots, strict=True)
             if p.count > 1
         ],
-        segments=_segments(by_adapter),
+        segments=_segments((p.sequence.adapter, p.row, p.count) for p in by_adapter),
+        head_segments=_head_segments(placed),
         groups=pool.groups(frozenset(p.sequence.adapter for p in placed if p.sequence.adapter is not None)),
         embed_rows=embed_rows,
         embeds=embeds,
@@ -103,16 +106,23 @@ def _padded(rows: list[Tensor]) -> Tensor:
     return torch.stack([torch.cat([row, row[-1:].expand(width - len(row))]) for row in rows])
 
 
-def _segments(placed: Sequence[_Placed]) -> list[Segment]:
-    """Runs of rows of the same adapter."""
+def _head_segments(placed: Sequence[_Placed]) -> list[Segment]:
+    """Whose the rows are that reach the output head: those with logits wanted, in the order of the sequences."""
+    counts = [len(p.sequence.logits_at) for p in placed]
+    starts = [0, *accumulate(counts)]
+    return _segments((p.sequence.adapter, start, n) for p, start, n in zip(placed, starts, counts, strict=False))
+
+
+def _segments(runs: Iterable[tuple[AdapterKey | None, int, int]]) -> list[Segment]:
+    """Runs of rows (adapter, first, count) as segments; neighbours of the same adapter become one."""
     segments: list[Segment] = []
-    for p in placed:
-        if p.sequence.adapter is None:
+    for adapter, start, count in runs:
+        if adapter is None or not count:
             continue
-        if segments and segments[-1].member == p.sequence.adapter and segments[-1].stop == p.row:
-            segments[-1] = Segment(p.sequence.adapter, segments[-1].start, p.row + p.count)
+        if segments and segments[-1].member == adapter and segments[-1].stop == start:
+            segments[-1] = Segment(adapter, segments[-1].start, start + count)
         else:
-            segments.append(Segment(p.sequence.adapter, p.row, p.row + p.count))
+            segments.append(Segment(adapter, start, start + count))
     return segments
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -117,14 +119,22 @@ def _eos_token_ids(model: PreTrainedModel) -> list[int]:
     return [] if found is None else list(found) if isinstance(found, (list, tuple)) else [int(found)]
 
 
-def adaptable_linears(model: nn.Module) -> dict[str, nn.Module]:
-    """Linear maps that see every row of the batch, by name: no output head, no routed experts."""
-    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+def adaptable_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Modules that adapters can act on, by name: linear maps and norms outside of routed experts.
+
+    They see every row of the batch, the output head those whose logits are wanted.
+    """
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, Conv1D)) and module is not head and ".experts." not in name
+        if (isinstance(module, (nn.Linear, Conv1D)) or _is_norm(module)) and ".experts." not in name
     }
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Architectures have norm classes of their own; all are named so, and have parameters [features]."""
+    parameters = list(module.parameters())
+    return "Norm" in type(module).__name__ and bool(parameters) and all(p.dim() == 1 for p in parameters)
 
 
 def linear_shape(module: nn.Module) -> tuple[int, int]:
@@ -135,13 +145,24 @@ def linear_shape(module: nn.Module) -> tuple[int, int]:
     return module.out_features, module.in_features
 
 
-def biased_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Every module with a bias of its own, by name."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(getattr(module, "bias", None), nn.Parameter) and ".experts." not in name
-    }
+def stored_shape(module: nn.Module, name: str) -> tuple[int, ...]:
+    """The shape of a parameter before quantization."""
+    if name == "weight" and isinstance(module, nn.Linear):
+        return module.out_features, module.in_features
+    return tuple(module.get_parameter(name).shape)
+
+
+def linear_weight(module: nn.Module) -> Tensor:
+    """The weight [out_features, in_features] that a linear map computes with, dequantized, in fp32 on the CPU."""
+    weight: Any = module.weight
+    if isinstance(module, Linear4bit):
+        weight = dequantize_4bit(weight.data, weight.quant_state)
+    elif isinstance(module, Linear8bitLt):
+        weight = weight.data.float() * (weight.SCB / 127)[:, None]
+    elif isinstance(module, Conv1D):
+        weight = weight.T
+    dense: Tensor = weight.detach().to("cpu", torch.float32)
+    return dense
 
 
 def weight_bytes(model: nn.Module) -> int:
@@ -157,16 +178,30 @@ def weight_bytes(model: nn.Module) -> int:
 
 def base_spec(base: LoadedBase, name: str, kv: tuple[int, int, int], template_sha256: str | None) -> BaseSpec:
     """What packages are checked against; ``kv`` is (layers, KV heads, head dimension)."""
-    embedding = base.model.get_input_embeddings().weight
+    modules = adaptable_modules(base.model)
+    linears = {name: module for name, module in modules.items() if not _is_norm(module)}
+    embedding = base.model.get_input_embeddings()
+    head = base.model.get_output_embeddings()
+    names = {id(module): name for name, module in base.model.named_modules()}
+    adapted = {**modules, names[id(embedding)]: embedding}
     return BaseSpec(
         name=name,
         fingerprint=base.fingerprint,
         num_layers=kv[0],
         num_kv_heads=kv[1],
         head_dim=kv[2],
-        hidden_size=int(embedding.shape[1]),
-        vocab_size=int(embedding.shape[0]),
-        linears={n: linear_shape(m) for n, m in adaptable_linears(base.model).items()},
-        biases={n: m.bias.detach() for n, m in biased_modules(base.model).items() if isinstance(m.bias, nn.Parameter)},
+        hidden_size=int(embedding.weight.shape[1]),
+        vocab_size=int(embedding.weight.shape[0]),
+        linears={n: linear_shape(m) for n, m in linears.items()},
+        biases={
+            n: m.get_parameter("bias").detach()
+            for n, m in modules.items()
+            if isinstance(getattr(m, "bias", None), Tensor)
+        },
+        parameters={f"{n}.{p}": stored_shape(m, p) for n, m in adapted.items() for p, _ in m.named_parameters()},
+        embedding=names[id(embedding)],
+        head=names[id(head)],
+        tied=head.weight is embedding.weight,
+        weight=lambda n: linear_weight(linears[n]),
         chat_template_sha256=template_sha256,
     )

@@ -6,10 +6,10 @@ stack is kept as long as the batch's adapters are among its members.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from adapters.batch.grouped import Group, group_ops
-from adapters.ops import Adapter, LinearOp
+from adapters.batch.grouped import Groups, group_ops
+from adapters.ops import Adapter, Op
 from server.registry import AdapterKey
 
 
@@ -20,7 +20,7 @@ class AdapterPool:
         self._adapters: dict[AdapterKey, Adapter] = {}
         self._nbytes = 0  # a running total: statistics ask for it in every step
         self._stacked: frozenset[AdapterKey] = frozenset()
-        self._groups: dict[str, list[Group]] = {}
+        self._groups: dict[str, Groups] = {}
 
     def add(self, key: AdapterKey, adapter: Adapter) -> None:
         """Make an adapter resident."""
@@ -45,9 +45,9 @@ class AdapterPool:
         """Bytes of all resident adapters, the current stack not counted."""
         return self._nbytes
 
-    def groups(self, active: frozenset[AdapterKey]) -> Mapping[str, Sequence[Group]]:
+    def groups(self, active: frozenset[AdapterKey]) -> Mapping[str, Groups]:
         """The ops of the ``active`` adapters by module. May hold further members, which have no rows."""
-        active = frozenset(key for key in active if self._adapters[key].linear)
+        active = frozenset(key for key in active if self._adapters[key].ops)
         if not active:
             return {}
         # Members that left cost idle products, members that join cost a copy of all: keep up to twice what is needed.
@@ -57,8 +57,8 @@ class AdapterPool:
 
     def _stack(self, members: frozenset[AdapterKey]) -> None:
         self._stacked = members
-        by_module: dict[str, dict[object, tuple[LinearOp, ...]]] = {}
+        by_module: dict[str, dict[object, tuple[Op, ...]]] = {}
         for key in sorted(members, key=str):
-            for module, ops in self._adapters[key].linear.items():
+            for module, ops in self._adapters[key].ops.items():
                 by_module.setdefault(module, {})[key] = ops
         self._groups = {module: group_ops(ops) for module, ops in by_module.items()}

@@ -35,7 +35,7 @@ def probe_layers(base: LoadedBase) -> list[LayerShape]:
     recorder = _Recorder()
     slots = torch.zeros(1, dtype=torch.long, device=base.device)
     part = PrefillPart(row=0, count=1, start=0, slots=slots[None])
-    step = Step(cast(KVCache, recorder), slots, None, [part], [], {})
+    step = Step(cast(KVCache, recorder), slots, None, [part], [], [], {})
     with torch.inference_mode(), computing(step):
         base.model(input_ids=slots[None], position_ids=slots[None], use_cache=False)
     layers = int(base.model.config.num_hidden_layers)

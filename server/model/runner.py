@@ -15,11 +15,11 @@ from adapters.ops import Adapter
 from adapters.package import read_package
 from server.config import EngineConfig
 from server.errors import EngineStartError
-from server.model.adapted import adapt_embedding, adapt_output
+from server.model.adapted import adapt_embedding, adapt_module
 from server.model.assemble import assemble
 from server.model.inputs import ModelInput, SequenceInput
 from server.model.kv_cache import KVCache, LayerShape
-from server.model.loader import LoadedBase, adaptable_linears, base_spec, biased_modules, load_base
+from server.model.loader import LoadedBase, adaptable_modules, base_spec, load_base
 from server.model.pool import AdapterPool
 from server.model.prepared import PreparedAdapter
 from server.model.probe import probe_layers
@@ -40,10 +40,9 @@ class ModelRunner:
         template = _template(Path(config.model))
         kv = (len(layers), layers[0].num_heads, layers[0].key_dim)
         self.spec = base_spec(base, Path(config.model).name, kv, template)
-        adapted = {**adaptable_linears(base.model), **biased_modules(base.model)}
-        for name, module in adapted.items():
-            adapt_output(module, name)
-        adapt_embedding(base.model.get_input_embeddings())
+        for name, module in adaptable_modules(base.model).items():
+            adapt_module(module, name, is_head=name == self.spec.head)
+        adapt_embedding(base.model.get_input_embeddings(), self.spec.embedding)
         self.block_size = config.block_size
         self.max_model_len = min(base.max_model_len, self._cache.num_blocks * config.block_size)
 
@@ -99,7 +98,7 @@ class ModelRunner:
         times.append(time.monotonic())
         adapter = compile_package(package, self.spec)
         times.append(time.monotonic())
-        adapter = adapter.map(lambda t: t.to(self._base.device, self._base.dtype))
+        adapter = adapter.map(self._place)
         times.append(time.monotonic())
         stages = zip(("read", "validate", "copy"), times, times[1:], strict=False)
         warning = noop_warning(adapter)
@@ -108,6 +107,10 @@ class ModelRunner:
             seconds={stage: end - start for stage, start, end in stages},
             warnings=[] if warning is None else [warning],
         )
+
+    def _place(self, tensor: Tensor) -> Tensor:
+        """``tensor`` on the base's device, in its compute type unless it holds indices."""
+        return tensor.to(self._base.device, self._base.dtype if tensor.is_floating_point() else tensor.dtype)
 
     def install(self, key: AdapterKey, adapter: Adapter) -> None:
         """Make a prepared adapter available to the next step."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from adapters.batch.grouped import Group
+from adapters.batch.grouped import Groups
 from adapters.batch.rows import RowPlan, Segment, plan_rows
 from server.model.kv_cache import KVCache
 
@@ -75,7 +75,9 @@ class PrefillPart:
 class Step:
     """Everything the model's modules need to know of the batch at hand.
 
-    ``groups`` are the adapters' ops by module; ``embed_rows`` [N] and ``embeds`` [N, hidden] replace embeddings.
+    ``segments`` say which rows of the batch belong to which adapter, ``head_segments`` the same for the rows whose
+    logits are wanted, which alone reach the output head. ``groups`` are the adapters' ops by module; ``embed_rows``
+    [N] and ``embeds`` [N, hidden] replace embeddings.
     """
 
     cache: KVCache
@@ -83,16 +85,18 @@ class Step:
     decode: DecodePart | None
     prefills: Sequence[PrefillPart]
     segments: Sequence[Segment]
-    groups: Mapping[str, Sequence[Group]]
+    head_segments: Sequence[Segment]
+    groups: Mapping[str, Groups]
     embed_rows: Tensor | None = None
     embeds: Tensor | None = None
-    plans: dict[tuple[object, ...], RowPlan] = field(default_factory=dict)
+    plans: dict[tuple[tuple[object, ...], bool], RowPlan] = field(default_factory=dict)
 
-    def plan(self, members: tuple[object, ...]) -> RowPlan:
+    def plan(self, members: tuple[object, ...], is_head: bool) -> RowPlan:
         """The row layout of a group's members; computed once a step, as most modules share it."""
-        plan = self.plans.get(members)
+        plan = self.plans.get((members, is_head))
         if plan is None:
-            plan = self.plans[members] = plan_rows(members, self.segments, self.slots.device)
+            segments = self.head_segments if is_head else self.segments
+            plan = self.plans[members, is_head] = plan_rows(members, segments, self.slots.device)
         return plan
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.func import functional_call
 from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.pytorch_utils import Conv1D
 
@@ -17,7 +19,7 @@ from adapters.base import BaseSpec
 from adapters.batch.reference import apply_reference
 from adapters.errors import AdapterError
 from adapters.fingerprint import base_fingerprint, template_sha256
-from adapters.ops import Adapter
+from adapters.ops import Adapter, Op
 from tests.factory import CHAT_TEMPLATE
 
 LORA_CONFIG: dict[str, Any] = {
@@ -78,15 +80,18 @@ def spec_of(directory: Path) -> BaseSpec:
     """The spec of a saved base, read from the stock model."""
     model = load_model(directory)
     config = model.config
-    linears: dict[str, tuple[int, int]] = {}
+    linears: dict[str, nn.Module] = {}
     biases: dict[str, Tensor] = {}
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and name != "lm_head":
-            linears[name] = (module.out_features, module.in_features)
-        if isinstance(module, Conv1D):
-            linears[name] = (module.weight.shape[1], module.weight.shape[0])
+        if isinstance(module, (nn.Linear, Conv1D)):
+            linears[name] = module
         if isinstance(getattr(module, "bias", None), nn.Parameter):
             biases[name] = module.bias.detach()
+
+    def weight(name: str) -> Tensor:
+        found: Tensor = model.get_submodule(name).weight.detach()
+        return found.T if isinstance(linears[name], Conv1D) else found
+
     heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
     return BaseSpec(
         name=directory.name,
@@ -96,8 +101,13 @@ def spec_of(directory: Path) -> BaseSpec:
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
         hidden_size=config.hidden_size,
         vocab_size=config.vocab_size,
-        linears=linears,
+        linears={name: (weight(name).shape[0], weight(name).shape[1]) for name in linears},
         biases=biases,
+        parameters={name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
+        embedding=next(n for n, m in model.named_modules() if m is model.get_input_embeddings()),
+        head="lm_head",
+        tied=model.get_output_embeddings().weight is model.get_input_embeddings().weight,
+        weight=weight,
         chat_template_sha256=template_sha256(CHAT_TEMPLATE),
     )
 
@@ -116,17 +126,39 @@ def peft_logits(base: Path, adapter: Path, input_ids: Tensor) -> Tensor:
     return logits[-len(input_ids) :]
 
 
+class StockSite:
+    """The stock module, for ops that compute with other parameters."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = copy.deepcopy(module)
+
+    def call(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        y: Tensor = functional_call(self._module, dict(parameters), (x,))
+        return y
+
+
+def bind_reference(module: nn.Module, ops: Sequence[Op]) -> None:
+    """Let ``module`` run ``ops`` on every row, by their specification."""
+    base, site = module.forward, StockSite(module)
+
+    def forward(x: Tensor) -> Tensor:
+        if isinstance(module, nn.Embedding):
+            size = module.num_embeddings
+            rows = apply_reference(
+                lambda ids: base(ids[:, 0].clamp(0, size - 1)), x.reshape(-1, 1), [ops] * x.numel(), site
+            )
+            return rows.view(*x.shape, -1)
+        rows = apply_reference(base, x.reshape(-1, x.shape[-1]), [ops] * x.shape[:-1].numel(), site)
+        return rows.view(*x.shape[:-1], -1)
+
+    module.forward = forward
+
+
 def op_logits(base: Path, adapter: Adapter, input_ids: Tensor) -> Tensor:
     """The stock model with the ops of ``adapter`` hooked in. Shapes as in ``peft_logits``."""
     model = load_model(base)
-    for name, ops in adapter.linear.items():
-
-        def hook(_: nn.Module, args: tuple[Tensor, ...], y: Tensor, ops: Any = ops) -> Tensor:
-            rows = y.shape[:-1].numel()
-            x = args[0].reshape(rows, -1)
-            return apply_reference(x, y.reshape(rows, -1), [ops] * rows).reshape(y.shape)
-
-        model.get_submodule(name).register_forward_hook(hook)
+    for name, ops in adapter.ops.items():
+        bind_reference(model.get_submodule(name), ops)
     embeds = model.get_input_embeddings()(input_ids)
     cache = None
     if adapter.prompt is not None:

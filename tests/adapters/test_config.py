@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.config import CONFIGS, parse_config, read_config
-from adapters.config_lora import LoraConfig
+from adapters.configs.lora import LoraConfig
 from adapters.errors import AdapterError, PackageError, UnsupportedKindError
 from adapters.limits import PackageLimits
 from tests.adapters.support import LORA_CONFIG, refusal

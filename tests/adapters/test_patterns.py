@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.config import parse_config
-from adapters.config_lora import LoraConfig
+from adapters.configs.lora import LoraConfig
 from adapters.errors import PackageError
 from adapters.patterns import PatternMatcher
 from tests.adapters.support import LORA_CONFIG
@@ -74,5 +74,5 @@ def test_ranks_are_pefts(patterns: list[str]) -> None:
     ranks = {pattern: i + 1 for i, pattern in enumerate(patterns)}
     ours = matcher(rank_pattern=ranks, alpha_pattern=ranks)
     for module in MODULES:
-        assert ours.rank(module) == ranks.get(get_pattern_key(list(ranks), module), 4)
-        assert ours.alpha(module) == ranks.get(get_pattern_key(list(ranks), module), 8)
+        assert ours.rank(module, 4) == ranks.get(get_pattern_key(list(ranks), module), 4)
+        assert ours.alpha(module, 8) == ranks.get(get_pattern_key(list(ranks), module), 8)

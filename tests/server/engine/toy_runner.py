@@ -109,9 +109,9 @@ class ToyRunner:
         later = torch.arange(end)[None] > torch.arange(sequence.start, end)[:, None]
         for layer in range(LAYERS):
             values = hidden @ self._v[layer]
-            for op in adapter.linear.get(f"layers.{layer}.v", ()) if adapter else ():
+            for op in adapter.ops.get(f"layers.{layer}.v", ()) if adapter else ():
                 assert isinstance(op, LowRank)
-                values = values + hidden @ op.a.T.double() @ op.b.T.double()
+                values = values + hidden @ op.a.double() @ op.b.double()
             self._kv[0, layer, slots[sequence.start :]] = hidden @ self._k[layer]
             self._kv[1, layer, slots[sequence.start :]] = values
             scores = (hidden @ self._q[layer]) @ self._kv[0, layer, slots].T / HIDDEN**0.5
@@ -154,7 +154,7 @@ def compile_toy(tensors: dict[str, Tensor]) -> Adapter:
         return Adapter("prefix", prefix=PrefixKV(tensors["keys"], tensors["values"]))
     if "embeds" in tensors:
         return Adapter("prompt", prompt=PromptEmbeds(tensors["embeds"]))
-    return Adapter("lora", {f"layers.{i}.v": (LowRank(tensors["a"], tensors["b"]),) for i in range(LAYERS)})
+    return Adapter("lora", {f"layers.{i}.v": (LowRank(tensors["a"].T, tensors["b"].T),) for i in range(LAYERS)})
 
 
 def make_package(path: Path, kind: str, *, seed: int = 1, num_virtual_tokens: int = 6) -> Path:

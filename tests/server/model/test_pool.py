@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import torch
 
-from adapters.batch.grouped import LowRankGroup
 from adapters.ops import Adapter, LowRank, PromptEmbeds
 from server.model.pool import AdapterPool
 from server.registry import AdapterKey
@@ -13,12 +12,12 @@ KEYS = [AdapterKey(f"a{i}", 1, str(i)) for i in range(6)]
 def make_pool() -> AdapterPool:
     pool = AdapterPool()
     for key in KEYS:
-        pool.add(key, Adapter("lora", {"q": (LowRank(torch.randn(4, 8), torch.randn(8, 4)),)}))
+        pool.add(key, Adapter("lora", {"q": (LowRank(torch.randn(8, 4), torch.randn(4, 8)),)}))
     return pool
 
 
 def members(pool: AdapterPool, *active: AdapterKey) -> set[object]:
-    (group,) = pool.groups(frozenset(active))["q"]
+    (group,) = pool.groups(frozenset(active))["q"].after
     return set(group.members)
 
 
@@ -33,13 +32,13 @@ def test_a_stack_is_kept_while_it_covers_the_batch() -> None:
 
 def test_stacks_hold_the_adapters_own_numbers() -> None:
     pool = make_pool()
-    (group,) = pool.groups(frozenset(KEYS[:3]))["q"]
-    assert isinstance(group, LowRankGroup)
-    op = pool[KEYS[1]].linear["q"][0]
+    (group,) = pool.groups(frozenset(KEYS[:3]))["q"].after
+    op = pool[KEYS[1]].ops["q"][0]
     assert isinstance(op, LowRank)
+    assert isinstance(group.op, LowRank)
     at = group.members.index(KEYS[1])
-    assert torch.equal(group.a[at].T, op.a)
-    assert torch.equal(group.b[at].T, op.b)
+    assert torch.equal(group.op.a[at], op.a)
+    assert torch.equal(group.op.b[at], op.b)
 
 
 def test_a_removed_adapter_leaves_the_stack() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,74 +13,12 @@ from adapters.errors import AdapterError
 from adapters.ops import Adapter, LowRank
 from server.config import EngineConfig
 from server.errors import EngineStartError
-from server.model.inputs import VIRTUAL, ModelInput, SequenceInput
-from server.model.runner import ModelRunner, load_runner
+from server.model.inputs import ModelInput, SequenceInput
+from server.model.runner import load_runner
 from server.registry import AdapterKey
 from tests import oracle
 from tests.factory import make_adapter, make_base
-
-BLOCK_SIZE = 4
-TOLERANCE = 1e-5
-
-
-@dataclass
-class Row:
-    """A sequence being fed to the runner by hand, with blocks of its own."""
-
-    adapter: Path | None
-    key: AdapterKey | None
-    tokens: list[int]
-    virtual: int
-    blocks: list[int]
-    done: int = 0
-    fed: list[int] = field(default_factory=list)
-
-    def take(self, count: int) -> SequenceInput:
-        """The next ``count`` positions, with logits wanted at the last."""
-        ids = ([VIRTUAL] * self.virtual + self.tokens)[self.done : self.done + count]
-        assert len(ids) == count, "the row has too few tokens left"
-        start, self.done = self.done, self.done + count
-        self.fed += [t for t in ids if t != VIRTUAL]
-        return SequenceInput(self.key, ids, start, self.blocks, [count - 1])
-
-
-class Bench:
-    """A runner, its installed adapters, and rows over hand-made block tables."""
-
-    def __init__(self, base: Path, adapters: dict[str, Path]) -> None:
-        self.base = base
-        config = EngineConfig(
-            model=str(base), quantize="none", dtype="float32", kv_cache_gb=0.02, block_size=BLOCK_SIZE, threads=1
-        )
-        self.runner: ModelRunner = load_runner(config)
-        self.adapters = adapters
-        self.keys = {name: AdapterKey(name, 1, name) for name in adapters}
-        self.sizes: dict[str, tuple[int, bool]] = {}
-        for name, path in adapters.items():
-            adapter = self.runner.prepare(path).adapter
-            self.runner.install(self.keys[name], adapter)
-            self.sizes[name] = (adapter.num_virtual_tokens, adapter.prefix is not None)
-        self.next_block = 0
-
-    def row(self, name: str | None, length: int, seed: int) -> Row:
-        virtual, given = self.sizes[name] if name else (0, False)
-        need = (virtual + length + BLOCK_SIZE - 1) // BLOCK_SIZE
-        blocks = list(range(self.next_block, self.next_block + need))
-        self.next_block += need
-        tokens = torch.randint(0, 250, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
-        row = Row(self.adapters[name] if name else None, self.keys[name] if name else None, tokens, virtual, blocks)
-        if name and given:
-            self.runner.write_prefix(self.keys[name], blocks)
-            row.done = virtual
-        return row
-
-    def step(self, rows: list[Row], counts: list[int]) -> None:
-        """Feed ``counts`` positions and compare the last logits of every row with the oracle."""
-        got = self.runner.execute(ModelInput([r.take(n) for r, n in zip(rows, counts, strict=True)]))
-        for row, logits in zip(rows, got, strict=True):
-            if row.fed:
-                want = oracle.logits(self.base, row.adapter, row.fed)[-1]
-                torch.testing.assert_close(logits, want, rtol=0, atol=TOLERANCE)
+from tests.server.model.bench import TOLERANCE, Bench
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +116,7 @@ def test_a_broken_adapters_rows_leave_the_others_alone(bench: Bench) -> None:
     key = AdapterKey("broken", 1, "broken")
     name = "model.layers.0.mlp.down_proj"  # so that the next layer stores NaN
     out, in_ = bench.runner.spec.linears[name]
-    bench.runner.install(key, Adapter("lora", {name: (LowRank(torch.ones(2, in_), torch.full((out, 2), torch.nan)),)}))
+    bench.runner.install(key, Adapter("lora", {name: (LowRank(torch.ones(in_, 2), torch.full((2, out), torch.nan)),)}))
     broken = SequenceInput(key, [1, 2, 3, 4, 5, 6], 0, [0, 1], [5])  # block 0 is also what padding might read
     bench.next_block = 2
     long, short = bench.row("lora-r8", 20, 1), bench.row(None, 9, 2)
@@ -214,7 +151,7 @@ def test_removing_an_adapter_leaves_the_others(tiny_base: Path, tiny_adapters: d
 
 def test_bytes_are_what_the_tensors_weigh(bench: Bench) -> None:
     prepared = bench.runner.prepare(bench.adapters["lora-r4"])
-    weights = sum(4 * (out + in_) for out, in_ in bench.runner.spec.linears.values())
+    weights = sum(4 * (out + in_) for name, (out, in_) in bench.runner.spec.linears.items() if name != "lm_head")
     assert prepared.adapter.nbytes == 4 * weights
     assert prepared.warnings == []
     assert set(prepared.seconds) == {"read", "validate", "copy"}

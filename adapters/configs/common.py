@@ -17,6 +17,7 @@ class CommonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     ``KIND`` is our short name of the kind. ``IGNORED`` keys concern training or peft's own loading and never change
     what a saved adapter computes. ``REFUSED`` keys do, are not served, and are mapped to what they ask for.
+    ``DESCRIPTIVE`` fields are read, and decide nothing that the tensors do not say already.
     """
 
     peft_type: str
@@ -27,6 +28,7 @@ class CommonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     KIND: ClassVar[str] = ""
     IGNORED: ClassVar[frozenset[str]] = frozenset({"auto_mapping", "inference_mode", "revision"})
     REFUSED: ClassVar[Mapping[str, str]] = {"modules_to_save": "fully trained modules"}
+    DESCRIPTIVE: ClassVar[frozenset[str]] = frozenset({"task_type", "peft_version", "base_model_name_or_path"})
 
     def check(self, limits: PackageLimits) -> None:
         """Raise PackageError for values that no sound package has, UnsupportedKindError for those not served."""
@@ -37,7 +39,8 @@ class CommonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     def semantics(self) -> dict[str, Any]:
         """The part of the configuration that, with the tensors, decides what the adapter computes."""
-        return {"peft_type": self.peft_type}
+        names = [name for name in self.__struct_fields__ if name not in self.DESCRIPTIVE]
+        return {name: msgspec.to_builtins(getattr(self, name)) for name in names}
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any], limits: PackageLimits) -> Self:

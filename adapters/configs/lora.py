@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar, Literal
 
-from adapters.config_common import CommonConfig
+from adapters.configs.common import CommonConfig
+from adapters.configs.targets import TargetedConfig, check_ranks
 from adapters.errors import PackageError, UnsupportedKindError
 from adapters.limits import PackageLimits
 from adapters.names import shown
@@ -14,15 +15,11 @@ _PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica")
 _BASE_CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
-class LoraConfig(CommonConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LoraConfig(TargetedConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Keys of a LoRA configuration. Patterns keep the order of the file: the first that matches a module counts."""
 
     r: int
     lora_alpha: float
-    target_modules: list[str] | str | None = None
-    exclude_modules: list[str] | str | None = None
-    layers_to_transform: list[int] | int | None = None
-    layers_pattern: list[str] | str | None = None
     use_rslora: bool = False
     rank_pattern: dict[str, int] | None = None
     alpha_pattern: dict[str, float] | None = None
@@ -62,15 +59,10 @@ class LoraConfig(CommonConfig, frozen=True, kw_only=True, forbid_unknown_fields=
     def check(self, limits: PackageLimits) -> None:
         """See CommonConfig.check."""
         super().check(limits)
-        for where, rank in [("r", self.r), *((f"rank_pattern {shown(k)}", v) for k, v in self.ranks.items())]:
-            if not 1 <= rank <= limits.max_rank:
-                raise PackageError(
-                    f"adapter_config.json: {where} is {rank}; ranks from 1 to {limits.max_rank} are read"
-                )
+        check_ranks([("r", self.r), *((f"rank_pattern {shown(k)}", v) for k, v in self.ranks.items())], limits)
         for alpha in (self.lora_alpha, *self.alphas.values()):
             if not math.isfinite(alpha):
                 raise PackageError("adapter_config.json: lora_alpha must be finite")
-        self._check_patterns(limits)
         self._check_init()
 
     @property
@@ -98,17 +90,6 @@ class LoraConfig(CommonConfig, frozen=True, kw_only=True, forbid_unknown_fields=
             "alpha_pattern": list(self.alphas.items()),
             "bias": self.bias,
         }
-
-    def _check_patterns(self, limits: PackageLimits) -> None:
-        listed = [*self.ranks, *self.alphas]
-        for names in (self.target_modules, self.exclude_modules, self.layers_pattern):
-            listed += [names] if isinstance(names, str) else names or []
-        if len(listed) > limits.max_patterns:
-            raise PackageError(f"adapter_config.json has {len(listed)} module patterns; {limits.max_patterns} are read")
-        if any(len(pattern) > limits.max_pattern_chars for pattern in listed):
-            raise PackageError(
-                f"adapter_config.json has a module pattern longer than {limits.max_pattern_chars} characters"
-            )
 
     def _check_init(self) -> None:
         init = self.init_lora_weights

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from adapters.config_common import CommonConfig
+from adapters.configs.common import CommonConfig
 from adapters.errors import PackageError, UnsupportedKindError
 from adapters.limits import PackageLimits
 

@@ -1,0 +1,13 @@
+"""The op vocabulary: every kind of adapter becomes a few of these, one file per op.
+
+An op's docstring is its specification, and its ``reference`` the same as a naive row in fp32. How ops run over a
+mixed batch is in ``adapters.batch``.
+"""
+
+from adapters.ops.adapter import Adapter
+from adapters.ops.base import AddOp, Op, Site
+from adapters.ops.bias import Bias
+from adapters.ops.low_rank import LowRank
+from adapters.ops.virtual import PrefixKV, PromptEmbeds
+
+__all__ = ["Adapter", "AddOp", "Bias", "LowRank", "Op", "PrefixKV", "PromptEmbeds", "Site"]

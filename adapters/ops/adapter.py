@@ -1,0 +1,61 @@
+"""One adapter, ready to run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from adapters.ops.base import Op
+from adapters.ops.virtual import PrefixKV, PromptEmbeds
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """Ops by module name, in the order they act, and at most one of ``prefix`` and ``prompt``.
+
+    A tensor may be part of several ops (some kinds share factors between layers); it is kept and counted once.
+    """
+
+    kind: str
+    ops: Mapping[str, tuple[Op, ...]] = field(default_factory=dict)
+    prefix: PrefixKV | None = None
+    prompt: PromptEmbeds | None = None
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        """Positions that stand before the prompt (0 for kinds without any)."""
+        if self.prefix is not None:
+            return self.prefix.keys.shape[1]
+        return self.prompt.embeds.shape[0] if self.prompt is not None else 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(t.numel() * t.element_size() for t in self.tensors())
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor of the adapter, once."""
+        found = [tensor for ops in self.ops.values() for op in ops for tensor in op.tensors()]
+        if self.prefix is not None:
+            found += [self.prefix.keys, self.prefix.values]
+        if self.prompt is not None:
+            found.append(self.prompt.embeds)
+        return list({id(tensor): tensor for tensor in found}.values())
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Adapter:
+        """The same adapter with ``fn`` applied to every tensor (a move, a cast); shared tensors stay shared."""
+        done: dict[int, Tensor] = {}
+
+        def once(tensor: Tensor) -> Tensor:
+            if id(tensor) not in done:
+                done[id(tensor)] = fn(tensor)
+            return done[id(tensor)]
+
+        return replace(
+            self,
+            ops={name: tuple(op.map(once) for op in ops) for name, ops in self.ops.items()},
+            prefix=None if self.prefix is None else PrefixKV(once(self.prefix.keys), once(self.prefix.values)),
+            prompt=None if self.prompt is None else PromptEmbeds(once(self.prompt.embeds)),
+        )

@@ -1,0 +1,99 @@
+"""What every op is: tensors, a specification as a naive loop, and a form that runs the rows of many adapters at once.
+
+A new op is one file here: a frozen dataclass whose docstring has its ``Semantics:`` and ``Shape:``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, Literal, Protocol, Self
+
+import torch
+from torch import Tensor
+
+
+class Site(Protocol):
+    """The module that an op acts on."""
+
+    def call(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """What the base's own module computes for ``x`` with some of its parameters replaced."""
+
+
+@dataclass(frozen=True, eq=False)
+class Op(ABC):
+    """One thing that an adapter does at a module of the base.
+
+    ``x`` are the module's input rows (token ids at an embedding, [n, 1]), ``y`` its output rows. An op on the input
+    side turns ``x`` into what the base is given instead; one on the output side turns ``y`` into the module's output.
+    All ops of an adapter see the original ``x``, except input ops, which follow one another.
+
+    Fields are tensors, or constants that compare by value. Ops of one type whose constants and shapes are equal can
+    be stacked: the result is an op of the same type whose tensors have one more dimension in front, the member.
+    """
+
+    SIDE: ClassVar[Literal["input", "output"]] = "output"
+    # Whether members are copied into one stack and run together. False for ops that weigh too much to copy.
+    STACKS: ClassVar[bool] = True
+
+    @abstractmethod
+    def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
+        """The specification: the new row, in float32. Shape: ``x`` [in], ``y`` [out], of one row, float32."""
+
+    @abstractmethod
+    def batched(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
+        """The new rows, from a stacked op. Shape: ``x`` [G, n, in], ``y`` [G, n, out], both in the op's dtype.
+
+        On the input side ``x`` is what is to be changed, and ``y`` is the same tensor.
+        """
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor of the op."""
+        return [value for value in self._values().values() if isinstance(value, Tensor)]
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Self:
+        """The same op with ``fn`` applied to every tensor."""
+        changed = {name: fn(value) for name, value in self._values().items() if isinstance(value, Tensor)}
+        return replace(self, **changed)
+
+    def signature(self) -> Hashable:
+        """Ops of equal signature can be stacked."""
+        return type(self), *((tuple(v.shape), v.dtype) if isinstance(v, Tensor) else v for v in self._values().values())
+
+    @classmethod
+    def stack(cls, ops: Sequence[Self]) -> Self:
+        """One op of all ``ops``, which share a signature; of a single op it is a view."""
+        first = ops[0]
+        if len(ops) == 1:
+            return first.map(lambda t: t[None])
+        names = [name for name, value in first._values().items() if isinstance(value, Tensor)]
+        return replace(first, **{name: torch.stack([getattr(op, name) for op in ops]) for name in names})
+
+    def member(self, index: int) -> Self:
+        """The part of a stacked op that is member ``index``, as a stack of one."""
+        return self.map(lambda t: t[index : index + 1])
+
+    def is_zero(self) -> bool:
+        """Whether the op certainly changes nothing, whatever its input."""
+        return False
+
+    def _values(self) -> dict[str, object]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True, eq=False)
+class AddOp(Op):
+    """An op on the output side that adds to ``y``."""
+
+    @abstractmethod
+    def update(self, x: Tensor) -> Tensor:
+        """What is added, from a stacked op. Shape: ``x`` [G, n, in]; the result broadcasts to [G, n, out]."""
+
+    def batched(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
+        """See Op.batched."""
+        return y + self.update(x)
+
+    def add_(self, x: Tensor, y: Tensor) -> None:
+        """Add to ``y`` in place, for a stack of one. Shape: ``x`` [n, in], ``y`` [n, out]."""
+        y += self.update(x[None])[0]

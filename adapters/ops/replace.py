@@ -1,0 +1,82 @@
+"""Rows that use other weights than the base's: fully trained modules, and frozen-but-for-the-last-layers adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from adapters.ops.base import Op, Site
+
+
+@dataclass(frozen=True, eq=False)
+class ReplaceLinear(Op):
+    """Another linear map in the place of the base's.
+
+    Semantics: ``y = x @ weight.T + bias``.
+    Shape: ``weight`` [out_features, in_features]; ``bias`` [out_features] or None.
+    """
+
+    STACKS: ClassVar[bool] = False
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
+        """See Op.reference."""
+        out = self.weight.float() @ x
+        return out if self.bias is None else out + self.bias.float()
+
+    def batched(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
+        """See Op.batched."""
+        return F.linear(x, self.weight[0], None if self.bias is None else self.bias[0])
+
+
+@dataclass(frozen=True, eq=False)
+class ReplaceParameters(Op):
+    """The base's own module with other parameters; for modules that are no linear map (norms, embeddings).
+
+    Semantics: ``y = module(x)``, computed with ``parameters`` in the place of the base's of the same name.
+    Shape: as the module's own parameters.
+    """
+
+    STACKS: ClassVar[bool] = False
+
+    parameters: Mapping[str, Tensor]
+
+    def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
+        """See Op.reference."""
+        assert site is not None, "needs the base's module"
+        found = site.call({name: tensor.float() for name, tensor in self.parameters.items()}, self._rows(x[None]))
+        return found[0]
+
+    def batched(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
+        """See Op.batched."""
+        assert site is not None, "needs the base's module"
+        return site.call({name: tensor[0] for name, tensor in self.parameters.items()}, self._rows(x))
+
+    def tensors(self) -> list[Tensor]:
+        """See Op.tensors."""
+        return list(self.parameters.values())
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Self:
+        """See Op.map."""
+        return type(self)({name: fn(tensor) for name, tensor in self.parameters.items()})
+
+    def signature(self) -> Hashable:
+        """See Op.signature."""
+        return type(self), *((name, tuple(t.shape)) for name, t in self.parameters.items())
+
+    @classmethod
+    def stack(cls, ops: Sequence[Self]) -> Self:
+        """See Op.stack."""
+        (op,) = ops
+        return op.map(lambda t: t[None])
+
+    @staticmethod
+    def _rows(x: Tensor) -> Tensor:
+        """Token ids come with a dimension of one behind them."""
+        return x if x.is_floating_point() else x[..., 0]

@@ -1,0 +1,43 @@
+"""Ops for the tests that run over all of them: each name gives the ops of one adapter at one module.
+
+A new op adds its cases here, and is then tested over dtype × popularity × batch in ``tests/adapters/batch``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from adapters.ops import Bias, LowRank, Op
+from adapters.ops.replace import ReplaceLinear, ReplaceParameters
+
+IN, OUT = 24, 40
+Make = Callable[[torch.dtype], tuple[Op, ...]]
+
+
+def low_rank(rank: int) -> Make:
+    return lambda dtype: (LowRank(torch.randn(IN, rank, dtype=dtype) * 0.2, torch.randn(rank, OUT, dtype=dtype) * 0.2),)
+
+
+def bias(dtype: torch.dtype) -> tuple[Op, ...]:
+    return (Bias(torch.randn(OUT, dtype=dtype)),)
+
+
+def replace_linear(dtype: torch.dtype) -> tuple[Op, ...]:
+    return (ReplaceLinear(torch.randn(OUT, IN, dtype=dtype) * 0.2, torch.randn(OUT, dtype=dtype)),)
+
+
+def replace_parameters(dtype: torch.dtype) -> tuple[Op, ...]:
+    return (ReplaceParameters({"weight": torch.randn(OUT, IN, dtype=dtype) * 0.2}),)
+
+
+CASES: dict[str, Make] = {
+    "low-rank-1": low_rank(1),
+    "low-rank-8": low_rank(8),
+    "low-rank-13": low_rank(13),
+    "bias": bias,
+    "replace linear": replace_linear,
+    "replace parameters": replace_parameters,
+    "low-rank and bias": lambda dtype: (*low_rank(4)(dtype), *bias(dtype)),
+}
