@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def package(tmp_path: Path) -> Path:
     return write_raw(tmp_path / "package", LORA_CONFIG, lora_tensors())
 
 
-def test_what_peft_saves_is_read(tiny_adapters: dict[str, Path]) -> None:
+def test_what_peft_saves_is_read(tiny_adapters: Mapping[str, Path]) -> None:
     for path in tiny_adapters.values():
         package, info = read_package(path), inspect_package(path)
         assert package.digest == info.digest

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -21,7 +21,9 @@ from tests.server.live import Live, live_server
 
 
 @pytest.fixture(scope="module")
-def live(tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def live(
+    tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Live]:
     adapters = (("mine", str(tiny_adapters["lora-r4"])),)
     with live_server(tiny_base, tmp_path_factory.mktemp("data"), adapters=adapters) as made:
         yield made

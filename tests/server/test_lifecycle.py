@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,7 +82,7 @@ async def house(tiny_base: Path, tmp_path: Path) -> AsyncIterator[House]:
     await made.client.close()
 
 
-async def test_an_installed_adapter_serves_its_name(house: House, tiny_adapters: dict[str, Path]) -> None:
+async def test_an_installed_adapter_serves_its_name(house: House, tiny_adapters: Mapping[str, Path]) -> None:
     version = await house.lifecycle.install_copy("json", tiny_adapters["prefix-16"])
     assert (str(version.key), version.kind, version.num_virtual_tokens) == ("json@1", "prefix", 16)
     assert version.nbytes > 0
@@ -92,7 +92,7 @@ async def test_an_installed_adapter_serves_its_name(house: House, tiny_adapters:
     assert house.witness.loaded == [(version.key, False)]
 
 
-async def test_content_that_is_served_already_changes_nothing(house: House, tiny_adapters: dict[str, Path]) -> None:
+async def test_content_that_is_served_already_changes_nothing(house: House, tiny_adapters: Mapping[str, Path]) -> None:
     first = await house.lifecycle.install_copy("json", tiny_adapters["lora-r4"])
     assert await house.lifecycle.install_copy("json", tiny_adapters["lora-r4"]) is first
     other = await house.lifecycle.install_copy("other", tiny_adapters["lora-r4"])
@@ -100,7 +100,9 @@ async def test_content_that_is_served_already_changes_nothing(house: House, tiny
     assert house.witness.loaded == [(first.key, False), (other.key, False)]
 
 
-async def test_replacing_during_a_stream_changes_nothing_for_it(house: House, tiny_adapters: dict[str, Path]) -> None:
+async def test_replacing_during_a_stream_changes_nothing_for_it(
+    house: House, tiny_adapters: Mapping[str, Path]
+) -> None:
     first = await house.lifecycle.install_copy("json", tiny_adapters["lora-r8"])
     alone = await house.ask("json", max_tokens=LONG)
     running = asyncio.create_task(house.ask("json", max_tokens=LONG))
@@ -121,7 +123,7 @@ async def test_replacing_during_a_stream_changes_nothing_for_it(house: House, ti
 
 
 async def test_a_request_between_resolving_and_submitting_keeps_its_version(
-    house: House, tiny_adapters: dict[str, Path]
+    house: House, tiny_adapters: Mapping[str, Path]
 ) -> None:
     await house.lifecycle.install_copy("json", tiny_adapters["lora-r8"])
     before = await house.ask("json")
@@ -131,7 +133,7 @@ async def test_a_request_between_resolving_and_submitting_keeps_its_version(
         assert await answer(house.client, "late", key, max_tokens=len(before)) == before
 
 
-async def test_rolling_back(house: House, tiny_adapters: dict[str, Path]) -> None:
+async def test_rolling_back(house: House, tiny_adapters: Mapping[str, Path]) -> None:
     first = await house.lifecycle.install_copy("json", tiny_adapters["lora-r8"])
     before = await house.ask("json")
     with pytest.raises(InvalidRequestError, match="no version before 1"):
@@ -148,7 +150,7 @@ async def test_rolling_back(house: House, tiny_adapters: dict[str, Path]) -> Non
         await house.lifecycle.activate("json", 7)
 
 
-async def test_rolling_back_to_a_version_that_still_drains(house: House, tiny_adapters: dict[str, Path]) -> None:
+async def test_rolling_back_to_a_version_that_still_drains(house: House, tiny_adapters: Mapping[str, Path]) -> None:
     first = await house.lifecycle.install_copy("json", tiny_adapters["lora-r8"])
     alone = await house.ask("json", max_tokens=LONG)
     running = asyncio.create_task(house.ask("json", max_tokens=LONG))
@@ -163,7 +165,7 @@ async def test_rolling_back_to_a_version_that_still_drains(house: House, tiny_ad
     assert await house.ask("json", max_tokens=LONG) == alone
 
 
-async def test_rolling_back_while_the_engine_unloads(house: House, tiny_adapters: dict[str, Path]) -> None:
+async def test_rolling_back_while_the_engine_unloads(house: House, tiny_adapters: Mapping[str, Path]) -> None:
     first = await house.lifecycle.install_copy("json", tiny_adapters["lora-r8"])
     key = first.key
     stream = house.client.submit(request("unleased", key, max_tokens=LONG))  # so that the engine itself must drain
@@ -179,21 +181,21 @@ async def test_rolling_back_while_the_engine_unloads(house: House, tiny_adapters
     assert house.registry.resolve("json") == key
 
 
-async def test_concurrent_installs_of_one_name(house: House, tiny_adapters: dict[str, Path]) -> None:
+async def test_concurrent_installs_of_one_name(house: House, tiny_adapters: Mapping[str, Path]) -> None:
     sources = [tiny_adapters[name] for name in ("lora-r4", "lora-r8", "lora-bias", "prefix-5", "prompt-7")]
     installed = await asyncio.gather(*(house.lifecycle.install_copy("json", source) for source in sources))
     assert sorted(version.key.version for version in installed) == [1, 2, 3, 4, 5]
     assert house.registry.live("json").key.version == 5
 
 
-async def test_concurrent_installs_of_the_same_content(house: House, tiny_adapters: dict[str, Path]) -> None:
+async def test_concurrent_installs_of_the_same_content(house: House, tiny_adapters: Mapping[str, Path]) -> None:
     install = house.lifecycle.install_copy
     installed = await asyncio.gather(*(install("json", tiny_adapters["lora-r4"]) for _ in range(4)))
     assert {id(version) for version in installed} == {id(installed[0])}
 
 
 async def test_an_install_is_carried_to_its_end_when_its_caller_leaves(
-    house: House, tiny_adapters: dict[str, Path]
+    house: House, tiny_adapters: Mapping[str, Path]
 ) -> None:
     package = house.store.bring_in(tiny_adapters["lora-r4"])
     installing = asyncio.create_task(house.lifecycle.install("json", package))
@@ -206,7 +208,7 @@ async def test_an_install_is_carried_to_its_end_when_its_caller_leaves(
 
 
 async def test_refusals_leave_everything_as_before(
-    house: House, tiny_adapters: dict[str, Path], tmp_path: Path
+    house: House, tiny_adapters: Mapping[str, Path], tmp_path: Path
 ) -> None:
     other = make_base(tmp_path / "other", hidden_size=32, seed=3)
     foreign = make_adapter(
@@ -234,7 +236,7 @@ async def test_refusals_leave_everything_as_before(
 
 
 async def test_an_engine_that_is_down_refuses_and_leaves_nothing(
-    tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path
+    tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path
 ) -> None:
     house = House(tiny_base, tmp_path / "store")  # never started
     with pytest.raises(EngineUnavailableError):
@@ -244,7 +246,7 @@ async def test_an_engine_that_is_down_refuses_and_leaves_nothing(
     assert house.witness.refused == []
 
 
-async def test_removing_lets_running_requests_finish(house: House, tiny_adapters: dict[str, Path]) -> None:
+async def test_removing_lets_running_requests_finish(house: House, tiny_adapters: Mapping[str, Path]) -> None:
     first = await house.lifecycle.install_copy("json", tiny_adapters["lora-r8"])
     alone = await house.ask("json", max_tokens=LONG)
     running = asyncio.create_task(house.ask("json", max_tokens=LONG))
@@ -260,7 +262,7 @@ async def test_removing_lets_running_requests_finish(house: House, tiny_adapters
     assert house.witness.removed == 1
 
 
-async def test_removing_by_force_aborts(house: House, tiny_adapters: dict[str, Path]) -> None:
+async def test_removing_by_force_aborts(house: House, tiny_adapters: Mapping[str, Path]) -> None:
     versions: list[AdapterVersion] = []
     for source in ("lora-r8", "lora-r4"):
         versions.append(await house.lifecycle.install_copy("json", tiny_adapters[source]))
@@ -274,7 +276,7 @@ async def test_removing_by_force_aborts(house: House, tiny_adapters: dict[str, P
     assert house.client.resident == frozenset()
 
 
-async def test_removing_by_force_does_not_wait_for_leases(house: House, tiny_adapters: dict[str, Path]) -> None:
+async def test_removing_by_force_does_not_wait_for_leases(house: House, tiny_adapters: Mapping[str, Path]) -> None:
     await house.lifecycle.install_copy("json", tiny_adapters["lora-r8"])
     with house.registry.lease("json"):
         await house.lifecycle.install_copy("json", tiny_adapters["lora-r4"])
@@ -282,7 +284,7 @@ async def test_removing_by_force_does_not_wait_for_leases(house: House, tiny_ada
         await asyncio.wait_for(house.lifecycle.settle(), 30)
 
 
-async def test_a_removed_name_can_come_back(house: House, tiny_adapters: dict[str, Path]) -> None:
+async def test_a_removed_name_can_come_back(house: House, tiny_adapters: Mapping[str, Path]) -> None:
     await house.lifecycle.install_copy("json", tiny_adapters["lora-r8"])
     before = await house.ask("json")
     await house.lifecycle.remove("json")
@@ -293,7 +295,7 @@ async def test_a_removed_name_can_come_back(house: House, tiny_adapters: dict[st
         await house.lifecycle.remove("nobody")
 
 
-async def test_removing_one_version(house: House, tiny_adapters: dict[str, Path]) -> None:
+async def test_removing_one_version(house: House, tiny_adapters: Mapping[str, Path]) -> None:
     first = await house.lifecycle.install_copy("json", tiny_adapters["lora-r8"])
     with pytest.raises(InvalidRequestError, match="json@1 is being served"):
         await house.lifecycle.remove_version("json", 1)
@@ -305,7 +307,7 @@ async def test_removing_one_version(house: House, tiny_adapters: dict[str, Path]
         await house.lifecycle.activate("json", 1)
 
 
-async def test_many_swaps_under_traffic(house: House, tiny_adapters: dict[str, Path]) -> None:
+async def test_many_swaps_under_traffic(house: House, tiny_adapters: Mapping[str, Path]) -> None:
     sources: dict[str, list[int]] = {"lora-r8": [], "prompt-7": [], "prefix-5": []}
     for name in sources:
         await house.lifecycle.install_copy("probe", tiny_adapters[name])

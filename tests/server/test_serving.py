@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def test_serve_load_ask_and_stop(tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
+def test_serve_load_ask_and_stop(tiny_base: Path, tiny_adapters: Mapping[str, Path]) -> None:
     argv = (
         "--model",
         str(tiny_base),
@@ -169,7 +169,7 @@ def test_a_second_signal_ends_at_once(tiny_base: Path) -> None:
     ],
 )
 def test_failing_to_start_is_one_line(
-    tiny_base: Path, tiny_adapters: dict[str, Path], argv: list[str], code: int, words: str
+    tiny_base: Path, tiny_adapters: Mapping[str, Path], argv: list[str], code: int, words: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         values = {"base": tiny_base, "lora": tiny_adapters["lora-r4"], "taken": taken.getsockname()[1]}

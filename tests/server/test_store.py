@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,9 @@ def leftovers(tmp_path: Path) -> list[Path]:
     return [path for path in (tmp_path / "store").rglob("*") if path.name not in ("quarantine", "packages", "lock")]
 
 
-def test_a_directory_is_copied_and_adopted(store: AdapterStore, tiny_adapters: dict[str, Path], tmp_path: Path) -> None:
+def test_a_directory_is_copied_and_adopted(
+    store: AdapterStore, tiny_adapters: Mapping[str, Path], tmp_path: Path
+) -> None:
     source = tiny_adapters["lora-r4"]
     package = store.bring_in(source)
     place = store.adopt(package)
@@ -35,7 +38,7 @@ def test_a_directory_is_copied_and_adopted(store: AdapterStore, tiny_adapters: d
     assert leftovers(tmp_path) == []
 
 
-def test_an_archive_is_unpacked(store: AdapterStore, tiny_adapters: dict[str, Path], tmp_path: Path) -> None:
+def test_an_archive_is_unpacked(store: AdapterStore, tiny_adapters: Mapping[str, Path], tmp_path: Path) -> None:
     archive = tmp_path / "a.tar"
     pack(tiny_adapters["lora-r4"], archive)
     package = store.bring_in(archive)
@@ -44,7 +47,7 @@ def test_an_archive_is_unpacked(store: AdapterStore, tiny_adapters: dict[str, Pa
     assert leftovers(tmp_path) == []
 
 
-def test_equal_content_never_shares_a_place(store: AdapterStore, tiny_adapters: dict[str, Path]) -> None:
+def test_equal_content_never_shares_a_place(store: AdapterStore, tiny_adapters: Mapping[str, Path]) -> None:
     first, second = (store.adopt(store.bring_in(tiny_adapters["lora-r4"])) for _ in range(2))
     assert first != second
 
@@ -72,7 +75,7 @@ def test_files_outside_are_never_touched(store: AdapterStore, tmp_path: Path) ->
 
 
 def test_a_new_server_clears_what_the_last_one_left(
-    store: AdapterStore, tiny_adapters: dict[str, Path], tmp_path: Path
+    store: AdapterStore, tiny_adapters: Mapping[str, Path], tmp_path: Path
 ) -> None:
     upload = store.new_quarantine()
     (upload / "half").write_text("an upload")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from adapters.kinds import compile_package
 from adapters.package import read_package
 from tests.adapters.support import op_logits, peft_logits, spec_of
 from tests.factory import make_adapter, make_base
+from tests.kinds import CASES
 
 INPUT_IDS = torch.tensor([5, 9, 250, 17, 33, 64, 64])
 TOLERANCE = 1e-5
@@ -107,7 +109,6 @@ def test_without_task_type(tiny_base: Path, tmp_path: Path) -> None:
     assert error(tiny_base, path) < TOLERANCE
 
 
-def test_shared_adapters_of_the_other_tests(tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
-    assert {name: error(tiny_base, path) < TOLERANCE for name, path in tiny_adapters.items()} == dict.fromkeys(
-        tiny_adapters, True
-    )
+@pytest.mark.parametrize("name", CASES)
+def test_every_kind(name: str, tiny_base: Path, tiny_adapters: Mapping[str, Path]) -> None:
+    assert error(tiny_base, tiny_adapters[name]) < TOLERANCE

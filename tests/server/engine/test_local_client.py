@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -51,7 +51,7 @@ async def test_requests_run_beside_each_other(client: LocalEngineClient) -> None
     assert client.stats.batch_requests > client.stats.steps
 
 
-async def test_adapters_answer_differently(client: LocalEngineClient, tiny_adapters: dict[str, Path]) -> None:
+async def test_adapters_answer_differently(client: LocalEngineClient, tiny_adapters: Mapping[str, Path]) -> None:
     loaded = await client.load_adapter(key("a"), tiny_adapters["lora-r8"])
     assert (loaded.key, loaded.kind) == (key("a"), "lora")
     assert client.resident == {key("a")}
@@ -69,7 +69,7 @@ async def test_a_refused_adapter_says_why(client: LocalEngineClient, tmp_path: P
     assert client.resident == frozenset()
 
 
-async def test_two_askers_share_one_load(client: LocalEngineClient, tiny_adapters: dict[str, Path]) -> None:
+async def test_two_askers_share_one_load(client: LocalEngineClient, tiny_adapters: Mapping[str, Path]) -> None:
     path = tiny_adapters["lora-r4"]
     first, second = await asyncio.gather(client.load_adapter(key("a"), path), client.load_adapter(key("a"), path))
     assert first is second
@@ -146,7 +146,9 @@ async def test_start_failure_has_the_engines_reason(tmp_path: Path) -> None:
     await client.close()
 
 
-async def test_an_engine_that_breaks_ends_requests_and_loads(tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
+async def test_an_engine_that_breaks_ends_requests_and_loads(
+    tiny_base: Path, tiny_adapters: Mapping[str, Path]
+) -> None:
     broken = asyncio.Event()
 
     class Breaking(Engine):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -108,7 +108,7 @@ def prompt_of(seed: int, length: int) -> list[int]:
     return tokens
 
 
-def test_every_kind_mixed_with_base(make_driver: Callable[..., Driver], tiny_adapters: dict[str, Path]) -> None:
+def test_every_kind_mixed_with_base(make_driver: Callable[..., Driver], tiny_adapters: Mapping[str, Path]) -> None:
     driver = make_driver()
     keys: list[AdapterKey | None] = [driver.load(name, path) for name, path in tiny_adapters.items()]
     rows = list(enumerate([None, *keys, None, *keys[:2]]))
@@ -119,7 +119,7 @@ def test_every_kind_mixed_with_base(make_driver: Callable[..., Driver], tiny_ada
         driver.check(f"r{i}", prompt_of(i, 5 + 3 * i), driver.paths[key] if key else None)
 
 
-def test_chunked_prefill(make_driver: Callable[..., Driver], tiny_adapters: dict[str, Path]) -> None:
+def test_chunked_prefill(make_driver: Callable[..., Driver], tiny_adapters: Mapping[str, Path]) -> None:
     driver = make_driver(max_num_batched_tokens=5)
     names = ["lora-r8", "prefix-21", "prompt-20"]
     for i, name in enumerate(names):
@@ -132,7 +132,7 @@ def test_chunked_prefill(make_driver: Callable[..., Driver], tiny_adapters: dict
 
 
 def test_prefix_cache_hits_and_never_across_adapters(
-    make_driver: Callable[..., Driver], tiny_adapters: dict[str, Path]
+    make_driver: Callable[..., Driver], tiny_adapters: Mapping[str, Path]
 ) -> None:
     driver = make_driver()
     names = ["lora-r8", "lora-r4", "prefix-21", "prompt-7"]
@@ -152,7 +152,7 @@ def test_prefix_cache_hits_and_never_across_adapters(
         assert driver.outputs[f"second-{name}"][0].cached_tokens >= 20, f"{name} found nothing in the cache"
 
 
-def test_preemption(make_driver: Callable[..., Driver], tiny_adapters: dict[str, Path]) -> None:
+def test_preemption(make_driver: Callable[..., Driver], tiny_adapters: Mapping[str, Path]) -> None:
     # 18 blocks of 4 positions: four sequences of 40 positions and more cannot all stay
     block_bytes = 4 * 2 * 2 * (16 + 16) * 4  # positions, layers, heads, key and value, fp32
     driver = make_driver(kv_cache_gb=36 * block_bytes / 1e9, prefix_caching=False)
@@ -169,7 +169,7 @@ def test_preemption(make_driver: Callable[..., Driver], tiny_adapters: dict[str,
 
 
 def test_replacing_and_removing_mid_stream_changes_nothing(
-    make_driver: Callable[..., Driver], tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path
+    make_driver: Callable[..., Driver], tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path
 ) -> None:
     from peft import LoraConfig
 
@@ -193,7 +193,9 @@ def test_replacing_and_removing_mid_stream_changes_nothing(
     assert gone == [old]
 
 
-def test_cancelling_one_leaves_the_others(make_driver: Callable[..., Driver], tiny_adapters: dict[str, Path]) -> None:
+def test_cancelling_one_leaves_the_others(
+    make_driver: Callable[..., Driver], tiny_adapters: Mapping[str, Path]
+) -> None:
     driver = make_driver()
     key = driver.load("lora-r8", tiny_adapters["lora-r8"])
     for name in ("a", "b", "c"):

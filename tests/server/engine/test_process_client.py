@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -42,7 +42,7 @@ async def kill(client: ProcessEngineClient) -> None:
     await until(lambda: not client.ready)
 
 
-async def test_requests_and_adapters(client: ProcessEngineClient, tiny_adapters: dict[str, Path]) -> None:
+async def test_requests_and_adapters(client: ProcessEngineClient, tiny_adapters: Mapping[str, Path]) -> None:
     assert client.info.num_kv_blocks == client.stats.kv_blocks_total or client.stats.steps == 0
     loaded = await client.load_adapter(key("a"), tiny_adapters["prefix-5"])
     assert (loaded.kind, loaded.num_virtual_tokens) == ("prefix", 5)
@@ -73,7 +73,7 @@ async def test_interrupts_are_the_parents_business(client: ProcessEngineClient) 
     assert client.pid == pid
 
 
-async def test_kill_mid_stream_and_come_back(client: ProcessEngineClient, tiny_adapters: dict[str, Path]) -> None:
+async def test_kill_mid_stream_and_come_back(client: ProcessEngineClient, tiny_adapters: Mapping[str, Path]) -> None:
     names = {"one": "lora-r8", "two": "prefix-16", "three": "prompt-7"}
     for name, path in names.items():
         await client.load_adapter(key(name), tiny_adapters[path])
@@ -98,7 +98,7 @@ async def test_kill_mid_stream_and_come_back(client: ProcessEngineClient, tiny_a
         await client.unload_adapter(key(name))
 
 
-async def test_death_during_a_load(client: ProcessEngineClient, tiny_adapters: dict[str, Path]) -> None:
+async def test_death_during_a_load(client: ProcessEngineClient, tiny_adapters: Mapping[str, Path]) -> None:
     assert client.pid is not None
     os.kill(client.pid, signal.SIGSTOP)  # so that the load cannot be answered before the end
     loading = asyncio.create_task(client.load_adapter(key("late"), tiny_adapters["lora-r4"]))
@@ -111,7 +111,7 @@ async def test_death_during_a_load(client: ProcessEngineClient, tiny_adapters: d
 
 
 async def test_an_adapter_unloaded_while_down_stays_away(
-    client: ProcessEngineClient, tiny_adapters: dict[str, Path]
+    client: ProcessEngineClient, tiny_adapters: Mapping[str, Path]
 ) -> None:
     await client.load_adapter(key("gone"), tiny_adapters["lora-r4"])
     await client.load_adapter(key("kept"), tiny_adapters["lora-r8"])
@@ -124,7 +124,7 @@ async def test_an_adapter_unloaded_while_down_stays_away(
 
 
 async def test_an_adapter_whose_files_vanished_does_not_keep_the_engine_down(
-    client: ProcessEngineClient, tiny_adapters: dict[str, Path], tmp_path: Path
+    client: ProcessEngineClient, tiny_adapters: Mapping[str, Path], tmp_path: Path
 ) -> None:
     moved = tmp_path / "moved"
     here = tmp_path / "here"

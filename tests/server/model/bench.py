@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,7 +42,7 @@ class Row:
 class Bench:
     """A runner, its installed adapters, and rows over hand-made block tables."""
 
-    def __init__(self, base: Path, adapters: dict[str, Path]) -> None:
+    def __init__(self, base: Path, adapters: Mapping[str, Path]) -> None:
         self.base = base
         config = EngineConfig(
             model=str(base), quantize="none", dtype="float32", kv_cache_gb=0.02, block_size=BLOCK_SIZE, threads=1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from server.registry import AdapterKey
 NAMES = ["lora-r4", "lora-r8", "rslora-r16", "lora-bias", "prompt-7", "prefix-5"]
 
 
-def mixed_logits(base: Path, adapters: dict[str, Path], **settings: str) -> Tensor:
+def mixed_logits(base: Path, adapters: Mapping[str, Path], **settings: str) -> Tensor:
     """Logits of one prefill and one decode of the same mixed batch."""
     common = {"quantize": "none", "kv_cache_gb": 0.02, "block_size": 4, "threads": 1}
     runner = load_runner(EngineConfig(model=str(base), **{**common, **settings}))  # type: ignore[arg-type]
@@ -36,7 +37,7 @@ def mixed_logits(base: Path, adapters: dict[str, Path], **settings: str) -> Tens
     return torch.cat([runner.execute(ModelInput(part)).cpu() for part in (prefill, decode)])
 
 
-def test_bfloat16(tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
+def test_bfloat16(tiny_base: Path, tiny_adapters: Mapping[str, Path]) -> None:
     want = mixed_logits(tiny_base, tiny_adapters, dtype="float32", device="cpu")
     got = mixed_logits(tiny_base, tiny_adapters, dtype="bfloat16", device="cpu")
     # 8 bits of mantissa through two layers, logits of magnitude 3
@@ -46,7 +47,7 @@ def test_bfloat16(tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda(tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
+def test_cuda(tiny_base: Path, tiny_adapters: Mapping[str, Path]) -> None:
     want = mixed_logits(tiny_base, tiny_adapters, dtype="float32", device="cpu")
     got = mixed_logits(tiny_base, tiny_adapters, dtype="float32", device="cuda")
     torch.testing.assert_close(got, want, rtol=0, atol=1e-4)

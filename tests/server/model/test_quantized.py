@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def make_runner(base: Path, quantize: str) -> ModelRunner:
 
 @pytest.mark.parametrize("quantize", QUANTIZATIONS)
 def test_mixed_batch_equals_peft_over_the_same_weights(
-    tiny_base: Path, tiny_adapters: dict[str, Path], quantize: str
+    tiny_base: Path, tiny_adapters: Mapping[str, Path], quantize: str
 ) -> None:
     runner = make_runner(tiny_base, quantize)
     prompts = {name: torch.randint(0, 250, (9,), generator=torch.Generator().manual_seed(i)).tolist()
