@@ -76,18 +76,20 @@ class AdapterLifecycle:
         known = [version.path for name in registry.names() for version in registry.versions(name)]
         store.sweep(known)
 
-    async def install(self, name: str, package: Path) -> AdapterVersion:
+    async def install(self, name: str, package: Path, *, allow_noop: bool = False) -> AdapterVersion:
         """Serve the package in the quarantined directory ``package`` as ``name``; requests switch once it is resident.
 
         Content that ``name`` serves already changes nothing and returns the version there is. The quarantined files
-        are gone afterwards in any case. Raises AdapterError, InvalidRequestError or EngineUnavailableError;
+        are gone afterwards in any case. An adapter that answers exactly as the base does is refused unless
+        ``allow_noop``. Raises AdapterError, InvalidRequestError or EngineUnavailableError;
         everything is as before then.
         """
-        return await self._background.to_the_end(self._install(name, package))
+        return await self._background.to_the_end(self._install(name, package, allow_noop))
 
-    async def install_copy(self, name: str, source: Path) -> AdapterVersion:
+    async def install_copy(self, name: str, source: Path, *, allow_noop: bool = False) -> AdapterVersion:
         """As ``install``, for a directory or archive of the operator's, which is copied. Raises as ``install``."""
-        return await self.install(name, await asyncio.to_thread(self.store.bring_in, source))
+        package = await asyncio.to_thread(self.store.bring_in, source)
+        return await self.install(name, package, allow_noop=allow_noop)
 
     async def activate(self, name: str, number: int) -> AdapterVersion:
         """Let ``name`` serve another of its versions. Raises UnknownModelError, or as ``install``."""
@@ -123,12 +125,12 @@ class AdapterLifecycle:
 
     # ---- installing ----
 
-    async def _install(self, name: str, package: Path) -> AdapterVersion:
+    async def _install(self, name: str, package: Path, allow_noop: bool) -> AdapterVersion:
         try:
             self.registry.check_new_name(name)
             info = await asyncio.to_thread(inspect_package, package)
             async with self._lock(name):
-                return self._serving(name, info.digest) or await self._add(name, info)
+                return self._serving(name, info.digest) or await self._add(name, info, allow_noop)
         except AdapterError as error:
             self._observer.adapter_refused(error.code)
             logger.info("adapter %s refused: %s", name, error)
@@ -143,12 +145,12 @@ class AdapterLifecycle:
             return live if live.key.digest == digest else None
         return None
 
-    async def _add(self, name: str, info: PackageInfo) -> AdapterVersion:
+    async def _add(self, name: str, info: PackageInfo, allow_noop: bool) -> AdapterVersion:
         key = self.registry.reserve(name, info.digest)
         path: Path | None = None
         try:
             path = await asyncio.to_thread(self.store.adopt, info.path)
-            loaded = await self._engine.load_adapter(key, path)
+            loaded = await self._engine.load_adapter(key, path, allow_noop=allow_noop)
         except BaseException:
             self.registry.release(key)
             if path is not None:
@@ -193,7 +195,7 @@ class AdapterLifecycle:
         """Load a version, unless it is draining and can be kept; returns the engine's reply if it was loaded."""
         if await self._drains.call_back(version.key):
             return None
-        return await self._engine.load_adapter(version.key, version.path)
+        return await self._engine.load_adapter(version.key, version.path, allow_noop=True)  # accepted before
 
     # ---- removing ----
 

@@ -24,16 +24,21 @@ audit = logging.getLogger("server.audit")
 
 @router.post("/v1/adapters", response_model=None)
 async def upload(
-    _: AdminKey, request: Request, parts: PartsDep, name: str | None = None, replace: bool = False
+    _: AdminKey,
+    request: Request,
+    parts: PartsDep,
+    name: str | None = None,
+    replace: bool = False,
+    allow_noop: bool = False,
 ) -> Response:
     """Serve an uploaded package under a new name; with ``replace`` also under one that exists."""
-    return await _upload(request, parts, name, replace=replace)
+    return await _upload(request, parts, name, replace=replace, allow_noop=allow_noop)
 
 
 @router.put("/v1/adapters/{name}", response_model=None)
-async def put(_: AdminKey, request: Request, parts: PartsDep, name: str) -> Response:
+async def put(_: AdminKey, request: Request, parts: PartsDep, name: str, allow_noop: bool = False) -> Response:
     """Serve an uploaded package under ``name``, as its next version if the name exists."""
-    return await _upload(request, parts, name, replace=True)
+    return await _upload(request, parts, name, replace=True, allow_noop=allow_noop)
 
 
 @router.get("/v1/adapters", response_model=None)
@@ -64,7 +69,7 @@ async def delete(
     return json_response({"object": "adapter.deleted", "name": name, "deleted": True, "mode": mode})
 
 
-async def _upload(request: Request, parts: Parts, name: str | None, *, replace: bool) -> Response:
+async def _upload(request: Request, parts: Parts, name: str | None, *, replace: bool, allow_noop: bool) -> Response:
     if parts.admission.closed_because:
         raise EngineUnavailableError(parts.admission.closed_because)
     if name is not None:
@@ -76,11 +81,12 @@ async def _upload(request: Request, parts: Parts, name: str | None, *, replace: 
                 raise ApiError(
                     400, "say what to call the adapter, in the field or query parameter `name`", param="name"
                 )
-            replace = replace or received.fields.get("replace", "").lower() in ("1", "true", "yes")
+            replace = replace or _is_set(received, "replace")
             before = _live(parts, name)
             if before is not None and not replace:
                 await _require_same_content(received, before.key)
-            version = await parts.lifecycle.install(name, received.package)
+            allow_noop = allow_noop or _is_set(received, "allow_noop")
+            version = await parts.lifecycle.install(name, received.package, allow_noop=allow_noop)
     except (AdapterError, ServerError, ApiError) as error:
         _audit(request, "refuse", name, reason=str(error))
         raise
@@ -103,6 +109,10 @@ async def _require_same_content(received: uploads.Upload, live: AdapterKey) -> N
             code="adapter_exists",
             headers={"x-should-retry": "false"},
         )
+
+
+def _is_set(received: uploads.Upload, field: str) -> bool:
+    return received.fields.get(field, "").lower() in ("1", "true", "yes")
 
 
 def _live(parts: Parts, name: str) -> AdapterVersion | None:

@@ -7,17 +7,16 @@ asked to and its last request has ended. Knows neither tokens nor batches.
 from __future__ import annotations
 
 import logging
-import time
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from adapters.errors import AdapterError
 from adapters.ops import Adapter
+from server.engine.loading import Loading, Resident
 from server.engine.messages import AdapterFailed, AdapterLoaded, AdapterUnloaded
 from server.engine.runner import Runner
-from server.engine.scheduler import AdapterSlot, Scheduler
-from server.model.prepared import PreparedAdapter
+from server.engine.scheduler import Scheduler
 from server.registry import AdapterKey
 
 logger = logging.getLogger(__name__)
@@ -27,9 +26,10 @@ AdapterEvent = AdapterLoaded | AdapterFailed | AdapterUnloaded
 
 @dataclass(eq=False)
 class _Entry:
-    """One adapter on its way in (``future`` set), resident (``loaded`` set), or on its way out (``leaving``)."""
+    """One adapter: on its way in (``loading`` set), or resident; ``leaving`` when it is to go as soon as it can."""
 
-    future: Future[PreparedAdapter] | None = None
+    loading: Loading | None
+    adapter: Adapter | None = None
     loaded: AdapterLoaded | None = None
     leaving: bool = False
     request_ids: set[str] = field(default_factory=set)
@@ -48,18 +48,19 @@ class AdapterManager:
     @property
     def has_work(self) -> bool:
         """Whether there are events to collect, or adapters on their way in."""
-        return bool(self.events) or any(entry.future is not None for entry in self._entries.values())
+        return bool(self.events) or any(entry.loading is not None for entry in self._entries.values())
 
     @property
     def num_resident(self) -> int:
         """Adapters that requests can use now."""
         return sum(entry.loaded is not None for entry in self._entries.values())
 
-    def load(self, key: AdapterKey, path: Path) -> None:
+    def load(self, key: AdapterKey, path: Path, *, allow_noop: bool = False) -> None:
         """Start loading, answered by AdapterLoaded or AdapterFailed. A load already under way is joined."""
         entry = self._entries.get(key)
         if entry is None:
-            self._entries[key] = _Entry(self._loader.submit(self._runner.prepare, path))
+            future = self._loader.submit(self._runner.prepare, path)
+            self._entries[key] = _Entry(Loading(key, future, self._runner, self._scheduler, allow_noop=allow_noop))
         elif entry.leaving:
             self.events.append(AdapterFailed(key, AdapterError.code, f"{key} is being removed; load it again later."))
         elif entry.loaded is not None:
@@ -67,19 +68,17 @@ class AdapterManager:
 
     def wait(self, timeout: float) -> None:
         """Sleep until the loader thread has finished something, for at most ``timeout`` seconds."""
-        loading = [entry.future for entry in self._entries.values() if entry.future is not None]
-        if loading:
-            wait(loading, timeout=timeout, return_when=FIRST_COMPLETED)
+        reading = [entry.loading.future for entry in self._entries.values() if entry.loading is not None]
+        if reading:
+            wait(reading, timeout=timeout, return_when=FIRST_COMPLETED)
 
     def install_prepared(self) -> list[AdapterKey]:
-        """Install what the loader thread has finished; returns the keys that are resident now, or failed.
+        """Take every adapter on its way in one stage further; returns the keys that are resident now, or failed.
 
         Blocked requests of those keys must then be queued or ended, and ``settle`` called.
         """
-        ready = self._prepared()
-        for key, entry, future in ready:
-            self._finish(key, entry, future)
-        return [key for key, _, _ in ready]
+        coming = [(key, entry) for key, entry in self._entries.items() if entry.loading is not None]
+        return [key for key, entry in coming if self._advance(key, entry)]
 
     def unload(self, key: AdapterKey) -> None:
         """Let an adapter go when its last request has ended, answered by AdapterUnloaded."""
@@ -133,70 +132,30 @@ class AdapterManager:
         resident = {key for key, entry in self._entries.items() if entry.loaded is not None}
         assert resident == set(self._scheduler.slots) - {None}
         for entry in self._entries.values():
-            assert (entry.future is None) != (entry.loaded is None), "an adapter is either loading or resident"
+            assert (entry.loading is None) != (entry.loaded is None), "an adapter is either loading or resident"
             assert not (entry.leaving and entry.loaded and not entry.request_ids), "an idle leaving adapter is gone"
 
-    def _prepared(self) -> list[tuple[AdapterKey, _Entry, Future[PreparedAdapter]]]:
-        return [(k, e, e.future) for k, e in self._entries.items() if e.future is not None and e.future.done()]
+    def _residents(self) -> list[Resident]:
+        """A few resident adapters, for others to be tried out beside them."""
+        return [(key, entry.adapter) for key, entry in self._entries.items() if entry.adapter is not None][-2:]
 
-    def _finish(self, key: AdapterKey, entry: _Entry, future: Future[PreparedAdapter]) -> None:
-        entry.future = None
+    def _advance(self, key: AdapterKey, entry: _Entry) -> bool:
+        """Take one stage of a load; True when the adapter is resident, or failed and gone."""
+        assert entry.loading is not None
         try:
-            prepared = future.result()
-            started = time.monotonic()
-            self._install(key, prepared.adapter)
+            done = entry.loading.advance(self._residents())
         except Exception as error:  # noqa: BLE001 - a bad package must never end the stepping thread
             del self._entries[key]
             self.events.append(_failure(key, error))
             if entry.leaving:
                 self.events.append(AdapterUnloaded(key))
-            return
-        adapter, copying = prepared.adapter, prepared.seconds.get("copy", 0.0) + time.monotonic() - started
-        entry.loaded = AdapterLoaded(
-            key=key,
-            kind=adapter.kind,
-            nbytes=adapter.nbytes,
-            num_virtual_tokens=adapter.num_virtual_tokens,
-            warnings=prepared.warnings,
-            seconds={**prepared.seconds, "copy": copying},
-        )
+            return True
+        if done is None:
+            return False
+        entry.adapter, entry.loaded = done
+        entry.loading = None
         self.events.append(entry.loaded)
-
-    def _install(self, key: AdapterKey, adapter: Adapter) -> None:
-        """Install on the runner and give a prefix adapter its blocks; leaves nothing behind when that fails."""
-        self._check_length(adapter)
-        blocks = self._reserve(adapter) if adapter.prefix is not None else []
-        installed = False
-        try:
-            self._runner.install(key, adapter)
-            installed = True
-            if blocks:
-                self._runner.write_prefix(key, blocks)
-        except Exception:
-            self._scheduler.blocks.release(blocks)
-            if installed:
-                self._runner.remove(key)
-            raise
-        self._scheduler.add_adapter(key, AdapterSlot(adapter.num_virtual_tokens, blocks))
-
-    def _check_length(self, adapter: Adapter) -> None:
-        count, limit = adapter.num_virtual_tokens, self._runner.max_model_len
-        if count > limit - 2:  # a token of prompt, a token of output
-            raise AdapterError(
-                f"The adapter has {count} virtual tokens, but sequences are limited to {limit} positions "
-                "(--max-model-len), which leaves no room for a prompt."
-            )
-
-    def _reserve(self, adapter: Adapter) -> list[int]:
-        scheduler = self._scheduler
-        blocks = scheduler.reserve(scheduler.blocks.blocks_for(adapter.num_virtual_tokens))
-        if blocks is None:
-            raise AdapterError(
-                f"The prefix of {adapter.num_virtual_tokens} virtual tokens does not fit: prefixes may hold at most "
-                f"half of the {scheduler.blocks.num_blocks} KV blocks. Remove other prefix adapters or raise "
-                "--kv-cache-gb."
-            )
-        return blocks
+        return True
 
 
 def _failure(key: AdapterKey, error: Exception) -> AdapterFailed:

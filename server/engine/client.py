@@ -35,8 +35,11 @@ class EngineClient(Protocol):
         the engine is down or dies underneath: the request may be sent again.
         """
 
-    async def load_adapter(self, key: AdapterKey, path: Path) -> AdapterLoaded:
-        """Make an adapter resident; raises an AdapterError subclass when it is refused."""
+    async def load_adapter(self, key: AdapterKey, path: Path, *, allow_noop: bool = False) -> AdapterLoaded:
+        """Make an adapter resident; raises an AdapterError subclass when it is refused.
+
+        One that answers exactly as the base does is refused unless ``allow_noop``.
+        """
 
     async def unload_adapter(self, key: AdapterKey, *, force: bool = False) -> None:
         """Drop an adapter when its last request has ended (at once with ``force``), and wait for that."""

@@ -109,10 +109,10 @@ class ClientCore(ABC):
         buffer = self._buffers[request.request_id] = OutputBuffer()
         return OutputStream(buffer, partial(self._abandon, request.request_id))
 
-    async def load_adapter(self, key: AdapterKey, path: Path) -> AdapterLoaded:
+    async def load_adapter(self, key: AdapterKey, path: Path, *, allow_noop: bool = False) -> AdapterLoaded:
         """Make an adapter resident. Raises AdapterError when it is refused, EngineUnavailableError when down."""
         self._checked_send()
-        return await self._load(key, path)
+        return await self._load(key, path, allow_noop)
 
     async def unload_adapter(self, key: AdapterKey, *, force: bool = False) -> None:
         """Drop an adapter and wait for it. With the engine down it is gone already, and is not loaded again."""
@@ -154,7 +154,9 @@ class ClientCore(ABC):
     async def _restore(self) -> None:
         """Load again what was resident; a package that has become unusable is dropped and logged."""
         keys = list(self._paths)
-        results = await asyncio.gather(*(self._load(k, self._paths[k]) for k in keys), return_exceptions=True)
+        results = await asyncio.gather(
+            *(self._load(k, self._paths[k], allow_noop=True) for k in keys), return_exceptions=True
+        )
         for key, result in zip(keys, results, strict=True):
             if isinstance(result, AdapterError):
                 logger.error("adapter %s could not be loaded again: %s", key, result)
@@ -186,13 +188,13 @@ class ClientCore(ABC):
             raise EngineUnavailableError("the engine is starting or restarting; try again shortly")
         return self._send
 
-    async def _load(self, key: AdapterKey, path: Path) -> AdapterLoaded:
+    async def _load(self, key: AdapterKey, path: Path, allow_noop: bool) -> AdapterLoaded:
         if self._send is None:
             raise EngineUnavailableError("the engine stopped while loading the adapter; try again")
         load = self._loads.get(key)
         if load is None:
             load = self._loads[key] = _Load(path, _quiet_future())
-            self._send(LoadAdapter(key, str(path)))
+            self._send(LoadAdapter(key, str(path), allow_noop))
         return await asyncio.shield(load.reply)
 
     def _abandon(self, request_id: str) -> None:

@@ -88,9 +88,9 @@ class Engine:
 
     # ---- adapters ----
 
-    def load_adapter(self, key: AdapterKey, path: Path) -> None:
+    def load_adapter(self, key: AdapterKey, path: Path, *, allow_noop: bool = False) -> None:
         """Start loading; a later step answers with AdapterLoaded or AdapterFailed, once per key."""
-        self.adapters.load(key, path)
+        self.adapters.load(key, path, allow_noop=allow_noop)
 
     def unload_adapter(self, key: AdapterKey, force: bool = False) -> None:
         """Drop an adapter when its last request has ended; ``force`` aborts those. Answered by AdapterUnloaded."""

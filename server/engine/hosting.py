@@ -47,7 +47,7 @@ class Steppable(Protocol):
     def abort(self, request_id: str) -> None:
         """End a request; unknown ids are ignored."""
 
-    def load_adapter(self, key: AdapterKey, path: Path) -> None:
+    def load_adapter(self, key: AdapterKey, path: Path, *, allow_noop: bool = False) -> None:
         """Begin to load; ``step`` returns AdapterLoaded or AdapterFailed."""
 
     def unload_adapter(self, key: AdapterKey, *, force: bool = False) -> None:
@@ -125,6 +125,6 @@ def _apply(engine: Steppable, message: EngineRequest | Abort | LoadAdapter | Unl
         case Abort():
             engine.abort(message.request_id)
         case LoadAdapter():
-            engine.load_adapter(message.key, Path(message.path))
+            engine.load_adapter(message.key, Path(message.path), allow_noop=message.allow_noop)
         case UnloadAdapter():
             engine.unload_adapter(message.key, force=message.force)

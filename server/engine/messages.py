@@ -76,10 +76,14 @@ class Abort(msgspec.Struct, frozen=True, tag="abort"):
 
 
 class LoadAdapter(msgspec.Struct, frozen=True, tag="load"):
-    """Make the package in directory ``path`` resident under ``key``. Answered by AdapterLoaded or AdapterFailed."""
+    """Make the package in directory ``path`` resident under ``key``. Answered by AdapterLoaded or AdapterFailed.
+
+    An adapter that answers exactly as the base does is refused unless ``allow_noop``.
+    """
 
     key: AdapterKey
     path: str
+    allow_noop: bool = False
 
 
 class UnloadAdapter(msgspec.Struct, frozen=True, tag="unload"):
@@ -161,7 +165,7 @@ class StepOutputs(msgspec.Struct, frozen=True, tag="outputs"):
 
 
 class AdapterLoaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):
-    """The adapter is resident. ``seconds`` by stage: read, validate, copy."""
+    """The adapter is resident. ``seconds`` by stage: read, validate, copy, try."""
 
     key: AdapterKey
     kind: str

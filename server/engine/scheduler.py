@@ -128,9 +128,20 @@ class Scheduler:
         held = sum(len(slot.prefix_blocks) for slot in self.slots.values())
         if 2 * (held + num_blocks) > self.blocks.num_blocks:
             return None
+        self._free(num_blocks)
+        return self.blocks.allocate(num_blocks)
+
+    def make_room(self, num_blocks: int) -> bool:
+        """Let ``num_blocks`` be free, preempting requests if need be; False when that many can never be."""
+        held = sum(len(slot.prefix_blocks) for slot in self.slots.values())
+        if held + num_blocks > self.blocks.num_blocks:
+            return False
+        self._free(num_blocks)
+        return True
+
+    def _free(self, num_blocks: int) -> None:
         while self.blocks.num_free < num_blocks:
             self._preempt(self._last_arrived())
-        return self.blocks.allocate(num_blocks)
 
     # ---- one step ----
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from adapters.fingerprint import template_sha256
-from adapters.kinds import compile_package, noop_warning
+from adapters.golden import read_golden
+from adapters.kinds import compile_package
 from adapters.ops import Adapter
 from adapters.package import read_package
 from server.config import EngineConfig
@@ -20,6 +21,7 @@ from server.model.assemble import assemble
 from server.model.inputs import ModelInput, SequenceInput
 from server.model.kv_cache import KVCache, LayerShape
 from server.model.loader import LoadedBase, adaptable_modules, base_spec, load_base
+from server.model.parity import make_trial
 from server.model.pool import AdapterPool
 from server.model.prepared import PreparedAdapter
 from server.model.probe import probe_layers
@@ -33,7 +35,7 @@ class ModelRunner:
     """The resident base, its KV cache and its adapters."""
 
     def __init__(self, base: LoadedBase, config: EngineConfig) -> None:
-        self._base = base
+        self._base, self._quantization = base, base.quantization
         self._pool = AdapterPool()
         layers = probe_layers(base)
         self._cache = _make_cache(layers, base, config)
@@ -72,6 +74,11 @@ class ModelRunner:
         return str(self._base.dtype).removeprefix("torch.")
 
     @property
+    def quantization(self) -> str:
+        """How the base's weights are kept, by the name that --quantize has for it."""
+        return self._base.quantization
+
+    @property
     def device(self) -> str:
         """Where the model lies."""
         return str(self._base.device)
@@ -101,12 +108,9 @@ class ModelRunner:
         adapter = adapter.map(self._place)
         times.append(time.monotonic())
         stages = zip(("read", "validate", "copy"), times, times[1:], strict=False)
-        warning = noop_warning(adapter)
-        return PreparedAdapter(
-            adapter,
-            seconds={stage: end - start for stage, start, end in stages},
-            warnings=[] if warning is None else [warning],
-        )
+        seconds = {stage: end - start for stage, start, end in stages}
+        trial = make_trial(read_golden(path), package.manifest, self._quantization, self.dtype)
+        return PreparedAdapter(adapter, seconds, trial=trial)
 
     def _place(self, tensor: Tensor) -> Tensor:
         """``tensor`` on the base's device, in its compute type unless it holds indices."""
@@ -158,7 +162,7 @@ def load_runner(config: EngineConfig) -> ModelRunner:
     runner.warm_up()
     logger.info(
         "base resident: %.0f MB as %s, computed in %s on %s; KV cache %.0f MB; %.1f s",
-        runner.base_bytes / 1e6, config.quantize, runner.dtype, runner.device, runner.kv_bytes / 1e6,
+        runner.base_bytes / 1e6, runner.quantization, runner.dtype, runner.device, runner.kv_bytes / 1e6,
         time.monotonic() - started,
     )  # fmt: skip
     return runner

@@ -311,7 +311,7 @@ def test_load_of_a_resident_adapter_is_answered_again(make_engine: MakeEngine, t
     first = harness.load(LORA, package)
     assert isinstance(first, AdapterLoaded)
     assert (first.kind, first.num_virtual_tokens) == ("lora", 0)
-    assert set(first.seconds) == {"read", "copy"}
+    assert set(first.seconds) == {"read", "copy", "try"}
     harness.events.clear()
     assert harness.load(LORA, package) == first
     assert harness.engine.stats().adapters_resident == 1

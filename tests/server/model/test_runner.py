@@ -133,13 +133,6 @@ def test_a_broken_adapters_rows_leave_the_others_alone(bench: Bench) -> None:
     bench.step([reused, short], [1, 1])
 
 
-def test_a_noop_adapter_is_told(bench: Bench, tmp_path: Path) -> None:
-    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
-    package = make_adapter(bench.base, tmp_path / "noop", config, std=0.0)
-    (warning,) = bench.runner.prepare(package).warnings
-    assert "answers exactly as the base" in warning
-
-
 def test_removing_an_adapter_leaves_the_others(tiny_base: Path, tiny_adapters: Mapping[str, Path]) -> None:
     names = ("lora-r4", "lora-r8", "prefix-5")
     bench = Bench(tiny_base, {n: tiny_adapters[n] for n in names})

@@ -1,0 +1,150 @@
+"""Tries an adapter out between two steps, before any request may use it.
+
+It answers probe prompts alone, then beside the base and other adapters. It is refused when its logits are not finite,
+are not those that its trainer recorded, change with what else is in the batch, or are exactly the base's. One forward
+pass a step, so that running requests wait for no more than that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from adapters.errors import AdapterError
+from adapters.golden import Probe
+from adapters.ops import Adapter
+from server.engine.runner import Runner
+from server.engine.scheduler import Scheduler
+from server.model.inputs import VIRTUAL, ModelInput, SequenceInput
+from server.model.parity import distance
+from server.model.prepared import Trial
+from server.registry import AdapterKey
+
+_LENGTH = 16  # of the prompt for packages without recorded logits
+
+Pass = Callable[[], None]
+Row = tuple[AdapterKey, Adapter] | None
+
+
+class ParityProbe:
+    """The trial of one adapter, installed on the runner but not yet in use. ``others`` are run beside it.
+
+    ``warnings`` are for whoever uploaded it.
+    """
+
+    def __init__(
+        self,
+        row: tuple[AdapterKey, Adapter],
+        trial: Trial,
+        runner: Runner,
+        scheduler: Scheduler,
+        *,
+        others: Sequence[tuple[AdapterKey, Adapter]] = (),
+        allow_noop: bool = False,
+    ) -> None:
+        self.warnings: list[str] = []
+        self._row, self._trial, self._others, self._allow_noop = row, trial, others, allow_noop
+        self._runner, self._scheduler = runner, scheduler
+        self._alone = torch.empty(0)
+        self._passes = self._golden_passes() if trial.probes else self._plain_passes()
+
+    def advance(self) -> bool:
+        """Run one pass; True when it was the last one. Raises AdapterError when the adapter fails."""
+        self._passes.pop(0)()
+        return not self._passes
+
+    # ---- passes ----
+
+    def _golden_passes(self) -> list[Pass]:
+        passes: list[Pass] = []
+        for probe in self._trial.probes:
+            prompt: list[int] = probe.input_ids.tolist()
+            passes += [
+                lambda prompt=prompt, probe=probe: self._answer(prompt, probe),  # type: ignore[misc]
+                lambda prompt=prompt: self._beside_others(prompt),  # type: ignore[misc]
+            ]
+        prompt = self._trial.probes[0].input_ids.tolist()
+        return [*passes, lambda: self._answer(prompt, None), lambda: self._effect(prompt)]
+
+    def _plain_passes(self) -> list[Pass]:
+        generator = torch.Generator().manual_seed(0)
+        prompt: list[int] = torch.randint(self._runner.vocab_size, (_LENGTH,), generator=generator).tolist()
+        return [lambda: self._answer(prompt, None), lambda: self._effect(prompt)]
+
+    def _answer(self, prompt: list[int], golden: Probe | None) -> None:
+        self._alone = self._run([self._row], prompt)
+        if not bool(torch.isfinite(self._alone[:, : self._runner.vocab_size]).all()):
+            raise AdapterError(
+                "the adapter's logits are not finite on a short prompt: its training diverged, or its values are too "
+                "large for the type that the server computes in"
+            )
+        if golden is None or not len(self._alone):
+            return
+        measured = distance(self._alone[-1:, : len(golden.logits)], golden.logits[None])
+        if not measured <= self._trial.golden_tolerance:
+            raise AdapterError(
+                "the adapter does not answer as it did after its training: its logits on a recorded prompt differ by "
+                f"{measured:.3g} of their spread, allowed is {self._trial.golden_tolerance:.3g}. The base, its "
+                "quantization or the package are not those of the training: train it on the base as it is served"
+            )
+
+    def _beside_others(self, prompt: list[int]) -> None:
+        if not len(self._alone):
+            return
+        rows: list[Row] = [None, *self._others, self._row]
+        together = self._run(rows, prompt)[-len(self._alone) :]
+        measured = distance(together, self._alone) if len(together) else 0.0
+        if not measured <= self._trial.batch_tolerance:
+            raise AdapterError(
+                f"the adapter's logits change by {measured:.3g} of their spread when others are in the batch, allowed "
+                f"is {self._trial.batch_tolerance:.3g}; its values are too large for the type the server computes in"
+            )
+
+    def _effect(self, prompt: list[int]) -> None:
+        """The base answers in the same places of the batch, so that an adapter without effect is equal bit by bit."""
+        if self._row[1].num_virtual_tokens or not len(self._alone):
+            return
+        width = self._runner.vocab_size
+        if not torch.equal(self._run([None], prompt)[:, :width], self._alone[:, :width]):
+            return
+        problem = "the adapter answers exactly as the base does (was it trained?)"
+        if not self._allow_noop:
+            raise AdapterError(f"{problem}; send allow_noop=true to serve it all the same")
+        self.warnings.append(problem)
+
+    # ---- running ----
+
+    def _run(self, rows: Sequence[Row], prompt: list[int]) -> Tensor:
+        """Logits at every position of ``prompt`` for each row in turn, none when that does not fit into the cache.
+
+        Shape: [len(rows) * len(prompt), vocab_size].
+        """
+        blocks, held = self._scheduler.blocks, list[int]()
+        virtual = [0 if row is None else row[1].num_virtual_tokens for row in rows]
+        counts = [blocks.blocks_for(n + len(prompt)) for n in virtual]
+        longest = max(virtual) + len(prompt)
+        if longest > self._runner.max_model_len or not self._scheduler.make_room(sum(counts)):
+            self.warnings.append("the adapter was not tried out on every probe: the KV cache is too small for them")
+            return torch.empty(0, self._runner.vocab_size)
+        try:
+            sequences = []
+            for row, count in zip(rows, counts, strict=True):
+                table = blocks.allocate(count)
+                held += table
+                sequences.append(self._sequence(row, prompt, table))
+            return self._runner.execute(ModelInput(sequences)).cpu()
+        finally:
+            blocks.release(held)
+
+    def _sequence(self, row: Row, prompt: list[int], table: list[int]) -> SequenceInput:
+        if row is None:
+            return SequenceInput(None, prompt, 0, table, list(range(len(prompt))))
+        key, adapter = row
+        given = 0
+        if adapter.prefix is not None:
+            self._runner.write_prefix(key, table)
+            given = adapter.num_virtual_tokens
+        ids = [VIRTUAL] * (adapter.num_virtual_tokens - given) + prompt
+        return SequenceInput(key, ids, given, table, list(range(len(ids) - len(prompt), len(ids))))

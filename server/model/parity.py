@@ -1,0 +1,40 @@
+"""How far a served adapter's logits may be from those its trainer recorded, and how the distance is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from adapters.golden import Probe
+from adapters.manifest import Manifest
+from server.model.prepared import Trial
+
+# Shares of the logits' own spread. Within one quantization only kernels, batch shapes and roundings differ; between
+# quantizations the base itself answers differently.
+_SAME = {"float32": 0.01, "float16": 0.05, "bfloat16": 0.15}
+_COARSE = {"int8": 0.25, "nf4": 0.75, "fp4": 1.0}
+_BATCH = {"float32": 1e-3, "float16": 0.03, "bfloat16": 0.1}
+
+
+def distance(measured: Tensor, expected: Tensor) -> float:
+    """The largest distance of two sets of logits, over rows.
+
+    Semantics: ``max_i ||m_i - e_i|| / ||e_i - mean(e_i)||``: 0 for equal logits, about 1 or above for unrelated ones.
+    Shape: both [n, vocab_size].
+    """
+    spread = (expected - expected.mean(-1, keepdim=True)).norm(dim=-1).clamp(min=1e-12)
+    return float(((measured - expected).norm(dim=-1) / spread).max())
+
+
+def make_trial(probes: Sequence[Probe], manifest: Manifest | None, quantization: str, dtype: str) -> Trial:
+    """What to hold an adapter against on a base in ``quantization``, computed in ``dtype``.
+
+    The tolerance is tight when the training's base was quantized and computed alike, wider where the base differs.
+    """
+    training = manifest.training if manifest is not None else {}
+    theirs, their_dtype = str(training.get("quantize", "none")), str(training.get("dtype", "float32"))
+    tolerance = max(_SAME[dtype], _SAME.get(their_dtype, 0.0))
+    if theirs != quantization:
+        tolerance = max(_COARSE.get(theirs, 0.0), _COARSE.get(quantization, 0.0), tolerance)
+    return Trial(tuple(probes), tolerance, _BATCH[dtype])
