@@ -9,8 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from adapters.configs.common import CommonConfig
 from adapters.configs.lora import LoraConfig
-from adapters.configs.prompt import PrefixTuningConfig, PromptTuningConfig
+from adapters.configs.prompt import (
+    CartridgeConfig,
+    CPTConfig,
+    MultitaskPromptTuningConfig,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+)
 from adapters.errors import PackageError, UnsupportedKindError
 from adapters.limits import DEFAULT_LIMITS, PackageLimits
 from adapters.names import shown
@@ -18,12 +26,16 @@ from adapters.strictjson import read_object
 
 CONFIG_FILE = "adapter_config.json"
 
-AdapterConfig = LoraConfig | PrefixTuningConfig | PromptTuningConfig
+AdapterConfig = CommonConfig
 
 CONFIGS: Mapping[str, type[AdapterConfig]] = {
     "LORA": LoraConfig,
     "PREFIX_TUNING": PrefixTuningConfig,
     "PROMPT_TUNING": PromptTuningConfig,
+    "P_TUNING": PromptEncoderConfig,
+    "MULTITASK_PROMPT_TUNING": MultitaskPromptTuningConfig,
+    "CPT": CPTConfig,
+    "CARTRIDGE": CartridgeConfig,
 }
 
 

@@ -17,9 +17,9 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 @lru_cache(maxsize=16)
 def _model(base: Path, adapter: Path | None, quantize: str) -> Any:
     options: dict[str, Any] = {}
-    if quantize == "nf4":
+    if quantize.startswith(("nf4", "fp4")):
         options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
+            load_in_4bit=True, bnb_4bit_quant_type=quantize[:3], bnb_4bit_use_double_quant=quantize.endswith("-dq")
         )
     model = AutoModelForCausalLM.from_pretrained(
         base, dtype=torch.float32, attn_implementation="eager", device_map={"": "cpu"}, **options
@@ -41,8 +41,15 @@ def _round_to_int8(model: Any) -> None:
 @torch.no_grad()
 def logits(base: Path, adapter: Path | None, token_ids: list[int], quantize: str = "none") -> Tensor:
     """Logits [len(token_ids), vocab_size] of ``token_ids`` with ``adapter`` alone."""
-    out: Tensor = _model(base, adapter, quantize)(input_ids=torch.tensor([token_ids])).logits[0]
+    model = _model(base, adapter, quantize)
+    out: Tensor = model(input_ids=torch.tensor([token_ids]), **task_of(model)).logits[0]
     return out[-len(token_ids) :].float()  # prompt tuning returns rows for its virtual tokens too
+
+
+def task_of(model: Any) -> dict[str, Tensor]:
+    """The extra argument that peft asks for with an adapter of many tasks: the first of them."""
+    config = getattr(model, "active_peft_config", None)
+    return {"task_ids": torch.tensor([0])} if getattr(config, "num_tasks", None) is not None else {}
 
 
 def greedy(base: Path, adapter: Path | None, prompt: list[int], count: int, quantize: str = "none") -> list[int]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from adapters.base import BaseSpec
 from adapters.config import CONFIGS
-from adapters.kinds import lora, prefix, prompt
+from adapters.kinds import lora, multitask, prefix, prompt
 from adapters.kinds.check import check_base
 from adapters.ops import Adapter
 from adapters.package import AdapterPackage
@@ -17,6 +17,10 @@ KINDS: Mapping[str, Compile] = {
     "LORA": lora.compile_lora,
     "PREFIX_TUNING": prefix.compile_prefix,
     "PROMPT_TUNING": prompt.compile_prompt,
+    "P_TUNING": prompt.compile_prompt,
+    "MULTITASK_PROMPT_TUNING": multitask.compile_multitask,
+    "CPT": prompt.compile_prompt,
+    "CARTRIDGE": prefix.compile_prefix,
 }
 assert KINDS.keys() == CONFIGS.keys(), "every kind that is read must be compiled"
 
@@ -29,12 +33,3 @@ def compile_package(package: AdapterPackage, base: BaseSpec) -> Adapter:
     """
     check_base(package, base)
     return KINDS[package.config.peft_type](package, base)
-
-
-def noop_warning(adapter: Adapter) -> str | None:
-    """A warning when ``adapter`` cannot change any output (all its updates are zero), None otherwise."""
-    if adapter.prefix is not None or adapter.prompt is not None:
-        return None
-    if any(not op.is_zero() for ops in adapter.ops.values() for op in ops):
-        return None
-    return "every update in this adapter is zero: it answers exactly as the base does (was it trained?)"

@@ -21,6 +21,7 @@ from adapters.errors import AdapterError
 from adapters.fingerprint import base_fingerprint, template_sha256
 from adapters.ops import Adapter, Op
 from tests.factory import CHAT_TEMPLATE
+from tests.oracle import task_of
 
 LORA_CONFIG: dict[str, Any] = {
     "peft_type": "LORA",
@@ -121,8 +122,9 @@ def peft_logits(base: Path, adapter: Path, input_ids: Tensor) -> Tensor:
     """PEFT's own answer. Shape: input_ids [n]; result [n, vocab_size]."""
     from peft import PeftModel
 
+    model = PeftModel.from_pretrained(load_model(base), adapter).eval()
     with torch.no_grad():
-        logits: Tensor = PeftModel.from_pretrained(load_model(base), adapter).eval()(input_ids[None]).logits[0]
+        logits: Tensor = model(input_ids[None], **task_of(model)).logits[0]
     return logits[-len(input_ids) :]
 
 
