@@ -32,9 +32,11 @@ class BaseSpec:
     Names are module paths inside the model (``model.layers.0.self_attn.q_proj``). ``linears`` maps each linear map,
     the output head ``head`` among them, to (out_features, in_features); ``biases`` maps every module that has a bias,
     linear or norm, to that bias; ``parameters`` maps each parameter of these modules, of norms and of the input
-    embedding ``embedding`` to its shape before quantization, as a checkpoint stores it. ``tied``: the head's weight is
+    embedding ``embedding`` to its shape before quantization, as a checkpoint stores it; ``transposed`` linear maps are
+    stored [in_features, out_features]. ``tied``: the head's weight is
     the embedding's. ``weight(linear)`` is that map's weight [out_features, in_features] as the base computes with it
-    (dequantized), in float32 on the CPU.
+    (dequantized), in float32 on the CPU. ``is_encoder_decoder``: ``num_layers`` and the heads are the decoder's, and
+    ``embedding`` is empty, as adapters cannot act on an embedding that two stacks share.
     """
 
     name: str
@@ -47,11 +49,13 @@ class BaseSpec:
     linears: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     biases: Mapping[str, Tensor] = field(default_factory=dict)
     parameters: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    transposed: frozenset[str] = frozenset()
     embedding: str = ""
     head: str = ""
     tied: bool = False
     weight: Callable[[str], Tensor] = _no_weight
     chat_template_sha256: str | None = None
+    is_encoder_decoder: bool = False
 
 
 def cache_dir() -> Path:

@@ -19,6 +19,7 @@ from adapters.configs.prompt import (
     PromptEncoderConfig,
     PromptTuningConfig,
 )
+from adapters.configs.whole import BottleneckConfig, FreezeConfig
 from adapters.errors import PackageError, UnsupportedKindError
 from adapters.limits import DEFAULT_LIMITS, PackageLimits
 from adapters.names import shown
@@ -36,6 +37,8 @@ CONFIGS: Mapping[str, type[AdapterConfig]] = {
     "MULTITASK_PROMPT_TUNING": MultitaskPromptTuningConfig,
     "CPT": CPTConfig,
     "CARTRIDGE": CartridgeConfig,
+    "BOTTLENECK": BottleneckConfig,
+    "FREEZE": FreezeConfig,
 }
 
 

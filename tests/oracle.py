@@ -13,6 +13,8 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+from tests.own_formats import apply_own, is_own
+
 
 @lru_cache(maxsize=16)
 def _model(base: Path, adapter: Path | None, quantize: str) -> Any:
@@ -26,7 +28,9 @@ def _model(base: Path, adapter: Path | None, quantize: str) -> Any:
     )
     if quantize == "int8":
         _round_to_int8(model)
-    return (model if adapter is None else PeftModel.from_pretrained(model, adapter)).eval()
+    if adapter is not None:
+        model = apply_own(model, adapter) if is_own(adapter) else PeftModel.from_pretrained(model, adapter)
+    return model.eval()
 
 
 @torch.no_grad()

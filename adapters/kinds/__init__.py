@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from adapters.base import BaseSpec
 from adapters.config import CONFIGS
-from adapters.kinds import lora, multitask, prefix, prompt
+from adapters.kinds import bottleneck, freeze, lora, multitask, prefix, prompt
 from adapters.kinds.check import check_base
 from adapters.ops import Adapter
 from adapters.package import AdapterPackage
@@ -21,6 +21,8 @@ KINDS: Mapping[str, Compile] = {
     "MULTITASK_PROMPT_TUNING": multitask.compile_multitask,
     "CPT": prompt.compile_prompt,
     "CARTRIDGE": prefix.compile_prefix,
+    "BOTTLENECK": bottleneck.compile_bottleneck,
+    "FREEZE": freeze.compile_freeze,
 }
 assert KINDS.keys() == CONFIGS.keys(), "every kind that is read must be compiled"
 

@@ -22,6 +22,7 @@ from adapters.fingerprint import base_fingerprint, template_sha256
 from adapters.ops import Adapter, Op
 from tests.factory import CHAT_TEMPLATE
 from tests.oracle import task_of
+from tests.own_formats import apply_own, is_own
 
 LORA_CONFIG: dict[str, Any] = {
     "peft_type": "LORA",
@@ -104,7 +105,8 @@ def spec_of(directory: Path) -> BaseSpec:
         vocab_size=config.vocab_size,
         linears={name: (weight(name).shape[0], weight(name).shape[1]) for name in linears},
         biases=biases,
-        parameters={name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
+        parameters={name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)},
+        transposed=frozenset(name for name, module in linears.items() if isinstance(module, Conv1D)),
         embedding=next(n for n, m in model.named_modules() if m is model.get_input_embeddings()),
         head="lm_head",
         tied=model.get_output_embeddings().weight is model.get_input_embeddings().weight,
@@ -122,7 +124,8 @@ def peft_logits(base: Path, adapter: Path, input_ids: Tensor) -> Tensor:
     """PEFT's own answer. Shape: input_ids [n]; result [n, vocab_size]."""
     from peft import PeftModel
 
-    model = PeftModel.from_pretrained(load_model(base), adapter).eval()
+    stock = load_model(base)
+    model = (apply_own(stock, adapter) if is_own(adapter) else PeftModel.from_pretrained(stock, adapter)).eval()
     with torch.no_grad():
         logits: Tensor = model(input_ids[None], **task_of(model)).logits[0]
     return logits[-len(input_ids) :]

@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 
 from adapters.ops import Bias, LowRank, Op
+from adapters.ops.bottleneck import Bottleneck
+from adapters.ops.dora import Magnitude
 from adapters.ops.replace import ReplaceLinear, ReplaceParameters
 
 IN, OUT = 24, 40
@@ -24,6 +26,10 @@ def bias(dtype: torch.dtype) -> tuple[Op, ...]:
     return (Bias(torch.randn(OUT, dtype=dtype)),)
 
 
+def magnitude(dtype: torch.dtype) -> tuple[Op, ...]:
+    return (Magnitude(torch.randn(OUT, dtype=dtype) * 0.2, torch.randn(OUT, dtype=dtype)),)
+
+
 def replace_linear(dtype: torch.dtype) -> tuple[Op, ...]:
     return (ReplaceLinear(torch.randn(OUT, IN, dtype=dtype) * 0.2, torch.randn(OUT, dtype=dtype)),)
 
@@ -32,12 +38,28 @@ def replace_parameters(dtype: torch.dtype) -> tuple[Op, ...]:
     return (ReplaceParameters({"weight": torch.randn(OUT, IN, dtype=dtype) * 0.2}),)
 
 
+def bottleneck(activation: str) -> Make:
+    return lambda dtype: (
+        Bottleneck(
+            torch.randn(OUT, 6, dtype=dtype) * 0.2,
+            torch.randn(6, dtype=dtype) * 0.2,
+            torch.randn(6, OUT, dtype=dtype) * 0.2,
+            torch.randn(OUT, dtype=dtype) * 0.2,
+            activation,
+        ),
+    )
+
+
 CASES: dict[str, Make] = {
     "low-rank-1": low_rank(1),
     "low-rank-8": low_rank(8),
     "low-rank-13": low_rank(13),
     "bias": bias,
+    "magnitude": magnitude,
+    "dora": lambda dtype: (*low_rank(4)(dtype), Magnitude(torch.randn(OUT, dtype=dtype) * 0.2), *bias(dtype)),
     "replace linear": replace_linear,
     "replace parameters": replace_parameters,
+    "bottleneck": bottleneck("relu"),
+    "bottleneck-gelu": bottleneck("gelu"),
     "low-rank and bias": lambda dtype: (*low_rank(4)(dtype), *bias(dtype)),
 }
