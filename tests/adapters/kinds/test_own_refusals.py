@@ -60,11 +60,8 @@ REFUSED: dict[str, tuple[str, Change, str]] = {
     "two weights of one": (
         "freeze-embedding",
         lambda config, tensors: (
-            (
-                config.update(modules=["model.embed_tokens", "lm_head"]),
-                tensors.update({"base_model.model.lm_head.weight": torch.zeros(320, 64)}),
-            )
-            and None
+            config.update(modules=["model.embed_tokens", "lm_head"]),
+            tensors.update({"base_model.model.lm_head.weight": torch.zeros(320, 64)}),
         ),
         "ties its output head",
     ),
