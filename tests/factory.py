@@ -48,10 +48,11 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def make_base(path: Path, *, model_type: str = "llama", seed: int = 0, **overrides: Any) -> Path:
+def make_base(path: Path, *, model_type: str = "llama", seed: int = 0, std: float = 0.12, **overrides: Any) -> Path:
     """Save a random fp32 base of a few layers, with tokenizer, into ``path``; returns ``path``.
 
-    An override of None leaves that setting to the architecture.
+    Weights are drawn from N(0, ``std``): 0.02, as usual, leaves logits almost flat. An override of None leaves that
+    setting to the architecture.
     """
     torch.manual_seed(seed)
     settings = {name: value for name, value in {**TINY, **overrides}.items() if value is not None}
@@ -60,8 +61,8 @@ def make_base(path: Path, *, model_type: str = "llama", seed: int = 0, **overrid
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):  # biases start at zero, which would hide mistakes with them
             torch.nn.init.normal_(parameter, std=0.1)
-        elif parameter.dim() == 2:  # 0.02 leaves logits almost flat
-            torch.nn.init.normal_(parameter, std=0.12)
+        elif parameter.dim() == 2:
+            torch.nn.init.normal_(parameter, std=std)
     model.save_pretrained(path)
     make_tokenizer().save_pretrained(path)
     return path
