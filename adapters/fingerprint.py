@@ -31,6 +31,7 @@ _UNRELATED = frozenset((
     "return_dict", "gradient_checkpointing", "pretraining_tp", "attention_dropout", "hidden_dropout",
     "initializer_range", "problem_type", "id2label", "label2id", "chunk_size_feed_forward", "is_encoder_decoder",
     "task_specific_params",
+    "quantization_config",  # how to compute with the weights; what they are shows in the tensors' names and types
 ))  # fmt: skip
 
 

@@ -6,18 +6,22 @@ import ipaddress
 
 import msgspec
 
+QUANTIZATIONS = ("auto", "nf4", "nf4-dq", "fp4", "fp4-dq", "int8", "none")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Engine settings. Bad combinations raise ValueError naming the flag.
 
-    ``model`` is a resolved directory. ``quantize``: nf4, int8 or none. ``dtype``: auto (bf16 where the device
-    computes in it natively, else fp32), float32 or bfloat16. ``kv_cache_gb`` is the size of the KV cache.
+    ``model`` is a resolved directory. ``quantize`` is one of QUANTIZATIONS: auto keeps a quantized checkpoint as it is
+    and makes nf4 of others; -dq quantizes the scales as well. ``dtype`` is one of DTYPES: auto means bf16 where the
+    device computes in it natively, else fp32. ``kv_cache_gb`` is the size of the KV cache.
     ``max_num_batched_tokens`` bounds the tokens of one step, ``max_num_seqs`` its sequences, ``max_model_len`` the
     positions of one sequence (0: what the base allows). ``threads`` 0 leaves torch's own choice.
     """
 
     model: str
-    quantize: str = "nf4"
+    quantize: str = "auto"
     dtype: str = "auto"
     device: str = "auto"
     max_model_len: int = 0
@@ -30,10 +34,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        if self.quantize not in ("nf4", "int8", "none"):
-            raise ValueError(f"--quantize must be nf4, int8 or none, not {self.quantize!r}")
-        if self.dtype not in ("auto", "float32", "bfloat16"):
-            raise ValueError(f"--dtype must be auto, float32 or bfloat16, not {self.dtype!r}")
+        for name, known in (("quantize", QUANTIZATIONS), ("dtype", DTYPES)):
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"--{name} must be one of {', '.join(known)}, not {value!r}")
         for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")

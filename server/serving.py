@@ -38,7 +38,7 @@ def run(config: ServerConfig) -> int:
         url = _url(config.host, sock.getsockname()[1])
         parts = make_parts(config, data_dir)
         check_adapters(parts)
-        _say(f"loading {parts.base_root} ({config.engine.quantize}) ...")
+        _say(f"loading {parts.base_root} ...")
         server = DrainingServer(parts, url)
         server.run(sockets=[sock])
         if server.failure is not None:

@@ -47,11 +47,11 @@ class Setting:
 
 _BASE, _HTTP, _KEYS, _LIMITS = "base model and engine", "address", "keys", "limits and the rest"
 SETTINGS = (
-    Setting("model", str, _BASE, "hub id or directory of the base (default: the small built-in base)", "ID|DIR"),
+    Setting("model", str, _BASE, "the base: hub id, directory or GGUF file (default: a small built-in one)", "ID|PATH"),
     Setting("served_model_name", str, _BASE, "name clients use for the base (default: its own name)", "NAME"),
     Setting("adapter", list, _BASE, "serve this adapter package (directory or archive); repeatable", "NAME=PATH"),
-    Setting("quantize", str, _BASE, "nf4, int8 or none (default nf4)", "HOW"),
-    Setting("dtype", str, _BASE, "auto, float32 or bfloat16 (default auto)", "TYPE"),
+    Setting("quantize", str, _BASE, "nf4, nf4-dq, fp4, fp4-dq, int8, none (default: as saved, or nf4)", "HOW"),
+    Setting("dtype", str, _BASE, "auto, float32, bfloat16 or float16 (default auto)", "TYPE"),
     Setting("device", str, _BASE, "auto, cpu or cuda (default auto)", "DEVICE"),
     Setting("max_model_len", int, _BASE, "positions of one sequence (default: what the base allows)", "N"),
     Setting("max_num_seqs", int, _BASE, "sequences computed at once (default 64)", "N"),

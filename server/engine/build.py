@@ -18,14 +18,14 @@ def build_engine(config: EngineConfig) -> tuple[Steppable, EngineInfo]:
     from server.model.runner import load_runner
 
     runner = load_runner(config)
-    return Engine(runner, config), engine_info(runner, config)
+    return Engine(runner, config), engine_info(runner)
 
 
-def engine_info(runner: ModelRunner, config: EngineConfig) -> EngineInfo:
+def engine_info(runner: ModelRunner) -> EngineInfo:
     """What the API process is told about a loaded base."""
     return EngineInfo(
         base_fingerprint=runner.base_fingerprint,
-        quantization=config.quantize,
+        quantization=runner.quantization,
         dtype=runner.dtype,
         device=runner.device,
         base_bytes=runner.base_bytes,

@@ -8,6 +8,7 @@ weights are kept in 8 bits here.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from bitsandbytes.nn import Linear8bitLt
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 def use_weight_only_int8(model: nn.Module) -> None:
     """Let every Linear8bitLt of a freshly loaded ``model`` compute ``(x @ CB.T) * (SCB / 127) + bias``.
+
+    In fp16 the product could exceed what the type holds, so the weight is scaled first.
 
     Shape: ``CB`` [out, in] int8; ``SCB`` [out], the largest magnitude of each weight row. The module then holds
     nothing but these.
@@ -30,7 +33,9 @@ def _bind(module: Linear8bitLt) -> None:
     bias: Tensor | None = module.bias
 
     def forward(x: Tensor) -> Tensor:
-        y = F.linear(x, weight.to(x.dtype)) * scale.to(x.dtype)
+        if x.dtype == torch.float16:
+            return F.linear(x, (weight * scale[:, None]).to(x.dtype), bias)
+        y = (F.linear(x, weight.to(x.dtype)) * scale).to(x.dtype)
         return y if bias is None else y + bias
 
     module.forward = forward

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bitsandbytes.functional import dequantize_4bit
-from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -20,16 +18,21 @@ from adapters.fingerprint import base_fingerprint
 from server.config import EngineConfig
 from server.errors import EngineStartError
 from server.model.attention import NAME
-from server.model.int8 import use_weight_only_int8
+from server.model.quantization import choose_quantization, prepare_quantized
+from server.model.weights import linear_weight, weight_bytes
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedBase:
-    """The resident base: an unmodified transformers model that attends through the paged cache."""
+    """The resident base: an unmodified transformers model that attends through the paged cache.
+
+    ``quantization`` is how its weights are kept, by the name that ``--quantize`` has for it.
+    """
 
     model: PreTrainedModel
+    quantization: str
     dtype: torch.dtype
     device: torch.device
     fingerprint: str
@@ -51,13 +54,15 @@ def load_base(config: EngineConfig) -> LoadedBase:
         fingerprint = base_fingerprint(path)
         hf_config = AutoConfig.from_pretrained(path, trust_remote_code=config.trust_remote_code)
         _refuse_unsupported(hf_config)
-        model = _load(path, config, hf_config, dtype, device)
+        quantization, options = choose_quantization(config.quantize, hf_config)
+        model = _load(path, config, hf_config, options, dtype=dtype, device=device)
     except (BaseModelError, OSError, ValueError, KeyError) as error:
         raise EngineStartError(f"cannot load the base model in {path}: {error}") from error
     limit = int(getattr(hf_config, "max_position_embeddings", 0) or 2048)
     if config.max_model_len > limit:
         raise EngineStartError(f"--max-model-len {config.max_model_len} exceeds the base's {limit} positions")
-    return LoadedBase(model, dtype, device, fingerprint, _eos_token_ids(model), config.max_model_len or limit)
+    length = config.max_model_len or limit
+    return LoadedBase(model, quantization, dtype, device, fingerprint, _eos_token_ids(model), length)
 
 
 def pick_device(name: str) -> torch.device:
@@ -73,7 +78,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     A CPU without AVX512-BF16 or AMX runs bf16 products about five times slower than fp32 ones.
     """
     if name != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
@@ -86,9 +91,14 @@ def _refuse_unsupported(hf_config: Any) -> None:
 
 
 def _load(
-    path: Path, config: EngineConfig, hf_config: Any, dtype: torch.dtype, device: torch.device
+    path: Path,
+    config: EngineConfig,
+    hf_config: Any,
+    quantization: BitsAndBytesConfig | None,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> PreTrainedModel:
-    quantization = _quantization(config.quantize, dtype)
     options: dict[str, Any] = {"quantization_config": quantization} if quantization is not None else {}
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         path,
@@ -100,17 +110,8 @@ def _load(
         use_safetensors=True,
         **options,
     )
-    if config.quantize == "int8":
-        use_weight_only_int8(model)
+    prepare_quantized(model, dtype)
     return model.eval().requires_grad_(False)
-
-
-def _quantization(name: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    if name == "nf4":
-        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-    if name == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return None
 
 
 def _eos_token_ids(model: PreTrainedModel) -> list[int]:
@@ -137,6 +138,11 @@ def _is_norm(module: nn.Module) -> bool:
     return "Norm" in type(module).__name__ and bool(parameters) and all(p.dim() == 1 for p in parameters)
 
 
+def _is_turned(module: nn.Module) -> bool:
+    """Whether a checkpoint stores the weight as [in_features, out_features]; quantizing turns it around."""
+    return isinstance(module, Conv1D) or getattr(module, "source_cls", None) is Conv1D
+
+
 def linear_shape(module: nn.Module) -> tuple[int, int]:
     """(out_features, in_features)."""
     if isinstance(module, Conv1D):
@@ -146,34 +152,11 @@ def linear_shape(module: nn.Module) -> tuple[int, int]:
 
 
 def stored_shape(module: nn.Module, name: str) -> tuple[int, ...]:
-    """The shape of a parameter before quantization."""
+    """The shape of a parameter before quantization, which also turns a Conv1D's weight around."""
     if name == "weight" and isinstance(module, nn.Linear):
-        return module.out_features, module.in_features
+        out, in_ = module.out_features, module.in_features
+        return (in_, out) if _is_turned(module) else (out, in_)
     return tuple(module.get_parameter(name).shape)
-
-
-def linear_weight(module: nn.Module) -> Tensor:
-    """The weight [out_features, in_features] that a linear map computes with, dequantized, in fp32 on the CPU."""
-    weight: Any = module.weight
-    if isinstance(module, Linear4bit):
-        weight = dequantize_4bit(weight.data, weight.quant_state)
-    elif isinstance(module, Linear8bitLt):
-        weight = weight.data.float() * (weight.SCB / 127)[:, None]
-    elif isinstance(module, Conv1D):
-        weight = weight.T
-    dense: Tensor = weight.detach().to("cpu", torch.float32)
-    return dense
-
-
-def weight_bytes(model: nn.Module) -> int:
-    """Bytes of parameters and buffers, and of the quantization state that bitsandbytes keeps beside them."""
-    total = 0
-    for tensor in {id(t): t for t in (*model.parameters(), *model.buffers())}.values():
-        total += tensor.numel() * tensor.element_size()
-        state = getattr(tensor, "quant_state", None)
-        if state is not None:
-            total += state.absmax.numel() * state.absmax.element_size()
-    return total
 
 
 def base_spec(base: LoadedBase, name: str, kv: tuple[int, int, int], template_sha256: str | None) -> BaseSpec:

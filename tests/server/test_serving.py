@@ -164,7 +164,7 @@ def test_a_second_signal_ends_at_once(tiny_base: Path) -> None:
         (["--model", "{base}", "--chat-template", "/nowhere.jinja"], 1, "--chat-template"),
         (["--model", "{base}", "--host", "0.0.0.0"], 2, "--admin-key"),
         (["--model", "{base}", "--port", "{taken}"], 1, "choose another --port"),
-        (["--quantize", "int3"], 2, "--quantize must be nf4, int8 or none"),
+        (["--quantize", "int3"], 2, "--quantize must be one of auto, nf4,"),
         (["--quantise", "nf4"], 2, "did you mean --quantize?"),
     ],
 )

@@ -10,7 +10,7 @@ from server.settings import SETTINGS, hash_key, load, parser
 
 def test_defaults() -> None:
     config = load([], {})
-    assert (config.host, config.port, config.engine.quantize) == ("127.0.0.1", 8000, "nf4")
+    assert (config.host, config.port, config.engine.quantize) == ("127.0.0.1", 8000, "auto")
     assert (*config.api_keys, *config.admin_keys, *config.adapters) == ()
     assert config.admin_is_open
 
@@ -49,7 +49,7 @@ def test_keys_are_kept_as_digests_only(tmp_path: Path) -> None:
         (["--port", "x"], "--port must be a whole number, not 'x'"),
         (["--kv-cache-gb", "-1"], "--kv-cache-gb must be above 0"),
         (["--kv-cache-gb", "nan"], "--kv-cache-gb"),
-        (["--quantize", "int4"], "--quantize must be nf4, int8 or none"),
+        (["--quantize", "int4"], "--quantize must be one of auto, nf4, nf4-dq, fp4, fp4-dq, int8, none"),
         (["--max-num-seqs", "0"], "--max-num-seqs must be at least 1"),
         (["--max-waiting-requests", "-1"], "--max-waiting-requests must be 0 or more"),
         (["--max-body-mb", "0"], "--max-body-mb must be above 0"),

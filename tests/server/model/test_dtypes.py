@@ -1,13 +1,15 @@
-"""bf16 everywhere, and a CUDA device: the same batch as in fp32 on the CPU, within the type's rounding."""
+"""bf16 and fp16, and a CUDA device: the same batch as in fp32 on the CPU, within the type's rounding."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from server.config import EngineConfig
 from server.model.inputs import VIRTUAL, ModelInput, SequenceInput
@@ -37,12 +39,27 @@ def mixed_logits(base: Path, adapters: Mapping[str, Path], **settings: str) -> T
     return torch.cat([runner.execute(ModelInput(part)).cpu() for part in (prefill, decode)])
 
 
-def test_bfloat16(tiny_base: Path, tiny_adapters: Mapping[str, Path]) -> None:
-    want = mixed_logits(tiny_base, tiny_adapters, dtype="float32", device="cpu")
-    got = mixed_logits(tiny_base, tiny_adapters, dtype="bfloat16", device="cpu")
-    # 8 bits of mantissa through two layers, logits of magnitude 3
-    torch.testing.assert_close(got, want, rtol=0, atol=0.15)
-    assert float((got - want).abs().mean()) < 0.02
+# bits of mantissa (8 and 11) through two layers, logits of magnitude 3
+ROUNDING = {"bfloat16": (0.15, 0.02), "float16": (0.02, 0.003)}
+
+
+@pytest.fixture(scope="module")
+def half_base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``tiny_base`` in bf16, as bases are published: every type then quantizes the same numbers."""
+    path = tmp_path_factory.mktemp("base") / "half"
+    shutil.copytree(tiny_base, path)
+    AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.bfloat16).save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+@pytest.mark.parametrize("quantize", ["none", "nf4", "nf4-dq", "fp4", "int8"])
+def test_half_types(half_base: Path, tiny_adapters: Mapping[str, Path], dtype: str, quantize: str) -> None:
+    want = mixed_logits(half_base, tiny_adapters, dtype="float32", device="cpu", quantize=quantize)
+    got = mixed_logits(half_base, tiny_adapters, dtype=dtype, device="cpu", quantize=quantize)
+    largest, mean = ROUNDING[dtype]
+    torch.testing.assert_close(got, want, rtol=0, atol=largest)
+    assert float((got - want).abs().mean()) < mean
 
 
 @pytest.mark.gpu

@@ -16,24 +16,23 @@ from tests import oracle
 
 NAMES = ["lora-r8", "lora-r4", "lora-bias", "prompt-7", "prefix-5"]
 TOLERANCE = 1e-5  # both sides multiply by the same dequantized fp32 weights
-QUANTIZATIONS = ["nf4", "int8"]
+BITS = {"nf4": 4.5, "nf4-dq": 4.125, "fp4": 4.5, "fp4-dq": 4.125, "int8": 8}  # scales of 4-bit blocks included
 
 
-def make_runner(base: Path, quantize: str) -> ModelRunner:
-    settings = {"dtype": "float32", "kv_cache_gb": 0.02, "block_size": 4, "threads": 1}
+def make_runner(base: Path, quantize: str, dtype: str = "float32") -> ModelRunner:
+    settings = {"dtype": dtype, "kv_cache_gb": 0.02, "block_size": 4, "threads": 1}
     return load_runner(EngineConfig(model=str(base), quantize=quantize, **settings))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("quantize", QUANTIZATIONS)
-def test_mixed_batch_equals_peft_over_the_same_weights(
-    tiny_base: Path, tiny_adapters: Mapping[str, Path], quantize: str
+def assert_mixed_batch_equals_peft(
+    runner: ModelRunner, base: Path, adapters: Mapping[str, Path], quantize: str
 ) -> None:
-    runner = make_runner(tiny_base, quantize)
+    """One batch of the base and several kinds; ``quantize`` is what the oracle makes of ``base``."""
     prompts = {name: torch.randint(0, 250, (9,), generator=torch.Generator().manual_seed(i)).tolist()
                for i, name in enumerate(["base", *NAMES])}  # fmt: skip
     sequences, block = [SequenceInput(None, prompts["base"], 0, [0, 1, 2], [8])], 3
     for name in NAMES:
-        adapter = runner.prepare(tiny_adapters[name]).adapter
+        adapter = runner.prepare(adapters[name]).adapter
         key = AdapterKey(name, 1, name)
         runner.install(key, adapter)
         blocks, virtual = list(range(block, block + 5)), adapter.num_virtual_tokens
@@ -46,14 +45,31 @@ def test_mixed_batch_equals_peft_over_the_same_weights(
             sequences.append(SequenceInput(key, ids, 0, blocks, [len(ids) - 1]))
     mixed = runner.execute(ModelInput(sequences))
     for name, logits in zip(["base", *NAMES], mixed, strict=True):
-        path = None if name == "base" else tiny_adapters[name]
-        want = oracle.logits(tiny_base, path, prompts[name], quantize)[-1]
+        path = None if name == "base" else adapters[name]
+        want = oracle.logits(base, path, prompts[name], quantize)[-1]
         torch.testing.assert_close(logits, want, rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("quantize", QUANTIZATIONS)
-def test_quantized_weights_are_smaller_and_reported(tiny_base: Path, quantize: str) -> None:
+@pytest.mark.parametrize("quantize", BITS)
+def test_mixed_batch_equals_peft_over_the_same_weights(
+    tiny_base: Path, tiny_adapters: Mapping[str, Path], quantize: str
+) -> None:
+    runner = make_runner(tiny_base, quantize)
+    assert runner.quantization == quantize
+    assert_mixed_batch_equals_peft(runner, tiny_base, tiny_adapters, quantize)
+
+
+def test_quantizing_is_the_default(tiny_base: Path) -> None:
+    assert make_runner(tiny_base, "auto").quantization == "nf4"
+
+
+@pytest.mark.parametrize("quantize", BITS)
+def test_bytes_reported_are_those_of_the_packed_weights_and_their_scales(tiny_base: Path, quantize: str) -> None:
     plain, packed = make_runner(tiny_base, "none"), make_runner(tiny_base, quantize)
-    linears = sum(out * in_ for name, (out, in_) in plain.spec.linears.items() if name != "lm_head")
-    saved = plain.base_bytes - packed.base_bytes
-    assert saved >= linears * {"nf4": 3.2, "int8": 2.8}[quantize]  # of 4 bytes a weight
+    linears = {n: out * in_ for n, (out, in_) in plain.spec.linears.items() if n != plain.spec.head}
+    weights = sum(linears.values())
+    spent = packed.base_bytes - (plain.base_bytes - 4 * weights)
+    extra = spent - weights * BITS[quantize] / 8
+    rows = sum(plain.spec.linears[name][0] for name in linears)
+    code_books = 16 * 4 + (256 * 4 + 2 * 4 + 4 if quantize.endswith("-dq") else 0)  # and scales of scales, and a mean
+    assert 0 < extra <= (4 * rows if quantize == "int8" else len(linears) * code_books)
