@@ -11,6 +11,8 @@ from adapters.errors import PackageError, UnsupportedKindError
 from adapters.limits import PackageLimits
 from adapters.names import reason, shown
 
+CAUSAL_LM, SEQ_2_SEQ_LM = "CAUSAL_LM", "SEQ_2_SEQ_LM"
+
 
 class CommonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Keys that peft writes for every kind. Subclasses add the keys that their mathematics needs.
@@ -32,9 +34,10 @@ class CommonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     def check(self, limits: PackageLimits) -> None:
         """Raise PackageError for values that no sound package has, UnsupportedKindError for those not served."""
-        if self.task_type not in (None, "CAUSAL_LM"):
+        if self.task_type not in (None, CAUSAL_LM, SEQ_2_SEQ_LM):
             raise UnsupportedKindError(
-                f"the adapter's task_type is {shown(self.task_type)}; only CAUSAL_LM adapters are served"
+                f"the adapter's task_type is {shown(self.task_type)}; only {CAUSAL_LM} and {SEQ_2_SEQ_LM} adapters "
+                "are served"
             )
 
     def semantics(self) -> dict[str, Any]:

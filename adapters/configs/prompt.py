@@ -26,8 +26,11 @@ class PromptLearningConfig(CommonConfig, frozen=True, kw_only=True, forbid_unkno
                 f"adapter_config.json: num_virtual_tokens is {self.num_virtual_tokens}; "
                 f"1 to {limits.max_virtual_tokens} are read"
             )
-        if self.num_transformer_submodules not in (None, 1):
-            raise UnsupportedKindError("adapters of encoder-decoder models (num_transformer_submodules) are not served")
+        if self.num_transformer_submodules not in (None, 1, 2):
+            raise PackageError(
+                f"adapter_config.json: num_transformer_submodules is {self.num_transformer_submodules}; peft writes 1, "
+                "or 2 for an encoder-decoder"
+            )
 
     def semantics(self) -> dict[str, Any]:
         """See CommonConfig.semantics."""

@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from adapters.base import BaseSpec
+from adapters.configs.common import CAUSAL_LM, SEQ_2_SEQ_LM
+from adapters.configs.prompt import PromptLearningConfig
 from adapters.errors import BaseMismatchError, PackageError
 from adapters.names import shown
 from adapters.package import AdapterPackage
 
 
 def check_base(package: AdapterPackage, base: BaseSpec) -> None:
-    """BaseMismatchError when the manifest says the package was made for another base or chat template."""
+    """BaseMismatchError when the package says that it was made for another base or chat template."""
+    _check_task(package, base)
     manifest = package.manifest
     if manifest is None:
         return
@@ -29,6 +32,31 @@ def check_base(package: AdapterPackage, base: BaseSpec) -> None:
             f"the adapter was trained with another chat template ({theirs[:12]}) than this server uses ({ours[:12]}) "
             f"for {shown(base.name)}; serve with the template it was trained with, or train it again"
         )
+
+
+def _check_task(package: AdapterPackage, base: BaseSpec) -> None:
+    """The task says whether the adapter's base has an encoder; one without a task fits by its tensors or not."""
+    task, wanted = package.config.task_type, SEQ_2_SEQ_LM if base.is_encoder_decoder else CAUSAL_LM
+    if task is not None and task != wanted:
+        what = {SEQ_2_SEQ_LM: "an encoder-decoder", CAUSAL_LM: "a decoder-only model"}
+        raise BaseMismatchError(
+            f"the adapter's task_type is {task}: it was made for {what[task]}, and this server serves "
+            f"{shown(base.name)}, {what[wanted]}; serve the adapter's own base, or train it on this one"
+        )
+
+
+def stacks_of(config: PromptLearningConfig, base: BaseSpec) -> int:
+    """How many stacks peft made virtual tokens for: both of an encoder-decoder unless told otherwise.
+
+    Raises BaseMismatchError when the base has fewer.
+    """
+    stacks = config.num_transformer_submodules or (2 if base.is_encoder_decoder else 1)
+    if stacks > 1 and not base.is_encoder_decoder:
+        raise BaseMismatchError(
+            f"the adapter was made for an encoder-decoder (num_transformer_submodules is {stacks}), and this server "
+            f"serves {shown(base.name)}, a decoder-only model: serve that base, or train the adapter on this one"
+        )
+    return stacks
 
 
 def expect_shape(name: str, tensor: Tensor, expected: tuple[int, ...], hint: str = "") -> None:

@@ -8,8 +8,8 @@ import torch
 
 from adapters.base import BaseSpec
 from adapters.configs.prompt import MultitaskPromptTuningConfig
-from adapters.errors import PackageError
-from adapters.kinds.check import expect_shape
+from adapters.errors import PackageError, UnsupportedKindError
+from adapters.kinds.check import expect_shape, stacks_of
 from adapters.kinds.prompt import prompt_embeds
 from adapters.names import shown
 from adapters.ops import Adapter
@@ -32,6 +32,11 @@ def compile_multitask(package: AdapterPackage, base: BaseSpec) -> Adapter:
             raise PackageError(f"tensor {shown(name)} is missing")
         if name not in _PARTS:
             raise PackageError(f"tensor {shown(name)} is unknown; this kind consists of {', '.join(_PARTS)}")
+    if stacks_of(config, base) != 1:
+        raise UnsupportedKindError(
+            "multitask prompts for both stacks of an encoder-decoder are not served: peft uses the decoder's in "
+            "training and not in generation; train with num_transformer_submodules=1"
+        )
     prompt, cols, rows = (package.tensors[name] for name in _PARTS)
     shared = prompt_embeds(prompt, config, base)
     expect_shape("prefix_task_cols", cols, (1, config.num_virtual_tokens, config.num_ranks))

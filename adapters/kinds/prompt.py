@@ -6,7 +6,7 @@ from torch import Tensor
 
 from adapters.base import BaseSpec
 from adapters.configs.prompt import PromptLearningConfig
-from adapters.kinds.check import expect_base_count, expect_shape, only_prompt_embeddings
+from adapters.kinds.check import expect_base_count, expect_shape, only_prompt_embeddings, stacks_of
 from adapters.ops import Adapter, PromptEmbeds
 from adapters.package import AdapterPackage
 
@@ -25,8 +25,12 @@ def compile_prompt(package: AdapterPackage, base: BaseSpec) -> Adapter:
 
 
 def prompt_embeds(saved: Tensor, config: PromptLearningConfig, base: BaseSpec) -> PromptEmbeds:
-    """The tensor ``prompt_embeddings``, checked. Raises BaseMismatchError and PackageError."""
+    """The tensor ``prompt_embeddings``, checked. Raises BaseMismatchError and PackageError.
+
+    For an encoder-decoder peft saves as many rows for the decoder after those for the encoder, and never uses them.
+    """
     expect_base_count("hidden size", config.token_dim, base.hidden_size, base)
     hint = "the shape suggests that the adapter was made for another base"
-    expect_shape("prompt_embeddings", saved, (config.num_virtual_tokens, base.hidden_size), hint)
-    return PromptEmbeds(saved.float())
+    rows = config.num_virtual_tokens * stacks_of(config, base)
+    expect_shape("prompt_embeddings", saved, (rows, base.hidden_size), hint)
+    return PromptEmbeds(saved[: config.num_virtual_tokens].float().clone())

@@ -15,7 +15,9 @@ class SequenceInput:
     ``block_table``. The first ``num_virtual_tokens`` positions of a sequence belong to its adapter: their entries in
     ``token_ids`` are ``VIRTUAL``; a prompt adapter's runner puts its embedding rows there (a prefix adapter's are
     never computed, their KV is given). ``logits_at`` are indices into ``token_ids`` whose logits are wanted, in
-    order. ``block_table[i]`` holds positions ``i * block_size ..``.
+    order. ``block_table[i]`` holds positions ``i * block_size ..``. On an encoder-decoder, ``decoder_start`` is the
+    position of the decoder's first token: what stands before is the encoder's input, except a prefix adapter's virtual
+    tokens, which stand before the decoder's. On other bases it is 0.
     """
 
     adapter: AdapterKey | None
@@ -23,6 +25,7 @@ class SequenceInput:
     start: int
     block_table: list[int]
     logits_at: list[int]
+    decoder_start: int = 0
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,14 @@ from adapters.ops import Adapter
 from adapters.package import read_package
 from server.config import EngineConfig
 from server.errors import EngineStartError
-from server.model.adapted import adapt_embedding, adapt_module
-from server.model.assemble import assemble
-from server.model.inputs import ModelInput, SequenceInput
-from server.model.kv_cache import KVCache, LayerShape
-from server.model.loader import LoadedBase, adaptable_modules, base_spec, load_base
+from server.model.forward import DecoderForward, Forward
+from server.model.inputs import ModelInput
+from server.model.kv_cache import KVCache, LayerShape, common_head_dim
+from server.model.loader import LoadedBase, base_spec, load_base
 from server.model.parity import make_trial
 from server.model.pool import AdapterPool
 from server.model.prepared import PreparedAdapter
-from server.model.probe import probe_layers
-from server.model.step import computing
+from server.model.seq2seq.forward import Seq2SeqForward
 from server.registry import AdapterKey
 
 logger = logging.getLogger(__name__)
@@ -37,14 +35,13 @@ class ModelRunner:
     def __init__(self, base: LoadedBase, config: EngineConfig) -> None:
         self._base, self._quantization = base, base.quantization
         self._pool = AdapterPool()
-        layers = probe_layers(base)
+        self._forward: Forward = Seq2SeqForward(base) if base.is_encoder_decoder else DecoderForward(base)
+        layers = self._forward.layers()
         self._cache = _make_cache(layers, base, config)
         template = _template(Path(config.model))
-        kv = (len(layers), layers[0].num_heads, layers[0].key_dim)
-        self.spec = base_spec(base, Path(config.model).name, kv, template)
-        for name, module in adaptable_modules(base.model).items():
-            adapt_module(module, name, is_head=name == self.spec.head)
-        adapt_embedding(base.model.get_input_embeddings(), self.spec.embedding)
+        kv = (len(layers), layers[0].num_heads, common_head_dim(layers))
+        self.spec = self._forward.spec(base_spec(base, Path(config.model).name, kv, template))
+        self._forward.adapt(self.spec)
         self.block_size = config.block_size
         self.max_model_len = min(base.max_model_len, self._cache.num_blocks * config.block_size)
 
@@ -62,6 +59,11 @@ class ModelRunner:
     def eos_token_ids(self) -> list[int]:
         """Tokens that end an output."""
         return self._base.eos_token_ids
+
+    @property
+    def start_ids(self) -> list[int]:
+        """Tokens that the decoder starts from after the encoder has read the prompt; none without an encoder."""
+        return self._forward.start_ids
 
     @property
     def num_blocks(self) -> int:
@@ -136,21 +138,12 @@ class ModelRunner:
     def execute(self, inputs: ModelInput) -> Tensor:
         """Compute one step; logits [n, vocab_size] in fp32, in the order of the sequences' ``logits_at``."""
         self._cache.copy_blocks(inputs.copies)
-        batch = assemble(inputs, self._cache, self._pool, self._base.device)
-        with computing(batch.step):
-            output = self._base.model(
-                input_ids=batch.input_ids[None],
-                position_ids=batch.positions[None],
-                use_cache=False,
-                logits_to_keep=batch.logits_rows,
-            )
-        logits: Tensor = output.logits[0]
-        return logits.float()
+        return self._forward.execute(inputs, self._cache, self._pool).float()
 
     def warm_up(self) -> None:
         """Run one prefill and one decode, so that kernels are chosen and weights packed before the first request."""
-        self.execute(ModelInput([SequenceInput(None, [0] * min(8, self.block_size), 0, [0], [0])]))
-        self.execute(ModelInput([SequenceInput(None, [0], 0, [0], [0])]))
+        for inputs in self._forward.warm_up_inputs(self.block_size):
+            self.execute(inputs)
 
 
 def load_runner(config: EngineConfig) -> ModelRunner:

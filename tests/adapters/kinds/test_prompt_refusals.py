@@ -48,7 +48,7 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Tensor | None], type[AdapterE
     "fewer tokens": ({"num_virtual_tokens": 2}, {}, PackageError, r"expected \[2, "),
     "no tokens": ({"num_virtual_tokens": 0}, {}, PackageError, "num_virtual_tokens is 0"),
     "absurd size": ({"num_virtual_tokens": 10**6}, {}, PackageError, "1 to 4096 are read"),
-    "encoder-decoder": ({"num_transformer_submodules": 2}, {}, UnsupportedKindError, "encoder-decoder"),
+    "encoder-decoder": ({"num_transformer_submodules": 2}, {}, BaseMismatchError, "encoder-decoder"),
     "another base": ({"token_dim": 24}, {}, BaseMismatchError, "24"),
     "unknown key": ({"surprise": 1}, {}, PackageError, "'surprise'"),
 }
