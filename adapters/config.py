@@ -19,6 +19,7 @@ from adapters.configs.prompt import (
     PromptEncoderConfig,
     PromptTuningConfig,
 )
+from adapters.configs.tokens import TrainableTokensConfig
 from adapters.configs.whole import BottleneckConfig, FreezeConfig
 from adapters.errors import PackageError, UnsupportedKindError
 from adapters.limits import DEFAULT_LIMITS, PackageLimits
@@ -37,6 +38,7 @@ CONFIGS: Mapping[str, type[AdapterConfig]] = {
     "MULTITASK_PROMPT_TUNING": MultitaskPromptTuningConfig,
     "CPT": CPTConfig,
     "CARTRIDGE": CartridgeConfig,
+    "TRAINABLE_TOKENS": TrainableTokensConfig,
     "BOTTLENECK": BottleneckConfig,
     "FREEZE": FreezeConfig,
 }

@@ -27,6 +27,7 @@ class PackageLimits:
     max_virtual_tokens: int = 4096
     max_pattern_chars: int = 2048
     max_patterns: int = 10_000
+    max_added_tokens: int = 65_536
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

@@ -46,19 +46,26 @@ class PatternMatcher:
             return None
         return {module for module in modules if self._is_target(wanted, module) and not self._is_excluded(module)}
 
+    def matches(self, pattern: str, module: str) -> bool:
+        """Whether a pattern of the configuration matches all of ``module``. Raises PackageError for a bad pattern."""
+        return self._run(pattern, module) is not None
+
     def _is_target(self, wanted: list[str] | str, module: str) -> bool:
         if isinstance(wanted, str):
-            return self._matches(wanted, module)
+            return self.matches(wanted, module)
         if module in wanted:
             return True
         return any(module.endswith(f".{name}") for name in wanted) and self._is_in_layers(module)
 
     def _is_excluded(self, module: str) -> bool:
+        # peft's own rule for what is trained whole: it reads names as patterns here, and as suffixes elsewhere
+        if any(self.matches(rf"(^|.*\.){name}($|\..*)", module) for name in self._config.modules_to_save or ()):
+            return True
         excluded = self._config.exclude_modules
         if not excluded:
             return False
         if isinstance(excluded, str):
-            return self._matches(excluded, module)
+            return self.matches(excluded, module)
         return module in excluded or any(module.endswith(f".{name}") for name in excluded)
 
     def _is_in_layers(self, module: str) -> bool:
@@ -76,13 +83,10 @@ class PatternMatcher:
 
     def _first(self, patterns: Mapping[str, T], module: str, default: T) -> T:
         for pattern, value in patterns.items():
-            if self._matches(rf"(.*\.)?({pattern})", module):
+            if self.matches(rf"(.*\.)?({pattern})", module):
                 return value
         # peft falls back to looking up the module's own name, which a pattern with special characters may equal
         return patterns.get(module, default)
-
-    def _matches(self, pattern: str, module: str) -> bool:
-        return self._run(pattern, module) is not None
 
     def _run(self, pattern: str, module: str) -> regex.Match[str] | None:
         left = self._deadline - time.monotonic()

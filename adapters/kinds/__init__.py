@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from adapters.base import BaseSpec
 from adapters.config import CONFIGS
-from adapters.kinds import bottleneck, freeze, lora, multitask, prefix, prompt
+from adapters.kinds import bottleneck, freeze, lora, multitask, prefix, prompt, tokens
 from adapters.kinds.check import check_base
-from adapters.ops import Adapter
+from adapters.kinds.saved import take_saved
+from adapters.kinds.vocabulary import with_vocabulary
+from adapters.ops import Adapter, Op
 from adapters.package import AdapterPackage
 
 Compile = Callable[[AdapterPackage, BaseSpec], Adapter]
@@ -21,6 +24,7 @@ KINDS: Mapping[str, Compile] = {
     "MULTITASK_PROMPT_TUNING": multitask.compile_multitask,
     "CPT": prompt.compile_prompt,
     "CARTRIDGE": prefix.compile_prefix,
+    "TRAINABLE_TOKENS": tokens.compile_tokens,
     "BOTTLENECK": bottleneck.compile_bottleneck,
     "FREEZE": freeze.compile_freeze,
 }
@@ -34,4 +38,11 @@ def compile_package(package: AdapterPackage, base: BaseSpec) -> Adapter:
     missing, unknown or has another shape than the base asks for, UnsupportedKindError for tensors of other kinds.
     """
     check_base(package, base)
-    return KINDS[package.config.peft_type](package, base)
+    saved = take_saved(package, base)
+    rest, rows = tokens.take_tokens(saved.rest, base)
+    adapter = KINDS[package.config.peft_type](rest, base)
+    ops: dict[str, tuple[Op, ...]] = {}
+    for part in (saved.ops, rows, adapter.ops):  # what peft wraps comes before what it adds
+        for module, listed in part.items():
+            ops[module] = (*ops.get(module, ()), *listed)
+    return with_vocabulary(replace(adapter, ops=ops), saved.sizes, base)

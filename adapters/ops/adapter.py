@@ -16,12 +16,16 @@ class Adapter:
     """Ops by module name, in the order they act, and at most one of ``prefix`` and ``prompt``.
 
     A tensor may be part of several ops (some kinds share factors between layers); it is kept and counted once.
+    ``vocab_size`` is how many token ids the adapter can read, and ``num_logits`` how many it can write, where they
+    differ from the base's (None).
     """
 
     kind: str
     ops: Mapping[str, tuple[Op, ...]] = field(default_factory=dict)
     prefix: PrefixKV | None = None
     prompt: PromptEmbeds | None = None
+    vocab_size: int | None = None
+    num_logits: int | None = None
 
     @property
     def num_virtual_tokens(self) -> int:

@@ -16,7 +16,8 @@ from adapters.ops.base import Op, Site
 class ReplaceLinear(Op):
     """Another linear map in the place of the base's.
 
-    Semantics: ``y = x @ weight.T + bias``.
+    Semantics: ``y = x @ weight.T + bias``. Of an output head with fewer rows than the batch has columns, the columns
+    left over are zero; they are no tokens of the adapter, and the runner masks them.
     Shape: ``weight`` [out_features, in_features]; ``bias`` [out_features] or None.
     """
 
@@ -32,7 +33,8 @@ class ReplaceLinear(Op):
 
     def batched(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
         """See Op.batched."""
-        return F.linear(x, self.weight[0], None if self.bias is None else self.bias[0])
+        new = F.linear(x, self.weight[0], None if self.bias is None else self.bias[0])
+        return F.pad(new, (0, y.shape[-1] - new.shape[-1])) if new.shape[-1] < y.shape[-1] else new
 
 
 @dataclass(frozen=True, eq=False)

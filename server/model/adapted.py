@@ -24,6 +24,8 @@ class BaseSite:
     def __init__(self, module: nn.Module) -> None:
         self._shell = copy.copy(module)
         self._shell._parameters = dict(module._parameters)
+        if isinstance(module, nn.Embedding):
+            self._shell.padding_idx = None  # matters to gradients only, and may lie beyond a table of few rows
 
     def call(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """What the module computes for ``x`` with some of its parameters replaced."""

@@ -91,8 +91,9 @@ def spec_of(directory: Path) -> BaseSpec:
             biases[name] = module.bias.detach()
 
     def weight(name: str) -> Tensor:
-        found: Tensor = model.get_submodule(name).weight.detach()
-        return found.T if isinstance(linears[name], Conv1D) else found
+        module = model.get_submodule(name)
+        found: Tensor = module.weight.detach()
+        return found.T if isinstance(module, Conv1D) else found
 
     heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
     return BaseSpec(
@@ -136,6 +137,8 @@ class StockSite:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = copy.deepcopy(module)
+        if isinstance(module, nn.Embedding):
+            self._module.padding_idx = None  # may lie beyond a table of few rows
 
     def call(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
         y: Tensor = functional_call(self._module, dict(parameters), (x,))

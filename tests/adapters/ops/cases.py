@@ -12,6 +12,7 @@ import torch
 from adapters.ops import Bias, LowRank, Op
 from adapters.ops.bottleneck import Bottleneck
 from adapters.ops.dora import Magnitude
+from adapters.ops.embed_rows import HeadRows
 from adapters.ops.replace import ReplaceLinear, ReplaceParameters
 
 IN, OUT = 24, 40
@@ -50,6 +51,10 @@ def bottleneck(activation: str) -> Make:
     )
 
 
+def head_rows(*ids: int) -> Make:
+    return lambda dtype: (HeadRows(torch.tensor(ids), torch.randn(len(ids), IN, dtype=dtype) * 0.2),)
+
+
 CASES: dict[str, Make] = {
     "low-rank-1": low_rank(1),
     "low-rank-8": low_rank(8),
@@ -57,6 +62,7 @@ CASES: dict[str, Make] = {
     "bias": bias,
     "magnitude": magnitude,
     "dora": lambda dtype: (*low_rank(4)(dtype), Magnitude(torch.randn(OUT, dtype=dtype) * 0.2), *bias(dtype)),
+    "head rows": head_rows(0, 3, 17, OUT - 1),
     "replace linear": replace_linear,
     "replace parameters": replace_parameters,
     "bottleneck": bottleneck("relu"),
