@@ -1,11 +1,13 @@
 """Attention over the paged cache, plugged into unmodified transformers models through AttentionInterface.
 
-The function sees queries, keys and values after any norm and rotary embedding. It stores the new keys and values,
-then attends: all single-token rows in one call, every prefill chunk in one of its own.
+Architectures that do not use the interface are brought to ``attend`` by a patch, in ``server.model.families``. The
+function sees queries, keys and values after any norm and rotary embedding. It stores the new keys and values, then
+attends: all single-token rows in one call, every prefill chunk in one of its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,18 +22,23 @@ NAME = "hotswap_paged"
 
 
 @dataclass(frozen=True, eq=False)
-class _Rule:
-    """How one layer attends: scale of the logits, window, logit softcap, sinks [Hq]."""
+class Rule:
+    """How one layer attends.
 
-    scaling: float | None
-    window: int | None
-    softcap: float | None
-    sinks: Tensor | None
+    ``scaling`` of the logits (None: 1 / sqrt(D)), ``window`` of positions seen, ``softcap`` of the logits, ``sinks``
+    [Hq], and ``bias``: what is added to the scaled logits, from key positions [K] to [Hq, K].
+    """
+
+    scaling: float | None = None
+    window: int | None = None
+    softcap: float | None = None
+    sinks: Tensor | None = None
+    bias: Callable[[Tensor], Tensor] | None = None
 
     @property
     def plain(self) -> bool:
         """Whether scaled_dot_product_attention can do it."""
-        return self.softcap is None and self.sinks is None
+        return self.softcap is None and self.sinks is None and self.bias is None
 
 
 def paged_attention(  # noqa: PLR0917 - the signature is transformers'
@@ -52,10 +59,14 @@ def paged_attention(  # noqa: PLR0917 - the signature is transformers'
     Semantics: softmax(softcap(q k^T * scaling)) v over the positions of the row's own sequence, in a window if one
     is given; ``s_aux`` [Hq] are attention sinks: one more logit per head that takes weight and gives no value.
     """
-    step = current()
     layer: int = module.layer_idx  # type: ignore[assignment]
+    return attend(layer, query, key, value, Rule(scaling, sliding_window, softcap, s_aux)), None
+
+
+def attend(layer: int, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
+    """Store ``key`` and ``value`` and attend, by the current step. Shape: as ``paged_attention``."""
+    step = current()
     step.cache.write(layer, step.slots, key[0].transpose(0, 1), value[0].transpose(0, 1))
-    rule = _Rule(scaling, sliding_window, softcap, s_aux)
     q = query[0].transpose(0, 1)  # [T, Hq, D]
     out = torch.empty(*q.shape[:2], value.shape[-1], dtype=query.dtype, device=query.device)
     if step.decode is not None:
@@ -64,10 +75,10 @@ def paged_attention(  # noqa: PLR0917 - the signature is transformers'
     for part in step.prefills:
         keys, values = step.cache.read(layer, part.slots)
         out[part.row : part.row + part.count] = _prefill(q, keys, values, part, rule)
-    return out[None], None
+    return out[None]
 
 
-def _decode(q: Tensor, keys: Tensor, values: Tensor, part: DecodePart, rule: _Rule) -> Tensor:
+def _decode(q: Tensor, keys: Tensor, values: Tensor, part: DecodePart, rule: Rule) -> Tensor:
     rows = q.index_select(0, part.rows)
     batch, heads, dim = rows.shape
     grouped = rows.view(batch, keys.shape[1], -1, dim)  # query heads of one KV head act as its query positions
@@ -76,11 +87,12 @@ def _decode(q: Tensor, keys: Tensor, values: Tensor, part: DecodePart, rule: _Ru
         out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=rule.scaling)
     else:
         sinks = None if rule.sinks is None else rule.sinks.view(1, keys.shape[1], -1, 1)
+        mask = _with_bias(mask, rule, (1, keys.shape[1], -1, keys.shape[2]))
         out = _explicit(grouped, keys, values, mask, replace(rule, sinks=sinks))
     return out.reshape(batch, heads, -1)
 
 
-def _prefill(q: Tensor, keys: Tensor, values: Tensor, part: PrefillPart, rule: _Rule) -> Tensor:
+def _prefill(q: Tensor, keys: Tensor, values: Tensor, part: PrefillPart, rule: Rule) -> Tensor:
     rows = q[part.row : part.row + part.count].transpose(0, 1)[None]  # [1, Hq, n, D]
     group = rows.shape[1] // keys.shape[1]
     keys, values = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1)
@@ -91,16 +103,25 @@ def _prefill(q: Tensor, keys: Tensor, values: Tensor, part: PrefillPart, rule: _
         if mask is None:
             mask = torch.ones(part.count, part.count, dtype=torch.bool, device=q.device).tril()
         sinks = None if rule.sinks is None else rule.sinks.view(1, -1, 1, 1)
+        mask = _with_bias(mask, rule, (1, rows.shape[1], 1, keys.shape[2]))
         out = _explicit(rows, keys, values, mask, replace(rule, sinks=sinks))
     return out[0].transpose(0, 1)
 
 
-def _explicit(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, rule: _Rule) -> Tensor:
+def _with_bias(mask: Tensor, rule: Rule, shape: tuple[int, ...]) -> Tensor:
+    """``mask``, or with a bias what is added to the logits, in fp32; the key positions come last in ``shape``."""
+    if rule.bias is None:
+        return mask
+    bias = rule.bias(torch.arange(shape[-1], device=mask.device)).float()
+    return bias.view(shape).masked_fill(~mask, float("-inf"))
+
+
+def _explicit(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, rule: Rule) -> Tensor:
     """Attention written out, for what scaled_dot_product_attention has no argument for."""
     logits = (q @ k.transpose(-1, -2)).float() * (q.shape[-1] ** -0.5 if rule.scaling is None else rule.scaling)
     if rule.softcap is not None:
         logits = torch.tanh(logits / rule.softcap) * rule.softcap
-    logits = logits.masked_fill(~mask, float("-inf"))
+    logits = logits + mask if mask.is_floating_point() else logits.masked_fill(~mask, float("-inf"))
     if rule.sinks is not None:
         logits = torch.cat([logits, rule.sinks.float().expand(*logits.shape[:-1], 1)], -1)
     weights = logits.softmax(-1)[..., : k.shape[-2]]

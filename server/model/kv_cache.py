@@ -28,6 +28,13 @@ class LayerShape:
         return self.num_heads * (self.key_dim + self.value_dim)
 
 
+def common_head_dim(layers: Sequence[LayerShape]) -> int:
+    """The size of every key and value; 0 when they differ, or layers have different numbers of heads."""
+    first = layers[0]
+    alike = all(layer == first for layer in layers) and first.key_dim == first.value_dim
+    return first.key_dim if alike else 0
+
+
 class KVCache:
     """Keys and values of all layers. ``keys[l]`` is [num_blocks * block_size, num_heads, key_dim]."""
 

@@ -1,0 +1,36 @@
+"""Architectures whose attention does not go through transformers' AttentionInterface, brought onto the paged cache.
+
+One file per family; each binds the family's attention modules to ``server.model.attention.attend``. Nothing else of
+the model changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from server.model.attention import NAME
+from server.model.families import bloom, falcon, gpt_neo, gptj, mpt
+
+PATCHES: Mapping[str, Callable[[PreTrainedModel], None]] = {
+    "bloom": bloom.patch,
+    "codegen": gptj.patch,
+    "falcon": falcon.patch,
+    "gpt_neo": gpt_neo.patch,
+    "gptj": gptj.patch,
+    "mpt": mpt.patch,
+}
+
+
+def attention_name(hf_config: Any) -> str:
+    """The attention implementation to load the model of ``hf_config`` with."""
+    return "eager" if hf_config.model_type in PATCHES else NAME
+
+
+def patch_attention(model: PreTrainedModel) -> None:
+    """Bring a model that was loaded so onto the paged cache, where its architecture needs it."""
+    patch = PATCHES.get(model.config.model_type)
+    if patch is not None:
+        patch(model)
