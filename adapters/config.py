@@ -10,7 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from adapters.configs.common import CommonConfig
+from adapters.configs.delta import (
+    C3AConfig,
+    DeftConfig,
+    FourierFTConfig,
+    GloraConfig,
+    HiraConfig,
+    OSFConfig,
+    PeanutConfig,
+    ShiraConfig,
+    WaveFTConfig,
+)
 from adapters.configs.lora import LoraConfig
+from adapters.configs.miss import MissConfig
 from adapters.configs.prompt import (
     CartridgeConfig,
     CPTConfig,
@@ -19,6 +31,8 @@ from adapters.configs.prompt import (
     PromptEncoderConfig,
     PromptTuningConfig,
 )
+from adapters.configs.rotation import BOFTConfig, HRAConfig, OFTConfig, RoadConfig
+from adapters.configs.scale import BeftConfig, IA3Config, LnTuningConfig
 from adapters.configs.tokens import TrainableTokensConfig
 from adapters.configs.whole import BottleneckConfig, FreezeConfig
 from adapters.errors import PackageError, UnsupportedKindError
@@ -32,6 +46,15 @@ AdapterConfig = CommonConfig
 
 CONFIGS: Mapping[str, type[AdapterConfig]] = {
     "LORA": LoraConfig,
+    "FOURIERFT": FourierFTConfig,
+    "SHIRA": ShiraConfig,
+    "C3A": C3AConfig,
+    "WAVEFT": WaveFTConfig,
+    "HIRA": HiraConfig,
+    "GLORA": GloraConfig,
+    "OSF": OSFConfig,
+    "DEFT": DeftConfig,
+    "PEANUT": PeanutConfig,
     "PREFIX_TUNING": PrefixTuningConfig,
     "PROMPT_TUNING": PromptTuningConfig,
     "P_TUNING": PromptEncoderConfig,
@@ -39,6 +62,14 @@ CONFIGS: Mapping[str, type[AdapterConfig]] = {
     "CPT": CPTConfig,
     "CARTRIDGE": CartridgeConfig,
     "TRAINABLE_TOKENS": TrainableTokensConfig,
+    "IA3": IA3Config,
+    "LN_TUNING": LnTuningConfig,
+    "BEFT": BeftConfig,
+    "OFT": OFTConfig,
+    "BOFT": BOFTConfig,
+    "HRA": HRAConfig,
+    "ROAD": RoadConfig,
+    "MISS": MissConfig,
     "BOTTLENECK": BottleneckConfig,
     "FREEZE": FreezeConfig,
 }

@@ -7,7 +7,32 @@ from dataclasses import replace
 
 from adapters.base import BaseSpec
 from adapters.config import CONFIGS
-from adapters.kinds import bottleneck, freeze, lora, multitask, prefix, prompt, tokens
+from adapters.kinds import (
+    beft,
+    boft,
+    bottleneck,
+    c3a,
+    deft,
+    fourierft,
+    freeze,
+    glora,
+    hira,
+    hra,
+    ia3,
+    ln_tuning,
+    lora,
+    miss,
+    multitask,
+    oft,
+    osf,
+    peanut,
+    prefix,
+    prompt,
+    road,
+    shira,
+    tokens,
+    waveft,
+)
 from adapters.kinds.check import check_base
 from adapters.kinds.saved import take_saved
 from adapters.kinds.vocabulary import with_vocabulary
@@ -18,6 +43,15 @@ Compile = Callable[[AdapterPackage, BaseSpec], Adapter]
 
 KINDS: Mapping[str, Compile] = {
     "LORA": lora.compile_lora,
+    "FOURIERFT": fourierft.compile_fourierft,
+    "SHIRA": shira.compile_shira,
+    "C3A": c3a.compile_c3a,
+    "WAVEFT": waveft.compile_waveft,
+    "HIRA": hira.compile_hira,
+    "GLORA": glora.compile_glora,
+    "OSF": osf.compile_osf,
+    "DEFT": deft.compile_deft,
+    "PEANUT": peanut.compile_peanut,
     "PREFIX_TUNING": prefix.compile_prefix,
     "PROMPT_TUNING": prompt.compile_prompt,
     "P_TUNING": prompt.compile_prompt,
@@ -25,6 +59,14 @@ KINDS: Mapping[str, Compile] = {
     "CPT": prompt.compile_prompt,
     "CARTRIDGE": prefix.compile_prefix,
     "TRAINABLE_TOKENS": tokens.compile_tokens,
+    "IA3": ia3.compile_ia3,
+    "LN_TUNING": ln_tuning.compile_ln_tuning,
+    "BEFT": beft.compile_beft,
+    "OFT": oft.compile_oft,
+    "BOFT": boft.compile_boft,
+    "HRA": hra.compile_hra,
+    "ROAD": road.compile_road,
+    "MISS": miss.compile_miss,
     "BOTTLENECK": bottleneck.compile_bottleneck,
     "FREEZE": freeze.compile_freeze,
 }

@@ -10,10 +10,19 @@ from collections.abc import Callable
 import torch
 
 from adapters.ops import Bias, LowRank, Op
+from adapters.ops.block_sum import BlockSum
 from adapters.ops.bottleneck import Bottleneck
+from adapters.ops.circulant import Circulant
+from adapters.ops.delta import Delta
 from adapters.ops.dora import Magnitude
 from adapters.ops.embed_rows import HeadRows
+from adapters.ops.pairs import RotatePairs
+from adapters.ops.reflect import LowRankInput
 from adapters.ops.replace import ReplaceLinear, ReplaceParameters
+from adapters.ops.rotate import RotateInput
+from adapters.ops.scale import ScaleInput
+from adapters.ops.sparse import Sparse
+from adapters.ops.spectrum import Spectrum
 
 IN, OUT = 24, 40
 Make = Callable[[torch.dtype], tuple[Op, ...]]
@@ -51,6 +60,42 @@ def bottleneck(activation: str) -> Make:
     )
 
 
+def scale_input(dtype: torch.dtype) -> tuple[Op, ...]:
+    return (ScaleInput(torch.randn(IN, dtype=dtype) * 0.2),)
+
+
+def rotate_input(blocks: int, size: int, fold: int = 1) -> Make:
+    return lambda dtype: (RotateInput(torch.randn(blocks, size, size, dtype=dtype) * 0.2, fold),)
+
+
+def rotate_pairs(dtype: torch.dtype) -> tuple[Op, ...]:
+    return (RotatePairs(torch.randn(OUT, dtype=dtype) * 0.2, torch.randn(OUT, dtype=dtype) * 0.2, 8),)
+
+
+def low_rank_input(dtype: torch.dtype) -> tuple[Op, ...]:
+    return (LowRankInput(torch.randn(IN, 4, dtype=dtype) * 0.2, torch.randn(4, IN, dtype=dtype) * 0.2),)
+
+
+def block_sum(r: int, repeats: int) -> Make:
+    return lambda dtype: (BlockSum(torch.randn(r, OUT // repeats, dtype=dtype) * 0.2, repeats),)
+
+
+def delta(dtype: torch.dtype) -> tuple[Op, ...]:
+    return (Delta(torch.randn(IN, OUT, dtype=dtype) * 0.2),)
+
+
+def sparse(op: type[Sparse], count: int, std: float) -> Make:
+    def make(dtype: torch.dtype) -> tuple[Op, ...]:
+        rows, columns = torch.randint(OUT // 2, (count,)), torch.randint(IN, (count,))  # some features have none
+        return (op.build(rows, columns, torch.randn(count, dtype=dtype) * std, OUT),)
+
+    return make
+
+
+def circulant(dtype: torch.dtype) -> tuple[Op, ...]:
+    return (Circulant.build(torch.randn(OUT // 8, IN // 8, 8) * 0.2),)
+
+
 def head_rows(*ids: int) -> Make:
     return lambda dtype: (HeadRows(torch.tensor(ids), torch.randn(len(ids), IN, dtype=dtype) * 0.2),)
 
@@ -67,5 +112,19 @@ CASES: dict[str, Make] = {
     "replace parameters": replace_parameters,
     "bottleneck": bottleneck("relu"),
     "bottleneck-gelu": bottleneck("gelu"),
+    "scale input": scale_input,
+    "rotate-4": rotate_input(6, 4),
+    "rotate-odd": rotate_input(8, 3),
+    "rotate-shared": rotate_input(1, 8),
+    "butterfly": lambda dtype: tuple(op for i in range(3) for op in rotate_input(4, 6, 2**i)(dtype)),
+    "rotate pairs": rotate_pairs,
+    "low-rank input": low_rank_input,
+    "block sum": block_sum(6, 1),
+    "block sum, padded and tiled": block_sum(7, 4),
+    "scaled, low-rank and rotated": lambda d: (*scale_input(d), *low_rank(4)(d), *rotate_pairs(d), *bias(d)),
+    "delta": delta,
+    "sparse": sparse(Sparse, 90, 0.5),
+    "spectrum": sparse(Spectrum, 50, 40.0),
+    "circulant": circulant,
     "low-rank and bias": lambda dtype: (*low_rank(4)(dtype), *bias(dtype)),
 }

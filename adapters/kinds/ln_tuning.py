@@ -1,0 +1,63 @@
+"""LN tuning: norms trained whole, and whatever other modules the configuration targets."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from torch import Tensor
+
+from adapters.base import BaseSpec
+from adapters.configs.scale import LnTuningConfig
+from adapters.errors import PackageError
+from adapters.kinds.names import PREFIX, key
+from adapters.kinds.targets import check_targets
+from adapters.kinds.whole import replacement
+from adapters.names import shown
+from adapters.ops import Adapter
+from adapters.package import AdapterPackage
+from adapters.patterns import PatternMatcher
+
+_PART = ".ln_tuning_layers."
+
+
+def compile_ln_tuning(package: AdapterPackage, base: BaseSpec) -> Adapter:
+    """Ops of an LN-tuning package (https://huggingface.co/papers/2312.11420).
+
+    Semantics: the module computes with the saved parameters in the place of its own.
+    Shape: ``<module>.ln_tuning_layers.<parameter>`` as the base stores that parameter.
+    """
+    config = package.config
+    assert isinstance(config, LnTuningConfig)
+    own = _parameters_by_module(base)
+    found: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for name, tensor in package.tensors.items():
+        module, parameter = _split(name, own, base)
+        found[module][parameter] = tensor
+    for module, given in found.items():
+        if missing := sorted(own[module] - given.keys()):
+            raise PackageError(f"tensor {shown(key(module, _PART[1:] + missing[0]))} is missing; its partner is there")
+    parameter = f"{_PART[1:]}weight"
+    check_targets(set(found), base, config, PatternMatcher(config), parameter, others=dict.fromkeys(own, parameter))
+    return Adapter(config.KIND, {module: (replacement(module, given, base),) for module, given in found.items()})
+
+
+def _parameters_by_module(base: BaseSpec) -> dict[str, set[str]]:
+    own: dict[str, set[str]] = defaultdict(set)
+    for path in base.parameters:
+        module, _, parameter = path.rpartition(".")
+        own[module].add(parameter)
+    return dict(own)
+
+
+def _split(name: str, own: dict[str, set[str]], base: BaseSpec) -> tuple[str, str]:
+    module, part, parameter = name.removeprefix(PREFIX).rpartition(_PART)
+    if not name.startswith(PREFIX) or not part:
+        raise PackageError(
+            f"tensor {shown(name)} is unknown: an LN-tuning package holds {PREFIX}<module>{_PART}<parameter>"
+        )
+    if parameter not in own.get(module, ()):
+        raise PackageError(
+            f"tensor {shown(name)} matches no parameter of a norm, linear map or embedding of the base "
+            f"{shown(base.name)}; the adapter was made for another architecture"
+        )
+    return module, parameter

@@ -1,0 +1,63 @@
+"""Input features rotated in blocks: OFT, and the factors of BOFT's butterfly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from adapters.ops.base import AddOp, Site
+
+
+@dataclass(frozen=True, eq=False)
+class RotateInput(AddOp):
+    """Input features, block by block, times a small matrix.
+
+    Semantics: with ``b = change.shape[-1]``, ``x[p] += x[p] @ change[k]`` for the places ``p`` of every block ``k``,
+    where ``change`` is the rotation minus the identity (of rotations near it, half-precision numbers hold that
+    better). With ``fold`` 1 the places of block ``k`` are ``kb .. (k + 1)b``. Otherwise they are two runs of ``b / 2``
+    features, ``fold`` such runs apart: the butterfly of BOFT (https://arxiv.org/abs/2311.06243), whose factor ``i``
+    has ``fold = 2 ** i``. A single matrix stands for every block.
+    Shape: ``change`` [in_features / b, b, b], or [1, b, b] shared by all blocks.
+    """
+
+    SIDE: ClassVar[Literal["input", "output"]] = "input"
+
+    change: Tensor
+    fold: int = 1
+
+    def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
+        """See Op.reference."""
+        size, out = self.change.shape[-1], y.clone()
+        for block in range(len(x) // size):
+            places = self._places(block, size)
+            out[places] += x[places] @ self.change[block % len(self.change)].float()
+        return out
+
+    def update(self, x: Tensor) -> Tensor:
+        """See AddOp.update."""
+        size = self.change.shape[-1]
+        blocks = self._swapped(x, 2, self.fold).reshape(*x.shape[:-1], -1, size)
+        rotated = torch.einsum("gnkb,gkbc->gnkc", blocks, self.change).reshape(x.shape)
+        return self._swapped(rotated, self.fold, 2)
+
+    def is_zero(self) -> bool:
+        """See Op.is_zero."""
+        return not bool(torch.any(self.change != 0))
+
+    def _places(self, block: int, size: int) -> list[int]:
+        if self.fold == 1:
+            return list(range(block * size, (block + 1) * size))
+        half, (group, run) = size // 2, divmod(block, self.fold)
+        first = group * self.fold * size + run * half
+        second = first + self.fold * half
+        return [*range(first, first + half), *range(second, second + half)]
+
+    def _swapped(self, x: Tensor, outer: int, inner: int) -> Tensor:
+        """``x``, its runs numbered by ``outer`` and ``inner`` in the other order: a block side by side, or back."""
+        if self.fold == 1:
+            return x
+        runs = x.reshape(*x.shape[:-1], -1, outer, inner, self.change.shape[-1] // 2)
+        return runs.transpose(-2, -3).reshape(x.shape)
