@@ -44,6 +44,11 @@ class TextProcessor:
         return cls(_load_tokenizer(path), chat_template)
 
     @property
+    def has_chat_template(self) -> bool:
+        """Whether conversations can be rendered."""
+        return bool(self._chat_template)
+
+    @property
     def bos_token_id(self) -> int | None:
         """The token that begins a text, if the base has one."""
         return self._hf.bos_token_id  # type: ignore[no-any-return]

@@ -31,7 +31,8 @@ class TextOptions:
 class Job:
     """``prompts`` times ``n`` sequences. ``model`` is the name the client used, ``adapter`` what it means.
 
-    ``started`` is perf_counter's.
+    ``started`` is perf_counter's. ``continues``: outputs go on from the prompt's text, and do not begin a text of
+    their own.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Job:
     text: TextOptions = field(default_factory=TextOptions)
     echo: bool = False
     cache_salt: str = ""
+    continues: bool = True
 
     @property
     def prompt_tokens(self) -> int:

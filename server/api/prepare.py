@@ -10,6 +10,7 @@ import secrets
 import time
 import uuid
 from dataclasses import dataclass
+from typing import Any
 
 from server.api.job import Job, Prompt, TextOptions
 from server.api.parts import Parts
@@ -64,13 +65,13 @@ class Room:
 async def chat_job(parts: Parts, body: ChatCompletionBody, adapter: AdapterKey | None, started: float) -> Job:
     """The job of a chat completion. Raises InvalidRequestError."""
     _check_bounds(parts, body, prompts=1)
-    messages = [message.for_template() for message in body.messages]
     room = room_for(parts, adapter, "messages")
-    if sum(len(message["content"]) for message in messages) > OFFLOAD_CHARS:
-        text = await asyncio.to_thread(parts.text.render_chat, messages, body.chat_template_kwargs)
+    messages = [message.for_template() for message in body.messages]
+    if reads_plain_text(parts):
+        prompt = await _encode(parts, last_user_text(messages), room, add_special_tokens=True)
     else:
-        text = parts.text.render_chat(messages, body.chat_template_kwargs)
-    prompt = await _encode(parts, text, room, add_special_tokens=False)
+        text = await _render(parts, messages, body.chat_template_kwargs)
+        prompt = await _encode(parts, text, room, add_special_tokens=False)
     asked = body.max_completion_tokens or body.max_tokens
     room.check(len(prompt.ids), asked or 1)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
@@ -78,9 +79,36 @@ async def chat_job(parts: Parts, body: ChatCompletionBody, adapter: AdapterKey |
     return _job(parts, body, adapter, [prompt], sampling, prefix="chatcmpl", started=started)
 
 
+def reads_plain_text(parts: Parts) -> bool:
+    """Whether the base is an encoder-decoder without a chat template: it reads a text, not a conversation."""
+    return parts.engine.info.is_encoder_decoder and not parts.text.has_chat_template
+
+
+def last_user_text(messages: list[dict[str, Any]]) -> str:
+    """What a base without a chat template is given of a conversation. Raises InvalidRequestError."""
+    for message in reversed(messages):
+        if message["role"] == "user":
+            return str(message["content"])
+    raise InvalidRequestError(
+        "this base has no chat template and reads the last user message, but there is none", param="messages"
+    )
+
+
+async def _render(parts: Parts, messages: list[dict[str, Any]], template_kwargs: dict[str, Any] | None) -> str:
+    if sum(len(message["content"]) for message in messages) > OFFLOAD_CHARS:
+        return await asyncio.to_thread(parts.text.render_chat, messages, template_kwargs)
+    return parts.text.render_chat(messages, template_kwargs)
+
+
 async def completion_job(parts: Parts, body: CompletionBody, adapter: AdapterKey | None, started: float) -> Job:
     """The job of a completion. Raises InvalidRequestError."""
     _check_bounds(parts, body, prompts=len(body.prompts))
+    if body.echo and body.logprobs is not None and parts.engine.info.is_encoder_decoder:
+        raise InvalidRequestError(
+            "`echo` with `logprobs` is not possible: the base is an encoder-decoder, which reads the prompt and has no "
+            "log-probabilities of its tokens; leave one of them out",
+            param="echo",
+        )
     room = room_for(parts, adapter, "prompt")
     special = body.add_special_tokens is not False
     prompts = [await _completion_prompt(parts, prompt, room, special) for prompt in body.prompts]
@@ -193,6 +221,7 @@ def _job(
         ),
         echo=echo,
         cache_salt=body.cache_salt or "",
+        continues=not parts.engine.info.is_encoder_decoder,
     )
 
 

@@ -130,8 +130,9 @@ class Sequence:
 
 
 def _output_text(job: Job, prompt: Prompt, text: TextProcessor) -> OutputText:
+    context = prompt.ids if job.continues else ()
     return OutputText(
-        IncrementalDecoder(text, prompt.ids, skip_special_tokens=job.text.skip_special_tokens),
+        IncrementalDecoder(text, context, skip_special_tokens=job.text.skip_special_tokens),
         StopFinder(job.text.stops, include=job.text.include_stop),
         min_tokens=job.sampling.min_tokens,
     )

@@ -11,6 +11,7 @@ from server.api.auth import InferenceKey
 from server.api.bodies import json_body
 from server.api.errors import json_response
 from server.api.parts import PartsDep
+from server.api.prepare import last_user_text, reads_plain_text
 from server.api.requests import DetokenizeBody, TokenizeBody
 from server.errors import InvalidRequestError
 
@@ -25,11 +26,12 @@ async def tokenize(
     """Token ids of a text (with special tokens unless told otherwise), or of a rendered conversation."""
     if body.model is not None:
         parts.registry.resolve(body.model)
+    text, plain = body.prompt or "", True
     if body.messages is not None:
-        text = parts.text.render_chat([message.for_template() for message in body.messages])
-    else:
-        text = body.prompt or ""
-    special = body.messages is None if body.add_special_tokens is None else body.add_special_tokens
+        messages = [message.for_template() for message in body.messages]
+        plain = parts.engine.ready and reads_plain_text(parts)
+        text = last_user_text(messages) if plain else parts.text.render_chat(messages)
+    special = plain if body.add_special_tokens is None else body.add_special_tokens
     tokens = await parts.text.encode_off_loop(text, add_special_tokens=special)
     length = parts.engine.info.max_model_len if parts.engine.ready else None
     return json_response({"count": len(tokens), "max_model_len": length, "tokens": tokens})

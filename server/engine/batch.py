@@ -82,4 +82,5 @@ def _sequence(work: Work) -> SequenceInput:
         start=start,
         block_table=request.block_table,
         logits_at=logits_at,
+        decoder_start=request.decoder_start,
     )

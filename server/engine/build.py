@@ -35,4 +35,5 @@ def engine_info(runner: ModelRunner) -> EngineInfo:
         max_model_len=runner.max_model_len,
         vocab_size=runner.vocab_size,
         eos_token_ids=runner.eos_token_ids,
+        is_encoder_decoder=bool(runner.start_ids),
     )

@@ -53,7 +53,9 @@ class Engine:
         bounds = SchedulerConfig(
             max_num_batched_tokens=config.max_num_batched_tokens,
             max_num_seqs=config.max_num_seqs,
-            prefix_caching=config.prefix_caching,
+            # An encoder reads a prompt in both directions: it cannot be cut, nor its beginning be shared.
+            prefix_caching=config.prefix_caching and not runner.start_ids,
+            whole_prompts=bool(runner.start_ids),
             base_fingerprint=runner.base_fingerprint,
         )
         self.scheduler = Scheduler(bounds, blocks)
@@ -167,7 +169,7 @@ class Engine:
         """Hand a request to the scheduler, unless it is known already that it can never run."""
         slot = self.scheduler.slots.get(request.adapter)
         if slot is not None:
-            request.attach(slot.num_virtual_tokens, self.runner.max_model_len)
+            request.attach(slot.num_virtual_tokens, self.runner.max_model_len, self.runner.start_ids)
             problem = find_problem(request, self.runner.vocab_size, self.runner.max_model_len)
             if problem is not None:
                 self._end(request, FinishReason.ERROR, problem)

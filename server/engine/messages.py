@@ -114,6 +114,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     max_model_len: int
     vocab_size: int
     eos_token_ids: list[int]
+    is_encoder_decoder: bool = False
 
 
 class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

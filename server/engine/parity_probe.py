@@ -119,12 +119,15 @@ class ParityProbe:
     def _run(self, rows: Sequence[Row], prompt: list[int]) -> Tensor:
         """Logits at every position of ``prompt`` for each row in turn, none when that does not fit into the cache.
 
+        An encoder-decoder reads the prompt and is made to repeat it: the logits are those of the decoder.
+
         Shape: [len(rows) * len(prompt), vocab_size].
         """
         blocks, held = self._scheduler.blocks, list[int]()
         virtual = [0 if row is None else row[1].num_virtual_tokens for row in rows]
-        counts = [blocks.blocks_for(n + len(prompt)) for n in virtual]
-        longest = max(virtual) + len(prompt)
+        length = len(prompt) * (2 if self._runner.start_ids else 1)
+        counts = [blocks.blocks_for(n + length) for n in virtual]
+        longest = max(virtual) + length
         if longest > self._runner.max_model_len or not self._scheduler.make_room(sum(counts)):
             self.warnings.append("the adapter was not tried out on every probe: the KV cache is too small for them")
             return torch.empty(0, self._runner.vocab_size)
@@ -139,12 +142,13 @@ class ParityProbe:
             blocks.release(held)
 
     def _sequence(self, row: Row, prompt: list[int], table: list[int]) -> SequenceInput:
-        if row is None:
-            return SequenceInput(None, prompt, 0, table, list(range(len(prompt))))
-        key, adapter = row
-        given = 0
-        if adapter.prefix is not None:
-            self._runner.write_prefix(key, table)
-            given = adapter.num_virtual_tokens
-        ids = [VIRTUAL] * (adapter.num_virtual_tokens - given) + prompt
-        return SequenceInput(key, ids, given, table, list(range(len(ids) - len(prompt), len(ids))))
+        key, virtual, given = None, 0, 0
+        if row is not None:
+            key, virtual = row[0], row[1].num_virtual_tokens
+            if row[1].prefix is not None:
+                self._runner.write_prefix(key, table)
+                given = virtual
+        start_ids = self._runner.start_ids
+        ids = [*[VIRTUAL] * (virtual - given), *prompt, *([*start_ids, *prompt[:-1]] if start_ids else [])]
+        wanted = list(range(len(ids) - len(prompt), len(ids)))
+        return SequenceInput(key, ids, given, table, wanted, virtual + len(prompt) if start_ids else 0)

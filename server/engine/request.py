@@ -45,7 +45,8 @@ class TokenHistory:
 class Request:
     """The state of one request.
 
-    ``token_ids`` is the whole sequence: the adapter's virtual tokens, the prompt, the outputs. Its first
+    ``token_ids`` is the whole sequence: the adapter's virtual tokens, the prompt, the outputs. With an encoder the
+    prompt is what it reads, and the decoder's ``num_start_tokens`` follow before the outputs. Its first
     ``num_computed_tokens`` have their KV in ``block_table``; the first ``num_published_blocks`` of those blocks need
     no publishing in the prefix cache (any more). ``arrival`` numbers the requests of an engine.
     """
@@ -60,6 +61,7 @@ class Request:
     stop_ids: frozenset[int]
     status: RequestStatus = RequestStatus.BLOCKED
     num_virtual_tokens: int = 0
+    num_start_tokens: int = 0
     max_tokens: int = 0
     token_ids: list[int] = field(default_factory=list)
     num_computed_tokens: int = 0
@@ -90,17 +92,28 @@ class Request:
             history=TokenHistory(message.prompt_ids) if penalized else None,
         )
 
-    def attach(self, num_virtual_tokens: int, max_model_len: int) -> None:
-        """Lay out the sequence, now that the adapter's virtual tokens are known."""
+    def attach(self, num_virtual_tokens: int, max_model_len: int, start_ids: Sequence[int] = ()) -> None:
+        """Lay out the sequence, now that the adapter's virtual tokens are known.
+
+        Start tokens do not count as positions: the last output, which is never computed, makes room for one.
+        """
         assert not self.token_ids
-        self.num_virtual_tokens = num_virtual_tokens
-        self.token_ids = [VIRTUAL] * num_virtual_tokens + self.prompt_ids
-        self.max_tokens = min(self.sampling.max_tokens, max_model_len - len(self.token_ids))
+        assert len(start_ids) <= 1
+        self.num_virtual_tokens, self.num_start_tokens = num_virtual_tokens, len(start_ids)
+        self.max_tokens = min(self.sampling.max_tokens, max_model_len - num_virtual_tokens - len(self.prompt_ids))
+        self.token_ids = [*[VIRTUAL] * num_virtual_tokens, *self.prompt_ids, *start_ids]
+        if start_ids and self.history is not None:  # penalties look at what the decoder sees
+            self.history = TokenHistory(start_ids)
 
     @property
     def num_prompt_tokens(self) -> int:
-        """Tokens before the first output, virtual ones included."""
-        return self.num_virtual_tokens + len(self.prompt_ids)
+        """Tokens before the first output, virtual ones and the decoder's start included."""
+        return self.num_virtual_tokens + len(self.prompt_ids) + self.num_start_tokens
+
+    @property
+    def decoder_start(self) -> int:
+        """Where the decoder's tokens begin behind the encoder's; 0 without an encoder."""
+        return self.num_virtual_tokens + len(self.prompt_ids) if self.num_start_tokens else 0
 
     @property
     def num_output_tokens(self) -> int:
@@ -146,6 +159,8 @@ def find_problem(request: Request, vocab_size: int, max_model_len: int) -> str |
     ids = [*request.prompt_ids, *request.sampling.logit_bias]
     if min(ids) < 0 or max(ids) >= vocab_size:
         return f"Token ids in the prompt and in logit_bias must be between 0 and {vocab_size - 1}."
+    if request.num_start_tokens and request.sampling.prompt_logprobs is not None:
+        return "The base is an encoder-decoder: it reads a prompt and has no log-probabilities of its tokens."
     if request.max_tokens < min(1, request.sampling.max_tokens):
         virtual = f" and its adapter {request.num_virtual_tokens} virtual ones" if request.num_virtual_tokens else ""
         return (

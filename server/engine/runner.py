@@ -44,6 +44,10 @@ class Runner(Protocol):
         """Tokens that end an output unless the request says otherwise."""
 
     @property
+    def start_ids(self) -> list[int]:
+        """Tokens that the decoder starts from after an encoder has read the prompt; empty without an encoder."""
+
+    @property
     def base_fingerprint(self) -> str:
         """Identifies the base's weights; part of every KV block's hash."""
 

@@ -19,12 +19,16 @@ from server.registry import AdapterKey
 
 @dataclass(frozen=True)
 class SchedulerConfig:
-    """Bounds of a step, and what seeds the hashes of KV blocks."""
+    """Bounds of a step, and what seeds the hashes of KV blocks.
+
+    With ``whole_prompts`` a prompt is computed in one step, which may then exceed ``max_num_batched_tokens``.
+    """
 
     max_num_batched_tokens: int
     max_num_seqs: int
     prefix_caching: bool = True
     base_fingerprint: str = ""
+    whole_prompts: bool = False
 
 
 @dataclass(frozen=True)
@@ -218,7 +222,8 @@ class Scheduler:
                     output.exhausted.append(request)
                 return  # it keeps its turn: letting smaller ones pass would starve it
             self._start(request)
-            output.num_tokens[request.request_id] = min(request.num_pending_tokens, budget)
+            pending = request.num_pending_tokens
+            output.num_tokens[request.request_id] = pending if self.config.whole_prompts else min(pending, budget)
             budget -= output.num_tokens[request.request_id]
 
     def _place(self, request: Request, output: SchedulerOutput) -> bool:

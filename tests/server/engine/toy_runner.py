@@ -34,6 +34,7 @@ class ToyRunner:
         self.block_size = block_size
         self.max_model_len = max_model_len
         self.eos_token_ids = [EOS]
+        self.start_ids: list[int] = []
         self.adapters: dict[AdapterKey, Adapter] = {}
         self.inputs: list[ModelInput] = []
         generator = torch.Generator().manual_seed(0)
