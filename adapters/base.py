@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ DEFAULT_BASE = "smollm2-135m-instruct"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "tokenizer*", "vocab*", "merges.txt"]
 _HUB_UNREAD = ["*/*", "consolidated*"]
+_WINDOWS, _WINDOW = 64, 64 * 1024  # of a GGUF file that are hashed
 
 
 def _no_weight(name: str) -> Tensor:
@@ -68,14 +70,40 @@ def default_base_dir() -> Path:
     return cache_dir() / "bases" / DEFAULT_BASE
 
 
-def resolve_base(spec: str) -> Path:
-    """The directory of the base meant by ``spec``: a directory, ``DEFAULT_BASE``, or a hub id (downloaded once).
+def is_gguf(spec: str) -> bool:
+    """Whether ``spec`` names a GGUF file rather than a directory or a hub id."""
+    return spec.lower().endswith(".gguf") and not Path(spec).expanduser().is_dir()
 
-    Raises BaseModelError saying what to do.
+
+def gguf_base_dir(gguf: Path) -> Path:
+    """Where the base in the file ``gguf`` lies once it is imported: under a name of its content, wherever it is moved.
+
+    Raises BaseModelError when the file cannot be read.
+    """
+    try:
+        size = gguf.stat().st_size
+        digest = hashlib.sha256(str(size).encode())
+        with gguf.open("rb") as file:
+            for i in range(_WINDOWS):
+                file.seek(i * max(size - _WINDOW, 0) // (_WINDOWS - 1))
+                digest.update(file.read(_WINDOW))
+    except OSError as error:
+        raise BaseModelError(f"{gguf} cannot be read: {error.strerror}") from error
+    return cache_dir() / "bases" / f"{re.sub(r'[^A-Za-z0-9._-]', '_', gguf.stem)}-{digest.hexdigest()[:12]}"
+
+
+def resolve_base(spec: str) -> Path:
+    """The directory of the base meant by ``spec``: a directory, an imported GGUF file, ``DEFAULT_BASE`` or a hub id.
+
+    What is on the hub is downloaded once. Raises BaseModelError saying what to do.
     """
     directory = Path(spec).expanduser()
     if spec and directory.is_dir():
         return directory
+    if is_gguf(spec):
+        if ((imported := gguf_base_dir(directory)) / "config.json").is_file():
+            return imported
+        raise BaseModelError(f"{spec} is not imported yet; run: hotswap base import {spec}")
     if spec == DEFAULT_BASE:
         if (default_base_dir() / "config.json").is_file():
             return default_base_dir()
@@ -83,7 +111,7 @@ def resolve_base(spec: str) -> Path:
     if _HUB_ID.fullmatch(spec):
         return _download(spec)
     raise BaseModelError(
-        f"there is no base model {shown(spec)}: give a directory, a hub id like org/name, or {DEFAULT_BASE}"
+        f"there is no base model {shown(spec)}: give a directory, GGUF file, hub id (org/name) or {DEFAULT_BASE}"
     )
 
 

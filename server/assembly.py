@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 
-from adapters.base import DEFAULT_BASE, resolve_base
+from adapters.base import DEFAULT_BASE, is_gguf, resolve_base
 from adapters.errors import BaseModelError
 from server.api.admission import Admission
 from server.api.parts import Parts
 from server.config import EngineConfig, ServerConfig
 from server.engine.client_core import ClientCore
 from server.engine.process_client import ProcessEngineClient
+from server.gguf_import import import_gguf
 from server.lifecycle import AdapterLifecycle
 from server.metrics import Metrics
 from server.registry import Registry
@@ -22,14 +24,16 @@ from server.settings import DEFAULT_MODEL
 from server.store import AdapterStore
 from server.text import TextProcessor
 
+log = logging.getLogger(__name__)
+
 MakeEngine = Callable[[EngineConfig], ClientCore]
 
 
 def make_parts(config: ServerConfig, data_dir: Path, make_engine: MakeEngine = ProcessEngineClient) -> Parts:
     """All parts of a server that keeps its packages in ``data_dir``. Raises BaseModelError."""
     spec = DEFAULT_BASE if config.engine.model == DEFAULT_MODEL else config.engine.model
-    directory = resolve_base(spec)
-    name = config.served_model_name or (directory.resolve().name if Path(spec).expanduser().is_dir() else spec)
+    directory = import_gguf(Path(spec), log.info) if is_gguf(spec) else resolve_base(spec)
+    name = config.served_model_name or _name(spec, directory)
     engine = make_engine(msgspec.structs.replace(config.engine, model=str(directory)))
     metrics = Metrics(
         name,
@@ -51,6 +55,13 @@ def make_parts(config: ServerConfig, data_dir: Path, make_engine: MakeEngine = P
         admission=Admission(config.engine.max_num_seqs + config.max_waiting_requests),
         version=version("hotswap"),
     )
+
+
+def _name(spec: str, directory: Path) -> str:
+    """What clients call the base unless the operator says otherwise."""
+    if is_gguf(spec):
+        return Path(spec).stem
+    return directory.resolve().name if Path(spec).expanduser().is_dir() else spec
 
 
 def _template(path: str) -> str | None:

@@ -275,7 +275,7 @@ class EngineCollector(Collector):
 
 
 class _InfoCollector(Collector):
-    """What runs: constant gauges of value 1."""
+    """What runs, as constant gauges of value 1, and the memory that it took when it was loaded."""
 
     def __init__(self, model: str, version: str, info: EngineInfo) -> None:
         self._build = {"version": version}
@@ -287,13 +287,21 @@ class _InfoCollector(Collector):
             "device": info.device,
             "max_model_len": str(info.max_model_len),
         }
+        self._memory = {
+            "hotswap_base_bytes": ("Memory of the base's weights, quantization constants included.", info.base_bytes),
+            "hotswap_kv_cache_bytes": ("Memory of the KV cache, used or not.", info.kv_bytes),
+        }
 
     def describe(self) -> Iterable[Metric]:
         """Nothing up front."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Both families."""
+        """All families."""
+        for name, (text, nbytes) in self._memory.items():
+            family = GaugeMetricFamily(name, text, labels=("model",))
+            family.add_metric((self._base["model"],), nbytes)
+            yield family
         for name, text, labels in (
             ("hotswap_build_info", "The server's version.", self._build),
             ("hotswap_base_info", "The resident base.", self._base),

@@ -17,8 +17,8 @@ _PACKED_ROWS = 32
 def linear_weight(module: nn.Module) -> Tensor:
     """The weight [out_features, in_features] that a linear map computes with, dequantized, in fp32 on the CPU.
 
-    May be called beside the stepping thread: bitsandbytes rearranges weights only in a layer's first forward pass,
-    which the runner has done when it is made.
+    Of other modules it is the weight as it is. May be called beside the stepping thread: bitsandbytes rearranges
+    weights only in a layer's first forward pass, which the runner has done when it is made.
     """
     weight: Any = module.weight
     if isinstance(module, Linear4bit):

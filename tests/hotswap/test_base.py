@@ -16,6 +16,7 @@ from hotswap.base_cli import main as base_main
 from hotswap.convert import tensors_sha256
 from hotswap.download import extract_member, sha256_of
 from hotswap.errors import BaseImportError, HotswapError
+from server.base_cache import SOURCE_FILE
 
 
 @pytest.fixture
@@ -62,9 +63,9 @@ def test_a_damaged_import_is_not_complete(damage: str, cache: Path) -> None:
     elif damage == "cut file":
         (target / "model.safetensors").write_text("m")
     elif damage == "no source":
-        (target / base.SOURCE_FILE).unlink()
+        (target / SOURCE_FILE).unlink()
     else:
-        (target / base.SOURCE_FILE).write_text("[]" if "list" in damage else "{")
+        (target / SOURCE_FILE).write_text("[]" if "list" in damage else "{")
     assert not base.is_complete(target)
 
 
@@ -127,7 +128,7 @@ def test_the_cached_base_is_the_pinned_one() -> None:
     target = default_base_dir()
     if not base.is_complete(target):
         pytest.skip("the default base is not in the cache; run: make base")
-    source = json.loads((target / base.SOURCE_FILE).read_text())
+    source = json.loads((target / SOURCE_FILE).read_text())
     assert source["tensors_sha256"] == tensors_sha256(target / "model.safetensors") == base.TENSORS_SHA256
     assert "add_generation_prompt" in (target / "chat_template.jinja").read_text()
     assert json.loads((target / "config.json").read_text())["rms_norm_eps"] == 1e-05

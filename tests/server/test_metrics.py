@@ -137,13 +137,15 @@ def test_adapters_coming_and_going() -> None:
 def test_info() -> None:
     metrics = Metrics("base")
     info = EngineInfo(
-        base_fingerprint="f", quantization="nf4", dtype="float32", device="cpu", base_bytes=1, kv_bytes=1,
+        base_fingerprint="f", quantization="nf4", dtype="float32", device="cpu", base_bytes=5, kv_bytes=7,
         num_kv_blocks=1, block_size=1, max_model_len=1, vocab_size=1, eos_token_ids=[],
     )  # fmt: skip
     metrics.set_info("1.2", info)
     assert value(metrics, "hotswap_build_info", version="1.2") == 1
     text = metrics.render().decode()
     assert 'quantization="nf4"' in text
+    assert value(metrics, "hotswap_base_bytes", model="base") == 5
+    assert value(metrics, "hotswap_kv_cache_bytes", model="base") == 7
 
 
 def test_two_servers_share_nothing() -> None:
