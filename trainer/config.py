@@ -2,75 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from adapters.base import DEFAULT_BASE
-
-Positive = Annotated[int, Meta(ge=1)]
-PositiveFloat = Annotated[float, Meta(gt=0)]
-Share = Annotated[float, Meta(ge=0, lt=1)]
-
-
-class LoraMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="lora", tag_field="type"):
-    """Low-rank adaptation. ``target_modules`` are module names, or all-linear for every linear map but the head."""
-
-    r: Positive = 8
-    alpha: PositiveFloat = 16.0
-    dropout: Share = 0.0
-    target_modules: list[str] | str = "all-linear"
-    bias: Literal["none", "all", "lora_only"] = "none"
-    use_rslora: bool = False
-    rank_pattern: dict[str, Positive] = {}
-    alpha_pattern: dict[str, PositiveFloat] = {}
-
-    KIND: ClassVar[str] = "lora"
-
-    @property
-    def default_learning_rate(self) -> float:
-        """The preset: measured on the default base."""
-        return 5e-4
-
-
-class PrefixMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="prefix", tag_field="type"):
-    """Prefix tuning: trained keys and values before the prompt in every layer.
-
-    With ``projection`` they are the output of a small network with one hidden layer of ``projection_hidden_size``,
-    which learns far faster; the package holds its output only, so serving costs the same.
-    """
-
-    tokens: Positive = 16
-    projection: bool = True
-    projection_hidden_size: Positive = 512
-
-    KIND: ClassVar[str] = "prefix"
-
-    @property
-    def default_learning_rate(self) -> float:
-        """The preset: measured on the default base."""
-        return 3e-3 if self.projection else 2e-2
-
-
-class PromptMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="prompt", tag_field="type"):
-    """Prompt tuning: trained input embeddings before the prompt.
-
-    They start as the embeddings of ``init_text``, repeated or cut to ``tokens``; without a text, of random tokens.
-    """
-
-    tokens: Positive = 16
-    init_text: str | None = None
-
-    KIND: ClassVar[str] = "prompt"
-
-    @property
-    def default_learning_rate(self) -> float:
-        """The preset: measured on the default base."""
-        return 2e-2
-
-
-Method = LoraMethod | PrefixMethod | PromptMethod
+from trainer.method_config import LoraMethod, Method, Positive, PositiveFloat
 
 
 class Columns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

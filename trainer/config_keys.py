@@ -7,12 +7,10 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import msgspec
-
-from trainer.config import Columns, DataConfig, LoraMethod, PrefixMethod, PromptMethod, TrainConfig, TrainingConfig
+from trainer.config import Columns, DataConfig, TrainConfig, TrainingConfig
 from trainer.errors import ConfigError
+from trainer.method_config import METHODS, LoraMethod
 
-METHODS: dict[str, type[msgspec.Struct]] = {"lora": LoraMethod, "prefix": PrefixMethod, "prompt": PromptMethod}
 FREE_MAPPINGS = ("method.rank_pattern", "method.alpha_pattern")  # their keys name modules
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from trainer.config import DataConfig, LoraMethod, PrefixMethod, TrainConfig, TrainingConfig
+from trainer.config import DataConfig, TrainConfig, TrainingConfig
 from trainer.errors import ConfigError
+from trainer.method_config import FreezeMethod, Ia3Method, PrefixMethod
 
 
 def check(config: TrainConfig) -> None:
@@ -36,8 +37,12 @@ def _check_method(config: TrainConfig) -> None:
             "training.gradient_checkpointing: the recomputed layers would not see the prefix; "
             "use a smaller training.batch_size with more training.gradient_accumulation"
         )
-    if isinstance(method, LoraMethod) and not method.target_modules:
-        raise ConfigError("method.target_modules: name at least one module, or all-linear")
+    if getattr(method, "target_modules", None) in ("", []):
+        raise ConfigError("method.target_modules: name at least one module, or all-linear where the method allows it")
+    if isinstance(method, Ia3Method) and (method.target_modules is None) != (method.feedforward_modules is None):
+        raise ConfigError("method.feedforward_modules: give it together with target_modules, or neither")
+    if isinstance(method, FreezeMethod) and config.training.quantize != "none":
+        raise ConfigError("training.quantize: freeze trains the base's own weights, which must not be quantized")
 
 
 def _check_steps(training: TrainingConfig, has_validation: bool) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 import torch
-from peft import get_peft_model_state_dict
 
 from adapters.errors import AdapterError
 from adapters.fingerprint import template_sha256
@@ -23,6 +22,7 @@ from trainer.conversations import Message
 from trainer.data import make_renderer
 from trainer.errors import TrainingError
 from trainer.examples import Encoder
+from trainer.methods import adapter_of
 
 PACKAGE_DIR = "adapter"
 # Not rows of the training data: packages travel further than data may.
@@ -44,9 +44,7 @@ def export_adapter(
     model.eval()
     manifest = make_manifest(base, config, data, metrics)
     golden = golden_logits(model, probe_ids(base, config))
-    adapter = model.active_peft_config.to_dict()
-    adapter["inference_mode"] = True
-    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+    adapter, tensors = adapter_of(model)
     try:
         write_package(path, adapter, tensors, manifest, golden, replace=True)
     except AdapterError as error:

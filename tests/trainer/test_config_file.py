@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config import LoraMethod, PrefixMethod, PromptMethod
 from trainer.config_file import dump_config, load_config
 from trainer.errors import ConfigError
+from trainer.method_config import LoraMethod, PrefixMethod, PromptMethod
 
 SMALLEST = "output: out\ndata: {path: rows.jsonl}\n"
 

@@ -1,63 +1,22 @@
-"""Methods to peft models, one function each. A new method is one function and one line here."""
+"""Methods that stand before the prompt: prefix tuning, prompt tuning, P-Tuning v1."""
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
-from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from peft import PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
 
 from trainer.base_model import Base
-from trainer.config import LoraMethod, Method, PrefixMethod, PromptMethod
 from trainer.errors import ConfigError
+from trainer.method_config import PrefixMethod, PromptMethod, PTuningMethod
 
 TASK = "CAUSAL_LM"
 INITIAL_STD = 0.02  # of the weights that make a prefix
 
 
-def apply_method(base: Base, method: Method) -> Any:
-    """The base with a fresh adapter of ``method``; only the adapter is trainable. Seed torch before.
-
-    Raises ConfigError when the method does not fit the base.
-    """
-    with warnings.catch_warnings():
-        # peft 0.21 asks transformers for a property that transformers 5 has renamed
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-        if isinstance(method, LoraMethod):
-            model = _lora(base, method)
-        elif isinstance(method, PrefixMethod):
-            model = _prefix(base, method)
-        else:
-            model = _prompt(base, method)
-    model.active_peft_config.base_model_name_or_path = base.name
-    return model
-
-
-def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """The parameters that training changes, by name."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def _lora(base: Base, method: LoraMethod) -> Any:
-    config = LoraConfig(
-        task_type=TASK,
-        r=method.r,
-        lora_alpha=method.alpha,
-        lora_dropout=method.dropout,
-        target_modules=method.target_modules,
-        bias=method.bias,
-        use_rslora=method.use_rslora,
-        rank_pattern=dict(method.rank_pattern),
-        alpha_pattern=dict(method.alpha_pattern),
-    )
-    try:
-        return get_peft_model(base.model, config)
-    except ValueError as error:
-        raise ConfigError(f"method.target_modules: {str(error).splitlines()[0]}") from error
-
-
-def _prefix(base: Base, method: PrefixMethod) -> Any:
+def apply_prefix(base: Base, method: PrefixMethod) -> Any:
+    """Prefix tuning, with or without a projection."""
     model = get_peft_model(
         base.model,
         PrefixTuningConfig(
@@ -84,7 +43,7 @@ def _start_small(encoder: torch.nn.Module) -> None:
             torch.nn.init.zeros_(module.bias)
 
 
-def _prompt(base: Base, method: PromptMethod) -> Any:
+def apply_prompt(base: Base, method: PromptMethod) -> Any:
     """Prompt tuning. We set the first embeddings ourselves: peft would write a tokenizer's path into the package."""
     model = get_peft_model(base.model, PromptTuningConfig(task_type=TASK, num_virtual_tokens=method.tokens))
     embeddings = base.model.get_input_embeddings().weight
@@ -98,4 +57,22 @@ def _prompt(base: Base, method: PromptMethod) -> Any:
     with torch.no_grad():
         prompt = model.prompt_encoder["default"].embedding.weight
         prompt.copy_(embeddings[chosen.to(embeddings.device)])
+    return model
+
+
+def apply_p_tuning(base: Base, method: PTuningMethod) -> Any:
+    """P-Tuning v1. The encoder starts as torch's own layers do, its embeddings small as in prefix tuning."""
+    model = get_peft_model(
+        base.model,
+        PromptEncoderConfig(
+            task_type=TASK,
+            num_virtual_tokens=method.tokens,
+            encoder_reparameterization_type=method.encoder.upper(),
+            encoder_hidden_size=method.hidden_size,
+            encoder_num_layers=2,
+        ),
+    )
+    for module in model.prompt_encoder["default"].modules():
+        if isinstance(module, torch.nn.Embedding):
+            torch.nn.init.normal_(module.weight, std=INITIAL_STD)
     return model

@@ -1,0 +1,237 @@
+"""The settings of every training method. A new method is one struct here and one builder in ``trainer.methods``.
+
+``default_learning_rate`` is the method's preset: one rate for all methods would favour some and ruin others.
+``target_modules`` are module names or a pattern; all-linear means every linear map but the output head; None what peft
+chooses for the architecture.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta
+
+Positive = Annotated[int, Meta(ge=1)]
+PositiveFloat = Annotated[float, Meta(gt=0)]
+Share = Annotated[float, Meta(ge=0, lt=1)]
+Targets = list[str] | str
+
+
+class LoraMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="lora", tag_field="type"):
+    """Low-rank adaptation; ``use_dora`` trains a magnitude for every output feature beside it (DoRA)."""
+
+    r: Positive = 8
+    alpha: PositiveFloat = 16.0
+    dropout: Share = 0.0
+    target_modules: Targets = "all-linear"
+    bias: Literal["none", "all", "lora_only"] = "none"
+    use_rslora: bool = False
+    use_dora: bool = False
+    rank_pattern: dict[str, Positive] = {}
+    alpha_pattern: dict[str, PositiveFloat] = {}
+
+    KIND: ClassVar[str] = "lora"
+    default_learning_rate: ClassVar[float] = 5e-4
+
+
+class VeraMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="vera", tag_field="type"):
+    """Vector-based random matrix adaptation: frozen random factors shared by all modules, trained vectors."""
+
+    r: Positive = 256
+    dropout: Share = 0.0
+    target_modules: Targets = "all-linear"
+
+    KIND: ClassVar[str] = "vera"
+    default_learning_rate: ClassVar[float] = 1e-2
+
+
+class LohaMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="loha", tag_field="type"):
+    """Hadamard product of two low-rank updates."""
+
+    r: Positive = 8
+    alpha: PositiveFloat = 16.0
+    target_modules: Targets = "all-linear"
+
+    KIND: ClassVar[str] = "loha"
+    default_learning_rate: ClassVar[float] = 2e-3
+
+
+class LokrMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="lokr", tag_field="type"):
+    """Kronecker product of a small matrix and a low-rank one. ``factor`` -1 makes both as equal as possible."""
+
+    r: Positive = 8
+    alpha: PositiveFloat = 16.0
+    factor: int = -1
+    target_modules: Targets = "all-linear"
+
+    KIND: ClassVar[str] = "lokr"
+    default_learning_rate: ClassVar[float] = 2e-3
+
+
+class Ia3Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="ia3", tag_field="type"):
+    """Scales keys, values and the inside of the feed-forward part. Both lists or neither."""
+
+    target_modules: Targets | None = None
+    feedforward_modules: Targets | None = None
+
+    KIND: ClassVar[str] = "ia3"
+    default_learning_rate: ClassVar[float] = 1e-2
+
+
+class OftMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="oft", tag_field="type"):
+    """Orthogonal fine-tuning: block-diagonal rotations of the inputs."""
+
+    block_size: Positive = 32
+    target_modules: Targets = "all-linear"
+
+    KIND: ClassVar[str] = "oft"
+    default_learning_rate: ClassVar[float] = 1e-3
+
+
+class BoftMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="boft", tag_field="type"):
+    """Orthogonal fine-tuning by butterfly factors. ``block_size`` divides the inputs of every adapted module."""
+
+    block_size: Positive = 4
+    factors: Positive = 1
+    target_modules: Targets = "all-linear"
+
+    KIND: ClassVar[str] = "boft"
+    default_learning_rate: ClassVar[float] = 1e-3
+
+
+class HraMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="hra", tag_field="type"):
+    """Householder reflection adaptation with ``r`` (even) reflections."""
+
+    r: Positive = 8
+    target_modules: Targets = "all-linear"
+
+    KIND: ClassVar[str] = "hra"
+    default_learning_rate: ClassVar[float] = 2e-3
+
+
+class MissMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="miss", tag_field="type"):
+    """Matrix shard sharing: one small block for all shards of the input."""
+
+    r: Positive = 16
+    target_modules: Targets = "all-linear"
+
+    KIND: ClassVar[str] = "miss"
+    default_learning_rate: ClassVar[float] = 5e-4
+
+
+class LnTuningMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="ln_tuning", tag_field="type"):
+    """Trains the norms' own weights."""
+
+    target_modules: Targets | None = None
+
+    KIND: ClassVar[str] = "ln_tuning"
+    default_learning_rate: ClassVar[float] = 2e-3
+
+
+class BottleneckMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="bottleneck", tag_field="type"):
+    """A small network with residual connection after the parts of every layer.
+
+    ``houlsby``: after attention and feed-forward; ``pfeiffer``: after the feed-forward part only. ``target_modules``
+    are the linear maps that end these parts, where they are not found by themselves.
+    """
+
+    bottleneck_size: Positive = 48
+    layout: Literal["houlsby", "pfeiffer"] = "houlsby"
+    activation: Literal["relu", "gelu", "gelu_tanh", "silu", "tanh"] = "gelu"
+    target_modules: list[str] | None = None
+
+    KIND: ClassVar[str] = "bottleneck"
+    default_learning_rate: ClassVar[float] = 1e-3
+
+
+class FreezeMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="freeze", tag_field="type"):
+    """Trains the last ``layers`` layers whole, and ``modules`` by their paths; all else is frozen."""
+
+    layers: Annotated[int, Meta(ge=0)] = 5
+    modules: list[str] = []
+
+    KIND: ClassVar[str] = "freeze"
+    default_learning_rate: ClassVar[float] = 1e-4
+
+
+class PrefixMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="prefix", tag_field="type"):
+    """Prefix tuning: trained keys and values before the prompt in every layer.
+
+    With ``projection`` they are the output of a small network with one hidden layer of ``projection_hidden_size``,
+    which learns far faster; the package holds its output only, so serving costs the same.
+    """
+
+    tokens: Positive = 16
+    projection: bool = True
+    projection_hidden_size: Positive = 512
+
+    KIND: ClassVar[str] = "prefix"
+
+    @property
+    def default_learning_rate(self) -> float:
+        """The preset: measured on the default base."""
+        return 3e-3 if self.projection else 2e-2
+
+
+class PromptMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="prompt", tag_field="type"):
+    """Prompt tuning: trained input embeddings before the prompt.
+
+    They start as the embeddings of ``init_text``, repeated or cut to ``tokens``; without a text, of random tokens.
+    """
+
+    tokens: Positive = 16
+    init_text: str | None = None
+
+    KIND: ClassVar[str] = "prompt"
+    default_learning_rate: ClassVar[float] = 2e-2
+
+
+class PTuningMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="p_tuning", tag_field="type"):
+    """P-Tuning v1: input embeddings before the prompt, made by a small network; the package holds its output only."""
+
+    tokens: Positive = 16
+    encoder: Literal["mlp", "lstm"] = "mlp"
+    hidden_size: Positive = 256
+
+    KIND: ClassVar[str] = "p_tuning"
+    default_learning_rate: ClassVar[float] = 3e-3
+
+
+Method = (
+    LoraMethod
+    | VeraMethod
+    | LohaMethod
+    | LokrMethod
+    | Ia3Method
+    | OftMethod
+    | BoftMethod
+    | HraMethod
+    | MissMethod
+    | LnTuningMethod
+    | BottleneckMethod
+    | FreezeMethod
+    | PrefixMethod
+    | PromptMethod
+    | PTuningMethod
+)
+METHODS: dict[str, type[Method]] = {
+    struct.KIND: struct
+    for struct in (
+        LoraMethod,
+        PrefixMethod,
+        PromptMethod,
+        PTuningMethod,
+        Ia3Method,
+        BottleneckMethod,
+        FreezeMethod,
+        LnTuningMethod,
+        VeraMethod,
+        LohaMethod,
+        LokrMethod,
+        OftMethod,
+        BoftMethod,
+        HraMethod,
+        MissMethod,
+    )
+}

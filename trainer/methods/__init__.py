@@ -1,0 +1,65 @@
+"""Methods to models that train: ``apply_method``. A new method is one builder and one line here."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from trainer.base_model import Base
+from trainer.method_config import (
+    BottleneckMethod,
+    FreezeMethod,
+    Method,
+    PrefixMethod,
+    PromptMethod,
+    PTuningMethod,
+)
+from trainer.methods import own, prompts
+from trainer.methods.peft_kinds import CONFIGS, apply_peft
+
+_BUILDERS: dict[type[Any], Callable[[Base, Any], Any]] = {
+    **dict.fromkeys(CONFIGS, apply_peft),
+    PrefixMethod: prompts.apply_prefix,
+    PromptMethod: prompts.apply_prompt,
+    PTuningMethod: prompts.apply_p_tuning,
+    BottleneckMethod: own.apply_bottleneck,
+    FreezeMethod: own.apply_freeze,
+}
+
+
+# What peft says of norms in LN tuning, and of BOFT without CUDA
+_KNOWN_WARNINGS = ("Unsupported layer type", "Failed to load the CUDA", "Setting boft_n_butterfly_factor to 1")
+
+
+def apply_method(base: Base, method: Method) -> Any:
+    """The base with a fresh adapter of ``method``; only the adapter is trainable. Seed torch before.
+
+    Raises ConfigError when the method does not fit the base.
+    """
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers for a property that transformers 5 has renamed
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        for message in _KNOWN_WARNINGS:
+            warnings.filterwarnings("ignore", message=message, category=UserWarning)
+        model = _BUILDERS[type(method)](base, method)
+    if not isinstance(model, own.OwnModel):
+        model.active_peft_config.base_model_name_or_path = base.name
+    return model
+
+
+def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """The parameters that training changes, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def adapter_of(model: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The configuration and the tensors of the adapter in ``model``, as its package holds them."""
+    if isinstance(model, own.OwnModel):
+        return model.adapter_config, model.adapter_tensors()
+    from peft import get_peft_model_state_dict
+
+    config = {**model.active_peft_config.to_dict(), "inference_mode": True}
+    return config, get_peft_model_state_dict(model, save_embedding_layers=False)

@@ -1,0 +1,178 @@
+"""Bottleneck adapters and Freeze, which peft does not have. Exported in the formats of ``adapters.configs.whole``."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.base_model import Base
+from trainer.errors import ConfigError
+from trainer.method_config import BottleneckMethod, FreezeMethod
+
+# The linear maps that end the attention part, and those that end the feed-forward part, as architectures name them.
+_ATTENTION_ENDS = ("o_proj", "out_proj", "attn.c_proj", "self_attention.dense", "attention.dense", "self_attn.dense")
+_FEED_FORWARD_ENDS = ("down_proj", "mlp.c_proj", "fc2", "dense_4h_to_h", "fc_out", "mlp.fc2", "w2")
+_INDEX = re.compile(r"\.(\d+)\.")
+_ACTIVATIONS: dict[str, type[nn.Module] | Any] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "gelu_tanh": lambda: nn.GELU(approximate="tanh"),
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+INITIAL_STD = 0.02
+
+
+class OwnModel(nn.Module):
+    """A base with an adapter that peft does not know; what the training loop needs of a model."""
+
+    def __init__(self, base: Any, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.base_model = base
+        self.adapter_config = config
+        self.config = base.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the base lies."""
+        device: torch.device = self.base_model.device
+        return device
+
+    def forward(self, **inputs: Any) -> Any:
+        """As the base's own."""
+        return self.base_model(**inputs)
+
+    def get_output_embeddings(self) -> Any:
+        """The base's output head."""
+        return self.base_model.get_output_embeddings()
+
+    def gradient_checkpointing_enable(self, **arguments: Any) -> None:
+        """As the base's own."""
+        self.base_model.enable_input_require_grads()
+        self.base_model.gradient_checkpointing_enable(**arguments)
+
+    def adapter_tensors(self) -> dict[str, Tensor]:
+        """The adapter's tensors, by the names that its package gives them."""
+        raise NotImplementedError
+
+
+class Bottleneck(nn.Module):
+    """``y + up(activation(down(y)))``, beginning as the identity."""
+
+    def __init__(self, width: int, size: int, activation: str, like: Tensor) -> None:
+        super().__init__()
+        self.down = nn.Linear(width, size, device=like.device)
+        self.up = nn.Linear(size, width, device=like.device)
+        self.activation = _ACTIVATIONS[activation]()
+        nn.init.normal_(self.down.weight, std=INITIAL_STD)
+        for zero in (self.down.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(zero)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Shape: [..., width] both ways; computed in float32, given back as it came."""
+        update: Tensor = self.up(self.activation(self.down(y.float())))
+        return y + update.to(y.dtype)
+
+
+class BottleneckModel(OwnModel):
+    """Bottlenecks on the outputs of ``modules``."""
+
+    def __init__(self, base: Base, method: BottleneckMethod, modules: list[str]) -> None:
+        config = {
+            "peft_type": "BOTTLENECK",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": base.name,
+            "bottleneck_size": method.bottleneck_size,
+            "activation": method.activation,
+            "layout": method.layout,
+            "target_modules": modules,
+        }
+        super().__init__(base.model, config)
+        self.names = modules
+        width = base.model.get_input_embeddings().weight
+        self.bottlenecks = nn.ModuleList(
+            Bottleneck(_width(base.model, name), method.bottleneck_size, method.activation, width) for name in modules
+        )
+        for name, bottleneck in zip(modules, self.bottlenecks, strict=True):
+            base.model.get_submodule(name).register_forward_hook(lambda _module, _args, y, b=bottleneck: b(y))
+
+    def adapter_tensors(self) -> dict[str, Tensor]:
+        """See OwnModel.adapter_tensors."""
+        out: dict[str, Tensor] = {}
+        for name, bottleneck in zip(self.names, self.bottlenecks, strict=True):
+            for part in ("down", "up"):
+                linear = bottleneck.get_submodule(part)
+                for leaf in ("weight", "bias"):
+                    out[f"base_model.model.{name}.bottleneck_{part}.{leaf}"] = linear.get_parameter(leaf)
+        return out
+
+
+class FreezeModel(OwnModel):
+    """The base with some of its own parameters trainable."""
+
+    def __init__(self, base: Base, config: dict[str, Any], names: list[str]) -> None:
+        super().__init__(base.model, config)
+        self.names = names
+        for name in names:
+            base.model.get_parameter(name).requires_grad_(True)
+
+    def adapter_tensors(self) -> dict[str, Tensor]:
+        """See OwnModel.adapter_tensors."""
+        return {f"base_model.model.{name}": self.base_model.get_parameter(name) for name in self.names}
+
+
+def apply_bottleneck(base: Base, method: BottleneckMethod) -> BottleneckModel:
+    """Bottlenecks where ``method`` says. ConfigError when the base has no such modules."""
+    wanted = tuple(method.target_modules or _ends(method.layout))
+    modules = [name for name, _ in base.model.named_modules() if _matches(name, wanted)]
+    if not modules:
+        raise ConfigError(
+            "method.target_modules: the modules that end this base's layers are not known by name; "
+            "list the linear maps after which a bottleneck shall stand"
+        )
+    return BottleneckModel(base, method, modules)
+
+
+def apply_freeze(base: Base, method: FreezeMethod) -> FreezeModel:
+    """The last layers trainable. ConfigError when they are quantized, or not there."""
+    count = int(base.model.config.num_hidden_layers)
+    if method.layers > count:
+        raise ConfigError(f"method.layers: the base has {count} layers, {method.layers} cannot be trained")
+    layers = list(range(count - method.layers, count))
+    names = [name for name, _ in base.model.named_parameters() if _is_trained(name, layers, method.modules)]
+    for module in method.modules:
+        if not any(name.startswith(f"{module}.") for name in names):
+            raise ConfigError(f"method.modules: the base has no module {module!r} with parameters of its own")
+    if not names:
+        raise ConfigError("method.layers: give the number of last layers to train, or modules")
+    if any(not base.model.get_parameter(name).is_floating_point() for name in names):
+        raise ConfigError("training.quantize: quantized weights cannot be trained; freeze needs none")
+    config = {
+        "peft_type": "FREEZE",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base.name,
+        "layers": layers,
+        "modules": list(method.modules),
+    }
+    return FreezeModel(base, config, names)
+
+
+def _ends(layout: str) -> tuple[str, ...]:
+    return _FEED_FORWARD_ENDS if layout == "pfeiffer" else (*_ATTENTION_ENDS, *_FEED_FORWARD_ENDS)
+
+
+def _matches(name: str, wanted: tuple[str, ...]) -> bool:
+    return any(name == end or name.endswith(f".{end}") for end in wanted) and ".experts." not in name
+
+
+def _width(model: nn.Module, name: str) -> int:
+    module = model.get_submodule(name)
+    return int(getattr(module, "out_features", None) or module.get_parameter("weight").shape[1])
+
+
+def _is_trained(name: str, layers: list[int], modules: list[str]) -> bool:
+    index = _INDEX.search(name)
+    return (index is not None and int(index[1]) in layers) or any(name.startswith(f"{m}.") for m in modules)

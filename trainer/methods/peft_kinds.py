@@ -1,0 +1,128 @@
+"""Methods that peft trains as they are: our settings to its configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from peft import (
+    BOFTConfig,
+    HRAConfig,
+    IA3Config,
+    LNTuningConfig,
+    LoHaConfig,
+    LoKrConfig,
+    LoraConfig,
+    MissConfig,
+    OFTConfig,
+    VeraConfig,
+    get_peft_model,
+)
+
+from trainer.base_model import Base
+from trainer.errors import ConfigError
+from trainer.method_config import (
+    BoftMethod,
+    HraMethod,
+    Ia3Method,
+    LnTuningMethod,
+    LohaMethod,
+    LokrMethod,
+    LoraMethod,
+    Method,
+    MissMethod,
+    OftMethod,
+    VeraMethod,
+)
+
+TASK = "CAUSAL_LM"
+
+
+def apply_peft(base: Base, method: Method) -> Any:
+    """The base with a fresh adapter of one of ``CONFIGS``. ConfigError when it does not fit the base."""
+    make: Callable[[Any], Any] = CONFIGS[type(method)]
+    try:
+        return get_peft_model(base.model, make(method))
+    except (ValueError, TypeError, AssertionError) as error:  # peft's own words name the module or the size
+        key = "method.target_modules" if "target" in str(error).lower() else "method"
+        raise ConfigError(f"{key}: {(str(error).splitlines() or ['it does not fit the base'])[0]}") from error
+
+
+def _lora(method: LoraMethod) -> LoraConfig:
+    return LoraConfig(
+        task_type=TASK,
+        r=method.r,
+        lora_alpha=method.alpha,
+        lora_dropout=method.dropout,
+        target_modules=method.target_modules,
+        bias=method.bias,
+        use_rslora=method.use_rslora,
+        use_dora=method.use_dora,
+        rank_pattern=dict(method.rank_pattern),
+        alpha_pattern=dict(method.alpha_pattern),
+    )
+
+
+def _vera(method: VeraMethod) -> VeraConfig:
+    targets = method.target_modules
+    return VeraConfig(task_type=TASK, r=method.r, vera_dropout=method.dropout, target_modules=targets)
+
+
+def _loha(method: LohaMethod) -> LoHaConfig:
+    return LoHaConfig(task_type=TASK, r=method.r, alpha=method.alpha, target_modules=method.target_modules)
+
+
+def _lokr(method: LokrMethod) -> LoKrConfig:
+    return LoKrConfig(
+        task_type=TASK,
+        r=method.r,
+        alpha=method.alpha,
+        decompose_factor=method.factor,
+        target_modules=method.target_modules,
+    )
+
+
+def _ia3(method: Ia3Method) -> IA3Config:
+    return IA3Config(
+        task_type=TASK, target_modules=method.target_modules, feedforward_modules=method.feedforward_modules
+    )
+
+
+def _oft(method: OftMethod) -> OFTConfig:
+    size = method.block_size
+    return OFTConfig(task_type=TASK, r=0, oft_block_size=size, target_modules=method.target_modules)
+
+
+def _boft(method: BoftMethod) -> BOFTConfig:
+    return BOFTConfig(
+        task_type=TASK,
+        boft_block_size=method.block_size,
+        boft_n_butterfly_factor=method.factors,
+        target_modules=method.target_modules,
+    )
+
+
+def _hra(method: HraMethod) -> HRAConfig:
+    return HRAConfig(task_type=TASK, r=method.r, target_modules=method.target_modules)
+
+
+def _miss(method: MissMethod) -> MissConfig:
+    return MissConfig(task_type=TASK, r=method.r, target_modules=method.target_modules)
+
+
+def _ln_tuning(method: LnTuningMethod) -> LNTuningConfig:
+    return LNTuningConfig(task_type=TASK, target_modules=method.target_modules)
+
+
+CONFIGS: dict[type[Any], Callable[[Any], Any]] = {
+    LoraMethod: _lora,
+    VeraMethod: _vera,
+    LohaMethod: _loha,
+    LokrMethod: _lokr,
+    Ia3Method: _ia3,
+    OftMethod: _oft,
+    BoftMethod: _boft,
+    HraMethod: _hra,
+    MissMethod: _miss,
+    LnTuningMethod: _ln_tuning,
+}
