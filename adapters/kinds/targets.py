@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 
 from adapters.base import BaseSpec
 from adapters.configs.targets import TargetedConfig
@@ -13,28 +14,39 @@ from adapters.patterns import PatternMatcher
 
 
 def check_targets(
-    found: set[str], base: BaseSpec, config: TargetedConfig, matcher: PatternMatcher, parameter: str
+    found: set[str],
+    base: BaseSpec,
+    config: TargetedConfig,
+    matcher: PatternMatcher,
+    parameter: str,
+    *,
+    others: Mapping[str, str] | None = None,
+    exempt: Collection[str] = (),
 ) -> None:
     """Hold the modules that have tensors against those that the config targets, as peft would match them.
 
-    ``parameter`` is the tensor that every adapted module has. Raises PackageError.
+    ``parameter`` is the tensor that every adapted linear map has; ``others`` are further modules that the kind adapts,
+    and such a tensor of each. ``exempt`` modules may be targeted or not. Raises PackageError.
     """
-    wanted = matcher.targets(base.linears)
+    parameters = dict.fromkeys(base.linears, parameter) | dict(others or {})
+    wanted = matcher.targets(parameters)
     if wanted is None:
         return
+    wanted.difference_update(exempt)
     if missing := sorted(wanted - found):
         raise PackageError(
-            f"tensor {shown(key(missing[0], parameter))} is missing: target_modules names this module "
+            f"tensor {shown(key(missing[0], parameters[missing[0]]))} is missing: target_modules names this module "
             f"({len(missing)} of {len(wanted)} targeted modules have no tensors; is the package complete?)"
         )
     if extra := sorted(found - wanted):
+        name = key(extra[0], parameters.get(extra[0], parameter))
         raise PackageError(
-            f"tensor {shown(key(extra[0], parameter))} belongs to a module that target_modules does not name, "
-            "so peft would not apply it; correct target_modules in adapter_config.json"
+            f"tensor {shown(name)} belongs to a module that target_modules does not name, so peft would not apply it; "
+            "correct target_modules in adapter_config.json"
         )
     listed = config.target_modules if isinstance(config.target_modules, list) else []
     for entry in listed:
-        if not any(module == entry or module.endswith(f".{entry}") for module in base.linears):
+        if not any(module == entry or module.endswith(f".{entry}") for module in parameters):
             raise PackageError(
                 f"target_modules names {shown(entry)}, which matches no linear map of the base {shown(base.name)}; "
                 "the adapter was made for another architecture, or the entry should be removed"

@@ -109,6 +109,7 @@ def spec_of(directory: Path) -> BaseSpec:
         parameters={name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)},
         transposed=frozenset(name for name, module in linears.items() if isinstance(module, Conv1D)),
         embedding=next(n for n, m in model.named_modules() if m is model.get_input_embeddings()),
+        embed_scale=float(getattr(model.get_input_embeddings(), "embed_scale", 1.0)),
         head="lm_head",
         tied=model.get_output_embeddings().weight is model.get_input_embeddings().weight,
         weight=weight,
@@ -136,7 +137,7 @@ class StockSite:
     """The stock module, for ops that compute with other parameters."""
 
     def __init__(self, module: nn.Module) -> None:
-        self._module = copy.deepcopy(module)
+        self._module: Any = copy.deepcopy(module)
         if isinstance(module, nn.Embedding):
             self._module.padding_idx = None  # may lie beyond a table of few rows
 

@@ -17,21 +17,10 @@ from adapters.limits import PackageLimits
 from tests.adapters.support import LORA_CONFIG, refusal
 
 ON: dict[str, Any] = {
-    "alora_invocation_tokens": [1],
     "arrow_config": {"top_k": 1},
-    "ensure_weight_tying": True,
     "kasa_config": {"beta": 0.1},
     "layer_replication": [[0, 1]],
-    "lora_bias": True,
     "megatron_config": {"a": 1},
-    "modules_to_save": ["lm_head"],
-    "monteclora_config": {"num_samples": 8},
-    "target_parameters": ["experts.weight"],
-    "trainable_token_indices": [3],
-    "use_bdlora": {"a": 1},
-    "use_dora": True,
-    "use_qalora": True,
-    "velora_config": {"scale": 1},
 }
 
 
@@ -60,7 +49,7 @@ def test_every_field_of_pefts_lora_config_is_known() -> None:
     assert set(peft.LoraConfig().to_dict()) <= known
 
 
-@pytest.mark.parametrize("key", sorted(LoraConfig.REFUSED))
+@pytest.mark.parametrize("key", sorted(LoraConfig.REFUSED.keys() - set(LoraConfig.__struct_fields__)))
 def test_options_that_are_not_served_are_named(key: str) -> None:
     parse_config({**LORA_CONFIG, key: None})
     with pytest.raises(UnsupportedKindError, match=f"sets '{key}'"):
@@ -79,8 +68,8 @@ def test_inits_that_leave_the_base_alone_are_accepted(init: object) -> None:
 
 
 def test_other_kinds_are_named_with_what_is_served() -> None:
-    with pytest.raises(UnsupportedKindError, match="'IA3' are not served; served are LORA, PREFIX_TUNING, PROMPT_TUN"):
-        parse_config({"peft_type": "IA3"})
+    with pytest.raises(UnsupportedKindError, match="'XLORA' are not served; served are LORA, .*PREFIX_TUNING"):
+        parse_config({"peft_type": "XLORA"})
 
 
 @pytest.mark.parametrize("task", ["SEQ_CLS", "FEATURE_EXTRACTION", "anything"])

@@ -107,24 +107,6 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Tensor], type[AdapterError], 
         PackageError,
         "two biases",
     ),
-    "embedding": (
-        LORA_CONFIG,
-        {**lora_tensors(), "base_model.model.model.embed_tokens.lora_embedding_A": torch.ones(4, 32)},
-        UnsupportedKindError,
-        "LoRA on an embedding",
-    ),
-    "magnitude": (
-        LORA_CONFIG,
-        {**lora_tensors(), "base_model.model.model.layers.0.attn.q_proj.lora_magnitude_vector": torch.ones(8)},
-        UnsupportedKindError,
-        "DoRA",
-    ),
-    "bias on lora_B": (
-        BIAS,
-        {**lora_tensors(), B0.replace("weight", "bias"): torch.ones(8)},
-        UnsupportedKindError,
-        "a bias on lora_B",
-    ),
     "head": (
         {**LORA_CONFIG, "target_modules": ["lm_head"]},
         {
