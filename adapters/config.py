@@ -33,6 +33,7 @@ from adapters.configs.prompt import (
 )
 from adapters.configs.rotation import BOFTConfig, HRAConfig, OFTConfig, RoadConfig
 from adapters.configs.scale import BeftConfig, IA3Config, LnTuningConfig
+from adapters.configs.supertuning import SupertuningConfig
 from adapters.configs.tokens import TrainableTokensConfig
 from adapters.configs.whole import BottleneckConfig, FreezeConfig
 from adapters.errors import PackageError, UnsupportedKindError
@@ -70,6 +71,7 @@ CONFIGS: Mapping[str, type[AdapterConfig]] = {
     "HRA": HRAConfig,
     "ROAD": RoadConfig,
     "MISS": MissConfig,
+    "SUPERTUNING": SupertuningConfig,
     "BOTTLENECK": BottleneckConfig,
     "FREEZE": FreezeConfig,
 }

@@ -30,6 +30,7 @@ from adapters.kinds import (
     prompt,
     road,
     shira,
+    supertuning,
     tokens,
     waveft,
 )
@@ -67,6 +68,7 @@ KINDS: Mapping[str, Compile] = {
     "HRA": hra.compile_hra,
     "ROAD": road.compile_road,
     "MISS": miss.compile_miss,
+    "SUPERTUNING": supertuning.compile_supertuning,
     "BOTTLENECK": bottleneck.compile_bottleneck,
     "FREEZE": freeze.compile_freeze,
 }

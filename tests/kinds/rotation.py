@@ -21,7 +21,8 @@ class BlockDiagonal:
     """What peft's CUDA extension computes, without which it trains a single butterfly factor."""
 
     def forward(self, blocks: Tensor) -> list[Tensor]:
-        return [torch.stack([torch.block_diag(*factor) for factor in blocks])]
+        dense: list[Tensor] = [torch.block_diag(*factor) for factor in blocks]  # type: ignore[no-untyped-call]
+        return [torch.stack(dense)]
 
 
 boft_layer._FBD_CUDA = BlockDiagonal()
@@ -68,6 +69,7 @@ CASES: dict[str, Case] = {
     "miss-r8": miss(r=8),
     "miss-padded": miss(r=12, bias="MiSS_only"),
     "miss-mini": miss(r=8, init_weights="mini", mini_r=16),
+    "miss-bat": miss(r=16, init_weights="bat", bias="all"),
     "miss-random": miss(r=4, init_weights=False),
     "road-1": road(group_size=32),
     "road-2": road(variant="road_2", group_size=16),

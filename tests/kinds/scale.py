@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from peft import IA3Config, LNTuningConfig
 from peft.tuners.beft import BeftConfig
+from peft.tuners.supertuning import SupertuningConfig
 from torch.nn import Parameter
 
 from tests.kinds.case import Case
@@ -15,6 +16,14 @@ CLM = "CAUSAL_LM"
 def around_one(name: str, parameter: Parameter) -> None:
     """Gains that stay gains."""
     torch.nn.init.normal_(parameter, mean=0.0 if name.endswith("bias") else 1.0, std=0.2)
+
+
+def whole_modules(name: str, parameter: Parameter) -> None:
+    """Norms around one, linear maps around zero."""
+    if "gate_proj" in name:
+        torch.nn.init.normal_(parameter, std=0.1)
+    else:
+        around_one(name, parameter)
 
 
 CASES: dict[str, Case] = {
@@ -36,7 +45,13 @@ CASES: dict[str, Case] = {
     "ln-tuning": Case(lambda: LNTuningConfig(task_type=CLM), fill=around_one),
     "ln-tuning-some": Case(
         lambda: LNTuningConfig(target_modules=["1.input_layernorm", "model.norm", "gate_proj"], task_type=CLM),
-        fill=lambda name, p: torch.nn.init.normal_(p, std=0.1) if "gate" in name else around_one(name, p),
+        fill=whole_modules,
+    ),
+    "supertuning": Case(
+        lambda: SupertuningConfig(target_modules=["v_proj", "down_proj"], sparsity=0.95, task_type=CLM)
+    ),
+    "supertuning-low-rank": Case(
+        lambda: SupertuningConfig(target_modules=["q_proj"], sparsity=0.2, select_top=False, r=3, task_type=CLM)
     ),
     "beft": Case(lambda: BeftConfig(target_modules=["v_proj", "gate_proj"], task_type=CLM)),
 }
