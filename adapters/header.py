@@ -50,8 +50,13 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data_offsets: tuple[int, int]
 
 
-def read_header(path: Path, limits: PackageLimits, *, dtypes: Iterable[str] = DTYPE_BYTES) -> dict[str, TensorInfo]:
-    """The tensors of the file ``path``, by name, sorted. PackageError for anything unsound or beyond ``limits``."""
+def read_header(
+    path: Path, limits: PackageLimits, *, dtypes: Iterable[str] = DTYPE_BYTES, empty: bool = False
+) -> dict[str, TensorInfo]:
+    """The tensors of the file ``path``, by name, sorted. PackageError for anything unsound or beyond ``limits``.
+
+    ``empty``: whether a tensor may have no elements.
+    """
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -64,7 +69,7 @@ def read_header(path: Path, limits: PackageLimits, *, dtypes: Iterable[str] = DT
     if len(raw) > limits.max_tensors:
         raise PackageError(f"{path.name} holds {len(raw)} tensors; at most {limits.max_tensors} are read")
     allowed = frozenset(dtypes)
-    infos = [_check(name, value, start, allowed, limits) for name, value in raw.items()]
+    infos = [_check(name, value, start, allowed, 0 if empty else 1, limits) for name, value in raw.items()]
     _check_cover(infos, start, size, path.name)
     return {info.name: info for info in sorted(infos, key=lambda info: info.name)}
 
@@ -78,7 +83,9 @@ def _read_json(file: BinaryIO, name: str, size: int, limits: PackageLimits) -> t
     return parse_object(file.read(length), f"the header of {name}"), 8 + length
 
 
-def _check(name: str, value: object, start: int, dtypes: frozenset[str], limits: PackageLimits) -> TensorInfo:
+def _check(
+    name: str, value: object, start: int, dtypes: frozenset[str], smallest: int, limits: PackageLimits
+) -> TensorInfo:
     if not name or len(name) > _MAX_NAME or not name.isascii() or not name.isprintable():
         raise PackageError(f"the tensor name {shown(name)} is empty, too long, or not printable ASCII")
     try:
@@ -91,7 +98,7 @@ def _check(name: str, value: object, start: int, dtypes: frozenset[str], limits:
         raise PackageError(
             f"tensor {shown(name)} has {len(entry.shape)} dimensions; at most {limits.max_dims} are read"
         )
-    if any(extent < 1 for extent in entry.shape):
+    if any(extent < smallest for extent in entry.shape):
         raise PackageError(f"tensor {shown(name)} is empty; was it saved before sharded parameters were gathered?")
     begin, end = entry.data_offsets
     if end - begin != math.prod(entry.shape) * DTYPE_BYTES[entry.dtype]:

@@ -59,7 +59,8 @@ def inspect_package(path: Path, limits: PackageLimits = DEFAULT_LIMITS) -> Packa
             f"the manifest calls this a {shown(manifest.kind)} adapter, its config a {config.KIND!r} one"
         )
     weights = path / WEIGHTS_FILE
-    infos = read_header(weights, limits, dtypes=WEIGHT_DTYPES)
+    dtypes = (*WEIGHT_DTYPES, *config.INDEX_DTYPES)
+    infos = read_header(weights, limits, dtypes=dtypes, empty=config.EMPTY_TENSORS)
     if not infos:
         raise PackageError(f"{WEIGHTS_FILE} holds no tensors")
     if GOLDEN_FILE in names:

@@ -13,6 +13,8 @@ class PackageLimits:
 
     ``max_bytes`` bounds what an archive unpacks to and what the weights file weighs; ``max_expansion`` is unpacked
     over packed bytes, checked once ``free_expansion_bytes`` are unpacked (short texts compress far).
+    ``max_dense_bytes`` bounds the whole matrices, in float32, that an adapter's small tensors grow into
+    (``adapters.kinds.dense``).
     """
 
     max_files: int = 1024
@@ -24,6 +26,7 @@ class PackageLimits:
     max_tensors: int = 50_000
     max_dims: int = 4
     max_rank: int = 1024
+    max_dense_bytes: int = 1024 * _MIB
     max_virtual_tokens: int = 4096
     max_pattern_chars: int = 2048
     max_patterns: int = 10_000

@@ -22,6 +22,7 @@ from adapters.config import CONFIG_FILE, AdapterConfig, parse_config
 from adapters.errors import PackageError
 from adapters.files import GOLDEN_FILE, MANIFEST_FILE, WEIGHTS_FILE, sync
 from adapters.golden import Probe, encode_golden
+from adapters.header import WEIGHT_DTYPES
 from adapters.inspection import inspect_package
 from adapters.limits import DEFAULT_LIMITS, PackageLimits
 from adapters.manifest import Manifest, encode_manifest
@@ -30,7 +31,10 @@ from adapters.tensors import check_finite, read_tensors
 
 @dataclass(frozen=True, eq=False)
 class AdapterPackage:
-    """A sound package, loaded. ``nbytes`` are those of its tensors, which lie on the CPU in the dtypes as saved."""
+    """A sound package, loaded. ``nbytes`` are those of its tensors, which lie on the CPU in the dtypes as saved.
+
+    ``limits`` are those that it was read under; what it is compiled to keeps to them too.
+    """
 
     path: Path
     config: AdapterConfig
@@ -38,13 +42,15 @@ class AdapterPackage:
     manifest: Manifest | None
     digest: str
     nbytes: int
+    limits: PackageLimits = DEFAULT_LIMITS
 
 
 def read_package(path: Path, limits: PackageLimits = DEFAULT_LIMITS) -> AdapterPackage:
     """Load the package in the directory ``path``. Raises PackageError or UnsupportedKindError."""
     info = inspect_package(path, limits)
-    tensors = read_tensors(path / WEIGHTS_FILE, limits)
-    return AdapterPackage(path, info.config, tensors, info.manifest, info.digest, info.nbytes)
+    dtypes = (*WEIGHT_DTYPES, *info.config.INDEX_DTYPES)
+    tensors = read_tensors(path / WEIGHTS_FILE, limits, dtypes=dtypes, empty=info.config.EMPTY_TENSORS)
+    return AdapterPackage(path, info.config, tensors, info.manifest, info.digest, info.nbytes, limits)
 
 
 def write_package(

@@ -17,10 +17,17 @@ from adapters.names import reason, shown
 
 
 def read_tensors(
-    path: Path, limits: PackageLimits = DEFAULT_LIMITS, *, dtypes: Iterable[str] = WEIGHT_DTYPES
+    path: Path,
+    limits: PackageLimits = DEFAULT_LIMITS,
+    *,
+    dtypes: Iterable[str] = WEIGHT_DTYPES,
+    empty: bool = False,
 ) -> dict[str, Tensor]:
-    """The tensors of the file ``path``, by name, sorted, on the CPU. PackageError for every unsound file."""
-    infos = read_header(path, limits, dtypes=dtypes)
+    """The tensors of the file ``path``, by name, sorted, on the CPU. PackageError for every unsound file.
+
+    ``empty``: whether a tensor may have no elements.
+    """
+    infos = read_header(path, limits, dtypes=dtypes, empty=empty)
     try:
         loaded: Mapping[str, Tensor] = load_file(path)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:

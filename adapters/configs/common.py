@@ -19,7 +19,8 @@ class CommonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     ``KIND`` is our short name of the kind. ``IGNORED`` keys concern training or peft's own loading and never change
     what a saved adapter computes. ``REFUSED`` keys do, are not served, and are mapped to what they ask for.
-    ``DESCRIPTIVE`` fields are read, and decide nothing that the tensors do not say already.
+    ``DESCRIPTIVE`` fields are read, and decide nothing that the tensors do not say already. ``INDEX_DTYPES`` are the
+    integer types of tensors, for kinds that have any; ``EMPTY_TENSORS`` says whether a tensor may have no elements.
     """
 
     peft_type: str
@@ -31,6 +32,8 @@ class CommonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     IGNORED: ClassVar[frozenset[str]] = frozenset({"auto_mapping", "inference_mode", "revision"})
     REFUSED: ClassVar[Mapping[str, str]] = {"modules_to_save": "fully trained modules"}
     DESCRIPTIVE: ClassVar[frozenset[str]] = frozenset({"task_type", "peft_version", "base_model_name_or_path"})
+    INDEX_DTYPES: ClassVar[tuple[str, ...]] = ()
+    EMPTY_TENSORS: ClassVar[bool] = False
 
     def check(self, limits: PackageLimits) -> None:
         """Raise PackageError for values that no sound package has, UnsupportedKindError for those not served."""

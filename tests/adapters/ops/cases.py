@@ -11,16 +11,21 @@ import torch
 
 from adapters.ops import Bias, LowRank, Op
 from adapters.ops.block_sum import BlockSum
+from adapters.ops.blocks import BlockLowRank
 from adapters.ops.bottleneck import Bottleneck
 from adapters.ops.circulant import Circulant
 from adapters.ops.delta import Delta
 from adapters.ops.dora import Magnitude
 from adapters.ops.embed_rows import HeadRows
+from adapters.ops.hadamard import Hadamard
+from adapters.ops.kron import Kron
 from adapters.ops.pairs import RotatePairs
+from adapters.ops.random_bases import RandomBases
 from adapters.ops.reflect import LowRankInput
 from adapters.ops.replace import ReplaceLinear, ReplaceParameters
-from adapters.ops.rotate import RotateInput
+from adapters.ops.rotate import RotateInput, RotateOutput
 from adapters.ops.scale import ScaleInput
+from adapters.ops.shared_low_rank import SharedLowRank
 from adapters.ops.sparse import Sparse
 from adapters.ops.spectrum import Spectrum
 
@@ -100,6 +105,36 @@ def head_rows(*ids: int) -> Make:
     return lambda dtype: (HeadRows(torch.tensor(ids), torch.randn(len(ids), IN, dtype=dtype) * 0.2),)
 
 
+def shared_low_rank(dtype: torch.dtype) -> tuple[Op, ...]:
+    a, b = torch.randn(IN + 5, 6, dtype=dtype) * 0.2, torch.randn(6, OUT + 3, dtype=dtype) * 0.2
+    return (SharedLowRank(a, b, torch.randn(6, dtype=dtype), torch.randn(OUT, dtype=dtype)),)
+
+
+def random_bases(dtype: torch.dtype) -> tuple[Op, ...]:
+    a, big = torch.randn(7, IN + 2, dtype=dtype) * 0.2, torch.randn(35, OUT + 2, dtype=dtype) * 0.2
+    return (RandomBases(a, big, torch.randn(7, 4, dtype=dtype), torch.randn(4, IN, dtype=dtype) * 0.3, OUT),)
+
+
+def kron(rank: int | None) -> Make:
+    def make(dtype: torch.dtype) -> tuple[Op, ...]:
+        w1, down = torch.randn(8, 4, dtype=dtype) * 0.2, torch.randn(6, rank or 5, dtype=dtype) * 0.3
+        return (Kron(w1, down, None if rank is None else torch.randn(rank, 5, dtype=dtype) * 0.3),)
+
+    return make
+
+
+def block_low_rank(k: int, r: int) -> Make:
+    return lambda dtype: (
+        BlockLowRank(torch.randn(k, IN // k, r, dtype=dtype) * 0.2, torch.randn(k, r, OUT // k, dtype=dtype) * 0.2),
+    )
+
+
+def hadamard(dtype: torch.dtype) -> tuple[Op, ...]:
+    a1, a2 = torch.randn(2, 9, OUT, dtype=dtype) * 0.2
+    b1, b2 = torch.randn(2, 9, IN, dtype=dtype) * 0.2
+    return (Hadamard(a1, b1, a2, b2),)
+
+
 CASES: dict[str, Make] = {
     "low-rank-1": low_rank(1),
     "low-rank-8": low_rank(8),
@@ -117,6 +152,7 @@ CASES: dict[str, Make] = {
     "rotate-odd": rotate_input(8, 3),
     "rotate-shared": rotate_input(1, 8),
     "butterfly": lambda dtype: tuple(op for i in range(3) for op in rotate_input(4, 6, 2**i)(dtype)),
+    "rotate output": lambda dtype: (RotateOutput(torch.randn(5, 8, 8, dtype=dtype) * 0.2),),
     "rotate pairs": rotate_pairs,
     "low-rank input": low_rank_input,
     "block sum": block_sum(6, 1),
@@ -126,5 +162,12 @@ CASES: dict[str, Make] = {
     "sparse": sparse(Sparse, 90, 0.5),
     "spectrum": sparse(Spectrum, 50, 40.0),
     "circulant": circulant,
+    "shared low-rank": shared_low_rank,
+    "random bases": random_bases,
+    "kron": kron(None),
+    "kron, factored": kron(2),
+    "block low-rank": block_low_rank(4, 8),
+    "block low-rank of one": block_low_rank(1, 3),
+    "hadamard": hadamard,
     "low-rank and bias": lambda dtype: (*low_rank(4)(dtype), *bias(dtype)),
 }
