@@ -30,6 +30,7 @@ def assemble(inputs: ModelInput, cache: KVCache, pool: AdapterPool, device: torc
     by_adapter = sorted(placed, key=lambda p: p.row)
     slots = [slots_of(p, cache.block_size, device) for p in by_adapter]
     embed_rows, embeds = virtual_rows(by_adapter, pool, device)
+    groups = pool.groups(frozenset(p.sequence.adapter for p in placed if p.sequence.adapter is not None))
     step = Step(
         cache=cache,
         slots=torch.cat([s[p.sequence.start :] for s, p in zip(slots, by_adapter, strict=True)]),
@@ -41,9 +42,10 @@ def assemble(inputs: ModelInput, cache: KVCache, pool: AdapterPool, device: torc
         ],
         segments=row_segments(by_adapter),
         head_segments=head_segments(placed),
-        groups=pool.groups(frozenset(p.sequence.adapter for p in placed if p.sequence.adapter is not None)),
+        groups=groups,
         embed_rows=embed_rows,
         embeds=embeds,
+        head_width=pool.num_logits if groups else 0,
     )
     token_ids = [t for p in by_adapter for t in p.sequence.token_ids]
     positions = [i for p in by_adapter for i in range(p.sequence.start, p.total)]

@@ -10,12 +10,14 @@ from adapters.base import BaseSpec
 from server.model.adapted import adapt_embedding, adapt_module
 from server.model.assemble import assemble
 from server.model.experts import adapt_experts, adapt_router, expert_modules, router_modules
+from server.model.families import TESTED
 from server.model.inputs import ModelInput, SequenceInput
 from server.model.kv_cache import KVCache, LayerShape
 from server.model.loader import LoadedBase, adaptable_modules
 from server.model.pool import AdapterPool
-from server.model.probe import probe_layers
+from server.model.probe import check_packing, probe_layers
 from server.model.step import computing
+from server.model.vocabulary import mask_unknown
 
 
 class Forward(Protocol):
@@ -33,7 +35,11 @@ class Forward(Protocol):
         """Let adapters act on the modules."""
 
     def execute(self, inputs: ModelInput, cache: KVCache, pool: AdapterPool) -> Tensor:
-        """Compute one step; logits [n, vocab_size], in the order of the sequences' ``logits_at``."""
+        """Compute one step; logits in the order of the sequences' ``logits_at``.
+
+        Shape: [n, vocab_size]; wider where an adapter of the batch has more tokens. Those that a row's adapter does
+        not have are minus infinity.
+        """
 
     def warm_up_inputs(self, block_size: int) -> list[ModelInput]:
         """A prefill and a decode that use the first two blocks."""
@@ -45,10 +51,14 @@ class DecoderForward:
     def __init__(self, base: LoadedBase) -> None:
         self.start_ids: list[int] = []
         self._base = base
+        self._num_logits = 0
 
     def layers(self) -> list[LayerShape]:
         """See Forward.layers."""
-        return probe_layers(self._base)
+        layers = probe_layers(self._base)
+        if self._base.model.config.model_type not in TESTED:
+            check_packing(self._base, layers)
+        return layers
 
     def spec(self, spec: BaseSpec) -> BaseSpec:
         """See Forward.spec."""
@@ -56,6 +66,7 @@ class DecoderForward:
 
     def adapt(self, spec: BaseSpec) -> None:
         """See Forward.adapt."""
+        self._num_logits = spec.linears[spec.head][0]
         for name, module in adaptable_modules(self._base.model).items():
             adapt_module(module, name, is_head=name == spec.head)
         for name, module in expert_modules(self._base.model).items():
@@ -74,8 +85,7 @@ class DecoderForward:
                 use_cache=False,
                 logits_to_keep=batch.logits_rows,
             )
-        logits: Tensor = output.logits[0]
-        return logits
+        return mask_unknown(output.logits[0], batch.step.head_segments, pool, self._num_logits)
 
     def warm_up_inputs(self, block_size: int) -> list[ModelInput]:
         """See Forward.warm_up_inputs."""

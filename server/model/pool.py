@@ -55,6 +55,11 @@ class AdapterPool:
             self._stack(active)
         return self._groups
 
+    @property
+    def num_logits(self) -> int:
+        """The most logits of an adapter whose ops ``groups`` gave out last; 0 when none differs from the base."""
+        return max((self._adapters[key].num_logits or 0 for key in self._stacked), default=0)
+
     def _stack(self, members: frozenset[AdapterKey]) -> None:
         self._stacked = members
         by_module: dict[str, dict[object, tuple[Op, ...]]] = {}

@@ -77,7 +77,8 @@ class Step:
 
     ``segments`` say which rows of the batch belong to which adapter, ``head_segments`` the same for the rows whose
     logits are wanted, which alone reach the output head. ``groups`` are the adapters' ops by module; ``embed_rows``
-    [N] and ``embeds`` [N, hidden] replace embeddings.
+    [N] and ``embeds`` [N, hidden] replace embeddings. ``head_width`` is how many columns the output head must have at
+    least, for adapters that brought tokens.
     """
 
     cache: KVCache
@@ -89,6 +90,7 @@ class Step:
     groups: Mapping[str, Groups]
     embed_rows: Tensor | None = None
     embeds: Tensor | None = None
+    head_width: int = 0
     plans: dict[tuple[tuple[object, ...], bool], RowPlan] = field(default_factory=dict)
 
     def plan(self, members: tuple[object, ...], is_head: bool) -> RowPlan:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, PromptTuningConfig, TrainableTokensConfig, get_peft_model
-from torch import Tensor
-from transformers import AutoModelForCausalLM
+from peft import LoraConfig, PromptTuningConfig, TrainableTokensConfig
 
 from adapters.kinds import compile_package
 from adapters.ops import Adapter
 from adapters.ops.embed_rows import EmbedRows, HeadRows
 from adapters.ops.replace import ReplaceLinear, ReplaceParameters
 from adapters.package import read_package
+from tests import resized
 from tests.adapters.support import op_logits, spec_of
 from tests.factory import make_base
 
@@ -53,33 +51,14 @@ def lora(base: Path, **options: Any) -> LoraConfig:
     return LoraConfig(task_type="CAUSAL_LM", **given)
 
 
-def resized(base: Path, vocab_size: int) -> Any:
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    if vocab_size != VOCAB:
-        model.resize_token_embeddings(vocab_size)
-    return model
-
-
 def save(base: Path, path: Path, config: Any, vocab_size: int = VOCAB, **options: Any) -> Path:
-    """A random adapter as peft saves it, trained on ``base`` with its vocabulary resized."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        model = get_peft_model(resized(base, vocab_size), config)
-        torch.manual_seed(1)
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                torch.nn.init.normal_(parameter, mean=float("norm" in name or "ln_" in name), std=0.15)
-        model.save_pretrained(path, **options)
-    return path
+    return resized.save(base, path, config, vocab_size, **options)
 
 
 def check(base: Path, path: Path, vocab_size: int = VOCAB, ids: list[int] = INPUT_IDS) -> Adapter:
     """Compare with peft on the resized base; returns the compiled adapter."""
     adapter = compile_package(read_package(path), spec_of(base))
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        model = PeftModel.from_pretrained(resized(base, vocab_size), path).eval()
-        want: Tensor = model(torch.tensor([ids])).logits[0, -len(ids) :]
+    want = resized.logits(base, path, vocab_size, ids)
     got = op_logits(base, adapter, torch.tensor(ids))
     width = adapter.num_logits or VOCAB
     torch.testing.assert_close(got[:, :width], want[:, :width], rtol=0, atol=TOLERANCE)
