@@ -31,6 +31,7 @@ from adapters.configs.prompt import (
     PromptEncoderConfig,
     PromptTuningConfig,
 )
+from adapters.configs.refused import REFUSED
 from adapters.configs.rotation import BOFTConfig, HRAConfig, OFTConfig, RoadConfig
 from adapters.configs.scale import BeftConfig, IA3Config, LnTuningConfig
 from adapters.configs.supertuning import SupertuningConfig
@@ -90,6 +91,8 @@ def parse_config(raw: Mapping[str, Any], limits: PackageLimits = DEFAULT_LIMITS)
     peft_type = raw.get("peft_type")
     if not isinstance(peft_type, str):
         raise PackageError(f"{CONFIG_FILE} does not say a peft_type, so it is not a peft adapter's configuration")
+    if peft_type in REFUSED:
+        raise UnsupportedKindError(f"adapters of peft_type {peft_type!r} are not served: {REFUSED[peft_type]}")
     if peft_type not in CONFIGS:
         raise UnsupportedKindError(
             f"adapters of peft_type {shown(peft_type)} are not served; served are {', '.join(CONFIGS)}"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from adapters.config import CONFIGS, parse_config, read_config
 from adapters.configs.lora import LoraConfig
+from adapters.configs.refused import REFUSED
 from adapters.errors import AdapterError, PackageError, UnsupportedKindError
 from adapters.limits import PackageLimits
 from tests.adapters.support import LORA_CONFIG, refusal
@@ -68,8 +69,8 @@ def test_inits_that_leave_the_base_alone_are_accepted(init: object) -> None:
 
 
 def test_other_kinds_are_named_with_what_is_served() -> None:
-    with pytest.raises(UnsupportedKindError, match="'XLORA' are not served; served are LORA, .*PREFIX_TUNING"):
-        parse_config({"peft_type": "XLORA"})
+    with pytest.raises(UnsupportedKindError, match="'TOMORROW' are not served; served are LORA, .*PREFIX_TUNING"):
+        parse_config({"peft_type": "TOMORROW"})
 
 
 @pytest.mark.parametrize("task", ["SEQ_CLS", "FEATURE_EXTRACTION", "anything"])
@@ -169,7 +170,7 @@ known_keys = sorted({key for cls in CONFIGS.values() for key in (*cls.__struct_f
 
 
 @given(
-    st.sampled_from([*CONFIGS, "IA3", ""]),
+    st.sampled_from([*CONFIGS, *REFUSED, ""]),
     st.dictionaries(st.sampled_from(known_keys) | st.text(), json_values, max_size=6),
 )
 def test_any_json_is_read_or_refused(peft_type: str, raw: dict[str, Any]) -> None:

@@ -130,7 +130,7 @@ def test_write_replaces_only_when_told(package: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "tensors", "manifest"),
     [
-        ({"peft_type": "IA3"}, lora_tensors(), None),
+        ({"peft_type": "XLORA"}, lora_tensors(), None),
         (LORA_CONFIG, {"a": torch.tensor([float("nan")])}, None),
         (LORA_CONFIG, {}, None),
         (LORA_CONFIG, {"a": torch.ones(2, dtype=torch.int64)}, None),
