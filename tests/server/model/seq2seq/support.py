@@ -10,7 +10,18 @@ from typing import Any
 
 import bitsandbytes.functional
 import torch
-from peft import LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from peft import (
+    IA3Config,
+    LNTuningConfig,
+    LoraConfig,
+    MultitaskPromptTuningConfig,
+    OFTConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, BitsAndBytesConfig, PreTrainedTokenizerFast
@@ -74,10 +85,18 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "lora-qv": lambda: LoraConfig(r=8, lora_alpha=16, target_modules=["q", "v"], task_type=S2S),
     "lora-cross": lambda: LoraConfig(r=4, target_modules=r".*EncDecAttention\.(k|v|o)|lm_head", task_type=S2S),
     "lora-layers": lambda: LoraConfig(r=4, target_modules=["wo"], layers_to_transform=[1], task_type=S2S),
+    "ia3": lambda: IA3Config(task_type=S2S),
+    "ia3-cross": lambda: IA3Config(target_modules=["k", "v", "wo"], feedforward_modules=["wo"], task_type=S2S),
+    "ln-tuning": lambda: LNTuningConfig(target_modules=["layer_norm", "final_layer_norm"], task_type=S2S),
+    "oft": lambda: OFTConfig(oft_block_size=8, target_modules=["q", "wo"], use_cayley_neumann=False, task_type=S2S),
     "prefix-5": lambda: PrefixTuningConfig(num_virtual_tokens=5, task_type=S2S),
     "prefix-9": lambda: PrefixTuningConfig(num_virtual_tokens=9, task_type=S2S),
     "prompt-7": lambda: PromptTuningConfig(num_virtual_tokens=7, task_type=S2S),
     "prompt-3-encoder": lambda: PromptTuningConfig(num_virtual_tokens=3, num_transformer_submodules=1, task_type=S2S),
+    "p-tuning": lambda: PromptEncoderConfig(num_virtual_tokens=4, encoder_hidden_size=32, task_type=S2S),
+    "multitask": lambda: MultitaskPromptTuningConfig(
+        num_virtual_tokens=4, num_tasks=1, num_ranks=1, num_transformer_submodules=1, task_type=S2S
+    ),
 }
 
 
@@ -87,10 +106,10 @@ def make_seq2seq_adapter(base: Path, path: Path, name: str, *, seed: int = 1) ->
         warnings.simplefilter("ignore", UserWarning)  # an adapted head is tied to the embedding
         model = get_peft_model(AutoModelForSeq2SeqLM.from_pretrained(base, dtype=torch.float32), CONFIGS[name]())
     torch.manual_seed(seed)
-    std = 0.1 if name.startswith("lora") else 0.3
-    for parameter_name, parameter in model.named_parameters():
+    std = 0.1 if name.startswith(("lora", "oft")) else 0.3
+    for parameter in model.parameters():
         if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, mean=1.0 if "ia3" in parameter_name else 0.0, std=std)
+            torch.nn.init.normal_(parameter, mean=1.0 if name.startswith(("ia3", "ln", "multitask")) else 0.0, std=std)
     model.save_pretrained(path, save_embedding_layers=False)
     return path
 
@@ -125,11 +144,12 @@ def _round_to_int8(model: Any) -> None:
 def logits(base: Path, adapter: Path | None, source: list[int], target: list[int], quantize: str = "none") -> Tensor:
     """Logits [1 + len(target), vocab_size] after the start token and after each token of ``target``."""
     model = _model(base, adapter, quantize)
-    out: Tensor = model(
-        input_ids=torch.tensor([source]),
-        attention_mask=torch.ones(1, len(source), dtype=torch.long),
-        decoder_input_ids=torch.tensor([[START, *target]]),
-    ).logits[0]
+    config = getattr(model, "active_peft_config", None)
+    decoder: dict[str, Tensor] = {"decoder_input_ids": torch.tensor([[START, *target]])}
+    if getattr(config, "num_tasks", None) is not None:  # peft then knows the decoder's input from labels alone
+        decoder = {"labels": torch.tensor([[*target, 0]]), "task_ids": torch.tensor([0])}
+    mask = torch.ones(1, len(source), dtype=torch.long)
+    out: Tensor = model(input_ids=torch.tensor([source]), attention_mask=mask, **decoder).logits[0]
     return out.float()
 
 
