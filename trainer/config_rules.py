@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trainer.config import DataConfig, TrainConfig, TrainingConfig
 from trainer.errors import ConfigError
-from trainer.method_config import FreezeMethod, Ia3Method, PrefixMethod
+from trainer.method_config import FreezeMethod, Ia3Method
 
 
 def check(config: TrainConfig) -> None:
@@ -32,11 +32,6 @@ def _check_data(data: DataConfig) -> None:
 
 def _check_method(config: TrainConfig) -> None:
     method = config.method
-    if isinstance(method, PrefixMethod) and config.training.gradient_checkpointing:
-        raise ConfigError(
-            "training.gradient_checkpointing: the recomputed layers would not see the prefix; "
-            "use a smaller training.batch_size with more training.gradient_accumulation"
-        )
     if getattr(method, "target_modules", None) in ("", []):
         raise ConfigError("method.target_modules: name at least one module, or all-linear where the method allows it")
     if isinstance(method, Ia3Method) and (method.target_modules is None) != (method.feedforward_modules is None):

@@ -111,7 +111,8 @@ def test_what_is_wrong_is_said_with_its_key(file: Path, override: str, words: st
 @pytest.mark.parametrize(
     ("overrides", "key"),
     [
-        (["method=prefix", "gradient_checkpointing=true"], "training.gradient_checkpointing"),
+        (["method=freeze", "quantize=nf4"], "training.quantize"),
+        (["method=ia3", "method.target_modules=[q_proj]"], "method.feedforward_modules"),
         (["template=none", "messages=messages"], "data.columns.messages"),
         (["template=none", "system_prompt=Be brief"], "data.template"),
         (["data.columns.system=s", "system_prompt=Be brief"], "data.system_prompt"),

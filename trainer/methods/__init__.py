@@ -17,12 +17,13 @@ from trainer.method_config import (
     PromptMethod,
     PTuningMethod,
 )
-from trainer.methods import own, prompts
+from trainer.methods import own, prefix, prompts
+from trainer.methods.own_model import OwnModel
 from trainer.methods.peft_kinds import CONFIGS, apply_peft
 
 _BUILDERS: dict[type[Any], Callable[[Base, Any], Any]] = {
     **dict.fromkeys(CONFIGS, apply_peft),
-    PrefixMethod: prompts.apply_prefix,
+    PrefixMethod: prefix.apply_prefix,
     PromptMethod: prompts.apply_prompt,
     PTuningMethod: prompts.apply_p_tuning,
     BottleneckMethod: own.apply_bottleneck,
@@ -45,7 +46,7 @@ def apply_method(base: Base, method: Method) -> Any:
         for message in _KNOWN_WARNINGS:
             warnings.filterwarnings("ignore", message=message, category=UserWarning)
         model = _BUILDERS[type(method)](base, method)
-    if not isinstance(model, own.OwnModel):
+    if not isinstance(model, OwnModel):
         model.active_peft_config.base_model_name_or_path = base.name
     return model
 
@@ -57,7 +58,7 @@ def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter
 
 def adapter_of(model: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """The configuration and the tensors of the adapter in ``model``, as its package holds them."""
-    if isinstance(model, own.OwnModel):
+    if isinstance(model, OwnModel):
         return model.adapter_config, model.adapter_tensors()
     from peft import get_peft_model_state_dict
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from trainer.base_model import Base
 from trainer.errors import ConfigError
 from trainer.method_config import BottleneckMethod, FreezeMethod
+from trainer.methods.own_model import OwnModel
 
 # The linear maps that end the attention part, and those that end the feed-forward part, as architectures name them.
 _ATTENTION_ENDS = ("o_proj", "out_proj", "attn.c_proj", "self_attention.dense", "attention.dense", "self_attn.dense")
@@ -24,39 +24,6 @@ _ACTIVATIONS: dict[str, type[nn.Module] | Any] = {
     "tanh": nn.Tanh,
 }
 INITIAL_STD = 0.02
-
-
-class OwnModel(nn.Module):
-    """A base with an adapter that peft does not know; what the training loop needs of a model."""
-
-    def __init__(self, base: Any, config: dict[str, Any]) -> None:
-        super().__init__()
-        self.base_model = base
-        self.adapter_config = config
-        self.config = base.config
-
-    @property
-    def device(self) -> torch.device:
-        """Where the base lies."""
-        device: torch.device = self.base_model.device
-        return device
-
-    def forward(self, **inputs: Any) -> Any:
-        """As the base's own."""
-        return self.base_model(**inputs)
-
-    def get_output_embeddings(self) -> Any:
-        """The base's output head."""
-        return self.base_model.get_output_embeddings()
-
-    def gradient_checkpointing_enable(self, **arguments: Any) -> None:
-        """As the base's own."""
-        self.base_model.enable_input_require_grads()
-        self.base_model.gradient_checkpointing_enable(**arguments)
-
-    def adapter_tensors(self) -> dict[str, Tensor]:
-        """The adapter's tensors, by the names that its package gives them."""
-        raise NotImplementedError
 
 
 class Bottleneck(nn.Module):

@@ -1,46 +1,18 @@
-"""Methods that stand before the prompt: prefix tuning, prompt tuning, P-Tuning v1."""
+"""Methods that put embeddings before the prompt: prompt tuning and P-Tuning v1."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from peft import PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
+from peft import PromptEncoderConfig, PromptTuningConfig, get_peft_model
 
 from trainer.base_model import Base
 from trainer.errors import ConfigError
-from trainer.method_config import PrefixMethod, PromptMethod, PTuningMethod
+from trainer.method_config import PromptMethod, PTuningMethod
 
 TASK = "CAUSAL_LM"
-INITIAL_STD = 0.02  # of the weights that make a prefix
-
-
-def apply_prefix(base: Base, method: PrefixMethod) -> Any:
-    """Prefix tuning, with or without a projection."""
-    model = get_peft_model(
-        base.model,
-        PrefixTuningConfig(
-            task_type=TASK,
-            num_virtual_tokens=method.tokens,
-            prefix_projection=method.projection,
-            encoder_hidden_size=method.projection_hidden_size if method.projection else None,
-        ),
-    )
-    _start_small(model.prompt_encoder["default"])
-    return model
-
-
-def _start_small(encoder: torch.nn.Module) -> None:
-    """Begin with a prefix close to zero, as transformers begins its own layers.
-
-    peft leaves torch's initialisation, whose embeddings have unit variance. Behind them one step of Adam moves keys
-    and values by more than their size: at the same learning rate the loss diverges within a few steps.
-    """
-    for module in encoder.modules():
-        if isinstance(module, (torch.nn.Linear, torch.nn.Embedding)):
-            torch.nn.init.normal_(module.weight, std=INITIAL_STD)
-        if isinstance(module, torch.nn.Linear):
-            torch.nn.init.zeros_(module.bias)
+INITIAL_STD = 0.02  # of an encoder's embeddings
 
 
 def apply_prompt(base: Base, method: PromptMethod) -> Any:

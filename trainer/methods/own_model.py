@@ -1,0 +1,44 @@
+"""What the training loop needs of a model whose adapter peft does not train."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class OwnModel(nn.Module):
+    """A base with an adapter of ours. ``adapter_config`` is the configuration that its package holds."""
+
+    def __init__(self, base: Any, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.base_model = base
+        self.adapter_config = config
+        self.config = base.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the base lies."""
+        device: torch.device = self.base_model.device
+        return device
+
+    def forward(self, **inputs: Any) -> Any:
+        """As the base's own."""
+        return self.base_model(**inputs)
+
+    def get_output_embeddings(self) -> Any:
+        """The base's output head."""
+        return self.base_model.get_output_embeddings()
+
+    def activation_checkpointing_enable(self, **arguments: Any) -> None:
+        """As the base's own, with inputs that let gradients reach the adapters of recomputed layers."""
+        self.base_model.enable_input_require_grads()
+        renamed = getattr(self.base_model, "activation_checkpointing_enable", None)  # during transformers 5
+        (renamed or self.base_model.gradient_checkpointing_enable)(**arguments)
+
+    gradient_checkpointing_enable = activation_checkpointing_enable
+
+    def adapter_tensors(self) -> dict[str, Tensor]:
+        """The adapter's tensors, by the names that its package gives them."""
+        raise NotImplementedError
