@@ -74,6 +74,13 @@ class Op(ABC):
         """The part of a stacked op that is member ``index``, as a stack of one."""
         return self.map(lambda t: t[index : index + 1])
 
+    def columns(self, base: int, given: int) -> int:
+        """How many of the ``given`` columns of ``y`` the op acts on, at a module that has ``base`` of them itself.
+
+        They differ at the output head in a batch with adapters that bring tokens of their own.
+        """
+        return base
+
     def is_zero(self) -> bool:
         """Whether the op certainly changes nothing, whatever its input."""
         return False

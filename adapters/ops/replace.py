@@ -36,6 +36,10 @@ class ReplaceLinear(Op):
         new = F.linear(x, self.weight[0], None if self.bias is None else self.bias[0])
         return F.pad(new, (0, y.shape[-1] - new.shape[-1])) if new.shape[-1] < y.shape[-1] else new
 
+    def columns(self, base: int, given: int) -> int:
+        """See Op.columns."""
+        return given
+
 
 @dataclass(frozen=True, eq=False)
 class ReplaceParameters(Op):

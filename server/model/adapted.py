@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -24,10 +23,11 @@ class BaseSite:
     """The base's own module at a place where adapters act; see ``adapters.ops.Site``. To be made before binding."""
 
     def __init__(self, module: nn.Module) -> None:
-        self._shell: Any = copy.copy(module)
+        self._shell = copy.copy(module)
         self._shell._parameters = dict(module._parameters)
         if isinstance(module, nn.Embedding):
-            self._shell.padding_idx = None  # matters to gradients only, and may lie beyond a table of few rows
+            # matters to gradients only, and may lie beyond a table of few rows
+            self._shell.__dict__["padding_idx"] = None
 
     def call(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """What the module computes for ``x`` with some of its parameters replaced."""
@@ -52,11 +52,13 @@ def adapt_module(module: nn.Module, name: str, *, is_head: bool = False) -> None
             for group in groups.before:
                 group.apply(rows, rows, step.plan(group.members, is_head), site)
         y = base(given)
+        own = y.shape[-1]
         if is_head and step.head_width > y.shape[-1]:
             y = pad(y, (0, step.head_width - y.shape[-1]))  # for tokens that adapters brought
         rows_in, rows_out = x.reshape(-1, x.shape[-1]), y.view(-1, y.shape[-1])
         for group in groups.after:
-            group.apply(rows_in, rows_out, step.plan(group.members, is_head), site)
+            known = rows_out[:, : group.op.columns(own, rows_out.shape[-1])] if is_head else rows_out
+            group.apply(rows_in, known, step.plan(group.members, is_head), site)
         return y
 
     module.forward = forward

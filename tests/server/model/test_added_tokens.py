@@ -52,6 +52,8 @@ class Bench:
         self.runner: ModelRunner = load_runner(config)
         self.paths = {name: resized.save(base, folder / name, *given) for name, given in CONFIGS.items()}
         self.paths["plain"] = make_adapter(base, folder / "plain", lora())
+        on_head = lora(target_modules=["lm_head", "embed_tokens"], use_dora=True)
+        self.paths["head"] = make_adapter(base, folder / "head", on_head)
         for name, path in self.paths.items():
             self.runner.install(AdapterKey(name, 1, name), self.runner.prepare(path).adapter)
 
@@ -82,6 +84,7 @@ def test_mixed_vocabularies(base: Path, tmp_path: Path) -> None:
         "base": [5, 9, 17, 33],
         "two": [VOCAB + 1, 8, VOCAB],
         "plain": [64, 64, 9, 7],
+        "head": [7, 64, 5],
         "many": [VOCAB + 69, 5, 9, VOCAB],
         "tokens": [5, VOCAB, 9],
         "fewer": [250, 5],
