@@ -9,6 +9,7 @@ from torch import Tensor
 from adapters.base import BaseSpec
 from adapters.configs.scale import LnTuningConfig
 from adapters.errors import PackageError
+from adapters.kinds.check import expect_shape
 from adapters.kinds.names import PREFIX, key
 from adapters.kinds.targets import check_targets
 from adapters.kinds.whole import replacement
@@ -32,6 +33,7 @@ def compile_ln_tuning(package: AdapterPackage, base: BaseSpec) -> Adapter:
     found: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for name, tensor in package.tensors.items():
         module, parameter = _split(name, own, base)
+        expect_shape(name, tensor, base.parameters[f"{module}.{parameter}"], "was the adapter made for another base?")
         found[module][parameter] = tensor
     for module, given in found.items():
         if missing := sorted(own[module] - given.keys()):

@@ -24,8 +24,8 @@ def skew(vectors: Tensor, size: int) -> Tensor:
 def cayley(matrices: Tensor) -> Tensor:
     """``(I - Q) (I + Q)^-1 - I`` of each skew-symmetric ``Q``. Shape: [n, size, size], as the result."""
     identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype)
-    change: Tensor = torch.linalg.solve(identity + matrices, -2 * matrices, left=False)
-    return change
+    change, info = torch.linalg.solve_ex(identity + matrices, -2 * matrices, left=False)
+    return torch.where(info[:, None, None] > 0, torch.nan, change)  # sums beyond what a float can tell apart
 
 
 def cayley_series(matrices: Tensor, terms: int) -> Tensor:

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from adapters.ops.base import AddOp, Site
+from adapters.ops.base import AddOp, Op, Site
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,3 +61,26 @@ class RotateInput(AddOp):
             return x
         runs = x.reshape(*x.shape[:-1], -1, outer, inner, self.change.shape[-1] // 2)
         return runs.transpose(-2, -3).reshape(x.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class RotateOutput(Op):
+    """Output features, block by block, times a small matrix.
+
+    Semantics: ``y[p] += y[p] @ change[k]``; blocks and ``change`` as in ``RotateInput`` with ``fold`` 1.
+    Shape: ``change`` [out_features / b, b, b], or [1, b, b] shared by all blocks.
+    """
+
+    change: Tensor
+
+    def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
+        """See Op.reference."""
+        return RotateInput(self.change).reference(y, y, site)
+
+    def batched(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
+        """See Op.batched."""
+        return y + RotateInput(self.change).update(y)
+
+    def is_zero(self) -> bool:
+        """See Op.is_zero."""
+        return not bool(torch.any(self.change != 0))

@@ -60,6 +60,7 @@ CASES: dict[str, Case] = {
     "oft-shared": oft(oft_block_size=16, block_share=True, target_modules=BOTH, bias="all"),
     "oft-constrained": oft(oft_block_size=8, coft=True, eps=0.8),
     "oft-terms": oft(oft_block_size=4, num_cayley_neumann_terms=3),
+    "oft-embedding": oft(oft_block_size=16, target_modules=["embed_tokens", "v_proj"]),
     "boft-4": boft(boft_block_size=4),
     "boft-butterfly": boft(boft_block_size=4, boft_n_butterfly_factor=3, bias="boft_only"),
     "boft-num": boft(boft_block_size=0, boft_block_num=8, boft_n_butterfly_factor=2, bias="all"),
