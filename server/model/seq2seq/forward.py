@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from adapters.base import BaseSpec
+from server.errors import EngineStartError
 from server.model.adapted import adapt_embedding, adapt_module
 from server.model.inputs import ModelInput, SequenceInput
 from server.model.kv_cache import KVCache, LayerShape
@@ -22,6 +23,11 @@ class Seq2SeqForward:
     """An encoder-decoder base; see ``server.model.forward.Forward``."""
 
     def __init__(self, base: LoadedBase) -> None:
+        if base.dtype == torch.float16:
+            raise EngineStartError(
+                f"--dtype float16: {base.model.config.model_type} was trained in bfloat16 and overflows in float16 "
+                "(transformers keeps parts of it in float32 then); use --dtype bfloat16 or float32"
+            )
         self._model, self._device = base.model, base.device
         start = getattr(base.model.generation_config, "decoder_start_token_id", None)
         start = base.model.config.decoder_start_token_id if start is None else start

@@ -56,10 +56,12 @@ class Row:
 class Bench:
     """A runner, its installed adapters, and rows over hand-made block tables."""
 
-    def __init__(self, base: Path, adapters: Mapping[str, Path], quantize: str = "none") -> None:
+    def __init__(
+        self, base: Path, adapters: Mapping[str, Path], quantize: str = "none", dtype: str = "float32"
+    ) -> None:
         self.base, self.adapters, self.quantize = base, adapters, quantize
         config = EngineConfig(
-            model=str(base), quantize=quantize, dtype="float32", kv_cache_gb=0.02, block_size=BLOCK_SIZE, threads=1
+            model=str(base), quantize=quantize, dtype=dtype, kv_cache_gb=0.02, block_size=BLOCK_SIZE, threads=1
         )
         self.runner: ModelRunner = load_runner(config)
         self.keys = {name: AdapterKey(name, 1, name) for name in adapters}

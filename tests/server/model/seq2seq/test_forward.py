@@ -56,6 +56,18 @@ def test_a_row_does_not_depend_on_its_neighbours(bench: Bench) -> None:
     torch.testing.assert_close(mixed[list(bench.adapters).index("lora-r4")], first, rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("quantize", ["none", "nf4", "int8"])
+def test_bfloat16_runs_every_kind(quantize: str, s2s_base: Bases, s2s_adapters: Adapters) -> None:
+    bench = Bench(s2s_base("t5"), s2s_adapters("t5"), quantize, dtype="bfloat16")
+    rows = [bench.row(name, 9, 4, i) for i, name in enumerate([None, *bench.adapters])]
+    alone = [bench.runner.execute(ModelInput([row.take(1)]))[0] for row in rows]
+    for row in rows:
+        row.forget()
+    mixed = bench.runner.execute(ModelInput([row.take(1) for row in rows]))
+    torch.testing.assert_close(mixed, torch.stack(alone), rtol=0, atol=0.02)
+    assert mixed.isfinite().all()
+
+
 @pytest.mark.parametrize("quantize", ["nf4", "int8"])
 @pytest.mark.parametrize("base", support.BASES)
 def test_quantized_bases(base: str, quantize: str, s2s_base: Bases, s2s_adapters: Adapters) -> None:

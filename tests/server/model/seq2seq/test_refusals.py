@@ -57,6 +57,7 @@ CASES: dict[str, tuple[str, dict[str, Any], str, type[AdapterError], str]] = {
     "prefix of a shallow base": ("prefix-5", {"num_layers": 2}, "", BaseMismatchError, "number of layers 2"),
     "prefix of another size": ("prefix-5", {"num_layers": 4}, "", PackageError, "prompt_embeddings"),
     "prompt of another size": ("prompt-7", {"num_transformer_submodules": 1}, "", PackageError, r"expected \[7, 64\]"),
+    "multitask for both": ("multitask", {"num_transformer_submodules": 2}, "", UnsupportedKindError, "submodules=1"),
     "three stacks": (
         "prompt-7",
         {"num_transformer_submodules": 3},
@@ -103,6 +104,11 @@ def test_adapters_of_an_encoder_decoder_on_a_decoder(tiny_base: Path, s2s_adapte
         package = changed(s2s_adapters("t5")[name], tmp_path / name, {"task_type": None})
         with pytest.raises(BaseMismatchError, match="num_transformer_submodules is 2"):
             runner.prepare(package)
+
+
+def test_float16(s2s_base: Callable[[str], Path]) -> None:
+    with pytest.raises(EngineStartError, match="t5 was trained in bfloat16"):
+        load_runner(EngineConfig(model=str(s2s_base("t5")), quantize="none", dtype="float16", kv_cache_gb=0.02))
 
 
 def test_other_families(tmp_path: Path) -> None:
