@@ -7,10 +7,11 @@ PYTEST := $(BIN)/pytest
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install base demo serve loadtest lint format test test-slow test-gpu test-peers clean distclean
+.PHONY: help install base demo serve loadtest perplexity adapter-memory lint format test test-slow test-gpu
+.PHONY: test-peers clean distclean
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## create .venv and install hotswap with its development tools into it
 
@@ -34,6 +35,12 @@ serve: base ## serve the default base; more flags: make serve ARGS="--port 9000"
 
 loadtest: $(STAMP) ## drive a running server: make loadtest ARGS="--url http://127.0.0.1:8000 --models base"
 	$(BIN)/python -m loadtests $(ARGS)
+
+perplexity: base ## perplexity and memory of each quantization: make perplexity ARGS="--text FILE"
+	$(BIN)/python -m loadtests.perplexity $(ARGS)
+
+adapter-memory: base ## memory with 1, 100 and 1,000 resident adapters
+	$(BIN)/python -m loadtests.adapter_memory --base "$$($(BIN)/hotswap base path)" $(ARGS)
 
 lint: $(STAMP) ## ruff, mypy and the import rules
 	$(BIN)/ruff check .
