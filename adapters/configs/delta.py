@@ -14,8 +14,10 @@ from adapters.names import shown
 _INITIAL = frozenset({"init_weights"})  # how training began
 _STORAGE = frozenset({"fan_in_fan_out"})  # how the base stores its weights; every tensor has the same shape either way
 _MAX_DEPTH = 64
-WAVELETS = tuple(
-    [f"db{i}" for i in range(1, 11)] + [f"sym{i}" for i in range(2, 11)] + [f"coif{i}" for i in range(1, 6)]
+WAVELETS = (
+    *(f"db{i}" for i in range(1, 11)),
+    *(f"sym{i}" for i in range(2, 11)),
+    *(f"coif{i}" for i in range(1, 5)),
 )
 ACTIVATIONS = (
     "relu", "relu2", "relu6", "leaky_relu", "gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh",
@@ -163,6 +165,7 @@ class OSFConfig(DeltaConfig, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     rank_pattern: dict[str, int | float] | None = None
 
     KIND: ClassVar[str] = "osf"
+    EMPTY_TENSORS: ClassVar[bool] = True  # of maps with no direction left to train
     IGNORED: ClassVar[frozenset[str]] = DeltaConfig.IGNORED | {"target_svd_config"}  # peft does not read it
 
     def check(self, limits: PackageLimits) -> None:

@@ -59,7 +59,7 @@ class Layers:
 
     def compile(self, ops: Callable[[Layer], tuple[Op, ...]]) -> Adapter:
         """The adapter of what ``ops`` makes of each layer, with the trained biases after it."""
-        made = {layer.module: ops(layer) for layer in self.layers}
+        made = {layer.module: listed for layer in self.layers if (listed := ops(layer))}
         for module, trained in self.biases.items():
             made[module] = (*made.get(module, ()), Bias(trained - own_bias(module, self.base)))
         return Adapter(self.kind, made)
@@ -98,7 +98,7 @@ def sort_layers(
     first = next(iter(parameters))
     found = by_module(tensors, parameters if embedded is None else [*parameters, embedded], config.KIND)
     others = {base.embedding: embedded} if embedded and base.embedding else {}
-    shapes = {module: (base.hidden_size, base.vocab_size) for module in others}
+    shapes = dict.fromkeys(others, (base.hidden_size, base.vocab_size))
     layers = [
         Layer(module, *(shapes.get(module) or linear_shape(module, first, base)), entry)
         for module, entry in found.items()

@@ -37,6 +37,8 @@ def compile_osf(package: AdapterPackage, base: BaseSpec) -> Adapter:
         hint = f"effective_rank leaves {count} of {min(sizes[layer.module])} directions to train"
         u = layer.tensor(_U, (layer.out_features, count), hint)
         s, v = layer.tensor(_S, (count,), hint), layer.tensor(_V, (count, layer.in_features), hint)
+        if not count:
+            return ()
         u0, s0, v0 = torch.linalg.svd(base.weight(layer.module), full_matrices=False)
         left = torch.cat((u * s, -u0[:, kept:] * s0[kept:]), dim=1)
         return (check_update(factored(left, torch.cat((v, v0[kept:]))), layer.module),)

@@ -18,7 +18,7 @@ from adapters.package import AdapterPackage
 
 _A, _B = "peanut_A.weight", "peanut_B.weight"
 _tanh_gelu = partial(F.gelu, approximate="tanh")
-_FUNCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+FUNCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "relu2": lambda x: F.relu(x).square(),
     "relu6": F.relu6,
@@ -36,7 +36,7 @@ _FUNCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "linear": lambda x: x,
 }
-assert tuple(_FUNCTIONS) == ACTIVATIONS, "every activation that is read must be computed"
+assert tuple(FUNCTIONS) == ACTIVATIONS, "every activation that is read must be computed"
 
 
 def compile_peanut(package: AdapterPackage, base: BaseSpec) -> Adapter:
@@ -53,7 +53,7 @@ def compile_peanut(package: AdapterPackage, base: BaseSpec) -> Adapter:
     encoders = [f"peanut_encoders.{i}.weight" for i in range(config.depth)]
     decoders = [f"peanut_decoders.{i}.weight" for i in range(config.depth)]
     layers = sort_layers(package, base, [_A, _B, *encoders, *decoders])
-    act, r = _FUNCTIONS[config.act_fn], config.r
+    act, r = FUNCTIONS[config.act_fn], config.r
 
     def ops(layer: Layer) -> tuple[Op, ...]:
         a, b = layer.tensor(_A, (r, layer.out_features)), layer.tensor(_B, (layer.out_features, r))

@@ -16,14 +16,14 @@ from adapters.ops.base import AddOp, Site
 class Sparse(AddOp):
     """A sparse update of a linear map, in compressed rows.
 
-    Semantics: ``y[o] += sum of values[i] * x[columns[i]]`` over ``starts[o] <= i < starts[o + 1]``, in float32.
-    Shape: ``starts`` [out_features + 1], ``columns`` [n], both int32; ``values`` [n].
+    Semantics: ``y[o] += sum of values[i] * x[inputs[i]]`` over ``starts[o] <= i < starts[o + 1]``, in float32.
+    Shape: ``starts`` [out_features + 1], ``inputs`` [n], both int32; ``values`` [n].
     """
 
     STACKS: ClassVar[bool] = False
 
     starts: Tensor
-    columns: Tensor
+    inputs: Tensor
     values: Tensor
 
     @classmethod
@@ -50,7 +50,7 @@ class Sparse(AddOp):
         """The update's matrix [out_features, in_features]."""
         rows = torch.repeat_interleave(self.starts.diff())
         matrix = torch.zeros(len(self.starts) - 1, in_features, device=self.values.device)
-        return matrix.index_put_((rows, self.columns.long()), self.values.float(), accumulate=True)
+        return matrix.index_put_((rows, self.inputs.long()), self.values.float(), accumulate=True)
 
     def _sums(self, x: Tensor) -> Tensor:
         """The products of a stack of one with ``x`` [in_features, k]; [out_features, k].
@@ -58,6 +58,6 @@ class Sparse(AddOp):
         A bag of weighted rows for each output feature: faster than torch's sparse products, and the same in any batch.
         """
         return F.embedding_bag(
-            self.columns[0], x.contiguous(), self.starts[0],
+            self.inputs[0], x.contiguous(), self.starts[0],
             mode="sum", per_sample_weights=self.values[0].float(), include_last_offset=True,
         )  # fmt: skip

@@ -16,7 +16,7 @@ class Spectrum(Sparse):
     """A sparse update in the frequency domain; it is applied there, so its matrix is never built.
 
     Semantics: ``y += x @ Re(ifft2(S)).T`` in float32, where ``S`` [out_features, in_features] is the matrix that
-    ``starts``, ``columns`` and ``values`` describe as in ``Sparse``: the same as ``Re(ifft(S @ conj(fft(x)))) / in``.
+    ``starts``, ``inputs`` and ``values`` describe as in ``Sparse``: the same as ``Re(ifft(S @ conj(fft(x)))) / in``.
     Shape: as ``Sparse``.
     """
 
