@@ -21,6 +21,16 @@ from adapters.configs.delta import (
     ShiraConfig,
     WaveFTConfig,
 )
+from adapters.configs.factors import AdaLoraConfig, DeloraConfig, GraloraConfig, LoHaConfig, LoKrConfig
+from adapters.configs.factors_shared import (
+    FrodConfig,
+    PveraConfig,
+    RandLoraConfig,
+    TinyLoraConfig,
+    UniLoraConfig,
+    VBLoraConfig,
+    VeraConfig,
+)
 from adapters.configs.lora import LoraConfig
 from adapters.configs.miss import MissConfig
 from adapters.configs.prompt import (
@@ -73,6 +83,18 @@ CONFIGS: Mapping[str, type[AdapterConfig]] = {
     "ROAD": RoadConfig,
     "MISS": MissConfig,
     "SUPERTUNING": SupertuningConfig,
+    "ADALORA": AdaLoraConfig,
+    "VERA": VeraConfig,
+    "PVERA": PveraConfig,
+    "LOHA": LoHaConfig,
+    "LOKR": LoKrConfig,
+    "RANDLORA": RandLoraConfig,
+    "VBLORA": VBLoraConfig,
+    "TINYLORA": TinyLoraConfig,
+    "UNILORA": UniLoraConfig,
+    "GRALORA": GraloraConfig,
+    "DELORA": DeloraConfig,
+    "FROD": FrodConfig,
     "BOTTLENECK": BottleneckConfig,
     "FREEZE": FreezeConfig,
 }
