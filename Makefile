@@ -8,7 +8,7 @@ ARGS   ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install base demo serve loadtest perplexity adapter-memory lint format test test-slow test-gpu
-.PHONY: test-peers clean distclean
+.PHONY: families test-peers clean distclean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ perplexity: base ## perplexity and memory of each quantization: make perplexity 
 
 adapter-memory: base ## memory with 1, 100 and 1,000 resident adapters
 	$(BIN)/python -m loadtests.adapter_memory --base "$$($(BIN)/hotswap base path)" $(ARGS)
+
+families: $(STAMP) ## measure every model family and write docs/families.md
+	$(BIN)/python -m tests.server.model.families.table
 
 lint: $(STAMP) ## ruff, mypy and the import rules
 	$(BIN)/ruff check .

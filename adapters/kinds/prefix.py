@@ -6,6 +6,7 @@ from adapters.base import BaseSpec
 from adapters.configs.prompt import CartridgeConfig, PrefixTuningConfig, PromptLearningConfig
 from adapters.errors import UnsupportedKindError
 from adapters.kinds.check import expect_base_count, expect_shape, only_prompt_embeddings, stacks_of
+from adapters.names import shown
 from adapters.ops import Adapter, PrefixKV
 from adapters.package import AdapterPackage
 

@@ -51,6 +51,7 @@ def paged_attention(  # noqa: PLR0917 - the signature is transformers'
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
+    position_bias: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention of a packed ragged batch.
@@ -59,6 +60,8 @@ def paged_attention(  # noqa: PLR0917 - the signature is transformers'
     Semantics: softmax(softcap(q k^T * scaling)) v over the positions of the row's own sequence, in a window if one
     is given; ``s_aux`` [Hq] are attention sinks: one more logit per head that takes weight and gives no value.
     """
+    if attention_mask is not None or position_bias is not None or not getattr(module, "is_causal", True):
+        raise ValueError("it attends by a mask or bias of its own, or not causally")  # said at start, see probe.py
     layer: int = module.layer_idx  # type: ignore[assignment]
     return attend(layer, query, key, value, Rule(scaling, sliding_window, softcap, s_aux)), None
 

@@ -7,6 +7,7 @@ makes its rows choose other experts.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -34,9 +35,11 @@ def router_modules(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def is_router(module: nn.Module) -> bool:
-    """Whether a module chooses experts by a ``weight`` [num_experts, in_features] of its own."""
+    """Whether a module chooses experts by a ``weight`` [num_experts, in_features], and by nothing but its input."""
     weight = module._parameters.get("weight")
-    return "router" in type(module).__name__.lower() and weight is not None and weight.dim() == 2
+    if weight is None or weight.dim() != 2 or "router" not in type(module).__name__.lower():
+        return False
+    return len(inspect.signature(type(module).forward).parameters) == 2  # itself and its input
 
 
 def expert_shapes(model: nn.Module) -> dict[str, tuple[int, int, int]]:

@@ -15,7 +15,7 @@ from server.model.inputs import ModelInput, SequenceInput
 from server.model.kv_cache import KVCache, LayerShape
 from server.model.loader import LoadedBase, adaptable_modules
 from server.model.pool import AdapterPool
-from server.model.probe import check_packing, probe_layers
+from server.model.probe import check_untested, probe_layers
 from server.model.step import computing
 from server.model.vocabulary import mask_unknown
 
@@ -57,7 +57,7 @@ class DecoderForward:
         """See Forward.layers."""
         layers = probe_layers(self._base)
         if self._base.model.config.model_type not in TESTED:
-            check_packing(self._base, layers)
+            check_untested(self._base, layers)
         return layers
 
     def spec(self, spec: BaseSpec) -> BaseSpec:

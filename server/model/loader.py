@@ -9,7 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+)
 from transformers.pytorch_utils import Conv1D
 
 from adapters.base import BaseSpec
@@ -17,7 +23,9 @@ from adapters.errors import BaseModelError
 from adapters.fingerprint import base_fingerprint
 from server.config import EngineConfig
 from server.errors import EngineStartError
-from server.model.attention import NAME
+from server.model.architecture import ENCODER_DECODERS, check_architecture, check_code
+from server.model.experts import expert_shapes, is_router, router_modules, router_shapes
+from server.model.families import attention_name, patch_attention
 from server.model.quantization import choose_quantization, prepare_quantized
 from server.model.weights import linear_weight, weight_bytes
 
@@ -40,6 +48,11 @@ class LoadedBase:
     max_model_len: int
 
     @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether an encoder reads the prompt."""
+        return bool(self.model.config.is_encoder_decoder)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all weights, quantization constants included."""
         return weight_bytes(self.model)
@@ -52,14 +65,15 @@ def load_base(config: EngineConfig) -> LoadedBase:
     dtype = pick_dtype(config.dtype, device)
     try:
         fingerprint = base_fingerprint(path)
+        check_code(path, config.trust_remote_code)
         hf_config = AutoConfig.from_pretrained(path, trust_remote_code=config.trust_remote_code)
-        _refuse_unsupported(hf_config)
+        check_architecture(hf_config)
         quantization, options = choose_quantization(config.quantize, hf_config)
         model = _load(path, config, hf_config, options, dtype=dtype, device=device)
     except (BaseModelError, OSError, ValueError, KeyError) as error:
         raise EngineStartError(f"cannot load the base model in {path}: {error}") from error
     limit = int(getattr(hf_config, "max_position_embeddings", 0) or 2048)
-    if config.max_model_len > limit:
+    if config.max_model_len > limit and hf_config.model_type not in ENCODER_DECODERS:  # T5's positions are relative
         raise EngineStartError(f"--max-model-len {config.max_model_len} exceeds the base's {limit} positions")
     length = config.max_model_len or limit
     return LoadedBase(model, quantization, dtype, device, fingerprint, _eos_token_ids(model), length)
@@ -85,11 +99,6 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def _refuse_unsupported(hf_config: Any) -> None:
-    if getattr(hf_config, "is_encoder_decoder", False):
-        raise EngineStartError(f"{hf_config.model_type} is an encoder-decoder model; only decoders are served")
-
-
 def _load(
     path: Path,
     config: EngineConfig,
@@ -100,17 +109,19 @@ def _load(
     device: torch.device,
 ) -> PreTrainedModel:
     options: dict[str, Any] = {"quantization_config": quantization} if quantization is not None else {}
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+    auto = AutoModelForSeq2SeqLM if hf_config.model_type in ENCODER_DECODERS else AutoModelForCausalLM
+    model: PreTrainedModel = auto.from_pretrained(
         path,
         config=hf_config,
         dtype=dtype,
         device_map={"": device},
-        attn_implementation=NAME,
+        attn_implementation=attention_name(hf_config),
         trust_remote_code=config.trust_remote_code,
         use_safetensors=True,
         **options,
     )
     prepare_quantized(model, dtype)
+    patch_attention(model)
     return model.eval().requires_grad_(False)
 
 
@@ -121,14 +132,16 @@ def _eos_token_ids(model: PreTrainedModel) -> list[int]:
 
 
 def adaptable_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Modules that adapters can act on, by name: linear maps and norms outside of routed experts.
+    """Modules that adapters can act on, by name: linear maps and norms outside of routed experts and routers.
 
     They see every row of the batch, the output head those whose logits are wanted.
     """
     return {
         name: module
         for name, module in model.named_modules()
-        if (isinstance(module, (nn.Linear, Conv1D)) or _is_norm(module)) and ".experts." not in name
+        if (isinstance(module, (nn.Linear, Conv1D)) or _is_norm(module))
+        and not is_router(module)
+        and ".experts." not in name
     }
 
 
@@ -163,6 +176,7 @@ def base_spec(base: LoadedBase, name: str, kv: tuple[int, int, int], template_sh
     """What packages are checked against; ``kv`` is (layers, KV heads, head dimension)."""
     modules = adaptable_modules(base.model)
     linears = {name: module for name, module in modules.items() if not _is_norm(module)}
+    routers = router_modules(base.model)
     embedding = base.model.get_input_embeddings()
     head = base.model.get_output_embeddings()
     names = {id(module): name for name, module in base.model.named_modules()}
@@ -182,9 +196,13 @@ def base_spec(base: LoadedBase, name: str, kv: tuple[int, int, int], template_sh
             if isinstance(getattr(m, "bias", None), Tensor)
         },
         parameters={f"{n}.{p}": stored_shape(m, p) for n, m in adapted.items() for p, _ in m.named_parameters()},
+        experts=expert_shapes(base.model),
+        routers=router_shapes(base.model),
+        transposed=frozenset(n for n, m in linears.items() if _is_turned(m)),
         embedding=names[id(embedding)],
+        embed_scale=float(getattr(embedding, "embed_scale", 1.0)),
         head=names[id(head)],
         tied=head.weight is embedding.weight,
-        weight=lambda n: linear_weight(linears[n]),
+        weight=lambda n: linear_weight({**adapted, **routers}[n]),
         chat_template_sha256=template_sha256,
     )

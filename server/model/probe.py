@@ -1,19 +1,31 @@
-"""Finds out what each attention layer stores, by running one token through the model.
+"""Finds out what each attention layer stores, and whether an architecture can be served at all.
 
-Configs name head counts and sizes differently, and some models store keys and values of different size.
+Configs name head counts and sizes differently, and some models store keys and values of different size. So one token
+is run through the model. Architectures that no test has seen also run a short prompt, alone as transformers does it
+and then packed beside another one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from server.errors import EngineStartError
+from server.model.architecture import problem_with_layers
+from server.model.assemble import assemble
+from server.model.inputs import ModelInput, SequenceInput
 from server.model.kv_cache import KVCache, LayerShape
 from server.model.loader import LoadedBase
+from server.model.parity import distance
+from server.model.pool import AdapterPool
 from server.model.step import PrefillPart, Step, computing
+
+_PROMPT, _NEIGHBOUR = [5, 23, 7, 101, 64, 11, 42, 3, 77], [90, 4, 55, 31, 8, 19, 63]
+# Of the logits' spread: what kernels differ by. A row that sees its neighbour is off by its spread.
+_TOLERANCE = {torch.float32: 0.01, torch.float16: 0.05, torch.bfloat16: 0.15}
 
 
 class _Recorder:
@@ -36,13 +48,71 @@ def probe_layers(base: LoadedBase) -> list[LayerShape]:
     slots = torch.zeros(1, dtype=torch.long, device=base.device)
     part = PrefillPart(row=0, count=1, start=0, slots=slots[None])
     step = Step(cast(KVCache, recorder), slots, None, [part], [], [], {})
-    with torch.inference_mode(), computing(step):
-        base.model(input_ids=slots[None], position_ids=slots[None], use_cache=False)
-    layers = int(base.model.config.num_hidden_layers)
+    try:
+        with torch.inference_mode(), computing(step):
+            base.model(input_ids=slots[None], position_ids=slots[None], use_cache=False)
+    except Exception as error:
+        raise _unserved(base, f"it fails on a single token ({type(error).__name__}: {error})") from error
+    layers = int(base.model.config.get_text_config().num_hidden_layers)
     if sorted(recorder.stored) != list(range(layers)):
-        raise EngineStartError(
-            f"the architecture {base.model.config.model_type} cannot be served: {len(recorder.stored)} of its "
-            f"{layers} layers attend through transformers' AttentionInterface"
+        raise _unserved(
+            base, f"{len(recorder.stored)} of its {layers} layers attend through transformers' AttentionInterface"
         )
     shapes = (recorder.stored[i] for i in range(layers))
     return [LayerShape(key.shape[1], key.shape[2], value.shape[2]) for key, value in shapes]
+
+
+def check_untested(base: LoadedBase, layers: Sequence[LayerShape]) -> None:
+    """EngineStartError for an architecture that no test has seen, unless it proves to be served right.
+
+    Its layers must be of known types, and a prompt in pieces beside another must give the logits that transformers
+    gives it alone. It does not where rows reach each other by other ways than attention, where a mask is needed that
+    the paged cache does not know, or where positions are not those told.
+    """
+    problem = problem_with_layers(base.model)
+    if problem is not None:
+        raise _unserved(base, problem)
+    try:
+        want = _alone(base)
+        got = _in_pieces(base, KVCache(layers, 2, 16, base.dtype, base.device))
+    except Exception as error:
+        raise _unserved(base, f"it fails on a short prompt ({type(error).__name__}: {error})") from error
+    measured = distance(got.float(), want[[3, 7, 8]].float())
+    if not measured <= _TOLERANCE[base.dtype]:
+        raise _unserved(
+            base, f"a short prompt beside another gives other logits than alone (off by {measured:.2g} of their spread)"
+        )
+
+
+@torch.inference_mode()
+def _alone(base: LoadedBase) -> Tensor:
+    """Logits [len(_PROMPT), vocab_size] of the unmodified model."""
+    config = base.model.config
+    ours, config._attn_implementation = config._attn_implementation, "eager"
+    try:
+        logits: Tensor = base.model(input_ids=torch.tensor([_PROMPT], device=base.device), use_cache=False).logits[0]
+    finally:
+        config._attn_implementation = ours
+    return logits
+
+
+@torch.inference_mode()
+def _in_pieces(base: LoadedBase, cache: KVCache) -> Tensor:
+    """Logits at three positions of the prompt: the ends of two chunks and of one decode."""
+    found = []
+    for start, stop in ((0, 4), (4, 8), (8, 9)):
+        rows = [SequenceInput(None, _PROMPT[start:stop], start, [1], [stop - start - 1])]
+        if start == 0:
+            rows.insert(0, SequenceInput(None, _NEIGHBOUR, 0, [0], [0]))
+        batch = assemble(ModelInput(rows), cache, AdapterPool(), base.device)
+        with computing(batch.step):
+            output = base.model(input_ids=batch.input_ids[None], position_ids=batch.positions[None], use_cache=False)
+        found.append(output.logits[0, -1])
+    return torch.stack(found)
+
+
+def _unserved(base: LoadedBase, why: str) -> EngineStartError:
+    return EngineStartError(
+        f"the architecture {base.model.config.model_type} cannot be served: {why}; serve one of those in "
+        "docs/families.md, or another whose layers all attend through transformers' AttentionInterface"
+    )

@@ -23,6 +23,14 @@ PATCHES: Mapping[str, Callable[[PreTrainedModel], None]] = {
     "mpt": mpt.patch,
 }
 
+# Held against transformers and peft by tests/server/model/families.
+TESTED = frozenset({
+    "bloom", "codegen", "cohere", "cohere2", "deepseek_v3", "ernie4_5", "exaone4", "falcon", "gemma", "gemma2",
+    "gemma3_text", "glm", "glm4", "glm4_moe", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_oss", "gptj",
+    "granite", "hunyuan_v1_dense", "llama", "mistral", "mixtral", "mpt", "olmo2", "olmoe", "opt", "phi", "phi3",
+    "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "starcoder2",
+})  # fmt: skip
+
 
 def attention_name(hf_config: Any) -> str:
     """The attention implementation to load the model of ``hf_config`` with."""
