@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from adapters.base import BaseSpec
 from adapters.configs.rotation import BOFTConfig
 from adapters.errors import PackageError
@@ -16,6 +18,8 @@ from adapters.ops.rotate import RotateInput
 from adapters.package import AdapterPackage
 
 _ROTATIONS, _SCALE = "boft_R", "boft_s"
+# The product of up to four factors weighs at most twice what they weigh, and in blocks of this size runs faster.
+_MAX_MERGED_FACTORS, _MAX_MERGED_SIZE = 4, 64
 
 
 def compile_boft(package: AdapterPackage, base: BaseSpec) -> Adapter:
@@ -38,10 +42,22 @@ def compile_boft(package: AdapterPackage, base: BaseSpec) -> Adapter:
 def _rotations(layer: Layer, config: BOFTConfig) -> list[Op]:
     factors, num, size = _layout(layer, config)
     hint = "boft_n_butterfly_factor, boft_block_size and boft_block_num say so; or the base is another one"
-    matrices = layer.tensor(_ROTATIONS, (factors, num, size, size), hint).flatten(0, 1)
-    changes = finite(key(layer.module, _ROTATIONS), cayley(0.5 * (matrices - matrices.transpose(1, 2))))
-    changes = changes.view(factors, num, size, size)
-    return [RotateInput(changes[i].clone(), 2**i) for i in reversed(range(factors))]
+    matrices = layer.tensor(_ROTATIONS, (factors, num, size, size), hint).double().flatten(0, 1)
+    changes = cayley(0.5 * (matrices - matrices.transpose(1, 2))).view(factors, num, size, size)
+    ops = [RotateInput(changes[i].clone(), 2**i) for i in reversed(range(factors))]
+    merged = size * 2 ** (factors - 1)
+    if 1 < factors <= _MAX_MERGED_FACTORS and merged <= _MAX_MERGED_SIZE:
+        ops = [_product(ops, merged, layer.in_features)]
+    return [op.map(lambda change: finite(key(layer.module, _ROTATIONS), change)) for op in ops]
+
+
+def _product(ops: list[RotateInput], size: int, features: int) -> RotateInput:
+    """All factors as one: together they mix features within blocks of ``size`` that lie side by side."""
+    rows = torch.eye(size, dtype=torch.double).repeat(1, features // size)
+    for op in ops:
+        rows = rows + op.map(lambda change: change[None]).update(rows[None])[0]
+    blocks = rows.view(size, -1, size).transpose(0, 1)
+    return RotateInput((blocks - torch.eye(size)).contiguous())
 
 
 def _layout(layer: Layer, config: BOFTConfig) -> tuple[int, int, int]:

@@ -32,7 +32,7 @@ class BlockSum(AddOp):
         """See AddOp.update."""
         r = self.block.shape[-2]
         padded = pad(x, (0, -x.shape[-1] % r))
-        summed = padded.view(*x.shape[:-1], -1, r).sum(-2)
+        summed = padded.reshape(*x.shape[:-1], -1, r).sum(-2)
         return torch.bmm(summed, self.block).repeat(1, 1, self.repeats)
 
     def is_zero(self) -> bool:

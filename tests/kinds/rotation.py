@@ -63,6 +63,7 @@ CASES: dict[str, Case] = {
     "oft-embedding": oft(oft_block_size=16, target_modules=["embed_tokens", "v_proj"]),
     "boft-4": boft(boft_block_size=4),
     "boft-butterfly": boft(boft_block_size=4, boft_n_butterfly_factor=3, bias="boft_only"),
+    "boft-wide": boft(boft_block_size=16, boft_n_butterfly_factor=4, target_modules=["down_proj"]),
     "boft-num": boft(boft_block_size=0, boft_block_num=8, boft_n_butterfly_factor=2, bias="all"),
     "hra-r4": hra(r=4),
     "hra-r3": hra(r=3, init_weights=False, target_modules=BOTH, bias="hra_only"),

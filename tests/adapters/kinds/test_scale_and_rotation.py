@@ -12,6 +12,7 @@ from peft.tuners.boft import layer as boft_layer
 
 from adapters.kinds import compile_package
 from adapters.ops.reflect import LowRankInput
+from adapters.ops.rotate import RotateInput
 from adapters.package import read_package
 from tests.adapters.kinds.test_against_peft import BASES, error
 from tests.adapters.support import spec_of
@@ -116,3 +117,19 @@ def test_nearly_equal_reflections_give_a_small_update(tiny_base: Path, tmp_path:
         half = (x.bfloat16() @ op.a.bfloat16()) @ op.b.bfloat16()
         assert change.norm() < 0.01 * x.norm()
         assert (half.float() - change).norm() < 0.02 * change.norm()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"), [((4, 3), [1]), ((8, 4), [1]), ((16, 4), [8, 4, 2, 1]), ((2, 5), [16, 8, 4, 2, 1])]
+)
+def test_butterflies_are_multiplied_out_where_that_is_light(
+    options: tuple[int, int], expected: list[int], tiny_base: Path, tmp_path: Path
+) -> None:
+    size, factors = options
+    config = BOFTConfig(
+        boft_block_size=size, boft_n_butterfly_factor=factors, target_modules=["down_proj"], task_type=CLM
+    )
+    path = make_adapter(tiny_base, tmp_path / "a", config, fill=near_one)
+    for ops in compile_package(read_package(path), spec_of(tiny_base)).ops.values():
+        assert [op.fold for op in ops if isinstance(op, RotateInput)] == expected
+    assert error(tiny_base, path) < TOLERANCE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,13 +25,13 @@ def make_runner(base: Path, quantize: str, dtype: str = "float32") -> ModelRunne
 
 
 def assert_mixed_batch_equals_peft(
-    runner: ModelRunner, base: Path, adapters: Mapping[str, Path], quantize: str
+    runner: ModelRunner, base: Path, adapters: Mapping[str, Path], quantize: str, names: Sequence[str] = NAMES
 ) -> None:
     """One batch of the base and several kinds; ``quantize`` is what the oracle makes of ``base``."""
     prompts = {name: torch.randint(0, 250, (9,), generator=torch.Generator().manual_seed(i)).tolist()
-               for i, name in enumerate(["base", *NAMES])}  # fmt: skip
+               for i, name in enumerate(["base", *names])}  # fmt: skip
     sequences, block = [SequenceInput(None, prompts["base"], 0, [0, 1, 2], [8])], 3
-    for name in NAMES:
+    for name in names:
         adapter = runner.prepare(adapters[name]).adapter
         key = AdapterKey(name, 1, name)
         runner.install(key, adapter)
@@ -44,7 +44,7 @@ def assert_mixed_batch_equals_peft(
             ids = [VIRTUAL] * virtual + prompts[name]
             sequences.append(SequenceInput(key, ids, 0, blocks, [len(ids) - 1]))
     mixed = runner.execute(ModelInput(sequences))
-    for name, logits in zip(["base", *NAMES], mixed, strict=True):
+    for name, logits in zip(["base", *names], mixed, strict=True):
         path = None if name == "base" else adapters[name]
         want = oracle.logits(base, path, prompts[name], quantize)[-1]
         torch.testing.assert_close(logits, want, rtol=0, atol=TOLERANCE)
@@ -57,6 +57,14 @@ def test_mixed_batch_equals_peft_over_the_same_weights(
     runner = make_runner(tiny_base, quantize)
     assert runner.quantization == quantize
     assert_mixed_batch_equals_peft(runner, tiny_base, tiny_adapters, quantize)
+
+
+@pytest.mark.parametrize("quantize", ["nf4", "int8"])
+def test_kinds_that_scale_rotate_and_read_the_weights(
+    tiny_base: Path, tiny_adapters: Mapping[str, Path], quantize: str
+) -> None:
+    names = ["ia3", "ln-tuning", "oft-shared", "boft-num", "miss-bat", "road-2"]
+    assert_mixed_batch_equals_peft(make_runner(tiny_base, quantize), tiny_base, tiny_adapters, quantize, names)
 
 
 def test_quantizing_is_the_default(tiny_base: Path) -> None:
