@@ -12,7 +12,8 @@ from adapters.names import shown
 WEIGHTS_FILE = "adapter_model.safetensors"
 MANIFEST_FILE = "hotswap.json"
 GOLDEN_FILE = "golden.safetensors"
-PACKAGE_FILES = (CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE, GOLDEN_FILE)
+TOKENIZER_FILE = "tokenizer.json"
+PACKAGE_FILES = (CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE, GOLDEN_FILE, TOKENIZER_FILE)
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 _TRAINING_STATE = ("training_args.bin", "optimizer.", "scheduler.", "scaler.", "rng_state")
@@ -21,7 +22,7 @@ _TRAINING_STATE = ("training_args.bin", "optimizer.", "scheduler.", "scaler.", "
 def is_kept(name: str) -> bool:
     """Whether a file of this name, in the package's own folder, is part of the package.
 
-    False for files that do no harm and are never read (README.md, tokenizer files, chat templates, optimizer states).
+    False for files that do no harm and are never read (README.md, chat templates, optimizer states).
     PackageError for weights in a form that is not read, since leaving them out would change the adapter.
     """
     if name in PACKAGE_FILES:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from adapters.added_tokens import AddedToken
 from adapters.errors import PackageError
 from adapters.files import MANIFEST_FILE
 from adapters.limits import DEFAULT_LIMITS, PackageLimits
@@ -42,7 +43,8 @@ class DataRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the trainer records. ``kind`` is lora, prefix or prompt; ``created`` has a time zone.
 
-    ``special_tokens`` are the tokenizer's, by role; ``versions`` of the packages used for training; ``metrics`` on the
+    ``special_tokens`` are the tokenizer's, by role; ``added_tokens`` those that the adapter has beside the base's
+    vocabulary, where no tokenizer comes with it; ``versions`` of the packages used for training; ``metrics`` on the
     validation split; ``training`` a summary of the configuration that made the adapter.
     """
 
@@ -52,6 +54,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     created: Annotated[datetime, msgspec.Meta(tz=True)]
     chat_template_sha256: Sha256 | None = None
     special_tokens: dict[str, str | list[str]] = {}
+    added_tokens: list[AddedToken] = []
     data: DataRef | None = None
     seed: int | None = None
     versions: dict[str, str] = {}

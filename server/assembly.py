@@ -43,14 +43,15 @@ def make_parts(config: ServerConfig, data_dir: Path, make_engine: MakeEngine = P
     )
     engine.on_step = metrics.observe_step
     registry = Registry(name)
+    text = TextProcessor.load(directory, _template(config.chat_template))
     return Parts(
         config=config,
         base_name=name,
         base_root=spec,
         engine=engine,
         registry=registry,
-        lifecycle=AdapterLifecycle(registry, AdapterStore(data_dir), engine, metrics),
-        text=TextProcessor.load(directory, _template(config.chat_template)),
+        lifecycle=AdapterLifecycle(registry, AdapterStore(data_dir), engine, metrics, text.new_tokens),
+        text=text,
         metrics=metrics,
         admission=Admission(config.engine.max_num_seqs + config.max_waiting_requests),
         version=version("hotswap"),

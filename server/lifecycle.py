@@ -10,11 +10,13 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 from weakref import WeakValueDictionary
 
+from adapters.added_tokens import AddedToken, read_added_tokens
 from adapters.errors import AdapterError
 from adapters.inspection import PackageInfo, inspect_package
 from server.background import Background
@@ -26,6 +28,9 @@ from server.registry import AdapterKey, AdapterVersion, Registry
 from server.store import AdapterStore
 
 logger = logging.getLogger(__name__)
+
+Tokens = tuple[AddedToken, ...]
+NewTokens = Callable[[Tokens], Tokens]
 
 
 class LifecycleObserver(Protocol):
@@ -60,16 +65,29 @@ class SilentObserver:
         """Ignored."""
 
 
+def _no_tokens(tokens: Tokens) -> Tokens:
+    return ()
+
+
 class AdapterLifecycle:
-    """All changes of what a server serves. ``registry`` answers which version a request gets."""
+    """All changes of what a server serves. ``registry`` answers which version a request gets.
+
+    ``new_tokens`` tells which of a package's added tokens the base's tokenizer does not have, or raises AdapterError.
+    """
 
     def __init__(
-        self, registry: Registry, store: AdapterStore, engine: EngineClient, observer: LifecycleObserver | None = None
+        self,
+        registry: Registry,
+        store: AdapterStore,
+        engine: EngineClient,
+        observer: LifecycleObserver | None = None,
+        new_tokens: NewTokens = _no_tokens,
     ) -> None:
         self.registry = registry
         self.store = store
         self._engine = engine
         self._observer: LifecycleObserver = observer or SilentObserver()
+        self._new_tokens = new_tokens
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._background = Background()
         self._drains = Drains(registry, engine, self._background)
@@ -129,8 +147,9 @@ class AdapterLifecycle:
         try:
             self.registry.check_new_name(name)
             info = await asyncio.to_thread(inspect_package, package)
+            tokens = await asyncio.to_thread(self._read_tokens, info)
             async with self._lock(name):
-                return self._serving(name, info.digest) or await self._add(name, info, allow_noop)
+                return self._serving(name, info.digest, tokens) or await self._add(name, info, tokens, allow_noop)
         except AdapterError as error:
             self._observer.adapter_refused(error.code)
             logger.info("adapter %s refused: %s", name, error)
@@ -138,14 +157,14 @@ class AdapterLifecycle:
         finally:
             await asyncio.to_thread(self.store.discard, package)
 
-    def _serving(self, name: str, digest: str) -> AdapterVersion | None:
+    def _serving(self, name: str, digest: str, tokens: Tokens) -> AdapterVersion | None:
         """The live version of ``name`` if its content is this one."""
         with contextlib.suppress(UnknownModelError):
             live = self.registry.live(name)
-            return live if live.key.digest == digest else None
+            return live if (live.key.digest, live.tokens) == (digest, tokens) else None
         return None
 
-    async def _add(self, name: str, info: PackageInfo, allow_noop: bool) -> AdapterVersion:
+    async def _add(self, name: str, info: PackageInfo, tokens: Tokens, allow_noop: bool) -> AdapterVersion:
         key = self.registry.reserve(name, info.digest)
         path: Path | None = None
         try:
@@ -162,12 +181,18 @@ class AdapterLifecycle:
             kind=loaded.kind,
             nbytes=loaded.nbytes,
             num_virtual_tokens=loaded.num_virtual_tokens,
+            vocab_size=loaded.vocab_size,
+            tokens=tokens,
             created=time.time(),
             manifest=info.manifest,
             warnings=tuple(loaded.warnings),
         )
         self._put_in_service(self.registry.commit(version), version, loaded)
         return version
+
+    def _read_tokens(self, info: PackageInfo) -> Tokens:
+        named = tuple(info.manifest.added_tokens) if info.manifest is not None else ()
+        return self._new_tokens(read_added_tokens(info.path, named))
 
     def _put_in_service(
         self, replaced: AdapterVersion | None, version: AdapterVersion, loaded: AdapterLoaded | None

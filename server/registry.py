@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from adapters.added_tokens import AddedToken
 from adapters.manifest import Manifest
 from adapters.names import check_name, shown
 from server.errors import InvalidRequestError, UnknownModelError
@@ -39,7 +40,10 @@ class VersionState(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterVersion:
-    """What is known of one version; never changes. ``created`` is in Unix seconds, ``nbytes`` those of its tensors."""
+    """What is known of one version; never changes. ``created`` is in Unix seconds, ``nbytes`` those of its tensors.
+
+    ``vocab_size`` is set when it is not the base's; ``tokens`` are those that the adapter adds to the base's tokenizer.
+    """
 
     key: AdapterKey
     path: Path
@@ -47,6 +51,8 @@ class AdapterVersion:
     nbytes: int
     num_virtual_tokens: int
     created: float
+    vocab_size: int | None = None
+    tokens: tuple[AddedToken, ...] = ()
     manifest: Manifest | None = None
     warnings: tuple[str, ...] = ()
 

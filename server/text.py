@@ -6,6 +6,7 @@ It knows nothing of requests, adapters or the engine; incremental output is in `
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -15,10 +16,13 @@ from typing import Any
 from jinja2 import TemplateError
 from tokenizers import Tokenizer
 
+from adapters.added_tokens import AddedToken
 from adapters.errors import BaseModelError
+from server.added_tokens import extended, new_tokens
 from server.errors import InvalidRequestError
 
 OFFLOAD_CHARS = 4096  # about a millisecond of tokenising: beyond it the event loop is not held up
+MAX_EXTENDED = 16  # tokenizers kept for adapters that add tokens; each weighs tens of megabytes
 _GENERIC_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 
@@ -31,12 +35,34 @@ class TextProcessor:
             raise BaseModelError("the base's tokenizer has no fast version (tokenizer.json); convert it first")
         self._hf = tokenizer
         self._chat_template = chat_template or tokenizer.chat_template
-        self._backend: Tokenizer = tokenizer.backend_tokenizer
-        self._backend.no_truncation()  # some tokenizer.json files carry a limit, which would cut prompts silently
-        self._backend.no_padding()
-        self._byte_level = b'"ByteLevel"' in (self._backend.decoder.__getstate__() if self._backend.decoder else b"")
-        self._longest = max((len(token) for token in self._backend.get_vocab()), default=1)
+        tokenizer.backend_tokenizer.no_truncation()  # some tokenizer.json files carry a limit: it would cut prompts
+        tokenizer.backend_tokenizer.no_padding()
+        self._extended = lru_cache(maxsize=MAX_EXTENDED)(self._extend)
+        self._use(tokenizer.backend_tokenizer)
+
+    def _use(self, backend: Tokenizer) -> None:
+        self._backend = backend
+        self._byte_level = b'"ByteLevel"' in (backend.decoder.__getstate__() if backend.decoder else b"")
+        self._longest = max((len(token) for token in backend.get_vocab()), default=1)
         self.token_text = lru_cache(maxsize=65536)(self._token_text)
+
+    def new_tokens(self, tokens: Sequence[AddedToken]) -> tuple[AddedToken, ...]:
+        """Those of an adapter's ``tokens`` that this tokenizer does not have; ``with_tokens`` is ready for them then.
+
+        Raises BaseMismatchError when they contradict it, PackageError when they cannot be added. Takes a while.
+        """
+        found = new_tokens(self._backend, tokens)
+        self.with_tokens(found)
+        return found
+
+    def with_tokens(self, tokens: tuple[AddedToken, ...]) -> TextProcessor:
+        """This tokenizer and ``tokens``, sorted by id. Kept, as it takes a while to make. Raises PackageError."""
+        return self._extended(tokens) if tokens else self
+
+    def _extend(self, tokens: tuple[AddedToken, ...]) -> TextProcessor:
+        found = copy.copy(self)
+        found._use(extended(self._backend, tokens))
+        return found
 
     @classmethod
     def load(cls, path: Path, chat_template: str | None = None) -> TextProcessor:

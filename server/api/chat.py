@@ -17,7 +17,6 @@ from server.api.prepare import chat_job
 from server.api.requests import ChatCompletionBody
 from server.api.respond import answer
 from server.api.sequence import Delta, TokenEntry
-from server.text import TextProcessor
 
 router = APIRouter()
 ChatBody = Annotated[ChatCompletionBody, Depends(json_body(ChatCompletionBody))]
@@ -26,7 +25,7 @@ ChatBody = Annotated[ChatCompletionBody, Depends(json_body(ChatCompletionBody))]
 @router.post("/v1/chat/completions", response_model=None)
 async def chat_completions(_: InferenceKey, request: Request, parts: PartsDep, body: ChatBody) -> Response:
     """Continue a conversation, whole or as a stream."""
-    return await answer(request, parts, body, ChatReply(parts.text), chat_job)
+    return await answer(request, parts, body, ChatReply(), chat_job)
 
 
 class ChatReply:
@@ -34,9 +33,6 @@ class ChatReply:
 
     object = "chat.completion"
     chunk_object = "chat.completion.chunk"
-
-    def __init__(self, text: TextProcessor) -> None:
-        self._text = text
 
     def choice(self, job: Job, whole: Whole) -> dict[str, Any]:
         """A message and why it ended."""
@@ -71,4 +67,4 @@ class ChatReply:
 
     def _logprobs(self, job: Job, tokens: list[TokenEntry]) -> dict[str, Any] | None:
         top = job.sampling.logprobs
-        return None if top is None else chat_logprobs(tokens, top, self._text)
+        return None if top is None else chat_logprobs(tokens, top, job.tokenizer)

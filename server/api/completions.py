@@ -18,7 +18,6 @@ from server.api.requests import CompletionBody
 from server.api.respond import answer
 from server.api.sequence import Delta, TokenEntry
 from server.engine.messages import TokenLogprobs
-from server.text import TextProcessor
 
 router = APIRouter()
 TextBody = Annotated[CompletionBody, Depends(json_body(CompletionBody))]
@@ -27,7 +26,7 @@ TextBody = Annotated[CompletionBody, Depends(json_body(CompletionBody))]
 @router.post("/v1/completions", response_model=None)
 async def completions(_: InferenceKey, request: Request, parts: PartsDep, body: TextBody) -> Response:
     """Continue one or several prompts, whole or as a stream."""
-    return await answer(request, parts, body, CompletionReply(parts.text), completion_job)
+    return await answer(request, parts, body, CompletionReply(), completion_job)
 
 
 class CompletionReply:
@@ -35,9 +34,6 @@ class CompletionReply:
 
     object = "text_completion"
     chunk_object = "text_completion"
-
-    def __init__(self, text: TextProcessor) -> None:
-        self._text = text
 
     def choice(self, job: Job, whole: Whole) -> dict[str, Any]:
         """A whole choice."""
@@ -74,17 +70,17 @@ class CompletionReply:
         top = job.sampling.logprobs
         if top is None:
             return None
-        output = completion_logprobs(tokens, top, self._text, base_offset=len(echoed))
+        output = completion_logprobs(tokens, top, job.tokenizer, base_offset=len(echoed))
         if of_prompt is None:
             return output
         ids = self._prompt(job, index).ids
-        return joined(prompt_logprobs(ids, of_prompt, top, self._text, prompt_text=echoed), output)
+        return joined(prompt_logprobs(ids, of_prompt, top, job.tokenizer, prompt_text=echoed), output)
 
     def _echoed(self, job: Job, index: int) -> str:
         if not job.echo:
             return ""
         prompt = self._prompt(job, index)
-        return prompt.text or self._text.decode(prompt.ids)
+        return prompt.text or job.tokenizer.decode(prompt.ids)
 
     def _prompt(self, job: Job, index: int) -> Prompt:
         return job.prompts[index // job.n]

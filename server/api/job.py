@@ -8,6 +8,7 @@ import msgspec
 
 from server.engine.messages import EngineRequest, SamplingParams
 from server.registry import AdapterKey
+from server.text import TextProcessor
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class TextOptions:
 class Job:
     """``prompts`` times ``n`` sequences. ``model`` is the name the client used, ``adapter`` what it means.
 
+    ``tokenizer`` is the adapter's.
+
     ``started`` is perf_counter's. ``continues``: outputs go on from the prompt's text, and do not begin a text of
     their own.
     """
@@ -43,6 +46,7 @@ class Job:
     prompts: list[Prompt]
     n: int
     sampling: SamplingParams
+    tokenizer: TextProcessor
     started: float
     text: TextOptions = field(default_factory=TextOptions)
     echo: bool = False

@@ -13,7 +13,7 @@ from server.config import ServerConfig
 from server.engine.client import EngineClient
 from server.lifecycle import AdapterLifecycle
 from server.metrics import Metrics
-from server.registry import Registry
+from server.registry import AdapterKey, Registry
 from server.text import TextProcessor
 
 
@@ -32,6 +32,18 @@ class Parts:
     admission: Admission
     version: str
     created: int = field(default_factory=lambda: int(time.time()))
+
+    def vocab_size(self, adapter: AdapterKey | None) -> int:
+        """How many token ids an adapter knows."""
+        own = self.registry.version(adapter.name, adapter.version).vocab_size if adapter is not None else None
+        return own or self.engine.info.vocab_size
+
+    def text_of(self, adapter: AdapterKey | None) -> TextProcessor:
+        """The tokenizer of an adapter: the base's, with those tokens that the adapter brought and has rows for."""
+        if adapter is None or not (tokens := self.registry.version(adapter.name, adapter.version).tokens):
+            return self.text
+        size = self.vocab_size(adapter)
+        return self.text.with_tokens(tuple(token for token in tokens if token.id < size))
 
 
 def get_parts(request: Request) -> Parts:

@@ -18,7 +18,7 @@ from server.api.requests import ChatCompletionBody, CompletionBody, SamplingBody
 from server.engine.messages import SamplingParams
 from server.errors import InvalidRequestError
 from server.registry import AdapterKey
-from server.text import OFFLOAD_CHARS
+from server.text import OFFLOAD_CHARS, TextProcessor
 
 COMPLETION_TOKENS = 16  # OpenAI's default of completions
 MAX_LENGTH_CODE = "context_length_exceeded"
@@ -26,11 +26,33 @@ MAX_LENGTH_CODE = "context_length_exceeded"
 
 @dataclass(frozen=True)
 class Room:
-    """How many positions a sequence has: ``limit`` in all, ``virtual`` of them the adapter's own."""
+    """How many positions a sequence has: ``limit`` in all, ``virtual`` of them the adapter's own; and what goes there.
+
+    ``text`` is the adapter's tokenizer, ``vocab_size`` the token ids it knows.
+    """
 
     limit: int
     virtual: int
     word: str  # what the client called its input
+    text: TextProcessor
+    vocab_size: int
+
+    async def encode(self, text: str, *, add_special_tokens: bool) -> Prompt:
+        """The tokens of ``text``. Raises InvalidRequestError when they do not fit, or are none."""
+        self.check(self.text.fewest_tokens(text), 0, at_least=True)  # spares the work on what can never fit
+        ids = await self.text.encode_off_loop(text, add_special_tokens=add_special_tokens)
+        if not ids:
+            if self.text.bos_token_id is None:
+                raise InvalidRequestError(f"the {self.word} holds no tokens", param=self.word)
+            ids = [self.text.bos_token_id]
+        self.check_known(ids)
+        return Prompt(ids, text)
+
+    def check_known(self, ids: list[int]) -> None:
+        """Raise InvalidRequestError for a token that the adapter does not know."""
+        if (highest := max(ids)) >= self.vocab_size:
+            message = f"{self.word}: token id {highest} is not in the vocabulary of {self.vocab_size}"
+            raise InvalidRequestError(message, param=self.word)
 
     def check(self, prompt_tokens: int, completion_tokens: int, *, at_least: bool = False) -> None:
         """Raise InvalidRequestError, in OpenAI's words, when a prompt and its completion do not fit."""
@@ -64,14 +86,14 @@ class Room:
 
 async def chat_job(parts: Parts, body: ChatCompletionBody, adapter: AdapterKey | None, started: float) -> Job:
     """The job of a chat completion. Raises InvalidRequestError."""
-    _check_bounds(parts, body, prompts=1)
+    _check_bounds(parts, body, adapter, prompts=1)
     room = room_for(parts, adapter, "messages")
     messages = [message.for_template() for message in body.messages]
     if reads_plain_text(parts):
-        prompt = await _encode(parts, last_user_text(messages), room, add_special_tokens=True)
+        prompt = await room.encode(last_user_text(messages), add_special_tokens=True)
     else:
         text = await _render(parts, messages, body.chat_template_kwargs)
-        prompt = await _encode(parts, text, room, add_special_tokens=False)
+        prompt = await room.encode(text, add_special_tokens=False)
     asked = body.max_completion_tokens or body.max_tokens
     room.check(len(prompt.ids), asked or 1)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
@@ -102,7 +124,7 @@ async def _render(parts: Parts, messages: list[dict[str, Any]], template_kwargs:
 
 async def completion_job(parts: Parts, body: CompletionBody, adapter: AdapterKey | None, started: float) -> Job:
     """The job of a completion. Raises InvalidRequestError."""
-    _check_bounds(parts, body, prompts=len(body.prompts))
+    _check_bounds(parts, body, adapter, prompts=len(body.prompts))
     if body.echo and body.logprobs is not None and parts.engine.info.is_encoder_decoder:
         raise InvalidRequestError(
             "`echo` with `logprobs` is not possible: the base is an encoder-decoder, which reads the prompt and has no "
@@ -111,7 +133,7 @@ async def completion_job(parts: Parts, body: CompletionBody, adapter: AdapterKey
         )
     room = room_for(parts, adapter, "prompt")
     special = body.add_special_tokens is not False
-    prompts = [await _completion_prompt(parts, prompt, room, special) for prompt in body.prompts]
+    prompts = [await _completion_prompt(prompt, room, special) for prompt in body.prompts]
     longest = max(len(prompt.ids) for prompt in prompts)
     room.check(longest, 1 if body.max_tokens is None else body.max_tokens)
     default = min(COMPLETION_TOKENS, room.left(longest))
@@ -123,36 +145,23 @@ def room_for(parts: Parts, adapter: AdapterKey | None, word: str) -> Room:
     """The room of one sequence: what the base allows and the KV cache can hold."""
     info = parts.engine.info
     virtual = parts.registry.version(adapter.name, adapter.version).num_virtual_tokens if adapter else 0
-    return Room(min(info.max_model_len, info.num_kv_blocks * info.block_size), virtual, word)
+    limit = min(info.max_model_len, info.num_kv_blocks * info.block_size)
+    return Room(limit, virtual, word, parts.text_of(adapter), parts.vocab_size(adapter))
 
 
-async def _completion_prompt(parts: Parts, prompt: str | list[int], room: Room, special: bool) -> Prompt:
+async def _completion_prompt(prompt: str | list[int], room: Room, special: bool) -> Prompt:
     if isinstance(prompt, str):
-        return await _encode(parts, prompt, room, add_special_tokens=special)
+        return await room.encode(prompt, add_special_tokens=special)
     room.check(len(prompt), 0)
     if not prompt:
         raise InvalidRequestError("a prompt of token ids is empty", param="prompt")
-    vocab_size = parts.engine.info.vocab_size
-    if (highest := max(prompt)) >= vocab_size:
-        raise InvalidRequestError(
-            f"prompt: token id {highest} is not in the vocabulary of {vocab_size}", param="prompt"
-        )
+    room.check_known(prompt)
     return Prompt(prompt)
 
 
-async def _encode(parts: Parts, text: str, room: Room, *, add_special_tokens: bool) -> Prompt:
-    room.check(parts.text.fewest_tokens(text), 0, at_least=True)  # spares the work on what can never fit
-    ids = await parts.text.encode_off_loop(text, add_special_tokens=add_special_tokens)
-    if not ids:
-        if parts.text.bos_token_id is None:
-            raise InvalidRequestError(f"the {room.word} holds no tokens", param=room.word)
-        ids = [parts.text.bos_token_id]
-    return Prompt(ids, text)
-
-
-def _check_bounds(parts: Parts, body: SamplingBody, *, prompts: int) -> None:
+def _check_bounds(parts: Parts, body: SamplingBody, adapter: AdapterKey | None, *, prompts: int) -> None:
     """Caps on what one request fans out to, before any work."""
-    config, info = parts.config, parts.engine.info
+    config, vocab_size = parts.config, parts.vocab_size(adapter)
     sequences = prompts * (body.n or 1)
     if sequences > config.max_sequences_per_request:
         raise InvalidRequestError(
@@ -163,9 +172,9 @@ def _check_bounds(parts: Parts, body: SamplingBody, *, prompts: int) -> None:
     if len(body.stops) > config.max_stop_strings:
         raise InvalidRequestError(f"at most {config.max_stop_strings} stop strings are allowed", param="stop")
     for param, ids in (("logit_bias", map(int, body.logit_bias or {})), ("stop_token_ids", body.stop_token_ids or [])):
-        wrong = [token_id for token_id in ids if token_id >= info.vocab_size]
+        wrong = [token_id for token_id in ids if token_id >= vocab_size]
         if wrong:
-            message = f"{param}: token id {wrong[0]} is not in the vocabulary of {info.vocab_size}"
+            message = f"{param}: token id {wrong[0]} is not in the vocabulary of {vocab_size}"
             raise InvalidRequestError(message, param=param)
 
 
@@ -213,6 +222,7 @@ def _job(
         prompts=prompts,
         n=body.n or 1,
         sampling=sampling,
+        tokenizer=parts.text_of(adapter),
         started=started,
         text=TextOptions(
             stops=tuple(body.stops),

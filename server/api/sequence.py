@@ -14,7 +14,6 @@ from server.detokenize import IncrementalDecoder, OutputText, StopFinder
 from server.engine.messages import EngineRequest, FinishReason, RequestOutput, TokenLogprobs
 from server.errors import UnknownModelError
 from server.metrics import RequestClock
-from server.text import TextProcessor
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Sequence:
         self._job = job
         self._prompt: Prompt = job.prompts[index // job.n]
         self._clock = clock
-        self._text = _output_text(job, self._prompt, parts.text)
+        self._text = _output_text(job, self._prompt)
         self._waiting: list[TokenEntry] = []
         self._first = True
         self._completion_tokens = 0
@@ -129,10 +128,10 @@ class Sequence:
         return released
 
 
-def _output_text(job: Job, prompt: Prompt, text: TextProcessor) -> OutputText:
+def _output_text(job: Job, prompt: Prompt) -> OutputText:
     context = prompt.ids if job.continues else ()
     return OutputText(
-        IncrementalDecoder(text, context, skip_special_tokens=job.text.skip_special_tokens),
+        IncrementalDecoder(job.tokenizer, context, skip_special_tokens=job.text.skip_special_tokens),
         StopFinder(job.text.stops, include=job.text.include_stop),
         min_tokens=job.sampling.min_tokens,
     )

@@ -10,10 +10,11 @@ from starlette.responses import Response
 from server.api.auth import InferenceKey
 from server.api.bodies import json_body
 from server.api.errors import json_response
-from server.api.parts import PartsDep
+from server.api.parts import Parts, PartsDep
 from server.api.prepare import last_user_text, reads_plain_text
 from server.api.requests import DetokenizeBody, TokenizeBody
 from server.errors import InvalidRequestError
+from server.text import TextProcessor
 
 router = APIRouter()
 
@@ -24,15 +25,14 @@ async def tokenize(
     _: InferenceKey, parts: PartsDep, body: Annotated[TokenizeBody, Depends(json_body(TokenizeBody))]
 ) -> Response:
     """Token ids of a text (with special tokens unless told otherwise), or of a rendered conversation."""
-    if body.model is not None:
-        parts.registry.resolve(body.model)
+    tokenizer = _tokenizer(parts, body.model)
     text, plain = body.prompt or "", True
     if body.messages is not None:
         messages = [message.for_template() for message in body.messages]
         plain = parts.engine.ready and reads_plain_text(parts)
         text = last_user_text(messages) if plain else parts.text.render_chat(messages)
     special = plain if body.add_special_tokens is None else body.add_special_tokens
-    tokens = await parts.text.encode_off_loop(text, add_special_tokens=special)
+    tokens = await tokenizer.encode_off_loop(text, add_special_tokens=special)
     length = parts.engine.info.max_model_len if parts.engine.ready else None
     return json_response({"count": len(tokens), "max_model_len": length, "tokens": tokens})
 
@@ -43,8 +43,12 @@ async def detokenize(
     _: InferenceKey, parts: PartsDep, body: Annotated[DetokenizeBody, Depends(json_body(DetokenizeBody))]
 ) -> Response:
     """The text of token ids, special tokens included."""
-    if body.model is not None:
-        parts.registry.resolve(body.model)
+    tokenizer = _tokenizer(parts, body.model)
     if any(token >= 2**31 for token in body.tokens):
         raise InvalidRequestError("token ids must be below 2**31", param="tokens")
-    return json_response({"prompt": parts.text.decode(body.tokens, skip_special_tokens=False)})
+    return json_response({"prompt": tokenizer.decode(body.tokens, skip_special_tokens=False)})
+
+
+def _tokenizer(parts: Parts, model: str | None) -> TextProcessor:
+    """The tokenizer of ``model``, the base's when it names none. Raises UnknownModelError."""
+    return parts.text_of(None if model is None else parts.registry.resolve(model))

@@ -170,7 +170,8 @@ class Engine:
         slot = self.scheduler.slots.get(request.adapter)
         if slot is not None:
             request.attach(slot.num_virtual_tokens, self.runner.max_model_len, self.runner.start_ids)
-            problem = find_problem(request, self.runner.vocab_size, self.runner.max_model_len)
+            vocab_size = slot.vocab_size or self.runner.vocab_size
+            problem = find_problem(request, vocab_size, self.runner.max_model_len)
             if problem is not None:
                 self._end(request, FinishReason.ERROR, problem)
                 return

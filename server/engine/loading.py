@@ -76,6 +76,7 @@ class Loading:
                 kind=adapter.kind,
                 nbytes=adapter.nbytes,
                 num_virtual_tokens=adapter.num_virtual_tokens,
+                vocab_size=adapter.vocab_size,
                 warnings=warnings,
                 seconds={**prepared.seconds, "copy": copying, "try": tried - placed},
             ),
@@ -100,7 +101,7 @@ class Loading:
         except Exception:
             self._scheduler.blocks.release(blocks)
             raise
-        self._scheduler.add_adapter(self._key, AdapterSlot(adapter.num_virtual_tokens, blocks))
+        self._scheduler.add_adapter(self._key, AdapterSlot(adapter.num_virtual_tokens, blocks, adapter.vocab_size))
 
     def _check_length(self, adapter: Adapter) -> None:
         count, limit = adapter.num_virtual_tokens, self._runner.max_model_len

@@ -166,12 +166,16 @@ class StepOutputs(msgspec.Struct, frozen=True, tag="outputs"):
 
 
 class AdapterLoaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):
-    """The adapter is resident. ``seconds`` by stage: read, validate, copy, try."""
+    """The adapter is resident. ``seconds`` by stage: read, validate, copy, try.
+
+    ``vocab_size`` is how many token ids it knows, when they are not as many as the base's.
+    """
 
     key: AdapterKey
     kind: str
     nbytes: int
     num_virtual_tokens: int
+    vocab_size: int | None = None
     warnings: list[str] = []
     seconds: dict[str, float] = {}
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from adapters.errors import AdapterError
 from adapters.golden import Probe
 from adapters.ops import Adapter
+from adapters.ops.embed_rows import EmbedRows
 from server.engine.runner import Runner
 from server.engine.scheduler import Scheduler
 from server.model.inputs import VIRTUAL, ModelInput, SequenceInput
@@ -23,6 +24,7 @@ from server.model.prepared import Trial
 from server.registry import AdapterKey
 
 _LENGTH = 16  # of the prompt for packages without recorded logits
+_OWN = 4  # tokens of the adapter's own, after the prompt that shows its effect
 
 Pass = Callable[[], None]
 Row = tuple[AdapterKey, Adapter] | None
@@ -48,6 +50,7 @@ class ParityProbe:
         self._row, self._trial, self._others, self._allow_noop = row, trial, others, allow_noop
         self._runner, self._scheduler = runner, scheduler
         self._alone = torch.empty(0)
+        self._width = row[1].num_logits or runner.vocab_size
         self._passes = self._golden_passes() if trial.probes else self._plain_passes()
 
     def advance(self) -> bool:
@@ -65,24 +68,26 @@ class ParityProbe:
                 lambda prompt=prompt, probe=probe: self._answer(prompt, probe),  # type: ignore[misc]
                 lambda prompt=prompt: self._beside_others(prompt),  # type: ignore[misc]
             ]
-        prompt = self._trial.probes[0].input_ids.tolist()
+        prompt = [*self._trial.probes[0].input_ids.tolist(), *_own_tokens(self._row[1])]
         return [*passes, lambda: self._answer(prompt, None), lambda: self._effect(prompt)]
 
     def _plain_passes(self) -> list[Pass]:
         generator = torch.Generator().manual_seed(0)
         prompt: list[int] = torch.randint(self._runner.vocab_size, (_LENGTH,), generator=generator).tolist()
+        prompt += _own_tokens(self._row[1])
         return [lambda: self._answer(prompt, None), lambda: self._effect(prompt)]
 
     def _answer(self, prompt: list[int], golden: Probe | None) -> None:
-        self._alone = self._run([self._row], prompt)
-        if not bool(torch.isfinite(self._alone[:, : self._runner.vocab_size]).all()):
+        self._alone = self._run([self._row], prompt)[:, : self._width]
+        if not bool(torch.isfinite(self._alone).all()):
             raise AdapterError(
                 "the adapter's logits are not finite on a short prompt: its training diverged, or its values are too "
                 "large for the type that the server computes in"
             )
         if golden is None or not len(self._alone):
             return
-        measured = distance(self._alone[-1:, : len(golden.logits)], golden.logits[None])
+        width = min(self._width, len(golden.logits))
+        measured = distance(self._alone[-1:, :width], golden.logits[None, :width])
         if not measured <= self._trial.golden_tolerance:
             raise AdapterError(
                 "the adapter does not answer as it did after its training: its logits on a recorded prompt differ by "
@@ -94,7 +99,7 @@ class ParityProbe:
         if not len(self._alone):
             return
         rows: list[Row] = [None, *self._others, self._row]
-        together = self._run(rows, prompt)[-len(self._alone) :]
+        together = self._run(rows, prompt)[-len(self._alone) :, : self._width]
         measured = distance(together, self._alone) if len(together) else 0.0
         if not measured <= self._trial.batch_tolerance:
             raise AdapterError(
@@ -104,10 +109,10 @@ class ParityProbe:
 
     def _effect(self, prompt: list[int]) -> None:
         """The base answers in the same places of the batch, so that an adapter without effect is equal bit by bit."""
-        if self._row[1].num_virtual_tokens or not len(self._alone):
+        adapter = self._row[1]
+        if adapter.num_virtual_tokens or adapter.vocab_size or adapter.num_logits or not len(self._alone):
             return
-        width = self._runner.vocab_size
-        if not torch.equal(self._run([None], prompt)[:, :width], self._alone[:, :width]):
+        if not torch.equal(self._run([None], prompt), self._alone):
             return
         problem = "the adapter answers exactly as the base does (was it trained?)"
         if not self._allow_noop:
@@ -152,3 +157,9 @@ class ParityProbe:
         ids = [*[VIRTUAL] * (virtual - given), *prompt, *([*start_ids, *prompt[:-1]] if start_ids else [])]
         wanted = list(range(len(ids) - len(prompt), len(ids)))
         return SequenceInput(key, ids, given, table, wanted, virtual + len(prompt) if start_ids else 0)
+
+
+def _own_tokens(adapter: Adapter) -> list[int]:
+    """A few tokens that the adapter has embeddings of its own for, without which it might seem to have no effect."""
+    rows = [op for ops in adapter.ops.values() for op in ops if isinstance(op, EmbedRows)]
+    return [token for op in rows for token in op.ids[:_OWN].tolist()][:_OWN]

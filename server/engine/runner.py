@@ -56,7 +56,10 @@ class Runner(Protocol):
         """Memory of all installed adapters."""
 
     def execute(self, inputs: ModelInput) -> Tensor:
-        """Compute one step; logits fp32 [sum(len(s.logits_at)), vocab_size] in the order of ``inputs.sequences``.
+        """Compute one step; logits fp32 [sum(len(s.logits_at)), width] in the order of ``inputs.sequences``.
+
+        ``width`` is ``vocab_size``, or that of the adapter in the batch that knows the most tokens; logits of tokens
+        that a row's adapter does not have are minus infinity.
 
         Must be safe to repeat on a part of the sequences after it raised: all writes are to the positions given.
         """

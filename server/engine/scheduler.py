@@ -33,10 +33,14 @@ class SchedulerConfig:
 
 @dataclass(frozen=True)
 class AdapterSlot:
-    """What scheduling must know of a resident adapter. A prefix adapter owns ``prefix_blocks``, others none."""
+    """What must be known of a resident adapter. A prefix adapter owns ``prefix_blocks``, others none.
+
+    ``vocab_size`` is set when it is not the base's.
+    """
 
     num_virtual_tokens: int = 0
     prefix_blocks: list[int] = field(default_factory=list)
+    vocab_size: int | None = None
 
 
 @dataclass

@@ -7,6 +7,7 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from adapters.batch.rows import Segment
 from server.model.pool import AdapterPool
@@ -14,18 +15,18 @@ from server.registry import AdapterKey
 
 
 def mask_unknown(logits: Tensor, segments: Sequence[Segment], pool: AdapterPool, num_logits: int) -> Tensor:
-    """``logits`` with minus infinity for tokens that a row's adapter, or the base, does not have.
+    """``logits`` with minus infinity for tokens that a row's adapter, or the base, does not write.
 
     Done behind the model, as some models change logits behind their head. ``num_logits`` are the base's; rows outside
-    of ``segments`` are the base's too. Shape: ``logits`` [n, width], width at least that of every adapter concerned.
+    of ``segments`` are the base's too. Shape: ``logits`` [n, width]; the result is wider where an adapter reads tokens
+    that it does not write, so that every token of its prompts has a column.
     """
-    sizes = [pool[cast(AdapterKey, segment.member)].num_logits for segment in segments]
-    width = logits.shape[-1]
-    if width == num_logits and not any(sizes):
+    adapters = [pool[cast(AdapterKey, segment.member)] for segment in segments]
+    width = max([logits.shape[-1], *(adapter.vocab_size or 0 for adapter in adapters)])
+    if width == num_logits and not any(adapter.num_logits for adapter in adapters):
         return logits
     known = torch.full((len(logits), 1), num_logits)
-    for segment, size in zip(segments, sizes, strict=True):
-        if size is not None:
-            known[segment.start : segment.stop] = size
+    for segment, adapter in zip(segments, adapters, strict=True):
+        known[segment.start : segment.stop] = adapter.num_logits or num_logits
     unknown = torch.arange(width, device=logits.device) >= known.to(logits.device)
-    return logits.masked_fill(unknown, -torch.inf)
+    return pad(logits, (0, width - logits.shape[-1])).masked_fill(unknown, -torch.inf)
