@@ -18,6 +18,11 @@ REFUSED: Mapping[str, str] = {
         "the others and on how its prompt is cut; train LoRA or VeRA instead"
     ),
     "POLY": "Poly chooses among its skills by a task that no request names; publish one LoRA for each task instead",
+    "PSOFT": (
+        "PSOFT saves a rotation between singular vectors of the base's weights without these vectors, whose signs are "
+        "others on another device or in another precision; save it as a LoRA, which it is exactly: peft.save_as_lora "
+        "with rank r"
+    ),
     "SHADOW": (
         "ShadowPEFT runs a second network with a cache of its own beside the base, not an adapter of its modules; "
         "train LoRA instead"
