@@ -137,9 +137,9 @@ class StockSite:
     """The stock module, for ops that compute with other parameters."""
 
     def __init__(self, module: nn.Module) -> None:
-        self._module: Any = copy.deepcopy(module)
+        self._module = copy.deepcopy(module)
         if isinstance(module, nn.Embedding):
-            self._module.padding_idx = None  # may lie beyond a table of few rows
+            self._module.__dict__["padding_idx"] = None  # may lie beyond a table of few rows
 
     def call(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
         y: Tensor = functional_call(self._module, dict(parameters), (x,))
