@@ -34,7 +34,7 @@ def _build(gguf: Path, staging: Path, progress: Progress) -> Path:
         )
     progress(f"importing {gguf.name} ({gguf.stat().st_size / 1e6:.0f} MB)")
     built = staging / "base"
-    command = [sys.executable, "-m", "server.model.gguf", str(gguf.resolve()), str(built)]
+    command = [sys.executable, "-P", "-m", "server.model.gguf", str(gguf.resolve()), str(built)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]

@@ -68,8 +68,7 @@ def load_model(path: Path, dtype: torch.dtype, quantize: str) -> Any:
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise BaseModelError(f"the base model in {path} cannot be loaded: {_first_line(error)}") from error
-    if quantize == "int8":
-        use_weight_only_int8(model)
+    use_weight_only_int8(model)  # a checkpoint can be quantized too
     keep_trainable(model)
     model.requires_grad_(False)
     model.config.use_cache = False
@@ -110,13 +109,16 @@ def _cpu_has_bf16() -> bool:
 
 
 def _quantization(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    if quantize == "nf4":
-        return BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=False
-        )
+    if quantize == "none":
+        return None
     if quantize == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
-    return None
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=quantize.removesuffix("-dq"),
+        bnb_4bit_use_double_quant=quantize.endswith("-dq"),
+        bnb_4bit_compute_dtype=dtype,
+    )
 
 
 def _end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:

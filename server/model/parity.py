@@ -36,5 +36,5 @@ def make_trial(probes: Sequence[Probe], manifest: Manifest | None, quantization:
     theirs, their_dtype = str(training.get("quantize", "none")), str(training.get("dtype", "float32"))
     tolerance = max(_SAME[dtype], _SAME.get(their_dtype, 0.0))
     if theirs != quantization:
-        tolerance = max(_COARSE.get(theirs, 0.0), _COARSE.get(quantization, 0.0), tolerance)
+        tolerance = max(tolerance, *(_COARSE.get(name.removesuffix("-dq"), 0.0) for name in (theirs, quantization)))
     return Trial(tuple(probes), tolerance, _BATCH[dtype])

@@ -93,7 +93,7 @@ def test_paths_become_absolute_so_that_the_copy_stands_for_itself(
         ("epochs=many", "training.epochs: Expected float, got str"),
         ("batch_size=0", "training.batch_size: Expected int >= 1"),
         ("dropout=1", "method.dropout: Expected float < 1.0"),
-        ("quantize=nf5", "training.quantize: Invalid enum value 'nf5'; choose from none, nf4, int8"),
+        ("quantize=nf5", "training.quantize: Invalid enum value 'nf5'; choose from none, nf4, nf4-dq, fp4, fp4-dq, int8"),
         ("template=alpaca", "data.template: Invalid enum value 'alpaca'; choose from chat, none"),
         ("type=dora", "method.type: 'dora' is not a method; known are lora, prefix, prompt"),
         ("data=3", "data: Expected object, got int"),

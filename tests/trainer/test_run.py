@@ -87,7 +87,7 @@ def test_the_written_configuration_reproduces_the_run(tiny_base: Path, tmp_path:
     assert losses(again) == losses(first)
 
 
-@pytest.mark.parametrize("quantize", ["nf4", "int8"])
+@pytest.mark.parametrize("quantize", ["nf4", "nf4-dq", "fp4", "int8"])
 def test_quantized_bases_learn_across_evaluations(tiny_base: Path, tmp_path: Path, quantize: str) -> None:
     options = [*METHODS["lora"], f"quantize={quantize}", "max_steps=40", "eval_steps=5"]
     result = train(make_config(tmp_path, tiny_base, *options))

@@ -10,6 +10,7 @@ import torch
 
 from server.config import EngineConfig
 from server.model.inputs import VIRTUAL, ModelInput, SequenceInput
+from server.model.parity import make_trial
 from server.model.runner import ModelRunner, load_runner
 from server.registry import AdapterKey
 from tests import oracle
@@ -81,3 +82,9 @@ def test_bytes_reported_are_those_of_the_packed_weights_and_their_scales(tiny_ba
     rows = sum(plain.spec.linears[name][0] for name in linears)
     code_books = 16 * 4 + (256 * 4 + 2 * 4 + 4 if quantize.endswith("-dq") else 0)  # and scales of scales, and a mean
     assert 0 < extra <= (4 * rows if quantize == "int8" else len(linears) * code_books)
+
+
+@pytest.mark.parametrize("quantize", BITS)
+def test_adapters_of_an_unquantized_base_are_tried_out_with_room_for_its_rounding(quantize: str) -> None:
+    assert make_trial([], None, quantize, "float32").tolerance >= 0.25
+    assert make_trial([], None, "none", "float32").tolerance < 0.05
