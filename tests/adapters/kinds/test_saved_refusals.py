@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -289,6 +289,7 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(OPTIONS, st.dictionaries(NAMES, SHAPES, max_size=3), st.sampled_from([TIED, UNTIED, BIASED]))
 def test_anything_is_compiled_or_refused_in_words(
     tmp_path_factory: pytest.TempPathFactory,
