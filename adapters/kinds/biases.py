@@ -47,6 +47,8 @@ def _check(module: str, tensor: Tensor, base: BaseSpec) -> Tensor:
             f"tensor {shown(name)}: the module {shown(module)} of {shown(base.name)} has no bias; "
             "the adapter was made for another base"
         )
+    if not tensor.is_floating_point():
+        raise PackageError(f"tensor {shown(name)} holds integers; numbers with a fraction are expected")
     hint = "the shape suggests that the adapter was made for another base"
     expect_shape(name, tensor, tuple(base.biases[module].shape), hint)
     return tensor.float()

@@ -40,9 +40,9 @@ def linear_factors(
         a_width = _per_block(module, in_features, r, config.nblocks)
     elif blocks == "B":
         b_width = _per_block(module, r, out_features, config.nblocks)
-    elif config.use_qalora and a.shape[-1] != in_features:
+    elif config.use_qalora and a.shape[-1:] != (in_features,):
         a_width = in_features // config.qalora_group_size
-    check_factor(key(module, "lora_A.weight"), a, (r, a_width), a.shape[-1] != a_width)
+    check_factor(key(module, "lora_A.weight"), a, (r, a_width), a.shape[-1:] != (a_width,))
     check_factor(key(module, "lora_B.weight"), b, (out_features, b_width), b.shape[:1] != (out_features,))
     if blocks == "A":
         return _block_diagonal(a, config.nblocks), b.float()

@@ -53,9 +53,10 @@ def compare_table(name: str, weight: Tensor, module: str, base: BaseSpec) -> Tab
 
     A row is the base's when it is equal in the type that it is saved or served in: saving rounds. Raises PackageError.
     """
-    check_size(name, len(weight) if weight.dim() else 0, module, base)
+    size = len(weight) if weight.dim() else 0
+    check_size(name, size, module, base)
     hint = "the shape suggests that the adapter was made for another base"
-    expect_shape(name, weight, (len(weight), base.hidden_size), hint)
+    expect_shape(name, weight, (size, base.hidden_size), hint)
     own = base.weight(base.head if base.tied else module)
     both = min(len(own), len(weight))
     is_same = _is_same(weight[:both], own[:both])
