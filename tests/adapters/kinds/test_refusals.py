@@ -13,7 +13,7 @@ from torch import Tensor
 
 from adapters.base import BaseSpec
 from adapters.errors import AdapterError, BaseMismatchError, PackageError, UnsupportedKindError
-from adapters.kinds import compile_package, noop_warning
+from adapters.kinds import compile_package
 from adapters.manifest import BaseRef, Manifest
 from adapters.ops import Adapter
 from adapters.package import read_package, write_package
@@ -175,15 +175,8 @@ def test_refused(name: str, tmp_path: Path) -> None:
 def test_the_sound_package_that_the_others_vary_is_accepted(tmp_path: Path) -> None:
     adapter = compile_raw(tmp_path / "p", BIAS, {**lora_tensors(), NORM_BIAS: torch.full((16,), 2.0)})
     assert sorted(adapter.ops) == ["model.layers.0.attn.q_proj", "model.layers.1.attn.q_proj", "model.norm"]
-    assert noop_warning(adapter) is None
     assert compile_raw(tmp_path / "q", PREFIX, {"prompt_embeddings": torch.ones(3, 32)}).num_virtual_tokens == 3
     assert compile_raw(tmp_path / "r", PROMPT, {"prompt_embeddings": torch.ones(3, 16)}).num_virtual_tokens == 3
-
-
-def test_an_untrained_adapter_loads_with_a_warning(tmp_path: Path) -> None:
-    tensors = {key: torch.zeros_like(value) if "lora_B" in key else value for key, value in lora_tensors().items()}
-    adapter = compile_raw(tmp_path / "p", LORA_CONFIG, tensors)
-    assert "exactly as the base" in (noop_warning(adapter) or "")
 
 
 def write_with_manifest(path: Path, fingerprint: str, template: str | None) -> Path:
