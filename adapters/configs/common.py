@@ -21,6 +21,7 @@ class CommonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     what a saved adapter computes. ``REFUSED`` keys do, are not served, and are mapped to what they ask for.
     ``DESCRIPTIVE`` fields are read, and decide nothing that the tensors do not say already. ``INDEX_DTYPES`` are the
     integer types of tensors, for kinds that have any; ``EMPTY_TENSORS`` says whether a tensor may have no elements.
+    ``WIDENS``: the kind adapts the embedding and the head of a base whose vocabulary was resized for training, too.
     """
 
     peft_type: str
@@ -31,6 +32,7 @@ class CommonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     KIND: ClassVar[str] = ""
     IGNORED: ClassVar[frozenset[str]] = frozenset({"auto_mapping", "inference_mode", "revision"})
     REFUSED: ClassVar[Mapping[str, str]] = {"modules_to_save": "fully trained modules"}
+    WIDENS: ClassVar[bool] = False
     DESCRIPTIVE: ClassVar[frozenset[str]] = frozenset({"task_type", "peft_version", "base_model_name_or_path"})
     INDEX_DTYPES: ClassVar[tuple[str, ...]] = ()
     EMPTY_TENSORS: ClassVar[bool] = False

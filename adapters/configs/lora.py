@@ -63,6 +63,7 @@ class LoraConfig(TargetedConfig, frozen=True, kw_only=True, forbid_unknown_field
     init_lora_weights: bool | str | None = True
 
     KIND: ClassVar[str] = "lora"
+    WIDENS: ClassVar[bool] = True
     IGNORED: ClassVar[frozenset[str]] = CommonConfig.IGNORED | {
         "corda_config",  # these four say how weights were initialised; init_lora_weights says what that did
         "eva_config",

@@ -47,7 +47,7 @@ from adapters.kinds import (
 )
 from adapters.kinds.check import check_base
 from adapters.kinds.saved import take_saved
-from adapters.kinds.vocabulary import with_vocabulary
+from adapters.kinds.vocabulary import with_sizes, with_vocabulary
 from adapters.ops import Adapter, Op
 from adapters.package import AdapterPackage
 
@@ -107,7 +107,7 @@ def compile_package(package: AdapterPackage, base: BaseSpec) -> Adapter:
     check_base(package, base)
     saved = take_saved(package, base)
     rest, rows = tokens.take_tokens(saved.rest, base)
-    adapter = KINDS[package.config.peft_type](rest, base)
+    adapter = KINDS[package.config.peft_type](rest, with_sizes(base, saved.sizes) if rest.config.WIDENS else base)
     ops: dict[str, tuple[Op, ...]] = {}
     for part in (saved.ops, rows, adapter.ops):  # what peft wraps comes before what it adds
         for module, listed in part.items():

@@ -40,7 +40,7 @@ def linear_ops(
         ops.append(Bias(finite(name, trained.float() * scale)))
     if config.use_dora:
         trained = factor(module, found, "lora_magnitude_vector")
-        norms = row_norms(base.weight(module), b, a)
+        norms = row_norms(_weight(module, shape, base), b, a)
         ops.append(magnitude(key(module, "lora_magnitude_vector"), trained, norms, base.biases.get(module)))
     return ops
 
@@ -62,15 +62,26 @@ def embedding_ops(
     _only(module, found, EMBEDDING)
     r, scale = rank_and_scale(module, config, matcher)
     a, b = factor(module, found, "lora_embedding_A"), factor(module, found, "lora_embedding_B")
-    check_factor(key(module, "lora_embedding_A"), a, (r, base.vocab_size), a.shape[-1] != base.vocab_size)
+    check_factor(key(module, "lora_embedding_A"), a, (r, base.vocab_size), a.shape[-1:] != (base.vocab_size,))
     check_factor(key(module, "lora_embedding_B"), b, (base.hidden_size, r), b.shape[:1] != (base.hidden_size,))
     a, b = a.float(), finite(key(module, "lora_embedding_B"), b.float() * scale)
     ops: list[Op] = [LowRankEmbedding(a.T.contiguous(), (b * base.embed_scale).T.contiguous())]
     if config.use_dora:
         trained = factor(module, found, "lora_magnitude_vector")
-        norms = row_norms(base.weight(module).T, b, a)  # over the vocabulary, for each hidden feature
+        weight = _weight(module, (base.vocab_size, base.hidden_size), base)
+        norms = row_norms(weight.T, b, a)  # over the vocabulary, for each hidden feature
         ops.append(magnitude(key(module, "lora_magnitude_vector"), trained, norms, None))
     return ops
+
+
+def _weight(module: str, shape: tuple[int, int], base: BaseSpec) -> Tensor:
+    weight = base.weight(module)
+    if weight.shape != shape:
+        raise UnsupportedKindError(
+            f"DoRA of {shown(module)} with a resized vocabulary is not served; train without use_dora, or without "
+            "adapting this module"
+        )
+    return weight
 
 
 def _only(module: str, found: Mapping[str, Tensor], parameters: tuple[str, ...]) -> None:

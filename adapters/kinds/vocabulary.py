@@ -13,6 +13,13 @@ from adapters.ops import Adapter, Op
 from adapters.ops.embed_rows import EmbedRows, HeadRows
 
 
+def with_sizes(base: BaseSpec, sizes: Mapping[str, int]) -> BaseSpec:
+    """``base`` as it was resized for a training that left embedding and head with ``sizes``."""
+    linears = {name: (sizes[name], shape[1]) for name, shape in base.linears.items() if name in sizes}
+    size = sizes.get(base.embedding, base.vocab_size)
+    return replace(base, vocab_size=size, linears={**base.linears, **linears}) if sizes else base
+
+
 def with_vocabulary(adapter: Adapter, sizes: Mapping[str, int], base: BaseSpec) -> Adapter:
     """``adapter`` with its vocabulary, from the ``sizes`` of whole tables and the rows of single tokens.
 

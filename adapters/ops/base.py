@@ -77,7 +77,8 @@ class Op(ABC):
     def columns(self, base: int, given: int) -> int:
         """How many of the ``given`` columns of ``y`` the op acts on, at a module that has ``base`` of them itself.
 
-        They differ at the output head in a batch with adapters that bring tokens of their own.
+        They differ at the output head in a batch with adapters that bring tokens of their own. By default ops know
+        of no such tokens.
         """
         return base
 

@@ -28,6 +28,10 @@ class Bias(AddOp):
         """See AddOp.update."""
         return self.delta[:, None].expand(-1, x.shape[1], -1)
 
+    def columns(self, base: int, given: int) -> int:
+        """See Op.columns."""
+        return self.delta.shape[-1]
+
     def is_zero(self) -> bool:
         """See Op.is_zero."""
         return not bool(torch.any(self.delta != 0))

@@ -35,6 +35,10 @@ class Magnitude(Op):
         scaled = torch.addcmul(y, y, self.excess[:, None])
         return scaled if self.shift is None else scaled.add_(self.shift[:, None])
 
+    def columns(self, base: int, given: int) -> int:
+        """See Op.columns."""
+        return self.excess.shape[-1]
+
     def is_zero(self) -> bool:
         """See Op.is_zero."""
         return not bool(torch.any(self.excess != 0))

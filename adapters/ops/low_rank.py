@@ -38,6 +38,10 @@ class LowRank(AddOp):
         """See AddOp.add_."""
         y.addmm_(x @ self.a[0], self.b[0])
 
+    def columns(self, base: int, given: int) -> int:
+        """See Op.columns."""
+        return self.b.shape[-1]
+
     def is_zero(self) -> bool:
         """See Op.is_zero."""
         return not (bool(torch.any(self.a != 0)) and bool(torch.any(self.b != 0)))

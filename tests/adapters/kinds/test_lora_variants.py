@@ -19,6 +19,7 @@ from adapters.kinds import compile_package
 from adapters.kinds.lora_dora import row_norms
 from adapters.ops import LowRank
 from adapters.package import read_package
+from tests import resized
 from tests.adapters.kinds.test_against_peft import GPT2, INPUT_IDS, TOLERANCE, error
 from tests.adapters.support import SMALL_SPEC, load_model, lora_tensors, op_logits, spec_of, write_raw
 from tests.factory import make_adapter, make_base
@@ -129,6 +130,13 @@ def test_what_changed_the_base_is_served_when_converted_only(init: str, tiny_bas
         read_package(tmp_path / "raw")
     adapter = compile_package(read_package(tmp_path / "plain"), spec_of(tiny_base))
     assert (op_logits(tiny_base, adapter, INPUT_IDS) - want).abs().max() < 1e-4  # the base was rounded once more
+
+
+def test_magnitudes_of_a_resized_head_are_refused(tiny_base: Path, tmp_path: Path) -> None:
+    config = LoraConfig(r=4, target_modules=["lm_head"], use_dora=True, task_type=CLM)
+    package = read_package(resized.save(tiny_base, tmp_path / "a", config, 323))
+    with pytest.raises(UnsupportedKindError, match="DoRA of 'lm_head' with a resized vocabulary"):
+        compile_package(package, spec_of(tiny_base))
 
 
 def test_the_heads_own_bias_is_left_out(tmp_path: Path) -> None:

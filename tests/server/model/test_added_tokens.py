@@ -30,17 +30,19 @@ CONFIGS: dict[str, tuple[Any, int]] = {
     "many": (lora(modules_to_save=["embed_tokens", "lm_head"]), VOCAB + 70),
     "tokens": (TrainableTokensConfig(token_indices=[VOCAB], task_type="CAUSAL_LM"), VOCAB + 1),
     "fewer": (lora(), VOCAB - 6),
+    "adapted": (lora(target_modules=["embed_tokens", "lm_head", "q_proj"]), VOCAB + 4),
+    "adapted, fewer": (lora(target_modules=["lm_head"]), VOCAB - 9),
 }
 
 
 @pytest.fixture(scope="module", params=["llama", "untied", "gemma2"])
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    options: dict[str, Any] = {
+    options: dict[str, dict[str, Any]] = {
         "llama": {},
         "untied": {"tie_word_embeddings": False},
         "gemma2": {"model_type": "gemma2", "final_logit_softcapping": 5.0},  # logits are changed behind the head
-    }[request.param]
-    return make_base(tmp_path_factory.mktemp("bases") / request.param, **options)
+    }
+    return make_base(tmp_path_factory.mktemp("bases") / request.param, **options[request.param])
 
 
 class Bench:
@@ -88,6 +90,8 @@ def test_mixed_vocabularies(base: Path, tmp_path: Path) -> None:
         "many": [VOCAB + 69, 5, 9, VOCAB],
         "tokens": [5, VOCAB, 9],
         "fewer": [250, 5],
+        "adapted": [5, VOCAB + 3, 9, VOCAB],
+        "adapted, fewer": [250, 5, 8],
     }
     got = bench.step(rows)
     for name, ids in rows.items():
