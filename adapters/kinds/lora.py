@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adapters.base import BaseSpec
 from adapters.configs.lora import LoraConfig
-from adapters.errors import PackageError
+from adapters.errors import PackageError, UnsupportedKindError
 from adapters.kinds.check import expect_shape
 from adapters.kinds.lora_experts import compile_parameters
 from adapters.kinds.lora_factors import factor
@@ -49,7 +49,8 @@ def compile_lora(package: AdapterPackage, base: BaseSpec) -> Adapter:
     check_targets(set(layers) - tied, base, config, matcher, "lora_A.weight", others=others, exempt=tied)
     for module, trained in biases.items():
         ops[module].append(_trained_bias(module, trained, base))
-    return Adapter(config.KIND, {module: tuple(listed) for module, listed in ops.items()})
+    listed = {module: tuple(of_module) for module, of_module in ops.items()}
+    return Adapter(config.KIND, listed, invocation_tokens=_invocation(config, base))
 
 
 def _is_embedding(found: Mapping[str, Tensor]) -> bool:
@@ -73,6 +74,21 @@ def _tied_head(layers: Layers, base: BaseSpec, config: LoraConfig) -> set[str]:
                 "says that the head is adapted like the embedding"
             )
     return {base.head}
+
+
+def _invocation(config: LoraConfig, base: BaseSpec) -> tuple[int, ...]:
+    tokens = config.invocation_tokens
+    if tokens and base.is_encoder_decoder:
+        raise UnsupportedKindError(
+            "adapter_config.json sets alora_invocation_tokens, which are served on decoder-only bases; the base "
+            f"{shown(base.name)} has an encoder"
+        )
+    if max(tokens, default=0) >= base.vocab_size:
+        raise PackageError(
+            f"adapter_config.json: alora_invocation_tokens holds {max(tokens)}, and the base {shown(base.name)} has "
+            f"{base.vocab_size} tokens; the adapter was made for another base"
+        )
+    return tokens
 
 
 def _trained_bias(module: str, trained: Tensor, base: BaseSpec) -> Bias:

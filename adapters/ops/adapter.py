@@ -17,7 +17,8 @@ class Adapter:
 
     A tensor may be part of several ops (some kinds share factors between layers); it is kept and counted once.
     ``vocab_size`` is how many token ids the adapter can read, and ``num_logits`` how many it can write, where they
-    differ from the base's (None).
+    differ from the base's (None). Where there are ``invocation_tokens``, the ops act only from the last place on where
+    these stand in the prompt, and nowhere when they do not.
     """
 
     kind: str
@@ -26,6 +27,7 @@ class Adapter:
     prompt: PromptEmbeds | None = None
     vocab_size: int | None = None
     num_logits: int | None = None
+    invocation_tokens: tuple[int, ...] = ()
 
     @property
     def num_virtual_tokens(self) -> int:

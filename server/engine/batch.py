@@ -83,4 +83,5 @@ def _sequence(work: Work) -> SequenceInput:
         block_table=request.block_table,
         logits_at=logits_at,
         decoder_start=request.decoder_start,
+        activate_from=request.activate_from,
     )

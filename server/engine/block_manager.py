@@ -101,9 +101,20 @@ def hash_seed(*parts: str) -> bytes:
     return digest.digest()
 
 
-def extend_hashes(hashes: list[bytes], token_ids: Sequence[int], block_size: int, seed: bytes) -> None:
-    """Append to ``hashes`` those of all full blocks of ``token_ids`` that it lacks; each covers all before it."""
+def extend_hashes(
+    hashes: list[bytes],
+    token_ids: Sequence[int],
+    block_size: int,
+    seed: bytes,
+    switch: tuple[int, bytes] | None = None,
+) -> None:
+    """Append to ``hashes`` those of all full blocks of ``token_ids`` that it lacks; each covers all before it.
+
+    With a ``switch`` (position, seed), the block that holds the position and those after it depend on its seed too.
+    """
     for start in range(len(hashes) * block_size, len(token_ids) - block_size + 1, block_size):
         parent = hashes[-1] if hashes else seed
+        if switch is not None and start <= switch[0] < start + block_size:
+            parent += switch[1]
         tokens = array("q", token_ids[start : start + block_size])
         hashes.append(hashlib.sha256(parent + tokens.tobytes()).digest())

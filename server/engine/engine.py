@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from server.config import EngineConfig
+from server.engine.activation import activation_start
 from server.engine.adapter_manager import AdapterManager
 from server.engine.batch import scheduled_work
 from server.engine.block_manager import BlockManager
@@ -170,6 +171,7 @@ class Engine:
         slot = self.scheduler.slots.get(request.adapter)
         if slot is not None:
             request.attach(slot.num_virtual_tokens, self.runner.max_model_len, self.runner.start_ids)
+            request.activate_from = activation_start(request.prompt_ids, slot.invocation_tokens)
             vocab_size = slot.vocab_size or self.runner.vocab_size
             problem = find_problem(request, vocab_size, self.runner.max_model_len)
             if problem is not None:

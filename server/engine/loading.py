@@ -101,7 +101,8 @@ class Loading:
         except Exception:
             self._scheduler.blocks.release(blocks)
             raise
-        self._scheduler.add_adapter(self._key, AdapterSlot(adapter.num_virtual_tokens, blocks, adapter.vocab_size))
+        slot = AdapterSlot(adapter.num_virtual_tokens, blocks, adapter.vocab_size, adapter.invocation_tokens)
+        self._scheduler.add_adapter(self._key, slot)
 
     def _check_length(self, adapter: Adapter) -> None:
         count, limit = adapter.num_virtual_tokens, self._runner.max_model_len

@@ -16,6 +16,7 @@ from adapters.errors import AdapterError
 from adapters.golden import Probe
 from adapters.ops import Adapter
 from adapters.ops.embed_rows import EmbedRows
+from server.engine.activation import activation_start
 from server.engine.runner import Runner
 from server.engine.scheduler import Scheduler
 from server.model.inputs import VIRTUAL, ModelInput, SequenceInput
@@ -156,10 +157,13 @@ class ParityProbe:
         start_ids = self._runner.start_ids
         ids = [*[VIRTUAL] * (virtual - given), *prompt, *([*start_ids, *prompt[:-1]] if start_ids else [])]
         wanted = list(range(len(ids) - len(prompt), len(ids)))
-        return SequenceInput(key, ids, given, table, wanted, virtual + len(prompt) if start_ids else 0)
+        active = activation_start(prompt, () if row is None else row[1].invocation_tokens)
+        return SequenceInput(key, ids, given, table, wanted, virtual + len(prompt) if start_ids else 0, active)
 
 
 def _own_tokens(adapter: Adapter) -> list[int]:
-    """A few tokens that the adapter has embeddings of its own for, without which it might seem to have no effect."""
+    """Tokens without which the adapter might seem to have no effect: its invocation, or some with own embeddings."""
+    if adapter.invocation_tokens:
+        return list(adapter.invocation_tokens)
     rows = [op for ops in adapter.ops.values() for op in ops if isinstance(op, EmbedRows)]
     return [token for op in rows for token in op.ids[:_OWN].tolist()][:_OWN]

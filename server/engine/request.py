@@ -48,7 +48,8 @@ class Request:
     ``token_ids`` is the whole sequence: the adapter's virtual tokens, the prompt, the outputs. With an encoder the
     prompt is what it reads, and the decoder's ``num_start_tokens`` follow before the outputs. Its first
     ``num_computed_tokens`` have their KV in ``block_table``; the first ``num_published_blocks`` of those blocks need
-    no publishing in the prefix cache (any more). ``arrival`` numbers the requests of an engine.
+    no publishing in the prefix cache (any more). ``arrival`` numbers the requests of an engine. The adapter acts from
+    position ``activate_from`` on.
     """
 
     request_id: str
@@ -61,6 +62,7 @@ class Request:
     stop_ids: frozenset[int]
     status: RequestStatus = RequestStatus.BLOCKED
     num_virtual_tokens: int = 0
+    activate_from: int = 0
     num_start_tokens: int = 0
     max_tokens: int = 0
     token_ids: list[int] = field(default_factory=list)

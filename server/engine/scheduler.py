@@ -35,12 +35,13 @@ class SchedulerConfig:
 class AdapterSlot:
     """What must be known of a resident adapter. A prefix adapter owns ``prefix_blocks``, others none.
 
-    ``vocab_size`` is set when it is not the base's.
+    ``vocab_size`` is set when it is not the base's. An adapter with ``invocation_tokens`` acts only from these on.
     """
 
     num_virtual_tokens: int = 0
     prefix_blocks: list[int] = field(default_factory=list)
     vocab_size: int | None = None
+    invocation_tokens: tuple[int, ...] = ()
 
 
 @dataclass
@@ -284,9 +285,14 @@ class Scheduler:
     def _extend_hashes(self, request: Request) -> None:
         if len(request.block_hashes) == len(request.token_ids) // self.blocks.block_size:
             return
+        fingerprint, salt = self.config.base_fingerprint, request.cache_salt
         content = request.adapter.digest if request.adapter else ""
-        seed = hash_seed(self.config.base_fingerprint, content, request.cache_salt)
-        extend_hashes(request.block_hashes, request.token_ids, self.blocks.block_size, seed)
+        switch = None
+        if request.activate_from:  # the base's blocks up to there, which the base and others share
+            switch = request.activate_from, hash_seed(content, str(request.activate_from))
+            content = ""
+        seed = hash_seed(fingerprint, content, salt)
+        extend_hashes(request.block_hashes, request.token_ids, self.blocks.block_size, seed, switch)
 
     # ---- integrity ----
 

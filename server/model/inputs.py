@@ -17,7 +17,8 @@ class SequenceInput:
     never computed, their KV is given). ``logits_at`` are indices into ``token_ids`` whose logits are wanted, in
     order. ``block_table[i]`` holds positions ``i * block_size ..``. On an encoder-decoder, ``decoder_start`` is the
     position of the decoder's first token: what stands before is the encoder's input, except a prefix adapter's virtual
-    tokens, which stand before the decoder's. On other bases it is 0.
+    tokens, which stand before the decoder's. On other bases it is 0. The adapter acts from position ``activate_from``
+    on; what stands before is computed as by the base.
     """
 
     adapter: AdapterKey | None
@@ -26,6 +27,7 @@ class SequenceInput:
     block_table: list[int]
     logits_at: list[int]
     decoder_start: int = 0
+    activate_from: int = 0
 
 
 @dataclass(frozen=True)
@@ -40,3 +42,4 @@ class ModelInput:
 
 
 VIRTUAL = -1
+NEVER = 1 << 62  # an ``activate_from`` beyond every sequence

@@ -28,6 +28,11 @@ class Placed:
         return len(self.sequence.token_ids)
 
     @property
+    def num_inactive(self) -> int:
+        """Rows before the sequence's adapter is activated; they are the base's."""
+        return min(max(self.sequence.activate_from - self.sequence.start, 0), self.count)
+
+    @property
     def total(self) -> int:
         """Positions of the sequence, those of earlier steps included."""
         return self.sequence.start + self.count
@@ -61,14 +66,16 @@ def padded(rows: Sequence[Tensor]) -> Tensor:
 
 def row_segments(by_row: Iterable[Placed]) -> list[Segment]:
     """Whose the rows of the batch are, the sequences in the order of their rows."""
-    return _segments((p.sequence.adapter, p.row, p.count) for p in by_row)
+    return _segments((p.sequence.adapter, p.row + p.num_inactive, p.count - p.num_inactive) for p in by_row)
 
 
 def head_segments(placed: Sequence[Placed]) -> list[Segment]:
     """Whose the rows are that reach the output head: those with logits wanted, in the order of the sequences."""
     counts = [len(p.sequence.logits_at) for p in placed]
     starts = [0, *accumulate(counts)]
-    return _segments((p.sequence.adapter, start, n) for p, start, n in zip(placed, starts, counts, strict=False))
+    inactive = [sum(i < p.num_inactive for i in p.sequence.logits_at) for p in placed]
+    runs = zip(placed, starts, counts, inactive, strict=False)
+    return _segments((p.sequence.adapter, start + skip, n - skip) for p, start, n, skip in runs)
 
 
 def virtual_rows(

@@ -155,6 +155,9 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Tensor], type[AdapterError], 
         PackageError,
         "is unknown",
     ),
+    "invocation beyond the vocabulary": (
+        on("q_proj", alora_invocation_tokens=[3, 32]), tensors(), PackageError, "holds 32.* has 32 tokens",
+    ),
     "diagonal of KaSA": (LORA_CONFIG, tensors({f"{Q}.lora_diag": torch.ones(4)}), UnsupportedKindError, "KaSA"),
 }  # fmt: skip
 CONFIGS: dict[str, tuple[dict[str, Any], type[AdapterError], str]] = {
@@ -203,6 +206,16 @@ def test_a_row_of_the_base_that_is_all_zero(tmp_path: Path) -> None:
         compile_package(package, replace(SPEC, weight=lambda name: torch.zeros(8, 16)))
 
 
+def test_invocation_tokens_stay_with_the_adapter(tmp_path: Path) -> None:
+    adapter = compile_raw(tmp_path / "p", *SOUND["invocation"])
+    assert adapter.map(torch.clone).invocation_tokens == (3, 4)
+    assert compile_raw(tmp_path / "q", on("q_proj", alora_invocation_tokens=[]), tensors()).invocation_tokens == ()
+    no_task = {**on("q_proj", alora_invocation_tokens=[3]), "task_type": None}
+    package = read_package(write_raw(tmp_path / "r", no_task, tensors()))
+    with pytest.raises(UnsupportedKindError, match="has an encoder"):
+        compile_package(package, replace(SPEC, is_encoder_decoder=True))
+
+
 def test_semantics_tell_variants_apart_and_leave_plain_lora_as_it_was() -> None:
     plain = parse_config(LORA_CONFIG).semantics()
     assert set(plain) == {
@@ -233,3 +246,12 @@ def test_a_mangled_package_is_refused_in_words_or_compiles(
         changed[f"{key}{random.choice(['.weight', '.default', 's'])}"] = tensor
     if changed:
         refusal(lambda: compile_raw(tmp_path / "p", config, changed))
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_numbers_in_the_place_of_tensors(name: str, tmp_path: Path) -> None:
+    config, found = SOUND[name]
+    for key in found:
+        compiled = {**found, key: torch.tensor(1.0)}
+        is_read = "velora" not in key and "sampler" not in key
+        assert bool(refusal(lambda given=compiled: compile_raw(tmp_path / "p", config, given))) == is_read  # type: ignore[misc]
