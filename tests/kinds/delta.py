@@ -113,7 +113,10 @@ CASES: dict[str, Case] = {
     "osf": Case(lambda: OSFConfig(target_modules="all-linear", task_type=CLM), fill=around(0.05)),
     "osf-patterns": Case(
         lambda: OSFConfig(
-            effective_rank=0.9, rank_pattern={"v_proj": 30, "1.self_attn.q_proj": 61}, target_modules=SOME, task_type=CLM
+            effective_rank=0.9,
+            rank_pattern={"v_proj": 30, "1.self_attn.q_proj": 61},
+            target_modules=SOME,
+            task_type=CLM,
         ),
         fill=around(0.05),
     ),
