@@ -86,6 +86,22 @@ def test_ensure_weight_tying_means_nothing_on_an_untied_base(tmp_path: Path) -> 
     assert error(base, make_adapter(base, tmp_path / "a", config, fill=fill_lora)) < TOLERANCE
 
 
+def test_a_tied_head_is_served_as_it_was_trained_where_pefts_reload_drops_it(tmp_path: Path) -> None:
+    """peft ties on reload only where the embedding is called embed_tokens; else it leaves the head's factors unread."""
+    base = make_base(tmp_path / "gpt2", model_type="gpt2", **GPT2)
+    config = LoraConfig(r=4, target_modules=["wte", "lm_head"], ensure_weight_tying=True, task_type=CLM)
+    model = get_peft_model(load_model(base), config).eval()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.1)
+        trained: Tensor = model(INPUT_IDS[None]).logits[0]
+    model.save_pretrained(tmp_path / "a")
+    got = op_logits(base, compile_package(read_package(tmp_path / "a"), spec_of(base)), INPUT_IDS)
+    assert (got - trained).abs().max() < TOLERANCE
+
+
 def test_block_diagonal_beside_dense(tiny_base: Path, tmp_path: Path) -> None:
     blocks = BdLoraConfig(target_modules_bd_a=["1.self_attn.o_proj"], nblocks=2, match_strict=False)
     config = LoraConfig(r=4, target_modules=["q_proj", "o_proj"], use_bdlora=blocks, task_type=CLM)
