@@ -25,7 +25,7 @@ from server.config import EngineConfig
 from server.errors import EngineStartError
 from server.model.architecture import ENCODER_DECODERS, check_architecture, check_code
 from server.model.experts import expert_shapes, is_router, router_modules, router_shapes
-from server.model.families import attention_name, patch_attention
+from server.model.families import patch_attention, prepare_loading
 from server.model.quantization import choose_quantization, prepare_quantized
 from server.model.weights import linear_weight, weight_bytes
 
@@ -115,7 +115,7 @@ def _load(
         config=hf_config,
         dtype=dtype,
         device_map={"": device},
-        attn_implementation=attention_name(hf_config),
+        attn_implementation=prepare_loading(hf_config),
         trust_remote_code=config.trust_remote_code,
         use_safetensors=True,
         **options,

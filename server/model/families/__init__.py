@@ -32,8 +32,10 @@ TESTED = frozenset({
 })  # fmt: skip
 
 
-def attention_name(hf_config: Any) -> str:
-    """The attention implementation to load the model of ``hf_config`` with."""
+def prepare_loading(hf_config: Any) -> str:
+    """The attention implementation to load the model of ``hf_config`` with; makes its architecture ready for that."""
+    if hf_config.model_type == "falcon":
+        falcon.use_plain_linears()
     return "eager" if hf_config.model_type in PATCHES else NAME
 
 

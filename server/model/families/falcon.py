@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.models.falcon.modeling_falcon import apply_rotary_pos_emb
+from transformers.models.falcon import modeling_falcon
 
 from server.model.attention import NAME, Rule, attend
 from server.model.families.alibi import alibi_slopes
@@ -17,6 +17,14 @@ def patch(model: PreTrainedModel) -> None:
     for block in model.transformer.h:
         _bind(block.self_attention, bool(model.config.alibi))
     model.config._attn_implementation = NAME  # no dense mask is made for a name without one
+
+
+def use_plain_linears() -> None:
+    """Let models that are made from now on have torch's linear maps, of which Falcon's are a copy.
+
+    Only those themselves, no class derived from them, are replaced by quantized ones.
+    """
+    modeling_falcon.FalconLinear = nn.Linear
 
 
 def _bind(module: Any, has_alibi: bool) -> None:
@@ -38,7 +46,7 @@ def _bind(module: Any, has_alibi: bool) -> None:
         heads = module._split_heads(module.query_key_value(hidden_states))
         query, key, value = (part.transpose(1, 2) for part in heads)
         if not has_alibi:
-            query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
+            query, key = modeling_falcon.apply_rotary_pos_emb(query, key, *position_embeddings)
         out = attend(module.layer_idx, query, key, value, rule)
         return module.dense(out.flatten(2)), None
 

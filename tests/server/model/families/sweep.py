@@ -15,6 +15,7 @@ from tests.server.engine.test_parity import Driver, prompt_of
 from tests.server.model.families.catalog import FAMILIES, Family, model_type_of
 
 COUNT = 3
+STD = 0.04  # log-probabilities of magnitude 6: finer roundings than with the default
 LENGTHS = {"base": 17, "LoRA": 23, "prefix": 9, "prompt": 12, "expert LoRA": 13, "base again": 5}
 
 
@@ -39,7 +40,7 @@ def prompt(**options: Any) -> Any:
 def make_family(name: str, root: Path) -> tuple[Path, dict[str, Path]]:
     """A tiny base of the family ``name`` and its adapters by kind, saved by peft."""
     family = FAMILIES[name]
-    base = make_base(root / "base", model_type=model_type_of(name), **family.config)
+    base = make_base(root / "base", model_type=model_type_of(name), std=STD, **family.config)
     adapters = {
         "LoRA": make_adapter(base, root / "lora", lora(**family.lora)),
         "prompt": make_adapter(base, root / "prompt", prompt(**family.virtual), std=0.3),
@@ -89,7 +90,7 @@ def _hold_against(family: Family, base: Path, adapters: dict[str, Path]) -> None
 def difference(driver: Driver, name: str, prompt: list[int], path: Path | None) -> float:
     """The largest |difference| of a request's log-probabilities, over its tokens and the whole vocabulary."""
     tokens = driver.tokens(name)
-    want = oracle.logits(driver.base, path, prompt + tokens[:-1])[-len(tokens) :].log_softmax(-1)
+    want = oracle.logits(driver.base, path, prompt + tokens[:-1])[-len(tokens) :].double().log_softmax(-1)
     assert tokens == want.argmax(-1).tolist()
     return float((logprobs(driver, name) - want).abs().max())
 

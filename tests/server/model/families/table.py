@@ -27,8 +27,8 @@ Written by `make families` from `tests/server/model/families`; do not edit.
 A tiny random model of each architecture runs through the whole engine in fp32: base rows, LoRA on all linear maps,
 prefix tuning and prompt tuning, on routed experts also LoRA of the experts, mixed in one batch, with chunked prefill,
 decode, and a second run out of the prefix cache. The figure is the largest difference of a log-probability, over
-every token and the whole vocabulary, from transformers and peft running that adapter alone; 2e-06 is one rounding of
-such a number.
+every token and the whole vocabulary, from transformers and peft running that adapter alone; the numbers are of
+magnitude 6, and one rounding of such a number is 5e-07.
 
 {table}
 
@@ -37,15 +37,16 @@ such a number.
 
 {notes}
 
-Sliding windows, attention sinks and capped logits shorter than the prompt are tested against transformers alone
-(`test_windows.py`), as peft's own prefix cache ignores windows.
+Prompts here stay inside the sliding windows, which peft's own prefix cache ignores. Windows shorter than the prompt,
+with attention sinks and capped logits, are tested for base and LoRA rows in `test_windows.py`; expert LoRA in its many
+forms in `test_experts.py`.
 
 ## Other architectures
 
 An architecture that is not in the table is served when all its layers attend through `AttentionInterface`, and a short
 prompt packed beside another and cut into chunks gives what transformers gives for it alone; this is tried when the
-server starts. Otherwise the server refuses to start and says why. Not served: state-space and hybrid models, models
-that read images or sound, encoder-decoder models other than T5.
+server starts. Otherwise the server does not start and says why. Not served are state-space and hybrid models, models
+that read images or sound, and encoder-decoder models other than T5.
 
 Code that comes with a model runs only with `--trust-remote-code`.
 """
