@@ -34,8 +34,8 @@ class Driver:
     """An engine stepped by hand that collects what every request was sent."""
 
     def __init__(self, base: Path, **settings: object) -> None:
-        options = {"kv_cache_gb": 0.02, "block_size": 4, "max_num_batched_tokens": 24, **settings}
-        config = EngineConfig(model=str(base), quantize="none", dtype="float32", threads=1, **options)  # type: ignore[arg-type]
+        options = {"quantize": "none", "kv_cache_gb": 0.02, "block_size": 4, "max_num_batched_tokens": 24, **settings}
+        config = EngineConfig(model=str(base), dtype="float32", threads=1, **options)  # type: ignore[arg-type]
         self.base = base
         self.engine = Engine(load_runner(config), config)
         self.paths: dict[AdapterKey, Path] = {}
