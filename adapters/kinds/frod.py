@@ -26,7 +26,8 @@ def compile_frod(package: AdapterPackage, base: BaseSpec) -> Adapter:
 
     Semantics: ``W' = U (S + diag(lambda_l)) V^T`` in the place of the base's ``W``, where ``S`` has the entries
     ``lambda_s_values`` at ``s_indices`` and ``U`` is ``W V^-T`` with columns of length one. The update has full rank,
-    so an adapter weighs what its modules do.
+    so an adapter weighs what its modules do. It is bound to the weights that it was trained on: the basis magnifies
+    what a quantized base rounds away.
     Shape: with n = in_features ``frod_V.<role>`` [n, n]; ``frod_s_indices.<role>`` [2, e]; ``frod_s_size.<role>`` [2];
     ``<module>.frod_lambda_l`` [n]; ``<module>.frod_lambda_s_values`` [e].
     """

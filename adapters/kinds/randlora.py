@@ -38,7 +38,7 @@ def compile_randlora(package: AdapterPackage, base: BaseSpec) -> Adapter:
     layers = sort_layers(shared.rest, base, (_LAMBDA, _GAMMA, _A, _B))
     bases = _saved(shared, layers, config) if config.save_projection else _drawn(shared, layers, config, package.limits)
     shared.check_empty(f"RandLoRA shares {_A} and {_B} alone, and those only with save_projection")
-    a, big = bases[0][:, 0].contiguous(), bases[1].permute(1, 2, 0).flatten(0, 1).contiguous()
+    a, big = _corners(*bases, layers, config.r)
 
     def ops(layer: Layer) -> tuple[Op, ...]:
         side = min(layer.out_features, layer.in_features)
@@ -50,10 +50,13 @@ def compile_randlora(package: AdapterPackage, base: BaseSpec) -> Adapter:
     return layers.compile(ops)
 
 
-def _sides(layers: Layers) -> tuple[int, int]:
-    """The smaller and the larger side of what peft makes bases for: the largest of outputs, and of inputs."""
-    sides = largest((layer.out_features, layer.in_features) for layer in layers.layers)
-    return min(sides), max(sides)
+def _corners(a: Tensor, b: Tensor, layers: Layers, r: int) -> tuple[Tensor, Tensor]:
+    """What the modules use of both bases, as the op wants it. Shape: [r, m]; [n r, M]."""
+    sides = [sorted((layer.out_features, layer.in_features)) for layer in layers.layers]
+    small, large = (max(side[i] for side in sides) for i in (0, 1))
+    a = corner(_A, a, (r, 1, small))[:, 0]
+    b = corner(_B, b, (large, num_bases(small, r), r))
+    return a.contiguous(), b.permute(1, 2, 0).flatten(0, 1).contiguous()
 
 
 def _saved(shared: Shared, layers: Layers, config: RandLoraConfig) -> tuple[Tensor, Tensor]:
@@ -65,9 +68,7 @@ def _saved(shared: Shared, layers: Layers, config: RandLoraConfig) -> tuple[Tens
                 raise PackageError(
                     f"tensor {shown(key(layer.module, name))} differs from base_model.{name}, which all modules share"
                 )
-    side = max(min(layer.out_features, layer.in_features) for layer in layers.layers)
-    wide = max(max(layer.out_features, layer.in_features) for layer in layers.layers)
-    return corner(_A, a, (config.r, 1, side)), corner(_B, b, (wide, num_bases(side, config.r), config.r))
+    return a, b
 
 
 def _drawn(shared: Shared, layers: Layers, config: RandLoraConfig, limits: PackageLimits) -> tuple[Tensor, Tensor]:
@@ -76,7 +77,9 @@ def _drawn(shared: Shared, layers: Layers, config: RandLoraConfig, limits: Packa
     for layer in layers.layers:
         for name in {_A, _B} & layer.found.keys():
             raise PackageError(f"tensor {shown(key(layer.module, name))} is not expected: {why}")
-    (side, other), r, seed = _sides(layers), config.r, config.projection_prng_key
+    # peft makes bases for the largest number of outputs and of inputs, which need not be of one module
+    sides = largest((layer.out_features, layer.in_features) for layer in layers.layers)
+    side, other, r, seed = min(sides), max(sides), config.r, config.projection_prng_key
     check_memory({_A: BYTES * r * side, _B: BYTES * other * num_bases(side, r) * r}, config.KIND, limits)
     if config.sparse or config.very_sparse:
         return sparse_bases(side, other, r, seed, very=config.very_sparse)

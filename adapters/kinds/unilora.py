@@ -16,6 +16,7 @@ from adapters.kinds.factors import Shared, read_indices
 from adapters.kinds.layers import Layer, LayerMatcher, Layers, sort_layers
 from adapters.kinds.names import key, take
 from adapters.kinds.projections import balanced_indices
+from adapters.kinds.targets import check_targets
 from adapters.names import shown
 from adapters.ops import Adapter, LowRank, Op
 from adapters.package import AdapterPackage
@@ -90,6 +91,7 @@ def _targeted(package: AdapterPackage, base: BaseSpec, config: UniLoraConfig) ->
         )
     if routers := sorted(wanted & base.routers.keys()):
         raise UnsupportedKindError(f"Uni-LoRA on {shown(routers[0])}, which routes to experts, is not served")
+    check_targets(wanted, base, config, matcher, _INDICES["A"])
     if not wanted:
         raise PackageError(f"target_modules matches no linear map of the base {shown(base.name)}")
     found = [Layer(name, *shape, {}) for name, shape in base.linears.items() if name in wanted]

@@ -40,7 +40,7 @@ class BlockLowRank(AddOp):
         """See AddOp.update."""
         members, rows, k = *x.shape[:2], self.a.shape[1]
         read = torch.einsum("gnip,gipr->gnir", x.reshape(members, rows, k, -1), self.a)
-        exchanged = read.view(members, rows, k, k, -1).transpose(2, 3).flatten(3)
+        exchanged = read.reshape(members, rows, k, k, -1).transpose(2, 3).flatten(3)
         return torch.einsum("gnjr,gjro->gnjo", exchanged, self.b).flatten(2)
 
     def is_zero(self) -> bool:

@@ -26,8 +26,8 @@ class Kron(AddOp):
 
     def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
         """See Op.reference."""
-        w2 = self.down.float() if self.up is None else self.down.float() @ self.up.float()
-        return y + torch.kron(self.w1.float(), w2.T.contiguous()) @ x
+        w2 = self.down.float() if self.up is None else self.down.float() @ self.up.float()  # transposed
+        return y + (self.w1.float() @ x.view(-1, len(self.down)) @ w2).flatten()
 
     def update(self, x: Tensor) -> Tensor:
         """See AddOp.update."""
@@ -35,7 +35,7 @@ class Kron(AddOp):
         hidden = torch.bmm(x.reshape(members, -1, self.down.shape[1]), self.down)
         if self.up is not None:
             hidden = torch.bmm(hidden, self.up)
-        product = self.w1[:, None] @ hidden.view(members, rows, -1, hidden.shape[-1])
+        product = self.w1[:, None] @ hidden.reshape(members, rows, -1, hidden.shape[-1])
         return product.flatten(2)
 
     def is_zero(self) -> bool:
