@@ -101,6 +101,7 @@ FAMILIES: dict[str, Family] = {
     "falcon, one KV head": Family(
         {"alibi": False, "multi_query": True, **NO_GROUPS}, prefix={"num_attention_heads": 1, "token_dim": 16}
     ),
+    # transformers' eager form adds the bias twice, in the mask and beside it; the default, sdpa, once
     "falcon, ALiBi": Family({"alibi": True, "multi_query": False, **NO_GROUPS}, attention="sdpa"),
     "gptj": Family({"rotary_dim": 8, **GPT, **NO_GROUPS}),
     "codegen": Family({"rotary_dim": 8, **GPT, **NO_GROUPS}),
