@@ -35,8 +35,8 @@ class BaseSpec:
     the output head ``head`` among them, to (out_features, in_features); ``biases`` maps every module that has a bias,
     linear or norm, to that bias; ``parameters`` maps each parameter of these modules, of norms and of the input
     embedding ``embedding`` to its shape before quantization, as a checkpoint stores it; ``transposed`` linear maps are
-    stored [in_features, out_features]. ``experts`` maps each parameter of routed experts, in the order of its module, to
-    (num_experts, in_features, out_features); ``routers`` maps each module that chooses experts to the shape of its
+    stored [in_features, out_features]. ``experts`` maps each parameter of routed experts, in the order of its module,
+    to (num_experts, in_features, out_features); ``routers`` maps each module that chooses experts to the shape of its
     weight, (num_experts, in_features). ``tied``: the head's weight is the embedding's. ``weight(module)`` is the weight
     [out_features, in_features] of a linear map, or that of ``embedding`` [vocab_size, hidden_size], as the base
     computes with it (dequantized), in float32 on the CPU. ``embed_scale`` is what the embedding module multiplies its

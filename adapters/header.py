@@ -83,7 +83,7 @@ def _read_json(file: BinaryIO, name: str, size: int, limits: PackageLimits) -> t
     return parse_object(file.read(length), f"the header of {name}"), 8 + length
 
 
-def _check(
+def _check(  # noqa: PLR0917 - one call, in order
     name: str, value: object, start: int, dtypes: frozenset[str], smallest: int, limits: PackageLimits
 ) -> TensorInfo:
     if not name or len(name) > _MAX_NAME or not name.isascii() or not name.isprintable():

@@ -69,7 +69,7 @@ def test_inits_that_leave_the_base_alone_are_accepted(init: object) -> None:
 
 
 def test_other_kinds_are_named_with_what_is_served() -> None:
-    with pytest.raises(UnsupportedKindError, match="'TOMORROW' are not served; served are LORA, .*PREFIX_TUNING"):
+    with pytest.raises(UnsupportedKindError, match=r"'TOMORROW' are not served; served are LORA, .*PREFIX_TUNING"):
         parse_config({"peft_type": "TOMORROW"})
 
 

@@ -54,7 +54,7 @@ def wait_gone(pid: int) -> None:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"model": "m", "quantize": "int3"}, "--quantize must be one of auto, nf4, nf4-dq, fp4, fp4-dq, int8, none, not 'int3'"),
+        ({"model": "m", "quantize": "int3"}, "--quantize must be one of auto, nf4, nf4-dq, "),
         ({"quantize": "nf4"}, "missing required field `model`"),
         ({"model": "m", "threads": "many"}, "Expected `int`, got `str`"),
     ],
