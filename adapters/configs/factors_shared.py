@@ -161,9 +161,9 @@ class FrodConfig(SharedConfig, frozen=True, kw_only=True, forbid_unknown_fields=
         super().check(limits)
         if not self.save_projection:
             raise UnsupportedKindError(
-                "adapter_config.json says that the basis was not saved (save_projection is false). Found again from the "
-                "base's weights it differs with their rounding, and in its signs from machine to machine, so that the "
-                "adapter would compute something else; save it again with save_projection=True"
+                "adapter_config.json says that the basis was not saved (save_projection is false). Found again from "
+                "the base's weights it differs with their rounding, and in its signs from machine to machine, so that "
+                "the adapter would compute something else; save it again with save_projection=True"
             )
 
 

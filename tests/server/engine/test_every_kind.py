@@ -153,7 +153,9 @@ def round_base(base: Path, quantize: str, path: Path) -> Path:
 def test_mixed_over_a_quantized_base(
     toy_base: Path, toy_adapters: Mapping[str, Path], quantize: str, tmp_path: Path
 ) -> None:
-    house = House(toy_base, toy_adapters, ROOMY, quantize, round_base(toy_base, quantize, tmp_path / "rounded"))
+    # peft puts FRoD's saved basis beside a factor found from a basis of the rounded weights: no adapter at all
+    served = {name: path for name, path in toy_adapters.items() if not name.startswith("frod")}
+    house = House(toy_base, served, ROOMY, quantize, round_base(toy_base, quantize, tmp_path / "rounded"))
     house.wave(quantize)
     house.check(quantize)
     house.driver.engine.check_integrity()

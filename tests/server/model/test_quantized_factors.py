@@ -29,7 +29,7 @@ def test_mixed_batch_equals_peft(tiny_base: Path, tiny_adapters: Mapping[str, Pa
 
 
 def test_frod_finds_its_left_factor_in_the_weights_served(tiny_base: Path, tiny_adapters: Mapping[str, Path]) -> None:
-    """Its weights follow those of the base, though the basis, which is of the plain one, makes more of each rounding."""
+    """Its weights follow those of the base, though the basis, that of the plain one, makes more of each rounding."""
 
     def weight(runner: ModelRunner) -> torch.Tensor:
         op = runner.prepare(tiny_adapters["frod"]).adapter.ops[module][0]
