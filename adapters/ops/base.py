@@ -82,10 +82,6 @@ class Op(ABC):
         """
         return base
 
-    def is_zero(self) -> bool:
-        """Whether the op certainly changes nothing, whatever its input."""
-        return False
-
     def _values(self) -> dict[str, object]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from adapters.ops.base import AddOp, Site
@@ -31,7 +30,3 @@ class Bias(AddOp):
     def columns(self, base: int, given: int) -> int:
         """See Op.columns."""
         return self.delta.shape[-1]
-
-    def is_zero(self) -> bool:
-        """See Op.is_zero."""
-        return not bool(torch.any(self.delta != 0))

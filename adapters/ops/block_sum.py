@@ -34,7 +34,3 @@ class BlockSum(AddOp):
         padded = pad(x, (0, -x.shape[-1] % r))
         summed = padded.reshape(*x.shape[:-1], -1, r).sum(-2)
         return torch.bmm(summed, self.block).repeat(1, 1, self.repeats)
-
-    def is_zero(self) -> bool:
-        """See Op.is_zero."""
-        return not bool(torch.any(self.block != 0))

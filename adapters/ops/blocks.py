@@ -42,7 +42,3 @@ class BlockLowRank(AddOp):
         read = torch.einsum("gnip,gipr->gnir", x.reshape(members, rows, k, -1), self.a)
         exchanged = read.reshape(members, rows, k, k, -1).transpose(2, 3).flatten(3)
         return torch.einsum("gnjr,gjro->gnjo", exchanged, self.b).flatten(2)
-
-    def is_zero(self) -> bool:
-        """See Op.is_zero."""
-        return not (bool(torch.any(self.a != 0)) and bool(torch.any(self.b != 0)))

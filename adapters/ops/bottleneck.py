@@ -43,7 +43,3 @@ class Bottleneck(Op):
         """See Op.batched."""
         inner = ACTIVATIONS[self.activation](torch.baddbmm(self.down_bias[:, None], y, self.down))
         return y + torch.baddbmm(self.up_bias[:, None], inner, self.up)
-
-    def is_zero(self) -> bool:
-        """See Op.is_zero."""
-        return not (bool(torch.any(self.up != 0)) or bool(torch.any(self.up_bias != 0)))

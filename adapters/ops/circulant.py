@@ -42,7 +42,3 @@ class Circulant(AddOp):
         product = torch.matmul(frequencies, self.spectrum)  # [G, f, rows, m]
         found: Tensor = torch.fft.irfft(product.permute(0, 2, 3, 1), n=self.size)
         return found.flatten(-2).to(x.dtype)
-
-    def is_zero(self) -> bool:
-        """See Op.is_zero."""
-        return not bool(torch.any(self.spectrum != 0))

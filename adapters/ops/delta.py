@@ -34,7 +34,3 @@ class Delta(AddOp):
     def add_(self, x: Tensor, y: Tensor) -> None:
         """See AddOp.add_."""
         y.addmm_(x, self.weight[0])
-
-    def is_zero(self) -> bool:
-        """See Op.is_zero."""
-        return not bool(torch.any(self.weight != 0))

@@ -38,7 +38,3 @@ class Magnitude(Op):
     def columns(self, base: int, given: int) -> int:
         """See Op.columns."""
         return self.excess.shape[-1]
-
-    def is_zero(self) -> bool:
-        """See Op.is_zero."""
-        return not bool(torch.any(self.excess != 0))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
@@ -35,7 +34,3 @@ class LowRankEmbedding(AddOp):
         """See AddOp.update."""
         tokens = x[0, :, 0].clamp(0, self.a.shape[1] - 1)
         return (embedding(tokens, self.a[0]) @ self.b[0])[None]
-
-    def is_zero(self) -> bool:
-        """See Op.is_zero."""
-        return not (bool(torch.any(self.a != 0)) and bool(torch.any(self.b != 0)))

@@ -51,10 +51,6 @@ class ExpertLowRank(Op):
         assert isinstance(site, Routed)
         return y + expert_product(expert_product(x[0], self.a[0], site.experts), self.b[0], site.experts)
 
-    def is_zero(self) -> bool:
-        """See Op.is_zero."""
-        return not (bool(torch.any(self.a != 0)) and bool(torch.any(self.b != 0)))
-
 
 def expert_product(x: Tensor, weight: Tensor, experts: Tensor) -> Tensor:
     """Every row times its expert's matrix, one product per expert.

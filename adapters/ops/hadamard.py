@@ -40,10 +40,6 @@ class Hadamard(AddOp):
         parts = [self._update(x[:, start : start + rows]) for start in range(0, x.shape[1], rows)]
         return torch.cat(parts, dim=1)
 
-    def is_zero(self) -> bool:
-        """See Op.is_zero."""
-        return not all(bool(torch.any(tensor != 0)) for tensor in self.tensors())
-
     def _update(self, x: Tensor) -> Tensor:
         hidden = (x[:, :, None] * self.b1[:, None]) @ self.b2.mT[:, None]  # [G, n, r, r]
         return ((hidden @ self.a2[:, None]) * self.a1[:, None]).sum(2)

@@ -37,7 +37,3 @@ class Kron(AddOp):
             hidden = torch.bmm(hidden, self.up)
         product = self.w1[:, None] @ hidden.reshape(members, rows, -1, hidden.shape[-1])
         return product.flatten(2)
-
-    def is_zero(self) -> bool:
-        """See Op.is_zero."""
-        return not all(bool(torch.any(tensor != 0)) for tensor in self.tensors())

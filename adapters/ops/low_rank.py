@@ -41,7 +41,3 @@ class LowRank(AddOp):
     def columns(self, base: int, given: int) -> int:
         """See Op.columns."""
         return self.b.shape[-1]
-
-    def is_zero(self) -> bool:
-        """See Op.is_zero."""
-        return not (bool(torch.any(self.a != 0)) and bool(torch.any(self.b != 0)))

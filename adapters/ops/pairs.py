@@ -36,7 +36,3 @@ class RotatePairs(Op):
         """See Op.batched."""
         partner = y.reshape(*y.shape[:-1], -1, 2, self.group_size // 2).flip(-2).view(y.shape)
         return torch.addcmul(y, y, self.excess[:, None]).addcmul_(partner, self.cross[:, None])
-
-    def is_zero(self) -> bool:
-        """See Op.is_zero."""
-        return not (bool(torch.any(self.excess != 0)) or bool(torch.any(self.cross != 0)))

@@ -52,7 +52,3 @@ class RandomBases(AddOp):
         if m == in_features:
             return torch.bmm(torch.bmm(x, small.mT), big[..., : self.out_features])
         return torch.bmm(torch.bmm(x, big[..., :in_features].mT), small)
-
-    def is_zero(self) -> bool:
-        """See Op.is_zero."""
-        return not (bool(torch.any(self.scales != 0)) and bool(torch.any(self.gains != 0)))

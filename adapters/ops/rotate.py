@@ -43,10 +43,6 @@ class RotateInput(AddOp):
         rotated = torch.einsum("gnkb,gkbc->gnkc", blocks, self.change).reshape(x.shape)
         return self._swapped(rotated, self.fold, 2)
 
-    def is_zero(self) -> bool:
-        """See Op.is_zero."""
-        return not bool(torch.any(self.change != 0))
-
     def _places(self, block: int, size: int) -> list[int]:
         if self.fold == 1:
             return list(range(block * size, (block + 1) * size))
@@ -80,7 +76,3 @@ class RotateOutput(Op):
     def batched(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
         """See Op.batched."""
         return y + RotateInput(self.change).update(y)
-
-    def is_zero(self) -> bool:
-        """See Op.is_zero."""
-        return not bool(torch.any(self.change != 0))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from adapters.ops.base import AddOp, Site
@@ -31,7 +30,3 @@ class ScaleInput(AddOp):
     def update(self, x: Tensor) -> Tensor:
         """See AddOp.update."""
         return x * self.excess[:, None]
-
-    def is_zero(self) -> bool:
-        """See Op.is_zero."""
-        return not bool(torch.any(self.excess != 0))

@@ -38,7 +38,3 @@ class SharedLowRank(AddOp):
         """See AddOp.update."""
         a, b = self.a[:, : x.shape[-1]], self.b[:, :, : self.outer.shape[-1]]
         return torch.bmm(torch.bmm(x, a) * self.inner[:, None], b) * self.outer[:, None]
-
-    def is_zero(self) -> bool:
-        """See Op.is_zero."""
-        return not (bool(torch.any(self.inner != 0)) and bool(torch.any(self.outer != 0)))

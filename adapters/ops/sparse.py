@@ -42,10 +42,6 @@ class Sparse(AddOp):
         """See AddOp.update."""
         return self._sums(x[0].float().T).T.to(x.dtype)[None]
 
-    def is_zero(self) -> bool:
-        """See Op.is_zero."""
-        return not bool(torch.any(self.values != 0))
-
     def _dense(self, in_features: int) -> Tensor:
         """The update's matrix [out_features, in_features]."""
         rows = torch.repeat_interleave(self.starts.diff())

@@ -46,11 +46,3 @@ def test_tables_are_never_copied() -> None:
     assert len(groups) == 2
     found = {group.op.a.data_ptr() for group in groups if isinstance(group.op, LowRankEmbedding)}
     assert found == {op.a.data_ptr() for op in ops}
-
-
-def test_zero() -> None:
-    op = low_rank(4, torch.float32)
-    assert not op.is_zero()
-    assert LowRankEmbedding(op.a, torch.zeros_like(op.b)).is_zero()
-    assert Magnitude(torch.zeros(3)).is_zero()
-    assert not Magnitude(torch.ones(3)).is_zero()

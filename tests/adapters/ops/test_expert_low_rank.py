@@ -35,9 +35,3 @@ def test_products_reach_their_own_expert_only() -> None:
     weight[3] = 1.0
     product = expert_product(torch.ones(4, IN), weight, torch.tensor([0, 2, 3, 4]))
     assert product.sum(-1).tolist() == [0.0, 0.0, IN * OUT, 0.0]
-
-
-def test_zero_is_seen() -> None:
-    op = make(torch.float32)
-    assert not op.is_zero()
-    assert ExpertLowRank(op.a, torch.zeros_like(op.b)).is_zero()

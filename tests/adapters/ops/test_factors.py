@@ -6,11 +6,9 @@ import pytest
 import torch
 
 from adapters.ops import AddOp, hadamard
-from adapters.ops.blocks import BlockLowRank
 from adapters.ops.hadamard import Hadamard
 from adapters.ops.kron import Kron
 from adapters.ops.random_bases import RandomBases
-from adapters.ops.shared_low_rank import SharedLowRank
 
 
 def assert_is_reference(op: AddOp, in_features: int, out_features: int, rows: int = 5) -> None:
@@ -40,21 +38,3 @@ def test_hadamard_goes_through_its_rows_in_parts(elements: int, monkeypatch: pyt
 def test_kron_of_any_sides(out1: int) -> None:
     assert_is_reference(Kron(torch.randn(out1, 1), torch.randn(12, 5)), 12, 5 * out1)
     assert_is_reference(Kron(torch.randn(out1, 12), torch.randn(1, 1), torch.randn(1, 5)), 12, 5 * out1)
-
-
-def test_zero() -> None:
-    one, zero = torch.ones(2, 2), torch.zeros(2, 2)
-    ops: list[tuple[AddOp, bool]] = [
-        (Kron(one, one), False),
-        (Kron(one, one, zero), True),
-        (Hadamard(one, one, zero, one), True),
-        (Hadamard(one, one, one, one), False),
-        (BlockLowRank(one[None], zero[None]), True),
-        (BlockLowRank(one[None], one[None]), False),
-        (SharedLowRank(one, one, one[0], zero[0]), True),
-        (SharedLowRank(one, one, one[0], one[0]), False),
-        (RandomBases(one, one, zero, one, 2), True),
-        (RandomBases(one, one, one, one, 2), False),
-    ]
-    for op, is_zero in ops:
-        assert op.is_zero() is is_zero
