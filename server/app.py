@@ -73,6 +73,6 @@ async def _start(parts: Parts, on_started: OnStarted | None) -> None:
 
 async def _load(parts: Parts, name: str, path: Path) -> None:
     try:
-        await parts.lifecycle.install_copy(name, path)
+        await parts.lifecycle.install_copy(name, path, allow_noop=parts.config.allow_noop)
     except (AdapterError, EngineUnavailableError) as error:
         raise EngineStartError(f"--adapter {name}={path}: {error}") from error

@@ -50,8 +50,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Everything ``hotswap serve`` can be told. Bad values raise ValueError naming the flag.
 
     ``engine.model`` is as the operator gave it (a hub id or a directory) until ``server.app.run`` resolves it.
-    ``served_model_name`` empty: the base's own name. ``adapters`` are (name, directory or archive) loaded at start.
-    Keys are kept only as SHA-256 digests. ``max_waiting_requests`` bounds the sequences accepted beyond
+    ``served_model_name`` empty: the base's own name. ``adapters`` are (name, directory or archive) loaded at start;
+    those that answer exactly as the base does are refused unless ``allow_noop``. Keys are kept only as SHA-256 digests. ``max_waiting_requests`` bounds the sequences accepted beyond
     ``max_num_seqs``; ``max_sequences_per_request`` bounds n times the prompts of one request. ``data_dir`` holds
     the adapter packages; empty: a temporary directory that goes with the process.
     """
@@ -61,6 +61,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 8000
     served_model_name: str = ""
     adapters: tuple[tuple[str, str], ...] = ()
+    allow_noop: bool = False
     api_keys: tuple[bytes, ...] = ()
     admin_keys: tuple[bytes, ...] = ()
     public_metrics: bool = False

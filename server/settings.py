@@ -57,6 +57,7 @@ SETTINGS = (
     Setting("max_num_seqs", int, _BASE, "sequences computed at once (default 64)", "N"),
     Setting("max_num_batched_tokens", int, _BASE, "tokens of one step (default 512)", "N"),
     Setting("block_size", int, _BASE, "positions of one KV block (default 16)", "N"),
+    Setting("allow_noop", bool, _BASE, "serve --adapter packages that answer exactly as the base does (default off)"),
     Setting("kv_cache_gb", float, _BASE, "memory for the KV cache (default 1)", "GB"),
     Setting("prefix_caching", bool, _BASE, "share the KV of equal prompt beginnings (default on)"),
     Setting("threads", int, _BASE, "CPU threads of the engine (default: torch's choice)", "N"),

@@ -48,6 +48,7 @@ def publish(argv: list[str]) -> int:
     parser.add_argument("--server", required=True, metavar="URL", help="for example http://localhost:8000")
     parser.add_argument("--as", required=True, dest="name", metavar="NAME", help="the name that requests will use")
     parser.add_argument("--replace", action="store_true", help="replace the adapter of this name; no request fails")
+    parser.add_argument("--allow-noop", action="store_true", help="publish it even if it answers as the base does")
     parser.add_argument("--admin-key", default=os.environ.get("HOTSWAP_ADMIN_KEY"), help="default: $HOTSWAP_ADMIN_KEY")
     parser.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help="default: %(default)s")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
@@ -92,6 +93,7 @@ def _publish(args: argparse.Namespace) -> int:
         args.server,
         args.name,
         replace=args.replace,
+        allow_noop=args.allow_noop,
         admin_key=args.admin_key,
         timeout=args.timeout,
         progress=None if args.quiet else show_progress,

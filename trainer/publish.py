@@ -37,14 +37,16 @@ def publish(
     name: str,
     *,
     replace: bool = False,
+    allow_noop: bool = False,
     admin_key: str | None = None,
     timeout: float = 600.0,
     progress: Progress | None = None,
 ) -> Published:
     """Check the package in ``directory`` and upload it to ``server`` under ``name``.
 
-    ``progress`` is told bytes sent and bytes in all. Raises AdapterError for an unsound package, before anything is
-    sent, and PublishError with the server's own words when it refuses.
+    The server refuses an adapter that answers exactly as the base does, unless ``allow_noop``. ``progress`` is told
+    bytes sent and bytes in all. Raises AdapterError for an unsound package, before anything is sent, and PublishError
+    with the server's own words when it refuses.
     """
     check_name(name)
     read_package(directory)
@@ -54,7 +56,8 @@ def publish(
         pack(directory, archive)
         with archive.open("rb") as file:
             counted = _Counted(file, archive.stat().st_size, progress)
-            response = _send(server, name, counted, replace=replace, headers=headers, timeout=timeout)
+            fields = {"name": name, "allow_noop": str(allow_noop).lower()}
+            response = _send(server, fields, counted, replace=replace, headers=headers, timeout=timeout)
     if not response.is_success:
         raise PublishError(_refusal(response))
     return _published(response)
@@ -90,14 +93,14 @@ class _Counted:
 
 
 def _send(
-    server: str, name: str, file: _Counted, *, replace: bool, headers: dict[str, str], timeout: float
+    server: str, fields: dict[str, str], file: _Counted, *, replace: bool, headers: dict[str, str], timeout: float
 ) -> httpx.Response:
     url = f"{server.rstrip('/').removesuffix('/v1')}/v1/adapters"
-    method, url = ("PUT", f"{url}/{quote(name, safe='')}") if replace else ("POST", url)
+    method, url = ("PUT", f"{url}/{quote(fields['name'], safe='')}") if replace else ("POST", url)
     upload: Any = {"file": ("package.tar", file, "application/x-tar")}
     try:
         with httpx.Client(timeout=httpx.Timeout(timeout, connect=10.0)) as client:
-            return client.request(method, url, headers=headers, data={"name": name}, files=upload)
+            return client.request(method, url, headers=headers, data=fields, files=upload)
     except httpx.TimeoutException as error:
         raise PublishError(f"{server} did not answer in time; is it up and ready?") from error
     except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as error:

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from peft import LoraConfig
 
 from adapters.errors import PackageError
 from adapters.package import read_package
-from tests.factory import make_base
+from tests.factory import make_adapter, make_base
 from tests.server.live import Live, live_server
 from tests.trainer.support import make_config
 from trainer.cli import publish as publish_command
@@ -112,3 +113,15 @@ def test_servers_that_are_not_there_or_not_ours_are_said_so(packages: dict[str, 
         with pytest.raises(PublishError, match=r"refused the adapter \(501\)|broke off"):
             publish(packages["lora"], f"http://127.0.0.1:{plain.server_port}", "a")
         plain.shutdown()
+
+
+def test_an_adapter_without_effect_needs_leave(
+    server: Live, tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    package = make_adapter(tiny_base, tmp_path / "noop", config, std=0.0)
+    command = [str(package), "--server", server.url, "--as", "idle", "--admin-key", "secret", "--quiet"]
+    assert publish_command(command) == 1
+    assert "answers exactly as the base does" in capsys.readouterr().err
+    assert publish_command([*command, "--allow-noop"]) == 0
+    assert "warning: the adapter answers exactly as the base does" in capsys.readouterr().err
