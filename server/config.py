@@ -51,9 +51,10 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     ``engine.model`` is as the operator gave it (a hub id or a directory) until ``server.app.run`` resolves it.
     ``served_model_name`` empty: the base's own name. ``adapters`` are (name, directory or archive) loaded at start;
-    those that answer exactly as the base does are refused unless ``allow_noop``. Keys are kept only as SHA-256 digests. ``max_waiting_requests`` bounds the sequences accepted beyond
-    ``max_num_seqs``; ``max_sequences_per_request`` bounds n times the prompts of one request. ``data_dir`` holds
-    the adapter packages; empty: a temporary directory that goes with the process.
+    those that answer exactly as the base does are refused unless ``allow_noop``. Keys are kept only as SHA-256
+    digests. ``max_waiting_requests`` bounds the sequences accepted beyond ``max_num_seqs``;
+    ``max_sequences_per_request`` bounds n times the prompts of one request. ``data_dir`` holds the adapter
+    packages; empty: a temporary directory that goes with the process.
     """
 
     engine: EngineConfig
