@@ -8,7 +8,7 @@ maximum rank.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -22,6 +22,7 @@ class Group:
 
     members: tuple[object, ...]
     op: Op
+    _single: dict[int, Op] = field(default_factory=dict)
 
     def apply(self, x: Tensor, y: Tensor, plan: RowPlan, site: Site | None = None) -> None:
         """Apply to the members' rows of ``y`` [T, out] in place, from ``x`` [T, in]. Other rows stay untouched.
@@ -29,7 +30,7 @@ class Group:
         Ops on the input side are given the module's input as both.
         """
         for g, start, stop in plan.long:
-            self._segment(self.op.member(g), x[start:stop], y[start:stop], site)
+            self._segment(self._member(g), x[start:stop], y[start:stop], site)
         if plan.width:
             self._table(x, y, plan, site)
 
@@ -44,6 +45,14 @@ class Group:
         ys = xs if x is y else y.index_select(0, plan.gather).view(size)
         new = self.op.batched(xs, ys, site).reshape(-1, y.shape[-1])
         y.index_copy_(0, plan.rows, new.index_select(0, plan.flat))
+
+    def _member(self, index: int) -> Op:
+        """The part of the stack that is one member's. Kept: a step asks at every module."""
+        if len(self.members) == 1:
+            return self.op
+        if index not in self._single:
+            self._single[index] = self.op.member(index)
+        return self._single[index]
 
     @staticmethod
     def _segment(op: Op, x: Tensor, y: Tensor, site: Site | None) -> None:
