@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trainer.config import DataConfig, TrainConfig, TrainingConfig
 from trainer.errors import ConfigError
-from trainer.method_config import FreezeMethod, Ia3Method
+from trainer.method_config import Ia3Method
 
 
 def check(config: TrainConfig) -> None:
@@ -36,8 +36,11 @@ def _check_method(config: TrainConfig) -> None:
         raise ConfigError("method.target_modules: name at least one module, or all-linear where the method allows it")
     if isinstance(method, Ia3Method) and (method.target_modules is None) != (method.feedforward_modules is None):
         raise ConfigError("method.feedforward_modules: give it together with target_modules, or neither")
-    if isinstance(method, FreezeMethod) and config.training.quantize != "none":
-        raise ConfigError("training.quantize: freeze trains the base's own weights, which must not be quantized")
+    if config.training.quantize not in method.QUANTIZED:
+        raise ConfigError(
+            f"training.quantize: {method.KIND} works on the base's weights themselves, so it cannot be trained on "
+            f"{config.training.quantize}; use {' or '.join(method.QUANTIZED)}"
+        )
 
 
 def _check_steps(training: TrainingConfig, has_validation: bool) -> None:

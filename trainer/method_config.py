@@ -1,8 +1,9 @@
 """The settings of every training method. A new method is one struct here and one builder in ``trainer.methods``.
 
 ``default_learning_rate`` is the method's preset: one rate for all methods would favour some and ruin others.
-``target_modules`` are module names or a pattern; all-linear means every linear map but the output head; None what peft
-chooses for the architecture.
+``QUANTIZED`` are the quantizations of the base that the method can be trained on: some of peft's read weights as plain
+numbers. ``target_modules`` are module names or a pattern; all-linear means every linear map but the output head; None
+what peft chooses for the architecture.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ Positive = Annotated[int, Meta(ge=1)]
 PositiveFloat = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Targets = list[str] | str
+ALL_QUANTIZATIONS = ("none", "int8", "nf4", "nf4-dq", "fp4", "fp4-dq")
 
 
 class LoraMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="lora", tag_field="type"):
@@ -32,6 +34,7 @@ class LoraMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="l
     alpha_pattern: dict[str, PositiveFloat] = {}
 
     KIND: ClassVar[str] = "lora"
+    QUANTIZED: ClassVar[tuple[str, ...]] = ALL_QUANTIZATIONS
     default_learning_rate: ClassVar[float] = 5e-4
 
 
@@ -43,6 +46,7 @@ class VeraMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="v
     target_modules: Targets = "all-linear"
 
     KIND: ClassVar[str] = "vera"
+    QUANTIZED: ClassVar[tuple[str, ...]] = ALL_QUANTIZATIONS
     default_learning_rate: ClassVar[float] = 1e-2
 
 
@@ -54,6 +58,7 @@ class LohaMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="l
     target_modules: Targets = "all-linear"
 
     KIND: ClassVar[str] = "loha"
+    QUANTIZED: ClassVar[tuple[str, ...]] = ("none", "int8")
     default_learning_rate: ClassVar[float] = 2e-3
 
 
@@ -66,6 +71,7 @@ class LokrMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="l
     target_modules: Targets = "all-linear"
 
     KIND: ClassVar[str] = "lokr"
+    QUANTIZED: ClassVar[tuple[str, ...]] = ("none", "int8")
     default_learning_rate: ClassVar[float] = 2e-3
 
 
@@ -76,6 +82,7 @@ class Ia3Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="ia
     feedforward_modules: Targets | None = None
 
     KIND: ClassVar[str] = "ia3"
+    QUANTIZED: ClassVar[tuple[str, ...]] = ALL_QUANTIZATIONS
     default_learning_rate: ClassVar[float] = 1e-2
 
 
@@ -86,6 +93,7 @@ class OftMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="of
     target_modules: Targets = "all-linear"
 
     KIND: ClassVar[str] = "oft"
+    QUANTIZED: ClassVar[tuple[str, ...]] = ALL_QUANTIZATIONS
     default_learning_rate: ClassVar[float] = 1e-3
 
 
@@ -97,6 +105,7 @@ class BoftMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="b
     target_modules: Targets = "all-linear"
 
     KIND: ClassVar[str] = "boft"
+    QUANTIZED: ClassVar[tuple[str, ...]] = ("none",)
     default_learning_rate: ClassVar[float] = 1e-3
 
 
@@ -107,6 +116,7 @@ class HraMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="hr
     target_modules: Targets = "all-linear"
 
     KIND: ClassVar[str] = "hra"
+    QUANTIZED: ClassVar[tuple[str, ...]] = ("none",)
     default_learning_rate: ClassVar[float] = 2e-3
 
 
@@ -117,6 +127,7 @@ class MissMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="m
     target_modules: Targets = "all-linear"
 
     KIND: ClassVar[str] = "miss"
+    QUANTIZED: ClassVar[tuple[str, ...]] = ALL_QUANTIZATIONS
     default_learning_rate: ClassVar[float] = 5e-4
 
 
@@ -126,6 +137,7 @@ class LnTuningMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
     target_modules: Targets | None = None
 
     KIND: ClassVar[str] = "ln_tuning"
+    QUANTIZED: ClassVar[tuple[str, ...]] = ALL_QUANTIZATIONS
     default_learning_rate: ClassVar[float] = 2e-3
 
 
@@ -142,6 +154,7 @@ class BottleneckMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     target_modules: list[str] | None = None
 
     KIND: ClassVar[str] = "bottleneck"
+    QUANTIZED: ClassVar[tuple[str, ...]] = ALL_QUANTIZATIONS
     default_learning_rate: ClassVar[float] = 1e-3
 
 
@@ -152,6 +165,7 @@ class FreezeMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     modules: list[str] = []
 
     KIND: ClassVar[str] = "freeze"
+    QUANTIZED: ClassVar[tuple[str, ...]] = ("none",)
     default_learning_rate: ClassVar[float] = 1e-4
 
 
@@ -167,6 +181,7 @@ class PrefixMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     projection_hidden_size: Positive = 512
 
     KIND: ClassVar[str] = "prefix"
+    QUANTIZED: ClassVar[tuple[str, ...]] = ALL_QUANTIZATIONS
 
     @property
     def default_learning_rate(self) -> float:
@@ -184,6 +199,7 @@ class PromptMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     init_text: str | None = None
 
     KIND: ClassVar[str] = "prompt"
+    QUANTIZED: ClassVar[tuple[str, ...]] = ALL_QUANTIZATIONS
     default_learning_rate: ClassVar[float] = 2e-2
 
 
@@ -195,6 +211,7 @@ class PTuningMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag
     hidden_size: Positive = 256
 
     KIND: ClassVar[str] = "p_tuning"
+    QUANTIZED: ClassVar[tuple[str, ...]] = ALL_QUANTIZATIONS
     default_learning_rate: ClassVar[float] = 3e-3
 
 

@@ -51,12 +51,18 @@ class ParityProbe:
         self._row, self._trial, self._others, self._allow_noop = row, trial, others, allow_noop
         self._runner, self._scheduler = runner, scheduler
         self._alone = torch.empty(0)
+        self._worst = 0.0
         self._width = row[1].num_logits or runner.vocab_size
         self._passes = self._golden_passes() if trial.probes else self._plain_passes()
 
     def advance(self) -> bool:
         """Run one pass; True when it was the last one. Raises AdapterError when the adapter fails."""
         self._passes.pop(0)()
+        if not self._passes and self._worst:
+            self.warnings.append(
+                "the base is quantized otherwise than at the adapter's training, and answers otherwise: the recorded "
+                f"logits differ by {self._worst:.3g} of their spread. Train on the base as it is served"
+            )
         return not self._passes
 
     # ---- passes ----
@@ -95,6 +101,8 @@ class ParityProbe:
                 f"{measured:.3g} of their spread, allowed is {self._trial.golden_tolerance:.3g}. The base, its "
                 "quantization or the package are not those of the training: train it on the base as it is served"
             )
+        if measured > self._trial.golden_warning:
+            self._worst = max(self._worst, measured)
 
     def _beside_others(self, prompt: list[int]) -> None:
         if not len(self._alone):

@@ -13,11 +13,13 @@ class Trial:
     """What an adapter is held against before requests may use it; distances as in ``server.model.parity``.
 
     ``probes`` are the trainer's recorded logits, none for packages without. ``golden_tolerance`` is how far from them
-    the adapter may be, ``batch_tolerance`` how much it may change with what else is in the batch.
+    the adapter may be, ``golden_warning`` from where on its maker should know, ``batch_tolerance`` how much it may
+    change with what else is in the batch.
     """
 
     probes: tuple[Probe, ...]
     golden_tolerance: float
+    golden_warning: float
     batch_tolerance: float
 
 

@@ -24,6 +24,11 @@ class BlockDiagonal:
         dense: list[Tensor] = [torch.block_diag(*factor) for factor in blocks]  # type: ignore[no-untyped-call]
         return [torch.stack(dense)]
 
+    def backward(self, gradient: Tensor, blocks: Tensor) -> list[Tensor]:
+        size = blocks.shape[-1]
+        parts = [gradient[:, i : i + size, i : i + size] for i in range(0, gradient.shape[-1], size)]
+        return [torch.stack(parts, 1)]
+
 
 boft_layer._FBD_CUDA = BlockDiagonal()
 

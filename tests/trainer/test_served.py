@@ -13,9 +13,9 @@ from server.model.runner import load_runner
 from server.registry import AdapterKey
 from tests.trainer.methods import METHODS
 from tests.trainer.support import make_config
+from trainer.errors import ConfigError
+from trainer.method_config import METHODS as CONFIGS
 from trainer.run import train
-
-CANNOT_QUANTIZE = {"freeze"}
 
 
 def load(engine: Engine, package: Path) -> AdapterLoaded | AdapterFailed:
@@ -42,8 +42,10 @@ def serve(base: Path, package: Path, quantize: str) -> AdapterLoaded | AdapterFa
 def test_the_server_replays_what_the_trainer_recorded(
     tiny_base: Path, tmp_path: Path, method: str, quantize: str
 ) -> None:
-    if quantize != "none" and METHODS[method][0].removeprefix("method=") in CANNOT_QUANTIZE:
-        pytest.skip("trains the base's own weights")
+    if quantize not in CONFIGS[METHODS[method][0].removeprefix("method=")].QUANTIZED:
+        with pytest.raises(ConfigError, match=r"training\.quantize"):
+            make_config(tmp_path, tiny_base, f"quantize={quantize}", *METHODS[method])
+        return
     result = train(make_config(tmp_path, tiny_base, f"quantize={quantize}", "max_steps=4", *METHODS[method]))
     assert result.package is not None
     event = serve(tiny_base, result.package, quantize)

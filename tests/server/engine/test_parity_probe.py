@@ -156,3 +156,13 @@ def test_a_cache_too_small_for_the_probes_is_told(
     event = load(driver, package)
     assert isinstance(event, AdapterLoaded)
     assert event.warnings == ["the adapter was not tried out on every probe: the KV cache is too small for them"]
+
+
+def test_another_quantization_than_the_trainings_is_told(
+    make_driver: Callable[..., Driver], tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path
+) -> None:
+    package = recorded(tiny_base, tiny_adapters["lora-r8"], tmp_path / "p", kind="lora")
+    event = load(make_driver(quantize="nf4"), package)
+    assert isinstance(event, AdapterLoaded), event
+    (warning,) = event.warnings
+    assert "Train on the base as it is served" in warning
