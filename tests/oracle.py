@@ -10,6 +10,7 @@ from typing import Any
 import bitsandbytes.functional
 import torch
 from peft import PeftModel
+from peft.tuners.lora.variants import calculate_alora_offsets
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -48,6 +49,16 @@ def logits(base: Path, adapter: Path | None, token_ids: list[int], quantize: str
     model = _model(base, adapter, quantize)
     out: Tensor = model(input_ids=torch.tensor([token_ids]), **task_of(model)).logits[0]
     return out[-len(token_ids) :].float()  # prompt tuning returns rows for its virtual tokens too
+
+
+@torch.no_grad()
+def activated_logits(base: Path, adapter: Path, prompt: list[int], token_ids: list[int]) -> Tensor:
+    """As ``logits``, with an activated LoRA: peft's generate looks for the invocation in the prompt alone."""
+    model = _model(base, adapter, "none")
+    (offset,) = calculate_alora_offsets(model.peft_config, "default", torch.tensor([prompt]))
+    offsets = [None if offset is None else offset + len(token_ids) - len(prompt)]
+    out: Tensor = model(input_ids=torch.tensor([token_ids]), alora_offsets=offsets).logits[0]
+    return out
 
 
 def task_of(model: Any) -> dict[str, Tensor]:

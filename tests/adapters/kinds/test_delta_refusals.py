@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,37 +14,12 @@ from torch import Tensor
 
 from adapters.kinds import compile_package
 from adapters.package import read_package
+from tests.adapters.kinds.changes import Change, change, drop, first, put, say
 from tests.adapters.support import refusal, spec_of
 
-Change = Callable[[dict[str, Any], dict[str, Tensor]], object]
 Q, V = (f"base_model.model.model.layers.0.self_attn.{name}_proj" for name in "qv")
 NORM_BIAS = "base_model.model.model.norm.bias"
 EMBEDDING = "base_model.model.model.embed_tokens.hira_embedding_A"
-
-
-def drop(name: str) -> Change:
-    return lambda config, tensors: tensors.pop(name)
-
-
-def put(name: str, tensor: Tensor) -> Change:
-    return lambda config, tensors: tensors.update({name: tensor})
-
-
-def say(**values: Any) -> Change:
-    return lambda config, tensors: config.update(values)
-
-
-def change(name: str, how: Callable[[Tensor], Tensor]) -> Change:
-    return lambda config, tensors: tensors.update({name: how(tensors[name]).contiguous()})
-
-
-def first(value: int) -> Callable[[Tensor], Tensor]:
-    def how(indices: Tensor) -> Tensor:
-        changed = indices.clone()
-        changed[0, 0] = value
-        return changed
-
-    return how
 
 
 def infinite(config: dict[str, Any], tensors: dict[str, Tensor]) -> None:

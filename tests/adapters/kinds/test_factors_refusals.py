@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,42 +14,17 @@ from torch import Tensor
 
 from adapters.kinds import compile_package
 from adapters.package import read_package
+from tests.adapters.kinds.changes import Change, change, drop, first, put, say
 from tests.adapters.support import refusal, spec_of
 
-Change = Callable[[dict[str, Any], dict[str, Tensor]], object]
 Q, K, V = (f"base_model.model.model.layers.0.self_attn.{name}_proj" for name in "qkv")
 UP, DOWN = (f"base_model.model.model.layers.0.mlp.{name}_proj" for name in ("up", "down"))
 MASK = "model.layers.0.self_attn.q_proj.lora_E"
 ROLE = "self_attn_q_proj"
 
 
-def drop(name: str) -> Change:
-    return lambda config, tensors: tensors.pop(name)
-
-
-def put(name: str, tensor: Tensor) -> Change:
-    return lambda config, tensors: tensors.update({name: tensor})
-
-
-def say(**values: Any) -> Change:
-    return lambda config, tensors: config.update(values)
-
-
-def change(name: str, how: Callable[[Tensor], Tensor]) -> Change:
-    return lambda config, tensors: tensors.update({name: how(tensors[name]).contiguous().clone()})
-
-
 def masked(value: list[Any], name: str = MASK) -> Change:
     return lambda config, tensors: config["rank_pattern"].update({name: value})
-
-
-def first(value: int) -> Callable[[Tensor], Tensor]:
-    def how(indices: Tensor) -> Tensor:
-        changed = indices.clone()
-        changed.view(-1)[0] = value
-        return changed
-
-    return how
 
 
 def huge(*names: str) -> Change:

@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from adapters.kinds import compile_package
 from adapters.package import read_package
+from tests.adapters.kinds.changes import Change, drop, put, say
 from tests.adapters.support import refusal, spec_of
 
-Change = Callable[[dict[str, Any], dict[str, Tensor]], object]
 DOWN = "base_model.model.model.layers.0.mlp.down_proj.bottleneck_down.weight"
 NORM = "base_model.model.model.layers.1.input_layernorm.weight"
-
-
-def drop(name: str) -> Change:
-    return lambda config, tensors: tensors.pop(name)
-
-
-def put(name: str, tensor: Tensor) -> Change:
-    return lambda config, tensors: tensors.update({name: tensor})
-
-
-def say(**values: Any) -> Change:
-    return lambda config, tensors: config.update(values)
 
 
 REFUSED: dict[str, tuple[str, Change, str]] = {

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from server.engine.runner import Runner
+from tests.server.engine.driver import Driver
 from tests.server.engine.harness import Harness
 from tests.server.engine.toy_runner import ToyRunner
 
@@ -30,3 +32,17 @@ def make_engine() -> Iterator[MakeEngine]:
         prefixes = sum(len(slot.prefix_blocks) for slot in harness.engine.scheduler.slots.values())
         assert harness.engine.stats().kv_blocks_used == prefixes, "an idle engine holds prefix blocks only"
         harness.engine.close()
+
+
+@pytest.fixture
+def make_driver(tiny_base: Path) -> Iterator[Callable[..., Driver]]:
+    """``make_driver(**settings)`` gives a Driver of the tiny base; afterwards its bookkeeping is checked."""
+    made: list[Driver] = []
+
+    def make(**settings: object) -> Driver:
+        made.append(Driver(tiny_base, **settings))
+        return made[-1]
+
+    yield make
+    for driver in made:
+        driver.engine.check_integrity()

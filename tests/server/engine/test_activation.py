@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig
 from peft.tuners.lora.variants import calculate_alora_offsets
-from torch import Tensor
 
 from server.engine.activation import activation_start
 from server.engine.block_manager import extend_hashes
@@ -20,9 +19,8 @@ from server.engine.messages import EngineRequest, FinishReason, SamplingParams
 from server.model.inputs import NEVER
 from server.registry import AdapterKey
 from tests import oracle
-from tests.adapters.support import load_model
 from tests.factory import VOCAB_SIZE, make_adapter
-from tests.server.engine.test_parity import TOLERANCE, Driver, prompt_of
+from tests.server.engine.driver import TOLERANCE, Driver, prompt_of
 
 INVOCATION, OTHER = [301, 302, 303], [305, 306]  # tokens that prompts have nowhere else
 Make = Callable[..., Driver]
@@ -42,34 +40,11 @@ def activated(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     }
 
 
-@pytest.fixture
-def make_driver(tiny_base: Path) -> Iterator[Make]:
-    drivers: list[Driver] = []
-
-    def make(**settings: object) -> Driver:
-        drivers.append(Driver(tiny_base, **settings))
-        return drivers[-1]
-
-    yield make
-    for driver in drivers:
-        driver.engine.check_integrity()
-
-
-@torch.no_grad()
-def peft_logits(base: Path, path: Path, prompt: list[int], ids: list[int]) -> Tensor:
-    """PEFT's logits for ``ids``, which begin with ``prompt``; its generate looks for the invocation in that alone."""
-    model: Any = PeftModel.from_pretrained(load_model(base), path).eval()
-    (offset,) = calculate_alora_offsets(model.peft_config, "default", torch.tensor([prompt]))
-    offsets = [None if offset is None else offset + len(ids) - len(prompt)]
-    logits: Tensor = model(input_ids=torch.tensor([ids]), alora_offsets=offsets).logits[0]
-    return logits
-
-
 def check(driver: Driver, name: str, prompt: list[int], path: Path, count: int) -> None:
     """Every token's log-probabilities against PEFT."""
     tokens = driver.tokens(name)
     assert [o.finish_reason for o in driver.outputs[name] if o.finish_reason] == [FinishReason.LENGTH]
-    want = peft_logits(driver.base, path, prompt, prompt + tokens[:-1])[-count:].log_softmax(-1)
+    want = oracle.activated_logits(driver.base, path, prompt, prompt + tokens[:-1])[-count:].log_softmax(-1)
     got = torch.full((count, VOCAB_SIZE), float("nan"))
     for i, entry in enumerate(e for o in driver.outputs[name] for e in o.logprobs or []):
         ids, values = zip(*entry.top, strict=True)
@@ -189,7 +164,7 @@ def test_preemption(make_driver: Make, activated: dict[str, Path]) -> None:
 def test_prompt_logprobs_follow_the_activation(make_driver: Make, activated: dict[str, Path]) -> None:
     driver = make_driver(max_num_batched_tokens=6)
     one, prompt = driver.load("two", activated["two"]), invoked(41, 8, 5, OTHER)
-    want = peft_logits(driver.base, activated["two"], prompt, prompt).log_softmax(-1)
+    want = oracle.activated_logits(driver.base, activated["two"], prompt, prompt).log_softmax(-1)
     base = oracle.logits(driver.base, None, prompt).log_softmax(-1)
     assert not torch.allclose(want[8:], base[8:])
     torch.testing.assert_close(want[:8], base[:8], rtol=0, atol=TOLERANCE)

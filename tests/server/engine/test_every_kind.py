@@ -12,6 +12,7 @@ from pathlib import Path
 import bitsandbytes.functional as bnb
 import pytest
 import torch
+from peft import LoraConfig
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -21,11 +22,13 @@ from server.registry import AdapterKey
 from tests import oracle
 from tests.factory import make_base
 from tests.kinds import CASES
-from tests.server.engine.test_parity import Driver, prompt_of
+from tests.kinds.case import Case
+from tests.server.engine.driver import Driver, prompt_of
 
 TOLERANCE = 1e-6
 EFFECT = 1e-3  # what an adapter must change at least, so that the tolerance means something
 COUNT = 6
+ACTIVATED, INVOCATION = "alora", [301, 302, 303]  # a LoRA that acts from these tokens on
 
 
 class Recorder:
@@ -60,7 +63,9 @@ def toy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def toy_adapters(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("adapters")
-    return {name: case.save(toy_base, root / name, seed=i) for i, (name, case) in enumerate(CASES.items())}
+    activated = LoraConfig(r=4, alora_invocation_tokens=INVOCATION, target_modules="all-linear", task_type="CAUSAL_LM")
+    cases = {**CASES, ACTIVATED: Case(lambda: activated)}
+    return {name: case.save(toy_base, root / name, seed=i) for i, (name, case) in enumerate(cases.items())}
 
 
 BLOCK_BYTES = 4 * 2 * 2 * (16 + 16) * 4  # positions, layers, heads, key and value, fp32
@@ -90,6 +95,7 @@ class House:
         self.keys: dict[str, AdapterKey | None] = {n: self.driver.load(n, path) for n, path in adapters.items()}
         self.keys |= {"base": None, "base again": None}
         self.prompts = {name: prompt_of(i, 9 + i % 23) for i, name in enumerate(self.keys)}
+        self.prompts[ACTIVATED][6:6] = INVOCATION
         self.recorder = Recorder(self.driver)
 
     def wave(self, wave: str) -> None:
@@ -113,7 +119,10 @@ class House:
         assert len(tokens) == COUNT, request
         assert self.driver.outputs[request][-1].finish_reason is FinishReason.LENGTH
         sequence = self.prompts[name] + tokens[:-1]
-        want = oracle.logits(self.oracle_base, adapter, sequence)[-COUNT:]
+        if name == ACTIVATED and adapter is not None:
+            want = oracle.activated_logits(self.oracle_base, adapter, self.prompts[name], sequence)[-COUNT:]
+        else:
+            want = oracle.logits(self.oracle_base, adapter, sequence)[-COUNT:]
         if adapter is not None:
             plain = oracle.logits(self.oracle_base, None, sequence)[-COUNT:]
             effect = (want[:, : plain.shape[1]] - plain).abs().max()

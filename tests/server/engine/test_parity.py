@@ -2,110 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import pytest
-import torch
-
-from server.config import EngineConfig
-from server.engine.engine import Engine
 from server.engine.messages import (
-    AdapterFailed,
-    AdapterLoaded,
     AdapterUnloaded,
-    EngineRequest,
     FinishReason,
-    FromEngine,
-    RequestOutput,
-    SamplingParams,
-    StepOutputs,
 )
-from server.model.runner import load_runner
 from server.registry import AdapterKey
-from tests import oracle
-from tests.factory import VOCAB_SIZE, make_adapter
-
-TOLERANCE = 1e-5
-
-
-class Driver:
-    """An engine stepped by hand that collects what every request was sent."""
-
-    def __init__(self, base: Path, **settings: object) -> None:
-        options = {"quantize": "none", "kv_cache_gb": 0.02, "block_size": 4, "max_num_batched_tokens": 24, **settings}
-        config = EngineConfig(model=str(base), dtype="float32", threads=1, **options)  # type: ignore[arg-type]
-        self.base = base
-        self.engine = Engine(load_runner(config), config)
-        self.paths: dict[AdapterKey, Path] = {}
-        self.outputs: dict[str, list[RequestOutput]] = {}
-        self.events: list[FromEngine] = []
-        self.cached: dict[str, int] = {}
-
-    def load(self, name: str, path: Path, version: int = 1) -> AdapterKey:
-        key = AdapterKey(name, version, f"{name}-{version}")
-        self.engine.load_adapter(key, path)
-        deadline = time.monotonic() + 60
-        while not any(isinstance(e, AdapterLoaded) and e.key == key for e in self.events):
-            assert time.monotonic() < deadline, f"{key} was not loaded: {self.events}"
-            self.step()
-        self.paths[key] = path
-        return key
-
-    def submit(self, name: str, prompt: list[int], key: AdapterKey | None, count: int = 8) -> None:
-        sampling = SamplingParams(max_tokens=count, temperature=0.0, ignore_eos=True, logprobs=VOCAB_SIZE)
-        self.outputs[name] = []
-        self.engine.add_request(EngineRequest(request_id=name, prompt_ids=prompt, sampling=sampling, adapter=key))
-
-    def step(self) -> None:
-        for message in self.engine.step():
-            self.events.append(message)
-            if isinstance(message, StepOutputs):
-                for output in message.outputs:
-                    self.outputs[output.request_id].append(output)
-        assert not any(isinstance(e, AdapterFailed) for e in self.events)
-
-    def run(self) -> None:
-        for _ in range(2000):
-            if not self.engine.has_work:
-                return
-            self.step()
-        raise AssertionError("the engine did not finish")
-
-    def tokens(self, name: str) -> list[int]:
-        return [t for o in self.outputs[name] for t in o.token_ids]
-
-    def check(self, name: str, prompt: list[int], path: Path | None, count: int = 8) -> None:
-        """Every token's log-probabilities over the whole vocabulary against the oracle."""
-        tokens = self.tokens(name)
-        assert len(tokens) == count
-        assert [o.finish_reason for o in self.outputs[name] if o.finish_reason] == [FinishReason.LENGTH]
-        want = oracle.logits(self.base, path, prompt + tokens[:-1])[-count:].log_softmax(-1)
-        got = torch.full((count, VOCAB_SIZE), float("nan"))
-        for i, entry in enumerate(e for o in self.outputs[name] for e in o.logprobs or []):
-            ids, values = zip(*entry.top, strict=True)
-            got[i, list(ids)] = torch.tensor(values)
-        torch.testing.assert_close(got, want, rtol=0, atol=TOLERANCE)
-        assert tokens == want.argmax(-1).tolist()
-
-
-@pytest.fixture
-def make_driver(tiny_base: Path) -> Iterator[Callable[..., Driver]]:
-    drivers: list[Driver] = []
-
-    def make(**settings: object) -> Driver:
-        drivers.append(Driver(tiny_base, **settings))
-        return drivers[-1]
-
-    yield make
-    for driver in drivers:
-        driver.engine.check_integrity()
-
-
-def prompt_of(seed: int, length: int) -> list[int]:
-    tokens: list[int] = torch.randint(0, 250, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
-    return tokens
+from tests.factory import make_adapter
+from tests.server.engine.driver import Driver, prompt_of
 
 
 def test_every_kind_mixed_with_base(make_driver: Callable[..., Driver], tiny_adapters: Mapping[str, Path]) -> None:

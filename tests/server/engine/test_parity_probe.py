@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,22 +20,9 @@ from server.engine.messages import AdapterFailed, AdapterLoaded
 from server.registry import AdapterKey
 from tests import oracle
 from tests.factory import make_adapter
-from tests.server.engine.test_parity import Driver, prompt_of
+from tests.server.engine.driver import Driver, prompt_of
 
 PROMPTS = [prompt_of(seed, length) for seed, length in ((1, 9), (2, 23), (3, 14))]
-
-
-@pytest.fixture
-def make_driver(tiny_base: Path) -> Iterator[Callable[..., Driver]]:
-    drivers: list[Driver] = []
-
-    def make(**settings: object) -> Driver:
-        drivers.append(Driver(tiny_base, **settings))
-        return drivers[-1]
-
-    yield make
-    for driver in drivers:
-        driver.engine.check_integrity()
 
 
 def recorded(base: Path, source: Path, path: Path, *, kind: str, of: Path | None = None) -> Path:

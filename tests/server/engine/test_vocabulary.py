@@ -16,8 +16,8 @@ from server.engine.request import Request
 from server.engine.sampler import Sampler
 from tests import resized
 from tests.factory import make_base
+from tests.server.engine.driver import Driver
 from tests.server.engine.requests import make_request
-from tests.server.engine.test_parity import Driver
 from tests.server.engine.test_sampler import random_logits, random_request
 
 VOCAB = 320

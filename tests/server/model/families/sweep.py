@@ -11,7 +11,7 @@ from torch import Tensor
 from server.registry import AdapterKey
 from tests import oracle
 from tests.factory import VOCAB_SIZE, make_adapter, make_base
-from tests.server.engine.test_parity import Driver, prompt_of
+from tests.server.engine.driver import Driver, prompt_of
 from tests.server.model.families.catalog import FAMILIES, Family, model_type_of
 
 COUNT = 3

@@ -14,7 +14,7 @@ from adapters.errors import AdapterError, PackageError, UnsupportedKindError
 from adapters.ops.expert_low_rank import ExpertLowRank
 from adapters.ops.replace import ReplaceParameters
 from tests.factory import make_adapter, make_base
-from tests.server.engine.test_parity import Driver, prompt_of
+from tests.server.engine.driver import Driver, prompt_of
 from tests.server.model.bench import Bench
 from tests.server.model.families.catalog import FAMILIES
 from tests.server.model.families.sweep import difference, lora

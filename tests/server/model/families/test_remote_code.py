@@ -17,7 +17,7 @@ from server.config import EngineConfig
 from server.errors import EngineStartError
 from server.model.runner import load_runner
 from tests.factory import make_tokenizer
-from tests.server.engine.test_parity import Driver, prompt_of
+from tests.server.engine.driver import Driver, prompt_of
 from tests.server.model.families.custom_code.configuration_tiny_glm import TinyGlmConfig
 from tests.server.model.families.custom_code.modeling_tiny_glm import TinyGlmForCausalLM
 from tests.server.model.families.sweep import logprobs, lora

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.factory import make_adapter, make_base
-from tests.server.engine.test_parity import Driver, prompt_of
+from tests.server.engine.driver import Driver, prompt_of
 from tests.server.model.families.catalog import FAMILIES
 from tests.server.model.families.sweep import difference, lora
 from tests.server.model.families.test_families import TOLERANCE
