@@ -31,7 +31,7 @@ def take_biases(tensors: Mapping[str, Tensor], base: BaseSpec) -> tuple[dict[str
             continue
         if found["module"] in biases:
             raise PackageError(f"tensor {shown(name)}: the package holds two biases for this module")
-        biases[found["module"]] = _check(found["module"], tensor, base)
+        biases[found["module"]] = trained_bias(found["module"], tensor, base)
     return others, biases
 
 
@@ -40,7 +40,8 @@ def own_bias(module: str, base: BaseSpec) -> Tensor:
     return base.biases[module].detach().to("cpu", torch.float32)
 
 
-def _check(module: str, tensor: Tensor, base: BaseSpec) -> Tensor:
+def trained_bias(module: str, tensor: Tensor, base: BaseSpec) -> Tensor:
+    """``tensor`` in float32, as the bias of ``module``. PackageError when the base has none there, or another size."""
     name = key(module, "bias")
     if module not in base.biases:
         raise PackageError(

@@ -11,10 +11,10 @@ from torch import Tensor
 from adapters.base import BaseSpec
 from adapters.configs.lora import LoraConfig
 from adapters.errors import PackageError, UnsupportedKindError
-from adapters.kinds.check import expect_shape
+from adapters.kinds.biases import own_bias, trained_bias
 from adapters.kinds.lora_experts import compile_parameters
 from adapters.kinds.lora_factors import factor
-from adapters.kinds.lora_layers import OTHER_BASE, embedding_ops, linear_ops
+from adapters.kinds.lora_layers import embedding_ops, linear_ops
 from adapters.kinds.lora_tensors import Layers, sort_tensors
 from adapters.kinds.names import key
 from adapters.kinds.targets import check_targets
@@ -48,7 +48,7 @@ def compile_lora(package: AdapterPackage, base: BaseSpec) -> Adapter:
     others = {base.embedding: "lora_embedding_A"} if base.embedding else {}
     check_targets(set(layers) - tied, base, config, matcher, "lora_A.weight", others=others, exempt=tied)
     for module, trained in biases.items():
-        ops[module].append(_trained_bias(module, trained, base))
+        ops[module].append(Bias(trained_bias(module, trained, base) - own_bias(module, base)))
     listed = {module: tuple(of_module) for module, of_module in ops.items()}
     return Adapter(config.KIND, listed, invocation_tokens=_invocation(config, base))
 
@@ -89,15 +89,3 @@ def _invocation(config: LoraConfig, base: BaseSpec) -> tuple[int, ...]:
             f"{base.vocab_size} tokens; the adapter was made for another base"
         )
     return tokens
-
-
-def _trained_bias(module: str, trained: Tensor, base: BaseSpec) -> Bias:
-    name = key(module, "bias")
-    if module not in base.biases:
-        raise PackageError(
-            f"tensor {shown(name)}: the module {shown(module)} of {shown(base.name)} has no bias; "
-            "the adapter was made for another base"
-        )
-    own = base.biases[module].detach().to("cpu", torch.float32)
-    expect_shape(name, trained, tuple(own.shape), OTHER_BASE)
-    return Bias(trained.float() - own)
