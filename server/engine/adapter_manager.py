@@ -136,8 +136,8 @@ class AdapterManager:
             assert not (entry.leaving and entry.loaded and not entry.request_ids), "an idle leaving adapter is gone"
 
     def _residents(self) -> list[Resident]:
-        """A few resident adapters, for others to be tried out beside them."""
-        return [(key, entry.adapter) for key, entry in self._entries.items() if entry.adapter is not None][-2:]
+        """A resident adapter, for another to be tried out beside it."""
+        return [(key, entry.adapter) for key, entry in self._entries.items() if entry.adapter is not None][-1:]
 
     def _advance(self, key: AdapterKey, entry: _Entry) -> bool:
         """Take one stage of a load; True when the adapter is resident, or failed and gone."""

@@ -25,6 +25,7 @@ from server.model.prepared import Trial
 from server.registry import AdapterKey
 
 _LENGTH = 16  # of the prompt for packages without recorded logits
+_POSITIONS = 8  # whose logits are looked at, the last of a prompt: the head is much of a small model's work
 _OWN = 4  # tokens of the adapter's own, after the prompt that shows its effect
 
 Pass = Callable[[], None]
@@ -68,20 +69,24 @@ class ParityProbe:
     # ---- passes ----
 
     def _golden_passes(self) -> list[Pass]:
-        passes: list[Pass] = []
-        for probe in self._trial.probes:
-            prompt: list[int] = probe.input_ids.tolist()
-            passes += [
-                lambda prompt=prompt, probe=probe: self._answer(prompt, probe),  # type: ignore[misc]
-                lambda prompt=prompt: self._beside_others(prompt),  # type: ignore[misc]
-            ]
-        prompt = [*self._trial.probes[0].input_ids.tolist(), *_own_tokens(self._row[1])]
-        return [*passes, lambda: self._answer(prompt, None), lambda: self._effect(prompt)]
+        """Every recorded prompt alone; the shortest also by the base, and beside others."""
+        first, *rest = sorted(self._trial.probes, key=lambda probe: len(probe.input_ids))
+        prompt: list[int] = first.input_ids.tolist()
+        passes: list[Pass] = [lambda: self._answer(prompt, first), lambda: self._beside_others(prompt)]
+        if own := _own_tokens(self._row[1]):
+            passes += self._effect_passes([*prompt, *own])
+        else:
+            passes.append(lambda: self._effect(prompt))
+        for probe in rest:
+            passes.append(lambda probe=probe: self._answer(probe.input_ids.tolist(), probe))  # type: ignore[misc]
+        return passes
 
     def _plain_passes(self) -> list[Pass]:
         generator = torch.Generator().manual_seed(0)
         prompt: list[int] = torch.randint(self._runner.vocab_size, (_LENGTH,), generator=generator).tolist()
-        prompt += _own_tokens(self._row[1])
+        return self._effect_passes([*prompt, *_own_tokens(self._row[1])])
+
+    def _effect_passes(self, prompt: list[int]) -> list[Pass]:
         return [lambda: self._answer(prompt, None), lambda: self._effect(prompt)]
 
     def _answer(self, prompt: list[int], golden: Probe | None) -> None:
@@ -131,11 +136,11 @@ class ParityProbe:
     # ---- running ----
 
     def _run(self, rows: Sequence[Row], prompt: list[int]) -> Tensor:
-        """Logits at every position of ``prompt`` for each row in turn, none when that does not fit into the cache.
+        """Logits at the last positions of ``prompt`` for each row in turn, none when that does not fit into the cache.
 
         An encoder-decoder reads the prompt and is made to repeat it: the logits are those of the decoder.
 
-        Shape: [len(rows) * len(prompt), vocab_size].
+        Shape: [len(rows) * positions, vocab_size].
         """
         blocks, held = self._scheduler.blocks, list[int]()
         virtual = [0 if row is None else row[1].num_virtual_tokens for row in rows]
@@ -164,7 +169,7 @@ class ParityProbe:
                 given = virtual
         start_ids = self._runner.start_ids
         ids = [*[VIRTUAL] * (virtual - given), *prompt, *([*start_ids, *prompt[:-1]] if start_ids else [])]
-        wanted = list(range(len(ids) - len(prompt), len(ids)))
+        wanted = list(range(len(ids) - min(len(prompt), _POSITIONS), len(ids)))
         active = activation_start(prompt, () if row is None else row[1].invocation_tokens)
         return SequenceInput(key, ids, given, table, wanted, virtual + len(prompt) if start_ids else 0, active)
 

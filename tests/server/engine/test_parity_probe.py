@@ -118,12 +118,13 @@ def test_logits_that_are_not_finite_are_refused(
 def test_requests_go_on_while_an_adapter_is_tried_out(
     make_driver: Callable[..., Driver], tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path
 ) -> None:
-    # 24 blocks of 4 positions: the trial needs blocks that the request holds, and takes them by preemption
+    # 16 blocks of 4 positions: the trial needs blocks that the request holds, and takes them by preemption
     block_bytes = 4 * 2 * 2 * (16 + 16) * 4
-    driver = make_driver(kv_cache_gb=24 * block_bytes / 1e9)
+    driver = make_driver(kv_cache_gb=16 * block_bytes / 1e9)
     key = driver.load("lora-r4", tiny_adapters["lora-r4"])
     driver.submit("busy", PROMPTS[1], key, 40)
-    driver.step()
+    for _ in range(12):
+        driver.step()
     package = recorded(tiny_base, tiny_adapters["lora-r8"], tmp_path / "p", kind="lora")
     new = driver.load("new", package)
     assert driver.engine.scheduler.requests, "the request is still running"
@@ -138,7 +139,7 @@ def test_a_cache_too_small_for_the_probes_is_told(
     make_driver: Callable[..., Driver], tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path
 ) -> None:
     block_bytes = 4 * 2 * 2 * (16 + 16) * 4
-    driver = make_driver(kv_cache_gb=8 * block_bytes / 1e9)
+    driver = make_driver(kv_cache_gb=5 * block_bytes / 1e9)
     package = recorded(tiny_base, tiny_adapters["lora-r8"], tmp_path / "p", kind="lora")
     event = load(driver, package)
     assert isinstance(event, AdapterLoaded)
