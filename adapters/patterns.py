@@ -30,11 +30,23 @@ class PatternMatcher:
 
     def rank(self, module: str, default: int) -> int:
         """``rank_pattern``'s rank for ``module``, or ``default``. Raises PackageError for a bad pattern."""
-        return self._first(self._config.ranks, module, default)
+        return self.value(self._config.ranks, module, default)
 
     def alpha(self, module: str, default: float) -> float:
         """``alpha_pattern``'s alpha for ``module``, or ``default``. Raises PackageError for a bad pattern."""
-        return self._first(self._config.alphas, module, default)
+        return self.value(self._config.alphas, module, default)
+
+    def value(self, patterns: Mapping[str, T] | None, module: str, default: T, rule: str = r"(.*\.)?({})") -> T:
+        """The value of the first pattern that matches when put into ``rule``, else ``default``. May raise PackageError.
+
+        peft then also looks up the module's own name, which a pattern with special characters may equal. The default
+        rule is that of ``rank_pattern``; some kinds' code in peft has another.
+        """
+        found = patterns or {}
+        for pattern, value in found.items():
+            if self.matches(rule.replace("{}", pattern), module):
+                return value
+        return found.get(module, default)
 
     def targets(self, modules: Iterable[str]) -> set[str] | None:
         """Those of ``modules`` that the configuration targets; None when only the tensors tell.
@@ -80,13 +92,6 @@ class PatternMatcher:
                 index = int(found.group("idx"))
                 return index == layers if isinstance(layers, int) else index in layers
         return False
-
-    def _first(self, patterns: Mapping[str, T], module: str, default: T) -> T:
-        for pattern, value in patterns.items():
-            if self.matches(rf"(.*\.)?({pattern})", module):
-                return value
-        # peft falls back to looking up the module's own name, which a pattern with special characters may equal
-        return patterns.get(module, default)
 
     def _run(self, pattern: str, module: str) -> regex.Match[str] | None:
         left = self._deadline - time.monotonic()

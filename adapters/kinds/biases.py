@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adapters.base import BaseSpec
 from adapters.errors import PackageError
-from adapters.kinds.check import expect_shape
+from adapters.kinds.check import expect_fractions, expect_shape
 from adapters.kinds.names import PREFIX, key
 from adapters.names import shown
 
@@ -48,8 +48,7 @@ def trained_bias(module: str, tensor: Tensor, base: BaseSpec) -> Tensor:
             f"tensor {shown(name)}: the module {shown(module)} of {shown(base.name)} has no bias; "
             "the adapter was made for another base"
         )
-    if not tensor.is_floating_point():
-        raise PackageError(f"tensor {shown(name)} holds integers; numbers with a fraction are expected")
+    expect_fractions(name, tensor)
     hint = "the shape suggests that the adapter was made for another base"
     expect_shape(name, tensor, tuple(base.biases[module].shape), hint)
     return tensor.float()

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
-from torch import Tensor
 
 from adapters.base import BaseSpec
 from adapters.configs.whole import BottleneckConfig
 from adapters.errors import PackageError
-from adapters.kinds.check import expect_shape
-from adapters.kinds.names import by_module, key, take
-from adapters.kinds.targets import check_targets, linear_shape
+from adapters.kinds.layers import Layer, sort_layers
+from adapters.kinds.names import key
 from adapters.names import shown
 from adapters.ops import Adapter
 from adapters.ops.bottleneck import Bottleneck
 from adapters.package import AdapterPackage
-from adapters.patterns import PatternMatcher
 
 PARAMETERS = (
     "bottleneck_down.weight",
@@ -35,20 +30,17 @@ def compile_bottleneck(package: AdapterPackage, base: BaseSpec) -> Adapter:
     """
     config = package.config
     assert isinstance(config, BottleneckConfig)
-    found = by_module(package.tensors, PARAMETERS, config.KIND)
-    ops = {module: (_op(module, tensors, base, config),) for module, tensors in found.items()}
-    check_targets(set(found), base, config, PatternMatcher(config), PARAMETERS[0])
-    return Adapter(config.KIND, ops)
+    return sort_layers(package, base, PARAMETERS).compile(lambda layer: (_op(layer, config),))
 
 
-def _op(module: str, found: Mapping[str, Tensor], base: BaseSpec, config: BottleneckConfig) -> Bottleneck:
-    width, size = linear_shape(module, PARAMETERS[0], base)[0], config.bottleneck_size
+def _op(layer: Layer, config: BottleneckConfig) -> Bottleneck:
+    width, size = layer.out_features, config.bottleneck_size
     shapes = ((size, width), (size,), (width, size), (width,))
-    for parameter, shape in zip(PARAMETERS, shapes, strict=True):
-        hint = "the base has another width, or bottleneck_size in adapter_config.json is not this package's"
-        expect_shape(key(module, parameter), take(module, found, parameter), shape, hint)
-    down, down_bias, up, up_bias = (found[parameter].float() for parameter in PARAMETERS)
+    hint = "the base has another width, or bottleneck_size in adapter_config.json is not this package's"
+    down, down_bias, up, up_bias = (
+        layer.tensor(parameter, shape, hint) for parameter, shape in zip(PARAMETERS, shapes, strict=True)
+    )
     up, up_bias = up * config.scale, up_bias * config.scale
     if not bool(torch.isfinite(up).all() and torch.isfinite(up_bias).all()):
-        raise PackageError(f"tensor {shown(key(module, PARAMETERS[2]))} times its scale is not finite")
+        raise PackageError(f"tensor {shown(key(layer.module, PARAMETERS[2]))} times its scale is not finite")
     return Bottleneck(down.T.contiguous(), down_bias, up.T.contiguous(), up_bias, config.activation)

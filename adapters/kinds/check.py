@@ -34,6 +34,12 @@ def check_base(package: AdapterPackage, base: BaseSpec) -> None:
         )
 
 
+def expect_fractions(name: str, tensor: Tensor) -> None:
+    """PackageError when a tensor of numbers holds integers."""
+    if not tensor.is_floating_point():
+        raise PackageError(f"tensor {shown(name)} holds integers; numbers with a fraction are expected")
+
+
 def _check_task(package: AdapterPackage, base: BaseSpec) -> None:
     """The task says whether the adapter's base has an encoder; one without a task fits by its tensors or not."""
     task, wanted = package.config.task_type, SEQ_2_SEQ_LM if base.is_encoder_decoder else CAUSAL_LM

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from adapters.errors import PackageError
-from adapters.kinds.check import expect_shape
+from adapters.kinds.check import expect_fractions, expect_shape
 from adapters.names import shown
 from adapters.package import AdapterPackage
 
@@ -31,8 +31,7 @@ class Shared:
         A side of None may have any length.
         """
         tensor = self.take_any(name, advice)
-        if not tensor.is_floating_point():
-            raise PackageError(f"tensor {shown(_PREFIX + name)} holds integers; numbers with a fraction are expected")
+        expect_fractions(_PREFIX + name, tensor)
         check_sides(_PREFIX + name, tensor, shape)
         return tensor.float()
 

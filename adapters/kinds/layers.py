@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from torch import Tensor
 
 from adapters.base import BaseSpec
 from adapters.configs.targets import TargetedConfig
-from adapters.errors import PackageError
 from adapters.kinds.biases import own_bias, take_biases
-from adapters.kinds.check import expect_shape
+from adapters.kinds.check import expect_fractions, expect_shape
 from adapters.kinds.names import by_module, key, take
 from adapters.kinds.targets import check_targets, linear_shape
-from adapters.names import shown
 from adapters.ops import Adapter, Bias, Op
 from adapters.package import AdapterPackage
 from adapters.patterns import PatternMatcher
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +31,7 @@ class Layer:
         """``found[parameter]`` in float32. PackageError when it is missing, holds integers, or has another shape."""
         given = take(self.module, self.found, parameter)
         name = key(self.module, parameter)
-        if not given.is_floating_point():
-            raise PackageError(f"tensor {shown(name)} holds integers; numbers with a fraction are expected")
+        expect_fractions(name, given)
         expect_shape(name, given, shape, hint or self.hint)
         return given.float()
 
@@ -53,7 +47,7 @@ class Layers:
 
     kind: str
     base: BaseSpec
-    matcher: LayerMatcher
+    matcher: PatternMatcher
     layers: tuple[Layer, ...]
     biases: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -63,21 +57,6 @@ class Layers:
         for module, trained in self.biases.items():
             made[module] = (*made.get(module, ()), Bias(trained - own_bias(module, self.base)))
         return Adapter(self.kind, made)
-
-
-class LayerMatcher(PatternMatcher):
-    """Answers which value of a pattern table a module has, with the rule that the kind's code in peft has."""
-
-    def value(self, patterns: Mapping[str, T] | None, module: str, default: T, rule: str = r"(.*\.)?({})") -> T:
-        """The value of the first pattern that matches when put into ``rule``, else ``default``. May raise PackageError.
-
-        peft then also looks up the module's own name, which a pattern with special characters may equal.
-        """
-        found = patterns or {}
-        for pattern, value in found.items():
-            if self.matches(rule.replace("{}", pattern), module):
-                return value
-        return found.get(module, default)
 
 
 def sort_layers(
@@ -103,6 +82,6 @@ def sort_layers(
         Layer(module, *(shapes.get(module) or linear_shape(module, first, base)), entry)
         for module, entry in found.items()
     ]
-    matcher = LayerMatcher(config)
+    matcher = PatternMatcher(config)
     check_targets(set(found), base, config, matcher, first, others=others)
     return Layers(config.KIND, base, matcher, tuple(layers), biases)

@@ -7,9 +7,10 @@ import torch
 from adapters.base import BaseSpec
 from adapters.configs.delta import OSFConfig
 from adapters.kinds.dense import check_memory, check_update, dense_bytes, factor_bytes, factored
-from adapters.kinds.layers import Layer, LayerMatcher, sort_layers
+from adapters.kinds.layers import Layer, sort_layers
 from adapters.ops import Adapter, Op
 from adapters.package import AdapterPackage
+from adapters.patterns import PatternMatcher
 
 _U, _S, _V = "osf_svd_params.U_low", "osf_svd_params.S_low", "osf_svd_params.V_low"
 _RULE = r"(?s:.*?)(?:{})(?s:.*)"  # peft: re.search(pattern, module)
@@ -46,7 +47,7 @@ def compile_osf(package: AdapterPackage, base: BaseSpec) -> Adapter:
     return layers.compile(ops)
 
 
-def _trained(layer: Layer, config: OSFConfig, matcher: LayerMatcher) -> int:
+def _trained(layer: Layer, config: OSFConfig, matcher: PatternMatcher) -> int:
     """How many singular directions are trained."""
     size = min(layer.out_features, layer.in_features)
     rank = matcher.value(config.rank_pattern, layer.module, config.effective_rank, _RULE)

@@ -9,13 +9,14 @@ from adapters.configs.factors_shared import TinyLoraConfig
 from adapters.kinds.biases import take_biases
 from adapters.kinds.dense import BYTES, check_memory, check_update
 from adapters.kinds.factors import Shared
-from adapters.kinds.layers import Layer, LayerMatcher, Layers
+from adapters.kinds.layers import Layer, Layers
 from adapters.kinds.names import by_module
 from adapters.kinds.projections import normal_matrices
 from adapters.kinds.targets import check_targets, linear_shape
 from adapters.ops import Adapter, LowRank, Op
 from adapters.ops.embedding import LowRankEmbedding
 from adapters.package import AdapterPackage
+from adapters.patterns import PatternMatcher
 
 _A, _B, _P = _PARAMETERS = ("tinylora_A", "tinylora_B", "tinylora_P")
 _VECTOR = "tinylora_v"
@@ -71,7 +72,7 @@ def _sorted(package: AdapterPackage, base: BaseSpec, config: TinyLoraConfig) -> 
     tensors, biases = take_biases(package.tensors, base) if config.bias != "none" else (dict(package.tensors), {})
     found = by_module(tensors, _PARAMETERS if config.save_projection else _PARAMETERS[:2], config.KIND)
     shapes = {module: _shape(module, base) for module in found}
-    matcher, others = LayerMatcher(config), {base.embedding: _A} if base.embedding else {}
+    matcher, others = PatternMatcher(config), {base.embedding: _A} if base.embedding else {}
     check_targets(set(found), base, config, matcher, _A, others=others)
     order = {module: number for number, module in enumerate([base.embedding, *base.linears])}
     layers = [Layer(module, *shapes[module], found[module]) for module in sorted(found, key=order.__getitem__)]

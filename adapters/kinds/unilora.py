@@ -13,13 +13,14 @@ from adapters.errors import PackageError, UnsupportedKindError
 from adapters.kinds.biases import take_biases
 from adapters.kinds.dense import BYTES, check_memory, check_update, factor_bytes
 from adapters.kinds.factors import Shared, read_indices
-from adapters.kinds.layers import Layer, LayerMatcher, Layers, sort_layers
+from adapters.kinds.layers import Layer, Layers, sort_layers
 from adapters.kinds.names import key, take
 from adapters.kinds.projections import balanced_indices
 from adapters.kinds.targets import check_targets
 from adapters.names import shown
 from adapters.ops import Adapter, LowRank, Op
 from adapters.package import AdapterPackage
+from adapters.patterns import PatternMatcher
 
 _VECTOR = "unilora_theta_d"
 _INDICES = {"A": "unilora_indices_A", "B": "unilora_indices_B"}
@@ -82,7 +83,7 @@ def _targeted(package: AdapterPackage, base: BaseSpec, config: UniLoraConfig) ->
             f"tensor {shown(name)} is not expected: adapter_config.json says that indices were not saved (save_indices "
             "is false)"
         )
-    matcher = LayerMatcher(config)
+    matcher = PatternMatcher(config)
     wanted = matcher.targets([*base.linears, *base.routers])
     if wanted is None:
         raise PackageError(

@@ -60,7 +60,9 @@ class AdapterManager:
         entry = self._entries.get(key)
         if entry is None:
             future = self._loader.submit(self._runner.prepare, path)
-            self._entries[key] = _Entry(Loading(key, future, self._runner, self._scheduler, allow_noop=allow_noop))
+            self._entries[key] = _Entry(
+                Loading(key, future, self._runner, self._scheduler, residents=self._residents, allow_noop=allow_noop)
+            )
         elif entry.leaving:
             self.events.append(AdapterFailed(key, AdapterError.code, f"{key} is being removed; load it again later."))
         elif entry.loaded is not None:
@@ -143,7 +145,7 @@ class AdapterManager:
         """Take one stage of a load; True when the adapter is resident, or failed and gone."""
         assert entry.loading is not None
         try:
-            done = entry.loading.advance(self._residents())
+            done = entry.loading.advance()
         except Exception as error:  # noqa: BLE001 - a bad package must never end the stepping thread
             del self._entries[key]
             self.events.append(_failure(key, error))

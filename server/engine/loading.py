@@ -6,7 +6,7 @@ Every stage runs between two steps, on the stepping thread; only reading does no
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 
 from adapters.errors import AdapterError
@@ -22,7 +22,10 @@ Resident = tuple[AdapterKey, Adapter]
 
 
 class Loading:
-    """The load of ``key``, whose package the loader thread turns into ``future``."""
+    """The load of ``key``, whose package the loader thread turns into ``future``.
+
+    It is tried out beside ``residents``, asked for when the trial begins.
+    """
 
     def __init__(
         self,
@@ -31,20 +34,20 @@ class Loading:
         runner: Runner,
         scheduler: Scheduler,
         *,
+        residents: Callable[[], Sequence[Resident]],
         allow_noop: bool,
     ) -> None:
         self.future = future
         self._key, self._allow_noop = key, allow_noop
         self._runner, self._scheduler = runner, scheduler
+        self._residents = residents
         self._stages = self._begin()
-        self._others: Sequence[Resident] = ()
 
-    def advance(self, others: Sequence[Resident]) -> tuple[Adapter, AdapterLoaded] | None:
-        """Take one stage; the adapter and the answer once requests may use it. ``others`` are resident.
+    def advance(self) -> tuple[Adapter, AdapterLoaded] | None:
+        """Take one stage; the adapter and the answer once requests may use it.
 
         Raises what the package, the trial or the runner have to say; nothing is left behind then.
         """
-        self._others = others
         return next(self._stages)
 
     def _begin(self) -> Iterator[tuple[Adapter, AdapterLoaded] | None]:
@@ -88,7 +91,7 @@ class Loading:
             trial,
             self._runner,
             self._scheduler,
-            others=self._others,
+            others=self._residents(),
             allow_noop=self._allow_noop,
         )
 

@@ -13,7 +13,7 @@ from server.model.prepared import Trial
 # Shares of the logits' own spread. Within one quantization only kernels, batch shapes and roundings differ. Between
 # quantizations the base itself answers differently: on the default base by 0.15 for int8, 0.9 for nf4, 2.1 for fp4,
 # where an adapter of a few steps changes it by 0.3 to 0.5. There only gross errors can be seen.
-_SAME = {"float32": 0.01, "float16": 0.05, "bfloat16": 0.15}
+ROUNDING = {"float32": 0.01, "float16": 0.05, "bfloat16": 0.15}
 _SCALES = 0.15  # double quantization rounds the scales alone
 _COARSE = {"int8": 0.3, "nf4": 2.0, "fp4": 4.0}
 _BATCH = {"float32": 1e-3, "float16": 0.03, "bfloat16": 0.1}
@@ -37,7 +37,7 @@ def make_trial(probes: Sequence[Probe], manifest: Manifest | None, quantization:
     """
     training = manifest.training if manifest is not None else {}
     theirs, their_dtype = str(training.get("quantize", "none")), str(training.get("dtype", "float32"))
-    rounding = max(_SAME[dtype], _SAME.get(their_dtype, 0.0))
+    rounding = max(ROUNDING[dtype], ROUNDING.get(their_dtype, 0.0))
     coarse = {name.removesuffix("-dq") for name in (theirs, quantization)}
     tolerance = rounding
     if len(coarse) > 1:

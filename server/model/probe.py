@@ -19,13 +19,11 @@ from server.model.assemble import assemble
 from server.model.inputs import ModelInput, SequenceInput
 from server.model.kv_cache import KVCache, LayerShape
 from server.model.loader import LoadedBase
-from server.model.parity import distance
+from server.model.parity import ROUNDING, distance
 from server.model.pool import AdapterPool
 from server.model.step import PrefillPart, Step, computing
 
 _PROMPT, _NEIGHBOUR = [5, 23, 7, 101, 64, 11, 42, 3, 77], [90, 4, 55, 31, 8, 19, 63]
-# Of the logits' spread: what kernels differ by. A row that sees its neighbour is off by its spread.
-_TOLERANCE = {torch.float32: 0.01, torch.float16: 0.05, torch.bfloat16: 0.15}
 
 
 class _Recorder:
@@ -78,7 +76,8 @@ def check_untested(base: LoadedBase, layers: Sequence[LayerShape]) -> None:
     except Exception as error:
         raise _unserved(base, f"it fails on a short prompt ({type(error).__name__}: {error})") from error
     measured = distance(got.float(), want[[3, 7, 8]].float())
-    if not measured <= _TOLERANCE[base.dtype]:
+    # what kernels differ by; a row that sees its neighbour is off by its spread
+    if not measured <= ROUNDING[str(base.dtype).removeprefix("torch.")]:
         raise _unserved(
             base, f"a short prompt beside another gives other logits than alone (off by {measured:.2g} of their spread)"
         )

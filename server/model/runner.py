@@ -33,7 +33,7 @@ class ModelRunner:
     """The resident base, its KV cache and its adapters."""
 
     def __init__(self, base: LoadedBase, config: EngineConfig) -> None:
-        self._base, self._quantization = base, base.quantization
+        self._base = base
         self._pool = AdapterPool()
         self._forward: Forward = Seq2SeqForward(base) if base.is_encoder_decoder else DecoderForward(base)
         layers = self._forward.layers()
@@ -111,7 +111,7 @@ class ModelRunner:
         times.append(time.monotonic())
         stages = zip(("read", "validate", "copy"), times, times[1:], strict=False)
         seconds = {stage: end - start for stage, start, end in stages}
-        trial = make_trial(read_golden(path), package.manifest, self._quantization, self.dtype)
+        trial = make_trial(read_golden(path), package.manifest, self.quantization, self.dtype)
         return PreparedAdapter(adapter, seconds, trial=trial)
 
     def _place(self, tensor: Tensor) -> Tensor:

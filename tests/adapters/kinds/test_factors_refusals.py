@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from adapters.kinds import compile_package
-from adapters.package import read_package
-from tests.adapters.kinds.changes import Change, change, drop, first, put, say
-from tests.adapters.support import refusal, spec_of
+from tests.adapters.kinds.changes import Change, change, drop, first, put, refusal_of, say
 
 Q, K, V = (f"base_model.model.model.layers.0.self_attn.{name}_proj" for name in "qkv")
 UP, DOWN = (f"base_model.model.model.layers.0.mlp.{name}_proj" for name in ("up", "down"))
@@ -185,9 +180,4 @@ REFUSED: dict[str, tuple[str, Change, str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_in_words(name: str, tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path) -> None:
     kind, how, words = REFUSED[name]
-    config = json.loads((tiny_adapters[kind] / "adapter_config.json").read_text())
-    tensors = load_file(tiny_adapters[kind] / "adapter_model.safetensors")
-    how(config, tensors)
-    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    save_file(tensors, tmp_path / "adapter_model.safetensors")
-    assert words in refusal(lambda: compile_package(read_package(tmp_path), spec_of(tiny_base)))
+    assert words in refusal_of(tiny_base, tiny_adapters[kind], how, tmp_path)
