@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from adapters.base import resolve_base
 from adapters.errors import BaseModelError
 from adapters.fingerprint import base_fingerprint
-from trainer.config import TrainConfig
+from trainer.config.schema import TrainConfig
 from trainer.int8 import use_weight_only_int8
 
 

@@ -17,11 +17,11 @@ from adapters.golden import Probe
 from adapters.manifest import BaseRef, DataRef, Manifest
 from adapters.package import write_package
 from trainer.base_model import Base
-from trainer.config import TrainConfig
-from trainer.conversations import Message
-from trainer.data import make_renderer
+from trainer.config.schema import TrainConfig
+from trainer.data.conversations import Message
+from trainer.data.examples import Encoder
+from trainer.data.load import make_renderer
 from trainer.errors import TrainingError
-from trainer.examples import Encoder
 from trainer.methods import adapter_of
 
 PACKAGE_DIR = "adapter"

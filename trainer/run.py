@@ -15,19 +15,19 @@ from transformers import PrinterCallback, set_seed
 
 from adapters.manifest import DataRef
 from trainer.base_model import Base, load_base
-from trainer.callbacks import RecordCallback, StopCallback, peak_memory_mb, stop_on_signals
-from trainer.checkpoint import check_identity, checkpoints, identity_of, step_of
-from trainer.config import TrainConfig
-from trainer.config_file import dump_config
-from trainer.data import TrainingData, describe_dropped, load_data
+from trainer.config.file import dump_config
+from trainer.config.schema import TrainConfig
+from trainer.data.load import TrainingData, describe_dropped, load_data
 from trainer.errors import CheckpointError
-from trainer.evaluate import exact_match
+from trainer.evaluation.greedy import exact_match
 from trainer.export import PACKAGE_DIR, export_adapter
-from trainer.loop import AdapterTrainer, make_arguments
+from trainer.loop.callbacks import RecordCallback, StopCallback, peak_memory_mb, stop_on_signals
+from trainer.loop.checkpoint import check_identity, checkpoints, identity_of, step_of
+from trainer.loop.metrics import METRICS_FILE, MetricsFile, read_metrics
+from trainer.loop.plot import PLOT_FILE, plot_losses
+from trainer.loop.progress import Display, SilentDisplay
+from trainer.loop.trainer import AdapterTrainer, make_arguments
 from trainer.methods import apply_method, trainable_parameters
-from trainer.metrics import METRICS_FILE, MetricsFile, read_metrics
-from trainer.plot import PLOT_FILE, plot_losses
-from trainer.progress import Display, SilentDisplay
 
 CONFIG_FILE = "config.yaml"
 _log = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trainer.config import TrainConfig
-from trainer.config_file import load_config
+from trainer.config.file import load_config
+from trainer.config.schema import TrainConfig
 
 WORDS = ("red", "blue", "green", "black", "white", "grey")
 

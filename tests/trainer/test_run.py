@@ -18,10 +18,10 @@ from adapters.package import read_package
 from tests import oracle
 from tests.trainer.methods import METHODS, WEAK
 from tests.trainer.support import WORDS, colour_rows, make_config
-from trainer.config import TrainConfig
+from trainer.config.schema import TrainConfig
 from trainer.errors import CheckpointError, DataError, TrainingError
-from trainer.metrics import read_metrics
-from trainer.progress import SilentDisplay
+from trainer.loop.metrics import read_metrics
+from trainer.loop.progress import SilentDisplay
 from trainer.run import RunResult, train
 
 
@@ -80,7 +80,7 @@ def test_a_resumed_run_is_equal_to_the_last_bit(tiny_base: Path, tmp_path: Path,
 
 
 def test_the_written_configuration_reproduces_the_run(tiny_base: Path, tmp_path: Path) -> None:
-    from trainer.config_file import load_config
+    from trainer.config.file import load_config
 
     first = train(make_config(tmp_path, tiny_base))
     again = train(load_config(first.output / "config.yaml", [f"output={tmp_path / 'again'}"], {}))

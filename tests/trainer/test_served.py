@@ -13,8 +13,8 @@ from server.model.runner import load_runner
 from server.registry import AdapterKey
 from tests.trainer.methods import METHODS
 from tests.trainer.support import make_config
+from trainer.config.methods import METHODS as CONFIGS
 from trainer.errors import ConfigError
-from trainer.method_config import METHODS as CONFIGS
 from trainer.run import train
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from trainer.base_model import Base
-from trainer.method_config import (
+from trainer.config.methods import (
     BottleneckMethod,
     FreezeMethod,
     Method,

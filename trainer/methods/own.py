@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from trainer.base_model import Base
+from trainer.config.methods import BottleneckMethod, FreezeMethod
 from trainer.errors import ConfigError
-from trainer.method_config import BottleneckMethod, FreezeMethod
 from trainer.methods.own_model import OwnModel
 
 # The linear maps that end the attention part, and those that end the feed-forward part, as architectures name them.

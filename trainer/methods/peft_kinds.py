@@ -20,8 +20,7 @@ from peft import (
 )
 
 from trainer.base_model import Base
-from trainer.errors import ConfigError
-from trainer.method_config import (
+from trainer.config.methods import (
     BoftMethod,
     HraMethod,
     Ia3Method,
@@ -34,6 +33,7 @@ from trainer.method_config import (
     OftMethod,
     VeraMethod,
 )
+from trainer.errors import ConfigError
 
 TASK = "CAUSAL_LM"
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from trainer.base_model import Base
+from trainer.config.methods import PrefixMethod
 from trainer.errors import ConfigError
-from trainer.method_config import PrefixMethod
 from trainer.methods.own_model import OwnModel
 
 NAME = "hotswap_prefix"

@@ -8,8 +8,8 @@ import torch
 from peft import PromptEncoderConfig, PromptTuningConfig, get_peft_model
 
 from trainer.base_model import Base
+from trainer.config.methods import PromptMethod, PTuningMethod
 from trainer.errors import ConfigError
-from trainer.method_config import PromptMethod, PTuningMethod
 
 TASK = "CAUSAL_LM"
 INITIAL_STD = 0.02  # of an encoder's embeddings

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.trainer.support import make_config, write_jsonl
+from trainer.commands.publish import publish
+from trainer.commands.train import train
+from trainer.config.file import dump_config
+
+
+@pytest.mark.parametrize("command", ["train", "publish"])
+def test_help_imports_nothing_heavy(command: str) -> None:
+    code = (
+        "import sys; from hotswap.cli import main\n"
+        "try:\n"
+        f"    main(['{command}', '--help'])\n"
+        "except SystemExit as done:\n"
+        "    assert done.code == 0\n"
+        "heavy = {'torch', 'transformers', 'peft', 'numpy', 'rich', 'httpx', 'matplotlib', 'yaml'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"usage: hotswap {command}" in done.stdout
+
+
+def test_a_run_says_where_its_package_is(tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(dump_config(make_config(tmp_path, tiny_base)), encoding="utf-8")
+    assert train([str(file), "max_steps=2", "--overwrite", "eval_steps=1"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("trained 2 steps  train_loss ")
+    assert out.endswith(f"package: {tmp_path}/run/adapter\n")
+    assert "step 2/2  loss " in err
+    assert "step 2/2  validation loss " in err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["epocs=1"], "unknown key 'epocs'; did you mean 'training.epochs'?"),
+        (["base=nowhere/to be"], "there is no base model"),
+        (["data.path=none.jsonl"], "there is no data file"),
+        (["--resume"], "no complete checkpoint"),
+    ],
+)
+def test_mistakes_get_one_line_and_exit_code_1(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], words: str
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(dump_config(make_config(tmp_path, tiny_base)), encoding="utf-8")
+    assert train([str(file), *overrides]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("hotswap: ")
+    assert err.count("\n") == 1
+    assert words in err
+
+
+@pytest.mark.parametrize("arguments", [[], ["c.yaml", "--resume", "--overwrite"], ["c.yaml", "--unknown"]])
+def test_wrong_usage_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        train(arguments)
+    assert done.value.code == 2
+    assert "usage: hotswap train" in capsys.readouterr().err
+
+
+def test_publishing_needs_a_package_and_a_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_jsonl(tmp_path / "adapter_config.json", [])
+    assert publish([str(tmp_path), "--server", "http://127.0.0.1:9", "--as", "a"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(SystemExit):
+        publish([str(tmp_path)])

@@ -1,0 +1,65 @@
+"""Interrupting a real training process, and going on with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.trainer.support import make_config
+from trainer.config.file import dump_config
+from trainer.loop.checkpoint import checkpoints
+from trainer.loop.metrics import read_metrics
+
+DEADLINE = 120.0
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "hotswap", "train", str(folder / "c.yaml"), "--quiet", *arguments]
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def wait_for_step(metrics: Path, step: int, process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + DEADLINE
+    while not any(record["step"] >= step for record in read_metrics(metrics)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_saves_itself_and_goes_on_exactly(
+    tiny_base: Path, tmp_path: Path, signum: signal.Signals
+) -> None:
+    config = make_config(tmp_path, tiny_base, "max_steps=600", "save_steps=600", "eval_steps=600", "method=prefix")
+    (tmp_path / "c.yaml").write_text(dump_config(config), encoding="utf-8")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+
+    process = start(tmp_path)
+    wait_for_step(metrics, 3, process)
+    process.send_signal(signum)
+    out, err = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 128 + signum, err
+    (checkpoint,) = checkpoints(tmp_path / "run")
+    step = int(checkpoint.name.removeprefix("checkpoint-"))
+    assert 3 <= step < 600
+    assert out == f"stopped at step {step}; go on with: hotswap train {tmp_path}/run/config.yaml --resume\n"
+    assert "stopping after this step" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "run" / "adapter").exists()
+    before = {record["step"]: record["loss"] for record in read_metrics(metrics)}
+    assert list(before) == list(range(1, step + 1))
+
+    process = start(tmp_path, "--resume")
+    wait_for_step(metrics, step + 2, process)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=DEADLINE)
+    after = {record["step"]: record["loss"] for record in read_metrics(metrics)}
+    assert {known: after[known] for known in before} == before
+    assert len(after) >= step + 2

@@ -1,0 +1,1 @@
+"""The configuration of a training run: its keys, where it is read from, and the rules between keys."""

@@ -1,0 +1,145 @@
+"""Reads a configuration from YAML, environment and command line: ``key=value`` over ``HOTSWAP_TRAIN_*`` over the file.
+
+A key is dotted (``training.learning_rate``) or, when it means one thing only, the last part alone (``learning_rate``).
+In the environment it is upper case with ``__`` for the dot. Unknown keys are refused with the nearest known one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from trainer.config.keys import check_keys, choices_of, full_key
+from trainer.config.rules import check
+from trainer.config.schema import TrainConfig
+from trainer.errors import ConfigError
+
+ENV_PREFIX = "HOTSWAP_TRAIN_"
+
+
+def load_config(path: Path, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> TrainConfig:
+    """The configuration in the YAML file ``path``, overridden by ``environ`` and then ``overrides``.
+
+    The learning rate is filled in and paths are made absolute, so that the result stands for itself.
+    Raises ConfigError naming the key.
+    """
+    raw = _read_yaml(path)
+    if isinstance(raw.get("method"), str):
+        raw["method"] = {"type": raw["method"]}
+    check_keys(raw)
+    for key, value in _environment(os.environ if environ is None else environ):
+        _set(raw, key, value)
+    for item in overrides:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{item!r} is not key=value")
+        _set(raw, key.removeprefix("--").replace("-", "_"), value)
+    check_keys(raw)
+    return _complete(convert(raw))
+
+
+def convert(raw: Mapping[str, Any]) -> TrainConfig:
+    """The configuration in ``raw``; every key must be known. Raises ConfigError."""
+    try:
+        config = msgspec.convert(raw, TrainConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_plain_words(str(error))) from error
+    check(config)
+    return config
+
+
+def dump_config(config: TrainConfig) -> str:
+    """``config`` as YAML that ``load_config`` reads back to the same."""
+    return yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False, allow_unicode=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose numbers may be written 5e-4 (YAML 1.1 reads a text there), and whose keys may not repeat."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise ConfigError(f"line {key_node.start_mark.line + 1}: {key!r} is not a key; keys are words")
+            if key in seen:
+                raise ConfigError(f"line {key_node.start_mark.line + 1}: the key {key!r} appears twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+0123456789.")
+)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no configuration file {path}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as UTF-8 text") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold keys and values, at least data: {{path: ...}} and output: ...")
+    return raw
+
+
+def _environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for name in sorted(environ):
+        if name.startswith(ENV_PREFIX):
+            yield name.removeprefix(ENV_PREFIX).lower().replace("__", "."), environ[name]
+
+
+def _set(raw: dict[str, Any], key: str, text: str) -> None:
+    """Put the value written as ``text`` at ``key``, dotted or flat."""
+    try:
+        value = yaml.load(text, _Loader) if text else None
+    except (yaml.YAMLError, ConfigError):
+        value = text
+    if key == "method" and isinstance(value, str):  # another method: the file's settings are for the old one
+        current = raw.get("method")
+        raw["method"] = current if isinstance(current, dict) and current.get("type") == value else {"type": value}
+        return
+    *sections, leaf = full_key(key, raw).split(".")
+    place = raw
+    for section in sections:
+        if not isinstance(place.get(section), dict):
+            place[section] = {}
+        place = place[section]
+    place[leaf] = value
+
+
+def _plain_words(message: str) -> str:
+    """msgspec's message with the key first: ``training.epochs: Expected `float` > 0.0``."""
+    what, at, where = message.partition(" - at `$.")
+    if at:
+        key = where.rstrip("`")
+        choices = choices_of(key) if what.startswith("Invalid enum value") else []
+        return f"{key}: {what.replace('`', '')}" + (f"; choose from {', '.join(choices)}" if choices else "")
+    return what.replace("Object missing required field", "the configuration lacks").replace("`", "'")
+
+
+def _complete(config: TrainConfig) -> TrainConfig:
+    training = config.training
+    if training.learning_rate is None:
+        training = msgspec.structs.replace(training, learning_rate=config.method.default_learning_rate)
+    data = msgspec.structs.replace(config.data, path=_absolute(config.data.path))
+    if isinstance(data.validation, str):
+        data = msgspec.structs.replace(data, validation=_absolute(data.validation))
+    base = _absolute(config.base) if Path(config.base).expanduser().is_dir() else config.base
+    return msgspec.structs.replace(config, base=base, output=_absolute(config.output), data=data, training=training)
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(Path(path).expanduser())

@@ -1,0 +1,57 @@
+"""Rules between the keys of a configuration, which types alone cannot say."""
+
+from __future__ import annotations
+
+from trainer.config.data import DataConfig
+from trainer.config.methods import Ia3Method
+from trainer.config.schema import TrainConfig
+from trainer.config.training import TrainingConfig
+from trainer.errors import ConfigError
+
+
+def check(config: TrainConfig) -> None:
+    """Raise ConfigError, naming the key, for values that do not go together."""
+    if not config.output.strip():
+        raise ConfigError("output: give the directory that receives the run")
+    _check_data(config.data)
+    _check_method(config)
+    _check_steps(config.training, has_validation=config.data.validation != 0)
+
+
+def _check_data(data: DataConfig) -> None:
+    if not data.path.strip():
+        raise ConfigError("data.path: give the file with the training data")
+    validation = data.validation
+    if isinstance(validation, float) and validation > 1 and not validation.is_integer():
+        raise ConfigError(f"data.validation: {validation} is neither a share below 1 nor a whole number of rows")
+    if data.template == "none" and data.columns.messages:
+        raise ConfigError("data.columns.messages: conversations need data.template: chat")
+    if data.template == "none" and (data.columns.system or data.system_prompt):
+        raise ConfigError("data.template: none has no place for a system prompt; put it into the prompt column")
+    if data.columns.system and data.system_prompt:
+        raise ConfigError("data.system_prompt: give it or data.columns.system, not both")
+
+
+def _check_method(config: TrainConfig) -> None:
+    method = config.method
+    if getattr(method, "target_modules", None) in ("", []):
+        raise ConfigError("method.target_modules: name at least one module, or all-linear where the method allows it")
+    if isinstance(method, Ia3Method) and (method.target_modules is None) != (method.feedforward_modules is None):
+        raise ConfigError("method.feedforward_modules: give it together with target_modules, or neither")
+    if config.training.quantize not in method.QUANTIZED:
+        raise ConfigError(
+            f"training.quantize: {method.KIND} works on the base's weights themselves, so it cannot be trained on "
+            f"{config.training.quantize}; use {' or '.join(method.QUANTIZED)}"
+        )
+
+
+def _check_steps(training: TrainingConfig, has_validation: bool) -> None:
+    if training.warmup > 1 and not training.warmup.is_integer():
+        raise ConfigError(f"training.warmup: {training.warmup} is neither a share below 1 nor a whole number of steps")
+    if not has_validation:
+        for key in ("best_checkpoint", "eval_steps", "exact_match_rows"):
+            if getattr(training, key):
+                raise ConfigError(f"training.{key}: there are no validation rows (data.validation is 0)")
+    every, save = training.eval_steps, training.save_steps
+    if training.best_checkpoint and save and (not every or save % every):
+        raise ConfigError("training.save_steps: with best_checkpoint it must be a multiple of training.eval_steps")

@@ -1,0 +1,20 @@
+"""The typed configuration of one training run. Knows neither files nor the command line (``trainer.config.file``)."""
+
+from __future__ import annotations
+
+import msgspec
+
+from adapters.base import DEFAULT_BASE
+from trainer.config.data import DataConfig
+from trainer.config.methods import LoraMethod, Method
+from trainer.config.training import TrainingConfig
+
+
+class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One training run: it is written beside the results and reproduces them."""
+
+    output: str
+    data: DataConfig
+    base: str = DEFAULT_BASE
+    method: Method = msgspec.field(default_factory=LoraMethod)
+    training: TrainingConfig = msgspec.field(default_factory=TrainingConfig)

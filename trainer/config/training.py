@@ -1,0 +1,40 @@
+"""The keys under ``training``: how to train."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from trainer.config.methods import Positive, PositiveFloat
+
+
+class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to train. None means: the method's preset for ``learning_rate``, a fifth of the run for the step counts.
+
+    ``max_steps`` overrides ``epochs``. ``warmup`` below 1 is a share of the steps, otherwise a number of steps.
+    ``dtype`` auto is bfloat16 where the hardware multiplies it natively, else float32. ``exact_match_rows`` validation
+    rows are answered greedily at the end and compared with their responses.
+    """
+
+    learning_rate: PositiveFloat | None = None
+    epochs: PositiveFloat = 3.0
+    max_steps: Positive | None = None
+    batch_size: Positive = 8
+    gradient_accumulation: Positive = 1
+    warmup: Annotated[float, Meta(ge=0)] = 0.0
+    scheduler: Literal["linear", "cosine", "constant"] = "linear"
+    max_grad_norm: PositiveFloat = 1.0
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.0
+    log_steps: Positive = 1
+    eval_steps: Positive | None = None
+    save_steps: Positive | None = None
+    keep_checkpoints: Positive = 2
+    best_checkpoint: bool = False
+    exact_match_rows: Annotated[int, Meta(ge=0)] = 0
+    seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
+    quantize: Literal["none", "nf4", "nf4-dq", "fp4", "fp4-dq", "int8"] = "none"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    gradient_checkpointing: bool = False
+    threads: Positive | None = None

@@ -1,0 +1,1 @@
+"""Data files to examples that train. Knows nothing of models."""

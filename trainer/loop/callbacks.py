@@ -1,0 +1,138 @@
+"""What happens beside the training steps: records, progress, and stopping in good order."""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from trainer.errors import TrainingError
+from trainer.loop.metrics import MetricsFile
+from trainer.loop.progress import Display, Reading
+
+
+class RecordCallback(TrainerCallback):  # type: ignore[misc]
+    """Writes metrics and shows progress. ``tokens_seen`` says how many tokens this process has trained on."""
+
+    def __init__(self, metrics: MetricsFile, display: Display, tokens_seen: Callable[[], int]) -> None:
+        self._metrics = metrics
+        self._display = display
+        self._tokens_seen = tokens_seen
+        self._began = self._evaluating = 0.0
+        self._first_step = 0
+        self._mark = (0.0, 0)
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Start the clock."""
+        self._began = time.monotonic()
+        self._mark = (self._began, self._tokens_seen())
+        self._first_step = state.global_step
+        self._display.start(state.max_steps, state.global_step)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
+    ) -> None:
+        """Record what transformers logs. Raises TrainingError for a loss that is not finite."""
+        if "loss" in logs:
+            self._record_step(state, logs)
+        elif "eval_loss" in logs:
+            self._metrics.append({"step": state.global_step, "epoch": state.epoch, "eval_loss": logs["eval_loss"]})
+            self._display.message(
+                f"step {state.global_step}/{state.max_steps}  validation loss {logs['eval_loss']:.4f}"
+            )
+            self._mark = (time.monotonic(), self._tokens_seen())  # an evaluation is no training time
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Leave the terminal in order."""
+        self._display.stop()
+
+    def _record_step(self, state: TrainerState, logs: dict[str, float]) -> None:
+        now, tokens = time.monotonic(), self._tokens_seen()
+        before, tokens_before = self._mark
+        self._mark = (now, tokens)
+        done = state.global_step - self._first_step
+        reading = Reading(
+            step=state.global_step,
+            loss=logs["loss"],
+            tokens_per_second=(tokens - tokens_before) / max(now - before, 1e-9),
+            seconds_left=(now - self._began) / done * (state.max_steps - state.global_step),
+            peak_memory_mb=peak_memory_mb(),
+        )
+        self._metrics.append(
+            {
+                "step": state.global_step,
+                "epoch": state.epoch,
+                "loss": logs["loss"],
+                "learning_rate": logs.get("learning_rate"),
+                "grad_norm": logs.get("grad_norm"),
+                "tokens_per_second": round(reading.tokens_per_second, 1),
+                "seconds": round(now - self._began, 3),
+                "peak_memory_mb": round(reading.peak_memory_mb, 1),
+            }
+        )
+        self._display.update(reading)
+        if not math.isfinite(logs["loss"]):
+            raise TrainingError(
+                f"the loss became {logs['loss']} at step {state.global_step}; lower training.learning_rate "
+                "(the checkpoints before it are kept)"
+            )
+
+
+class StopCallback(TrainerCallback):  # type: ignore[misc]
+    """Ends training after the current step, with a checkpoint, once ``request`` was called."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def request(self, signum: int) -> None:
+        """Ask for the end."""
+        self.signal = signum
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Ask transformers for a checkpoint and the end, unless the run is over anyway."""
+        if self.signal is not None and state.global_step < state.max_steps:
+            control.should_evaluate = False
+            control.should_save = True
+            control.should_training_stop = True
+
+
+@contextmanager
+def stop_on_signals(stop: StopCallback) -> Iterator[None]:
+    """SIGINT and SIGTERM ask ``stop`` for the end; a second one acts as it did before. For the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(signum: int, _frame: FrameType | None) -> None:
+        stop.request(signum)
+        for known, handler in before.items():
+            signal.signal(known, handler)
+        os.write(2, b"\nstopping after this step, with a checkpoint (once more to stop at once)\n")  # safe in a handler
+
+    for signum in before:
+        signal.signal(signum, handle)
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def peak_memory_mb() -> float:
+    """The most memory used so far: of the CUDA device where there is one, else resident memory of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

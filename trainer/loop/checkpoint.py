@@ -1,0 +1,116 @@
+"""Checkpoints of a run: everything that training changes, and what a resumed run must have in common with it.
+
+peft saves a prompt encoder flattened to its output, from which training cannot go on. So checkpoints hold the trained
+parameters themselves, by name. The optimizer, the schedule and the random states beside them are transformers' files.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from trainer.config.schema import TrainConfig
+from trainer.errors import CheckpointError
+from trainer.methods import trainable_parameters
+
+PARAMETERS_FILE = "trainable.safetensors"
+IDENTITY_FILE = "run.json"
+STATE_FILE = "trainer_state.json"  # transformers writes it last: a checkpoint without it is incomplete
+_FREE = {"log_steps", "eval_steps", "save_steps", "keep_checkpoints", "exact_match_rows", "threads"}
+
+
+class RunIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What decides the numbers of a run. ``settings`` leaves out what only decides when to log and save."""
+
+    base: str
+    data: str
+    settings: dict[str, Any]
+
+
+def identity_of(config: TrainConfig, base_fingerprint: str, data_sha256: str) -> RunIdentity:
+    """The identity of the run of ``config`` on a base and data with these hashes."""
+    settings: dict[str, Any] = msgspec.to_builtins(config)
+    settings["training"] = {key: value for key, value in settings["training"].items() if key not in _FREE}
+    settings["data"] = {key: value for key, value in settings["data"].items() if key != "path"}
+    if isinstance(config.data.validation, str):
+        settings["data"]["validation"] = "a file"  # its content is part of the data's hash
+    del settings["output"], settings["base"]
+    return RunIdentity(base_fingerprint, data_sha256, settings)
+
+
+def save_parameters(model: torch.nn.Module, directory: Path, identity: RunIdentity) -> None:
+    """Write what training has changed, and ``identity``, into ``directory``."""
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in trainable_parameters(model).items()}
+    save_file(tensors, directory / PARAMETERS_FILE)
+    (directory / IDENTITY_FILE).write_bytes(msgspec.json.encode(identity))
+
+
+def load_parameters(model: torch.nn.Module, directory: Path) -> None:
+    """Put the parameters saved in ``directory`` into ``model``. CheckpointError unless they are exactly its own."""
+    try:
+        saved = load_file(directory / PARAMETERS_FILE)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{directory / PARAMETERS_FILE} cannot be read; resume from another checkpoint"
+        ) from error
+    own = trainable_parameters(model)
+    if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in own.items()}:
+        raise CheckpointError(f"{directory} holds other parameters than this method trains")
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(saved[name])
+
+
+def check_identity(directory: Path, identity: RunIdentity) -> None:
+    """Raise CheckpointError, naming the difference, when the checkpoint is of another run than ``identity``."""
+    try:
+        saved = msgspec.json.decode((directory / IDENTITY_FILE).read_bytes(), type=RunIdentity)
+    except (OSError, msgspec.DecodeError) as error:
+        raise CheckpointError(f"{directory} is not a checkpoint of this trainer") from error
+    for what, before, now in (("base model", saved.base, identity.base), ("data", saved.data, identity.data)):
+        if before != now:
+            raise CheckpointError(f"cannot resume: the {what} changed since {directory.name} was saved")
+    ours = msgspec.json.decode(msgspec.json.encode(identity.settings))
+    before_all, now_all = dict(_leaves(saved.settings)), dict(_leaves(ours))
+    for key in sorted(before_all.keys() | now_all.keys(), key=lambda key: (key != "method.type", key)):
+        if before_all.get(key) != now_all.get(key):
+            raise CheckpointError(
+                f"cannot resume: {key} was {before_all.get(key)!r} and is now {now_all.get(key)!r}; "
+                "set it back, or start a new run with another output"
+            )
+
+
+def checkpoints(output: Path) -> list[Path]:
+    """The complete checkpoints in ``output``, oldest first."""
+    found = [path for path in output.glob("checkpoint-*") if path.name.rsplit("-", 1)[-1].isdigit()]
+    return sorted((path for path in found if _is_complete(path)), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which ``checkpoint`` was saved."""
+    return int(checkpoint.name.rsplit("-", 1)[-1])
+
+
+def _is_complete(path: Path) -> bool:
+    try:
+        json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return (path / PARAMETERS_FILE).is_file()
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    out: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            out += _leaves(value, f"{prefix}{key}.")
+        else:
+            out.append((prefix + key, value))
+    return out

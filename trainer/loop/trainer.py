@@ -1,0 +1,169 @@
+"""The training loop: transformers' Trainer with our loss, batches, checkpoints and evaluation.
+
+It does not know where data comes from, how progress is shown, or what becomes of the adapter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from trainer.base_model import device
+from trainer.config.schema import TrainConfig
+from trainer.config.training import TrainingConfig
+from trainer.data.batches import Collator, ExampleDataset, LengthBucketSampler
+from trainer.data.load import TrainingData
+from trainer.loop.checkpoint import STATE_FILE, RunIdentity, load_parameters, save_parameters
+from trainer.loop.loss import LabelledHead, row_losses, token_losses
+
+_PARTS = 5  # evaluations and checkpoints in a run that does not say how many
+
+
+class AdapterTrainer(Trainer):  # type: ignore[misc]
+    """Trains the adapter of a peft model on examples."""
+
+    def __init__(
+        self,
+        model: Any,
+        arguments: TrainingArguments,
+        data: TrainingData,
+        pad_id: int,
+        *,
+        identity: RunIdentity,
+        callbacks: Sequence[TrainerCallback],
+    ) -> None:
+        super().__init__(
+            model=model,
+            args=arguments,
+            data_collator=Collator(pad_id),
+            train_dataset=ExampleDataset(data.train),
+            eval_dataset=ExampleDataset(data.validation) if data.validation else None,
+            callbacks=list(callbacks),
+        )
+        self.head = LabelledHead(model)
+        self._identity = identity
+        self.tokens_seen = 0  # in this process; padding not counted
+        self.model_accepts_loss_kwargs = True  # so that the labels of all accumulated batches are counted together
+        self.loss_is_scaled_for_ga = True
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """The mean loss per label over the whole accumulated batch, this part's share of it."""
+        labels = inputs.pop("labels")
+        self.tokens_seen += int(inputs["attention_mask"].sum())
+        losses = token_losses(self.head.logits(model, inputs, labels), labels)
+        count = num_items_in_batch if num_items_in_batch is not None else losses.numel()
+        processes: int = self.accelerator.num_processes  # gradients are averaged over them, labels were summed
+        return losses.sum() / count * processes
+
+    def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
+        """The validation loss: the mean over all labels, whatever the batches."""
+        self.model.eval()
+        total, count = torch.zeros((), dtype=torch.float64), 0
+        with torch.no_grad():
+            for batch in self.get_eval_dataloader():
+                inputs = self._prepare_inputs(batch)
+                labels = inputs.pop("labels")
+                sums, counts = row_losses(self.head.logits(self.model_wrapped, inputs, labels), labels)
+                sums, counts = self.accelerator.gather_for_metrics((sums, counts))
+                total += sums.double().sum().cpu()
+                count += int(counts.sum())
+        metrics = {"eval_loss": float(total / count)}
+        self.log(metrics)
+        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def restore(self, checkpoint: Path) -> None:
+        """Be as after the run that ended with ``checkpoint``."""
+        load_parameters(self.accelerator.unwrap_model(self.model), checkpoint)
+        self.state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
+            self._load_best_model()
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        dataset = train_dataset or self.train_dataset
+        lengths = [len(example) for example in dataset.examples]
+        batch = self.args.per_device_train_batch_size * self.args.world_size
+        return LengthBucketSampler(lengths, batch, self.args.seed)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        save_parameters(
+            self.accelerator.unwrap_model(self.model), Path(output_dir or self.args.output_dir), self._identity
+        )
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_parameters(self.accelerator.unwrap_model(model or self.model), Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        load_parameters(self.accelerator.unwrap_model(self.model), Path(self.state.best_model_checkpoint))
+
+
+def make_arguments(config: TrainConfig, train_rows: int) -> TrainingArguments:
+    """transformers' arguments for a run over ``train_rows`` examples."""
+    training = config.training
+    steps = total_steps(training, train_rows)
+    part = math.ceil(steps / _PARTS)
+    every = training.eval_steps or part
+    validates = config.data.validation != 0
+    on_cpu = device().type == "cpu"
+    arguments = TrainingArguments(
+        output_dir=config.output,
+        max_steps=steps,
+        per_device_train_batch_size=training.batch_size,
+        per_device_eval_batch_size=training.batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type="constant_with_warmup" if training.scheduler == "constant" else training.scheduler,
+        warmup_steps=training.warmup,
+        max_grad_norm=training.max_grad_norm,
+        weight_decay=training.weight_decay,
+        optim="adamw_torch",
+        seed=training.seed,
+        use_cpu=on_cpu,
+        dataloader_pin_memory=not on_cpu,
+        **_checkpointing(training.gradient_checkpointing),
+        logging_strategy="steps",
+        logging_steps=training.log_steps,
+        logging_nan_inf_filter=False,  # it would hide a loss that is not finite; ours stops the run
+        eval_strategy="steps" if validates else "no",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=training.save_steps or every,
+        save_total_limit=training.keep_checkpoints,
+        load_best_model_at_end=training.best_checkpoint,
+        metric_for_best_model="loss" if training.best_checkpoint else None,
+        greater_is_better=False if training.best_checkpoint else None,
+        disable_tqdm=True,
+        report_to="none",
+        remove_unused_columns=False,
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for torchrun, never for threads in one process
+    return arguments
+
+
+def total_steps(training: TrainingConfig, train_rows: int) -> int:
+    """Optimizer steps of the whole run."""
+    if training.max_steps:
+        return training.max_steps
+    batches = math.ceil(train_rows / training.batch_size)
+    per_epoch = math.ceil(batches / training.gradient_accumulation)
+    return max(1, math.ceil(training.epochs * per_epoch))
+
+
+def _checkpointing(enabled: bool) -> dict[str, Any]:
+    """Arguments for gradient checkpointing, which transformers renamed during version 5."""
+    new = "activation_checkpointing" in TrainingArguments.__dataclass_fields__
+    name = "activation_checkpointing" if new else "gradient_checkpointing"
+    return {name: True, f"{name}_kwargs": {"use_reentrant": False}} if enabled else {}
