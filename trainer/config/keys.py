@@ -1,25 +1,29 @@
-"""The keys of a configuration: which are known, what a short one means, which is nearest to an unknown one."""
+"""The keys of a configuration: which are known, what a short one means, which is nearest to an unknown one.
+
+The sections are read from the types of TrainConfig: a new section is known here as soon as it stands there.
+"""
 
 from __future__ import annotations
 
 import difflib
+import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from trainer.config.data import Columns, DataConfig
+import msgspec
+
 from trainer.config.methods import METHODS, LoraMethod
 from trainer.config.schema import TrainConfig
-from trainer.config.training import TrainingConfig
 from trainer.errors import ConfigError
 
-FREE_MAPPINGS = ("method.rank_pattern", "method.alpha_pattern")  # their keys name modules
+Struct = type[msgspec.Struct]
 
 
 def full_key(key: str, raw: Mapping[str, Any]) -> str:
     """The dotted key meant by ``key``, dotted or flat, in a configuration like ``raw``. Raises ConfigError."""
     known = _known_keys(raw)
-    if key in known or any(key.startswith(f"{mapping}.") for mapping in FREE_MAPPINGS if mapping in known):
+    if key in known or any(key.startswith(f"{mapping}.") for mapping in _free_mappings(known)):
         return key
     found = [full for full in known if full.endswith(f".{key}")]
     if len(found) == 1:
@@ -27,19 +31,6 @@ def full_key(key: str, raw: Mapping[str, Any]) -> str:
     if found:
         raise ConfigError(f"{key!r} could mean {' or '.join(found)}; write it out")
     raise _unknown(key, known)
-
-
-def _known_keys(raw: Mapping[str, Any]) -> list[str]:
-    method = raw.get("method")
-    kind = method.get("type") if isinstance(method, Mapping) else None
-    parts: list[tuple[str, Iterable[str]]] = [
-        ("", TrainConfig.__struct_fields__),
-        ("method.", ["type", *METHODS.get(str(kind), LoraMethod).__struct_fields__]),
-        ("data.", DataConfig.__struct_fields__),
-        ("data.columns.", Columns.__struct_fields__),
-        ("training.", TrainingConfig.__struct_fields__),
-    ]
-    return [prefix + name for prefix, names in parts for name in names]
 
 
 def check_keys(raw: dict[str, Any]) -> None:
@@ -50,20 +41,80 @@ def check_keys(raw: dict[str, Any]) -> None:
         if method["type"] not in METHODS:
             raise ConfigError(f"method.type: {method['type']!r} is not a method; known are {', '.join(METHODS)}")
     known = _known_keys(raw)
-    for key in _walk(raw, ""):
+    for key in _walk(raw, "", _free_mappings(known)):
         if key not in known:
             raise _unknown(key, known)
 
 
-def _walk(raw: Mapping[str, Any], prefix: str) -> Iterator[str]:
+def is_section(key: str) -> bool:
+    """Whether the undotted ``key`` names a group of keys."""
+    return key == "method" or _struct_of(typing.get_type_hints(TrainConfig).get(key)) is not None
+
+
+def choices_of(key: str) -> list[str]:
+    """The values that the dotted ``key`` may have, where they are few."""
+    hint = _known_keys({}).get(key)
+    parts = [part for part in (hint, *typing.get_args(hint)) if typing.get_origin(part) is typing.Literal]
+    return [str(choice) for part in parts for choice in typing.get_args(part)]
+
+
+def takes_list(key: str, raw: Mapping[str, Any]) -> bool:
+    """Whether the dotted ``key`` may hold a list."""
+    hint = _known_keys(raw).get(key)
+    return any(typing.get_origin(part) in (list, tuple) for part in (hint, *typing.get_args(hint)))
+
+
+def is_switch(key: str) -> bool:
+    """Whether ``key``, dotted or flat, is true or false in every method that knows it."""
+    hints = [
+        hint
+        for kind in METHODS
+        for full, hint in _known_keys({"method": {"type": kind}}).items()
+        if full == key or full.endswith(f".{key}")
+    ]
+    return bool(hints) and all(hint is bool for hint in hints)
+
+
+def _known_keys(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The type of every key, with those of the method that ``raw`` names."""
+    method = raw.get("method")
+    kind = method.get("type") if isinstance(method, Mapping) else None
+    return {"method.type": str, **_keys_of(TrainConfig, "", METHODS.get(str(kind), LoraMethod))}
+
+
+def _keys_of(struct: Struct, prefix: str, method: Struct) -> dict[str, Any]:
+    keys: dict[str, Any] = {}
+    for name, hint in typing.get_type_hints(struct).items():
+        if name not in struct.__struct_fields__:
+            continue
+        keys[prefix + name] = hint
+        section = method if prefix + name == "method" else _struct_of(hint)
+        if section is not None:
+            keys |= _keys_of(section, f"{prefix}{name}.", method)
+    return keys
+
+
+def _struct_of(hint: Any) -> Struct | None:
+    """The one struct that ``hint`` allows (``Section`` or ``Section | None``)."""
+    parts = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    structs = [part for part in parts if isinstance(part, type) and issubclass(part, msgspec.Struct)]
+    return structs[0] if len(structs) == 1 else None
+
+
+def _free_mappings(known: Mapping[str, Any]) -> list[str]:
+    """Keys that hold mappings with names of the user's, such as modules."""
+    return [key for key, hint in known.items() if dict in (typing.get_origin(hint), hint)]
+
+
+def _walk(raw: Mapping[str, Any], prefix: str, free: Sequence[str]) -> Iterator[str]:
     for name, value in raw.items():
         key = prefix + name
         yield key
-        if isinstance(value, Mapping) and key not in FREE_MAPPINGS:
-            yield from _walk(value, key + ".")
+        if isinstance(value, Mapping) and key not in free:
+            yield from _walk(value, key + ".", free)
 
 
-def _unknown(key: str, known: Sequence[str]) -> ConfigError:
+def _unknown(key: str, known: Mapping[str, Any]) -> ConfigError:
     leaves = {full.rsplit(".", 1)[-1]: full for full in known}
     near = difflib.get_close_matches(key, known, 1, 0.6) or [
         leaves[leaf] for leaf in difflib.get_close_matches(key.rsplit(".", 1)[-1], leaves, 1, 0.6)
@@ -74,13 +125,3 @@ def _unknown(key: str, known: Sequence[str]) -> ConfigError:
     if owners and not near:
         hint = f"; it belongs to the method {' and '.join(owners)}"
     return ConfigError(f"unknown key {key!r}{hint}")
-
-
-def choices_of(key: str) -> list[str]:
-    """The values that the dotted ``key`` may have, where they are few."""
-    struct: Any = TrainConfig
-    *sections, leaf = key.split(".")
-    for section in sections:
-        struct = LoraMethod if section == "method" else typing.get_type_hints(struct)[section]
-    hint = typing.get_type_hints(struct).get(leaf)
-    return [str(choice) for choice in typing.get_args(hint)] if typing.get_origin(hint) is typing.Literal else []
