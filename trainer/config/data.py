@@ -9,12 +9,19 @@ from msgspec import Meta
 
 
 class Columns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which columns of the data hold what. With ``messages`` the other three are not read."""
+    """Which columns of the data hold what. With ``messages`` the other three are not read.
+
+    ``chosen``, ``rejected``, ``completion`` and ``label`` are for preference training alone.
+    """
 
     prompt: str = "prompt"
     response: str = "response"
     system: str | None = None
     messages: str | None = None
+    chosen: str = "chosen"
+    rejected: str = "rejected"
+    completion: str = "completion"
+    label: str = "label"
 
 
 class DataConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

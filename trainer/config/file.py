@@ -30,8 +30,9 @@ def load_config(path: Path, overrides: Sequence[str] = (), environ: Mapping[str,
     Raises ConfigError naming the key.
     """
     raw = _read_yaml(path)
-    if isinstance(raw.get("method"), str):
-        raw["method"] = {"type": raw["method"]}
+    for section in ("method", "preference"):
+        if isinstance(raw.get(section), str):
+            raw[section] = {"type": raw[section]}
     check_keys(raw)
     for key, value in _environment(os.environ if environ is None else environ):
         _set(raw, key, value)
@@ -107,9 +108,9 @@ def _set(raw: dict[str, Any], key: str, text: str) -> None:
         value = yaml.load(text, _Loader) if text else None
     except (yaml.YAMLError, ConfigError):
         value = text
-    if key == "method" and isinstance(value, str):  # another method: the file's settings are for the old one
-        current = raw.get("method")
-        raw["method"] = current if isinstance(current, dict) and current.get("type") == value else {"type": value}
+    if key in ("method", "preference") and isinstance(value, str):  # the file's settings are for another one
+        current = raw.get(key)
+        raw[key] = current if isinstance(current, dict) and current.get("type") == value else {"type": value}
         return
     *sections, leaf = full_key(key, raw).split(".")
     place = raw
@@ -133,7 +134,8 @@ def _plain_words(message: str) -> str:
 def _complete(config: TrainConfig) -> TrainConfig:
     training = config.training
     if training.learning_rate is None:
-        training = msgspec.structs.replace(training, learning_rate=config.method.default_learning_rate)
+        scale = config.preference.LEARNING_RATE_SCALE if config.preference else 1.0
+        training = msgspec.structs.replace(training, learning_rate=config.method.default_learning_rate * scale)
     data = msgspec.structs.replace(config.data, path=_absolute(config.data.path))
     if isinstance(data.validation, str):
         data = msgspec.structs.replace(data, validation=_absolute(data.validation))

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from trainer.config.methods import METHODS, LoraMethod
+from trainer.config.preference import PREFERENCES
 from trainer.config.schema import TrainConfig
 from trainer.errors import ConfigError
 
@@ -40,6 +41,9 @@ def check_keys(raw: dict[str, Any]) -> None:
         method.setdefault("type", LoraMethod.KIND)
         if method["type"] not in METHODS:
             raise ConfigError(f"method.type: {method['type']!r} is not a method; known are {', '.join(METHODS)}")
+    preference = raw.get("preference")
+    if isinstance(preference, dict) and preference.get("type") not in PREFERENCES:
+        raise ConfigError(f"preference.type: {preference.get('type')!r} is none of {', '.join(PREFERENCES)}")
     known = _known_keys(raw)
     for key in _walk(raw, "", _free_mappings(known)):
         if key not in known:
@@ -48,7 +52,7 @@ def check_keys(raw: dict[str, Any]) -> None:
 
 def is_section(key: str) -> bool:
     """Whether the undotted ``key`` names a group of keys."""
-    return key == "method" or _struct_of(typing.get_type_hints(TrainConfig).get(key)) is not None
+    return key in ("method", "preference") or _struct_of(typing.get_type_hints(TrainConfig).get(key)) is not None
 
 
 def choices_of(key: str) -> list[str]:
@@ -76,21 +80,28 @@ def is_switch(key: str) -> bool:
 
 
 def _known_keys(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The type of every key, with those of the method that ``raw`` names."""
-    method = raw.get("method")
-    kind = method.get("type") if isinstance(method, Mapping) else None
-    return {"method.type": str, **_keys_of(TrainConfig, "", METHODS.get(str(kind), LoraMethod))}
+    """The type of every key, with those of the method and the preference training that ``raw`` names."""
+    chosen: dict[str, Struct] = {"method": METHODS.get(_type_of(raw, "method"), LoraMethod)}
+    if (preference := _type_of(raw, "preference")) in PREFERENCES:
+        chosen["preference"] = PREFERENCES[preference]
+    sections = ["method"] if raw.get("preference") is None else ["method", "preference"]
+    return {**{f"{section}.type": str for section in sections}, **_keys_of(TrainConfig, "", chosen)}
 
 
-def _keys_of(struct: Struct, prefix: str, method: Struct) -> dict[str, Any]:
+def _type_of(raw: Mapping[str, Any], section: str) -> str:
+    value = raw.get(section)
+    return str(value.get("type")) if isinstance(value, Mapping) else ""
+
+
+def _keys_of(struct: Struct, prefix: str, chosen: Mapping[str, Struct]) -> dict[str, Any]:
     keys: dict[str, Any] = {}
     for name, hint in typing.get_type_hints(struct).items():
         if name not in struct.__struct_fields__:
             continue
         keys[prefix + name] = hint
-        section = method if prefix + name == "method" else _struct_of(hint)
+        section = chosen.get(prefix + name) or _struct_of(hint)
         if section is not None:
-            keys |= _keys_of(section, f"{prefix}{name}.", method)
+            keys |= _keys_of(section, f"{prefix}{name}.", chosen)
     return keys
 
 

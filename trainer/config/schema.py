@@ -7,6 +7,7 @@ import msgspec
 from adapters.base import DEFAULT_BASE
 from trainer.config.data import DataConfig
 from trainer.config.methods import LoraMethod, Method
+from trainer.config.preference import Preference
 from trainer.config.training import TrainingConfig
 
 
@@ -18,3 +19,4 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     base: str = DEFAULT_BASE
     method: Method = msgspec.field(default_factory=LoraMethod)
     training: TrainingConfig = msgspec.field(default_factory=TrainingConfig)
+    preference: Preference | None = None
