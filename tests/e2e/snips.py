@@ -1,44 +1,28 @@
-"""The snips data (utterance to intent and slots) as prompt and JSON completion, and its scores."""
+"""The snips data (utterance to intent and slots), by the recipe of its name, and its scores."""
 
 from __future__ import annotations
 
 import json
-import random
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
-DATA = Path(__file__).parents[3] / "shared" / "data" / "snips"
-INSTRUCTION = "Give the intent and slots of this request as JSON: "
+from tests.shared_data import SHARED
+from trainer.data.recipes import RECIPES, Row, Split
+
+DATA = SHARED / "snips"
 
 
-def load(split: str) -> list[dict[str, str]]:
-    """Rows of ``train`` (full) or ``validate`` of all seven intents, shuffled once."""
-    rows = []
-    for folder in sorted(p for p in DATA.iterdir() if p.is_dir()):
-        name = f"train_{folder.name}_full.json" if split == "train" else f"validate_{folder.name}.json"
-        content = json.loads((folder / name).read_bytes().decode("utf-8", errors="replace"))
-        rows += [_row(folder.name, item["data"]) for item in content[folder.name]]
-    random.Random(0).shuffle(rows)
-    return rows
+def load(split: Split) -> list[Row]:
+    """Rows of all seven intents, in the recipe's order."""
+    return list(RECIPES["snips"].rows(DATA, split))
 
 
-def _row(intent: str, spans: list[dict[str, str]]) -> dict[str, str]:
-    text = "".join(span["text"] for span in spans).strip()
-    slots: dict[str, str] = {}
-    for span in spans:
-        if "entity" in span:
-            slots.setdefault(span["entity"], span["text"].strip())
-    answer = json.dumps({"intent": intent, "slots": slots}, ensure_ascii=False)
-    return {"prompt": INSTRUCTION + text, "completion": answer}
-
-
-def scores(answers: list[str], rows: list[dict[str, str]]) -> dict[str, float]:
+def scores(answers: list[str], rows: list[Row]) -> dict[str, float]:
     """JSON exact match, share of valid JSON, and micro F1 over (intent, slot, value)."""
     exact = valid = 0
     hits = found = wanted = 0
     for answer, row in zip(answers, rows, strict=True):
-        got, want = _parse(answer), json.loads(row["completion"])
+        got, want = _parse(answer), json.loads(row["response"])
         valid += got is not None
         exact += got == want
         a, b = _slots(got), _slots(want)

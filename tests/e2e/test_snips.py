@@ -42,7 +42,7 @@ def train(tmp_path: Path) -> tuple[Path, float]:
     config = {
         "output": str(tmp_path / "run"),
         "method": "lora",
-        "data": {"path": str(data), "validation": 0.02, "columns": {"response": "completion"}},
+        "data": {"path": str(data), "validation": 0.02},
         "training": {"max_steps": TRAIN_ROWS // BATCH_SIZE, "batch_size": BATCH_SIZE, "quantize": "nf4"},
     }
     (tmp_path / "config.yaml").write_text(json.dumps(config))
@@ -97,7 +97,7 @@ def test_lora_on_snips_beats_the_base(tmp_path: Path, capsys: pytest.CaptureFixt
         resolve_base(DEFAULT_BASE)
     except BaseModelError as error:
         pytest.skip(str(error))
-    rows = snips.load("validate")[:TEST_ROWS]
+    rows = snips.load("test")[:TEST_ROWS]
     package, seconds = train(tmp_path)
     figures: dict[str, dict[str, float]] = {}
     with serving(tmp_path / "serve.log", unused_tcp_port) as url:

@@ -66,7 +66,7 @@ def csv_of(path: Path, *columns: str) -> Iterator[dict[str, str]]:
         for row in reader:
             yield with_text(row, columns, f"{path} line {reader.line_num}")
     except csv.Error as error:
-        raise DataError(f"{path} line {reader.line_num} is not valid CSV: {error}") from error
+        raise DataError(f"{path} line {reader.reader.line_num} is not valid CSV: {error}") from error
 
 
 def with_text(row: Any, keys: Sequence[str], where: str) -> dict[str, Any]:
