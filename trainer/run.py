@@ -26,7 +26,7 @@ from trainer.loop.checkpoint import check_identity, checkpoints, identity_of, st
 from trainer.loop.metrics import METRICS_FILE, MetricsFile, read_metrics
 from trainer.loop.plot import PLOT_FILE, plot_losses
 from trainer.loop.progress import Display, SilentDisplay
-from trainer.loop.trainer import AdapterTrainer, make_arguments
+from trainer.loop.trainer import AdapterTrainer, make_arguments, total_steps
 from trainer.methods import apply_method, trainable_parameters
 
 CONFIG_FILE = "config.yaml"
@@ -65,7 +65,7 @@ def train(
     if checkpoint:
         check_identity(checkpoint, identity)
     set_seed(config.training.seed)
-    model = apply_method(base, config.method)
+    model = apply_method(base, config.method, total_steps(config.training, len(data.train)))
     display.message(_headline(config, base, data, model))
     _write_config(output, config)
     metrics = MetricsFile(output / METRICS_FILE, resume_step=step_of(checkpoint) if checkpoint else None)

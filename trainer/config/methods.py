@@ -38,6 +38,32 @@ class LoraMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="l
     default_learning_rate: ClassVar[float] = 5e-4
 
 
+class AdaLoraMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="adalora", tag_field="type"):
+    """LoRA in the form of a singular value decomposition whose rank is shared out by importance while it trains.
+
+    Every module begins with ``init_r`` components; ``target_r`` is the average that is left. Ranks stay as they are for
+    the first ``tinit`` steps, shrink every ``delta_t`` steps, and are fixed for the last ``tfinal`` steps. Both are
+    shares of the run below 1, otherwise numbers of steps; ``delta_t`` is a hundredth of the run when it is not given.
+    ``orth_reg_weight`` keeps the factors close to orthogonal: its gradient is trained on, no reported loss includes it.
+    """
+
+    init_r: Positive = 12
+    target_r: Positive = 8
+    tinit: Annotated[float, Meta(ge=0)] = 0.1
+    tfinal: Annotated[float, Meta(ge=0)] = 0.3
+    delta_t: Positive | None = None
+    alpha: PositiveFloat = 16.0
+    beta1: Annotated[float, Meta(gt=0, lt=1)] = 0.85
+    beta2: Annotated[float, Meta(gt=0, lt=1)] = 0.85
+    orth_reg_weight: Annotated[float, Meta(ge=0)] = 0.5
+    dropout: Share = 0.0
+    target_modules: Targets = "all-linear"
+
+    KIND: ClassVar[str] = "adalora"
+    QUANTIZED: ClassVar[tuple[str, ...]] = ALL_QUANTIZATIONS
+    default_learning_rate: ClassVar[float] = 2e-3
+
+
 class VeraMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="vera", tag_field="type"):
     """Vector-based random matrix adaptation: frozen random factors shared by all modules, trained vectors."""
 
@@ -217,6 +243,7 @@ class PTuningMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag
 
 Method = (
     LoraMethod
+    | AdaLoraMethod
     | VeraMethod
     | LohaMethod
     | LokrMethod
@@ -236,6 +263,7 @@ METHODS: dict[str, type[Method]] = {
     struct.KIND: struct
     for struct in (
         LoraMethod,
+        AdaLoraMethod,
         PrefixMethod,
         PromptMethod,
         PTuningMethod,

@@ -18,8 +18,10 @@ from safetensors.torch import load_file, save_file
 from trainer.config.schema import TrainConfig
 from trainer.errors import CheckpointError
 from trainer.methods import trainable_parameters
+from trainer.methods.dynamics import dynamics_of
 
 PARAMETERS_FILE = "trainable.safetensors"
+METHOD_FILE = "method.safetensors"  # what a method with dynamics of its own depends on beside its parameters
 IDENTITY_FILE = "run.json"
 STATE_FILE = "trainer_state.json"  # transformers writes it last: a checkpoint without it is incomplete
 _FREE = {"log_steps", "eval_steps", "save_steps", "keep_checkpoints", "exact_match_rows", "threads"}
@@ -49,23 +51,23 @@ def save_parameters(model: torch.nn.Module, directory: Path, identity: RunIdenti
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in trainable_parameters(model).items()}
     save_file(tensors, directory / PARAMETERS_FILE)
+    if dynamics := dynamics_of(model):
+        state = {name: value.detach().cpu().contiguous() for name, value in dynamics.state().items()}
+        save_file(state, directory / METHOD_FILE)
     (directory / IDENTITY_FILE).write_bytes(msgspec.json.encode(identity))
 
 
 def load_parameters(model: torch.nn.Module, directory: Path) -> None:
     """Put the parameters saved in ``directory`` into ``model``. CheckpointError unless they are exactly its own."""
-    try:
-        saved = load_file(directory / PARAMETERS_FILE)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{directory / PARAMETERS_FILE} cannot be read; resume from another checkpoint"
-        ) from error
+    saved = _read(directory / PARAMETERS_FILE)
     own = trainable_parameters(model)
     if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in own.items()}:
         raise CheckpointError(f"{directory} holds other parameters than this method trains")
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(saved[name])
+    if dynamics := dynamics_of(model):
+        dynamics.load_state(_read(directory / METHOD_FILE))
 
 
 def check_identity(directory: Path, identity: RunIdentity) -> None:
@@ -104,6 +106,14 @@ def _is_complete(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return (path / PARAMETERS_FILE).is_file()
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        tensors: dict[str, torch.Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read; resume from another checkpoint") from error
+    return tensors
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -21,7 +21,9 @@ from trainer.config.training import TrainingConfig
 from trainer.data.batches import Collator, ExampleDataset, LengthBucketSampler
 from trainer.data.load import TrainingData
 from trainer.loop.checkpoint import STATE_FILE, RunIdentity, load_parameters, save_parameters
+from trainer.loop.dynamics import DynamicsCallback
 from trainer.loop.loss import LabelledHead, row_losses, token_losses
+from trainer.methods.dynamics import dynamics_of
 
 _PARTS = 5  # evaluations and checkpoints in a run that does not say how many
 
@@ -49,6 +51,9 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         )
         self.head = LabelledHead(model)
         self._identity = identity
+        self._dynamics = dynamics_of(model)
+        if self._dynamics:
+            self.add_callback(DynamicsCallback(self._dynamics))
         self.tokens_seen = 0  # in this process; padding not counted
         self.model_accepts_loss_kwargs = True  # so that the labels of all accumulated batches are counted together
         self.loss_is_scaled_for_ga = True
@@ -66,7 +71,11 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         losses = token_losses(self.head.logits(model, inputs, labels), labels)
         count = num_items_in_batch if num_items_in_batch is not None else losses.numel()
         processes: int = self.accelerator.num_processes  # gradients are averaged over them, labels were summed
-        return losses.sum() / count * processes
+        total = losses.sum()
+        if self._dynamics and model.training:  # its gradient alone: losses stay comparable between methods
+            penalty = self._dynamics.penalty() * losses.numel()
+            total = total + (penalty - penalty.detach())
+        return total / count * processes
 
     def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
         """The validation loss: the mean over all labels, whatever the batches."""

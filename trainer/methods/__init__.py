@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 
 from trainer.base_model import Base
 from trainer.config.methods import (
+    AdaLoraMethod,
     BottleneckMethod,
     FreezeMethod,
     Method,
@@ -18,6 +20,7 @@ from trainer.config.methods import (
     PTuningMethod,
 )
 from trainer.methods import own, prefix, prompts
+from trainer.methods.adalora import apply_adalora, pruned
 from trainer.methods.own_model import OwnModel
 from trainer.methods.peft_kinds import CONFIGS, apply_peft
 
@@ -35,9 +38,10 @@ _BUILDERS: dict[type[Any], Callable[[Base, Any], Any]] = {
 _KNOWN_WARNINGS = ("Unsupported layer type", "Failed to load the CUDA", "Setting boft_n_butterfly_factor to 1")
 
 
-def apply_method(base: Base, method: Method) -> Any:
+def apply_method(base: Base, method: Method, steps: int | None = None) -> Any:
     """The base with a fresh adapter of ``method``; only the adapter is trainable. Seed torch before.
 
+    ``steps`` are those of the run, for methods with a schedule of their own; None when nothing will be trained.
     Raises ConfigError when the method does not fit the base.
     """
     with warnings.catch_warnings():
@@ -45,7 +49,10 @@ def apply_method(base: Base, method: Method) -> Any:
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         for message in _KNOWN_WARNINGS:
             warnings.filterwarnings("ignore", message=message, category=UserWarning)
-        model = _BUILDERS[type(method)](base, method)
+        if isinstance(method, AdaLoraMethod):
+            model = apply_adalora(base, method, steps)
+        else:
+            model = _BUILDERS[type(method)](base, method)
     if not isinstance(model, OwnModel):
         model.active_peft_config.base_model_name_or_path = base.name
     return model
@@ -60,7 +67,8 @@ def adapter_of(model: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """The configuration and the tensors of the adapter in ``model``, as its package holds them."""
     if isinstance(model, OwnModel):
         return model.adapter_config, model.adapter_tensors()
-    from peft import get_peft_model_state_dict
+    from peft import PeftType, get_peft_model_state_dict
 
-    config = {**model.active_peft_config.to_dict(), "inference_mode": True}
-    return config, get_peft_model_state_dict(model, save_embedding_layers=False)
+    with pruned(model) if model.peft_type == PeftType.ADALORA else nullcontext():
+        tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+        return {**model.active_peft_config.to_dict(), "inference_mode": True}, tensors

@@ -15,6 +15,7 @@ from peft import (
     LoraConfig,
     MissConfig,
     OFTConfig,
+    PeftConfig,
     VeraConfig,
     get_peft_model,
 )
@@ -41,8 +42,13 @@ TASK = "CAUSAL_LM"
 def apply_peft(base: Base, method: Method) -> Any:
     """The base with a fresh adapter of one of ``CONFIGS``. ConfigError when it does not fit the base."""
     make: Callable[[Any], Any] = CONFIGS[type(method)]
+    return wrap(base, make(method))
+
+
+def wrap(base: Base, config: PeftConfig) -> Any:
+    """The base with a fresh adapter of ``config``. ConfigError when it does not fit the base."""
     try:
-        return get_peft_model(base.model, make(method))
+        return get_peft_model(base.model, config)
     except (ValueError, TypeError, AssertionError) as error:  # peft's own words name the module or the size
         key = "method.target_modules" if "target" in str(error).lower() else "method"
         raise ConfigError(f"{key}: {(str(error).splitlines() or ['it does not fit the base'])[0]}") from error
