@@ -5,7 +5,8 @@ TrainerError
 ├── DataError        the training data
 ├── CheckpointError  a run that cannot be started, resumed or exported
 ├── TrainingError    training itself went wrong
-└── PublishError     a server refused the package, or cannot be reached
+├── PublishError     a server refused the package, or cannot be reached
+└── EvaluationError  answers cannot be had or cannot be scored
 """
 
 from __future__ import annotations
@@ -33,3 +34,7 @@ class TrainingError(TrainerError):
 
 class PublishError(TrainerError):
     """The server refused the package or did not answer."""
+
+
+class EvaluationError(TrainerError):
+    """Answers cannot be had from the server, or cannot be scored as asked."""

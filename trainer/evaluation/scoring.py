@@ -1,0 +1,49 @@
+"""Answers to scores: metrics over the rows, with their intervals. Knows no server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.errors import EvaluationError
+from trainer.evaluation.bootstrap import interval, value_of
+from trainer.evaluation.metrics import Case, Metric
+from trainer.evaluation.metrics.base import Array
+from trainer.evaluation.types import Score
+
+
+def score_rows(metric: Metric, cases: Sequence[Case]) -> tuple[Score, Array]:
+    """The score of ``metric`` over ``cases``, and its statistics by row [rows, k] (NaN for rows left out).
+
+    Raises EvaluationError when no row can be scored, or the library that the metric needs is not installed.
+    """
+    try:
+        statistics = metric.statistics(cases)
+    except ImportError as error:
+        raise EvaluationError(
+            f"{metric.name} needs the package {error.name}; install hotswap with the extra [metrics]"
+        ) from error
+    kept = statistics[scored(statistics)]
+    left_out = len(cases) - len(kept)
+    if not len(kept):
+        raise EvaluationError(f"{metric.name} cannot be computed on any row: {metric.excluded}")
+    low, high = interval(kept, metric.combine)
+    note = f"{left_out} row{'s' if left_out > 1 else ''} left out: {metric.excluded}" if left_out else ""
+    value = value_of(kept, metric.combine)
+    return Score(metric.name, value, low, high, len(kept), metric.higher_is_better, note), statistics
+
+
+def row_values(metric: Metric, statistics: Array) -> list[float | None]:
+    """The metric of each row alone; None where it cannot be scored or has no meaning for one row."""
+    if not metric.per_row:
+        return [None] * len(statistics)
+    good = scored(statistics)
+    values = metric.combine(np.where(good[:, None], statistics, 0.0))
+    return [float(value) if ok else None for value, ok in zip(values, good, strict=True)]
+
+
+def scored(statistics: Array) -> NDArray[np.bool_]:
+    """Which rows of ``statistics`` [rows, k] could be scored."""
+    return np.asarray(~np.isnan(statistics[:, 0]))
