@@ -6,7 +6,8 @@ TrainerError
 ├── CheckpointError  a run that cannot be started, resumed or exported
 ├── TrainingError    training itself went wrong
 ├── PublishError     a server refused the package, or cannot be reached
-└── EvaluationError  answers cannot be had or cannot be scored
+├── EvaluationError  answers cannot be had or cannot be scored
+└── ServerStartError a server of our own does not start
 """
 
 from __future__ import annotations
@@ -38,3 +39,7 @@ class PublishError(TrainerError):
 
 class EvaluationError(TrainerError):
     """Answers cannot be had from the server, or cannot be scored as asked."""
+
+
+class ServerStartError(TrainerError):
+    """A ``hotswap serve`` that was started for a while does not become ready."""

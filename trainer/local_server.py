@@ -1,0 +1,106 @@
+"""``hotswap serve`` in the background on this machine, started as a user would start it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from trainer.errors import ServerStartError
+
+HOTSWAP = (sys.executable, "-m", "hotswap")
+START_SECONDS, STOP_SECONDS = 180, 60
+
+
+@dataclass
+class LocalServer:
+    """A running ``hotswap serve``; stopped at the end of a ``with`` block if it was not before."""
+
+    url: str
+    key: str
+    admin_key: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    exit_code: int | None = field(default=None)
+
+    def __enter__(self) -> LocalServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.exit_code is None:
+            self.stop()
+
+    def stop(self) -> int:
+        """Ask it to drain and wait for its end; gives the exit code."""
+        self.process.terminate()
+        try:
+            self.exit_code = self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._kill()
+        except KeyboardInterrupt:  # told to hurry: it must not outlive us
+            self._kill()
+            raise
+        assert self.exit_code is not None
+        return self.exit_code
+
+    def _kill(self) -> None:
+        self.process.kill()
+        self.exit_code = self.process.wait()
+
+
+def start_server(options: Sequence[str], log: Path) -> LocalServer:
+    """A server with ``options`` on a free port with keys of its own, not yet ready. Its output goes to ``log``."""
+    port = _free_port()
+    key, admin_key = secrets.token_urlsafe(16), secrets.token_urlsafe(16)
+    # keys go by the environment: other users can read a command line
+    env = environment({"HOTSWAP_API_KEY": key, "HOTSWAP_ADMIN_KEY": admin_key})
+    command = [*HOTSWAP, "serve", *options, "--host", "127.0.0.1", "--port", str(port)]
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env)
+    return LocalServer(f"http://127.0.0.1:{port}", key, admin_key, process, log)
+
+
+async def wait_until_ready(server: LocalServer) -> None:
+    """Raises ServerStartError with the server's last line when it ends, or is not ready in time."""
+    deadline = time.monotonic() + START_SECONDS
+    async with httpx.AsyncClient(timeout=5) as client:
+        while server.process.poll() is None:
+            try:
+                if (await client.get(f"{server.url}/ready")).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass  # it does not listen yet
+            if time.monotonic() > deadline:
+                raise ServerStartError(f"the server was not ready after {START_SECONDS} s; its log is {server.log}")
+            await asyncio.sleep(0.2)
+    raise ServerStartError(f"the server ended at its start: {last_line(server.log)} (its log is {server.log})")
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that says anything."""
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "it said nothing"
+
+
+def environment(more: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment, ``more``, and OpenMP threads that sleep while they wait.
+
+    Several processes share the cores; threads that spin for each other would take them from everyone else.
+    """
+    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **more}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
