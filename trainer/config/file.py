@@ -1,7 +1,8 @@
 """Reads a configuration from YAML, environment and command line: ``key=value`` over ``HOTSWAP_TRAIN_*`` over the file.
 
-A key is dotted (``training.learning_rate``) or, when it means one thing only, the last part alone (``learning_rate``).
-In the environment it is upper case with ``__`` for the dot. Unknown keys are refused with the nearest known one.
+A key is dotted (``training.learning_rate``) or, when it means one thing only, the last part alone (``learning_rate``),
+or another tool's name for it (``trainer.config.aliases``). In the environment it is upper case with ``__`` for the dot.
+Unknown keys are refused with the nearest known one.
 """
 
 from __future__ import annotations
@@ -23,24 +24,19 @@ from trainer.errors import ConfigError
 ENV_PREFIX = "HOTSWAP_TRAIN_"
 
 
-def load_config(path: Path, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> TrainConfig:
+def load_config(
+    path: Path | None, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None
+) -> TrainConfig:
     """The configuration in the YAML file ``path``, overridden by ``environ`` and then ``overrides``.
 
     The learning rate is filled in and paths are made absolute, so that the result stands for itself.
     Raises ConfigError naming the key.
     """
-    raw = _read_yaml(path)
-    for section in ("method", "preference"):
-        if isinstance(raw.get(section), str):
-            raw[section] = {"type": raw[section]}
+    raw: dict[str, Any] = {}
+    apply_layer(raw, _read_yaml(path).items() if path else ())
     check_keys(raw)
-    for key, value in _environment(os.environ if environ is None else environ):
-        _set(raw, key, value)
-    for item in overrides:
-        key, equals, value = item.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"{item!r} is not key=value")
-        _set(raw, key.removeprefix("--").replace("-", "_"), value)
+    apply_layer(raw, _environment(os.environ if environ is None else environ))
+    apply_layer(raw, map(_override, overrides))
     check_keys(raw)
     return _complete(convert(raw))
 
@@ -96,29 +92,25 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
     for name in sorted(environ):
         if name.startswith(ENV_PREFIX):
-            yield name.removeprefix(ENV_PREFIX).lower().replace("__", "."), environ[name]
+            yield name.removeprefix(ENV_PREFIX).lower().replace("__", "."), _value(environ[name])
 
 
-def _set(raw: dict[str, Any], key: str, text: str) -> None:
-    """Put the value written as ``text`` at ``key``, dotted or flat."""
+def _override(item: str) -> tuple[str, Any]:
+    key, equals, text = item.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{item!r} is not key=value")
+    return key.removeprefix("--").replace("-", "_"), _value(text)
+
+
+def _value(text: str) -> Any:
+    """What ``text`` would be in a YAML file; text that is no YAML is itself."""
     try:
-        value = yaml.load(text, _Loader) if text else None
+        return yaml.load(text, _Loader) if text else None
     except (yaml.YAMLError, ConfigError):
-        value = text
-    if key in ("method", "preference") and isinstance(value, str):  # the file's settings are for another one
-        current = raw.get(key)
-        raw[key] = current if isinstance(current, dict) and current.get("type") == value else {"type": value}
-        return
-    *sections, leaf = full_key(key, raw).split(".")
-    place = raw
-    for section in sections:
-        if not isinstance(place.get(section), dict):
-            place[section] = {}
-        place = place[section]
-    place[leaf] = value
+        return text
 
 
 def _plain_words(message: str) -> str:

@@ -51,8 +51,8 @@ def check_keys(raw: dict[str, Any]) -> None:
 
 
 def is_section(key: str) -> bool:
-    """Whether the undotted ``key`` names a group of keys."""
-    return key in ("method", "preference") or _struct_of(typing.get_type_hints(TrainConfig).get(key)) is not None
+    """Whether the dotted ``key`` names a group of keys."""
+    return key in ("method", "preference") or _struct_of(_known_keys({}).get(key)) is not None
 
 
 def choices_of(key: str) -> list[str]:
@@ -126,13 +126,13 @@ def _walk(raw: Mapping[str, Any], prefix: str, free: Sequence[str]) -> Iterator[
 
 
 def _unknown(key: str, known: Mapping[str, Any]) -> ConfigError:
-    leaves = {full.rsplit(".", 1)[-1]: full for full in known}
-    near = difflib.get_close_matches(key, known, 1, 0.6) or [
-        leaves[leaf] for leaf in difflib.get_close_matches(key.rsplit(".", 1)[-1], leaves, 1, 0.6)
-    ]
-    hint = f"; did you mean {near[0]!r}?" if near else ""
     leaf = key.rsplit(".", 1)[-1]
     owners = [kind for kind, struct in METHODS.items() if leaf in struct.__struct_fields__]
-    if owners and not near:
+    leaves = {full.rsplit(".", 1)[-1]: full for full in known}
+    near = difflib.get_close_matches(key, known, 1, 0.6) or [
+        leaves[close] for close in difflib.get_close_matches(leaf, leaves, 1, 0.6)
+    ]
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    if owners and leaf not in leaves:
         hint = f"; it belongs to the method {' and '.join(owners)}"
     return ConfigError(f"unknown key {key!r}{hint}")

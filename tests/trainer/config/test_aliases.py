@@ -1,0 +1,210 @@
+"""Other trainers' names for settings: what they set, what they refuse, and that the documentation says the same."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from trainer.config.aliases import ALIASES, SAME_NAMES
+from trainer.config.file import dump_config, load_config
+from trainer.config.keys import full_key
+from trainer.config.methods import METHODS, FreezeMethod, LoraMethod, PrefixMethod
+from trainer.config.schema import TrainConfig
+from trainer.errors import ConfigError
+
+DOC = Path(__file__).parents[3] / "docs" / "training" / "aliases.md"
+BASICS = ("output=out", "data.path=rows.jsonl")
+
+
+def load(*overrides: str) -> TrainConfig:
+    return load_config(None, [*BASICS, *overrides], {})
+
+
+def from_yaml(tmp_path: Path, text: str, *overrides: str) -> TrainConfig:
+    path = tmp_path / "c.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_config(path, overrides, {})
+
+
+def value_of(config: TrainConfig, key: str) -> Any:
+    place: Any = msgspec.to_builtins(config)
+    for part in key.split("."):
+        place = place[part]
+    return place
+
+
+def error_of(*overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(*overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "value"),
+    [
+        ("pre_seq_len=128", "method.tokens", 128),
+        ("lora_rank=16", "method.r", 16),
+        ("lora_r=4", "method.r", 4),
+        ("lora_alpha=32", "method.alpha", 32.0),
+        ("lora_dropout=0.1", "method.dropout", 0.1),
+        ("lora_target=q_proj,v_proj", "method.target_modules", ["q_proj", "v_proj"]),
+        ("lora_target=all", "method.target_modules", "all-linear"),
+        ("lora_target_linear=true", "method.target_modules", "all-linear"),
+        ("lora_module_name=query_key_value", "method.target_modules", ["query_key_value"]),
+        ("target_modules=q_proj,v_proj", "method.target_modules", ["q_proj", "v_proj"]),
+        ("target_modules=all-linear", "method.target_modules", "all-linear"),
+        ("target_modules=.*_proj", "method.target_modules", ".*_proj"),
+        ("freeze_trainable_layers=2", "method.layers", 2),
+        ("freeze_module_name=layers.27.,layers.26.", "method.modules", ["model.layers.27", "model.layers.26"]),
+        ("quantization_bit=4", "training.quantize", "nf4"),
+        ("quantization_bit=8", "training.quantize", "int8"),
+        ("load_in_4bit=true", "training.quantize", "nf4"),
+        ("load_in_8bit=false", "training.quantize", "none"),
+        ("bf16=true", "training.dtype", "bfloat16"),
+        ("bf16=auto", "training.dtype", "auto"),
+        ("fp16=false", "training.dtype", "auto"),
+        ("model_name_or_path=org/model", "base", "org/model"),
+        ("prompt_column=content", "data.columns.prompt", "content"),
+        ("response_column=summary", "data.columns.response", "summary"),
+        ("val_size=0.2", "data.validation", 0.2),
+        ("val_size=50", "data.validation", 50.0),
+        ("cutoff_len=512", "data.max_length", 512),
+        ("per_device_train_batch_size=2", "training.batch_size", 2),
+        ("micro_batch_size=3", "training.batch_size", 3),
+        ("gradient_accumulation_steps=16", "training.gradient_accumulation", 16),
+        ("num_train_epochs=2", "training.epochs", 2.0),
+        ("num_epochs=2", "training.epochs", 2.0),
+        ("max_steps=-1", "training.max_steps", None),
+        ("max_steps=5", "training.max_steps", 5),
+        ("warmup_ratio=0.1", "training.warmup", 0.1),
+        ("warmup_steps=20", "training.warmup", 20.0),
+        ("lr_scheduler_type=constant_with_warmup", "training.scheduler", "constant"),
+        ("logging_steps=10", "training.log_steps", 10),
+        ("save_total_limit=1", "training.keep_checkpoints", 1),
+        ("load_best_model_at_end=true", "training.best_checkpoint", True),
+        ("do_train=true", "training.epochs", 3.0),
+        ("--output-dir=elsewhere", "output", str(Path("elsewhere").absolute())),
+    ],
+)
+def test_a_name_of_another_tool_sets_ours(given: str, key: str, value: Any) -> None:
+    basics = BASICS[1:] if key == "output" else BASICS
+    assert value_of(load_config(None, [*basics, given], {}), key) == value
+
+
+def test_names_choose_the_method_they_belong_to(tmp_path: Path) -> None:
+    assert load("pre_seq_len=8").method == PrefixMethod(tokens=8, projection=False)
+    assert load("pre_seq_len=8", "prefix_projection=true").method == PrefixMethod(tokens=8, projection=True)
+    assert load("finetuning_type=freeze", "freeze_trainable_layers=3").method == FreezeMethod(layers=3)
+    assert load("train_type=ptuning", "pre_seq_len=8").method == PrefixMethod(tokens=8, projection=False)
+    qlora = load("adapter=qlora", "lora_r=4", "load_in_4bit=true")
+    assert (qlora.method, qlora.training.quantize) == (LoraMethod(r=4), "nf4")
+    file = "output: out\ndata: rows.jsonl\npre_seq_len: 8\n"
+    assert from_yaml(tmp_path, file, "prefix_projection=true").method == PrefixMethod(tokens=8, projection=True)
+    assert from_yaml(tmp_path, file, "method=lora", "lora_r=2").method == LoraMethod(r=2)
+
+
+def test_a_file_of_another_tool_may_be_flat(tmp_path: Path) -> None:
+    text = (
+        "model_name_or_path: org/model\nstage: sft\ndo_train: true\nfinetuning_type: lora\nlora_target: all\n"
+        "lora_rank: 8\ncutoff_len: 256\noutput_dir: out\nlogging_steps: 10\nlearning_rate: 1.0e-4\n"
+        "num_train_epochs: 3.0\nlr_scheduler_type: cosine\nwarmup_ratio: 0.1\nbf16: true\nval_size: 0.1\n"
+        "per_device_train_batch_size: 1\ngradient_accumulation_steps: 8\nresume_from_checkpoint: null\n"
+        "data: {path: rows.jsonl}\n"
+    )
+    config = from_yaml(tmp_path, text)
+    assert config.method == LoraMethod(r=8, target_modules="all-linear")
+    assert (config.data.max_length, config.data.too_long) == (256, "cut_end")
+    training = config.training
+    assert (training.learning_rate, training.scheduler, training.warmup) == (1e-4, "cosine", 0.1)
+    again = tmp_path / "again.yaml"
+    again.write_text(dump_config(config), encoding="utf-8")
+    assert load_config(again, (), {}) == config
+
+
+def test_names_may_stand_inside_a_section_and_are_overridden_by_the_command_line(tmp_path: Path) -> None:
+    text = "output: out\ndata: rows.jsonl\ntraining: {num_train_epochs: 2, logging_steps: 3}\n"
+    training = from_yaml(tmp_path, text, "epochs=5").training
+    assert (training.epochs, training.log_steps) == (5.0, 3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["epochs=1", "num_train_epochs=2"], "epochs says training.epochs: 1, but num_train_epochs says 2"),
+        (["lora_r=1", "lora_rank=2"], "give one of them"),
+        (["method=lora", "finetuning_type=freeze"], "method says method.type: lora, but finetuning_type says freeze"),
+        (["method=lora", "pre_seq_len=8"], "pre_seq_len belongs to the method prefix, but the method is lora"),
+        (["pre_seq_len=8", "lora_r=8"], "lora_r belongs to the method lora, but the method is prefix"),
+        (["quantization_bit=3"], "quantization_bit: '3' has no counterpart here; known are 4, 8"),
+        (["quantization_bit=4", "load_in_8bit=true"], "training.quantize: nf4, but load_in_8bit says int8"),
+        (["fp16=true"], "fp16: leave it out, or use training.dtype: bfloat16"),
+        (["eval_strategy=epoch"], "say how often with training.eval_steps"),
+        (["do_train=false"], "hotswap eval"),
+        (["overwrite_output_dir=true"], "give the switch --overwrite"),
+        (["lr_scheduler_type=wild"], "lr_scheduler_type: 'wild' has no counterpart here; known are linear, "),
+        (["per_device_train_batch_size=0"], "training.batch_size: Expected int >= 1"),
+        (["per_device_train_batchsize=1"], "unknown key"),
+    ],
+)
+def test_contradictions_and_what_has_no_counterpart_are_refused(overrides: list[str], words: str) -> None:
+    assert words in error_of(*overrides)
+
+
+def test_the_same_value_twice_is_no_contradiction() -> None:
+    assert load("epochs=2", "num_train_epochs=2").training.epochs == 2.0
+    assert load("warmup_ratio=0.1", "warmup_steps=0").training.warmup == 0.1
+
+
+def test_names_without_effect_say_so(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        load("overwrite_cache=true", "preprocessing_num_workers=4")
+    assert [record.getMessage() for record in caplog.records] == [
+        "overwrite_cache has no effect: nothing is kept between runs",
+        "preprocessing_num_workers has no effect: one process reads the data",
+    ]
+
+
+def keys_of(kind: str) -> dict[str, Any]:
+    return {"method": {"type": kind}}
+
+
+def test_every_name_leads_to_a_key_that_exists() -> None:
+    for alias in ALIASES.values():
+        if alias.ours:
+            kinds = [alias.method] if alias.method else list(METHODS)
+            assert any(_exists(alias.ours, kind) for kind in kinds), alias.name
+    for name in SAME_NAMES:
+        assert name not in ALIASES
+        assert _exists(name, "lora"), name
+
+
+def _exists(key: str, kind: str) -> bool:
+    try:
+        full_key(key, keys_of(kind))
+    except ConfigError:
+        return False
+    return True
+
+
+def table() -> str:
+    """The table of names as the documentation holds it."""
+    rows = ["| name | from | here | how |", "|---|---|---|---|"]
+    for alias in sorted(ALIASES.values(), key=lambda alias: alias.name):
+        how = [alias.conversion.words] if alias.conversion.words else []
+        how += [f"method {alias.method}"] if alias.method else []
+        how += [f"with {key}: {str(value).lower()}" for key, value in alias.with_it.items()]
+        ours = f"`{alias.ours}`" if alias.ours else ""
+        rows.append(f"| `{alias.name}` | {alias.tools} | {ours} | {'; '.join(how)} |")
+    rows += ["", "The same here: " + ", ".join(f"`{name}`" for name in SAME_NAMES) + "."]
+    return "\n".join(rows) + "\n"
+
+
+def test_the_documentation_holds_the_table() -> None:
+    begin, end = "<!-- table -->\n", "<!-- end of table -->"
+    text = DOC.read_text(encoding="utf-8")
+    assert text[text.index(begin) + len(begin) : text.index(end)] == table()

@@ -1,0 +1,216 @@
+"""Names of settings in other trainers, and what they are here: a table, and nothing that reads files or flags.
+
+A name takes over the value that was given, not the defaults of the tool it comes from; where the value alone would mean
+something else here, ``with_it`` says what goes with it. docs/training/aliases.md is made from this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainer.config.conversions import (
+    ADAPTER,
+    AS_IS,
+    COUNT,
+    LAYER_PATHS,
+    LIST,
+    NAMES,
+    NOT_GIVEN,
+    Conversion,
+    choice,
+    only,
+    when_true,
+    without_effect,
+)
+
+HF = "transformers, TRL, LLaMA-Factory"
+GLM = "ChatGLM"  # the P-Tuning scripts of ChatGLM-6B and ChatGLM2-6B
+GLM_HF = f"{GLM}, {HF}"
+TUNE = "ChatGLM-Finetuning"  # the scripts that compare P-Tuning v2, Freeze and LoRA
+FACTORY = "LLaMA-Factory"
+AXOLOTL = "Axolotl"
+TRL = "TRL"
+ALL = f"{HF}, {AXOLOTL}"
+
+
+@dataclass(frozen=True)
+class Alias:
+    """One name of ``tools`` for our key ``ours`` (empty where there is no counterpart).
+
+    ``method`` is the training method that the name belongs to, chosen by it where none is named. ``with_it`` are values
+    of other keys that hold unless they are given. A switch needs no value as a flag.
+    """
+
+    name: str
+    tools: str
+    ours: str
+    conversion: Conversion = AS_IS
+    method: str | None = None
+    with_it: Mapping[str, Any] = field(default_factory=dict)
+    is_switch: bool = False
+
+
+_METHODS = {"lora": "lora", "freeze": "freeze", "full": "full", "oft": "oft"}
+_SCHEDULERS = {
+    **{name: name for name in ("linear", "cosine", "constant", "cosine_with_restarts", "polynomial", "inverse_sqrt")},
+    "constant_with_warmup": "constant",
+}
+_OPTIMIZERS = {
+    **dict.fromkeys(("adamw_torch", "adamw_torch_fused", "adamw_hf"), "adamw"),
+    "adamw_bnb_8bit": "adamw_8bit",
+    **{name: name for name in ("adamw_8bit", "paged_adamw_8bit", "lion_8bit", "adafactor", "sgd")},
+}
+_DTYPE = {"true": "bfloat16", "auto": "auto", "false": NOT_GIVEN}
+_CUT = {"data.too_long": "cut_end"}
+_PLAIN = {"method.projection": False}
+_COMPLETION_ONLY = {"true": "all_answers", "false": "everything"}
+_STEPS = only(("steps",), "say how often with training.eval_steps and training.save_steps")
+_FILE = only((), "name the file itself with data.path")
+
+_MODEL_AND_METHOD = (
+    Alias("model_name_or_path", GLM_HF, "base"),
+    Alias("base_model", AXOLOTL, "base"),
+    Alias("quantization_bit", f"{GLM}, {FACTORY}", "training.quantize", choice({"4": "nf4", "8": "int8"})),
+    Alias("load_in_4bit", f"{AXOLOTL}, {TRL}", "training.quantize", when_true("nf4"), is_switch=True),
+    Alias("load_in_8bit", f"{AXOLOTL}, {TRL}", "training.quantize", when_true("int8"), is_switch=True),
+    Alias("bf16", ALL, "training.dtype", choice(_DTYPE), is_switch=True),
+    Alias("fp16", ALL, "", only(("false",), "leave it out, or use training.dtype: bfloat16"), is_switch=True),
+    Alias("finetuning_type", FACTORY, "method", choice(_METHODS)),
+    Alias("train_type", TUNE, "method", choice({**_METHODS, "ptuning": "prefix", "all": "full"})),
+    Alias("adapter", AXOLOTL, "method", ADAPTER),
+    Alias("use_peft", TRL, "method", when_true("lora"), is_switch=True),
+    Alias("pre_seq_len", f"{GLM}, {TUNE}", "method.tokens", method="prefix", with_it=_PLAIN),
+    Alias("prefix_projection", f"{GLM}, {TUNE}", "method.projection", method="prefix", is_switch=True),
+    Alias("lora_r", f"{TRL}, {AXOLOTL}", "method.r", method="lora"),
+    Alias("lora_rank", FACTORY, "method.r", method="lora"),
+    Alias("lora_dim", TUNE, "method.r", method="lora"),
+    Alias("lora_alpha", f"{FACTORY}, {AXOLOTL}, {TRL}, {TUNE}", "method.alpha", method="lora"),
+    Alias("lora_dropout", f"{FACTORY}, {AXOLOTL}, {TRL}, {TUNE}", "method.dropout", method="lora"),
+    Alias("lora_target", FACTORY, "method.target_modules", NAMES, method="lora"),
+    Alias("lora_target_modules", f"{AXOLOTL}, {TRL}", "method.target_modules", NAMES, method="lora"),
+    Alias("lora_module_name", TUNE, "method.target_modules", NAMES, method="lora"),
+    Alias("lora_target_linear", AXOLOTL, "method.target_modules", when_true("all-linear"), "lora", is_switch=True),
+    Alias("target_modules", "peft", "method.target_modules", NAMES),
+    Alias("num_virtual_tokens", "peft", "method.tokens"),
+    Alias("peft_use_dora", AXOLOTL, "method.use_dora", method="lora", is_switch=True),
+    Alias("peft_use_rslora", AXOLOTL, "method.use_rslora", method="lora", is_switch=True),
+    Alias("freeze_trainable_layers", FACTORY, "method.layers", method="freeze"),
+    Alias("freeze_extra_modules", FACTORY, "method.modules", LIST, method="freeze"),
+    Alias("freeze_module_name", TUNE, "method.modules", LAYER_PATHS, method="freeze", with_it={"method.layers": 0}),
+)
+
+_DATA = (
+    Alias("train_file", GLM, "data.path"),
+    Alias("train_path", TUNE, "data.path"),
+    Alias("dataset_name", TRL, "data.path"),
+    Alias("dataset", FACTORY, "", _FILE),
+    Alias("datasets", AXOLOTL, "", _FILE),
+    Alias("validation_file", GLM, "data.validation"),
+    Alias("test_path", TUNE, "data.validation"),
+    Alias("val_size", FACTORY, "data.validation"),
+    Alias("val_set_size", AXOLOTL, "data.validation"),
+    Alias("prompt_column", GLM, "data.columns.prompt"),
+    Alias("response_column", GLM, "data.columns.response"),
+    Alias("test_file", GLM, "data.test"),
+    Alias("history_column", GLM, "data.columns.history"),
+    Alias("source_prefix", GLM, "data.prompt_prefix"),
+    Alias("max_samples", FACTORY, "data.max_rows"),
+    Alias("max_train_samples", GLM, "data.max_rows"),
+    Alias("max_source_length", GLM, "data.max_prompt_length"),
+    Alias("max_target_length", GLM, "data.max_response_length"),
+    Alias("max_src_len", TUNE, "data.max_prompt_length"),
+    Alias("train_on_prompt", FACTORY, "data.learn", when_true("everything"), is_switch=True),
+    Alias("train_on_inputs", AXOLOTL, "data.learn", when_true("everything"), is_switch=True),
+    Alias("mask_history", FACTORY, "data.learn", when_true("last_answer"), is_switch=True),
+    Alias("completion_only_loss", TRL, "data.learn", choice(_COMPLETION_ONLY), is_switch=True),
+    Alias("assistant_only_loss", TRL, "data.learn", when_true("all_answers"), is_switch=True),
+    Alias("cutoff_len", FACTORY, "data.max_length", with_it=_CUT),
+    Alias("max_seq_length", TRL, "data.max_length", with_it=_CUT),
+    Alias("max_len", TUNE, "data.max_length", with_it=_CUT),
+    Alias("sequence_len", AXOLOTL, "data.max_length"),
+    Alias("default_system", FACTORY, "data.system_prompt"),
+    Alias("default_system_message", AXOLOTL, "data.system_prompt"),
+)
+
+_LOOP = (
+    Alias("output_dir", ALL, "output"),
+    Alias("num_train_epochs", GLM_HF, "training.epochs"),
+    Alias("num_epochs", AXOLOTL, "training.epochs"),
+    Alias("max_steps", GLM_HF, "training.max_steps", COUNT),
+    Alias("per_device_train_batch_size", GLM_HF, "training.batch_size"),
+    Alias("micro_batch_size", AXOLOTL, "training.batch_size"),
+    Alias("gradient_accumulation_steps", f"{GLM_HF}, {AXOLOTL}", "training.gradient_accumulation"),
+    Alias("lr_scheduler_type", GLM_HF, "training.scheduler", choice(_SCHEDULERS)),
+    Alias("lr_scheduler", AXOLOTL, "training.scheduler", choice(_SCHEDULERS)),
+    Alias("warmup_ratio", ALL, "training.warmup", COUNT),
+    Alias("warmup_steps", ALL, "training.warmup", COUNT),
+    Alias("optim", GLM_HF, "training.optimizer", choice(_OPTIMIZERS)),
+    Alias("optimizer", AXOLOTL, "training.optimizer", choice({**_OPTIMIZERS, "adamw": "adamw"})),
+    Alias("logging_steps", GLM_HF, "training.log_steps"),
+    Alias("show_loss_step", TUNE, "training.log_steps"),
+    Alias("save_total_limit", ALL, "training.keep_checkpoints"),
+    Alias("load_best_model_at_end", ALL, "training.best_checkpoint", is_switch=True),
+    Alias("early_stopping_patience", AXOLOTL, "training.early_stopping"),
+    Alias("report_to", HF, "training.tensorboard", choice({"none": NOT_GIVEN, "tensorboard": True})),
+    Alias("eval_strategy", ALL, "", _STEPS),
+    Alias("evaluation_strategy", ALL, "", _STEPS),
+    Alias("save_strategy", ALL, "", _STEPS),
+    Alias("metric_for_best_model", ALL, "", only(("loss", "eval_loss"), "the validation loss decides")),
+    Alias("stage", FACTORY, "", only(("sft",), "the section preference is for dpo and kto")),
+    Alias("do_train", GLM_HF, "", only(("true",), "to score an adapter use hotswap eval"), is_switch=True),
+    Alias("do_predict", GLM_HF, "", only(("false",), "to score an adapter use hotswap eval"), is_switch=True),
+    Alias("overwrite_output_dir", GLM_HF, "", only(("false",), "give the switch --overwrite"), is_switch=True),
+    Alias("resume_from_checkpoint", ALL, "", only(("false",), "give the switch --resume"), is_switch=True),
+)
+
+_WITHOUT_EFFECT = {
+    "do_eval": "validation rows are evaluated wherever there are any",
+    "per_device_eval_batch_size": "validation takes batches of training.batch_size; its loss is the same for any",
+    "predict_with_generate": "answers are scored by hotswap eval",
+    "plot_loss": "loss.png is always drawn",
+    "group_by_length": "rows of like length always train together",
+    "overwrite_cache": "nothing is kept between runs",
+    "preprocessing_num_workers": "one process reads the data",
+    "dataloader_num_workers": "one process reads the data",
+    "ddp_find_unused_parameters": "nothing here needs it",
+    "ddp_timeout": "nothing here needs it",
+    "logging_dir": "TensorBoard's files are in the output's folder tensorboard",
+    "save_safetensors": "weights are always safetensors",
+    "use_fast_tokenizer": "tokenizers are always the fast ones",
+    "trust_remote_code": "code in a base is never run",
+    "flash_attn": "transformers chooses the kernel of attention",
+    "flash_attention": "transformers chooses the kernel of attention",
+    "attn_implementation": "transformers chooses the kernel of attention",
+}
+_SWITCHES_WITHOUT_EFFECT = ("do_eval", "predict_with_generate", "plot_loss", "group_by_length", "overwrite_cache")
+
+# Names of other tools that are ours too, and mean the same.
+SAME_NAMES = (
+    "learning_rate",
+    "weight_decay",
+    "max_grad_norm",
+    "save_steps",
+    "eval_steps",
+    "gradient_checkpointing",
+    "seed",
+    "max_length",
+    "neftune_noise_alpha",
+    "loraplus_lr_ratio",
+    "use_rslora",
+    "use_dora",
+)
+
+ALIASES: dict[str, Alias] = {
+    alias.name: alias
+    for alias in (
+        *_MODEL_AND_METHOD,
+        *_DATA,
+        *_LOOP,
+        *(
+            Alias(name, "several", "", without_effect(why), is_switch=name in _SWITCHES_WITHOUT_EFFECT)
+            for name, why in _WITHOUT_EFFECT.items()
+        ),
+    )
+}
