@@ -18,12 +18,14 @@ from trainer.base_model import Base, load_base
 from trainer.config.file import dump_config
 from trainer.config.schema import TrainConfig
 from trainer.data.load import TrainingData, describe_dropped, load_data
+from trainer.data.packing import pack
 from trainer.errors import CheckpointError
 from trainer.evaluation.greedy import exact_match
 from trainer.export import PACKAGE_DIR, export_adapter
 from trainer.loop.callbacks import RecordCallback, StopCallback, peak_memory_mb, stop_on_signals
 from trainer.loop.checkpoint import check_identity, checkpoints, identity_of, step_of
 from trainer.loop.metrics import METRICS_FILE, MetricsFile, read_metrics
+from trainer.loop.packing import check_packing
 from trainer.loop.plot import PLOT_FILE, plot_losses
 from trainer.loop.progress import Display, SilentDisplay
 from trainer.loop.trainer import AdapterTrainer, make_arguments, total_steps
@@ -65,13 +67,23 @@ def train(
     if checkpoint:
         check_identity(checkpoint, identity)
     set_seed(config.training.seed)
-    model = apply_method(base, config.method, total_steps(config.training, len(data.train)))
+    packing = pack(data.train, config.data.max_length) if config.training.packing else None
+    rows = len(packing or data.train)
+    model = apply_method(base, config.method, total_steps(config.training, rows))
+    if packing:
+        check_packing(model, base.model.config.vocab_size)
     display.message(_headline(config, base, data, model))
     _write_config(output, config)
     metrics = MetricsFile(output / METRICS_FILE, resume_step=step_of(checkpoint) if checkpoint else None)
     stop = StopCallback()
     trainer = AdapterTrainer(
-        model, make_arguments(config, len(data.train)), data, base.pad_id, identity=identity, callbacks=[stop]
+        model,
+        make_arguments(config, rows),
+        data,
+        base.pad_id,
+        identity=identity,
+        callbacks=[stop],
+        packing=packing,
     )
     trainer.add_callback(RecordCallback(metrics, display, lambda: trainer.tokens_seen))
     seconds = _run(trainer, stop, display, checkpoint)

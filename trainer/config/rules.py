@@ -8,6 +8,8 @@ from trainer.config.schema import TrainConfig
 from trainer.config.training import TrainingConfig
 from trainer.errors import ConfigError
 
+UNPACKABLE = ("prefix", "prompt", "p_tuning")  # kinds with virtual tokens
+
 
 def check(config: TrainConfig) -> None:
     """Raise ConfigError, naming the key, for values that do not go together."""
@@ -15,6 +17,7 @@ def check(config: TrainConfig) -> None:
         raise ConfigError("output: give the directory that receives the run")
     _check_data(config.data)
     _check_method(config)
+    _check_packing(config)
     _check_steps(config.training, has_validation=config.data.validation != 0)
 
 
@@ -43,6 +46,16 @@ def _check_method(config: TrainConfig) -> None:
             f"training.quantize: {method.KIND} works on the base's weights themselves, so it cannot be trained on "
             f"{config.training.quantize}; use {' or '.join(method.QUANTIZED)}"
         )
+
+
+def _check_packing(config: TrainConfig) -> None:
+    if config.training.packing and config.method.KIND in UNPACKABLE:
+        raise ConfigError(
+            f"training.packing: {config.method.KIND} stands before a whole row, not before every example packed into "
+            "it, so it would learn something else; set it to false"
+        )
+    if config.training.packing and config.preference:
+        raise ConfigError("training.packing: preference training compares whole rows; set it to false")
 
 
 def _check_steps(training: TrainingConfig, has_validation: bool) -> None:

@@ -15,7 +15,8 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     ``max_steps`` overrides ``epochs``. ``warmup`` below 1 is a share of the steps, otherwise a number of steps.
     ``dtype`` auto is bfloat16 where the hardware multiplies it natively, else float32. ``exact_match_rows`` validation
-    rows are answered greedily at the end and compared with their responses.
+    rows are answered greedily at the end and compared with their responses. ``packing`` puts several examples into
+    one row of data.max_length tokens; batch_size counts rows.
     """
 
     learning_rate: PositiveFloat | None = None
@@ -37,4 +38,5 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     quantize: Literal["none", "nf4", "nf4-dq", "fp4", "fp4-dq", "int8"] = "none"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     gradient_checkpointing: bool = False
+    packing: bool = False
     threads: Positive | None = None

@@ -20,6 +20,7 @@ from trainer.config.schema import TrainConfig
 from trainer.config.training import TrainingConfig
 from trainer.data.batches import Collator, ExampleDataset, LengthBucketSampler
 from trainer.data.load import TrainingData
+from trainer.data.packing import PackedCollator, PackedDataset, PackedSampler, Packing
 from trainer.loop.checkpoint import STATE_FILE, RunIdentity, load_parameters, save_parameters
 from trainer.loop.dynamics import DynamicsCallback
 from trainer.loop.loss import LabelledHead, row_losses, token_losses
@@ -40,12 +41,13 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         *,
         identity: RunIdentity,
         callbacks: Sequence[TrainerCallback],
+        packing: Packing | None = None,
     ) -> None:
         super().__init__(
             model=model,
             args=arguments,
-            data_collator=Collator(pad_id),
-            train_dataset=ExampleDataset(data.train),
+            data_collator=PackedCollator(pad_id) if packing else Collator(pad_id),
+            train_dataset=PackedDataset(data.train, packing) if packing else ExampleDataset(data.train),
             eval_dataset=ExampleDataset(data.validation) if data.validation else None,
             callbacks=list(callbacks),
         )
@@ -67,7 +69,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
     ) -> Tensor:
         """The mean loss per label over the whole accumulated batch, this part's share of it."""
         labels = inputs.pop("labels")
-        self.tokens_seen += int(inputs["attention_mask"].sum())
+        counts = inputs.pop("num_tokens") if "num_tokens" in inputs else inputs["attention_mask"]  # packed or not
+        self.tokens_seen += int(counts.sum())
         losses = token_losses(self.head.logits(model, inputs, labels), labels)
         count = num_items_in_batch if num_items_in_batch is not None else losses.numel()
         processes: int = self.accelerator.num_processes  # gradients are averaged over them, labels were summed
@@ -101,8 +104,10 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
             self._load_best_model()
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any]:
         dataset = train_dataset or self.train_dataset
+        if isinstance(dataset, PackedDataset):
+            return PackedSampler(dataset.packing, self.args.seed)
         lengths = [len(example) for example in dataset.examples]
         batch = self.args.per_device_train_batch_size * self.args.world_size
         return LengthBucketSampler(lengths, batch, self.args.seed)
