@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 import yaml
 
-from trainer.config.keys import check_keys, choices_of, full_key
+from trainer.config.keys import check_keys, choices_of
+from trainer.config.layers import apply_layer
 from trainer.config.rules import check
 from trainer.config.schema import TrainConfig
 from trainer.errors import ConfigError
