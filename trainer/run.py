@@ -55,6 +55,10 @@ def train(
     Raises TrainerError, or BaseModelError for the base.
     """
     display = display or SilentDisplay()
+    if config.preference:
+        from trainer.preference.run import train_preference
+
+        return train_preference(config, resume=resume, overwrite=overwrite, display=display)
     output = Path(config.output)
     checkpoint = _open_output(output, resume, overwrite)
     if config.training.threads:

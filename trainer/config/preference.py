@@ -6,15 +6,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
 
-from trainer.config.methods import Positive, PositiveFloat, Share
+from trainer.config.methods import LoraMethod, Positive, PositiveFloat, PrefixMethod, Share
+from trainer.config.training import TrainingConfig
+from trainer.errors import ConfigError
 
 NotNegative = Annotated[float, Meta(ge=0)]
 TAG = "type"
+_SMOOTHED = ("robust", "exo_pair", "aot", "aot_unpaired")
+
+
+class PreferenceColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which columns hold what beside the prompt, whose columns are those of ``data.columns``."""
+
+    chosen: str = "chosen"
+    rejected: str = "rejected"
+    completion: str = "completion"
+    label: str = "label"
 
 
 class DpoPreference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="dpo", tag_field=TAG):
@@ -46,6 +58,7 @@ class DpoPreference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     label_smoothing: Annotated[float, Meta(ge=0, lt=0.5)] = 0.0
     ld_alpha: Annotated[float, Meta(ge=0, le=1)] | None = None
     disable_dropout: bool = True
+    columns: PreferenceColumns = PreferenceColumns()
 
     KIND: ClassVar[str] = "dpo"
     LEARNING_RATE_SCALE: ClassVar[float] = 0.1
@@ -62,6 +75,7 @@ class KtoPreference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     desirable_weight: PositiveFloat = 1.0
     undesirable_weight: PositiveFloat = 1.0
     disable_dropout: bool = True
+    columns: PreferenceColumns = PreferenceColumns()
 
     KIND: ClassVar[str] = "kto"
     LEARNING_RATE_SCALE: ClassVar[float] = 0.1
@@ -77,6 +91,7 @@ class RewardPreference(
 
     center_rewards: NotNegative = 0.0
     disable_dropout: bool = True
+    columns: PreferenceColumns = PreferenceColumns()
 
     KIND: ClassVar[str] = "reward"
     LEARNING_RATE_SCALE: ClassVar[float] = 0.2
@@ -109,3 +124,63 @@ Preference = DpoPreference | KtoPreference | RewardPreference | GrpoPreference
 PREFERENCES: dict[str, type[Preference]] = {
     kind.KIND: kind for kind in (DpoPreference, KtoPreference, RewardPreference, GrpoPreference)
 }
+
+
+def check_preference(
+    preference: Preference, method: Any, training: TrainingConfig, *, too_long: str, added_tokens: bool
+) -> None:
+    """Raise ConfigError, naming the key, for values that do not go together."""
+    kind = preference.KIND
+    if training.exact_match_rows:
+        raise ConfigError(f"training.exact_match_rows: {kind} has no responses to match; leave it out")
+    if added_tokens:
+        raise ConfigError(
+            f"added_tokens: the reference of {kind} is the base, which does not know them; leave them out"
+        )
+    if getattr(training, "packing", False):
+        raise ConfigError(f"training.packing: {kind} compares whole answers, which are not packed")
+    if too_long == "split":
+        raise ConfigError(f"data.too_long: split is not for {kind}; choose drop, cut_start or cut_end")
+    if getattr(preference, "disable_dropout", False) and getattr(method, "dropout", 0.0):
+        raise ConfigError(
+            f"method.dropout: {kind} trains without dropout; set it to 0, or preference.disable_dropout to false"
+        )
+    if isinstance(preference, DpoPreference):
+        _check_smoothing(preference)
+    elif isinstance(preference, KtoPreference) and preference.loss_type == "kto" and training.batch_size < 2:
+        raise ConfigError("training.batch_size: kto compares the rows of a batch with each other; give at least 2")
+    elif isinstance(preference, RewardPreference) and not isinstance(method, LoraMethod):
+        raise ConfigError(f"method.type: reward models are trained with lora (dora, rslora), not with {method.KIND}")
+    elif isinstance(preference, GrpoPreference):
+        _check_grpo(preference, method, training)
+
+
+def _check_smoothing(preference: DpoPreference) -> None:
+    smoothed = preference.loss_type in _SMOOTHED
+    if preference.label_smoothing and not smoothed:
+        raise ConfigError(f"preference.label_smoothing: only for the losses {', '.join(_SMOOTHED)}")
+    if preference.loss_type == "exo_pair" and not preference.label_smoothing:
+        raise ConfigError("preference.label_smoothing: the loss exo_pair needs one above 0, for instance 1e-3")
+
+
+def _check_grpo(preference: GrpoPreference, method: Any, training: TrainingConfig) -> None:
+    if ":" not in preference.reward:
+        raise ConfigError("preference.reward: write module:function or file.py:function")
+    if isinstance(method, PrefixMethod) or method.KIND in ("prompt", "p_tuning"):
+        raise ConfigError(f"method.type: grpo lets the model answer while it trains, which {method.KIND} cannot yet")
+    answers = training.batch_size * training.gradient_accumulation
+    if answers % preference.num_generations:
+        raise ConfigError(
+            f"preference.num_generations: {preference.num_generations} does not divide the {answers} answers of a "
+            "step (training.batch_size times gradient_accumulation)"
+        )
+
+
+def summary_of(preference: Preference) -> dict[str, str | int | float | bool]:
+    """The settings by flat names, for a package. Of a reward's source only the function's name: paths stay at home."""
+    out: dict[str, str | int | float | bool] = {"preference": preference.KIND}
+    for key, value in msgspec.to_builtins(preference).items():
+        if isinstance(value, (str, int, float)) and key != TAG:
+            name = str(value).rpartition(":")[2] if key == "reward" else value
+            out[f"preference_{key}"] = name
+    return out

@@ -21,6 +21,8 @@ from trainer.errors import TrainingError
 from trainer.loop.metrics import MetricsFile
 from trainer.loop.progress import Display, Reading
 
+_OTHERS = ("kl", "accuracy", "margin", "reward")
+
 
 class RecordCallback(TrainerCallback):  # type: ignore[misc]
     """Writes metrics and shows progress. ``tokens_seen`` says how many tokens this process has trained on."""
@@ -47,7 +49,9 @@ class RecordCallback(TrainerCallback):  # type: ignore[misc]
         if "loss" in logs:
             self._record_step(state, logs)
         elif "eval_loss" in logs:
-            self._metrics.append({"step": state.global_step, "epoch": state.epoch, "eval_loss": logs["eval_loss"]})
+            self._metrics.append(
+                {"step": state.global_step, "epoch": state.epoch, "eval_loss": logs["eval_loss"], **_others(logs)}
+            )
             self._display.message(
                 f"step {state.global_step}/{state.max_steps}  validation loss {logs['eval_loss']:.4f}"
             )
@@ -79,6 +83,7 @@ class RecordCallback(TrainerCallback):  # type: ignore[misc]
                 "tokens_per_second": round(reading.tokens_per_second, 1),
                 "seconds": round(now - self._began, 3),
                 "peak_memory_mb": round(reading.peak_memory_mb, 1),
+                **_others(logs),
             }
         )
         self._display.update(reading)
@@ -87,6 +92,11 @@ class RecordCallback(TrainerCallback):  # type: ignore[misc]
                 f"the loss became {logs['loss']} at step {state.global_step}; lower training.learning_rate "
                 "(the checkpoints before it are kept)"
             )
+
+
+def _others(logs: dict[str, float]) -> dict[str, float]:
+    """Figures of the trainer's own, such as those of preference training."""
+    return {name: value for name, value in logs.items() if "/" in name or name.removeprefix("eval_") in _OTHERS}
 
 
 class StopCallback(TrainerCallback):  # type: ignore[misc]

@@ -1,0 +1,109 @@
+"""A model with any adapter of ours, as trl's trainers ask for one: token log-probabilities of what is labelled.
+
+trl patches a fused output head into models that it knows, and finds the reference by switching peft's adapters off.
+Neither works for prefix tuning and other methods of our own, and both work around the output head. Here the model's
+own forward is used, with its head only where something is labelled, whatever stands in between.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.base_model import Base
+from trainer.data.batches import Collator
+from trainer.data.examples import IGNORED, Example
+from trainer.loop.loss import LabelledHead, token_losses
+
+
+@dataclass
+class TokenOutputs:
+    """Each [batch, length - 1], for the token behind each position; 0 where there is no label.
+
+    ``log_probs`` has a gradient; ``entropy`` (of the distribution), ``mean_logits`` (over the vocabulary) and
+    ``is_top1`` (whether the token is the likeliest) are for trl's metrics.
+    """
+
+    log_probs: Tensor
+    entropy: Tensor
+    mean_logits: Tensor
+    is_top1: Tensor
+
+
+class PolicyModel(nn.Module):
+    """``model`` behind the interface of trl's trainers. Its own parameters are those of ``model``."""
+
+    def __init__(self, model: Any, base: Base) -> None:
+        super().__init__()
+        self.model = model
+        self.head = LabelledHead(model)
+        self.config = copy.deepcopy(base.model.config)  # trl writes the pad token into both
+        self.generation_config = copy.deepcopy(getattr(base.model, "generation_config", None))
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, fused_lm_head: bool = True, **_: Any
+    ) -> TokenOutputs:
+        """Score the tokens that ``labels`` [batch, length] holds; it is IGNORED elsewhere."""
+        logits = self.head.logits(self.model, {"input_ids": input_ids, "attention_mask": attention_mask}, labels)
+        wanted = labels[:, 1:] != IGNORED
+
+        def spread(values: Tensor) -> Tensor:
+            return values.new_zeros(wanted.shape).masked_scatter(wanted, values)
+
+        with torch.no_grad():
+            plain = logits.detach().float()
+            log_softmax = plain.log_softmax(-1)
+            entropy = -(log_softmax.exp() * log_softmax).sum(-1)
+            top1 = plain.argmax(-1) == labels[:, 1:][wanted]
+        return TokenOutputs(
+            spread(-token_losses(logits, labels)), spread(entropy), spread(plain.mean(-1)), spread(top1)
+        )
+
+    def add_model_tags(self, tags: Any) -> None:
+        """trl's marks for a hub; ours is no model to upload."""
+
+    def state_dict(self, *_args: Any, **_kwargs: Any) -> dict[str, Tensor]:
+        """Nothing: checkpoints are written by parameter name (``trainer.loop.checkpoint``)."""
+        return {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        device: torch.device = self.model.device
+        return device
+
+    def activation_checkpointing_enable(self, **arguments: Any) -> None:
+        """As the model's own."""
+        renamed = getattr(self.model, "activation_checkpointing_enable", None)  # during transformers 5
+        (renamed or self.model.gradient_checkpointing_enable)(**arguments)
+
+    gradient_checkpointing_enable = activation_checkpointing_enable
+
+
+@torch.no_grad()
+def answer_log_probs(
+    model: Any, head: LabelledHead, rows: Sequence[tuple[list[int], list[int]]], pad_id: int, batch_size: int
+) -> list[Tensor]:
+    """Log-probabilities [tokens of the answer] on the CPU for each (prompt ids, answer ids) of ``rows``."""
+    model.eval()
+    collate = Collator(pad_id)
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
+    out: list[Tensor] = [torch.empty(0)] * len(rows)
+    for at in range(0, len(order), batch_size):
+        indices = order[at : at + batch_size]
+        batch = collate([_example(*rows[i]) for i in indices])
+        inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        labels = inputs.pop("labels")
+        flat = -token_losses(head.logits(model, inputs, labels), labels).cpu()
+        for i, part in zip(indices, flat.split([len(rows[i][1]) for i in indices]), strict=True):
+            out[i] = part
+    return out
+
+
+def _example(prompt: list[int], answer: list[int]) -> Example:
+    return Example((*prompt, *answer), (*[IGNORED] * len(prompt), *answer))

@@ -1,0 +1,159 @@
+"""trl's DPO and KTO trainers with our policy, reference, checkpoints and account of tokens."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from torch import Tensor
+from transformers import TrainerCallback, TrainerState, TrainingArguments
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
+
+from trainer.base_model import Base
+from trainer.config.preference import DpoPreference, KtoPreference
+from trainer.loop.checkpoint import STATE_FILE, RunIdentity, load_parameters, save_parameters
+from trainer.preference.extra import as_config
+from trainer.preference.policy import PolicyModel
+from trainer.preference.reference import Table
+
+
+class OurCheckpoints:
+    """What every trainer of trl does our way. To be mixed in before trl's class; set ``identity`` before training."""
+
+    identity: RunIdentity
+    tokens_seen = 0  # in this process; padding not counted
+    args: Any
+    accelerator: Any
+    model: Any
+    state: Any
+
+    @property
+    def trained(self) -> Any:
+        """The model with the adapter."""
+        model = self.accelerator.unwrap_model(self.model)
+        return model.model if isinstance(model, PolicyModel) else model
+
+    def restore(self, checkpoint: Path) -> None:
+        """Be as after the run that ended with ``checkpoint``."""
+        load_parameters(self.trained, checkpoint)
+        self.state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
+            self._load_best_model()
+
+    def create_model_card(self, *_args: Any, **_kwargs: Any) -> None:
+        """Not written: packages have manifests."""
+
+    def _send_telemetry(self) -> None:
+        """Not sent."""
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        save_parameters(self.trained, Path(output_dir or self.args.output_dir), self.identity)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_parameters(self.trained, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        load_parameters(self.trained, Path(self.state.best_model_checkpoint))
+
+
+class _WithReference(OurCheckpoints):
+    """Trains a PolicyModel on rows that are tokenised and have the reference's log-probabilities already."""
+
+    def compute_loss(self, model: Any, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+        if self.model.training:
+            self.tokens_seen += int(inputs["attention_mask"].sum())
+        return super().compute_loss(model, inputs, *args, **kwargs)  # type: ignore[misc]
+
+    def _prepare_dataset(self, dataset: Dataset, *_args: Any, **_kwargs: Any) -> Dataset:
+        return dataset
+
+    def _precompute_ref_logps(self, dataset: Dataset, *_args: Any, **_kwargs: Any) -> Dataset:
+        return dataset
+
+
+class OurDPOTrainer(_WithReference, DPOTrainer):  # type: ignore[misc]
+    """DPO of a PolicyModel."""
+
+
+class OurKTOTrainer(_WithReference, KTOTrainer):  # type: ignore[misc]
+    """KTO of a PolicyModel."""
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What every trainer is made of. ``train`` and ``validation`` are tables of ``trainer.preference.reference``."""
+
+    model: Any
+    base: Base
+    arguments: TrainingArguments
+    train: Table
+    validation: Table
+    callbacks: Sequence[TrainerCallback] = ()
+
+
+def dpo_trainer(parts: Parts, preference: DpoPreference) -> OurDPOTrainer:
+    """A trainer on tables of ``pair_table``."""
+    losses, weights = [preference.loss_type], [1.0]
+    if preference.rpo_alpha:
+        losses, weights = [*losses, "sft"], [*weights, preference.rpo_alpha]
+    config = as_config(
+        DPOConfig,
+        parts.arguments,
+        beta=preference.beta,
+        loss_type=losses,
+        loss_weights=weights,
+        label_smoothing=preference.label_smoothing,
+        ld_alpha=preference.ld_alpha,
+        **_common(preference.disable_dropout),
+    )
+    return _made(OurDPOTrainer, parts, config)
+
+
+def kto_trainer(parts: Parts, preference: KtoPreference) -> OurKTOTrainer:
+    """A trainer on tables of ``judged_table``."""
+    config = as_config(
+        KTOConfig,
+        parts.arguments,
+        beta=preference.beta,
+        loss_type=preference.loss_type,
+        desirable_weight=preference.desirable_weight,
+        undesirable_weight=preference.undesirable_weight,
+        train_sampling_strategy="sequential",
+        **_common(preference.disable_dropout),
+    )
+    return _made(OurKTOTrainer, parts, config)
+
+
+def _common(disable_dropout: bool) -> dict[str, Any]:
+    return {
+        "max_length": None,  # rows are cut or left out before
+        "precompute_ref_log_probs": True,
+        "disable_dropout": disable_dropout,
+        "router_aux_loss_coef": 0.0,
+        "prediction_loss_only": True,
+    }
+
+
+def _made(kind: Any, parts: Parts, config: Any) -> Any:
+    policy = PolicyModel(parts.model, parts.base)
+    trainer = kind(
+        model=policy,
+        args=config,
+        train_dataset=Dataset.from_list(parts.train),
+        eval_dataset=Dataset.from_list(parts.validation) if parts.validation else None,
+        processing_class=padded(parts.base),
+        callbacks=list(parts.callbacks),
+    )
+    del policy.forward  # trl's head around ours
+    return trainer
+
+
+def padded(base: Base) -> Any:
+    """A copy of the tokenizer that pads as we do; trl would change the original, which the package describes."""
+    tokenizer = copy.deepcopy(base.tokenizer)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(base.pad_id)
+    return tokenizer
