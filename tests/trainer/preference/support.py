@@ -42,7 +42,7 @@ def answer_log_prob(base: Path, package: Path | None, before: list[dict[str, str
     tokenizer: Any = AutoTokenizer.from_pretrained(base)
     prompt = tokenizer.apply_chat_template(before, add_generation_prompt=True, tokenize=False)
     ids = tokenizer(prompt, add_special_tokens=False).input_ids
-    after = tokenizer(answer, add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
+    after = [*tokenizer(answer, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
     logits = oracle.logits(base, package, [*ids, *after])
     scores = logits[len(ids) - 1 : -1].double().log_softmax(-1)
     return float(scores.gather(1, torch.tensor(after)[:, None]).sum())
