@@ -6,14 +6,19 @@ import argparse
 from pathlib import Path
 
 from trainer.commands.common import guarded, silence_libraries
+from trainer.commands.settings import SETTINGS_HELP, parse_settings
 
-_TRAIN_EXAMPLES = """\
-a key is dotted (training.learning_rate=1e-4) or its last part alone (learning_rate=1e-4); HOTSWAP_TRAIN_<KEY> in the
-environment does the same, with __ for the dot. The smallest file:
+_EXAMPLES = """
+examples:
+  hotswap train run.yaml
+  hotswap train run.yaml learning_rate=1e-4 method.r=16 --output runs/r16
+  hotswap train --data dates.jsonl --output runs/dates --method lora
+  hotswap train runs/dates/config.yaml --resume
 
+the smallest file:
   output: runs/dates
   method: lora                      # or prefix, prompt, or {type: lora, r: 16, ...}
-  data: {path: dates.jsonl}         # rows {"prompt": ..., "response": ...}
+  data: dates.jsonl                 # rows {"prompt": ..., "response": ...}
 """
 
 
@@ -21,23 +26,31 @@ def train(argv: list[str]) -> int:
     """Run ``hotswap train``."""
     parser = argparse.ArgumentParser(
         prog="hotswap train",
-        description="Train an adapter as a YAML file says; the package is written to OUTPUT/adapter.",
-        epilog=_TRAIN_EXAMPLES,
+        usage="hotswap train [CONFIG.yaml] [key=value | --key value ...] [--resume | --overwrite] [--quiet]",
+        description="Train an adapter as a YAML file and settings say; the package is written to OUTPUT/adapter.",
+        epilog=SETTINGS_HELP + _EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("config", type=Path, help="YAML file of the run")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="values that override the file")
+    parser.add_argument("config", type=Path, nargs="?", metavar="CONFIG.yaml", help="YAML file of the run")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output directory")
-    start.add_argument("--overwrite", action="store_true", help="start anew although the output holds a run")
+    start.add_argument(
+        "--overwrite",
+        "--overwrite_output_dir",
+        action="store_true",
+        help="start anew although the output holds a run",
+    )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
-    return guarded(_train, parser.parse_intermixed_args(argv))
+    args, settings = parse_settings(parser, argv)
+    args.settings = settings
+    return guarded(_train, args)
 
 
 def _train(args: argparse.Namespace) -> int:
     from trainer.config.file import load_config
 
-    config = load_config(args.config, args.overrides)
+    config = load_config(args.config, args.settings)
     silence_libraries()
     from trainer.loop.progress import make_display
     from trainer.run import train as run

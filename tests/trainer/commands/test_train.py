@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.trainer.support import make_config, write_jsonl
+from tests.trainer.support import colour_rows, make_config, write_jsonl
 from trainer.commands.publish import publish
+from trainer.commands.settings import SETTINGS_HELP
 from trainer.commands.train import train
-from trainer.config.file import dump_config
+from trainer.config.file import dump_config, load_config
+from trainer.config.keys import full_key
+from trainer.config.methods import PrefixMethod
+from trainer.errors import ConfigError
 
 
 @pytest.mark.parametrize("command", ["train", "publish"])
@@ -46,6 +51,7 @@ def test_a_run_says_where_its_package_is(tiny_base: Path, tmp_path: Path, capsys
         (["base=nowhere/to be"], "there is no base model"),
         (["data.path=none.jsonl"], "there is no data file"),
         (["--resume"], "no complete checkpoint"),
+        (["--unknown"], "unknown key 'unknown'"),
     ],
 )
 def test_mistakes_get_one_line_and_exit_code_1(
@@ -61,7 +67,32 @@ def test_mistakes_get_one_line_and_exit_code_1(
     assert words in err
 
 
-@pytest.mark.parametrize("arguments", [[], ["c.yaml", "--resume", "--overwrite"], ["c.yaml", "--unknown"]])
+def test_a_run_needs_no_file(tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = write_jsonl(tmp_path / "rows.jsonl", colour_rows())
+    where = ["--base", str(tiny_base), "--data", str(rows), "--output", str(tmp_path / "run"), "--threads", "1"]
+    assert train([*where, "--pre_seq_len", "4", "--max_steps=2", "--do_train", "--val_size", "8", "--quiet"]) == 0
+    assert f"package: {tmp_path}/run/adapter" in capsys.readouterr().out
+    written = load_config(tmp_path / "run" / "config.yaml", (), {})
+    assert written.method == PrefixMethod(tokens=4, projection=False)
+    assert (written.training.max_steps, written.data.validation) == (2, 8.0)
+
+
+def test_the_help_names_keys_that_exist() -> None:
+    words = {word.strip(",;()") for word in SETTINGS_HELP.split() if re.fullmatch(r"[a-z_]+\.[a-z_.]+[,;)]*", word)}
+    assert len(words) > 8
+    for kind in ("lora", "prefix"):
+        words -= {word for word in words if _known(word, kind)}
+    assert not words
+
+
+def _known(key: str, kind: str) -> bool:
+    try:
+        return full_key(key, {"method": {"type": kind}}) == key
+    except ConfigError:
+        return False
+
+
+@pytest.mark.parametrize("arguments", [[], ["--quiet"], ["c.yaml", "--resume", "--overwrite"], ["c.yaml", "d.yaml"]])
 def test_wrong_usage_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as done:
         train(arguments)
