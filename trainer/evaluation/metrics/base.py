@@ -40,8 +40,9 @@ class Metric:
     """A metric.
 
     ``statistics`` gives what each row adds to the sums: float64 [rows, k], a row of NaN where it cannot be scored
-    (``excluded`` says why, for the report). ``combine`` makes the metric of sums: [..., k] -> [...]. ``per_row`` says
-    whether the metric of one row alone has a meaning. ``from_logprobs``: it scores the references, not answers.
+    (``excluded`` says why, for the report). ``combine`` makes the metric of sums: [..., k] -> [...]. ``highest`` is its
+    greatest value, None where there is none. ``per_row`` says whether the metric of one row alone has a meaning.
+    ``from_logprobs``: it scores the references, not answers.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Metric:
     statistics: Callable[[Sequence[Case]], Array]
     combine: Callable[[Array], Array]
     higher_is_better: bool = True
+    highest: float | None = 1.0
     per_row: bool = True
     from_logprobs: bool = False
     excluded: str = "they cannot be scored"

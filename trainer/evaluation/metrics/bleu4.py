@@ -41,4 +41,4 @@ def _score(sums: Array) -> float:
     return float(found.score)
 
 
-BLEU4 = Metric("bleu4", "corpus BLEU-4 by sacrebleu, 0 to 100", _statistics, _combine, per_row=False)
+BLEU4 = Metric("bleu4", "corpus BLEU-4 by sacrebleu, 0 to 100", _statistics, _combine, highest=100.0, per_row=False)

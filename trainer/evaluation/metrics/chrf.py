@@ -51,4 +51,4 @@ def _combine(sums: Array) -> Array:
     return 100 * divide((1 + _BETA_SQUARED) * precision * recall, _BETA_SQUARED * precision + recall)
 
 
-CHRF = Metric("chrf", "chrF2 of character n-grams, 0 to 100", _statistics, _combine)
+CHRF = Metric("chrf", "chrF2 of character n-grams, 0 to 100", _statistics, _combine, highest=100.0)

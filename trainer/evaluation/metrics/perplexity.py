@@ -29,6 +29,7 @@ PERPLEXITY = Metric(
     _statistics,
     _combine,
     higher_is_better=False,
+    highest=None,
     from_logprobs=True,
     excluded="the reference holds no token to predict",
 )

@@ -27,7 +27,7 @@ def _rouge(kind: str, summary: str) -> Metric:
         rows = [(100 * scorer.score_multi(case.references, case.answer)[kind].fmeasure, 1.0) for case in cases]
         return as_statistics(rows, width=2)
 
-    return Metric(kind, summary, statistics, ratio)
+    return Metric(kind, summary, statistics, ratio, highest=100.0)
 
 
 ROUGE1 = _rouge("rouge1", "mean F of words in common, 0 to 100")

@@ -1,0 +1,126 @@
+"""Which rows a model is asked, and which metrics suit them: those that the run held back, a file's, or a recipe's."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from trainer.config.file import load_config
+from trainer.config.schema import TrainConfig
+from trainer.data.questions import Question
+from trainer.errors import EvaluationError
+from trainer.evaluation.metrics.json_valid import NotJson, parse_json
+
+CONFIG_FILE = "config.yaml"
+HeldOut = Literal["validation", "test"]
+
+
+@dataclass(frozen=True)
+class RowSource:
+    """Where rows come from. ``config`` is a run's; ``data`` a file of which all rows are asked; or ``recipe`` with its
+    ``folder``. ``overrides`` are ``key=value`` over the configuration. ``rows``: only so many, the first ones."""
+
+    config: Path | None = None
+    data: Path | None = None
+    recipe: str | None = None
+    folder: Path | None = None
+    split: HeldOut | None = None
+    rows: int | None = None
+    overrides: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one evaluation. ``metrics`` are those that suit them; ``what`` says for people which rows it is."""
+
+    questions: tuple[Question, ...]
+    metrics: tuple[str, ...]
+    what: str
+
+
+def load_rows(source: RowSource) -> Rows:
+    """The rows that ``source`` means. Raises EvaluationError, ConfigError or DataError."""
+    from trainer.data.load import load_questions
+
+    config, split = _config(source)
+    questions = tuple(load_questions(config.data, config.training.seed, split)[: source.rows])
+    if not questions:
+        raise EvaluationError(f"{config.data.path} holds no {split} rows to evaluate on; name others with --data FILE")
+    return Rows(questions, _metrics(config, questions), f"{len(questions)} {split} rows of {_named(config, split)}")
+
+
+def config_beside(package: Path) -> Path | None:
+    """The configuration of the run that left ``package``, where it is still beside it."""
+    file = package.resolve().parent / CONFIG_FILE
+    return file if file.is_file() else None
+
+
+def _config(source: RowSource) -> tuple[TrainConfig, HeldOut]:
+    if source.recipe:
+        if source.folder is None:
+            raise EvaluationError(f"say where the files of {source.recipe} are with --path FOLDER")
+        split = source.split or _held_out_split(source.recipe)
+        data = {"recipe": source.recipe, "path": str(source.folder), "validation": 0, split: "split"}
+        return _bare_config(data, source.overrides), split
+    if source.data:
+        if source.split:
+            raise EvaluationError("--split is of a run or a recipe; of --data FILE all rows are asked")
+        chosen = [f"data.{key}={source.data.expanduser().resolve()}" for key in ("path", "test")]
+        if source.config:
+            changes = [*chosen, "data.recipe=null", "data.validation=0", *source.overrides]
+            return load_config(source.config, changes, {}), "test"
+        return _bare_config({}, [*chosen, *source.overrides]), "test"
+    if source.config is None:
+        raise EvaluationError(
+            "say which rows to ask: --config RUN/config.yaml, --data FILE, or --recipe NAME --path FOLDER"
+        )
+    return load_config(source.config, source.overrides, {}), source.split or "validation"
+
+
+def _held_out_split(recipe: str) -> HeldOut:
+    from trainer.data.recipes import RECIPES
+
+    if recipe not in RECIPES:
+        raise EvaluationError(f"there is no recipe {recipe!r}; choose from {', '.join(RECIPES)}")
+    return "test" if "test" in RECIPES[recipe].splits else "validation"
+
+
+def _bare_config(data: dict[str, Any], overrides: Sequence[str]) -> TrainConfig:
+    """A configuration of nothing but ``data``, read as any other so that all its checks apply."""
+    with tempfile.TemporaryDirectory(prefix="hotswap-eval-") as folder:
+        file = Path(folder) / CONFIG_FILE
+        file.write_text(yaml.safe_dump({"output": "unused", "data": data}), encoding="utf-8")
+        return load_config(file, overrides, {})
+
+
+def _metrics(config: TrainConfig, questions: Sequence[Question]) -> tuple[str, ...]:
+    """The recipe's metrics, else exact_match and what fits the references."""
+    if config.data.recipe:
+        from trainer.data.recipes import RECIPES
+
+        return RECIPES[config.data.recipe].metrics
+    references = [_json_object(question.reference) for question in questions]
+    fits = ["json_valid"] if None not in references else []
+    if fits and all("slots" in reference for reference in references if reference is not None):
+        fits.append("slot_f1")
+    return ("exact_match", *fits)
+
+
+def _json_object(text: str) -> dict[str, Any] | None:
+    try:
+        value = parse_json(text)
+    except NotJson:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _named(config: TrainConfig, split: HeldOut) -> str:
+    if config.data.recipe:
+        return f"recipe {config.data.recipe}"
+    place = getattr(config.data, split)
+    return Path(place).name if isinstance(place, str) and place != "split" else str(config.data.path)

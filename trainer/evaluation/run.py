@@ -1,0 +1,128 @@
+"""One run of ``hotswap eval``: the candidate on its rows, what it is compared with, and retention probes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from trainer.data.questions import Question
+from trainer.evaluation.compare import compare
+from trainer.evaluation.evaluate import evaluate
+from trainer.evaluation.places import Endpoints, own_server, running_server
+from trainer.evaluation.retention import Probe, probes
+from trainer.evaluation.rows import Rows
+from trainer.evaluation.targets import BASE, Target, base_serving, serving_of
+from trainer.evaluation.types import Comparison, Endpoint, Evaluation, Progress
+
+Bar = Callable[[str], AbstractContextManager[Progress]]  # opens a bar under a title
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to evaluate. ``server`` None: servers of our own, on ``base`` and ``quantize`` where these are not None.
+
+    ``probe_folders`` are published sets for retention by name, of each of which ``probe_rows`` rows are asked.
+    """
+
+    server: str | None = None
+    api_key: str | None = None
+    admin_key: str | None = None
+    base: str | None = None
+    quantize: str | None = None
+    max_tokens: int | None = None
+    concurrency: int = 8
+    timeout: float = 300.0
+    retention: bool = False
+    probe_folders: Mapping[str, Path] = field(default_factory=dict)
+    probe_rows: int = 100
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run found. ``retention`` compares the candidate with the base, by probe."""
+
+    rows: Rows
+    candidate: Evaluation
+    versus: Evaluation | None
+    comparison: Comparison | None
+    retention: Mapping[str, Comparison]
+
+
+def run(
+    candidate: Target, versus: Target | None, rows: Rows, metrics: Sequence[str], options: Options, *, bar: Bar
+) -> Report:
+    """Evaluate ``candidate`` on ``rows``, ``versus`` too, and both candidate and base on the probes if asked for.
+
+    Raises EvaluationError and what else keeps answers from coming; a server that was started is stopped in any case.
+    """
+    probed = _probes(rows, options) if options.retention else []
+    base = Target(BASE)
+    targets = list(dict.fromkeys([candidate, *([versus] if versus else []), *([base] if probed else [])]))
+    work = _Work(rows, metrics, options, bar)
+    tasks: dict[Target, Evaluation] = {}
+    probes_of: dict[Target, dict[str, Evaluation]] = {}
+    for place in _places(targets, candidate, options):
+        with place as endpoints:
+            for target, endpoint in endpoints.items():
+                if target in (candidate, versus):
+                    tasks[target] = work.task(target, endpoint)
+                if target in (candidate, base):
+                    probes_of[target] = {probe.name: work.probe(target, endpoint, probe) for probe in probed}
+    ours, theirs = tasks[candidate], tasks[versus] if versus else None
+    retention = {probe.name: compare(probes_of[candidate][probe.name], probes_of[base][probe.name]) for probe in probed}
+    return Report(rows, ours, theirs, compare(ours, theirs) if theirs else None, retention)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What every target is asked."""
+
+    rows: Rows
+    metrics: Sequence[str]
+    options: Options
+    bar: Bar
+
+    def task(self, target: Target, endpoint: Endpoint) -> Evaluation:
+        found = self._evaluate(target.label, endpoint, self.rows.questions, self.metrics, self.options.max_tokens)
+        return replace(found, model=target.label)
+
+    def probe(self, target: Target, endpoint: Endpoint, probe: Probe) -> Evaluation:
+        title = f"{target.label}: {probe.name}"
+        return replace(
+            self._evaluate(title, endpoint, probe.questions, [probe.metric], probe.max_tokens), model=target.label
+        )
+
+    def _evaluate(
+        self, title: str, endpoint: Endpoint, questions: Sequence[Question], metrics: Sequence[str], most: int | None
+    ) -> Evaluation:
+        options = self.options
+        with self.bar(title) as progress:
+            return evaluate(
+                endpoint,
+                questions,
+                metrics,
+                max_tokens=most,
+                concurrency=options.concurrency,
+                timeout=options.timeout,
+                progress=progress,
+            )
+
+
+def _probes(rows: Rows, options: Options) -> list[Probe]:
+    chat = rows.questions[0].messages is not None
+    return probes(options.probe_folders, options.probe_rows, chat=chat)
+
+
+def _places(
+    targets: Sequence[Target], candidate: Target, options: Options
+) -> Iterator[AbstractContextManager[Endpoints]]:
+    """The servers that ``targets`` are asked on, to be opened one after the other."""
+    if options.server:
+        yield running_server(options.server, targets, api_key=options.api_key, admin_key=options.admin_key)
+        return
+    asked = {"base": options.base, "quantize": options.quantize}
+    servings = {t: serving_of(t, **asked) if t.directory else base_serving(candidate, **asked) for t in targets}
+    for serving in dict.fromkeys(servings.values()):
+        yield own_server(serving, [target for target in targets if servings[target] == serving])
