@@ -3,7 +3,8 @@
 Fields of a row (all but the first ones only where a metric needs them):
 
     prompt, response   text; or instead of both
-    messages           list of {"role", "content"}: system, user, assistant, tool
+    messages           list of turns, {"role", "content"} or ShareGPT's {"from", "value"} (toolcall)
+    tools              the functions that its assistant may call, as JSON text (toolcall)
     labels             list of text: every label that an answer can be (banking77, clinc150, emotion)
     sqlite             path of the database that the SQL is executed on (geography)
     references         list of text: every right response to this prompt (e2e_nlg)

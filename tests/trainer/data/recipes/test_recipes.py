@@ -140,10 +140,9 @@ def test_e2e_rows_know_all_references_of_their_attributes(tmp_path: Path) -> Non
     assert all(row["references"] == ["A is a place.", "There is A."] for row in found)
 
 
-def test_toolcall_writes_calls_into_the_assistants_turns(tmp_path: Path) -> None:
-    messages = rows_of("toolcall", write(tmp_path, FILES["toolcall"]))[0]["messages"]
-    assert [message["role"] for message in messages] == ["system", "user", "assistant", "tool", "assistant"]
-    assert messages[2]["content"] == '<tool_call>\n{"name": "add"}\n</tool_call>'
+def test_toolcall_keeps_turns_and_functions_for_the_template_to_write(tmp_path: Path) -> None:
+    (found,) = rows_of("toolcall", write(tmp_path, FILES["toolcall"]))
+    assert found == {"messages": TOOLS[0]["conversations"], "tools": "[{}]"}
 
 
 def test_humaneval_reads_packed_files_and_has_nothing_to_train_on(tmp_path: Path) -> None:
