@@ -13,13 +13,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from adapters.base import resolve_base
 from adapters.errors import BaseModelError
 from adapters.fingerprint import base_fingerprint
+from trainer.added_tokens import TrainedToken, add_tokens
 from trainer.config.schema import TrainConfig
 from trainer.int8 import use_weight_only_int8
 
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """A loaded base. ``end_ids`` are the tokens that end a turn, the tokenizer's own first."""
+    """A loaded base. ``end_ids`` are the tokens that end a turn, the tokenizer's own first.
+
+    ``tokens`` are those whose embeddings are trained, by id; the tokenizer has them, the model's tables may not.
+    """
 
     name: str
     path: Path
@@ -29,6 +33,7 @@ class Base:
     end_ids: tuple[int, ...]
     pad_id: int
     dtype: torch.dtype
+    tokens: tuple[TrainedToken, ...] = ()
 
 
 def load_tokenizer(path: Path) -> Any:
@@ -43,16 +48,17 @@ def load_tokenizer(path: Path) -> Any:
 
 
 def load_base(config: TrainConfig) -> Base:
-    """Load the base that ``config`` names. Raises BaseModelError saying what to do."""
+    """Load the base that ``config`` names. Raises BaseModelError saying what to do, ConfigError for added tokens."""
     path = resolve_base(config.base)
     fingerprint = base_fingerprint(path)
     tokenizer = load_tokenizer(path)
+    tokens = add_tokens(tokenizer, config.added_tokens)
     dtype = resolve_dtype(config.training.dtype, device())
     model = load_model(path, dtype, config.training.quantize)
     end_ids = _end_ids(model, tokenizer)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_ids[0]
     name = path.name if Path(config.base).is_absolute() else config.base  # packages name no folders of this machine
-    return Base(name, path, fingerprint, model, tokenizer, end_ids, pad_id, dtype)
+    return Base(name, path, fingerprint, model, tokenizer, end_ids, pad_id, dtype, tokens)
 
 
 def load_model(path: Path, dtype: torch.dtype, quantize: str) -> Any:

@@ -11,12 +11,14 @@ from typing import Any
 import msgspec
 import torch
 
+from adapters.added_tokens import AddedToken
 from adapters.errors import AdapterError
 from adapters.fingerprint import template_sha256
 from adapters.golden import Probe
 from adapters.manifest import BaseRef, DataRef, Manifest
 from adapters.package import write_package
 from trainer.base_model import Base
+from trainer.config.preference import summary_of
 from trainer.config.schema import TrainConfig
 from trainer.data.conversations import Message
 from trainer.data.examples import Encoder
@@ -60,6 +62,7 @@ def make_manifest(base: Base, config: TrainConfig, data: DataRef, metrics: dict[
         created=datetime.now(UTC),
         chat_template_sha256=template_sha256(template) if template else None,
         special_tokens=_special_tokens(base.tokenizer),
+        added_tokens=[AddedToken(id=token.id, content=token.text) for token in base.tokens if token.is_new],
         data=data,
         seed=config.training.seed,
         versions={name: version(name) for name in _PACKAGES},
@@ -100,4 +103,6 @@ def _summary(config: TrainConfig, base: Base) -> dict[str, Any]:
     training["dtype"] = str(base.dtype).removeprefix("torch.")
     training["template"] = config.data.template
     training["max_length"] = config.data.max_length
+    if config.preference:
+        training |= summary_of(config.preference)
     return training

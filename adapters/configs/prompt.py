@@ -10,13 +10,17 @@ from adapters.limits import PackageLimits
 
 
 class PromptLearningConfig(CommonConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Keys of every kind that stands before the prompt. peft fills the counts in from the base's configuration."""
+    """Keys of every kind that stands before the prompt. peft fills the counts in from the base's configuration.
+
+    ``trainable_token_indices`` mean here what they do in kinds that adapt modules; peft does not read them.
+    """
 
     num_virtual_tokens: int
     token_dim: int | None = None
     num_transformer_submodules: int | None = None
     num_attention_heads: int | None = None
     num_layers: int | None = None
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = None
 
     def check(self, limits: PackageLimits) -> None:
         """See CommonConfig.check."""
@@ -34,7 +38,9 @@ class PromptLearningConfig(CommonConfig, frozen=True, kw_only=True, forbid_unkno
 
     def semantics(self) -> dict[str, Any]:
         """See CommonConfig.semantics."""
-        return {"peft_type": self.peft_type, "num_virtual_tokens": self.num_virtual_tokens}
+        found: dict[str, Any] = {"peft_type": self.peft_type, "num_virtual_tokens": self.num_virtual_tokens}
+        tokens = self.trainable_token_indices
+        return {**found, "trainable_token_indices": tokens} if tokens else found
 
 
 class PrefixTuningConfig(PromptLearningConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from adapters.configs.common import CommonConfig
 from adapters.configs.targets import TargetedConfig, check_ranks
@@ -39,10 +39,12 @@ class FreezeConfig(CommonConfig, frozen=True, kw_only=True, forbid_unknown_field
     """Keys of a Freeze adapter: all of the base was frozen but for whole ``layers`` and single ``modules``.
 
     ``layers`` are indices from 0; ``modules`` are module paths outside of them. Every parameter of both is saved.
+    ``trainable_token_indices`` are as in peft's kinds.
     """
 
     layers: list[int] | None = None
     modules: list[str] | None = None
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = None
 
     KIND: ClassVar[str] = "freeze"
     DESCRIPTIVE: ClassVar[frozenset[str]] = CommonConfig.DESCRIPTIVE | {"layers", "modules"}
@@ -55,3 +57,8 @@ class FreezeConfig(CommonConfig, frozen=True, kw_only=True, forbid_unknown_field
             raise PackageError("adapter_config.json names neither layers nor modules that were trained")
         if count > limits.max_patterns:
             raise PackageError(f"adapter_config.json names {count} layers and modules; {limits.max_patterns} are read")
+
+    def semantics(self) -> dict[str, Any]:
+        """See CommonConfig.semantics. Packages without single tokens keep the digest that they had before these."""
+        found = super().semantics()
+        return {name: value for name, value in found.items() if value or name != "trainable_token_indices"}

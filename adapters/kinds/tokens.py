@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from adapters.base import BaseSpec
+from adapters.configs.prompt import PromptLearningConfig
 from adapters.configs.targets import TargetedConfig
 from adapters.configs.tokens import TrainableTokensConfig
+from adapters.configs.whole import FreezeConfig
 from adapters.errors import PackageError, UnsupportedKindError
 from adapters.kinds.check import expect_shape
 from adapters.kinds.names import key
@@ -49,11 +51,14 @@ def compile_tokens(package: AdapterPackage, base: BaseSpec) -> Adapter:
 def take_tokens(package: AdapterPackage, base: BaseSpec) -> tuple[AdapterPackage, Ops]:
     """Split off what ``trainable_token_indices`` added to a package of another kind. Raises PackageError."""
     config = package.config
-    if not isinstance(config, TargetedConfig) or not config.trainable_token_indices:
+    if not isinstance(config, TargetedConfig | PromptLearningConfig | FreezeConfig):
+        return package, {}
+    if not config.trainable_token_indices:
         return package, {}
     wanted = _by_module(config.trainable_token_indices, base)
     both = {base.embedding, base.head}
-    if config.ensure_weight_tying and base.tied and both <= wanted.keys() and len({*map(tuple, wanted.values())}) > 1:
+    is_tying = isinstance(config, TargetedConfig) and config.ensure_weight_tying
+    if is_tying and base.tied and both <= wanted.keys() and len({*map(tuple, wanted.values())}) > 1:
         raise PackageError(
             "adapter_config.json: trainable_token_indices names other tokens for the head than for the embedding, and "
             "ensure_weight_tying is set; peft refuses this too"

@@ -12,7 +12,11 @@ from trainer.config.training import TrainingConfig
 
 
 class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One training run: it is written beside the results and reproduces them."""
+    """One training run: it is written beside the results and reproduces them.
+
+    ``added_tokens`` are texts that become one token each, with trained embeddings; those that the base has already are
+    trained as they are.
+    """
 
     output: str
     data: DataConfig
@@ -20,3 +24,4 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     method: Method = msgspec.field(default_factory=LoraMethod)
     training: TrainingConfig = msgspec.field(default_factory=TrainingConfig)
     preference: Preference | None = None
+    added_tokens: list[str] = []

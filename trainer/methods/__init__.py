@@ -19,7 +19,7 @@ from trainer.config.methods import (
     PromptMethod,
     PTuningMethod,
 )
-from trainer.methods import own, prefix, prompts
+from trainer.methods import own, prefix, prompts, token_rows
 from trainer.methods.adalora import apply_adalora, pruned
 from trainer.methods.own_model import OwnModel
 from trainer.methods.peft_kinds import CONFIGS, apply_peft
@@ -49,12 +49,20 @@ def apply_method(base: Base, method: Method, steps: int | None = None) -> Any:
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         for message in _KNOWN_WARNINGS:
             warnings.filterwarnings("ignore", message=message, category=UserWarning)
-        if isinstance(method, AdaLoraMethod):
-            model = apply_adalora(base, method, steps)
-        else:
-            model = _BUILDERS[type(method)](base, method)
+        model = _apply(base, method, steps)
     if not isinstance(model, OwnModel):
         model.active_peft_config.base_model_name_or_path = base.name
+    return model
+
+
+def _apply(base: Base, method: Method, steps: int | None) -> Any:
+    rows = token_rows.attach(base) if base.tokens else []
+    if isinstance(method, AdaLoraMethod):
+        model = apply_adalora(base, method, steps)
+    else:
+        model = _BUILDERS[type(method)](base, method)
+    if rows:
+        token_rows.train_rows(base, rows)
     return model
 
 
@@ -65,6 +73,14 @@ def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter
 
 def adapter_of(model: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """The configuration and the tensors of the adapter in ``model``, as its package holds them."""
+    config, tensors = _method_of(model)
+    if rows := token_rows.rows_of(model):
+        config = {**config, token_rows.CONFIG_KEY: token_rows.indices_of(rows)}
+        tensors = {**tensors, **{part.tensor_name(): part.rows for part in rows}}
+    return config, tensors
+
+
+def _method_of(model: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     if isinstance(model, OwnModel):
         return model.adapter_config, model.adapter_tensors()
     from peft import PeftType, get_peft_model_state_dict

@@ -21,11 +21,11 @@ def apply_prompt(base: Base, method: PromptMethod) -> Any:
     embeddings = base.model.get_input_embeddings().weight
     if method.init_text:
         ids = base.tokenizer.backend_tokenizer.encode(method.init_text, add_special_tokens=False).ids
-        if not ids:
-            raise ConfigError("method.init_text: the text has no tokens")
+        if not ids or max(ids) >= len(embeddings):
+            raise ConfigError("method.init_text: the text has no tokens, or added ones, which have no embedding yet")
         chosen = torch.tensor((ids * (method.tokens // len(ids) + 1))[: method.tokens])
     else:
-        chosen = torch.randint(len(base.tokenizer), (method.tokens,))
+        chosen = torch.randint(min(len(base.tokenizer), len(embeddings)), (method.tokens,))
     with torch.no_grad():
         prompt = model.prompt_encoder["default"].embedding.weight
         prompt.copy_(embeddings[chosen.to(embeddings.device)])
