@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
 from adapters.base import resolve_base
 from adapters.errors import BaseModelError
@@ -55,10 +55,22 @@ def load_base(config: TrainConfig) -> Base:
     tokens = add_tokens(tokenizer, config.added_tokens)
     dtype = resolve_dtype(config.training.dtype, device())
     model = load_model(path, dtype, config.training.quantize)
-    end_ids = _end_ids(model, tokenizer)
+    end_ids = _end_ids(getattr(model, "generation_config", None), tokenizer)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_ids[0]
     name = path.name if Path(config.base).is_absolute() else config.base  # packages name no folders of this machine
     return Base(name, path, fingerprint, model, tokenizer, end_ids, pad_id, dtype, tokens)
+
+
+def load_vocabulary(config: TrainConfig) -> tuple[Any, tuple[int, ...]]:
+    """Tokenizer and ``end_ids`` of the base that ``config`` names, as load_base gives them; loads no weights."""
+    path = resolve_base(config.base)
+    tokenizer = load_tokenizer(path)
+    add_tokens(tokenizer, config.added_tokens)
+    try:
+        generation = GenerationConfig.from_pretrained(path)
+    except OSError:  # a base without that file: transformers reads its own configuration instead
+        generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(path))
+    return tokenizer, _end_ids(generation, tokenizer)
 
 
 def load_model(path: Path, dtype: torch.dtype, quantize: str) -> Any:
@@ -127,9 +139,8 @@ def _quantization(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfig | Non
     )
 
 
-def _end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """What ends a turn for the tokenizer and for generation."""
-    generation = getattr(model, "generation_config", None)
+def _end_ids(generation: Any, tokenizer: Any) -> tuple[int, ...]:
+    """What ends a turn for the tokenizer and for ``generation``, the model's settings for it."""
     listed = getattr(generation, "eos_token_id", None)
     more: Sequence[int] = listed if isinstance(listed, list) else [] if listed is None else [listed]
     own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]

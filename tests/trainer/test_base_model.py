@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import bitsandbytes as bnb
@@ -8,7 +9,7 @@ import torch
 
 from adapters.errors import BaseModelError
 from tests.trainer.support import make_config
-from trainer.base_model import load_base, load_model, resolve_dtype
+from trainer.base_model import load_base, load_model, load_vocabulary, resolve_dtype
 
 
 def test_a_base_is_frozen_and_knows_what_ends_a_turn(tiny_base: Path, tmp_path: Path) -> None:
@@ -16,6 +17,26 @@ def test_a_base_is_frozen_and_knows_what_ends_a_turn(tiny_base: Path, tmp_path: 
     assert not any(parameter.requires_grad for parameter in base.model.parameters())
     assert (base.end_ids, base.pad_id, base.dtype) == ((258,), 256, resolve_dtype("auto", torch.device("cpu")))
     assert base.name == tiny_base.name  # packages name no folders of the machine
+
+
+def test_the_vocabulary_alone_is_that_of_the_loaded_base(tiny_base: Path, tmp_path: Path) -> None:
+    for base_path, ends in ((tiny_base, (258,)), (copy_without_generation_config(tiny_base, tmp_path), (258,))):
+        config = make_config(tmp_path, base_path, "added_tokens=['[X]']")
+        base = load_base(config)
+        tokenizer, end_ids = load_vocabulary(config)
+        assert end_ids == base.end_ids == ends
+        assert tokenizer.get_vocab() == base.tokenizer.get_vocab()
+    path = copy_without_generation_config(tiny_base, tmp_path)
+    (path / "generation_config.json").write_text('{"eos_token_id": [258, 257]}')
+    config = make_config(tmp_path, path)
+    assert load_vocabulary(config)[1] == load_base(config).end_ids == (258, 257)
+
+
+def copy_without_generation_config(base: Path, tmp_path: Path) -> Path:
+    copy = tmp_path / "copy"
+    shutil.copytree(base, copy, dirs_exist_ok=True)
+    (copy / "generation_config.json").unlink()
+    return copy
 
 
 @pytest.mark.parametrize(
