@@ -7,7 +7,7 @@ import torch
 
 from tests.trainer.support import make_config
 from trainer.base_model import Base, load_base
-from trainer.data.load import Question
+from trainer.data.questions import TokenQuestion
 from trainer.evaluation.greedy import exact_match, greedy
 from trainer.loop.loss import LabelledHead
 from trainer.methods import apply_method, trainable_parameters
@@ -42,5 +42,5 @@ def test_answers_end_at_the_end_token_and_are_compared_exactly(tiny_base: Path, 
     cut = free[: free.index(free[2])]
     assert greedy(base.model, head, stops, [PROMPTS[0]], 5)[0] == cut
     right = base.tokenizer.decode(cut)
-    questions = [Question((5, 6, 7), f" {right}\n"), Question((5, 6, 7), right + "x")]
+    questions = [TokenQuestion((5, 6, 7), f" {right}\n"), TokenQuestion((5, 6, 7), right + "x")]
     assert exact_match(base.model, head, stops, questions) == 0.5
