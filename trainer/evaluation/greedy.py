@@ -14,14 +14,14 @@ import torch
 from trainer.base_model import Base
 from trainer.data.batches import Collator
 from trainer.data.examples import IGNORED, Example
-from trainer.data.load import Question
+from trainer.data.questions import TokenQuestion
 from trainer.loop.loss import LabelledHead
 
 _BATCH = 8
 _SLACK = 8  # tokens an answer may be longer than the one wanted before it is cut
 
 
-def exact_match(model: Any, head: LabelledHead, base: Base, questions: Sequence[Question]) -> float:
+def exact_match(model: Any, head: LabelledHead, base: Base, questions: Sequence[TokenQuestion]) -> float:
     """The share of ``questions`` answered exactly, but for white space around the answer."""
     hits = 0
     for at in range(0, len(questions), _BATCH):

@@ -33,6 +33,9 @@ def own_server(serving: Serving, targets: Sequence[Target]) -> Iterator[Endpoint
     adapters = [f"--adapter={name}={target.package}" for target, name in names.items()]
     options = ["--model", serving.base, "--quantize", serving.quantize, "--dtype", serving.dtype, "--allow-noop"]
     folder = Path(tempfile.mkdtemp(prefix="hotswap-eval-"))
+    if serving.template:
+        (folder / "template.jinja").write_text(serving.template, encoding="utf-8")
+        options.append(f"--chat-template={folder / 'template.jinja'}")
     with start_server([*options, *adapters], folder / "server.log") as server:
         asyncio.run(wait_until_ready(server))
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,7 +71,8 @@ def _config(source: RowSource) -> tuple[TrainConfig, HeldOut]:
     if source.data:
         if source.split:
             raise EvaluationError("--split is of a run or a recipe; of --data FILE all rows are asked")
-        chosen = [f"data.{key}={source.data.expanduser().resolve()}" for key in ("path", "test")]
+        file = json.dumps(str(source.data.expanduser().resolve()))  # quoted: it may look like YAML
+        chosen = [f"data.{key}={file}" for key in ("path", "test")]
         if source.config:
             changes = [*chosen, "data.recipe=null", "data.validation=0", *source.overrides]
             return load_config(source.config, changes, {}), "test"
@@ -79,7 +81,11 @@ def _config(source: RowSource) -> tuple[TrainConfig, HeldOut]:
         raise EvaluationError(
             "say which rows to ask: --config RUN/config.yaml, --data FILE, or --recipe NAME --path FOLDER"
         )
-    return load_config(source.config, source.overrides, {}), source.split or "validation"
+    split = source.split or "validation"
+    config = load_config(source.config, source.overrides, {})
+    if split == "test" and config.data.recipe and not config.data.test:
+        config = load_config(source.config, ["data.test=split", *source.overrides], {})
+    return config, split
 
 
 def _held_out_split(recipe: str) -> HeldOut:

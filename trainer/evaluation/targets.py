@@ -9,6 +9,7 @@ from adapters.errors import AdapterError
 from adapters.files import MANIFEST_FILE
 from adapters.manifest import Manifest, read_manifest
 from trainer.config.file import load_config
+from trainer.config.schema import TrainConfig
 from trainer.errors import EvaluationError
 from trainer.evaluation.rows import config_beside
 
@@ -39,11 +40,12 @@ class Target:
 
 @dataclass(frozen=True)
 class Serving:
-    """How ``hotswap serve`` is to load the base of a target."""
+    """How ``hotswap serve`` is to load the base of a target. ``template`` is Jinja text, None for the base's own."""
 
     base: str
     quantize: str
     dtype: str
+    template: str | None = None
 
 
 def find_target(text: str, *, on_server: bool) -> Target:
@@ -76,7 +78,7 @@ def serving_of(target: Target, *, base: str | None, quantize: str | None) -> Ser
     """How to serve the base of ``target``, which has a directory: as its manifest and its run say; ``base`` and
     ``quantize`` override that. Raises EvaluationError when the base is not known."""
     if target.trained_base:
-        return Serving(str(target.trained_base), quantize or "none", "auto")
+        return Serving(str(target.trained_base), quantize or "none", "auto", _template(_config(target), None))
     return _trained_with(target, base, quantize)
 
 
@@ -87,7 +89,7 @@ def base_serving(target: Target, *, base: str | None, quantize: str | None) -> S
 
 def _trained_with(target: Target, base: str | None, quantize: str | None) -> Serving:
     manifest = _manifest(target)
-    config = load_config(target.config, (), {}) if target.config else None
+    config = _config(target)
     name = base or (config.base if config else None) or (manifest.base.name if manifest else None)
     if name is None:
         raise EvaluationError(
@@ -96,7 +98,21 @@ def _trained_with(target: Target, base: str | None, quantize: str | None) -> Ser
     settings = manifest.training if manifest else {}
     recorded = settings.get("quantize") or (config.training.quantize if config else None)
     dtype = settings.get("dtype") or (config.training.dtype if config else None)
-    return Serving(name, quantize or str(recorded or "none"), str(dtype or "auto"))
+    return Serving(name, quantize or str(recorded or "none"), str(dtype or "auto"), _template(config, manifest))
+
+
+def _config(target: Target) -> TrainConfig | None:
+    return load_config(target.config, (), {}) if target.config else None
+
+
+def _template(config: TrainConfig | None, manifest: Manifest | None) -> str | None:
+    """The template that it was trained with, where that is not the base's own."""
+    from trainer.data.templates import BASE as BASE_TEMPLATE
+    from trainer.data.templates import NONE, TEMPLATES, template_text
+
+    if config:
+        return None if config.data.template in (BASE_TEMPLATE, NONE) else template_text(config.data, None)
+    return TEMPLATES.get(str(manifest.training.get("template"))) if manifest else None
 
 
 def _manifest(target: Target) -> Manifest | None:
