@@ -11,7 +11,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from adapters.errors import AdapterError
-from server.api import adapters, chat, completions, errors, health, models, tokens
+from server.api import adapters, chat, completions, errors, health, models, tokens, versions
 from server.api.middleware import BodyLimit, RequestLog
 from server.api.parts import Parts
 from server.errors import EngineStartError, EngineUnavailableError
@@ -20,7 +20,15 @@ log = logging.getLogger(__name__)
 
 OnStarted = Callable[[EngineStartError | None], None]
 UPLOAD_PATH = "/v1/adapters"
-ROUTERS = (chat.router, completions.router, models.router, adapters.router, tokens.router, health.router)
+ROUTERS = (
+    chat.router,
+    completions.router,
+    models.router,
+    adapters.router,
+    versions.router,
+    tokens.router,
+    health.router,
+)
 
 
 def create_app(parts: Parts, on_started: OnStarted | None = None) -> FastAPI:
@@ -50,9 +58,17 @@ def create_app(parts: Parts, on_started: OnStarted | None = None) -> FastAPI:
     return app
 
 
-def _body_limit(parts: Parts) -> Callable[[str], int]:
+def _body_limit(parts: Parts) -> Callable[[str, str], int]:
+    """Uploads are streamed to disk and may be large; everything else is read whole."""
     json_limit, upload_limit = int(parts.config.max_body_mb * 2**20), int(parts.config.max_upload_mb * 2**20)
-    return lambda path: upload_limit if path.startswith(UPLOAD_PATH) else json_limit
+
+    def limit(method: str, path: str) -> int:
+        if method == "PUT":
+            return upload_limit if path.startswith(UPLOAD_PATH) else json_limit
+        upload = method == "POST" and path.rstrip("/") == UPLOAD_PATH
+        return upload_limit if upload else json_limit
+
+    return limit
 
 
 async def _start(parts: Parts, on_started: OnStarted | None) -> None:

@@ -35,14 +35,15 @@ def make_parts(config: ServerConfig, data_dir: Path, make_engine: MakeEngine = P
     directory = import_gguf(Path(spec), log.info) if is_gguf(spec) else resolve_base(spec)
     name = config.served_model_name or _name(spec, directory)
     engine = make_engine(msgspec.structs.replace(config.engine, model=str(directory)))
+    registry = Registry(name, config.max_candidates)
     metrics = Metrics(
         name,
         stats=lambda: engine.stats,
         restarts=lambda: engine.restarts if isinstance(engine, ProcessEngineClient) else 0,
+        versions=registry.counts,
         max_adapters=config.metrics_adapters,
     )
     engine.on_step = metrics.observe_step
-    registry = Registry(name)
     text = TextProcessor.load(directory, _template(config.chat_template))
     return Parts(
         config=config,

@@ -53,6 +53,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     ``served_model_name`` empty: the base's own name. ``adapters`` are (name, directory or archive) loaded at start;
     those that answer exactly as the base does are refused unless ``allow_noop``. Keys are kept only as SHA-256
     digests. ``max_waiting_requests`` bounds the sequences accepted beyond ``max_num_seqs``;
+    ``max_candidates`` bounds the adapter versions that are resident without being live.
     ``max_sequences_per_request`` bounds n times the prompts of one request. ``data_dir`` holds the adapter
     packages; empty: a temporary directory that goes with the process.
     """
@@ -75,6 +76,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_upload_mb: float = 2048.0
     drain_seconds: float = 30.0
     metrics_adapters: int = 100
+    max_candidates: int = 16
     log_level: str = "info"
 
     def __post_init__(self) -> None:
@@ -84,7 +86,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("max_body_mb", "max_upload_mb"):
             _require(self, name, getattr(self, name) > 0, "above 0")
-        for name in ("max_waiting_requests", "drain_seconds"):
+        for name in ("max_waiting_requests", "drain_seconds", "max_candidates"):
             _require(self, name, getattr(self, name) >= 0, "0 or more")
         levels = ("debug", "info", "warning", "error")
         _require(self, "log_level", self.log_level in levels, ", ".join(levels))

@@ -2,6 +2,7 @@
 
 ServerError
 ├── InvalidRequestError      the client's mistake                    400
+│   └── ConflictError        not as things stand                     409
 ├── UnknownModelError        no such base, adapter or version        404
 ├── QueueFullError           too many requests at once               429
 ├── EngineUnavailableError   starting, restarting or draining        503
@@ -22,6 +23,10 @@ class InvalidRequestError(ServerError):
         super().__init__(message)
         self.param = param
         self.code = code
+
+
+class ConflictError(InvalidRequestError):
+    """The request is sound, but not as things stand: something else has to change first."""
 
 
 class UnknownModelError(ServerError):

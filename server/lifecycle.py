@@ -7,13 +7,11 @@ change that has begun is carried to its end even if its caller leaves: nothing i
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 from weakref import WeakValueDictionary
 
 from adapters.added_tokens import AddedToken, read_added_tokens
@@ -22,47 +20,16 @@ from adapters.inspection import PackageInfo, inspect_package
 from server.background import Background
 from server.draining import Drains
 from server.engine.client import EngineClient
-from server.engine.messages import AdapterLoaded
-from server.errors import InvalidRequestError, UnknownModelError
-from server.registry import AdapterKey, AdapterVersion, Registry
+from server.errors import ConflictError, InvalidRequestError
+from server.flips import Flip, Flips
+from server.lifecycle_observer import LifecycleObserver, SilentObserver
+from server.registry import AdapterVersion, Registry, VersionState
 from server.store import AdapterStore
 
 logger = logging.getLogger(__name__)
 
 Tokens = tuple[AddedToken, ...]
 NewTokens = Callable[[Tokens], Tokens]
-
-
-class LifecycleObserver(Protocol):
-    """Is told what happens, for metrics."""
-
-    def adapter_loaded(self, loaded: AdapterLoaded, *, replaced: bool) -> None:
-        """A version went into service."""
-
-    def adapter_refused(self, code: str) -> None:
-        """A package was refused."""
-
-    def adapter_removed(self) -> None:
-        """A name went out of service."""
-
-    def retire(self, key: AdapterKey) -> None:
-        """A version serves no new requests."""
-
-
-class SilentObserver:
-    """Tells nobody."""
-
-    def adapter_loaded(self, loaded: AdapterLoaded, *, replaced: bool) -> None:
-        """Ignored."""
-
-    def adapter_refused(self, code: str) -> None:
-        """Ignored."""
-
-    def adapter_removed(self) -> None:
-        """Ignored."""
-
-    def retire(self, key: AdapterKey) -> None:
-        """Ignored."""
 
 
 def _no_tokens(tokens: Tokens) -> Tokens:
@@ -91,35 +58,43 @@ class AdapterLifecycle:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._background = Background()
         self._drains = Drains(registry, engine, self._background)
-        known = [version.path for name in registry.names() for version in registry.versions(name)]
+        self._flips = Flips(registry, engine, self._drains, self._observer)
+        known = [version.path for name in registry.known_names() for version in registry.versions(name)]
         store.sweep(known)
 
-    async def install(self, name: str, package: Path, *, allow_noop: bool = False) -> AdapterVersion:
+    async def install(
+        self, name: str, package: Path, *, activate: bool = True, allow_noop: bool = False
+    ) -> AdapterVersion:
         """Serve the package in the quarantined directory ``package`` as ``name``; requests switch once it is resident.
 
-        Content that ``name`` serves already changes nothing and returns the version there is. The quarantined files
-        are gone afterwards in any case. An adapter that answers exactly as the base does is refused unless
-        ``allow_noop``. Raises AdapterError, InvalidRequestError or EngineUnavailableError;
-        everything is as before then.
+        Unless ``activate`` it only becomes a candidate: resident, and served as ``name@version`` alone. Content that
+        ``name`` serves already, or that is such a candidate, is not loaded again. The quarantined files are gone
+        afterwards in any case. An adapter that answers exactly as the base does is refused unless ``allow_noop``.
+        Raises AdapterError, InvalidRequestError or EngineUnavailableError; everything is as before then.
         """
-        return await self._background.to_the_end(self._install(name, package, allow_noop))
+        return await self._background.to_the_end(self._install(name, package, activate, allow_noop))
 
-    async def install_copy(self, name: str, source: Path, *, allow_noop: bool = False) -> AdapterVersion:
+    async def install_copy(
+        self, name: str, source: Path, *, activate: bool = True, allow_noop: bool = False
+    ) -> AdapterVersion:
         """As ``install``, for a directory or archive of the operator's, which is copied. Raises as ``install``."""
         package = await asyncio.to_thread(self.store.bring_in, source)
-        return await self.install(name, package, allow_noop=allow_noop)
+        return await self.install(name, package, activate=activate, allow_noop=allow_noop)
 
-    async def activate(self, name: str, number: int) -> AdapterVersion:
-        """Let ``name`` serve another of its versions. Raises UnknownModelError, or as ``install``."""
-        return await self._background.to_the_end(self._activate(name, number))
+    async def activate(self, name: str, number: int, *, expected_live: int | None = None) -> Flip:
+        """Let ``name`` serve another of its versions, a candidate or an older one.
 
-    async def rollback(self, name: str) -> AdapterVersion:
-        """Let ``name`` serve the version before the live one. Raises UnknownModelError, or InvalidRequestError."""
-        live = self.registry.live(name).key.version
-        older = [v.key.version for v in self.registry.versions(name) if v.key.version < live]
-        if not older:
-            raise InvalidRequestError(f"{name!r} has no version before {live} to go back to")
-        return await self.activate(name, max(older))
+        With ``expected_live`` (0: none) only if that is what it serves now, or if there is nothing to change. Raises
+        UnknownModelError, ConflictError, or as ``install``; everything is as before then.
+        """
+        return await self._background.to_the_end(self._activate(name, number, expected_live))
+
+    async def rollback(self, name: str, number: int | None = None, *, expected_live: int | None = None) -> Flip:
+        """Let ``name`` serve the version that was live before, or ``number``, which has been live. As ``activate``.
+
+        Raises InvalidRequestError as well, when there is none to go back to.
+        """
+        return await self._background.to_the_end(self._rollback(name, number, expected_live))
 
     async def remove(self, name: str, *, force: bool = False) -> list[AdapterVersion]:
         """Stop serving ``name`` and delete its versions, which are returned. New requests are refused at once.
@@ -129,9 +104,9 @@ class AdapterLifecycle:
         """
         return await self._background.to_the_end(self._remove(name, force))
 
-    async def remove_version(self, name: str, number: int) -> None:
-        """Delete a version that is not live. Raises UnknownModelError, or InvalidRequestError for the live one."""
-        await self._background.to_the_end(self._remove_version(name, number))
+    async def remove_version(self, name: str, number: int, *, force: bool = False) -> AdapterVersion:
+        """Delete a version that is not live, as ``remove`` does. Raises UnknownModelError, or ConflictError."""
+        return await self._background.to_the_end(self._remove_version(name, number, force))
 
     async def settle(self) -> None:
         """Wait until everything under way has ended: installs, drains, deletions."""
@@ -143,13 +118,17 @@ class AdapterLifecycle:
 
     # ---- installing ----
 
-    async def _install(self, name: str, package: Path, allow_noop: bool) -> AdapterVersion:
+    async def _install(self, name: str, package: Path, activate: bool, allow_noop: bool) -> AdapterVersion:
         try:
             self.registry.check_new_name(name)
             info = await asyncio.to_thread(inspect_package, package)
             tokens = await asyncio.to_thread(self._read_tokens, info)
             async with self._lock(name):
-                return self._serving(name, info.digest, tokens) or await self._add(name, info, tokens, allow_noop)
+                if (same := self._resident(name, info.digest, tokens)) is None:
+                    return await self._add(name, info, tokens, activate=activate, allow_noop=allow_noop)
+                if activate:
+                    await self._flips.flip(same, "replace")
+                return same
         except AdapterError as error:
             self._observer.adapter_refused(error.code)
             logger.info("adapter %s refused: %s", name, error)
@@ -157,15 +136,17 @@ class AdapterLifecycle:
         finally:
             await asyncio.to_thread(self.store.discard, package)
 
-    def _serving(self, name: str, digest: str, tokens: Tokens) -> AdapterVersion | None:
-        """The live version of ``name`` if its content is this one."""
-        with contextlib.suppress(UnknownModelError):
-            live = self.registry.live(name)
-            return live if (live.key.digest, live.tokens) == (digest, tokens) else None
-        return None
+    def _resident(self, name: str, digest: str, tokens: Tokens) -> AdapterVersion | None:
+        """The live version of ``name``, else a candidate, whose content is this one."""
+        versions = self.registry.versions(name) if name in self.registry.known_names() else []
+        same = [version for version in versions if (version.key.digest, version.tokens) == (digest, tokens)]
+        by_state = {self.registry.state(version.key): version for version in same}
+        return by_state.get(VersionState.LIVE) or by_state.get(VersionState.CANDIDATE)
 
-    async def _add(self, name: str, info: PackageInfo, tokens: Tokens, allow_noop: bool) -> AdapterVersion:
-        key = self.registry.reserve(name, info.digest)
+    async def _add(
+        self, name: str, info: PackageInfo, tokens: Tokens, *, activate: bool, allow_noop: bool
+    ) -> AdapterVersion:
+        key = self.registry.reserve(name, info.digest, candidate=not activate)
         path: Path | None = None
         try:
             path = await asyncio.to_thread(self.store.adopt, info.path)
@@ -187,67 +168,75 @@ class AdapterLifecycle:
             manifest=info.manifest,
             warnings=tuple(loaded.warnings),
         )
-        self._put_in_service(self.registry.commit(version), version, loaded)
+        self._observer.adapter_loaded(loaded)
+        replaced = self.registry.commit(version)
+        if activate:
+            self._flips.flipped(version, replaced, "replace")
+        else:
+            logger.info("adapter %s waits as a candidate", key)
         return version
 
     def _read_tokens(self, info: PackageInfo) -> Tokens:
         named = tuple(info.manifest.added_tokens) if info.manifest is not None else ()
         return self._new_tokens(read_added_tokens(info.path, named))
 
-    def _put_in_service(
-        self, replaced: AdapterVersion | None, version: AdapterVersion, loaded: AdapterLoaded | None
-    ) -> None:
-        """Tell of a flip that has happened, and let the replaced version go in the background."""
-        logger.info("adapter %s in service, before it: %s", version.key, replaced.key if replaced else None)
-        if loaded is not None:
-            self._observer.adapter_loaded(loaded, replaced=replaced is not None)
-        if replaced is not None:
-            self._observer.retire(replaced.key)
-            self._drains.begin(replaced.key)
-
     # ---- activating ----
 
-    async def _activate(self, name: str, number: int) -> AdapterVersion:
+    async def _activate(self, name: str, number: int, expected_live: int | None) -> Flip:
         async with self._lock(name):
             version = self.registry.version(name, number)
-            if version.key == self.registry.live(name).key:
-                return version
-            loaded = await self._make_resident(version)
-            self._put_in_service(self.registry.activate(version.key), version, loaded)
-            return version
+            self._flips.check_expected(name, expected_live, target=number)
+            return await self._flips.flip(version, "activate")
 
-    async def _make_resident(self, version: AdapterVersion) -> AdapterLoaded | None:
-        """Load a version, unless it is draining and can be kept; returns the engine's reply if it was loaded."""
-        if await self._drains.call_back(version.key):
-            return None
-        return await self._engine.load_adapter(version.key, version.path, allow_noop=True)  # accepted before
+    async def _rollback(self, name: str, number: int | None, expected_live: int | None) -> Flip:
+        async with self._lock(name):
+            self.registry.live(name)  # or there is nothing to go back from
+            version = None if number is None else self.registry.version(name, number)
+            if version is not None and self.registry.state(version.key) is VersionState.CANDIDATE:
+                raise InvalidRequestError(
+                    f"{version.key} has never been live; to activate it send PATCH /v1/adapters/{name}", param="version"
+                )
+            self._flips.check_expected(name, expected_live, target=number)
+            return await self._flips.flip(version or self.registry.before(name), "rollback")
 
     # ---- removing ----
 
     async def _remove(self, name: str, force: bool) -> list[AdapterVersion]:
         async with self._lock(name):
+            served = name in self.registry.names()
             versions = self.registry.remove(name)
-            self._observer.adapter_removed()
+            if served:
+                self._observer.name_changed("remove")
             logger.info("adapter %s removed, %s", name, "by force" if force else "draining")
             ends = [self._end(version, force) for version in versions]
         if force:
             await asyncio.gather(*ends)
         return versions
 
-    async def _remove_version(self, name: str, number: int) -> None:
+    async def _remove_version(self, name: str, number: int, force: bool) -> AdapterVersion:
         async with self._lock(name):
             version = self.registry.version(name, number)
-            if version.key == self.registry.live(name).key:
-                raise InvalidRequestError(f"{version.key} is being served; activate another version first")
+            if self.registry.state(version.key) is VersionState.LIVE:
+                raise ConflictError(
+                    f"{version.key} is being served; activate another version first, or delete the whole adapter",
+                    code="version_is_live",
+                )
             self.registry.forget_version(version.key)
-            self._end(version, force=False)
+            logger.info("adapter %s removed, %s", version.key, "by force" if force else "draining")
+            end = self._end(version, force)
+        if force:
+            await end
+        return version
 
     def _end(self, version: AdapterVersion, force: bool) -> asyncio.Task[None]:
-        """Unload a version that the registry has forgotten, and delete its files."""
+        """Unload a version that the registry has let go, and delete its files."""
         self._observer.retire(version.key)
+        return self._background.spawn(self._unload_and_delete(version, force))
+
+    async def _unload_and_delete(self, version: AdapterVersion, force: bool) -> None:
         delete = partial(self.store.delete, version.path)
-        end = self._drains.force if force else self._drains.finish
-        return self._background.spawn(end(version.key, delete))
+        await (self._drains.force if force else self._drains.finish)(version.key, delete)
+        self.registry.deleted(version.key)
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())

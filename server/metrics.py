@@ -6,8 +6,9 @@ It knows engine statistics and adapter keys, no HTTP. Per-adapter series are bou
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -16,7 +17,8 @@ from prometheus_client.registry import Collector
 
 from server.adapter_labels import AdapterLabels, Label
 from server.engine.messages import AdapterLoaded, EngineInfo, EngineStats, StepOutputs
-from server.registry import AdapterKey
+from server.lifecycle_observer import Action
+from server.registry import AdapterKey, VersionState
 
 TTFT_BUCKETS = (
     .001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560
@@ -85,7 +87,8 @@ class RequestClock:
 class Metrics:
     """All metrics of one server.
 
-    ``stats`` and ``restarts`` are asked at scrape time. ``model`` is the name the base is served by.
+    ``stats``, ``restarts`` and ``versions`` (how many there are in each state) are asked at scrape time. ``model`` is
+    the name the base is served by.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class Metrics:
         *,
         stats: Callable[[], EngineStats] = EngineStats,
         restarts: Callable[[], int] = lambda: 0,
+        versions: Callable[[], Mapping[VersionState, int]] = dict,
         max_adapters: int = 100,
     ) -> None:
         self.registry = CollectorRegistry()
@@ -104,6 +108,7 @@ class Metrics:
         self._make_adapter_metrics()
         self._make_step_metrics()
         self.registry.register(EngineCollector(model, stats, restarts))
+        self.registry.register(_VersionCollector(model, versions))
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], labels: Iterable[str] = LABELS) -> Histogram:
         return Histogram(f"hotswap_{name}", text, tuple(labels), buckets=buckets, registry=self.registry)
@@ -127,7 +132,7 @@ class Metrics:
     def _make_adapter_metrics(self) -> None:
         self._load = self._histogram("adapter_load_seconds", "Loading an adapter.", LOAD_BUCKETS, ("stage",))
         self._swaps = self._counter("adapter_swaps_total", "Changes of what a name serves.", ("action",))
-        for action in ("load", "replace", "remove"):
+        for action in get_args(Action):
             self._swaps.labels(action)
         self._load_errors = self._counter("adapter_load_errors_total", "Packages refused.", ("code",))
 
@@ -157,19 +162,18 @@ class Metrics:
         """A request for ``key`` was answered by an error of type ``kind``."""
         self._errors.labels(self._model, *self._labels.current(key), kind).inc()
 
-    def adapter_loaded(self, loaded: AdapterLoaded, *, replaced: bool) -> None:
-        """An adapter version went into service."""
-        self._swaps.labels("replace" if replaced else "load").inc()
+    def adapter_loaded(self, loaded: AdapterLoaded) -> None:
+        """An adapter version became resident."""
         for stage, seconds in loaded.seconds.items():
             self._load.labels(stage).observe(seconds)
+
+    def name_changed(self, action: Action) -> None:
+        """What a name serves changed."""
+        self._swaps.labels(action).inc()
 
     def adapter_refused(self, code: str) -> None:
         """A package was refused."""
         self._load_errors.labels(code).inc()
-
-    def adapter_removed(self) -> None:
-        """A name went out of service."""
-        self._swaps.labels("remove").inc()
 
     def retire(self, key: AdapterKey) -> None:
         """A version serves no new requests: its series may give place to others."""
@@ -271,6 +275,26 @@ class EngineCollector(Collector):
         most = str(max(stats.adapters_resident, 1))
         names = [",".join(sorted(set(names))) for names in (stats.running_adapters, stats.waiting_adapters)]
         family.add_metric((most, *names), time.time())
+        yield family
+
+
+class _VersionCollector(Collector):
+    """How many adapter versions there are, by what they are good for."""
+
+    def __init__(self, model: str, versions: Callable[[], Mapping[VersionState, int]]) -> None:
+        self._model = model
+        self._versions = versions
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing up front."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """One gauge with every state."""
+        counts = self._versions()
+        family = GaugeMetricFamily("hotswap_adapter_versions", "Adapter versions by state.", labels=("model", "state"))
+        for state in VersionState:
+            family.add_metric((self._model, state.value), counts.get(state, 0))
         yield family
 
 

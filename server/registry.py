@@ -6,78 +6,31 @@ loop's thread, so that each method is atomic. Knows no files and no engine.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import StrEnum
-from pathlib import Path
+from collections import Counter
 
-import msgspec
-
-from adapters.added_tokens import AddedToken
-from adapters.manifest import Manifest
 from adapters.names import check_name, shown
-from server.errors import InvalidRequestError, UnknownModelError
+from server.errors import ConflictError, InvalidRequestError, UnknownModelError
 from server.leases import Lease, LeaseTable
+from server.versions import AdapterKey, AdapterVersion, Versions, VersionState
 
+__all__ = ["AdapterKey", "AdapterVersion", "Registry", "VersionState"]
 
-class AdapterKey(msgspec.Struct, frozen=True, array_like=True):
-    """One immutable version of one adapter. ``digest`` is the hex SHA-256 of its content."""
-
-    name: str
-    version: int
-    digest: str
-
-    def __str__(self) -> str:
-        return f"{self.name}@{self.version}"
-
-
-class VersionState(StrEnum):
-    """Where a version stands: serving its name, finishing its last requests, or only kept on disk."""
-
-    LIVE = "live"
-    DRAINING = "draining"
-    STORED = "stored"
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdapterVersion:
-    """What is known of one version; never changes. ``created`` is in Unix seconds, ``nbytes`` those of its tensors.
-
-    ``vocab_size`` is set when it is not the base's; ``tokens`` are those that the adapter adds to the base's tokenizer.
-    """
-
-    key: AdapterKey
-    path: Path
-    kind: str
-    nbytes: int
-    num_virtual_tokens: int
-    created: float
-    vocab_size: int | None = None
-    tokens: tuple[AddedToken, ...] = ()
-    manifest: Manifest | None = None
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(eq=False)
-class _Entry:
-    """One name. ``live`` is None before its first commit and once it is ``removed``; ``last`` was given out last."""
-
-    live: int | None = None
-    last: int = 0
-    removed: bool = False
-    versions: dict[int, AdapterVersion] = field(default_factory=dict)
-    draining: set[int] = field(default_factory=set)
+MAX_CANDIDATES = 16
+_SHOWN_CANDIDATES = 8
 
 
 class Registry:
     """The names a server answers to. A name serves version n until a commit or activate flips it, in one assignment.
 
     Adding a version is ``reserve``, then making it resident, then ``commit`` (or ``release``): requests never resolve
-    to a version that is not resident yet.
+    to a version that is not resident yet. At most ``max_candidates`` versions wait as candidates, over all names.
     """
 
-    def __init__(self, base_name: str) -> None:
+    def __init__(self, base_name: str, max_candidates: int = MAX_CANDIDATES) -> None:
         self.base_name = base_name
-        self._entries: dict[str, _Entry] = {}
+        self._max_candidates = max_candidates
+        self._entries: dict[str, Versions] = {}
+        self._leaving: dict[AdapterKey, AdapterVersion] = {}
         self._leases: LeaseTable[AdapterKey] = LeaseTable()
 
     # ---- requests ----
@@ -85,19 +38,19 @@ class Registry:
     def resolve(self, model: str) -> AdapterKey | None:
         """The version that ``model`` means now; None for the base.
 
-        ``model`` is the base's name, ``name``, ``name@version``, or either after ``base:``. Raises UnknownModelError.
+        ``model`` is the base's name, ``name``, ``name@version`` (live or candidate), or either after ``base:``.
+        Raises UnknownModelError.
         """
         if model == self.base_name:
             return None
-        name, _, number = model.removeprefix(f"{self.base_name}:").partition("@")
+        name, at, number = model.removeprefix(f"{self.base_name}:").partition("@")
+        if not at:
+            return self.live(name).key  # shares of traffic (canaries) would be drawn here
         entry = self._entry(name)
-        assert entry.live is not None
-        if not number:
-            return entry.versions[entry.live].key
         version = self._version(entry, name, number)
-        if version.key.version != entry.live:
+        if entry.state(version.key.version) not in (VersionState.LIVE, VersionState.CANDIDATE):
             raise UnknownModelError(
-                f"Version {version.key.version} of {name!r} is not being served, version {entry.live} is. "
+                f"Version {version.key.version} of {name!r} is not being served, {_served(name, entry)}. "
                 f"Ask for {name!r}, or have the other version activated."
             )
         return version.key
@@ -113,6 +66,13 @@ class Registry:
         """Wait until no lease holds ``key``."""
         await self._leases.unused(key)
 
+    def leased(self, key: AdapterKey) -> AdapterVersion:
+        """What is known of a version that a request holds, be it one that is being deleted. Raises UnknownModelError.
+
+        It is unknown only when it was deleted by force.
+        """
+        return self._leaving.get(key) or self.version(key.name, key.version)
+
     # ---- changes ----
 
     def check_new_name(self, name: str) -> None:
@@ -121,50 +81,65 @@ class Registry:
         if name == self.base_name:
             raise InvalidRequestError(f"{name!r} is the name of the base; choose another", param="name")
 
-    def reserve(self, name: str, digest: str) -> AdapterKey:
-        """The key of a next version of ``name``, not visible to requests. Numbers given out are not used twice."""
+    def reserve(self, name: str, digest: str, *, candidate: bool = False) -> AdapterKey:
+        """The key of a next version of ``name``, not visible to requests. Numbers given out are not used twice.
+
+        Raises ConflictError when there are too many candidates already.
+        """
         self.check_new_name(name)
-        entry = self._entries.setdefault(name, _Entry())
-        entry.last += 1
-        return AdapterKey(name, entry.last, digest)
+        if candidate:
+            self._check_room()
+        entry = self._entries.setdefault(name, Versions())
+        return AdapterKey(name, entry.reserve(candidate=candidate), digest)
 
     def release(self, key: AdapterKey) -> None:
         """Give back a reserved key whose version was refused: the name stands as if it had never been tried."""
         entry = self._entries[key.name]
-        assert key.version not in entry.versions, f"{key} is committed"
-        if entry.last == key.version:
-            entry.last -= 1
+        entry.release(key.version)
         if entry.last == 0:
             del self._entries[key.name]
 
     def commit(self, version: AdapterVersion) -> AdapterVersion | None:
-        """Make a reserved version, resident by now, the one its name serves; returns the version it replaces."""
-        entry = self._entries[version.key.name]
-        entry.versions[version.key.version] = version
-        return self._flip(entry, version.key.version)
+        """Keep a reserved version, resident by now. Unless it is a candidate its name serves it from now on.
 
-    def activate(self, key: AdapterKey) -> AdapterVersion | None:
-        """Make an older version, resident by now, the one its name serves; returns the version it replaces."""
-        return self._flip(self._entry(key.name), key.version)
+        Returns the version that it replaces.
+        """
+        entry = self._entries[version.key.name]
+        entry.add(version)
+        return None if version.key.version in entry.candidates else entry.flip(version.key.version)
+
+    def activate(self, key: AdapterKey, *, back: bool = False) -> AdapterVersion | None:
+        """Make a version, resident by now, the one its name serves; returns the version it replaces.
+
+        ``back`` undoes the activations since ``key`` was live, so that rolling back goes on from there.
+        """
+        entry = self._entry(key.name)
+        return entry.flip_back(key.version) if back else entry.flip(key.version)
 
     def drained(self, key: AdapterKey) -> None:
         """The version's last request has ended."""
         if (entry := self._entries.get(key.name)) is not None:
-            entry.draining.discard(key.version)
+            entry.drained(key.version)
 
     def remove(self, name: str) -> list[AdapterVersion]:
-        """Leave a tombstone in the place of ``name``; returns its versions. Raises UnknownModelError."""
+        """Leave a tombstone in the place of ``name``; returns its versions, each to be ``deleted`` later.
+
+        Raises UnknownModelError.
+        """
         entry = self._entry(name)
-        versions = list(entry.versions.values())
-        self._entries[name] = _Entry(last=entry.last, removed=True)
-        return versions
+        self._entries[name] = Versions(last=entry.last, removed=entry.removed or entry.live is not None)
+        self._leaving |= {version.key: version for version in entry.all()}
+        return entry.all()
 
     def forget_version(self, key: AdapterKey) -> None:
-        """Drop a version that is not live."""
-        entry = self._entry(key.name)
-        assert key.version != entry.live, f"{key} is live"
-        del entry.versions[key.version]
-        entry.draining.discard(key.version)
+        """Drop a version that is not live, to be ``deleted`` later."""
+        version = self.version(key.name, key.version)
+        self._entry(key.name).forget(key.version)
+        self._leaving[key] = version
+
+    def deleted(self, key: AdapterKey) -> None:
+        """Nobody uses a version any more that was removed or forgotten."""
+        self._leaving.pop(key, None)
 
     # ---- inspection ----
 
@@ -172,11 +147,27 @@ class Registry:
         """Names that are served, sorted."""
         return sorted(name for name, entry in self._entries.items() if entry.live is not None)
 
+    def known_names(self) -> list[str]:
+        """Names that are served or have a candidate, sorted."""
+        return sorted(name for name, entry in self._entries.items() if entry.all())
+
+    def counts(self) -> Counter[VersionState]:
+        """How many versions are in each state, over all names."""
+        return Counter(entry.state(v.key.version) for entry in self._entries.values() for v in entry.all())
+
     def live(self, name: str) -> AdapterVersion:
         """The version that ``name`` serves. Raises UnknownModelError."""
         entry = self._entry(name)
-        assert entry.live is not None
-        return entry.versions[entry.live]
+        if (version := entry.get(entry.live)) is None:
+            raise UnknownModelError(f"The adapter {shown(name)} is not served yet: {_served(name, entry)}.")
+        return version
+
+    def before(self, name: str) -> AdapterVersion:
+        """The version that ``name`` served before the live one. Raises UnknownModelError, or InvalidRequestError."""
+        live, entry = self.live(name), self._entry(name)
+        if (version := entry.get(entry.before())) is None:
+            raise InvalidRequestError(f"{name!r} has no version before {live.key.version} to go back to")
+        return version
 
     def version(self, name: str, number: int) -> AdapterVersion:
         """One version of ``name``. Raises UnknownModelError."""
@@ -184,35 +175,41 @@ class Registry:
 
     def versions(self, name: str) -> list[AdapterVersion]:
         """All versions of ``name`` that can be activated, oldest first. Raises UnknownModelError."""
-        return [version for _, version in sorted(self._entry(name).versions.items())]
+        return self._entry(name).all()
 
     def state(self, key: AdapterKey) -> VersionState:
-        """Where a version of a served name stands. Raises UnknownModelError."""
-        entry = self._entry(key.name)
-        if key.version == entry.live:
-            return VersionState.LIVE
-        return VersionState.DRAINING if key.version in entry.draining else VersionState.STORED
+        """Where a version of a known name stands. Raises UnknownModelError."""
+        return self._entry(key.name).state(key.version)
 
     # ---- inside ----
 
-    def _entry(self, name: str) -> _Entry:
+    def _entry(self, name: str) -> Versions:
         entry = self._entries.get(name)
-        if entry is not None and entry.live is not None:
+        if entry is not None and entry.all():
             return entry
         if entry is not None and entry.removed:
             raise UnknownModelError(f"The adapter {shown(name)} was removed. Upload it again to use it.")
         raise UnknownModelError(f"The model {shown(name)} does not exist. GET /v1/models lists what is served.")
 
-    def _version(self, entry: _Entry, name: str, number: str) -> AdapterVersion:
-        version = entry.versions.get(int(number)) if number.isdecimal() and len(number) < 10 else None
+    def _version(self, entry: Versions, name: str, number: str) -> AdapterVersion:
+        version = entry.get(int(number)) if number.isdecimal() and len(number) < 10 else None
         if version is None:
             raise UnknownModelError(f"The adapter {shown(name)} has no version {shown(number)}.")
         return version
 
-    def _flip(self, entry: _Entry, number: int) -> AdapterVersion | None:
-        replaced = entry.versions.get(entry.live) if entry.live is not None else None
-        entry.live, entry.removed = number, False
-        entry.draining.discard(number)
-        if replaced is not None:
-            entry.draining.add(replaced.key.version)
-        return replaced
+    def _check_room(self) -> None:
+        waiting = [f"{name}@{n}" for name, entry in sorted(self._entries.items()) for n in sorted(entry.candidates)]
+        if len(waiting) >= self._max_candidates:
+            named = ", ".join(waiting[:_SHOWN_CANDIDATES]) + (", ..." if len(waiting) > _SHOWN_CANDIDATES else "")
+            raise ConflictError(
+                f"{len(waiting)} candidates are resident, the limit (--max-candidates): {named}. Activate some, or "
+                "send DELETE /v1/adapters/NAME/versions/VERSION",
+                code="too_many_candidates",
+            )
+
+
+def _served(name: str, entry: Versions) -> str:
+    """Which versions requests may name, in words."""
+    live = [] if entry.live is None else [f"version {entry.live} is"]
+    waiting = [n for n in sorted(entry.candidates) if entry.get(n)]
+    return " and ".join(live + [f"version {n} is a candidate (ask for {name}@{n})" for n in waiting])

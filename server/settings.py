@@ -77,6 +77,7 @@ SETTINGS = (
     Setting("max_upload_mb", float, _LIMITS, "size of one adapter upload (default 2048)", "MB"),
     Setting("drain_seconds", float, _LIMITS, "time running requests get to finish at shutdown (default 30)", "S"),
     Setting("metrics_adapters", int, _LIMITS, "adapters with metrics of their own (default 100)", "N"),
+    Setting("max_candidates", int, _LIMITS, "adapter versions uploaded but not live, at once (default 16)", "N"),
     Setting("data_dir", str, _LIMITS, "where adapter packages are kept (default: a temporary directory)", "DIR"),
     Setting("log_level", str, _LIMITS, "debug, info, warning or error (default info)", "LEVEL"),
 )

@@ -15,6 +15,7 @@ from starlette.types import Scope
 
 from adapters.errors import AdapterError
 from server.errors import (
+    ConflictError,
     EngineUnavailableError,
     InvalidRequestError,
     QueueFullError,
@@ -73,6 +74,9 @@ def to_api_error(error: Exception) -> ApiError:
     match error:
         case ApiError():
             return error
+        case ConflictError():
+            headers = {"x-should-retry": "false"}
+            return ApiError(409, str(error), param=error.param, code=error.code, headers=headers)
         case InvalidRequestError():
             return ApiError(400, str(error), param=error.param, code=error.code)
         case UnknownModelError():

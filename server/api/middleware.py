@@ -66,9 +66,9 @@ DISCARD_BYTES = 64 * 2**20  # read and thrown away before a refusal: most client
 
 
 class BodyLimit:
-    """Refuses bodies larger than ``limit(path)`` bytes: by their announced length, else while they are read."""
+    """Refuses bodies larger than ``limit(method, path)`` bytes: by their announced length, else while they are read."""
 
-    def __init__(self, app: ASGIApp, limit: Callable[[str], int]) -> None:
+    def __init__(self, app: ASGIApp, limit: Callable[[str, str], int]) -> None:
         self._app = app
         self._limit = limit
 
@@ -77,7 +77,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._limit(scope["path"])
+        limit = self._limit(scope["method"], scope["path"])
         announced = Headers(scope=scope).get("content-length", "0")
         if announced.isdigit() and int(announced) > limit:
             await _discard(receive)

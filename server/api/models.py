@@ -10,6 +10,7 @@ from starlette.responses import Response
 from server.api.auth import InferenceKey
 from server.api.errors import json_response
 from server.api.parts import Parts, PartsDep
+from server.registry import AdapterVersion
 
 router = APIRouter()
 OWNER = "hotswap"
@@ -18,7 +19,7 @@ OWNER = "hotswap"
 @router.get("/v1/models", response_model=None)
 async def list_models(_: InferenceKey, parts: PartsDep) -> Response:
     """Everything a request may name as its model."""
-    data = [_base(parts), *(_adapter(parts, name) for name in parts.registry.names())]
+    data = [_base(parts), *(_adapter(parts, name, parts.registry.live(name)) for name in parts.registry.names())]
     return json_response({"object": "list", "data": data})
 
 
@@ -26,7 +27,8 @@ async def list_models(_: InferenceKey, parts: PartsDep) -> Response:
 async def retrieve_model(_: InferenceKey, parts: PartsDep, model: str) -> Response:
     """One model, by any name a request may use."""
     key = parts.registry.resolve(model)
-    return json_response({**(_base(parts) if key is None else _adapter(parts, key.name)), "id": model})
+    body = _base(parts) if key is None else _adapter(parts, key.name, parts.registry.leased(key))
+    return json_response({**body, "id": model})
 
 
 def _base(parts: Parts) -> dict[str, Any]:
@@ -42,8 +44,7 @@ def _base(parts: Parts) -> dict[str, Any]:
     }
 
 
-def _adapter(parts: Parts, name: str) -> dict[str, Any]:
-    version = parts.registry.live(name)
+def _adapter(parts: Parts, name: str, version: AdapterVersion) -> dict[str, Any]:
     return {
         "id": name,
         "object": "model",

@@ -35,12 +35,12 @@ class Parts:
 
     def vocab_size(self, adapter: AdapterKey | None) -> int:
         """How many token ids an adapter knows."""
-        own = self.registry.version(adapter.name, adapter.version).vocab_size if adapter is not None else None
+        own = self.registry.leased(adapter).vocab_size if adapter is not None else None
         return own or self.engine.info.vocab_size
 
     def text_of(self, adapter: AdapterKey | None) -> TextProcessor:
         """The tokenizer of an adapter: the base's, with those tokens that the adapter brought and has rows for."""
-        if adapter is None or not (tokens := self.registry.version(adapter.name, adapter.version).tokens):
+        if adapter is None or not (tokens := self.registry.leased(adapter).tokens):
             return self.text
         size = self.vocab_size(adapter)
         return self.text.with_tokens(tuple(token for token in tokens if token.id < size))

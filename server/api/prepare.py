@@ -144,7 +144,7 @@ async def completion_job(parts: Parts, body: CompletionBody, adapter: AdapterKey
 def room_for(parts: Parts, adapter: AdapterKey | None, word: str) -> Room:
     """The room of one sequence: what the base allows and the KV cache can hold."""
     info = parts.engine.info
-    virtual = parts.registry.version(adapter.name, adapter.version).num_virtual_tokens if adapter else 0
+    virtual = parts.registry.leased(adapter).num_virtual_tokens if adapter else 0
     limit = min(info.max_model_len, info.num_kv_blocks * info.block_size)
     return Room(limit, virtual, word, parts.text_of(adapter), parts.vocab_size(adapter))
 

@@ -27,9 +27,18 @@ TokenIds = Annotated[list[TokenId], Field(fail_fast=True)]
 
 
 class Wire(BaseModel):
-    """Base of all bodies."""
+    """Base of all bodies. ``unsupported``: fields that clients know and that are not served, with the reason."""
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, frozen=True, protected_namespaces=())
+    unsupported: ClassVar[dict[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unsupported(cls, data: Any) -> Any:
+        for name, reason in cls.unsupported.items():
+            if isinstance(data, dict) and data.get(name) not in (None, False, [], {}, ""):
+                raise ValueError(f"`{name}` is not supported: {reason}")
+        return data
 
 
 class StreamOptions(Wire):
@@ -41,8 +50,6 @@ class StreamOptions(Wire):
 
 class SamplingBody(Wire):
     """The fields that chat completions and completions share."""
-
-    unsupported: ClassVar[dict[str, str]] = {}
 
     model: str = Field(min_length=1, max_length=512)
     max_tokens: int | None = Field(None, ge=0)
@@ -67,14 +74,6 @@ class SamplingBody(Wire):
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     cache_salt: str | None = Field(None, max_length=256)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unsupported(cls, data: Any) -> Any:
-        for name, reason in cls.unsupported.items():
-            if isinstance(data, dict) and data.get(name) not in (None, False, [], {}, ""):
-                raise ValueError(f"`{name}` is not supported: {reason}")
-        return data
 
     @field_validator("stop")
     @classmethod

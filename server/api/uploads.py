@@ -17,6 +17,8 @@ from server.api.errors import ApiError
 from server.api.multipart import UploadedFile, read_form
 from server.api.parts import Parts
 
+_YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
 
 @dataclass(frozen=True)
 class Upload:
@@ -24,6 +26,13 @@ class Upload:
 
     package: Path
     fields: dict[str, str]
+
+    def flag(self, name: str, *, default: bool = False) -> bool:
+        """A yes or no among the fields. Raises ApiError for anything else: it decides what is served."""
+        text = self.fields.get(name, "").strip().lower()
+        if text and text not in _YES + _NO:
+            raise ApiError(400, f"{name}: must be true or false, not {text[:40]!r}", param=name)
+        return text in _YES if text else default
 
 
 @asynccontextmanager

@@ -3,83 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from peft import LoraConfig
 
 from adapters.errors import AdapterError, PackageError
-from server.engine.local_client import LocalEngineClient
-from server.engine.messages import AdapterLoaded, FinishReason
+from server.engine.messages import FinishReason
 from server.errors import EngineUnavailableError, InvalidRequestError, UnknownModelError
-from server.lifecycle import AdapterLifecycle
-from server.registry import AdapterKey, AdapterVersion, Registry, VersionState
-from server.store import AdapterStore
+from server.registry import AdapterKey, AdapterVersion, VersionState
 from tests.factory import make_adapter, make_base
-from tests.server.engine.clients import answer, config_for, request, until
+from tests.server.engine.clients import answer, request, until
+from tests.server.house import House
 
 LONG = 300
-
-
-@dataclass
-class Witness:
-    """Notes what the lifecycle tells."""
-
-    loaded: list[tuple[AdapterKey, bool]] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
-    removed: int = 0
-    retired: list[AdapterKey] = field(default_factory=list)
-
-    def adapter_loaded(self, loaded: AdapterLoaded, *, replaced: bool) -> None:
-        self.loaded.append((loaded.key, replaced))
-
-    def adapter_refused(self, code: str) -> None:
-        self.refused.append(code)
-
-    def adapter_removed(self) -> None:
-        self.removed += 1
-
-    def retire(self, key: AdapterKey) -> None:
-        self.retired.append(key)
-
-
-class House:
-    """A whole server but for HTTP."""
-
-    def __init__(self, base: Path, root: Path) -> None:
-        self.root = root
-        self.witness = Witness()
-        self.client = LocalEngineClient(config_for(base))
-        self.registry = Registry("base")
-        self.store = AdapterStore(root)
-        self.lifecycle = AdapterLifecycle(self.registry, self.store, self.client, self.witness)
-
-    async def ask(self, model: str, *, max_tokens: int = 12) -> list[int]:
-        self.asked = getattr(self, "asked", 0) + 1
-        with self.registry.lease(model) as key:
-            return await answer(self.client, f"r{self.asked}", key, max_tokens=max_tokens)
-
-    def check_integrity(self) -> None:
-        """When idle, engine and disk hold exactly what the registry knows."""
-        versions = [version for name in self.registry.names() for version in self.registry.versions(name)]
-        live = {version.key for version in versions if self.registry.state(version.key) is VersionState.LIVE}
-        assert self.client.resident == live
-        assert set((self.root / "packages").iterdir()) == {version.path for version in versions}
-        assert list((self.root / "quarantine").iterdir()) == []
-
-
-@pytest.fixture
-async def house(tiny_base: Path, tmp_path: Path) -> AsyncIterator[House]:
-    made = House(tiny_base, tmp_path / "store")
-    await made.client.start()
-    yield made
-    async with asyncio.timeout(30):
-        await made.lifecycle.settle()
-    made.check_integrity()
-    await until(lambda: made.client.stats.adapters_resident == len(made.client.resident))
-    await made.client.close()
 
 
 async def test_an_installed_adapter_serves_its_name(house: House, tiny_adapters: Mapping[str, Path]) -> None:
@@ -89,7 +27,8 @@ async def test_an_installed_adapter_serves_its_name(house: House, tiny_adapters:
     assert len(version.key.digest) == 64
     assert house.registry.live("json") is version
     assert await house.ask("json") != await house.ask("base")
-    assert house.witness.loaded == [(version.key, False)]
+    assert house.witness.loaded == [version.key]
+    assert house.witness.changes == ["load"]
 
 
 async def test_content_that_is_served_already_changes_nothing(house: House, tiny_adapters: Mapping[str, Path]) -> None:
@@ -97,7 +36,7 @@ async def test_content_that_is_served_already_changes_nothing(house: House, tiny
     assert await house.lifecycle.install_copy("json", tiny_adapters["lora-r4"]) is first
     other = await house.lifecycle.install_copy("other", tiny_adapters["lora-r4"])
     assert other.key == AdapterKey("other", 1, first.key.digest)
-    assert house.witness.loaded == [(first.key, False), (other.key, False)]
+    assert house.witness.loaded == [first.key, other.key]
 
 
 async def test_replacing_during_a_stream_changes_nothing_for_it(
@@ -118,7 +57,8 @@ async def test_replacing_during_a_stream_changes_nothing_for_it(
     assert new != alone[: len(new)]
     await house.lifecycle.settle()
     assert house.registry.state(first.key) is VersionState.STORED
-    assert house.witness.loaded == [(first.key, False), (second.key, True)]
+    assert house.witness.loaded == [first.key, second.key]
+    assert house.witness.changes == ["load", "replace"]
     assert house.witness.retired == [first.key]
 
 
@@ -140,11 +80,11 @@ async def test_rolling_back(house: House, tiny_adapters: Mapping[str, Path]) -> 
         await house.lifecycle.rollback("json")
     second = await house.lifecycle.install_copy("json", tiny_adapters["lora-r4"])
     await house.lifecycle.settle()  # the first version has left the engine
-    assert await house.lifecycle.rollback("json") is first
+    assert (await house.lifecycle.rollback("json")).version is first
     assert await house.ask("json") == before
-    assert await house.lifecycle.activate("json", 1) is first
+    assert (await house.lifecycle.activate("json", 1)).version is first
     await house.lifecycle.settle()
-    assert await house.lifecycle.activate("json", 2) is second
+    assert (await house.lifecycle.activate("json", 2)).version is second
     assert [v.key.version for v in house.registry.versions("json")] == [1, 2]
     with pytest.raises(UnknownModelError, match="no version '7'"):
         await house.lifecycle.activate("json", 7)
@@ -157,7 +97,7 @@ async def test_rolling_back_to_a_version_that_still_drains(house: House, tiny_ad
     await until(lambda: house.client.stats.num_running == 1)
     await house.lifecycle.install_copy("json", tiny_adapters["lora-r4"])
     loads = len(house.witness.loaded)
-    assert await house.lifecycle.rollback("json") is first
+    assert (await house.lifecycle.rollback("json")).version is first
     assert not running.done()
     assert len(house.witness.loaded) == loads, "it was still resident"
     assert await running == alone
@@ -177,7 +117,7 @@ async def test_rolling_back_while_the_engine_unloads(house: House, tiny_adapters
     assert not rolling.done()
     rest = [output async for output in stream]
     assert rest[-1].finish_reason is FinishReason.LENGTH
-    assert await rolling is first
+    assert (await rolling).version is first
     assert house.registry.resolve("json") == key
 
 
@@ -259,7 +199,7 @@ async def test_removing_lets_running_requests_finish(house: House, tiny_adapters
     assert await running == alone
     await house.lifecycle.settle()
     assert not first.path.exists()
-    assert house.witness.removed == 1
+    assert house.witness.changes == ["load", "remove"]
 
 
 async def test_removing_by_force_aborts(house: House, tiny_adapters: Mapping[str, Path]) -> None:

@@ -4,8 +4,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.engine.messages import AdapterLoaded, EngineInfo, EngineStats, StepOutputs
+from server.lifecycle_observer import Action
 from server.metrics import FINISH_REASONS, REQUEST_BUCKETS, TOKEN_BUCKETS, TTFT_BUCKETS, Metrics, RequestClock
-from server.registry import AdapterKey
+from server.registry import AdapterKey, VersionState
 
 KEY = AdapterKey("a", 3, "d")
 LABELS = {"model": "base", "adapter": "a", "version": "3"}
@@ -122,15 +123,22 @@ def test_steps() -> None:
 
 
 def test_adapters_coming_and_going() -> None:
-    metrics = Metrics("base")
+    states = {VersionState.LIVE: 2, VersionState.CANDIDATE: 1}
+    metrics = Metrics("base", versions=lambda: states)
     loaded = AdapterLoaded(key=KEY, kind="lora", nbytes=1, num_virtual_tokens=0, seconds={"read": 0.5, "copy": 0.1})
-    metrics.adapter_loaded(loaded, replaced=False)
-    metrics.adapter_loaded(loaded, replaced=True)
+    for _ in range(2):
+        metrics.adapter_loaded(loaded)
+    actions: tuple[Action, ...] = ("load", "replace", "activate", "rollback", "remove")
+    for action in actions:
+        metrics.name_changed(action)
     metrics.adapter_refused("base_mismatch")
     metrics.retire(KEY)
-    metrics.adapter_removed()
     assert value(metrics, "hotswap_adapter_load_seconds_sum", stage="read") == 1.0
-    assert [value(metrics, "hotswap_adapter_swaps_total", action=a) for a in ("load", "replace", "remove")] == [1, 1, 1]
+    assert [value(metrics, "hotswap_adapter_swaps_total", action=a) for a in actions] == [1, 1, 1, 1, 1]
+    counted = [value(metrics, "hotswap_adapter_versions", model="base", state=s.value) for s in VersionState]
+    assert dict(zip(VersionState, counted, strict=True)) == {
+        "live": 2, "candidate": 1, "draining": 0, "stored": 0,
+    }  # fmt: skip
     assert value(metrics, "hotswap_adapter_load_errors_total", code="base_mismatch") == 1
 
 

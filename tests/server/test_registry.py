@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from adapters.errors import PackageError
-from server.errors import InvalidRequestError, UnknownModelError
+from server.errors import ConflictError, InvalidRequestError, UnknownModelError
 from server.registry import AdapterKey, AdapterVersion, Registry, VersionState
 
 BASE = "org/base-1"
@@ -142,3 +142,88 @@ async def test_a_lease_pins_what_the_name_meant(registry: Registry) -> None:
 
 def test_keys_read_as_name_and_version() -> None:
     assert str(AdapterKey("json", 3, "d")) == "json@3"
+
+
+def wait(registry: Registry, name: str) -> AdapterKey:
+    key = registry.reserve(name, "candidate", candidate=True)
+    registry.commit(version(key))
+    return key
+
+
+def test_a_candidate_answers_to_its_number_only(registry: Registry) -> None:
+    live = add(registry, "json")
+    key = wait(registry, "json")
+    assert registry.resolve("json") == live
+    for model in ("json@2", f"{BASE}:json@2"):
+        assert registry.resolve(model) == key
+    assert registry.state(key) is VersionState.CANDIDATE
+    replaced = registry.activate(key)
+    assert replaced is not None
+    assert replaced.key == live
+    assert registry.resolve("json") == registry.resolve("json@2") == key
+    with pytest.raises(UnknownModelError, match="Version 1 of 'json' is not being served, version 2 is"):
+        registry.resolve("json@1")
+
+
+def test_a_name_with_only_a_candidate_is_not_served(registry: Registry) -> None:
+    key = wait(registry, "json")
+    assert (registry.names(), registry.known_names()) == ([], ["json"])
+    assert registry.resolve("json@1") == key
+    for call in (registry.resolve, registry.live, registry.before):
+        with pytest.raises(UnknownModelError, match=r"not served yet: version 1 is a candidate \(ask for json@1\)"):
+            call("json")
+    assert registry.activate(key) is None
+    assert registry.resolve("json") == key
+
+
+def test_a_discarded_candidate_is_gone(registry: Registry) -> None:
+    registry.forget_version(wait(registry, "json"))
+    for model in ("json", "json@1"):
+        with pytest.raises(UnknownModelError, match="does not exist"):
+            registry.resolve(model)
+    assert wait(registry, "json").version == 2  # a number means one content for ever
+
+
+def test_a_removed_name_stays_removed_beside_a_candidate(registry: Registry) -> None:
+    add(registry, "json")
+    registry.remove("json")
+    key = wait(registry, "json")
+    with pytest.raises(UnknownModelError, match="not served yet"):
+        registry.resolve("json")
+    registry.forget_version(key)
+    with pytest.raises(UnknownModelError, match="'json' was removed"):
+        registry.resolve("json")
+
+
+def test_candidates_are_bounded_over_all_names_and_count_while_they_load() -> None:
+    registry = Registry(BASE, max_candidates=2)
+    first, second = wait(registry, "a"), registry.reserve("b", "d", candidate=True)
+    with pytest.raises(ConflictError, match=r"2 candidates are resident, the limit .*: a@1, b@1\. Activate") as caught:
+        registry.reserve("c", "d", candidate=True)
+    assert caught.value.code == "too_many_candidates"
+    assert registry.known_names() == ["a"]
+    registry.release(second)
+    add(registry, "b")  # what goes live at once is no candidate
+    wait(registry, "c")
+    registry.activate(first)
+    wait(registry, "d")
+    with pytest.raises(ConflictError):
+        registry.reserve("a", "d", candidate=True)
+
+
+async def test_what_a_request_holds_stays_known_until_it_is_deleted(registry: Registry) -> None:
+    first, second = add(registry, "json"), add(registry, "json")
+    registry.forget_version(first)
+    registry.remove("json")
+    assert [registry.leased(key).key for key in (first, second)] == [first, second]
+    for key in (first, second):
+        registry.deleted(key)
+        with pytest.raises(UnknownModelError):
+            registry.leased(key)
+
+
+def test_counts(registry: Registry) -> None:
+    for put in (add, add, wait):
+        put(registry, "a")
+    wait(registry, "b")
+    assert registry.counts() == {VersionState.LIVE: 1, VersionState.DRAINING: 1, VersionState.CANDIDATE: 2}

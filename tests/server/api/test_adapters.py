@@ -33,9 +33,9 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 def admin(server: Live) -> Iterator[httpx.Client]:
     """A client; adapters it leaves behind are removed afterwards, and nothing may stay in quarantine."""
     with server.http() as http:
-        before = set(server.parts.registry.names())
+        before = set(server.parts.registry.known_names())
         yield http
-        for name in set(server.parts.registry.names()) - before:
+        for name in set(server.parts.registry.known_names()) - before:
             http.delete(f"/v1/adapters/{name}", params={"mode": "force"})
         quarantine = server.parts.lifecycle.store._quarantine
         server.wait(lambda: not list(quarantine.iterdir()), "an empty quarantine")
