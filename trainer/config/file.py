@@ -129,6 +129,8 @@ def _complete(config: TrainConfig) -> TrainConfig:
     if training.learning_rate is None:
         scale = config.preference.LEARNING_RATE_SCALE if config.preference else 1.0
         training = msgspec.structs.replace(training, learning_rate=config.method.default_learning_rate * scale)
+    if training.early_stopping:  # the last checkpoint is then one that was no better
+        training = msgspec.structs.replace(training, best_checkpoint=True)
     data = msgspec.structs.replace(config.data, path=_absolute(config.data.path))
     if isinstance(data.validation, str):
         data = msgspec.structs.replace(data, validation=_absolute(data.validation))

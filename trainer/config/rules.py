@@ -18,6 +18,7 @@ def check(config: TrainConfig) -> None:
     _check_data(config.data)
     _check_method(config)
     _check_packing(config)
+    _check_optimizer(config)
     _check_steps(config.training, has_validation=config.data.validation != 0)
 
 
@@ -58,11 +59,21 @@ def _check_packing(config: TrainConfig) -> None:
         raise ConfigError("training.packing: preference training compares whole rows; set it to false")
 
 
+def _check_optimizer(config: TrainConfig) -> None:
+    training = config.training
+    if training.loraplus_lr_ratio and (config.method.KIND != "lora" or config.preference):
+        raise ConfigError("training.loraplus_lr_ratio: LoRA+ is for the method lora, without preference")
+    if training.label_smoothing and config.preference:
+        raise ConfigError("training.label_smoothing: preference training has losses of its own; leave it out")
+    if training.early_stopping_min_delta and not training.early_stopping:
+        raise ConfigError("training.early_stopping_min_delta: say after how many evaluations with early_stopping")
+
+
 def _check_steps(training: TrainingConfig, has_validation: bool) -> None:
     if training.warmup > 1 and not training.warmup.is_integer():
         raise ConfigError(f"training.warmup: {training.warmup} is neither a share below 1 nor a whole number of steps")
     if not has_validation:
-        for key in ("best_checkpoint", "eval_steps", "exact_match_rows"):
+        for key in ("best_checkpoint", "early_stopping", "eval_steps", "exact_match_rows"):
             if getattr(training, key):
                 raise ConfigError(f"training.{key}: there are no validation rows (data.validation is 0)")
     every, save = training.eval_steps, training.save_steps

@@ -7,13 +7,20 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from trainer.config.methods import Positive, PositiveFloat
+from trainer.config.methods import Positive, PositiveFloat, Share
+
+Scheduler = Literal["linear", "cosine", "constant", "cosine_with_restarts", "polynomial", "inverse_sqrt"]
+Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "lion", "lion_8bit", "adafactor", "sgd"]
 
 
 class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How to train. None means: the method's preset for ``learning_rate``, a fifth of the run for the step counts.
 
     ``max_steps`` overrides ``epochs``. ``warmup`` below 1 is a share of the steps, otherwise a number of steps.
+    ``loraplus_lr_ratio`` multiplies the learning rate of LoRA's B (LoRA+). ``neftune_noise_alpha`` adds noise to the
+    embeddings (NEFTune). ``early_stopping`` is the number of evaluations without an improvement of more than
+    ``early_stopping_min_delta`` after which training ends; the best checkpoint is then the one that is exported.
+    ``tensorboard`` writes OUTPUT/tensorboard; ``trackers`` are names that transformers knows, such as wandb.
     ``dtype`` auto is bfloat16 where the hardware multiplies it natively, else float32. ``exact_match_rows`` validation
     rows are answered greedily at the end and compared with their responses. ``packing`` puts several examples into
     one row of data.max_length tokens; batch_size counts rows.
@@ -25,7 +32,11 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     batch_size: Positive = 8
     gradient_accumulation: Positive = 1
     warmup: Annotated[float, Meta(ge=0)] = 0.0
-    scheduler: Literal["linear", "cosine", "constant"] = "linear"
+    scheduler: Scheduler = "linear"
+    optimizer: Optimizer = "adamw"
+    loraplus_lr_ratio: PositiveFloat | None = None
+    neftune_noise_alpha: PositiveFloat | None = None
+    label_smoothing: Share = 0.0
     max_grad_norm: PositiveFloat = 1.0
     weight_decay: Annotated[float, Meta(ge=0)] = 0.0
     log_steps: Positive = 1
@@ -33,6 +44,10 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     save_steps: Positive | None = None
     keep_checkpoints: Positive = 2
     best_checkpoint: bool = False
+    early_stopping: Positive | None = None
+    early_stopping_min_delta: Annotated[float, Meta(ge=0)] = 0.0
+    tensorboard: bool = False
+    trackers: list[str] = []
     exact_match_rows: Annotated[int, Meta(ge=0)] = 0
     seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
     quantize: Literal["none", "nf4", "nf4-dq", "fp4", "fp4-dq", "int8"] = "none"

@@ -9,26 +9,34 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trainer.errors import TrainingError
-from trainer.loop.metrics import MetricsFile
 from trainer.loop.progress import Display, Reading
+
+
+class Records(Protocol):
+    """Where records go."""
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add one, which holds ``step``."""
+        ...
+
 
 _OTHERS = ("kl", "accuracy", "margin", "reward")
 
 
 class RecordCallback(TrainerCallback):  # type: ignore[misc]
-    """Writes metrics and shows progress. ``tokens_seen`` says how many tokens this process has trained on."""
+    """Writes records and shows progress. ``tokens_seen`` says how many tokens this process has trained on."""
 
-    def __init__(self, metrics: MetricsFile, display: Display, tokens_seen: Callable[[], int]) -> None:
-        self._metrics = metrics
+    def __init__(self, records: Sequence[Records], display: Display, tokens_seen: Callable[[], int]) -> None:
+        self._records = records
         self._display = display
         self._tokens_seen = tokens_seen
         self._began = self._evaluating = 0.0
@@ -47,9 +55,9 @@ class RecordCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Record what transformers logs. Raises TrainingError for a loss that is not finite."""
         if "loss" in logs:
-            self._record_step(state, logs)
+            self._record_step(args, state, logs)
         elif "eval_loss" in logs:
-            self._metrics.append(
+            self._append(
                 {"step": state.global_step, "epoch": state.epoch, "eval_loss": logs["eval_loss"], **_others(logs)}
             )
             self._display.message(
@@ -61,7 +69,11 @@ class RecordCallback(TrainerCallback):  # type: ignore[misc]
         """Leave the terminal in order."""
         self._display.stop()
 
-    def _record_step(self, state: TrainerState, logs: dict[str, float]) -> None:
+    def _append(self, record: dict[str, Any]) -> None:
+        for records in self._records:
+            records.append(record)
+
+    def _record_step(self, args: TrainingArguments, state: TrainerState, logs: dict[str, float]) -> None:
         now, tokens = time.monotonic(), self._tokens_seen()
         before, tokens_before = self._mark
         self._mark = (now, tokens)
@@ -69,11 +81,13 @@ class RecordCallback(TrainerCallback):  # type: ignore[misc]
         reading = Reading(
             step=state.global_step,
             loss=logs["loss"],
+            epoch=state.epoch or 0.0,
+            learning_rate=logs.get("learning_rate", 0.0),
             tokens_per_second=(tokens - tokens_before) / max(now - before, 1e-9),
             seconds_left=(now - self._began) / done * (state.max_steps - state.global_step),
             peak_memory_mb=peak_memory_mb(),
         )
-        self._metrics.append(
+        self._append(
             {
                 "step": state.global_step,
                 "epoch": state.epoch,
@@ -90,7 +104,7 @@ class RecordCallback(TrainerCallback):  # type: ignore[misc]
         if not math.isfinite(logs["loss"]):
             raise TrainingError(
                 f"the loss became {logs['loss']} at step {state.global_step}; lower training.learning_rate "
-                "(the checkpoints before it are kept)"
+                f"(now {args.learning_rate:g}) or set training.warmup; the checkpoints before it are kept"
             )
 
 
@@ -112,8 +126,7 @@ class StopCallback(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Ask transformers for a checkpoint and the end, unless the run is over anyway."""
         if self.signal is not None and state.global_step < state.max_steps:
-            control.should_evaluate = False
-            control.should_save = True
+            control.should_save = True  # after an evaluation that is due: the resumed run must find it in the history
             control.should_training_stop = True
 
 

@@ -24,7 +24,10 @@ PARAMETERS_FILE = "trainable.safetensors"
 METHOD_FILE = "method.safetensors"  # what a method with dynamics of its own depends on beside its parameters
 IDENTITY_FILE = "run.json"
 STATE_FILE = "trainer_state.json"  # transformers writes it last: a checkpoint without it is incomplete
-_FREE = {"log_steps", "eval_steps", "save_steps", "keep_checkpoints", "exact_match_rows", "threads"}
+_FREE = {
+    *("log_steps", "eval_steps", "save_steps", "keep_checkpoints", "exact_match_rows", "threads"),
+    *("early_stopping", "early_stopping_min_delta", "tensorboard", "trackers"),
+}
 
 
 class RunIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

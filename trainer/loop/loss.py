@@ -50,9 +50,12 @@ def labelled_targets(labels: Tensor) -> Tensor:
     return shifted[shifted != IGNORED]
 
 
-def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy [labelled] in float32 of ``logits`` [labelled, vocab_size]."""
-    return F.cross_entropy(logits.float(), labelled_targets(labels), reduction="none")
+def token_losses(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross entropy [labelled] in float32 of ``logits`` [labelled, vocab_size].
+
+    ``smoothing`` is the share of the target that is spread over the whole vocabulary.
+    """
+    return F.cross_entropy(logits.float(), labelled_targets(labels), reduction="none", label_smoothing=smoothing)
 
 
 def _pick(states: Tensor, labels: Tensor) -> Tensor:

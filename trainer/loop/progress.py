@@ -19,6 +19,8 @@ class Reading:
 
     step: int
     loss: float
+    epoch: float
+    learning_rate: float
     tokens_per_second: float
     seconds_left: float
     peak_memory_mb: float
@@ -131,7 +133,8 @@ def make_display(quiet: bool) -> Display:
 
 def _details(reading: Reading) -> str:
     return (
-        f"loss {reading.loss:.4f}  {reading.tokens_per_second:,.0f} tokens/s  memory {reading.peak_memory_mb:,.0f} MB"
+        f"loss {reading.loss:.4f}  epoch {reading.epoch:.2f}  lr {reading.learning_rate:.2e}  "
+        f"{reading.tokens_per_second:,.0f} tokens/s  memory {reading.peak_memory_mb:,.0f} MB"
     )
 
 

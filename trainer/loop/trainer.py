@@ -6,14 +6,14 @@ It does not know where data comes from, how progress is shown, or what becomes o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from trainer.base_model import device
 from trainer.config.schema import TrainConfig
@@ -24,6 +24,8 @@ from trainer.data.packing import PackedCollator, PackedDataset, PackedSampler, P
 from trainer.loop.checkpoint import STATE_FILE, RunIdentity, load_parameters, save_parameters
 from trainer.loop.dynamics import DynamicsCallback
 from trainer.loop.loss import LabelledHead, row_losses, token_losses
+from trainer.loop.optimizers import raise_rate_of_b, transformers_name
+from trainer.loop.saving import whole_or_none
 from trainer.methods.dynamics import dynamics_of
 
 _PARTS = 5  # evaluations and checkpoints in a run that does not say how many
@@ -39,8 +41,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         data: TrainingData,
         pad_id: int,
         *,
+        config: TrainConfig,
         identity: RunIdentity,
-        callbacks: Sequence[TrainerCallback],
         packing: Packing | None = None,
     ) -> None:
         super().__init__(
@@ -49,9 +51,9 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
             data_collator=PackedCollator(pad_id) if packing else Collator(pad_id),
             train_dataset=PackedDataset(data.train, packing) if packing else ExampleDataset(data.train),
             eval_dataset=ExampleDataset(data.validation) if data.validation else None,
-            callbacks=list(callbacks),
         )
         self.head = LabelledHead(model)
+        self._config = config.training
         self._identity = identity
         self._dynamics = dynamics_of(model)
         if self._dynamics:
@@ -71,7 +73,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         labels = inputs.pop("labels")
         counts = inputs.pop("num_tokens") if "num_tokens" in inputs else inputs["attention_mask"]  # packed or not
         self.tokens_seen += int(counts.sum())
-        losses = token_losses(self.head.logits(model, inputs, labels), labels)
+        losses = token_losses(self.head.logits(model, inputs, labels), labels, self._config.label_smoothing)
         count = num_items_in_batch if num_items_in_batch is not None else losses.numel()
         processes: int = self.accelerator.num_processes  # gradients are averaged over them, labels were summed
         total = losses.sum()
@@ -103,6 +105,26 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         self.state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
             self._load_best_model()
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """transformers' optimizer, with LoRA+'s learning rates where they are asked for."""
+        new = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if new and self._config.loraplus_lr_ratio:
+            raise_rate_of_b(optimizer, model or self.model, self._config.loraplus_lr_ratio)
+        return optimizer
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Save a new best at once: transformers would only if a checkpoint is due, and call an older one the best."""
+        found: bool = super()._determine_best_metric(metrics, trial)
+        if found and self.args.load_best_model_at_end:
+            self.control.should_save = True
+        return found
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        directory = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with whole_or_none(directory):
+            super()._save_checkpoint(model, trial)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any]:
         dataset = train_dataset or self.train_dataset
@@ -143,7 +165,8 @@ def make_arguments(config: TrainConfig, train_rows: int) -> TrainingArguments:
         warmup_steps=training.warmup,
         max_grad_norm=training.max_grad_norm,
         weight_decay=training.weight_decay,
-        optim="adamw_torch",
+        optim=transformers_name(training.optimizer, on_cpu),
+        neftune_noise_alpha=training.neftune_noise_alpha,
         seed=training.seed,
         use_cpu=on_cpu,
         dataloader_pin_memory=not on_cpu,
@@ -160,7 +183,7 @@ def make_arguments(config: TrainConfig, train_rows: int) -> TrainingArguments:
         metric_for_best_model="loss" if training.best_checkpoint else None,
         greater_is_better=False if training.best_checkpoint else None,
         disable_tqdm=True,
-        report_to="none",
+        report_to=training.trackers or "none",
         remove_unused_columns=False,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for torchrun, never for threads in one process

@@ -1,0 +1,194 @@
+"""What every kind of run shares: its output directory, the checkpoint it goes on from, its records, and its end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from transformers import PrinterCallback, TrainerState
+
+from trainer.base_model import Base, device, resolve_dtype
+from trainer.config.file import dump_config
+from trainer.config.schema import TrainConfig
+from trainer.errors import CheckpointError
+from trainer.loop.callbacks import RecordCallback, StopCallback, peak_memory_mb, stop_on_signals
+from trainer.loop.checkpoint import (
+    STATE_FILE,
+    RunIdentity,
+    check_identity,
+    checkpoints,
+    identity_of,
+    step_of,
+)
+from trainer.loop.early_stopping import EarlyStopping
+from trainer.loop.metrics import METRICS_FILE, MetricsFile, read_metrics
+from trainer.loop.plot import PLOT_FILE, plot_losses
+from trainer.loop.progress import Display
+from trainer.loop.tensorboard import TENSORBOARD_DIR, TensorBoardFile, require_tensorboard
+from trainer.record import RECORD_FILE, write_record
+
+CONFIG_FILE = "config.yaml"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run left behind: a ``package``, or a ``base`` after full fine-tuning.
+
+    Neither, and ``stopped_by`` the signal, when it was interrupted.
+    """
+
+    output: Path
+    package: Path | None
+    steps: int
+    metrics: dict[str, float]
+    stopped_by: int | None = None
+    base: Path | None = None
+
+
+class Session:
+    """One run. ``config`` is the given one with what ``auto`` stands for on this machine."""
+
+    def __init__(self, config: TrainConfig, *, resume: bool, overwrite: bool, display: Display) -> None:
+        """Make the output directory ready and find the checkpoint to go on from. Raises CheckpointError."""
+        if config.training.tensorboard:
+            require_tensorboard()
+        self.output = Path(config.output)
+        self.display = display
+        self.checkpoint = open_output(self.output, resume, overwrite)
+        if config.training.threads:
+            torch.set_num_threads(config.training.threads)
+        self.config = _resolved(config)
+        self._stop = StopCallback()
+        self._records: list[MetricsFile | TensorBoardFile] = []
+
+    @property
+    def resume_step(self) -> int | None:
+        """The step after which this run goes on."""
+        return step_of(self.checkpoint) if self.checkpoint else None
+
+    def identify(self, base: Base, data_sha256: str) -> RunIdentity:
+        """The identity of this run. Raises CheckpointError when it goes on from a checkpoint of another."""
+        identity = identity_of(self.config, base.fingerprint, data_sha256)
+        if self.checkpoint:
+            check_identity(self.checkpoint, identity)
+        return identity
+
+    def open_records(self, base: Base, data: dict[str, Any]) -> None:
+        """Write config.yaml and run.json, and open the metrics: from here on the directory holds a run."""
+        write_config(self.output, self.config)
+        write_record(self.output, self.config, base, data, self.resume_step)
+        self._records = [MetricsFile(self.output / METRICS_FILE, resume_step=self.resume_step)]
+        if self.config.training.tensorboard:
+            self._records.append(TensorBoardFile(self.output / TENSORBOARD_DIR, resume_step=self.resume_step))
+
+    def run(self, trainer: Any) -> float:
+        """Run ``trainer`` to the end, to its early stop or to a signal; returns the seconds it took."""
+        began = time.monotonic()
+        early = self._early_stopping()
+        if self.checkpoint and self._has_ended(TrainerState.load_from_json(str(self.checkpoint / STATE_FILE)), trainer):
+            trainer.restore(self.checkpoint)  # transformers would train one more step
+            return time.monotonic() - began
+        trainer.remove_callback(PrinterCallback)
+        for callback in (self._stop, early, RecordCallback(self._records, self.display, lambda: trainer.tokens_seen)):
+            if callback:
+                trainer.add_callback(callback)
+        with stop_on_signals(self._stop):
+            try:
+                trainer.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
+            finally:
+                self.display.stop()
+        if early and early.is_over(trainer.state.log_history):
+            self.display.message(f"stopped early at step {trainer.state.global_step}: {early.reason()}")
+        plot_losses(read_metrics(self.output / METRICS_FILE), self.output / PLOT_FILE)
+        return time.monotonic() - began
+
+    def interrupted(self, trainer: Any) -> RunResult | None:
+        """What there is after a signal that came before the end."""
+        if self._stop.signal is None or self._has_ended(trainer.state, trainer):
+            return None
+        return RunResult(self.output, None, trainer.state.global_step, {}, self._stop.signal)
+
+    def summary(self, trainer: Any, seconds: float) -> dict[str, float]:
+        """The losses, time and memory of the whole run."""
+        history: Sequence[dict[str, Any]] = trainer.state.log_history
+        losses = [entry["loss"] for entry in history if "loss" in entry]
+        figures = {"train_loss": losses[-1]} if losses else {}
+        validation = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+        if validation:
+            figures["validation_loss"] = min(validation) if self.config.training.best_checkpoint else validation[-1]
+        figures["train_seconds"] = round(seconds, 3)
+        figures["tokens_per_second"] = round(trainer.tokens_seen / seconds, 1)
+        figures["peak_memory_mb"] = round(peak_memory_mb(), 1)
+        return figures
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add ``record``, which must hold ``step``, to the metrics."""
+        for records in self._records:
+            records.append(record)
+
+    def _has_ended(self, state: TrainerState, trainer: Any) -> bool:
+        early = self._early_stopping()
+        return state.global_step >= trainer.args.max_steps or bool(early and early.is_over(state.log_history))
+
+    def _early_stopping(self) -> EarlyStopping | None:
+        training = self.config.training
+        patience = training.early_stopping
+        return EarlyStopping(patience, training.early_stopping_min_delta) if patience else None
+
+
+def open_output(output: Path, resume: bool, overwrite: bool) -> Path | None:
+    """Make ``output`` ready; returns the checkpoint to resume from. Raises CheckpointError."""
+    if output.exists() and not output.is_dir():
+        raise CheckpointError(f"{output} is not a directory")
+    if resume:
+        return _last_checkpoint(output)
+    if (output / CONFIG_FILE).exists():
+        if not overwrite:
+            raise CheckpointError(f"{output} holds a run already: go on with --resume, or start anew with --overwrite")
+        _clear(output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{output} cannot be created: {error.strerror}") from error
+    return None
+
+
+def write_config(output: Path, config: TrainConfig) -> None:
+    """Write ``config`` into ``output``, all or nothing."""
+    scratch = output / f".{CONFIG_FILE}"
+    scratch.write_text(dump_config(config), encoding="utf-8")
+    os.replace(scratch, output / CONFIG_FILE)
+
+
+def _last_checkpoint(output: Path) -> Path:
+    """The last complete checkpoint; half-written ones are removed, for the run will write their steps again."""
+    found = checkpoints(output)
+    if not found:
+        raise CheckpointError(f"there is no complete checkpoint in {output}; train without --resume")
+    for path in output.glob("checkpoint-*"):
+        if path not in found:
+            shutil.rmtree(path)
+    return found[-1]
+
+
+def _clear(output: Path) -> None:
+    """Remove an older run's own files. Its package stays until the new one takes its place."""
+    for path in output.glob("checkpoint-*"):
+        shutil.rmtree(path)
+    shutil.rmtree(output / TENSORBOARD_DIR, ignore_errors=True)
+    for name in (METRICS_FILE, PLOT_FILE, CONFIG_FILE, RECORD_FILE):
+        (output / name).unlink(missing_ok=True)
+
+
+def _resolved(config: TrainConfig) -> TrainConfig:
+    """``config`` with the dtype that ``auto`` means here and the threads in use: they decide the last bits."""
+    dtype = str(resolve_dtype(config.training.dtype, device())).removeprefix("torch.")
+    training = msgspec.structs.replace(config.training, dtype=dtype, threads=torch.get_num_threads())
+    return msgspec.structs.replace(config, training=training)
