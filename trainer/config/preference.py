@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
@@ -100,9 +101,9 @@ class RewardPreference(
 class GrpoPreference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="grpo", tag_field=TAG):
     """Group relative policy optimization (Shao et al. 2024): the model's own answers, scored by a function.
 
-    ``reward`` is ``module:function`` or ``file.py:function``, a path being relative to the configuration file:
-    ``function(completions: list[str], rows: list[dict]) -> list[float]``, where the rows are those of the data. It is
-    run as it is: name only code that you trust. ``num_generations`` answers are drawn for each prompt.
+    ``reward`` is ``module:function`` or ``file.py:function``, of the signature ``(completions: list[str], rows:
+    list[dict]) -> list[float]``, where the rows are those of the data. It is run as it is: name only code that you
+    trust. ``num_generations`` answers are drawn for each prompt.
     """
 
     reward: str
@@ -137,8 +138,6 @@ def check_preference(
         raise ConfigError(
             f"added_tokens: the reference of {kind} is the base, which does not know them; leave them out"
         )
-    if getattr(training, "packing", False):
-        raise ConfigError(f"training.packing: {kind} compares whole answers, which are not packed")
     if too_long == "split":
         raise ConfigError(f"data.too_long: split is not for {kind}; choose drop, cut_start or cut_end")
     if getattr(preference, "disable_dropout", False) and getattr(method, "dropout", 0.0):
@@ -168,6 +167,11 @@ def _check_grpo(preference: GrpoPreference, method: Any, training: TrainingConfi
         raise ConfigError("preference.reward: write module:function or file.py:function")
     if isinstance(method, PrefixMethod) or method.KIND in ("prompt", "p_tuning"):
         raise ConfigError(f"method.type: grpo lets the model answer while it trains, which {method.KIND} cannot yet")
+    if preference.beta and method.KIND in ("bottleneck", "freeze", "full"):
+        raise ConfigError(f"preference.beta: {method.KIND} cannot be switched off to ask the base; set it to 0")
+    for key in ("best_checkpoint", "eval_steps", "early_stopping"):
+        if getattr(training, key):
+            raise ConfigError(f"training.{key}: grpo has no validation loss; held-out rewards are measured at the end")
     answers = training.batch_size * training.gradient_accumulation
     if answers % preference.num_generations:
         raise ConfigError(
@@ -184,3 +188,14 @@ def summary_of(preference: Preference) -> dict[str, str | int | float | bool]:
             name = str(value).rpartition(":")[2] if key == "reward" else value
             out[f"preference_{key}"] = name
     return out
+
+
+def complete_preference(preference: Preference | None) -> Preference | None:
+    """``preference`` standing for itself: the file of a reward by its absolute path."""
+    if not isinstance(preference, GrpoPreference):
+        return preference
+    source, colon, function = preference.reward.rpartition(":")
+    if not source.endswith(".py"):
+        return preference
+    path = os.path.abspath(os.path.expanduser(source))
+    return msgspec.structs.replace(preference, reward=f"{path}{colon}{function}")

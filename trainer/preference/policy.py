@@ -19,6 +19,9 @@ from trainer.base_model import Base
 from trainer.data.batches import Collator
 from trainer.data.examples import IGNORED, Example
 from trainer.loop.loss import LabelledHead, token_losses
+from trainer.methods.own_model import OwnModel
+
+_CHUNK = 64  # tokens whose whole distributions are looked at together, beside the ones that have a gradient
 
 
 @dataclass
@@ -36,11 +39,12 @@ class TokenOutputs:
 
 
 class PolicyModel(nn.Module):
-    """``model`` behind the interface of trl's trainers. Its own parameters are those of ``model``."""
+    """``model`` behind the interface of trl's trainers. Logits are divided by ``temperature``, as in sampling."""
 
-    def __init__(self, model: Any, base: Base) -> None:
+    def __init__(self, model: Any, base: Base, temperature: float = 1.0) -> None:
         super().__init__()
         self.model = model
+        self._temperature = temperature
         self.head = LabelledHead(model)
         self.config = copy.deepcopy(base.model.config)  # trl writes the pad token into both
         self.generation_config = copy.deepcopy(getattr(base.model, "generation_config", None))
@@ -50,19 +54,23 @@ class PolicyModel(nn.Module):
     ) -> TokenOutputs:
         """Score the tokens that ``labels`` [batch, length] holds; it is IGNORED elsewhere."""
         logits = self.head.logits(self.model, {"input_ids": input_ids, "attention_mask": attention_mask}, labels)
+        logits = logits / self._temperature if self._temperature != 1.0 else logits
         wanted = labels[:, 1:] != IGNORED
+        targets = labels[:, 1:][wanted]
 
         def spread(values: Tensor) -> Tensor:
             return values.new_zeros(wanted.shape).masked_scatter(wanted, values)
 
-        with torch.no_grad():
-            plain = logits.detach().float()
-            log_softmax = plain.log_softmax(-1)
-            entropy = -(log_softmax.exp() * log_softmax).sum(-1)
-            top1 = plain.argmax(-1) == labels[:, 1:][wanted]
+        parts = [_figures(*part) for part in zip(logits.detach().split(_CHUNK), targets.split(_CHUNK), strict=True)]
+        entropy, mean_logits, is_top1 = (torch.cat(column) for column in zip(*parts, strict=True))
         return TokenOutputs(
-            spread(-token_losses(logits, labels)), spread(entropy), spread(plain.mean(-1)), spread(top1)
+            spread(-token_losses(logits, labels)), spread(entropy), spread(mean_logits), spread(is_top1)
         )
+
+    def generate(self, **arguments: Any) -> Any:
+        """As the model's own; the hooks of methods that are no peft model are in their base."""
+        model = self.model.base_model if isinstance(self.model, OwnModel) else self.model
+        return model.generate(**arguments)
 
     def add_model_tags(self, tags: Any) -> None:
         """trl's marks for a hub; ours is no model to upload."""
@@ -107,3 +115,11 @@ def answer_log_probs(
 
 def _example(prompt: list[int], answer: list[int]) -> Example:
     return Example((*prompt, *answer), (*[IGNORED] * len(prompt), *answer))
+
+
+def _figures(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Entropy, mean and whether the target is the likeliest, each [tokens], of ``logits`` [tokens, vocabulary]."""
+    plain = logits.float()
+    mean, top = plain.mean(-1), plain.argmax(-1) == targets
+    shares = plain.log_softmax(-1)
+    return -(shares.exp() * shares).sum(-1), mean, top

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any, Protocol
 
+from adapters.manifest import DataRef
 from trainer.base_model import Base
-from trainer.config.preference import DpoPreference, KtoPreference
+from trainer.config.methods import FullMethod
+from trainer.config.preference import DpoPreference, GrpoPreference, KtoPreference, RewardPreference
 from trainer.config.schema import TrainConfig
 from trainer.errors import ConfigError
+from trainer.export import PACKAGE_DIR, export_adapter
+from trainer.full_export import BASE_DIR, export_base
 from trainer.loop.loss import LabelledHead
 from trainer.preference.figures import judged_figures, pair_figures
 from trainer.preference.reference import Scorer, judged_table, pair_table
@@ -32,8 +37,48 @@ class Work(Protocol):
         """Scores of the held-out rows by the trained model."""
         ...
 
+    def export(self, trainer: Any, metrics: dict[str, float]) -> Path:
+        """Write what was trained into the output directory; returns where it is."""
+        ...
 
-class DpoWork:
+
+def make_work(config: TrainConfig, base: Base) -> Work:
+    """The work that ``config.preference`` asks for, its data loaded and the reference's scores of it computed."""
+    preference = config.preference
+    if isinstance(preference, DpoPreference):
+        return DpoWork(config, preference, base)
+    if isinstance(preference, KtoPreference):
+        return KtoWork(config, preference, base)
+    if isinstance(preference, RewardPreference):
+        from trainer.preference.reward_work import RewardWork
+
+        return RewardWork(config, preference, base)
+    assert isinstance(preference, GrpoPreference)
+    from trainer.preference.grpo_work import GrpoWork
+
+    return GrpoWork(config, preference, base)
+
+
+class AdapterWork:
+    """What ends in an adapter's package."""
+
+    data: PreferenceData[Any]
+    _config: TrainConfig
+    _base: Base
+
+    def export(self, trainer: Any, metrics: dict[str, float]) -> Path:
+        """See Work. Full fine-tuning leaves a base instead."""
+        data = DataRef(sha256=self.data.sha256, rows=len(self.data.train))
+        if isinstance(self._config.method, FullMethod):
+            path = Path(self._config.output) / BASE_DIR
+            export_base(trainer.trained, self._base, self._config, path, data=data, metrics=metrics)
+            return path
+        path = Path(self._config.output) / PACKAGE_DIR
+        export_adapter(trainer.trained, self._base, self._config, path, data=data, metrics=metrics)
+        return path
+
+
+class DpoWork(AdapterWork):
     """DPO on pairs."""
 
     def __init__(self, config: TrainConfig, preference: DpoPreference, base: Base) -> None:
@@ -63,7 +108,7 @@ class DpoWork:
         return pair_figures(before, after, self._preference.beta)
 
 
-class KtoWork:
+class KtoWork(AdapterWork):
     """KTO on judged answers."""
 
     def __init__(self, config: TrainConfig, preference: KtoPreference, base: Base) -> None:
