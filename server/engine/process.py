@@ -80,8 +80,9 @@ def feed(sock: socket.socket, inbox: Inbox, finished: threading.Event) -> None:
     try:
         while (payload := recv_frame(sock)) is not None:
             inbox.put(decode_to_engine(payload))
-    except TransportError as error:
-        logger.error("cannot read from the server: %s", error)
+    except (TransportError, OSError) as error:
+        if not finished.is_set():  # else the socket was closed because all is done
+            logger.error("cannot read from the server: %s", error)
     inbox.put(Shutdown())
     if not finished.wait(ORPHAN_GRACE_SECONDS):
         logger.warning("the server has gone; ending at once")
