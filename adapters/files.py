@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from adapters.config import CONFIG_FILE
@@ -47,3 +48,13 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def move_directory(scratch: Path, path: Path) -> None:
+    """Put ``scratch`` in the place of ``path``; what was there goes only once the new one stands. Raises OSError."""
+    old = scratch.with_name(scratch.name + "-old")
+    if path.exists():
+        path.rename(old)
+    scratch.rename(path)
+    sync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)

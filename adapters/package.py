@@ -20,7 +20,7 @@ from torch import Tensor
 
 from adapters.config import CONFIG_FILE, AdapterConfig, parse_config
 from adapters.errors import PackageError
-from adapters.files import GOLDEN_FILE, MANIFEST_FILE, WEIGHTS_FILE, sync
+from adapters.files import GOLDEN_FILE, MANIFEST_FILE, WEIGHTS_FILE, move_directory, sync
 from adapters.golden import Probe, encode_golden
 from adapters.header import WEIGHT_DTYPES
 from adapters.inspection import inspect_package
@@ -81,7 +81,7 @@ def write_package(
         inspect_package(scratch)
         scratch.chmod(0o755)
         sync(scratch)
-        _move(scratch, path)
+        move_directory(scratch, path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -112,13 +112,3 @@ def _write_durably(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _move(scratch: Path, path: Path) -> None:
-    """Put ``scratch`` in the place of ``path``; what was there goes only once the new one stands."""
-    old = scratch.with_name(scratch.name + "-old")
-    if path.exists():
-        path.rename(old)
-    scratch.rename(path)
-    sync(path.parent)
-    shutil.rmtree(old, ignore_errors=True)

@@ -14,6 +14,7 @@ from adapters.base import resolve_base
 from adapters.errors import BaseModelError
 from adapters.fingerprint import base_fingerprint
 from trainer.added_tokens import TrainedToken, add_tokens
+from trainer.config.methods import trains_weights
 from trainer.config.schema import TrainConfig
 from trainer.int8 import use_weight_only_int8
 
@@ -53,7 +54,8 @@ def load_base(config: TrainConfig) -> Base:
     fingerprint = base_fingerprint(path)
     tokenizer = load_tokenizer(path)
     tokens = add_tokens(tokenizer, config.added_tokens)
-    dtype = resolve_dtype(config.training.dtype, device())
+    wanted = "float32" if trains_weights(config.method) else config.training.dtype
+    dtype = resolve_dtype(wanted, device())
     model = load_model(path, dtype, config.training.quantize)
     end_ids = _end_ids(getattr(model, "generation_config", None), tokenizer)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_ids[0]

@@ -61,5 +61,5 @@ def _train(args: argparse.Namespace) -> int:
         return 128 + result.stopped_by
     figures = "  ".join(f"{name} {value:g}" for name, value in result.metrics.items())
     print(f"trained {result.steps} steps  {figures}")
-    print(f"package: {result.package}")
+    print(f"package: {result.package}" if result.package else f"base: {result.base}")
     return 0

@@ -195,6 +195,14 @@ class FreezeMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     default_learning_rate: ClassVar[float] = 1e-4
 
 
+class FullMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="full", tag_field="type"):
+    """Full fine-tuning: every parameter of the base is trained, and the result is a new base, no adapter."""
+
+    KIND: ClassVar[str] = "full"
+    QUANTIZED: ClassVar[tuple[str, ...]] = ("none",)
+    default_learning_rate: ClassVar[float] = 1e-5
+
+
 class PrefixMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="prefix", tag_field="type"):
     """Prefix tuning: trained keys and values before the prompt in every layer.
 
@@ -255,6 +263,7 @@ Method = (
     | LnTuningMethod
     | BottleneckMethod
     | FreezeMethod
+    | FullMethod
     | PrefixMethod
     | PromptMethod
     | PTuningMethod
@@ -270,6 +279,7 @@ METHODS: dict[str, type[Method]] = {
         Ia3Method,
         BottleneckMethod,
         FreezeMethod,
+        FullMethod,
         LnTuningMethod,
         VeraMethod,
         LohaMethod,
@@ -280,3 +290,12 @@ METHODS: dict[str, type[Method]] = {
         MissMethod,
     )
 }
+
+
+def trains_weights(method: Method) -> bool:
+    """Whether ``method`` trains weights of the base itself.
+
+    They are kept in float32 then: bfloat16 has 8 bits of precision, and a step of Adam that is smaller than a 256th of
+    a weight would be lost. ``training.dtype`` bfloat16 means mixed precision for such methods.
+    """
+    return isinstance(method, FreezeMethod | FullMethod)

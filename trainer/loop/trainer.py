@@ -15,7 +15,8 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from trainer.base_model import device
+from trainer.base_model import device, resolve_dtype
+from trainer.config.methods import trains_weights
 from trainer.config.schema import TrainConfig
 from trainer.config.training import TrainingConfig
 from trainer.data.batches import Collator, ExampleDataset, LengthBucketSampler
@@ -169,6 +170,7 @@ def make_arguments(config: TrainConfig, train_rows: int) -> TrainingArguments:
         neftune_noise_alpha=training.neftune_noise_alpha,
         seed=training.seed,
         use_cpu=on_cpu,
+        bf16=trains_weights(config.method) and resolve_dtype(training.dtype, device()) == torch.bfloat16,
         dataloader_pin_memory=not on_cpu,
         **_checkpointing(training.gradient_checkpointing),
         logging_strategy="steps",

@@ -14,6 +14,7 @@ from trainer.config.methods import (
     AdaLoraMethod,
     BottleneckMethod,
     FreezeMethod,
+    FullMethod,
     Method,
     PrefixMethod,
     PromptMethod,
@@ -21,6 +22,7 @@ from trainer.config.methods import (
 )
 from trainer.methods import own, prefix, prompts, token_rows
 from trainer.methods.adalora import apply_adalora, pruned
+from trainer.methods.full import apply_full
 from trainer.methods.own_model import OwnModel
 from trainer.methods.peft_kinds import CONFIGS, apply_peft
 
@@ -56,6 +58,8 @@ def apply_method(base: Base, method: Method, steps: int | None = None) -> Any:
 
 
 def _apply(base: Base, method: Method, steps: int | None) -> Any:
+    if isinstance(method, FullMethod):
+        return apply_full(base, method)
     rows = token_rows.attach(base) if base.tokens else []
     if isinstance(method, AdaLoraMethod):
         model = apply_adalora(base, method, steps)

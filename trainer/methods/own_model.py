@@ -27,6 +27,10 @@ class OwnModel(nn.Module):
         """As the base's own."""
         return self.base_model(**inputs)
 
+    def get_input_embeddings(self) -> Any:
+        """The base's input embedding."""
+        return self.base_model.get_input_embeddings()
+
     def get_output_embeddings(self) -> Any:
         """The base's output head."""
         return self.base_model.get_output_embeddings()

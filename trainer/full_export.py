@@ -1,0 +1,82 @@
+"""A trained model as a base of its own: the directory that ``hotswap serve --base`` loads."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+
+from adapters.files import MANIFEST_FILE, move_directory, sync
+from adapters.manifest import DataRef, Manifest, encode_manifest
+from trainer.base_model import Base, load_tokenizer
+from trainer.config.schema import TrainConfig
+from trainer.errors import CheckpointError
+from trainer.export import make_manifest
+
+BASE_DIR = "base"
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model",
+                    "chat_template*")  # fmt: skip
+
+
+def export_base(
+    model: Any, base: Base, config: TrainConfig, path: Path, *, data: DataRef, metrics: dict[str, float]
+) -> None:
+    """Write the fully trained ``model``, converted to the type that the base was saved in, to ``path``.
+
+    ``hotswap.json`` beside the weights says what it was made of. All or nothing, in the place of an older one. Raises
+    CheckpointError when it cannot be written.
+    """
+    save_base(model.base_model, base.path, base.tokenizer, path, manifest=make_manifest(base, config, data, metrics))
+
+
+def save_base(
+    model: Any, source: Path, tokenizer: Any, path: Path, *, manifest: Manifest, dtype: torch.dtype | None = None
+) -> None:
+    """Write ``model``, made from the base in ``source``, to ``path``, in ``dtype`` (that of ``source`` when None).
+
+    Raises CheckpointError when it cannot be written; nothing is left behind then.
+    """
+    origin = AutoConfig.from_pretrained(source)
+    model.config.use_cache = origin.use_cache if hasattr(origin, "use_cache") else True  # training had switched it off
+    model.to(dtype or origin.dtype or torch.float32)
+    with replacing(path) as scratch:
+        model.save_pretrained(scratch)
+        for pattern in _TOKENIZER_FILES:
+            for file in source.glob(pattern):
+                shutil.copyfile(file, scratch / file.name)
+        if _differs(load_tokenizer(source), tokenizer):
+            tokenizer.save_pretrained(scratch)
+        (scratch / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """An empty directory that takes the place of ``path`` when the block ends, and is removed when it fails.
+
+    Raises CheckpointError when it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error.strerror}") from error
+    try:
+        yield scratch
+        scratch.chmod(0o755)
+        for file in (*scratch.iterdir(), scratch):
+            sync(file)
+        move_directory(scratch, path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _differs(before: Any, now: Any) -> bool:
+    return bool(before.get_vocab() != now.get_vocab() or before.chat_template != now.chat_template)
