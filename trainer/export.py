@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import torch
+from accelerate.utils import extract_model_from_parallel
 
 from adapters.added_tokens import AddedToken
 from adapters.errors import AdapterError
@@ -43,7 +44,7 @@ def export_adapter(
 
     Raises TrainingError when the adapter is not sound, for instance not finite.
     """
-    model.eval()
+    model = extract_model_from_parallel(model, keep_fp32_wrapper=False).eval()  # recorded without mixed precision
     manifest = make_manifest(base, config, data, metrics)
     golden = golden_logits(model, probe_ids(base, config))
     adapter, tensors = adapter_of(model)

@@ -8,11 +8,13 @@ from transformers import set_seed
 
 from adapters.manifest import DataRef
 from trainer.base_model import Base, load_base
+from trainer.config.methods import FullMethod
 from trainer.config.schema import TrainConfig
 from trainer.data.load import TrainingData, describe_dropped, load_data
 from trainer.data.packing import pack
 from trainer.evaluation.greedy import exact_match
 from trainer.export import PACKAGE_DIR, export_adapter
+from trainer.full_export import BASE_DIR, export_base
 from trainer.loop.failures import explained
 from trainer.loop.packing import check_packing
 from trainer.loop.progress import Display, SilentDisplay
@@ -65,6 +67,10 @@ def _finish(session: Session, base: Base, data: TrainingData, trainer: AdapterTr
     results = session.summary(trainer, seconds) | _answers(session.config, base, data, trainer)
     session.append({"step": trainer.state.global_step, **results})
     reference = DataRef(sha256=data.sha256, rows=len(data.train))
+    if isinstance(session.config.method, FullMethod):
+        new = session.output / BASE_DIR
+        export_base(trainer.model, base, session.config, new, data=reference, metrics=results)
+        return RunResult(session.output, None, trainer.state.global_step, results, base=new)
     package = session.output / PACKAGE_DIR
     export_adapter(trainer.model, base, session.config, package, data=reference, metrics=results)
     return RunResult(session.output, package, trainer.state.global_step, results)
