@@ -16,8 +16,10 @@ from typing import Any
 import msgspec
 import yaml
 
+from trainer.config.data import complete_data
 from trainer.config.keys import check_keys, choices_of
 from trainer.config.layers import apply_layer
+from trainer.config.preference import complete_preference
 from trainer.config.rules import check
 from trainer.config.schema import TrainConfig
 from trainer.errors import ConfigError
@@ -131,11 +133,16 @@ def _complete(config: TrainConfig) -> TrainConfig:
         training = msgspec.structs.replace(training, learning_rate=config.method.default_learning_rate * scale)
     if training.early_stopping:  # the last checkpoint is then one that was no better
         training = msgspec.structs.replace(training, best_checkpoint=True)
-    data = msgspec.structs.replace(config.data, path=_absolute(config.data.path))
-    if isinstance(data.validation, str):
-        data = msgspec.structs.replace(data, validation=_absolute(data.validation))
+    data = complete_data(config.data)
     base = _absolute(config.base) if Path(config.base).expanduser().is_dir() else config.base
-    return msgspec.structs.replace(config, base=base, output=_absolute(config.output), data=data, training=training)
+    return msgspec.structs.replace(
+        config,
+        base=base,
+        output=_absolute(config.output),
+        data=data,
+        training=training,
+        preference=complete_preference(config.preference),
+    )
 
 
 def _absolute(path: str) -> str:

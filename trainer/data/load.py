@@ -1,113 +1,161 @@
-"""The training data of one run: files, columns, template, split, and an account of the rows that were dropped."""
+"""The training data of one run: read, split, rendered, tokenised to disk, and accounted for."""
 
 from __future__ import annotations
 
 import hashlib
-import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from trainer.config.data import DataConfig
-from trainer.data.conversations import Conversation, Message, conversation_of, needed_columns
-from trainer.data.examples import Encoder, Example
-from trainer.data.rendering import ChatRenderer, DroppedRow, PlainRenderer, Renderer
-from trainer.data.rows import DataFile, read_data_file
+from trainer.data.conversations import ASSISTANT, TEXT, DroppedRow, Reading
+from trainer.data.disk import Examples, TokenQuestions
+from trainer.data.encoding import RowEncoder
+from trainer.data.examples import Example
+from trainer.data.holdout import Indices
+from trainer.data.notes import notes_of
+from trainer.data.parts import find_parts
+from trainer.data.questions import Question, TokenQuestion
+from trainer.data.rows import RawRow
+from trainer.data.sources import find_recipe, find_source
+from trainer.data.survey import EVERY, Progress, Survey, nothing_left, rows_at, survey
+from trainer.data.templates import is_foreign
 from trainer.errors import DataError
 
-
-@dataclass(frozen=True)
-class Question:
-    """A validation row to be answered: token ids of the prompt, and the response wanted."""
-
-    input_ids: tuple[int, ...]
-    response: str
+__all__ = ["TrainingData", "load_data", "load_questions"]
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run trains on. ``dropped`` counts rows by reason; ``sha256`` is over the files' bytes."""
+    """What a run trains on.
 
-    train: tuple[Example, ...]
-    validation: tuple[Example, ...]
-    questions: tuple[Question, ...]
+    ``dropped`` counts rows by reason, ``cut`` rows by the limit at which something of them was cut off; ``sha256`` is
+    over the files' bytes; ``notes`` say in words what was made of the data. ``questions`` is empty for plain text.
+    """
+
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    questions: Sequence[TokenQuestion]
     sha256: str
     dropped: dict[str, int] = field(default_factory=dict)
+    cut: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
-def load_data(config: DataConfig, tokenizer: Any, end_ids: Sequence[int], seed: int) -> TrainingData:
-    """Read, render, tokenise and split. Raises DataError in one line for everything that cannot be trained on."""
-    renderer = make_renderer(config, tokenizer)
-    encoder = Encoder(tokenizer, end_ids, config.max_length, config.too_long)
-    train_file = read_data_file(Path(config.path), config.format, needed_columns(config.columns))
-    files = [train_file]
-    dropped: Counter[str] = Counter()
-    rows = _encode(train_file, config, renderer, encoder, dropped)
-    if isinstance(config.validation, str):
-        files.append(read_data_file(Path(config.validation), config.format, needed_columns(config.columns)))
-        train, held = rows, _encode(files[1], config, renderer, encoder, dropped)
-    else:
-        train, held = _split(rows, config.validation, seed)
+def load_data(
+    config: DataConfig, tokenizer: Any, end_ids: Sequence[int], seed: int, progress: Progress | None = None
+) -> TrainingData:
+    """Read, split, render and tokenise. Raises DataError in one line for everything that cannot be trained on."""
+    config = with_recipe(config)
+    rows = RowEncoder(config, tokenizer, end_ids)
+    tokens = _Tokens(config, rows, progress)
+    parts = find_parts(config, seed, progress)
+    train, validation, questions = Examples(), Examples(), TokenQuestions()
+    tokens.encode(parts.found, parts.split.train, train)
+    if config.validation:
+        tokens.encode(*parts.validating, validation, questions)
+    hashes = "".join(one.source.sha256 for one in parts.surveys)
+    dropped = sum((one.dropped for one in parts.surveys), tokens.dropped)
     return TrainingData(
-        train=tuple(row.example for row in train),
-        validation=tuple(row.example for row in held),
-        questions=tuple(_question(row, renderer, encoder) for row in held),
-        sha256=hashlib.sha256("".join(file.sha256 for file in files).encode()).hexdigest(),
+        train=train,
+        validation=validation,
+        questions=questions,
+        sha256=hashlib.sha256(hashes.encode()).hexdigest(),
         dropped=dict(dropped),
+        cut=dict(tokens.cut),
+        notes=notes_of(
+            config,
+            parts.surveys,
+            foreign=is_foreign(config, tokenizer),
+            stray_tail=rows.stray_tail,
+            dropped=dropped,
+            cut=tokens.cut,
+            repeated=parts.split.repeated,
+            shared=len(parts.overlapping),
+        ),
     )
 
 
-def make_renderer(config: DataConfig, tokenizer: Any) -> Renderer:
-    """The renderer that ``config`` asks for. Raises DataError when the base has no chat template."""
-    return ChatRenderer(tokenizer) if config.template == "chat" else PlainRenderer()
+def load_questions(config: DataConfig, seed: int, split: Literal["validation", "test"]) -> list[Question]:
+    """The rows that training with ``seed`` holds back, or those of ``data.test``, as questions to a server.
+
+    Rows that training left out because of their tokens alone (too long) are asked too. Raises DataError.
+    """
+    config = with_recipe(config)
+    if split == "test":
+        source = find_source(config, "test")
+        if source is None:
+            raise DataError("there are no test rows; name them with data.test")
+        found = survey(source, config)
+        return [_question(row, reading, config) for row, reading in rows_at(found, found.usable, config)]
+    if not config.validation:
+        raise DataError("there are no validation rows (data.validation is 0)")
+    found, indices = find_parts(config, seed).validating
+    return [_question(row, reading, config) for row, reading in rows_at(found, indices, config)]
 
 
-def describe_dropped(dropped: dict[str, int]) -> str:
-    """``dropped`` in words: ``3 rows: empty response; 1 row: ...``."""
-    most_first = sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
-    return "; ".join(f"{count} row{'s' if count > 1 else ''}: {reason}" for reason, count in most_first)
+def with_recipe(config: DataConfig) -> DataConfig:
+    """``config`` with the system prompt of its recipe, unless it has its own."""
+    recipe = find_recipe(config)
+    if recipe is None or config.system_prompt is not None:
+        return config
+    return msgspec.structs.replace(config, system_prompt=recipe.system_prompt)
 
 
-@dataclass(frozen=True)
-class _Row:
-    conversation: Conversation
-    example: Example
+class _Tokens:
+    """Tokenises rows to disk, and counts what it drops and cuts."""
+
+    def __init__(self, config: DataConfig, rows: RowEncoder, progress: Progress | None) -> None:
+        self._config, self._rows, self._progress = config, rows, progress
+        self.dropped: Counter[str] = Counter()
+        self.cut: Counter[str] = Counter()
+
+    def encode(
+        self, found: Survey, indices: Indices, examples: Examples, questions: TokenQuestions | None = None
+    ) -> None:
+        """Append the rows of ``found`` at ``indices``. Raises DataError when none of them is usable."""
+        mine: Counter[str] = Counter()
+        what = f"tokenising {found.source.name}"
+        for done, (_row, reading) in enumerate(rows_at(found, indices, self._config)):
+            if self._progress and done % EVERY == 0:
+                self._progress(what, done, len(indices))
+            try:
+                self._one(reading, examples, questions)
+            except DroppedRow as reason:
+                mine[str(reason)] += 1
+        if self._progress:
+            self._progress(what, len(indices), len(indices))
+        if not len(examples):
+            raise nothing_left(found.source.name, mine + found.dropped)
+        self.dropped.update(mine)
+
+    def _one(self, reading: Reading, examples: Examples, questions: TokenQuestions | None) -> None:
+        encoded = self._rows.encode(reading)
+        for example in encoded.examples:
+            examples.append(example)
+        self.cut.update(set(encoded.cut))
+        if questions is not None and reading.conversation[0].role != TEXT:
+            conversation, _ = self._rows.fit(reading)
+            last = _last_answer(conversation)
+            prompt = self._rows.renderer.prompt(conversation[:last], reading.tools)
+            questions.append(TokenQuestion(tuple(self._rows.encoder.prompt_ids(prompt)), conversation[last].content))
 
 
-def _encode(
-    file: DataFile, config: DataConfig, renderer: Renderer, encoder: Encoder, dropped: Counter[str]
-) -> list[_Row]:
-    rows = []
-    mine: Counter[str] = Counter()
-    for raw in file.rows:
-        conversation = conversation_of(file.path, raw, config)
-        try:
-            rows.append(_Row(conversation, encoder.example(renderer.segments(conversation))))
-        except DroppedRow as reason:
-            mine[str(reason)] += 1
-    if not rows:
-        raise DataError(f"{file.path} leaves nothing to learn from: {describe_dropped(dict(mine))}")
-    dropped.update(mine)
-    return rows
+def _question(row: RawRow, reading: Reading, config: DataConfig) -> Question:
+    conversation = reading.conversation
+    if conversation[0].role == TEXT:
+        return Question(None, "", conversation[0].content, row.values)
+    if reading.tools:
+        raise DataError("data.tools: no server can be asked with tools; set data.tools: text")
+    last = _last_answer(conversation)
+    reference = conversation[last].content
+    if config.template == "none":
+        return Question(None, conversation[last - 1].content, reference, row.values)
+    return Question(conversation[:last], None, reference, row.values)
 
 
-def _split(rows: list[_Row], validation: float, seed: int) -> tuple[list[_Row], list[_Row]]:
-    """Hold back a share (below 1) or a number of rows, drawn by ``seed``; both parts keep the order of the file."""
-    if not validation:
-        return rows, []
-    count = int(validation) if validation >= 1 else max(1, round(validation * len(rows)))
-    if count >= len(rows):
-        raise DataError(
-            f"data.validation wants {count} of {len(rows)} usable rows, which leaves none to train on; "
-            "lower it, or set it to 0"
-        )
-    held = set(random.Random(seed).sample(range(len(rows)), count))
-    return [row for i, row in enumerate(rows) if i not in held], [row for i, row in enumerate(rows) if i in held]
-
-
-def _question(row: _Row, renderer: Renderer, encoder: Encoder) -> Question:
-    last = max(i for i, message in enumerate(row.conversation) if message.role == "assistant")
-    before: Sequence[Message] = row.conversation[:last]
-    return Question(tuple(encoder.prompt_ids(renderer.prompt(before))), row.conversation[last].content)
+def _last_answer(conversation: Iterable[Any]) -> int:
+    return max(i for i, message in enumerate(conversation) if message.role == ASSISTANT)

@@ -1,4 +1,4 @@
-"""A held-out row as a question to a server. Knows neither tokens nor how the rows were split."""
+"""Held-out rows as questions: to a server as text, to a model in training as token ids."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainer.data.conversations import Conversation
+from trainer.data.messages import Conversation
 
 
 @dataclass(frozen=True)
@@ -21,3 +21,11 @@ class Question:
     prompt: str | None
     reference: str
     row: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TokenQuestion:
+    """A validation row to be answered in training: token ids of the prompt, and the response wanted."""
+
+    input_ids: tuple[int, ...]
+    response: str

@@ -6,113 +6,185 @@ prompt of an answer is exactly what a server renders for the messages before it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from jinja2 import TemplateError
 
-from trainer.data.conversations import ASSISTANT, Conversation, Message
+from trainer.config.data import DataConfig
+from trainer.data.conversations import TEXT, DroppedRow, answers_of, require_answer
+from trainer.data.messages import ASSISTANT, Conversation, Message
+from trainer.data.templates import template_text
 from trainer.errors import DataError
+
+_ASKED, _ANSWERED = "What is it?", "Probe answer."
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of text. ``special`` lets the tokenizer add what begins a text, as for a plain prompt."""
+    """A stretch of text. Of a ``learned`` one the part up to the token that ends the turn is learned, or all of it
+    where it is ``whole``. ``special`` lets the tokenizer add what begins a text, as for a plain prompt. ``answer``
+    tells what the assistant says from what it is asked.
+    """
 
     text: str
     learned: bool
     special: bool = False
-
-
-class DroppedRow(Exception):  # noqa: N818  (not an error: it is counted)
-    """A row that cannot be used; the message is the reason under which it is counted."""
+    whole: bool = False
+    answer: bool = False
 
 
 class Renderer(Protocol):
-    """Turns conversations into segments, and prompts into what stands before an answer."""
+    """Turns rows into segments, and prompts into what stands before an answer. ``tail`` is what it writes after one."""
 
-    def segments(self, conversation: Conversation) -> list[Segment]:
-        """The segments of ``conversation``, the last of them learned. Raises DroppedRow."""
+    tail: str
+
+    def segments(self, conversation: Conversation, tools: Sequence[Any] = ()) -> list[Segment]:
+        """The segments of a row, up to the last message of the assistant. Raises DroppedRow."""
         ...
 
-    def prompt(self, messages: Sequence[Message]) -> Segment:
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> Segment:
         """What stands before the assistant's answer to ``messages``."""
         ...
+
+
+def make_renderer(config: DataConfig, tokenizer: Any) -> Renderer:
+    """The renderer that ``config`` asks for. Raises DataError when the base has no chat template."""
+    text = template_text(config, tokenizer)
+    return PlainRenderer(config) if text is None else ChatRenderer(config, tokenizer, text)
 
 
 class PlainRenderer:
     """Prompt and response as they are, for ``/v1/completions``."""
 
-    def segments(self, conversation: Conversation) -> list[Segment]:
-        """See Renderer."""
-        *before, answer = conversation
-        _require_text(before[-1].content, "empty prompt")
-        _require_text(answer.content, "empty response")
-        return [self.prompt(before), Segment(answer.content, learned=True)]
+    def __init__(self, config: DataConfig) -> None:
+        self._config = config
+        self.tail = ""
 
-    def prompt(self, messages: Sequence[Message]) -> Segment:
+    def segments(self, conversation: Conversation, tools: Sequence[Any] = ()) -> list[Segment]:
+        """See Renderer."""
+        if conversation[0].role == TEXT:
+            return text_segments(conversation)
+        require_answer(conversation, self._config)
+        if len(conversation) != 2 or tools:
+            raise DataError(
+                "data.template: none joins one prompt and one response; these rows have system messages, history, "
+                "turns or tools: use data.template: chat or a named one"
+            )
+        asked, answer = conversation
+        everything = self._config.learn == "everything"
+        return [
+            Segment(asked.content, everything, special=True, whole=everything),
+            Segment(answer.content, learned=True, whole=everything, answer=True),
+        ]
+
+    def prompt(self, messages: Sequence[Message], _tools: Sequence[Any] = ()) -> Segment:
         """See Renderer."""
         return Segment(messages[-1].content, learned=False, special=True)
 
 
 class ChatRenderer:
-    """Conversations by the base's chat template, for ``/v1/chat/completions``."""
+    """Conversations by a chat template, for ``/v1/chat/completions``."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        """Raises DataError for a tokenizer without a template."""
-        if not tokenizer.chat_template:
-            raise DataError("the base has no chat template; set data.template: none and put all text into the prompt")
-        self._tokenizer = tokenizer
+    def __init__(self, config: DataConfig, tokenizer: Any, template: str) -> None:
+        """Raises DataError for a template that cannot be asked for an answer, or knows no tools where it must."""
+        self._config, self._tokenizer, self._template = config, tokenizer, template
+        if config.tools == "template" and "tool_calls" not in template:
+            raise DataError("data.tools: the chat template writes no tool calls; set data.tools: text")
+        self.tail = self._probe()
 
-    def segments(self, conversation: Conversation) -> list[Segment]:
+    def segments(self, conversation: Conversation, tools: Sequence[Any] = ()) -> list[Segment]:
         """See Renderer. A template that rewrites earlier turns leaves only the last answer to be learned."""
+        if conversation[0].role == TEXT:
+            return text_segments(conversation)
+        require_answer(conversation, self._config)
         answers = [i for i, message in enumerate(conversation) if message.role == ASSISTANT and i > 0]
-        if not answers:
-            raise DroppedRow("no assistant message after a first message")
-        if all(message.role == "system" for message in conversation[: answers[-1]]):
-            raise DroppedRow("no message before the answer")
-        _require_text(conversation[answers[-1]].content, "empty response")
-        _require_text(conversation[answers[0] - 1].content, "empty prompt")
-        try:
-            return self._split(conversation, answers)
-        except _RewrittenError:
-            pass
-        try:
-            return self._split(conversation, answers[-1:])
-        except _RewrittenError:
-            raise DroppedRow("the chat template does not keep the prompt in front of the answer") from None
+        for turns in (answers, answers[-1:]):
+            try:
+                return self._split(conversation, tools, turns)
+            except _RewrittenError:
+                continue
+        raise DroppedRow("the chat template does not keep the prompt in front of the answer")
 
-    def prompt(self, messages: Sequence[Message]) -> Segment:
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> Segment:
         """See Renderer."""
-        return Segment(self._render(messages, add_generation_prompt=True), learned=False)
+        return Segment(self._render(messages, tools, add_generation_prompt=True), learned=False)
 
-    def _split(self, conversation: Conversation, answers: Sequence[int]) -> list[Segment]:
+    def _split(self, conversation: Conversation, tools: Sequence[Any], answers: Sequence[int]) -> list[Segment]:
         out: list[Segment] = []
         done = ""
+        everything = self._config.learn == "everything"
+        wanted = answers_of(conversation, self._config)
         for i in answers:
-            before = self._render(conversation[:i], add_generation_prompt=True)
-            after = self._render(conversation[: i + 1], add_generation_prompt=False)
+            before = self._render(conversation[:i], tools, add_generation_prompt=True)
+            after = self._render(conversation[: i + 1], tools, add_generation_prompt=False)
             if not before.startswith(done) or not after.startswith(before):
                 raise _RewrittenError
-            out += [Segment(before[len(done) :], learned=False), Segment(after[len(before) :], learned=True)]
+            out += [
+                Segment(before[len(done) :], everything, whole=everything),
+                Segment(after[len(before) :], i in wanted, whole=everything, answer=True),
+            ]
             done = after
+        while out and not out[-1].learned:
+            out.pop()  # nothing after the last thing learned is read
+        if not out:
+            raise DroppedRow("every answer that the chat template keeps is excluded by its weight or train")
         return out
 
-    def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-        plain = [{"role": message.role, "content": message.content} for message in messages]
+    def _render(self, messages: Sequence[Message], tools: Sequence[Any], *, add_generation_prompt: bool) -> str:
         try:
             return str(
-                self._tokenizer.apply_chat_template(plain, add_generation_prompt=add_generation_prompt, tokenize=False)
+                self._tokenizer.apply_chat_template(
+                    [_plain(message) for message in messages],
+                    tools=list(tools) or None,
+                    chat_template=self._template,
+                    add_generation_prompt=add_generation_prompt,
+                    tokenize=False,
+                )
             )
         except TemplateError as error:
             raise DroppedRow(f"the chat template refuses it: {error.message}") from error
+        except (TypeError, ValueError, LookupError, ArithmeticError) as error:
+            raise DroppedRow("the chat template cannot render it") from error
+
+    def _probe(self) -> str:
+        """What the template writes after an answer. DataError where the answer's own header is left to be learned.
+
+        Without a generation prompt a server would not write that header, and the model would say it aloud.
+        """
+        messages = (Message("user", _ASKED), Message(ASSISTANT, _ANSWERED))
+        try:
+            before = self._render(messages[:1], (), add_generation_prompt=True)
+            without = self._render(messages[:1], (), add_generation_prompt=False)
+            after = self._render(messages, (), add_generation_prompt=False)
+        except DroppedRow:
+            return ""  # it wants other messages than these; rows will show
+        if not after.startswith(before):
+            return ""
+        header, found, tail = after[len(before) :].partition(_ANSWERED)
+        if not found:
+            return ""
+        if header.strip() and before == without:
+            raise DataError(
+                f"the chat template has no generation prompt: it writes {header.strip()!r} before an answer but not at "
+                "the end of a prompt; give data.template one with {% if add_generation_prompt %}"
+            )
+        return tail
+
+
+def text_segments(conversation: Conversation) -> list[Segment]:
+    """The one segment of a row that is text only: plain language modelling."""
+    return [Segment(conversation[0].content, learned=True, special=True, whole=True)]
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    plain: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.calls:
+        plain["tool_calls"] = [{"type": "function", "function": json.loads(call)} for call in message.calls]
+    return plain
 
 
 class _RewrittenError(Exception):
     """A longer conversation does not begin with the rendering of its own beginning."""
-
-
-def _require_text(text: str, reason: str) -> None:
-    if not text.strip():
-        raise DroppedRow(reason)

@@ -1,116 +1,113 @@
-"""Reads data files: JSONL or CSV to rows, each with its line number. Knows columns by name, not what they mean."""
+"""Reads data files row by row: JSONL, JSON, CSV, TSV and Parquet. Knows columns by name, not what they mean."""
 
 from __future__ import annotations
 
 import csv
-import hashlib
-import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from trainer.config.data import Format
+from trainer.data.json_lists import is_json_lines, rows_of_json
+from trainer.data.text import open_text
 from trainer.errors import DataError
 
-Format = Literal["auto", "jsonl", "csv"]
-_SUFFIXES: dict[str, Literal["jsonl", "csv"]] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv"}
-_SHOWN_COLUMNS = 12
+SUFFIXES: dict[str, Format] = {
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet",
+}  # fmt: skip
+_BATCH = 256  # rows of a Parquet file in memory at a time
+_LONGEST_CELL = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class RawRow:
-    """One row of a file. ``line`` counts from 1; a CSV row is numbered by its last line."""
+    """One row; ``where`` says from where it is (``FILE line 7``). Lines count from 1, a CSV row's is its last."""
 
-    line: int
+    where: str
     values: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class DataFile:
-    """A data file as read: ``sha256`` is of its bytes."""
-
-    path: Path
-    rows: tuple[RawRow, ...]
-    sha256: str
-
-
-def read_data_file(path: Path, data_format: Format, columns: Sequence[str]) -> DataFile:
-    """Read ``path``, every row of which must have ``columns``. Raises DataError naming the line."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"there is no data file {path}") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    text = _decode(path, data)
-    parse = _rows_of_csv if _format(path, data_format) == "csv" else _rows_of_jsonl
-    rows = tuple(parse(path, text, columns))
-    if not rows:
-        raise DataError(f"{path} is empty: it holds no rows")
-    return DataFile(path, rows, hashlib.sha256(data).hexdigest())
+def read_rows(path: Path, data_format: Format = "auto", split: str | None = None) -> Iterator[RawRow]:
+    """The rows of ``path``. ``split`` is the key of the list in a JSON object. Raises DataError naming the line."""
+    kind = format_of(path, data_format)
+    if kind == "json" and is_json_lines(path, split):
+        kind = "jsonl"
+    if kind == "json":
+        yield from (RawRow(f"{path} {place}", values) for place, values in rows_of_json(path, split))
+    elif kind == "jsonl":
+        yield from _rows_of_jsonl(path)
+    elif kind == "parquet":
+        yield from _rows_of_parquet(path)
+    else:
+        yield from _rows_of_csv(path, "\t" if kind == "tsv" else ",")
 
 
-def _format(path: Path, data_format: Format) -> Literal["jsonl", "csv"]:
+def format_of(path: Path, data_format: Format = "auto") -> Format:
+    """How ``path`` is written, by its name unless ``data_format`` says it. Raises DataError."""
     if data_format != "auto":
         return data_format
-    if path.suffix.lower() not in _SUFFIXES:
-        raise DataError(f"{path.name} ends in neither .jsonl nor .csv; say which it is with data.format")
-    return _SUFFIXES[path.suffix.lower()]
+    name = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    if name.suffix.lower() not in SUFFIXES:
+        known = ", ".join(SUFFIXES)
+        raise DataError(f"{path.name} ends in none of {known} (or .gz of them); say which it is with data.format")
+    return SUFFIXES[name.suffix.lower()]
 
 
-def _decode(path: Path, data: bytes) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        start = error.start + (3 if data.startswith(b"\xef\xbb\xbf") else 0)
-        line = data.count(b"\n", 0, start) + 1
-        raise DataError(
-            f"{path} line {line} is not UTF-8: byte 0x{data[start]:02x} at offset {start}; save the file as UTF-8"
-        ) from error
+def _rows_of_jsonl(path: Path) -> Iterator[RawRow]:
+    with open_text(path, newline="\n") as file:  # other ends of lines may stand inside of a string
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            where = f"{path} line {number}"
+            try:
+                value = json.loads(line)
+            except json.JSONDecodeError as error:
+                array = line.lstrip().startswith("[")
+                hint = " (one JSON object a line is expected; for one array set data.format: json)" if array else ""
+                raise DataError(f"{where} is not valid JSON: {error.msg} at column {error.colno}{hint}") from error
+            except RecursionError as error:
+                raise DataError(f"{where} is nested too deeply") from error
+            if not isinstance(value, dict):
+                raise DataError(f"{where} is not a JSON object; each line must be one")
+            yield RawRow(where, value)
 
 
-def _rows_of_jsonl(path: Path, text: str, columns: Sequence[str]) -> Iterator[RawRow]:
-    for number, line in enumerate(text.split("\n"), 1):  # splitlines() would also cut at U+2028 inside of a string
-        if not line.strip():
-            continue
+def _rows_of_csv(path: Path, delimiter: str) -> Iterator[RawRow]:
+    csv.field_size_limit(_LONGEST_CELL)
+    with open_text(path, newline="") as file:
+        reader = csv.DictReader(file, strict=True, delimiter=delimiter)
         try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            hint = " (one JSON object a line is expected, not one array)" if line.lstrip().startswith("[") else ""
-            raise DataError(
-                f"{path} line {number} is not valid JSON: {error.msg} at column {error.colno}{hint}"
-            ) from error
-        except RecursionError as error:
-            raise DataError(f"{path} line {number} is nested too deeply") from error
-        if not isinstance(value, dict):
-            raise DataError(f"{path} line {number} is not a JSON object; each line must be one")
-        _require(path, number, value, columns)
-        yield RawRow(number, value)
+            names = list(reader.fieldnames or [])
+            if len(set(names)) < len(names):
+                raise DataError(f"{path} line 1 names a column twice")
+            for row in reader:
+                if None in row or None in row.values():
+                    count = "more" if None in row else "fewer"
+                    raise DataError(
+                        f"{path} line {reader.line_num} has {count} cells than the {len(names)} columns of the header"
+                    )
+                yield RawRow(f"{path} line {reader.line_num}", dict(row))
+        except csv.Error as error:
+            raise DataError(f"{path} line {reader.reader.line_num} is not valid CSV: {error}") from error
 
 
-def _rows_of_csv(path: Path, text: str, columns: Sequence[str]) -> Iterator[RawRow]:
-    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+def _rows_of_parquet(path: Path) -> Iterator[RawRow]:
     try:
-        names = reader.fieldnames or []
-        if len(set(names)) < len(names):
-            raise DataError(f"{path} line 1 names a column twice")
-        if names:
-            _require(path, 1, dict.fromkeys(names), columns)
-        for row in reader:
-            if None in row or None in row.values():
-                raise DataError(
-                    f"{path} line {reader.line_num} has {'more' if None in row else 'fewer'} cells than the "
-                    f"{len(names)} columns of the header"
-                )
-            yield RawRow(reader.line_num, dict(row))
-    except csv.Error as error:
-        raise DataError(f"{path} line {reader.line_num} is not valid CSV: {error}") from error
-
-
-def _require(path: Path, line: int, values: dict[str, Any], columns: Sequence[str]) -> None:
-    for column in columns:
-        if column not in values:
-            found = ", ".join(list(values)[:_SHOWN_COLUMNS]) or "none"
-            raise DataError(f"{path} line {line} has no column {column!r} (found: {found}); name yours in data.columns")
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DataError(f"{path.name} is Parquet, which needs pyarrow: pip install 'hotswap[parquet]'") from error
+    if not path.is_file():
+        raise DataError(f"there is no data file {path}")
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=_BATCH):
+                for values in batch.to_pylist():
+                    number += 1
+                    yield RawRow(f"{path} row {number}", values)
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = (str(error).strip().splitlines() or ["it is damaged"])[0]
+        raise DataError(f"{path} cannot be read as Parquet: {reason}") from error

@@ -13,8 +13,7 @@ from typing import Any
 
 from trainer.config.data import Columns
 from trainer.config.preference import PreferenceColumns
-from trainer.data.conversations import ASSISTANT, Conversation, Message
-from trainer.data.rendering import DroppedRow
+from trainer.data.conversations import ASSISTANT, Conversation, DroppedRow, Message
 from trainer.errors import DataError
 
 _ROLES = {"human": "user", "gpt": ASSISTANT}  # ShareGPT's names

@@ -7,16 +7,15 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from trainer.config.data import DataConfig
 from trainer.config.preference import PreferenceColumns
-from trainer.data.conversations import ASSISTANT, Conversation, Message
+from trainer.data.conversations import ASSISTANT, Conversation, DroppedRow, Message
 from trainer.data.examples import IGNORED, Encoder
-from trainer.data.load import describe_dropped, make_renderer
-from trainer.data.rendering import DroppedRow, Renderer
-from trainer.data.rows import RawRow, read_data_file
+from trainer.data.rendering import Renderer, make_renderer
+from trainer.data.sources import Source, find_source, find_train_source
+from trainer.data.survey import describe_dropped
 from trainer.errors import DataError
 from trainer.preference.rows import Rows
 
@@ -124,30 +123,31 @@ def load_preferences(
     dropped: the same draw over the usable rows.
     """
     dropped: Counter[str] = Counter()
-    groups, sha256 = _read(config, config.path, encode, dropped)
-    if isinstance(config.validation, str):
-        held, more = _read(config, config.validation, encode, dropped)
+    groups, sha256 = _read(find_train_source(config), encode, dropped)
+    validation = find_source(config, "validation")
+    if validation:
+        held, more = _read(validation, encode, dropped)
         sha256 = hashlib.sha256((sha256 + more).encode()).hexdigest()
     else:
+        assert not isinstance(config.validation, str)  # it would have a source
         groups, held = _split(groups, config.validation, seed)
     return PreferenceData(_flat(groups), _flat(held), sha256, dict(dropped))
 
 
 def _read(
-    config: DataConfig, path: str, encode: Callable[[str, dict[str, Any]], list[Row]], dropped: Counter[str]
+    source: Source, encode: Callable[[str, dict[str, Any]], list[Row]], dropped: Counter[str]
 ) -> tuple[list[list[Row]], str]:
-    file = read_data_file(Path(path), config.format, [])
     mine: Counter[str] = Counter()
     groups: list[list[Row]] = []
-    for raw in file.rows:
+    for raw in source.rows():
         try:
-            groups.append(encode(_where(path, raw), dict(raw.values)))
+            groups.append(encode(raw.where, dict(raw.values)))
         except DroppedRow as reason:
             mine[str(reason)] += 1
     if not groups:
-        raise DataError(f"{path} leaves nothing to learn from: {describe_dropped(dict(mine))}")
+        raise DataError(f"{source.name} leaves nothing to learn from: {describe_dropped(dict(mine))}")
     dropped.update(mine)
-    return groups, file.sha256
+    return groups, source.sha256
 
 
 def _split(groups: list[list[Row]], validation: float, seed: int) -> tuple[list[list[Row]], list[list[Row]]]:
@@ -166,10 +166,6 @@ def _split(groups: list[list[Row]], validation: float, seed: int) -> tuple[list[
 
 def _flat(groups: Iterable[list[Row]]) -> list[Row]:
     return [row for group in groups for row in group]
-
-
-def _where(path: str, raw: RawRow) -> str:
-    return f"{path} line {raw.line}"
 
 
 def _listed(answer: tuple[list[int], list[int]]) -> tuple[list[int], list[list[int]]]:

@@ -1,0 +1,166 @@
+"""Rows of a JSON file that is one array, or one object with an array in it, read piece by piece."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from trainer.data.text import open_text
+from trainer.errors import DataError
+
+USUAL_KEYS = ("data", "train", "rows", "examples", "items", "records", "instances")
+_CHUNK = 1 << 20  # characters
+_EDGE = 16  # an error so near to the end of what was read may be for want of more
+_SPACE = " \t\r\n"
+
+
+def is_json_lines(path: Path, key: str | None) -> bool:
+    """Whether a file named .json holds one object a line, as many do, rather than one with the list of rows."""
+    with open_text(path, newline="\n") as file:
+        first = _next_line(file)
+        second = _next_line(file)
+    try:
+        value = json.loads(first) if first else None
+    except (json.JSONDecodeError, RecursionError):
+        return False
+    if not isinstance(value, dict):
+        return False
+    lists = [name for name, item in value.items() if isinstance(item, list)]
+    return second.startswith("{") or not any(name == key if key else name in USUAL_KEYS for name in lists)
+
+
+def _next_line(file: TextIO) -> str:
+    while line := file.readline(_CHUNK):
+        if line.strip():
+            return line.strip()
+    return ""
+
+
+def rows_of_json(path: Path, key: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows with their places (``row 3 (line 17)``). ``key`` names the list in an object. Raises DataError."""
+    with open_text(path, newline="\n") as file:
+        parser = _Parser(path, file)
+        start = parser.peek()
+        if start == "[":
+            yield from _rows_of_array(parser)
+        elif start == "{":
+            yield from _rows_of_object(parser, key)
+        elif start:
+            raise parser.error("neither an array nor an object")
+        if rest := parser.peek():
+            raise parser.error(f"{rest!r} after the end of the data")
+
+
+def _rows_of_array(parser: _Parser) -> Iterator[tuple[str, dict[str, Any]]]:
+    parser.take("[")
+    number = 0
+    while parser.peek() != "]":
+        if number:
+            parser.take(",")
+        number += 1
+        parser.peek()
+        place = f"row {number} (line {parser.line})"
+        value = parser.value()
+        if not isinstance(value, dict):
+            raise DataError(f"{parser.path} {place} is not a JSON object")
+        yield place, value
+    parser.take("]")
+
+
+def _rows_of_object(parser: _Parser, key: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The list under ``key``, or under the first usual one; other keys are passed over."""
+    parser.take("{")
+    lists: list[str] = []
+    found = False
+    while parser.peek() != "}":
+        if lists or found:
+            parser.take(",")
+            parser.peek()
+        name = parser.value()
+        parser.take(":")
+        if not found and parser.peek() == "[" and (name == key if key else name in USUAL_KEYS):
+            found = True
+            yield from _rows_of_array(parser)
+        else:
+            parser.value()
+            lists.append(str(name))
+    parser.take("}")
+    if not found:
+        wanted = f"under {key!r}" if key else f"under any of {', '.join(USUAL_KEYS)}"
+        raise DataError(
+            f"{parser.path} has no list of rows {wanted} (found: {', '.join(lists) or 'nothing'}); "
+            "name the key with data.split"
+        )
+
+
+class _Parser:
+    """Reads JSON values one after the other from a file of any length."""
+
+    def __init__(self, path: Path, file: TextIO) -> None:
+        self.path = path
+        self._file = file
+        self._decoder = json.JSONDecoder()
+        self._text = ""
+        self._at = 0
+        self._lines = 0  # newlines before _counted
+        self._counted = 0  # how far into the buffer
+        self._ended = False
+
+    @property
+    def line(self) -> int:
+        """The line that is read next."""
+        self._lines += self._text.count("\n", self._counted, self._at)
+        self._counted = self._at
+        return self._lines + 1
+
+    def error(self, what: str) -> DataError:
+        """What is wrong at this line."""
+        return DataError(f"{self.path} line {self.line} is not valid JSON: {what}")
+
+    def peek(self) -> str:
+        """The next character that is no white space; empty at the end of the file."""
+        while True:
+            while self._at < len(self._text) and self._text[self._at] in _SPACE:
+                self._at += 1
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._read():
+                return ""
+
+    def take(self, char: str) -> None:
+        """Go past ``char``, which must come next."""
+        if (found := self.peek()) != char:
+            raise self.error(f"{char!r} is expected, not {found!r}" if found else f"the file ends before {char!r}")
+        self._at += 1
+
+    def value(self) -> Any:
+        """The value that comes next."""
+        self.peek()
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._text, self._at)
+            except RecursionError as error:
+                raise self.error("nested too deeply") from error
+            except json.JSONDecodeError as error:
+                cut = error.msg.startswith("Unterminated string") or error.pos >= len(self._text) - _EDGE
+                if cut and self._read():
+                    continue
+                self._at = min(error.pos, len(self._text))
+                raise self.error(error.msg) from error
+            if end == len(self._text) and self._read():
+                continue  # a number may go on
+            self._at = end
+            return value
+
+    def _read(self) -> bool:
+        """Read on, twice as much as is in hand, so that long values are parsed few times."""
+        if self._ended:
+            return False
+        self._lines += self._text.count("\n", self._counted, self._at)
+        rest = self._text[self._at :]
+        more = self._file.read(max(_CHUNK, len(rest)))
+        self._ended = not more
+        self._text, self._at, self._counted = rest + more, 0, 0
+        return bool(more)

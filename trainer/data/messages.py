@@ -1,0 +1,122 @@
+"""Messages as data sets write them: OpenAI's role and content, ShareGPT's from and value, lists of pairs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from trainer.errors import DataError
+
+ASSISTANT = "assistant"
+_ROLES = {
+    "human": "user", "gpt": ASSISTANT, "chatgpt": ASSISTANT, "bing": ASSISTANT, "bard": ASSISTANT, "model": ASSISTANT,
+    "observation": "tool", "function_response": "tool",
+}  # fmt: skip
+CALL_ROLE = "function_call"  # an assistant's message that is a call
+_TYPE_NAMES = {"int": "a number", "float": "a number", "bool": "true/false", "list": "a list", "dict": "an object"}
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a conversation. ``calls`` are the functions it calls, as JSON text; not ``learned`` is only read.
+
+    A message of the user is never learned, unless everything is.
+    """
+
+    role: str
+    content: str
+    learned: bool = True
+    calls: tuple[str, ...] = ()
+
+
+Conversation = tuple[Message, ...]
+
+
+def messages_of(where: str, value: Any) -> Conversation:
+    """The messages in ``value``, a list or its JSON text. Raises DataError that begins with ``where``."""
+    items = from_json(where, value)
+    if not isinstance(items, list):
+        raise DataError(f"{where} must be a list of messages, not {named(items)}")
+    return tuple(_message(where, i, item) for i, item in enumerate(items))
+
+
+def pairs_of(where: str, value: Any) -> Conversation:
+    """Earlier turns: a list of [user, assistant] pairs, or of messages; or its JSON text. Raises DataError."""
+    items = from_json(where, value or [])
+    if not isinstance(items, list):
+        raise DataError(f"{where} must be a list of [user, assistant] pairs, not {named(items)}")
+    out: list[Message] = []
+    for i, item in enumerate(items):
+        if isinstance(item, dict):
+            out.append(_message(where, i, item))
+            continue
+        if not (isinstance(item, list) and len(item) == 2 and all(isinstance(text, str) for text in item)):
+            raise DataError(f"{where}: turn {i} must be a pair of texts [user, assistant]")
+        out += [Message("user", item[0]), Message(ASSISTANT, item[1])]
+    return tuple(out)
+
+
+def from_json(where: str, value: Any) -> Any:
+    """``value``, parsed where it is text: CSV and Parquet hold lists so."""
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        return []
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value
+    except RecursionError as error:
+        raise DataError(f"{where} is nested too deeply") from error
+
+
+def named(value: object) -> str:
+    """What ``value`` is, in words."""
+    return "null" if value is None else _TYPE_NAMES.get(type(value).__name__, type(value).__name__)
+
+
+def _message(where: str, i: int, item: Any) -> Message:
+    if not isinstance(item, dict):
+        raise DataError(f"{where}: message {i} must be an object with role and content, not {named(item)}")
+    keys = ("from", "value") if "role" not in item and "from" in item else ("role", "content")
+    role, content = (item.get(key) for key in keys)
+    calls = _calls(f"{where}: message {i}", item)
+    if content is None and calls:
+        content = ""
+    for key, text in zip(keys, (role, content), strict=True):
+        if not isinstance(text, str):
+            raise DataError(f"{where}: {key} of message {i} must be text, not {named(text)}")
+    if role == CALL_ROLE:
+        role, content, calls = ASSISTANT, "", (content,)
+    return Message(_ROLES.get(role, role), content, _is_learned(f"{where}: message {i}", item), calls)
+
+
+def _calls(where: str, item: Mapping[str, Any]) -> tuple[str, ...]:
+    """The functions called, each ``{"name": ..., "arguments": {...}}`` as JSON text."""
+    out = []
+    for call in item.get("tool_calls") or ():
+        function = call.get("function", call) if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise DataError(f"{where}: each of tool_calls must be an object with the name of a function")
+        arguments = from_json(where, function.get("arguments") or {})
+        out.append(json.dumps({"name": function["name"], "arguments": arguments}, ensure_ascii=False))
+    return tuple(out)
+
+
+def _is_learned(where: str, item: Mapping[str, Any]) -> bool:
+    """OpenAI's ``weight`` (0 or 1) or Axolotl's ``train`` (true or false) exclude a message."""
+    weight, train = item.get("weight"), item.get("train")
+    if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
+        raise DataError(f"{where}: weight must be 0 or 1, not {weight!r}")
+    if train is not None and not isinstance(train, bool):
+        raise DataError(f"{where}: train must be true or false, not {train!r}")
+    return weight != 0 and train is not False
+
+
+def key_of(conversation: Conversation) -> bytes:
+    """Bytes that are equal for equal conversations."""
+    return msgspec.msgpack.encode(conversation)
