@@ -23,7 +23,9 @@ from trainer.config.preference import summary_of
 from trainer.config.schema import TrainConfig
 from trainer.data.conversations import Message
 from trainer.data.examples import Encoder
-from trainer.data.load import make_renderer
+from trainer.data.notes import SERVED_TEMPLATE
+from trainer.data.rendering import make_renderer
+from trainer.data.templates import is_foreign, template_name, template_text
 from trainer.errors import TrainingError
 from trainer.methods import adapter_of
 
@@ -52,11 +54,14 @@ def export_adapter(
         write_package(path, adapter, tensors, manifest, golden, replace=True)
     except AdapterError as error:
         raise TrainingError(f"the trained adapter cannot be packaged: {error}") from error
+    if is_foreign(config.data, base.tokenizer):
+        served = template_text(config.data, base.tokenizer)
+        (path.parent / SERVED_TEMPLATE).write_text(str(served), encoding="utf-8")
 
 
 def make_manifest(base: Base, config: TrainConfig, data: DataRef, metrics: dict[str, float]) -> Manifest:
     """The manifest of an adapter made by ``config``."""
-    template = base.tokenizer.chat_template if config.data.template == "chat" else None
+    template = template_text(config.data, base.tokenizer)
     return Manifest(
         kind=config.method.KIND,
         base=BaseRef(base.name, base.fingerprint),
@@ -102,7 +107,7 @@ def _summary(config: TrainConfig, base: Base) -> dict[str, Any]:
     training: dict[str, Any] = msgspec.to_builtins(config.training)
     training = {key: value for key, value in training.items() if value is not None and key != "threads"}
     training["dtype"] = str(base.dtype).removeprefix("torch.")
-    training["template"] = config.data.template
+    training["template"] = template_name(config.data)
     training["max_length"] = config.data.max_length
     if config.preference:
         training |= summary_of(config.preference)

@@ -10,7 +10,7 @@ from adapters.manifest import DataRef
 from trainer.base_model import Base, load_base
 from trainer.config.methods import FullMethod
 from trainer.config.schema import TrainConfig
-from trainer.data.load import TrainingData, describe_dropped, load_data
+from trainer.data.load import TrainingData, load_data
 from trainer.data.packing import pack
 from trainer.evaluation.greedy import exact_match
 from trainer.export import PACKAGE_DIR, export_adapter
@@ -44,8 +44,8 @@ def _train(session: Session) -> RunResult:
     config = session.config
     base = load_base(config)
     data = load_data(config.data, base.tokenizer, base.end_ids, config.training.seed)
-    if data.dropped:
-        session.display.message(f"left out {describe_dropped(data.dropped)}")
+    for note in data.notes:
+        session.display.message(note)
     identity = session.identify(base, data.sha256)
     set_seed(config.training.seed)
     packing = pack(data.train, config.data.max_length) if config.training.packing else None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from trainer.config.data import DataConfig
+from trainer.config.data import check_data
 from trainer.config.methods import Ia3Method
+from trainer.config.preference import check_preference
 from trainer.config.schema import TrainConfig
 from trainer.config.training import TrainingConfig
 from trainer.errors import ConfigError
@@ -15,25 +16,19 @@ def check(config: TrainConfig) -> None:
     """Raise ConfigError, naming the key, for values that do not go together."""
     if not config.output.strip():
         raise ConfigError("output: give the directory that receives the run")
-    _check_data(config.data)
+    check_data(config.data)
     _check_method(config)
+    if config.preference:
+        check_preference(
+            config.preference,
+            config.method,
+            config.training,
+            too_long=config.data.too_long,
+            added_tokens=bool(getattr(config, "added_tokens", [])),
+        )
     _check_packing(config)
     _check_optimizer(config)
     _check_steps(config.training, has_validation=config.data.validation != 0)
-
-
-def _check_data(data: DataConfig) -> None:
-    if not data.path.strip():
-        raise ConfigError("data.path: give the file with the training data")
-    validation = data.validation
-    if isinstance(validation, float) and validation > 1 and not validation.is_integer():
-        raise ConfigError(f"data.validation: {validation} is neither a share below 1 nor a whole number of rows")
-    if data.template == "none" and data.columns.messages:
-        raise ConfigError("data.columns.messages: conversations need data.template: chat")
-    if data.template == "none" and (data.columns.system or data.system_prompt):
-        raise ConfigError("data.template: none has no place for a system prompt; put it into the prompt column")
-    if data.columns.system and data.system_prompt:
-        raise ConfigError("data.system_prompt: give it or data.columns.system, not both")
 
 
 def _check_method(config: TrainConfig) -> None:
