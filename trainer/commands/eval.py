@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
 def _evaluate(args: argparse.Namespace) -> int:
     from trainer.evaluation.metrics import find_metrics
     from trainer.evaluation.progress import show, silent
-    from trainer.evaluation.report import lines, warnings, write_answers, write_json
+    from trainer.evaluation.report import check_writable, lines, warnings, write_answers, write_json
     from trainer.evaluation.rows import RowSource, load_rows
     from trainer.evaluation.run import Options, run
     from trainer.evaluation.targets import find_target
@@ -93,6 +93,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     asked = args.metrics.split(",") if args.metrics else None
     if asked:
         find_metrics(asked)  # before anything is loaded
+    for file in filter(None, (args.json, args.answers)):
+        check_writable(file)
     config = args.config or candidate.config
     source = RowSource(config, args.data, args.recipe, args.path, args.split, args.rows, args.overrides)
     rows = load_rows(source)

@@ -60,6 +60,12 @@ def as_dict(report: Report) -> dict[str, Any]:
     }
 
 
+def check_writable(path: Path) -> None:
+    """Raise EvaluationError, before any work, for a file in a folder that is not there."""
+    if not path.absolute().parent.is_dir():
+        raise EvaluationError(f"{path} cannot be written: there is no folder {path.parent}")
+
+
 def write_json(report: Report, path: Path) -> None:
     """Write ``as_dict`` to ``path``, whole or not at all. Raises EvaluationError."""
     _write(path, json.dumps(as_dict(report), ensure_ascii=False, indent=2) + "\n")

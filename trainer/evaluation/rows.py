@@ -74,7 +74,7 @@ def _config(source: RowSource) -> tuple[TrainConfig, HeldOut]:
         file = json.dumps(str(source.data.expanduser().resolve()))  # quoted: it may look like YAML
         chosen = [f"data.{key}={file}" for key in ("path", "test")]
         if source.config:
-            changes = [*chosen, "data.recipe=null", "data.validation=0", *source.overrides]
+            changes = [*chosen, "data.recipe=null", *source.overrides]
             return load_config(source.config, changes, {}), "test"
         return _bare_config({}, [*chosen, *source.overrides]), "test"
     if source.config is None:

@@ -1,0 +1,237 @@
+"""``hotswap eval`` as a user runs it: packages trained here, servers started by it or running already."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from server.settings import hash_key
+from tests.factory import make_base
+from tests.server.live import Live, live_server
+from tests.trainer.support import colour_rows, make_config, write_jsonl
+from trainer.commands.eval import evaluate
+from trainer.config.file import dump_config
+from trainer.run import RunResult, train
+
+TRAINED = ("max_steps=50", "learning_rate=1e-2", "validation=16", "dtype=float32", "eval_steps=50", "save_steps=50")
+
+
+@pytest.fixture(scope="module")
+def run(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    """A LoRA that has learned the colours, though not all of them."""
+    folder = tmp_path_factory.mktemp("eval")
+    return train(make_config(folder, tiny_base, *TRAINED, "exact_match_rows=16"))
+
+
+@pytest.fixture(scope="module")
+def server(tiny_base: Path, run: RunResult, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A server with the LoRA under the name colours, and an admin key."""
+    with live_server(
+        tiny_base,
+        tmp_path_factory.mktemp("data"),
+        engine={"dtype": "float32"},
+        adapters=(("colours", str(run.package)),),
+        admin_keys=(hash_key("secret"),),
+    ) as live:
+        yield live
+
+
+def servers_of(path: Path) -> list[psutil.Process]:
+    """The processes of ``hotswap serve`` that serve something below ``path``."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            line = process.cmdline()
+        except psutil.Error:
+            continue
+        if "serve" in line and any(str(path) in word for word in line):
+            found.append(process)
+    return found
+
+
+def test_the_served_score_is_the_trained_one_and_the_server_is_stopped(run: RunResult, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hotswap", "eval", str(run.output), "--vs", "base"]
+    files = ["--json", str(tmp_path / "report.json"), "--answers", str(tmp_path / "answers.jsonl")]
+    done = subprocess.run([*command, *files], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert servers_of(run.output) == []
+    report = json.loads((tmp_path / "report.json").read_text())
+    trained = run.metrics["exact_match"]
+    assert 0 < trained < 1  # or equality would say little
+    found = report["candidate"]["scores"]["exact_match"]
+    assert found["value"] == trained
+    assert 0 <= found["low"] < trained < found["high"] <= 1
+    assert report["rows"]["count"] == run.metrics["exact_match_rows"] == 16
+    assert report["versus"]["scores"]["exact_match"]["value"] == 0
+    assert report["comparison"]["metrics"]["exact_match"]["difference"] == trained
+    assert report["comparison"]["metrics"]["exact_match"]["verdict"] == "better"
+    assert "base: 16 answers were cut by max_tokens; raise --max-tokens" in report["warnings"]
+    assert f"exact_match         {trained:.4f}" in done.stdout
+    assert "0.0000 -> " in done.stdout
+    assert "warning: " in done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert sum(row["scores"]["exact_match"] for row in rows) == trained * 16
+    assert all((row["answer"] == row["reference"]) == (row["scores"]["exact_match"] == 1) for row in rows)
+    assert rows[0]["messages"][0]["role"] == "user"
+    assert rows[0]["versus"]["scores"] == {"exact_match": 0.0}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_eval_stops_its_server(run: RunResult, tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "hotswap", "eval", str(run.output), "--retention", "--json", str(tmp_path / "r")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    assert process.stderr is not None
+    try:
+        if number == signal.SIGTERM:  # while the server loads
+            deadline = time.monotonic() + 60
+            while not servers_of(run.output):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        else:  # while questions are asked: the rows are done, the probes not
+            assert process.stderr.readline()
+        process.send_signal(number)
+        assert process.wait(60) == 130
+    finally:
+        process.kill()
+        process.stderr.close()
+    assert servers_of(run.output) == []
+    assert not (tmp_path / "r").exists()
+
+
+def outcome(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    code = evaluate(list(argv))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_a_name_on_a_running_server_is_asked_about_a_file(
+    server: Live, run: RunResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_jsonl(
+        tmp_path / "more: rows.jsonl", [{"q": row["prompt"], "a": row["response"]} for row in colour_rows(9)]
+    )
+    argv = ["colours", "--server", server.url, "--data", str(file), "data.columns.prompt=q", "data.columns.response=a"]
+    code, out, err = outcome(capsys, *argv, "--metrics", "exact_match,perplexity", "--rows", "6", "--vs", "base")
+    assert code == 0, err
+    assert out.startswith("6 test rows of more: rows.jsonl\n")
+    assert "perplexity" in out
+    assert "lower is better" in out
+
+
+def test_a_package_is_compared_with_what_is_live_and_leaves_no_trace(
+    server: Live, run: RunResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "report.json"
+    argv = [str(run.package), "--server", server.url, "--admin-key", "secret", "--vs", "live:colours"]
+    code, _, err = outcome(capsys, *argv, "--json", str(report), "--quiet")
+    assert code == 0, err
+    found = json.loads(report.read_text())
+    assert found["candidate"]["scores"] == found["versus"]["scores"]  # it is the same adapter
+    assert found["comparison"]["live"] == "colours"
+    assert found["comparison"]["metrics"]["exact_match"]["verdict"] == "not told apart"
+    assert server.parts.registry.names() == ["colours"]
+
+
+def test_retention_probes_compare_with_the_base(
+    server: Live, run: RunResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gsm8k = tmp_path / "gsm8k"
+    gsm8k.mkdir()
+    write_jsonl(gsm8k / "test.jsonl", [{"question": "1 + 1?", "answer": "It is 2.\n#### 2"}])
+    argv = ["colours", "--server", server.url, "--config", str(run.output / "config.yaml"), "--quiet", "--rows", "1"]
+    report = tmp_path / "report.json"
+    code, out, err = outcome(capsys, *argv, "--retention", "--probe", f"gsm8k={gsm8k}", "--json", str(report))
+    assert code == 0, err
+    found = json.loads(report.read_text())["retention"]
+    assert [list(probe["metrics"]) for probe in found.values()] == [["includes"], ["perplexity"], ["gsm8k_accuracy"]]
+    assert [next(iter(probe["metrics"].values()))["rows"] for probe in found.values()] == [40, 12, 1]
+    assert found["text"]["metrics"]["perplexity"]["difference"] != 0
+    assert "retention: " in out
+
+
+def test_a_fully_trained_base_is_served_by_itself_and_compared_with_what_it_was(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config(tmp_path, tiny_base, "dtype=float32")
+    make_base(Path(config.output) / "base", seed=5)
+    (Path(config.output) / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    report = tmp_path / "report.json"
+    argv = [config.output, "--vs", "base", "--metrics", "perplexity", "--rows", "2", "--json", str(report), "--quiet"]
+    code, _, err = outcome(capsys, *argv)
+    assert code == 0, err
+    found = json.loads(report.read_text())["comparison"]["metrics"]["perplexity"]
+    assert found["candidate"] != found["live"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["nowhere"], "there is no package nowhere; give a directory, or --server URL"),
+        (["RUN", "--vs", "live:colours"], "there is no package live:colours"),
+        (["RUN", "--metrics", "slot_f2"], "there is no metric 'slot_f2'; choose from exact_match"),
+        (["RUN", "--data", "gone.jsonl"], "gone.jsonl"),
+        (["RUN", "--split", "test"], "there are no test rows"),
+        (["RUN", "--recipe", "snaps", "--path", "."], "there is no recipe 'snaps'; choose from snips"),
+        (["RUN", "--recipe", "snips"], "say where the files of snips are with --path FOLDER"),
+        (["RUN", "--base", "nowhere"], "the server ended at its start: hotswap: there is no base model 'nowhere'"),
+        (["RUN", "data.clumns.prompt=q"], "data.columns"),
+        (["RUN", "--retention", "--probe", "mmlu=."], "there is no retention probe 'mmlu'"),
+        (["EMPTY"], "holds no adapter package (adapter_config.json) and no base (config.json)"),
+        (["colours", "--server", "URL"], "say which rows to ask: --config RUN/config.yaml, --data FILE"),
+        (["colors", "--server", "URL", "--config", "CONFIG"], "the server refused (404)"),
+        (["RUN", "--server", "URL", "--admin-key", "wrong"], "the server refused the adapter (401)"),
+        (["RUN", "--server", "http://127.0.0.1:9"], "cannot be reached"),
+        (
+            ["RUN", "--server", "URL", "--vs", "colours", "--admin-key", "secret", "--json", "/nowhere/r"],
+            "cannot be written",
+        ),
+    ],
+)
+def test_mistakes_get_one_line_and_exit_code_1(
+    server: Live, run: RunResult, capsys: pytest.CaptureFixture[str], argv: list[str], words: str
+) -> None:
+    named = {"RUN": run.output, "EMPTY": run.output.parent, "URL": server.url, "CONFIG": run.output / "config.yaml"}
+    code, _, err = outcome(capsys, *(str(named.get(word, word)) for word in argv), "--quiet")
+    assert code == 1
+    last = err.splitlines()[-1]
+    assert last.startswith("hotswap: ")
+    assert words in last
+    assert server.parts.registry.names() == ["colours"]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["x", "--rows", "0"],
+        ["x", "--data", "f", "--recipe", "snips"],
+        ["x", "--path", "."],
+        ["x", "--split", "train"],
+        [],
+    ],
+)
+def test_wrong_usage_gets_exit_code_2(capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        evaluate(argv)
+    assert done.value.code == 2
+    assert "hotswap eval: error: " in capsys.readouterr().err
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from hotswap.cli import main\n"
+        "try:\n    main(['eval', '--help'])\nexcept SystemExit as done:\n    assert done.code == 0\n"
+        "heavy = {'torch', 'transformers', 'peft', 'numpy', 'rich', 'httpx', 'matplotlib', 'yaml'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done: Any = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "usage: hotswap eval" in done.stdout
