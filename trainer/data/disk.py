@@ -132,6 +132,11 @@ class Examples(DiskSequence[Example]):
         return Example(tuple(ids.tolist()), tuple(np.where(mask, ids, IGNORED).tolist()))
 
 
+def lengths_of(examples: Sequence[Example]) -> list[int]:
+    """Tokens of each example; those on disk are not read for it."""
+    return examples.lengths if isinstance(examples, Examples) else [len(example) for example in examples]
+
+
 class TokenQuestions(DiskSequence[TokenQuestion]):
     """Validation rows to be answered."""
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from trainer.data.batches import Collator
+from trainer.data.disk import lengths_of
 from trainer.data.examples import IGNORED, Example
 
 Row = tuple[int, ...]  # indices of the examples that share a packed row
@@ -49,7 +50,7 @@ class Packing:
 
 def pack(examples: Sequence[Example], capacity: int) -> Packing:
     """How to pack ``examples``."""
-    return Packing([len(example) for example in examples], capacity)
+    return Packing(lengths_of(examples), capacity)
 
 
 def _best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:

@@ -42,7 +42,7 @@ def identity_of(config: TrainConfig, base_fingerprint: str, data_sha256: str) ->
     """The identity of the run of ``config`` on a base and data with these hashes."""
     settings: dict[str, Any] = msgspec.to_builtins(config)
     settings["training"] = {key: value for key, value in settings["training"].items() if key not in _FREE}
-    settings["data"] = {key: value for key, value in settings["data"].items() if key != "path"}
+    settings["data"] = {key: value for key, value in settings["data"].items() if key not in ("path", "test")}
     if isinstance(config.data.validation, str):
         settings["data"]["validation"] = "a file"  # its content is part of the data's hash
     del settings["output"], settings["base"]

@@ -20,6 +20,7 @@ from trainer.config.methods import trains_weights
 from trainer.config.schema import TrainConfig
 from trainer.config.training import TrainingConfig
 from trainer.data.batches import Collator, ExampleDataset, LengthBucketSampler
+from trainer.data.disk import lengths_of
 from trainer.data.load import TrainingData
 from trainer.data.packing import PackedCollator, PackedDataset, PackedSampler, Packing
 from trainer.loop.checkpoint import STATE_FILE, RunIdentity, load_parameters, save_parameters
@@ -131,7 +132,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         dataset = train_dataset or self.train_dataset
         if isinstance(dataset, PackedDataset):
             return PackedSampler(dataset.packing, self.args.seed)
-        lengths = [len(example) for example in dataset.examples]
+        lengths = lengths_of(dataset.examples)
         batch = self.args.per_device_train_batch_size * self.args.world_size
         return LengthBucketSampler(lengths, batch, self.args.seed)
 
