@@ -34,6 +34,9 @@ COMMANDS = {
     "chat": Command("server.cli", "chat", "talk to a server in the terminal"),
     "train": Command("trainer.commands.train", "train", "train an adapter from a YAML file"),
     "eval": Command("trainer.commands.eval", "evaluate", "score an adapter by the answers of the serving engine"),
+    "data": Command(
+        "trainer.commands.data", "main", "check and preview training data; list the recipes for known sets"
+    ),
     "publish": Command("trainer.commands.publish", "publish", "upload an adapter into a running server"),
     "base": Command("hotswap.base_cli", "main", "import, list and locate base models in the local cache"),
     "demo": Command("hotswap.demo.cli", "main", "train, serve and hot-swap adapters end to end, and print a report"),

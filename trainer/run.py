@@ -16,6 +16,7 @@ from trainer.evaluation.greedy import exact_match
 from trainer.export import PACKAGE_DIR, export_adapter
 from trainer.full_export import BASE_DIR, export_base
 from trainer.loop.failures import explained
+from trainer.loop.packed_attention import use_packed_attention
 from trainer.loop.packing import check_packing
 from trainer.loop.progress import Display, SilentDisplay
 from trainer.loop.trainer import AdapterTrainer, make_arguments, total_steps
@@ -52,6 +53,7 @@ def _train(session: Session) -> RunResult:
     rows = len(packing or data.train)
     model = apply_method(base, config.method, total_steps(config.training, rows))
     if packing:
+        use_packed_attention(base.model)
         check_packing(model, base.model.config.vocab_size)
     session.display.message(_headline(config, base, data, model))
     session.open_records(base, _account(data))

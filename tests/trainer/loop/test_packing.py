@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from trainer.data.packing import PackedCollator
 from trainer.errors import ConfigError
 from trainer.loop.loss import LabelledHead, token_losses
 from trainer.loop.metrics import METRICS_FILE, read_metrics
+from trainer.loop.packed_attention import _find_blocks, use_packed_attention
 from trainer.loop.packing import check_packing
 from trainer.methods import apply_method, trainable_parameters
 from trainer.run import train
@@ -70,6 +72,53 @@ def test_loss_and_gradients_equal_unpacked_for_every_weight(base_path: Path) -> 
     model = AutoModelForCausalLM.from_pretrained(base_path).eval()  # without dropout
     check_packing(model, model.config.vocab_size)
     assert_equal_to_unpacked(model)
+    use_packed_attention(model)
+    check_packing(model, model.config.vocab_size)
+    assert_equal_to_unpacked(model)
+
+
+def test_examples_are_computed_one_by_one_where_that_is_the_same(tiny_base: Path) -> None:
+    """By the masked attention that transformers would use, which must not be asked."""
+    rows = [(EXAMPLES[0], EXAMPLES[2]), (EXAMPLES[1], EXAMPLES[1])]
+    batch = {name: value for name, value in PackedCollator(0)(rows).items() if name.endswith("_ids")}
+    masked = AutoModelForCausalLM.from_pretrained(tiny_base)
+    model = AutoModelForCausalLM.from_pretrained(tiny_base)
+    use_packed_attention(model)
+    assert model.config._attn_implementation == "hotswap_packed"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainer.loop.packed_attention.sdpa_attention_forward", None)
+        logits = model(**batch, use_cache=False).logits
+    real = torch.ones(batch["input_ids"].shape, dtype=torch.bool)
+    real[1, 6:] = False
+    torch.testing.assert_close(logits[real], masked(**batch, use_cache=False).logits[real], rtol=1e-5, atol=1e-5)
+
+
+def test_what_blocks_cannot_do_is_left_to_transformers(tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(make_base(tmp_path, model_type="mistral", sliding_window=4))
+    use_packed_attention(model)
+    long, short = PackedCollator(0)([(EXAMPLES[0], EXAMPLES[2])]), PackedCollator(0)([(EXAMPLES[1], EXAMPLES[2])])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainer.loop.packed_attention.sdpa_attention_forward", None)
+        model(input_ids=short["input_ids"], position_ids=short["position_ids"], use_cache=False)
+        with pytest.raises(TypeError, match="not callable"):
+            model(input_ids=long["input_ids"], position_ids=long["position_ids"], use_cache=False)
+
+
+def test_blocks_of_any_lengths_cover_every_place_once() -> None:
+    rng = random.Random(0)
+    for _ in range(50):
+        lengths = [[rng.randrange(1, 40) for _ in range(rng.randrange(1, 9))] for _ in range(2)]
+        width = max(map(sum, lengths))
+        rows = [[*row, width - sum(row)] for row in lengths]
+        position_ids = torch.stack([torch.cat([torch.arange(count) for count in row]) for row in rows])
+        blocks = _find_blocks(position_ids)
+        assert blocks is not None
+        places = torch.cat([places[real] for places, real in blocks.groups])
+        assert places[blocks.order].tolist() == list(range(2 * width))
+        for group, real in blocks.groups:
+            assert real.sum(1).min() * 1.3 >= real.shape[1]
+            assert (position_ids.flatten()[group][real] == torch.arange(real.shape[1]).expand_as(real)[real]).all()
+    assert _find_blocks(torch.arange(7).repeat(2, 1)) is None
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -77,7 +126,9 @@ def test_loss_and_gradients_equal_unpacked_for_every_kind(kind: str, tiny_base: 
     method = [setting for setting in METHODS[kind] if not setting.startswith("learning_rate")]
     config = make_config(tmp_path, tiny_base, *method, "packing=true")
     torch.manual_seed(0)
-    model = apply_method(load_base(config), config.method)
+    base = load_base(config)
+    model = apply_method(base, config.method)
+    use_packed_attention(base.model)
     for parameter in trainable_parameters(model).values():
         torch.nn.init.normal_(parameter, std=0.1)
     check_packing(model, 320)

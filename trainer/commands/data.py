@@ -1,0 +1,131 @@
+"""``hotswap data``: check and preview what would be trained on; list recipes. Exit code 1 where it cannot be."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer.commands.common import guarded, silence_libraries
+from trainer.commands.settings import parse_settings
+
+if TYPE_CHECKING:
+    from trainer.config.schema import TrainConfig
+
+_YAML = (".yaml", ".yml")
+_WHAT = "YAML file of a run, or a file or folder of data"
+_EPILOG = """
+settings are those of hotswap train: data.recipe=snips, data.template=none, base=NAME, ...
+
+examples:
+  hotswap data check run.yaml
+  hotswap data check rows.jsonl data.columns.prompt=question data.columns.response=answer
+  hotswap data check ../data/snips data.recipe=snips --json
+  hotswap data preview run.yaml -n 5 --ids
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Run ``hotswap data``."""
+    work = {"check": _check, "preview": _preview, "recipes": _recipes}
+    parser = argparse.ArgumentParser(
+        prog="hotswap data",
+        usage="hotswap data {check,preview,recipes} ...",
+        description="Look at data before it is trained on.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("what", choices=list(work), metavar="what", help="check, preview, or recipes (a list of them)")
+    what = parser.parse_args(argv[:1]).what
+    return work[what](argv[1:])
+
+
+def _check(argv: list[str]) -> int:
+    parser = _parser("check", "Count, measure and judge the data of a run as training would read it.")
+    parser.add_argument("--json", action="store_true", help="the whole report as JSON")
+    return guarded(_run_check, _parse(parser, argv))
+
+
+def _preview(argv: list[str]) -> int:
+    parser = _parser("preview", "Show the first rows as the model sees them: learned text green, or between «».")
+    parser.add_argument("-n", type=int, default=3, metavar="N", help="how many rows (default 3)")
+    parser.add_argument("--ids", action="store_true", help="every token with its number")
+    parser.add_argument("--color", choices=("auto", "always", "never"), default="auto")
+    return guarded(_run_preview, _parse(parser, argv))
+
+
+def _recipes(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="hotswap data recipes", description="List the data sets with a recipe.")
+    parser.parse_args(argv)
+    from trainer.data.recipes import RECIPES
+
+    width = max(map(len, RECIPES))
+    for recipe in RECIPES.values():
+        tokens = f"; added tokens {' '.join(recipe.added_tokens)}" if recipe.added_tokens else ""
+        print(f"{recipe.name:<{width}}  {recipe.summary}")
+        print(f"{'':<{width}}  {', '.join(recipe.splits)}; scored by {', '.join(recipe.metrics)}{tokens}")
+    return 0
+
+
+def _parser(name: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"hotswap data {name}",
+        usage=f"hotswap data {name} [CONFIG.yaml | FILE] [key=value | --key value ...] [options]",
+        description=description,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("config", nargs="?", metavar="CONFIG.yaml | FILE", help=_WHAT)
+    return parser
+
+
+def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+    args, settings = parse_settings(parser, argv)
+    args.settings = settings
+    return args
+
+
+def _load(args: argparse.Namespace) -> tuple[TrainConfig, Any, tuple[int, ...]]:
+    """Configuration, tokenizer and the tokens that end a turn."""
+    from trainer.config.file import load_config
+
+    is_yaml = bool(args.config) and args.config.endswith(_YAML)
+    data = [f"data.path={args.config}"] if args.config and not is_yaml else []
+    nowhere = "output=."  # every configuration has one; nothing is written to it here
+    config = load_config(Path(args.config) if is_yaml else None, [nowhere, *data, *args.settings])
+    silence_libraries()
+    from trainer.base_model import load_vocabulary
+
+    return config, *load_vocabulary(config)
+
+
+def _run_check(args: argparse.Namespace) -> int:
+    config, tokenizer, end_ids = _load(args)
+    import msgspec
+
+    from trainer.data.report import check_data_set
+    from trainer.data.report_text import report_text
+
+    report = check_data_set(config, tokenizer, end_ids)
+    print(msgspec.json.format(msgspec.json.encode(report)).decode() if args.json else report_text(report))
+    return 1 if report.error else 0
+
+
+def _run_preview(args: argparse.Namespace) -> int:
+    config, tokenizer, end_ids = _load(args)
+    from trainer.data.load import with_recipe
+    from trainer.data.parts import find_parts
+    from trainer.data.preview import marked, preview
+
+    colour = args.color == "always" or (args.color == "auto" and sys.stdout.isatty())
+    parts = find_parts(with_recipe(config.data), config.training.seed)
+    for shown in preview(parts, tokenizer, end_ids, max(1, args.n)):
+        if shown.dropped:
+            print(f"--- {shown.where}: dropped, {shown.dropped}\n")
+        for example in shown.examples:
+            learned = sum(label >= 0 for label in example.labels)
+            print(f"--- {shown.where}: {len(example)} tokens, {learned} learned")
+            print(marked(example, tokenizer, colour=colour, ids=args.ids) + "\n")
+    return 0
