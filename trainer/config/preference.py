@@ -169,6 +169,8 @@ def _check_grpo(preference: GrpoPreference, method: Any, training: TrainingConfi
         raise ConfigError(f"method.type: grpo lets the model answer while it trains, which {method.KIND} cannot yet")
     if preference.beta and method.KIND in ("bottleneck", "freeze", "full"):
         raise ConfigError(f"preference.beta: {method.KIND} cannot be switched off to ask the base; set it to 0")
+    if preference.beta and getattr(method, "bias", "none") != "none":
+        raise ConfigError("method.bias: with preference.beta the base is asked too, whose biases must stay; set none")
     for key in ("best_checkpoint", "eval_steps", "early_stopping"):
         if getattr(training, key):
             raise ConfigError(f"training.{key}: grpo has no validation loss; held-out rewards are measured at the end")

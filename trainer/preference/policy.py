@@ -67,6 +67,8 @@ class PolicyModel(nn.Module):
             spread(-token_losses(logits, labels)), spread(entropy), spread(mean_logits), spread(is_top1)
         )
 
+    is_gradient_checkpointing = False  # trl would switch it off to generate; without, the layers do it themselves
+
     def generate(self, **arguments: Any) -> Any:
         """As the model's own; the hooks of methods that are no peft model are in their base."""
         model = self.model.base_model if isinstance(self.model, OwnModel) else self.model

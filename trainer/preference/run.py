@@ -1,4 +1,4 @@
-"""One run of preference training from configuration to package: ``train_preference(config)``."""
+"""One run of preference training from configuration to package: ``train_preference(session)``."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ from typing import Any
 
 from transformers import set_seed
 
-from adapters.manifest import DataRef
 from trainer.base_model import Base, load_base
-from trainer.config.preference import DpoPreference, KtoPreference, Preference
+from trainer.config.methods import FullMethod
 from trainer.config.schema import TrainConfig
-from trainer.data.load import describe_dropped
-from trainer.export import PACKAGE_DIR, export_adapter
+from trainer.data.survey import describe_dropped
 from trainer.loop.trainer import make_arguments, total_steps
 from trainer.methods import apply_method, trainable_parameters
 from trainer.preference.extra import require_trl
-from trainer.preference.work import DpoWork, KtoWork, Work
+from trainer.preference.work import Work, make_work
 from trainer.session import RunResult, Session
 
 
@@ -25,7 +23,7 @@ def train_preference(session: Session) -> RunResult:
     assert config.preference is not None
     require_trl(config.preference.KIND)
     base = load_base(config)
-    work = make_work(config, config.preference, base)
+    work = make_work(config, base)
     if work.data.dropped:
         session.display.message(f"left out {describe_dropped(work.data.dropped)}")
     identity = session.identify(base, work.data.sha256)
@@ -36,25 +34,16 @@ def train_preference(session: Session) -> RunResult:
     trainer = work.trainer(model, make_arguments(config, work.steps_rows()), [])
     trainer.identity = identity
     seconds = session.run(trainer)
-    return session.interrupted(trainer) or _finish(session, base, work, trainer, seconds)
+    return session.interrupted(trainer) or _finish(session, work, trainer, seconds)
 
 
-def _finish(session: Session, base: Base, work: Work, trainer: Any, seconds: float) -> RunResult:
+def _finish(session: Session, work: Work, trainer: Any, seconds: float) -> RunResult:
     results = session.summary(trainer, seconds) | work.figures(trainer)
     session.append({"step": trainer.state.global_step, **results})
-    package = session.output / PACKAGE_DIR
-    reference = DataRef(sha256=work.data.sha256, rows=len(work.data.train))
-    export_adapter(trainer.trained, base, session.config, package, data=reference, metrics=results)
-    return RunResult(session.output, package, trainer.state.global_step, results)
-
-
-def make_work(config: TrainConfig, preference: Preference, base: Base) -> Work:
-    """The work that ``preference`` asks for, its data loaded and the reference's scores of it computed."""
-    if isinstance(preference, DpoPreference):
-        return DpoWork(config, preference, base)
-    if isinstance(preference, KtoPreference):
-        return KtoWork(config, preference, base)
-    raise NotImplementedError
+    made = work.export(trainer, results)
+    if isinstance(session.config.method, FullMethod):
+        return RunResult(session.output, None, trainer.state.global_step, results, base=made)
+    return RunResult(session.output, made, trainer.state.global_step, results)
 
 
 def _headline(config: TrainConfig, base: Base, work: Work, model: Any) -> str:

@@ -1,0 +1,97 @@
+"""GRPO on a tiny base: a reward that rises, a served adapter, and what is said about rewards that do not work."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from server.engine.messages import AdapterLoaded
+from tests.trainer.methods import METHODS
+from tests.trainer.preference.support import preference_config
+from tests.trainer.support import WORDS
+from tests.trainer.test_run import losses
+from tests.trainer.test_served import serve
+from trainer.config.schema import TrainConfig
+from trainer.errors import ConfigError, TrainerError
+from trainer.loop.metrics import read_metrics
+from trainer.preference.reward_function import load_reward
+from trainer.run import train
+
+REWARDS = Path(__file__).with_name("rewards.py")
+
+
+def grpo_config(folder: Path, base: Path, *overrides: str, reward: str = f"{REWARDS}:letter_share") -> TrainConfig:
+    rows: list[dict[str, Any]] = [
+        {"prompt": WORDS[i % len(WORDS)], "letters": "abcdefghijklmnopqrstuvwxyz"} for i in range(24)
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = f"preference={{type: grpo, reward: '{reward}', num_generations: 4, max_completion_length: 8}}"
+    return preference_config(folder, base, "grpo", settings, "eval_steps=null", "batch_size=8", *overrides, rows=rows)
+
+
+@pytest.mark.parametrize(("method", "beta"), [("lora", 0.0), ("lora", 0.02), ("bottleneck", 0.0)])
+def test_the_reward_rises_and_the_adapter_is_served(tiny_base: Path, tmp_path: Path, method: str, beta: float) -> None:
+    options = [*METHODS[method], "max_steps=25", f"preference.beta={beta}"]
+    options += ["bias=none"] if beta else []
+    result = train(grpo_config(tmp_path, tiny_base, *options))
+    assert result.metrics["reward_after"] > result.metrics["reward_before"] + 0.3
+    records = [record for record in read_metrics(result.output / "metrics.jsonl") if "reward" in record]
+    assert sum(r["reward"] for r in records[-5:]) > sum(r["reward"] for r in records[:5])
+    if beta:
+        assert records[0]["kl"] == pytest.approx(0, abs=1e-5)
+        assert records[-1]["kl"] > 0.01
+    assert result.package is not None
+    assert isinstance(serve(tiny_base, result.package, "none"), AdapterLoaded)
+    assert str(tmp_path) not in (result.package / "hotswap.json").read_text()
+    assert '"preference_reward": "letter_share"' in (result.package / "hotswap.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("reward", "words"),
+    [
+        ("rewards.py", "write module:function or file.py:function"),
+        ("/nowhere/rewards.py:f", "there is no file /nowhere/rewards.py"),
+        (f"{REWARDS}:nothing", "has no function 'nothing'"),
+        ("no.such.module:f", "cannot be imported"),
+    ],
+)
+def test_a_reward_that_cannot_be_had_is_named(tiny_base: Path, tmp_path: Path, reward: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        train(grpo_config(tmp_path, tiny_base, reward=reward))
+
+
+def test_a_reward_that_answers_wrongly_ends_the_run(tiny_base: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainerError, match="gave 1 rewards for"):
+        train(grpo_config(tmp_path, tiny_base, "max_steps=1", reward=f"{REWARDS}:too_few"))
+
+
+def test_a_module_is_loaded_by_name() -> None:
+    assert load_reward("tests.trainer.preference.rewards:letter_share")(
+        ["ee-"], [{"letters": "abcdefghijklmnopqrstuvwxyz"}]
+    ) == [2 / 8]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("method=prefix", "which prefix cannot yet"),
+        ("preference.num_generations=3", "does not divide the 8 answers"),
+        ("best_checkpoint=true", "grpo has no validation loss"),
+    ],
+)
+def test_what_does_not_go_with_grpo_is_refused(tiny_base: Path, tmp_path: Path, override: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        grpo_config(tmp_path, tiny_base, override)
+
+
+def test_a_resumed_run_draws_and_learns_the_same(tiny_base: Path, tmp_path: Path) -> None:
+    config = grpo_config(tmp_path, tiny_base, *METHODS["lora"], "gradient_accumulation=2")
+    expected = losses(train(config))
+    shutil.rmtree(tmp_path / "run" / "checkpoint-8")
+    torch.manual_seed(123)
+    assert losses(train(config, resume=True)) == expected
+    assert len(set(expected.values())) > 4
