@@ -20,7 +20,8 @@ from tests.server.live import Live, live_server
 from tests.trainer.support import colour_rows, make_config, write_jsonl
 from trainer.commands.eval import evaluate
 from trainer.config.file import dump_config
-from trainer.run import RunResult, train
+from trainer.run import train
+from trainer.session import RunResult
 
 TRAINED = ("max_steps=50", "learning_rate=1e-2", "validation=16", "dtype=float32", "eval_steps=50", "save_steps=50")
 
