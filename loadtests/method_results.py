@@ -1,0 +1,135 @@
+"""Methods side by side on real data: trains each on each set through ``hotswap train``, scores it by ``hotswap eval``.
+
+    python -m loadtests.method_results --data FOLDER --sets snips,banking77 --methods lora,prefix --out results
+
+Every method sees the same rows in the same order for the same number of steps, at the learning rate of its preset. What
+was done is kept in OUT/results.jsonl and not done again; OUT/results.md is the table. The published sets are read from
+FOLDER/NAME and not part of the project.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loadtests.method_table import table
+
+BASE = "base"  # the untrained base among the methods
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """A published set: ``steps`` of the small budget (about 200,000 tokens), and its own settings."""
+
+    steps: int
+    overrides: tuple[str, ...] = ()
+
+
+SETS = {
+    "snips": TaskSet(300),
+    "banking77": TaskSet(400),
+    "sqlqa": TaskSet(220, ("added_tokens=['[SQL]','[/SQL]']",)),
+    "geography": TaskSet(207),
+    "chatglm_spo": TaskSet(60, ("training.batch_size=4", "training.gradient_accumulation=2")),
+}
+METHODS = {
+    "lora": ("method=lora",),
+    "dora": ("method=lora", "method.use_dora=true"),
+    "prefix+projection": ("method=prefix",),
+    "prefix": ("method=prefix", "method.projection=false"),
+    "ia3": ("method=ia3",),
+    "bottleneck": ("method=bottleneck",),
+    "freeze": ("method=freeze",),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what is missing, and print the table."""
+    args = _parser().parse_args(argv)
+    args.out.mkdir(parents=True, exist_ok=True)
+    done = {(row["set"], row["method"]) for row in _read(args.out)}
+    missing = [(one, method) for one in args.sets for method in args.methods if (one, method) not in done]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for row in pool.map(lambda pair: _measure(args, *pair), missing):
+            with (args.out / "results.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            print(table([row]), file=sys.stderr)
+    text = table(_read(args.out))
+    (args.out / "results.md").write_text(text + "\n", encoding="utf-8")
+    print(text)
+    return 0
+
+
+def _measure(args: argparse.Namespace, name: str, method: str) -> dict[str, Any]:
+    """Train and score one adapter (or only score the base). Raises CalledProcessError with the command's own words."""
+    output = args.out / f"{name}-{method}"
+    trained: dict[str, Any] = {}
+    if method != BASE:
+        _hotswap(args, "train", *_settings(args, name, method, output), "--overwrite", "--quiet")
+        trained = json.loads((output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    report = output.with_suffix(".json")
+    rows = ("--recipe", name, "--path", str(args.data / name), "--split", "test", "--rows", str(args.rows))
+    asked = BASE if method == BASE else str(output)
+    _hotswap(args, "eval", asked, *rows, "--concurrency", "16", "--json", str(report), "--quiet")
+    scored = json.loads(report.read_text(encoding="utf-8"))
+    return {"set": name, "method": method, "trained": trained, "scored": scored}
+
+
+def _settings(args: argparse.Namespace, name: str, method: str, output: Path) -> Iterator[str]:
+    one = SETS[name]
+    yield f"output={output}"
+    yield from (f"data.recipe={name}", f"data.path={args.data / name}", "data.validation=50", "data.max_length=1024")
+    yield from ("training.batch_size=8", f"training.max_steps={round(one.steps * args.budget)}", "training.warmup=0.05")
+    yield from ("training.threads=1", "training.log_steps=10", f"training.quantize={args.quantize}")
+    yield from METHODS[method]
+    yield from one.overrides
+
+
+def _hotswap(args: argparse.Namespace, *arguments: str) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
+    command = [sys.executable, "-m", "hotswap", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{done.stderr.strip()}")
+
+
+def _read(out: Path) -> list[dict[str, Any]]:
+    path = out / "results.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="loadtests.method_results", description="Methods side by side on real data.")
+    parser.add_argument("--data", type=Path, required=True, help="folder with one folder for each published set")
+    parser.add_argument("--out", type=Path, default=Path("method-results"), help="default: %(default)s")
+    parser.add_argument("--sets", type=_names_of(SETS), default=list(SETS), help="default: all")
+    methods = {BASE: (), **METHODS}
+    parser.add_argument("--methods", type=_names_of(methods), default=list(methods), help="default: all")
+    parser.add_argument("--budget", type=float, default=1.0, help="steps, as a multiple of the small budget")
+    parser.add_argument("--rows", type=int, default=200, help="test rows (default %(default)s)")
+    parser.add_argument("--quantize", default="none", help="of the base (default %(default)s: freeze needs it)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time (default %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="of each process (default %(default)s)")
+    return parser
+
+
+def _names_of(known: Sequence[str] | dict[str, Any]) -> Any:
+    def names(text: str) -> list[str]:
+        chosen = text.split(",")
+        if unknown := [name for name in chosen if name not in known]:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(known)}")
+        return chosen
+
+    return names
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
