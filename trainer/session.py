@@ -32,6 +32,7 @@ from trainer.loop.metrics import METRICS_FILE, MetricsFile, read_metrics
 from trainer.loop.plot import PLOT_FILE, plot_losses
 from trainer.loop.progress import Display
 from trainer.loop.tensorboard import TENSORBOARD_DIR, TensorBoardFile, require_tensorboard
+from trainer.methods import trainable_parameters
 from trainer.record import RECORD_FILE, write_record
 
 CONFIG_FILE = "config.yaml"
@@ -116,13 +117,14 @@ class Session:
         return RunResult(self.output, None, trainer.state.global_step, {}, self._stop.signal)
 
     def summary(self, trainer: Any, seconds: float) -> dict[str, float]:
-        """The losses, time and memory of the whole run."""
+        """The losses, time and memory of the whole run, and how much of the model it trained."""
         history: Sequence[dict[str, Any]] = trainer.state.log_history
         losses = [entry["loss"] for entry in history if "loss" in entry]
         figures = {"train_loss": losses[-1]} if losses else {}
         validation = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
         if validation:
             figures["validation_loss"] = min(validation) if self.config.training.best_checkpoint else validation[-1]
+        figures["trainable_parameters"] = sum(value.numel() for value in trainable_parameters(trainer.model).values())
         figures["train_seconds"] = round(seconds, 3)
         figures["tokens_per_second"] = round(trainer.tokens_seen / seconds, 1)
         figures["peak_memory_mb"] = round(peak_memory_mb(), 1)
