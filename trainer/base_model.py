@@ -53,7 +53,7 @@ def load_base(config: TrainConfig) -> Base:
     path = resolve_base(config.base)
     fingerprint = base_fingerprint(path)
     tokenizer = load_tokenizer(path)
-    tokens = add_tokens(tokenizer, config.added_tokens)
+    tokens = add_tokens(tokenizer, config.added_tokens or ())
     wanted = "float32" if trains_weights(config.method) else config.training.dtype
     dtype = resolve_dtype(wanted, device())
     model = load_model(path, dtype, config.training.quantize)
@@ -67,7 +67,7 @@ def load_vocabulary(config: TrainConfig) -> tuple[Any, tuple[int, ...]]:
     """Tokenizer and ``end_ids`` of the base that ``config`` names, as load_base gives them; loads no weights."""
     path = resolve_base(config.base)
     tokenizer = load_tokenizer(path)
-    add_tokens(tokenizer, config.added_tokens)
+    add_tokens(tokenizer, config.added_tokens or ())
     try:
         generation = GenerationConfig.from_pretrained(path)
     except OSError:  # a base without that file: transformers reads its own configuration instead

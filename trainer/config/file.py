@@ -22,6 +22,7 @@ from trainer.config.layers import apply_layer
 from trainer.config.preference import complete_preference
 from trainer.config.rules import check
 from trainer.config.schema import TrainConfig
+from trainer.data.recipes import RECIPES
 from trainer.errors import ConfigError
 
 ENV_PREFIX = "HOTSWAP_TRAIN_"
@@ -142,7 +143,15 @@ def _complete(config: TrainConfig) -> TrainConfig:
         data=data,
         training=training,
         preference=complete_preference(config.preference),
+        added_tokens=_added_tokens(config),
     )
+
+
+def _added_tokens(config: TrainConfig) -> list[str]:
+    """Those that are asked for, otherwise those that the rows of a recipe are written with."""
+    if config.added_tokens is not None or config.data.recipe not in RECIPES:
+        return config.added_tokens or []
+    return list(RECIPES[config.data.recipe].added_tokens)
 
 
 def _absolute(path: str) -> str:

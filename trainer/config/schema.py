@@ -15,7 +15,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """One training run: it is written beside the results and reproduces them.
 
     ``added_tokens`` are texts that become one token each, with trained embeddings; those that the base has already are
-    trained as they are.
+    trained as they are. None: those of data.recipe.
     """
 
     output: str
@@ -24,4 +24,4 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     method: Method = msgspec.field(default_factory=LoraMethod)
     training: TrainingConfig = msgspec.field(default_factory=TrainingConfig)
     preference: Preference | None = None
-    added_tokens: list[str] = []
+    added_tokens: list[str] | None = None

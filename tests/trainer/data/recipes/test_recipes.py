@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from trainer.config.file import load_config
 from trainer.data.recipes import RECIPES, Row, Split
 from trainer.errors import DataError
 
@@ -222,6 +223,15 @@ def test_bytes_that_are_not_utf8_are_named_with_the_line(tmp_path: Path) -> None
     (tmp_path / "HumanEval.jsonl.gz").write_bytes(b"not packed")
     with pytest.raises(DataError, match=r"HumanEval.jsonl.gz cannot be read"):
         rows_of("humaneval", tmp_path, "test")
+
+
+def test_a_run_adds_the_tokens_of_its_recipe_unless_it_names_its_own(tmp_path: Path) -> None:
+    write(tmp_path, FILES["sqlqa"])
+    settings = [f"data.path={tmp_path}", "data.recipe=sqlqa", "output=run"]
+    assert load_config(None, settings, {}).added_tokens == ["[SQL]", "[/SQL]"]
+    assert load_config(None, [*settings, "added_tokens=[X]"], {}).added_tokens == ["X"]
+    assert load_config(None, [*settings, "added_tokens=[]"], {}).added_tokens == []
+    assert load_config(None, ["data.path=a.jsonl", "output=run"], {}).added_tokens == []
 
 
 def test_a_path_that_is_no_folder_is_refused(tmp_path: Path) -> None:
