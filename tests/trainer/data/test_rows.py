@@ -1,48 +1,150 @@
+"""Files to rows: every format, packed or not, and one clear line for each that is broken."""
+
 from __future__ import annotations
 
-import hashlib
+import gzip
+import json
+import sys
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.trainer.support import write_jsonl
-from trainer.data.rows import read_data_file
+from trainer.config.data import Format
+from trainer.data.rows import RawRow, read_rows
+from trainer.data.sources import FileSource
 from trainer.errors import DataError
 
-COLUMNS = ["prompt", "response"]
 GOOD = '{"prompt": "a", "response": "b"}'
+CHINESE = [{"prompt": "请把“你好”译成英文", "response": "Hello，你好！"}, {"prompt": "１＋１＝？", "response": "２"}]
+
+GBK = "prompt,response\n你好吗,很好\n".encode("gbk")
+
+
+def rows_of(path: Path, data_format: Format = "auto", split: str | None = None) -> list[RawRow]:
+    return list(FileSource(str(path), [path], data_format, split).rows())
+
+
+def values_of(path: Path, data_format: Format = "auto") -> list[dict[str, Any]]:
+    return [row.values for row in rows_of(path, data_format)]
 
 
 def error_of(path: Path, data: bytes | None = None) -> str:
     if data is not None:
         path.write_bytes(data)
     with pytest.raises(DataError) as caught:
-        read_data_file(path, "auto", COLUMNS)
+        rows_of(path)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """``rows`` in the format that the name of ``path`` says."""
+    kind = path.name.removesuffix(".gz").rsplit(".", 1)[-1]
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=2)
+        return path
+    names = list(rows[0])
+    separator = "\t" if kind == "tsv" else ","
+    texts = {
+        "jsonl": lambda: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+        "json": lambda: json.dumps(rows, ensure_ascii=False, indent=2),
+        "csv": lambda: "".join(separator.join(map(str, row)) + "\r\n" for row in [names, *(r.values() for r in rows)]),
+    }
+    data = texts["csv" if kind == "tsv" else kind]().encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", ["a.jsonl", "a.ndjson", "a.json", "a.csv", "a.tsv", "a.parquet", "a.jsonl.gz", "a.csv.gz"]
+)
+def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
+    written = write(tmp_path / name.replace("ndjson", "jsonl"), CHINESE)
+    written.rename(tmp_path / name)
+    assert values_of(tmp_path / name) == CHINESE
+
+
 def test_jsonl_rows_know_their_lines(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [GOOD, "", '{"prompt": "c\\u2028", "response": "d", "more": 1}'])
-    file = read_data_file(path, "auto", COLUMNS)
-    assert [(row.line, row.values["prompt"]) for row in file.rows] == [(1, "a"), (3, "c\u2028")]
-    assert file.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert [(row.where, row.values["prompt"]) for row in rows_of(path)] == [
+        (f"{path} line 1", "a"),
+        (f"{path} line 3", "c\u2028"),
+    ]
 
 
 def test_csv_cells_may_hold_commas_quotes_and_newlines(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes('\ufeffprompt,response\r\n"a, ""x""\ny",b\r\nc,d\r\n'.encode())
-    rows = read_data_file(path, "auto", COLUMNS).rows
-    assert [row.values for row in rows] == [
-        {"prompt": 'a, "x"\ny', "response": "b"},
-        {"prompt": "c", "response": "d"},
-    ]
-    assert [row.line for row in rows] == [3, 4]
+    assert values_of(path) == [{"prompt": 'a, "x"\ny', "response": "b"}, {"prompt": "c", "response": "d"}]
+    assert [row.where for row in rows_of(path)] == [f"{path} line 3", f"{path} line 4"]
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_json_may_be_an_array_or_an_object_with_one_among_other_keys(
+    tmp_path: Path, mark: str, indent: int | None
+) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(mark + json.dumps(CHINESE, indent=indent, ensure_ascii=False), encoding="utf-8")
+    assert values_of(path) == CHINESE
+    whole = {"version": [1, {"a": "]"}], "train": CHINESE, "validation": CHINESE[:1]}
+    path.write_text(mark + json.dumps(whole, indent=indent), encoding="utf-8")
+    assert values_of(path) == CHINESE
+    assert [row.values for row in rows_of(path, split="validation")] == CHINESE[:1]
+    path.write_text(mark + json.dumps({"data": []}, indent=indent), encoding="utf-8")
+    assert "is empty: it holds no rows" in error_of(path)
+
+
+def test_a_json_file_may_hold_one_object_a_line(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.json", CHINESE)
+    assert values_of(path) == CHINESE
+    assert (
+        values_of(write_jsonl(path, [{"data": [1], "prompt": "x"}, {"data": [2], "prompt": "y"}]))[1]["prompt"] == "y"
+    )
+    assert values_of(write_jsonl(path, [CHINESE[0]])) == CHINESE[:1]
+
+
+def test_json_longer_than_what_is_read_at_a_time_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"n": i, "text": '字\\"\n\u2028' * (i % 7), "deep": [{"x": [i, -1.5e-3, None, True]}]} for i in range(200)]
+    path = tmp_path / "a.json"
+    for indent in (None, 1):
+        path.write_text(json.dumps({"n": 12345, "rows": rows, "after": 1}, indent=indent), encoding="utf-8")
+        for chunk in (1, 2, 3, 7, 64):
+            monkeypatch.setattr("trainer.data.json_lists._CHUNK", chunk)
+            assert values_of(path, "json") == rows
+            where = rows_of(path, "json")[150].where
+            assert where.startswith(f"{path} row 151 (line ")
+            line = int(where.rsplit(" ", 1)[1].rstrip(")"))
+            assert path.read_text(encoding="utf-8").split("\n")[line - 1].strip(" ").startswith("{")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[{"a": 1},\n {"a": tru}]', "line 2 is not valid JSON"),
+        ('[{"a": 1}\n {"a": 2}]', "line 2 is not valid JSON: ',' is expected, not '{'"),
+        ('[{"a": 1},\n {"a": "x', "line 2 is not valid JSON: Unterminated string"),
+        ('[{"a": 1},\n', "is not valid JSON"),
+        ('[{"a": 1},\n 3]', "row 2 (line 2) is not a JSON object"),
+        ('[{"a": 1}]\n[]', "line 2 is not valid JSON: '[' after the end of the data"),
+        ("hello", "line 1 is not valid JSON: neither an array nor an object"),
+        ('{"questions": [{"a": 1}],\n "version": 1}', "has no list of rows under any of data, train, rows"),
+        ("", "is empty: it holds no rows"),
+        ("[]", "is empty: it holds no rows"),
+        ("[" * 100_000, "line 1"),
+    ],
+)
+def test_broken_json_is_said_with_its_line(tmp_path: Path, text: str, words: str) -> None:
+    assert words in error_of(tmp_path / "a.json", text.encode())
 
 
 def test_the_format_may_be_said_where_the_name_does_not(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "rows.txt", [GOOD])
-    assert len(read_data_file(path, "jsonl", COLUMNS).rows) == 1
+    assert len(rows_of(path, "jsonl")) == 1
     assert "say which it is with data.format" in error_of(path)
 
 
@@ -54,23 +156,41 @@ def test_the_format_may_be_said_where_the_name_does_not(tmp_path: Path) -> None:
         ("a.csv", b"", "is empty: it holds no rows"),
         ("a.csv", b"prompt,response\n", "is empty: it holds no rows"),
         ("a.jsonl", f"{GOOD}\n{{broken\n".encode(), "line 2 is not valid JSON: Expecting property name"),
-        ("a.jsonl", f"[{GOOD},\n{GOOD}]".encode(), "one JSON object a line is expected, not one array"),
+        ("a.jsonl", f"[{GOOD},\n{GOOD}]".encode(), "one JSON object a line is expected; for one array set data.format"),
         ("a.jsonl", b"[" * 100_000 + b"\n", "line 1"),
         ("a.jsonl", f"{GOOD}\n3\n".encode(), "line 2 is not a JSON object"),
-        ("a.jsonl", f'{GOOD}\n{{"prompt": "a", "answer": 1}}\n'.encode(), "line 2 has no column 'response' (found: "),
         ("a.jsonl", GOOD.encode() + b"\n\xff\xfe\n", "line 2 is not UTF-8: byte 0xff at offset 33"),
-        ("a.csv", b"prompt,response\ncaf\xe9,b\n", "line 2 is not UTF-8: byte 0xe9 at offset 19"),
-        ("a.csv", b"question,answer\na,b\n", "has no column 'prompt' (found: question, answer)"),
+        ("a.jsonl", b"\xef\xbb\xbf" + GOOD.encode() + b"\n\xff\n", "line 2 is not UTF-8: byte 0xff at offset 36"),
+        ("a.csv", b"prompt,response\ncaf\xe9,b\n", "line 2 is not UTF-8: byte 0xe9 at offset 19; save the file"),
+        ("a.csv", GBK, "line 2 is not UTF-8: byte 0xc4 at offset 16; it looks like GBK; convert it: iconv -f GB18030"),
+        ("a.jsonl", (GOOD + "\n").encode("utf-16"), "is UTF-16, not UTF-8; convert it: iconv -f UTF-16 -t UTF-8"),
+        ("a.json", f"[{GOOD}]".encode("utf-16"), "is UTF-16, not UTF-8"),
         ("a.csv", b"prompt,response\na\n", "line 2 has fewer cells than the 2 columns"),
         ("a.csv", b"prompt,response\na,b,c\n", "line 2 has more cells than the 2 columns"),
         ("a.csv", b'prompt,response\n"a,b\n', "is not valid CSV"),
         ("a.csv", b"prompt,response,prompt\na,b,c\n", "names a column twice"),
+        ("a.jsonl.gz", b"not packed", "cannot be unpacked: it is no whole gzip file"),
+        ("a.jsonl.gz", gzip.compress(GOOD.encode() * 99)[:-20], "cannot be unpacked: it is no whole gzip file"),
+        ("a.parquet", b"PAR1 and no more", "cannot be read as Parquet"),
     ],
-)
+)  # fmt: skip
 def test_bad_files_get_one_clear_line(tmp_path: Path, name: str, data: bytes, words: str) -> None:
     assert words in error_of(tmp_path / name, data)
 
 
-def test_missing_files_and_folders_are_said_so(tmp_path: Path) -> None:
-    assert "there is no data file" in error_of(tmp_path / "none.jsonl")
-    assert "cannot be read" in error_of(tmp_path)
+@pytest.mark.parametrize("name", ["none.jsonl", "none.json", "none.csv", "none.parquet", "none.jsonl.gz"])
+def test_missing_files_are_said_so(tmp_path: Path, name: str) -> None:
+    assert "there is no data file" in error_of(tmp_path / name)
+
+
+def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.parquet", CHINESE)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert "pip install 'hotswap[parquet]'" in error_of(path)
+
+
+def test_parquet_rows_keep_lists_and_nulls(tmp_path: Path) -> None:
+    rows = [{"messages": [{"role": "user", "content": "问"}], "note": None}, {"messages": [], "note": "x"}]
+    path = write(tmp_path / "a.parquet", rows)
+    assert values_of(path) == rows
+    assert [row.where for row in read_rows(path)] == [f"{path} row 1", f"{path} row 2"]
