@@ -39,6 +39,16 @@ def evaluate(argv: list[str]) -> int:
     return guarded(_evaluate, args)
 
 
+class _ListMetrics(argparse.Action):
+    """``--list-metrics``: needs no package."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from trainer.evaluation.metrics import METRICS
+
+        print("\n".join(f"{metric.name:<16} {metric.summary}" for metric in METRICS.values()))
+        parser.exit(0)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hotswap eval",
@@ -59,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     rows.add_argument("--rows", type=int, metavar="N", help="only the first N rows")
     scores = parser.add_argument_group("scores")
     scores.add_argument("--metrics", metavar="A,B", help="default: the recipe's, or what fits the references")
+    scores.add_argument("--list-metrics", action=_ListMetrics, nargs=0, help="show all metrics and exit")
     scores.add_argument("--vs", metavar="live:NAME|base|PACKAGE", help="compare with this on the same rows")
     scores.add_argument("--retention", action="store_true", help="also ask what the base could do before training")
     scores.add_argument(

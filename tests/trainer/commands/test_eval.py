@@ -20,6 +20,7 @@ from tests.server.live import Live, live_server
 from tests.trainer.support import colour_rows, make_config, write_jsonl
 from trainer.commands.eval import evaluate
 from trainer.config.file import dump_config
+from trainer.evaluation.metrics import METRICS
 from trainer.run import train
 from trainer.session import RunResult
 
@@ -224,6 +225,14 @@ def test_wrong_usage_gets_exit_code_2(capsys: pytest.CaptureFixture[str], argv: 
         evaluate(argv)
     assert done.value.code == 2
     assert "hotswap eval: error: " in capsys.readouterr().err
+
+
+def test_metrics_are_listed_without_a_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        evaluate(["--list-metrics"])
+    assert done.value.code == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert listed == list(METRICS)
 
 
 def test_help_imports_nothing_heavy() -> None:

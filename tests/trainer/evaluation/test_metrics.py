@@ -138,8 +138,10 @@ def test_sql_execution_compares_results_in_order_only_where_the_reference_orders
         ("SELECT count(*) FROM city", "SELECT 3.0"),
         ("this is no SQL", texans),
         ("", texans),
+        ("-- nothing", "SELECT name FROM city WHERE pop > 9"),  # which gives no row either
+        ("SELECT name FROM city WHERE pop > 8", "SELECT name FROM city WHERE pop > 9"),
     ]
-    assert executed(database, pairs) == [1.0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0]
+    assert executed(database, pairs) == [1.0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0]
 
 
 def test_sql_execution_leaves_out_and_counts_references_that_do_not_run(database: Path) -> None:

@@ -46,9 +46,12 @@ def execute(database: Path, query: str) -> Result:
         deadline = time.monotonic() + SECONDS
         connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS_BETWEEN_LOOKS)
         try:
-            rows = connection.execute(query).fetchmany(ROWS + 1)
+            cursor = connection.execute(query)
+            rows = cursor.fetchmany(ROWS + 1)
         except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
             raise QueryFailed(str(error)) from error
+    if cursor.description is None:  # nothing, or a comment: SQLite takes both
+        raise QueryFailed("it is no query")
     if len(rows) > ROWS:
         raise QueryFailed(f"more than {ROWS} rows")
     return rows
