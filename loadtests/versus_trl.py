@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from adapters.base import DEFAULT_BASE
+
 OURS = "hotswap"
 RIVALS = ("trl-same", "trl-best", "trl-default")
 # name, unit, whether more is better
@@ -146,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m loadtests.versus_trl", description=__doc__)
     parser.add_argument("--data", required=True, help="JSONL of prompt and response, or the folder of --recipe")
     parser.add_argument("--recipe", help="for example snips")
-    parser.add_argument("--base", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="default: %(default)s")
+    parser.add_argument("--base", default=DEFAULT_BASE, help="default: %(default)s")
     parser.add_argument("--against", nargs="+", choices=RIVALS, default=list(RIVALS[:2]), help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--rows", type=int, default=4000, help="to train on; default: %(default)s")

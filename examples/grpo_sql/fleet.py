@@ -1,0 +1,111 @@
+"""A small fleet in SQLite, questions about it, and the reward: does the model's query give the right rows?
+
+Run as a script it writes questions.jsonl beside itself.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+SCHEMA = "ships(name TEXT, port TEXT, crew INTEGER, built INTEGER)"
+PORTS = ("Oslo", "Porto", "Gdansk", "Malmo", "Genoa")
+NAMES = (
+    "Aurora", "Borealis", "Castor", "Dorado", "Electra", "Fulmar", "Gannet", "Halcyon", "Iris", "Juno",
+    "Kestrel", "Lyra", "Merlin", "Nimbus", "Osprey", "Pollux", "Quest", "Rigel", "Sirius", "Tern",
+)  # fmt: skip
+PROMPT = f"""\
+Table: {SCHEMA}
+Question: How many ships were built in 1999?
+SQL: SELECT COUNT(*) FROM ships WHERE built = 1999;
+Question: {{question}}
+SQL:"""
+RIGHT, RUNS, LOOKS = 1.0, 0.2, 0.05
+_MAX_STEPS = 100_000  # of SQLite's virtual machine: a query that never ends is wrong
+_READS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION}
+
+
+def database() -> sqlite3.Connection:
+    """The fleet in memory. Only reading is allowed: the queries are the model's."""
+    connection = sqlite3.connect(":memory:")
+    connection.execute(f"CREATE TABLE {SCHEMA}")
+    draw = random.Random(7)
+    rows = [(name, draw.choice(PORTS), draw.randrange(5, 60), draw.randrange(1980, 2020)) for name in NAMES]
+    connection.executemany("INSERT INTO ships VALUES (?, ?, ?, ?)", rows)
+    connection.commit()
+    connection.set_authorizer(lambda action, *_: sqlite3.SQLITE_OK if action in _READS else sqlite3.SQLITE_DENY)
+    connection.set_progress_handler(lambda: 1, _MAX_STEPS)
+    return connection
+
+
+def execution(completions: list[str], rows: list[dict[str, Any]]) -> list[float]:
+    """1 for a query that gives the rows wanted, 0.2 for one that runs, 0.05 for a beginning, else 0."""
+    connection = database()
+    return [_reward(connection, text, row["sql"]) for text, row in zip(completions, rows, strict=True)]
+
+
+def questions(count: int, seed: int = 0) -> Iterator[dict[str, str]]:
+    """Questions with their queries."""
+    draw = random.Random(seed)
+    for _ in range(count):
+        question, sql = draw.choice(_SHAPES)(draw)
+        yield {"prompt": PROMPT.format(question=question), "sql": sql}
+
+
+def _reward(connection: sqlite3.Connection, text: str, wanted: str) -> float:
+    query = query_of(text)
+    if not query.upper().startswith("SELECT"):
+        return 0.0
+    try:
+        got = connection.execute(query).fetchall()
+    except (sqlite3.Error, sqlite3.Warning):
+        return LOOKS
+    return RIGHT if sorted(got, key=repr) == sorted(connection.execute(wanted).fetchall(), key=repr) else RUNS
+
+
+def query_of(text: str) -> str:
+    """The first statement in an answer, with or without a code fence."""
+    fenced = re.search(r"```(?:sql)?\s*(.*?)(?:```|$)", text, re.DOTALL | re.IGNORECASE)
+    return (fenced[1] if fenced else text).strip().split(";")[0].split("\n\n")[0].strip()
+
+
+def _in_port(draw: random.Random) -> tuple[str, str]:
+    port = draw.choice(PORTS)
+    return f"Which ships are in {port}?", f"SELECT name FROM ships WHERE port = '{port}'"
+
+
+def _count_port(draw: random.Random) -> tuple[str, str]:
+    port = draw.choice(PORTS)
+    return f"How many ships are in {port}?", f"SELECT COUNT(*) FROM ships WHERE port = '{port}'"
+
+
+def _larger_crew(draw: random.Random) -> tuple[str, str]:
+    crew = draw.randrange(10, 50)
+    return f"Which ships have a crew of more than {crew}?", f"SELECT name FROM ships WHERE crew > {crew}"
+
+
+def _count_before(draw: random.Random) -> tuple[str, str]:
+    year = draw.randrange(1985, 2015)
+    return f"How many ships were built before {year}?", f"SELECT COUNT(*) FROM ships WHERE built < {year}"
+
+
+def _port_of(draw: random.Random) -> tuple[str, str]:
+    name = draw.choice(NAMES)
+    return f"In which port is {name}?", f"SELECT port FROM ships WHERE name = '{name}'"
+
+
+_SHAPES = (_in_port, _count_port, _larger_crew, _count_before, _port_of)
+
+
+def write(path: Path, rows: Sequence[dict[str, str]]) -> None:
+    """One JSON object a line."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(Path(__file__).with_name("questions.jsonl"), list(questions(200)))
