@@ -37,7 +37,9 @@ COMMANDS = {
     "data": Command(
         "trainer.commands.data", "main", "check and preview training data; list the recipes for known sets"
     ),
-    "publish": Command("trainer.commands.publish", "publish", "upload an adapter into a running server"),
+    "merge": Command("trainer.commands.merge", "merge", "merge an adapter into a full-precision copy of its base"),
+    "publish": Command("trainer.commands.publish", "publish", "upload an adapter into a running server, behind a gate"),
+    "rollback": Command("trainer.commands.rollback", "rollback", "let an adapter serve the version before again"),
     "base": Command("hotswap.base_cli", "main", "import, list and locate base models in the local cache"),
     "demo": Command("hotswap.demo.cli", "main", "train, serve and hot-swap adapters end to end, and print a report"),
 }

@@ -1,37 +1,97 @@
-"""``hotswap publish``."""
+"""``hotswap publish``. Exit codes: 0 live, 1 one of our errors, 2 wrong usage, 3 a gate refused, 130 interrupted."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainer.commands.common import guarded
+
+if TYPE_CHECKING:
+    from trainer.evaluation.rows import Rows
+
+EXIT_REFUSED = 3
+_EXAMPLES = """\
+examples:
+  hotswap publish runs/dates --server URL --as dates                       # live at once; --replace for a known name
+  hotswap publish runs/dates --server URL --as dates --gate "exact_match>=live"
+  hotswap publish runs/snips --server URL --as snips --gate "slot_f1>=live-0.01" --gate "exact_match>=0.8"
+  hotswap publish runs/dates --server URL --as dates --gate "perplexity<=live" --confident --report gate.json
+
+With --gate the package is uploaded as a candidate, which only answers to NAME@VERSION. The server answers the held-out
+rows as the candidate and as the live version (the base, while there is none), and the candidate goes live only if every
+gate holds; otherwise it is removed and the exit code is 3. Requests to NAME notice nothing.
+"""
 
 
 def publish(argv: list[str]) -> int:
     """Run ``hotswap publish``."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    for option in ("rows", "max_tokens", "concurrency", "timeout"):
+        value = getattr(args, option)
+        if value is not None and value <= 0:
+            parser.error(f"--{option.replace('_', '-')} must be above 0")
+    if not args.gate:
+        for option in ("gate_data", "gate_config", "split", "rows", "report", "keep_candidate", "confident"):
+            if getattr(args, option):
+                parser.error(f"--{option.replace('_', '-')} is for a --gate")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C does: a candidate is removed
+    return guarded(_publish_gated if args.gate else _publish, args)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="hotswap publish", description="Check an adapter package and upload it into a running server."
+        prog="hotswap publish",
+        description="Check an adapter package and upload it into a running server.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("directory", type=Path, help="the package: OUTPUT/adapter of a training run, or peft's files")
+    parser.add_argument("directory", type=Path, help="the output of a training run, its adapter, or peft's files")
     parser.add_argument("--server", required=True, metavar="URL", help="for example http://localhost:8000")
     parser.add_argument("--as", required=True, dest="name", metavar="NAME", help="the name that requests will use")
     parser.add_argument("--replace", action="store_true", help="replace the adapter of this name; no request fails")
     parser.add_argument("--allow-noop", action="store_true", help="publish it even if it answers as the base does")
     parser.add_argument("--admin-key", default=os.environ.get("HOTSWAP_ADMIN_KEY"), help="default: $HOTSWAP_ADMIN_KEY")
-    parser.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help="default: %(default)s")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=600.0,
+        metavar="SECONDS",
+        help="of every call (default: %(default)s)",
+    )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
-    return guarded(_publish, parser.parse_args(argv))
+    gate = parser.add_argument_group("gate")
+    gate.add_argument(
+        "--gate",
+        action="append",
+        default=[],
+        metavar="EXPR",
+        help="METRIC>=live, METRIC>=live-0.01 or METRIC>=0.8",
+    )
+    gate.add_argument("--confident", action="store_true", help="the whole 95 %% interval must be on the right side")
+    gate.add_argument("--gate-data", type=Path, metavar="FILE", help="ask all rows of this file")
+    gate.add_argument("--gate-config", type=Path, metavar="FILE", help="config.yaml of the rows (default: the run's)")
+    gate.add_argument("--split", choices=("validation", "test"), help="default: validation")
+    gate.add_argument("--rows", type=int, metavar="N", help="only the first N rows")
+    gate.add_argument("--report", type=Path, metavar="FILE.json", help="write what was found and done")
+    gate.add_argument("--keep-candidate", action="store_true", help="leave it on the server when a gate refuses it")
+    gate.add_argument("--api-key", default=os.environ.get("HOTSWAP_API_KEY"), help="default: $HOTSWAP_API_KEY")
+    gate.add_argument("--max-tokens", type=int, metavar="N", help="of an answer (default: by the longest reference)")
+    gate.add_argument("--concurrency", type=int, default=8, metavar="N", help="default: %(default)s")
+    return parser
 
 
 def _publish(args: argparse.Namespace) -> int:
+    from trainer.publishing.upload import find_package, show_progress
     from trainer.publishing.upload import publish as upload
-    from trainer.publishing.upload import show_progress
 
     published = upload(
-        args.directory,
+        find_package(args.directory),
         args.server,
         args.name,
         replace=args.replace,
@@ -44,3 +104,44 @@ def _publish(args: argparse.Namespace) -> int:
     for warning in published.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return 0
+
+
+def _publish_gated(args: argparse.Namespace) -> int:
+    from trainer.evaluation.progress import show, silent
+    from trainer.publishing.admin import AdminClient
+    from trainer.publishing.gate import Feedback, GateOptions, publish_gated
+    from trainer.publishing.gate_report import check_writable, write_report
+    from trainer.publishing.gates import parse_gates
+    from trainer.publishing.upload import find_package, show_progress
+
+    gates = parse_gates(args.gate)
+    if args.report:
+        check_writable(args.report)
+    package = find_package(args.directory)
+    rows = _rows(args, package)
+    options = GateOptions(
+        gates=gates,
+        metrics=rows.metrics,
+        confident=args.confident,
+        keep_candidate=args.keep_candidate,
+        allow_noop=args.allow_noop,
+        api_key=args.api_key or args.admin_key,
+        max_tokens=args.max_tokens,
+        concurrency=args.concurrency,
+        timeout=args.timeout,
+    )
+    bar, upload = (silent, None) if args.quiet else (show, show_progress)
+    feedback = Feedback(lambda text: print(f"hotswap: {text}", file=sys.stderr), bar, upload)
+    with AdminClient(args.server, args.admin_key, timeout=args.timeout) as client:
+        report = publish_gated(package, client, args.name, rows, options=options, feedback=feedback)
+    print("\n".join(report.lines()))
+    if args.report:
+        write_report(report, args.report)
+    return 0 if report.is_live else EXIT_REFUSED
+
+
+def _rows(args: argparse.Namespace, package: Path) -> Rows:
+    from trainer.evaluation.rows import RowSource, config_beside, load_rows
+
+    config = args.gate_config or config_beside(package)
+    return load_rows(RowSource(config=config, data=args.gate_data, split=args.split, rows=args.rows))

@@ -1,4 +1,4 @@
-"""Publishes a package into a running server over HTTP. Knows the admin API and nothing else of the server."""
+"""Publishes a package into a running server over HTTP."""
 
 from __future__ import annotations
 
@@ -6,29 +6,16 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
-from urllib.parse import quote
-
-import httpx
+from typing import BinaryIO
 
 from adapters.archive import pack
 from adapters.names import check_name
 from adapters.package import read_package
-from trainer.errors import PublishError
+from trainer.publishing.admin import AdminClient, Version
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Published:
-    """What the server now serves."""
-
-    name: str
-    version: int
-    digest: str
-    warnings: tuple[str, ...]
+PACKAGE_DIR = "adapter"  # in the output of a run
 
 
 def publish(
@@ -41,8 +28,8 @@ def publish(
     admin_key: str | None = None,
     timeout: float = 600.0,
     progress: Progress | None = None,
-) -> Published:
-    """Check the package in ``directory`` and upload it to ``server`` under ``name``.
+) -> Version:
+    """Check the package in ``directory`` and upload it to ``server`` under ``name``, which serves it from then on.
 
     The server refuses an adapter that answers exactly as the base does, unless ``allow_noop``. ``progress`` is told
     bytes sent and bytes in all. Raises AdapterError for an unsound package, before anything is sent, and PublishError
@@ -50,17 +37,34 @@ def publish(
     """
     check_name(name)
     read_package(directory)
-    headers = {"Authorization": f"Bearer {admin_key}"} if admin_key else {}
+    with AdminClient(server, admin_key, timeout=timeout) as client:
+        return upload(client, directory, name, replace=replace, allow_noop=allow_noop, progress=progress)
+
+
+def upload(
+    client: AdminClient,
+    directory: Path,
+    name: str,
+    *,
+    replace: bool = False,
+    activate: bool = True,
+    allow_noop: bool = False,
+    progress: Progress | None = None,
+) -> Version:
+    """Upload a package that was checked; unless ``activate`` it only becomes a candidate. Raises PublishError."""
     with tempfile.TemporaryDirectory(prefix="hotswap-publish-") as folder:
         archive = Path(folder) / "package.tar"
         pack(directory, archive)
+        fields = {"name": name, "allow_noop": str(allow_noop).lower(), "activate": str(activate).lower()}
         with archive.open("rb") as file:
             counted = _Counted(file, archive.stat().st_size, progress)
-            fields = {"name": name, "allow_noop": str(allow_noop).lower()}
-            response = _send(server, fields, counted, replace=replace, headers=headers, timeout=timeout)
-    if not response.is_success:
-        raise PublishError(_refusal(response))
-    return _published(response)
+            return client.upload(counted, fields, replace=replace)
+
+
+def find_package(directory: Path) -> Path:
+    """``directory``, or the package in it when it is the output of a run."""
+    inner = directory / PACKAGE_DIR
+    return inner if inner.is_dir() and not (directory / "adapter_config.json").exists() else directory
 
 
 def show_progress(sent: int, total: int) -> None:
@@ -90,38 +94,3 @@ class _Counted:
 
     def tell(self) -> int:
         return self._file.tell()
-
-
-def _send(
-    server: str, fields: dict[str, str], file: _Counted, *, replace: bool, headers: dict[str, str], timeout: float
-) -> httpx.Response:
-    url = f"{server.rstrip('/').removesuffix('/v1')}/v1/adapters"
-    method, url = ("PUT", f"{url}/{quote(fields['name'], safe='')}") if replace else ("POST", url)
-    upload: Any = {"file": ("package.tar", file, "application/x-tar")}
-    try:
-        with httpx.Client(timeout=httpx.Timeout(timeout, connect=10.0)) as client:
-            return client.request(method, url, headers=headers, data=fields, files=upload)
-    except httpx.TimeoutException as error:
-        raise PublishError(f"{server} did not answer in time; is it up and ready?") from error
-    except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as error:
-        raise PublishError(f"{server!r} is not a server address; give one like http://localhost:8000") from error
-    except httpx.TransportError as error:
-        raise PublishError(f"{server} cannot be reached or broke off: {str(error) or type(error).__name__}") from error
-
-
-def _published(response: httpx.Response) -> Published:
-    try:
-        body = response.json()
-        warnings = tuple(str(warning) for warning in body.get("warnings") or ())
-        return Published(str(body["name"]), int(body["version"]), str(body["digest"]), warnings)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PublishError(f"{response.url.host} answered, but not like a hotswap server") from error
-
-
-def _refusal(response: httpx.Response) -> str:
-    """The server's own words, with the status."""
-    try:
-        message = response.json()["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        message = f"it answered {response.status_code} {response.reason_phrase}"
-    return f"the server refused the adapter ({response.status_code}): {message}"

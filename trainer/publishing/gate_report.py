@@ -1,0 +1,144 @@
+"""What a gated publication found and did: for people, and as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from trainer.errors import PublishError
+from trainer.evaluation.rows import Rows
+from trainer.evaluation.types import Comparison, Evaluation
+from trainer.publishing.admin import Version
+from trainer.publishing.gates import Judgement
+
+
+class Outcome(StrEnum):
+    """How it ended."""
+
+    PUBLISHED = "published"
+    LIVE_ALREADY = "live already"
+    REFUSED = "refused"
+    LIVE_KEPT_CHANGING = "live kept changing"
+
+
+@dataclass(frozen=True, eq=False)
+class GateReport:
+    """One gated publication. ``live`` None: there was no live version, ``live_scores`` are the base's then.
+
+    ``candidate_left``: the candidate is still on the server, without being live.
+    """
+
+    server: str
+    candidate: Version
+    rows: Rows
+    outcome: Outcome
+    live: Version | None = None
+    candidate_scores: Evaluation | None = None
+    live_scores: Evaluation | None = None
+    comparison: Comparison | None = None
+    judgements: tuple[Judgement, ...] = ()
+    confident: bool = False
+    notes: tuple[str, ...] = ()
+    was_removed: bool = False
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the package is what the name serves."""
+        return self.outcome in (Outcome.PUBLISHED, Outcome.LIVE_ALREADY)
+
+    @property
+    def candidate_left(self) -> bool:
+        """Whether the candidate waits on the server without being live."""
+        return not (self.is_live or self.was_removed)
+
+    def removed(self) -> GateReport:
+        """The same, the candidate having been removed."""
+        return replace(self, was_removed=True)
+
+    @property
+    def reason(self) -> str:
+        """Why, in one sentence."""
+        match self.outcome:
+            case Outcome.PUBLISHED:
+                return "every gate holds"
+            case Outcome.LIVE_ALREADY:
+                return "its content is live already; nothing was evaluated"
+            case Outcome.REFUSED:
+                failed = [str(judgement.gate) for judgement in self.judgements if not judgement.passed]
+                verb = "does" if len(failed) == 1 else "do"
+                with_certainty = " with 95 % confidence" if self.confident else ""
+                return f"{', '.join(failed)} {verb} not hold{with_certainty}"
+            case Outcome.LIVE_KEPT_CHANGING:
+                return "others went on publishing while it was evaluated; try again when they are done"
+
+    def lines(self) -> Iterator[str]:
+        """The report for a terminal."""
+        name = self.candidate.name
+        if self.judgements and self.comparison:
+            yield self.rows.what
+            yield ""
+            yield self.comparison.table()
+            yield ""
+            yield from map(str, self.judgements)
+            yield ""
+        if self.is_live:
+            before = f", before it {self.live}" if self.live else ""
+            yield f"published {name} version {self.candidate.version}: {self.reason}{before}"
+            if self.live:
+                yield f"back with: hotswap rollback {name} --server {self.server}"
+            return
+        yield f"not published: {self.reason}"
+        serves = f"{name} serves version {self.live.version} as before" if self.live else f"what {name} serves stays"
+        if self.candidate_left:
+            yield (
+                f"{serves}; the candidate stays as {self.candidate}. To activate it all the same: "
+                f'PATCH {self.server}/v1/adapters/{name} with {{"version": {self.candidate.version}}}'
+            )
+        else:
+            yield f"{serves}; the candidate was removed"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --report."""
+        live = None if self.live is None else {"version": self.live.version, "digest": self.live.digest}
+        candidate = {"version": self.candidate.version, "digest": self.candidate.digest, "left": self.candidate_left}
+        return {
+            "name": self.candidate.name,
+            "server": self.server,
+            "outcome": self.outcome.value,
+            "live": self.is_live,
+            "reason": self.reason,
+            "confident": self.confident,
+            "notes": list(self.notes),
+            "candidate": candidate,
+            "compared_with": live or ("base" if self.live_scores else None),
+            "rows": {
+                "what": self.rows.what,
+                "count": len(self.rows.questions),
+                "sha256": self.candidate_scores.rows if self.candidate_scores else None,
+            },
+            "gates": [judgement.as_dict() for judgement in self.judgements],
+            "comparison": self.comparison.as_dict() if self.comparison else None,
+            "candidate_scores": self.candidate_scores.as_dict() if self.candidate_scores else None,
+            "live_scores": self.live_scores.as_dict() if self.live_scores else None,
+        }
+
+
+def check_writable(path: Path) -> None:
+    """Find out before anything is done that a report cannot be written. Raises PublishError."""
+    if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
+        raise PublishError(f"--report {path} cannot be written there; name a file in a folder that exists")
+
+
+def write_report(report: GateReport, path: Path) -> None:
+    """Write ``as_dict`` to ``path``, whole or not at all. Raises PublishError."""
+    scratch = path.with_name(f".{path.name}.tmp")
+    try:
+        scratch.write_text(json.dumps(report.as_dict(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        os.replace(scratch, path)
+    except OSError as error:
+        raise PublishError(f"{path} cannot be written: {error.strerror}; the outcome was: {report.reason}") from error
