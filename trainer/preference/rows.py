@@ -44,8 +44,11 @@ class Judged:
 class Rows:
     """Reads rows by the names of their columns. ``where`` begins its errors: file and line."""
 
-    def __init__(self, columns: Columns, answers: PreferenceColumns, system_prompt: str | None) -> None:
-        self._columns, self._answers, self._system_prompt = columns, answers, system_prompt
+    def __init__(
+        self, columns: Columns, answers: PreferenceColumns, system_prompt: str | None, prompt_prefix: str
+    ) -> None:
+        self._columns, self._answers = columns, answers
+        self._system_prompt, self._prompt_prefix = system_prompt, prompt_prefix
 
     def pair(self, where: str, row: Mapping[str, Any]) -> Pair:
         """The pair in ``row``. DataError for wrong columns and types. Raises DroppedRow."""
@@ -104,7 +107,8 @@ class Rows:
         if not isinstance(value, str):
             return _messages(f"{where}: {name!r}", value)
         more = row.get("input") if name == "instruction" else None  # as in alpaca's data
-        return (Message("user", f"{value}\n{more}" if isinstance(more, str) and more.strip() else value),)
+        text = f"{value}\n{more}" if isinstance(more, str) and more.strip() else value
+        return (Message("user", self._prompt_prefix + text),)
 
     def _with_system(self, where: str, row: Mapping[str, Any], messages: Conversation) -> Conversation:
         text = self._system_prompt

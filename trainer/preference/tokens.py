@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+
 from trainer.config.data import DataConfig
 from trainer.config.preference import PreferenceColumns
 from trainer.data.conversations import ASSISTANT, Conversation, DroppedRow, Message
 from trainer.data.examples import IGNORED, Encoder
+from trainer.data.holdout import Keys, split_rows
 from trainer.data.rendering import Renderer, make_renderer
 from trainer.data.sources import Source, find_source, find_train_source
 from trainer.data.survey import describe_dropped
+from trainer.data.truncation import PromptLimit
 from trainer.errors import DataError
 from trainer.preference.rows import Rows
 
@@ -64,9 +67,11 @@ class Tokens:
 
     def __init__(self, config: DataConfig, answers: PreferenceColumns, tokenizer: Any, end_ids: Sequence[int]) -> None:
         self._config = config
-        self._rows = Rows(config.columns, answers, config.system_prompt)
+        self._rows = Rows(config.columns, answers, config.system_prompt, config.prompt_prefix)
         self._renderer: Renderer = make_renderer(config, tokenizer)
-        self._encoder = Encoder(tokenizer, end_ids, _UNLIMITED, "drop")
+        self._encoder = Encoder(tokenizer, end_ids, _UNLIMITED, "drop", config.max_response_length)
+        limit = config.max_prompt_length
+        self._prompt_limit = PromptLimit(self._renderer, self._encoder, limit) if limit else None
 
     def pairs(self, where: str, row: dict[str, Any]) -> list[PairIds]:
         """The pair in ``row``. Raises DataError or DroppedRow."""
@@ -89,17 +94,23 @@ class Tokens:
     def prompts(self, where: str, row: dict[str, Any]) -> list[PromptIds]:
         """The prompt in ``row``. Raises DataError or DroppedRow."""
         prompt = self._rows.prompt(where, row)
-        ids = self._encoder.prompt_ids(self._renderer.prompt(prompt))
-        if not ids or not any(message.content.strip() for message in prompt):
+        if not any(message.content.strip() for message in prompt):
             raise DroppedRow("empty prompt")
+        prompt = self._limited((*prompt, Message(ASSISTANT, "")))[:-1]
+        ids = self._encoder.prompt_ids(self._renderer.prompt(prompt))
         return [PromptIds(self._fit(ids, [[]])[0], row)]
 
     def _answer(self, prompt: Conversation, answer: str) -> tuple[list[int], list[int]]:
         """Ids of the prompt and of the answer: earlier answers in the prompt are read, not learned."""
-        *before, last = self._renderer.segments((*prompt, Message(ASSISTANT, answer)))
+        conversation = self._limited((*prompt, Message(ASSISTANT, answer)))
+        *before, last = self._renderer.segments(conversation)
         example = self._encoder.example([*(replace(segment, learned=False) for segment in before), last])
         start = next(i for i, label in enumerate(example.labels) if label != IGNORED)
         return list(example.input_ids[:start]), list(example.input_ids[start:])
+
+    def _limited(self, conversation: Conversation) -> Conversation:
+        """``conversation`` with what stands before its last answer within ``data.max_prompt_length``."""
+        return self._prompt_limit.fit(conversation, ()) if self._prompt_limit else conversation
 
     def _fit(self, prompt: list[int], answers: list[list[int]]) -> tuple[list[int], list[list[int]]]:
         """Cut the prompt's start, or the answers' ends, where ``data.too_long`` allows it. Raises DroppedRow."""
@@ -117,10 +128,9 @@ class Tokens:
 def load_preferences(
     config: DataConfig, encode: Callable[[str, dict[str, Any]], list[Row]], seed: int
 ) -> PreferenceData[Row]:
-    """Read, encode and split the rows of ``config``. Raises DataError in one line for what cannot be trained on.
+    """Read, encode and split the rows of ``config``, as supervised training splits them over the usable rows.
 
-    The validation rows are those that supervised training of the same file and seed holds back, where no row is
-    dropped: the same draw over the usable rows.
+    What came from one row stays together. Raises DataError in one line for what cannot be trained on.
     """
     dropped: Counter[str] = Counter()
     groups, sha256 = _read(find_train_source(config), encode, dropped)
@@ -129,8 +139,10 @@ def load_preferences(
         held, more = _read(validation, encode, dropped)
         sha256 = hashlib.sha256((sha256 + more).encode()).hexdigest()
     else:
-        assert not isinstance(config.validation, str)  # it would have a source
-        groups, held = _split(groups, config.validation, seed)
+        held = []
+    split = split_rows(_keys(groups), np.arange(len(groups)), config, seed)
+    held = held or [groups[i] for i in split.held]
+    groups = [groups[i] for i in split.train]
     return PreferenceData(_flat(groups), _flat(held), sha256, dict(dropped))
 
 
@@ -150,18 +162,10 @@ def _read(
     return groups, source.sha256
 
 
-def _split(groups: list[list[Row]], validation: float, seed: int) -> tuple[list[list[Row]], list[list[Row]]]:
-    """As supervised training splits its rows. What came from one row stays together."""
-    if not validation:
-        return groups, []
-    count = int(validation) if validation >= 1 else max(1, round(validation * len(groups)))
-    if count >= len(groups):
-        raise DataError(
-            f"data.validation wants {count} of {len(groups)} usable rows, which leaves none to train on; "
-            "lower it, or set it to 0"
-        )
-    held = set(random.Random(seed).sample(range(len(groups)), count))
-    return [g for i, g in enumerate(groups) if i not in held], [g for i, g in enumerate(groups) if i in held]
+def _keys(groups: Sequence[object]) -> Keys:
+    """A key for each group, equal for equal ones."""
+    digests = [hashlib.blake2b(repr(group).encode(), digest_size=8).digest() for group in groups]
+    return np.frombuffer(b"".join(digests), np.uint64)
 
 
 def _flat(groups: Iterable[list[Row]]) -> list[Row]:
