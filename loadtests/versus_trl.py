@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -30,6 +31,7 @@ RIVALS = ("trl-same", "trl-best", "trl-default")
 FIGURES = (
     ("tokens_per_second", "tokens/s", True),
     ("train_seconds", "s", False),
+    ("cpu_seconds", "s of all threads, whatever else the machine does", False),
     ("peak_memory_mb", "MB", False),
     ("validation_loss", "nats/token", False),
     ("exact_match", "share", True),
@@ -98,6 +100,7 @@ def _run(folder: Path, side: str, turn: int, threads: int) -> dict[str, Any]:
         "TOKENIZERS_PARALLELISM": "false",
     }
     run = folder / f"{side}-{turn}"
+    shutil.rmtree(run, ignore_errors=True)  # of an earlier use of the same folder
     with (folder / f"{side}-{turn}.log").open("wb") as log:
         for module in ("loadtests.versus_trl_sides", "loadtests.versus_trl_scores"):
             command = [sys.executable, "-m", module, side, str(folder / "settings.json"), str(run)]

@@ -27,6 +27,7 @@ def main() -> None:
     SIDES[side](settings, output)
     figures = {
         "train_seconds": round(counter.seconds, 3),
+        "cpu_seconds": round(counter.cpu_seconds, 3),
         "tokens": counter.tokens,
         "tokens_per_second": round(counter.tokens / counter.seconds, 1),
         "peak_memory_mb": round(_peak_memory_mb(), 1),
@@ -38,13 +39,13 @@ class _Counter:
     """Times ``Trainer.train`` and counts the tokens, not the padding, that its steps are given: both sides alike."""
 
     def __init__(self) -> None:
-        self.tokens, self.seconds = 0, 0.0
+        self.tokens, self.seconds, self.cpu_seconds = 0, 0.0, 0.0
         train, step = Trainer.train, Trainer.training_step
 
         def timed(trainer: Any, *args: Any, **kwargs: Any) -> Any:
-            began = time.perf_counter()
+            began, cpu_began = time.perf_counter(), time.process_time()
             out = train(trainer, *args, **kwargs)
-            self.seconds = time.perf_counter() - began
+            self.seconds, self.cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
             return out
 
         def counted(trainer: Any, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
