@@ -40,8 +40,10 @@ def publish(argv: list[str]) -> int:
         for option in ("gate_data", "gate_config", "split", "rows", "report", "keep_candidate", "confident"):
             if getattr(args, option):
                 parser.error(f"--{option.replace('_', '-')} is for a --gate")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C does: a candidate is removed
-    return guarded(_publish_gated if args.gate else _publish, args)
+    if not args.gate:
+        return guarded(_publish, args)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C does: the candidate is removed
+    return guarded(_publish_gated, args)
 
 
 def _parser() -> argparse.ArgumentParser:
