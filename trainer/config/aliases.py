@@ -61,6 +61,7 @@ _OPTIMIZERS = {
     **dict.fromkeys(("adamw_torch", "adamw_torch_fused", "adamw_hf"), "adamw"),
     "adamw_bnb_8bit": "adamw_8bit",
     **{name: name for name in ("adamw_8bit", "paged_adamw_8bit", "lion_8bit", "adafactor", "sgd")},
+    "lion_32bit": "lion",
 }
 _DTYPE = {"true": "bfloat16", "auto": "auto", "false": NOT_GIVEN}
 _CUT = {"data.too_long": "cut_end"}
@@ -147,7 +148,7 @@ _LOOP = (
     Alias("warmup_ratio", ALL, "training.warmup", COUNT),
     Alias("warmup_steps", ALL, "training.warmup", COUNT),
     Alias("optim", GLM_HF, "training.optimizer", choice(_OPTIMIZERS)),
-    Alias("optimizer", AXOLOTL, "training.optimizer", choice({**_OPTIMIZERS, "adamw": "adamw"})),
+    Alias("optimizer", AXOLOTL, "training.optimizer", choice({**_OPTIMIZERS, "adamw": "adamw", "lion": "lion"})),
     Alias("logging_steps", GLM_HF, "training.log_steps"),
     Alias("show_loss_step", TUNE, "training.log_steps"),
     Alias("save_total_limit", ALL, "training.keep_checkpoints"),

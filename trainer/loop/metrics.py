@@ -23,8 +23,12 @@ class MetricsFile:
 
     def append(self, record: dict[str, Any]) -> None:
         """Add one record; it must hold ``step``."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            error.filename = str(self._path)  # a failed write does not say where
+            raise
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
