@@ -122,8 +122,8 @@ class Examples(DiskSequence[Example]):
         return sizes
 
     def _encode(self, item: Example) -> bytes:
-        mask = np.fromiter((label != IGNORED for label in item.labels), dtype=_MASK, count=len(item))
-        return np.asarray(item.input_ids, dtype=_ID).tobytes() + mask.tobytes()
+        mask = np.asarray(item.labels, dtype=_ID) != IGNORED
+        return np.asarray(item.input_ids, dtype=_ID).tobytes() + mask.astype(_MASK).tobytes()
 
     def _decode(self, data: bytes) -> Example:
         count = len(data) // _TOKEN_BYTES

@@ -50,7 +50,7 @@ class Encoder:
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
-        self._end_ids = end_ids
+        self._end_ids = tuple(end_ids)
         self._max_length = max_length
         self._too_long = too_long
         self._max_response_length = max_response_length
@@ -110,7 +110,7 @@ class Encoder:
             ids, labels = ids[kept], labels[kept]
             labels[0] = IGNORED
             cut = [*cut, "max_length"]
-        if all(label == IGNORED for label in labels):
+        if labels.count(IGNORED) == len(labels):
             raise DroppedRow(f"no token of the response within data.max_length {limit}")
         return Encoded((Example(tuple(ids), tuple(labels)),), tuple(cut))
 
@@ -129,4 +129,4 @@ class Encoder:
 
 def _end_of_turn(ids: Sequence[int], end_ids: Collection[int]) -> int:
     """How many of ``ids`` to keep so that the last one ends the turn; 0 when none does."""
-    return max((i + 1 for i, token in enumerate(ids) if token in end_ids), default=0)
+    return next((i + 1 for i in range(len(ids) - 1, -1, -1) if ids[i] in end_ids), 0)
