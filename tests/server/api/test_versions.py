@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import random
@@ -15,6 +16,10 @@ import httpx
 import openai
 import pytest
 
+from server.api.job import Job
+from server.api.prepare import completion_job
+from server.api.requests import CompletionBody
+from server.engine.messages import RequestOutput
 from tests.server.api.conftest import BASE
 from tests.server.api.test_adapters import answer, archive, wanted
 from tests.server.api.test_bad_requests import error_of
@@ -172,6 +177,46 @@ def test_drained_and_forced_requests(server: Live, admin: httpx.Client, data: di
         server.wait(lambda: server.stats.num_running == 1, "the request to run")
         assert admin.delete(f"{URL}/versions/3?mode=force").status_code == 200
         assert "was removed" in error_of(ending.result(60), 404)["message"]
+
+
+def test_a_stream_keeps_its_version_through_activation_and_rollback(
+    server: Live, admin: httpx.Client, data: dict[str, bytes]
+) -> None:
+    options: dict[str, Any] = {"prompt": "x", "max_tokens": 400, "temperature": 0, "extra_body": {"ignore_eos": True}}
+    admin.put(URL, files={"f": data["lora"]})
+    admin.put(URL, params={"activate": False}, files={"f": data["prefix"]})
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        alone = [client.completions.create(model=f"{NAME}@{n}", **options).choices[0].text for n in (1, 2)]
+        streams = [client.completions.create(model=f"{NAME}@{n}", stream=True, **options) for n in (1, 2)]
+        pieces = [[next(iter(stream)).choices[0].text] for stream in streams]
+        assert admin.patch(URL, json={"version": 2}).status_code == 200
+        assert states(admin) == {1: "draining", 2: "live"}
+        assert admin.post(f"{URL}/rollback").status_code == 200, "back to one that drains: it is called back"
+        assert states(admin) == {1: "live", 2: "draining"}
+        assert admin.delete(f"{URL}/versions/2").status_code == 200
+        for text, stream in zip(pieces, streams, strict=True):
+            text += [chunk.choices[0].text for chunk in stream]
+    assert ["".join(text) for text in pieces] == alone
+
+
+def test_a_request_that_came_before_a_deletion_is_prepared_and_answered(
+    server: Live, admin: httpx.Client, data: dict[str, bytes]
+) -> None:
+    """It may be deleted while its prompt is tokenized: between the lease and the engine."""
+    admin.put(URL, params={"activate": False}, files={"f": data["prefix"]})
+    body = CompletionBody.model_validate({"model": f"{NAME}@1", "prompt": "who?", "max_tokens": 4})
+    parts = server.parts
+
+    async def late() -> tuple[Job, list[RequestOutput]]:
+        with parts.registry.lease(body.model) as key:
+            await parts.lifecycle.remove_version(NAME, 1)
+            job = await completion_job(parts, body, key, 0.0)
+            return job, [output async for output in parts.engine.submit(job.requests()[0])]
+
+    job, outputs = asyncio.run_coroutine_threadsafe(late(), server.loop).result(60)
+    assert job.adapter is not None
+    assert sum(len(output.token_ids) for output in outputs) == 4
+    assert outputs[-1].error is None
 
 
 def test_refusals_say_what_to_do(server: Live, admin: httpx.Client, data: dict[str, bytes]) -> None:
