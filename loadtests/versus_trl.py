@@ -178,7 +178,7 @@ def _by_side(runs: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _median(runs: Sequence[dict[str, Any]], name: str) -> float:
-    return statistics.median(run[name] for run in runs)
+    return float(statistics.median(run[name] for run in runs))
 
 
 def _ratio(a: float, b: float) -> float:

@@ -57,6 +57,7 @@ class GrpoWork(AdapterWork):
     def trainer(self, model: Any, arguments: Any, callbacks: list[Any]) -> OurGRPOTrainer:
         """See Work."""
         preference, policy = self._preference, PolicyModel(model, self._base, self._preference.temperature)
+        assert policy.generation_config is not None, "a base that generates says how"
         policy.generation_config.eos_token_id = list(self._base.end_ids)
         arguments = copy.copy(arguments)
         arguments.eval_strategy = "no"  # the held-out reward is measured before and after

@@ -61,7 +61,10 @@ class PolicyModel(nn.Module):
         def spread(values: Tensor) -> Tensor:
             return values.new_zeros(wanted.shape).masked_scatter(wanted, values)
 
-        parts = [_figures(*part) for part in zip(logits.detach().split(_CHUNK), targets.split(_CHUNK), strict=True)]
+        parts = [
+            _figures(*part)
+            for part in zip(torch.split(logits.detach(), _CHUNK), torch.split(targets, _CHUNK), strict=True)
+        ]
         entropy, mean_logits, is_top1 = (torch.cat(column) for column in zip(*parts, strict=True))
         return TokenOutputs(
             spread(-token_losses(logits, labels)), spread(entropy), spread(mean_logits), spread(is_top1)
@@ -77,7 +80,7 @@ class PolicyModel(nn.Module):
     def add_model_tags(self, tags: Any) -> None:
         """trl's marks for a hub; ours is no model to upload."""
 
-    def state_dict(self, *_args: Any, **_kwargs: Any) -> dict[str, Tensor]:
+    def state_dict(self, *_args: Any, **_kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Nothing: checkpoints are written by parameter name (``trainer.loop.checkpoint``)."""
         return {}
 
@@ -110,7 +113,7 @@ def answer_log_probs(
         inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
         labels = inputs.pop("labels")
         flat = -token_losses(head.logits(model, inputs, labels), labels).cpu()
-        for i, part in zip(indices, flat.split([len(rows[i][1]) for i in indices]), strict=True):
+        for i, part in zip(indices, torch.split(flat, [len(rows[i][1]) for i in indices]), strict=True):
             out[i] = part
     return out
 

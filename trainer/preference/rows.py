@@ -140,8 +140,9 @@ def _messages(where: str, value: Any) -> Conversation:
 def _message(where: str, item: Any) -> Message:
     if isinstance(item, Mapping):
         for role, content in (("role", "content"), ("from", "value")):
-            if isinstance(item.get(role), str) and isinstance(item.get(content), str):
-                return Message(_ROLES.get(item[role], item[role]), item[content])
+            who, text = item.get(role), item.get(content)
+            if isinstance(who, str) and isinstance(text, str):
+                return Message(_ROLES.get(who, who), text)
     raise DataError(f"{where} must have texts under role and content, or from and value")
 
 

@@ -95,9 +95,10 @@ class Parts:
     callbacks: Sequence[TrainerCallback] = ()
 
 
-def dpo_trainer(parts: Parts, preference: DpoPreference) -> OurDPOTrainer:
+def dpo_trainer(parts: Parts, preference: DpoPreference) -> Any:
     """A trainer on tables of ``pair_table``."""
-    losses, weights = [preference.loss_type], [1.0]
+    losses: list[str] = [preference.loss_type]
+    weights = [1.0]
     if preference.rpo_alpha:
         losses, weights = [*losses, "sft"], [*weights, preference.rpo_alpha]
     config = as_config(
@@ -113,7 +114,7 @@ def dpo_trainer(parts: Parts, preference: DpoPreference) -> OurDPOTrainer:
     return _made(OurDPOTrainer, parts, config)
 
 
-def kto_trainer(parts: Parts, preference: KtoPreference) -> OurKTOTrainer:
+def kto_trainer(parts: Parts, preference: KtoPreference) -> Any:
     """A trainer on tables of ``judged_table``."""
     config = as_config(
         KTOConfig,

@@ -21,7 +21,8 @@ from tests.trainer.test_run import losses
 from tests.trainer.test_served import serve
 from trainer.config.schema import TrainConfig
 from trainer.loop.metrics import read_metrics
-from trainer.run import RunResult, train
+from trainer.run import train
+from trainer.session import RunResult
 
 ROWS = 8
 FULL_BATCH = [f"batch_size={ROWS}", "scheduler=constant", "save_steps=2", "eval_steps=2"]
