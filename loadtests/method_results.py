@@ -15,11 +15,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adapters.base import DEFAULT_BASE
 from loadtests.method_table import table
 
 BASE = "base"  # the untrained base among the methods
@@ -58,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     done = {(row["set"], row["method"]) for row in _read(args.out)}
     missing = [(one, method) for one in args.sets for method in args.methods if (one, method) not in done]
     with ThreadPoolExecutor(args.jobs) as pool:
-        for row in pool.map(lambda pair: _measure(args, *pair), missing):
+        for work in as_completed([pool.submit(_measure, args, *pair) for pair in missing]):
+            row = work.result()
             with (args.out / "results.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             print(table([row]), file=sys.stderr)
@@ -77,15 +79,15 @@ def _measure(args: argparse.Namespace, name: str, method: str) -> dict[str, Any]
         trained = json.loads((output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     report = output.with_suffix(".json")
     rows = ("--recipe", name, "--path", str(args.data / name), "--split", "test", "--rows", str(args.rows))
-    asked = BASE if method == BASE else str(output)
-    _hotswap(args, "eval", asked, *rows, "--concurrency", "16", "--json", str(report), "--quiet")
+    asked = (BASE, "--base", args.base, "--quantize", args.quantize) if method == BASE else (str(output),)
+    _hotswap(args, "eval", *asked, *rows, "--concurrency", "16", "--json", str(report), "--quiet")
     scored = json.loads(report.read_text(encoding="utf-8"))
     return {"set": name, "method": method, "trained": trained, "scored": scored}
 
 
 def _settings(args: argparse.Namespace, name: str, method: str, output: Path) -> Iterator[str]:
     one = SETS[name]
-    yield f"output={output}"
+    yield from (f"base={args.base}", f"output={output}")
     yield from (f"data.recipe={name}", f"data.path={args.data / name}", "data.validation=50", "data.max_length=1024")
     yield from ("training.batch_size=8", f"training.max_steps={round(one.steps * args.budget)}", "training.warmup=0.05")
     yield from ("training.threads=1", "training.log_steps=10", f"training.quantize={args.quantize}")
@@ -113,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sets", type=_names_of(SETS), default=list(SETS), help="default: all")
     methods = {BASE: (), **METHODS}
     parser.add_argument("--methods", type=_names_of(methods), default=list(methods), help="default: all")
+    parser.add_argument("--base", default=DEFAULT_BASE, help="default: %(default)s")
     parser.add_argument("--budget", type=float, default=1.0, help="steps, as a multiple of the small budget")
     parser.add_argument("--rows", type=int, default=200, help="test rows (default %(default)s)")
     parser.add_argument("--quantize", default="none", help="of the base (default %(default)s: freeze needs it)")
