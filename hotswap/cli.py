@@ -32,7 +32,10 @@ class Command:
 COMMANDS = {
     "serve": Command("server.cli", "serve", "serve a base model and its adapters over HTTP"),
     "chat": Command("server.cli", "chat", "talk to a server in the terminal"),
-    "train": Command("trainer.commands.train", "train", "train an adapter from a YAML file"),
+    "train": Command("trainer.commands.train", "train", "train an adapter from a YAML file or from flags"),
+    "sweep": Command(
+        "trainer.commands.sweep", "sweep", "train with several values of some settings, and rank the runs"
+    ),
     "eval": Command("trainer.commands.eval", "evaluate", "score an adapter by the answers of the serving engine"),
     "data": Command(
         "trainer.commands.data", "main", "check and preview training data; list the recipes for known sets"

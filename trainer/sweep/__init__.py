@@ -1,0 +1,1 @@
+"""Hyper-parameter sweeps: several runs of one configuration, and which was best."""
