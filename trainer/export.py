@@ -31,7 +31,7 @@ from trainer.methods import adapter_of
 
 PACKAGE_DIR = "adapter"
 # Not rows of the training data: packages travel further than data may.
-_PROBES = (
+PROBES = (
     "Hello! What can you do?",
     "On 7 March 2021 we met at 18:45 in room B-12.",
     'Repeat this list: {"name": "Ada", "tags": ["x", "y"], "count": 3}',
@@ -71,17 +71,22 @@ def make_manifest(base: Base, config: TrainConfig, data: DataRef, metrics: dict[
         added_tokens=[AddedToken(id=token.id, content=token.text) for token in base.tokens if token.is_new],
         data=data,
         seed=config.training.seed,
-        versions={name: version(name) for name in _PACKAGES},
+        versions=versions(),
         metrics=metrics,
         training=_summary(config, base),
     )
+
+
+def versions() -> dict[str, str]:
+    """The versions of what computed the result."""
+    return {name: version(name) for name in _PACKAGES}
 
 
 def probe_ids(base: Base, config: TrainConfig) -> list[list[int]]:
     """Token ids of the probe prompts, as a server would tokenise them."""
     renderer = make_renderer(config.data, base.tokenizer)
     encoder = Encoder(base.tokenizer, base.end_ids, config.data.max_length, "drop")
-    return [encoder.prompt_ids(renderer.prompt([Message("user", text)])) for text in _PROBES]
+    return [encoder.prompt_ids(renderer.prompt([Message("user", text)])) for text in PROBES]
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from adapters.files import MANIFEST_FILE, move_directory, sync
 from adapters.manifest import DataRef, Manifest, encode_manifest
 from trainer.base_model import Base, load_tokenizer
 from trainer.config.schema import TrainConfig
+from trainer.data.templates import is_foreign, template_text
 from trainer.errors import CheckpointError
 from trainer.export import make_manifest
 
@@ -29,10 +30,13 @@ def export_base(
 ) -> None:
     """Write the fully trained ``model``, converted to the type that the base was saved in, to ``path``.
 
-    ``hotswap.json`` beside the weights says what it was made of. All or nothing, in the place of an older one. Raises
-    CheckpointError when it cannot be written.
+    ``hotswap.json`` beside the weights says what it was made of. The chat template is the one that it was trained with.
+    All or nothing, in the place of an older one. Raises CheckpointError when it cannot be written.
     """
-    save_base(model.base_model, base.path, base.tokenizer, path, manifest=make_manifest(base, config, data, metrics))
+    manifest = make_manifest(base, config, data, metrics)
+    if is_foreign(config.data, base.tokenizer):
+        base.tokenizer.chat_template = template_text(config.data, base.tokenizer)
+    save_base(model.base_model, base.path, base.tokenizer, path, manifest=manifest)
 
 
 def save_base(
@@ -42,9 +46,8 @@ def save_base(
 
     Raises CheckpointError when it cannot be written; nothing is left behind then.
     """
-    origin = AutoConfig.from_pretrained(source)
-    model.config.use_cache = origin.use_cache if hasattr(origin, "use_cache") else True  # training had switched it off
-    model.to(dtype or origin.dtype or torch.float32)
+    model.config.use_cache = getattr(AutoConfig.from_pretrained(source), "use_cache", True)  # training switched it off
+    model.to(dtype or dtype_of(source))
     with replacing(path) as scratch:
         model.save_pretrained(scratch)
         for pattern in _TOKENIZER_FILES:
@@ -53,6 +56,12 @@ def save_base(
         if _differs(load_tokenizer(source), tokenizer):
             tokenizer.save_pretrained(scratch)
         (scratch / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
+
+
+def dtype_of(source: Path) -> torch.dtype:
+    """The type that the base in ``source`` was saved in."""
+    dtype: torch.dtype | None = AutoConfig.from_pretrained(source).dtype
+    return dtype or torch.float32
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from tests.server.live import live_server
 from tests.trainer.support import WORDS, colour_rows, make_config
 from tests.trainer.test_run import losses
 from trainer.commands.train import train as command
+from trainer.data.templates import TEMPLATES
 from trainer.errors import CheckpointError, ConfigError
 from trainer.run import train
 
@@ -122,6 +123,13 @@ def test_added_tokens_become_part_of_the_new_base(tmp_path: Path, tied: bool) ->
         assert answer["choices"][0]["message"]["content"] == "[SQL]r"
         assert answer["usage"]["completion_tokens"] == 3
         live.wait_idle()
+
+
+def test_the_new_base_has_the_template_that_it_was_trained_with(tiny_base: Path, tmp_path: Path) -> None:
+    result = train(make_config(tmp_path, tiny_base, *OPTIONS, "template=alpaca", "max_steps=2"))
+    assert result.base is not None
+    assert AutoTokenizer.from_pretrained(result.base).chat_template == TEMPLATES["alpaca"]
+    assert not (result.output / "chat_template.jinja").exists()
 
 
 def test_quantized_weights_are_not_trained(tiny_base: Path, tmp_path: Path) -> None:
