@@ -22,7 +22,8 @@ from trainer.config.schema import TrainConfig
 from trainer.errors import CheckpointError, DataError, TrainingError
 from trainer.loop.metrics import read_metrics
 from trainer.loop.progress import SilentDisplay
-from trainer.run import RunResult, train
+from trainer.run import train
+from trainer.session import RunResult
 
 
 def losses(result: RunResult | TrainConfig, key: str = "loss") -> dict[int, float]:

@@ -27,7 +27,7 @@ class TensorBoardFile:
         from torch.utils.tensorboard import SummaryWriter
 
         purge = None if resume_step is None else resume_step + 1
-        self._writer: Any = SummaryWriter(str(folder), purge_step=purge)  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(str(folder), purge_step=purge)
 
     def append(self, record: dict[str, Any]) -> None:
         """Write the numbers of ``record``, which must hold ``step``: eval_loss as eval/loss, others as train/NAME."""

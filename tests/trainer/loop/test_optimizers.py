@@ -14,7 +14,8 @@ from tests.trainer.support import make_config
 from trainer.errors import ConfigError
 from trainer.loop.loss import token_losses
 from trainer.loop.metrics import read_metrics
-from trainer.run import RunResult, train
+from trainer.run import train
+from trainer.session import RunResult
 
 RATES = {
     "adamw": 1e-2,

@@ -18,7 +18,9 @@ pytest.importorskip("tensorboard", reason="tensorboard is an extra")
 
 
 def scalars(folder: Path, tag: str) -> dict[int, float]:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+        EventAccumulator,
+    )
 
     events: Any = EventAccumulator(str(folder))
     events.Reload()
