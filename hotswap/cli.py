@@ -36,6 +36,8 @@ COMMANDS = {
     "sweep": Command(
         "trainer.commands.sweep", "sweep", "train with several values of some settings, and rank the runs"
     ),
+    "plan": Command("trainer.commands.plan", "plan", "say what a run will take: parameters, memory, time"),
+    "methods": Command("trainer.commands.methods", "methods", "list the training methods and their settings"),
     "eval": Command("trainer.commands.eval", "evaluate", "score an adapter by the answers of the serving engine"),
     "data": Command(
         "trainer.commands.data", "main", "check and preview training data; list the recipes for known sets"

@@ -32,7 +32,7 @@ def parse_settings(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tupl
     own = {flag: action.nargs != 0 for flag, action in parser._option_string_actions.items()}
     mine, settings = split_flags(argv, own, _is_switch)
     args = parser.parse_args(mine)
-    if args.config is None and not settings:
+    if args.config is None and not settings and not getattr(args, "shape", None):
         parser.error("give a YAML file, or settings such as --data FILE --output DIR")
     return args, settings
 

@@ -1,0 +1,197 @@
+"""Plans: of one configuration on its base, or of the methods worth comparing on a shape."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import torch
+from transformers import AutoConfig
+
+from adapters.base import resolve_base
+from adapters.errors import BaseModelError
+from trainer.added_tokens import TrainedToken, add_tokens
+from trainer.base_model import device, load_tokenizer, load_vocabulary, resolve_dtype
+from trainer.config.methods import FullMethod, LoraMethod, Method, PrefixMethod
+from trainer.config.schema import TrainConfig
+from trainer.data.load import load_data
+from trainer.errors import ConfigError
+from trainer.methods import adapter_of
+from trainer.methods.full import FullModel
+from trainer.plan.memory import Batch, Memory, estimate
+from trainer.plan.meta import Blueprint, Planned, plan_method, without_weights
+from trainer.plan.shapes import Shape
+from trainer.plan.timing import Timing, measure
+from trainer.plan.workload import Workload
+
+SHAPE_DTYPE = torch.bfloat16  # of a shape's weights unless training.dtype says otherwise
+Quantize = Literal["none", "nf4"]
+# What the plan of one method is compared with: label, method, quantization of the base.
+COMPARED: tuple[tuple[str, Method, Quantize], ...] = (
+    ("full", FullMethod(), "none"),
+    ("LoRA r=8", LoraMethod(), "none"),
+    ("QLoRA nf4 r=8", LoraMethod(), "nf4"),
+    ("prefix 16", PrefixMethod(projection=False), "none"),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method of a comparison: its settings, or why it cannot be trained here."""
+
+    label: str
+    settings: str
+    trainable: int = 0
+    percent: float = 0.0
+    memory: Memory | None = None
+    refused: str | None = None
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Bytes in the server: a token of the base's KV cache, and the adapter's package (None for a new base)."""
+
+    kv_per_token: int
+    adapter: int | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run planned. ``other`` is the memory with gradient checkpointing the other way round."""
+
+    base: str
+    dtype: str
+    config: TrainConfig
+    base_parameters: int
+    trainable: int
+    percent: float
+    batch: Batch
+    memory: Memory
+    other: Memory
+    compared: tuple[Row, ...]
+    serving: Serving
+    timing: Timing | None = None
+
+
+@dataclass(frozen=True)
+class ShapePlan:
+    """The methods worth comparing on a shape."""
+
+    base: str
+    summary: str
+    dtype: str
+    base_parameters: int
+    config: TrainConfig
+    batch: Batch
+    rows: tuple[Row, ...]
+
+
+def plan_run(config: TrainConfig, steps: int) -> Plan:
+    """The plan of the run of ``config``, ``steps`` of its steps measured. Raises TrainerError, BaseModelError."""
+    if config.preference:
+        raise ConfigError("preference: plan knows supervised runs only; plan the same run without this section")
+    path = resolve_base(config.base)
+    tokenizer, end_ids = load_vocabulary(config)
+    data = load_data(config.data, tokenizer, end_ids, config.training.seed)
+    plain = load_tokenizer(path)
+    tokens = add_tokens(plain, config.added_tokens or ())
+    dtype = resolve_dtype(config.training.dtype, device())
+    blueprint = Blueprint(path.name, _read(path), dtype, plain, tokens)
+    work = Workload(config, data)
+    plan = _plan(blueprint, config, work.largest_batch())
+    return dataclasses.replace(plan, timing=measure(config, data, work, steps)) if steps else plan
+
+
+def plan_shape(shape: Shape, config: TrainConfig) -> Plan:
+    """The plan of the method of ``config`` on ``shape``; no weights and no data are needed. Raises ConfigError."""
+    return _plan(_blueprint(shape, config), config, _batch(config))
+
+
+def compare_methods(shape: Shape, configs: Sequence[tuple[str, str, TrainConfig]]) -> ShapePlan:
+    """Methods on ``shape``, each with a label, its settings in words and a configuration."""
+    rows = [_row(_blueprint(shape, config), config, _batch(config), label, words) for label, words, config in configs]
+    config = configs[0][2]
+    dtype = _blueprint(shape, config).dtype
+    return ShapePlan(
+        shape.name, shape.summary, dtype_name(dtype), shape.parameters, config, _batch(config), tuple(rows)
+    )
+
+
+def _plan(blueprint: Blueprint, config: TrainConfig, batch: Batch) -> Plan:
+    planned = plan_method(blueprint, config)
+    serving = _serving(planned, config)
+    memory = estimate(blueprint, config, batch)
+    turned = msgspec.structs.replace(config.training, gradient_checkpointing=not config.training.gradient_checkpointing)
+    other = estimate(blueprint, msgspec.structs.replace(config, training=turned), batch)
+    return Plan(
+        base=blueprint.name,
+        dtype=dtype_name(blueprint.dtype),
+        config=config,
+        base_parameters=planned.base_parameters,
+        trainable=planned.trainable,
+        percent=planned.percent,
+        batch=batch,
+        memory=memory,
+        other=other,
+        compared=_compared(blueprint, config, batch),
+        serving=serving,
+    )
+
+
+def _compared(blueprint: Blueprint, config: TrainConfig, batch: Batch) -> tuple[Row, ...]:
+    rows = []
+    for label, method, quantize in COMPARED:
+        training = msgspec.structs.replace(config.training, quantize=quantize)
+        other = msgspec.structs.replace(config, method=method, training=training)
+        rows.append(_row(blueprint, other, batch, label, ""))
+    return tuple(rows)
+
+
+def _row(blueprint: Blueprint, config: TrainConfig, batch: Batch, label: str, words: str) -> Row:
+    try:
+        planned = plan_method(blueprint, config)
+    except ConfigError as error:
+        return Row(label, words, refused=str(error))
+    memory = estimate(blueprint, config, batch)
+    return Row(label, words, planned.trainable, planned.percent, memory)
+
+
+def _serving(planned: Planned, config: TrainConfig) -> Serving:
+    sizes = planned.base.model.config.get_text_config()
+    heads = getattr(sizes, "num_key_value_heads", None) or sizes.num_attention_heads
+    width = getattr(sizes, "head_dim", None) or sizes.hidden_size // sizes.num_attention_heads
+    kv_per_token = 2 * sizes.num_hidden_layers * heads * width * planned.base.dtype.itemsize
+    if isinstance(planned.model, FullModel):
+        return Serving(kv_per_token, None)
+    with without_weights():
+        tensors = adapter_of(planned.model)[1].values()
+    return Serving(kv_per_token, sum(tensor.numel() * tensor.element_size() for tensor in tensors))
+
+
+def _blueprint(shape: Shape, config: TrainConfig) -> Blueprint:
+    dtype = SHAPE_DTYPE if config.training.dtype == "auto" else resolve_dtype(config.training.dtype, device())
+    vocabulary = shape.settings["vocab_size"]
+    texts = enumerate(config.added_tokens or ())
+    tokens = tuple(TrainedToken(vocabulary + i, text, pieces=(0,), is_new=True) for i, text in texts)
+    return Blueprint(shape.name, shape.config(), dtype, tokens=tokens, amend=shape.amend)
+
+
+def _batch(config: TrainConfig) -> Batch:
+    """The worst: rows as long as they may be, every token learned."""
+    return Batch(config.training.batch_size, config.data.max_length, config.data.max_length)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise BaseModelError(f"the configuration of the base in {path} cannot be read") from error
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """``bfloat16``."""
+    return str(dtype).removeprefix("torch.")

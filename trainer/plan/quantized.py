@@ -1,0 +1,64 @@
+"""Bytes of a base's weights as bitsandbytes keeps them, block statistics and code tables included."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor, nn
+
+BLOCK = 64  # weights that share one scale
+_NESTED_BLOCK = 256  # scales that share one scale of their own (double quantization)
+_FLOAT = 4
+_CODE = 16 * _FLOAT
+_NESTED_CODE = 256 * _FLOAT
+
+
+def weight_bytes(model: Any, quantize: str) -> int:
+    """Bytes of the base ``model`` held under ``quantize``: embeddings, head and norms stay as they are."""
+    held = tensor_bytes(model)
+    for linear in quantized_linears(model, quantize):
+        weight = linear.weight
+        held += linear_bytes(weight.numel(), weight.shape[0], quantize) - weight.numel() * weight.element_size()
+    return held
+
+
+def tensor_bytes(model: nn.Module) -> int:
+    """Bytes of the parameters and buffers of ``model``, each storage once."""
+    tensors: list[Tensor] = [*model.parameters(), *model.buffers()]
+    return sum({id(t.untyped_storage()): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+def linear_bytes(weights: int, outputs: int, quantize: str) -> int:
+    """Bytes of one linear map's ``weights`` under ``quantize``, measured on bitsandbytes 0.50.
+
+    int8: a byte a weight and a float32 scale an output. 4 bits: half a byte a weight, a float32 scale a block of 64 and
+    a code table; double quantization keeps the scales as bytes, with a float32 a 256 of them, a table and an offset.
+    """
+    if quantize == "int8":
+        return weights + outputs * _FLOAT
+    blocks = math.ceil(weights / BLOCK)
+    packed = math.ceil(weights / 2) + _CODE
+    if not quantize.endswith("-dq"):
+        return packed + blocks * _FLOAT
+    return packed + blocks + math.ceil(blocks / _NESTED_BLOCK) * _FLOAT + _NESTED_CODE + _FLOAT
+
+
+def quantized_linears(model: Any, quantize: str) -> list[nn.Linear]:
+    """The linear maps that ``quantize`` replaces: all but the head."""
+    if quantize == "none":
+        return []
+    from transformers.quantizers.base import get_keys_to_not_convert
+
+    kept = get_keys_to_not_convert(model)
+    return [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not any(name == key or name.startswith(f"{key}.") for key in kept)
+    ]
+
+
+def largest_linear(model: Any, quantize: str) -> int:
+    """Bytes of the largest quantized weight in the dtype that computes: it is made whole for every product."""
+    weights = [linear.weight for linear in quantized_linears(model, quantize)]
+    return max((weight.numel() * weight.element_size() for weight in weights), default=0)

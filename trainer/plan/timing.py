@@ -1,0 +1,169 @@
+"""How long a run will take: a few of its real steps through the real loop, and the rest in proportion.
+
+Nothing is written into the run's output. The steps are chosen over all lengths; time goes with padded tokens, and those
+of the whole run are known.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+import torch
+from torch.utils.data import Sampler
+from transformers import PrinterCallback, TrainerCallback, set_seed
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+from trainer.base_model import load_base
+from trainer.config.schema import TrainConfig
+from trainer.data.disk import lengths_of
+from trainer.data.load import TrainingData
+from trainer.loop.callbacks import peak_memory_mb
+from trainer.loop.checkpoint import identity_of
+from trainer.loop.failures import explained
+from trainer.loop.packed_attention import use_packed_attention
+from trainer.loop.trainer import AdapterTrainer, make_arguments
+from trainer.methods import apply_method
+from trainer.plan.workload import Step, Workload
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What was measured, and what it means for the whole run. ``fastest`` and ``slowest`` are the range: were every
+    step as the fastest or the slowest of those measured. Times in seconds, memory in MB.
+    """
+
+    measured_steps: int
+    measured_seconds: float
+    steps: int
+    tokens: int
+    train_seconds: float
+    fastest: float
+    slowest: float
+    evaluations: int
+    evaluation_seconds: float
+    tokens_per_second: float
+    peak_memory_mb: float
+
+    @property
+    def seconds(self) -> float:
+        """The whole run, its evaluations included."""
+        return self.train_seconds + self.evaluation_seconds
+
+
+def measure(config: TrainConfig, data: TrainingData, work: Workload, steps: int) -> Timing:
+    """Train ``steps`` steps that stand for the run, after its largest one, and measure. Raises TrainerError."""
+    with explained(config), tempfile.TemporaryDirectory(prefix="hotswap-plan-") as scratch:
+        chosen = work.sample(steps)
+        trainer = _trainer(_quiet(config, scratch, len(chosen)), data, work, chosen)
+        clock = _Clock()
+        trainer.add_callback(clock)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        evaluation = _evaluation_seconds(trainer, data, steps) if config.data.validation else 0.0
+    seconds = [after - before for before, after in pairwise(clock.ends)]
+    return _extrapolate(config, work, chosen[1:], seconds, evaluation)
+
+
+def _extrapolate(
+    config: TrainConfig, work: Workload, measured: Sequence[Step], seconds: Sequence[float], evaluation: float
+) -> Timing:
+    rates = [taken / step.padded for step, taken in zip(measured, seconds, strict=True)]
+    train_seconds = sum(seconds) / sum(step.padded for step in measured) * work.padded
+    every = make_arguments(config, work.rows).eval_steps
+    evaluations = work.total_steps // every if evaluation else 0
+    return Timing(
+        measured_steps=len(measured),
+        measured_seconds=sum(seconds),
+        steps=work.total_steps,
+        tokens=round(work.tokens),
+        train_seconds=train_seconds,
+        fastest=min(rates) * work.padded + evaluations * evaluation,
+        slowest=max(rates) * work.padded + evaluations * evaluation,
+        evaluations=evaluations,
+        evaluation_seconds=evaluations * evaluation,
+        tokens_per_second=work.tokens / train_seconds,
+        peak_memory_mb=peak_memory_mb(),
+    )
+
+
+class _Clock(TrainerCallback):  # type: ignore[misc]
+    """When each step ended. The first one warms up: it is no difference of two ends."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_step_end(self, *_args: Any, **_kwargs: Any) -> None:
+        """Note the time, once the device is done."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.ends.append(time.monotonic())
+
+
+class _Chosen(Sampler[Any]):
+    def __init__(self, items: Sequence[Any]) -> None:
+        self._items = items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._items)
+
+
+class _SampleTrainer(AdapterTrainer):
+    """Trains on chosen steps."""
+
+    chosen: Sequence[Any] = ()
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any]:
+        return _Chosen(self.chosen)
+
+
+def _quiet(config: TrainConfig, output: str, steps: int) -> TrainConfig:
+    """``config`` for ``steps`` steps that leave nothing behind."""
+    training = msgspec.structs.replace(
+        config.training,
+        max_steps=steps,
+        best_checkpoint=False,
+        early_stopping=None,
+        tensorboard=False,
+        trackers=[],
+    )
+    return msgspec.structs.replace(config, output=output, training=training)
+
+
+def _trainer(config: TrainConfig, data: TrainingData, work: Workload, chosen: Sequence[Step]) -> _SampleTrainer:
+    if config.training.threads:
+        torch.set_num_threads(config.training.threads)
+    base = load_base(config)
+    set_seed(config.training.seed)
+    if work.packing:
+        use_packed_attention(base.model)
+    model = apply_method(base, config.method, work.total_steps)
+    arguments = make_arguments(config, work.rows)
+    arguments.save_strategy, arguments.eval_strategy = SaveStrategy.NO, IntervalStrategy.NO
+    identity = identity_of(config, base.fingerprint, data.sha256)
+    trainer = _SampleTrainer(
+        model, arguments, data, base.pad_id, config=config, identity=identity, packing=work.packing
+    )
+    trainer.chosen = [item for step in chosen for item in step.items]
+    return trainer
+
+
+def _evaluation_seconds(trainer: AdapterTrainer, data: TrainingData, batches: int) -> float:
+    """Seconds of one evaluation, from ``batches`` of its batches."""
+    size, total = trainer.args.per_device_eval_batch_size, len(data.validation)
+    lengths = lengths_of(data.validation)
+    padded = [len(part) * max(part) for part in (lengths[i : i + size] for i in range(0, total, size))]
+    numbers = sorted({int((i + 0.5) / batches * len(padded)) for i in range(batches)})
+    some = [data.validation[i] for number in numbers for i in range(number * size, min((number + 1) * size, total))]
+    trainer.eval_dataset = type(trainer.eval_dataset)(some)
+    began = time.monotonic()
+    trainer.evaluate()
+    return (time.monotonic() - began) / sum(padded[number] for number in numbers) * sum(padded)
