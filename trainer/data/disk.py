@@ -6,6 +6,7 @@ does not stay in the process's memory.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import tempfile
@@ -34,7 +35,7 @@ class DiskList:
 
     def __init__(self) -> None:
         self._file: IO[bytes] = tempfile.TemporaryFile(buffering=_BUFFER, prefix="hotswap-")  # noqa: SIM115
-        weakref.finalize(self, self._file.close)
+        weakref.finalize(self, _close, self._file)
         self._ends = np.zeros(1024, dtype=np.int64)
         self._count = 0
         self._flushed = False
@@ -66,6 +67,11 @@ class DiskList:
     def sizes(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         """Bytes of each item."""
         return np.diff(self._ends[: self._count], prepend=0)
+
+
+def _close(file: IO[bytes]) -> None:
+    with contextlib.suppress(OSError):  # what is left in its buffer, when the disk is full
+        file.close()
 
 
 class DiskSequence(Sequence[Item], Generic[Item]):

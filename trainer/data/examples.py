@@ -93,7 +93,7 @@ class Encoder:
         """Token ids of ``segment``, and how many of them are learned."""
         part = self.prompt_ids(segment)
         ends = _end_of_turn(part, self._end_ids) if segment.learned else 0
-        if is_last and segment.whole:
+        if is_last and segment.whole and not segment.answer:  # a text may have ends within
             ends = len(part) if part and part[-1] in self._end_ids else 0
         if is_last:
             part = part[:ends] if ends else [*part, self._end_ids[0]]

@@ -17,6 +17,7 @@ from trainer.errors import DataError
 
 END = 258  # <|im_end|>
 MESSAGES = Columns(messages="messages")
+MULTI = [{"role": role, "content": role} for role in ("user", "assistant", "user", "assistant")]
 
 
 @pytest.fixture
@@ -105,6 +106,54 @@ def test_a_template_without_an_end_of_turn_gets_one(tmp_path: Path, tokenizer: A
     assert learned(tokenizer, example) == ["b\n<|im_end|>"]
 
 
+def test_everything_may_be_learned_but_what_is_excluded(tmp_path: Path, tokenizer: Any) -> None:
+    turns = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    whole = load(tmp_path, tokenizer, [{"messages": messages}], learn="everything").train[0]
+    assert learned(tokenizer, whole) == [text_of(tokenizer, whole).removeprefix("<|im_start|>")]
+    messages[1]["weight"] = 0  # type: ignore[assignment]
+    part = load(tmp_path, tokenizer, [{"messages": messages}], learn="everything").train[0]
+    assert part.input_ids == whole.input_ids
+    assert learned(tokenizer, part) == [
+        "user\na<|im_end|>\n<|im_start|>assistant\n",
+        "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\nd<|im_end|>",
+    ]
+
+
+def test_only_the_last_answer_or_those_not_excluded_are_learned(tmp_path: Path, tokenizer: Any) -> None:
+    turns = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+    messages: list[dict[str, Any]] = [{"role": role, "content": content} for role, content in turns]
+    last = load(tmp_path, tokenizer, [{"messages": messages}], learn="last_answer").train[0]
+    assert learned(tokenizer, last) == ["d<|im_end|>"]
+    messages[3]["train"] = False
+    first = load(tmp_path, tokenizer, [{"messages": messages}]).train[0]
+    assert learned(tokenizer, first) == ["b<|im_end|>"]
+    assert text_of(tokenizer, first).endswith("b<|im_end|>")  # nothing is read after the last thing learned
+
+
+def test_plain_text_is_learned_whole_but_for_its_first_token(tmp_path: Path, tokenizer: Any) -> None:
+    data = load(tmp_path, tokenizer, [{"text": "从头到尾"}, {"text": "<|im_end|> x <|im_end|>"}], validation=1)
+    texts = {text_of(tokenizer, example) for example in (*data.train, *data.validation)}
+    assert texts == {"从头到尾<|im_end|>", "<|im_end|> x <|im_end|>"}
+    assert all(sum(label == IGNORED for label in example.labels) == 1 for example in data.train)
+    assert not data.questions
+    assert "no template: the rows are plain text, all of which is learned" in data.notes
+
+
+def test_conversations_need_a_template(tmp_path: Path, tokenizer: Any) -> None:
+    for row in ({"messages": MULTI}, {"prompt": "q", "response": "a", "history": [["x", "y"]]}):
+        with pytest.raises(DataError, match=r"data\.template: none joins one prompt and one response"):
+            load(tmp_path, tokenizer, [row], template="none")
+
+
+def test_a_template_whose_marker_this_base_does_not_know_is_warned_of(tmp_path: Path, tokenizer: Any) -> None:
+    notes = load(tmp_path, tokenizer, colour_rows(4), template="llama3").notes
+    assert any("warning: the template ends answers with '<|eot_id|>'" in note for note in notes)
+    assert any("warning: template llama3 is not the base's; serve it with --chat-template" in note for note in notes)
+    known = load(tmp_path, tokenizer, colour_rows(4), template="chatml").notes
+    assert not any("ends answers with" in note for note in known)
+
+
 def test_a_base_without_a_template_is_told_what_to_do(tmp_path: Path, tokenizer: Any) -> None:
     tokenizer.chat_template = None
     with pytest.raises(DataError, match=r"set data\.template: none"):
@@ -165,3 +214,62 @@ def test_a_validation_file_is_read_like_the_training_data(tmp_path: Path, tokeni
 def test_a_split_that_leaves_nothing_to_train_on_is_refused(tmp_path: Path, tokenizer: Any) -> None:
     with pytest.raises(DataError, match="wants 6 of 6 usable rows"):
         load(tmp_path, tokenizer, colour_rows(6), validation=6)
+
+
+def test_max_rows_draws_from_the_whole_file_by_the_seed(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [{"prompt": f"row {i}", "response": "x"} for i in range(100)]
+    some, same, other = (load(tmp_path, tokenizer, rows, seed=seed, max_rows=20) for seed in (1, 1, 2))
+    assert len(some.train) == 20
+    assert some.train == same.train != other.train
+    numbers = [int(text_of(tokenizer, example).split("row ")[1].split("<")[0]) for example in some.train]
+    assert numbers == sorted(numbers)
+    assert max(numbers) > 60
+    assert len(load(tmp_path, tokenizer, rows, max_rows=20, validation=0.25).validation) == 5
+
+
+def test_duplicates_are_said_and_dropped_when_asked(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [{"prompt": f"row {i % 6}", "response": "x"} for i in range(9)]
+    kept = load(tmp_path, tokenizer, rows)
+    assert len(kept.train) == 9
+    assert "3 rows repeat an earlier one (kept; data.duplicates: drop leaves them out)" in kept.notes
+    dropped = load(tmp_path, tokenizer, rows, duplicates="drop")
+    assert len(dropped.train) == 6
+    assert "3 rows repeat an earlier one (left out)" in dropped.notes
+
+
+def test_validation_rows_that_train_as_well_are_warned_of(tmp_path: Path, tokenizer: Any) -> None:
+    held = write_jsonl(tmp_path / "held.jsonl", [*colour_rows(2), {"prompt": "new", "response": "x"}])
+    notes = load(tmp_path, tokenizer, colour_rows(6), validation=str(held)).notes
+    assert "warning: 2 rows to validate on are training rows as well" in notes
+
+
+def test_validation_rows_that_are_all_unusable_are_an_error(tmp_path: Path, tokenizer: Any) -> None:
+    held = write_jsonl(tmp_path / "held.jsonl", [{"prompt": "long " * 99, "response": "x"}])
+    with pytest.raises(DataError, match=r"held.jsonl leaves nothing to learn from: 1 row: longer than"):
+        load(tmp_path, tokenizer, colour_rows(), validation=str(held), max_length=100)
+
+
+def test_notes_say_the_shape_the_template_and_what_is_cut(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [{"instruction": "译", "input": "你好", "output": "hello"}]
+    assert load(tmp_path, tokenizer, rows).notes == (
+        f"{tmp_path / 'data.jsonl'}: 1 row of the shape alpaca (instruction, output, input)",
+        "template: the base's own; every answer of a row is learned",
+        "rows above 1024 tokens are left out",
+    )
+
+
+def test_progress_is_told_while_reading_and_tokenising(tmp_path: Path, tokenizer: Any) -> None:
+    path = write_jsonl(tmp_path / "data.jsonl", colour_rows(600))
+    told: list[tuple[str, int, int | None]] = []
+    config = DataConfig(path=str(path), validation=0.5)
+    load_data(config, tokenizer, (END,), 0, lambda what, done, total: told.append((what, done, total)))
+    assert told[0] == (f"reading {path}", 256, None)
+    assert [(done, total) for what, done, total in told if what.startswith("tokenising")] == [
+        (0, 300), (256, 300), (300, 300), (0, 300), (256, 300), (300, 300),
+    ]  # fmt: skip
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.data.disk.tempfile.TemporaryFile", lambda **_: open("/dev/full", "wb"))  # noqa: SIM115
+    with pytest.raises(DataError, match=r"the disk is full: the tokens are kept in .*; make room, or point TMPDIR"):
+        load(tmp_path, tokenizer, colour_rows())
