@@ -39,9 +39,7 @@ COMMANDS = {
     "plan": Command("trainer.commands.plan", "plan", "say what a run will take: parameters, memory, time"),
     "methods": Command("trainer.commands.methods", "methods", "list the training methods and their settings"),
     "eval": Command("trainer.commands.eval", "evaluate", "score an adapter by the answers of the serving engine"),
-    "data": Command(
-        "trainer.commands.data", "main", "check and preview training data; list the recipes for known sets"
-    ),
+    "data": Command("trainer.commands.data", "main", "check and preview training data; list recipes of known sets"),
     "merge": Command("trainer.commands.merge", "merge", "merge an adapter into a full-precision copy of its base"),
     "publish": Command("trainer.commands.publish", "publish", "upload an adapter into a running server, behind a gate"),
     "rollback": Command("trainer.commands.rollback", "rollback", "let an adapter serve the version before again"),

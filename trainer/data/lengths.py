@@ -60,13 +60,13 @@ def summarize(lengths: Counts) -> Lengths:
     width = max(1, -(-(high - low + 1) // _BARS))
     bins = np.bincount((lengths - low) // width)
     bars = [Bar(low + i * width, min(high, low + (i + 1) * width - 1), int(count)) for i, count in enumerate(bins)]
-    median, p95, p99 = (int(np.quantile(lengths, share, method="higher")) for share in (0.5, 0.95, 0.99))
+    median, p95, p99 = (int(np.quantile(lengths, share, method="inverted_cdf")) for share in (0.5, 0.95, 0.99))
     return Lengths(low, median, round(float(lengths.mean()), 1), p95, p99, high, bars)
 
 
 def limits(lengths: Counts, batch_size: int) -> list[Limit]:
     """What it costs to keep 95 %, 99 % and all of the rows."""
-    tried = sorted({_rounded(int(np.quantile(lengths, share, method="higher"))) for share in _SHARES})
+    tried = sorted({_rounded(int(np.quantile(lengths, share, method="inverted_cdf"))) for share in _SHARES})
     return [limit_of(lengths, max_length, batch_size) for max_length in tried]
 
 

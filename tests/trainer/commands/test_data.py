@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.trainer.support import colour_rows, write_jsonl
+from trainer.commands.data import main
+from trainer.data.recipes import RECIPES
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from hotswap.cli import main\n"
+        "for argv in (['--help'], ['check', '--help'], ['recipes']):\n"
+        "    try:\n"
+        "        main(['data', *argv])\n"
+        "    except SystemExit as done:\n"
+        "        assert done.code == 0\n"
+        "heavy = {'torch', 'transformers', 'peft', 'numpy', 'rich', 'httpx', 'yaml'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "usage: hotswap data check" in done.stdout
+
+
+def test_a_file_or_a_configuration_is_checked(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_jsonl(tmp_path / "rows.jsonl", colour_rows())
+    assert main(["check", str(data), f"base={tiny_base}", "--validation", "8"]) == 0
+    out = capsys.readouterr().out
+    assert "40 examples to train on, 8 to validate on" in out
+    assert "this data can be trained on" in out
+    config = tmp_path / "run.yaml"
+    config.write_text(f"base: {tiny_base}\ndata: {{path: {data}, validation: 8}}\n", encoding="utf-8")
+    assert main(["check", str(config)]) == 0
+    assert capsys.readouterr().out == out
+
+
+def test_the_report_is_had_as_json(tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_jsonl(tmp_path / "rows.jsonl", [*colour_rows(), {"prompt": "x", "response": ""}])
+    assert main(["check", str(data), f"base={tiny_base}", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["dropped"] == {"empty response": {"count": 1, "first": [f"{data} line 49"]}}
+    assert report["error"] is None
+    assert report["lengths"]["max"] > report["learned_lengths"]["max"] == 3
+
+
+def test_what_cannot_be_trained_on_exits_with_1(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = f"base={tiny_base}"
+    long = write_jsonl(tmp_path / "long.jsonl", [{"prompt": "p" * 99, "response": "r"}] * 4)
+    assert main(["check", str(long), base, "max_length=50"]) == 1
+    out = capsys.readouterr().out
+    assert "dropped: 4 rows longer than data.max_length 50" in out
+    assert "error: " in out
+    wrong = write_jsonl(tmp_path / "wrong.jsonl", [{"text_a": "x", "text_b": "y"}])
+    broken = write_jsonl(tmp_path / "broken.jsonl", [{"prompt": "x", "response": "y"}, "{"])
+    for file, words in ((wrong, "line 1 has columns of no known shape"), (broken, "line 2 is not valid JSON")):
+        assert main(["check", str(file), base]) == 1
+        err = capsys.readouterr().err
+        assert err.startswith("hotswap: ")
+        assert words in err
+        assert err.count("\n") == 1
+
+
+def test_a_preview_that_is_piped_has_marks_for_colours(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_jsonl(tmp_path / "rows.jsonl", colour_rows())
+    assert main(["preview", str(data), f"base={tiny_base}", "validation=0", "-n", "2"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"--- {data} line 1: ")
+    assert "«rr<|im_end|>»" in out
+    assert out.count("---") == 2
+    assert main(["preview", str(data), f"base={tiny_base}", "--color", "always", "--ids", "-n", "1"]) == 0
+    assert "\x1b[32m" in capsys.readouterr().out
+
+
+def test_all_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"{name} " in out for name in RECIPES)
+    assert "added tokens [SQL] [/SQL]" in out
+
+
+def test_wrong_usage_exits_with_2() -> None:
+    for argv in ([], ["chek"], ["check"]):
+        with pytest.raises(SystemExit) as stop:
+            main(argv)
+        assert stop.value.code == 2
