@@ -32,6 +32,7 @@ from trainer.loop.metrics import METRICS_FILE, MetricsFile, read_metrics
 from trainer.loop.plot import PLOT_FILE, plot_losses
 from trainer.loop.progress import Display
 from trainer.loop.tensorboard import TENSORBOARD_DIR, TensorBoardFile, require_tensorboard
+from trainer.loop.trackers import require_trackers
 from trainer.methods import trainable_parameters
 from trainer.record import RECORD_FILE, write_record
 
@@ -60,6 +61,7 @@ class Session:
         """Make the output directory ready and find the checkpoint to go on from. Raises CheckpointError."""
         if config.training.tensorboard:
             require_tensorboard()
+        require_trackers(config.training.trackers)
         self.output = Path(config.output)
         self.display = display
         self.checkpoint = open_output(self.output, resume, overwrite)

@@ -78,6 +78,8 @@ _MODEL_AND_METHOD = (
     Alias("load_in_8bit", f"{AXOLOTL}, {TRL}", "training.quantize", when_true("int8"), is_switch=True),
     Alias("bf16", ALL, "training.dtype", choice(_DTYPE), is_switch=True),
     Alias("fp16", ALL, "", only(("false",), "leave it out, or use training.dtype: bfloat16"), is_switch=True),
+    Alias("add_tokens", FACTORY, "added_tokens", LIST),
+    Alias("new_special_tokens", FACTORY, "added_tokens", LIST),
     Alias("finetuning_type", FACTORY, "method", choice(_METHODS)),
     Alias("train_type", TUNE, "method", choice({**_METHODS, "ptuning": "prefix", "all": "full"})),
     Alias("adapter", AXOLOTL, "method", ADAPTER),
@@ -136,6 +138,8 @@ _DATA = (
 )
 
 _LOOP = (
+    Alias("sample_packing", AXOLOTL, "training.packing", is_switch=True),
+    Alias("neat_packing", FACTORY, "training.packing", is_switch=True),
     Alias("output_dir", ALL, "output"),
     Alias("num_train_epochs", GLM_HF, "training.epochs"),
     Alias("num_epochs", AXOLOTL, "training.epochs"),
@@ -197,6 +201,8 @@ SAME_NAMES = (
     "gradient_checkpointing",
     "seed",
     "max_length",
+    "packing",
+    "label_smoothing",
     "neftune_noise_alpha",
     "loraplus_lr_ratio",
     "use_rslora",

@@ -45,3 +45,17 @@ def test_without_tensorboard_the_extra_is_named(
     with pytest.raises(ConfigError, match=r"pip install 'hotswap\[tensorboard\]'"):
         train(make_config(tmp_path, tiny_base, "tensorboard=true"))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("name", "words"), [("wandb", "wandb is not installed"), ("notes", "'notes' is none of ")])
+def test_trackers_that_cannot_be_used_are_said_so(tiny_base: Path, tmp_path: Path, name: str, words: str) -> None:
+    if name == "wandb" and importlib.util.find_spec("wandb"):
+        pytest.skip("wandb is installed here")
+    with pytest.raises(ConfigError, match=words):
+        train(make_config(tmp_path, tiny_base, f"trackers=[{name}]"))
+
+
+def test_trackers_of_transformers_receive_the_logs(tiny_base: Path, tmp_path: Path) -> None:
+    result = train(make_config(tmp_path, tiny_base, "trackers=[tensorboard]", "max_steps=2"))
+    (folder,) = (result.output / "runs").iterdir()
+    assert set(scalars(folder, "train/loss")) == {1, 2}
