@@ -147,7 +147,8 @@ class TokenQuestions(DiskSequence[TokenQuestion]):
     """Validation rows to be answered."""
 
     def _encode(self, item: TokenQuestion) -> bytes:
-        return msgspec.msgpack.encode(item)
+        data: bytes = msgspec.msgpack.encode(item)
+        return data
 
     def _decode(self, data: bytes) -> TokenQuestion:
         return _questions.decode(data)

@@ -36,7 +36,7 @@ def parse_hub_id(path: str) -> HubId:
 def hub_files(hub_id: HubId, split: str | None) -> list[Path]:
     """The files of ``split`` of ``hub_id``, downloaded where the cache lacks them. Raises DataError in one line."""
     from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
-    from huggingface_hub.errors import HTTPError
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of httpx, whichever it uses
 
     name, revision = hub_id.name, hub_id.revision
     of = f"the data set {name} on the hub"

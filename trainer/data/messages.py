@@ -14,7 +14,7 @@ from trainer.errors import DataError
 ASSISTANT = "assistant"
 _ROLES = {
     "human": "user", "gpt": ASSISTANT, "chatgpt": ASSISTANT, "bing": ASSISTANT, "bard": ASSISTANT, "model": ASSISTANT,
-    "observation": "tool", "function_response": "tool",
+    "observation": "tool", "function_response": "tool", "function": "tool",
 }  # fmt: skip
 CALL_ROLE = "function_call"  # an assistant's message that is a call
 _TYPE_NAMES = {"int": "a number", "float": "a number", "bool": "true/false", "list": "a list", "dict": "an object"}
@@ -83,6 +83,8 @@ def _message(where: str, i: int, item: Any) -> Message:
     if not isinstance(item, dict):
         raise DataError(f"{where}: message {i} must be an object with role and content, not {named(item)}")
     keys = ("from", "value") if "role" not in item and "from" in item else ("role", "content")
+    role: Any
+    content: Any
     role, content = (item.get(key) for key in keys)
     calls = _calls(f"{where}: message {i}", item)
     if content is None and calls:

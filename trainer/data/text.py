@@ -21,7 +21,7 @@ def open_text(path: Path, *, newline: str) -> Iterator[io.TextIOWrapper]:
     """The text of ``path``, unpacked where its name ends in .gz. Raises DataError, also while it is being read."""
     try:
         with open_bytes(path) as file:
-            yield io.TextIOWrapper(cast("IO[bytes]", file), encoding="utf-8-sig", newline=newline)
+            yield io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline)
     except UnicodeDecodeError as error:
         raise _not_utf8(path) from error
 

@@ -115,7 +115,7 @@ def test_sources_that_are_not_there_are_said(tmp_path: Path, config: dict[str, A
 def test_a_recipe_makes_the_rows_of_a_folder(tmp_path: Path) -> None:
     for name in ("train", "test"):
         write_jsonl(tmp_path / f"{name}.jsonl", [{"question": f"{name}?", "answer": "1 + 1\n#### 2"}])
-    config = {"path": str(tmp_path), "recipe": "gsm8k"}
+    config: dict[str, Any] = {"path": str(tmp_path), "recipe": "gsm8k"}
     assert "train?" in prompts(**config)[0]
     assert "test?" in prompts("test", **config)[0]  # without being named
     source = find_source(DataConfig(**config), "train")
