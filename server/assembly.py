@@ -11,6 +11,7 @@ import msgspec
 
 from adapters.base import DEFAULT_BASE, is_gguf, resolve_base
 from adapters.errors import BaseModelError
+from adapters.fingerprint import template_sha256
 from server.api.admission import Admission
 from server.api.parts import Parts
 from server.config import EngineConfig, ServerConfig
@@ -34,7 +35,11 @@ def make_parts(config: ServerConfig, data_dir: Path, make_engine: MakeEngine = P
     spec = DEFAULT_BASE if config.engine.model == DEFAULT_MODEL else config.engine.model
     directory = import_gguf(Path(spec), log.info) if is_gguf(spec) else resolve_base(spec)
     name = config.served_model_name or _name(spec, directory)
-    engine = make_engine(msgspec.structs.replace(config.engine, model=str(directory)))
+    template = _template(config.chat_template)
+    template_hash = template_sha256(template) if template else ""
+    engine = make_engine(
+        msgspec.structs.replace(config.engine, model=str(directory), chat_template_sha256=template_hash)
+    )
     registry = Registry(name, config.max_candidates)
     metrics = Metrics(
         name,
@@ -44,7 +49,7 @@ def make_parts(config: ServerConfig, data_dir: Path, make_engine: MakeEngine = P
         max_adapters=config.metrics_adapters,
     )
     engine.on_step = metrics.observe_step
-    text = TextProcessor.load(directory, _template(config.chat_template))
+    text = TextProcessor.load(directory, template)
     return Parts(
         config=config,
         base_name=name,

@@ -18,6 +18,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     device computes in it natively, else fp32. ``kv_cache_gb`` is the size of the KV cache.
     ``max_num_batched_tokens`` bounds the tokens of one step, ``max_num_seqs`` its sequences, ``max_model_len`` the
     positions of one sequence (0: what the base allows). ``threads`` 0 leaves torch's own choice.
+    ``chat_template_sha256`` is of the template served instead of the base's own, which adapters must have been trained
+    with; empty: the base's own.
     """
 
     model: str
@@ -32,6 +34,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     prefix_caching: bool = True
     threads: int = 0
     trust_remote_code: bool = False
+    chat_template_sha256: str = ""
 
     def __post_init__(self) -> None:
         for name, known in (("quantize", QUANTIZATIONS), ("dtype", DTYPES)):

@@ -38,7 +38,7 @@ class ModelRunner:
         self._forward: Forward = Seq2SeqForward(base) if base.is_encoder_decoder else DecoderForward(base)
         layers = self._forward.layers()
         self._cache = _make_cache(layers, base, config)
-        template = _template(Path(config.model))
+        template = config.chat_template_sha256 or _template(Path(config.model))
         kv = (len(layers), layers[0].num_heads, common_head_dim(layers))
         self.spec = self._forward.spec(base_spec(base, Path(config.model).name, kv, template))
         self._forward.adapt(self.spec)

@@ -34,8 +34,7 @@ def own_server(serving: Serving, targets: Sequence[Target]) -> Iterator[Endpoint
     options = ["--model", serving.base, "--quantize", serving.quantize, "--dtype", serving.dtype, "--allow-noop"]
     folder = Path(tempfile.mkdtemp(prefix="hotswap-eval-"))
     if serving.template:
-        (folder / "template.jinja").write_text(serving.template, encoding="utf-8")
-        options.append(f"--chat-template={folder / 'template.jinja'}")
+        options.append(f"--chat-template={serving.template}")
     with start_server([*options, *adapters], folder / "server.log") as server:
         asyncio.run(wait_until_ready(server))
         try:

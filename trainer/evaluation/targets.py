@@ -40,12 +40,12 @@ class Target:
 
 @dataclass(frozen=True)
 class Serving:
-    """How ``hotswap serve`` is to load the base of a target. ``template`` is Jinja text, None for the base's own."""
+    """How ``hotswap serve`` is to load the base of a target. ``template`` is a file, None for the base's own."""
 
     base: str
     quantize: str
     dtype: str
-    template: str | None = None
+    template: Path | None = None
 
 
 def find_target(text: str, *, on_server: bool) -> Target:
@@ -78,7 +78,7 @@ def serving_of(target: Target, *, base: str | None, quantize: str | None) -> Ser
     """How to serve the base of ``target``, which has a directory: as its manifest and its run say; ``base`` and
     ``quantize`` override that. Raises EvaluationError when the base is not known."""
     if target.trained_base:
-        return Serving(str(target.trained_base), quantize or "none", "auto", _template(_config(target), None))
+        return Serving(str(target.trained_base), quantize or "none", "auto", _template(target))
     return _trained_with(target, base, quantize)
 
 
@@ -98,21 +98,19 @@ def _trained_with(target: Target, base: str | None, quantize: str | None) -> Ser
     settings = manifest.training if manifest else {}
     recorded = settings.get("quantize") or (config.training.quantize if config else None)
     dtype = settings.get("dtype") or (config.training.dtype if config else None)
-    return Serving(name, quantize or str(recorded or "none"), str(dtype or "auto"), _template(config, manifest))
+    return Serving(name, quantize or str(recorded or "none"), str(dtype or "auto"), _template(target))
 
 
 def _config(target: Target) -> TrainConfig | None:
     return load_config(target.config, (), {}) if target.config else None
 
 
-def _template(config: TrainConfig | None, manifest: Manifest | None) -> str | None:
-    """The template that it was trained with, where that is not the base's own."""
-    from trainer.data.templates import BASE as BASE_TEMPLATE
-    from trainer.data.templates import NONE, TEMPLATES, template_text
+def _template(target: Target) -> Path | None:
+    """The template that it was trained with, which training leaves beside it where it is not the base's own."""
+    from trainer.data.notes import SERVED_TEMPLATE
 
-    if config:
-        return None if config.data.template in (BASE_TEMPLATE, NONE) else template_text(config.data, None)
-    return TEMPLATES.get(str(manifest.training.get("template"))) if manifest else None
+    file = target.directory.resolve().parent / SERVED_TEMPLATE if target.directory else None
+    return file if file and file.is_file() else None
 
 
 def _manifest(target: Target) -> Manifest | None:

@@ -87,6 +87,17 @@ def test_the_served_score_is_the_trained_one_and_the_server_is_stopped(run: RunR
     assert rows[0]["versus"]["scores"] == {"exact_match": 0.0}
 
 
+def test_quantization_and_template_of_training_are_those_of_serving(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("exact_match_rows=16", "quantize=nf4", "data.template=alpaca", "max_steps=80")
+    result = train(make_config(tmp_path, tiny_base, *TRAINED, *settings))
+    code, out, err = outcome(capsys, str(result.package), "--quiet")
+    assert code == 0, err  # a server with another template refuses the package
+    assert 0 < result.metrics["exact_match"] < 1
+    assert f"exact_match         {result.metrics['exact_match']:.4f}" in out
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_eval_stops_its_server(run: RunResult, tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "hotswap", "eval", str(run.output), "--retention", "--json", str(tmp_path / "r")]
