@@ -14,7 +14,8 @@ TOKENIZER = make_tokenizer()
 
 
 def example(*parts: tuple[str, bool]) -> Example:
-    ids, labels = [], []
+    ids: list[int] = []
+    labels: list[int] = []
     for text, learned in parts:
         part = TOKENIZER.encode(text, add_special_tokens=False)
         ids += part
