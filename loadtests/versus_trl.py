@@ -54,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             except subprocess.CalledProcessError as error:
                 print(f"versus_trl: {side} failed; see {folder / f'{side}-{turn}.log'} ({error})", file=sys.stderr)
                 return 1
-    report = {"settings": settings, "runs": runs, "ratios": ratios(runs, args.against)}
-    (folder / "report.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
+        report = {"settings": settings, "runs": runs, "ratios": ratios(runs, args.against)}
+        (folder / "report.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
     print(table(runs, args.against))
     print(f"\nreport: {folder / 'report.json'}")
     return 0

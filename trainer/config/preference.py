@@ -134,6 +134,8 @@ def check_preference(
     kind = preference.KIND
     if training.exact_match_rows:
         raise ConfigError(f"training.exact_match_rows: {kind} has no responses to match; leave it out")
+    if method.KIND == "adalora":
+        raise ConfigError(f"method.type: adalora adds a term to the loss of supervised training; {kind} has none")
     if added_tokens:
         raise ConfigError(
             f"added_tokens: the reference of {kind} is the base, which does not know them; leave them out"
