@@ -69,8 +69,7 @@ def write_package(
     """
     if path.exists() and not replace:
         raise PackageError(f"{path} exists already")
-    text = json.dumps(dict(config), indent=2, sort_keys=True, allow_nan=False, default=_plain)
-    parse_config(json.loads(text))
+    text = encode_config(config)
     check_finite(tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
@@ -84,6 +83,13 @@ def write_package(
         move_directory(scratch, path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def encode_config(config: Mapping[str, Any]) -> str:
+    """The text of ``adapter_config.json``. Raises PackageError for a configuration that would not be read."""
+    text = json.dumps(dict(config), indent=2, sort_keys=True, allow_nan=False, default=_plain)
+    parse_config(json.loads(text))
+    return text
 
 
 def _encode(

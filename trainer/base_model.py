@@ -81,7 +81,7 @@ def load_model(path: Path, dtype: torch.dtype, quantize: str) -> Any:
         model = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=dtype,
-            quantization_config=_quantization(quantize, dtype),
+            **_quantization(quantize, dtype),
             device_map={"": device()},
             trust_remote_code=False,  # None would ask on stdin
             use_safetensors=True,
@@ -128,17 +128,19 @@ def _cpu_has_bf16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
 
 
-def _quantization(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+def _quantization(quantize: str, dtype: torch.dtype) -> dict[str, BitsAndBytesConfig]:
+    """An argument of from_pretrained, or none: None itself would undo the quantization that a checkpoint has."""
     if quantize == "none":
-        return None
+        return {}
     if quantize == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    config = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=quantize.removesuffix("-dq"),
         bnb_4bit_use_double_quant=quantize.endswith("-dq"),
         bnb_4bit_compute_dtype=dtype,
     )
+    return {"quantization_config": config}
 
 
 def _end_ids(generation: Any, tokenizer: Any) -> tuple[int, ...]:

@@ -64,9 +64,22 @@ def test_what_is_no_change_of_weights_is_refused_with_the_reason(tiny_base: Path
 
 @pytest.mark.parametrize(
     "name",
-    ["adalora-kept", "dora-rslora-patterns", "freeze-embedding", "hira", "lora-bias-all",
-     "lora-embedding-and-head-saved", "lora-layer-saved", "lora-tokens", "oft-8", "road-2", "shira", "trainable-tokens", "vblora"],
-)  # fmt: skip
+    [
+        "adalora-kept",
+        "dora-rslora-patterns",
+        "freeze-embedding",
+        "hira",
+        "lora-bias-all",
+        "lora-embedding-and-head-saved",
+        "lora-layer-saved",
+        "lora-tokens",
+        "oft-8",
+        "road-2",
+        "shira",
+        "trainable-tokens",
+        "vblora",
+    ],
+)
 def test_adapters_that_peft_saved_are_merged(
     tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path, name: str
 ) -> None:

@@ -22,6 +22,7 @@ from trainer.config.methods import (
 )
 from trainer.methods import own, prefix, prompts, token_rows
 from trainer.methods.adalora import apply_adalora, pruned
+from trainer.methods.fit import check_fit, check_package
 from trainer.methods.full import apply_full
 from trainer.methods.own_model import OwnModel
 from trainer.methods.peft_kinds import CONFIGS, apply_peft
@@ -51,9 +52,11 @@ def apply_method(base: Base, method: Method, steps: int | None = None) -> Any:
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         for message in _KNOWN_WARNINGS:
             warnings.filterwarnings("ignore", message=message, category=UserWarning)
+        check_fit(base.model, method)
         model = _apply(base, method, steps)
     if not isinstance(model, OwnModel):
         model.active_peft_config.base_model_name_or_path = base.name
+    check_package(_config_of(model))
     return model
 
 
@@ -91,4 +94,10 @@ def _method_of(model: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 
     with pruned(model) if model.peft_type == PeftType.ADALORA else nullcontext():
         tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
-        return {**model.active_peft_config.to_dict(), "inference_mode": True}, tensors
+        return _config_of(model), tensors
+
+
+def _config_of(model: Any) -> dict[str, Any]:
+    if isinstance(model, OwnModel):
+        return model.adapter_config
+    return {**model.active_peft_config.to_dict(), "inference_mode": True}

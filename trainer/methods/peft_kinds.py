@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -48,9 +50,12 @@ def apply_peft(base: Base, method: Method) -> Any:
 def wrap(base: Base, config: PeftConfig) -> Any:
     """The base with a fresh adapter of ``config``. ConfigError when it does not fit the base."""
     try:
-        return get_peft_model(base.model, config)
-    except (ValueError, TypeError, AssertionError) as error:  # peft's own words name the module or the size
-        key = "method.target_modules" if "target" in str(error).lower() else "method"
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*_pattern keys did not match", category=RuntimeWarning)
+            return get_peft_model(base.model, config)
+    except (ValueError, TypeError, AssertionError, RuntimeWarning, re.error) as error:
+        # peft's own words name the module or the size
+        key = "method.target_modules" if isinstance(error, re.error) or "target" in str(error).lower() else "method"
         raise ConfigError(f"{key}: {(str(error).splitlines() or ['it does not fit the base'])[0]}") from error
 
 

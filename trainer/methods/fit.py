@@ -1,0 +1,62 @@
+"""Whether a method fits a base, before anything is trained: what peft passes over in silence, or finds too late."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from torch import nn
+
+from adapters.errors import AdapterError
+from adapters.package import encode_config
+from trainer.config.methods import Method
+from trainer.errors import ConfigError
+
+
+def check_fit(model: nn.Module, method: Method) -> None:
+    """Raise ConfigError for modules that the base lacks, and for a quantized checkpoint that the method cannot use."""
+    for key in ("target_modules", "feedforward_modules"):
+        names = getattr(method, key, None)
+        for name in names if isinstance(names, list) else ():
+            _check_module(model, f"method.{key}", name)
+    kind = _quantization_of(model)
+    if kind not in method.QUANTIZED:
+        raise ConfigError(
+            f"method: {method.KIND} works on the base's weights themselves, and this base is quantized ({kind}); use "
+            "its full-precision form, or another method"
+        )
+
+
+def check_package(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError for settings whose adapter no server would read, such as a rank above what is allowed."""
+    if not config:
+        return  # a whole base
+    try:
+        encode_config(config)
+    except AdapterError as error:
+        raise ConfigError(f"method: {str(error).removeprefix('adapter_config.json: ')}") from error
+
+
+def _check_module(model: nn.Module, key: str, wanted: str) -> None:
+    names = [name for name, _ in model.named_modules() if name]
+    if any(name == wanted or name.endswith(f".{wanted}") for name in names):
+        return
+    leaves = {name.rpartition(".")[2]: None for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    near = get_close_matches(wanted, leaves, 1)
+    hint = f"did you mean {near[0]}?" if near else f"its linear maps are {', '.join(leaves)}"
+    raise ConfigError(f"{key}: the base has no module {wanted!r}; {hint}")
+
+
+def _quantization_of(model: Any) -> str:
+    """How the weights are held, as training.quantize names it."""
+    if not getattr(model, "is_quantized", False):
+        return "none"
+    config: Any = getattr(model.config, "quantization_config", None)
+    if isinstance(config, dict):
+        return str(config.get("quant_method"))
+    if getattr(config, "load_in_8bit", False):
+        return "int8"
+    if getattr(config, "load_in_4bit", False):
+        return str(config.bnb_4bit_quant_type) + ("-dq" if config.bnb_4bit_use_double_quant else "")
+    return str(getattr(config, "quant_method", "quantized"))
