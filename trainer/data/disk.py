@@ -129,7 +129,8 @@ class Examples(DiskSequence[Example]):
 
     def _encode(self, item: Example) -> bytes:
         mask = np.asarray(item.labels, dtype=_ID) != IGNORED
-        return np.asarray(item.input_ids, dtype=_ID).tobytes() + mask.astype(_MASK).tobytes()
+        data: bytes = np.asarray(item.input_ids, dtype=_ID).tobytes() + mask.astype(_MASK).tobytes()
+        return data
 
     def _decode(self, data: bytes) -> Example:
         count = len(data) // _TOKEN_BYTES

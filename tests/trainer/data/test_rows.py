@@ -190,7 +190,10 @@ def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: py
 
 
 def test_parquet_rows_keep_lists_and_nulls(tmp_path: Path) -> None:
-    rows: list[dict[str, Any]] = [{"messages": [{"role": "user", "content": "问"}], "note": None}, {"messages": [], "note": "x"}]
+    rows: list[dict[str, Any]] = [
+        {"messages": [{"role": "user", "content": "问"}], "note": None},
+        {"messages": [], "note": "x"},
+    ]
     path = write(tmp_path / "a.parquet", rows)
     assert values_of(path) == rows
     assert [row.where for row in read_rows(path)] == [f"{path} row 1", f"{path} row 2"]
