@@ -31,7 +31,7 @@ class RefusedError(PublishError):
 class Version:
     """One version on a server. ``state`` is ``live``, ``candidate``, ``draining`` or ``stored``.
 
-    ``created`` in this sense: the upload that gave it made it; it was not there before.
+    ``replaced`` is set by an activation: the version that was live before.
     """
 
     name: str
@@ -39,7 +39,6 @@ class Version:
     digest: str
     state: str
     warnings: tuple[str, ...] = ()
-    created: bool = False
     replaced: int | None = None
 
     def __str__(self) -> str:
@@ -69,7 +68,7 @@ class AdminClient:
         method, path = ("PUT", _path(fields["name"])) if replace else ("POST", "/v1/adapters")
         upload = {"file": ("package.tar", archive, "application/x-tar")}
         response = self._send(method, path, data=fields, files=upload)
-        return self._version(self._body(response, "the adapter"), created=response.status_code == 201)
+        return self._version(self._body(response, "the adapter"))
 
     def versions(self, name: str) -> list[Version]:
         """All versions of ``name``, oldest first; none where there is no such name."""
@@ -152,7 +151,7 @@ class AdminClient:
         message = f"the server refused {what} ({response.status_code}): {error.get('message')}{key}"
         raise RefusedError(message, response.status_code, error.get("code"))
 
-    def _version(self, body: Mapping[str, Any], *, created: bool = False) -> Version:
+    def _version(self, body: Mapping[str, Any]) -> Version:
         try:
             return Version(
                 name=str(body["name"]),
@@ -160,7 +159,6 @@ class AdminClient:
                 digest=str(body["digest"]),
                 state=str(body["state"]),
                 warnings=tuple(str(warning) for warning in body.get("warnings") or ()),
-                created=created,
                 replaced=body.get("replaced"),
             )
         except (KeyError, TypeError, ValueError) as error:

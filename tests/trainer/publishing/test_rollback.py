@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from server.engine.client_core import ClientCore
 from tests.server.live import Live
 from tests.trainer.publishing.conftest import ADMIN, answer
 from trainer.commands.rollback import rollback
@@ -79,3 +80,16 @@ def test_refusals(
         with pytest.raises(SystemExit) as ended:
             rollback(command(server, *wrong))
         assert ended.value.code == 2
+
+
+def test_a_server_that_is_busy_for_a_moment_is_asked_again(server: Live, published: dict[int, str]) -> None:
+    engine = server.parts.engine
+    assert isinstance(engine, ClientCore)
+
+    def as_while_it_starts_again(ready: bool) -> None:
+        engine._ready = ready
+
+    server.on_loop(lambda: as_while_it_starts_again(False))
+    server.loop.call_soon_threadsafe(server.loop.call_later, 0.5, as_while_it_starts_again, True)
+    assert rollback(command(server)) == 0
+    assert answer(server, NAME, PROMPT) == published[2]
