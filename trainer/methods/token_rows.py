@@ -128,4 +128,5 @@ def _bind_head(head: Any, rows: TokenRows) -> None:
 
 def _path(model: nn.Module, wanted: nn.Module) -> str:
     names = {id(module): name for name, module in model.named_modules()}
-    return names[id(wanted)]
+    path: str = names[id(wanted)]
+    return path
