@@ -66,6 +66,7 @@ _OPTIMIZERS = {
 _DTYPE = {"true": "bfloat16", "auto": "auto", "false": NOT_GIVEN}
 _CUT = {"data.too_long": "cut_end"}
 _PLAIN = {"method.projection": False}
+_PREFERENCES = {"dpo": "dpo", "kto": "kto"}
 _COMPLETION_ONLY = {"true": "all_answers", "false": "everything"}
 _STEPS = only(("steps",), "say how often with training.eval_steps and training.save_steps")
 _FILE = only((), "name the file itself with data.path")
@@ -153,6 +154,7 @@ _LOOP = (
     Alias("warmup_steps", ALL, "training.warmup", COUNT),
     Alias("optim", GLM_HF, "training.optimizer", choice(_OPTIMIZERS)),
     Alias("optimizer", AXOLOTL, "training.optimizer", choice({**_OPTIMIZERS, "adamw": "adamw", "lion": "lion"})),
+    Alias("label_smoothing_factor", GLM_HF, "training.label_smoothing"),
     Alias("logging_steps", GLM_HF, "training.log_steps"),
     Alias("show_loss_step", TUNE, "training.log_steps"),
     Alias("save_total_limit", ALL, "training.keep_checkpoints"),
@@ -163,7 +165,10 @@ _LOOP = (
     Alias("evaluation_strategy", ALL, "", _STEPS),
     Alias("save_strategy", ALL, "", _STEPS),
     Alias("metric_for_best_model", ALL, "", only(("loss", "eval_loss"), "the validation loss decides")),
-    Alias("stage", FACTORY, "", only(("sft",), "the section preference is for dpo and kto")),
+    Alias("stage", FACTORY, "preference.type", choice({"sft": NOT_GIVEN, **_PREFERENCES, "rm": "reward"})),
+    Alias("rl", AXOLOTL, "preference.type", choice(_PREFERENCES)),
+    Alias("pref_beta", FACTORY, "preference.beta"),
+    Alias("pref_loss", FACTORY, "preference.loss_type"),
     Alias("do_train", GLM_HF, "", only(("true",), "to score an adapter use hotswap eval"), is_switch=True),
     Alias("do_predict", GLM_HF, "", only(("false",), "to score an adapter use hotswap eval"), is_switch=True),
     Alias("overwrite_output_dir", GLM_HF, "", only(("false",), "give the switch --overwrite"), is_switch=True),
@@ -202,7 +207,6 @@ SAME_NAMES = (
     "seed",
     "max_length",
     "packing",
-    "label_smoothing",
     "neftune_noise_alpha",
     "loraplus_lr_ratio",
     "use_rslora",

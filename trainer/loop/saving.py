@@ -6,11 +6,33 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from trainer.errors import CheckpointError
 from trainer.loop.failures import is_out_of_memory
+
+
+class WholeCheckpoints:
+    """To be mixed in before transformers' Trainer: checkpoints are whole, and every new best has one."""
+
+    args: Any
+    state: Any
+    control: Any
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Save a new best at once: transformers would only if a checkpoint is due, and call an older one the best."""
+        found: bool = super()._determine_best_metric(metrics, trial)  # type: ignore[misc]
+        if found and self.args.load_best_model_at_end:
+            self.control.should_save = True
+        return found
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        directory = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with whole_or_none(directory):
+            super()._save_checkpoint(model, trial)  # type: ignore[misc]
 
 
 @contextmanager

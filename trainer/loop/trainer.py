@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from trainer.base_model import device, resolve_dtype
 from trainer.config.methods import trains_weights
@@ -27,13 +26,13 @@ from trainer.loop.checkpoint import STATE_FILE, RunIdentity, load_parameters, sa
 from trainer.loop.dynamics import DynamicsCallback
 from trainer.loop.loss import LabelledHead, row_losses, token_losses
 from trainer.loop.optimizers import raise_rate_of_b, transformers_name
-from trainer.loop.saving import whole_or_none
+from trainer.loop.saving import WholeCheckpoints
 from trainer.methods.dynamics import dynamics_of
 
 _PARTS = 5  # evaluations and checkpoints in a run that does not say how many
 
 
-class AdapterTrainer(Trainer):  # type: ignore[misc]
+class AdapterTrainer(WholeCheckpoints, Trainer):  # type: ignore[misc]
     """Trains the adapter of a peft model on examples."""
 
     def __init__(
@@ -115,18 +114,6 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         if new and self._config.loraplus_lr_ratio:
             raise_rate_of_b(optimizer, model or self.model, self._config.loraplus_lr_ratio)
         return optimizer
-
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """Save a new best at once: transformers would only if a checkpoint is due, and call an older one the best."""
-        found: bool = super()._determine_best_metric(metrics, trial)
-        if found and self.args.load_best_model_at_end:
-            self.control.should_save = True
-        return found
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        directory = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        with whole_or_none(directory):
-            super()._save_checkpoint(model, trial)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any]:
         dataset = train_dataset or self.train_dataset

@@ -16,12 +16,13 @@ from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 from trainer.base_model import Base
 from trainer.config.preference import DpoPreference, KtoPreference
 from trainer.loop.checkpoint import STATE_FILE, RunIdentity, load_parameters, save_parameters
+from trainer.loop.saving import WholeCheckpoints
 from trainer.preference.extra import as_config
 from trainer.preference.policy import PolicyModel
 from trainer.preference.reference import Table
 
 
-class OurCheckpoints:
+class OurCheckpoints(WholeCheckpoints):
     """What every trainer of trl does our way. To be mixed in before trl's class; set ``identity`` before training."""
 
     identity: RunIdentity

@@ -13,6 +13,7 @@ from trainer.config.aliases import ALIASES, SAME_NAMES
 from trainer.config.file import dump_config, load_config
 from trainer.config.keys import full_key
 from trainer.config.methods import METHODS, FreezeMethod, LoraMethod, PrefixMethod
+from trainer.config.preference import DpoPreference
 from trainer.config.schema import TrainConfig
 from trainer.errors import ConfigError
 
@@ -88,6 +89,8 @@ def error_of(*overrides: str) -> str:
         ("save_total_limit=1", "training.keep_checkpoints", 1),
         ("load_best_model_at_end=true", "training.best_checkpoint", True),
         ("do_train=true", "training.epochs", 3.0),
+        ("stage=sft", "preference", None),
+        ("stage=dpo", "preference.type", "dpo"),
         ("--output-dir=elsewhere", "output", str(Path("elsewhere").absolute())),
     ],
 )
@@ -170,7 +173,7 @@ def test_names_without_effect_say_so(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def keys_of(kind: str) -> dict[str, Any]:
-    return {"method": {"type": kind}}
+    return {"method": {"type": kind}, "preference": {"type": "dpo"}}
 
 
 def test_every_name_leads_to_a_key_that_exists() -> None:
@@ -181,6 +184,11 @@ def test_every_name_leads_to_a_key_that_exists() -> None:
     for name in SAME_NAMES:
         assert name not in ALIASES
         assert _exists(name, "lora"), name
+
+
+def test_preferences_are_chosen_by_their_names_elsewhere() -> None:
+    preference = load("stage=dpo", "pref_beta=0.3", "pref_loss=ipo").preference
+    assert preference == DpoPreference(beta=0.3, loss_type="ipo")
 
 
 def _exists(key: str, kind: str) -> bool:
