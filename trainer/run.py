@@ -12,6 +12,7 @@ from trainer.config.methods import FullMethod
 from trainer.config.schema import TrainConfig
 from trainer.data.load import TrainingData, load_data
 from trainer.data.packing import pack
+from trainer.data.progress import spoken
 from trainer.evaluation.greedy import exact_match
 from trainer.export import PACKAGE_DIR, export_adapter
 from trainer.full_export import BASE_DIR, export_base
@@ -44,7 +45,8 @@ def train(
 def _train(session: Session) -> RunResult:
     config = session.config
     base = load_base(config)
-    data = load_data(config.data, base.tokenizer, base.end_ids, config.training.seed)
+    progress = spoken(session.display.message)
+    data = load_data(config.data, base.tokenizer, base.end_ids, config.training.seed, progress)
     for note in data.notes:
         session.display.message(note)
     identity = session.identify(base, data.sha256)

@@ -12,6 +12,7 @@ from torch import Tensor
 from adapters.fingerprint import template_sha256
 from adapters.golden import read_golden
 from adapters.kinds import compile_package
+from adapters.manifest import Manifest
 from adapters.ops import Adapter
 from adapters.package import read_package
 from server.config import EngineConfig
@@ -112,7 +113,7 @@ class ModelRunner:
         stages = zip(("read", "validate", "copy"), times, times[1:], strict=False)
         seconds = {stage: end - start for stage, start, end in stages}
         trial = make_trial(read_golden(path), package.manifest, self.quantization, self.dtype)
-        return PreparedAdapter(adapter, seconds, trial=trial)
+        return PreparedAdapter(adapter, seconds, warnings=_template_warnings(package.manifest), trial=trial)
 
     def _place(self, tensor: Tensor) -> Tensor:
         """``tensor`` on the base's device, in its compute type unless it holds indices."""
@@ -167,6 +168,13 @@ def _make_cache(layers: list[LayerShape], base: LoadedBase, config: EngineConfig
     if num_blocks < 2:
         raise EngineStartError(f"--kv-cache-gb {config.kv_cache_gb} holds {num_blocks} blocks; raise it")
     return KVCache(layers, num_blocks, config.block_size, base.dtype, base.device)
+
+
+def _template_warnings(manifest: Manifest | None) -> list[str]:
+    """A chat request to an adapter of plain prompts is answered, but not as it was trained."""
+    if manifest is None or manifest.training.get("template") != "none":
+        return []
+    return ["the adapter was trained on plain prompts, without a chat template: ask it at /v1/completions"]
 
 
 def _template(path: Path) -> str | None:

@@ -13,6 +13,7 @@ from tests.trainer.support import colour_rows, write_jsonl
 from trainer.config.data import Columns, DataConfig
 from trainer.data.examples import IGNORED, Example
 from trainer.data.load import TrainingData, load_data
+from trainer.data.progress import spoken
 from trainer.errors import DataError
 
 END = 258  # <|im_end|>
@@ -273,3 +274,13 @@ def test_a_full_disk_is_one_line(tmp_path: Path, tokenizer: Any, monkeypatch: py
     monkeypatch.setattr("trainer.data.disk.tempfile.TemporaryFile", lambda **_: open("/dev/full", "wb"))  # noqa: SIM115
     with pytest.raises(DataError, match=r"the disk is full: the tokens are kept in .*; make room, or point TMPDIR"):
         load(tmp_path, tokenizer, colour_rows())
+
+
+def test_progress_is_spoken_of_now_and_then(tmp_path: Path, tokenizer: Any) -> None:
+    path = write_jsonl(tmp_path / "data.jsonl", colour_rows(600))
+    config, said, unsaid = DataConfig(path=str(path), validation=0), list[str](), list[str]()
+    load_data(config, tokenizer, (END,), 0, spoken(said.append, seconds=0))
+    load_data(config, tokenizer, (END,), 0, spoken(unsaid.append))
+    assert said[0] == f"reading {path}: 256 rows"
+    assert said[-1] == f"tokenising {path}: 600 of 600 rows"
+    assert not unsaid
