@@ -140,6 +140,8 @@ def check_preference(
         raise ConfigError(
             f"added_tokens: the reference of {kind} is the base, which does not know them; leave them out"
         )
+    if training.neftune_noise_alpha:
+        raise ConfigError(f"training.neftune_noise_alpha: noise would blur what {kind} compares; leave it out")
     if too_long == "split":
         raise ConfigError(f"data.too_long: split is not for {kind}; choose drop, cut_start or cut_end")
     if getattr(preference, "disable_dropout", False) and getattr(method, "dropout", 0.0):

@@ -47,6 +47,7 @@ def test_a_reward_file_is_found_from_anywhere(tmp_path: Path) -> None:
         ("dpo", "exact_match_rows=3", "dpo has no responses to match"),
         ("dpo", "added_tokens=[a]", "the reference of dpo is the base"),
         ("dpo", "too_long=split", "choose drop, cut_start or cut_end"),
+        ("dpo", "neftune_noise_alpha=5", "would blur what dpo compares"),
         ("dpo", "method=adalora", "adalora adds a term"),
         ("kto", "batch_size=1", "give at least 2"),
         ("reward", "method=ia3", "trained with lora"),
