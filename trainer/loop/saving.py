@@ -22,6 +22,17 @@ class WholeCheckpoints:
     state: Any
     control: Any
 
+    def find_best(self) -> None:
+        """Look for the best checkpoint in this run's directory: it may have been moved since the state was saved."""
+        if self.state.best_global_step:
+            best = self._directory(self.state.best_global_step)
+            self.state.best_model_checkpoint = str(best) if best.is_dir() else None
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> Any:
+        begun = super()._init_training_state(*args, **kwargs)  # type: ignore[misc]
+        self.find_best()
+        return begun
+
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Save a new best at once: transformers would only if a checkpoint is due, and call an older one the best."""
         found: bool = super()._determine_best_metric(metrics, trial)  # type: ignore[misc]
@@ -30,9 +41,11 @@ class WholeCheckpoints:
         return found
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        directory = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        with whole_or_none(directory):
+        with whole_or_none(self._directory(self.state.global_step)):
             super()._save_checkpoint(model, trial)  # type: ignore[misc]
+
+    def _directory(self, step: int) -> Path:
+        return Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
 
 
 @contextmanager

@@ -104,6 +104,7 @@ class AdapterTrainer(WholeCheckpoints, Trainer):  # type: ignore[misc]
         """Be as after the run that ended with ``checkpoint``."""
         load_parameters(self.accelerator.unwrap_model(self.model), checkpoint)
         self.state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+        self.find_best()
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
             self._load_best_model()
 

@@ -104,3 +104,17 @@ def test_the_best_evaluation_has_its_checkpoint_between_the_regular_ones(tiny_ba
     exported = read_package(result.package).tensors
     saved = load_file(result.output / f"checkpoint-{best}" / "trainable.safetensors")
     assert all(torch.equal(exported[name.replace(".default", "")], value) for name, value in saved.items())
+
+
+def test_a_run_that_was_moved_still_exports_its_best(tiny_base: Path, tmp_path: Path) -> None:
+    first = train(overshooting(tmp_path, tiny_base, "keep_checkpoints=50"))
+    assert first.package is not None
+    digest = read_package(first.package).digest
+    moved = tmp_path / "elsewhere"
+    first.output.rename(moved)
+    for last in (True, False):  # as it ended, and one step before
+        again = train(overshooting(tmp_path, tiny_base, "keep_checkpoints=50", f"output={moved}"), resume=True)
+        assert again.package is not None
+        assert read_package(again.package).digest == digest
+        if last:
+            shutil.rmtree(moved / f"checkpoint-{first.steps}")
