@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ _WIDE = 0.1  # of a metric's range, or of its value where it has no highest one
 
 def lines(report: Report) -> Iterator[str]:
     """The report for a terminal."""
-    yield report.rows.what
+    yield "; ".join([report.rows.what, *(f"{key} {value}" for key, value in report.served.items())])
     for evaluation in (report.candidate, report.versus):
         if evaluation:
             yield ""
@@ -38,19 +39,25 @@ def lines(report: Report) -> Iterator[str]:
 def warnings(report: Report) -> Iterator[str]:
     """What makes the figures say less than they seem to."""
     for evaluation in (report.candidate, report.versus):
-        if not evaluation:
-            continue
-        if evaluation.cut:
-            yield f"{evaluation.model}: {_counted(evaluation.cut)} cut by max_tokens; raise --max-tokens"
-        if too_long := sum(answer.finish_reason == TOO_LONG for answer in evaluation.answers):
-            yield f"{evaluation.model}: {too_long} prompts do not fit the server's context; they count as empty answers"
-        for score in evaluation.scores.values():
-            yield from _wide(evaluation.model, score)
+        if evaluation:
+            yield from warnings_of(evaluation)
+
+
+def warnings_of(evaluation: Evaluation) -> Iterator[str]:
+    """What makes the figures of one model say less than they seem to."""
+    if evaluation.cut:
+        yield f"{evaluation.model}: {_counted(evaluation.cut)} cut by max_tokens; raise --max-tokens"
+    if too_long := sum(answer.finish_reason == TOO_LONG for answer in evaluation.answers):
+        yield f"{evaluation.model}: {too_long} prompts do not fit the server's context; they count as empty answers"
+    for score in evaluation.scores.values():
+        yield from _wide(evaluation.model, score)
 
 
 def as_dict(report: Report) -> dict[str, Any]:
     """For --json."""
     return {
+        "hotswap": version("hotswap"),
+        "served": dict(report.served),
         "rows": {"what": report.rows.what, "count": len(report.rows.questions), "sha256": report.candidate.rows},
         "candidate": report.candidate.as_dict(),
         "versus": report.versus.as_dict() if report.versus else None,

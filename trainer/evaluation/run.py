@@ -13,7 +13,7 @@ from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.places import Endpoints, own_server, running_server
 from trainer.evaluation.retention import Probe, probes
 from trainer.evaluation.rows import Rows
-from trainer.evaluation.targets import BASE, Target, base_serving, serving_of
+from trainer.evaluation.targets import BASE, Serving, Target, base_serving, serving_of
 from trainer.evaluation.types import Comparison, Endpoint, Evaluation, Progress
 
 Bar = Callable[[str], AbstractContextManager[Progress]]  # opens a bar under a title
@@ -41,13 +41,15 @@ class Options:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run found. ``retention`` compares the candidate with the base, by probe."""
+    """What a run found. ``served`` is where and how the candidate was; ``retention`` compares it with the base, by
+    probe."""
 
     rows: Rows
     candidate: Evaluation
     versus: Evaluation | None
     comparison: Comparison | None
     retention: Mapping[str, Comparison]
+    served: Mapping[str, str] = field(default_factory=dict)
 
 
 def run(
@@ -72,7 +74,15 @@ def run(
                     probes_of[target] = {probe.name: work.probe(target, endpoint, probe) for probe in probed}
     ours, theirs = tasks[candidate], tasks[versus] if versus else None
     retention = {probe.name: compare(probes_of[candidate][probe.name], probes_of[base][probe.name]) for probe in probed}
-    return Report(rows, ours, theirs, compare(ours, theirs) if theirs else None, retention)
+    compared = compare(ours, theirs) if theirs else None
+    return Report(rows, ours, theirs, compared, retention, _served(candidate, options))
+
+
+def _served(candidate: Target, options: Options) -> dict[str, str]:
+    if options.server:
+        return {"server": options.server}
+    serving = _serving(candidate, candidate, options)
+    return {"base": serving.base, "quantize": serving.quantize, "dtype": serving.dtype}
 
 
 @dataclass(frozen=True)
@@ -122,7 +132,13 @@ def _places(
     if options.server:
         yield running_server(options.server, targets, api_key=options.api_key, admin_key=options.admin_key)
         return
-    asked = {"base": options.base, "quantize": options.quantize}
-    servings = {t: serving_of(t, **asked) if t.directory else base_serving(candidate, **asked) for t in targets}
+    servings = {target: _serving(target, candidate, options) for target in targets}
     for serving in dict.fromkeys(servings.values()):
         yield own_server(serving, [target for target in targets if servings[target] == serving])
+
+
+def _serving(target: Target, candidate: Target, options: Options) -> Serving:
+    """How the base of ``target`` is served; the plain base is that of ``candidate``."""
+    if target.directory:
+        return serving_of(target, base=options.base, quantize=options.quantize)
+    return base_serving(candidate, base=options.base, quantize=options.quantize)

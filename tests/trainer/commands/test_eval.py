@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
+from adapters.base import DEFAULT_BASE, resolve_base
+from adapters.errors import BaseModelError
 from server.settings import hash_key
 from tests.factory import make_base
 from tests.server.live import Live, live_server
@@ -72,6 +75,8 @@ def test_the_served_score_is_the_trained_one_and_the_server_is_stopped(run: RunR
     found = report["candidate"]["scores"]["exact_match"]
     assert found["value"] == trained
     assert 0 <= found["low"] < trained < found["high"] <= 1
+    assert report["served"]["quantize"] == "none"
+    assert report["served"]["dtype"] == "float32"
     assert report["rows"]["count"] == run.metrics["exact_match_rows"] == 16
     assert report["versus"]["scores"]["exact_match"]["value"] == 0
     assert report["comparison"]["metrics"]["exact_match"]["difference"] == trained
@@ -96,6 +101,36 @@ def test_quantization_and_template_of_training_are_those_of_serving(
     assert code == 0, err  # a server with another template refuses the package
     assert 0 < result.metrics["exact_match"] < 1
     assert f"exact_match         {result.metrics['exact_match']:.4f}" in out
+
+
+def copies(count: int) -> list[dict[str, str]]:
+    """Made-up words to be copied: some are easier than others."""
+    generator = random.Random(0)
+    parts = ["ba", "tri", "lo", "ken", "su", "vor", "mi", "quel", "ta", "zen"]
+    words = ["".join(generator.choices(parts, k=1 + i % 4)) for i in range(count)]
+    return [{"prompt": f"Write only this word: {word}", "response": word} for word in words]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_trained_and_served_scores_agree_on_a_real_base_in_nf4(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        base = resolve_base(DEFAULT_BASE)
+    except BaseModelError as error:
+        pytest.skip(str(error))
+    settings = ("quantize=nf4", "max_steps=10", "learning_rate=5e-4", "validation=24", "exact_match_rows=24")
+    result = train(make_config(tmp_path, base, *settings, "eval_steps=10", "save_steps=10", rows=copies(96)))
+    report = tmp_path / "report.json"
+    code, out, err = outcome(capsys, str(result.output), "--json", str(report), "--quiet")
+    assert code == 0, err
+    served = json.loads(report.read_text())["candidate"]["scores"]["exact_match"]["value"]
+    trained = result.metrics["exact_match"]
+    with capsys.disabled():
+        print(f"\nexact match on 24 rows, SmolLM2-135M in nf4: in training {trained:.4f}, served {served:.4f}\n{out}")
+    assert 0 < trained < 1  # or agreement would say little
+    assert abs(trained - served) <= 1 / 24  # one answer: where two tokens are equally likely, rounding decides
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -135,7 +170,7 @@ def test_a_name_on_a_running_server_is_asked_about_a_file(
     argv = ["colours", "--server", server.url, "--data", str(file), "data.columns.prompt=q", "data.columns.response=a"]
     code, out, err = outcome(capsys, *argv, "--metrics", "exact_match,perplexity", "--rows", "6", "--vs", "base")
     assert code == 0, err
-    assert out.startswith("6 test rows of more: rows.jsonl\n")
+    assert out.startswith(f"6 test rows of more: rows.jsonl; server {server.url}\n")
     assert "perplexity" in out
     assert "lower is better" in out
 

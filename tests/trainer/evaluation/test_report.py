@@ -31,7 +31,7 @@ def report(answers: list[str], metric: str, finish_reason: str = "stop") -> Repo
         {metric: statistics},
     )
     rows = Rows(tuple(Question(None, "?", "1") for _ in answers), (metric,), "rows")
-    return Report(rows, found, None, None, {})
+    return Report(rows, found, None, None, {}, {"server": "http://s"})
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_answers_that_were_cut_or_had_no_room_are_counted() -> None:
 
 def test_the_table_shows_the_value_its_interval_and_what_was_left_out() -> None:
     found = list(lines(report(["1", "2"], "exact_match")))
-    assert found[0] == "rows"
+    assert found[0] == "rows; server http://s"
     assert found[2] == "m: 2.0 s, 3 tokens/s"
     assert found[4].split() == ["exact_match", "0.5000", "0.0000", "to", "1.0000", "2"]
 
