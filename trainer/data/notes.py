@@ -46,9 +46,9 @@ def notes_of(
         notes.append(f"left out {describe_dropped(dict(dropped))}")
     if repeated:
         kept = "left out" if config.duplicates == "drop" else "kept; data.duplicates: drop leaves them out"
-        notes.append(f"{_rows(repeated)} repeat an earlier one ({kept})")
+        notes.append(f"repeated: {_rows(repeated)} ({kept})")
     if shared:
-        notes.append(f"warning: {_rows(shared)} to validate on are training rows as well")
+        notes.append(f"warning: {_rows(shared)} to validate on and to train on as well")
     return tuple(notes)
 
 

@@ -8,11 +8,11 @@ import io
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, cast
+from typing import cast
 
 from trainer.errors import DataError
 
-_BOM = b"\xef\xbb\xbf"
+_HEAD = 64  # bytes in which text of two bytes a character shows its zeros
 _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -21,16 +21,18 @@ def open_text(path: Path, *, newline: str) -> Iterator[io.TextIOWrapper]:
     """The text of ``path``, unpacked where its name ends in .gz. Raises DataError, also while it is being read."""
     try:
         with open_bytes(path) as file:
+            if b"\0" in file.peek(_HEAD)[:_HEAD]:
+                raise _utf16(path)
             yield io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline)
     except UnicodeDecodeError as error:
         raise _not_utf8(path) from error
 
 
 @contextlib.contextmanager
-def open_bytes(path: Path) -> Iterator[IO[bytes]]:
+def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
     """The bytes of ``path``, unpacked where its name ends in .gz. Raises DataError, also while it is being read."""
     try:
-        with cast("IO[bytes]", gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")) as file:
+        with cast("io.BufferedReader", gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")) as file:
             yield file
     except FileNotFoundError as error:
         raise DataError(f"there is no data file {path}") from error
@@ -40,13 +42,17 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
+def _utf16(path: Path) -> DataError:
+    return DataError(f"{path} is UTF-16, not UTF-8; convert it: iconv -f UTF-16 -t UTF-8 OLD > NEW")
+
+
 def _not_utf8(path: Path) -> DataError:
     """The first byte of ``path`` that is not UTF-8, and what the file seems to be."""
     offset = 0
     with open_bytes(path) as file:
         for number, line in enumerate(file, 1):
             if number == 1 and line.startswith(_UTF16_BOMS):
-                return DataError(f"{path} is UTF-16, not UTF-8; convert it: iconv -f UTF-16 -t UTF-8 OLD > NEW")
+                return _utf16(path)
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:

@@ -232,16 +232,16 @@ def test_duplicates_are_said_and_dropped_when_asked(tmp_path: Path, tokenizer: A
     rows = [{"prompt": f"row {i % 6}", "response": "x"} for i in range(9)]
     kept = load(tmp_path, tokenizer, rows)
     assert len(kept.train) == 9
-    assert "3 rows repeat an earlier one (kept; data.duplicates: drop leaves them out)" in kept.notes
+    assert "repeated: 3 rows (kept; data.duplicates: drop leaves them out)" in kept.notes
     dropped = load(tmp_path, tokenizer, rows, duplicates="drop")
     assert len(dropped.train) == 6
-    assert "3 rows repeat an earlier one (left out)" in dropped.notes
+    assert "repeated: 3 rows (left out)" in dropped.notes
 
 
 def test_validation_rows_that_train_as_well_are_warned_of(tmp_path: Path, tokenizer: Any) -> None:
     held = write_jsonl(tmp_path / "held.jsonl", [*colour_rows(2), {"prompt": "new", "response": "x"}])
     notes = load(tmp_path, tokenizer, colour_rows(6), validation=str(held)).notes
-    assert "warning: 2 rows to validate on are training rows as well" in notes
+    assert "warning: 2 rows to validate on and to train on as well" in notes
 
 
 def test_validation_rows_that_are_all_unusable_are_an_error(tmp_path: Path, tokenizer: Any) -> None:

@@ -165,6 +165,7 @@ def test_the_format_may_be_said_where_the_name_does_not(tmp_path: Path) -> None:
         ("a.csv", GBK, "line 2 is not UTF-8: byte 0xc4 at offset 16; it looks like GBK; convert it: iconv -f GB18030"),
         ("a.jsonl", (GOOD + "\n").encode("utf-16"), "is UTF-16, not UTF-8; convert it: iconv -f UTF-16 -t UTF-8"),
         ("a.json", f"[{GOOD}]".encode("utf-16"), "is UTF-16, not UTF-8"),
+        ("a.csv", "prompt,response\n你好吗,很好\n".encode("utf-16-le"), "is UTF-16, not UTF-8"),
         ("a.csv", b"prompt,response\na\n", "line 2 has fewer cells than the 2 columns"),
         ("a.csv", b"prompt,response\na,b,c\n", "line 2 has more cells than the 2 columns"),
         ("a.csv", b'prompt,response\n"a,b\n', "is not valid CSV"),
