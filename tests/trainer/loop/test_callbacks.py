@@ -33,11 +33,12 @@ def wait_for_step(metrics: Path, step: int, process: subprocess.Popen[str]) -> N
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("signum", "eval_steps"), [(signal.SIGINT, 600), (signal.SIGTERM, 1)])
 def test_an_interrupted_run_saves_itself_and_goes_on_exactly(
-    tiny_base: Path, tmp_path: Path, signum: signal.Signals
+    tiny_base: Path, tmp_path: Path, signum: signal.Signals, eval_steps: int
 ) -> None:
-    config = make_config(tmp_path, tiny_base, "max_steps=600", "save_steps=600", "eval_steps=600", "method=prefix")
+    options = ["max_steps=600", "save_steps=600", f"eval_steps={eval_steps}", "gradient_accumulation=2"]
+    config = make_config(tmp_path, tiny_base, "method=prefix", *options)
     (tmp_path / "c.yaml").write_text(dump_config(config), encoding="utf-8")
     metrics = tmp_path / "run" / "metrics.jsonl"
 
@@ -46,20 +47,22 @@ def test_an_interrupted_run_saves_itself_and_goes_on_exactly(
     process.send_signal(signum)
     out, err = process.communicate(timeout=DEADLINE)
     assert process.returncode == 128 + signum, err
-    (checkpoint,) = checkpoints(tmp_path / "run")
+    checkpoint = checkpoints(tmp_path / "run")[-1]
     step = int(checkpoint.name.removeprefix("checkpoint-"))
     assert 3 <= step < 600
     assert out == f"stopped at step {step}; go on with: hotswap train {tmp_path}/run/config.yaml --resume\n"
     assert "stopping after this step" in err
     assert "Traceback" not in err
     assert not (tmp_path / "run" / "adapter").exists()
-    before = {record["step"]: record["loss"] for record in read_metrics(metrics)}
+    before = {record["step"]: record["loss"] for record in read_metrics(metrics) if "loss" in record}
     assert list(before) == list(range(1, step + 1))
+    evaluated = [record["step"] for record in read_metrics(metrics) if "eval_loss" in record]
+    assert evaluated == list(range(eval_steps, step + 1, eval_steps))  # also after the step that was interrupted
 
     process = start(tmp_path, "--resume")
     wait_for_step(metrics, step + 2, process)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=DEADLINE)
-    after = {record["step"]: record["loss"] for record in read_metrics(metrics)}
+    after = {record["step"]: record["loss"] for record in read_metrics(metrics) if "loss" in record}
     assert {known: after[known] for known in before} == before
     assert len(after) >= step + 2
