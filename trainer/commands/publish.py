@@ -136,6 +136,8 @@ def _publish_gated(args: argparse.Namespace) -> int:
     feedback = Feedback(lambda text: print(f"hotswap: {text}", file=sys.stderr), bar, upload)
     with AdminClient(args.server, args.admin_key, timeout=args.timeout) as client:
         report = publish_gated(package, client, args.name, rows, options=options, feedback=feedback)
+    for warning in report.warnings():
+        print(f"warning: {warning}", file=sys.stderr)
     print("\n".join(report.lines()))
     if args.report:
         write_report(report, args.report)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import PublishError
+from trainer.evaluation.report import warnings_of
 from trainer.evaluation.rows import Rows
 from trainer.evaluation.types import Comparison, Evaluation
 from trainer.publishing.admin import Version
@@ -102,6 +103,11 @@ class GateReport:
         else:
             yield f"{serves}; the candidate was removed"
 
+    def warnings(self) -> list[str]:
+        """What makes the figures say less than they seem to."""
+        scores = [found for found in (self.candidate_scores, self.live_scores) if found]
+        return [warning for found in scores for warning in warnings_of(found)]
+
     def as_dict(self) -> dict[str, Any]:
         """For --report."""
         live = None if self.live is None else {"version": self.live.version, "digest": self.live.digest}
@@ -114,6 +120,7 @@ class GateReport:
             "reason": self.reason,
             "confident": self.confident,
             "notes": list(self.notes),
+            "warnings": self.warnings(),
             "candidate": candidate,
             "compared_with": live or ("base" if self.live_scores else None),
             "rows": {

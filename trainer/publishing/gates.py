@@ -34,7 +34,7 @@ class Gate:
     live: bool
 
     def __str__(self) -> str:
-        offset = "" if self.live and not self.bound else f"{self.bound:+g}" if self.live else f"{self.bound:g}"
+        offset = "" if self.live and not self.bound else f"{self.bound:+.12g}" if self.live else f"{self.bound:.12g}"
         return f"{self.metric}{self.relation}{'live' if self.live else ''}{offset}"
 
     @property
@@ -70,6 +70,8 @@ class Judgement:
     def __str__(self) -> str:
         against = "live's" if self.gate.live and not self.gate.bound else "the bound"
         sure = "certain" if self.certain else "the rows cannot tell them apart"
+        if self.low == self.high:
+            sure = "all rows alike, so the interval says little"
         return (
             f"{'holds' if self.passed else 'FAILS'}  {self.gate}: {self.value:.4f} against {against} {self.bound:.4f}, "
             f"{self.value - self.bound:+.4f} (95 %: {self.low:+.4f} to {self.high:+.4f}, {self.rows} rows; {sure})"

@@ -107,11 +107,12 @@ def test_lower_is_better(gate: str, passed: bool, confident: bool, certain: bool
     assert (plain.passed, strict.passed, plain.certain) == (passed, confident, certain)
 
 
-def test_equal_answers_are_certainly_not_worse() -> None:
+def test_equal_answers_are_not_worse() -> None:
     candidate, comparison = measured("slot_f1", 0.5, 0.5, 0.0, 0.0)
     (judgement,) = judge(parse_gates(["slot_f1>=live"]), candidate, comparison, confident=True)
     assert (judgement.passed, judgement.certain) == (True, True)
     assert "holds  slot_f1>=live: 0.5000 against live's 0.5000, +0.0000" in str(judgement)
+    assert "all rows alike" in str(judgement)
 
 
 def test_it_says_what_was_measured() -> None:
