@@ -90,11 +90,14 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespa
 def _load(args: argparse.Namespace) -> tuple[TrainConfig, Any, tuple[int, ...]]:
     """Configuration, tokenizer and the tokens that end a turn."""
     from trainer.config.file import load_config
+    from trainer.errors import ConfigError
 
     is_yaml = bool(args.config) and args.config.endswith(_YAML)
     data = [f"data.path={args.config}"] if args.config and not is_yaml else []
     nowhere = "output=."  # every configuration has one; nothing is written to it here
     config = load_config(Path(args.config) if is_yaml else None, [nowhere, *data, *args.settings])
+    if config.preference:
+        raise ConfigError("preference: hotswap data looks at rows of prompts and responses; train checks these itself")
     silence_libraries()
     from trainer.base_model import load_vocabulary
 
@@ -108,9 +111,15 @@ def _run_check(args: argparse.Namespace) -> int:
     from trainer.data.report import check_data_set
     from trainer.data.report_text import report_text
 
-    report = check_data_set(config, tokenizer, end_ids)
+    report = check_data_set(config, tokenizer, end_ids, _show_progress if sys.stderr.isatty() else None)
     print(msgspec.json.format(msgspec.json.encode(report)).decode() if args.json else report_text(report))
     return 1 if report.error else 0
+
+
+def _show_progress(what: str, done: int, total: int | None) -> None:
+    """On one line, which the next one overwrites and the report at last."""
+    count = f"{done:,}" if total is None else f"{done:,} of {total:,}"
+    print(f"\r\x1b[K{what}: {count} rows", end="\r", file=sys.stderr, flush=True)
 
 
 def _run_preview(args: argparse.Namespace) -> int:

@@ -23,7 +23,7 @@ from trainer.data.load import with_recipe
 from trainer.data.messages import key_of
 from trainer.data.notes import notes_of
 from trainer.data.parts import Parts, find_parts
-from trainer.data.survey import Survey, nothing_left
+from trainer.data.survey import EVERY, Progress, Survey, nothing_left
 from trainer.data.templates import is_foreign
 from trainer.data.vocabulary import VocabularyUse, vocabulary_use
 
@@ -78,10 +78,12 @@ class DataReport(msgspec.Struct, kw_only=True):
     suggested_max_length: int | None = None
 
 
-def check_data_set(config: TrainConfig, tokenizer: Any, end_ids: Sequence[int]) -> DataReport:
+def check_data_set(
+    config: TrainConfig, tokenizer: Any, end_ids: Sequence[int], progress: Progress | None = None
+) -> DataReport:
     """Count what training as ``config`` says would see. Raises DataError for files that cannot be read at all."""
-    parts = find_parts(with_recipe(config.data), config.training.seed)
-    counts = _Counts(parts.config, tokenizer, end_ids)
+    parts = find_parts(with_recipe(config.data), config.training.seed, progress)
+    counts = _Counts(parts.config, tokenizer, end_ids, progress)
     for found, used in parts.by_survey():
         counts.add(found, used, parts)
     return counts.report(parts, config.training.batch_size)
@@ -90,7 +92,8 @@ def check_data_set(config: TrainConfig, tokenizer: Any, end_ids: Sequence[int]) 
 class _Counts:
     """Encodes rows and counts."""
 
-    def __init__(self, config: DataConfig, tokenizer: Any, end_ids: Sequence[int]) -> None:
+    def __init__(self, config: DataConfig, tokenizer: Any, end_ids: Sequence[int], progress: Progress | None) -> None:
+        self._progress = progress
         self._config, self._tokenizer, self._end_ids = config, tokenizer, end_ids
         self._rows = RowEncoder(config, tokenizer, end_ids)
         self._unlimited = RowEncoder(without_limits(config), tokenizer, end_ids)
@@ -112,6 +115,8 @@ class _Counts:
         overlapping = _marked(found.rows, parts.overlapping if "validation" in used else np.zeros(0, np.int64))
         names = ["", *used]
         for number, row in enumerate(found.source.rows()):
+            if self._progress and number % EVERY == 0:
+                self._progress(f"tokenising {found.source.name}", number, found.rows)
             try:
                 reading = read_row(row, found.layout, self._config)
                 if repeated[number]:

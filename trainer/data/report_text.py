@@ -103,5 +103,7 @@ def _found(finding: Finding) -> str:
 
 
 def _places(finding: Finding) -> str:
-    more = ", ..." if finding.count > len(finding.first) else ""
-    return f" ({', '.join(finding.first)}{more})"
+    parts = [place.rpartition("/") for place in finding.first]
+    alike = len({folder for folder, _slash, _name in parts}) == 1  # the report begins with the files' full names
+    names = [name for _folder, _slash, name in parts] if alike else finding.first
+    return f" ({', '.join(names)}{', ...' if finding.count > len(names) else ''})"

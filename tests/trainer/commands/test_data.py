@@ -62,8 +62,12 @@ def test_what_cannot_be_trained_on_exits_with_1(
     assert "error: " in out
     wrong = write_jsonl(tmp_path / "wrong.jsonl", [{"text_a": "x", "text_b": "y"}])
     broken = write_jsonl(tmp_path / "broken.jsonl", [{"prompt": "x", "response": "y"}, "{"])
-    for file, words in ((wrong, "line 1 has columns of no known shape"), (broken, "line 2 is not valid JSON")):
-        assert main(["check", str(file), base]) == 1
+    for file, words, more in (
+        (wrong, "line 1 has columns of no known shape", []),
+        (broken, "line 2 is not valid JSON", []),
+        (long, "preference: hotswap data looks at rows of prompts", ["preference=dpo"]),
+    ):
+        assert main(["check", str(file), base, *more]) == 1
         err = capsys.readouterr().err
         assert err.startswith("hotswap: ")
         assert words in err

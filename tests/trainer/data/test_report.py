@@ -75,7 +75,7 @@ def test_dropped_and_cut_rows_are_named_with_their_lines(tiny_base: Path, tmp_pa
     assert report.lengths.max == 202  # what was dropped for its length is measured
     assert report.current_limit is not None
     assert report.current_limit.rows_longer == 1
-    assert f"dropped: 2 rows empty response ({file} line 22, {file} line 23)" in report_text(report)
+    assert "dropped: 2 rows empty response (data.jsonl line 22, data.jsonl line 23)" in report_text(report)
 
 
 def test_responses_that_are_cut_before_their_end(tiny_base: Path, tmp_path: Path) -> None:
