@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from trainer.commands.settings import parse_settings
 from trainer.config.aliases import ALIASES, SAME_NAMES
 from trainer.config.file import dump_config, load_config
 from trainer.config.keys import full_key
@@ -133,6 +135,48 @@ def test_names_may_stand_inside_a_section_and_are_overridden_by_the_command_line
     text = "output: out\ndata: rows.jsonl\ntraining: {num_train_epochs: 2, logging_steps: 3}\n"
     training = from_yaml(tmp_path, text, "epochs=5").training
     assert (training.epochs, training.log_steps) == (5.0, 3)
+
+
+def test_the_command_line_of_the_chatglm_script_is_understood() -> None:
+    line = (
+        "--do_train --train_file train.json --validation_file dev.json"
+        " --prompt_column content --response_column summary"
+        " --overwrite_cache --model_name_or_path org/model --output_dir out --max_source_length 64"
+        " --max_target_length 32 --per_device_train_batch_size 1 --per_device_eval_batch_size 1"
+        " --gradient_accumulation_steps 16 --predict_with_generate --max_steps 3000 --logging_steps 10"
+        " --save_steps 1000 --learning_rate 2e-2 --pre_seq_len 128 --quantization_bit 4"
+    )
+    config = from_command_line(line)
+    assert config.method == PrefixMethod(tokens=128, projection=False)
+    data, training = config.data, config.training
+    assert (data.columns.prompt, data.columns.response) == ("content", "summary")
+    assert (data.max_prompt_length, data.max_response_length) == (64, 32)
+    assert data.validation == str(Path("dev.json").absolute())
+    assert (training.batch_size, training.gradient_accumulation, training.max_steps) == (1, 16, 3000)
+    assert (training.learning_rate, training.quantize, training.save_steps) == (2e-2, "nf4", 1000)
+
+
+def test_the_command_line_of_trl_is_understood() -> None:
+    line = (
+        "--model_name_or_path org/model --dataset_name rows.jsonl --output_dir out --learning_rate 2.0e-4 --packing"
+        " --num_train_epochs 1 --per_device_train_batch_size 2 --gradient_accumulation_steps 8 --gradient_checkpointing"
+        " --eval_strategy steps --eval_steps 100 --save_steps 200 --use_peft --lora_r 32 --lora_alpha 16"
+        " --lora_target_modules q_proj v_proj --load_in_4bit --max_length 512 --report_to tensorboard"
+    )
+    config = from_command_line(line)
+    assert config.method == LoraMethod(r=32, alpha=16.0, target_modules=["q_proj", "v_proj"])
+    assert (config.data.path, config.data.max_length) == (str(Path("rows.jsonl").absolute()), 512)
+    training = config.training
+    assert (training.packing, training.gradient_checkpointing, training.tensorboard) == (True, True, True)
+    assert (training.quantize, training.eval_steps) == ("nf4", 100)
+
+
+def from_command_line(line: str) -> TrainConfig:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("config", nargs="?")
+    args, settings = parse_settings(parser, line.split())
+    assert args.config is None
+    return load_config(None, settings, {})
 
 
 @pytest.mark.parametrize(
