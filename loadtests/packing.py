@@ -3,7 +3,8 @@
     python -m loadtests.packing --base DIR --pairs 5
 
 Both arms learn from as many tokens a step: ``--batch`` rows without packing, one packed row of as many tokens with it.
-Rows are noise with lengths drawn from a normal distribution; only the tokens a second are looked at.
+Rows are noise with lengths drawn from a normal distribution; only the tokens a second are looked at. The clock is the
+wall's: the machine must have nothing else to do.
 """
 
 from __future__ import annotations

@@ -67,7 +67,8 @@ def packed_attention(  # noqa: PLR0917 - the signature is transformers'
     """
     blocks = _blocks_of(options.get("position_ids"), query.shape[0])
     if blocks is None or dropout or not getattr(module, "is_causal", True) or _is_special(options, blocks.longest):
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
+        out: Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)[0]
+        return out, None
     groups = query.shape[1] // key.shape[1]
     flat = [
         states.transpose(1, 2).flatten(0, 1)
@@ -76,8 +77,8 @@ def packed_attention(  # noqa: PLR0917 - the signature is transformers'
     parts = []
     for places, real in blocks.groups:
         q, k, v = (states[places].transpose(1, 2) for states in flat)
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
-        parts.append(out.transpose(1, 2)[real])
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
+        parts.append(attended.transpose(1, 2)[real])
     joined = torch.cat(parts)[blocks.order]
     return joined.view(query.shape[0], query.shape[2], *joined.shape[1:]), None
 
