@@ -13,7 +13,7 @@ from trainer.config.training import TrainingConfig
 from trainer.data.examples import IGNORED
 from trainer.loop.loss import LabelledHead, token_losses
 from trainer.methods import trainable_parameters
-from trainer.plan.meta import Blueprint, plan_method
+from trainer.plan.meta import Blueprint, choose_all, plan_method
 from trainer.plan.optimizers import state_bytes
 from trainer.plan.quantized import largest_linear, tensor_bytes
 from trainer.plan.tracker import MemoryTracker, fused_attention
@@ -119,7 +119,7 @@ class _Step:
     def _forward_backward(self, model: Any, head: LabelledHead, batch: Batch) -> None:
         self._tracker.phase = _BODY
         inputs, labels = _inputs(batch)
-        with self._tracker, fused_attention():
+        with self._tracker, choose_all, fused_attention():
             loss = token_losses(head.logits(model, inputs, labels), labels).sum()
             self._tracker.phase = _BACKWARD
             torch.autograd.backward([loss])

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import torch
+import torch.fx.experimental._config
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
@@ -23,6 +24,8 @@ from trainer.methods import apply_method, trainable_parameters
 from trainer.plan.quantized import tensor_bytes, weight_bytes
 
 _STEPS = 1000  # AdaLoRA wants to know; no size depends on it
+# Choosing by a mask takes everything: what a mask holds is not known.
+choose_all = torch.fx.experimental._config.patch(meta_nonzero_assume_all_nonzero=True)
 READ_SCALAR = torch.ops.aten._local_scalar_dense.default
 
 
@@ -84,7 +87,7 @@ class Vocabulary:
 @contextmanager
 def without_weights() -> Iterator[None]:
     """Tensors made inside have shapes and no numbers."""
-    with torch.device("meta"), ScalarsAreZero():  # type: ignore[no-untyped-call]
+    with torch.device("meta"), choose_all, ScalarsAreZero():  # type: ignore[no-untyped-call]
         yield
 
 

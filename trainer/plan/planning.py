@@ -16,11 +16,11 @@ from adapters.base import resolve_base
 from adapters.errors import BaseModelError
 from trainer.added_tokens import TrainedToken, add_tokens
 from trainer.base_model import device, load_tokenizer, load_vocabulary, resolve_dtype
-from trainer.config.methods import FullMethod, LoraMethod, Method, PrefixMethod
+from trainer.config.methods import AdaLoraMethod, FullMethod, LoraMethod, Method, PrefixMethod
 from trainer.config.schema import TrainConfig
 from trainer.data.load import load_data
 from trainer.errors import ConfigError
-from trainer.methods import adapter_of
+from trainer.methods import adapter_of, trainable_parameters
 from trainer.methods.full import FullModel
 from trainer.plan.memory import Batch, Memory, estimate
 from trainer.plan.meta import Blueprint, Planned, plan_method, without_weights
@@ -167,6 +167,10 @@ def _serving(planned: Planned, config: TrainConfig) -> Serving:
     kv_per_token = 2 * sizes.num_hidden_layers * heads * width * planned.base.dtype.itemsize
     if isinstance(planned.model, FullModel):
         return Serving(kv_per_token, None)
+    method = config.method
+    if isinstance(method, AdaLoraMethod):  # which components are left is learned; their number is not
+        held = sum(value.numel() * value.element_size() for value in trainable_parameters(planned.model).values())
+        return Serving(kv_per_token, held * method.target_r // method.init_r)
     with without_weights():
         tensors = adapter_of(planned.model)[1].values()
     return Serving(kv_per_token, sum(tensor.numel() * tensor.element_size() for tensor in tensors))
