@@ -108,18 +108,14 @@ def _run_check(args: argparse.Namespace) -> int:
     config, tokenizer, end_ids = _load(args)
     import msgspec
 
+    from trainer.data.progress import spoken
     from trainer.data.report import check_data_set
     from trainer.data.report_text import report_text
 
-    report = check_data_set(config, tokenizer, end_ids, _show_progress if sys.stderr.isatty() else None)
+    progress = spoken(lambda text: print(text, file=sys.stderr, flush=True))
+    report = check_data_set(config, tokenizer, end_ids, progress)
     print(msgspec.json.format(msgspec.json.encode(report)).decode() if args.json else report_text(report))
     return 1 if report.error else 0
-
-
-def _show_progress(what: str, done: int, total: int | None) -> None:
-    """On one line, which the next one overwrites and the report at last."""
-    count = f"{done:,}" if total is None else f"{done:,} of {total:,}"
-    print(f"\r\x1b[K{what}: {count} rows", end="\r", file=sys.stderr, flush=True)
 
 
 def _run_preview(args: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ import pytest
 from trainer.config.file import load_config
 from trainer.data.recipes import RECIPES, Row, Split
 from trainer.errors import DataError
+from trainer.evaluation.metrics import METRICS
 
 
 def lines(*rows: Any) -> str:
@@ -109,6 +110,10 @@ def write(folder: Path, files: dict[str, str]) -> Path:
 
 def rows_of(name: str, folder: Path, split: Split = "train") -> list[Row]:
     return list(RECIPES[name].rows(folder, split))
+
+
+def test_every_recipe_is_scored_by_metrics_that_there_are() -> None:
+    assert all(recipe.metrics and set(recipe.metrics) <= set(METRICS) for recipe in RECIPES.values())
 
 
 @pytest.mark.parametrize("name", ROWS)
