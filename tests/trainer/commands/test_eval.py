@@ -120,8 +120,8 @@ def test_trained_and_served_scores_agree_on_a_real_base_in_nf4(
         base = resolve_base(DEFAULT_BASE)
     except BaseModelError as error:
         pytest.skip(str(error))
-    settings = ("quantize=nf4", "max_steps=10", "learning_rate=5e-4", "validation=24", "exact_match_rows=24")
-    result = train(make_config(tmp_path, base, *settings, "eval_steps=10", "save_steps=10", rows=copies(96)))
+    settings = ("quantize=nf4", "max_steps=4", "learning_rate=3e-4", "validation=24", "exact_match_rows=24")
+    result = train(make_config(tmp_path, base, *settings, "eval_steps=4", "save_steps=4", rows=copies(96)))
     report = tmp_path / "report.json"
     code, out, err = outcome(capsys, str(result.output), "--json", str(report), "--quiet")
     assert code == 0, err
