@@ -13,7 +13,7 @@ from trainer.data.rows import RawRow
 from trainer.errors import DataError
 
 _SHOWN_COLUMNS = 12
-_PROMPTS = ("question", "query", "instruction", "input", "content", "text", "source", "utterance")
+_PROMPTS = ("prompt", "question", "query", "instruction", "input", "content", "text", "source", "utterance")
 _RESPONSES = ("answer", "output", "response", "completion", "summary", "label", "target", "sql")
 
 
