@@ -78,8 +78,10 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield scratch
         scratch.chmod(0o755)
-        for file in (*scratch.iterdir(), scratch):
+        for file in scratch.iterdir():
+            file.chmod(0o644)  # safetensors lets only the owner read what it writes; a server may be another user
             sync(file)
+        sync(scratch)
         move_directory(scratch, path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error

@@ -40,6 +40,7 @@ def test_the_new_base_is_served_and_answers_as_it_was_trained(tiny_base: Path, t
         "tokenizer.json",
         "tokenizer_config.json",
     ]
+    assert {path.stat().st_mode & 0o777 for path in result.base.iterdir()} == {0o644}
     checkpoint = load_file(tmp_path / "run" / "checkpoint-80" / "trainable.safetensors")
     weights = load_file(result.base / "model.safetensors")
     assert all(torch.equal(weights[name.removeprefix("base_model.")], value) for name, value in checkpoint.items())

@@ -92,7 +92,9 @@ def _method_of(model: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         return model.adapter_config, model.adapter_tensors()
     from peft import PeftType, get_peft_model_state_dict
 
-    with pruned(model) if model.peft_type == PeftType.ADALORA else nullcontext():
+    with warnings.catch_warnings(), pruned(model) if model.peft_type == PeftType.ADALORA else nullcontext():
+        # AdaLoRA may leave a module without components, which peft takes for a broken file
+        warnings.filterwarnings("ignore", message=".*LoRA tensor.s. have invalid shape", category=UserWarning)
         tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
         return _config_of(model), tensors
 
