@@ -37,7 +37,7 @@ class TaskSet:
 SETS = {
     "snips": TaskSet(300),
     "banking77": TaskSet(400),
-    "sqlqa": TaskSet(220, ("added_tokens=['[SQL]','[/SQL]']",)),
+    "sqlqa": TaskSet(220),
     "geography": TaskSet(207),
     "chatglm_spo": TaskSet(60, ("training.batch_size=4", "training.gradient_accumulation=2")),
 }
