@@ -7,8 +7,7 @@ from typing import Any
 
 _TRAINED = {
     "trainable_parameters": "trainable",
-    "train_seconds": "training s",
-    "tokens_per_second": "tokens/s",
+    "cpu_seconds": "training, CPU s",
     "peak_memory_mb": "peak MB",
 }
 _HEAD = ("set", "method", "scores (95 % interval)", *_TRAINED.values(), "served tokens/s")

@@ -70,6 +70,7 @@ class Session:
         self.config = _resolved(config)
         self._stop = StopCallback()
         self._records: list[MetricsFile | TensorBoardFile] = []
+        self._cpu_began = 0.0
 
     @property
     def resume_step(self) -> int | None:
@@ -93,7 +94,7 @@ class Session:
 
     def run(self, trainer: Any) -> float:
         """Run ``trainer`` to the end, to its early stop or to a signal; returns the seconds it took."""
-        began = time.monotonic()
+        began, self._cpu_began = time.monotonic(), time.process_time()
         early = self._early_stopping()
         if self.checkpoint and self._has_ended(TrainerState.load_from_json(str(self.checkpoint / STATE_FILE)), trainer):
             trainer.restore(self.checkpoint)  # transformers would train one more step
@@ -128,6 +129,7 @@ class Session:
             figures["validation_loss"] = min(validation) if self.config.training.best_checkpoint else validation[-1]
         figures["trainable_parameters"] = sum(value.numel() for value in trainable_parameters(trainer.model).values())
         figures["train_seconds"] = round(seconds, 3)
+        figures["cpu_seconds"] = round(time.process_time() - self._cpu_began, 3)  # holds on a shared machine too
         figures["tokens_per_second"] = round(trainer.tokens_seen / seconds, 1)
         figures["peak_memory_mb"] = round(peak_memory_mb(), 1)
         return figures
