@@ -25,7 +25,7 @@ from trainer.plan.quantized import tensor_bytes, weight_bytes
 
 _STEPS = 1000  # AdaLoRA wants to know; no size depends on it
 # Choosing by a mask takes everything: what a mask holds is not known.
-choose_all = torch.fx.experimental._config.patch(meta_nonzero_assume_all_nonzero=True)
+choose_all = torch.fx.experimental._config.patch(meta_nonzero_assume_all_nonzero=True)  # type: ignore[attr-defined]
 READ_SCALAR = torch.ops.aten._local_scalar_dense.default
 
 
