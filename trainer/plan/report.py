@@ -152,10 +152,11 @@ def _serving(serving: Serving) -> str:
 
 
 def _time(timing: Timing) -> str:
+    count = timing.evaluations
+    evaluations = f"; of it {duration(timing.evaluation_seconds)} for {count} evaluations" if count else ""
     return (
         f"time: {duration(timing.seconds)} ({duration(timing.fastest)} to {duration(timing.slowest)}) for "
-        f"{timing.steps:,} steps over {timing.tokens:,} tokens, {timing.tokens_per_second:,.0f} tokens/s; "
-        f"of it {timing.evaluations} evaluations {duration(timing.evaluation_seconds)}\n"
+        f"{timing.steps:,} steps over {timing.tokens:,} tokens, {timing.tokens_per_second:,.0f} tokens/s{evaluations}\n"
         f"measured: {timing.measured_steps} steps in {duration(timing.measured_seconds)}, peak memory "
         f"{timing.peak_memory_mb:,.0f} MB of the whole process"
     )
