@@ -34,6 +34,9 @@ def parse_settings(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tupl
     args = parser.parse_args(mine)
     if args.config is None and not settings and not getattr(args, "shape", None):
         parser.error("give a YAML file, or settings such as --data FILE --output DIR")
+    for flag in (token.partition("=")[0] for token in argv if token.startswith("--")):
+        if flag not in own and (problem := _unknown(flag)):
+            parser.error(problem)
     return args, settings
 
 
@@ -42,3 +45,18 @@ def _is_switch(key: str) -> bool:
     from trainer.config.keys import is_switch
 
     return ALIASES[key].is_switch if key in ALIASES else is_switch(key)
+
+
+def _unknown(flag: str) -> str:
+    """What is wrong with ``flag`` as a key, if no method and no other trainer knows it."""
+    from trainer.config.aliases import ALIASES
+    from trainer.config.keys import check_somewhere_known
+    from trainer.errors import ConfigError
+
+    key = flag.removeprefix("--").replace("-", "_")
+    try:
+        if key not in ALIASES:
+            check_somewhere_known(key)
+    except ConfigError as error:
+        return str(error)
+    return ""

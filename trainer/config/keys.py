@@ -79,6 +79,20 @@ def is_switch(key: str) -> bool:
     return bool(hints) and all(hint is bool for hint in hints)
 
 
+def check_somewhere_known(key: str) -> None:
+    """Raise ConfigError unless ``key``, dotted or flat, is one of some method or preference training."""
+    first: ConfigError | None = None
+    for raw in (*({"method": {"type": kind}} for kind in METHODS), *({"preference": {"type": k}} for k in PREFERENCES)):
+        known = _known_keys(raw)
+        if any(full == key or full.endswith(f".{key}") for full in known):
+            return
+        if any(key.startswith(f"{mapping}.") for mapping in _free_mappings(known)):
+            return
+        first = first or _unknown(key, known)
+    assert first is not None
+    raise first
+
+
 def _known_keys(raw: Mapping[str, Any]) -> dict[str, Any]:
     """The type of every key, with those of the method and the preference training that ``raw`` names."""
     chosen: dict[str, Struct] = {"method": METHODS.get(_type_of(raw, "method"), LoraMethod)}
