@@ -8,7 +8,7 @@ ARGS   ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install base demo serve loadtest perplexity adapter-memory lint format test test-slow test-gpu
-.PHONY: families test-peers clean distclean
+.PHONY: families method-results versus-trl test-peers clean distclean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,12 @@ perplexity: base ## perplexity and memory of each quantization: make perplexity 
 
 adapter-memory: base ## memory with 1, 100 and 1,000 resident adapters
 	$(BIN)/python -m loadtests.adapter_memory --base "$$($(BIN)/hotswap base path)" $(ARGS)
+
+method-results: base ## methods side by side on published sets: make method-results ARGS="--data FOLDER"
+	$(BIN)/python -m loadtests.method_results $(ARGS)
+
+versus-trl: base ## our LoRA training beside TRL's: make versus-trl ARGS="--recipe snips --data FOLDER"
+	$(BIN)/python -m loadtests.versus_trl $(ARGS)
 
 families: $(STAMP) ## measure every model family and write docs/families.md
 	$(BIN)/python -m tests.server.model.families.table
