@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.base_model import Base
 from trainer.data.batches import Collator
 from trainer.data.examples import IGNORED, Example
 from trainer.loop.loss import LabelledHead, token_losses
 from trainer.methods.own_model import OwnModel
+from trainer.preference.wrapped import WrappedModel
 
 _CHUNK = 64  # tokens whose whole distributions are looked at together, beside the ones that have a gradient
 
@@ -38,15 +39,13 @@ class TokenOutputs:
     is_top1: Tensor
 
 
-class PolicyModel(nn.Module):
+class PolicyModel(WrappedModel):
     """``model`` behind the interface of trl's trainers. Logits are divided by ``temperature``, as in sampling."""
 
     def __init__(self, model: Any, base: Base, temperature: float = 1.0) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model, base)
         self._temperature = temperature
         self.head = LabelledHead(model)
-        self.config = copy.deepcopy(base.model.config)  # trl writes the pad token into both
         self.generation_config = copy.deepcopy(getattr(base.model, "generation_config", None))
 
     def forward(
@@ -77,25 +76,9 @@ class PolicyModel(nn.Module):
         model = self.model.base_model if isinstance(self.model, OwnModel) else self.model
         return model.generate(**arguments)
 
-    def add_model_tags(self, tags: Any) -> None:
-        """trl's marks for a hub; ours is no model to upload."""
-
     def state_dict(self, *_args: Any, **_kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Nothing: checkpoints are written by parameter name (``trainer.loop.checkpoint``)."""
         return {}
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model lies."""
-        device: torch.device = self.model.device
-        return device
-
-    def activation_checkpointing_enable(self, **arguments: Any) -> None:
-        """As the model's own."""
-        renamed = getattr(self.model, "activation_checkpointing_enable", None)  # during transformers 5
-        (renamed or self.model.gradient_checkpointing_enable)(**arguments)
-
-    gradient_checkpointing_enable = activation_checkpointing_enable
 
 
 @torch.no_grad()

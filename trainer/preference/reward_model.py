@@ -6,7 +6,6 @@ scores, not text: the server takes adapters that generate and refuses it by its 
 
 from __future__ import annotations
 
-import copy
 import os
 import shutil
 import tempfile
@@ -23,19 +22,18 @@ from adapters.manifest import encode_manifest
 from trainer.base_model import Base
 from trainer.errors import TrainingError
 from trainer.methods import adapter_of
+from trainer.preference.wrapped import WrappedModel
 
 DIRECTORY = "reward_model"
 HEAD = "score"
 _CONFIG, _WEIGHTS, _MANIFEST = "adapter_config.json", "adapter_model.safetensors", "hotswap.json"
 
 
-class RewardModel(nn.Module):
+class RewardModel(WrappedModel):
     """Scores of whole conversations: ``score(hidden state of the last token)``, as transformers' classifiers do."""
 
     def __init__(self, model: Any, base: Base) -> None:
-        super().__init__()
-        self.model = model
-        self.config = copy.deepcopy(base.model.config)
+        super().__init__(model, base)
         self.config.num_labels = 1
         self.score = nn.Linear(self.config.hidden_size, 1, bias=False, device=base.model.device)
         nn.init.normal_(self.score.weight, std=getattr(self.config, "initializer_range", 0.02))
@@ -46,22 +44,6 @@ class RewardModel(nn.Module):
         hidden = backbone(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
         last = hidden[torch.arange(len(hidden), device=hidden.device), attention_mask.sum(1) - 1]
         return SequenceClassifierOutputWithPast(logits=self.score(last.float()))
-
-    def add_model_tags(self, tags: Any) -> None:
-        """trl's marks for a hub; ours is no model to upload."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model lies."""
-        device: torch.device = self.model.device
-        return device
-
-    def activation_checkpointing_enable(self, **arguments: Any) -> None:
-        """As the model's own."""
-        renamed = getattr(self.model, "activation_checkpointing_enable", None)  # during transformers 5
-        (renamed or self.model.gradient_checkpointing_enable)(**arguments)
-
-    gradient_checkpointing_enable = activation_checkpointing_enable
 
 
 def save_reward_model(model: RewardModel, path: Path, manifest: Any) -> None:
