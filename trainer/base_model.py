@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from adapters.fingerprint import base_fingerprint
 from trainer.added_tokens import TrainedToken, add_tokens
 from trainer.config.methods import trains_weights
 from trainer.config.schema import TrainConfig
+from trainer.config.training import DIVIDED
 from trainer.int8 import use_weight_only_int8
 
 
@@ -56,7 +58,8 @@ def load_base(config: TrainConfig) -> Base:
     tokens = add_tokens(tokenizer, config.added_tokens or ())
     wanted = "float32" if trains_weights(config.method) else config.training.dtype
     dtype = resolve_dtype(wanted, device())
-    model = load_model(path, dtype, config.training.quantize)
+    where = torch.device("cpu") if config.training.strategy in DIVIDED else device()  # divided before it is moved
+    model = load_model(path, dtype, config.training.quantize, where)
     end_ids = _end_ids(getattr(model, "generation_config", None), tokenizer)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_ids[0]
     name = path.name if Path(config.base).is_absolute() else config.base  # packages name no folders of this machine
@@ -75,14 +78,14 @@ def load_vocabulary(config: TrainConfig) -> tuple[Any, tuple[int, ...]]:
     return tokenizer, _end_ids(generation, tokenizer)
 
 
-def load_model(path: Path, dtype: torch.dtype, quantize: str) -> Any:
-    """The causal language model in ``path``, frozen, on the device that trains. Raises BaseModelError."""
+def load_model(path: Path, dtype: torch.dtype, quantize: str, on: torch.device | None = None) -> Any:
+    """The causal language model in ``path``, frozen, on the device that trains or ``on``. Raises BaseModelError."""
     try:
         model = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=dtype,
             **_quantization(quantize, dtype),
-            device_map={"": device()},
+            device_map={"": on or device()},
             trust_remote_code=False,  # None would ask on stdin
             use_safetensors=True,
         )
@@ -107,8 +110,13 @@ def keep_trainable(model: torch.nn.Module) -> None:
 
 
 def device() -> torch.device:
-    """The device that trains: the first CUDA device, or the CPU."""
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    """The device on which this process trains: the CUDA device of its number, or the CPU."""
+    return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def local_rank() -> int:
+    """The number of this process among those that train together on this machine, as torchrun says it."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def resolve_dtype(name: str, on: torch.device) -> torch.dtype:

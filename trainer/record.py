@@ -15,6 +15,7 @@ import torch
 
 from trainer.base_model import Base, device
 from trainer.config.schema import TrainConfig
+from trainer.distributed import processes
 
 RECORD_FILE = "run.json"
 _PACKAGES = (
@@ -61,6 +62,7 @@ def _environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(on) if on.type == "cuda" else platform.machine(),
         "threads": torch.get_num_threads(),
+        "processes": processes.count(),
         "packages": {name: found for name in _PACKAGES if (found := _version(name))},
     }
 

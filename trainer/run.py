@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import set_seed
 
 from adapters.manifest import DataRef
 from trainer.base_model import Base, load_base
 from trainer.config.methods import FullMethod
 from trainer.config.schema import TrainConfig
+from trainer.config.training import DIVIDED
 from trainer.data.load import TrainingData, load_data
 from trainer.data.packing import pack
 from trainer.data.progress import spoken
+from trainer.distributed import processes
+from trainer.distributed.rules import check_processes
+from trainer.distributed.shards import put, shard
 from trainer.evaluation.greedy import exact_match
 from trainer.export import PACKAGE_DIR, export_adapter
 from trainer.full_export import BASE_DIR, export_base
+from trainer.loop.checkpoint import whole_parameters
 from trainer.loop.failures import explained
+from trainer.loop.loss import LabelledHead
 from trainer.loop.packed_attention import use_packed_attention
 from trainer.loop.packing import check_packing
 from trainer.loop.progress import Display, SilentDisplay
-from trainer.loop.trainer import AdapterTrainer, make_arguments, total_steps
+from trainer.loop.trainer import AdapterTrainer, autocasts, make_arguments, total_steps
 from trainer.methods import apply_method, trainable_parameters
 from trainer.session import RunResult, Session
 
@@ -33,8 +41,10 @@ def train(
     Leaves config.yaml, run.json, metrics.jsonl, loss.png, checkpoints and the package ``adapter`` in the output
     directory. Raises TrainerError, or BaseModelError for the base.
     """
-    with explained(config):
-        session = Session(config, resume=resume, overwrite=overwrite, display=display or SilentDisplay())
+    check_processes(config)
+    with explained(config), processes.joined():
+        shown = display if display and processes.is_main() else SilentDisplay()
+        session = Session(config, resume=resume, overwrite=overwrite, display=shown)
         if config.preference:
             from trainer.preference.run import train_preference
 
@@ -59,33 +69,60 @@ def _train(session: Session) -> RunResult:
         check_packing(model, base.model.config.vocab_size)
     session.display.message(_headline(config, base, data, model))
     session.open_records(base, _account(data))
+    if config.training.strategy == "fsdp":
+        shard(model, torch.bfloat16 if autocasts(session.config) else None)
     trainer = AdapterTrainer(
         model, make_arguments(config, rows), data, base.pad_id, config=config, identity=identity, packing=packing
     )
+    processes.reseed(config.training.seed)
     seconds = session.run(trainer)
-    return session.interrupted(trainer) or _finish(session, base, data, trainer, seconds)
+    if stopped := session.interrupted(trainer):
+        return stopped
+    trained = whole_parameters(model) if config.training.strategy in DIVIDED else None
+    return processes.from_main(lambda: _finish(session, base, data, trainer, seconds=seconds, trained=trained))
 
 
-def _finish(session: Session, base: Base, data: TrainingData, trainer: AdapterTrainer, seconds: float) -> RunResult:
-    """Evaluate, export and account for the run."""
-    results = session.summary(trainer, seconds) | _answers(session.config, base, data, trainer)
+def _finish(
+    session: Session,
+    base: Base,
+    data: TrainingData,
+    trainer: AdapterTrainer,
+    *,
+    seconds: float,
+    trained: dict[str, Tensor] | None,
+) -> RunResult:
+    """Evaluate, export and account for the run; ``trained`` is what it changed of a divided model, all of it."""
+    model, head = trainer.model, trainer.head
+    if trained is not None:
+        base, model = _rebuilt(session.config, trained, trainer.state.max_steps)
+        head = LabelledHead(model)
+    results = session.summary(trainer, seconds) | _answers(session.config, base, data, model, head)
     session.append({"step": trainer.state.global_step, **results})
     reference = DataRef(sha256=data.sha256, rows=len(data.train))
     if isinstance(session.config.method, FullMethod):
         new = session.output / BASE_DIR
-        export_base(trainer.model, base, session.config, new, data=reference, metrics=results)
+        export_base(model, base, session.config, new, data=reference, metrics=results)
         return RunResult(session.output, None, trainer.state.global_step, results, base=new)
     package = session.output / PACKAGE_DIR
-    export_adapter(trainer.model, base, session.config, package, data=reference, metrics=results)
+    export_adapter(model, base, session.config, package, data=reference, metrics=results)
     return RunResult(session.output, package, trainer.state.global_step, results)
 
 
-def _answers(config: TrainConfig, base: Base, data: TrainingData, trainer: AdapterTrainer) -> dict[str, float]:
+def _rebuilt(config: TrainConfig, trained: dict[str, Tensor], steps: int) -> tuple[Base, Any]:
+    """The base and the trained model, undivided."""
+    base = load_base(config)
+    model = apply_method(base, config.method, steps)
+    for name, parameter in trainable_parameters(model).items():
+        put(parameter, trained[name])
+    return base, model
+
+
+def _answers(config: TrainConfig, base: Base, data: TrainingData, model: Any, head: LabelledHead) -> dict[str, float]:
     questions = data.questions[: config.training.exact_match_rows]
     if not questions:
         return {}
     return {
-        "exact_match": exact_match(trainer.model, trainer.head, base, questions),
+        "exact_match": exact_match(model, head, base, questions),
         "exact_match_rows": len(questions),
     }
 

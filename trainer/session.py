@@ -17,6 +17,7 @@ from transformers import PrinterCallback, TrainerState
 from trainer.base_model import Base, device, resolve_dtype
 from trainer.config.file import dump_config
 from trainer.config.schema import TrainConfig
+from trainer.distributed import processes
 from trainer.errors import CheckpointError
 from trainer.loop.callbacks import RecordCallback, StopCallback, peak_memory_mb, stop_on_signals
 from trainer.loop.checkpoint import (
@@ -64,7 +65,7 @@ class Session:
         require_trackers(config.training.trackers)
         self.output = Path(config.output)
         self.display = display
-        self.checkpoint = open_output(self.output, resume, overwrite)
+        self.checkpoint = processes.from_main(lambda: open_output(self.output, resume, overwrite))
         if config.training.threads:
             torch.set_num_threads(config.training.threads)
         self.config = _resolved(config)
@@ -86,6 +87,8 @@ class Session:
 
     def open_records(self, base: Base, data: dict[str, Any]) -> None:
         """Write config.yaml and run.json, and open the metrics: from here on the directory holds a run."""
+        if not processes.is_main():
+            return
         write_config(self.output, self.config)
         write_record(self.output, self.config, base, data, self.resume_step)
         self._records = [MetricsFile(self.output / METRICS_FILE, resume_step=self.resume_step)]
@@ -110,7 +113,8 @@ class Session:
                 self.display.stop()
         if early and early.is_over(trainer.state.log_history):
             self.display.message(f"stopped early at step {trainer.state.global_step}: {early.reason()}")
-        plot_losses(read_metrics(self.output / METRICS_FILE), self.output / PLOT_FILE)
+        if processes.is_main():
+            plot_losses(read_metrics(self.output / METRICS_FILE), self.output / PLOT_FILE)
         return time.monotonic() - began
 
     def interrupted(self, trainer: Any) -> RunResult | None:

@@ -11,12 +11,15 @@ from collections.abc import Callable
 def guarded(work: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     """Run ``work``; one of our errors becomes one line on stderr and exit code 1."""
     from adapters.errors import AdapterError, BaseModelError
+    from trainer.distributed.worker import leave_error
     from trainer.errors import TrainerError
 
     try:
         return work(args)
     except (TrainerError, AdapterError, BaseModelError) as error:
-        print(f"hotswap: {' '.join(str(error).split())}", file=sys.stderr)
+        line = " ".join(str(error).split())
+        if not leave_error(line):
+            print(f"hotswap: {line}", file=sys.stderr)
         return 1
 
 

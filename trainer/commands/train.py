@@ -41,21 +41,41 @@ def train(argv: list[str]) -> int:
         action="store_true",
         help="start anew although the output holds a run",
     )
+    parser.add_argument(
+        "--nproc",
+        "--nproc_per_node",
+        type=int,
+        default=1,
+        metavar="N",
+        help="train in N processes, each on its own device",
+    )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     args, settings = parse_settings(parser, argv)
     args.settings = settings
+    args.argv = argv
+    if args.nproc < 1:
+        parser.error("--nproc: give at least 1")
     return guarded(_train, args)
 
 
 def _train(args: argparse.Namespace) -> int:
     from trainer.config.file import load_config
+    from trainer.distributed.launch import launch, process_count, process_rank
+    from trainer.distributed.rules import check_processes
+    from trainer.distributed.worker import watch_launcher
 
+    if args.nproc > 1 and process_count() == 1:
+        check_processes(load_config(args.config, args.settings), args.nproc)
+        return launch(args.argv, args.nproc)
+    watch_launcher()
     config = load_config(args.config, args.settings)
     silence_libraries()
     from trainer.loop.progress import make_display
     from trainer.run import train as run
 
     result = run(config, resume=args.resume, overwrite=args.overwrite, display=make_display(args.quiet))
+    if process_rank() > 0:
+        return 0 if result.stopped_by is None else 128 + result.stopped_by
     if result.stopped_by is not None:
         print(f"stopped at step {result.steps}; go on with: hotswap train {result.output}/config.yaml --resume")
         return 128 + result.stopped_by

@@ -11,6 +11,8 @@ from trainer.config.methods import Positive, PositiveFloat, Share
 
 Scheduler = Literal["linear", "cosine", "constant", "cosine_with_restarts", "polynomial", "inverse_sqrt"]
 Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "lion", "lion_8bit", "adafactor", "sgd"]
+Strategy = Literal["ddp", "fsdp", "zero1", "zero2", "zero3"]
+DIVIDED: tuple[Strategy, ...] = ("fsdp", "zero3")  # no process has the whole model
 
 
 class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -23,7 +25,9 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ``tensorboard`` writes OUTPUT/tensorboard; ``trackers`` are names that transformers knows, such as wandb.
     ``dtype`` auto is bfloat16 where the hardware multiplies it natively, else float32. ``exact_match_rows`` validation
     rows are answered greedily at the end and compared with their responses. ``packing`` puts several examples into
-    one row of data.max_length tokens; batch_size counts rows.
+    one row of data.max_length tokens; batch_size counts rows. ``strategy`` is what several processes
+    (--nproc) have of the model: ddp copies it to each, fsdp divides it among them, zero1 to zero3 are DeepSpeed's;
+    batch_size is that of all processes together.
     """
 
     learning_rate: PositiveFloat | None = None
@@ -55,3 +59,4 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     gradient_checkpointing: bool = False
     packing: bool = False
     threads: Positive | None = None
+    strategy: Strategy = "ddp"

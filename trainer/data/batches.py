@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,17 +15,21 @@ from trainer.data.examples import IGNORED, Example
 _POOL_BATCHES = 32  # lengths are sorted within so many batches: little padding, and still random company
 
 
-class ExampleDataset(Dataset[Example]):
-    """Examples by index."""
+BLANK = -1  # the index of an example without labels
 
-    def __init__(self, examples: Sequence[Example]) -> None:
+
+class ExampleDataset(Dataset[Example]):
+    """Examples by index; ``blank_id`` is the one token of the blank."""
+
+    def __init__(self, examples: Sequence[Example], blank_id: int = 0) -> None:
         self.examples = examples
+        self._blank = Example((blank_id,), (IGNORED,))
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, index: int) -> Example:
-        return self.examples[index]
+        return self._blank if index == BLANK else self.examples[index]
 
 
 class LengthBucketSampler(Sampler[int]):
@@ -59,6 +64,29 @@ class LengthBucketSampler(Sampler[int]):
 
     def _length(self, index: int) -> int:
         return self._lengths[index]
+
+
+class FilledBatches(Sampler[Any]):
+    """What ``sampler`` gives, and then ``filler`` until the last of its batches is as large as the others.
+
+    Processes that share every batch get equal parts of it, and learn from the last batch what one process would.
+    """
+
+    def __init__(self, sampler: Any, batch_size: int, filler: Any) -> None:
+        self._sampler = sampler
+        self._batch_size = batch_size
+        self._filler = filler
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the data loader before each epoch."""
+        self._sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return -(-len(self._sampler) // self._batch_size) * self._batch_size
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self._sampler
+        yield from [self._filler] * (len(self) - len(self._sampler))
 
 
 class Collator:

@@ -125,7 +125,7 @@ class PackedCollator:
         if not packed:
             return self._single([row for row in rows if isinstance(row, Example)])
         lengths = [sum(map(len, row)) for row in packed]
-        shape = (len(packed), max(lengths))
+        shape = (len(packed), max(1, *lengths))  # the rows that fill a last batch are empty
         input_ids = torch.full(shape, self._pad_id)
         labels = torch.full(shape, IGNORED)
         position_ids = torch.empty(shape, dtype=torch.long)

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from trainer.distributed import processes
 from trainer.errors import TrainingError
 from trainer.loop.progress import Display, Reading
 
@@ -33,7 +34,7 @@ _OTHERS = ("kl", "accuracy", "margin", "reward")
 
 
 class RecordCallback(TrainerCallback):  # type: ignore[misc]
-    """Writes records and shows progress. ``tokens_seen`` says how many tokens this process has trained on."""
+    """Writes records and shows progress. ``tokens_seen`` says how many tokens the run has trained on."""
 
     def __init__(self, records: Sequence[Records], display: Display, tokens_seen: Callable[[], int]) -> None:
         self._records = records
@@ -114,7 +115,7 @@ def _others(logs: dict[str, float]) -> dict[str, float]:
 
 
 class StopCallback(TrainerCallback):  # type: ignore[misc]
-    """Ends training after the current step, with a checkpoint, once ``request`` was called."""
+    """Ends training after the current step, with a checkpoint, once ``request`` was called in any process."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -125,6 +126,7 @@ class StopCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Ask transformers for a checkpoint and the end, unless the run is over anyway."""
+        self.signal = processes.largest(self.signal or 0) or None
         if self.signal is not None and state.global_step < state.max_steps:
             control.should_save = True  # after an evaluation that is due: the resumed run must find it in the history
             control.should_training_stop = True
@@ -142,7 +144,9 @@ def stop_on_signals(stop: StopCallback) -> Iterator[None]:
         stop.request(signum)
         for known, handler in before.items():
             signal.signal(known, handler)
-        os.write(2, b"\nstopping after this step, with a checkpoint (once more to stop at once)\n")  # safe in a handler
+        if processes.is_main():
+            # safe in a handler
+            os.write(2, b"\nstopping after this step, with a checkpoint (once more to stop at once)\n")
 
     for signum in before:
         signal.signal(signum, handle)

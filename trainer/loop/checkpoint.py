@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from trainer.config.schema import TrainConfig
+from trainer.distributed.launch import process_rank
+from trainer.distributed.shards import put, whole
 from trainer.errors import CheckpointError
 from trainer.methods import trainable_parameters
 from trainer.methods.dynamics import dynamics_of
@@ -50,14 +52,25 @@ def identity_of(config: TrainConfig, base_fingerprint: str, data_sha256: str) ->
 
 
 def save_parameters(model: torch.nn.Module, directory: Path, identity: RunIdentity) -> None:
-    """Write what training has changed, and ``identity``, into ``directory``."""
+    """Write what training has changed, and ``identity``, into ``directory``.
+
+    Every process that holds a part of ``model`` must call it; the first one writes.
+    """
+    tensors = whole_parameters(model)
+    if process_rank() > 0:
+        return
     directory.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in trainable_parameters(model).items()}
     save_file(tensors, directory / PARAMETERS_FILE)
     if dynamics := dynamics_of(model):
         state = {name: value.detach().cpu().contiguous() for name, value in dynamics.state().items()}
         save_file(state, directory / METHOD_FILE)
     (directory / IDENTITY_FILE).write_bytes(msgspec.json.encode(identity))
+
+
+def whole_parameters(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of the parameters that training changes, by name, on the CPU. Every process must call it."""
+    parameters = trainable_parameters(model)
+    return {name: whole(value.detach()).cpu().contiguous().clone() for name, value in parameters.items()}
 
 
 def load_parameters(model: torch.nn.Module, directory: Path) -> None:
@@ -66,9 +79,8 @@ def load_parameters(model: torch.nn.Module, directory: Path) -> None:
     own = trainable_parameters(model)
     if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in own.items()}:
         raise CheckpointError(f"{directory} holds other parameters than this method trains")
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(saved[name])
+    for name, parameter in own.items():
+        put(parameter, saved[name])
     if dynamics := dynamics_of(model):
         dynamics.load_state(_read(directory / METHOD_FILE))
 

@@ -18,10 +18,13 @@ from trainer.base_model import device, resolve_dtype
 from trainer.config.methods import trains_weights
 from trainer.config.schema import TrainConfig
 from trainer.config.training import TrainingConfig
-from trainer.data.batches import Collator, ExampleDataset, LengthBucketSampler
+from trainer.data.batches import BLANK, Collator, ExampleDataset, FilledBatches, LengthBucketSampler
 from trainer.data.disk import lengths_of
 from trainer.data.load import TrainingData
 from trainer.data.packing import PackedCollator, PackedDataset, PackedSampler, Packing
+from trainer.distributed import processes
+from trainer.distributed.sharded_state import load_state, save_state
+from trainer.distributed.shards import is_sharded
 from trainer.loop.checkpoint import STATE_FILE, RunIdentity, load_parameters, save_parameters
 from trainer.loop.dynamics import DynamicsCallback
 from trainer.loop.loss import LabelledHead, row_losses, token_losses
@@ -50,7 +53,7 @@ class AdapterTrainer(WholeCheckpoints, Trainer):  # type: ignore[misc]
             model=model,
             args=arguments,
             data_collator=PackedCollator(pad_id) if packing else Collator(pad_id),
-            train_dataset=PackedDataset(data.train, packing) if packing else ExampleDataset(data.train),
+            train_dataset=PackedDataset(data.train, packing) if packing else ExampleDataset(data.train, pad_id),
             eval_dataset=ExampleDataset(data.validation) if data.validation else None,
         )
         self.head = LabelledHead(model)
@@ -59,7 +62,7 @@ class AdapterTrainer(WholeCheckpoints, Trainer):  # type: ignore[misc]
         self._dynamics = dynamics_of(model)
         if self._dynamics:
             self.add_callback(DynamicsCallback(self._dynamics))
-        self.tokens_seen = 0  # in this process; padding not counted
+        self.tokens_seen = 0  # by all processes together; padding not counted
         self.model_accepts_loss_kwargs = True  # so that the labels of all accumulated batches are counted together
         self.loss_is_scaled_for_ga = True
 
@@ -72,16 +75,21 @@ class AdapterTrainer(WholeCheckpoints, Trainer):  # type: ignore[misc]
     ) -> Tensor:
         """The mean loss per label over the whole accumulated batch, this part's share of it."""
         labels = inputs.pop("labels")
-        counts = inputs.pop("num_tokens") if "num_tokens" in inputs else inputs["attention_mask"]  # packed or not
-        self.tokens_seen += int(counts.sum())
+        inputs.pop("num_tokens", None)
         losses = token_losses(self.head.logits(model, inputs, labels), labels, self._config.label_smoothing)
         count = num_items_in_batch if num_items_in_batch is not None else losses.numel()
-        processes: int = self.accelerator.num_processes  # gradients are averaged over them, labels were summed
+        parts: int = self.accelerator.num_processes  # gradients are averaged over them, labels were summed
         total = losses.sum()
         if self._dynamics and model.training:  # its gradient alone: losses stay comparable between methods
             penalty = self._dynamics.penalty() * losses.numel()
             total = total + (penalty - penalty.detach())
-        return total / count * processes
+        return total / count * parts
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Tensor | int | None]:
+        """The batches of the next step and the number of their labels; their tokens are counted here."""
+        batches, labels = super().get_batch_samples(*args, **kwargs)
+        self.tokens_seen += processes.total(sum(map(_tokens_in, batches)))
+        return batches, labels
 
     def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
         """The validation loss: the mean over all labels, whatever the batches."""
@@ -118,16 +126,30 @@ class AdapterTrainer(WholeCheckpoints, Trainer):  # type: ignore[misc]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any]:
         dataset = train_dataset or self.train_dataset
-        if isinstance(dataset, PackedDataset):
-            return PackedSampler(dataset.packing, self.args.seed)
-        lengths = lengths_of(dataset.examples)
         batch = self.args.per_device_train_batch_size * self.args.world_size
-        return LengthBucketSampler(lengths, batch, self.args.seed)
+        if isinstance(dataset, PackedDataset):
+            packed = PackedSampler(dataset.packing, self.args.seed)
+            return FilledBatches(packed, batch, filler=()) if self.args.world_size > 1 else packed
+        single = LengthBucketSampler(lengths_of(dataset.examples), batch, self.args.seed)
+        return FilledBatches(single, batch, filler=BLANK) if self.args.world_size > 1 else single
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the trained parameters; all processes take part."""
         save_parameters(
             self.accelerator.unwrap_model(self.model), Path(output_dir or self.args.output_dir), self._identity
         )
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if is_sharded(self.model):
+            save_state(self, Path(output_dir))
+        else:
+            super()._save_optimizer_and_scheduler(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint and is_sharded(self.model):
+            load_state(self, Path(checkpoint))
+        else:
+            super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_parameters(self.accelerator.unwrap_model(model or self.model), Path(resume_from_checkpoint))
@@ -147,8 +169,8 @@ def make_arguments(config: TrainConfig, train_rows: int) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=config.output,
         max_steps=steps,
-        per_device_train_batch_size=training.batch_size,
-        per_device_eval_batch_size=training.batch_size,
+        per_device_train_batch_size=training.batch_size // processes.count(),
+        per_device_eval_batch_size=training.batch_size // processes.count(),
         gradient_accumulation_steps=training.gradient_accumulation,
         learning_rate=training.learning_rate,
         lr_scheduler_type="constant_with_warmup" if training.scheduler == "constant" else training.scheduler,
@@ -159,7 +181,7 @@ def make_arguments(config: TrainConfig, train_rows: int) -> TrainingArguments:
         neftune_noise_alpha=training.neftune_noise_alpha,
         seed=training.seed,
         use_cpu=on_cpu,
-        bf16=trains_weights(config.method) and resolve_dtype(training.dtype, device()) == torch.bfloat16,
+        bf16=autocasts(config),
         dataloader_pin_memory=not on_cpu,
         **_checkpointing(training.gradient_checkpointing),
         logging_strategy="steps",
@@ -175,10 +197,16 @@ def make_arguments(config: TrainConfig, train_rows: int) -> TrainingArguments:
         greater_is_better=False if training.best_checkpoint else None,
         disable_tqdm=True,
         report_to=training.trackers or "none",
+        ddp_find_unused_parameters=False,  # every method uses all that it trains in every step
         remove_unused_columns=False,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for torchrun, never for threads in one process
     return arguments
+
+
+def autocasts(config: TrainConfig) -> bool:
+    """Whether weights in float32 are trained with computation in bfloat16."""
+    return trains_weights(config.method) and resolve_dtype(config.training.dtype, device()) == torch.bfloat16
 
 
 def total_steps(training: TrainingConfig, train_rows: int) -> int:
@@ -188,6 +216,12 @@ def total_steps(training: TrainingConfig, train_rows: int) -> int:
     batches = math.ceil(train_rows / training.batch_size)
     per_epoch = math.ceil(batches / training.gradient_accumulation)
     return max(1, math.ceil(training.epochs * per_epoch))
+
+
+def _tokens_in(batch: dict[str, Tensor]) -> int:
+    """Tokens of a batch; a row of one token predicts nothing: it only fills the batch."""
+    counts = batch["num_tokens"] if "num_tokens" in batch else batch["attention_mask"].sum(1)
+    return int(counts[counts > 1].sum())
 
 
 def _checkpointing(enabled: bool) -> dict[str, Any]:

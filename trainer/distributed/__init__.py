@@ -1,0 +1,1 @@
+"""Training in several processes: starting them, keeping them in step, and dividing a model among them."""

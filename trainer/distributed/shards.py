@@ -1,0 +1,56 @@
+"""A model divided among the processes (FSDP2, torch's ``fully_shard``): each holds a part of every parameter.
+
+accelerate divides models on accelerators only; this is the same on all devices.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from trainer.base_model import device
+from trainer.distributed.launch import process_count
+
+
+def shard(model: nn.Module, compute_dtype: torch.dtype | None = None) -> None:
+    """Divide ``model``, which is gathered layer by layer when it runs, in ``compute_dtype`` (None: as it is)."""
+    mesh = init_device_mesh(device().type, (process_count(),))
+    policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32 if compute_dtype else None)
+    for layer in _layers(model):
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+    model._is_accelerate_prepared = True  # type: ignore[assignment]  # accelerate would copy it to every process
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether ``model`` is divided among the processes."""
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def whole(parameter: Tensor) -> Tensor:
+    """All of ``parameter``; every process must ask for it."""
+    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+
+
+@torch.no_grad()
+def put(parameter: Tensor, value: Tensor) -> None:
+    """Let ``parameter`` be ``value``, which is whole; every process must do so."""
+    parameter.copy_(divided_like(parameter, value))
+
+
+def divided_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """The whole ``value`` divided among processes as ``parameter`` is, when it has its shape; else unchanged."""
+    if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
+        return value
+    return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+
+
+def _layers(model: nn.Module) -> list[Any]:
+    """The decoder's layers: the longest list of modules."""
+    lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=len, default=[])
