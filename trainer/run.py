@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import set_seed
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from adapters.manifest import DataRef
 from trainer.base_model import Base, load_base
@@ -110,6 +111,7 @@ def _finish(
 
 def _rebuilt(config: TrainConfig, trained: dict[str, Tensor], steps: int) -> tuple[Base, Any]:
     """The base and the trained model, undivided."""
+    unset_hf_deepspeed_config()  # transformers would divide it again
     base = load_base(config)
     model = apply_method(base, config.method, steps)
     for name, parameter in trainable_parameters(model).items():

@@ -18,6 +18,7 @@ from trainer.base_model import Base, device, resolve_dtype
 from trainer.config.file import dump_config
 from trainer.config.schema import TrainConfig
 from trainer.distributed import processes
+from trainer.distributed.shards import shape_of
 from trainer.errors import CheckpointError
 from trainer.loop.callbacks import RecordCallback, StopCallback, peak_memory_mb, stop_on_signals
 from trainer.loop.checkpoint import (
@@ -131,7 +132,9 @@ class Session:
         validation = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
         if validation:
             figures["validation_loss"] = min(validation) if self.config.training.best_checkpoint else validation[-1]
-        figures["trainable_parameters"] = sum(value.numel() for value in trainable_parameters(trainer.model).values())
+        figures["trainable_parameters"] = sum(
+            shape_of(value).numel() for value in trainable_parameters(trainer.model).values()
+        )
         figures["train_seconds"] = round(seconds, 3)
         figures["cpu_seconds"] = round(time.process_time() - self._cpu_began, 3)  # holds on a shared machine too
         figures["tokens_per_second"] = round(trainer.tokens_seen / seconds, 1)

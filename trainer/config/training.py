@@ -12,6 +12,7 @@ from trainer.config.methods import Positive, PositiveFloat, Share
 Scheduler = Literal["linear", "cosine", "constant", "cosine_with_restarts", "polynomial", "inverse_sqrt"]
 Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "lion", "lion_8bit", "adafactor", "sgd"]
 Strategy = Literal["ddp", "fsdp", "zero1", "zero2", "zero3"]
+ZERO: tuple[Strategy, ...] = ("zero1", "zero2", "zero3")
 DIVIDED: tuple[Strategy, ...] = ("fsdp", "zero3")  # no process has the whole model
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from trainer.config.schema import TrainConfig
 from trainer.config.training import DIVIDED
 from trainer.distributed.launch import process_count
+from trainer.distributed.strategies import require_deepspeed
 from trainer.errors import ConfigError
 
 _OPTIMIZERS = ("adamw", "sgd")
@@ -33,6 +34,7 @@ def _check_strategy(config: TrainConfig, many: int) -> None:
         return
     if many == 1:
         raise ConfigError(f"training.strategy: {strategy} divides a run among processes; add --nproc 2 or more")
+    require_deepspeed(strategy)
     if config.method.KIND in _WHOLE:
         raise ConfigError(f"training.strategy: {config.method.KIND} needs its whole parameters; use ddp")
     if strategy in DIVIDED and training.quantize != "none":

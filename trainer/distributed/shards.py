@@ -5,6 +5,7 @@ accelerate divides models on accelerators only; this is the same on all devices.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -34,13 +35,22 @@ def is_sharded(model: nn.Module) -> bool:
 
 def whole(parameter: Tensor) -> Tensor:
     """All of ``parameter``; every process must ask for it."""
-    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+    if isinstance(parameter, DTensor):
+        return parameter.full_tensor()
+    with _gathered(parameter):
+        return parameter.detach().clone()
 
 
 @torch.no_grad()
 def put(parameter: Tensor, value: Tensor) -> None:
     """Let ``parameter`` be ``value``, which is whole; every process must do so."""
-    parameter.copy_(divided_like(parameter, value))
+    with _gathered(parameter, write=True):
+        parameter.copy_(divided_like(parameter, value))
+
+
+def shape_of(parameter: Tensor) -> torch.Size:
+    """The shape of all of ``parameter``."""
+    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))  # DeepSpeed leaves nothing of its own shape
 
 
 def divided_like(parameter: Tensor, value: Tensor) -> Tensor:
@@ -48,6 +58,18 @@ def divided_like(parameter: Tensor, value: Tensor) -> Tensor:
     if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
         return value
     return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+
+
+def _gathered(parameter: Tensor, *, write: bool = False) -> AbstractContextManager[Any]:
+    """Within, a parameter that DeepSpeed's ZeRO-3 has divided is whole; ``write``: what the first process makes it."""
+    if not hasattr(parameter, "ds_id"):
+        return nullcontext()
+    import deepspeed
+
+    context: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(
+        [parameter], modifier_rank=0 if write else None
+    )
+    return context
 
 
 def _layers(model: nn.Module) -> list[Any]:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from trainer.config.schema import TrainConfig
 from trainer.distributed.launch import process_rank
-from trainer.distributed.shards import put, whole
+from trainer.distributed.shards import put, shape_of, whole
 from trainer.errors import CheckpointError
 from trainer.methods import trainable_parameters
 from trainer.methods.dynamics import dynamics_of
@@ -70,14 +70,14 @@ def save_parameters(model: torch.nn.Module, directory: Path, identity: RunIdenti
 def whole_parameters(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Copies of the parameters that training changes, by name, on the CPU. Every process must call it."""
     parameters = trainable_parameters(model)
-    return {name: whole(value.detach()).cpu().contiguous().clone() for name, value in parameters.items()}
+    return {name: whole(value).detach().cpu().contiguous().clone() for name, value in parameters.items()}
 
 
 def load_parameters(model: torch.nn.Module, directory: Path) -> None:
     """Put the parameters saved in ``directory`` into ``model``. CheckpointError unless they are exactly its own."""
     saved = _read(directory / PARAMETERS_FILE)
     own = trainable_parameters(model)
-    if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in own.items()}:
+    if {name: value.shape for name, value in saved.items()} != {name: shape_of(value) for name, value in own.items()}:
         raise CheckpointError(f"{directory} holds other parameters than this method trains")
     for name, parameter in own.items():
         put(parameter, saved[name])

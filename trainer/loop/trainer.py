@@ -17,7 +17,7 @@ from transformers import Trainer, TrainerControl, TrainerState, TrainingArgument
 from trainer.base_model import device, resolve_dtype
 from trainer.config.methods import trains_weights
 from trainer.config.schema import TrainConfig
-from trainer.config.training import TrainingConfig
+from trainer.config.training import ZERO, TrainingConfig
 from trainer.data.batches import BLANK, Collator, ExampleDataset, FilledBatches, LengthBucketSampler
 from trainer.data.disk import lengths_of
 from trainer.data.load import TrainingData
@@ -25,6 +25,7 @@ from trainer.data.packing import PackedCollator, PackedDataset, PackedSampler, P
 from trainer.distributed import processes
 from trainer.distributed.sharded_state import load_state, save_state
 from trainer.distributed.shards import is_sharded
+from trainer.distributed.strategies import deepspeed_config
 from trainer.loop.checkpoint import STATE_FILE, RunIdentity, load_parameters, save_parameters
 from trainer.loop.dynamics import DynamicsCallback
 from trainer.loop.loss import LabelledHead, row_losses, token_losses
@@ -180,7 +181,8 @@ def make_arguments(config: TrainConfig, train_rows: int) -> TrainingArguments:
         optim=transformers_name(training.optimizer, on_cpu),
         neftune_noise_alpha=training.neftune_noise_alpha,
         seed=training.seed,
-        use_cpu=on_cpu,
+        use_cpu=on_cpu and training.strategy not in ZERO,  # accelerate knows DeepSpeed on accelerators only
+        deepspeed=deepspeed_config(config),
         bf16=autocasts(config),
         dataloader_pin_memory=not on_cpu,
         **_checkpointing(training.gradient_checkpointing),
