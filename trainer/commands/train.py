@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainer.commands.common import guarded, silence_libraries
 from trainer.commands.settings import SETTINGS_HELP, parse_settings
+
+if TYPE_CHECKING:
+    from trainer.config.schema import TrainConfig
 
 _EXAMPLES = """
 examples:
@@ -14,6 +19,7 @@ examples:
   hotswap train run.yaml learning_rate=1e-4 method.r=16 --output runs/r16
   hotswap train --data dates.jsonl --output runs/dates --method lora
   hotswap train runs/dates/config.yaml --resume
+  hotswap train run.yaml --nproc 4 --strategy fsdp
 
 the smallest file:
   output: runs/dates
@@ -26,7 +32,7 @@ def train(argv: list[str]) -> int:
     """Run ``hotswap train``."""
     parser = argparse.ArgumentParser(
         prog="hotswap train",
-        usage="hotswap train [CONFIG.yaml] [key=value | --key value ...] [--resume | --overwrite] [--quiet]",
+        usage="hotswap train [CONFIG.yaml] [key=value | --key value ...] [--nproc N] [--resume | --overwrite]",
         description="Train an adapter as a YAML file and settings say; the package is written to OUTPUT/adapter.",
         epilog=SETTINGS_HELP + _EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -49,6 +55,9 @@ def train(argv: list[str]) -> int:
         metavar="N",
         help="train in N processes, each on its own device",
     )
+    parser.add_argument(
+        "--print-strategy", action="store_true", help="print what --strategy hands to DeepSpeed as JSON, and end"
+    )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     args, settings = parse_settings(parser, argv)
     args.settings = settings
@@ -61,6 +70,9 @@ def train(argv: list[str]) -> int:
 def _train(args: argparse.Namespace) -> int:
     from trainer.config.file import load_config
     from trainer.distributed.launch import launch, process_count, process_rank
+
+    if args.print_strategy:
+        return _print_strategy(load_config(args.config, args.settings))
     from trainer.distributed.rules import check_processes
     from trainer.distributed.worker import watch_launcher
 
@@ -82,4 +94,12 @@ def _train(args: argparse.Namespace) -> int:
     figures = "  ".join(f"{name} {value:g}" for name, value in result.metrics.items())
     print(f"trained {result.steps} steps  {figures}")
     print(f"package: {result.package}" if result.package else f"base: {result.base}")
+    return 0
+
+
+def _print_strategy(config: TrainConfig) -> int:
+    from trainer.distributed.strategies import deepspeed_config
+
+    found = deepspeed_config(config)
+    print(json.dumps(found, indent=2) if found else f"{config.training.strategy}: torch's own, without settings")
     return 0
