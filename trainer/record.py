@@ -15,7 +15,7 @@ import torch
 
 from trainer.base_model import Base, device
 from trainer.config.schema import TrainConfig
-from trainer.distributed import processes
+from trainer.distributed.launch import process_count
 
 RECORD_FILE = "run.json"
 _PACKAGES = (
@@ -62,7 +62,7 @@ def _environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(on) if on.type == "cuda" else platform.machine(),
         "threads": torch.get_num_threads(),
-        "processes": processes.count(),
+        "processes": process_count(),
         "packages": {name: found for name in _PACKAGES if (found := _version(name))},
     }
 

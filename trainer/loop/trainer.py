@@ -23,6 +23,7 @@ from trainer.data.disk import lengths_of
 from trainer.data.load import TrainingData
 from trainer.data.packing import PackedCollator, PackedDataset, PackedSampler, Packing
 from trainer.distributed import processes
+from trainer.distributed.launch import process_count
 from trainer.distributed.sharded_state import load_state, save_state
 from trainer.distributed.shards import is_sharded
 from trainer.distributed.strategies import deepspeed_config
@@ -170,8 +171,8 @@ def make_arguments(config: TrainConfig, train_rows: int) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=config.output,
         max_steps=steps,
-        per_device_train_batch_size=training.batch_size // processes.count(),
-        per_device_eval_batch_size=training.batch_size // processes.count(),
+        per_device_train_batch_size=training.batch_size // process_count(),
+        per_device_eval_batch_size=training.batch_size // process_count(),
         gradient_accumulation_steps=training.gradient_accumulation,
         learning_rate=training.learning_rate,
         lr_scheduler_type="constant_with_warmup" if training.scheduler == "constant" else training.scheduler,

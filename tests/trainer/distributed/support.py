@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import multiprocessing
+from torch.multiprocessing.spawn import spawn
 
 from trainer.config.file import dump_config, load_config
 from trainer.config.schema import TrainConfig
@@ -21,7 +21,7 @@ def train_in(nproc: int, configs: Sequence[TrainConfig], folder: Path, *, resume
         files.append(folder / f"several-{number}.yaml")
         files[-1].write_text(dump_config(config), encoding="utf-8")
     ports = [_free_port() for _ in configs]
-    multiprocessing.spawn(_work, (nproc, files, ports, resume), nproc)  # type: ignore[no-untyped-call]
+    spawn(_work, (nproc, files, ports, resume), nproc)  # type: ignore[no-untyped-call]
 
 
 def _work(rank: int, nproc: int, files: Sequence[Path], ports: Sequence[int], resume: bool) -> None:

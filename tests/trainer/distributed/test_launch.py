@@ -29,7 +29,8 @@ def start(config: TrainConfig, file: Path, *arguments: str) -> subprocess.Popen[
 
 
 def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    return psutil.Process(process.pid).children()
+    children: list[psutil.Process] = psutil.Process(process.pid).children()
+    return children
 
 
 def assert_gone(processes: list[psutil.Process]) -> None:

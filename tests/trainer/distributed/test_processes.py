@@ -66,7 +66,8 @@ def with_strategy(config: TrainConfig, strategy: Any) -> TrainConfig:
 def tensors_of(config: TrainConfig) -> dict[str, torch.Tensor]:
     output = Path(config.output)
     files = [*output.glob("adapter/adapter_model.safetensors"), *output.glob("base/model.safetensors")]
-    return load_file(files[0])
+    tensors: dict[str, torch.Tensor] = load_file(files[0])
+    return tensors
 
 
 def assert_same(one: TrainConfig, other: TrainConfig) -> None:
