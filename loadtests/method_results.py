@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters.base import DEFAULT_BASE
 from loadtests.method_table import table
 
 BASE = "base"  # the untrained base among the methods
@@ -115,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sets", type=_names_of(SETS), default=list(SETS), help="default: all")
     methods = {BASE: (), **METHODS}
     parser.add_argument("--methods", type=_names_of(methods), default=list(methods), help="default: all")
-    parser.add_argument("--base", default=DEFAULT_BASE, help="default: %(default)s")
+    parser.add_argument("--base", default="smollm2-135m-instruct", help="default: %(default)s")
     parser.add_argument("--budget", type=float, default=1.0, help="steps, as a multiple of the small budget")
     parser.add_argument("--rows", type=int, default=200, help="test rows (default %(default)s)")
     parser.add_argument("--quantize", default="none", help="of the base (default %(default)s: freeze needs it)")

@@ -51,7 +51,6 @@ def test_a_run_says_where_its_package_is(tiny_base: Path, tmp_path: Path, capsys
         (["base=nowhere/to be"], "there is no base model"),
         (["data.path=none.jsonl"], "there is no data file"),
         (["--resume"], "no complete checkpoint"),
-        (["--unknown"], "unknown key 'unknown'"),
     ],
 )
 def test_mistakes_get_one_line_and_exit_code_1(
