@@ -35,7 +35,8 @@ def test_the_default_base_once_imported() -> None:
 
 
 @pytest.mark.parametrize("spec", ["", "nothing-here", "/no/such/dir", "a/b/c", "../x", "a b/c"])
-def test_neither_directory_nor_hub_id(spec: str) -> None:
+def test_neither_directory_nor_hub_id(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(BaseModelError, match=f"give a directory, GGUF file, hub id \\(org/name\\) or {DEFAULT_BASE}"):
         resolve_base(spec)
 
