@@ -23,6 +23,8 @@ PROMPT = f"""\
 Table: {SCHEMA}
 Question: How many ships were built in 1999?
 SQL: SELECT COUNT(*) FROM ships WHERE built = 1999;
+Question: Which ships have a crew of 20?
+SQL: SELECT name FROM ships WHERE crew = 20;
 Question: {{question}}
 SQL:"""
 RIGHT, RUNS, LOOKS = 1.0, 0.2, 0.05
