@@ -18,6 +18,7 @@ from trainer.added_tokens import TrainedToken, add_tokens
 from trainer.config.methods import trains_weights
 from trainer.config.schema import TrainConfig
 from trainer.config.training import DIVIDED
+from trainer.errors import first_line
 from trainer.int8 import use_weight_only_int8
 
 
@@ -90,7 +91,7 @@ def load_model(path: Path, dtype: torch.dtype, quantize: str, on: torch.device |
             use_safetensors=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise BaseModelError(f"the base model in {path} cannot be loaded: {_first_line(error)}") from error
+        raise BaseModelError(f"the base model in {path} cannot be loaded: {first_line(error)}") from error
     use_weight_only_int8(model)  # a checkpoint can be quantized too
     keep_trainable(model)
     model.requires_grad_(False)
@@ -160,7 +161,3 @@ def _end_ids(generation: Any, tokenizer: Any) -> tuple[int, ...]:
     if not ids:
         raise BaseModelError("the base says no end-of-text token (eos_token), so answers could never end")
     return ids
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -43,3 +43,8 @@ class EvaluationError(TrainerError):
 
 class ServerStartError(TrainerError):
     """A ``hotswap serve`` that was started for a while does not become ready."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library's ``error`` says, or its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

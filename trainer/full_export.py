@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig
 
-from adapters.files import MANIFEST_FILE, move_directory, sync
+from adapters.files import MANIFEST_FILE
 from adapters.manifest import DataRef, Manifest, encode_manifest
 from trainer.base_model import Base, load_tokenizer
 from trainer.config.schema import TrainConfig
 from trainer.data.templates import is_foreign, template_text
-from trainer.errors import CheckpointError
 from trainer.export import make_manifest
+from trainer.files import replacing
 
 BASE_DIR = "base"
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model",
@@ -62,31 +59,6 @@ def dtype_of(source: Path) -> torch.dtype:
     """The type that the base in ``source`` was saved in."""
     dtype: torch.dtype | None = AutoConfig.from_pretrained(source).dtype
     return dtype or torch.float32
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """An empty directory that takes the place of ``path`` when the block ends, and is removed when it fails.
-
-    Raises CheckpointError when it cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error.strerror}") from error
-    try:
-        yield scratch
-        scratch.chmod(0o755)
-        for file in scratch.iterdir():
-            file.chmod(0o644)  # safetensors lets only the owner read what it writes; a server may be another user
-            sync(file)
-        sync(scratch)
-        move_directory(scratch, path)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _differs(before: Any, now: Any) -> bool:

@@ -25,7 +25,7 @@ from adapters.golden import read_golden
 from adapters.manifest import BaseRef, Manifest
 from adapters.package import AdapterPackage, read_package
 from trainer.base_model import load_model, load_tokenizer
-from trainer.errors import CheckpointError, ConfigError
+from trainer.errors import CheckpointError, ConfigError, first_line
 from trainer.export import PROBES, golden_logits, versions
 from trainer.full_export import dtype_of, save_base
 
@@ -182,7 +182,7 @@ def _merged(
             before = _logits(wrapped, prompts)
             return before, wrapped.merge_and_unload(safe_merge=True)
     except (NotImplementedError, AttributeError, TypeError, ValueError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ConfigError(f"this {adapter.config.KIND} adapter cannot be merged: {reason}") from error
 
 

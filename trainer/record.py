@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sys
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ import torch
 from trainer.base_model import Base, device
 from trainer.config.schema import TrainConfig
 from trainer.distributed.launch import process_count
+from trainer.files import write_whole
 
 RECORD_FILE = "run.json"
 _PACKAGES = (
@@ -41,9 +41,7 @@ def write_record(output: Path, config: TrainConfig, base: Base, data: dict[str, 
         "seed": config.training.seed,
         "starts": [*starts, {"step": resume_step or 0, **_environment()}],
     }
-    scratch = path.with_name(f".{RECORD_FILE}")
-    scratch.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(scratch, path)
+    write_whole(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 def _earlier_starts(path: Path) -> list[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from trainer.config.schema import TrainConfig
 from trainer.distributed import processes
 from trainer.distributed.shards import shape_of
 from trainer.errors import CheckpointError
+from trainer.files import write_whole
 from trainer.loop.callbacks import RecordCallback, StopCallback, peak_memory_mb, stop_on_signals
 from trainer.loop.checkpoint import (
     STATE_FILE,
@@ -175,9 +175,7 @@ def open_output(output: Path, resume: bool, overwrite: bool) -> Path | None:
 
 def write_config(output: Path, config: TrainConfig) -> None:
     """Write ``config`` into ``output``, all or nothing."""
-    scratch = output / f".{CONFIG_FILE}"
-    scratch.write_text(dump_config(config), encoding="utf-8")
-    os.replace(scratch, output / CONFIG_FILE)
+    write_whole(output / CONFIG_FILE, dump_config(config))
 
 
 def _last_checkpoint(output: Path) -> Path:

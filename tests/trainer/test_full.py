@@ -145,7 +145,7 @@ def test_what_cannot_be_written_is_one_line_and_leaves_the_older_base(
     first = train(config)
     assert first.base is not None
     before = base_fingerprint(first.base)
-    monkeypatch.setattr("trainer.full_export.sync", _no_space)
+    monkeypatch.setattr("trainer.files.sync", _no_space)
     with pytest.raises(CheckpointError, match="base cannot be written: No space left on device"):
         train(config, overwrite=True)
     assert base_fingerprint(first.base) == before

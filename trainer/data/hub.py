@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trainer.config.data import HUB
 from trainer.data.split_files import files_of_split
-from trainer.errors import DataError
+from trainer.errors import DataError, first_line
 
 _PATTERN = re.compile(r"(?P<name>[^@#]+/[^@#]+?)(@(?P<revision>[^#]+))?(#(?P<split>.+))?")
 
@@ -76,8 +76,4 @@ def _in_words(hub_id: HubId, error: Exception) -> str:
     if isinstance(error, errors.HfHubHTTPError):
         status = error.response.status_code if error.response is not None else "no"
         return f"the hub at {constants.ENDPOINT} answered {status} for the data set {name}; try again later"
-    return f"the data set {name} cannot be had from {constants.ENDPOINT}: {_first_line(error)}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"the data set {name} cannot be had from {constants.ENDPOINT}: {first_line(error)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +14,7 @@ from trainer.evaluation.asking import TOO_LONG
 from trainer.evaluation.metrics import METRICS
 from trainer.evaluation.run import Report
 from trainer.evaluation.types import Answer, Comparison, Evaluation, Score
+from trainer.files import write_whole
 
 _WIDE = 0.1  # of a metric's range, or of its value where it has no highest one
 
@@ -134,9 +134,7 @@ def _answer(answer: Answer) -> dict[str, Any]:
 
 
 def _write(path: Path, text: str) -> None:
-    scratch = path.with_name(f".{path.name}.tmp")
     try:
-        scratch.write_text(text, encoding="utf-8")
-        os.replace(scratch, path)
+        write_whole(path, text)
     except OSError as error:
         raise EvaluationError(f"{path} cannot be written: {error.strerror}") from error

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from trainer.files import write_whole
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -17,9 +18,7 @@ class MetricsFile:
         """Start afresh, or keep the records up to ``resume_step``: what came after is computed again."""
         self._path = path
         kept = [] if resume_step is None else [r for r in read_metrics(path) if r.get("step", 0) <= resume_step]
-        scratch = path.with_name(f".{path.name}")
-        scratch.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        os.replace(scratch, path)  # never without the records that are kept
+        write_whole(path, "".join(json.dumps(record) + "\n" for record in kept))
 
     def append(self, record: dict[str, Any]) -> None:
         """Add one record; it must hold ``step``."""

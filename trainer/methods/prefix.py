@@ -15,7 +15,7 @@ from transformers import AttentionInterface
 
 from trainer.base_model import Base
 from trainer.config.methods import PrefixMethod
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, first_line
 from trainer.methods.own_model import OwnModel
 
 NAME = "hotswap_prefix"
@@ -78,7 +78,7 @@ def apply_prefix(base: Base, method: PrefixMethod) -> PrefixModel:
         with torch.no_grad():
             model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
     except (ValueError, AttributeError, TypeError, RuntimeError) as error:
-        raise ConfigError(f"method: prefix tuning does not fit this base: {_first_line(error)}") from error
+        raise ConfigError(f"method: prefix tuning does not fit this base: {first_line(error)}") from error
     if len(_Current.seen) != model.adapter_config["num_layers"]:
         raise ConfigError(
             f"method: prefix tuning needs attention through transformers' AttentionInterface in every layer, which "
@@ -165,10 +165,6 @@ def _shape(config: Any) -> tuple[int, int, int]:
     kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
     head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
     return int(config.num_hidden_layers), kv_heads, head_dim
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 AttentionInterface.register(NAME, prefix_attention)

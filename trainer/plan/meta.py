@@ -19,7 +19,7 @@ from trainer.added_tokens import TrainedToken
 from trainer.base_model import Base
 from trainer.config.methods import trains_weights
 from trainer.config.schema import TrainConfig
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, first_line
 from trainer.methods import apply_method, trainable_parameters
 from trainer.plan.quantized import tensor_bytes, weight_bytes
 
@@ -113,7 +113,7 @@ class Blueprint:
                 config = copy.deepcopy(self.config)  # prefix tuning writes its attention into it
                 model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
         except (ValueError, KeyError, TypeError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise ConfigError(f"base: no model can be built from the configuration of {self.name}: {reason}") from error
         if self.amend:
             self.amend(model)

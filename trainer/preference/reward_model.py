@@ -6,9 +6,6 @@ scores, not text: the server takes adapters that generate and refuses it by its 
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from adapters.manifest import encode_manifest
 from trainer.base_model import Base
 from trainer.errors import TrainingError
+from trainer.files import replacing
 from trainer.methods import adapter_of
 from trainer.preference.wrapped import WrappedModel
 
@@ -54,17 +52,10 @@ def save_reward_model(model: RewardModel, path: Path, manifest: Any) -> None:
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise TrainingError("the trained reward model is not finite; lower training.learning_rate")
     config = {**config, "task_type": "SEQ_CLS", "modules_to_save": [HEAD]}
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        scratch.chmod(0o755)
+    with replacing(path) as scratch:
         (scratch / _CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=2))
         (scratch / _MANIFEST).write_bytes(encode_manifest(manifest))
         save_file(tensors, scratch / _WEIGHTS, metadata={"format": "pt"})
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(scratch, path)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from trainer.errors import PublishError
 from trainer.evaluation.report import warnings_of
 from trainer.evaluation.rows import Rows
 from trainer.evaluation.types import Comparison, Evaluation
+from trainer.files import write_whole
 from trainer.publishing.admin import Version
 from trainer.publishing.gates import Judgement
 
@@ -143,9 +144,7 @@ def check_writable(path: Path) -> None:
 
 def write_report(report: GateReport, path: Path) -> None:
     """Write ``as_dict`` to ``path``, whole or not at all. Raises PublishError."""
-    scratch = path.with_name(f".{path.name}.tmp")
     try:
-        scratch.write_text(json.dumps(report.as_dict(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-        os.replace(scratch, path)
+        write_whole(path, json.dumps(report.as_dict(), ensure_ascii=False, indent=2) + "\n")
     except OSError as error:
         raise PublishError(f"{path} cannot be written: {error.strerror}; the outcome was: {report.reason}") from error

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from trainer.errors import CheckpointError
+from trainer.files import write_whole
 
 RESULTS_FILE = "sweep.json"
 TABLE_FILE = "sweep.md"
@@ -45,8 +45,8 @@ def write_outcomes(output: Path, outcomes: Sequence[Outcome], metric: str) -> No
     ranked = rank(outcomes, metric)
     best = next((run.name for run in ranked if run.error is None), None)
     record = {"metric": metric, "best": best, "runs": msgspec.to_builtins(ranked)}
-    _replace(output / RESULTS_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    _replace(output / TABLE_FILE, as_markdown(ranked, metric))
+    write_whole(output / RESULTS_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    write_whole(output / TABLE_FILE, as_markdown(ranked, metric))
 
 
 def rank(outcomes: Sequence[Outcome], metric: str) -> list[Outcome]:
@@ -86,9 +86,3 @@ def as_markdown(ranked: Sequence[Outcome], metric: str) -> str:
     head, *rows = [[cell.replace("|", "\\|") for cell in row] for row in table(ranked, metric)]
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _replace(path: Path, text: str) -> None:
-    scratch = path.with_name(f".{path.name}")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, path)

@@ -1,0 +1,49 @@
+"""Files and directories that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from adapters.files import move_directory, sync
+from trainer.errors import CheckpointError
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` in the place of what was there. Raises OSError; what was there stands then."""
+    scratch = path.with_name(f".{path.name}")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        os.replace(scratch, path)
+    except OSError:
+        scratch.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """An empty directory that takes the place of ``path`` when the block ends, and is removed when it fails.
+
+    Raises CheckpointError when it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error.strerror}") from error
+    try:
+        yield scratch
+        scratch.chmod(0o755)
+        for file in scratch.iterdir():
+            file.chmod(0o644)  # safetensors lets only the owner read what it writes; a server may be another user
+            sync(file)
+        sync(scratch)
+        move_directory(scratch, path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
