@@ -31,13 +31,18 @@ _PACKAGES = (
 )
 
 
-def write_record(output: Path, config: TrainConfig, base: Base, data: dict[str, Any], resume_step: int | None) -> None:
-    """Write run.json in ``output``; a resumed run adds its own start to the earlier ones. ``data`` holds its hash."""
+def write_record(
+    output: Path, config: TrainConfig, base: Base, sources: dict[str, Any], resume_step: int | None
+) -> None:
+    """Write run.json in ``output``; a resumed run adds its own start to the earlier ones.
+
+    ``sources`` has the hashes of data and adapter that the run is made from.
+    """
     path = output / RECORD_FILE
     starts = _earlier_starts(path) if resume_step is not None else []
     record = {
         "base": {"name": base.name, "fingerprint": base.fingerprint, "dtype": str(base.dtype).removeprefix("torch.")},
-        "data": data,
+        **sources,
         "seed": config.training.seed,
         "starts": [*starts, {"step": resume_step or 0, **_environment()}],
     }

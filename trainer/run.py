@@ -68,6 +68,7 @@ def _train(session: Session) -> RunResult:
     if packing:
         use_packed_attention(base.model)
         check_packing(model, base.model.config.vocab_size)
+    session.begin(model, base)
     session.display.message(_headline(config, base, data, model))
     session.open_records(base, _account(data))
     if config.training.strategy == "fsdp":

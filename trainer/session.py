@@ -33,6 +33,7 @@ from trainer.loop.early_stopping import EarlyStopping
 from trainer.loop.metrics import METRICS_FILE, MetricsFile, read_metrics
 from trainer.loop.plot import PLOT_FILE, plot_losses
 from trainer.loop.progress import Display
+from trainer.loop.start import begin_with, read_start
 from trainer.loop.tensorboard import TENSORBOARD_DIR, TensorBoardFile, require_tensorboard
 from trainer.loop.trackers import require_trackers
 from trainer.methods import trainable_parameters
@@ -70,6 +71,7 @@ class Session:
         if config.training.threads:
             torch.set_num_threads(config.training.threads)
         self.config = _resolved(config)
+        self.start = read_start(Path(config.start_from)) if config.start_from else None
         self._stop = StopCallback()
         self._records: list[MetricsFile | TensorBoardFile] = []
         self._cpu_began = 0.0
@@ -81,17 +83,24 @@ class Session:
 
     def identify(self, base: Base, data_sha256: str) -> RunIdentity:
         """The identity of this run. Raises CheckpointError when it goes on from a checkpoint of another."""
-        identity = identity_of(self.config, base.fingerprint, data_sha256)
+        start = self.start.sha256 if self.start else None
+        identity = identity_of(self.config, base.fingerprint, data_sha256, start)
         if self.checkpoint:
             check_identity(self.checkpoint, identity)
         return identity
+
+    def begin(self, model: Any, base: Base) -> None:
+        """Put what this run starts from, if anything, into ``model``, which has a fresh adapter. Raises ConfigError."""
+        if self.start:
+            begin_with(self.start, model, base, msgspec.to_builtins(self.config.method))
 
     def open_records(self, base: Base, data: dict[str, Any]) -> None:
         """Write config.yaml and run.json, and open the metrics: from here on the directory holds a run."""
         if not processes.is_main():
             return
         write_config(self.output, self.config)
-        write_record(self.output, self.config, base, data, self.resume_step)
+        start = {"start_from": {"path": str(self.start.path), "sha256": self.start.sha256}} if self.start else {}
+        write_record(self.output, self.config, base, {"data": data, **start}, self.resume_step)
         self._records = [MetricsFile(self.output / METRICS_FILE, resume_step=self.resume_step)]
         if self.config.training.tensorboard:
             self._records.append(TensorBoardFile(self.output / TENSORBOARD_DIR, resume_step=self.resume_step))

@@ -1,6 +1,7 @@
 """A small fleet in SQLite, questions about it, and the reward: does the model's query give the right rows?
 
-Run as a script it writes questions.jsonl beside itself.
+Run as a script it writes two files beside itself: answers.jsonl, a few questions with their queries, and
+questions.jsonl, many without.
 """
 
 from __future__ import annotations
@@ -21,10 +22,6 @@ NAMES = (
 )  # fmt: skip
 PROMPT = f"""\
 Table: {SCHEMA}
-Question: How many ships were built in 1999?
-SQL: SELECT COUNT(*) FROM ships WHERE built = 1999;
-Question: Which ships have a crew of 20?
-SQL: SELECT name FROM ships WHERE crew = 20;
 Question: {{question}}
 SQL:"""
 RIGHT, RUNS, LOOKS = 1.0, 0.2, 0.05
@@ -57,6 +54,12 @@ def questions(count: int, seed: int = 0) -> Iterator[dict[str, str]]:
     for _ in range(count):
         question, sql = draw.choice(_SHAPES)(draw)
         yield {"prompt": PROMPT.format(question=question), "sql": sql}
+
+
+def answers(count: int, seed: int = 1) -> Iterator[dict[str, str]]:
+    """Questions answered, to learn the form from."""
+    for row in questions(count, seed):
+        yield {"prompt": row["prompt"], "response": f" {row['sql']}"}
 
 
 def _reward(connection: sqlite3.Connection, text: str, wanted: str) -> float:
@@ -110,4 +113,5 @@ def write(path: Path, rows: Sequence[dict[str, str]]) -> None:
 
 
 if __name__ == "__main__":
+    write(Path(__file__).with_name("answers.jsonl"), list(answers(40)))
     write(Path(__file__).with_name("questions.jsonl"), list(questions(200)))

@@ -81,6 +81,8 @@ _MODEL_AND_METHOD = (
     Alias("fp16", ALL, "", only(("false",), "leave it out, or use training.dtype: bfloat16"), is_switch=True),
     Alias("add_tokens", FACTORY, "added_tokens", LIST),
     Alias("new_special_tokens", FACTORY, "added_tokens", LIST),
+    Alias("adapter_name_or_path", FACTORY, "start_from"),
+    Alias("lora_model_dir", AXOLOTL, "start_from"),
     Alias("finetuning_type", FACTORY, "method", choice(_METHODS)),
     Alias("train_type", TUNE, "method", choice({**_METHODS, "ptuning": "prefix", "all": "full"})),
     Alias("adapter", AXOLOTL, "method", ADAPTER),

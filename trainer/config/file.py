@@ -144,6 +144,7 @@ def _complete(config: TrainConfig) -> TrainConfig:
         training=training,
         preference=complete_preference(config.preference),
         added_tokens=_added_tokens(config),
+        start_from=_absolute(config.start_from) if config.start_from else None,
     )
 
 

@@ -78,14 +78,14 @@ def _section(name: str, value: Any) -> Iterator[_Setting]:
 
 
 def _aliased(alias: Alias, name: str, value: Any) -> Iterator[_Setting]:
-    if value is None:
-        return
     try:
-        converted = alias.conversion.apply(value)
+        converted = NOT_GIVEN if value is None else alias.conversion.apply(value)
     except ValueError as error:
         raise ConfigError(f"{name}: {error}") from error
     if converted is NOT_GIVEN:
-        if alias.conversion.words.startswith("no effect"):
+        if alias.ours.rpartition(".")[2] == alias.name:  # our own name too: takes back what an earlier source set
+            yield _Setting(alias.ours, None, name, alias)
+        elif value is not None and alias.conversion.words.startswith("no effect"):
             _log.warning("%s has %s", name, alias.conversion.words)
         return
     pairs = converted if isinstance(converted, Several) else {alias.ours: converted}

@@ -128,7 +128,13 @@ PREFERENCES: dict[str, type[Preference]] = {
 
 
 def check_preference(
-    preference: Preference, method: Any, training: TrainingConfig, *, too_long: str, added_tokens: bool
+    preference: Preference,
+    method: Any,
+    training: TrainingConfig,
+    *,
+    too_long: str,
+    added_tokens: bool,
+    starts: bool,
 ) -> None:
     """Raise ConfigError, naming the key, for values that do not go together."""
     kind = preference.KIND
@@ -136,9 +142,14 @@ def check_preference(
         raise ConfigError(f"training.exact_match_rows: {kind} has no responses to match; leave it out")
     if method.KIND == "adalora":
         raise ConfigError(f"method.type: adalora adds a term to the loss of supervised training; {kind} has none")
-    if added_tokens:
+    if added_tokens and not (starts and kind in ("dpo", "kto")):
         raise ConfigError(
             f"added_tokens: the reference of {kind} is the base, which does not know them; leave them out"
+            + ("" if kind not in ("dpo", "kto") else ", or name an adapter that does with start_from")
+        )
+    if starts and isinstance(preference, RewardPreference):
+        raise ConfigError(
+            "start_from: a reward model begins with the base; merge the adapter into one first (hotswap merge)"
         )
     if training.neftune_noise_alpha:
         raise ConfigError(f"training.neftune_noise_alpha: noise would blur what {kind} compares; leave it out")
@@ -155,6 +166,8 @@ def check_preference(
     elif isinstance(preference, RewardPreference) and not isinstance(method, LoraMethod):
         raise ConfigError(f"method.type: reward models are trained with lora (dora, rslora), not with {method.KIND}")
     elif isinstance(preference, GrpoPreference):
+        if preference.beta and starts:
+            raise ConfigError("preference.beta: it would hold the model to the base, not to start_from; set it to 0")
         _check_grpo(preference, method, training)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from trainer.config.data import check_data
-from trainer.config.methods import Ia3Method
+from trainer.config.methods import FullMethod, Ia3Method
 from trainer.config.preference import check_preference
 from trainer.config.schema import TrainConfig
 from trainer.config.training import TrainingConfig
@@ -24,8 +26,10 @@ def check(config: TrainConfig) -> None:
             config.method,
             config.training,
             too_long=config.data.too_long,
-            added_tokens=bool(getattr(config, "added_tokens", [])),
+            added_tokens=bool(config.added_tokens),
+            starts=config.start_from is not None,
         )
+    _check_start(config)
     _check_packing(config)
     _check_optimizer(config)
     _check_steps(config.training, has_validation=config.data.validation != 0)
@@ -42,6 +46,17 @@ def _check_method(config: TrainConfig) -> None:
             f"training.quantize: {method.KIND} works on the base's weights themselves, so it cannot be trained on "
             f"{config.training.quantize}; use {' or '.join(method.QUANTIZED)}"
         )
+
+
+def _check_start(config: TrainConfig) -> None:
+    if not config.start_from:
+        return
+    if isinstance(config.method, FullMethod):
+        raise ConfigError(
+            "start_from: full fine-tuning starts from a base: merge the adapter and give the result as base"
+        )
+    if Path(config.output) in Path(config.start_from).parents:
+        raise ConfigError("start_from: it lies in output, where this run will write; choose another output")
 
 
 def _check_packing(config: TrainConfig) -> None:

@@ -15,7 +15,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """One training run: it is written beside the results and reproduces them.
 
     ``added_tokens`` are texts that become one token each, with trained embeddings; those that the base has already are
-    trained as they are. None: those of data.recipe.
+    trained as they are. None: those of data.recipe. ``start_from`` is the package of an adapter of the same method, or
+    the checkpoint of a run, with which training begins; None: a fresh adapter.
     """
 
     output: str
@@ -25,3 +26,4 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     training: TrainingConfig = msgspec.field(default_factory=TrainingConfig)
     preference: Preference | None = None
     added_tokens: list[str] | None = None
+    start_from: str | None = None

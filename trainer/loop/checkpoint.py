@@ -7,6 +7,7 @@ parameters themselves, by name. The optimizer, the schedule and the random state
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,16 @@ class RunIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     settings: dict[str, Any]
 
 
-def identity_of(config: TrainConfig, base_fingerprint: str, data_sha256: str) -> RunIdentity:
-    """The identity of the run of ``config`` on a base and data with these hashes."""
+def identity_of(
+    config: TrainConfig, base_fingerprint: str, data_sha256: str, start_sha256: str | None = None
+) -> RunIdentity:
+    """The identity of the run of ``config`` on a base and data with these hashes, and of what it starts from."""
     settings: dict[str, Any] = msgspec.to_builtins(config)
     settings["training"] = {key: value for key, value in settings["training"].items() if key not in _FREE}
     settings["data"] = {key: value for key, value in settings["data"].items() if key not in ("path", "test")}
     if isinstance(config.data.validation, str):
         settings["data"]["validation"] = "a file"  # its content is part of the data's hash
+    settings["start_from"] = start_sha256
     del settings["output"], settings["base"]
     return RunIdentity(base_fingerprint, data_sha256, settings)
 
@@ -75,22 +79,36 @@ def whole_parameters(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def load_parameters(model: torch.nn.Module, directory: Path) -> None:
     """Put the parameters saved in ``directory`` into ``model``. CheckpointError unless they are exactly its own."""
-    saved = _read(directory / PARAMETERS_FILE)
+    put_parameters(model, read_parameters(directory), directory)
+    if dynamics := dynamics_of(model):
+        dynamics.load_state(_read(directory / METHOD_FILE))
+
+
+def read_parameters(directory: Path) -> dict[str, torch.Tensor]:
+    """The parameters saved in ``directory``, by name. Raises CheckpointError."""
+    return _read(directory / PARAMETERS_FILE)
+
+
+def put_parameters(model: torch.nn.Module, saved: Mapping[str, torch.Tensor], directory: Path) -> None:
+    """Put ``saved``, read from ``directory``, into ``model``. CheckpointError unless they are exactly its own."""
     own = trainable_parameters(model)
     if {name: value.shape for name, value in saved.items()} != {name: shape_of(value) for name, value in own.items()}:
         raise CheckpointError(f"{directory} holds other parameters than this method trains")
     for name, parameter in own.items():
         put(parameter, saved[name])
-    if dynamics := dynamics_of(model):
-        dynamics.load_state(_read(directory / METHOD_FILE))
+
+
+def read_identity(directory: Path) -> RunIdentity:
+    """Of which run the checkpoint in ``directory`` is. Raises CheckpointError."""
+    try:
+        return msgspec.json.decode((directory / IDENTITY_FILE).read_bytes(), type=RunIdentity)
+    except (OSError, msgspec.DecodeError) as error:
+        raise CheckpointError(f"{directory} is not a checkpoint of this trainer") from error
 
 
 def check_identity(directory: Path, identity: RunIdentity) -> None:
     """Raise CheckpointError, naming the difference, when the checkpoint is of another run than ``identity``."""
-    try:
-        saved = msgspec.json.decode((directory / IDENTITY_FILE).read_bytes(), type=RunIdentity)
-    except (OSError, msgspec.DecodeError) as error:
-        raise CheckpointError(f"{directory} is not a checkpoint of this trainer") from error
+    saved = read_identity(directory)
     for what, before, now in (("base model", saved.base, identity.base), ("data", saved.data, identity.data)):
         if before != now:
             raise CheckpointError(f"cannot resume: the {what} changed since {directory.name} was saved")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -20,11 +20,12 @@ from trainer.config.methods import (
     PromptMethod,
     PTuningMethod,
 )
+from trainer.errors import ConfigError
 from trainer.methods import own, prefix, prompts, token_rows
 from trainer.methods.adalora import apply_adalora, pruned
 from trainer.methods.fit import check_fit, check_package
 from trainer.methods.full import apply_full
-from trainer.methods.own_model import OwnModel
+from trainer.methods.own_model import ENCODED, OwnModel
 from trainer.methods.peft_kinds import CONFIGS, apply_peft
 
 _BUILDERS: dict[type[Any], Callable[[Base, Any], Any]] = {
@@ -85,6 +86,40 @@ def adapter_of(model: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         config = {**config, token_rows.CONFIG_KEY: token_rows.indices_of(rows)}
         tensors = {**tensors, **{part.tensor_name(): part.rows for part in rows}}
     return config, tensors
+
+
+def load_adapter(model: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put ``tensors``, as a package holds them, into the adapter of ``model``: ``adapter_of`` backwards.
+
+    Raises ConfigError unless they are exactly its own.
+    """
+    own = adapter_of(model)[1]
+    if {name: value.shape for name, value in tensors.items()} != {name: value.shape for name, value in own.items()}:
+        raise ConfigError(f"start_from: {_difference(tensors, own)}; give method the settings that it was made with")
+    rest = dict(tensors)
+    for part in token_rows.rows_of(model):
+        with torch.no_grad():
+            part.rows.copy_(rest.pop(part.tensor_name()))
+    if isinstance(model, OwnModel):
+        model.load_adapter_tensors(rest)
+    else:
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(model, rest)
+    after = adapter_of(model)[1]
+    if any(not torch.equal(after[name].cpu().to(value.dtype), value) for name, value in tensors.items()):
+        raise ConfigError(ENCODED)
+
+
+def _difference(theirs: Mapping[str, torch.Tensor], ours: Mapping[str, torch.Tensor]) -> str:
+    for name in sorted(theirs.keys() | ours.keys()):
+        if name not in theirs:
+            return f"this method also trains {name}, which the package does not have"
+        if name not in ours:
+            return f"the package also has {name}, which this method does not train"
+        if theirs[name].shape != ours[name].shape:
+            return f"{name} has shape {list(theirs[name].shape)} in the package and {list(ours[name].shape)} here"
+    raise AssertionError("the same names and shapes")
 
 
 def _method_of(model: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+ENCODED = (
+    "start_from: the package holds what an encoder made, not the encoder that training goes on with; name a checkpoint "
+    "of its run (OUTPUT/checkpoint-N), or for prefix tuning set method.projection to false"
+)
 
 
 class OwnModel(nn.Module):
@@ -46,3 +52,9 @@ class OwnModel(nn.Module):
     def adapter_tensors(self) -> dict[str, Tensor]:
         """The adapter's tensors, by the names that its package gives them."""
         raise NotImplementedError
+
+    def load_adapter_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over ``tensors``, which have the names and shapes of ``adapter_tensors``. ConfigError if it cannot."""
+        with torch.no_grad():
+            for name, parameter in self.adapter_tensors().items():
+                parameter.copy_(tensors[name])

@@ -6,6 +6,7 @@ attention itself puts them before its keys and values. The package is peft's.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +17,7 @@ from transformers import AttentionInterface
 from trainer.base_model import Base
 from trainer.config.methods import PrefixMethod
 from trainer.errors import ConfigError, first_line
-from trainer.methods.own_model import OwnModel
+from trainer.methods.own_model import ENCODED, OwnModel
 
 NAME = "hotswap_prefix"
 INITIAL_STD = 0.02
@@ -63,6 +64,13 @@ class PrefixModel(OwnModel):
         """See OwnModel.adapter_tensors: the projection's output, as peft saves it."""
         with torch.no_grad():
             return {"prompt_embeddings": self._rows()}
+
+    def load_adapter_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """See OwnModel.load_adapter_tensors. A projection cannot be told from what it has made."""
+        if not isinstance(self.encoder, nn.Embedding):
+            raise ConfigError(ENCODED)
+        with torch.no_grad():
+            self.encoder.weight.copy_(tensors["prompt_embeddings"])
 
     def _rows(self) -> Tensor:
         """Shape: [tokens, layers * 2 * heads * head_dim]."""

@@ -48,7 +48,11 @@ class GrpoWork(AdapterWork):
         self._reward = TrlReward(load_reward(preference.reward))
         tokens = Tokens(config.data, PreferenceColumns(), base.tokenizer, base.end_ids)
         self.data: PreferenceData[PromptIds] = load_preferences(config.data, tokens.prompts, config.training.seed)
-        self._before = self._held_out(base.model, LabelledHead(base.model))
+        self._before: float | None = None
+
+    def refer_to(self, model: Any) -> None:
+        """See Work."""
+        self._before = self._held_out(model, LabelledHead(model))
 
     def steps_rows(self) -> int:
         """See Work: answers, of which a batch consists."""

@@ -38,6 +38,9 @@ class RewardWork:
         tokens = Tokens(config.data, preference.columns, base.tokenizer, base.end_ids)
         self.data: PreferenceData[PairIds] = load_preferences(config.data, tokens.pairs, config.training.seed)
 
+    def refer_to(self, model: Any) -> None:
+        """See Work: scores of answers have no reference."""
+
     def steps_rows(self) -> int:
         """See Work."""
         return len(self.data.train)

@@ -27,8 +27,13 @@ def train_preference(session: Session) -> RunResult:
     if work.data.dropped:
         session.display.message(f"left out {describe_dropped(work.data.dropped)}")
     identity = session.identify(base, work.data.sha256)
+    if not session.start:
+        work.refer_to(base.model)  # what it was without an adapter: not every method can be switched off
     set_seed(config.training.seed)
     model = apply_method(base, config.method, total_steps(config.training, work.steps_rows()))
+    session.begin(model, base)
+    if session.start:
+        work.refer_to(model)
     session.display.message(_headline(config, base, work, model))
     session.open_records(base, {"sha256": work.data.sha256, "train_rows": len(work.data.train)})
     trainer = work.trainer(model, make_arguments(config, work.steps_rows()), [])

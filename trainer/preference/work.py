@@ -21,9 +21,13 @@ from trainer.preference.tokens import JudgedIds, PairIds, PreferenceData, Tokens
 
 
 class Work(Protocol):
-    """One kind of preference training of one base. Made before the base gets an adapter."""
+    """One kind of preference training of one base."""
 
     data: PreferenceData[Any]
+
+    def refer_to(self, model: Any) -> None:
+        """Let the reference be ``model`` as it is now: ask it for all that will be needed of it."""
+        ...
 
     def steps_rows(self) -> int:
         """Rows of an epoch, from which steps are counted."""
@@ -43,7 +47,7 @@ class Work(Protocol):
 
 
 def make_work(config: TrainConfig, base: Base) -> Work:
-    """The work that ``config.preference`` asks for, its data loaded and the reference's scores of it computed."""
+    """The work that ``config.preference`` asks for, its data loaded."""
     preference = config.preference
     if isinstance(preference, DpoPreference):
         return DpoWork(config, preference, base)
@@ -85,9 +89,12 @@ class DpoWork(AdapterWork):
         self._config, self._preference, self._base = config, preference, base
         tokens = Tokens(config.data, preference.columns, base.tokenizer, base.end_ids)
         self.data: PreferenceData[PairIds] = load_preferences(config.data, tokens.pairs, config.training.seed)
-        scorer = Scorer(base.model, LabelledHead(base.model), base, config.training.batch_size)
-        self._train = pair_table(self.data.train, scorer, preference.ld_alpha)
-        self._validation = pair_table(self.data.validation, scorer, preference.ld_alpha)
+
+    def refer_to(self, model: Any) -> None:
+        """See Work."""
+        scorer = Scorer(model, LabelledHead(model), self._base, self._config.training.batch_size)
+        self._train = pair_table(self.data.train, scorer, self._preference.ld_alpha)
+        self._validation = pair_table(self.data.validation, scorer, self._preference.ld_alpha)
 
     def steps_rows(self) -> int:
         """See Work."""
@@ -118,8 +125,12 @@ class KtoWork(AdapterWork):
         if len({row.good for row in self.data.train}) < 2:
             raise ConfigError("data.path: kto needs both good and bad answers; all labels are the same")
         random.Random(config.training.seed).shuffle(self.data.train)  # trl takes the rows as they come
-        size = config.training.batch_size if preference.loss_type == "kto" else None
-        scorer = Scorer(base.model, LabelledHead(base.model), base, config.training.batch_size)
+
+    def refer_to(self, model: Any) -> None:
+        """See Work."""
+        batch = self._config.training.batch_size
+        size = batch if self._preference.loss_type == "kto" else None
+        scorer = Scorer(model, LabelledHead(model), self._base, batch)
         self._train = judged_table(self.data.train, scorer, kl_batch=size)
         self._validation = judged_table(self.data.validation, scorer, kl_batch=size)
 

@@ -202,6 +202,13 @@ def test_contradictions_and_what_has_no_counterpart_are_refused(overrides: list[
     assert words in error_of(*overrides)
 
 
+@pytest.mark.parametrize("value", ["null", "", "-1", "0"])
+def test_a_later_source_takes_a_value_back(value: str) -> None:
+    environment = {"HOTSWAP_TRAIN_MAX_STEPS": "5"}
+    assert load_config(None, BASICS, environment).training.max_steps == 5
+    assert load_config(None, [*BASICS, f"max_steps={value}"], environment).training.max_steps is None
+
+
 def test_the_same_value_twice_is_no_contradiction() -> None:
     assert load("epochs=2", "num_train_epochs=2").training.epochs == 2.0
     assert load("warmup_ratio=0.1", "warmup_steps=0").training.warmup == 0.1

@@ -33,6 +33,8 @@ RUNS: dict[str, list[str]] = {
     "prefix": ["method=prefix", "tokens=4", "projection_hidden_size=32", "batch_size=8", "gradient_checkpointing=true"],
     "full": ["method=full", "learning_rate=1e-3", "packing=true", "max_length=64", "max_steps=6"],
     "adalora": ["method=adalora", "init_r=6", "target_r=3", "dropout=0", "delta_t=2", "learning_rate=5e-2"],
+    "tokens": ["method=bottleneck", "bottleneck_size=8", "added_tokens=['[SQL]', re]", "exact_match_rows=4"],
+    "starts": ["method=lora", "r=4", "exact_match_rows=4"],
     "stops early": [
         "method=lora",
         "dropout=0",
@@ -43,13 +45,14 @@ RUNS: dict[str, list[str]] = {
         "save_steps=2",
     ],
 }
-FSDP = ("lora", "prefix", "full")
+FSDP = ("lora", "prefix", "full", "tokens", "starts")
 EXACT = {
     "step": 0,
     "epoch": 0,
     "loss": 1e-5,
     "eval_loss": 1e-5,
     "validation_loss": 1e-5,
+    "exact_match": 0,
     "learning_rate": 0,
     "grad_norm": 1e-4,
 }
@@ -86,7 +89,9 @@ def assert_same(one: TrainConfig, other: TrainConfig) -> None:
 
 @pytest.mark.timeout(600)
 def test_two_processes_train_as_one(tiny_base: Path, tmp_path: Path) -> None:
+    first = train(make_config(tmp_path / "first", tiny_base, *RUNS["starts"]))
     configs = {name: make_config(tmp_path / name, tiny_base, *options, rows=ODD) for name, options in RUNS.items()}
+    configs["starts"] = msgspec.structs.replace(configs["starts"], start_from=str(first.package))
     two = {name: elsewhere(config, "two") for name, config in configs.items()}
     divided = {name: elsewhere(with_strategy(configs[name], "fsdp"), "fsdp") for name in FSDP}
     train_in(2, [*two.values(), *divided.values()], tmp_path)

@@ -49,7 +49,7 @@ def _example(tmp_path: Path, *overrides: str) -> Any:
     data = tmp_path / "questions.jsonl"
     load_reward(f"{EXAMPLE / 'fleet.py'}:write")(data, list(load_reward(f"{EXAMPLE / 'fleet.py'}:questions")(60, 0)))  # type: ignore[arg-type]
     own = [f"output={tmp_path / 'run'}", f"data.path={data}", f"preference.reward={EXAMPLE / 'fleet.py'}:execution"]
-    return train(load_config(EXAMPLE / "grpo.yaml", [*own, *overrides], {}))
+    return train(load_config(EXAMPLE / file, [*own, *overrides], {}))
 
 
 def test_the_example_runs(tiny_base: Path, tmp_path: Path) -> None:

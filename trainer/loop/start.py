@@ -1,0 +1,112 @@
+"""Training that begins with an adapter there is already, instead of a fresh one.
+
+From the package of any trainer whose format is peft's, or from a checkpoint of a run of ours. What a package does not
+hold (the encoder that made a prefix) only a checkpoint has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+from adapters.config import CONFIG_FILE
+from adapters.errors import AdapterError
+from adapters.package import encode_config, read_package
+from trainer.base_model import Base
+from trainer.errors import CheckpointError, ConfigError
+from trainer.loop.checkpoint import PARAMETERS_FILE, put_parameters, read_identity, read_parameters
+from trainer.methods import adapter_of, load_adapter
+
+# Keys of a package's configuration that say how it came to be, or what the tensors' names and shapes say better.
+_NO_MATTER = {
+    *("base_model_name_or_path", "revision", "inference_mode", "task_type", "auto_mapping", "peft_version"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save", "layers"),
+    *("runtime_config", "megatron_config", "megatron_core", "loftq_config", "eva_config", "corda_config"),
+    *("qalora_group_size", "ensure_weight_tying", "trainable_token_indices", "modules", "arrow_config"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What training begins with. ``config`` is that of a package; a checkpoint has ``parameters`` by name instead."""
+
+    path: Path
+    sha256: str
+    base: str | None
+    tensors: Mapping[str, Tensor]
+    config: Mapping[str, Any] | None
+    method: Mapping[str, Any] | None
+
+
+def read_start(path: Path) -> Start:
+    """What is in ``path``, a package or a checkpoint. Raises ConfigError when it is neither, or not sound."""
+    try:
+        if (path / PARAMETERS_FILE).is_file():
+            identity = read_identity(path)
+            parameters = read_parameters(path)
+            return Start(path, _sha256(parameters), identity.base, parameters, None, identity.settings["method"])
+        if not (path / CONFIG_FILE).is_file():
+            raise ConfigError(_neither(path))
+        package = read_package(path)
+    except (AdapterError, CheckpointError) as error:
+        raise ConfigError(f"start_from: {error}") from error
+    config = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+    base = package.manifest.base.fingerprint if package.manifest else None
+    return Start(path, package.digest, base, package.tensors, config, None)
+
+
+def begin_with(start: Start, model: Any, base: Base, method: Mapping[str, Any]) -> None:
+    """Put ``start`` into ``model``, which has a fresh adapter of ``method`` (its configuration as plain data).
+
+    Raises ConfigError when it is of another base, or of a method with other settings.
+    """
+    if start.base is not None and start.base != base.fingerprint:
+        raise ConfigError(f"start_from: {start.path} was trained on another base than {base.name}")
+    if start.method is not None:
+        _check_same(start.method, method, "method.")
+        try:
+            put_parameters(model, start.tensors, start.path)
+        except CheckpointError as error:
+            raise ConfigError(f"start_from: {error}") from error
+        return
+    assert start.config is not None
+    own = json.loads(encode_config(adapter_of(model)[0]))
+    _check_same(start.config, own, "")
+    load_adapter(model, start.tensors)
+
+
+def _check_same(theirs: Mapping[str, Any], ours: Mapping[str, Any], prefix: str) -> None:
+    for key in sorted(theirs.keys() & ours.keys(), key=lambda key: (key not in ("peft_type", "type"), key)):
+        if key in _NO_MATTER or "dropout" in key or key.startswith("init_") or _same(theirs[key], ours[key]):
+            continue
+        raise ConfigError(
+            f"start_from: {prefix}{key} is {theirs[key]!r} there and {ours[key]!r} here; give method the settings "
+            "that the adapter was made with"
+        )
+
+
+def _same(theirs: Any, ours: Any) -> bool:
+    if isinstance(theirs, list) and isinstance(ours, list):  # peft writes sets of names in any order
+        return sorted(map(str, theirs)) == sorted(map(str, ours))
+    return bool(theirs == ours)
+
+
+def _neither(path: Path) -> str:
+    if not path.is_dir():
+        return f"start_from: there is no directory {path}"
+    inside = [
+        found for found in ("adapter", *sorted(p.name for p in path.glob("checkpoint-*"))) if (path / found).is_dir()
+    ]
+    hint = f"; it holds {' and '.join(inside)}: name one of them" if inside else ""
+    return f"start_from: {path} is neither an adapter's package nor a checkpoint{hint}"
+
+
+def _sha256(tensors: Mapping[str, Tensor]) -> str:
+    return hashlib.sha256(save({name: tensors[name] for name in sorted(tensors)})).hexdigest()
