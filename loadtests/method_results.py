@@ -45,7 +45,7 @@ METHODS = {
     "lora": ("method=lora", "training.learning_rate=1e-3"),
     "dora": ("method=lora", "method.use_dora=true", "training.learning_rate=1e-3"),
     "prefix+projection": ("method=prefix", "training.learning_rate=3e-3"),
-    "prefix": ("method=prefix", "method.projection=false", "training.learning_rate=3e-2"),
+    "prefix": ("method=prefix", "method.projection=false", "training.learning_rate=1e-1"),
     "ia3": ("method=ia3", "training.learning_rate=1e-2"),
     "bottleneck": ("method=bottleneck", "training.learning_rate=3e-3"),
     "freeze": ("method=freeze", "training.learning_rate=3e-4"),
