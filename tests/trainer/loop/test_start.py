@@ -96,8 +96,8 @@ def test_a_run_goes_on_learning_and_says_from_what(tiny_base: Path, tmp_path: Pa
     config = make_config(tmp_path / "second", tiny_base, *options)
     assert losses(train(config, resume=True)) == whole
     other = train(make_config(tmp_path / "other", tiny_base, *METHODS["lora"]))
+    changed = make_config(tmp_path / "second", tiny_base, *METHODS["lora"], f"start_from={other.package}")
     with pytest.raises(CheckpointError, match=r"start_from was '\w+' and is now '\w+'"):
-        changed = make_config(tmp_path / "second", tiny_base, *METHODS["lora"], f"start_from={other.package}")
         train(changed, resume=True)
 
 

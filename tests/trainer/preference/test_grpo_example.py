@@ -39,17 +39,26 @@ def test_the_reward_is_what_the_rows_say(answer: str, reward: float) -> None:
 
 
 def test_every_question_is_answered_by_its_query() -> None:
-    made: Any = load_reward(f"{EXAMPLE / 'fleet.py'}:questions")(40, 1)  # type: ignore[arg-type]
-    rows = list(made)
+    rows = list(_fleet("questions")(40, 1))
     assert len({row["prompt"] for row in rows}) > 20
-    assert set(load_reward(f"{EXAMPLE / 'fleet.py'}:execution")([row["sql"] for row in rows], rows)) == {1.0}
+    assert set(_fleet("execution")([row["sql"] for row in rows], rows)) == {1.0}
+    answers = [row["response"] for row in _fleet("answers")(40)]
+    assert set(_fleet("execution")(answers, rows)) == {1.0}
+
+
+def _fleet(name: str) -> Any:
+    return load_reward(f"{EXAMPLE / 'fleet.py'}:{name}")
 
 
 def _example(tmp_path: Path, *overrides: str) -> Any:
-    data = tmp_path / "questions.jsonl"
-    load_reward(f"{EXAMPLE / 'fleet.py'}:write")(data, list(load_reward(f"{EXAMPLE / 'fleet.py'}:questions")(60, 0)))  # type: ignore[arg-type]
-    own = [f"output={tmp_path / 'run'}", f"data.path={data}", f"preference.reward={EXAMPLE / 'fleet.py'}:execution"]
-    return train(load_config(EXAMPLE / file, [*own, *overrides], {}))
+    """The two runs of the example, one after the other; the second one's result."""
+    _fleet("write")(tmp_path / "answers.jsonl", list(_fleet("answers")(40)))
+    _fleet("write")(tmp_path / "questions.jsonl", list(_fleet("questions")(200)))
+    own = [f"output={tmp_path / 'start'}", f"data.path={tmp_path / 'answers.jsonl'}"]
+    start = train(load_config(EXAMPLE / "supervised.yaml", [*own, *overrides], {}))
+    own = [f"output={tmp_path / 'run'}", f"data.path={tmp_path / 'questions.jsonl'}", f"start_from={start.package}"]
+    own.append(f"preference.reward={EXAMPLE / 'fleet.py'}:execution")
+    return train(load_config(EXAMPLE / "grpo.yaml", [*own, *overrides], {}))
 
 
 def test_the_example_runs(tiny_base: Path, tmp_path: Path) -> None:
@@ -59,8 +68,7 @@ def test_the_example_runs(tiny_base: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="15 steps do not change the greedy answers of so small a base", raises=AssertionError)
 def test_the_default_base_learns_to_write_queries(tmp_path: Path) -> None:
-    result = _example(tmp_path)
-    assert result.metrics["reward_after"] > result.metrics["reward_before"]
+    result = _example(tmp_path, "threads=1")
+    assert result.metrics["reward_after"] >= result.metrics["reward_before"] + 0.1
     assert isinstance(serve(resolve_base(DEFAULT_BASE), result.package, "none"), AdapterLoaded)
