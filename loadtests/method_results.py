@@ -2,9 +2,9 @@
 
     python -m loadtests.method_results --data FOLDER --sets snips,banking77 --methods lora,prefix --out results
 
-Every method sees the same rows in the same order for the same number of steps, at a learning rate of its own for runs so
-short. What was done is kept in OUT/results.jsonl and not done again; OUT/results.md is the table. The published sets are
-read from FOLDER/NAME and not part of the project.
+Every method sees the same rows in the same order for the same number of steps, at a learning rate of its own for such
+short runs. What was done is kept in OUT/results.jsonl and not done again; OUT/results.md is the table. The published
+sets are read from FOLDER/NAME and not part of the project.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SETS = {
     "geography": TaskSet(207),
     "chatglm_spo": TaskSet(120, batch=2),
 }
-# Rates for a few hundred steps; they are above most presets, which must also hold for long runs (docs/training/presets.md).
+# Rates for a few hundred steps: above most presets, which must also hold for long runs (docs/training/presets.md).
 METHODS = {
     "lora": ("method=lora", "training.learning_rate=1e-3"),
     "dora": ("method=lora", "method.use_dora=true", "training.learning_rate=1e-3"),
