@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.config.data import HUB
-from trainer.data.split_files import files_of_split
+from trainer.data.cards import CARD_FILE, files_of_data_set, files_of_folder, read_card
 from trainer.errors import DataError, first_line
 
 _PATTERN = re.compile(r"(?P<name>[^@#]+/[^@#]+?)(@(?P<revision>[^#]+))?(#(?P<split>.+))?")
@@ -43,13 +43,14 @@ def hub_files(hub_id: HubId, split: str | None) -> list[Path]:
     try:
         if constants.HF_HUB_OFFLINE:
             folder = Path(snapshot_download(name, repo_type="dataset", revision=revision, local_files_only=True))
-            names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-            return [folder / file for file in files_of_split(names, split, f"the cached copy of {name}")]
+            return files_of_folder(folder, split, f"the cached copy of {name}")
+
+        def download(file: str) -> Path:
+            return Path(hf_hub_download(name, file, repo_type="dataset", revision=revision))
+
         listed = HfApi().list_repo_files(name, revision=revision, repo_type="dataset")
-        return [
-            Path(hf_hub_download(name, file, repo_type="dataset", revision=revision))
-            for file in files_of_split(listed, split, of)
-        ]
+        card = read_card(download(CARD_FILE)) if CARD_FILE in listed else ""
+        return [download(file) for file in files_of_data_set(listed, card, split, of)]
     except (OSError, HTTPError, ValueError) as error:
         raise DataError(_in_words(hub_id, error)) from error
 

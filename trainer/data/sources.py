@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from trainer.config.data import HUB, OWN_SPLIT, DataConfig, Format
+from trainer.data.cards import files_of_folder
 from trainer.data.hub import hub_files, parse_hub_id
 from trainer.data.recipes import RECIPES, Recipe
 from trainer.data.rows import RawRow, read_rows
-from trainer.data.split_files import TRAIN, files_of_split
+from trainer.data.split_files import TRAIN
 from trainer.errors import DataError
 
 Part = Literal["train", "validation", "test"]
@@ -144,8 +145,7 @@ def _files_of(path: str, split: str | None) -> list[Path]:
         return hub_files(hub_id, hub_id.split or split)
     local = Path(path)
     if local.is_dir():
-        names = [file.relative_to(local).as_posix() for file in local.rglob("*") if file.is_file()]
-        return [local / name for name in files_of_split(names, split, f"the folder {path}")]
+        return files_of_folder(local, split, f"the folder {path}")
     if not local.exists() and glob.has_magic(path):
         found = sorted(Path(file) for file in glob.glob(path, recursive=True) if Path(file).is_file())
         if not found:

@@ -33,7 +33,7 @@ def files_of_split(names: Sequence[str], split: str | None, of: str) -> list[str
     several. Raises DataError about the data set ``of``.
     """
     folder, _, wanted = (split or TRAIN).rpartition("/")
-    wanted = _NAMES.get(wanted, wanted)
+    wanted = split_name(wanted)
     found = data_files(names)
     if not found:
         raise DataError(f"{of} has no data files ({', '.join(SUFFIXES)})")
@@ -55,6 +55,11 @@ def files_of_split(names: Sequence[str], split: str | None, of: str) -> list[str
             f"for example data.split: {folders[0]}/{wanted}"
         )
     return _one_format(chosen)
+
+
+def split_name(name: str) -> str:
+    """``name`` as splits are called here: ``dev`` is ``validation``."""
+    return _NAMES.get(name, name)
 
 
 def _one_format(names: Sequence[str]) -> list[str]:

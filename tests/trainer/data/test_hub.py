@@ -70,7 +70,7 @@ def test_data_sets_are_listed_downloaded_once_and_had_offline_then(tmp_path: Pat
         assert look(tmp_path, endpoint, *paths) == ["一 二", "test", "held"]
         downloads = [line for line in asked if line.startswith("GET /datasets/")]
         assert sorted(line.rsplit("/", 1)[-1] for line in downloads) == [
-            "test.jsonl", "train-00000-of-00002.parquet", "train-00001-of-00002.parquet", "validation.csv",
+            "README.md", "test.jsonl", "train-00000-of-00002.parquet", "train-00001-of-00002.parquet", "validation.csv",
         ]  # fmt: skip
         del asked[:]
         assert look(tmp_path, endpoint, "owner/open") == ["一 二"]
@@ -95,6 +95,13 @@ def test_what_the_hub_refuses_is_one_line(tmp_path: Path) -> None:
     assert f"there is neither a local path owner/none nor a data set of that name at {endpoint}" in missing
     assert revision == "DataError: the data set owner/open has no revision v9"
     assert "has no split 'extra' (found: test, train, validation)" in split
+
+
+def test_the_card_says_which_files_make_a_split(tmp_path: Path) -> None:
+    card = b"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: validation.csv\n---\n"
+    with hub({**FILES, "README.md": card}) as (endpoint, _asked):
+        assert look(tmp_path, endpoint, "owner/open") == ["held"]
+    assert look(tmp_path, endpoint, "owner/open", HF_HUB_OFFLINE="1") == ["held"]
 
 
 @pytest.mark.slow  # huggingface_hub tries five times, for half a minute
