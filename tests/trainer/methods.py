@@ -7,6 +7,7 @@ METHODS: dict[str, list[str]] = {
     "lora": ["method=lora", "r=4", "bias=lora_only", "learning_rate=1e-2"],
     "rslora": ["method=lora", "r=4", "use_rslora=true", "learning_rate=1e-2"],
     "dora": ["method=lora", "r=4", "use_dora=true", "learning_rate=1e-2"],
+    "lora-saved": ["method=lora", "r=4", "modules_to_save=[lm_head, model.norm]", "learning_rate=1e-2"],
     "adalora": ["method=adalora", "init_r=6", "target_r=3", "dropout=0.1", "delta_t=3", "learning_rate=5e-2"],
     "vera": ["method=vera", "r=16", ALL, "learning_rate=1e-1"],
     "loha": ["method=loha", "r=4", ALL, "learning_rate=3e-2"],

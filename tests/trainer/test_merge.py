@@ -50,7 +50,8 @@ def test_the_merged_base_answers_as_the_adapter(tiny_base: Path, tmp_path: Path,
     assert merged.exact < TOLERANCE
     check(package, merged.path)
     before, after = load_file(tiny_base / "model.safetensors"), load_file(merged.path / "model.safetensors")
-    assert before.keys() == after.keys()
+    untied = {"lm_head.weight"} if method == "lora-saved" else set()  # it is no longer the embedding
+    assert after.keys() == before.keys() | untied
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 

@@ -18,12 +18,14 @@ from trainer.config.conversions import (
     LIST,
     NAMES,
     NOT_GIVEN,
+    TEMPLATE,
     Conversion,
     choice,
     only,
     when_true,
     without_effect,
 )
+from trainer.config.no_counterpart import REFUSED, REFUSED_SWITCHES, SWITCHES_WITHOUT_EFFECT, WITHOUT_EFFECT
 
 HF = "transformers, TRL, LLaMA-Factory"
 GLM = "ChatGLM"  # the P-Tuning scripts of ChatGLM-6B and ChatGLM2-6B
@@ -64,21 +66,25 @@ _OPTIMIZERS = {
     "lion_32bit": "lion",
 }
 _DTYPE = {"true": "bfloat16", "auto": "auto", "false": NOT_GIVEN}
+_DTYPES = {"auto": "auto", "bfloat16": "bfloat16", "float32": "float32"}
+_FOUR_BITS = {"nf4": "nf4", "fp4": "fp4"}
 _CUT = {"data.too_long": "cut_end"}
 _PLAIN = {"method.projection": False}
 _PREFERENCES = {"dpo": "dpo", "kto": "kto"}
 _COMPLETION_ONLY = {"true": "all_answers", "false": "everything"}
-_STEPS = only(("steps",), "say how often with training.eval_steps and training.save_steps")
-_FILE = only((), "name the file itself with data.path")
 
 _MODEL_AND_METHOD = (
     Alias("model_name_or_path", GLM_HF, "base"),
     Alias("base_model", AXOLOTL, "base"),
+    Alias("torch_dtype", f"{TRL}, transformers", "training.dtype", choice(_DTYPES)),
+    Alias("double_quantization", FACTORY, "training.quantize", when_true("nf4-dq")),
+    Alias("use_bnb_nested_quant", TRL, "training.quantize", when_true("nf4-dq"), is_switch=True),
+    Alias("quantization_type", FACTORY, "training.quantize", choice(_FOUR_BITS)),
+    Alias("bnb_4bit_quant_type", TRL, "training.quantize", choice(_FOUR_BITS)),
     Alias("quantization_bit", f"{GLM}, {FACTORY}", "training.quantize", choice({"4": "nf4", "8": "int8"})),
     Alias("load_in_4bit", f"{AXOLOTL}, {TRL}", "training.quantize", when_true("nf4"), is_switch=True),
     Alias("load_in_8bit", f"{AXOLOTL}, {TRL}", "training.quantize", when_true("int8"), is_switch=True),
     Alias("bf16", ALL, "training.dtype", choice(_DTYPE), is_switch=True),
-    Alias("fp16", ALL, "", only(("false",), "leave it out, or use training.dtype: bfloat16"), is_switch=True),
     Alias("add_tokens", FACTORY, "added_tokens", LIST),
     Alias("new_special_tokens", FACTORY, "added_tokens", LIST),
     Alias("adapter_name_or_path", FACTORY, "start_from"),
@@ -102,6 +108,9 @@ _MODEL_AND_METHOD = (
     Alias("num_virtual_tokens", "peft", "method.tokens"),
     Alias("peft_use_dora", AXOLOTL, "method.use_dora", method="lora", is_switch=True),
     Alias("peft_use_rslora", AXOLOTL, "method.use_rslora", method="lora", is_switch=True),
+    Alias("lora_use_dora", TRL, "method.use_dora", method="lora", is_switch=True),
+    Alias("additional_target", FACTORY, "method.modules_to_save", LIST, method="lora"),
+    Alias("lora_modules_to_save", f"{AXOLOTL}, {TRL}", "method.modules_to_save", LIST, method="lora"),
     Alias("freeze_trainable_layers", FACTORY, "method.layers", method="freeze"),
     Alias("freeze_extra_modules", FACTORY, "method.modules", LIST, method="freeze"),
     Alias("freeze_module_name", TUNE, "method.modules", LAYER_PATHS, method="freeze", with_it={"method.layers": 0}),
@@ -111,8 +120,6 @@ _DATA = (
     Alias("train_file", GLM, "data.path"),
     Alias("train_path", TUNE, "data.path"),
     Alias("dataset_name", TRL, "data.path"),
-    Alias("dataset", FACTORY, "", _FILE),
-    Alias("datasets", AXOLOTL, "", _FILE),
     Alias("validation_file", GLM, "data.validation"),
     Alias("test_path", TUNE, "data.validation"),
     Alias("val_size", FACTORY, "data.validation"),
@@ -136,6 +143,9 @@ _DATA = (
     Alias("max_seq_length", TRL, "data.max_length", with_it=_CUT),
     Alias("max_len", TUNE, "data.max_length", with_it=_CUT),
     Alias("sequence_len", AXOLOTL, "data.max_length"),
+    Alias("chat_template", AXOLOTL, "data.template", TEMPLATE),
+    Alias("dataset_train_split", TRL, "data.split"),
+    Alias("dataset_test_split", TRL, "", only((), "name its file with data.validation, or a share of the rows")),
     Alias("default_system", FACTORY, "data.system_prompt"),
     Alias("default_system_message", AXOLOTL, "data.system_prompt"),
 )
@@ -163,46 +173,25 @@ _LOOP = (
     Alias("load_best_model_at_end", ALL, "training.best_checkpoint", is_switch=True),
     Alias("early_stopping_patience", AXOLOTL, "training.early_stopping"),
     Alias("report_to", HF, "training.tensorboard", choice({"none": NOT_GIVEN, "tensorboard": True})),
-    Alias("eval_strategy", ALL, "", _STEPS),
-    Alias("evaluation_strategy", ALL, "", _STEPS),
-    Alias("save_strategy", ALL, "", _STEPS),
-    Alias("metric_for_best_model", ALL, "", only(("loss", "eval_loss"), "the validation loss decides")),
     Alias("stage", FACTORY, "preference.type", choice({"sft": NOT_GIVEN, **_PREFERENCES, "rm": "reward"})),
     Alias("rl", AXOLOTL, "preference.type", choice(_PREFERENCES)),
     Alias("pref_beta", FACTORY, "preference.beta"),
     Alias("pref_loss", FACTORY, "preference.loss_type"),
-    Alias("do_train", GLM_HF, "", only(("true",), "to score an adapter use hotswap eval"), is_switch=True),
-    Alias("do_predict", GLM_HF, "", only(("false",), "to score an adapter use hotswap eval"), is_switch=True),
-    Alias("overwrite_output_dir", GLM_HF, "", only(("false",), "give the switch --overwrite"), is_switch=True),
-    Alias("resume_from_checkpoint", ALL, "", only(("false",), "give the switch --resume"), is_switch=True),
+    Alias("pref_ftx", FACTORY, "preference.rpo_alpha"),
+    Alias("kto_chosen_weight", FACTORY, "preference.desirable_weight"),
+    Alias("kto_rejected_weight", FACTORY, "preference.undesirable_weight"),
+    Alias("reward_funcs", TRL, "preference.reward"),
+    Alias("save_model_step", TUNE, "training.save_steps"),
 )
-
-_WITHOUT_EFFECT = {
-    "do_eval": "validation rows are evaluated wherever there are any",
-    "per_device_eval_batch_size": "validation takes batches of training.batch_size; its loss is the same for any",
-    "predict_with_generate": "answers are scored by hotswap eval",
-    "plot_loss": "loss.png is always drawn",
-    "group_by_length": "rows of like length always train together",
-    "overwrite_cache": "nothing is kept between runs",
-    "preprocessing_num_workers": "one process reads the data",
-    "dataloader_num_workers": "one process reads the data",
-    "ddp_find_unused_parameters": "nothing here needs it",
-    "ddp_timeout": "nothing here needs it",
-    "logging_dir": "TensorBoard's files are in the output's folder tensorboard",
-    "save_safetensors": "weights are always safetensors",
-    "use_fast_tokenizer": "tokenizers are always the fast ones",
-    "trust_remote_code": "code in a base is never run",
-    "flash_attn": "transformers chooses the kernel of attention",
-    "flash_attention": "transformers chooses the kernel of attention",
-    "attn_implementation": "transformers chooses the kernel of attention",
-}
-_SWITCHES_WITHOUT_EFFECT = ("do_eval", "predict_with_generate", "plot_loss", "group_by_length", "overwrite_cache")
 
 # Names of other tools that are ours too, and mean the same.
 SAME_NAMES = (
     "learning_rate",
     "weight_decay",
     "max_grad_norm",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
     "save_steps",
     "eval_steps",
     "gradient_checkpointing",
@@ -222,8 +211,12 @@ ALIASES: dict[str, Alias] = {
         *_DATA,
         *_LOOP,
         *(
-            Alias(name, "several", "", without_effect(why), is_switch=name in _SWITCHES_WITHOUT_EFFECT)
-            for name, why in _WITHOUT_EFFECT.items()
+            Alias(name, "several", "", without_effect(why), is_switch=name in SWITCHES_WITHOUT_EFFECT)
+            for name, why in WITHOUT_EFFECT.items()
+        ),
+        *(
+            Alias(name, tools, "", only(accepted, instead), is_switch=name in REFUSED_SWITCHES)
+            for name, (tools, accepted, instead) in REFUSED.items()
         ),
     )
 }

@@ -83,6 +83,7 @@ NAMES = Conversion(_names, "names with commas become a list; all: all-linear")
 LIST = Conversion(_list, "names with commas become a list")
 LAYER_PATHS = Conversion(_layer_paths, "layers.27.,layers.26.: [model.layers.27, model.layers.26]")
 COUNT = Conversion(_count, "0 and -1: not given")
+TEMPLATE = Conversion(lambda value: "chat" if value == "tokenizer_default" else value, "tokenizer_default: chat")
 ADAPTER = choice(
     {"lora": "lora", "qlora": Several({"method": "lora", "training.quantize": "nf4"})}, "qlora: lora on an nf4 base"
 )

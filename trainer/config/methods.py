@@ -21,7 +21,10 @@ ALL_QUANTIZATIONS = ("none", "int8", "nf4", "nf4-dq", "fp4", "fp4-dq")
 
 
 class LoraMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="lora", tag_field="type"):
-    """Low-rank adaptation; ``use_dora`` trains a magnitude for every output feature beside it (DoRA)."""
+    """Low-rank adaptation; ``use_dora`` trains a magnitude for every output feature beside it (DoRA).
+
+    ``modules_to_save`` are trained and kept whole, such as lm_head or embed_tokens for a language the base lacks.
+    """
 
     r: Positive = 8
     alpha: PositiveFloat = 16.0
@@ -32,6 +35,7 @@ class LoraMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="l
     use_dora: bool = False
     rank_pattern: dict[str, Positive] = {}
     alpha_pattern: dict[str, PositiveFloat] = {}
+    modules_to_save: list[str] = []
 
     KIND: ClassVar[str] = "lora"
     QUANTIZED: ClassVar[tuple[str, ...]] = ALL_QUANTIZATIONS
@@ -298,4 +302,4 @@ def trains_weights(method: Method) -> bool:
     They are kept in float32 then: bfloat16 has 8 bits of precision, and a step of Adam that is smaller than a 256th of
     a weight would be lost. ``training.dtype`` bfloat16 means mixed precision for such methods.
     """
-    return isinstance(method, FreezeMethod | FullMethod)
+    return isinstance(method, FreezeMethod | FullMethod) or bool(getattr(method, "modules_to_save", []))

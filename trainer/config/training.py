@@ -42,6 +42,9 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     loraplus_lr_ratio: PositiveFloat | None = None
     neftune_noise_alpha: PositiveFloat | None = None
     label_smoothing: Share = 0.0
+    adam_beta1: Share = 0.9
+    adam_beta2: Share = 0.999
+    adam_epsilon: PositiveFloat = 1e-8
     max_grad_norm: PositiveFloat = 1.0
     weight_decay: Annotated[float, Meta(ge=0)] = 0.0
     log_steps: Positive = 1

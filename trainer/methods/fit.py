@@ -16,7 +16,7 @@ from trainer.errors import ConfigError
 
 def check_fit(model: nn.Module, method: Method) -> None:
     """Raise ConfigError for modules that the base lacks, and for a quantized checkpoint that the method cannot use."""
-    for key in ("target_modules", "feedforward_modules"):
+    for key in ("target_modules", "feedforward_modules", "modules_to_save"):
         names = getattr(method, key, None)
         for name in names if isinstance(names, list) else ():
             _check_module(model, f"method.{key}", name)

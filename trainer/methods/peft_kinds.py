@@ -71,6 +71,7 @@ def _lora(method: LoraMethod) -> LoraConfig:
         use_dora=method.use_dora,
         rank_pattern=dict(method.rank_pattern),
         alpha_pattern=dict(method.alpha_pattern),
+        modules_to_save=list(method.modules_to_save) or None,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from trainer.config.aliases import ALIASES, SAME_NAMES
 from trainer.config.file import dump_config, load_config
 from trainer.config.keys import full_key
 from trainer.config.methods import METHODS, FreezeMethod, LoraMethod, PrefixMethod
-from trainer.config.preference import DpoPreference
+from trainer.config.preference import PREFERENCES, DpoPreference
 from trainer.config.schema import TrainConfig
 from trainer.errors import ConfigError
 
@@ -223,18 +224,51 @@ def test_names_without_effect_say_so(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
-def keys_of(kind: str) -> dict[str, Any]:
-    return {"method": {"type": kind}, "preference": {"type": "dpo"}}
+def keys_of(method: str, preference: str = "dpo") -> dict[str, Any]:
+    return {"method": {"type": method}, "preference": {"type": preference}}
 
 
 def test_every_name_leads_to_a_key_that_exists() -> None:
     for alias in ALIASES.values():
         if alias.ours:
             kinds = [alias.method] if alias.method else list(METHODS)
-            assert any(_exists(alias.ours, kind) for kind in kinds), alias.name
+            assert any(_exists(alias.ours, *kind) for kind in product(kinds, PREFERENCES)), alias.name
     for name in SAME_NAMES:
         assert name not in ALIASES
         assert _exists(name, "lora"), name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "value"),
+    [
+        (["additional_target=embed_tokens,lm_head"], "method.modules_to_save", ["embed_tokens", "lm_head"]),
+        (["adapter_name_or_path=/a/b"], "start_from", "/a/b"),
+        (["bnb_4bit_quant_type=fp4"], "training.quantize", "fp4"),
+        (["double_quantization=true"], "training.quantize", "nf4-dq"),
+        (["chat_template=tokenizer_default"], "data.template", "chat"),
+        (["chat_template=chatml"], "data.template", "chatml"),
+        (["torch_dtype=float32"], "training.dtype", "float32"),
+        (["adam_beta2=0.95"], "training.adam_beta2", 0.95),
+        (["stage=kto", "kto_chosen_weight=2"], "preference.desirable_weight", 2.0),
+        (["stage=dpo", "pref_ftx=0.5"], "preference.rpo_alpha", 0.5),
+    ],
+)
+def test_more_names_of_whole_configurations(overrides: list[str], key: str, value: Any) -> None:
+    assert value_of(load(*overrides), key) == value
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("deepspeed=ds_z3.json", "use training.strategy (fsdp, zero1, zero2, zero3) with --nproc"),
+        ("wandb_project=x", "set training.trackers: [wandb]"),
+        ("push_to_hub=true", "hotswap publish puts an adapter into a server"),
+        ("ptuning_checkpoint=out/checkpoint-3000", "to score an adapter use hotswap eval"),
+        ("packing_strategy=wrapped", "packing never cuts an example in two"),
+    ],
+)
+def test_what_is_done_otherwise_here_is_said(override: str, words: str) -> None:
+    assert words in error_of(override)
 
 
 def test_preferences_are_chosen_by_their_names_elsewhere() -> None:
@@ -242,9 +276,9 @@ def test_preferences_are_chosen_by_their_names_elsewhere() -> None:
     assert preference == DpoPreference(beta=0.3, loss_type="ipo")
 
 
-def _exists(key: str, kind: str) -> bool:
+def _exists(key: str, method: str, preference: str = "dpo") -> bool:
     try:
-        full_key(key, keys_of(kind))
+        full_key(key, keys_of(method, preference))
     except ConfigError:
         return False
     return True

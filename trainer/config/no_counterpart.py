@@ -1,0 +1,137 @@
+"""Names of other trainers' settings that are no setting here: what makes no difference, and what to do instead."""
+
+from __future__ import annotations
+
+_KERNELS = "transformers and torch choose the kernels"
+_ONE_READER = "one process reads the data"
+_NOTHING_KEPT = "nothing is kept between runs"
+_LOSS_ONLY = "validation measures the loss; hotswap eval scores answers"
+_FOUND = "the base says it itself"
+
+# name: why it makes no difference
+WITHOUT_EFFECT = {
+    "activation_offloading": "activations stay on the device; see gradient_checkpointing",
+    "attn_implementation": _KERNELS,
+    "compute_accuracy": _LOSS_ONLY,
+    "dataloader_num_workers": _ONE_READER,
+    "dataset_prepared_path": _NOTHING_KEPT,
+    "ddp_find_unused_parameters": "nothing here needs it",
+    "ddp_timeout": "nothing here needs it",
+    "do_eval": "validation rows are evaluated wherever there are any",
+    "enable_liger_kernel": _KERNELS,
+    "eval_sample_packing": "validation rows are never packed; their loss is the same",
+    "flash_attention": _KERNELS,
+    "flash_attn": _KERNELS,
+    "gradient_checkpointing_kwargs": "checkpointing is the kind without re-entrance",
+    "group_by_length": "rows of like length always train together",
+    "include_num_input_tokens_seen": "tokens are always counted",
+    "infer_backend": "answers come from hotswap's own server",
+    "is_skip": "rows that are too long are never cut unless data.too_long says so",
+    "logging_dir": "TensorBoard's files are in the output's folder tensorboard",
+    "lora_kernel": _KERNELS,
+    "lora_mlp_kernel": _KERNELS,
+    "lora_o_kernel": _KERNELS,
+    "lora_qkv_kernel": _KERNELS,
+    "max_eval_samples": "all validation rows count; data.validation says how many",
+    "mode": _FOUND,
+    "model_type": _FOUND,
+    "num_beams": _LOSS_ONLY,
+    "overwrite_cache": _NOTHING_KEPT,
+    "pad_to_sequence_len": "batches are as long as their longest row",
+    "padding_free": "rows of like length train together, so there is next to no padding",
+    "per_device_eval_batch_size": "validation takes batches of training.batch_size; its loss is the same for any",
+    "plot_loss": "loss.png is always drawn",
+    "precompute_ref_log_probs": "the reference is always asked once, before training",
+    "predict_with_generate": "answers are scored by hotswap eval",
+    "preprocessing_num_workers": _ONE_READER,
+    "resize_vocab": "added_tokens have rows of their own; no table is resized",
+    "run_name": "a run is called by its output",
+    "save_safetensors": "weights are always safetensors",
+    "streaming": "files are always read as a stream",
+    "strict": "unknown keys are always refused",
+    "tf32": "torch decides",
+    "tokenized_path": _NOTHING_KEPT,
+    "tokenizer_type": _FOUND,
+    "trust_remote_code": "code in a base is never run",
+    "upcast_layernorm": "models compute their norms in float32 themselves",
+    "use_fast_tokenizer": "tokenizers are always the fast ones",
+    "use_unsloth": _KERNELS,
+    "val_max_target_length": _LOSS_ONLY,
+    "xformers_attention": _KERNELS,
+}
+SWITCHES_WITHOUT_EFFECT = ("do_eval", "predict_with_generate", "plot_loss", "group_by_length", "overwrite_cache")
+
+_STEPS = "say how often with training.eval_steps and training.save_steps"
+_FILE = "name the file itself with data.path"
+_SCORE = "to score an adapter use hotswap eval"
+_DIVIDED = "use training.strategy (fsdp, zero1, zero2, zero3) with --nproc"
+_PUBLISH = "hotswap publish puts an adapter into a server; there is no upload to a hub"
+_NO_MEMORY_TRICK = "leave it out; adamw_8bit, quantize and gradient_checkpointing save memory"
+_TRACKER = "set training.trackers: [wandb], and its own variables such as WANDB_PROJECT"
+
+# name: (tools, values that are what happens anyway, what to do instead of others)
+REFUSED: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "create_new_adapter": ("LLaMA-Factory", ("false",), "merge the first adapter into a base (hotswap merge)"),
+    "dataset": ("LLaMA-Factory", (), _FILE),
+    "dataset_config": ("TRL", (), "write it before the split: data.split: CONFIGURATION/train"),
+    "dataset_dir": ("LLaMA-Factory", (), _FILE),
+    "datasets": ("Axolotl", (), _FILE),
+    "deepspeed": ("transformers, TRL, LLaMA-Factory, Axolotl", (), _DIVIDED),
+    "do_predict": ("ChatGLM, transformers, TRL, LLaMA-Factory", ("false",), _SCORE),
+    "do_train": ("ChatGLM, transformers, TRL, LLaMA-Factory", ("true",), _SCORE),
+    "ds_file": ("ChatGLM-Finetuning", (), _DIVIDED),
+    "eos_token": ("TRL", (), "turns end as the base's own template ends them"),
+    "eval_dataset": ("LLaMA-Factory", (), "name its file with data.validation"),
+    "eval_strategy": ("transformers, TRL, LLaMA-Factory, Axolotl", ("steps",), _STEPS),
+    "evals_per_epoch": ("Axolotl", (), _STEPS),
+    "evaluation_strategy": ("transformers, TRL, LLaMA-Factory, Axolotl", ("steps",), _STEPS),
+    "fp16": (
+        "transformers, TRL, LLaMA-Factory, Axolotl",
+        ("false",),
+        "leave it out, or use training.dtype: bfloat16",
+    ),
+    "fsdp": ("transformers, TRL, LLaMA-Factory, Axolotl", (), _DIVIDED),
+    "fsdp_config": ("transformers, TRL, LLaMA-Factory, Axolotl", (), _DIVIDED),
+    "hub_model_id": ("transformers, TRL, LLaMA-Factory, Axolotl", (), _PUBLISH),
+    "ignore_pad_token_for_loss": ("ChatGLM", ("true",), "padding is never learned"),
+    "lora_fan_in_fan_out": ("Axolotl", ("false",), "it is found out from the base's layers"),
+    "lora_target_parameters": ("TRL", (), "LoRA trains modules here; name them with method.target_modules"),
+    "lora_task_type": ("TRL", ("CAUSAL_LM",), "adapters here are for models that generate"),
+    "lr_scheduler_kwargs": ("transformers, TRL, LLaMA-Factory, Axolotl", (), "choose another training.scheduler"),
+    "metric_for_best_model": (
+        "transformers, TRL, LLaMA-Factory, Axolotl",
+        ("loss", "eval_loss"),
+        "the validation loss decides",
+    ),
+    "mix_strategy": ("LLaMA-Factory", ("concat",), "sets are read one after the other; rows are shuffled anyway"),
+    "model_revision": ("TRL", (), "download that revision and give its directory as base"),
+    "overwrite_output_dir": ("ChatGLM, transformers, TRL, LLaMA-Factory", ("false",), "give the switch --overwrite"),
+    "packing_strategy": ("TRL", ("bfd",), "packing never cuts an example in two"),
+    "pissa_init": ("LLaMA-Factory", ("false",), "LoRA begins as the base here; leave it out"),
+    "ptuning_checkpoint": (
+        "ChatGLM",
+        (),
+        f"{_SCORE}; to train on from one, name a checkpoint of a run of hotswap with start_from",
+    ),
+    "pure_bf16": ("LLaMA-Factory", ("false",), "set training.dtype to bfloat16; what is trained stays in float32"),
+    "push_to_hub": ("transformers, TRL, LLaMA-Factory, Axolotl", ("false",), _PUBLISH),
+    "quantization_method": ("LLaMA-Factory", ("bnb", "bitsandbytes"), "bases are quantized by bitsandbytes"),
+    "ref_model": ("LLaMA-Factory", (), "the reference is the base, or what start_from names"),
+    "resume_from_checkpoint": (
+        "transformers, TRL, LLaMA-Factory, Axolotl",
+        ("false",),
+        "give the switch --resume",
+    ),
+    "rope_scaling": ("LLaMA-Factory", (), "a base keeps the context it has; adapters must fit it as it is served"),
+    "save_only_model": ("transformers, TRL, LLaMA-Factory", ("false",), "checkpoints hold what it takes to go on"),
+    "save_strategy": ("transformers, TRL, LLaMA-Factory, Axolotl", ("steps",), _STEPS),
+    "saves_per_epoch": ("Axolotl", (), _STEPS),
+    "shift_attn": ("LLaMA-Factory", ("false",), "attention is the base's own; leave it out"),
+    "special_tokens": ("Axolotl", (), "list new tokens with added_tokens; the base's own stay"),
+    "sync_ref_model": ("TRL", ("false",), "the reference stays as it is"),
+    "use_badam": ("LLaMA-Factory", ("false",), _NO_MEMORY_TRICK),
+    "use_galore": ("LLaMA-Factory", ("false",), _NO_MEMORY_TRICK),
+    "wandb_entity": ("Axolotl", (), _TRACKER),
+    "wandb_project": ("Axolotl", (), _TRACKER),
+}
+REFUSED_SWITCHES = ("fp16", "do_train", "do_predict", "overwrite_output_dir", "resume_from_checkpoint", "push_to_hub")
