@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def _plan(args: argparse.Namespace) -> int:
         return _plan_shape(args)
     from trainer.config.file import load_config
 
-    config = load_config(args.config, args.settings)
+    # nothing is written, so an output need not be given
+    config = load_config(args.config, args.settings, {"HOTSWAP_TRAIN_OUTPUT": "plan", **os.environ})
     silence_libraries()
     from trainer.plan.planning import plan_run
     from trainer.plan.report import run_data, run_text

@@ -122,6 +122,8 @@ def _plain_words(message: str) -> str:
     what, at, where = message.partition(" - at `$.")
     if at:
         key = where.rstrip("`")
+        if what == "Expected `array`, got `str`":
+            return f"{key}: write a list, such as [a, b]"
         choices = choices_of(key) if what.startswith("Invalid enum value") else []
         return f"{key}: {what.replace('`', '')}" + (f"; choose from {', '.join(choices)}" if choices else "")
     return what.replace("Object missing required field", "the configuration lacks").replace("`", "'")

@@ -38,8 +38,13 @@ _BUILDERS: dict[type[Any], Callable[[Base, Any], Any]] = {
 }
 
 
-# What peft says of norms in LN tuning, and of BOFT without CUDA
-_KNOWN_WARNINGS = ("Unsupported layer type", "Failed to load the CUDA", "Setting boft_n_butterfly_factor to 1")
+# What peft says of norms in LN tuning, of BOFT without CUDA, and of a head that is trained and no longer the embedding
+_KNOWN_WARNINGS = (
+    "Unsupported layer type",
+    "Failed to load the CUDA",
+    "Setting boft_n_butterfly_factor to 1",
+    "Model has `tie_word_embeddings=True`",
+)
 
 
 def apply_method(base: Base, method: Method, steps: int | None = None) -> Any:

@@ -56,6 +56,16 @@ def test_a_shape_s_methods_with_their_counts(short: str, capsys: pytest.CaptureF
     assert all(row["memory"]["peak"] > row["memory"]["weights"] for row in found["methods"])
 
 
+def test_a_plan_needs_no_output(tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_config(tmp_path, tiny_base)
+    arguments = [f"--base={tiny_base}", f"--data={tmp_path / 'data.jsonl'}", "modules_to_save=[lm_head]", "--steps=0"]
+    assert plan([*arguments, "--json"]) == 0
+    saved = json.loads(capsys.readouterr().out)["trainable"]
+    assert plan([*arguments[:2], "--steps=0", "--json"]) == 0
+    assert saved - json.loads(capsys.readouterr().out)["trainable"] == 320 * 64
+    assert not Path("plan").exists()
+
+
 def test_one_method_of_a_shape_by_flags_of_older_scripts(short: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--shape", short, "--method", "prefix", "projection=false", "--pre_seq_len", "128", *SMALL]
     assert plan(arguments) == 0

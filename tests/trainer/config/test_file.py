@@ -95,6 +95,7 @@ def test_paths_become_absolute_so_that_the_copy_stands_for_itself(
         ("dropout=1", "method.dropout: Expected float < 1.0"),
         ("quantize=nf5", "training.quantize: Invalid enum value 'nf5'; choose from none, nf4, nf4-dq, "),
         ("too_long=keep", "data.too_long: Invalid enum value 'keep'; choose from drop, cut_start, cut_end"),
+        ("modules_to_save=lm_head", "method.modules_to_save: write a list, such as [a, b]"),
         ("type=dora", "method.type: 'dora' is not a method; known are lora, "),
         ("data=3", "data: Expected object, got int"),
         ("validation=1.5", "data.validation: 1.5 is neither a share below 1 nor a whole number of rows"),
