@@ -1,6 +1,6 @@
 """Real data end to end: train on snips, publish into a running server, evaluate over HTTP.
 
-Figures go to docs/results.md. HOTSWAP_SNIPS_ROWS, HOTSWAP_SNIPS_TEST_ROWS change the budget (default 2,400
+Figures go to docs/results.md. HOTSWAP_SNIPS_ROWS, HOTSWAP_SNIPS_TEST_ROWS change the budget (default 1,200
 training and 200 held-out rows).
 """
 
@@ -29,9 +29,9 @@ pytestmark = [
     pytest.mark.skipif(not DATA.is_dir(), reason=f"needs the snips data in {DATA}"),
 ]
 
-TRAIN_ROWS = int(os.environ.get("HOTSWAP_SNIPS_ROWS", "2400"))
+TRAIN_ROWS = int(os.environ.get("HOTSWAP_SNIPS_ROWS", "1200"))
 TEST_ROWS = int(os.environ.get("HOTSWAP_SNIPS_TEST_ROWS", "200"))
-BATCH_SIZE, HELD_BACK = 8, 60
+BATCH_SIZE, HELD_BACK = 4, 60
 CLOSE = 2 / HELD_BACK  # two answers: where two tokens are equally likely, rounding decides
 
 
@@ -54,6 +54,8 @@ def train(tmp_path: Path) -> tuple[Path, float]:
         "training": {
             "max_steps": TRAIN_ROWS // BATCH_SIZE,
             "batch_size": BATCH_SIZE,
+            "learning_rate": 1e-3,
+            "warmup": 0.05,
             "quantize": "nf4",
             "exact_match_rows": HELD_BACK,
         },

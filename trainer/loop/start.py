@@ -35,14 +35,18 @@ _NO_MATTER = {
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """What training begins with. ``config`` is that of a package; a checkpoint has ``parameters`` by name instead."""
+    """What training begins with. ``base`` is the fingerprint of the base it is for, where that is known.
+
+    ``settings`` are the configuration of a package, or the method of the run that a checkpoint is of; ``tensors`` have
+    the names that packages give them, or those of the parameters.
+    """
 
     path: Path
+    is_package: bool
     sha256: str
     base: str | None
+    settings: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
-    config: Mapping[str, Any] | None
-    method: Mapping[str, Any] | None
 
 
 def read_start(path: Path) -> Start:
@@ -51,7 +55,7 @@ def read_start(path: Path) -> Start:
         if (path / PARAMETERS_FILE).is_file():
             identity = read_identity(path)
             parameters = read_parameters(path)
-            return Start(path, _sha256(parameters), identity.base, parameters, None, identity.settings["method"])
+            return Start(path, False, _sha256(parameters), identity.base, identity.settings["method"], parameters)
         if not (path / CONFIG_FILE).is_file():
             raise ConfigError(_neither(path))
         package = read_package(path)
@@ -59,7 +63,7 @@ def read_start(path: Path) -> Start:
         raise ConfigError(f"start_from: {error}") from error
     config = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
     base = package.manifest.base.fingerprint if package.manifest else None
-    return Start(path, package.digest, base, package.tensors, config, None)
+    return Start(path, True, package.digest, base, config, package.tensors)
 
 
 def begin_with(start: Start, model: Any, base: Base, method: Mapping[str, Any]) -> None:
@@ -69,17 +73,15 @@ def begin_with(start: Start, model: Any, base: Base, method: Mapping[str, Any]) 
     """
     if start.base is not None and start.base != base.fingerprint:
         raise ConfigError(f"start_from: {start.path} was trained on another base than {base.name}")
-    if start.method is not None:
-        _check_same(start.method, method, "method.")
-        try:
-            put_parameters(model, start.tensors, start.path)
-        except CheckpointError as error:
-            raise ConfigError(f"start_from: {error}") from error
+    if start.is_package:
+        _check_same(start.settings, json.loads(encode_config(adapter_of(model)[0])), "")
+        load_adapter(model, start.tensors)
         return
-    assert start.config is not None
-    own = json.loads(encode_config(adapter_of(model)[0]))
-    _check_same(start.config, own, "")
-    load_adapter(model, start.tensors)
+    _check_same(start.settings, method, "method.")
+    try:
+        put_parameters(model, start.tensors, start.path)
+    except CheckpointError as error:
+        raise ConfigError(f"start_from: {error}") from error
 
 
 def _check_same(theirs: Mapping[str, Any], ours: Mapping[str, Any], prefix: str) -> None:
