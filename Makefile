@@ -8,7 +8,7 @@ ARGS   ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install base demo serve loadtest perplexity adapter-memory lint format test test-slow test-gpu
-.PHONY: families method-results versus-trl test-peers clean distclean
+.PHONY: families method-results method-results-full versus-trl test-peers clean distclean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ adapter-memory: base ## memory with 1, 100 and 1,000 resident adapters
 
 method-results: base ## methods side by side on published sets: make method-results ARGS="--data FOLDER"
 	$(BIN)/python -m loadtests.method_results $(ARGS)
+
+method-results-full: base ## the same at ten times the budget, on 1,000 test rows
+	$(BIN)/python -m loadtests.method_results --budget 10 --rows 1000 $(ARGS)
 
 versus-trl: base ## our LoRA training beside TRL's: make versus-trl ARGS="--recipe snips --data FOLDER"
 	$(BIN)/python -m loadtests.versus_trl $(ARGS)
