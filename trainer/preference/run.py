@@ -13,7 +13,8 @@ from trainer.data.survey import describe_dropped
 from trainer.loop.trainer import make_arguments, total_steps
 from trainer.methods import apply_method, trainable_parameters
 from trainer.preference.extra import require_trl
-from trainer.preference.work import Work, make_work
+from trainer.preference.kinds import make_work
+from trainer.preference.work import Work
 from trainer.session import RunResult, Session
 
 
