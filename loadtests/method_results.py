@@ -89,7 +89,8 @@ def _settings(args: argparse.Namespace, name: str, method: str, output: Path) ->
     one = SETS[name]
     yield from (f"base={args.base}", f"output={output}")
     yield from (f"data.recipe={name}", f"data.path={args.data / name}", "data.validation=50", "data.max_length=1024")
-    yield from (f"training.batch_size={one.batch}", f"training.max_steps={round(one.steps * args.budget)}")
+    steps = round(one.steps * args.budget)
+    yield from (f"training.batch_size={one.batch}", f"training.max_steps={steps}", f"training.eval_steps={steps}")
     yield from ("training.warmup=0.05", "training.threads=1", "training.log_steps=10")
     yield from (f"training.quantize={args.quantize}", *METHODS[method])
 
