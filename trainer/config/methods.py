@@ -65,7 +65,7 @@ class AdaLoraMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag
 
     KIND: ClassVar[str] = "adalora"
     QUANTIZED: ClassVar[tuple[str, ...]] = ALL_QUANTIZATIONS
-    default_learning_rate: ClassVar[float] = 2e-3
+    default_learning_rate: ClassVar[float] = 5e-3
 
 
 class VeraMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="vera", tag_field="type"):
@@ -102,7 +102,7 @@ class LokrMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="l
 
     KIND: ClassVar[str] = "lokr"
     QUANTIZED: ClassVar[tuple[str, ...]] = ("none", "int8")
-    default_learning_rate: ClassVar[float] = 2e-3
+    default_learning_rate: ClassVar[float] = 5e-3
 
 
 class Ia3Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="ia3", tag_field="type"):
@@ -168,7 +168,7 @@ class LnTuningMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
 
     KIND: ClassVar[str] = "ln_tuning"
     QUANTIZED: ClassVar[tuple[str, ...]] = ALL_QUANTIZATIONS
-    default_learning_rate: ClassVar[float] = 2e-3
+    default_learning_rate: ClassVar[float] = 5e-3
 
 
 class BottleneckMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="bottleneck", tag_field="type"):
@@ -250,7 +250,7 @@ class PTuningMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag
 
     KIND: ClassVar[str] = "p_tuning"
     QUANTIZED: ClassVar[tuple[str, ...]] = ALL_QUANTIZATIONS
-    default_learning_rate: ClassVar[float] = 3e-3
+    default_learning_rate: ClassVar[float] = 5e-3
 
 
 Method = (
