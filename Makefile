@@ -46,7 +46,7 @@ method-results: base ## methods side by side on published sets: make method-resu
 	$(BIN)/python -m loadtests.method_results $(ARGS)
 
 method-results-full: base ## the same at ten times the budget, on 1,000 test rows
-	$(BIN)/python -m loadtests.method_results --budget 10 --rows 1000 $(ARGS)
+	$(BIN)/python -m loadtests.method_results --budget 10 --rows 1000 --out method-results-full $(ARGS)
 
 versus-trl: base ## our LoRA training beside TRL's: make versus-trl ARGS="--recipe snips --data FOLDER"
 	$(BIN)/python -m loadtests.versus_trl $(ARGS)

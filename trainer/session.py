@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,17 +61,20 @@ class Session:
     """One run. ``config`` is the given one with what ``auto`` stands for on this machine."""
 
     def __init__(self, config: TrainConfig, *, resume: bool, overwrite: bool, display: Display) -> None:
-        """Make the output directory ready and find the checkpoint to go on from. Raises CheckpointError."""
+        """Read what it starts from, make the output directory ready and find the checkpoint to go on from.
+
+        Raises ConfigError, CheckpointError.
+        """
         if config.training.tensorboard:
             require_tensorboard()
         require_trackers(config.training.trackers)
+        self.start = read_start(Path(config.start_from)) if config.start_from else None
         self.output = Path(config.output)
         self.display = display
         self.checkpoint = processes.from_main(lambda: open_output(self.output, resume, overwrite))
         if config.training.threads:
             torch.set_num_threads(config.training.threads)
         self.config = _resolved(config)
-        self.start = read_start(Path(config.start_from)) if config.start_from else None
         self._stop = StopCallback()
         self._records: list[MetricsFile | TensorBoardFile] = []
         self._cpu_began = 0.0
@@ -93,6 +96,7 @@ class Session:
         """Put what this run starts from, if anything, into ``model``, which has a fresh adapter. Raises ConfigError."""
         if self.start:
             begin_with(self.start, model, base, msgspec.to_builtins(self.config.method))
+            self.start = replace(self.start, tensors={})  # a whole model's, with some methods
 
     def open_records(self, base: Base, data: dict[str, Any]) -> None:
         """Write config.yaml and run.json, and open the metrics: from here on the directory holds a run."""

@@ -10,7 +10,7 @@ import json
 import random
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ PROMPT = f"""\
 Table: {SCHEMA}
 Question: {{question}}
 SQL:"""
+ANSWERED, ASKED = 40, 160
 RIGHT, RUNS, LOOKS = 1.0, 0.2, 0.05
 _MAX_STEPS = 100_000  # of SQLite's virtual machine: a query that never ends is wrong
 _READS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION}
@@ -48,18 +49,23 @@ def execution(completions: list[str], rows: list[dict[str, Any]]) -> list[float]
     return [_reward(connection, text, row["sql"]) for text, row in zip(completions, rows, strict=True)]
 
 
-def questions(count: int, seed: int = 0) -> Iterator[dict[str, str]]:
-    """Questions with their queries."""
-    draw = random.Random(seed)
-    for _ in range(count):
-        question, sql = draw.choice(_SHAPES)(draw)
-        yield {"prompt": PROMPT.format(question=question), "sql": sql}
+def questions() -> list[dict[str, str]]:
+    """Questions with their queries, none of which is among the answers."""
+    return _rows()[ANSWERED:]
 
 
-def answers(count: int, seed: int = 1) -> Iterator[dict[str, str]]:
-    """Questions answered, to learn the form from."""
-    for row in questions(count, seed):
-        yield {"prompt": row["prompt"], "response": f" {row['sql']}"}
+def answers() -> list[dict[str, str]]:
+    """A few questions answered, to learn the form from."""
+    return [{"prompt": row["prompt"], "response": f" {row['sql']}"} for row in _rows()[:ANSWERED]]
+
+
+def _rows() -> list[dict[str, str]]:
+    """All of them, each question once, in an order that never changes."""
+    draw = random.Random(0)
+    found: dict[str, str] = {}
+    while len(found) < ANSWERED + ASKED:
+        found |= [draw.choice(_SHAPES)(draw)]
+    return [{"prompt": PROMPT.format(question=question), "sql": sql} for question, sql in found.items()]
 
 
 def _reward(connection: sqlite3.Connection, text: str, wanted: str) -> float:
@@ -99,12 +105,34 @@ def _count_before(draw: random.Random) -> tuple[str, str]:
     return f"How many ships were built before {year}?", f"SELECT COUNT(*) FROM ships WHERE built < {year}"
 
 
+def _smaller_crew(draw: random.Random) -> tuple[str, str]:
+    crew = draw.randrange(10, 50)
+    return f"How many ships have a crew of less than {crew}?", f"SELECT COUNT(*) FROM ships WHERE crew < {crew}"
+
+
+def _built_after(draw: random.Random) -> tuple[str, str]:
+    year = draw.randrange(1985, 2015)
+    return f"Which ships were built after {year}?", f"SELECT name FROM ships WHERE built > {year}"
+
+
+def _crew_of(draw: random.Random) -> tuple[str, str]:
+    name = draw.choice(NAMES)
+    return f"How large is the crew of {name}?", f"SELECT crew FROM ships WHERE name = '{name}'"
+
+
+def _year_of(draw: random.Random) -> tuple[str, str]:
+    name = draw.choice(NAMES)
+    return f"When was {name} built?", f"SELECT built FROM ships WHERE name = '{name}'"
+
+
 def _port_of(draw: random.Random) -> tuple[str, str]:
     name = draw.choice(NAMES)
     return f"In which port is {name}?", f"SELECT port FROM ships WHERE name = '{name}'"
 
 
-_SHAPES = (_in_port, _count_port, _larger_crew, _count_before, _port_of)
+_SHAPES = (
+    _in_port, _count_port, _larger_crew, _smaller_crew, _count_before, _built_after, _port_of, _crew_of, _year_of,
+)  # fmt: skip
 
 
 def write(path: Path, rows: Sequence[dict[str, str]]) -> None:
@@ -113,5 +141,5 @@ def write(path: Path, rows: Sequence[dict[str, str]]) -> None:
 
 
 if __name__ == "__main__":
-    write(Path(__file__).with_name("answers.jsonl"), list(answers(40)))
-    write(Path(__file__).with_name("questions.jsonl"), list(questions(200)))
+    write(Path(__file__).with_name("answers.jsonl"), answers())
+    write(Path(__file__).with_name("questions.jsonl"), questions())

@@ -36,6 +36,13 @@ from trainer.run import train
         (["method=prefix", "tokens=9000", "projection=false"], "num_virtual_tokens is 9000"),
         (["method.rank_pattern.nothing=4"], "rank_pattern keys did not match"),
         (["method=boft", "block_size=7"], "method: "),
+        (["modules_to_save=[head]"], "method.modules_to_save: the base has no module 'head'"),
+        (["modules_to_save=[act_fn]"], "method.modules_to_save: model.layers.0.mlp.act_fn has no parameters to train"),
+        (
+            ["quantize=nf4", "target_modules=[q_proj]", "modules_to_save=[down_proj]"],
+            "method.modules_to_save: model.layers.0.mlp.down_proj is quantized",
+        ),
+        (["quantize=int8", "modules_to_save=[down_proj]"], "mlp.down_proj is quantized, and quantized weights cannot"),
         (["method=freeze", "layers=9"], "method.layers: the base has 2 layers, 9 cannot be trained"),
         (["method=freeze", "layers=0", "method.modules=[x]"], "method.modules: the base has no module 'x'"),
     ],

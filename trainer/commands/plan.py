@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +46,7 @@ def _plan(args: argparse.Namespace) -> int:
         return _plan_shape(args)
     from trainer.config.file import load_config
 
-    # nothing is written, so an output need not be given
-    config = load_config(args.config, args.settings, {"HOTSWAP_TRAIN_OUTPUT": "plan", **os.environ})
+    config = load_config(args.config, args.settings, defaults={"output": "plan"})  # where nothing is written
     silence_libraries()
     from trainer.plan.planning import plan_run
     from trainer.plan.report import run_data, run_text

@@ -67,7 +67,6 @@ _OPTIMIZERS = {
 }
 _DTYPE = {"true": "bfloat16", "auto": "auto", "false": NOT_GIVEN}
 _DTYPES = {"auto": "auto", "bfloat16": "bfloat16", "float32": "float32"}
-_FOUR_BITS = {"nf4": "nf4", "fp4": "fp4"}
 _CUT = {"data.too_long": "cut_end"}
 _PLAIN = {"method.projection": False}
 _PREFERENCES = {"dpo": "dpo", "kto": "kto"}
@@ -77,10 +76,6 @@ _MODEL_AND_METHOD = (
     Alias("model_name_or_path", GLM_HF, "base"),
     Alias("base_model", AXOLOTL, "base"),
     Alias("torch_dtype", f"{TRL}, transformers", "training.dtype", choice(_DTYPES)),
-    Alias("double_quantization", FACTORY, "training.quantize", when_true("nf4-dq")),
-    Alias("use_bnb_nested_quant", TRL, "training.quantize", when_true("nf4-dq"), is_switch=True),
-    Alias("quantization_type", FACTORY, "training.quantize", choice(_FOUR_BITS)),
-    Alias("bnb_4bit_quant_type", TRL, "training.quantize", choice(_FOUR_BITS)),
     Alias("quantization_bit", f"{GLM}, {FACTORY}", "training.quantize", choice({"4": "nf4", "8": "int8"})),
     Alias("load_in_4bit", f"{AXOLOTL}, {TRL}", "training.quantize", when_true("nf4"), is_switch=True),
     Alias("load_in_8bit", f"{AXOLOTL}, {TRL}", "training.quantize", when_true("int8"), is_switch=True),
@@ -134,6 +129,7 @@ _DATA = (
     Alias("max_source_length", GLM, "data.max_prompt_length"),
     Alias("max_target_length", GLM, "data.max_response_length"),
     Alias("max_src_len", TUNE, "data.max_prompt_length"),
+    Alias("is_skip", TUNE, "data.too_long", when_true("drop"), is_switch=True),
     Alias("train_on_prompt", FACTORY, "data.learn", when_true("everything"), is_switch=True),
     Alias("train_on_inputs", AXOLOTL, "data.learn", when_true("everything"), is_switch=True),
     Alias("mask_history", FACTORY, "data.learn", when_true("last_answer"), is_switch=True),

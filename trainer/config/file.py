@@ -29,14 +29,20 @@ ENV_PREFIX = "HOTSWAP_TRAIN_"
 
 
 def load_config(
-    path: Path | None, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None
+    path: Path | None,
+    overrides: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+    *,
+    defaults: Mapping[str, Any] | None = None,
 ) -> TrainConfig:
     """The configuration in the YAML file ``path``, overridden by ``environ`` and then ``overrides``.
+
+    ``defaults`` are keys at the top that stand where none of them says anything.
 
     The learning rate is filled in and paths are made absolute, so that the result stands for itself.
     Raises ConfigError naming the key.
     """
-    raw: dict[str, Any] = {}
+    raw: dict[str, Any] = dict(defaults or {})
     apply_layer(raw, _read_yaml(path).items() if path else ())
     check_keys(raw)
     apply_layer(raw, _environment(os.environ if environ is None else environ))

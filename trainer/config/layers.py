@@ -84,7 +84,7 @@ def _aliased(alias: Alias, name: str, value: Any) -> Iterator[_Setting]:
         raise ConfigError(f"{name}: {error}") from error
     if converted is NOT_GIVEN:
         if alias.ours.rpartition(".")[2] == alias.name:  # our own name too: takes back what an earlier source set
-            yield _Setting(alias.ours, None, name, alias)
+            yield _Setting(alias.ours, NOT_GIVEN, name, alias)
         elif value is not None and alias.conversion.words.startswith("no effect"):
             _log.warning("%s has %s", name, alias.conversion.words)
         return
@@ -133,7 +133,10 @@ def _put(raw: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(place.get(section), dict):
             place[section] = {}
         place = place[section]
-    place[leaf] = value
+    if value is NOT_GIVEN:
+        place.pop(leaf, None)
+    else:
+        place[leaf] = value
 
 
 def _get(raw: Mapping[str, Any], key: str) -> Any:

@@ -26,7 +26,6 @@ WITHOUT_EFFECT = {
     "group_by_length": "rows of like length always train together",
     "include_num_input_tokens_seen": "tokens are always counted",
     "infer_backend": "answers come from hotswap's own server",
-    "is_skip": "rows that are too long are never cut unless data.too_long says so",
     "logging_dir": "TensorBoard's files are in the output's folder tensorboard",
     "lora_kernel": _KERNELS,
     "lora_mlp_kernel": _KERNELS,
@@ -69,8 +68,11 @@ _PUBLISH = "hotswap publish puts an adapter into a server; there is no upload to
 _NO_MEMORY_TRICK = "leave it out; adamw_8bit, quantize and gradient_checkpointing save memory"
 _TRACKER = "set training.trackers: [wandb], and its own variables such as WANDB_PROJECT"
 
+_NESTED = "set training.quantize: nf4-dq (or fp4-dq)"
+
 # name: (tools, values that are what happens anyway, what to do instead of others)
 REFUSED: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "bnb_4bit_quant_type": ("TRL, Axolotl", ("nf4",), "set training.quantize: fp4"),
     "create_new_adapter": ("LLaMA-Factory", ("false",), "merge the first adapter into a base (hotswap merge)"),
     "dataset": ("LLaMA-Factory", (), _FILE),
     "dataset_config": ("TRL", (), "write it before the split: data.split: CONFIGURATION/train"),
@@ -79,6 +81,7 @@ REFUSED: dict[str, tuple[str, tuple[str, ...], str]] = {
     "deepspeed": ("transformers, TRL, LLaMA-Factory, Axolotl", (), _DIVIDED),
     "do_predict": ("ChatGLM, transformers, TRL, LLaMA-Factory", ("false",), _SCORE),
     "do_train": ("ChatGLM, transformers, TRL, LLaMA-Factory", ("true",), _SCORE),
+    "double_quantization": ("LLaMA-Factory", ("false",), _NESTED),
     "ds_file": ("ChatGLM-Finetuning", (), _DIVIDED),
     "eos_token": ("TRL", (), "turns end as the base's own template ends them"),
     "eval_dataset": ("LLaMA-Factory", (), "name its file with data.validation"),
@@ -116,6 +119,7 @@ REFUSED: dict[str, tuple[str, tuple[str, ...], str]] = {
     "pure_bf16": ("LLaMA-Factory", ("false",), "set training.dtype to bfloat16; what is trained stays in float32"),
     "push_to_hub": ("transformers, TRL, LLaMA-Factory, Axolotl", ("false",), _PUBLISH),
     "quantization_method": ("LLaMA-Factory", ("bnb", "bitsandbytes"), "bases are quantized by bitsandbytes"),
+    "quantization_type": ("LLaMA-Factory", ("nf4",), "set training.quantize: fp4"),
     "ref_model": ("LLaMA-Factory", (), "the reference is the base, or what start_from names"),
     "resume_from_checkpoint": (
         "transformers, TRL, LLaMA-Factory, Axolotl",
@@ -131,7 +135,11 @@ REFUSED: dict[str, tuple[str, tuple[str, ...], str]] = {
     "sync_ref_model": ("TRL", ("false",), "the reference stays as it is"),
     "use_badam": ("LLaMA-Factory", ("false",), _NO_MEMORY_TRICK),
     "use_galore": ("LLaMA-Factory", ("false",), _NO_MEMORY_TRICK),
+    "use_bnb_nested_quant": ("TRL", ("false",), _NESTED),
     "wandb_entity": ("Axolotl", (), _TRACKER),
     "wandb_project": ("Axolotl", (), _TRACKER),
 }
-REFUSED_SWITCHES = ("fp16", "do_train", "do_predict", "overwrite_output_dir", "resume_from_checkpoint", "push_to_hub")
+REFUSED_SWITCHES = (
+    *("fp16", "do_train", "do_predict", "overwrite_output_dir"),
+    *("resume_from_checkpoint", "push_to_hub", "use_bnb_nested_quant"),
+)

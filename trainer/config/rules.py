@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from trainer.config.data import check_data
@@ -27,7 +28,7 @@ def check(config: TrainConfig) -> None:
             config.training,
             too_long=config.data.too_long,
             added_tokens=bool(config.added_tokens),
-            starts=config.start_from is not None,
+            starts=bool(config.start_from),
         )
     _check_start(config)
     _check_packing(config)
@@ -55,8 +56,9 @@ def _check_start(config: TrainConfig) -> None:
         raise ConfigError(
             "start_from: full fine-tuning starts from a base: merge the adapter and give the result as base"
         )
-    if Path(config.output) in Path(config.start_from).parents:
-        raise ConfigError("start_from: it lies in output, where this run will write; choose another output")
+    start, output = (Path(os.path.abspath(Path(p).expanduser())) for p in (config.start_from, config.output))
+    if start.is_relative_to(output) or output.is_relative_to(start):
+        raise ConfigError("start_from: it and output lie in each other, where this run writes; choose another output")
 
 
 def _check_packing(config: TrainConfig) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 from fsspec.utils import glob_translate
 
-from trainer.data.split_files import TRAIN, data_files, files_of_split, split_name
-from trainer.errors import DataError
+from trainer.data.split_files import TRAIN, data_files, files_of_split, one_format, split_name
+from trainer.errors import DataError, first_line
 
 CARD_FILE = "README.md"
 _HEAD = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
@@ -45,15 +45,19 @@ def files_of_data_set(names: Sequence[str], card: str, split: str | None, of: st
     if not chosen.splits:
         inside = [name for name in names if PurePosixPath(name).is_relative_to(chosen.folder or ".")]
         return files_of_split(inside, wanted, of)
-    patterns = {split_name(name): found for name, found in chosen.splits.items()}.get(split_name(wanted))
-    if patterns is None:
+    folded = {split_name(name): found for name, found in chosen.splits.items()}
+    patterns = chosen.splits.get(wanted) or folded.get(split_name(wanted))
+    if not patterns:
         there = ", ".join(sorted(chosen.splits))
         raise DataError(f"{of} has no split {split or TRAIN!r} (found: {there}); name one with data.split")
-    fits = [re.compile(glob_translate(str(PurePosixPath(chosen.folder, pattern)))) for pattern in patterns]
+    try:
+        fits = [re.compile(glob_translate(str(PurePosixPath(chosen.folder, pattern)))) for pattern in patterns]
+    except ValueError as error:
+        raise DataError(f"the {CARD_FILE} of {of} names {' or '.join(patterns)}: {first_line(error)}") from error
     found = [name for name in data_files(names) if any(fit.match(name) for fit in fits)]
     if not found:
         raise DataError(f"{of} has no file {' or '.join(patterns)}, which its {CARD_FILE} names for {wanted}")
-    return found
+    return one_format(found)
 
 
 def files_of_folder(folder: Path, split: str | None, of: str) -> list[Path]:
@@ -64,8 +68,11 @@ def files_of_folder(folder: Path, split: str | None, of: str) -> list[Path]:
 
 
 def read_card(path: Path) -> str:
-    """The text of the card at ``path``."""
-    return path.read_text(encoding="utf-8", errors="replace")
+    """The text of the card at ``path``. Raises DataError."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def configurations(card: str) -> list[Configuration]:
@@ -74,7 +81,7 @@ def configurations(card: str) -> list[Configuration]:
     try:
         described = yaml.safe_load(head[1]).get("configs") if head else None
         return [_configuration(one) for one in described or ()]
-    except (yaml.YAMLError, AttributeError, TypeError, KeyError):
+    except (yaml.YAMLError, ValueError, AttributeError, TypeError, KeyError):
         return []
 
 

@@ -54,7 +54,7 @@ def files_of_split(names: Sequence[str], split: str | None, of: str) -> list[str
             f"{of} has several configurations ({', '.join(folders)}); name one, "
             f"for example data.split: {folders[0]}/{wanted}"
         )
-    return _one_format(chosen)
+    return one_format(chosen)
 
 
 def split_name(name: str) -> str:
@@ -62,7 +62,8 @@ def split_name(name: str) -> str:
     return _NAMES.get(name, name)
 
 
-def _one_format(names: Sequence[str]) -> list[str]:
+def one_format(names: Sequence[str]) -> list[str]:
+    """Those of ``names`` in one format, where the same rows may be there in several."""
     kinds = {_kind(name) for name in names}
     best = next(kind for kind in _PREFERRED if kind in kinds)
     return [name for name in names if _kind(name) == best]

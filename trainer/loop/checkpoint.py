@@ -145,7 +145,7 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     try:
         tensors: dict[str, torch.Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read; resume from another checkpoint") from error
+        raise CheckpointError(f"{path} cannot be read; use another checkpoint") from error
     return tensors
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from adapters.config import CONFIG_FILE
 from adapters.errors import AdapterError
+from adapters.names import shown
 from adapters.package import encode_config, read_package
 from trainer.base_model import Base
 from trainer.errors import CheckpointError, ConfigError
@@ -28,6 +29,8 @@ from trainer.methods import adapter_of, load_adapter
 _NO_MATTER = {
     *("base_model_name_or_path", "revision", "inference_mode", "task_type", "auto_mapping", "peft_version"),
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save", "layers"),
+    *("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"),
+    *("projection_prng_key", "save_projection"),
     *("runtime_config", "megatron_config", "megatron_core", "loftq_config", "eva_config", "corda_config"),
     *("qalora_group_size", "ensure_weight_tying", "trainable_token_indices", "modules", "arrow_config"),
 }
@@ -74,6 +77,11 @@ def begin_with(start: Start, model: Any, base: Base, method: Mapping[str, Any]) 
     if start.base is not None and start.base != base.fingerprint:
         raise ConfigError(f"start_from: {start.path} was trained on another base than {base.name}")
     if start.is_package:
+        if start.settings.get("peft_type") == "ADALORA":
+            raise ConfigError(
+                "start_from: the package of an AdaLoRA adapter holds the ranks that were kept, not those that training "
+                "begins with; name a checkpoint of its run (OUTPUT/checkpoint-N)"
+            )
         _check_same(start.settings, json.loads(encode_config(adapter_of(model)[0])), "")
         load_adapter(model, start.tensors)
         return
@@ -89,8 +97,8 @@ def _check_same(theirs: Mapping[str, Any], ours: Mapping[str, Any], prefix: str)
         if key in _NO_MATTER or "dropout" in key or key.startswith("init_") or _same(theirs[key], ours[key]):
             continue
         raise ConfigError(
-            f"start_from: {prefix}{key} is {theirs[key]!r} there and {ours[key]!r} here; give method the settings "
-            "that the adapter was made with"
+            f"start_from: {prefix}{key} is {shown(theirs[key])} there and {shown(ours[key])} here; give method the "
+            "settings that the adapter was made with"
         )
 
 

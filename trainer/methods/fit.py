@@ -20,6 +20,8 @@ def check_fit(model: nn.Module, method: Method) -> None:
         names = getattr(method, key, None)
         for name in names if isinstance(names, list) else ():
             _check_module(model, f"method.{key}", name)
+    for name in getattr(method, "modules_to_save", ()):
+        _check_trainable(model, name)
     kind = _quantization_of(model)
     if kind not in method.QUANTIZED:
         raise ConfigError(
@@ -46,6 +48,20 @@ def _check_module(model: nn.Module, key: str, wanted: str) -> None:
     near = get_close_matches(wanted, leaves, 1)
     hint = f"did you mean {near[0]}?" if near else f"its linear maps are {', '.join(leaves)}"
     raise ConfigError(f"{key}: the base has no module {wanted!r}; {hint}")
+
+
+def _check_trainable(model: nn.Module, wanted: str) -> None:
+    for name, module in model.named_modules():
+        if name != wanted and not name.endswith(f".{wanted}"):
+            continue
+        parameters = list(module.parameters())
+        if not parameters:
+            raise ConfigError(f"method.modules_to_save: {name} has no parameters to train")
+        if not all(parameter.is_floating_point() for parameter in parameters):
+            raise ConfigError(
+                f"method.modules_to_save: {name} is quantized, and quantized weights cannot be trained; set "
+                "training.quantize to none, or leave the module to LoRA"
+            )
 
 
 def _quantization_of(model: Any) -> str:

@@ -1,4 +1,4 @@
-"""What the reference says of the data: log-probabilities by the base, before it gets an adapter.
+"""What the reference says of the data: log-probabilities by the model that a run begins with.
 
 They are computed once. So no second model is in memory, the reference is the same for every method, also for one that
 cannot be switched off, and a step costs no pass of the reference.

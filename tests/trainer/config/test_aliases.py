@@ -203,6 +203,12 @@ def test_contradictions_and_what_has_no_counterpart_are_refused(overrides: list[
     assert words in error_of(*overrides)
 
 
+def test_an_empty_value_takes_back_what_an_earlier_source_set() -> None:
+    environment = {"HOTSWAP_TRAIN_OPTIMIZER": "lion"}
+    assert load_config(None, BASICS, environment).training.optimizer == "lion"
+    assert load_config(None, [*BASICS, "optimizer="], environment).training.optimizer == "adamw"
+
+
 @pytest.mark.parametrize("value", ["null", "", "-1", "0"])
 def test_a_later_source_takes_a_value_back(value: str) -> None:
     environment = {"HOTSWAP_TRAIN_MAX_STEPS": "5"}
@@ -243,8 +249,9 @@ def test_every_name_leads_to_a_key_that_exists() -> None:
     [
         (["additional_target=embed_tokens,lm_head"], "method.modules_to_save", ["embed_tokens", "lm_head"]),
         (["adapter_name_or_path=/a/b"], "start_from", "/a/b"),
-        (["bnb_4bit_quant_type=fp4"], "training.quantize", "fp4"),
-        (["double_quantization=true"], "training.quantize", "nf4-dq"),
+        (["quantization_bit=4", "quantization_type=nf4"], "training.quantize", "nf4"),
+        (["bnb_4bit_quant_type=nf4"], "training.quantize", "none"),  # of a base that is not quantized
+        (["max_len=64", "is_skip=true"], "data.too_long", "drop"),
         (["chat_template=tokenizer_default"], "data.template", "chat"),
         (["chat_template=chatml"], "data.template", "chatml"),
         (["torch_dtype=float32"], "training.dtype", "float32"),
@@ -260,6 +267,7 @@ def test_more_names_of_whole_configurations(overrides: list[str], key: str, valu
 @pytest.mark.parametrize(
     ("override", "words"),
     [
+        ("double_quantization=true", "set training.quantize: nf4-dq"),
         ("deepspeed=ds_z3.json", "use training.strategy (fsdp, zero1, zero2, zero3) with --nproc"),
         ("wandb_project=x", "set training.trackers: [wandb]"),
         ("push_to_hub=true", "hotswap publish puts an adapter into a server"),

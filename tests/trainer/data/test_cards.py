@@ -70,11 +70,29 @@ def test_what_cannot_be_chosen_is_said(card: str, split: str | None, words: str)
 
 
 @pytest.mark.parametrize(
-    "card", ["", "# title", "---\nlicense: mit\n---\n", "---\n: [\n---\n", "---\nconfigs: 3\n---\n", "---\n- a\n---\n"]
+    "card",
+    [
+        "",
+        "# title",
+        "---\nlicense: mit\n---\n",
+        "---\n: [\n---\n",
+        "---\nconfigs: 3\n---\n",
+        "---\n- a\n---\n",
+        "---\ndate: 2020-13-45\n---\n",
+    ],
 )
 def test_cards_that_say_nothing_leave_it_to_the_names(card: str) -> None:
     assert configurations(card) == []
     assert files_of_data_set(["train.csv", "test.csv"], card, "test", "it") == ["test.csv"]
+
+
+def test_splits_of_like_names_and_formats_are_kept_apart() -> None:
+    card = "---\nconfigs:\n- data_files:\n  - {split: dev, path: a*}\n  - {split: validation, path: b*}\n---\n"
+    names = ["a.csv", "a.jsonl", "b.csv"]
+    assert files_of_data_set(names, card, "dev", "it") == ["a.jsonl"]
+    assert files_of_data_set(names, card, "validation", "it") == ["b.csv"]
+    with pytest.raises(DataError, match=r"the README.md of it names \*\*\.csv: Invalid pattern"):
+        files_of_data_set(names, '---\nconfigs:\n- data_files: "**.csv"\n---\n', None, "it")
 
 
 def test_a_folder_may_have_a_card(tmp_path: Path) -> None:

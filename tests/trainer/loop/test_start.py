@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, VeraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from adapters.golden import read_golden
@@ -160,9 +160,9 @@ def test_what_does_not_fit_is_named(tiny_base: Path, tmp_path: Path) -> None:
     def error(start: Path, *options: str, base: Path = tiny_base) -> str:
         return error_of(tmp_path / "next", base, start, *options)
 
-    assert "r is 4 there and 8 here" in error(package, "r=8")
-    assert "lora_alpha is 16.0 there and 32.0 here" in error(package, "r=4", "alpha=32")
-    assert "method.alpha is 16.0 there and 32.0 here" in error(checkpoint, "r=4", "alpha=32")
+    assert "r is '4' there and '8' here" in error(package, "r=8")
+    assert "lora_alpha is '16.0' there and '32.0' here" in error(package, "r=4", "alpha=32")
+    assert "method.alpha is '16.0' there and '32.0' here" in error(checkpoint, "r=4", "alpha=32")
     assert "peft_type is 'LORA' there and 'IA3' here" in error(package, "method=ia3")
     assert "method.type is 'lora' there and 'ia3' here" in error(checkpoint, "method=ia3")
     assert "which this method does not train" in error(package, "r=4", "target_modules=[q_proj]")
@@ -172,8 +172,52 @@ def test_what_does_not_fit_is_named(tiny_base: Path, tmp_path: Path) -> None:
     assert "there is no directory" in error(tmp_path / "nowhere", "r=4")
     (checkpoint / "run.json").unlink()
     assert "not a checkpoint" in error(checkpoint, "r=4")
-    with pytest.raises(ConfigError, match="start_from: it lies in output"):
-        make_config(tmp_path / "first", tiny_base, "r=4", f"start_from={package}")
+
+
+def test_nothing_is_lost_when_the_start_is_wrong(tiny_base: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    first = train(make_config(tmp_path / "first", tiny_base, "r=4", "max_steps=2"))
+    assert first.package is not None
+    monkeypatch.chdir(tmp_path)
+    for output, start in (
+        (first.output, first.package),
+        ("first/run", first.output / "checkpoint-2"),
+        (first.output, "first/run"),
+        (first.package, first.package),
+        (first.package / "deeper", first.package),
+    ):
+        with pytest.raises(ConfigError, match="start_from: it and output lie in each other"):
+            make_config(tmp_path / "next", tiny_base, "r=4", f"output={output}", f"start_from={start}")
+    config = make_config(tmp_path / "first", tiny_base, "r=4", "max_steps=2", "start_from=nowhere")
+    with pytest.raises(ConfigError, match="there is no directory"):
+        train(config, overwrite=True)
+    assert (first.output / "checkpoint-2" / "trainer_state.json").is_file()
+    assert (first.output / "metrics.jsonl").is_file()
+
+
+def test_adalora_goes_on_from_a_checkpoint_only(tiny_base: Path, tmp_path: Path) -> None:
+    first = train(make_config(tmp_path / "first", tiny_base, *METHODS["adalora"]))
+    assert first.package is not None
+    message = error_of(tmp_path / "next", tiny_base, first.package, *METHODS["adalora"])
+    assert "holds the ranks that were kept" in message
+    assert len(message) < 300
+
+
+def test_what_peft_was_told_at_its_own_beginning_does_not_matter(tiny_base: Path, tmp_path: Path) -> None:
+    plain: Any = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
+    config = VeraConfig(task_type="CAUSAL_LM", r=8, target_modules=["q_proj"], projection_prng_key=7)
+    get_peft_model(plain, config).save_pretrained(tmp_path / "saved")
+    options = ["method=vera", "r=8", "target_modules=[q_proj]"]
+    model = begun(tmp_path / "next", tiny_base, tmp_path / "saved", *options)
+    other: Any = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
+    oracle: Any = PeftModel.from_pretrained(other, tmp_path / "saved")
+    ids = torch.arange(1, 20)[None]
+    torch.testing.assert_close(model(input_ids=ids).logits, oracle(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_values_are_rounded_to_the_type_that_is_trained(tiny_base: Path, tmp_path: Path) -> None:
+    first = train(make_config(tmp_path / "first", tiny_base, *METHODS["ln_tuning"], "max_steps=2"))
+    assert first.package is not None
+    begun(tmp_path / "next", tiny_base, first.package, *METHODS["ln_tuning"], "dtype=bfloat16")
 
 
 @pytest.mark.parametrize(

@@ -38,12 +38,11 @@ def test_the_reward_is_what_the_rows_say(answer: str, reward: float) -> None:
     assert load_reward(f"{EXAMPLE / 'fleet.py'}:execution")([answer], [ROW]) == [reward]
 
 
-def test_every_question_is_answered_by_its_query() -> None:
-    rows = list(_fleet("questions")(40, 1))
-    assert len({row["prompt"] for row in rows}) > 20
-    assert set(_fleet("execution")([row["sql"] for row in rows], rows)) == {1.0}
-    answers = [row["response"] for row in _fleet("answers")(40)]
-    assert set(_fleet("execution")(answers, rows)) == {1.0}
+def test_every_question_is_answered_by_its_query_and_asked_once() -> None:
+    asked, answered = _fleet("questions")(), _fleet("answers")()
+    assert set(_fleet("execution")([row["sql"] for row in asked], asked)) == {1.0}
+    assert all(row["response"].startswith(" SELECT ") for row in answered)
+    assert len({row["prompt"] for row in [*asked, *answered]}) == len(asked) + len(answered) == 200
 
 
 def _fleet(name: str) -> Any:
@@ -52,8 +51,8 @@ def _fleet(name: str) -> Any:
 
 def _example(tmp_path: Path, *overrides: str) -> Any:
     """The two runs of the example, one after the other; the second one's result."""
-    _fleet("write")(tmp_path / "answers.jsonl", list(_fleet("answers")(40)))
-    _fleet("write")(tmp_path / "questions.jsonl", list(_fleet("questions")(200)))
+    _fleet("write")(tmp_path / "answers.jsonl", _fleet("answers")())
+    _fleet("write")(tmp_path / "questions.jsonl", _fleet("questions")())
     own = [f"output={tmp_path / 'start'}", f"data.path={tmp_path / 'answers.jsonl'}"]
     start = train(load_config(EXAMPLE / "supervised.yaml", [*own, *overrides], {}))
     own = [f"output={tmp_path / 'run'}", f"data.path={tmp_path / 'questions.jsonl'}", f"start_from={start.package}"]
