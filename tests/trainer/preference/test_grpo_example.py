@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from adapters.package import read_package
 from server.engine.messages import AdapterLoaded
 from tests.trainer.test_served import serve
 from trainer.config.file import load_config
+from trainer.loop.metrics import read_metrics
 from trainer.preference.reward_function import load_reward
 from trainer.run import train
 
@@ -69,5 +71,7 @@ def test_the_example_runs(tiny_base: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_default_base_learns_to_write_queries(tmp_path: Path) -> None:
     result = _example(tmp_path, "threads=1")
-    assert result.metrics["reward_after"] >= result.metrics["reward_before"] + 0.1
+    earned = [record["reward"] for record in read_metrics(result.output / "metrics.jsonl") if "reward" in record]
+    assert fmean(earned[-5:]) > fmean(earned[:5]) + 0.25  # measured: 0.74 and 0.23
+    assert result.metrics["reward_after"] > 0.7
     assert isinstance(serve(resolve_base(DEFAULT_BASE), result.package, "none"), AdapterLoaded)
