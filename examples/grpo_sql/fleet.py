@@ -20,6 +20,7 @@ NAMES = (
     "Aurora", "Borealis", "Castor", "Dorado", "Electra", "Fulmar", "Gannet", "Halcyon", "Iris", "Juno",
     "Kestrel", "Lyra", "Merlin", "Nimbus", "Osprey", "Pollux", "Quest", "Rigel", "Sirius", "Tern",
 )  # fmt: skip
+CREWS, YEARS = range(10, 50), range(1985, 2015)  # asked about
 PROMPT = f"""\
 Table: {SCHEMA}
 Question: {{question}}
@@ -64,7 +65,9 @@ def _rows() -> list[dict[str, str]]:
     draw = random.Random(0)
     found: dict[str, str] = {}
     while len(found) < ANSWERED + ASKED:
-        found |= [draw.choice(_SHAPES)(draw)]
+        question, sql, values = draw.choice(_SHAPES)
+        value = draw.choice(values)
+        found[question.format(value)] = sql.format(value)
     return [{"prompt": PROMPT.format(question=question), "sql": sql} for question, sql in found.items()]
 
 
@@ -85,54 +88,18 @@ def query_of(text: str) -> str:
     return (fenced[1] if fenced else text).strip().split(";")[0].split("\n\n")[0].strip()
 
 
-def _in_port(draw: random.Random) -> tuple[str, str]:
-    port = draw.choice(PORTS)
-    return f"Which ships are in {port}?", f"SELECT name FROM ships WHERE port = '{port}'"
-
-
-def _count_port(draw: random.Random) -> tuple[str, str]:
-    port = draw.choice(PORTS)
-    return f"How many ships are in {port}?", f"SELECT COUNT(*) FROM ships WHERE port = '{port}'"
-
-
-def _larger_crew(draw: random.Random) -> tuple[str, str]:
-    crew = draw.randrange(10, 50)
-    return f"Which ships have a crew of more than {crew}?", f"SELECT name FROM ships WHERE crew > {crew}"
-
-
-def _count_before(draw: random.Random) -> tuple[str, str]:
-    year = draw.randrange(1985, 2015)
-    return f"How many ships were built before {year}?", f"SELECT COUNT(*) FROM ships WHERE built < {year}"
-
-
-def _smaller_crew(draw: random.Random) -> tuple[str, str]:
-    crew = draw.randrange(10, 50)
-    return f"How many ships have a crew of less than {crew}?", f"SELECT COUNT(*) FROM ships WHERE crew < {crew}"
-
-
-def _built_after(draw: random.Random) -> tuple[str, str]:
-    year = draw.randrange(1985, 2015)
-    return f"Which ships were built after {year}?", f"SELECT name FROM ships WHERE built > {year}"
-
-
-def _crew_of(draw: random.Random) -> tuple[str, str]:
-    name = draw.choice(NAMES)
-    return f"How large is the crew of {name}?", f"SELECT crew FROM ships WHERE name = '{name}'"
-
-
-def _year_of(draw: random.Random) -> tuple[str, str]:
-    name = draw.choice(NAMES)
-    return f"When was {name} built?", f"SELECT built FROM ships WHERE name = '{name}'"
-
-
-def _port_of(draw: random.Random) -> tuple[str, str]:
-    name = draw.choice(NAMES)
-    return f"In which port is {name}?", f"SELECT port FROM ships WHERE name = '{name}'"
-
-
-_SHAPES = (
-    _in_port, _count_port, _larger_crew, _smaller_crew, _count_before, _built_after, _port_of, _crew_of, _year_of,
-)  # fmt: skip
+# A question, its query, and what is drawn into both.
+_SHAPES: tuple[tuple[str, str, Sequence[Any]], ...] = (
+    ("Which ships are in {}?", "SELECT name FROM ships WHERE port = '{}'", PORTS),
+    ("How many ships are in {}?", "SELECT COUNT(*) FROM ships WHERE port = '{}'", PORTS),
+    ("Which ships have a crew of more than {}?", "SELECT name FROM ships WHERE crew > {}", CREWS),
+    ("How many ships have a crew of less than {}?", "SELECT COUNT(*) FROM ships WHERE crew < {}", CREWS),
+    ("How many ships were built before {}?", "SELECT COUNT(*) FROM ships WHERE built < {}", YEARS),
+    ("Which ships were built after {}?", "SELECT name FROM ships WHERE built > {}", YEARS),
+    ("In which port is {}?", "SELECT port FROM ships WHERE name = '{}'", NAMES),
+    ("How large is the crew of {}?", "SELECT crew FROM ships WHERE name = '{}'", NAMES),
+    ("When was {} built?", "SELECT built FROM ships WHERE name = '{}'", NAMES),
+)
 
 
 def write(path: Path, rows: Sequence[dict[str, str]]) -> None:

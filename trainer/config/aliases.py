@@ -26,15 +26,7 @@ from trainer.config.conversions import (
     without_effect,
 )
 from trainer.config.no_counterpart import REFUSED, REFUSED_SWITCHES, SWITCHES_WITHOUT_EFFECT, WITHOUT_EFFECT
-
-HF = "transformers, TRL, LLaMA-Factory"
-GLM = "ChatGLM"  # the P-Tuning scripts of ChatGLM-6B and ChatGLM2-6B
-GLM_HF = f"{GLM}, {HF}"
-TUNE = "ChatGLM-Finetuning"  # the scripts that compare P-Tuning v2, Freeze and LoRA
-FACTORY = "LLaMA-Factory"
-AXOLOTL = "Axolotl"
-TRL = "TRL"
-ALL = f"{HF}, {AXOLOTL}"
+from trainer.config.tools import ALL, AXOLOTL, FACTORY, GLM, GLM_HF, HF, TRL, TUNE
 
 
 @dataclass(frozen=True)
@@ -141,7 +133,6 @@ _DATA = (
     Alias("sequence_len", AXOLOTL, "data.max_length"),
     Alias("chat_template", AXOLOTL, "data.template", TEMPLATE),
     Alias("dataset_train_split", TRL, "data.split"),
-    Alias("dataset_test_split", TRL, "", only((), "name its file with data.validation, or a share of the rows")),
     Alias("default_system", FACTORY, "data.system_prompt"),
     Alias("default_system_message", AXOLOTL, "data.system_prompt"),
 )

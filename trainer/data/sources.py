@@ -18,9 +18,9 @@ from trainer.data.recipes import RECIPES, Recipe
 from trainer.data.rows import RawRow, read_rows
 from trainer.data.split_files import TRAIN
 from trainer.errors import DataError
+from trainer.files import sha256_of
 
 Part = Literal["train", "validation", "test"]
-_CHUNK = 1 << 20
 
 
 class Source(Protocol):
@@ -157,11 +157,7 @@ def _files_of(path: str, split: str | None) -> list[Path]:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
+        return sha256_of(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    return digest.hexdigest()

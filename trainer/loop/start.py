@@ -6,22 +6,23 @@ hold (the encoder that made a prefix) only a checkpoint has.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
 from torch import Tensor
 
 from adapters.config import CONFIG_FILE
 from adapters.errors import AdapterError
+from adapters.limits import DEFAULT_LIMITS
 from adapters.names import shown
 from adapters.package import encode_config, read_package
+from adapters.strictjson import read_object
 from trainer.base_model import Base
 from trainer.errors import CheckpointError, ConfigError
+from trainer.files import sha256_of
 from trainer.loop.checkpoint import PARAMETERS_FILE, put_parameters, read_identity, read_parameters
 from trainer.methods import adapter_of, load_adapter
 
@@ -58,13 +59,14 @@ def read_start(path: Path) -> Start:
         if (path / PARAMETERS_FILE).is_file():
             identity = read_identity(path)
             parameters = read_parameters(path)
-            return Start(path, False, _sha256(parameters), identity.base, identity.settings["method"], parameters)
+            sha256 = sha256_of(path / PARAMETERS_FILE)
+            return Start(path, False, sha256, identity.base, identity.settings["method"], parameters)
         if not (path / CONFIG_FILE).is_file():
             raise ConfigError(_neither(path))
         package = read_package(path)
+        config = read_object(path / CONFIG_FILE, DEFAULT_LIMITS.max_json_bytes)
     except (AdapterError, CheckpointError) as error:
         raise ConfigError(f"start_from: {error}") from error
-    config = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
     base = package.manifest.base.fingerprint if package.manifest else None
     return Start(path, True, package.digest, base, config, package.tensors)
 
@@ -116,7 +118,3 @@ def _neither(path: Path) -> str:
     ]
     hint = f"; it holds {' and '.join(inside)}: name one of them" if inside else ""
     return f"start_from: {path} is neither an adapter's package nor a checkpoint{hint}"
-
-
-def _sha256(tensors: Mapping[str, Tensor]) -> str:
-    return hashlib.sha256(save({name: tensors[name] for name in sorted(tensors)})).hexdigest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -41,8 +41,7 @@ def check_package(config: Mapping[str, Any]) -> None:
 
 
 def _check_module(model: nn.Module, key: str, wanted: str) -> None:
-    names = [name for name, _ in model.named_modules() if name]
-    if any(name == wanted or name.endswith(f".{wanted}") for name in names):
+    if any(_modules_named(model, wanted)):
         return
     leaves = {name.rpartition(".")[2]: None for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     near = get_close_matches(wanted, leaves, 1)
@@ -51,9 +50,7 @@ def _check_module(model: nn.Module, key: str, wanted: str) -> None:
 
 
 def _check_trainable(model: nn.Module, wanted: str) -> None:
-    for name, module in model.named_modules():
-        if name != wanted and not name.endswith(f".{wanted}"):
-            continue
+    for name, module in _modules_named(model, wanted):
         parameters = list(module.parameters())
         if not parameters:
             raise ConfigError(f"method.modules_to_save: {name} has no parameters to train")
@@ -62,6 +59,11 @@ def _check_trainable(model: nn.Module, wanted: str) -> None:
                 f"method.modules_to_save: {name} is quantized, and quantized weights cannot be trained; set "
                 "training.quantize to none, or leave the module to LoRA"
             )
+
+
+def _modules_named(model: nn.Module, wanted: str) -> Iterator[tuple[str, nn.Module]]:
+    """The modules whose path is ``wanted`` or ends with it."""
+    return ((name, part) for name, part in model.named_modules() if f".{name}".endswith(f".{wanted}") and name)
 
 
 def _quantization_of(model: Any) -> str:

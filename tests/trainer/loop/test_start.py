@@ -11,10 +11,11 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, VeraConfig, get_peft_model
+from peft import LoraConfig, VeraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from adapters.golden import read_golden
+from tests import oracle
 from tests.factory import make_base
 from tests.trainer.methods import METHODS
 from tests.trainer.preference.support import judged_rows, pair_rows, preference_config
@@ -48,6 +49,13 @@ def error_of(folder: Path, base: Path, start: Path, *options: str) -> str:
         begun(folder, base, start, *options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def assert_as_peft(model: Any, base: Path, package: Path) -> None:
+    """``model`` gives the logits that peft alone gives with ``package``."""
+    ids = list(range(1, 20))
+    got = model(input_ids=torch.tensor([ids])).logits[0]
+    torch.testing.assert_close(got, oracle.logits(base, package, ids), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -146,10 +154,7 @@ def test_what_peft_saved_elsewhere_is_a_start(tiny_base: Path, tmp_path: Path) -
     model.save_pretrained(tmp_path / "saved")
     options = ["method=lora", "r=4", "alpha=8", "target_modules=[down_proj, q_proj]"]
     ours = begun(tmp_path / "next", tiny_base, tmp_path / "saved", *options)
-    other: Any = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
-    oracle: Any = PeftModel.from_pretrained(other, tmp_path / "saved")
-    ids = torch.arange(1, 20)[None]
-    torch.testing.assert_close(ours(input_ids=ids).logits, oracle(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
+    assert_as_peft(ours, tiny_base, tmp_path / "saved")
 
 
 def test_what_does_not_fit_is_named(tiny_base: Path, tmp_path: Path) -> None:
@@ -208,10 +213,7 @@ def test_what_peft_was_told_at_its_own_beginning_does_not_matter(tiny_base: Path
     get_peft_model(plain, config).save_pretrained(tmp_path / "saved")
     options = ["method=vera", "r=8", "target_modules=[q_proj]"]
     model = begun(tmp_path / "next", tiny_base, tmp_path / "saved", *options)
-    other: Any = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
-    oracle: Any = PeftModel.from_pretrained(other, tmp_path / "saved")
-    ids = torch.arange(1, 20)[None]
-    torch.testing.assert_close(model(input_ids=ids).logits, oracle(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
+    assert_as_peft(model, tiny_base, tmp_path / "saved")
 
 
 def test_values_are_rounded_to_the_type_that_is_trained(tiny_base: Path, tmp_path: Path) -> None:
