@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from trainer.config.paths import absolute
 from trainer.errors import ConfigError
 
 Format = Literal["auto", "jsonl", "json", "csv", "tsv", "parquet"]
@@ -121,7 +121,7 @@ def complete_path(path: str, *, hub: bool = True) -> str:
     local = Path(path).expanduser()
     if hub and not local.exists() and _HUB_ID.fullmatch(path) and not _DATA_FILE.search(path):
         return HUB + path
-    return os.path.abspath(local)
+    return absolute(path)
 
 
 def is_template_file(template: str) -> bool:

@@ -19,6 +19,7 @@ import yaml
 from trainer.config.data import complete_data
 from trainer.config.keys import check_keys, choices_of
 from trainer.config.layers import apply_layer
+from trainer.config.paths import absolute
 from trainer.config.preference import complete_preference
 from trainer.config.rules import check
 from trainer.config.schema import TrainConfig
@@ -143,16 +144,16 @@ def _complete(config: TrainConfig) -> TrainConfig:
     if training.early_stopping:  # the last checkpoint is then one that was no better
         training = msgspec.structs.replace(training, best_checkpoint=True)
     data = complete_data(config.data)
-    base = _absolute(config.base) if Path(config.base).expanduser().is_dir() else config.base
+    base = absolute(config.base) if Path(config.base).expanduser().is_dir() else config.base
     return msgspec.structs.replace(
         config,
         base=base,
-        output=_absolute(config.output),
+        output=absolute(config.output),
         data=data,
         training=training,
         preference=complete_preference(config.preference),
         added_tokens=_added_tokens(config),
-        start_from=_absolute(config.start_from) if config.start_from else None,
+        start_from=absolute(config.start_from) if config.start_from else None,
     )
 
 
@@ -161,7 +162,3 @@ def _added_tokens(config: TrainConfig) -> list[str]:
     if config.added_tokens is not None or config.data.recipe not in RECIPES:
         return config.added_tokens or []
     return list(RECIPES[config.data.recipe].added_tokens)
-
-
-def _absolute(path: str) -> str:
-    return os.path.abspath(Path(path).expanduser())

@@ -29,7 +29,7 @@ WITHOUT_EFFECT = {
     "include_num_input_tokens_seen": "tokens are always counted",
     "infer_backend": "answers come from hotswap's own server",
     "logging_dir": "TensorBoard's files are in the output's folder tensorboard",
-    "lora_kernel": _KERNELS,
+    "lora_embedding_kernel": _KERNELS,
     "lora_mlp_kernel": _KERNELS,
     "lora_o_kernel": _KERNELS,
     "lora_qkv_kernel": _KERNELS,

@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
 
 from trainer.config.methods import LoraMethod, Positive, PositiveFloat, PrefixMethod, Share
+from trainer.config.paths import absolute
 from trainer.config.training import TrainingConfig
 from trainer.errors import ConfigError
 
@@ -216,5 +216,4 @@ def complete_preference(preference: Preference | None) -> Preference | None:
     source, colon, function = preference.reward.rpartition(":")
     if not source.endswith(".py"):
         return preference
-    path = os.path.abspath(os.path.expanduser(source))
-    return msgspec.structs.replace(preference, reward=f"{path}{colon}{function}")
+    return msgspec.structs.replace(preference, reward=f"{absolute(source)}{colon}{function}")

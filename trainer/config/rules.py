@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainer.config.data import check_data, complete_path
+from trainer.config.data import check_data
 from trainer.config.methods import FullMethod, Ia3Method
+from trainer.config.paths import absolute
 from trainer.config.preference import check_preference
 from trainer.config.schema import TrainConfig
 from trainer.config.training import TrainingConfig
@@ -55,7 +56,7 @@ def _check_start(config: TrainConfig) -> None:
         raise ConfigError(
             "start_from: full fine-tuning starts from a base: merge the adapter and give the result as base"
         )
-    start, output = (Path(complete_path(path, hub=False)) for path in (config.start_from, config.output))
+    start, output = (Path(absolute(path)) for path in (config.start_from, config.output))
     if start.is_relative_to(output) or output.is_relative_to(start):
         raise ConfigError("start_from: it and output lie in each other, where this run writes; choose another output")
 
