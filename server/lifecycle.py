@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 from weakref import WeakValueDictionary
 
 from adapters.added_tokens import AddedToken, read_added_tokens
@@ -29,18 +30,30 @@ from server.store import AdapterStore
 logger = logging.getLogger(__name__)
 
 Tokens = tuple[AddedToken, ...]
-NewTokens = Callable[[Tokens], Tokens]
 
 
-def _no_tokens(tokens: Tokens) -> Tokens:
-    return ()
+class Vocabulary(Protocol):
+    """The tokenizer of the base, as far as packages must fit it."""
+
+    def new_tokens(self, tokens: Tokens) -> Tokens:
+        """Those of a package's added ``tokens`` that it does not have. Raises AdapterError."""
+        ...
+
+    def check_special_tokens(self, recorded: Mapping[str, str | list[str]]) -> None:
+        """Raise AdapterError when a package was trained with other special tokens, by role."""
+        ...
+
+
+class _AnyVocabulary:
+    def new_tokens(self, tokens: Tokens) -> Tokens:
+        return ()
+
+    def check_special_tokens(self, recorded: Mapping[str, str | list[str]]) -> None:
+        pass
 
 
 class AdapterLifecycle:
-    """All changes of what a server serves. ``registry`` answers which version a request gets.
-
-    ``new_tokens`` tells which of a package's added tokens the base's tokenizer does not have, or raises AdapterError.
-    """
+    """All changes of what a server serves. ``registry`` answers which version a request gets."""
 
     def __init__(
         self,
@@ -48,13 +61,13 @@ class AdapterLifecycle:
         store: AdapterStore,
         engine: EngineClient,
         observer: LifecycleObserver | None = None,
-        new_tokens: NewTokens = _no_tokens,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
         self.registry = registry
         self.store = store
         self._engine = engine
         self._observer: LifecycleObserver = observer or SilentObserver()
-        self._new_tokens = new_tokens
+        self._vocabulary: Vocabulary = vocabulary or _AnyVocabulary()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._background = Background()
         self._drains = Drains(registry, engine, self._background)
@@ -177,8 +190,12 @@ class AdapterLifecycle:
         return version
 
     def _read_tokens(self, info: PackageInfo) -> Tokens:
-        named = tuple(info.manifest.added_tokens) if info.manifest is not None else ()
-        return self._new_tokens(read_added_tokens(info.path, named))
+        """What its tokens are beside the base's, once both tokenizers are known to agree. Raises AdapterError."""
+        named: Tokens = ()
+        if info.manifest is not None:
+            self._vocabulary.check_special_tokens(info.manifest.special_tokens)
+            named = tuple(info.manifest.added_tokens)
+        return self._vocabulary.new_tokens(read_added_tokens(info.path, named))
 
     # ---- activating ----
 

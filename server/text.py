@@ -17,7 +17,8 @@ from jinja2 import TemplateError
 from tokenizers import Tokenizer
 
 from adapters.added_tokens import AddedToken
-from adapters.errors import BaseModelError
+from adapters.errors import BaseMismatchError, BaseModelError
+from adapters.names import shown
 from server.added_tokens import extended, new_tokens
 from server.errors import InvalidRequestError
 
@@ -54,6 +55,16 @@ class TextProcessor:
         found = new_tokens(self._backend, tokens)
         self.with_tokens(found)
         return found
+
+    def check_special_tokens(self, recorded: Mapping[str, str | list[str]]) -> None:
+        """BaseMismatchError when an adapter was trained with other tokens that begin or end a text, by role."""
+        for role in ("bos_token", "eos_token"):
+            ours, theirs = getattr(self._hf, role, None), recorded.get(role)
+            if ours is not None and theirs is not None and ours != theirs:
+                raise BaseMismatchError(
+                    f"the adapter was trained with the {role} {shown(str(theirs))}, and this server's tokenizer has "
+                    f"{shown(str(ours))}; serve the tokenizer it was trained with, or train it again"
+                )
 
     def with_tokens(self, tokens: tuple[AddedToken, ...]) -> TextProcessor:
         """This tokenizer and ``tokens``, sorted by id. Kept, as it takes a while to make. Raises PackageError."""

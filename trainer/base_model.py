@@ -20,6 +20,7 @@ from trainer.config.schema import TrainConfig
 from trainer.config.training import DIVIDED
 from trainer.errors import first_line
 from trainer.int8 import use_weight_only_int8
+from trainer.memory import is_out_of_memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +91,10 @@ def load_model(path: Path, dtype: torch.dtype, quantize: str, on: torch.device |
             trust_remote_code=False,  # None would ask on stdin
             use_safetensors=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            smaller = "" if quantize == "nf4" else f"quantize=nf4 (now {quantize}) where the method allows it, or "
+            raise BaseModelError(f"out of memory while {path} was loaded: take {smaller}a smaller base") from error
         raise BaseModelError(f"the base model in {path} cannot be loaded: {first_line(error)}") from error
     use_weight_only_int8(model)  # a checkpoint can be quantized too
     keep_trainable(model)

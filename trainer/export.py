@@ -23,13 +23,12 @@ from trainer.config.preference import summary_of
 from trainer.config.schema import TrainConfig
 from trainer.data.conversations import Message
 from trainer.data.examples import Encoder
-from trainer.data.notes import SERVED_TEMPLATE
 from trainer.data.rendering import make_renderer
 from trainer.data.templates import is_foreign, template_name, template_text
 from trainer.errors import TrainingError
 from trainer.methods import adapter_of
+from trainer.run_files import SERVED_TEMPLATE
 
-PACKAGE_DIR = "adapter"
 # Not rows of the training data: packages travel further than data may.
 PROBES = (
     "Hello! What can you do?",

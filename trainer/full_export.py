@@ -1,4 +1,4 @@
-"""A trained model as a base of its own: the directory that ``hotswap serve --base`` loads."""
+"""A trained model as a base of its own: the directory that ``hotswap serve --model`` loads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from trainer.data.templates import is_foreign, template_text
 from trainer.export import make_manifest
 from trainer.files import replacing
 
-BASE_DIR = "base"
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model",
                     "chat_template*")  # fmt: skip
 

@@ -11,9 +11,10 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from adapters.manifest import DataRef
 from trainer.base_model import Base, load_base
-from trainer.config.methods import FullMethod
 from trainer.config.schema import TrainConfig
 from trainer.config.training import DIVIDED
+from trainer.context import check_context
+from trainer.data.disk import lengths_of
 from trainer.data.load import TrainingData, load_data
 from trainer.data.packing import pack
 from trainer.data.progress import spoken
@@ -21,8 +22,6 @@ from trainer.distributed import processes
 from trainer.distributed.rules import check_processes
 from trainer.distributed.shards import put, shard
 from trainer.evaluation.greedy import exact_match
-from trainer.export import PACKAGE_DIR, export_adapter
-from trainer.full_export import BASE_DIR, export_base
 from trainer.loop.checkpoint import whole_parameters
 from trainer.loop.failures import explained
 from trainer.loop.loss import LabelledHead
@@ -31,6 +30,7 @@ from trainer.loop.packing import check_packing
 from trainer.loop.progress import Display, SilentDisplay
 from trainer.loop.trainer import AdapterTrainer, autocasts, make_arguments, total_steps
 from trainer.methods import apply_method, trainable_parameters
+from trainer.result import export_result
 from trainer.session import RunResult, Session
 
 
@@ -60,6 +60,7 @@ def _train(session: Session) -> RunResult:
     data = load_data(config.data, base.tokenizer, base.end_ids, config.training.seed, progress)
     for note in data.notes:
         session.display.message(note)
+    check_context(base.model.config, config, max([*lengths_of(data.train), *lengths_of(data.validation)]))
     identity = session.identify(base, data.sha256)
     set_seed(config.training.seed)
     packing = pack(data.train, config.data.max_length) if config.training.packing else None
@@ -69,13 +70,12 @@ def _train(session: Session) -> RunResult:
         use_packed_attention(base.model)
         check_packing(model, base.model.config.vocab_size)
     session.begin(model, base)
+    arguments = make_arguments(config, rows)
     session.display.message(_headline(config, base, data, model))
     session.open_records(base, _account(data))
     if config.training.strategy == "fsdp":
         shard(model, torch.bfloat16 if autocasts(session.config) else None)
-    trainer = AdapterTrainer(
-        model, make_arguments(config, rows), data, base.pad_id, config=config, identity=identity, packing=packing
-    )
+    trainer = AdapterTrainer(model, arguments, data, base.pad_id, config=config, identity=identity, packing=packing)
     processes.reseed(config.training.seed)
     seconds = session.run(trainer)
     if stopped := session.interrupted(trainer):
@@ -101,13 +101,8 @@ def _finish(
     results = session.summary(trainer, seconds) | _answers(session.config, base, data, model, head)
     session.append({"step": trainer.state.global_step, **results})
     reference = DataRef(sha256=data.sha256, rows=len(data.train))
-    if isinstance(session.config.method, FullMethod):
-        new = session.output / BASE_DIR
-        export_base(model, base, session.config, new, data=reference, metrics=results)
-        return RunResult(session.output, None, trainer.state.global_step, results, base=new)
-    package = session.output / PACKAGE_DIR
-    export_adapter(model, base, session.config, package, data=reference, metrics=results)
-    return RunResult(session.output, package, trainer.state.global_step, results)
+    made = export_result(model, base, session.config, data=reference, metrics=results)
+    return session.result(trainer, made, results)
 
 
 def _rebuilt(config: TrainConfig, trained: dict[str, Tensor], steps: int) -> tuple[Base, Any]:

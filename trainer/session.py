@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,14 +17,12 @@ from trainer.config.file import dump_config
 from trainer.config.schema import TrainConfig
 from trainer.distributed import processes
 from trainer.distributed.shards import shape_of
-from trainer.errors import CheckpointError
 from trainer.files import write_whole
 from trainer.loop.callbacks import RecordCallback, StopCallback, peak_memory_mb, stop_on_signals
 from trainer.loop.checkpoint import (
     STATE_FILE,
     RunIdentity,
     check_identity,
-    checkpoints,
     identity_of,
     step_of,
 )
@@ -37,9 +34,9 @@ from trainer.loop.start import begin_with, read_start
 from trainer.loop.tensorboard import TENSORBOARD_DIR, TensorBoardFile, require_tensorboard
 from trainer.loop.trackers import require_trackers
 from trainer.methods import trainable_parameters
-from trainer.record import RECORD_FILE, write_record
-
-CONFIG_FILE = "config.yaml"
+from trainer.output import check_output, make_output
+from trainer.record import write_record
+from trainer.run_files import BASE_DIR, CONFIG_FILE
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class Session:
     """One run. ``config`` is the given one with what ``auto`` stands for on this machine."""
 
     def __init__(self, config: TrainConfig, *, resume: bool, overwrite: bool, display: Display) -> None:
-        """Read what it starts from, make the output directory ready and find the checkpoint to go on from.
+        """Read what it starts from, see that it can be written and find the checkpoint to go on from.
 
         Raises ConfigError, CheckpointError.
         """
@@ -71,7 +68,7 @@ class Session:
         self.start = read_start(Path(config.start_from)) if config.start_from else None
         self.output = Path(config.output)
         self.display = display
-        self.checkpoint = processes.from_main(lambda: open_output(self.output, resume, overwrite))
+        self.checkpoint = processes.from_main(lambda: check_output(self.output, resume, overwrite))
         if config.training.threads:
             torch.set_num_threads(config.training.threads)
         self.config = _resolved(config)
@@ -99,9 +96,14 @@ class Session:
             self.start = replace(self.start, tensors={})  # a whole model's, with some methods
 
     def open_records(self, base: Base, data: dict[str, Any]) -> None:
-        """Write config.yaml and run.json, and open the metrics: from here on the directory holds a run."""
-        if not processes.is_main():
-            return
+        """Write config.yaml and run.json, and open the metrics: from here on the directory holds this run alone.
+
+        Raises CheckpointError, in every process.
+        """
+        processes.from_main(lambda: self._open_records(base, data))
+
+    def _open_records(self, base: Base, data: dict[str, Any]) -> None:
+        make_output(self.output, self.config, self.checkpoint)
         write_config(self.output, self.config)
         start = {"start_from": {"path": str(self.start.path), "sha256": self.start.sha256}} if self.start else {}
         write_record(self.output, self.config, base, {"data": data, **start}, self.resume_step)
@@ -137,6 +139,13 @@ class Session:
             return None
         return RunResult(self.output, None, trainer.state.global_step, {}, self._stop.signal)
 
+    def result(self, trainer: Any, made: Path, metrics: dict[str, float]) -> RunResult:
+        """The end of a run that wrote ``made``."""
+        is_base = made.name == BASE_DIR
+        return RunResult(
+            self.output, None if is_base else made, trainer.state.global_step, metrics, base=made if is_base else None
+        )
+
     def summary(self, trainer: Any, seconds: float) -> dict[str, float]:
         """The losses, time and memory of the whole run, and how much of the model it trained."""
         history: Sequence[dict[str, Any]] = trainer.state.log_history
@@ -169,46 +178,9 @@ class Session:
         return EarlyStopping(patience, training.early_stopping_min_delta) if patience else None
 
 
-def open_output(output: Path, resume: bool, overwrite: bool) -> Path | None:
-    """Make ``output`` ready; returns the checkpoint to resume from. Raises CheckpointError."""
-    if output.exists() and not output.is_dir():
-        raise CheckpointError(f"{output} is not a directory")
-    if resume:
-        return _last_checkpoint(output)
-    if (output / CONFIG_FILE).exists():
-        if not overwrite:
-            raise CheckpointError(f"{output} holds a run already: go on with --resume, or start anew with --overwrite")
-        _clear(output)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"{output} cannot be created: {error.strerror}") from error
-    return None
-
-
 def write_config(output: Path, config: TrainConfig) -> None:
     """Write ``config`` into ``output``, all or nothing."""
     write_whole(output / CONFIG_FILE, dump_config(config))
-
-
-def _last_checkpoint(output: Path) -> Path:
-    """The last complete checkpoint; half-written ones are removed, for the run will write their steps again."""
-    found = checkpoints(output)
-    if not found:
-        raise CheckpointError(f"there is no complete checkpoint in {output}; train without --resume")
-    for path in output.glob("checkpoint-*"):
-        if path not in found:
-            shutil.rmtree(path)
-    return found[-1]
-
-
-def _clear(output: Path) -> None:
-    """Remove an older run's own files. Its package stays until the new one takes its place."""
-    for path in output.glob("checkpoint-*"):
-        shutil.rmtree(path)
-    shutil.rmtree(output / TENSORBOARD_DIR, ignore_errors=True)
-    for name in (METRICS_FILE, PLOT_FILE, CONFIG_FILE, RECORD_FILE):
-        (output / name).unlink(missing_ok=True)
 
 
 def _resolved(config: TrainConfig) -> TrainConfig:

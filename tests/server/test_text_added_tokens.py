@@ -89,3 +89,12 @@ def test_a_text_of_one_long_token_is_not_taken_for_many() -> None:
     text = TextProcessor(make_tokenizer()).with_tokens((AddedToken(259, long),))
     assert text.encode(long, add_special_tokens=False) == [259]
     assert text.fewest_tokens(long) <= 1
+
+
+def test_other_tokens_at_the_ends_of_texts_are_refused() -> None:
+    base = TextProcessor(make_tokenizer())
+    same = {"eos_token": make_tokenizer().eos_token, "pad_token": "<another>", "bos_token": "<not here>"}
+    base.check_special_tokens({})
+    base.check_special_tokens({key: value for key, value in same.items() if key != "bos_token"})
+    with pytest.raises(BaseMismatchError, match="trained with the eos_token '</s>', and this server's tokenizer has"):
+        base.check_special_tokens({"eos_token": "</s>"})

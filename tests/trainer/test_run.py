@@ -112,6 +112,14 @@ def test_bf16_trains_with_full_precision_adapters(tiny_base: Path, tmp_path: Pat
         assert {t.dtype for t in read_package(result.package).tensors.values()} == {torch.float32}
 
 
+@pytest.mark.parametrize("method", [*METHODS, "lora-bias"])
+def test_what_bf16_trains_is_kept_in_full_precision(tiny_base: Path, tmp_path: Path, method: str) -> None:
+    options = METHODS.get(method, ["method=lora", "method.bias=all"])
+    train(make_config(tmp_path, tiny_base, *options, "dtype=bfloat16", "max_steps=4"))
+    trained = load_file(tmp_path / "run" / "checkpoint-4" / "trainable.safetensors")
+    assert {tensor.dtype for tensor in trained.values()} == {torch.float32}
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_gradient_checkpointing_changes_no_loss(tiny_base: Path, tmp_path: Path, method: str) -> None:
     plain = train(make_config(tmp_path / "a", tiny_base, *METHODS[method]))

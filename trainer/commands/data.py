@@ -23,6 +23,7 @@ examples:
   hotswap data check rows.jsonl data.columns.prompt=question data.columns.response=answer
   hotswap data check ../data/snips data.recipe=snips --json
   hotswap data preview run.yaml -n 5 --ids
+  hotswap data check pairs.json preference=dpo
 """
 
 
@@ -90,14 +91,11 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespa
 def _load(args: argparse.Namespace) -> tuple[TrainConfig, Any, tuple[int, ...]]:
     """Configuration, tokenizer and the tokens that end a turn."""
     from trainer.config.file import load_config
-    from trainer.errors import ConfigError
 
     is_yaml = bool(args.config) and args.config.endswith(_YAML)
     data = [f"data.path={args.config}"] if args.config and not is_yaml else []
     nowhere = "output=."  # every configuration has one; nothing is written to it here
     config = load_config(Path(args.config) if is_yaml else None, [nowhere, *data, *args.settings])
-    if config.preference:
-        raise ConfigError("preference: hotswap data looks at rows of prompts and responses; train checks these itself")
     silence_libraries()
     from trainer.base_model import load_vocabulary
 
@@ -106,31 +104,75 @@ def _load(args: argparse.Namespace) -> tuple[TrainConfig, Any, tuple[int, ...]]:
 
 def _run_check(args: argparse.Namespace) -> int:
     config, tokenizer, end_ids = _load(args)
-    import msgspec
-
+    if config.preference:
+        return _check_preferences(config, tokenizer, end_ids, as_json=args.json)
     from trainer.data.progress import spoken
     from trainer.data.report import check_data_set
     from trainer.data.report_text import report_text
 
     progress = spoken(lambda text: print(text, file=sys.stderr, flush=True))
     report = check_data_set(config, tokenizer, end_ids, progress)
-    print(msgspec.json.format(msgspec.json.encode(report)).decode() if args.json else report_text(report))
+    if args.json:
+        print(_json(report))
+        return 1 if report.error else 0
+    print(report_text(report))
+    if not report.error:
+        print("\nthe first row, with what is learned marked (hotswap data preview shows more):")
+        _print_rows(config, tokenizer, end_ids, count=1, colour=sys.stdout.isatty())
     return 1 if report.error else 0
 
 
 def _run_preview(args: argparse.Namespace) -> int:
+    colour = args.color == "always" or (args.color == "auto" and sys.stdout.isatty())
     config, tokenizer, end_ids = _load(args)
+    show = _print_preferences if config.preference else _print_rows
+    show(config, tokenizer, end_ids, count=max(1, args.n), colour=colour, ids=args.ids)
+    return 0
+
+
+def _print_rows(
+    config: TrainConfig, tokenizer: Any, end_ids: tuple[int, ...], *, count: int, colour: bool, ids: bool = False
+) -> None:
     from trainer.data.load import with_recipe
     from trainer.data.parts import find_parts
     from trainer.data.preview import marked, preview
 
-    colour = args.color == "always" or (args.color == "auto" and sys.stdout.isatty())
     parts = find_parts(with_recipe(config.data), config.training.seed)
-    for shown in preview(parts, tokenizer, end_ids, max(1, args.n)):
+    for shown in preview(parts, tokenizer, end_ids, count):
         if shown.dropped:
             print(f"--- {shown.where}: dropped, {shown.dropped}\n")
         for example in shown.examples:
             learned = sum(label >= 0 for label in example.labels)
             print(f"--- {shown.where}: {len(example)} tokens, {learned} learned")
-            print(marked(example, tokenizer, colour=colour, ids=args.ids) + "\n")
+            print(marked(example, tokenizer, colour=colour, ids=ids) + "\n")
+
+
+def _check_preferences(config: TrainConfig, tokenizer: Any, end_ids: tuple[int, ...], *, as_json: bool) -> int:
+    from trainer.preference.report import check_preferences, load, report_lines
+
+    report = check_preferences(config, load(config, tokenizer, end_ids))
+    if as_json:
+        print(_json(report))
+        return 0
+    print("\n".join(report_lines(report)))
+    print("\nthe first row (hotswap data preview shows more):")
+    _print_preferences(config, tokenizer, end_ids, count=1, colour=sys.stdout.isatty())
     return 0
+
+
+def _print_preferences(
+    config: TrainConfig, tokenizer: Any, end_ids: tuple[int, ...], *, count: int, colour: bool, ids: bool = False
+) -> None:
+    from trainer.data.preview import marked
+    from trainer.preference.report import examples_of, load
+
+    for row in load(config, tokenizer, end_ids).train[:count]:
+        for name, example in examples_of(row).items():
+            print(f"--- {name}: {len(example)} tokens")
+            print(marked(example, tokenizer, colour=colour, ids=ids) + "\n")
+
+
+def _json(report: Any) -> str:
+    import msgspec
+
+    return msgspec.json.format(msgspec.json.encode(report)).decode()

@@ -27,7 +27,7 @@ def evaluate(argv: list[str]) -> int:
     """Run ``hotswap eval``."""
     parser = _parser()
     args = parser.parse_intermixed_args(argv)
-    for option in ("rows", "max_tokens", "concurrency", "timeout"):
+    for option in ("rows", "max_tokens", "concurrency", "timeout", "probe_rows"):
         value = getattr(args, option)
         if value is not None and value <= 0:
             parser.error(f"--{option.replace('_', '-')} must be above 0")
@@ -35,6 +35,8 @@ def evaluate(argv: list[str]) -> int:
         parser.error("give --data or --recipe, not both")
     if args.path and not args.recipe:
         parser.error("--path is the folder of a --recipe")
+    if args.probe and not args.retention:
+        parser.error("--probe names a set for --retention")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C does: our server is stopped too
     return guarded(_evaluate, args)
 

@@ -8,6 +8,10 @@ from pathlib import Path
 from trainer.commands.common import guarded, silence_libraries
 from trainer.commands.settings import SETTINGS_HELP, parse_settings
 
+_METRIC_HELP = (
+    "validation_loss (the default), train_loss or exact_match; of GRPO reward_after, of other preferences "
+    "reward_accuracy too"
+)
 _EXAMPLES = """
 examples:
   hotswap sweep run.yaml learning_rate=1e-4,5e-4,2e-3
@@ -30,7 +34,7 @@ def sweep(argv: list[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("config", type=Path, nargs="?", metavar="CONFIG.yaml", help="YAML file of the runs")
-    parser.add_argument("--metric", help="validation_loss (the default), train_loss or exact_match")
+    parser.add_argument("--metric", help=_METRIC_HELP)
     parser.add_argument("--random", type=_count, metavar="N", help="only N combinations, drawn by the seed")
     parser.add_argument("--overwrite", action="store_true", help="start anew although the output holds a sweep")
     parser.add_argument("--quiet", action="store_true", help="show no progress")

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from trainer.config.paths import absolute
+from trainer.config.paths import absolute, exists
 from trainer.errors import ConfigError
 
 Format = Literal["auto", "jsonl", "json", "csv", "tsv", "parquet"]
@@ -118,8 +118,7 @@ def complete_path(path: str, *, hub: bool = True) -> str:
     """``path`` made absolute; an owner/name that is no local path becomes a hub id."""
     if path.startswith(HUB):
         return path
-    local = Path(path).expanduser()
-    if hub and not local.exists() and _HUB_ID.fullmatch(path) and not _DATA_FILE.search(path):
+    if hub and not exists(path) and _HUB_ID.fullmatch(path) and not _DATA_FILE.search(path):
         return HUB + path
     return absolute(path)
 

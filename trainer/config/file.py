@@ -17,9 +17,9 @@ import msgspec
 import yaml
 
 from trainer.config.data import complete_data
-from trainer.config.keys import check_keys, choices_of
-from trainer.config.layers import apply_layer
-from trainer.config.paths import absolute
+from trainer.config.keys import check_finite, check_keys, choices_of, takes
+from trainer.config.layers import apply_layer, meaning_of
+from trainer.config.paths import absolute, exists
 from trainer.config.preference import complete_preference
 from trainer.config.rules import check
 from trainer.config.schema import TrainConfig
@@ -54,6 +54,7 @@ def load_config(
 
 def convert(raw: Mapping[str, Any]) -> TrainConfig:
     """The configuration in ``raw``; every key must be known. Raises ConfigError."""
+    check_finite(raw)
     try:
         config = msgspec.convert(raw, TrainConfig)
     except msgspec.ValidationError as error:
@@ -106,22 +107,29 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
     for name in sorted(environ):
         if name.startswith(ENV_PREFIX):
-            yield name.removeprefix(ENV_PREFIX).lower().replace("__", "."), _value(environ[name])
+            key = name.removeprefix(ENV_PREFIX).lower().replace("__", ".")
+            yield key, _value(key, environ[name])
 
 
 def _override(item: str) -> tuple[str, Any]:
     key, equals, text = item.partition("=")
     if not equals or not key:
         raise ConfigError(f"{item!r} is not key=value")
-    return key.removeprefix("--").replace("-", "_"), _value(text)
+    key = key.removeprefix("--").replace("-", "_")
+    return key, _value(key, text)
 
 
-def _value(text: str) -> Any:
-    """What ``text`` would be in a YAML file; text that is no YAML is itself."""
+def _value(key: str, text: str) -> Any:
+    """What ``text`` would be in a YAML file; for a ``key`` that takes text, itself, unless it is quoted or null."""
     try:
-        return yaml.load(text, _Loader) if text else None
+        value = yaml.load(text, _Loader) if text else None
     except (yaml.YAMLError, ConfigError):
         return text
+    ours = meaning_of(key)
+    null = value is None and text in ("", "~", "null", "Null", "NULL")
+    quoted = isinstance(value, str) and text[0] in "\"'"
+    other = isinstance(value, list | int | float) and not isinstance(value, bool) and takes(ours, type(value))
+    return text if takes(ours, str) and not (null or quoted or other) else value
 
 
 def _plain_words(message: str) -> str:
@@ -144,7 +152,7 @@ def _complete(config: TrainConfig) -> TrainConfig:
     if training.early_stopping:  # the last checkpoint is then one that was no better
         training = msgspec.structs.replace(training, best_checkpoint=True)
     data = complete_data(config.data)
-    base = absolute(config.base) if Path(config.base).expanduser().is_dir() else config.base
+    base = absolute(config.base) if exists(config.base) and os.path.isdir(absolute(config.base)) else config.base
     return msgspec.structs.replace(
         config,
         base=base,
@@ -158,7 +166,10 @@ def _complete(config: TrainConfig) -> TrainConfig:
 
 
 def _added_tokens(config: TrainConfig) -> list[str]:
-    """Those that are asked for, otherwise those that the rows of a recipe are written with."""
-    if config.added_tokens is not None or config.data.recipe not in RECIPES:
+    """Those that are asked for, otherwise those that the rows of a recipe are written with.
+
+    A preference run has those of what it starts from: its reference must know them.
+    """
+    if config.added_tokens is not None or config.preference or config.data.recipe not in RECIPES:
         return config.added_tokens or []
     return list(RECIPES[config.data.recipe].added_tokens)

@@ -6,6 +6,8 @@ The sections are read from the types of TrainConfig: a new section is known here
 from __future__ import annotations
 
 import difflib
+import functools
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +21,7 @@ from trainer.config.schema import TrainConfig
 from trainer.errors import ConfigError
 
 Struct = type[msgspec.Struct]
+_PROSE = ("system_prompt", "prompt_prefix")
 
 
 def full_key(key: str, raw: Mapping[str, Any]) -> str:
@@ -39,15 +42,24 @@ def check_keys(raw: dict[str, Any]) -> None:
     method = raw.get("method")
     if isinstance(method, dict):
         method.setdefault("type", LoraMethod.KIND)
-        if method["type"] not in METHODS:
+        if not isinstance(method["type"], str) or method["type"] not in METHODS:
             raise ConfigError(f"method.type: {method['type']!r} is not a method; known are {', '.join(METHODS)}")
     preference = raw.get("preference")
-    if isinstance(preference, dict) and preference.get("type") not in PREFERENCES:
+    if isinstance(preference, dict) and _type_of(raw, "preference") not in PREFERENCES:
         raise ConfigError(f"preference.type: {preference.get('type')!r} is none of {', '.join(PREFERENCES)}")
     known = _known_keys(raw)
     for key in _walk(raw, "", _free_mappings(known)):
         if key not in known:
             raise _unknown(key, known)
+
+
+def check_finite(raw: Mapping[str, Any], prefix: str = "") -> None:
+    """Raise ConfigError for the first number that is infinite or none."""
+    for name, value in raw.items():
+        if isinstance(value, Mapping):
+            check_finite(value, f"{prefix}{name}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{prefix}{name}: {value} is not a finite number")
 
 
 def is_section(key: str) -> bool:
@@ -62,21 +74,22 @@ def choices_of(key: str) -> list[str]:
     return [str(choice) for part in parts for choice in typing.get_args(part)]
 
 
-def takes_list(key: str, raw: Mapping[str, Any]) -> bool:
-    """Whether the dotted ``key`` may hold a list."""
-    hint = _known_keys(raw).get(key)
-    return any(typing.get_origin(part) in (list, tuple) for part in (hint, *typing.get_args(hint)))
+def takes(key: str, kind: type) -> bool:
+    """Whether ``key``, dotted or flat, may hold a value of ``kind``; a whole number is a float too."""
+    kinds = (int, float) if kind is int else (kind,)
+    parts = [part for hint in _hints_of(key) for part in _alternatives(hint)]
+    return any(part in kinds or typing.get_origin(part) in kinds for part in parts)
 
 
 def is_switch(key: str) -> bool:
-    """Whether ``key``, dotted or flat, is true or false in every method that knows it."""
-    hints = [
-        hint
-        for kind in METHODS
-        for full, hint in _known_keys({"method": {"type": kind}}).items()
-        if full == key or full.endswith(f".{key}")
-    ]
+    """Whether ``key``, dotted or flat, is true or false wherever it is known."""
+    hints = _hints_of(key)
     return bool(hints) and all(hint is bool for hint in hints)
+
+
+def is_prose(key: str) -> bool:
+    """Whether ``key``, dotted or flat, holds text for a model, in which commas are nothing but commas."""
+    return key.rpartition(".")[2] in _PROSE
 
 
 def check_somewhere_known(key: str) -> None:
@@ -102,6 +115,14 @@ def _known_keys(raw: Mapping[str, Any]) -> dict[str, Any]:
     return {**{f"{section}.type": str for section in sections}, **_keys_of(TrainConfig, "", chosen)}
 
 
+@functools.cache
+def _hints_of(key: str) -> tuple[Any, ...]:
+    """The types of ``key``, dotted or flat, in every method and preference training."""
+    kinds = [{"method": {"type": kind}} for kind in METHODS] + [{"preference": {"type": kind}} for kind in PREFERENCES]
+    known = [_known_keys(raw) for raw in kinds]
+    return tuple(hint for keys in known for full, hint in keys.items() if full == key or full.endswith(f".{key}"))
+
+
 def _type_of(raw: Mapping[str, Any], section: str) -> str:
     value = raw.get(section)
     return str(value.get("type")) if isinstance(value, Mapping) else ""
@@ -121,9 +142,12 @@ def _keys_of(struct: Struct, prefix: str, chosen: Mapping[str, Struct]) -> dict[
 
 def _struct_of(hint: Any) -> Struct | None:
     """The one struct that ``hint`` allows (``Section`` or ``Section | None``)."""
-    parts = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
-    structs = [part for part in parts if isinstance(part, type) and issubclass(part, msgspec.Struct)]
+    structs = [part for part in _alternatives(hint) if isinstance(part, type) and issubclass(part, msgspec.Struct)]
     return structs[0] if len(structs) == 1 else None
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
 
 
 def _free_mappings(known: Mapping[str, Any]) -> list[str]:

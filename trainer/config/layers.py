@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.config.aliases import ALIASES, Alias
-from trainer.config.conversions import NOT_GIVEN, Several
+from trainer.config.conversions import AS_IS, NOT_GIVEN, TEMPLATE, Several
 from trainer.config.keys import full_key, is_section
 from trainer.errors import ConfigError
 
@@ -53,13 +53,23 @@ def apply_layer(raw: dict[str, Any], entries: Iterable[tuple[str, Any]]) -> None
                 _put(raw, key, value)
 
 
+def meaning_of(name: str) -> str:
+    """Our key for ``name`` where another tool's means it word for word; otherwise ``name``."""
+    alias = _alias_of(name)
+    return alias.ours if alias and alias.conversion in (AS_IS, TEMPLATE) else name
+
+
+def _alias_of(name: str) -> Alias | None:
+    return ALIASES.get(name if _is_known(name) else name.rsplit(".", 1)[-1])
+
+
 def _settings(name: str, value: Any) -> Iterator[_Setting]:
     """What ``name: value`` sets: the keys of a whole section, those that an alias means, or one."""
     if name == "type":
         name = "method.type"
     if is_section(name):
         yield from _section(name, value)
-    elif alias := ALIASES.get(name.rsplit(".", 1)[-1] if not _is_known(name) else name):
+    elif alias := _alias_of(name):
         yield from _aliased(alias, name, value)
     else:
         yield _Setting(name, value, name)

@@ -297,9 +297,10 @@ METHODS: dict[str, type[Method]] = {
 
 
 def trains_weights(method: Method) -> bool:
-    """Whether ``method`` trains weights of the base itself.
+    """Whether ``method`` trains weights, norms or biases of the base itself.
 
     They are kept in float32 then: bfloat16 has 8 bits of precision, and a step of Adam that is smaller than a 256th of
     a weight would be lost. ``training.dtype`` bfloat16 means mixed precision for such methods.
     """
-    return isinstance(method, FreezeMethod | FullMethod) or bool(getattr(method, "modules_to_save", []))
+    beside = bool(getattr(method, "modules_to_save", [])) or getattr(method, "bias", "none") != "none"
+    return beside or isinstance(method, FreezeMethod | FullMethod | LnTuningMethod)

@@ -89,5 +89,6 @@ def _check_steps(training: TrainingConfig, has_validation: bool) -> None:
             if getattr(training, key):
                 raise ConfigError(f"training.{key}: there are no validation rows (data.validation is 0)")
     every, save = training.eval_steps, training.save_steps
-    if training.best_checkpoint and save and (not every or save % every):
-        raise ConfigError("training.save_steps: with best_checkpoint it must be a multiple of training.eval_steps")
+    keeps_best = "early_stopping" if training.early_stopping else "best_checkpoint" if training.best_checkpoint else ""
+    if keeps_best and save and (not every or save % every):
+        raise ConfigError(f"training.save_steps: with {keeps_best} it must be a multiple of training.eval_steps")

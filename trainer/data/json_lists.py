@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -13,6 +14,8 @@ from trainer.errors import DataError
 USUAL_KEYS = ("data", "train", "rows", "examples", "items", "records", "instances")
 _CHUNK = 1 << 20  # characters
 _EDGE = 16  # an error so near to the end of what was read may be for want of more
+HALF_CHARACTER = "holds half of a character (a surrogate without its other half, such as \\ud83d)"
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _SPACE = " \t\r\n"
 
 
@@ -23,12 +26,34 @@ def is_json_lines(path: Path, key: str | None) -> bool:
         second = _next_line(file)
     try:
         value = json.loads(first) if first else None
-    except (json.JSONDecodeError, RecursionError):
+    except (RecursionError, ValueError):
         return False
     if not isinstance(value, dict):
         return False
     lists = [name for name, item in value.items() if isinstance(item, list)]
     return second.startswith("{") or not any(name == key if key else name in USUAL_KEYS for name in lists)
+
+
+def starts_object(path: Path) -> bool:
+    """Whether the first character of ``path`` that is no white space is a brace."""
+    with open_text(path, newline="\n") as file:
+        return _next_line(file).startswith("{")
+
+
+def unreadable(error: RecursionError | ValueError) -> str:
+    """Why JSON that is well written cannot be read."""
+    return "is nested too deeply" if isinstance(error, RecursionError) else "holds a number of too many digits"
+
+
+def is_cut(text: str, value: Any) -> bool:
+    """Whether ``value``, read from the JSON ``text``, holds half of a character, as of an emoji that was cut in two."""
+    if not _SURROGATE.search(text):
+        return False
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _next_line(file: TextIO) -> str:
@@ -141,16 +166,18 @@ class _Parser:
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._text, self._at)
-            except RecursionError as error:
-                raise self.error("nested too deeply") from error
             except json.JSONDecodeError as error:
                 cut = error.msg.startswith("Unterminated string") or error.pos >= len(self._text) - _EDGE
                 if cut and self._read():
                     continue
                 self._at = min(error.pos, len(self._text))
                 raise self.error(error.msg) from error
+            except (RecursionError, ValueError) as error:
+                raise DataError(f"{self.path} line {self.line} {unreadable(error)}") from error
             if end == len(self._text) and self._read():
                 continue  # a number may go on
+            if is_cut(self._text[self._at : end], value):
+                raise DataError(f"{self.path} line {self.line} {HALF_CHARACTER}")
             self._at = end
             return value
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from trainer.data.json_lists import HALF_CHARACTER, is_cut, unreadable
 from trainer.errors import DataError
 
 ASSISTANT = "assistant"
@@ -16,6 +17,7 @@ _ROLES = {
     "human": "user", "gpt": ASSISTANT, "chatgpt": ASSISTANT, "bing": ASSISTANT, "bard": ASSISTANT, "model": ASSISTANT,
     "observation": "tool", "function_response": "tool", "function": "tool",
 }  # fmt: skip
+_KNOWN = ("system", "developer", "user", ASSISTANT, "tool", "ipython")
 CALL_ROLE = "function_call"  # an assistant's message that is a call
 _TYPE_NAMES = {"int": "a number", "float": "a number", "bool": "true/false", "list": "a list", "dict": "an object"}
 
@@ -67,11 +69,14 @@ def from_json(where: str, value: Any) -> Any:
     if not value.strip():
         return []
     try:
-        return json.loads(value)
+        parsed = json.loads(value)
     except json.JSONDecodeError:
         return value
-    except RecursionError as error:
-        raise DataError(f"{where} is nested too deeply") from error
+    except (RecursionError, ValueError) as error:
+        raise DataError(f"{where} {unreadable(error)}") from error
+    if is_cut(value, parsed):
+        raise DataError(f"{where} {HALF_CHARACTER}")
+    return parsed
 
 
 def named(value: object) -> str:
@@ -94,13 +99,24 @@ def _message(where: str, i: int, item: Any) -> Message:
             raise DataError(f"{where}: {key} of message {i} must be text, not {named(text)}")
     if role == CALL_ROLE:
         role, content, calls = ASSISTANT, "", (content,)
-    return Message(_ROLES.get(role, role), content, _is_learned(f"{where}: message {i}", item), calls)
+    return Message(role_of(f"{where}: message {i}", role), content, _is_learned(f"{where}: message {i}", item), calls)
+
+
+def role_of(where: str, name: str) -> str:
+    """The role that a data set calls ``name``. Raises DataError for one that no chat template would know."""
+    role = _ROLES.get(name.strip().lower(), name.strip().lower())
+    if role not in _KNOWN:
+        raise DataError(f"{where}: the role {name!r} is none of {', '.join(_KNOWN)}")
+    return role
 
 
 def _calls(where: str, item: Mapping[str, Any]) -> tuple[str, ...]:
     """The functions called, each ``{"name": ..., "arguments": {...}}`` as JSON text."""
     out = []
-    for call in item.get("tool_calls") or ():
+    calls = item.get("tool_calls") or []
+    if not isinstance(calls, list):
+        raise DataError(f"{where}: tool_calls must be a list, not {named(calls)}")
+    for call in calls:
         function = call.get("function", call) if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise DataError(f"{where}: each of tool_calls must be an object with the name of a function")

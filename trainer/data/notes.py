@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from trainer.config.data import DataConfig
 from trainer.data.survey import Survey, describe_dropped
 from trainer.data.templates import BASE, NONE, template_name
+from trainer.run_files import SERVED_TEMPLATE
 
-SERVED_TEMPLATE = "chat_template.jinja"  # beside the package, for --chat-template
 _TOO_LONG = {
     "drop": "left out",
     "cut_start": "cut at the start",

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config.data import Format
-from trainer.data.json_lists import is_json_lines, rows_of_json
+from trainer.data.json_lists import (
+    HALF_CHARACTER,
+    is_cut,
+    is_json_lines,
+    rows_of_json,
+    starts_object,
+    unreadable,
+)
 from trainer.data.text import open_text
 from trainer.errors import DataError
 
@@ -55,6 +62,11 @@ def format_of(path: Path, data_format: Format = "auto") -> Format:
     return SUFFIXES[name.suffix.lower()]
 
 
+def is_json_object(path: Path, data_format: Format = "auto") -> bool:
+    """Whether ``path`` is one JSON object, which may hold a list for each split. Raises DataError."""
+    return format_of(path, data_format) == "json" and not is_json_lines(path, None) and starts_object(path)
+
+
 def _rows_of_jsonl(path: Path) -> Iterator[RawRow]:
     with open_text(path, newline="\n") as file:  # other ends of lines may stand inside of a string
         for number, line in enumerate(file, 1):
@@ -67,8 +79,10 @@ def _rows_of_jsonl(path: Path) -> Iterator[RawRow]:
                 array = line.lstrip().startswith("[")
                 hint = " (one JSON object a line is expected; for one array set data.format: json)" if array else ""
                 raise DataError(f"{where} is not valid JSON: {error.msg} at column {error.colno}{hint}") from error
-            except RecursionError as error:
-                raise DataError(f"{where} is nested too deeply") from error
+            except (RecursionError, ValueError) as error:
+                raise DataError(f"{where} {unreadable(error)}") from error
+            if is_cut(line, value):
+                raise DataError(f"{where} {HALF_CHARACTER}")
             if not isinstance(value, dict):
                 raise DataError(f"{where} is not a JSON object; each line must be one")
             yield RawRow(where, value)

@@ -107,7 +107,7 @@ def _missing(row: RawRow, column: str, expected: Layout | None) -> DataError:
 def _other_shape(row: RawRow, expected: Layout) -> str:
     for shape in SHAPES:
         if shape.name != expected.shape and all(name in row.values for name in shape.required.values()):
-            return f"it has the shape {shape.name}, and the rows before it {expected.shape}: keep them in files apart"
+            return f"it has the shape {shape.name}, and rows before it {expected.shape}: a run reads rows of one shape"
     return ""
 
 

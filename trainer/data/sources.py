@@ -15,7 +15,7 @@ from trainer.config.data import HUB, OWN_SPLIT, DataConfig, Format
 from trainer.data.cards import files_of_folder
 from trainer.data.hub import hub_files, parse_hub_id
 from trainer.data.recipes import RECIPES, Recipe
-from trainer.data.rows import RawRow, read_rows
+from trainer.data.rows import RawRow, is_json_object, read_rows
 from trainer.data.split_files import TRAIN
 from trainer.errors import DataError
 from trainer.files import sha256_of
@@ -104,7 +104,9 @@ def find_source(config: DataConfig, part: Part) -> Source | None:
             raise DataError(f"data.{part}: recipe {recipe.name} has no {part} rows; it has {', '.join(recipe.splits)}")
         return RecipeSource(recipe, Path(config.paths[0]), part)
     if own:
-        return _files(config.paths, _sibling(config.split, part), config.format)
+        found = _files(config.paths, _sibling(config.split, part), config.format)
+        _require_splits(found, config, part)
+        return found
     if value is None or isinstance(value, (int, float)):
         return None
     paths = [value] if isinstance(value, str) else value
@@ -131,6 +133,17 @@ def _sibling(split: str | None, part: Part) -> str:
     """The split ``part`` of the same configuration as ``split``."""
     folder, slash, _ = (split or "").rpartition("/")
     return folder + slash + part
+
+
+def _require_splits(found: FileSource, config: DataConfig, part: Part) -> None:
+    """Raise DataError for a file that is not one of a split's: its rows are those to train on."""
+    named = [path for path in config.paths if not path.startswith(HUB) and not Path(path).is_dir()]
+    for path in found.files if named else ():
+        if not is_json_object(path, found.format):
+            raise DataError(
+                f"data.{part}: split is for folders, sets of the hub and JSON files with a list for each split; "
+                f"{path} has no splits: give a file, or of data.validation a share or a count"
+            )
 
 
 def _files(paths: Sequence[str], split: str | None, data_format: Format) -> FileSource:

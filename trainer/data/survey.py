@@ -50,7 +50,7 @@ def survey(source: Source, config: DataConfig, progress: Progress | None = None)
     dropped: Counter[str] = Counter()
     count = 0
     for row in source.rows():
-        layout = layout or find_layout(config, row)
+        layout = layout or _layout_of(row, config)
         try:
             keys.append(_key(read_row(row, layout, config)))
             usable.append(count)
@@ -64,6 +64,13 @@ def survey(source: Source, config: DataConfig, progress: Progress | None = None)
     if not usable:
         raise nothing_left(source.name, dropped)
     return Survey(source, layout, count, np.frombuffer(usable, np.int64), np.frombuffer(keys, np.uint64), dropped)
+
+
+def _layout_of(row: RawRow, config: DataConfig) -> Layout:
+    layout = find_layout(config, row)
+    if config.too_long == "split" and layout.shape != "text":
+        raise DataError(f"data.too_long: split is for the shape text; {layout.shape} rows can be dropped or cut")
+    return layout
 
 
 def rows_at(found: Survey, indices: Indices, config: DataConfig) -> Iterator[tuple[RawRow, Reading]]:

@@ -10,6 +10,7 @@ import httpx
 
 from trainer.errors import EvaluationError
 from trainer.evaluation.types import Endpoint
+from trainer.keys import bearer
 
 CONNECT_SECONDS = 10.0
 BUSY_SECONDS = 120.0  # how long a server may go on answering 429 or 503
@@ -26,12 +27,11 @@ class Connection:
 
     def __init__(self, endpoint: Endpoint, timeout: float, connections: int) -> None:
         self._server = endpoint.server
-        headers = {"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {}
         self._timeout = timeout
         try:
             self._client = httpx.AsyncClient(
                 base_url=endpoint.server.rstrip("/").removesuffix("/v1"),
-                headers=headers,
+                headers=bearer(endpoint.api_key),
                 timeout=httpx.Timeout(timeout, connect=CONNECT_SECONDS, pool=None),
                 limits=httpx.Limits(max_connections=connections),
             )

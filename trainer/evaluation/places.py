@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from urllib.parse import quote
 
-import httpx
-
-from trainer.errors import EvaluationError
+from adapters.package import read_package
+from trainer.errors import EvaluationError, PublishError
 from trainer.evaluation.http import Connection, not_like_hotswap
 from trainer.evaluation.targets import Serving, Target
 from trainer.evaluation.types import Endpoint
 from trainer.local_server import start_server, wait_until_ready
+from trainer.publishing.admin import AdminClient
+from trainer.publishing.upload import upload
 
 Endpoints = Mapping[Target, Endpoint]
 _SECONDS = 60.0
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -52,26 +54,22 @@ def running_server(
 
     Raises EvaluationError, and PublishError for a package that it does not take.
     """
-    from trainer.publishing.upload import publish
-
     key = api_key or admin_key
     uploaded: dict[Target, str] = {}
     base = asyncio.run(_base_name(Endpoint(server, "", key)))
-    try:
+    with AdminClient(server, admin_key) as client, ExitStack() as cleanup:
+        cleanup.callback(lambda: _remove(server, uploaded.values(), admin_key))
         for target in targets:
             if target.trained_base:
                 raise EvaluationError(
                     f"{target.label} is a whole base, which a running server cannot load; leave --server out"
                 )
             if target.package:
-                name = f"eval-{secrets.token_hex(4)}"
-                publish(target.package, server, name, allow_noop=True, admin_key=admin_key)
-                uploaded[target] = name
+                read_package(target.package)
+                uploaded[target] = f"eval-{secrets.token_hex(4)}"  # before: it may arrive and the answer be lost
+                upload(client, target.package, uploaded[target], allow_noop=True)
         names = {target: uploaded.get(target) or target.name or base for target in targets}
         yield {target: Endpoint(server, name, key) for target, name in names.items()}
-    finally:
-        for name in uploaded.values():
-            _remove(server, name, admin_key)
 
 
 async def _base_name(endpoint: Endpoint) -> str:
@@ -83,12 +81,11 @@ async def _base_name(endpoint: Endpoint) -> str:
         raise not_like_hotswap(endpoint.server, "no base among its models") from error
 
 
-def _remove(server: str, name: str, admin_key: str | None) -> None:
-    headers = {"Authorization": f"Bearer {admin_key}"} if admin_key else {}
-    url = f"{server.rstrip('/').removesuffix('/v1')}/v1/adapters/{quote(name, safe='')}"
-    try:
-        answer = httpx.delete(url, headers=headers, timeout=_SECONDS)
-    except httpx.TransportError as error:
-        raise EvaluationError(f"{server} cannot be reached to remove {name!r}, which eval had uploaded") from error
-    if not answer.is_success:
-        raise EvaluationError(f"the server did not remove {name!r}, which eval had uploaded ({answer.status_code})")
+def _remove(server: str, names: Iterable[str], admin_key: str | None) -> None:
+    """Remove what was uploaded, as far as it can be: answers that are there already are not lost over it."""
+    with AdminClient(server, admin_key, timeout=_SECONDS) as client:
+        for name in names:
+            try:
+                client.delete(name)
+            except PublishError as error:
+                _log.warning("%s, which eval uploaded, may still be on %s: %s", name, client.server, error)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import yaml
 
 from trainer.config.file import load_config
@@ -16,8 +17,8 @@ from trainer.config.schema import TrainConfig
 from trainer.data.questions import Question
 from trainer.errors import EvaluationError
 from trainer.evaluation.metrics.json_valid import NotJson, parse_json
+from trainer.run_files import CONFIG_FILE
 
-CONFIG_FILE = "config.yaml"
 HeldOut = Literal["validation", "test"]
 
 
@@ -46,13 +47,21 @@ class Rows:
 
 def load_rows(source: RowSource) -> Rows:
     """The rows that ``source`` means. Raises EvaluationError, ConfigError or DataError."""
-    from trainer.data.load import load_questions
-
     config, split = _config(source)
-    questions = tuple(load_questions(config.data, config.training.seed, split)[: source.rows])
+    questions = tuple(_questions(config, split)[: source.rows])
     if not questions:
         raise EvaluationError(f"{config.data.path} holds no {split} rows to evaluate on; name others with --data FILE")
     return Rows(questions, _metrics(config, questions), f"{len(questions)} {split} rows of {_named(config, split)}")
+
+
+def _questions(config: TrainConfig, split: HeldOut) -> list[Question]:
+    if config.preference:
+        from trainer.preference.questions import preferred_answers
+
+        return preferred_answers(config, split)
+    from trainer.data.load import load_questions
+
+    return load_questions(config.data, config.training.seed, split)
 
 
 def config_beside(package: Path) -> Path | None:
@@ -75,7 +84,8 @@ def _config(source: RowSource) -> tuple[TrainConfig, HeldOut]:
         chosen = [f"data.{key}={file}" for key in ("path", "test")]
         if source.config:
             changes = [*chosen, "data.recipe=null", *source.overrides]
-            return load_config(source.config, changes, {}), "test"
+            config = load_config(source.config, changes, {})
+            return msgspec.structs.replace(config, preference=None), "test"  # the file holds prompts and responses
         return _bare_config({}, [*chosen, *source.overrides]), "test"
     if source.config is None:
         raise EvaluationError(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.data.questions import Question
 from trainer.errors import EvaluationError
 from trainer.evaluation.bootstrap import interval, value_of
 from trainer.evaluation.metrics import Case, Metric
@@ -19,20 +20,31 @@ def score_rows(metric: Metric, cases: Sequence[Case]) -> tuple[Score, Array]:
 
     Raises EvaluationError when no row can be scored, or the library that the metric needs is not installed.
     """
+    statistics = _statistics(metric, cases)
+    kept = statistics[scored(statistics)]
+    left_out = len(cases) - len(kept)
+    low, high = interval(kept, metric.combine)
+    note = f"{left_out} row{'s' if left_out > 1 else ''} left out: {metric.excluded}" if left_out else ""
+    value = value_of(kept, metric.combine)
+    return Score(metric.name, value, low, high, len(kept), metric.higher_is_better, note), statistics
+
+
+def check_scorable(metric: Metric, questions: Sequence[Question]) -> None:
+    """Raise EvaluationError, before anything is asked, when no answer to ``questions`` could be scored."""
+    if not metric.from_logprobs:
+        _statistics(metric, [Case("", question.reference, question.row) for question in questions])
+
+
+def _statistics(metric: Metric, cases: Sequence[Case]) -> Array:
     try:
         statistics = metric.statistics(cases)
     except ImportError as error:
         raise EvaluationError(
             f"{metric.name} needs the package {error.name}; install hotswap with the extra [metrics]"
         ) from error
-    kept = statistics[scored(statistics)]
-    left_out = len(cases) - len(kept)
-    if not len(kept):
+    if not scored(statistics).any():
         raise EvaluationError(f"{metric.name} cannot be computed on any row: {metric.excluded}")
-    low, high = interval(kept, metric.combine)
-    note = f"{left_out} row{'s' if left_out > 1 else ''} left out: {metric.excluded}" if left_out else ""
-    value = value_of(kept, metric.combine)
-    return Score(metric.name, value, low, high, len(kept), metric.higher_is_better, note), statistics
+    return statistics
 
 
 def row_values(metric: Metric, statistics: Array) -> list[float | None]:

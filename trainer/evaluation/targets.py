@@ -12,9 +12,9 @@ from trainer.config.file import load_config
 from trainer.config.schema import TrainConfig
 from trainer.errors import EvaluationError
 from trainer.evaluation.rows import config_beside
+from trainer.run_files import BASE_DIR, PACKAGE_DIR, SERVED_TEMPLATE
 
 BASE, LIVE = "base", "live:"
-_PACKAGE_DIRS = ("adapter", "base")  # what a run leaves in its output directory
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ def find_target(text: str, *, on_server: bool) -> Target:
 
 
 def _in_directory(path: Path, text: str) -> Target:
-    for place in (path, *(path / name for name in _PACKAGE_DIRS)):
-        if (place / "adapter_config.json").is_file() or (place / MANIFEST_FILE).is_file():
-            return Target(text, package=place)
+    for place in (path, *(path / name for name in (PACKAGE_DIR, BASE_DIR))):
         if (place / "config.json").is_file():
             return Target(text, trained_base=place)
+        if (place / "adapter_config.json").is_file() or (place / MANIFEST_FILE).is_file():
+            return Target(text, package=place)
     raise EvaluationError(f"{text} holds no adapter package (adapter_config.json) and no base (config.json)")
 
 
@@ -107,8 +107,6 @@ def _config(target: Target) -> TrainConfig | None:
 
 def _template(target: Target) -> Path | None:
     """The template that it was trained with, which training leaves beside it where it is not the base's own."""
-    from trainer.data.notes import SERVED_TEMPLATE
-
     file = target.directory.resolve().parent / SERVED_TEMPLATE if target.directory else None
     return file if file and file.is_file() else None
 

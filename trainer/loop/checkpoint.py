@@ -7,6 +7,7 @@ parameters themselves, by name. The optimizer, the schedule and the random state
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ PARAMETERS_FILE = "trainable.safetensors"
 METHOD_FILE = "method.safetensors"  # what a method with dynamics of its own depends on beside its parameters
 IDENTITY_FILE = "run.json"
 STATE_FILE = "trainer_state.json"  # transformers writes it last: a checkpoint without it is incomplete
+_NAME = re.compile(r"checkpoint-[0-9]+")
 _FREE = {
     *("log_steps", "eval_steps", "save_steps", "keep_checkpoints", "exact_match_rows", "threads"),
     *("early_stopping", "early_stopping_min_delta", "tensorboard", "trackers"),
@@ -124,8 +126,13 @@ def check_identity(directory: Path, identity: RunIdentity) -> None:
 
 def checkpoints(output: Path) -> list[Path]:
     """The complete checkpoints in ``output``, oldest first."""
-    found = [path for path in output.glob("checkpoint-*") if path.name.rsplit("-", 1)[-1].isdigit()]
-    return sorted((path for path in found if _is_complete(path)), key=step_of)
+    found = [path for path in step_directories(output) if not is_torn(path) and (path / PARAMETERS_FILE).is_file()]
+    return sorted(found, key=step_of)
+
+
+def step_directories(output: Path) -> list[Path]:
+    """The directories in ``output`` with a checkpoint's name, whole or not: ``checkpoint-40``, not a copy's name."""
+    return [path for path in output.glob("checkpoint-*") if _NAME.fullmatch(path.name) and path.is_dir()]
 
 
 def step_of(checkpoint: Path) -> int:
@@ -133,12 +140,13 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rsplit("-", 1)[-1])
 
 
-def _is_complete(path: Path) -> bool:
+def is_torn(checkpoint: Path) -> bool:
+    """Whether writing ``checkpoint`` was cut short."""
     try:
-        json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
+        json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return (path / PARAMETERS_FILE).is_file()
+        return True
+    return False
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:

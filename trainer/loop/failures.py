@@ -6,14 +6,12 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 from trainer.config.schema import TrainConfig
 from trainer.errors import CheckpointError, TrainingError
+from trainer.memory import is_out_of_memory
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
-_NO_MEMORY = ("DefaultCPUAllocator", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 @contextmanager
@@ -30,13 +28,6 @@ def explained(config: TrainConfig) -> Iterator[None]:
             raise
         where = error.filename or config.output
         raise CheckpointError(f"{where} cannot be written: {error.strerror}; {disk_advice(error.errno)}") from error
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` is the end of memory, of a GPU or of the machine."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
 def disk_advice(number: int | None) -> str:

@@ -22,7 +22,6 @@ from trainer.files import replacing
 from trainer.methods import adapter_of
 from trainer.preference.wrapped import WrappedModel
 
-DIRECTORY = "reward_model"
 HEAD = "score"
 _CONFIG, _WEIGHTS, _MANIFEST = "adapter_config.json", "adapter_model.safetensors", "hotswap.json"
 

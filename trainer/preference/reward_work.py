@@ -15,9 +15,10 @@ from trainer.config.preference import RewardPreference
 from trainer.config.schema import TrainConfig
 from trainer.export import make_manifest
 from trainer.preference.extra import as_config
-from trainer.preference.reward_model import DIRECTORY, RewardModel, save_reward_model, scores_of
+from trainer.preference.reward_model import RewardModel, save_reward_model, scores_of
 from trainer.preference.tokens import PairIds, PreferenceData, Tokens, load_preferences
 from trainer.preference.trainers import OurCheckpoints, padded
+from trainer.run_files import REWARD_DIR
 
 
 class OurRewardTrainer(OurCheckpoints, RewardTrainer):  # type: ignore[misc]
@@ -75,7 +76,7 @@ class RewardWork:
 
     def export(self, trainer: Any, metrics: dict[str, float]) -> Path:
         """See Work."""
-        path = Path(self._config.output) / DIRECTORY
+        path = Path(self._config.output) / REWARD_DIR
         data = DataRef(sha256=self.data.sha256, rows=len(self.data.train))
         save_reward_model(trainer.trained, path, make_manifest(self._base, self._config, data, metrics))
         return path

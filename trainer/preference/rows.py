@@ -14,9 +14,9 @@ from typing import Any
 from trainer.config.data import Columns
 from trainer.config.preference import PreferenceColumns
 from trainer.data.conversations import ASSISTANT, Conversation, DroppedRow, Message
+from trainer.data.messages import role_of
 from trainer.errors import DataError
 
-_ROLES = {"human": "user", "gpt": ASSISTANT}  # ShareGPT's names
 _PROMPTS = ("prompt", "instruction", "question")  # found without being named in data.columns, as are
 _CONVERSATIONS = ("messages", "conversations")
 _LABELS = {"true": True, "false": False, "1": True, "0": False}
@@ -142,7 +142,7 @@ def _message(where: str, item: Any) -> Message:
         for role, content in (("role", "content"), ("from", "value")):
             who, text = item.get(role), item.get(content)
             if isinstance(who, str) and isinstance(text, str):
-                return Message(_ROLES.get(who, who), text)
+                return Message(role_of(where, who), text)
     raise DataError(f"{where} must have texts under role and content, or from and value")
 
 

@@ -7,8 +7,9 @@ from typing import Any
 from transformers import set_seed
 
 from trainer.base_model import Base, load_base
-from trainer.config.methods import FullMethod
+from trainer.config.preference import GrpoPreference
 from trainer.config.schema import TrainConfig
+from trainer.context import check_context
 from trainer.data.survey import describe_dropped
 from trainer.loop.trainer import make_arguments, total_steps
 from trainer.methods import apply_method, trainable_parameters
@@ -27,6 +28,8 @@ def train_preference(session: Session) -> RunResult:
     work = make_work(config, base)
     if work.data.dropped:
         session.display.message(f"left out {describe_dropped(work.data.dropped)}")
+    answer = config.preference.max_completion_length if isinstance(config.preference, GrpoPreference) else 0
+    check_context(base.model.config, config, work.data.longest + answer)
     identity = session.identify(base, work.data.sha256)
     if not session.start:
         work.refer_to(base.model)  # what it was without an adapter: not every method can be switched off
@@ -35,9 +38,10 @@ def train_preference(session: Session) -> RunResult:
     session.begin(model, base)
     if session.start:
         work.refer_to(model)
+    arguments = make_arguments(config, work.steps_rows())
     session.display.message(_headline(config, base, work, model))
     session.open_records(base, {"sha256": work.data.sha256, "train_rows": len(work.data.train)})
-    trainer = work.trainer(model, make_arguments(config, work.steps_rows()), [])
+    trainer = work.trainer(model, arguments, [])
     trainer.identity = identity
     seconds = session.run(trainer)
     return session.interrupted(trainer) or _finish(session, work, trainer, seconds)
@@ -46,10 +50,7 @@ def train_preference(session: Session) -> RunResult:
 def _finish(session: Session, work: Work, trainer: Any, seconds: float) -> RunResult:
     results = session.summary(trainer, seconds) | work.figures(trainer)
     session.append({"step": trainer.state.global_step, **results})
-    made = work.export(trainer, results)
-    if isinstance(session.config.method, FullMethod):
-        return RunResult(session.output, None, trainer.state.global_step, results, base=made)
-    return RunResult(session.output, made, trainer.state.global_step, results)
+    return session.result(trainer, work.export(trainer, results), results)
 
 
 def _headline(config: TrainConfig, base: Base, work: Work, model: Any) -> str:

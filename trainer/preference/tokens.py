@@ -16,6 +16,7 @@ from trainer.data.conversations import ASSISTANT, Conversation, DroppedRow, Mess
 from trainer.data.examples import IGNORED, Encoder
 from trainer.data.holdout import Keys, split_rows
 from trainer.data.rendering import Renderer, make_renderer
+from trainer.data.rows import RawRow
 from trainer.data.sources import Source, find_source, find_train_source
 from trainer.data.survey import describe_dropped
 from trainer.data.truncation import PromptLimit
@@ -34,6 +35,11 @@ class PairIds:
     chosen: list[int]
     rejected: list[int]
 
+    @property
+    def answers(self) -> dict[str, list[int]]:
+        """Its answers by what they are."""
+        return {"chosen": self.chosen, "rejected": self.rejected}
+
 
 @dataclass(frozen=True)
 class JudgedIds:
@@ -43,6 +49,11 @@ class JudgedIds:
     completion: list[int]
     good: bool
 
+    @property
+    def answers(self) -> dict[str, list[int]]:
+        """Its answer by what it is."""
+        return {"good" if self.good else "bad": self.completion}
+
 
 @dataclass(frozen=True)
 class PromptIds:
@@ -50,6 +61,11 @@ class PromptIds:
 
     prompt: list[int]
     row: dict[str, Any]
+
+    @property
+    def answers(self) -> dict[str, list[int]]:
+        """None: the model gives its own."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -60,6 +76,12 @@ class PreferenceData(Generic[Row]):
     validation: list[Row]
     sha256: str
     dropped: dict[str, int]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt with its longest answer."""
+        rows: list[Any] = [*self.train, *self.validation]
+        return max(len(row.prompt) + max(map(len, row.answers.values()), default=0) for row in rows)
 
 
 class Tokens:
@@ -81,6 +103,8 @@ class Tokens:
         if before != again:
             raise DroppedRow("the chat template renders the prompt in another way for each answer")
         prompt, (chosen, rejected) = self._fit(before, [chosen, rejected])
+        if chosen == rejected:
+            raise DroppedRow("chosen and rejected are the same, as far as they are not cut off")
         return [PairIds(prompt, chosen, rejected)]
 
     def judged(self, where: str, row: dict[str, Any]) -> list[JudgedIds]:
@@ -133,33 +157,51 @@ def load_preferences(
     What came from one row stays together. Raises DataError in one line for what cannot be trained on.
     """
     dropped: Counter[str] = Counter()
-    groups, sha256 = _read(find_train_source(config), encode, dropped)
+    found = _read(find_train_source(config), encode, dropped)
     validation = find_source(config, "validation")
-    if validation:
-        held, more = _read(validation, encode, dropped)
-        sha256 = hashlib.sha256((sha256 + more).encode()).hexdigest()
+    held_from = _read(validation, encode, dropped) if validation else None
+    split = split_rows(_keys(found.groups), np.arange(len(found.groups)), config, seed)
+    held = held_from.groups if held_from else [found.groups[i] for i in split.held]
+    hashes = found.sha256 + (held_from.sha256 if held_from else "")
+    sha256 = hashlib.sha256(hashes.encode()).hexdigest() if held_from else hashes
+    return PreferenceData(_flat(found.groups[i] for i in split.train), _flat(held), sha256, dict(dropped))
+
+
+def held_out_rows(config: DataConfig, encode: Callable[[str, dict[str, Any]], list[Any]], seed: int) -> list[RawRow]:
+    """The rows that ``load_preferences`` gives to validation, as they were read. Raises DataError."""
+    source, own = find_train_source(config), find_source(config, "validation")
+    found = _read(own or source, encode, Counter())
+    if own:
+        chosen = set(found.numbers)
     else:
-        held = []
-    split = split_rows(_keys(groups), np.arange(len(groups)), config, seed)
-    held = held or [groups[i] for i in split.held]
-    groups = [groups[i] for i in split.train]
-    return PreferenceData(_flat(groups), _flat(held), sha256, dict(dropped))
+        split = split_rows(_keys(found.groups), np.arange(len(found.groups)), config, seed)
+        chosen = {found.numbers[i] for i in split.held}
+    return [row for number, row in enumerate((own or source).rows()) if number in chosen]
 
 
-def _read(
-    source: Source, encode: Callable[[str, dict[str, Any]], list[Row]], dropped: Counter[str]
-) -> tuple[list[list[Row]], str]:
+@dataclass(frozen=True)
+class _Read(Generic[Row]):
+    """What the usable rows of a source came to; ``numbers`` says which row each group is of."""
+
+    groups: list[list[Row]]
+    numbers: list[int]
+    sha256: str
+
+
+def _read(source: Source, encode: Callable[[str, dict[str, Any]], list[Row]], dropped: Counter[str]) -> _Read[Row]:
     mine: Counter[str] = Counter()
     groups: list[list[Row]] = []
-    for raw in source.rows():
+    numbers: list[int] = []
+    for number, raw in enumerate(source.rows()):
         try:
             groups.append(encode(raw.where, dict(raw.values)))
+            numbers.append(number)
         except DroppedRow as reason:
             mine[str(reason)] += 1
     if not groups:
         raise DataError(f"{source.name} leaves nothing to learn from: {describe_dropped(dict(mine))}")
     dropped.update(mine)
-    return groups, source.sha256
+    return _Read(groups, numbers, source.sha256)
 
 
 def _keys(groups: Sequence[object]) -> Keys:

@@ -42,6 +42,7 @@ class OurCheckpoints(WholeCheckpoints):
         """Be as after the run that ended with ``checkpoint``."""
         load_parameters(self.trained, checkpoint)
         self.state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+        self.find_best()
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
             self._load_best_model()
 

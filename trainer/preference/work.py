@@ -7,11 +7,9 @@ from typing import Any, Protocol
 
 from adapters.manifest import DataRef
 from trainer.base_model import Base
-from trainer.config.methods import FullMethod
 from trainer.config.schema import TrainConfig
-from trainer.export import PACKAGE_DIR, export_adapter
-from trainer.full_export import BASE_DIR, export_base
 from trainer.preference.tokens import PreferenceData
+from trainer.result import export_result
 
 
 class Work(Protocol):
@@ -50,10 +48,4 @@ class AdapterWork:
     def export(self, trainer: Any, metrics: dict[str, float]) -> Path:
         """See Work. Full fine-tuning leaves a base instead."""
         data = DataRef(sha256=self.data.sha256, rows=len(self.data.train))
-        if isinstance(self._config.method, FullMethod):
-            path = Path(self._config.output) / BASE_DIR
-            export_base(trainer.trained, self._base, self._config, path, data=data, metrics=metrics)
-            return path
-        path = Path(self._config.output) / PACKAGE_DIR
-        export_adapter(trainer.trained, self._base, self._config, path, data=data, metrics=metrics)
-        return path
+        return export_result(trainer.trained, self._base, self._config, data=data, metrics=metrics)

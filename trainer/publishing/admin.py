@@ -12,6 +12,7 @@ from urllib.parse import quote
 import httpx
 
 from trainer.errors import PublishError
+from trainer.keys import bearer
 
 CONNECT_SECONDS = 10.0
 BUSY_SECONDS = 60.0  # for a server that says it is busy for the moment: while its engine starts again, say
@@ -52,8 +53,7 @@ class AdminClient:
     def __init__(self, server: str, key: str | None = None, *, timeout: float = 600.0) -> None:
         self.server = server.rstrip("/").removesuffix("/v1")
         self.key = key
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._client = httpx.Client(headers=headers, timeout=httpx.Timeout(timeout, connect=CONNECT_SECONDS))
+        self._client = httpx.Client(headers=bearer(key), timeout=httpx.Timeout(timeout, connect=CONNECT_SECONDS))
 
     def __enter__(self) -> AdminClient:
         return self
@@ -100,6 +100,12 @@ class AdminClient:
         response = self._asked("DELETE", f"{_path(name)}/versions/{version}", params=params)
         if response.status_code != 404:
             self._body(response, "to delete the version")
+
+    def delete(self, name: str) -> None:
+        """Delete all of ``name``; it is fine if it is gone already."""
+        response = self._asked("DELETE", _path(name))
+        if response.status_code != 404:
+            self._body(response, "to delete the adapter")
 
     def base_name(self) -> str:
         """What requests call the base."""

@@ -17,7 +17,9 @@ from adapters.package import read_package
 from trainer.errors import EvaluationError, PublishError
 from trainer.evaluation.compare import compare
 from trainer.evaluation.evaluate import evaluate
+from trainer.evaluation.metrics import find_metrics
 from trainer.evaluation.rows import Rows
+from trainer.evaluation.scoring import check_scorable
 from trainer.evaluation.types import Endpoint, Evaluation, Progress
 from trainer.publishing.admin import AdminClient, RefusedError, Version
 from trainer.publishing.gate_report import GateReport, Outcome
@@ -91,6 +93,17 @@ class _Trial:
         self._options = options
         self._say, self._bar = feedback.say, feedback.bar
         self._notes: list[str] = []
+        self._metrics = list(dict.fromkeys([*(gate.metric for gate in options.gates), *self._also(options.metrics)]))
+
+    def _also(self, names: Sequence[str]) -> Iterator[str]:
+        """Of what is measured beside the gates, what can be: nothing fails over figures that no gate asks for."""
+        for metric in find_metrics(names) if names else ():
+            try:
+                check_scorable(metric, self._rows.questions)
+            except EvaluationError as error:
+                self._note(f"{metric.name} is left out: {error}")
+            else:
+                yield metric.name
 
     def run(self, candidate: Version) -> GateReport:
         ours = self._evaluate(str(candidate))
@@ -156,12 +169,11 @@ class _Trial:
 
     def _evaluate(self, model: str) -> Evaluation:
         options = self._options
-        metrics = dict.fromkeys([*(gate.metric for gate in options.gates), *options.metrics])
         with self._bar(model) as progress:
             return evaluate(
                 Endpoint(self._client.server, model, options.api_key),
                 self._rows.questions,
-                list(metrics),
+                self._metrics,
                 max_tokens=options.max_tokens,
                 concurrency=options.concurrency,
                 timeout=options.timeout,

@@ -13,9 +13,9 @@ from adapters.archive import pack
 from adapters.names import check_name
 from adapters.package import read_package
 from trainer.publishing.admin import AdminClient, Version
+from trainer.run_files import PACKAGE_DIR
 
 Progress = Callable[[int, int], None]
-PACKAGE_DIR = "adapter"  # in the output of a run
 
 
 def publish(

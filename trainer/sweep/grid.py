@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from trainer.errors import ConfigError
@@ -27,16 +27,24 @@ class Trial:
         return [f"{key}={value}" for key, value in self.values.items()]
 
 
-def trials_of(settings: Sequence[str], draw: int | None = None, seed: int = 0) -> tuple[list[str], list[Trial]]:
+def trials_of(
+    settings: Sequence[str],
+    draw: int | None = None,
+    seed: int = 0,
+    *,
+    is_prose: Callable[[str], bool] = lambda _: False,
+) -> tuple[list[str], list[Trial]]:
     """The settings that all runs share, and every combination of the values of the others; ``draw`` takes so many.
 
-    Commas inside brackets or quotes separate nothing. Raises ConfigError when nothing varies.
+    Commas inside brackets or quotes separate nothing, nor any in a key that ``is_prose`` unless its first value is
+    quoted. Raises ConfigError when nothing varies.
     """
     fixed: list[str] = []
     varied: dict[str, list[str]] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
-        values = list(dict.fromkeys(split_values(text)))
+        values = [text] if is_prose(key) and not text.startswith(("'", '"')) else split_values(text)
+        values = list(dict.fromkeys(values))
         if equals and len(values) > 1:
             varied[key] = values
         else:

@@ -14,7 +14,7 @@ from trainer.files import write_whole
 
 RESULTS_FILE = "sweep.json"
 TABLE_FILE = "sweep.md"
-HIGHER_IS_BETTER = ("exact_match", "tokens_per_second")
+HIGHER_IS_BETTER = ("exact_match", "reward_accuracy", "reward_after", "tokens_per_second")
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -45,6 +45,7 @@ def write_outcomes(output: Path, outcomes: Sequence[Outcome], metric: str) -> No
     ranked = rank(outcomes, metric)
     best = next((run.name for run in ranked if run.error is None), None)
     record = {"metric": metric, "best": best, "runs": msgspec.to_builtins(ranked)}
+    output.mkdir(parents=True, exist_ok=True)  # a run that failed at once leaves none
     write_whole(output / RESULTS_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     write_whole(output / TABLE_FILE, as_markdown(ranked, metric))
 
@@ -63,7 +64,7 @@ def rank(outcomes: Sequence[Outcome], metric: str) -> list[Outcome]:
 def table(ranked: Sequence[Outcome], metric: str) -> list[list[str]]:
     """Header and rows: rank, the values, the metric and other figures, or the error."""
     keys = list(dict.fromkeys(key for run in ranked for key in run.values))
-    known = ("validation_loss", "exact_match", "train_loss", "train_seconds")
+    known = ("validation_loss", "exact_match", "reward_accuracy", "reward_after", "train_loss", "train_seconds")
     others = [name for name in known if name != metric and any(name in run.metrics for run in ranked)]
     rows = [["", *keys, metric, *others, ""]]
     for at, run in enumerate(ranked, 1):

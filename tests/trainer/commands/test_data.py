@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.trainer.preference.support import judged_rows, pair_rows
 from tests.trainer.support import colour_rows, write_jsonl
 from trainer.commands.data import main
 from trainer.data.recipes import RECIPES
@@ -65,7 +66,7 @@ def test_what_cannot_be_trained_on_exits_with_1(
     for file, words, more in (
         (wrong, "line 1 has columns of no known shape", []),
         (broken, "line 2 is not valid JSON", []),
-        (long, "preference: hotswap data looks at rows of prompts", ["preference=dpo"]),
+        (long, "line 1 has no column 'chosen'", ["preference=dpo"]),
     ):
         assert main(["check", str(file), base, *more]) == 1
         err = capsys.readouterr().err
@@ -99,3 +100,31 @@ def test_wrong_usage_exits_with_2() -> None:
         with pytest.raises(SystemExit) as stop:
             main(argv)
         assert stop.value.code == 2
+
+
+def test_preferences_are_counted_and_shown(tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    same = {"prompt": "x", "chosen": "y", "rejected": "y"}
+    pairs = write_jsonl(tmp_path / "pairs.jsonl", [same, *pair_rows(10)])
+    options = [f"base={tiny_base}", "preference=dpo", "validation=2"]
+    assert main(["check", str(pairs), *options]) == 0
+    out = capsys.readouterr().out
+    assert "dpo: 8 rows to train on, 8 chosen, 8 rejected; 2 to validate on" in out
+    assert "dropped: 1 row chosen and rejected are the same" in out
+    assert "--- chosen: " in out
+    assert main(["check", str(pairs), *options, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["train"], report["validation"], report["answer_counts"]) == (8, 2, {"chosen": 8, "rejected": 8})
+    assert main(["preview", str(pairs), *options, "-n", "2"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("--- chosen: ") == out.count("--- rejected: ") == 2
+    judged = write_jsonl(tmp_path / "judged.jsonl", judged_rows(10))
+    assert main(["check", str(judged), f"base={tiny_base}", "preference=kto", "validation=2"]) == 0
+    assert " bad, " in capsys.readouterr().out
+
+
+def test_a_check_ends_with_a_row_as_the_model_sees_it(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_jsonl(tmp_path / "2024", colour_rows())
+    assert main(["check", str(data), f"base={tiny_base}", "format=jsonl"]) == 0
+    assert "«rr<|im_end|>»" in capsys.readouterr().out

@@ -18,11 +18,9 @@ import pytest
 from adapters.base import DEFAULT_BASE, resolve_base
 from adapters.errors import BaseModelError
 from server.settings import hash_key
-from tests.factory import make_base
 from tests.server.live import Live, live_server
 from tests.trainer.support import colour_rows, make_config, write_jsonl
 from trainer.commands.eval import evaluate
-from trainer.config.file import dump_config
 from trainer.evaluation.metrics import METRICS
 from trainer.run import train
 from trainer.session import RunResult
@@ -209,11 +207,21 @@ def test_retention_probes_compare_with_the_base(
 def test_a_fully_trained_base_is_served_by_itself_and_compared_with_what_it_was(
     tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = make_config(tmp_path, tiny_base, "dtype=float32")
-    make_base(Path(config.output) / "base", seed=5)
-    (Path(config.output) / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    trained = train(make_config(tmp_path, tiny_base, "method=full", "max_steps=4", "learning_rate=1e-2"))
+    assert trained.base is not None
     report = tmp_path / "report.json"
-    argv = [config.output, "--vs", "base", "--metrics", "perplexity", "--rows", "2", "--json", str(report), "--quiet"]
+    argv = [
+        str(trained.output),
+        "--vs",
+        "base",
+        "--metrics",
+        "perplexity",
+        "--rows",
+        "2",
+        "--json",
+        str(report),
+        "--quiet",
+    ]
     code, _, err = outcome(capsys, *argv)
     assert code == 0, err
     found = json.loads(report.read_text())["comparison"]["metrics"]["perplexity"]
@@ -291,3 +299,28 @@ def test_help_imports_nothing_heavy() -> None:
     done: Any = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "usage: hotswap eval" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["base", "--probe", "gsm8k=."], "--probe names a set for --retention"),
+        (["base", "--retention", "--probe-rows", "-1"], "--probe-rows must be above 0"),
+    ],
+)
+def test_wrong_usage_of_probes(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        evaluate(argv)
+    assert stop.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["schlüssel", "secret-key\r", " secret-key"])
+def test_a_key_that_http_cannot_carry_is_one_line_without_it(
+    run: RunResult, key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = outcome(capsys, str(run.output), "--server", "http://127.0.0.1:9", "--admin-key", key)
+    assert code == 1
+    assert "must consist of printable ASCII characters" in err
+    assert key.strip() not in err
+    assert err.count("\n") == 1

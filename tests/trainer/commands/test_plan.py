@@ -13,9 +13,9 @@ from trainer.commands.methods import methods
 from trainer.commands.plan import plan
 from trainer.config.file import dump_config
 from trainer.config.methods import METHODS
-from trainer.export import PACKAGE_DIR
 from trainer.plan.shapes import SHAPES
 from trainer.run import train
+from trainer.run_files import PACKAGE_DIR
 
 SMALL = ["batch_size=1", "max_length=16"]
 

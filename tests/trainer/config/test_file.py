@@ -3,8 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
-from trainer.config.file import dump_config, load_config
+from trainer.config.file import convert, dump_config, load_config
 from trainer.config.methods import LoraMethod, PrefixMethod, PromptMethod
 from trainer.errors import ConfigError
 
@@ -120,6 +121,10 @@ def test_what_is_wrong_is_said_with_its_key(file: Path, override: str, words: st
         (["validation=0", "best_checkpoint=true"], "training.best_checkpoint"),
         (["validation=0", "exact_match_rows=3"], "training.exact_match_rows"),
         (["best_checkpoint=true", "eval_steps=10", "save_steps=15"], "training.save_steps"),
+        (["early_stopping=2", "eval_steps=10", "save_steps=15"], "training.save_steps"),
+        (["early_stopping=2", "save_steps=15"], "training.save_steps"),
+        (["epochs=.inf"], "training.epochs"),
+        (["method.type=[lora, prefix]"], "method.type"),
     ],
 )
 def test_values_that_do_not_go_together_are_refused(file: Path, overrides: list[str], key: str) -> None:
@@ -152,3 +157,48 @@ def test_missing_and_undecodable_files_are_said_so(tmp_path: Path) -> None:
     assert "there is no configuration file" in error_of(tmp_path / "none.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"output: caf\xe9\n")
     assert "cannot be read as UTF-8 text" in error_of(tmp_path / "latin.yaml")
+
+
+@pytest.mark.parametrize(
+    ("written", "key", "expected"),
+    [
+        ("system_prompt=Answer with #hashtags only", "system_prompt", "Answer with #hashtags only"),
+        ("data.system_prompt=Note: be brief", "system_prompt", "Note: be brief"),
+        ("system_prompt='quoted: #x'", "system_prompt", "quoted: #x"),
+        ("system_prompt=null", "system_prompt", None),
+        ("prompt_prefix=Question ", "prompt_prefix", "Question "),
+        ("--source_prefix=summarize: ", "prompt_prefix", "summarize: "),
+        ("template={{ messages[0]['content'] }}", "template", "{{ messages[0]['content'] }}"),
+        ("columns.prompt=2024", "columns.prompt", "2024"),
+        ("validation=0.25", "validation", 0.25),
+        ("validation=12", "validation", 12),
+        ("max_length=64", "max_length", 64),
+    ],
+)
+def test_text_is_taken_as_it_is_written(file: Path, written: str, key: str, expected: object) -> None:
+    value: object = load_config(file, [written], {}).data
+    for part in key.split("."):
+        value = getattr(value, part)
+    assert value == expected
+
+
+def test_paths_may_look_like_yaml(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("2024-05-01", "x #2", "12"):
+        assert load_config(file, [f"output={name}", f"data.path={name}"], {}).output == str(tmp_path / name)
+    assert load_config(file, ["data.path=[a.jsonl, b.jsonl]"], {}).data.paths == [
+        str(tmp_path / "a.jsonl"),
+        str(tmp_path / "b.jsonl"),
+    ]
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-this-name/x", "x" * 300])
+def test_paths_that_cannot_be_are_one_line(file: Path, path: str) -> None:
+    assert error_of(file, f"data.path={path}")
+
+
+def test_a_preference_run_does_not_get_a_recipes_added_tokens(file: Path) -> None:
+    assert load_config(file, ["data.recipe=sqlqa"], {}).added_tokens == ["[SQL]", "[/SQL]"]
+    config = load_config(file, ["data.recipe=sqlqa", "preference=dpo"], {})
+    assert config.added_tokens == []
+    assert convert(yaml.safe_load(dump_config(config))) == config

@@ -173,6 +173,10 @@ def test_the_format_may_be_said_where_the_name_does_not(tmp_path: Path) -> None:
         ("a.jsonl.gz", b"not packed", "cannot be unpacked: it is no whole gzip file"),
         ("a.jsonl.gz", gzip.compress(GOOD.encode() * 99)[:-20], "cannot be unpacked: it is no whole gzip file"),
         ("a.parquet", b"PAR1 and no more", "cannot be read as Parquet"),
+        ("a.jsonl", GOOD.encode() + b'\n{"prompt": "hi \\ud83d"}\n', "line 2 holds half of a character"),
+        ("a.json", b'[{"prompt": "x"},\n{"prompt": "hi \\uD83D!"}]', "line 2 holds half of a character"),
+        ("a.jsonl", GOOD.encode() + b'\n{"n": ' + b"1" * 5000 + b"}\n", "line 2 holds a number of too many digits"),
+        ("a.json", b'[{"n": ' + b"1" * 5000 + b"}]", "line 1 holds a number of too many digits"),
     ],
 )  # fmt: skip
 def test_bad_files_get_one_clear_line(tmp_path: Path, name: str, data: bytes, words: str) -> None:
@@ -198,3 +202,9 @@ def test_parquet_rows_keep_lists_and_nulls(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", rows)
     assert values_of(path) == rows
     assert [row.where for row in read_rows(path)] == [f"{path} row 1", f"{path} row 2"]
+
+
+def test_whole_characters_written_as_escapes_are_read(tmp_path: Path) -> None:
+    text = '{"prompt": "hi \\ud83d\\ude00 \\\\ud83d"}\n'
+    (tmp_path / "a.jsonl").write_text(text)
+    assert values_of(tmp_path / "a.jsonl") == [{"prompt": "hi \U0001f600 \\ud83d"}]

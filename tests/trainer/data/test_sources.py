@@ -146,3 +146,17 @@ def test_names_of_the_hub_are_told_from_paths(
     assert complete_data(DataConfig(path=[path, path], validation=path, test=path)) == DataConfig(
         path=[full, full], validation=full, test=full
     )
+
+
+def test_a_file_without_splits_has_none(folder: Path, tmp_path: Path) -> None:
+    lines = write_jsonl(tmp_path / "lines.json", rows("a"))
+    array = tmp_path / "array.json"
+    array.write_text('[{"prompt": "a", "response": "x"}]')
+    splits = tmp_path / "splits.json"
+    splits.write_text('{"train": [{"prompt": "a"}], "validation": [{"prompt": "b"}]}')
+    assert prompts("validation", path=str(splits), split="train", validation="split") == ["b"]
+    for path in (str(folder / "test.jsonl"), str(folder / "t*.jsonl"), str(lines), str(array)):
+        parts: tuple[Part, ...] = ("validation", "test")
+        for part in parts:
+            with pytest.raises(DataError, match=f"data.{part}: split is for folders"):
+                prompts(part, path=path, **{part: "split"})

@@ -95,7 +95,7 @@ def test_long_texts_may_be_split_and_lose_nothing(tmp_path: Path, tokenizer: Any
     assert texts(tokenizer, data) == ["01234567", "89abcdef", "ghij<|im_end|>", "短<|im_end|>"]
     assert learned(tokenizer, data.train[0]) == ["1234567"]
     assert not data.cut
-    with pytest.raises(DataError, match=r"longer than data\.max_length 8"):
+    with pytest.raises(DataError, match=r"data\.too_long: split is for the shape text; prompt_response rows"):
         load(tmp_path, tokenizer, [{"prompt": "0123456789", "response": "a"}], max_length=8, too_long="split")
 
 

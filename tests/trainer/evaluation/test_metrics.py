@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from trainer.data.questions import Question
 from trainer.errors import EvaluationError
 from trainer.evaluation.metrics import METRICS, Case, find_metrics
-from trainer.evaluation.scoring import row_values, score_rows
+from trainer.evaluation.scoring import check_scorable, row_values, score_rows
 
 # attributes to advert text, as in advertisegen, but written for this test
 ADVERTS = [
@@ -272,3 +274,22 @@ def test_perplexity_is_that_of_all_tokens_together() -> None:
 def test_an_unknown_metric_is_named_with_those_there_are() -> None:
     with pytest.raises(EvaluationError, match=r"there is no metric 'slot_f2'; choose from exact_match.*perplexity"):
         find_metrics(["exact_match", "slot_f2"])
+
+
+@pytest.mark.parametrize("name", ["slot_f1", "entity_f1", "triple_f1"])
+def test_rows_of_another_kind_have_no_f1(name: str) -> None:
+    pairs = [("2024-05-01", "2024-05-01"), ("garbage", "2024-05-02")]
+    with pytest.raises(EvaluationError, match=f"{name} cannot be computed on any row: no reference has "):
+        value(name, pairs)
+    with pytest.raises(EvaluationError, match="no reference has "):
+        check_scorable(METRICS[name], [Question(None, "?", reference) for _, reference in pairs])
+
+
+def test_what_cannot_be_scored_is_known_before_anything_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(EvaluationError, match="needs the SQLite file"):
+        check_scorable(METRICS["sql_execution"], [Question(None, "?", "SELECT 1")])
+    monkeypatch.setitem(sys.modules, "sacrebleu.metrics.bleu", None)
+    with pytest.raises(EvaluationError, match=r"install hotswap with the extra \[metrics\]"):
+        check_scorable(METRICS["bleu4"], [Question(None, "?", "words")])
+    check_scorable(METRICS["perplexity"], [Question(None, "?", "words")])
+    check_scorable(METRICS["exact_match"], [Question(None, "?", "words")])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from tests.trainer.preference.support import pair_rows
 from tests.trainer.support import write_jsonl
 from trainer.config.data import Columns, DataConfig
 from trainer.config.preference import PreferenceColumns
@@ -141,3 +142,10 @@ def test_rows_that_say_nothing_are_counted(tiny_base: Path, tmp_path: Path, row:
 def test_what_is_wrong_is_said_with_its_line(tiny_base: Path, tmp_path: Path, row: Any, kind: str, words: str) -> None:
     with pytest.raises(DataError, match=words):
         load(tiny_base, tmp_path, [row], kind)
+
+
+def test_answers_that_are_the_same_once_cut_say_nothing(tiny_base: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "chosen": "common beginning x", "rejected": "common beginning y"}, *pair_rows(9)]
+    data = load(tiny_base, tmp_path, rows, max_response_length=8, validation=2)
+    assert data.dropped == {"chosen and rejected are the same, as far as they are not cut off": 1}
+    assert len(data.train) + len(data.validation) == 9

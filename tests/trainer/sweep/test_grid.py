@@ -35,7 +35,7 @@ def test_every_combination_is_a_trial_with_a_name_that_is_a_directory() -> None:
 
 
 def test_names_are_safe_and_distinct() -> None:
-    _, trials = trials_of(["target_modules=[a/b],[a b],[a b],all-linear", f"system_prompt={'x' * 300},y"])
+    _, trials = trials_of(["target_modules=[a/b],[a b],[a b],all-linear", f"system_prompt='{'x' * 300}',y"])
     names = [trial.name for trial in trials]
     assert len(set(names)) == len(names) == 6
     assert all("/" not in name and " " not in name and len(name) < 120 for name in names)
@@ -52,3 +52,12 @@ def test_a_draw_is_of_the_seed() -> None:
 def test_a_sweep_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="a setting with several values"):
         trials_of(["learning_rate=1e-4"])
+
+
+def test_commas_in_prose_separate_nothing_unless_it_is_quoted() -> None:
+    prose = {"system_prompt"}.__contains__
+    fixed, trials = trials_of(["system_prompt=Be brief, be kind", "r=4,8"], is_prose=prose)
+    assert fixed == ["system_prompt=Be brief, be kind"]
+    assert len(trials) == 2
+    _, trials = trials_of(["system_prompt='Be brief, be kind','Be long'"], is_prose=prose)
+    assert [trial.values["system_prompt"] for trial in trials] == ["'Be brief, be kind'", "'Be long'"]

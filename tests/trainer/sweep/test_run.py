@@ -11,7 +11,7 @@ import pytest
 from tests.trainer.support import make_config
 from trainer.commands.sweep import sweep as command
 from trainer.config.file import dump_config
-from trainer.errors import ConfigError
+from trainer.errors import CheckpointError, ConfigError
 from trainer.loop.metrics import read_metrics
 from trainer.loop.progress import SilentDisplay
 from trainer.sweep.results import Outcome, as_markdown, as_text, rank, read_outcomes
@@ -103,3 +103,24 @@ def test_the_best_comes_first_whichever_way_the_metric_counts() -> None:
     assert [run.name for run in rank(losses, "validation_loss")] == ["y", "x"]
     assert as_text(rank(runs, "exact_match"), "exact_match").splitlines()[1].split() == ["1", "d", "0.9"]
     assert "boom \\| bang" in as_markdown(runs, "exact_match")
+
+
+def test_the_metric_is_one_that_the_runs_have(file: Path, tmp_path: Path) -> None:
+    def refused(*settings: str, metric: str | None) -> str:
+        with pytest.raises(ConfigError) as error:
+            sweep(file, ["learning_rate=1e-3,2e-3", *settings], metric=metric, display=SilentDisplay())
+        return str(error.value)
+
+    grpo = ("preference=grpo", "preference.reward=math:fsum", "eval_steps=null", "num_generations=4")
+    assert "there are no validation rows" in refused(*grpo, "validation=0", metric=None)
+    assert "grpo measures the held-out reward" in refused(*grpo, metric="validation_loss")
+    assert "it is of grpo, and a run is supervised" in refused(metric="reward_after")
+    assert "it is of dpo, kto, reward, and a run is grpo" in refused(*grpo, metric="reward_accuracy")
+    low, high = (Outcome(name, {}, "", metrics={"reward_after": value}) for name, value in (("a", 0.1), ("b", 0.9)))
+    assert rank([low, high], "reward_after") == [high, low]
+
+
+def test_a_sweep_into_a_file_is_one_line(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("x")
+    with pytest.raises(CheckpointError, match="is not a directory"):
+        sweep(file, ["learning_rate=1e-3,2e-3", f"output={tmp_path / 'taken'}"], display=SilentDisplay())

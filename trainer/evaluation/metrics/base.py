@@ -6,6 +6,7 @@ adds up what they contribute, and applies the formula again. Knows neither HTTP 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,6 +74,19 @@ def as_statistics(rows: Sequence[Sequence[float] | None], width: int) -> Array:
         if row is not None:
             out[i] = row
     return out
+
+
+def overlap_statistics(cases: Sequence[Case], parts: Callable[[str], Counter[Any]]) -> Array:
+    """(hits, found, wanted) of each row, float64 [rows, 3], between the ``parts`` of its answer and its reference.
+
+    All NaN where no reference has any: then the rows are of another kind, and nothing right could score above 0.
+    """
+    wanted = [parts(case.reference) for case in cases]
+    if not any(wanted):
+        return as_statistics([None] * len(cases), width=3)
+    found = [parts(case.answer) for case in cases]
+    rows = zip(found, wanted, strict=True)
+    return as_statistics([((a & b).total(), a.total(), b.total()) for a, b in rows], width=3)
 
 
 def ratio(sums: Array) -> Array:

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from trainer.evaluation.metrics.base import Array, Case, Metric, as_statistics, micro_f1
+from trainer.evaluation.metrics.base import Array, Case, Metric, micro_f1, overlap_statistics
 from trainer.evaluation.metrics.json_valid import NotJson, parse_json
-from trainer.evaluation.metrics.slot_f1 import overlap
 
 Entity = tuple[str, str]
 
@@ -29,8 +28,14 @@ def entities_of(text: str) -> Counter[Entity]:
 
 
 def _statistics(cases: Sequence[Case]) -> Array:
-    rows = [overlap(entities_of(case.answer), entities_of(case.reference)) for case in cases]
-    return as_statistics(rows, width=3)
+    return overlap_statistics(cases, entities_of)
 
 
-ENTITY_F1 = Metric("entity_f1", "micro F1 of (type, text) in JSON answers", _statistics, micro_f1, per_row=False)
+ENTITY_F1 = Metric(
+    "entity_f1",
+    "micro F1 of (type, text) in JSON answers",
+    _statistics,
+    micro_f1,
+    per_row=False,
+    excluded="no reference has entities",
+)

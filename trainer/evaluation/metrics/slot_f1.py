@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
-from trainer.evaluation.metrics.base import Array, Case, Metric, as_statistics, micro_f1
+from trainer.evaluation.metrics.base import Array, Case, Metric, micro_f1, overlap_statistics
 from trainer.evaluation.metrics.json_valid import NotJson, parse_json
 
 Slot = tuple[str, str, str]
@@ -33,13 +32,15 @@ def slots_of(text: str) -> Counter[Slot]:
     return found
 
 
-def overlap(found: Counter[Any], wanted: Counter[Any]) -> tuple[float, float, float]:
-    """(hits, found, wanted) of one row."""
-    return float((found & wanted).total()), float(found.total()), float(wanted.total())
-
-
 def _statistics(cases: Sequence[Case]) -> Array:
-    return as_statistics([overlap(slots_of(case.answer), slots_of(case.reference)) for case in cases], width=3)
+    return overlap_statistics(cases, slots_of)
 
 
-SLOT_F1 = Metric("slot_f1", "micro F1 of (intent, slot, value) in JSON answers", _statistics, micro_f1, per_row=False)
+SLOT_F1 = Metric(
+    "slot_f1",
+    "micro F1 of (intent, slot, value) in JSON answers",
+    _statistics,
+    micro_f1,
+    per_row=False,
+    excluded="no reference has slots",
+)

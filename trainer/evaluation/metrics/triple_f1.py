@@ -6,7 +6,9 @@ score of the ChatGLM-Finetuning comparison (github.com/liucongg/ChatGLM-Finetuni
 
 from __future__ import annotations
 
-from trainer.evaluation.metrics.base import Case, mean_metric
+from collections.abc import Sequence
+
+from trainer.evaluation.metrics.base import Array, Case, Metric, as_statistics, ratio
 
 _FIELDS = 3
 
@@ -22,4 +24,16 @@ def set_f1(case: Case) -> float:
     return 2 * len(found & wanted) / (len(found) + len(wanted)) if found & wanted else 0.0
 
 
-TRIPLE_F1 = mean_metric("triple_f1", "mean over rows of the set F1 of subject_relation_object lines", set_f1)
+def _statistics(cases: Sequence[Case]) -> Array:
+    if not any(triples_of(case.reference) for case in cases):
+        return as_statistics([None] * len(cases), width=2)  # rows of another kind: nothing right could score above 0
+    return as_statistics([(set_f1(case), 1.0) for case in cases], width=2)
+
+
+TRIPLE_F1 = Metric(
+    "triple_f1",
+    "mean over rows of the set F1 of subject_relation_object lines",
+    _statistics,
+    ratio,
+    excluded="no reference has triples",
+)

@@ -1,0 +1,83 @@
+"""The output directory of a run: whether it can be used, and what of an older run has to go."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from adapters.files import MANIFEST_FILE
+from trainer.config.methods import FullMethod
+from trainer.config.preference import RewardPreference
+from trainer.config.schema import TrainConfig
+from trainer.errors import CheckpointError
+from trainer.loop.checkpoint import checkpoints, is_torn, step_directories, step_of
+from trainer.loop.metrics import METRICS_FILE
+from trainer.loop.plot import PLOT_FILE
+from trainer.loop.tensorboard import TENSORBOARD_DIR
+from trainer.record import RECORD_FILE
+from trainer.run_files import BASE_DIR, CONFIG_FILE, PACKAGE_DIR, REWARD_DIR, SERVED_TEMPLATE
+
+
+def check_output(output: Path, resume: bool, overwrite: bool) -> Path | None:
+    """The checkpoint in ``output`` to resume from. Raises CheckpointError unless a run may begin there.
+
+    Changes nothing: whatever else is wrong with a run is found before an older one is touched.
+    """
+    if output.exists() and not output.is_dir():
+        raise CheckpointError(f"{output} is not a directory")
+    holds_run = (output / CONFIG_FILE).exists()
+    if resume:
+        return _last_checkpoint(output, holds_run)
+    if holds_run and not overwrite:
+        raise CheckpointError(f"{output} holds a run already: go on with --resume, or start anew with --overwrite")
+    place = next(parent for parent in (output, *output.parents) if parent.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        why = "may not be written to" if place.is_dir() else "is not a directory"
+        raise CheckpointError(f"{output} cannot be created: {place} {why}")
+    return None
+
+
+def make_output(output: Path, config: TrainConfig, checkpoint: Path | None) -> None:
+    """Make ``output`` ready for the run of ``config`` that goes on from ``checkpoint``, or begins without one.
+
+    Torn checkpoints behind ``checkpoint`` are removed, for the run writes their steps again; without one all that an
+    older run left is, but for the result that this one will take the place of. Raises CheckpointError.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{output} cannot be created: {error.strerror}") from error
+    if not checkpoint:
+        _clear(output, config)
+        return
+    for path in step_directories(output):
+        if step_of(path) > step_of(checkpoint) and is_torn(path):
+            shutil.rmtree(path)
+
+
+def result_directory(config: TrainConfig) -> str:
+    """The name, in its output, of the directory that the run of ``config`` ends in."""
+    if isinstance(config.preference, RewardPreference):
+        return REWARD_DIR
+    return BASE_DIR if isinstance(config.method, FullMethod) else PACKAGE_DIR
+
+
+def _last_checkpoint(output: Path, holds_run: bool) -> Path:
+    found = checkpoints(output)
+    if not found:
+        instead = "start anew with --overwrite" if holds_run else "train without --resume"
+        raise CheckpointError(f"there is no complete checkpoint in {output}; {instead}")
+    return found[-1]
+
+
+def _clear(output: Path, config: TrainConfig) -> None:
+    for path in step_directories(output):
+        shutil.rmtree(path)
+    shutil.rmtree(output / TENSORBOARD_DIR, ignore_errors=True)
+    for name in (METRICS_FILE, PLOT_FILE, CONFIG_FILE, RECORD_FILE, SERVED_TEMPLATE):
+        (output / name).unlink(missing_ok=True)
+    for name in {PACKAGE_DIR, BASE_DIR, REWARD_DIR} - {result_directory(config)}:
+        path = output / name
+        if (path / MANIFEST_FILE).is_file() and str(path) != config.base:
+            shutil.rmtree(path)

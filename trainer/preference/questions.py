@@ -1,0 +1,64 @@
+"""The held-out rows of a preference run as questions: its prompts, and the answers that people preferred."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from trainer.base_model import load_vocabulary
+from trainer.config.preference import DpoPreference, GrpoPreference, KtoPreference, RewardPreference
+from trainer.config.schema import TrainConfig
+from trainer.data.conversations import Conversation, DroppedRow
+from trainer.data.questions import Question
+from trainer.data.rows import RawRow
+from trainer.data.sources import find_source
+from trainer.errors import DataError
+from trainer.preference.rows import Rows
+from trainer.preference.tokens import Tokens, held_out_rows
+
+
+def preferred_answers(config: TrainConfig, split: Literal["validation", "test"]) -> list[Question]:
+    """The rows that the run of ``config`` held back, or those of ``data.test``, with the preferred answers wanted.
+
+    Rows of which only a bad answer is known are left out. Raises DataError, for GRPO too, whose rows have no answers.
+    """
+    preference = config.preference
+    if not isinstance(preference, DpoPreference | KtoPreference | RewardPreference):
+        kind = GrpoPreference.KIND if isinstance(preference, GrpoPreference) else "this"
+        raise DataError(f"the rows of a {kind} run have no answers to compare with; name others with --data FILE")
+    read = Rows(config.data.columns, preference.columns, config.data.system_prompt, config.data.prompt_prefix)
+    pairs = not isinstance(preference, KtoPreference)
+    out: list[Question] = []
+    for raw in _rows(config, split, pairs=pairs):
+        for prompt, answer in _wanted(read, raw, pairs=pairs):
+            text = prompt[-1].content if config.data.template == "none" else None
+            out.append(Question(None if text is not None else prompt, text, answer, raw.values))
+    return out
+
+
+def _rows(config: TrainConfig, split: Literal["validation", "test"], *, pairs: bool) -> list[RawRow]:
+    preference = config.preference
+    assert isinstance(preference, DpoPreference | KtoPreference | RewardPreference)
+    if split == "test":
+        source = find_source(config.data, "test")
+        if source is None:
+            raise DataError("there are no test rows; name them with data.test")
+        return list(source.rows())
+    if not config.data.validation:
+        raise DataError("there are no validation rows (data.validation is 0)")
+    tokens = Tokens(config.data, preference.columns, *load_vocabulary(config))
+    if pairs:
+        return held_out_rows(config.data, tokens.pairs, config.training.seed)
+    return held_out_rows(config.data, tokens.judged, config.training.seed)
+
+
+def _wanted(read: Rows, raw: RawRow, *, pairs: bool) -> Iterator[tuple[Conversation, str]]:
+    row = dict(raw.values)
+    try:
+        if pairs:
+            pair = read.pair(raw.where, row)
+            yield pair.prompt, pair.chosen
+        else:
+            yield from ((one.prompt, one.completion) for one in read.judged(raw.where, row) if one.good)
+    except DroppedRow:
+        return
