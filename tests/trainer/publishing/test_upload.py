@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import json
 import shutil
 import socket
 import threading
@@ -125,3 +126,14 @@ def test_an_adapter_without_effect_needs_leave(
     assert "answers exactly as the base does" in capsys.readouterr().err
     assert publish_command([*command, "--allow-noop"]) == 0
     assert "warning: the adapter answers exactly as the base does" in capsys.readouterr().err
+
+
+def test_a_package_of_another_end_token_is_refused(server: Live, packages: dict[str, Path], tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    shutil.copytree(packages["lora"], package)
+    manifest = json.loads((package / "hotswap.json").read_text())
+    assert manifest["special_tokens"]["eos_token"] == "<|im_end|>"
+    manifest["special_tokens"]["eos_token"] = "</s>"
+    (package / "hotswap.json").write_text(json.dumps(manifest))
+    with pytest.raises(PublishError, match="trained with the eos_token '</s>', and this server's tokenizer has"):
+        publish(package, server.url, "another-end", admin_key="secret")
