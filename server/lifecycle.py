@@ -193,7 +193,8 @@ class AdapterLifecycle:
         """What its tokens are beside the base's, once both tokenizers are known to agree. Raises AdapterError."""
         named: Tokens = ()
         if info.manifest is not None:
-            self._vocabulary.check_special_tokens(info.manifest.special_tokens)
+            if info.manifest.base.fingerprint == self._engine.info.base_fingerprint:  # or the base is refused by name
+                self._vocabulary.check_special_tokens(info.manifest.special_tokens)
             named = tuple(info.manifest.added_tokens)
         return self._vocabulary.new_tokens(read_added_tokens(info.path, named))
 

@@ -48,12 +48,12 @@ def make_output(output: Path, config: TrainConfig, checkpoint: Path | None) -> N
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"{output} cannot be created: {error.strerror}") from error
-    if not checkpoint:
+    if checkpoint:
+        for path in step_directories(output):
+            if step_of(path) > step_of(checkpoint) and is_torn(path):
+                shutil.rmtree(path)
+    elif (output / CONFIG_FILE).exists():  # or nothing there is a run's
         _clear(output, config)
-        return
-    for path in step_directories(output):
-        if step_of(path) > step_of(checkpoint) and is_torn(path):
-            shutil.rmtree(path)
 
 
 def result_directory(config: TrainConfig) -> str:
@@ -75,9 +75,10 @@ def _clear(output: Path, config: TrainConfig) -> None:
     for path in step_directories(output):
         shutil.rmtree(path)
     shutil.rmtree(output / TENSORBOARD_DIR, ignore_errors=True)
-    for name in (METRICS_FILE, PLOT_FILE, CONFIG_FILE, RECORD_FILE, SERVED_TEMPLATE):
+    for name in (METRICS_FILE, PLOT_FILE, RECORD_FILE, SERVED_TEMPLATE):
         (output / name).unlink(missing_ok=True)
     for name in {PACKAGE_DIR, BASE_DIR, REWARD_DIR} - {result_directory(config)}:
         path = output / name
         if (path / MANIFEST_FILE).is_file() and str(path) != config.base:
             shutil.rmtree(path)
+    (output / CONFIG_FILE).unlink()  # last: while it is there, there is something to clear

@@ -21,7 +21,7 @@ def short_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_rows_longer_than_the_base_are_refused(short_base: Path, tmp_path: Path) -> None:
     rows = [*colour_rows(20), {"prompt": "x" * 60, "response": "y"}]
     with pytest.raises(
-        ConfigError, match=r"the longest row has \d+ tokens, and the base has 64 positions; set it to 64"
+        ConfigError, match=r"the longest row has \d+ tokens, and the base has 64 positions; set data.max_length to 64"
     ):
         train(make_config(tmp_path, short_base, rows=rows))
     assert not (tmp_path / "run").exists()
@@ -29,7 +29,9 @@ def test_rows_longer_than_the_base_are_refused(short_base: Path, tmp_path: Path)
 
 
 def test_virtual_tokens_take_positions(short_base: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"beside the method's 40 virtual tokens, .* set it to 24 at most"):
+    with pytest.raises(
+        ConfigError, match=r"beside the method's 40 virtual tokens, .* set data.max_length to 24 at most"
+    ):
         train(make_config(tmp_path, short_base, "method=prompt", "method.tokens=40"))
 
 
@@ -37,3 +39,16 @@ def test_preferences_too(short_base: Path, tmp_path: Path) -> None:
     rows = [{**row, "chosen": row["chosen"] * 40} for row in pair_rows(12)]
     with pytest.raises(ConfigError, match="the base has 64 positions"):
         train(preference_config(tmp_path, short_base, "dpo", rows=rows))
+
+
+def test_what_grpo_writes_takes_positions(short_base: Path, tmp_path: Path) -> None:
+    options = (
+        "preference.reward=tests/trainer/preference/rewards.py:letter_share",
+        "eval_steps=null",
+        "num_generations=4",
+    )
+    config = preference_config(
+        tmp_path, short_base, "grpo", *options, "max_completion_length=40", rows=[{"prompt": "long " * 5}] * 12
+    )
+    with pytest.raises(ConfigError, match=r"and 40 of preference.max_completion_length behind them, .* to 24 at most"):
+        train(config)

@@ -95,3 +95,13 @@ def test_an_output_that_cannot_be_is_refused_before_anything_is_loaded(tmp_path:
     with pytest.raises(CheckpointError, match=r"no complete checkpoint .*; start anew with --overwrite"):
         check_output(tmp_path, resume=True, overwrite=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "file"]
+
+
+def test_a_first_run_clears_nothing(tiny_base: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for name in ("checkpoint-500/model.safetensors", "tensorboard/events", "base/hotswap.json", "chat_template.jinja"):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text("another's")
+    before = content(run)
+    train(make_config(tmp_path, tiny_base, *SHORT))
+    assert before.items() <= content(run).items()

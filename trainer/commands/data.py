@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from trainer.commands.settings import parse_settings
 
 if TYPE_CHECKING:
     from trainer.config.schema import TrainConfig
+    from trainer.data.parts import Parts
+    from trainer.preference.tokens import PreferenceData
 
 _YAML = (".yaml", ".yml")
 _WHAT = "YAML file of a run, or a file or folder of data"
@@ -106,70 +109,85 @@ def _run_check(args: argparse.Namespace) -> int:
     config, tokenizer, end_ids = _load(args)
     if config.preference:
         return _check_preferences(config, tokenizer, end_ids, as_json=args.json)
+    from trainer.data.load import with_recipe
+    from trainer.data.parts import find_parts
     from trainer.data.progress import spoken
     from trainer.data.report import check_data_set
     from trainer.data.report_text import report_text
 
     progress = spoken(lambda text: print(text, file=sys.stderr, flush=True))
-    report = check_data_set(config, tokenizer, end_ids, progress)
+    parts = find_parts(with_recipe(config.data), config.training.seed, progress)
+    report = check_data_set(config, tokenizer, end_ids, progress, parts=parts)
     if args.json:
         print(_json(report))
         return 1 if report.error else 0
     print(report_text(report))
     if not report.error:
         print("\nthe first row, with what is learned marked (hotswap data preview shows more):")
-        _print_rows(config, tokenizer, end_ids, count=1, colour=sys.stdout.isatty())
+        _print_rows(parts, tokenizer, end_ids, _Look(1, colour=sys.stdout.isatty()))
     return 1 if report.error else 0
 
 
 def _run_preview(args: argparse.Namespace) -> int:
     colour = args.color == "always" or (args.color == "auto" and sys.stdout.isatty())
+    look = _Look(max(1, args.n), colour=colour, ids=args.ids)
     config, tokenizer, end_ids = _load(args)
-    show = _print_preferences if config.preference else _print_rows
-    show(config, tokenizer, end_ids, count=max(1, args.n), colour=colour, ids=args.ids)
+    if config.preference:
+        from trainer.preference.load import load
+
+        _print_preferences(load(config, tokenizer, end_ids), tokenizer, look)
+        return 0
+    from trainer.data.load import with_recipe
+    from trainer.data.parts import find_parts
+
+    _print_rows(find_parts(with_recipe(config.data), config.training.seed), tokenizer, end_ids, look)
     return 0
 
 
-def _print_rows(
-    config: TrainConfig, tokenizer: Any, end_ids: tuple[int, ...], *, count: int, colour: bool, ids: bool = False
-) -> None:
-    from trainer.data.load import with_recipe
-    from trainer.data.parts import find_parts
-    from trainer.data.preview import marked, preview
-
-    parts = find_parts(with_recipe(config.data), config.training.seed)
-    for shown in preview(parts, tokenizer, end_ids, count):
-        if shown.dropped:
-            print(f"--- {shown.where}: dropped, {shown.dropped}\n")
-        for example in shown.examples:
-            learned = sum(label >= 0 for label in example.labels)
-            print(f"--- {shown.where}: {len(example)} tokens, {learned} learned")
-            print(marked(example, tokenizer, colour=colour, ids=ids) + "\n")
-
-
 def _check_preferences(config: TrainConfig, tokenizer: Any, end_ids: tuple[int, ...], *, as_json: bool) -> int:
-    from trainer.preference.report import check_preferences, load, report_lines
+    from trainer.preference.load import load
+    from trainer.preference.report import check_preferences, report_lines
 
-    report = check_preferences(config, load(config, tokenizer, end_ids))
+    data = load(config, tokenizer, end_ids)
+    report = check_preferences(config, data)
     if as_json:
         print(_json(report))
         return 0
     print("\n".join(report_lines(report)))
     print("\nthe first row (hotswap data preview shows more):")
-    _print_preferences(config, tokenizer, end_ids, count=1, colour=sys.stdout.isatty())
+    _print_preferences(data, tokenizer, _Look(1, colour=sys.stdout.isatty()))
     return 0
 
 
-def _print_preferences(
-    config: TrainConfig, tokenizer: Any, end_ids: tuple[int, ...], *, count: int, colour: bool, ids: bool = False
-) -> None:
-    from trainer.data.preview import marked
-    from trainer.preference.report import examples_of, load
+@dataclass(frozen=True)
+class _Look:
+    """How many rows to show, and how."""
 
-    for row in load(config, tokenizer, end_ids).train[:count]:
+    count: int
+    colour: bool
+    ids: bool = False
+
+
+def _print_rows(parts: Parts, tokenizer: Any, end_ids: tuple[int, ...], look: _Look) -> None:
+    from trainer.data.preview import marked, preview
+
+    for shown in preview(parts, tokenizer, end_ids, look.count):
+        if shown.dropped:
+            print(f"--- {shown.where}: dropped, {shown.dropped}\n")
+        for example in shown.examples:
+            learned = sum(label >= 0 for label in example.labels)
+            print(f"--- {shown.where}: {len(example)} tokens, {learned} learned")
+            print(marked(example, tokenizer, colour=look.colour, ids=look.ids) + "\n")
+
+
+def _print_preferences(data: PreferenceData[Any], tokenizer: Any, look: _Look) -> None:
+    from trainer.data.preview import marked
+    from trainer.preference.report import examples_of
+
+    for row in data.train[: look.count]:
         for name, example in examples_of(row).items():
             print(f"--- {name}: {len(example)} tokens")
-            print(marked(example, tokenizer, colour=colour, ids=ids) + "\n")
+            print(marked(example, tokenizer, colour=look.colour, ids=look.ids) + "\n")
 
 
 def _json(report: Any) -> str:

@@ -99,6 +99,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from trainer.evaluation.report import check_writable, lines, warnings, write_answers, write_json
     from trainer.evaluation.rows import RowSource, load_rows
     from trainer.evaluation.run import Options, run
+    from trainer.evaluation.scoring import check_scorable, scorable
     from trainer.evaluation.targets import find_target
 
     candidate = find_target(args.model, on_server=bool(args.server))
@@ -111,6 +112,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     config = args.config or candidate.config
     source = RowSource(config, args.data, args.recipe, args.path, args.split, args.rows, args.overrides)
     rows = load_rows(source)
+    for metric in find_metrics(asked or ()) if asked else ():
+        check_scorable(metric, rows.questions)
+    metrics = asked or scorable(rows.metrics, rows.questions, lambda text: print(f"hotswap: {text}", file=sys.stderr))
     options = Options(
         server=args.server,
         api_key=args.api_key,
@@ -124,7 +128,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         probe_folders=_folders(args.probe),
         probe_rows=args.probe_rows,
     )
-    report = run(candidate, versus, rows, asked or rows.metrics, options, bar=silent if args.quiet else show)
+    report = run(candidate, versus, rows, metrics, options, bar=silent if args.quiet else show)
     print("\n".join(lines(report)))
     for warning in warnings(report):
         print(f"warning: {warning}", file=sys.stderr)

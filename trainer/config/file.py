@@ -129,6 +129,7 @@ def _value(key: str, text: str) -> Any:
     null = value is None and text in ("", "~", "null", "Null", "NULL")
     quoted = isinstance(value, str) and text[0] in "\"'"
     other = isinstance(value, list | int | float) and not isinstance(value, bool) and takes(ours, type(value))
+    other = other or (isinstance(value, dict) and key == "data")  # the whole section
     return text if takes(ours, str) and not (null or quoted or other) else value
 
 

@@ -54,7 +54,9 @@ def apply_layer(raw: dict[str, Any], entries: Iterable[tuple[str, Any]]) -> None
 
 
 def meaning_of(name: str) -> str:
-    """Our key for ``name`` where another tool's means it word for word; otherwise ``name``."""
+    """Our key for ``name`` where another tool's, or a section's, means it word for word; otherwise ``name``."""
+    if name == "data":
+        return "data.path"
     alias = _alias_of(name)
     return alias.ours if alias and alias.conversion in (AS_IS, TEMPLATE) else name
 

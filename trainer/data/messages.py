@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ from trainer.errors import DataError
 ASSISTANT = "assistant"
 _ROLES = {
     "human": "user", "gpt": ASSISTANT, "chatgpt": ASSISTANT, "bing": ASSISTANT, "bard": ASSISTANT, "model": ASSISTANT,
+    "ai": ASSISTANT, "bot": ASSISTANT,
     "observation": "tool", "function_response": "tool", "function": "tool",
 }  # fmt: skip
-_KNOWN = ("system", "developer", "user", ASSISTANT, "tool", "ipython")
+_KNOWN = ("system", "developer", "user", ASSISTANT, "tool")
+_NEAR = 0.75
 CALL_ROLE = "function_call"  # an assistant's message that is a call
 _TYPE_NAMES = {"int": "a number", "float": "a number", "bool": "true/false", "list": "a list", "dict": "an object"}
 
@@ -103,11 +106,16 @@ def _message(where: str, i: int, item: Any) -> Message:
 
 
 def role_of(where: str, name: str) -> str:
-    """The role that a data set calls ``name``. Raises DataError for one that no chat template would know."""
-    role = _ROLES.get(name.strip().lower(), name.strip().lower())
-    if role not in _KNOWN:
-        raise DataError(f"{where}: the role {name!r} is none of {', '.join(_KNOWN)}")
-    return role
+    """The role that a data set calls ``name``: one of a template's own is left as it is.
+
+    Raises DataError for one that is a usual role written wrong, which a template would write out literally.
+    """
+    role = name.strip().lower()
+    if role in _ROLES or role in _KNOWN:
+        return _ROLES.get(role, role)
+    if near := difflib.get_close_matches(role, _KNOWN, 1, _NEAR):
+        raise DataError(f"{where}: the role {name!r} is none; did you mean {near[0]!r}?")
+    return name
 
 
 def _calls(where: str, item: Mapping[str, Any]) -> tuple[str, ...]:

@@ -79,10 +79,18 @@ class DataReport(msgspec.Struct, kw_only=True):
 
 
 def check_data_set(
-    config: TrainConfig, tokenizer: Any, end_ids: Sequence[int], progress: Progress | None = None
+    config: TrainConfig,
+    tokenizer: Any,
+    end_ids: Sequence[int],
+    progress: Progress | None = None,
+    *,
+    parts: Parts | None = None,
 ) -> DataReport:
-    """Count what training as ``config`` says would see. Raises DataError for files that cannot be read at all."""
-    parts = find_parts(with_recipe(config.data), config.training.seed, progress)
+    """Count what training as ``config`` says would see, in its ``parts`` where they were found already.
+
+    Raises DataError for files that cannot be read at all.
+    """
+    parts = parts or find_parts(with_recipe(config.data), config.training.seed, progress)
     counts = _Counts(parts.config, tokenizer, end_ids, progress)
     for found, used in parts.by_survey():
         counts.add(found, used, parts)

@@ -62,9 +62,9 @@ def format_of(path: Path, data_format: Format = "auto") -> Format:
     return SUFFIXES[name.suffix.lower()]
 
 
-def is_json_object(path: Path, data_format: Format = "auto") -> bool:
-    """Whether ``path`` is one JSON object, which may hold a list for each split. Raises DataError."""
-    return format_of(path, data_format) == "json" and not is_json_lines(path, None) and starts_object(path)
+def is_json_object(path: Path, data_format: Format, key: str | None) -> bool:
+    """Whether ``path`` is one JSON object, which may hold a list under ``key`` as for each split. Raises DataError."""
+    return format_of(path, data_format) == "json" and not is_json_lines(path, key) and starts_object(path)
 
 
 def _rows_of_jsonl(path: Path) -> Iterator[RawRow]:

@@ -104,9 +104,10 @@ def find_source(config: DataConfig, part: Part) -> Source | None:
             raise DataError(f"data.{part}: recipe {recipe.name} has no {part} rows; it has {', '.join(recipe.splits)}")
         return RecipeSource(recipe, Path(config.paths[0]), part)
     if own:
-        found = _files(config.paths, _sibling(config.split, part), config.format)
-        _require_splits(found, config, part)
-        return found
+        split = _sibling(config.split, part)
+        for path in config.paths:
+            _require_splits(path, split, config.format, part)
+        return _files(config.paths, split, config.format)
     if value is None or isinstance(value, (int, float)):
         return None
     paths = [value] if isinstance(value, str) else value
@@ -135,14 +136,15 @@ def _sibling(split: str | None, part: Part) -> str:
     return folder + slash + part
 
 
-def _require_splits(found: FileSource, config: DataConfig, part: Part) -> None:
+def _require_splits(path: str, split: str, data_format: Format, part: Part) -> None:
     """Raise DataError for a file that is not one of a split's: its rows are those to train on."""
-    named = [path for path in config.paths if not path.startswith(HUB) and not Path(path).is_dir()]
-    for path in found.files if named else ():
-        if not is_json_object(path, found.format):
+    if path.startswith(HUB) or Path(path).is_dir():
+        return
+    for file in _files_of(path, split):
+        if not is_json_object(file, data_format, split):
             raise DataError(
                 f"data.{part}: split is for folders, sets of the hub and JSON files with a list for each split; "
-                f"{path} has no splits: give a file, or of data.validation a share or a count"
+                f"{file} has no splits: give a file, or of data.validation a share or a count"
             )
 
 

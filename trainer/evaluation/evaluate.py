@@ -15,7 +15,7 @@ from trainer.errors import EvaluationError
 from trainer.evaluation.asking import TOO_LONG, Asker, Reply
 from trainer.evaluation.http import Connection
 from trainer.evaluation.metrics import Case, Metric, find_metrics
-from trainer.evaluation.scoring import check_scorable, row_values, score_rows
+from trainer.evaluation.scoring import row_values, score_rows
 from trainer.evaluation.types import Answer, Endpoint, Evaluation, Progress
 
 TIMEOUT_SECONDS = 300.0
@@ -41,8 +41,6 @@ def evaluate(
     wanted = find_metrics(metrics)
     if not questions:
         raise EvaluationError("there are no rows to evaluate on")
-    for metric in wanted:
-        check_scorable(metric, questions)
     options = _Options(max_tokens, concurrency, timeout, progress)
     asked = asyncio.run(_ask(endpoint, questions, wanted, options))
     cases = [

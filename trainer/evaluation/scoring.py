@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from trainer.data.questions import Question
 from trainer.errors import EvaluationError
 from trainer.evaluation.bootstrap import interval, value_of
-from trainer.evaluation.metrics import Case, Metric
+from trainer.evaluation.metrics import Case, Metric, find_metrics
 from trainer.evaluation.metrics.base import Array
 from trainer.evaluation.types import Score
 
@@ -31,8 +31,31 @@ def score_rows(metric: Metric, cases: Sequence[Case]) -> tuple[Score, Array]:
 
 def check_scorable(metric: Metric, questions: Sequence[Question]) -> None:
     """Raise EvaluationError, before anything is asked, when no answer to ``questions`` could be scored."""
-    if not metric.from_logprobs:
-        _statistics(metric, [Case("", question.reference, question.row) for question in questions])
+    if metric.from_logprobs:
+        return
+    cases = [Case("", question.reference, question.row) for question in questions]
+    try:
+        _statistics(metric, cases[:1])  # mostly enough, and quick
+    except EvaluationError:
+        _statistics(metric, cases)
+
+
+def scorable(names: Sequence[str], questions: Sequence[Question], say: Callable[[str], None]) -> list[str]:
+    """The metrics of ``names`` that some answer can be scored by; ``say`` hears which are left out, and why.
+
+    For metrics that nobody asked for by name. Raises EvaluationError when none is left.
+    """
+    kept = []
+    for metric in find_metrics(names):
+        try:
+            check_scorable(metric, questions)
+        except EvaluationError as error:
+            say(f"{metric.name} is left out: {error}")
+        else:
+            kept.append(metric.name)
+    if not kept:
+        raise EvaluationError(f"none of {', '.join(names)} can be computed on these rows; name others with --metrics")
+    return kept
 
 
 def _statistics(metric: Metric, cases: Sequence[Case]) -> Array:

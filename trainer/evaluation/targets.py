@@ -67,9 +67,11 @@ def find_target(text: str, *, on_server: bool) -> Target:
 
 def _in_directory(path: Path, text: str) -> Target:
     for place in (path, *(path / name for name in (PACKAGE_DIR, BASE_DIR))):
+        if (place / "adapter_config.json").is_file():  # some trainers leave the base's config.json beside it
+            return Target(text, package=place)
         if (place / "config.json").is_file():
             return Target(text, trained_base=place)
-        if (place / "adapter_config.json").is_file() or (place / MANIFEST_FILE).is_file():
+        if (place / MANIFEST_FILE).is_file():
             return Target(text, package=place)
     raise EvaluationError(f"{text} holds no adapter package (adapter_config.json) and no base (config.json)")
 

@@ -13,8 +13,9 @@ from trainer.data.questions import Question
 from trainer.data.rows import RawRow
 from trainer.data.sources import find_source
 from trainer.errors import DataError
+from trainer.preference.load import encoder_of
 from trainer.preference.rows import Rows
-from trainer.preference.tokens import Tokens, held_out_rows
+from trainer.preference.tokens import held_out_rows
 
 
 def preferred_answers(config: TrainConfig, split: Literal["validation", "test"]) -> list[Question]:
@@ -29,16 +30,14 @@ def preferred_answers(config: TrainConfig, split: Literal["validation", "test"])
     read = Rows(config.data.columns, preference.columns, config.data.system_prompt, config.data.prompt_prefix)
     pairs = not isinstance(preference, KtoPreference)
     out: list[Question] = []
-    for raw in _rows(config, split, pairs=pairs):
+    for raw in _rows(config, split):
         for prompt, answer in _wanted(read, raw, pairs=pairs):
             text = prompt[-1].content if config.data.template == "none" else None
             out.append(Question(None if text is not None else prompt, text, answer, raw.values))
     return out
 
 
-def _rows(config: TrainConfig, split: Literal["validation", "test"], *, pairs: bool) -> list[RawRow]:
-    preference = config.preference
-    assert isinstance(preference, DpoPreference | KtoPreference | RewardPreference)
+def _rows(config: TrainConfig, split: Literal["validation", "test"]) -> list[RawRow]:
     if split == "test":
         source = find_source(config.data, "test")
         if source is None:
@@ -46,10 +45,7 @@ def _rows(config: TrainConfig, split: Literal["validation", "test"], *, pairs: b
         return list(source.rows())
     if not config.data.validation:
         raise DataError("there are no validation rows (data.validation is 0)")
-    tokens = Tokens(config.data, preference.columns, *load_vocabulary(config))
-    if pairs:
-        return held_out_rows(config.data, tokens.pairs, config.training.seed)
-    return held_out_rows(config.data, tokens.judged, config.training.seed)
+    return held_out_rows(config.data, encoder_of(config, *load_vocabulary(config)), config.training.seed)
 
 
 def _wanted(read: Rows, raw: RawRow, *, pairs: bool) -> Iterator[tuple[Conversation, str]]:

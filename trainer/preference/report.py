@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from trainer.config.preference import GrpoPreference, KtoPreference, PreferenceColumns
 from trainer.config.schema import TrainConfig
 from trainer.data.examples import IGNORED, Example
 from trainer.data.lengths import Lengths, summarize
-from trainer.preference.tokens import PreferenceData, Tokens, load_preferences
+from trainer.preference.tokens import PreferenceData
 
 
 class PreferenceReport(msgspec.Struct, kw_only=True):
@@ -30,19 +28,6 @@ class PreferenceReport(msgspec.Struct, kw_only=True):
     answers: dict[str, Lengths]
 
 
-def load(config: TrainConfig, tokenizer: Any, end_ids: Sequence[int]) -> PreferenceData[Any]:
-    """The rows of ``config`` as its training reads and splits them. Raises DataError."""
-    preference = config.preference
-    assert preference is not None
-    columns = PreferenceColumns() if isinstance(preference, GrpoPreference) else preference.columns
-    tokens = Tokens(config.data, columns, tokenizer, end_ids)
-    if isinstance(preference, GrpoPreference):
-        return load_preferences(config.data, tokens.prompts, config.training.seed)
-    if isinstance(preference, KtoPreference):
-        return load_preferences(config.data, tokens.judged, config.training.seed)
-    return load_preferences(config.data, tokens.pairs, config.training.seed)
-
-
 def check_preferences(config: TrainConfig, data: PreferenceData[Any]) -> PreferenceReport:
     """``data``, counted and measured."""
     assert config.preference is not None
@@ -56,7 +41,7 @@ def check_preferences(config: TrainConfig, data: PreferenceData[Any]) -> Prefere
         validation=len(data.validation),
         dropped=data.dropped,
         prompts=summarize(np.array([len(row.prompt) for row in data.train])),
-        answer_counts=dict(Counter({name: len(found) for name, found in lengths.items()})),
+        answer_counts={name: len(found) for name, found in lengths.items()},
         answers={name: summarize(np.array(found)) for name, found in sorted(lengths.items())},
     )
 

@@ -29,7 +29,7 @@ def train_preference(session: Session) -> RunResult:
     if work.data.dropped:
         session.display.message(f"left out {describe_dropped(work.data.dropped)}")
     answer = config.preference.max_completion_length if isinstance(config.preference, GrpoPreference) else 0
-    check_context(base.model.config, config, work.data.longest + answer)
+    check_context(base.model.config, config, work.data.longest, answer=answer)
     identity = session.identify(base, work.data.sha256)
     if not session.start:
         work.refer_to(base.model)  # what it was without an adapter: not every method can be switched off

@@ -19,7 +19,7 @@ from trainer.evaluation.compare import compare
 from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.metrics import find_metrics
 from trainer.evaluation.rows import Rows
-from trainer.evaluation.scoring import check_scorable
+from trainer.evaluation.scoring import check_scorable, scorable
 from trainer.evaluation.types import Endpoint, Evaluation, Progress
 from trainer.publishing.admin import AdminClient, RefusedError, Version
 from trainer.publishing.gate_report import GateReport, Outcome
@@ -93,17 +93,11 @@ class _Trial:
         self._options = options
         self._say, self._bar = feedback.say, feedback.bar
         self._notes: list[str] = []
-        self._metrics = list(dict.fromkeys([*(gate.metric for gate in options.gates), *self._also(options.metrics)]))
-
-    def _also(self, names: Sequence[str]) -> Iterator[str]:
-        """Of what is measured beside the gates, what can be: nothing fails over figures that no gate asks for."""
-        for metric in find_metrics(names) if names else ():
-            try:
-                check_scorable(metric, self._rows.questions)
-            except EvaluationError as error:
-                self._note(f"{metric.name} is left out: {error}")
-            else:
-                yield metric.name
+        judged = list(dict.fromkeys(gate.metric for gate in options.gates))
+        for metric in find_metrics(judged):
+            check_scorable(metric, rows.questions)
+        also = [name for name in options.metrics if name not in judged]
+        self._metrics = [*judged, *scorable(also, rows.questions, self._note)] if also else judged
 
     def run(self, candidate: Version) -> GateReport:
         ours = self._evaluate(str(candidate))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from tests.server.live import Live, live_server
 from tests.trainer.support import colour_rows, make_config, write_jsonl
 from trainer.commands.eval import evaluate
 from trainer.evaluation.metrics import METRICS
+from trainer.evaluation.targets import find_target
 from trainer.run import train
 from trainer.session import RunResult
 
@@ -226,6 +228,27 @@ def test_a_fully_trained_base_is_served_by_itself_and_compared_with_what_it_was(
     assert code == 0, err
     found = json.loads(report.read_text())["comparison"]["metrics"]["perplexity"]
     assert found["candidate"] != found["live"]
+
+
+def test_metrics_that_nobody_named_are_left_out_where_they_say_nothing(
+    server: Live, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": "red", "response": '{"intent": "x", "slots": {}}'}] * 2
+    argv = ["colours", "--server", server.url, "--data", str(write_jsonl(tmp_path / "rows.jsonl", rows)), "--quiet"]
+    code, out, err = outcome(capsys, *argv)
+    assert code == 0, err
+    assert "hotswap: slot_f1 is left out: slot_f1 cannot be computed on any row: no reference has slots" in err
+    assert "exact_match" in out
+    code, _, err = outcome(capsys, *argv, "--metrics", "slot_f1")
+    assert code == 1
+    assert "no reference has slots" in err
+
+
+def test_a_package_with_the_bases_configuration_beside_it_is_a_package(run: RunResult, tmp_path: Path) -> None:
+    assert run.package is not None
+    shutil.copytree(run.package, tmp_path / "adapter")
+    (tmp_path / "adapter" / "config.json").write_text("{}")
+    assert find_target(str(tmp_path), on_server=False).package == tmp_path / "adapter"
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_paths_become_absolute_so_that_the_copy_stands_for_itself(
         ("too_long=keep", "data.too_long: Invalid enum value 'keep'; choose from drop, cut_start, cut_end"),
         ("modules_to_save=lm_head", "method.modules_to_save: write a list, such as [a, b]"),
         ("type=dora", "method.type: 'dora' is not a method; known are lora, "),
-        ("data=3", "data: Expected object, got int"),
+        ("training=3", "training: Expected object, got int"),
         ("validation=1.5", "data.validation: 1.5 is neither a share below 1 nor a whole number of rows"),
         ("warmup=1.5", "training.warmup: 1.5 is neither"),
         ("target_modules=[]", "method.target_modules: name at least one module"),
@@ -185,6 +185,7 @@ def test_text_is_taken_as_it_is_written(file: Path, written: str, key: str, expe
 def test_paths_may_look_like_yaml(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("2024-05-01", "x #2", "12"):
+        assert load_config(file, [f"data={name}"], {}).data.path == str(tmp_path / name)
         assert load_config(file, [f"output={name}", f"data.path={name}"], {}).output == str(tmp_path / name)
     assert load_config(file, ["data.path=[a.jsonl, b.jsonl]"], {}).data.paths == [
         str(tmp_path / "a.jsonl"),

@@ -155,6 +155,11 @@ def test_a_file_without_splits_has_none(folder: Path, tmp_path: Path) -> None:
     splits = tmp_path / "splits.json"
     splits.write_text('{"train": [{"prompt": "a"}], "validation": [{"prompt": "b"}]}')
     assert prompts("validation", path=str(splits), split="train", validation="split") == ["b"]
+    own = tmp_path / "own.json"
+    own.write_text('{"train_sft": [{"prompt": "a"}], "validation": [{"prompt": "b"}]}')
+    assert prompts("validation", path=str(own), split="train_sft", validation="split") == ["b"]
+    both = [str(folder), str(splits)]
+    assert prompts("validation", path=both, validation="split") == ["validation.jsonl", "b"]
     for path in (str(folder / "test.jsonl"), str(folder / "t*.jsonl"), str(lines), str(array)):
         parts: tuple[Part, ...] = ("validation", "test")
         for part in parts:

@@ -13,7 +13,7 @@ from trainer.config.file import dump_config
 from trainer.config.schema import TrainConfig
 from trainer.errors import DataError
 from trainer.evaluation.rows import RowSource, load_rows
-from trainer.preference.report import load
+from trainer.preference.load import load
 
 LONG = "long " * 40
 
@@ -68,7 +68,11 @@ def test_a_test_file_of_pairs(tiny_base: Path, tmp_path: Path) -> None:
 
 
 def test_grpo_has_no_answers_to_compare_with(tiny_base: Path, tmp_path: Path) -> None:
-    options = ("preference.reward=tests/trainer/preference/rewards.py:length", "eval_steps=null", "num_generations=4")
+    options = (
+        "preference.reward=tests/trainer/preference/rewards.py:letter_share",
+        "eval_steps=null",
+        "num_generations=4",
+    )
     config = preference_config(tmp_path, tiny_base, "grpo", *options, rows=[{"prompt": "a"}] * 9)
     with pytest.raises(DataError, match="a grpo run have no answers to compare with; name others with --data FILE"):
         load_rows(RowSource(config=config_file(tmp_path, config)))
