@@ -22,6 +22,7 @@ from typing import Any
 
 from loadtests.method_table import table
 
+_TIMEOUT = "3600"  # seconds of one answer: an untrained base writes as many tokens as it may
 BASE = "base"  # the untrained base among the methods
 
 
@@ -53,13 +54,18 @@ METHODS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what is missing, and print the table."""
+    """Do what is missing, and print the table. What fails is said and stops nothing else; 1 is returned then."""
     args = _parser().parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     done = {(row["set"], row["method"]) for row in _read(args.out)}
     missing = [(one, method) for one in args.sets for method in args.methods if (one, method) not in done]
+    failures: list[BaseException] = []
     with ThreadPoolExecutor(args.jobs) as pool:
         for work in as_completed([pool.submit(_measure, args, *pair) for pair in missing]):
+            if failure := work.exception():
+                failures.append(failure)
+                print(failure, file=sys.stderr)
+                continue
             row = work.result()
             with (args.out / "results.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
@@ -67,11 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = table(_read(args.out))
     (args.out / "results.md").write_text(text + "\n", encoding="utf-8")
     print(text)
-    return 0
+    return 1 if failures else 0
 
 
 def _measure(args: argparse.Namespace, name: str, method: str) -> dict[str, Any]:
-    """Train and score one adapter (or only score the base). Raises CalledProcessError with the command's own words."""
+    """Train and score one adapter (or only score the base). Raises RuntimeError with the command's own words."""
     output = args.out / f"{name}-{method}"
     trained: dict[str, Any] = {}
     if method != BASE:
@@ -80,7 +86,9 @@ def _measure(args: argparse.Namespace, name: str, method: str) -> dict[str, Any]
     report = output.with_suffix(".json")
     rows = ("--recipe", name, "--path", str(args.data / name), "--split", "test", "--rows", str(args.rows))
     asked = (BASE, "--base", args.base, "--quantize", args.quantize) if method == BASE else (str(output),)
-    _hotswap(args, "eval", *asked, *rows, "--concurrency", "16", "--json", str(report), "--quiet")
+    _hotswap(
+        args, "eval", *asked, *rows, "--concurrency", "16", "--timeout", _TIMEOUT, "--json", str(report), "--quiet"
+    )
     scored = json.loads(report.read_text(encoding="utf-8"))
     return {"set": name, "method": method, "trained": trained, "scored": scored}
 
@@ -100,7 +108,7 @@ def _hotswap(args: argparse.Namespace, *arguments: str) -> None:
     command = [sys.executable, "-m", "hotswap", *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stderr.strip()}")
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr.strip()}")
 
 
 def _read(out: Path) -> list[dict[str, Any]]:
