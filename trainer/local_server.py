@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +26,7 @@ START_SECONDS, STOP_SECONDS = 180, 60
 
 @dataclass
 class LocalServer:
-    """A running ``hotswap serve``; stopped at the end of a ``with`` block if it was not before."""
+    """A running ``hotswap serve``."""
 
     url: str
     key: str
@@ -31,13 +34,6 @@ class LocalServer:
     process: subprocess.Popen[bytes]
     log: Path
     exit_code: int | None = field(default=None)
-
-    def __enter__(self) -> LocalServer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.exit_code is None:
-            self.stop()
 
     def stop(self) -> int:
         """Ask it to drain and wait for its end; gives the exit code."""
@@ -57,8 +53,23 @@ class LocalServer:
         self.exit_code = self.process.wait()
 
 
-def start_server(options: Sequence[str], log: Path) -> LocalServer:
-    """A server with ``options`` on a free port with keys of its own, not yet ready. Its output goes to ``log``."""
+@contextmanager
+def start_server(options: Sequence[str], log: Path) -> Iterator[LocalServer]:
+    """A server with ``options`` on a free port with keys of its own, not yet ready; stopped at the end of the block.
+
+    Its output goes to ``log``. However early an interruption comes, no server outlives it.
+    """
+    server: LocalServer | None = None
+    try:
+        with _interruptions_held():
+            server = _start(options, log)
+        yield server
+    finally:
+        if server and server.exit_code is None:
+            server.stop()
+
+
+def _start(options: Sequence[str], log: Path) -> LocalServer:
     port = _free_port()
     key, admin_key = secrets.token_urlsafe(16), secrets.token_urlsafe(16)
     # keys go by the environment: other users can read a command line
@@ -67,6 +78,23 @@ def start_server(options: Sequence[str], log: Path) -> LocalServer:
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env)
     return LocalServer(f"http://127.0.0.1:{port}", key, admin_key, process, log)
+
+
+@contextmanager
+def _interruptions_held() -> Iterator[None]:
+    """Ctrl-C and SIGTERM within come into effect at the end of the block."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    before = {one: signal.signal(one, lambda number, _: held.append(number)) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+        for number in held:
+            signal.raise_signal(number)
 
 
 async def wait_until_ready(server: LocalServer) -> None:

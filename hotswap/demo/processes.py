@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from hotswap.errors import DemoError
@@ -15,8 +16,8 @@ from trainer.local_server import LocalServer as Server
 __all__ = ["Server", "publish", "run_to_end", "start_server", "wait_until_ready"]
 
 
-def start_server(model: str, quantize: str, log: Path) -> Server:
-    """A server of ``model`` on a free port, not yet ready. Its output goes to ``log``."""
+def start_server(model: str, quantize: str, log: Path) -> AbstractContextManager[Server]:
+    """A server of ``model`` on a free port, not yet ready; stopped at the end. Its output goes to ``log``."""
     return local_server.start_server(["--model", model, "--quantize", quantize], log)
 
 

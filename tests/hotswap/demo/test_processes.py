@@ -19,7 +19,9 @@ async def test_a_command_that_fails_is_told_in_its_own_last_words(tmp_path: Path
 
 
 async def test_a_server_that_cannot_start_is_told_in_its_own_last_words(tmp_path: Path) -> None:
-    server = start_server(str(tmp_path / "no-such-base"), "none", tmp_path / "log")
-    with server, pytest.raises(DemoError, match=r"the server ended at its start: hotswap: .*no-such-base"):
+    with (
+        start_server(str(tmp_path / "no-such-base"), "none", tmp_path / "log") as server,
+        pytest.raises(DemoError, match=r"the server ended at its start: hotswap: .*no-such-base"),
+    ):
         await wait_until_ready(server)
     assert server.exit_code == 1
