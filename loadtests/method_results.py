@@ -86,9 +86,10 @@ def _measure(args: argparse.Namespace, name: str, method: str) -> dict[str, Any]
     report = output.with_suffix(".json")
     rows = ("--recipe", name, "--path", str(args.data / name), "--split", "test", "--rows", str(args.rows))
     asked = (BASE, "--base", args.base, "--quantize", args.quantize) if method == BASE else (str(output),)
-    _hotswap(
-        args, "eval", *asked, *rows, "--concurrency", "16", "--timeout", _TIMEOUT, "--json", str(report), "--quiet"
-    )
+    how = ["--concurrency", "16", "--timeout", _TIMEOUT, "--quiet"]
+    if args.max_tokens:
+        how += ["--max-tokens", str(args.max_tokens)]
+    _hotswap(args, "eval", *asked, *rows, *how, "--json", str(report))
     scored = json.loads(report.read_text(encoding="utf-8"))
     return {"set": name, "method": method, "trained": trained, "scored": scored}
 
@@ -126,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--base", default="smollm2-135m-instruct", help="default: %(default)s")
     parser.add_argument("--budget", type=float, default=1.0, help="steps, as a multiple of the small budget")
     parser.add_argument("--rows", type=int, default=200, help="test rows (default %(default)s)")
+    parser.add_argument("--max-tokens", type=int, help="of an answer (default: by the longest reference)")
     parser.add_argument("--quantize", default="none", help="of the base (default %(default)s: freeze needs it)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time (default %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of each process (default %(default)s)")
