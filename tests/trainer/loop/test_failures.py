@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.factory import make_base
 from tests.trainer.support import make_config
 from trainer.config.file import dump_config
 from trainer.config.schema import TrainConfig
@@ -108,9 +109,10 @@ def test_a_torn_checkpoint_is_removed_before_its_step_is_written_again(tiny_base
     assert (torn / "trainer_state.json").exists()
 
 
-def test_running_out_of_memory_names_the_knobs_with_their_values(tiny_base: Path, tmp_path: Path) -> None:
+def test_running_out_of_memory_names_the_knobs_with_their_values(tmp_path: Path) -> None:
     rows = [{"prompt": "word " * 250, "response": "x" * 100}] * 72
-    config = make_config(tmp_path, tiny_base, "batch_size=64", "gradient_accumulation=2", "max_length=2048", rows=rows)
+    base = make_base(tmp_path / "base", max_position_embeddings=2048)
+    config = make_config(tmp_path, base, "batch_size=64", "gradient_accumulation=2", "max_length=2048", rows=rows)
     some_more = (
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 300_000_000,) * 2)"
