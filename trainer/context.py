@@ -24,7 +24,11 @@ def check_context(model_config: Any, config: TrainConfig, longest: int, *, answe
     beside = f" beside the method's {virtual} virtual tokens" if virtual else ""
     behind = f" and {answer} of preference.max_completion_length behind them" if answer else ""
     room = positions - virtual - answer
-    advice = f"set data.max_length to {room} at most" if room >= _SHORTEST else "take a base with more, or lower these"
+    advice = (
+        f"set data.max_length to {room} at most"
+        if room >= _SHORTEST
+        else "lower what is beside it, or take a base with more"
+    )
     raise ConfigError(
         f"data.max_length: the longest row has {longest} tokens{beside}{behind}, and the base has {positions} "
         f"positions; {advice}"

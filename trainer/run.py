@@ -60,12 +60,12 @@ def _train(session: Session) -> RunResult:
     data = load_data(config.data, base.tokenizer, base.end_ids, config.training.seed, progress)
     for note in data.notes:
         session.display.message(note)
-    check_context(base.model.config, config, max([*lengths_of(data.train), *lengths_of(data.validation)]))
     identity = session.identify(base, data.sha256)
     set_seed(config.training.seed)
     packing = pack(data.train, config.data.max_length) if config.training.packing else None
     rows = len(packing or data.train)
     model = apply_method(base, config.method, total_steps(config.training, rows))
+    check_context(base.model.config, config, max([*lengths_of(data.train), *lengths_of(data.validation)]))
     if packing:
         use_packed_attention(base.model)
         check_packing(model, base.model.config.vocab_size)
