@@ -11,7 +11,7 @@ from trainer.config.methods import FullMethod
 from trainer.config.schema import TrainConfig
 from trainer.export import export_adapter
 from trainer.full_export import export_base
-from trainer.run_files import BASE_DIR, PACKAGE_DIR
+from trainer.output import result_directory
 
 
 def export_result(model: Any, base: Base, config: TrainConfig, *, data: DataRef, metrics: dict[str, float]) -> Path:
@@ -19,7 +19,7 @@ def export_result(model: Any, base: Base, config: TrainConfig, *, data: DataRef,
 
     Raises TrainingError or CheckpointError.
     """
-    full = isinstance(config.method, FullMethod)
-    path = Path(config.output) / (BASE_DIR if full else PACKAGE_DIR)
-    (export_base if full else export_adapter)(model, base, config, path, data=data, metrics=metrics)
+    export = export_base if isinstance(config.method, FullMethod) else export_adapter
+    path = Path(config.output) / result_directory(config)
+    export(model, base, config, path, data=data, metrics=metrics)
     return path

@@ -105,14 +105,13 @@ def _evaluate(args: argparse.Namespace) -> int:
     candidate = find_target(args.model, on_server=bool(args.server))
     versus = find_target(args.vs, on_server=bool(args.server)) if args.vs else None
     asked = args.metrics.split(",") if args.metrics else None
-    if asked:
-        find_metrics(asked)  # before anything is loaded
+    named = find_metrics(asked) if asked else []  # before anything is loaded
     for file in filter(None, (args.json, args.answers)):
         check_writable(file)
     config = args.config or candidate.config
     source = RowSource(config, args.data, args.recipe, args.path, args.split, args.rows, args.overrides)
     rows = load_rows(source)
-    for metric in find_metrics(asked or ()) if asked else ():
+    for metric in named:
         check_scorable(metric, rows.questions)
     metrics = asked or scorable(rows.metrics, rows.questions, lambda text: print(f"hotswap: {text}", file=sys.stderr))
     options = Options(

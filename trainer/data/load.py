@@ -20,7 +20,7 @@ from trainer.data.notes import notes_of
 from trainer.data.parts import find_parts
 from trainer.data.questions import Question, TokenQuestion
 from trainer.data.rows import RawRow
-from trainer.data.sources import find_recipe, find_source
+from trainer.data.sources import find_recipe, find_test_source
 from trainer.data.survey import EVERY, Progress, Survey, nothing_left, rows_at, survey
 from trainer.data.templates import is_foreign
 from trainer.errors import DataError
@@ -86,10 +86,7 @@ def load_questions(config: DataConfig, seed: int, split: Literal["validation", "
     """
     config = with_recipe(config)
     if split == "test":
-        source = find_source(config, "test")
-        if source is None:
-            raise DataError("there are no test rows; name them with data.test")
-        found = survey(source, config)
+        found = survey(find_test_source(config), config)
         return [_question(row, reading, config) for row, reading in rows_at(found, found.usable, config)]
     if not config.validation:
         raise DataError("there are no validation rows (data.validation is 0)")

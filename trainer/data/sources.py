@@ -121,6 +121,14 @@ def find_train_source(config: DataConfig) -> Source:
     return source
 
 
+def find_test_source(config: DataConfig) -> Source:
+    """Where the rows of ``data.test`` come from. Raises DataError."""
+    source = find_source(config, "test")
+    if source is None:
+        raise DataError("there are no test rows; name them with data.test")
+    return source
+
+
 def find_recipe(config: DataConfig) -> Recipe | None:
     """The recipe that ``config`` names. Raises DataError for an unknown one."""
     if config.recipe is None:

@@ -8,17 +8,16 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
-from adapters.package import read_package
 from trainer.errors import EvaluationError, PublishError
 from trainer.evaluation.http import Connection, not_like_hotswap
 from trainer.evaluation.targets import Serving, Target
 from trainer.evaluation.types import Endpoint
 from trainer.local_server import start_server, wait_until_ready
 from trainer.publishing.admin import AdminClient
-from trainer.publishing.upload import upload
+from trainer.publishing.upload import publish
 
 Endpoints = Mapping[Target, Endpoint]
 _SECONDS = 60.0
@@ -57,19 +56,19 @@ def running_server(
     key = api_key or admin_key
     uploaded: dict[Target, str] = {}
     base = asyncio.run(_base_name(Endpoint(server, "", key)))
-    with AdminClient(server, admin_key) as client, ExitStack() as cleanup:
-        cleanup.callback(lambda: _remove(server, uploaded.values(), admin_key))
+    try:
         for target in targets:
             if target.trained_base:
                 raise EvaluationError(
                     f"{target.label} is a whole base, which a running server cannot load; leave --server out"
                 )
             if target.package:
-                read_package(target.package)
                 uploaded[target] = f"eval-{secrets.token_hex(4)}"  # before: it may arrive and the answer be lost
-                upload(client, target.package, uploaded[target], allow_noop=True)
+                publish(target.package, server, uploaded[target], allow_noop=True, admin_key=admin_key)
         names = {target: uploaded.get(target) or target.name or base for target in targets}
         yield {target: Endpoint(server, name, key) for target, name in names.items()}
+    finally:
+        _remove(server, uploaded.values(), admin_key)
 
 
 async def _base_name(endpoint: Endpoint) -> str:

@@ -13,14 +13,15 @@ from torch import nn
 from trl import GRPOConfig, GRPOTrainer
 
 from trainer.base_model import Base
-from trainer.config.preference import GrpoPreference, PreferenceColumns
+from trainer.config.preference import GrpoPreference
 from trainer.config.schema import TrainConfig
 from trainer.evaluation.greedy import greedy
 from trainer.loop.loss import LabelledHead
 from trainer.preference.extra import as_config
+from trainer.preference.load import load
 from trainer.preference.policy import PolicyModel
 from trainer.preference.reward_function import ROW, TrlReward, load_reward
-from trainer.preference.tokens import PreferenceData, PromptIds, Tokens, load_preferences
+from trainer.preference.tokens import PreferenceData, PromptIds
 from trainer.preference.trainers import OurCheckpoints, padded
 from trainer.preference.work import AdapterWork
 
@@ -46,8 +47,7 @@ class GrpoWork(AdapterWork):
     def __init__(self, config: TrainConfig, preference: GrpoPreference, base: Base) -> None:
         self._config, self._preference, self._base = config, preference, base
         self._reward = TrlReward(load_reward(preference.reward))
-        tokens = Tokens(config.data, PreferenceColumns(), base.tokenizer, base.end_ids)
-        self.data: PreferenceData[PromptIds] = load_preferences(config.data, tokens.prompts, config.training.seed)
+        self.data: PreferenceData[PromptIds] = load(config, base.tokenizer, base.end_ids)
         self._before: float | None = None
 
     def refer_to(self, model: Any) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import Literal
 
 from trainer.base_model import load_vocabulary
-from trainer.config.preference import DpoPreference, GrpoPreference, KtoPreference, RewardPreference
+from trainer.config.preference import GrpoPreference, KtoPreference
 from trainer.config.schema import TrainConfig
 from trainer.data.conversations import Conversation, DroppedRow
 from trainer.data.questions import Question
 from trainer.data.rows import RawRow
-from trainer.data.sources import find_source
+from trainer.data.sources import find_test_source
 from trainer.errors import DataError
 from trainer.preference.load import encoder_of
 from trainer.preference.rows import Rows
@@ -24,9 +24,9 @@ def preferred_answers(config: TrainConfig, split: Literal["validation", "test"])
     Rows of which only a bad answer is known are left out. Raises DataError, for GRPO too, whose rows have no answers.
     """
     preference = config.preference
-    if not isinstance(preference, DpoPreference | KtoPreference | RewardPreference):
-        kind = GrpoPreference.KIND if isinstance(preference, GrpoPreference) else "this"
-        raise DataError(f"the rows of a {kind} run have no answers to compare with; name others with --data FILE")
+    assert preference is not None
+    if isinstance(preference, GrpoPreference):
+        raise DataError("the rows of a grpo run have no answers to compare with; name others with --data FILE")
     read = Rows(config.data.columns, preference.columns, config.data.system_prompt, config.data.prompt_prefix)
     pairs = not isinstance(preference, KtoPreference)
     out: list[Question] = []
@@ -39,10 +39,7 @@ def preferred_answers(config: TrainConfig, split: Literal["validation", "test"])
 
 def _rows(config: TrainConfig, split: Literal["validation", "test"]) -> list[RawRow]:
     if split == "test":
-        source = find_source(config.data, "test")
-        if source is None:
-            raise DataError("there are no test rows; name them with data.test")
-        return list(source.rows())
+        return list(find_test_source(config.data).rows())
     if not config.data.validation:
         raise DataError("there are no validation rows (data.validation is 0)")
     return held_out_rows(config.data, encoder_of(config, *load_vocabulary(config)), config.training.seed)

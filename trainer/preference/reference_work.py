@@ -11,8 +11,9 @@ from trainer.config.schema import TrainConfig
 from trainer.errors import ConfigError
 from trainer.loop.loss import LabelledHead
 from trainer.preference.figures import judged_figures, pair_figures
+from trainer.preference.load import load
 from trainer.preference.reference import Scorer, judged_table, pair_table
-from trainer.preference.tokens import JudgedIds, PairIds, PreferenceData, Tokens, load_preferences
+from trainer.preference.tokens import JudgedIds, PairIds, PreferenceData
 from trainer.preference.work import AdapterWork
 
 
@@ -21,8 +22,7 @@ class DpoWork(AdapterWork):
 
     def __init__(self, config: TrainConfig, preference: DpoPreference, base: Base) -> None:
         self._config, self._preference, self._base = config, preference, base
-        tokens = Tokens(config.data, preference.columns, base.tokenizer, base.end_ids)
-        self.data: PreferenceData[PairIds] = load_preferences(config.data, tokens.pairs, config.training.seed)
+        self.data: PreferenceData[PairIds] = load(config, base.tokenizer, base.end_ids)
 
     def refer_to(self, model: Any) -> None:
         """See Work."""
@@ -54,8 +54,7 @@ class KtoWork(AdapterWork):
 
     def __init__(self, config: TrainConfig, preference: KtoPreference, base: Base) -> None:
         self._config, self._preference, self._base = config, preference, base
-        tokens = Tokens(config.data, preference.columns, base.tokenizer, base.end_ids)
-        self.data: PreferenceData[JudgedIds] = load_preferences(config.data, tokens.judged, config.training.seed)
+        self.data: PreferenceData[JudgedIds] = load(config, base.tokenizer, base.end_ids)
         if len({row.good for row in self.data.train}) < 2:
             raise ConfigError("data.path: kto needs both good and bad answers; all labels are the same")
         random.Random(config.training.seed).shuffle(self.data.train)  # trl takes the rows as they come

@@ -15,8 +15,9 @@ from trainer.config.preference import RewardPreference
 from trainer.config.schema import TrainConfig
 from trainer.export import make_manifest
 from trainer.preference.extra import as_config
+from trainer.preference.load import load
 from trainer.preference.reward_model import RewardModel, save_reward_model, scores_of
-from trainer.preference.tokens import PairIds, PreferenceData, Tokens, load_preferences
+from trainer.preference.tokens import PairIds, PreferenceData
 from trainer.preference.trainers import OurCheckpoints, padded
 from trainer.run_files import REWARD_DIR
 
@@ -36,8 +37,7 @@ class RewardWork:
 
     def __init__(self, config: TrainConfig, preference: RewardPreference, base: Base) -> None:
         self._config, self._preference, self._base = config, preference, base
-        tokens = Tokens(config.data, preference.columns, base.tokenizer, base.end_ids)
-        self.data: PreferenceData[PairIds] = load_preferences(config.data, tokens.pairs, config.training.seed)
+        self.data: PreferenceData[PairIds] = load(config, base.tokenizer, base.end_ids)
 
     def refer_to(self, model: Any) -> None:
         """See Work: scores of answers have no reference."""

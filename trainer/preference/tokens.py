@@ -14,7 +14,7 @@ from trainer.config.data import DataConfig
 from trainer.config.preference import PreferenceColumns
 from trainer.data.conversations import ASSISTANT, Conversation, DroppedRow, Message
 from trainer.data.examples import IGNORED, Encoder
-from trainer.data.holdout import Keys, split_rows
+from trainer.data.holdout import Keys, Split, split_rows
 from trainer.data.rendering import Renderer, make_renderer
 from trainer.data.rows import RawRow
 from trainer.data.sources import Source, find_source, find_train_source
@@ -160,7 +160,7 @@ def load_preferences(
     found = _read(find_train_source(config), encode, dropped)
     validation = find_source(config, "validation")
     held_from = _read(validation, encode, dropped) if validation else None
-    split = split_rows(_keys(found.groups), np.arange(len(found.groups)), config, seed)
+    split = _split(found, config, seed)
     held = held_from.groups if held_from else [found.groups[i] for i in split.held]
     hashes = found.sha256 + (held_from.sha256 if held_from else "")
     sha256 = hashlib.sha256(hashes.encode()).hexdigest() if held_from else hashes
@@ -174,7 +174,7 @@ def held_out_rows(config: DataConfig, encode: Callable[[str, dict[str, Any]], li
     if own:
         chosen = set(found.numbers)
     else:
-        split = split_rows(_keys(found.groups), np.arange(len(found.groups)), config, seed)
+        split = _split(found, config, seed)
         chosen = {found.numbers[i] for i in split.held}
     return [row for number, row in enumerate((own or source).rows()) if number in chosen]
 
@@ -202,6 +202,10 @@ def _read(source: Source, encode: Callable[[str, dict[str, Any]], list[Row]], dr
         raise DataError(f"{source.name} leaves nothing to learn from: {describe_dropped(dict(mine))}")
     dropped.update(mine)
     return _Read(groups, numbers, source.sha256)
+
+
+def _split(found: _Read[Row], config: DataConfig, seed: int) -> Split:
+    return split_rows(_keys(found.groups), np.arange(len(found.groups)), config, seed)
 
 
 def _keys(groups: Sequence[object]) -> Keys:

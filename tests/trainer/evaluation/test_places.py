@@ -15,7 +15,7 @@ from trainer.evaluation import places
 from trainer.evaluation.places import running_server
 from trainer.evaluation.targets import Target
 from trainer.publishing.admin import AdminClient
-from trainer.publishing.upload import upload
+from trainer.publishing.upload import publish
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +50,11 @@ def test_one_that_arrived_without_our_hearing_of_it_is_removed_too(
     server: Live, targets: list[Target], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*args: Any, **kwargs: Any) -> None:
-        upload(*args, **kwargs)
+        publish(*args, **kwargs)
         assert len(served(server)) == 1
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(places, "upload", interrupted)
+    monkeypatch.setattr(places, "publish", interrupted)
     with pytest.raises(KeyboardInterrupt), running_server(server.url, targets, api_key=None, admin_key="secret"):
         pass
     assert served(server) == []
