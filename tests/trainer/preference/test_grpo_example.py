@@ -69,6 +69,7 @@ def test_the_example_runs(tiny_base: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_default_base_learns_to_write_queries(tmp_path: Path) -> None:
     result = _example(tmp_path, "threads=1")
     earned = [record["reward"] for record in read_metrics(result.output / "metrics.jsonl") if "reward" in record]
