@@ -14,12 +14,12 @@ from trainer.base_model import Base
 from trainer.config.preference import RewardPreference
 from trainer.config.schema import TrainConfig
 from trainer.export import make_manifest
+from trainer.output import result_directory
 from trainer.preference.extra import as_config
 from trainer.preference.load import load
 from trainer.preference.reward_model import RewardModel, save_reward_model, scores_of
 from trainer.preference.tokens import PairIds, PreferenceData
 from trainer.preference.trainers import OurCheckpoints, padded
-from trainer.run_files import REWARD_DIR
 
 
 class OurRewardTrainer(OurCheckpoints, RewardTrainer):  # type: ignore[misc]
@@ -76,7 +76,7 @@ class RewardWork:
 
     def export(self, trainer: Any, metrics: dict[str, float]) -> Path:
         """See Work."""
-        path = Path(self._config.output) / REWARD_DIR
+        path = Path(self._config.output) / result_directory(self._config)
         data = DataRef(sha256=self.data.sha256, rows=len(self.data.train))
         save_reward_model(trainer.trained, path, make_manifest(self._base, self._config, data, metrics))
         return path
