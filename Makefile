@@ -37,19 +37,19 @@ loadtest: $(STAMP) ## drive a running server: make loadtest ARGS="--url http://1
 	$(BIN)/python -m loadtests $(ARGS)
 
 perplexity: base ## perplexity and memory of each quantization: make perplexity ARGS="--text FILE"
-	$(BIN)/python -m loadtests.perplexity $(ARGS)
+	$(BIN)/python -m benchmarks.perplexity $(ARGS)
 
 adapter-memory: base ## memory with 1, 100 and 1,000 resident adapters
-	$(BIN)/python -m loadtests.adapter_memory --base "$$($(BIN)/hotswap base path)" $(ARGS)
+	$(BIN)/python -m benchmarks.adapter_memory --base "$$($(BIN)/hotswap base path)" $(ARGS)
 
 method-results: base ## methods side by side on published sets: make method-results ARGS="--data FOLDER"
-	$(BIN)/python -m loadtests.method_results $(ARGS)
+	$(BIN)/python -m benchmarks.method_results $(ARGS)
 
 method-results-full: base ## the same at ten times the budget, on 1,000 test rows
-	$(BIN)/python -m loadtests.method_results --budget 10 --rows 1000 --out method-results-full $(ARGS)
+	$(BIN)/python -m benchmarks.method_results --budget 10 --rows 1000 --out method-results-full $(ARGS)
 
 versus-trl: base ## our LoRA training beside TRL's: make versus-trl ARGS="--recipe snips --data FOLDER"
-	$(BIN)/python -m loadtests.versus_trl $(ARGS)
+	$(BIN)/python -m benchmarks.versus_trl $(ARGS)
 
 families: $(STAMP) ## measure every model family and write docs/families.md
 	$(BIN)/python -m tests.server.model.families.table

@@ -4,7 +4,6 @@ AdapterError
 ├── PackageError          the files are not a sound adapter package
 ├── UnsupportedKindError  a sound package of a kind that is not served
 └── BaseMismatchError     a sound package made for another base
-BaseModelError            the base itself cannot be found or read
 """
 
 from __future__ import annotations
@@ -32,7 +31,3 @@ class BaseMismatchError(AdapterError):
     """The package was made for a base that differs from the one asked to carry it."""
 
     code = "base_mismatch"
-
-
-class BaseModelError(Exception):
-    """A base model cannot be found, downloaded or read; the message says what to do."""

@@ -6,10 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from adapters.base import DEFAULT_BASE, cache_dir, default_base_dir
-from hotswap.base import import_default_base, is_complete
+from bases.cache import import_gguf
+from bases.default_base import import_default_base, is_complete
+from bases.finding import DEFAULT_BASE, cache_dir, default_base_dir
 from hotswap.errors import HotswapError
-from server.gguf_import import import_gguf
 
 
 def main(argv: list[str]) -> int:

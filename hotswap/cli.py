@@ -42,7 +42,7 @@ COMMANDS = {
     "data": Command("trainer.commands.data", "main", "check and preview training data; list recipes of known sets"),
     "merge": Command("trainer.commands.merge", "merge", "merge an adapter into a full-precision copy of its base"),
     "publish": Command("trainer.commands.publish", "publish", "upload an adapter into a running server, behind a gate"),
-    "rollback": Command("trainer.commands.rollback", "rollback", "let an adapter serve the version before again"),
+    "rollback": Command("trainer.commands.publish", "rollback", "let an adapter serve the version before again"),
     "base": Command("hotswap.base_cli", "main", "import, list and locate base models in the local cache"),
     "demo": Command("hotswap.demo.cli", "main", "train, serve and hot-swap adapters end to end, and print a report"),
 }
@@ -87,7 +87,8 @@ def _load(command: Command) -> Callable[[list[str]], int]:
 
 def _own_errors() -> tuple[type[Exception], ...]:
     """The roots of our error trees; evaluated only once something was raised, so that a good start imports nothing."""
-    from adapters.errors import AdapterError, BaseModelError
+    from adapters.errors import AdapterError
+    from bases.errors import BaseModelError
     from server.errors import ServerError
     from trainer.errors import TrainerError
 

@@ -7,9 +7,5 @@ class HotswapError(Exception):
     """The command cannot go on; the message says why and what to do."""
 
 
-class BaseImportError(HotswapError):
-    """The default base cannot be downloaded or converted."""
-
-
 class DemoError(HotswapError):
     """A step of the demo failed."""

@@ -1,4 +1,4 @@
-"""Puts one server together: the HTTP application around an engine, and the process that serves it."""
+"""Puts one server together from its configuration: its context, and the HTTP application around its engine."""
 
 from __future__ import annotations
 
@@ -6,32 +6,91 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
 from fastapi import FastAPI
 
 from adapters.errors import AdapterError
-from server.api import adapters, chat, completions, errors, health, models, tokens, versions
+from bases.cache import import_gguf
+from bases.errors import BaseModelError
+from bases.finding import DEFAULT_BASE, is_gguf, resolve_base
+from bases.fingerprint import template_sha256
+from server.api import admin, completions, error_responses, health, models, tokens
+from server.api.context import Admission, ServerContext
 from server.api.middleware import BodyLimit, RequestLog
-from server.api.parts import Parts
+from server.catalog.lifecycle import AdapterLifecycle
+from server.catalog.registry import Registry
+from server.catalog.store import AdapterStore
+from server.config import EngineConfig, ServerConfig
+from server.engine.ipc.client import ClientCore
+from server.engine.ipc.process_client import ProcessEngineClient
 from server.errors import EngineStartError, EngineUnavailableError
+from server.metrics import Metrics
+from server.settings import DEFAULT_MODEL
+from server.text.tokenizer import TextProcessor
+
+MakeEngine = Callable[[EngineConfig], ClientCore]
+
+
+def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine = ProcessEngineClient) -> ServerContext:
+    """All parts of a server that keeps its packages in ``data_dir``. Raises BaseModelError."""
+    spec = DEFAULT_BASE if config.engine.model == DEFAULT_MODEL else config.engine.model
+    directory = import_gguf(Path(spec), log.info) if is_gguf(spec) else resolve_base(spec)
+    name = config.served_model_name or _name(spec, directory)
+    template = _template(config.chat_template)
+    template_hash = template_sha256(template) if template else ""
+    engine = make_engine(
+        msgspec.structs.replace(config.engine, model=str(directory), chat_template_sha256=template_hash)
+    )
+    registry = Registry(name, config.max_candidates)
+    metrics = Metrics(
+        name,
+        stats=lambda: engine.stats,
+        restarts=lambda: engine.restarts if isinstance(engine, ProcessEngineClient) else 0,
+        versions=registry.counts,
+        max_adapters=config.metrics_adapters,
+    )
+    engine.on_step = metrics.observe_step
+    text = TextProcessor.load(directory, template)
+    return ServerContext(
+        config=config,
+        base_name=name,
+        base_root=spec,
+        engine=engine,
+        registry=registry,
+        lifecycle=AdapterLifecycle(registry, AdapterStore(data_dir), engine, metrics, text),
+        text=text,
+        metrics=metrics,
+        admission=Admission(config.engine.max_num_seqs + config.max_waiting_requests),
+        version=version("hotswap"),
+    )
+
+
+def _name(spec: str, directory: Path) -> str:
+    """What clients call the base unless the operator says otherwise."""
+    if is_gguf(spec):
+        return Path(spec).stem
+    return directory.resolve().name if Path(spec).expanduser().is_dir() else spec
+
+
+def _template(path: str) -> str | None:
+    if not path:
+        return None
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BaseModelError(f"--chat-template {path} cannot be read as text") from error
+
 
 log = logging.getLogger(__name__)
-
 OnStarted = Callable[[EngineStartError | None], None]
 UPLOAD_PATH = "/v1/adapters"
-ROUTERS = (
-    chat.router,
-    completions.router,
-    models.router,
-    adapters.router,
-    versions.router,
-    tokens.router,
-    health.router,
-)
+ROUTERS = (completions.router, models.router, admin.router, tokens.router, health.router)
 
 
-def create_app(parts: Parts, on_started: OnStarted | None = None) -> FastAPI:
+def create_app(parts: ServerContext, on_started: OnStarted | None = None) -> FastAPI:
     """The application. While it lives its engine runs; it answers 503 until base and adapters are loaded.
 
     ``on_started`` is called once: with None when requests are served, or with the reason why they never will be.
@@ -52,13 +111,13 @@ def create_app(parts: Parts, on_started: OnStarted | None = None) -> FastAPI:
     app.state.parts = parts
     for router in ROUTERS:
         app.include_router(router)
-    errors.install(app)
+    error_responses.install(app)
     app.add_middleware(BodyLimit, limit=_body_limit(parts))
     app.add_middleware(RequestLog)
     return app
 
 
-def _body_limit(parts: Parts) -> Callable[[str, str], int]:
+def _body_limit(parts: ServerContext) -> Callable[[str, str], int]:
     """Uploads are streamed to disk and may be large; everything else is read whole."""
     json_limit, upload_limit = int(parts.config.max_body_mb * 2**20), int(parts.config.max_upload_mb * 2**20)
 
@@ -71,7 +130,7 @@ def _body_limit(parts: Parts) -> Callable[[str, str], int]:
     return limit
 
 
-async def _start(parts: Parts, on_started: OnStarted | None) -> None:
+async def _start(parts: ServerContext, on_started: OnStarted | None) -> None:
     """Start the engine and load the configured adapters, then open the doors."""
     failure = None
     try:
@@ -87,7 +146,7 @@ async def _start(parts: Parts, on_started: OnStarted | None) -> None:
         on_started(failure)
 
 
-async def _load(parts: Parts, name: str, path: Path) -> None:
+async def _load(parts: ServerContext, name: str, path: Path) -> None:
     try:
         await parts.lifecycle.install_copy(name, path, allow_noop=parts.config.allow_noop)
     except (AdapterError, EngineUnavailableError) as error:

@@ -25,6 +25,6 @@ def serve(argv: Sequence[str]) -> int:
 
 def chat(argv: Sequence[str]) -> int:
     """Talk to a server in the terminal; returns the exit code."""
-    from server.chat import main
+    from server.terminal_chat import main
 
     return main(argv)

@@ -6,8 +6,7 @@ import ipaddress
 
 import msgspec
 
-QUANTIZATIONS = ("auto", "nf4", "nf4-dq", "fp4", "fp4-dq", "int8", "none")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+from bases.names import DTYPES, QUANTIZATIONS
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):

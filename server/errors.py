@@ -1,4 +1,4 @@
-"""Errors of the server, drawn once. ``server.api.errors`` maps them to HTTP.
+"""Errors of the server, drawn once. ``server.api.error_responses`` maps them to HTTP.
 
 ServerError
 ├── InvalidRequestError      the client's mistake                    400

@@ -1,24 +1,75 @@
-"""Prometheus metrics of one server: nothing global, the collector registry is the object's own.
-
-It knows engine statistics and adapter keys, no HTTP. Per-adapter series are bounded by ``server.adapter_labels``.
-"""
+"""All metrics of one server. The busiest N adapter versions have series of their own; the rest share ``other``."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
 
-from server.adapter_labels import AdapterLabels, Label
+from server.adapter_key import AdapterKey
+from server.catalog.lifecycle import Action
+from server.catalog.versions import VersionState
+from server.collectors import EngineCollector, InfoCollector, VersionCollector
 from server.engine.messages import AdapterLoaded, EngineInfo, EngineStats, StepOutputs
-from server.lifecycle_observer import Action
-from server.registry import AdapterKey, VersionState
+
+Label = tuple[str, str]  # adapter, version
+BASE: Label = ("", "")  # requests to the base itself
+OTHER: Label = ("other", "")
+HALF_LIFE = 10_000  # requests after which older traffic counts half
+
+
+class AdapterLabels:
+    """Gives label pairs to adapter versions; at most ``limit`` versions have one of their own at any time.
+
+    A version without one takes the place of the least busy one when it has had twice its recent requests, so that
+    equally busy adapters do not push each other out again and again. ``on_drop`` is told which series ends.
+    """
+
+    def __init__(self, limit: int, on_drop: Callable[[Label], None]) -> None:
+        self._limit = limit
+        self._on_drop = on_drop
+        self._own: set[Label] = set()
+        self._traffic: dict[Label, float] = {}
+        self._requests = 0
+
+    def count(self, key: AdapterKey | None) -> Label:
+        """The label of ``key`` for one more request."""
+        self._age()
+        if key is None:
+            return BASE
+        label = (key.name, str(key.version))
+        self._traffic[label] = self._traffic.get(label, 0.0) + 1.0
+        if label in self._own or self._admit(label):
+            return label
+        return OTHER
+
+    def current(self, key: AdapterKey | None) -> Label:
+        """The label of ``key`` as things are, without counting a request."""
+        label = BASE if key is None else (key.name, str(key.version))
+        return label if key is None or label in self._own else OTHER
+
+    def retire(self, key: AdapterKey) -> None:
+        """``key`` is out of service: its series stay to be read, and are the first to give place."""
+        self._traffic[(key.name, str(key.version))] = 0.0
+
+    def _admit(self, label: Label) -> bool:
+        if len(self._own) >= self._limit:
+            least = min(self._own, key=lambda own: self._traffic.get(own, 0.0))
+            if self._traffic[label] < 2 * self._traffic.get(least, 0.0):
+                return False
+            self._own.remove(least)
+            self._on_drop(least)
+        self._own.add(label)
+        return True
+
+    def _age(self) -> None:
+        self._requests += 1
+        if self._requests % HALF_LIFE == 0:
+            self._traffic = {label: n / 2 for label, n in self._traffic.items() if n > 0.1}
+
 
 TTFT_BUCKETS = (
     .001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560
@@ -108,7 +159,7 @@ class Metrics:
         self._make_adapter_metrics()
         self._make_step_metrics()
         self.registry.register(EngineCollector(model, stats, restarts))
-        self.registry.register(_VersionCollector(model, versions))
+        self.registry.register(VersionCollector(model, versions))
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], labels: Iterable[str] = LABELS) -> Histogram:
         return Histogram(f"hotswap_{name}", text, tuple(labels), buckets=buckets, registry=self.registry)
@@ -181,7 +232,7 @@ class Metrics:
 
     def set_info(self, version: str, info: EngineInfo) -> None:
         """Say what runs, as ``_info`` gauges."""
-        self.registry.register(_InfoCollector(self._model, version, info))
+        self.registry.register(InfoCollector(self._model, version, info))
 
     def render(self) -> bytes:
         """The exposition text."""
@@ -210,130 +261,3 @@ class Metrics:
             self._prompt, self._generated, self._requests, self._errors,
         ):  # fmt: skip
             metric.remove_by_labels(by_label)
-
-
-class EngineCollector(Collector):
-    """The engine's own statistics, read when scraped; also under the names that routers look for."""
-
-    def __init__(self, model: str, stats: Callable[[], EngineStats], restarts: Callable[[], int]) -> None:
-        self._model = model
-        self._stats = stats
-        self._restarts = restarts
-
-    def describe(self) -> Iterable[Metric]:
-        """Nothing up front: the registry must not ask a starting engine."""
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        """All families."""
-        stats = self._stats()
-        yield from self._gauges(stats)
-        yield from self._counters(stats)
-        yield from self._for_routers(stats)
-
-    def _gauges(self, stats: EngineStats) -> Iterator[Metric]:
-        values = {
-            "requests_running": ("Sequences being computed.", stats.num_running),
-            "requests_waiting": ("Sequences waiting.", stats.num_waiting),
-            "kv_cache_usage_ratio": ("Used part of the KV cache, 0 to 1.", _usage(stats)),
-        }
-        for name, (text, value) in values.items():
-            yield self._gauge(f"hotswap_{name}", text, value)
-        resident = GaugeMetricFamily("hotswap_adapters_resident", "Adapter versions by tier.", labels=("model", "tier"))
-        resident.add_metric((self._model, "device"), stats.adapters_resident)
-        yield resident
-        nbytes = GaugeMetricFamily("hotswap_adapter_bytes", "Memory of adapters by tier.", labels=("model", "tier"))
-        nbytes.add_metric((self._model, "device"), stats.adapter_bytes)
-        yield nbytes
-
-    def _counters(self, stats: EngineStats) -> Iterator[Metric]:
-        values = {
-            "prefix_cache_queries": ("Prompt tokens looked up in the prefix cache.", stats.prefix_cache_queries),
-            "prefix_cache_hits": ("Prompt tokens found in the prefix cache.", stats.prefix_cache_hits),
-            "preemptions": ("Sequences put back for lack of blocks.", stats.preemptions),
-            "engine_restarts": ("Restarts of the engine process.", self._restarts()),
-        }
-        for name, (text, value) in values.items():
-            family = CounterMetricFamily(f"hotswap_{name}", text, labels=("model",))
-            family.add_metric((self._model,), value)
-            yield family
-
-    def _gauge(self, name: str, text: str, value: float, label: str = "model") -> Metric:
-        family = GaugeMetricFamily(name, text, labels=(label,))
-        family.add_metric((self._model,), value)
-        return family
-
-    def _for_routers(self, stats: EngineStats) -> Iterator[Metric]:
-        yield self._gauge("vllm:num_requests_running", "Running.", stats.num_running, "model_name")
-        yield self._gauge("vllm:num_requests_waiting", "Waiting.", stats.num_waiting, "model_name")
-        yield self._gauge("vllm:kv_cache_usage_perc", "KV cache usage, 0 to 1.", _usage(stats), "model_name")
-        labels = ("max_lora", "running_lora_adapters", "waiting_lora_adapters")
-        family = GaugeMetricFamily(
-            "vllm:lora_requests_info", "Adapters in use; the value is a timestamp.", labels=labels
-        )
-        # No fixed number of adapter slots exists here: memory is the limit. Routers want a number.
-        most = str(max(stats.adapters_resident, 1))
-        names = [",".join(sorted(set(names))) for names in (stats.running_adapters, stats.waiting_adapters)]
-        family.add_metric((most, *names), time.time())
-        yield family
-
-
-class _VersionCollector(Collector):
-    """How many adapter versions there are, by what they are good for."""
-
-    def __init__(self, model: str, versions: Callable[[], Mapping[VersionState, int]]) -> None:
-        self._model = model
-        self._versions = versions
-
-    def describe(self) -> Iterable[Metric]:
-        """Nothing up front."""
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        """One gauge with every state."""
-        counts = self._versions()
-        family = GaugeMetricFamily("hotswap_adapter_versions", "Adapter versions by state.", labels=("model", "state"))
-        for state in VersionState:
-            family.add_metric((self._model, state.value), counts.get(state, 0))
-        yield family
-
-
-class _InfoCollector(Collector):
-    """What runs, as constant gauges of value 1, and the memory that it took when it was loaded."""
-
-    def __init__(self, model: str, version: str, info: EngineInfo) -> None:
-        self._build = {"version": version}
-        self._base = {
-            "model": model,
-            "fingerprint": info.base_fingerprint,
-            "quantization": info.quantization,
-            "dtype": info.dtype,
-            "device": info.device,
-            "max_model_len": str(info.max_model_len),
-        }
-        self._memory = {
-            "hotswap_base_bytes": ("Memory of the base's weights, quantization constants included.", info.base_bytes),
-            "hotswap_kv_cache_bytes": ("Memory of the KV cache, used or not.", info.kv_bytes),
-        }
-
-    def describe(self) -> Iterable[Metric]:
-        """Nothing up front."""
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        """All families."""
-        for name, (text, nbytes) in self._memory.items():
-            family = GaugeMetricFamily(name, text, labels=("model",))
-            family.add_metric((self._base["model"],), nbytes)
-            yield family
-        for name, text, labels in (
-            ("hotswap_build_info", "The server's version.", self._build),
-            ("hotswap_base_info", "The resident base.", self._base),
-        ):
-            family = GaugeMetricFamily(name, text, labels=tuple(labels))
-            family.add_metric(tuple(labels.values()), 1)
-            yield family
-
-
-def _usage(stats: EngineStats) -> float:
-    return stats.kv_blocks_used / stats.kv_blocks_total if stats.kv_blocks_total else 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import signal
 import socket
 import sys
@@ -16,14 +17,52 @@ from types import FrameType
 import uvicorn
 
 from adapters.errors import AdapterError
-from adapters.inspection import inspect_package
-from server.api.parts import Parts
-from server.app import create_app
-from server.assembly import make_parts
-from server.banner import banner
+from adapters.package.inspection import inspect_package
+from server.api.context import ServerContext
+from server.app import create_app, make_context
 from server.config import ServerConfig
 from server.errors import EngineStartError, InvalidRequestError
 from server.logs import configure_logging
+
+
+def banner(parts: ServerContext, url: str) -> str:
+    """A few lines for a person."""
+    info = parts.engine.info
+    names = parts.registry.names()
+    tokens = info.num_kv_blocks * info.block_size
+    rows = {
+        "base": f"{parts.base_name} ({info.quantization}, {info.dtype} on {info.device}, {_size(info.base_bytes)})",
+        "kv cache": f"{_size(info.kv_bytes)}, {tokens:,} tokens; up to {info.max_model_len:,} per sequence",
+        "adapters": ", ".join(_adapter(parts, name) for name in names) or "none yet",
+        "listening": f"{url}  ({_access(parts)})",
+        "try": _curl(parts, url, names[0] if names else parts.base_name),
+        "talk": f"hotswap chat --url {url}",
+    }
+    return "\n".join([f"hotswap {parts.version} is ready", *(f"  {key:<10}{value}" for key, value in rows.items())])
+
+
+def _adapter(parts: ServerContext, name: str) -> str:
+    version = parts.registry.live(name)
+    return f"{version.key} ({version.kind}, {_size(version.nbytes)})"
+
+
+def _access(parts: ServerContext) -> str:
+    config = parts.config
+    inference = "API key needed" if config.api_keys else "no API key needed"
+    if config.admin_is_open:
+        return f"{inference}; adapter uploads open to this machine"
+    return f"{inference}; adapter uploads {'with an admin key' if config.admin_keys else 'off: no --admin-key'}"
+
+
+def _curl(parts: ServerContext, url: str, model: str) -> str:
+    body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 32}
+    key = ' -H "Authorization: Bearer $KEY"' if parts.config.api_keys else ""
+    return f"curl {url}/v1/chat/completions{key} -d '{json.dumps(body)}'"
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.1f} MB"
+
 
 KEEP_ALIVE_SECONDS = 75
 CLOSE_SECONDS = 5  # for answers on their way out, once the drain is over
@@ -36,7 +75,7 @@ def run(config: ServerConfig) -> int:
     sock = bind(config.host, config.port)
     with sock, _data_dir(config) as data_dir:
         url = _url(config.host, sock.getsockname()[1])
-        parts = make_parts(config, data_dir)
+        parts = make_context(config, data_dir)
         check_adapters(parts)
         _say(f"loading {parts.base_root} ...")
         server = DrainingServer(parts, url)
@@ -53,7 +92,7 @@ class DrainingServer(uvicorn.Server):
     A second signal ends at once. ``failure`` is set when the server could not start.
     """
 
-    def __init__(self, parts: Parts, url: str) -> None:
+    def __init__(self, parts: ServerContext, url: str) -> None:
         self.failure: EngineStartError | None = None
         self._parts = parts
         self._url = url
@@ -109,7 +148,7 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
-def check_adapters(parts: Parts) -> None:
+def check_adapters(parts: ServerContext) -> None:
     """Find what is wrong with --adapter before the base is loaded. Raises EngineStartError."""
     for name, path in parts.config.adapters:
         try:

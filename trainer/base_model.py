@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
-from adapters.base import resolve_base
-from adapters.errors import BaseModelError
-from adapters.fingerprint import base_fingerprint
+from bases.errors import BaseModelError
+from bases.finding import resolve_base
+from bases.fingerprint import base_fingerprint
 from trainer.added_tokens import TrainedToken, add_tokens
 from trainer.config.methods import trains_weights
-from trainer.config.schema import TrainConfig
-from trainer.config.training import DIVIDED
+from trainer.config.schema import DIVIDED, TrainConfig
 from trainer.errors import first_line
 from trainer.int8 import use_weight_only_int8
 from trainer.memory import is_out_of_memory

@@ -1,4 +1,4 @@
-"""Files and directories that are there whole or not at all."""
+"""Files of runs: their names, and how files and directories are there whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from adapters.files import move_directory, sync
+from adapters.package.files import move_directory, sync
 from trainer.errors import CheckpointError
+
+CONFIG_FILE = "config.yaml"
+SERVED_TEMPLATE = "chat_template.jinja"  # for --chat-template, where training had another than the base's
+PACKAGE_DIR, BASE_DIR, REWARD_DIR = "adapter", "base", "reward_model"  # what a run ends in: one of them
 
 
 def write_whole(path: Path, text: str) -> None:

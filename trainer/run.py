@@ -9,29 +9,26 @@ from torch import Tensor
 from transformers import set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from adapters.manifest import DataRef
+from adapters.package.manifest import DataRef
 from trainer.base_model import Base, load_base
-from trainer.config.schema import TrainConfig
-from trainer.config.training import DIVIDED
-from trainer.context import check_context
+from trainer.config.schema import DIVIDED, TrainConfig
+from trainer.data.batches import pack
 from trainer.data.disk import lengths_of
-from trainer.data.load import TrainingData, load_data
-from trainer.data.packing import pack
-from trainer.data.progress import spoken
+from trainer.data.splits import progress_messages
+from trainer.data.training_data import TrainingData, load_data
 from trainer.distributed import processes
-from trainer.distributed.rules import check_processes
 from trainer.distributed.shards import put, shard
-from trainer.evaluation.greedy import exact_match
+from trainer.distributed.strategies import check_processes
+from trainer.export.result import export_result
 from trainer.loop.checkpoint import whole_parameters
 from trainer.loop.failures import explained
+from trainer.loop.greedy import exact_match
 from trainer.loop.loss import LabelledHead
-from trainer.loop.packed_attention import use_packed_attention
-from trainer.loop.packing import check_packing
-from trainer.loop.progress import Display, SilentDisplay
+from trainer.loop.packed_attention import check_packing, use_packed_attention
+from trainer.loop.session import RunResult, TrainingSession, check_context
 from trainer.loop.trainer import AdapterTrainer, autocasts, make_arguments, total_steps
 from trainer.methods import apply_method, trainable_parameters
-from trainer.result import export_result
-from trainer.session import RunResult, Session
+from trainer.progress import Display, SilentDisplay
 
 
 def train(
@@ -45,7 +42,7 @@ def train(
     check_processes(config)
     with explained(config), processes.joined():
         shown = display if display and processes.is_main() else SilentDisplay()
-        session = Session(config, resume=resume, overwrite=overwrite, display=shown)
+        session = TrainingSession(config, resume=resume, overwrite=overwrite, display=shown)
         if config.preference:
             from trainer.preference.run import train_preference
 
@@ -53,10 +50,10 @@ def train(
         return _train(session)
 
 
-def _train(session: Session) -> RunResult:
+def _train(session: TrainingSession) -> RunResult:
     config = session.config
     base = load_base(config)
-    progress = spoken(session.display.message)
+    progress = progress_messages(session.display.message)
     data = load_data(config.data, base.tokenizer, base.end_ids, config.training.seed, progress)
     for note in data.notes:
         session.display.message(note)
@@ -85,7 +82,7 @@ def _train(session: Session) -> RunResult:
 
 
 def _finish(
-    session: Session,
+    session: TrainingSession,
     base: Base,
     data: TrainingData,
     trainer: AdapterTrainer,

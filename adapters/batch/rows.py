@@ -17,7 +17,7 @@ MAX_PADDED_ROWS = 8
 
 
 @dataclass(frozen=True)
-class Segment:
+class RowSegment:
     """Rows ``start .. stop`` of the batch belong to ``member`` (an adapter; any hashable)."""
 
     member: object
@@ -41,7 +41,7 @@ class RowPlan:
     rows: Tensor
 
 
-def plan_rows(members: Sequence[object], segments: Sequence[Segment], device: torch.device) -> RowPlan:
+def plan_rows(members: Sequence[object], segments: Sequence[RowSegment], device: torch.device) -> RowPlan:
     """Lay out the rows of ``members``; segments of others are left out."""
     index = {member: i for i, member in enumerate(members)}
     mine = [(index[s.member], s.start, s.stop) for s in segments if s.member in index]

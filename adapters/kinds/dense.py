@@ -14,9 +14,9 @@ from torch import Tensor
 
 from adapters.errors import PackageError
 from adapters.limits import PackageLimits
-from adapters.names import shown
 from adapters.ops import AddOp, LowRank
-from adapters.ops.delta import Delta
+from adapters.ops.matrices import Delta
+from adapters.quoting import quote
 
 BYTES = 4  # of a float32 or an int32
 
@@ -37,7 +37,7 @@ def check_memory(sizes: Mapping[str, int], kind: str, limits: PackageLimits) -> 
     if total > limits.max_dense_bytes:
         largest = max(sizes, key=lambda module: sizes[module])
         raise PackageError(
-            f"the updates of this {kind} adapter take {total} bytes in float32, the largest ({shown(largest)}) "
+            f"the updates of this {kind} adapter take {total} bytes in float32, the largest ({quote(largest)}) "
             f"{sizes[largest]}; {limits.max_dense_bytes} are allowed (max_dense_bytes). Adapt fewer modules, use a "
             "kind with low-rank updates, or raise the limit"
         )
@@ -55,4 +55,4 @@ def check_update(op: AddOp, module: str) -> AddOp:
     """``op``. PackageError when its numbers became infinite."""
     if all(bool(torch.isfinite(tensor).all()) for tensor in op.tensors()):
         return op
-    raise PackageError(f"the update of module {shown(module)} is not finite: its tensors or its scale are too large")
+    raise PackageError(f"the update of module {quote(module)} is not finite: its tensors or its scale are too large")

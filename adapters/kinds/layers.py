@@ -1,21 +1,118 @@
-"""What the kinds that change a linear map's weight share: a package sorted by the linear maps that it adapts."""
+"""A package sorted by the linear maps that it adapts, held against what its configuration and the base say."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
-from adapters.base import BaseSpec
-from adapters.configs.targets import TargetedConfig
-from adapters.kinds.biases import own_bias, take_biases
-from adapters.kinds.check import expect_fractions, expect_shape
-from adapters.kinds.names import by_module, key, take
-from adapters.kinds.targets import check_targets, linear_shape
+from adapters.base_spec import BaseSpec
+from adapters.errors import PackageError
+from adapters.kinds.config import TargetedConfig
+from adapters.kinds.patterns import PatternMatcher
+from adapters.kinds.saved_adapter import PREFIX, SavedAdapter, by_module, expect_fractions, expect_shape, key, take
 from adapters.ops import Adapter, Bias, Op
-from adapters.package import AdapterPackage
-from adapters.patterns import PatternMatcher
+from adapters.quoting import quote
+
+
+def check_targets(
+    found: set[str],
+    base: BaseSpec,
+    config: TargetedConfig,
+    matcher: PatternMatcher,
+    parameter: str,
+    *,
+    others: Mapping[str, str] | None = None,
+    exempt: Collection[str] = (),
+) -> None:
+    """Hold the modules that have tensors against those that the config targets, as peft would match them.
+
+    ``parameter`` is the tensor that every adapted linear map has; ``others`` are further modules that the kind adapts,
+    and such a tensor of each. ``exempt`` modules may be targeted or not. Raises PackageError.
+    """
+    parameters = dict.fromkeys(base.linears, parameter) | dict(others or {})
+    wanted = matcher.targets(parameters)
+    if wanted is None:
+        return
+    wanted.difference_update(exempt)
+    if missing := sorted(wanted - found):
+        raise PackageError(
+            f"tensor {quote(key(missing[0], parameters[missing[0]]))} is missing: target_modules names this module "
+            f"({len(missing)} of {len(wanted)} targeted modules have no tensors; is the package complete?)"
+        )
+    if extra := sorted(found - wanted):
+        name = key(extra[0], parameters.get(extra[0], parameter))
+        raise PackageError(
+            f"tensor {quote(name)} belongs to a module that target_modules does not name, so peft would not apply it; "
+            "correct target_modules in adapter_config.json"
+        )
+    listed = config.target_modules if isinstance(config.target_modules, list) else []
+    for entry in listed:
+        if not any(module == entry or module.endswith(f".{entry}") for module in parameters):
+            raise PackageError(
+                f"target_modules names {quote(entry)}, which matches no linear map of the base {quote(base.name)}; "
+                "the adapter was made for another architecture, or the entry should be removed"
+            )
+
+
+def linear_shape(module: str, parameter: str, base: BaseSpec) -> tuple[int, int]:
+    """(out_features, in_features) of a linear map that a package adapts. PackageError when the base has none."""
+    if module not in base.linears:
+        raise unknown_module(key(module, parameter), module, base)
+    return base.linears[module]
+
+
+def unknown_module(name: str, module: str, base: BaseSpec) -> PackageError:
+    """What to raise for the tensor ``name`` of a ``module`` that the base does not have."""
+    layer = re.search(r"\.(\d+)\.", module)
+    if layer and len(layer[1]) < 6 and int(layer[1]) >= base.num_layers:
+        why = f"the base has {base.num_layers} layers; the adapter was made for a deeper one"
+    else:
+        why = "its names suggest that the adapter was made for another architecture, or a part that is not adapted"
+    return PackageError(f"tensor {quote(name)} matches no linear map of the base {quote(base.name)}: {why}")
+
+
+_BIAS_NAME = re.compile(r"(?P<module>.+?)(\.base_layer)?\.bias")
+
+
+def take_biases(tensors: Mapping[str, Tensor], base: BaseSpec) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Split ``tensors`` into the others, by name, and the trained biases, by module, in float32.
+
+    PackageError for a bias of a module without one, of another size, or twice.
+    """
+    others: dict[str, Tensor] = {}
+    biases: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        found = _BIAS_NAME.fullmatch(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
+        if found is None:
+            others[name] = tensor
+            continue
+        if found["module"] in biases:
+            raise PackageError(f"tensor {quote(name)}: the package holds two biases for this module")
+        biases[found["module"]] = trained_bias(found["module"], tensor, base)
+    return others, biases
+
+
+def own_bias(module: str, base: BaseSpec) -> Tensor:
+    """The base's bias of ``module``, in float32 on the CPU."""
+    return base.biases[module].detach().to("cpu", torch.float32)
+
+
+def trained_bias(module: str, tensor: Tensor, base: BaseSpec) -> Tensor:
+    """``tensor`` in float32, as the bias of ``module``. PackageError when the base has none there, or another size."""
+    name = key(module, "bias")
+    if module not in base.biases:
+        raise PackageError(
+            f"tensor {quote(name)}: the module {quote(module)} of {quote(base.name)} has no bias; "
+            "the adapter was made for another base"
+        )
+    expect_fractions(name, tensor)
+    hint = "the shape suggests that the adapter was made for another base"
+    expect_shape(name, tensor, tuple(base.biases[module].shape), hint)
+    return tensor.float()
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +157,7 @@ class Layers:
 
 
 def sort_layers(
-    package: AdapterPackage, base: BaseSpec, parameters: Collection[str], embedded: str | None = None
+    package: SavedAdapter, base: BaseSpec, parameters: Collection[str], embedded: str | None = None
 ) -> Layers:
     """Sort a package whose adapted modules have tensors ``parameters``, of which the first is in every module.
 

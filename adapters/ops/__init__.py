@@ -4,10 +4,9 @@ An op's docstring is its specification, and its ``reference`` the same as a naiv
 mixed batch is in ``adapters.batch``.
 """
 
-from adapters.ops.adapter import Adapter
-from adapters.ops.base import AddOp, Op, Site
-from adapters.ops.bias import Bias
+from adapters.ops.activations import Bias
+from adapters.ops.adapter import Adapter, PrefixKV, PromptEmbeds
 from adapters.ops.low_rank import LowRank
-from adapters.ops.virtual import PrefixKV, PromptEmbeds
+from adapters.ops.op import AddOp, Op, Site
 
 __all__ = ["Adapter", "AddOp", "Bias", "LowRank", "Op", "PrefixKV", "PromptEmbeds", "Site"]

@@ -1,4 +1,4 @@
-"""One adapter, ready to run."""
+"""One adapter, ready to run: its ops by module, and what stands before the prompt."""
 
 from __future__ import annotations
 
@@ -7,8 +7,31 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from adapters.ops.base import Op
-from adapters.ops.virtual import PrefixKV, PromptEmbeds
+from adapters.ops.op import Op
+
+
+@dataclass(frozen=True, eq=False)
+class PrefixKV:
+    """Keys and values that stand before the prompt in every layer.
+
+    Semantics: position ``p < num_virtual_tokens`` of layer ``l`` holds ``keys[l, p]``, ``values[l, p]``; keys are
+    after the rotary embedding; the prompt's own positions start at ``num_virtual_tokens``.
+    Shape: ``keys``, ``values`` [num_layers, num_virtual_tokens, num_kv_heads, head_dim].
+    """
+
+    keys: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class PromptEmbeds:
+    """Embedding rows that stand before the prompt.
+
+    Semantics: position ``p < num_virtual_tokens`` has input embedding ``embeds[p]``; prompt positions follow.
+    Shape: ``embeds`` [num_virtual_tokens, hidden_size].
+    """
+
+    embeds: Tensor
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,13 +1,14 @@
-"""Low-rank updates: LoRA and every kind that comes down to it."""
+"""Low-rank updates: LoRA and every kind that comes down to it, also of the input, and from shared factors."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from adapters.ops.base import AddOp, Site
+from adapters.ops.op import AddOp, Site
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,3 +42,86 @@ class LowRank(AddOp):
     def columns(self, base: int, given: int) -> int:
         """See Op.columns."""
         return self.b.shape[-1]
+
+
+@dataclass(frozen=True, eq=False)
+class LowRankInput(LowRank):
+    """A low-rank change of a module's input.
+
+    Semantics: ``x += (x @ a) @ b``.
+    Shape: ``a`` [in_features, r]; ``b`` [r, in_features].
+    """
+
+    SIDE: ClassVar[Literal["input", "output"]] = "input"
+
+
+@dataclass(frozen=True, eq=False)
+class SharedLowRank(AddOp):
+    """A low-rank update from a corner of two shared factors, scaled in the middle and at the end.
+
+    VeRA (https://huggingface.co/papers/2310.11454). Every module of an adapter uses the same two tensors, as large as
+    its largest module asks for, so members are never copied into a stack.
+
+    Semantics: ``y += ((x @ a[:in]) * inner) @ b[:, :out] * outer``.
+    Shape: ``a`` [at least in_features, r]; ``b`` [r, at least out_features]; ``inner`` [r]; ``outer`` [out_features].
+    """
+
+    STACKS: ClassVar[bool] = False
+
+    a: Tensor
+    b: Tensor
+    inner: Tensor
+    outer: Tensor
+
+    def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
+        """See Op.reference."""
+        hidden = (x @ self.a[: len(x)].float()) * self.inner.float()
+        return y + (hidden @ self.b[:, : len(y)].float()) * self.outer.float()
+
+    def update(self, x: Tensor) -> Tensor:
+        """See AddOp.update."""
+        a, b = self.a[:, : x.shape[-1]], self.b[:, :, : self.outer.shape[-1]]
+        return torch.bmm(torch.bmm(x, a) * self.inner[:, None], b) * self.outer[:, None]
+
+
+@dataclass(frozen=True, eq=False)
+class RandomBases(AddOp):
+    """The sum of n low-rank products, of one random factor scaled n times and another random factor's n parts.
+
+    RandLoRA (https://huggingface.co/papers/2502.00987). A module computes with a corner of the two shared tensors;
+    its own numbers are few, while the sum has full rank. So the scaled factor is made anew in every call, and members
+    are never copied into a stack.
+
+    Semantics: ``y += x @ small.T @ big[: n r, : out]`` where the module has no more inputs than outputs, otherwise
+    ``y += x @ big[: n r, : in].T @ small``; row ``i n + k`` of ``small`` is ``scales[i, k] * a[i, : m] * gains[k]``.
+    Shape: ``a`` [r, at least m] with ``m = min(in_features, out_features)``; ``big`` [at least n r, at least
+    max(in_features, out_features)]; ``scales`` [r, n]; ``gains`` [n, m].
+    """
+
+    STACKS: ClassVar[bool] = False
+
+    a: Tensor
+    big: Tensor
+    scales: Tensor
+    gains: Tensor
+    out_features: int
+
+    def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
+        """See Op.reference."""
+        (r, n), m = self.scales.shape, self.gains.shape[1]
+        scales, gains, a = self.scales.float(), self.gains.float(), self.a[:, :m].float()
+        small = torch.stack([scales[i, k] * a[i] * gains[k] for i in range(r) for k in range(n)])
+        big = self.big[: r * n].float()
+        if m == len(x):
+            return y + x @ small.T @ big[:, : len(y)]
+        return y + x @ big[:, : len(x)].T @ small
+
+    def update(self, x: Tensor) -> Tensor:
+        """See AddOp.update."""
+        m, in_features = self.gains.shape[-1], x.shape[-1]
+        scaled = self.scales[..., None] * self.a[:, :, None, :m] * self.gains[:, None]
+        small = scaled.flatten(1, 2)
+        big = self.big[:, : small.shape[1]]
+        if m == in_features:
+            return torch.bmm(torch.bmm(x, small.mT), big[..., : self.out_features])
+        return torch.bmm(torch.bmm(x, big[..., :in_features].mT), small)

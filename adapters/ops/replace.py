@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 import torch.nn.functional as F
 from torch import Tensor
 
-from adapters.ops.base import Op, Site
+from adapters.ops.op import Op, Site
 
 
 @dataclass(frozen=True, eq=False)

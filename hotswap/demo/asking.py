@@ -1,12 +1,15 @@
-"""One streamed chat request through the official ``openai`` client, with everything the report needs of its answer.
+"""Streamed chat requests through the official ``openai`` client, one at a time or as steady traffic.
 
-It does not know why it asks, nor what a right answer is.
+An answer has everything the report needs of it. It does not know why it asks, nor what a right answer is.
 """
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +30,7 @@ class Token:
 
 
 @dataclass(frozen=True)
-class Question:
+class ChatQuestion:
     """One user message to one model, to be answered greedily."""
 
     model: str
@@ -44,7 +47,7 @@ class Answer:
     are those of all chunks. ``error`` is None for a complete answer.
     """
 
-    question: Question
+    question: ChatQuestion
     start: float
     end: float = 0.0
     version: str = ""
@@ -57,13 +60,13 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Asker:
+class StreamingClient:
     """Asks one server, greedily. ``salt`` keeps its prompts out of, and away from, everybody else's prefix cache."""
 
     client: AsyncOpenAI
     salt: str = ""
 
-    async def ask(self, question: Question, on_first: Callable[[], object] = lambda: None) -> Answer:
+    async def ask(self, question: ChatQuestion, on_first: Callable[[], object] = lambda: None) -> Answer:
         """The answer to ``question``; never raises for what the server does. ``on_first`` hears of the first text."""
         answer = Answer(question, time.perf_counter())
         extra: dict[str, Any] = {"ignore_eos": True} if question.ignore_eos else {}
@@ -110,3 +113,48 @@ def _take(answer: Answer, chunk: Any) -> None:
 def open_client(url: str, key: str) -> AsyncOpenAI:
     """The official client, without its retries: a failed request must show. Use it as a context manager."""
     return AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=300)
+
+
+# What a user of the base might ask; none of it is a task of the demo.
+BASE_PROMPTS = (
+    "Why is the sky blue?",
+    "Give me three uses for an old newspaper.",
+    "Write a short poem about a harbour in winter.",
+    "How do bees find their way home?",
+    "What should I pack for a weekend in the mountains?",
+    "Explain what a lighthouse is to a child.",
+    "Tell me a story about a clock that runs backwards.",
+    "How is bread made?",
+)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """``count`` requests at a time, over ``questions`` again and again; answers go ``into`` a list."""
+
+    questions: Sequence[ChatQuestion]
+    count: int
+    into: list[Answer]
+
+
+@asynccontextmanager
+async def traffic(asker: StreamingClient, *streams: Stream) -> AsyncIterator[None]:
+    """Keep ``streams`` running for the length of the block.
+
+    The last requests are let run to their end, so that every request that was sent has its answer.
+    """
+    stopping = asyncio.Event()
+
+    async def keep_asking(questions: Iterator[ChatQuestion], into: list[Answer]) -> None:
+        while not stopping.is_set():
+            into.append(await asker.ask(next(questions)))
+
+    async with asyncio.TaskGroup() as tasks:
+        for stream in streams:
+            questions = itertools.cycle(stream.questions)
+            for _ in range(stream.count):
+                tasks.create_task(keep_asking(questions, stream.into))
+        try:
+            yield
+        finally:
+            stopping.set()

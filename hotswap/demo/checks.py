@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from hotswap.demo.asking import Answer
-from hotswap.demo.comparison import Verdict
-from hotswap.demo.findings import Check, Findings
+from hotswap.demo.findings import Check, Findings, Verdict
 
 CLEARLY = 0.3  # an adapter must be right on this share more of the held-out rows than the base
 ADAPTERS = ("contacts", "dates")

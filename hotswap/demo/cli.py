@@ -8,7 +8,7 @@ import signal
 from importlib.util import find_spec
 from pathlib import Path
 
-from adapters.base import DEFAULT_BASE
+from bases.finding import DEFAULT_BASE
 from hotswap.errors import DemoError
 
 
@@ -19,9 +19,9 @@ def main(argv: list[str]) -> int:
         raise DemoError("the demo drives the server with the openai client; run: pip install 'hotswap[demo]'")
     from rich.console import Console
 
+    from hotswap.demo.commands import Settings
     from hotswap.demo.flow import Demo
     from hotswap.demo.report import WIDTH
-    from hotswap.demo.settings import Settings
 
     settings = Settings(out=args.out, base=args.base, quantize=args.quantize, seed=args.seed, reuse=args.reuse)
     console = Console(highlight=False)

@@ -1,16 +1,138 @@
-"""What the demo found out: scores, checks and latencies as plain data, to be judged, shown and written to JSON."""
+"""What the demo found out: scores, latencies and comparisons as plain data, to be judged, shown and written to JSON.
+
+An answer given under load is compared with the one that the same model gives alone. Two greedy runs may part where two
+tokens are equally likely up to rounding: another batch adds numbers up in another order. From there on they cannot be
+compared, so an answer counts as mixed only if it parts from the lone one at a token that rounding does not explain.
+"""
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from itertools import zip_longest
 from typing import Any
 
-from hotswap.demo.asking import Answer
-from hotswap.demo.comparison import Key, Verdict
-from hotswap.demo.latency import Phase, latency_in
-from hotswap.demo.tasks import Row, Task
+from hotswap.demo.asking import Answer, Token
+from hotswap.demo.tasks import Task, TaskRow
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A named stretch of time, in ``time.perf_counter`` seconds."""
+
+    name: str
+    start: float
+    end: float
+
+    def holds(self, moment: float) -> bool:
+        """Whether ``moment`` lies in this phase."""
+        return self.start <= moment < self.end
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Figures in ms over the requests that began, and the gaps that ended, in one phase; None where there were none."""
+
+    requests: int
+    ttft_p50: float | None
+    ttft_p95: float | None
+    itl_p50: float | None
+    itl_p95: float | None
+    itl_max: float | None
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """For JSON."""
+        return asdict(self)
+
+
+def latency_in(phase: Phase, answers: Iterable[Answer]) -> Latency:
+    """The latencies of ``answers`` in ``phase``."""
+    first: list[float] = []
+    gaps: list[float] = []
+    for answer in answers:
+        if answer.stamps and phase.holds(answer.start):
+            first.append(answer.stamps[0] - answer.start)
+        pairs = zip(answer.stamps, answer.stamps[1:], strict=False)
+        gaps += [after - before for before, after in pairs if phase.holds(after)]
+    return Latency(
+        requests=len(first),
+        ttft_p50=_milliseconds(first, 50),
+        ttft_p95=_milliseconds(first, 95),
+        itl_p50=_milliseconds(gaps, 50),
+        itl_p95=_milliseconds(gaps, 95),
+        itl_max=_milliseconds(gaps, 100),
+    )
+
+
+def _milliseconds(seconds: Sequence[float], percent: int) -> float | None:
+    if not seconds:
+        return None
+    return round(percentile(seconds, percent) * 1e3, 1)
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    """The percentile by linear interpolation."""
+    if len(values) == 1 or percent == 100:
+        return max(values)
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
+
+
+NEAR_TIE = 0.1  # difference of log-probabilities: the rounding of bf16 reaches a few hundredths
+
+
+class Verdict(StrEnum):
+    """What a comparison says."""
+
+    SAME = "same"
+    ROUNDING = "rounding"
+    MIXED = "mixed"
+
+
+def compare_answers(loaded: Answer, alone: Answer) -> Verdict:
+    """Compare two greedy answers of one model to one prompt, token by token."""
+    for ours, theirs in zip_longest(loaded.tokens, alone.tokens):
+        if ours is None or theirs is None:
+            longer = ours or theirs
+            return Verdict.ROUNDING if _end_was_near(longer) else Verdict.MIXED
+        if ours.text != theirs.text:
+            near = _near(theirs, ours.text) and _near(ours, theirs.text)
+            return Verdict.ROUNDING if near else Verdict.MIXED
+    return Verdict.SAME
+
+
+def _near(token: Token, other: str) -> bool:
+    """Whether ``other`` was about as likely as ``token`` where that was chosen."""
+    return token.logprob - token.top.get(other, float("-inf")) <= NEAR_TIE
+
+
+def _end_was_near(token: Token | None) -> bool:
+    assert token is not None  # zip_longest gives one of the two
+    return any(_near(token, other) for other in token.top if other.startswith("<|"))
+
+
+@dataclass(frozen=True)
+class AnswerKey:
+    """What a greedy answer is determined by: what served it (the base's name for the base) and what was asked."""
+
+    served_by: str
+    prompt: str
+    max_tokens: int
+    ignore_eos: bool
+
+
+def key_of(answer: Answer) -> AnswerKey:
+    """The key of an answer."""
+    asked = answer.question
+    return AnswerKey(answer.version or asked.model, asked.prompt, asked.max_tokens, asked.ignore_eos)
+
+
+def compare_all(loaded: Iterable[Answer], alone: Mapping[AnswerKey, Answer]) -> Counter[Verdict]:
+    """Verdicts on all complete ``loaded`` answers that have a lone one."""
+    pairs = ((answer, alone.get(key_of(answer))) for answer in loaded if answer.error is None)
+    return Counter(compare_answers(answer, other) for answer, other in pairs if other is not None)
 
 
 @dataclass(frozen=True)
@@ -19,7 +141,7 @@ class Scored:
 
     who: str
     task: Task
-    rows: Sequence[Row]
+    rows: Sequence[TaskRow]
     answers: Sequence[Answer]
 
     @property
@@ -49,7 +171,7 @@ class Findings:
     scores: dict[str, Scored] = field(default_factory=dict)
     phases: list[Phase] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
-    lone: dict[Key, Answer] = field(default_factory=dict)
+    lone: dict[AnswerKey, Answer] = field(default_factory=dict)
     verdicts: Counter[Verdict] = field(default_factory=Counter)
     swap_seconds: dict[str, float] = field(default_factory=dict)
     server_exit_code: int | None = None

@@ -1,32 +1,64 @@
-"""The demo from beginning to end: base, data, training, serving, report."""
+"""The demo from beginning to end: base, data, training, serving, questions asked again alone, report.
+
+What the answers under load are compared with is asked one question at a time with nothing else running. The replaced
+version is uploaded once more under a name of its own: a version is its content, so it is the same one.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from openai import AsyncOpenAI
 from rich.console import Console
+from rich.progress import track
 
-from adapters.base import DEFAULT_BASE
-from hotswap.base import import_default_base
-from hotswap.demo.alone import OLD_NAME, ask_alone
-from hotswap.demo.asking import Asker, open_client
-from hotswap.demo.checks import all_checks
-from hotswap.demo.comparison import compare_all
-from hotswap.demo.findings import Findings
+from bases.default_base import import_default_base
+from bases.finding import DEFAULT_BASE
+from hotswap.demo.asking import BASE_PROMPTS, Answer, ChatQuestion, StreamingClient, open_client
+from hotswap.demo.checks import OLD, all_checks
+from hotswap.demo.commands import (
+    BATCH_SIZE,
+    FIRST,
+    RECIPES,
+    Settings,
+    publish,
+    start_server,
+    train_all,
+    wait_until_ready,
+)
+from hotswap.demo.findings import AnswerKey, Findings, compare_all, key_of
 from hotswap.demo.live import Live
-from hotswap.demo.processes import Server, publish, start_server, wait_until_ready
 from hotswap.demo.report import write_report
-from hotswap.demo.settings import BATCH_SIZE, FIRST, RECIPES, Settings
-from hotswap.demo.tasks import CONTACTS, DATES, Row
-from hotswap.demo.traffic import BASE_PROMPTS
-from hotswap.demo.training import train_all
+from hotswap.demo.tasks import CONTACTS, DATES, TaskRow
+from trainer.serving.local_server import LocalServer
 
-Rows = dict[str, list[Row]]
+OLD_NAME = "contacts-old"
+
+
+async def ask_alone(
+    asker: StreamingClient, under_load: Sequence[Answer], prompts: set[str], console: Console
+) -> dict[AnswerKey, Answer]:
+    """The lone answer to every question of ``under_load`` about one of ``prompts``, by the key of that question.
+
+    ``OLD_NAME`` must serve the replaced version. ``asker`` should have a salt, so that nothing computed under load is
+    used again.
+    """
+    complete = {key_of(a): a for a in under_load if a.error is None and a.question.prompt in prompts}
+    lone = {}
+    for key, answer in track(complete.items(), description="  alone", console=console):
+        lone[key] = await asker.ask(_again(answer))
+    return lone
+
+
+def _again(answer: Answer) -> ChatQuestion:
+    return replace(answer.question, model=OLD_NAME) if answer.version == OLD else answer.question
+
+
+Rows = dict[str, list[TaskRow]]
 
 
 @dataclass
@@ -59,16 +91,16 @@ class Demo:
         return all(check.ok for check in checks)
 
     async def _exercise(
-        self, server: Server, client: AsyncOpenAI, packages: dict[str, Path], held_out: Rows
+        self, server: LocalServer, client: AsyncOpenAI, packages: dict[str, Path], held_out: Rows
     ) -> Findings:
         base = await base_name(client)
-        live = Live(self.settings, server, base, packages, held_out, Asker(client), self.console)
+        live = Live(self.settings, server, base, packages, held_out, StreamingClient(client), self.console)
         with self._act("live", "hot swaps under traffic"):
             findings = await live.run()
         with self._act("alone", "the same questions again, one at a time, to compare the answers"):
             log = self.settings.out / f"{OLD_NAME}.publish.log"
             await publish(server, packages[FIRST.name], OLD_NAME, log)
-            asker = Asker(client, salt="alone")
+            asker = StreamingClient(client, salt="alone")
             prompts = self._compared_prompts(held_out)
             findings.lone = await ask_alone(asker, findings.answers, prompts, self.console)
             findings.verdicts = compare_all(findings.answers, findings.lone)

@@ -16,13 +16,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from hotswap.demo.asking import Answer, Asker, Question
-from hotswap.demo.findings import Findings, Scored
-from hotswap.demo.latency import Phase, latency_in
-from hotswap.demo.processes import Server, publish
-from hotswap.demo.settings import BETTER, FIRST, PREFIX, Settings
-from hotswap.demo.tasks import CONTACTS, DATES, Row, Task
-from hotswap.demo.traffic import BASE_PROMPTS, Stream, traffic
+from hotswap.demo.asking import BASE_PROMPTS, Answer, ChatQuestion, Stream, StreamingClient, traffic
+from hotswap.demo.commands import BETTER, FIRST, PREFIX, Settings, publish
+from hotswap.demo.findings import Findings, Phase, Scored, latency_in
+from hotswap.demo.tasks import CONTACTS, DATES, Task, TaskRow
+from trainer.serving.local_server import LocalServer
 
 AT_ONCE = 4  # questions of one kind
 LONG_FACTORS = (1.5, 2.5)  # length of the streams that run across the replacement, in uploads
@@ -34,11 +32,11 @@ class Live:
     """One server, the packages to upload by name, and the held-out rows by task."""
 
     settings: Settings
-    server: Server
+    server: LocalServer
     base: str
     packages: dict[str, Path]
-    held_out: dict[str, list[Row]]
-    asker: Asker
+    held_out: dict[str, list[TaskRow]]
+    asker: StreamingClient
     console: Console
     findings: Findings = field(default_factory=Findings)
 
@@ -65,7 +63,7 @@ class Live:
         """The traffic that runs all the time; its length does not depend on what is answered."""
         settings = self.settings
         prompts = BASE_PROMPTS[: settings.lone_rows]
-        questions = [Question(self.base, prompt, settings.traffic_tokens, ignore_eos=True) for prompt in prompts]
+        questions = [ChatQuestion(self.base, prompt, settings.traffic_tokens, ignore_eos=True) for prompt in prompts]
         return Stream(questions, settings.streams, self.findings.answers)
 
     @contextmanager
@@ -99,9 +97,9 @@ class Live:
         bar = bars.add_task(who, total=len(rows))
         slots = asyncio.Semaphore(AT_ONCE)
 
-        async def one(row: Row) -> Answer:
+        async def one(row: TaskRow) -> Answer:
             async with slots:
-                answer = await self.asker.ask(Question(model, row.prompt, task.max_tokens))
+                answer = await self.asker.ask(ChatQuestion(model, row.prompt, task.max_tokens))
                 bars.advance(bar)
                 return answer
 
@@ -119,12 +117,12 @@ class Live:
                 await self._publish(BETTER.name, "contacts", "--replace")
                 into.append(await self.asker.ask(contacts[0]))  # answered by version 2 while others still run on 1
 
-    def _questions(self, model: str, task: Task) -> list[Question]:
+    def _questions(self, model: str, task: Task) -> list[ChatQuestion]:
         """The rows that are asked alone, too."""
         rows = self.held_out[task.name][: self.settings.lone_rows]
-        return [Question(model, row.prompt, task.max_tokens) for row in rows]
+        return [ChatQuestion(model, row.prompt, task.max_tokens) for row in rows]
 
-    def _long_questions(self, questions: Sequence[Question]) -> list[Question]:
+    def _long_questions(self, questions: Sequence[ChatQuestion]) -> list[ChatQuestion]:
         """Questions whose answers, at the pace seen so far, run half as long again as an upload, and longer."""
         pace = latency_in(self.findings.phase("mixed"), self.findings.answers).itl_p50 or 50.0
         upload = self.findings.swap_seconds[f"{FIRST.name} as contacts"] * 1e3 / pace

@@ -1,8 +1,4 @@
-"""The two tasks of the demo: contact lines to JSON, and dates in sentences to ISO form.
-
-All data is drawn here from a seed, so nobody's data is copied, and a model cannot have seen it. Held-out rows share no
-answer with training rows. It does not know how a model is trained or asked.
-"""
+"""The material the demo's rows are drawn from, written for it."""
 
 from __future__ import annotations
 
@@ -13,11 +9,58 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hotswap.demo.words import CITIES, DATE_FORMS, DATE_SENTENCES, FIRST_NAMES, LAST_NAMES, LINE_FORMS
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+FIRST_NAMES = _words(
+    "Ada Amir Anna Aron Bela Bruno Carla Chen Clara Dario Dina Edith Elias Emma Farid Fiona Greta Hana Hugo Ida Ines "
+    "Ivan Jana Jonas Julia Kaito Karin Laila Leo Lina Luca Mara Mateo Mina Nadia Nils Nora Olga Omar Petra Quinn Rana "
+    "Remy Rosa Samir Selma Tara Theo Uma Vera Viktor Wanda Yara Yusuf Zoe"
+)
+LAST_NAMES = _words(
+    "Abbot Adler Aziz Baker Barros Becker Bloom Brandt Carver Castro Cho Conti Costa Dahl Diaz Ebner Falk Fischer "
+    "Forte Garcia Gruber Haas Haddad Hall Holm Ito Jensen Kaya Keller Khan Kim Kovacs Lang Lee Lind Lopez Marin Meyer "
+    "Mori Moss Nagy Novak Olsen Park Patel Popov Reed Rossi Sato Silva Stone Tanaka Vogel Wagner Weber Young"
+)
+CITIES = _words(
+    "Accra Aleppo Athens Bergen Bern Boston Bremen Cairo Cork Dakar Delhi Dublin Geneva Genoa Ghent Graz Hanoi Izmir "
+    "Kyoto Lagos Leeds Lima Lisbon Lyon Malmo Milan Nairobi Nantes Naples Odessa Oslo Porto Prague Quito Riga Seoul "
+    "Tampa Tunis Turin Utrecht Vienna Warsaw Zagreb Zurich"
+)
+LINE_FORMS = (
+    "{first} {last}, {city}, {phone}",
+    "{last}, {first} | {phone} | {city}",
+    "{phone} - {first} {last} ({city})",
+    "Reach {first} {last} in {city} at {phone}.",
+    "Tel. {phone}; {city}; ask for {first} {last}",
+    "{city}: {last}, {first}, phone {phone}",
+)
+DATE_FORMS = (
+    "{d} {month} {y}",
+    "{month} {d}, {y}",
+    "the {th} of {month} {y}",
+    "{mon} {d} {y}",
+    "{month} {th}, {y}",
+    "{y} {month} {d}",
+)
+DATE_SENTENCES = (
+    "The bridge was opened to traffic on {date}.",
+    "Please send the signed papers before {date} at noon.",
+    "On {date} the choir sang in the old town hall.",
+    "Her passport expires on {date}, so she has to renew it.",
+    "The last train on this line ran on {date}.",
+    "We moved into the new house on {date} and painted it blue.",
+    "According to the letter of {date}, the rent stays the same.",
+    "The museum will be closed from {date} for repairs.",
+    "He finished his thesis on {date} after four years of work.",
+    "The first snow of that winter fell on {date}.",
+)
 
 
 @dataclass(frozen=True)
-class Row:
+class TaskRow:
     """What a model is asked, and the only right answer."""
 
     prompt: str
@@ -30,14 +73,14 @@ class Task:
 
     name: str
     title: str
-    draw: Callable[[random.Random], Row]
+    draw: Callable[[random.Random], TaskRow]
     is_right: Callable[[str, str], bool]
     max_tokens: int
 
-    def rows(self, num_train: int, num_held_out: int, *, seed: int) -> tuple[list[Row], list[Row]]:
+    def rows(self, num_train: int, num_held_out: int, *, seed: int) -> tuple[list[TaskRow], list[TaskRow]]:
         """``num_train`` and ``num_held_out`` rows; no answer occurs twice, neither within a part nor across."""
         rng = random.Random(f"{seed} {self.name}")
-        by_answer: dict[str, Row] = {}
+        by_answer: dict[str, TaskRow] = {}
         while len(by_answer) < num_train + num_held_out:
             row = self.draw(rng)
             by_answer.setdefault(row.response, row)
@@ -45,16 +88,16 @@ class Task:
         return rows[:num_train], rows[num_train:]
 
 
-def draw_contact(rng: random.Random) -> Row:
+def draw_contact(rng: random.Random) -> TaskRow:
     """A contact line in one of several forms, to be turned into JSON with the keys name, city and phone."""
     first, last, city = rng.choice(FIRST_NAMES), rng.choice(LAST_NAMES), rng.choice(CITIES)
     phone = f"{rng.randrange(200, 1000)}-{rng.randrange(10000):04d}"
     line = rng.choice(LINE_FORMS).format(first=first, last=last, city=city, phone=phone)
     answer = json.dumps({"name": f"{first} {last}", "city": city, "phone": phone})
-    return Row(f"Turn this contact line into JSON with the keys name, city and phone.\n{line}", answer)
+    return TaskRow(f"Turn this contact line into JSON with the keys name, city and phone.\n{line}", answer)
 
 
-def draw_date(rng: random.Random) -> Row:
+def draw_date(rng: random.Random) -> TaskRow:
     """A sentence with one date in words, to be answered by the date as YYYY-MM-DD."""
     first, last = datetime.date(1950, 1, 1).toordinal(), datetime.date(2049, 12, 31).toordinal()
     date = datetime.date.fromordinal(rng.randint(first, last))
@@ -62,7 +105,7 @@ def draw_date(rng: random.Random) -> Row:
         d=date.day, th=_ordinal(date.day), month=_MONTHS[date.month - 1], mon=_MONTHS[date.month - 1][:3], y=date.year
     )
     sentence = rng.choice(DATE_SENTENCES).format(date=written)
-    return Row(f"Write the date in this sentence as YYYY-MM-DD.\n{sentence}", date.isoformat())
+    return TaskRow(f"Write the date in this sentence as YYYY-MM-DD.\n{sentence}", date.isoformat())
 
 
 _MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
@@ -91,7 +134,7 @@ CONTACTS = Task("contacts", "contact line to JSON", draw_contact, same_json, max
 DATES = Task("dates", "date in a sentence to ISO form", draw_date, same_text, max_tokens=24)
 
 
-def write_jsonl(path: Path, rows: Sequence[Row]) -> None:
+def write_jsonl(path: Path, rows: Sequence[TaskRow]) -> None:
     """One ``{"prompt": ..., "response": ...}`` a line, UTF-8."""
     lines = (json.dumps({"prompt": row.prompt, "response": row.response}, ensure_ascii=False) for row in rows)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 
-from server.api.errors import ApiError
-from server.api.parts import PartsDep
+from server.api.context import ContextDep
+from server.api.error_responses import ApiError
 from server.config import ServerConfig, is_loopback_name
 
 
-def require_inference(request: Request, parts: PartsDep) -> None:
+def require_inference(request: Request, parts: ContextDep) -> None:
     """Let inference and admin keys through; everyone where no inference key is configured."""
     config = parts.config
     if not config.api_keys:
@@ -28,7 +28,7 @@ def require_inference(request: Request, parts: PartsDep) -> None:
         raise _unauthorized()
 
 
-def require_admin(request: Request, parts: PartsDep) -> None:
+def require_admin(request: Request, parts: ContextDep) -> None:
     """Let admin keys through; without any keys at all, only local programs (not web pages) on a loopback address."""
     config = parts.config
     if config.admin_is_open:
@@ -51,7 +51,7 @@ def require_admin(request: Request, parts: PartsDep) -> None:
     raise _unauthorized()
 
 
-def require_metrics(request: Request, parts: PartsDep) -> None:
+def require_metrics(request: Request, parts: ContextDep) -> None:
     """Like inference, open with --public-metrics; also closed where only admin keys are configured."""
     config = parts.config
     if config.public_metrics or not (config.api_keys or config.admin_keys):

@@ -1,30 +1,151 @@
-"""``POST /v1/completions``: plain text in, plain text out."""
+"""``POST /v1/chat/completions`` and ``POST /v1/completions``: the forms of their choices and log-probabilities."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from server.api.auth import InferenceKey
-from server.api.bodies import json_body
-from server.api.generation import Whole
-from server.api.job import Job, Prompt
-from server.api.logprobs import completion_logprobs, joined, prompt_logprobs
-from server.api.parts import PartsDep
-from server.api.prepare import completion_job
-from server.api.requests import CompletionBody
+from server.api.context import ContextDep
+from server.api.generation import Completion, Delta, TokenEntry
+from server.api.prepare import Job, Prompt, chat_job, completion_job
 from server.api.respond import answer
-from server.api.sequence import Delta, TokenEntry
+from server.api.wire import ChatCompletionBody, CompletionBody, json_body
 from server.engine.messages import TokenLogprobs
+from server.text.detokenize import IncrementalDecoder
+from server.text.tokenizer import TextProcessor
+
+LEAST = -9999.0  # JSON has no minus infinity; other servers write this too
+
+
+def chat_logprobs(entries: Sequence[TokenEntry], top: int, text: TextProcessor) -> dict[str, Any]:
+    """``choices[].logprobs`` of a chat completion; ``top`` alternatives per token."""
+    content = []
+    for entry in entries:
+        chosen = _chat_token(entry.logprobs.token_id, entry.logprobs.logprob, text)
+        alternatives = [_chat_token(token_id, value, text) for token_id, value in entry.logprobs.top[:top]]
+        content.append({**chosen, "top_logprobs": alternatives})
+    return {"content": content, "refusal": None}
+
+
+def _chat_token(token_id: int, logprob: float, text: TextProcessor) -> dict[str, Any]:
+    return {
+        "token": text.token_text(token_id),
+        "logprob": _finite(logprob),
+        "bytes": list(text.token_bytes(token_id)),
+    }
+
+
+def completion_logprobs(
+    entries: Sequence[TokenEntry], top: int, text: TextProcessor, *, base_offset: int = 0
+) -> dict[str, list[Any]]:
+    """``choices[].logprobs`` of a completion; offsets count from the beginning of the choice's whole text."""
+    rows = [(entry.logprobs.token_id, entry.logprobs, base_offset + entry.offset) for entry in entries]
+    return _columns(rows, top, text)
+
+
+def prompt_logprobs(
+    ids: Sequence[int], values: Sequence[TokenLogprobs | None], top: int, text: TextProcessor, *, prompt_text: str
+) -> dict[str, list[Any]]:
+    """The part of an echoed prompt: null for its first token, which nothing predicts."""
+    decoder = IncrementalDecoder(text)
+    rows, offset = [], 0
+    for token_id, value in zip(ids, values, strict=True):
+        rows.append((token_id, value, min(offset, len(prompt_text))))
+        offset += len(decoder.push(token_id))
+    return _columns(rows, top, text)
+
+
+def joined(first: dict[str, list[Any]], second: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Prompt and output, one after the other."""
+    return {key: first[key] + second[key] for key in first}
+
+
+def _columns(
+    rows: Sequence[tuple[int, TokenLogprobs | None, int]], top: int, text: TextProcessor
+) -> dict[str, list[Any]]:
+    return {
+        "tokens": [text.token_text(token_id) for token_id, _, _ in rows],
+        "token_logprobs": [None if value is None else _finite(value.logprob) for _, value, _ in rows],
+        "top_logprobs": [None if value is None else _top_logprobs(value, top, text) for _, value, _ in rows],
+        "text_offset": [offset for _, _, offset in rows],
+    }
+
+
+def _top_logprobs(value: TokenLogprobs, top: int, text: TextProcessor) -> dict[str, float] | None:
+    """The most likely tokens and the chosen one; of tokens that read alike the likeliest is kept."""
+    if top == 0:
+        return None
+    out: dict[str, float] = {}
+    for token_id, logprob in [*value.top[:top], (value.token_id, value.logprob)]:
+        out.setdefault(text.token_text(token_id), _finite(logprob))
+    return out
+
+
+def _finite(logprob: float) -> float:
+    return max(logprob, LEAST)
+
 
 router = APIRouter()
+ChatBody = Annotated[ChatCompletionBody, Depends(json_body(ChatCompletionBody))]
+
+
+@router.post("/v1/chat/completions", response_model=None)
+async def chat_completions(_: InferenceKey, request: Request, parts: ContextDep, body: ChatBody) -> Response:
+    """Continue a conversation, whole or as a stream."""
+    return await answer(request, parts, body, ChatReply(), chat_job)
+
+
+class ChatReply:
+    """The form of chat choices."""
+
+    object = "chat.completion"
+    chunk_object = "chat.completion.chunk"
+
+    def choice(self, job: Job, whole: Completion) -> dict[str, Any]:
+        """A message and why it ended."""
+        message = {"role": "assistant", "content": whole.text, "refusal": None}
+        return {
+            "index": whole.index,
+            "message": message,
+            "logprobs": self._logprobs(job, whole.tokens),
+            "finish_reason": whole.finish_reason,
+        }
+
+    def chunk_choices(self, job: Job, delta: Delta) -> list[dict[str, Any]]:
+        """The role first, then text, and a finish reason in a chunk without text."""
+        out = []
+        if delta.first:
+            out.append(self._chunk(delta, {"role": "assistant", "content": ""}))
+        if delta.text or delta.tokens:
+            out.append(self._chunk(delta, {"content": delta.text}, logprobs=self._logprobs(job, delta.tokens)))
+        if delta.finish_reason is not None:
+            out.append(self._chunk(delta, {}, finish_reason=delta.finish_reason))
+        return out
+
+    def _chunk(
+        self,
+        delta: Delta,
+        content: dict[str, str],
+        *,
+        logprobs: dict[str, Any] | None = None,
+        finish_reason: str | None = None,
+    ) -> dict[str, Any]:
+        return {"index": delta.index, "delta": content, "logprobs": logprobs, "finish_reason": finish_reason}
+
+    def _logprobs(self, job: Job, tokens: list[TokenEntry]) -> dict[str, Any] | None:
+        top = job.sampling.logprobs
+        return None if top is None else chat_logprobs(tokens, top, job.tokenizer)
+
+
 TextBody = Annotated[CompletionBody, Depends(json_body(CompletionBody))]
 
 
 @router.post("/v1/completions", response_model=None)
-async def completions(_: InferenceKey, request: Request, parts: PartsDep, body: TextBody) -> Response:
+async def completions(_: InferenceKey, request: Request, parts: ContextDep, body: TextBody) -> Response:
     """Continue one or several prompts, whole or as a stream."""
     return await answer(request, parts, body, CompletionReply(), completion_job)
 
@@ -35,7 +156,7 @@ class CompletionReply:
     object = "text_completion"
     chunk_object = "text_completion"
 
-    def choice(self, job: Job, whole: Whole) -> dict[str, Any]:
+    def choice(self, job: Job, whole: Completion) -> dict[str, Any]:
         """A whole choice."""
         echoed = self._echoed(job, whole.index)
         return {

@@ -7,8 +7,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from server.api.auth import MetricsKey, Open
-from server.api.errors import json_response
-from server.api.parts import PartsDep
+from server.api.context import ContextDep
+from server.api.error_responses import json_response
 from server.errors import EngineUnavailableError
 
 router = APIRouter()
@@ -21,7 +21,7 @@ async def health(_: Open) -> Response:
 
 
 @router.get("/ready", response_model=None)
-async def ready(_: Open, parts: PartsDep) -> Response:
+async def ready(_: Open, parts: ContextDep) -> Response:
     """Whether requests are served now; 503 while loading, restarting or draining."""
     if parts.admission.closed_because:
         raise EngineUnavailableError(parts.admission.closed_because)
@@ -31,12 +31,12 @@ async def ready(_: Open, parts: PartsDep) -> Response:
 
 
 @router.get("/version", response_model=None)
-async def version(_: Open, parts: PartsDep) -> Response:
+async def version(_: Open, parts: ContextDep) -> Response:
     """The server's version."""
     return json_response({"version": parts.version})
 
 
 @router.get("/metrics", response_model=None)
-async def metrics(_: MetricsKey, parts: PartsDep) -> Response:
+async def metrics(_: MetricsKey, parts: ContextDep) -> Response:
     """Prometheus exposition."""
     return Response(parts.metrics.render(), media_type=CONTENT_TYPE_LATEST)

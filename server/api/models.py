@@ -8,30 +8,30 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from server.api.auth import InferenceKey
-from server.api.errors import json_response
-from server.api.parts import Parts, PartsDep
-from server.registry import AdapterVersion
+from server.api.context import ContextDep, ServerContext
+from server.api.error_responses import json_response
+from server.catalog.versions import AdapterVersion
 
 router = APIRouter()
 OWNER = "hotswap"
 
 
 @router.get("/v1/models", response_model=None)
-async def list_models(_: InferenceKey, parts: PartsDep) -> Response:
+async def list_models(_: InferenceKey, parts: ContextDep) -> Response:
     """Everything a request may name as its model."""
     data = [_base(parts), *(_adapter(parts, name, parts.registry.live(name)) for name in parts.registry.names())]
     return json_response({"object": "list", "data": data})
 
 
 @router.get("/v1/models/{model:path}", response_model=None)
-async def retrieve_model(_: InferenceKey, parts: PartsDep, model: str) -> Response:
+async def retrieve_model(_: InferenceKey, parts: ContextDep, model: str) -> Response:
     """One model, by any name a request may use."""
     key = parts.registry.resolve(model)
     body = _base(parts) if key is None else _adapter(parts, key.name, parts.registry.leased(key))
     return json_response({**body, "id": model})
 
 
-def _base(parts: Parts) -> dict[str, Any]:
+def _base(parts: ServerContext) -> dict[str, Any]:
     length = parts.engine.info.max_model_len if parts.engine.ready else None
     return {
         "id": parts.base_name,
@@ -44,7 +44,7 @@ def _base(parts: Parts) -> dict[str, Any]:
     }
 
 
-def _adapter(parts: Parts, name: str, version: AdapterVersion) -> dict[str, Any]:
+def _adapter(parts: ServerContext, name: str, version: AdapterVersion) -> dict[str, Any]:
     return {
         "id": name,
         "object": "model",

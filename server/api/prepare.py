@@ -1,6 +1,7 @@
 """Checked bodies to jobs: everything that depends on the base, the adapter or the configuration.
 
-Nothing here has effects; the caller holds a lease on the adapter version meanwhile, and while the job runs.
+A job says what to send to the engine, and how to turn its tokens into text. Nothing here has effects; the caller holds
+a lease on the adapter version meanwhile, and while the job runs.
 """
 
 from __future__ import annotations
@@ -9,23 +10,92 @@ import asyncio
 import secrets
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from server.api.job import Job, Prompt, TextOptions
-from server.api.parts import Parts
-from server.api.requests import ChatCompletionBody, CompletionBody, SamplingBody
-from server.engine.messages import SamplingParams
+import msgspec
+
+from server.adapter_key import AdapterKey
+from server.api.context import ServerContext
+from server.api.wire import ChatCompletionBody, CompletionBody, SamplingBody
+from server.engine.messages import EngineRequest, SamplingParams
 from server.errors import InvalidRequestError
-from server.registry import AdapterKey
-from server.text import OFFLOAD_CHARS, TextProcessor
+from server.text.tokenizer import OFFLOAD_CHARS, TextProcessor
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt: its tokens, and its text as the client gave it (empty when given as tokens)."""
+
+    ids: list[int]
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """How output tokens become text."""
+
+    stops: tuple[str, ...] = ()
+    include_stop: bool = False
+    skip_special_tokens: bool = True
+
+
+@dataclass(frozen=True)
+class Job:
+    """``prompts`` times ``n`` sequences. ``model`` is the name the client used, ``adapter`` what it means.
+
+    ``tokenizer`` is the adapter's.
+
+    ``started`` is perf_counter's. ``continues``: outputs go on from the prompt's text, and do not begin a text of
+    their own.
+    """
+
+    id: str
+    created: int
+    model: str
+    adapter: AdapterKey | None
+    fingerprint: str
+    prompts: list[Prompt]
+    n: int
+    sampling: SamplingParams
+    tokenizer: TextProcessor
+    started: float
+    text: TextOptions = field(default_factory=TextOptions)
+    echo: bool = False
+    cache_salt: str = ""
+    continues: bool = True
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts, each counted once."""
+        return sum(len(prompt.ids) for prompt in self.prompts)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Which exact adapter version answers."""
+        return {"x-hotswap-adapter": str(self.adapter)} if self.adapter is not None else {}
+
+    def requests(self) -> list[EngineRequest]:
+        """One engine request per sequence; sequence i of a prompt has seed + i."""
+        return [
+            EngineRequest(
+                request_id=f"{self.id}-{p * self.n + i}",
+                prompt_ids=prompt.ids,
+                sampling=msgspec.structs.replace(self.sampling, seed=(self.sampling.seed + i) % 2**64),
+                adapter=self.adapter,
+                cache_salt=self.cache_salt,
+            )
+            for p, prompt in enumerate(self.prompts)
+            for i in range(self.n)
+        ]
+
 
 COMPLETION_TOKENS = 16  # OpenAI's default of completions
 MAX_LENGTH_CODE = "context_length_exceeded"
 
 
 @dataclass(frozen=True)
-class Room:
+class ContextBudget:
     """How many positions a sequence has: ``limit`` in all, ``virtual`` of them the adapter's own; and what goes there.
 
     ``text`` is the adapter's tokenizer, ``vocab_size`` the token ids it knows.
@@ -84,10 +154,10 @@ class Room:
         )
 
 
-async def chat_job(parts: Parts, body: ChatCompletionBody, adapter: AdapterKey | None, started: float) -> Job:
+async def chat_job(parts: ServerContext, body: ChatCompletionBody, adapter: AdapterKey | None, started: float) -> Job:
     """The job of a chat completion. Raises InvalidRequestError."""
     _check_bounds(parts, body, adapter, prompts=1)
-    room = room_for(parts, adapter, "messages")
+    room = budget_for(parts, adapter, "messages")
     messages = [message.for_template() for message in body.messages]
     if reads_plain_text(parts):
         prompt = await room.encode(last_user_text(messages), add_special_tokens=True)
@@ -101,7 +171,7 @@ async def chat_job(parts: Parts, body: ChatCompletionBody, adapter: AdapterKey |
     return _job(parts, body, adapter, [prompt], sampling, prefix="chatcmpl", started=started)
 
 
-def reads_plain_text(parts: Parts) -> bool:
+def reads_plain_text(parts: ServerContext) -> bool:
     """Whether the base is an encoder-decoder without a chat template: it reads a text, not a conversation."""
     return parts.engine.info.is_encoder_decoder and not parts.text.has_chat_template
 
@@ -116,13 +186,13 @@ def last_user_text(messages: list[dict[str, Any]]) -> str:
     )
 
 
-async def _render(parts: Parts, messages: list[dict[str, Any]], template_kwargs: dict[str, Any] | None) -> str:
+async def _render(parts: ServerContext, messages: list[dict[str, Any]], template_kwargs: dict[str, Any] | None) -> str:
     if sum(len(message["content"]) for message in messages) > OFFLOAD_CHARS:
         return await asyncio.to_thread(parts.text.render_chat, messages, template_kwargs)
     return parts.text.render_chat(messages, template_kwargs)
 
 
-async def completion_job(parts: Parts, body: CompletionBody, adapter: AdapterKey | None, started: float) -> Job:
+async def completion_job(parts: ServerContext, body: CompletionBody, adapter: AdapterKey | None, started: float) -> Job:
     """The job of a completion. Raises InvalidRequestError."""
     _check_bounds(parts, body, adapter, prompts=len(body.prompts))
     if body.echo and body.logprobs is not None and parts.engine.info.is_encoder_decoder:
@@ -131,7 +201,7 @@ async def completion_job(parts: Parts, body: CompletionBody, adapter: AdapterKey
             "log-probabilities of its tokens; leave one of them out",
             param="echo",
         )
-    room = room_for(parts, adapter, "prompt")
+    room = budget_for(parts, adapter, "prompt")
     special = body.add_special_tokens is not False
     prompts = [await _completion_prompt(prompt, room, special) for prompt in body.prompts]
     longest = max(len(prompt.ids) for prompt in prompts)
@@ -141,15 +211,15 @@ async def completion_job(parts: Parts, body: CompletionBody, adapter: AdapterKey
     return _job(parts, body, adapter, prompts, sampling, prefix="cmpl", started=started, echo=bool(body.echo))
 
 
-def room_for(parts: Parts, adapter: AdapterKey | None, word: str) -> Room:
+def budget_for(parts: ServerContext, adapter: AdapterKey | None, word: str) -> ContextBudget:
     """The room of one sequence: what the base allows and the KV cache can hold."""
     info = parts.engine.info
     virtual = parts.registry.leased(adapter).num_virtual_tokens if adapter else 0
     limit = min(info.max_model_len, info.num_kv_blocks * info.block_size)
-    return Room(limit, virtual, word, parts.text_of(adapter), parts.vocab_size(adapter))
+    return ContextBudget(limit, virtual, word, parts.text_of(adapter), parts.vocab_size(adapter))
 
 
-async def _completion_prompt(prompt: str | list[int], room: Room, special: bool) -> Prompt:
+async def _completion_prompt(prompt: str | list[int], room: ContextBudget, special: bool) -> Prompt:
     if isinstance(prompt, str):
         return await room.encode(prompt, add_special_tokens=special)
     room.check(len(prompt), 0)
@@ -159,7 +229,7 @@ async def _completion_prompt(prompt: str | list[int], room: Room, special: bool)
     return Prompt(prompt)
 
 
-def _check_bounds(parts: Parts, body: SamplingBody, adapter: AdapterKey | None, *, prompts: int) -> None:
+def _check_bounds(parts: ServerContext, body: SamplingBody, adapter: AdapterKey | None, *, prompts: int) -> None:
     """Caps on what one request fans out to, before any work."""
     config, vocab_size = parts.config, parts.vocab_size(adapter)
     sequences = prompts * (body.n or 1)
@@ -178,7 +248,7 @@ def _check_bounds(parts: Parts, body: SamplingBody, adapter: AdapterKey | None, 
             raise InvalidRequestError(message, param=param)
 
 
-def _sampling(parts: Parts, body: SamplingBody, max_tokens: int, logprobs: int | None) -> SamplingParams:
+def _sampling(parts: ServerContext, body: SamplingBody, max_tokens: int, logprobs: int | None) -> SamplingParams:
     """Sampling parameters; absent and null fields mean OpenAI's defaults."""
     min_tokens = body.min_tokens or 0
     if min_tokens > max_tokens:
@@ -210,15 +280,22 @@ def _or(value: float | None, default: float) -> float:
 
 
 def _job(
-    parts: Parts, body: SamplingBody, adapter: AdapterKey | None, prompts: list[Prompt], sampling: SamplingParams,
-    *, prefix: str, started: float, echo: bool = False,
-) -> Job:  # fmt: skip
+    parts: ServerContext,
+    body: SamplingBody,
+    adapter: AdapterKey | None,
+    prompts: list[Prompt],
+    sampling: SamplingParams,
+    *,
+    prefix: str,
+    started: float,
+    echo: bool = False,
+) -> Job:
     return Job(
         id=f"{prefix}-{uuid.uuid4().hex}",
         created=int(time.time()),
         model=body.model,
         adapter=adapter,
-        fingerprint=fingerprint(parts, adapter),
+        fingerprint=system_fingerprint(parts, adapter),
         prompts=prompts,
         n=body.n or 1,
         sampling=sampling,
@@ -235,7 +312,7 @@ def _job(
     )
 
 
-def fingerprint(parts: Parts, adapter: AdapterKey | None) -> str:
+def system_fingerprint(parts: ServerContext, adapter: AdapterKey | None) -> str:
     """OpenAI's system_fingerprint: the base's content, and the exact adapter version."""
     base = f"fp_{parts.engine.info.base_fingerprint[:12]}"
     return base if adapter is None else f"{base}:{adapter}"

@@ -6,28 +6,83 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 from fastapi import Request
 from starlette.responses import Response
 
+from server.adapter_key import AdapterKey
 from server.api.auth import tenant
-from server.api.errors import json_response, to_api_error
-from server.api.generation import Generation, running
-from server.api.job import Job
-from server.api.parts import Parts
-from server.api.reply import Chunks, Reply, whole_body
-from server.api.requests import SamplingBody
+from server.api.context import ServerContext
+from server.api.error_responses import json_response, to_api_error
+from server.api.generation import Completion, Delta, Generation, Usage, running
+from server.api.prepare import Job
 from server.api.streaming import ClientGone, EventStream, event, until_gone, with_errors
+from server.api.wire import SamplingBody
 from server.errors import EngineUnavailableError
-from server.registry import AdapterKey
+
+
+class Reply(Protocol):
+    """The form of one kind's choices."""
+
+    object: str
+    chunk_object: str
+
+    def choice(self, job: Job, whole: Completion) -> dict[str, Any]:
+        """One entry of ``choices`` of a whole answer."""
+
+    def chunk_choices(self, job: Job, delta: Delta) -> list[dict[str, Any]]:
+        """The entries of ``choices`` that a delta makes, each a chunk of its own."""
+
+
+def head(job: Job, kind: str) -> dict[str, Any]:
+    """The fields that every answer and every chunk of a job begins with."""
+    return {
+        "id": job.id,
+        "object": kind,
+        "created": job.created,
+        "model": job.model,
+        "system_fingerprint": job.fingerprint,
+    }
+
+
+def completion_body(reply: Reply, job: Job, wholes: list[Completion], usage: Usage) -> dict[str, Any]:
+    """The body of an answer that is not streamed."""
+    choices = [reply.choice(job, whole) for whole in wholes]
+    return {**head(job, reply.object), "choices": choices, "usage": usage.body()}
+
+
+class Chunks:
+    """Makes the chunks of one stream, with usage where the client asked for it."""
+
+    def __init__(self, reply: Reply, job: Job, body: SamplingBody) -> None:
+        options = body.stream_options
+        self._reply = reply
+        self._job = job
+        self._head = head(job, reply.chunk_object)
+        self._final_usage = bool(options and options.include_usage)
+        self._running_usage = bool(options and options.continuous_usage_stats)
+
+    def of(self, delta: Delta, usage: Usage) -> list[dict[str, Any]]:
+        """The chunks of one delta."""
+        common = dict(self._head)
+        if self._running_usage:
+            common["usage"] = usage.body(delta.index)
+        elif self._final_usage:
+            common["usage"] = None
+        return [{**common, "choices": [choice]} for choice in self._reply.chunk_choices(self._job, delta)]
+
+    def last(self, usage: Usage) -> list[dict[str, Any]]:
+        """The chunk with the usage of all choices, if asked for."""
+        return [{**self._head, "choices": [], "usage": usage.body()}] if self._final_usage else []
+
 
 Body = TypeVar("Body", bound=SamplingBody)
-Prepare = Callable[[Parts, Body, AdapterKey | None, float], Awaitable[Job]]
+Prepare = Callable[[ServerContext, Body, AdapterKey | None, float], Awaitable[Job]]
 GONE_STATUS = 499  # nginx's number; nobody is there to read it
 
 
-async def answer(request: Request, parts: Parts, body: Body, reply: Reply, prepare: Prepare[Body]) -> Response:
+async def answer(request: Request, parts: ServerContext, body: Body, reply: Reply, prepare: Prepare[Body]) -> Response:
     """The whole life of one generation request."""
     work = _Work(request, parts, body, reply, prepare)
     try:
@@ -42,7 +97,9 @@ async def answer(request: Request, parts: Parts, body: Body, reply: Reply, prepa
 class _Work:
     """One request and what is known of it so far."""
 
-    def __init__(self, request: Request, parts: Parts, body: Body, reply: Reply, prepare: Prepare[Body]) -> None:
+    def __init__(
+        self, request: Request, parts: ServerContext, body: Body, reply: Reply, prepare: Prepare[Body]
+    ) -> None:
         self._request = request
         self._parts = parts
         self._body = body
@@ -59,7 +116,7 @@ class _Work:
         async with self._generation() as generation:
             wholes = await generation.collect()
             self._note(generation)
-            body = whole_body(self._reply, generation.job, wholes, generation.usage)
+            body = completion_body(self._reply, generation.job, wholes, generation.usage)
             return json_response(body, headers=generation.job.headers)
 
     async def stream(self) -> Response:

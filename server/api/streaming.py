@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from server.api.errors import to_api_error
+from server.api.error_responses import to_api_error
 
 DONE = b"data: [DONE]\n\n"
 T = TypeVar("T")

@@ -8,13 +8,12 @@ from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
 from server.api.auth import InferenceKey
-from server.api.bodies import json_body
-from server.api.errors import json_response
-from server.api.parts import Parts, PartsDep
+from server.api.context import ContextDep, ServerContext
+from server.api.error_responses import json_response
 from server.api.prepare import last_user_text, reads_plain_text
-from server.api.requests import DetokenizeBody, TokenizeBody
+from server.api.wire import DetokenizeBody, TokenizeBody, json_body
 from server.errors import InvalidRequestError
-from server.text import TextProcessor
+from server.text.tokenizer import TextProcessor
 
 router = APIRouter()
 
@@ -22,7 +21,7 @@ router = APIRouter()
 @router.post("/tokenize", response_model=None)
 @router.post("/v1/tokenize", response_model=None)
 async def tokenize(
-    _: InferenceKey, parts: PartsDep, body: Annotated[TokenizeBody, Depends(json_body(TokenizeBody))]
+    _: InferenceKey, parts: ContextDep, body: Annotated[TokenizeBody, Depends(json_body(TokenizeBody))]
 ) -> Response:
     """Token ids of a text (with special tokens unless told otherwise), or of a rendered conversation."""
     tokenizer = _tokenizer(parts, body.model)
@@ -40,7 +39,7 @@ async def tokenize(
 @router.post("/detokenize", response_model=None)
 @router.post("/v1/detokenize", response_model=None)
 async def detokenize(
-    _: InferenceKey, parts: PartsDep, body: Annotated[DetokenizeBody, Depends(json_body(DetokenizeBody))]
+    _: InferenceKey, parts: ContextDep, body: Annotated[DetokenizeBody, Depends(json_body(DetokenizeBody))]
 ) -> Response:
     """The text of token ids, special tokens included."""
     tokenizer = _tokenizer(parts, body.model)
@@ -49,6 +48,6 @@ async def detokenize(
     return json_response({"prompt": tokenizer.decode(body.tokens, skip_special_tokens=False)})
 
 
-def _tokenizer(parts: Parts, model: str | None) -> TextProcessor:
+def _tokenizer(parts: ServerContext, model: str | None) -> TextProcessor:
     """The tokenizer of ``model``, the base's when it names none. Raises UnknownModelError."""
     return parts.text_of(None if model is None else parts.registry.resolve(model))

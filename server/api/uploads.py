@@ -1,21 +1,172 @@
-"""An uploaded adapter to a package directory in quarantine: one archive, or the package's files one by one."""
+"""An uploaded adapter to a package directory in quarantine: one archive, or the package's files one by one.
+
+Multipart bodies are streamed to disk: parts become small fields or numbered files; a client's name is never a path.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 from fastapi import Request
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect
 
-from adapters.archive import unpack
-from adapters.files import PACKAGE_FILES, is_kept
 from adapters.limits import PackageLimits
-from server.api.errors import ApiError
-from server.api.multipart import UploadedFile, read_form
-from server.api.parts import Parts
+from adapters.package.archive import unpack
+from adapters.package.files import PACKAGE_FILES, is_kept
+from server.api.context import ServerContext
+from server.api.error_responses import ApiError
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
+
+
+MAX_PARTS = 64
+MAX_FIELD_BYTES = 4096
+BUFFER_BYTES = 1 << 20  # written at once, on another thread
+
+
+@dataclass
+class UploadedFile:
+    """One file part: the name the client gave (untrusted), and where its bytes are."""
+
+    name: str
+    path: Path
+
+
+@dataclass
+class Form:
+    """A parsed body."""
+
+    fields: dict[str, str] = field(default_factory=dict)
+    files: list[UploadedFile] = field(default_factory=list)
+
+
+async def read_form(request: Request, folder: Path) -> Form:
+    """Stream the body's parts; files go into ``folder``. Raises ApiError for what is no sound multipart body."""
+    media, options = parse_options_header(request.headers.get("content-type", ""))
+    if media != b"multipart/form-data" or b"boundary" not in options:
+        raise ApiError(
+            415,
+            "send the package as multipart/form-data: one archive file, or the files of the package",
+            code="unsupported_media_type",
+        )
+    sink = _Sink(folder)
+    try:
+        parser = MultipartParser(options[b"boundary"], sink.callbacks())
+        async for chunk in request.stream():
+            parser.write(chunk)
+            if sink.buffered >= BUFFER_BYTES:
+                await asyncio.to_thread(sink.flush)
+        parser.finalize()
+        await asyncio.to_thread(sink.flush)
+    except FormParserError as error:
+        raise ApiError(400, "the multipart body is malformed", code="invalid_multipart") from error
+    except ClientDisconnect as error:
+        raise ApiError(400, "the upload ended early", code="upload_incomplete") from error
+    finally:
+        sink.close()
+    if not sink.ended:
+        raise ApiError(400, "the upload ended early", code="upload_incomplete")
+    return sink.form
+
+
+class _Sink:
+    """Takes the parser's callbacks; collects bytes until ``flush`` writes them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.form = Form()
+        self.buffered = 0
+        self.ended = False
+        self._folder = folder
+        self._pending: list[tuple[BinaryIO, bytes]] = []
+        self._open: list[BinaryIO] = []
+        self._header = b""
+        self._value = b""
+        self._headers: dict[str, bytes] = {}
+        self._file: BinaryIO | None = None
+        self._field: str | None = None
+        self._text = b""
+
+    def callbacks(self) -> MultipartCallbacks:
+        """What the parser calls."""
+        return {
+            "on_part_begin": self._part_begin,
+            "on_part_data": self._part_data,
+            "on_part_end": self._part_end,
+            "on_header_field": self._header_field,
+            "on_header_value": self._header_value,
+            "on_header_end": self._header_end,
+            "on_headers_finished": self._headers_finished,
+            "on_end": self._end,
+        }
+
+    def flush(self) -> None:
+        """Write what was collected."""
+        pending, self._pending, self.buffered = self._pending, [], 0
+        for file, data in pending:
+            file.write(data)
+        for file in self._open[:-1] if self._file else self._open:
+            file.close()
+        self._open = [self._file] if self._file else []
+
+    def close(self) -> None:
+        """Close whatever is open."""
+        for file in self._open:
+            file.close()
+
+    def _part_begin(self) -> None:
+        self._headers, self._header, self._value = {}, b"", b""
+        if len(self.form.fields) + len(self.form.files) >= MAX_PARTS:
+            raise ApiError(400, f"more than {MAX_PARTS} parts", code="invalid_multipart")
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _header_end(self) -> None:
+        self._headers[self._header.decode("latin-1").lower()] = self._value
+        self._header, self._value = b"", b""
+
+    def _headers_finished(self) -> None:
+        _, options = parse_options_header(self._headers.get("content-disposition", b""))
+        self._field, self._text = options.get(b"name", b"").decode("utf-8", "replace"), b""
+        if b"filename" in options:
+            path = self._folder / f"part-{len(self.form.files)}"
+            self._file = path.open("xb")
+            self._open.append(self._file)
+            self.form.files.append(UploadedFile(_base_name(options[b"filename"]), path))
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._file is not None:
+            self._pending.append((self._file, data[start:end]))
+            self.buffered += end - start
+            return
+        self._text += data[start:end]
+        if len(self._text) > MAX_FIELD_BYTES:
+            raise ApiError(400, f"the field {self._field!r} is too long", param=self._field, code="invalid_multipart")
+
+    def _part_end(self) -> None:
+        if self._file is None and self._field:
+            self.form.fields[self._field] = self._text.decode("utf-8", "replace")
+        self._file = None
+
+    def _end(self) -> None:
+        self.ended = True
+
+
+def _base_name(name: bytes) -> str:
+    """The last component of whatever path a client sent."""
+    return name.decode("utf-8", "replace").replace("\\", "/").rsplit("/", 1)[-1]
+
 
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
@@ -36,7 +187,7 @@ class Upload:
 
 
 @asynccontextmanager
-async def receive(request: Request, parts: Parts) -> AsyncIterator[Upload]:
+async def receive(request: Request, parts: ServerContext) -> AsyncIterator[Upload]:
     """Stream the body into quarantine; nothing of it is left there afterwards. Raises ApiError or PackageError."""
     store = parts.lifecycle.store
     place = await asyncio.to_thread(store.new_quarantine)

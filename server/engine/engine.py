@@ -9,12 +9,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from server.adapter_key import AdapterKey
 from server.config import EngineConfig
-from server.engine.activation import activation_start
 from server.engine.adapter_manager import AdapterManager
-from server.engine.batch import scheduled_work
 from server.engine.block_manager import BlockManager
-from server.engine.executor import Executor, StepResult
+from server.engine.executor import Executor, Runner, StepResult, scheduled_work
 from server.engine.messages import (
     EngineRequest,
     EngineStats,
@@ -24,11 +23,9 @@ from server.engine.messages import (
     StepOutputs,
     TokenLogprobs,
 )
-from server.engine.request import Request, find_problem
-from server.engine.runner import Runner
-from server.engine.sampler import Sampler
+from server.engine.request import Request, activation_start, find_problem
+from server.engine.sampling.sampler import Sampler
 from server.engine.scheduler import Scheduler, SchedulerConfig, SchedulerOutput
-from server.registry import AdapterKey
 
 KV_EXHAUSTED = "The prompt does not fit into the KV cache beside the resident prefix adapters."
 NOT_RESIDENT = "The adapter {} is not loaded."

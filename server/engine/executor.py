@@ -1,6 +1,7 @@
 """Runs one step's work through model and sampler; when that raises, finds the requests at fault.
 
-Does not change requests: it may run them twice, which is safe because positions and KV slots are given.
+Does not change requests: it may run them twice, which is safe because positions and KV slots are given. Of the model
+it knows ``Runner``: architecture, quantization, device and adapter mathematics are the runner's own business.
 """
 
 from __future__ import annotations
@@ -8,17 +9,162 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
 
 from torch import Tensor
 
-from server.engine.batch import Batch, Work, make_batch
-from server.engine.logprobs import token_logprobs
+from adapters.ops import Adapter
+from server.adapter_key import AdapterKey
 from server.engine.messages import TokenLogprobs
-from server.engine.runner import Runner
-from server.engine.sampler import NonFiniteLogitsError, Sampler
+from server.engine.request import Request
+from server.engine.sampling.sampler import NonFiniteLogitsError, Sampler, token_logprobs
+from server.engine.scheduler import SchedulerOutput
+from server.model.inputs import ModelInput, SequenceInput
+from server.model.prepared import PreparedAdapter
+
+
+class Runner(Protocol):
+    """A resident base model with its KV cache and the adapters installed on it.
+
+    Only ``prepare`` may be called from another thread than the one that steps.
+    """
+
+    @property
+    def vocab_size(self) -> int:
+        """Width of the logits."""
+
+    @property
+    def num_blocks(self) -> int:
+        """KV blocks, numbered from 0; all of them are the engine's to hand out."""
+
+    @property
+    def block_size(self) -> int:
+        """Positions in one KV block."""
+
+    @property
+    def max_model_len(self) -> int:
+        """The most positions of one sequence."""
+
+    @property
+    def eos_token_ids(self) -> list[int]:
+        """Tokens that end an output unless the request says otherwise."""
+
+    @property
+    def start_ids(self) -> list[int]:
+        """Tokens that the decoder starts from after an encoder has read the prompt; empty without an encoder."""
+
+    @property
+    def base_fingerprint(self) -> str:
+        """Identifies the base's weights; part of every KV block's hash."""
+
+    @property
+    def adapter_bytes(self) -> int:
+        """Memory of all installed adapters."""
+
+    def execute(self, inputs: ModelInput) -> Tensor:
+        """Compute one step; logits fp32 [sum(len(s.logits_at)), width] in the order of ``inputs.sequences``.
+
+        ``width`` is ``vocab_size``, or that of the adapter in the batch that knows the most tokens; logits of tokens
+        that a row's adapter does not have are minus infinity.
+
+        Must be safe to repeat on a part of the sequences after it raised: all writes are to the positions given.
+        """
+
+    def prepare(self, path: Path) -> PreparedAdapter:
+        """Read, validate and place the package in ``path``, in the loader's thread.
+
+        Raises AdapterError.
+        """
+
+    def install(self, key: AdapterKey, adapter: Adapter) -> None:
+        """Make a prepared adapter usable under ``key``, between two steps. Raises AdapterError."""
+
+    def remove(self, key: AdapterKey) -> None:
+        """Forget an installed adapter, between two steps."""
+
+    def write_prefix(self, key: AdapterKey, block_table: list[int]) -> None:
+        """Write the KV of an installed prefix adapter to positions ``0 .. num_virtual_tokens`` of these blocks."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """The part of a step that concerns one request."""
+
+    request: Request
+    num_tokens: int
+    copy: tuple[int, int] | None = None
+
+    @property
+    def samples(self) -> bool:
+        """Whether the next token can be chosen after this: all tokens are computed, and one is wanted."""
+        return self.num_tokens == self.request.num_pending_tokens and self.request.max_tokens > 0
+
+    @property
+    def prompt_targets(self) -> range:
+        """Places in the sequence of prompt tokens whose log-probabilities this step can tell for the first time."""
+        request = self.request
+        if not request.wants_prompt_logprobs:
+            return range(0)
+        first = request.num_virtual_tokens + len(request.prompt_logprobs)
+        start = request.num_computed_tokens + 1
+        return range(max(first, start), min(request.num_prompt_tokens, start + self.num_tokens))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A model input and its work in the same order. Logits rows: per work its prompt rows, then its sample row."""
+
+    work: list[Work]
+    inputs: ModelInput
+    sample_rows: list[int]
+    prompt_rows: list[range]
+
+    @property
+    def sampling(self) -> list[Request]:
+        """The requests of ``sample_rows``."""
+        return [work.request for work in self.work if work.samples]
+
+
+def scheduled_work(output: SchedulerOutput, requests: dict[str, Request]) -> list[Work]:
+    """A step's work, rows of the same adapter next to each other as grouped kernels like them."""
+    work = [Work(requests[i], n, output.copies.get(i)) for i, n in output.num_tokens.items()]
+    return sorted(work, key=lambda w: str(w.request.adapter or ""))
+
+
+def make_batch(work: Sequence[Work]) -> Batch:
+    """Lay out the model input for ``work``, in its order."""
+    sequences, sample_rows, prompt_rows = [], [], []
+    row = 0
+    for item in work:
+        sequence = _sequence(item)
+        sequences.append(sequence)
+        prompt_rows.append(range(row, row + len(item.prompt_targets)))
+        row += len(sequence.logits_at)
+        if item.samples:
+            sample_rows.append(row - 1)
+    copies = [item.copy for item in work if item.copy]
+    return Batch(list(work), ModelInput(sequences, copies), sample_rows, prompt_rows)
+
+
+def _sequence(work: Work) -> SequenceInput:
+    request = work.request
+    start = request.num_computed_tokens
+    logits_at = [target - 1 - start for target in work.prompt_targets]
+    if work.samples:
+        logits_at.append(work.num_tokens - 1)
+    return SequenceInput(
+        adapter=request.adapter,
+        token_ids=request.token_ids[start : start + work.num_tokens],
+        start=start,
+        block_table=request.block_table,
+        logits_at=logits_at,
+        decoder_start=request.decoder_start,
+        activate_from=request.activate_from,
+    )
+
 
 logger = logging.getLogger(__name__)
-
 INTERNAL_ERROR = "The engine failed while computing this request; other requests were not affected."
 NON_FINITE = "The model computed values that are not finite for this request; its adapter may be broken."
 

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 import msgspec
 
-from server.registry import AdapterKey
+from server.adapter_key import AdapterKey
 
 
 class FinishReason(StrEnum):

@@ -1,4 +1,4 @@
-"""One request inside the engine: its tokens, what of them is computed, and where its KV lies.
+"""One request inside the engine: its tokens, what of them is computed, where its KV lies, where its adapter acts.
 
 Knows neither the other requests nor the model.
 """
@@ -9,9 +9,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from server.adapter_key import AdapterKey
 from server.engine.messages import EngineRequest, FinishReason, SamplingParams, TokenLogprobs
-from server.model.inputs import VIRTUAL
-from server.registry import AdapterKey
+from server.model.inputs import NEVER, VIRTUAL
+
+
+def activation_start(prompt_ids: Sequence[int], invocation_tokens: Sequence[int]) -> int:
+    """The position in the prompt from which on an adapter acts.
+
+    Activated LoRA (Greenewald et al., 2025, https://arxiv.org/abs/2504.12397): where the last of its invocations
+    begins, ``NEVER`` when the prompt has none (outputs do not count, as in peft). 0 for adapters without invocation.
+    """
+    wanted = list(invocation_tokens)
+    if not wanted:
+        return 0
+    for start in range(len(prompt_ids) - len(wanted), -1, -1):
+        if prompt_ids[start] == wanted[0] and list(prompt_ids[start : start + len(wanted)]) == wanted:
+            return start
+    return NEVER
 
 
 class RequestStatus(Enum):

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from operator import attrgetter
 
+from server.adapter_key import AdapterKey
 from server.engine.block_manager import BlockManager, extend_hashes, hash_seed
 from server.engine.fair_queue import FairQueue
 from server.engine.request import Request, RequestStatus
-from server.registry import AdapterKey
 
 
 @dataclass(frozen=True)

@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, cast
 
+import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from adapters.base import BaseSpec
-from server.model.adapted import adapt_embedding, adapt_module
-from server.model.assemble import assemble
-from server.model.experts import adapt_experts, adapt_router, expert_modules, router_modules
+from adapters.base_spec import BaseSpec
+from adapters.batch.rows import RowSegment
+from bases.model import LoadedBase, adaptable_modules, expert_modules, router_modules
+from server.adapter_key import AdapterKey
+from server.model.adapted_modules import adapt_embedding, adapt_experts, adapt_module, adapt_router
+from server.model.adapter_pool import AdapterPool
+from server.model.architecture_check import check_untested, probe_layers
 from server.model.families import TESTED
 from server.model.inputs import ModelInput, SequenceInput
 from server.model.kv_cache import KVCache, LayerShape
-from server.model.loader import LoadedBase, adaptable_modules
-from server.model.pool import AdapterPool
-from server.model.probe import check_untested, probe_layers
+from server.model.layout import assemble
 from server.model.step import computing
-from server.model.vocabulary import mask_unknown
+
+
+def mask_unknown(logits: Tensor, segments: Sequence[RowSegment], pool: AdapterPool, num_logits: int) -> Tensor:
+    """``logits`` with minus infinity for tokens that a row's adapter, or the base, does not write.
+
+    Done behind the model, as some models change logits behind their head. ``num_logits`` are the base's; rows outside
+    of ``segments`` are the base's too. Shape: ``logits`` [n, width]; the result is wider where an adapter reads tokens
+    that it does not write, so that every token of its prompts has a column.
+    """
+    adapters = [pool[cast(AdapterKey, segment.member)] for segment in segments]
+    width = max([logits.shape[-1], *(adapter.vocab_size or 0 for adapter in adapters)])
+    if width == num_logits and not any(adapter.num_logits for adapter in adapters):
+        return logits
+    known = torch.full((len(logits), 1), num_logits)
+    for segment, adapter in zip(segments, adapters, strict=True):
+        known[segment.start : segment.stop] = adapter.num_logits or num_logits
+    unknown = torch.arange(width, device=logits.device) >= known.to(logits.device)
+    return pad(logits, (0, width - logits.shape[-1])).masked_fill(unknown, -torch.inf)
 
 
 class Forward(Protocol):

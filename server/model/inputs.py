@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from server.registry import AdapterKey
+from server.adapter_key import AdapterKey
 
 
 @dataclass(frozen=True)

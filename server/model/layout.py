@@ -1,4 +1,4 @@
-"""Where the sequences of one step stand: their rows in the batch, those of one adapter together, and their slots."""
+"""Where the sequences of one step stand, those of one adapter together, and the tensors of a ``Step`` made of that."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from adapters.batch.rows import Segment
-from server.model.inputs import VIRTUAL, SequenceInput
-from server.model.pool import AdapterPool
-from server.registry import AdapterKey
+from adapters.batch.rows import RowSegment
+from server.adapter_key import AdapterKey
+from server.model.adapter_pool import AdapterPool
+from server.model.inputs import VIRTUAL, ModelInput, SequenceInput
+from server.model.kv_cache import KVCache
+from server.model.step import DecodePart, PrefillPart, Step
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,12 @@ def padded(rows: Sequence[Tensor]) -> Tensor:
     return torch.stack([torch.cat([row, row[-1:].expand(width - len(row))]) for row in rows])
 
 
-def row_segments(by_row: Iterable[Placed]) -> list[Segment]:
+def row_segments(by_row: Iterable[Placed]) -> list[RowSegment]:
     """Whose the rows of the batch are, the sequences in the order of their rows."""
     return _segments((p.sequence.adapter, p.row + p.num_inactive, p.count - p.num_inactive) for p in by_row)
 
 
-def head_segments(placed: Sequence[Placed]) -> list[Segment]:
+def head_segments(placed: Sequence[Placed]) -> list[RowSegment]:
     """Whose the rows are that reach the output head: those with logits wanted, in the order of the sequences."""
     counts = [len(p.sequence.logits_at) for p in placed]
     starts = [0, *accumulate(counts)]
@@ -96,14 +98,63 @@ def virtual_rows(
     return torch.tensor(rows, dtype=torch.long, device=device), torch.cat(parts)
 
 
-def _segments(runs: Iterable[tuple[AdapterKey | None, int, int]]) -> list[Segment]:
+def _segments(runs: Iterable[tuple[AdapterKey | None, int, int]]) -> list[RowSegment]:
     """Runs of rows (adapter, first, count) as segments; neighbours of the same adapter become one."""
-    segments: list[Segment] = []
+    segments: list[RowSegment] = []
     for adapter, start, count in runs:
         if adapter is None or not count:
             continue
         if segments and segments[-1].member == adapter and segments[-1].stop == start:
-            segments[-1] = Segment(adapter, segments[-1].start, start + count)
+            segments[-1] = RowSegment(adapter, segments[-1].start, start + count)
         else:
-            segments.append(Segment(adapter, start, start + count))
+            segments.append(RowSegment(adapter, start, start + count))
     return segments
+
+
+@dataclass(frozen=True, eq=False)
+class Assembled:
+    """A step and the model's arguments for it: all tensors [T], ``logits_rows`` [n]."""
+
+    step: Step
+    input_ids: Tensor
+    positions: Tensor
+    logits_rows: Tensor
+
+
+def assemble(inputs: ModelInput, cache: KVCache, pool: AdapterPool, device: torch.device) -> Assembled:
+    """Lay the sequences out in rows, equal adapters together, and build everything the model's modules look up."""
+    placed = place(inputs.sequences)
+    by_adapter = sorted(placed, key=lambda p: p.row)
+    slots = [slots_of(p, cache.block_size, device) for p in by_adapter]
+    embed_rows, embeds = virtual_rows(by_adapter, pool, device)
+    groups = pool.groups(frozenset(p.sequence.adapter for p in placed if p.sequence.adapter is not None))
+    step = Step(
+        cache=cache,
+        slots=torch.cat([s[p.sequence.start :] for s, p in zip(slots, by_adapter, strict=True)]),
+        decode=_decode_part([(p, s) for p, s in zip(by_adapter, slots, strict=True) if p.count == 1], device),
+        prefills=[
+            PrefillPart(p.row, p.count, p.sequence.start, s[None])
+            for p, s in zip(by_adapter, slots, strict=True)
+            if p.count > 1
+        ],
+        segments=row_segments(by_adapter),
+        head_segments=head_segments(placed),
+        groups=groups,
+        embed_rows=embed_rows,
+        embeds=embeds,
+        head_width=pool.num_logits if groups else 0,
+    )
+    token_ids = [t for p in by_adapter for t in p.sequence.token_ids]
+    positions = [i for p in by_adapter for i in range(p.sequence.start, p.total)]
+    wanted = [p.row + i for p in placed for i in p.sequence.logits_at]
+    return Assembled(step, *(torch.tensor(v, dtype=torch.long, device=device) for v in (token_ids, positions, wanted)))
+
+
+def _decode_part(rows: list[tuple[Placed, Tensor]], device: torch.device) -> DecodePart | None:
+    if not rows:
+        return None
+    return DecodePart(
+        rows=torch.tensor([p.row for p, _ in rows], dtype=torch.long, device=device),
+        slots=padded([slots for _, slots in rows]),
+        lengths=torch.tensor([p.total for p, _ in rows], dtype=torch.long, device=device),
+    )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from adapters.batch.grouped import Groups
-from adapters.batch.rows import RowPlan, Segment, plan_rows
+from adapters.batch.rows import RowPlan, RowSegment, plan_rows
 from server.model.kv_cache import KVCache
 
 
@@ -85,8 +85,8 @@ class Step:
     slots: Tensor
     decode: DecodePart | None
     prefills: Sequence[PrefillPart]
-    segments: Sequence[Segment]
-    head_segments: Sequence[Segment]
+    segments: Sequence[RowSegment]
+    head_segments: Sequence[RowSegment]
     groups: Mapping[str, Groups]
     embed_rows: Tensor | None = None
     embeds: Tensor | None = None

@@ -15,11 +15,11 @@ from torch.func import functional_call
 from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.pytorch_utils import Conv1D
 
-from adapters.base import BaseSpec
+from adapters.base_spec import BaseSpec
 from adapters.batch.reference import apply_reference
 from adapters.errors import AdapterError
-from adapters.fingerprint import base_fingerprint, template_sha256
 from adapters.ops import Adapter, Op
+from bases.fingerprint import base_fingerprint, template_sha256
 from tests.factory import CHAT_TEMPLATE
 from tests.oracle import task_of
 from tests.own_formats import apply_own, is_own

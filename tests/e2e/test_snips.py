@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from adapters.base import DEFAULT_BASE, resolve_base
-from adapters.errors import BaseModelError
-from adapters.files import MANIFEST_FILE
+from adapters.package.files import MANIFEST_FILE
+from bases.errors import BaseModelError
+from bases.finding import DEFAULT_BASE, resolve_base
 from tests.shared_data import SHARED
-from trainer.local_server import HOTSWAP, start_server, wait_until_ready
+from trainer.serving.local_server import HOTSWAP, start_server, wait_until_ready
 
 DATA = SHARED / "snips"
 pytestmark = [

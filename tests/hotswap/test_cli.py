@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.errors import BaseModelError
+from bases.errors import BaseModelError
 from hotswap import cli
 
 
@@ -90,7 +90,7 @@ def test_help_of_a_command_does_not_import_torch(name: str) -> None:
 
 def module_with(body: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real module whose ``main`` is ``body``, registered as the command ``probe``."""
-    source = "from adapters.errors import BaseModelError\ndef main(argv):\n    " + body + "\n"
+    source = "from bases.errors import BaseModelError\ndef main(argv):\n    " + body + "\n"
     (folder / "probe_command.py").write_text(source)
     monkeypatch.syspath_prepend(folder)
     monkeypatch.delitem(sys.modules, "probe_command", raising=False)

@@ -14,11 +14,10 @@ from typing import Any
 import httpx
 import uvicorn
 
-from server.api.parts import Parts
-from server.app import create_app
-from server.assembly import make_parts
+from server.api.context import ServerContext
+from server.app import create_app, make_context
 from server.config import EngineConfig, ServerConfig
-from server.engine.local_client import LocalEngineClient
+from server.engine.ipc.local_client import LocalEngineClient
 
 DEADLINE = 60.0
 
@@ -28,7 +27,7 @@ class Live:
     """A running server."""
 
     url: str
-    parts: Parts
+    parts: ServerContext
     loop: asyncio.AbstractEventLoop
 
     def http(self, **headers: str) -> httpx.Client:
@@ -74,7 +73,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 def live_server(base: Path, data_dir: Path, *, engine: dict[str, Any] | None = None, **config: Any) -> Iterator[Live]:
     """Serve ``base`` until the block is left; ``engine`` and ``config`` are fields of the configurations."""
     engine_config = EngineConfig(model=str(base), quantize="none", threads=1, **{"kv_cache_gb": 0.02, **(engine or {})})
-    parts = make_parts(ServerConfig(engine=engine_config, **config), data_dir, LocalEngineClient)
+    parts = make_context(ServerConfig(engine=engine_config, **config), data_dir, LocalEngineClient)
     started: list[Exception | None] = []
     app = create_app(parts, started.append)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none", lifespan="on"))

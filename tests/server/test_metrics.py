@@ -3,10 +3,11 @@ from __future__ import annotations
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from server.adapter_key import AdapterKey
+from server.catalog.lifecycle import Action
+from server.catalog.versions import VersionState
 from server.engine.messages import AdapterLoaded, EngineInfo, EngineStats, StepOutputs
-from server.lifecycle_observer import Action
 from server.metrics import FINISH_REASONS, REQUEST_BUCKETS, TOKEN_BUCKETS, TTFT_BUCKETS, Metrics, RequestClock
-from server.registry import AdapterKey, VersionState
 
 KEY = AdapterKey("a", 3, "d")
 LABELS = {"model": "base", "adapter": "a", "version": "3"}

@@ -193,7 +193,7 @@ def test_help_is_instant_and_whole() -> None:
 
 def test_the_api_process_imports_no_torch(tiny_base: Path) -> None:
     script = (
-        "import sys, pathlib\nimport server.serving\nfrom server.text import TextProcessor\n"
+        "import sys, pathlib\nimport server.serving\nfrom server.text.tokenizer import TextProcessor\n"
         f"TextProcessor.load(pathlib.Path({str(tiny_base)!r}))\nassert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

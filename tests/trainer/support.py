@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trainer.config.file import load_config
+from trainer.config.loading import load_config
 from trainer.config.schema import TrainConfig
 
 WORDS = ("red", "blue", "green", "black", "white", "grey")

@@ -13,16 +13,16 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from adapters.golden import read_golden
-from adapters.manifest import read_manifest
-from adapters.package import read_package
+from adapters.package.golden import read_golden
+from adapters.package.manifest import read_manifest
+from adapters.package.reading import read_package
 from server.engine.messages import AdapterLoaded
 from tests.factory import make_base
 from tests.server.live import live_server
-from tests.trainer.methods import METHODS
+from tests.trainer.every_method import METHODS
+from tests.trainer.export.test_result_served import serve
 from tests.trainer.support import WORDS, make_config
 from tests.trainer.test_run import losses
-from tests.trainer.test_served import serve
 from trainer.base_model import load_base, load_tokenizer
 from trainer.errors import ConfigError
 from trainer.methods import apply_method

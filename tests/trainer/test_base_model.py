@@ -7,7 +7,7 @@ import bitsandbytes as bnb
 import pytest
 import torch
 
-from adapters.errors import BaseModelError
+from bases.errors import BaseModelError
 from tests.trainer.support import make_config
 from trainer.base_model import load_base, load_model, load_vocabulary, resolve_dtype
 

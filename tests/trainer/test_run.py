@@ -12,18 +12,18 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from adapters.golden import read_golden
-from adapters.manifest import read_manifest
-from adapters.package import read_package
+from adapters.package.golden import read_golden
+from adapters.package.manifest import read_manifest
+from adapters.package.reading import read_package
 from tests import oracle
-from tests.trainer.methods import METHODS, WEAK
+from tests.trainer.every_method import METHODS, WEAK
 from tests.trainer.support import WORDS, colour_rows, make_config
 from trainer.config.schema import TrainConfig
 from trainer.errors import CheckpointError, DataError, TrainingError
-from trainer.loop.metrics import read_metrics
-from trainer.loop.progress import SilentDisplay
+from trainer.loop.records import read_metrics
+from trainer.loop.session import RunResult
+from trainer.progress import SilentDisplay
 from trainer.run import train
-from trainer.session import RunResult
 
 
 def losses(result: RunResult | TrainConfig, key: str = "loss") -> dict[int, float]:
@@ -81,7 +81,7 @@ def test_a_resumed_run_is_equal_to_the_last_bit(tiny_base: Path, tmp_path: Path,
 
 
 def test_the_written_configuration_reproduces_the_run(tiny_base: Path, tmp_path: Path) -> None:
-    from trainer.config.file import load_config
+    from trainer.config.loading import load_config
 
     first = train(make_config(tmp_path, tiny_base))
     again = train(load_config(first.output / "config.yaml", [f"output={tmp_path / 'again'}"], {}))

@@ -1,17 +1,18 @@
-"""What the trainer's commands share: errors to one plain line, and quiet libraries."""
+"""What the trainer's commands share: errors to one plain line, quiet libraries, and a command line of settings."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 
 def guarded(work: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     """Run ``work``; one of our errors becomes one line on stderr and exit code 1."""
-    from adapters.errors import AdapterError, BaseModelError
-    from trainer.distributed.worker import leave_error
+    from adapters.errors import AdapterError
+    from bases.errors import BaseModelError
+    from trainer.distributed.launch import leave_error
     from trainer.errors import TrainerError
 
     try:
@@ -30,3 +31,109 @@ def silence_libraries() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+
+
+def split_flags(
+    argv: Sequence[str], own: Mapping[str, bool], is_switch: Callable[[str], bool]
+) -> tuple[list[str], list[str]]:
+    """The tokens of ``argv`` that are the command's own, and the settings as ``key=value``.
+
+    ``own`` says of the command's flags whether they take a value. A setting without a value is true: one that
+    ``is_switch``, or one that nothing but another flag follows. Several values (``--target_modules a b``) are a list.
+    """
+    mine: list[str] = []
+    settings: list[str] = []
+    at = 0
+    while at < len(argv):
+        token = argv[at]
+        name, equals, value = token.partition("=")
+        end = at + 1
+        if name in own:
+            end += bool(own[name] and not equals)
+            mine += argv[at:end]
+        elif token.startswith("--") and not equals:
+            key = token[2:].replace("-", "_")
+            end += _count_values(argv[end:], is_switch(key))
+            settings.append(f"{key}={_joined(argv[at + 1 : end])}")
+        elif token.startswith("--"):
+            settings.append(f"{name[2:].replace('-', '_')}={value}")
+        else:
+            (settings if equals else mine).append(token)
+        at = end
+    return mine, settings
+
+
+def _count_values(rest: Sequence[str], is_switch: bool) -> int:
+    """How many of the tokens after a flag are its values."""
+    count = 0
+    while count < len(rest) and _is_value(rest[count], first=count == 0):
+        count += 1
+    if is_switch:
+        return int(count > 0 and rest[0].lower() in ("true", "false", "auto"))
+    return count
+
+
+def _is_value(token: str, *, first: bool) -> bool:
+    """A first value may be anything but a flag; more of them are words."""
+    return not token.startswith("--") and (first or not ("=" in token or token.endswith((".yaml", ".yml"))))
+
+
+def _joined(values: Sequence[str]) -> str:
+    if len(values) == 1:
+        return values[0]
+    return f"[{', '.join(values)}]" if values else "true"
+
+
+SETTINGS_HELP = """\
+settings, as key=value, --key value or --key=value; a key is dotted (training.learning_rate) or its last part alone
+(learning_rate). HOTSWAP_TRAIN_<KEY> in the environment does the same, with __ for the dot. The most used:
+
+  output                        the directory that receives the run
+  base                          the base model: a name in the cache, or a directory
+  data, data.validation         file, folder or hub:owner/name; a share, a count of rows or a file to validate on
+  data.columns.prompt, data.columns.response, data.template, data.system_prompt, data.max_length
+  method                        lora, prefix, prompt, p_tuning, ia3, bottleneck, freeze, ...
+  method.r, method.alpha, method.target_modules (lora); method.tokens, method.projection (prefix)
+  learning_rate                 default: the method's own
+  epochs, max_steps, batch_size, gradient_accumulation, warmup, scheduler, optimizer
+  quantize                      nf4 or int8: train on the base as it is served; dtype, gradient_checkpointing, packing
+  eval_steps, save_steps, best_checkpoint, early_stopping, seed, tensorboard
+
+Names of the ChatGLM scripts, LLaMA-Factory, Axolotl, TRL and transformers are understood (--pre_seq_len,
+--quantization_bit, --lora_rank, --cutoff_len, ...): docs/training/aliases.md. All keys: docs/training/running.md.
+"""
+
+
+def parse_settings(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """What ``parser`` knows, and the settings as ``key=value``. Wrong usage ends the process with code 2."""
+    own = {flag: action.nargs != 0 for flag, action in parser._option_string_actions.items()}
+    mine, settings = split_flags(argv, own, _is_switch)
+    args = parser.parse_args(mine)
+    if args.config is None and not settings and not getattr(args, "shape", None):
+        parser.error("give a YAML file, or settings such as --data FILE --output DIR")
+    for flag in (token.partition("=")[0] for token in argv if token.startswith("--")):
+        if flag not in own and (problem := _unknown(flag)):
+            parser.error(problem)
+    return args, settings
+
+
+def _is_switch(key: str) -> bool:
+    from trainer.config.aliases import ALIASES
+    from trainer.config.keys import is_switch
+
+    return ALIASES[key].is_switch if key in ALIASES else is_switch(key)
+
+
+def _unknown(flag: str) -> str:
+    """What is wrong with ``flag`` as a key, if no method and no other trainer knows it."""
+    from trainer.config.aliases import ALIASES
+    from trainer.config.keys import check_somewhere_known
+    from trainer.errors import ConfigError
+
+    key = flag.removeprefix("--").replace("-", "_")
+    try:
+        if key not in ALIASES:
+            check_somewhere_known(key)
+    except ConfigError as error:
+        return str(error)
+    return ""

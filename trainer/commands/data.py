@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.commands.common import guarded, silence_libraries
-from trainer.commands.settings import parse_settings
+from trainer.commands.common import guarded, parse_settings, silence_libraries
 
 if TYPE_CHECKING:
     from trainer.config.schema import TrainConfig
-    from trainer.data.parts import Parts
-    from trainer.preference.tokens import PreferenceData
+    from trainer.data.splits import DatasetSplits
+    from trainer.preference.preference_data import PreferenceData
 
 _YAML = (".yaml", ".yml")
 _WHAT = "YAML file of a run, or a file or folder of data"
@@ -62,7 +61,7 @@ def _preview(argv: list[str]) -> int:
 def _recipes(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="hotswap data recipes", description="List the data sets with a recipe.")
     parser.parse_args(argv)
-    from trainer.data.recipes import RECIPES
+    from trainer.recipes import RECIPES
 
     width = max(map(len, RECIPES))
     for recipe in RECIPES.values():
@@ -93,7 +92,7 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespa
 
 def _load(args: argparse.Namespace) -> tuple[TrainConfig, Any, tuple[int, ...]]:
     """Configuration, tokenizer and the tokens that end a turn."""
-    from trainer.config.file import load_config
+    from trainer.config.loading import load_config
 
     is_yaml = bool(args.config) and args.config.endswith(_YAML)
     data = [f"data.path={args.config}"] if args.config and not is_yaml else []
@@ -109,14 +108,12 @@ def _run_check(args: argparse.Namespace) -> int:
     config, tokenizer, end_ids = _load(args)
     if config.preference:
         return _check_preferences(config, tokenizer, end_ids, as_json=args.json)
-    from trainer.data.load import with_recipe
-    from trainer.data.parts import find_parts
-    from trainer.data.progress import spoken
-    from trainer.data.report import check_data_set
-    from trainer.data.report_text import report_text
+    from trainer.data.data_report import check_data_set, report_text
+    from trainer.data.sources import with_recipe
+    from trainer.data.splits import find_splits, progress_messages
 
-    progress = spoken(lambda text: print(text, file=sys.stderr, flush=True))
-    parts = find_parts(with_recipe(config.data), config.training.seed, progress)
+    progress = progress_messages(lambda text: print(text, file=sys.stderr, flush=True))
+    parts = find_splits(with_recipe(config.data), config.training.seed, progress)
     report = check_data_set(config, tokenizer, end_ids, progress, parts=parts)
     if args.json:
         print(_json(report))
@@ -133,22 +130,22 @@ def _run_preview(args: argparse.Namespace) -> int:
     look = _Look(max(1, args.n), colour=colour, ids=args.ids)
     config, tokenizer, end_ids = _load(args)
     if config.preference:
-        from trainer.preference.load import load
+        from trainer.preference.preference_data import load_preference_data
 
-        _print_preferences(load(config, tokenizer, end_ids), tokenizer, look)
+        _print_preferences(load_preference_data(config, tokenizer, end_ids), tokenizer, look)
         return 0
-    from trainer.data.load import with_recipe
-    from trainer.data.parts import find_parts
+    from trainer.data.sources import with_recipe
+    from trainer.data.splits import find_splits
 
-    _print_rows(find_parts(with_recipe(config.data), config.training.seed), tokenizer, end_ids, look)
+    _print_rows(find_splits(with_recipe(config.data), config.training.seed), tokenizer, end_ids, look)
     return 0
 
 
 def _check_preferences(config: TrainConfig, tokenizer: Any, end_ids: tuple[int, ...], *, as_json: bool) -> int:
-    from trainer.preference.load import load
-    from trainer.preference.report import check_preferences, report_lines
+    from trainer.preference.preference_data import load_preference_data
+    from trainer.preference.preference_report import check_preferences, report_lines
 
-    data = load(config, tokenizer, end_ids)
+    data = load_preference_data(config, tokenizer, end_ids)
     report = check_preferences(config, data)
     if as_json:
         print(_json(report))
@@ -168,7 +165,7 @@ class _Look:
     ids: bool = False
 
 
-def _print_rows(parts: Parts, tokenizer: Any, end_ids: tuple[int, ...], look: _Look) -> None:
+def _print_rows(parts: DatasetSplits, tokenizer: Any, end_ids: tuple[int, ...], look: _Look) -> None:
     from trainer.data.preview import marked, preview
 
     for shown in preview(parts, tokenizer, end_ids, look.count):
@@ -182,7 +179,7 @@ def _print_rows(parts: Parts, tokenizer: Any, end_ids: tuple[int, ...], look: _L
 
 def _print_preferences(data: PreferenceData[Any], tokenizer: Any, look: _Look) -> None:
     from trainer.data.preview import marked
-    from trainer.preference.report import examples_of
+    from trainer.preference.preference_report import examples_of
 
     for row in data.train[: look.count]:
         for name, example in examples_of(row).items():

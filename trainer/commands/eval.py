@@ -95,12 +95,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _evaluate(args: argparse.Namespace) -> int:
     from trainer.evaluation.metrics import find_metrics
-    from trainer.evaluation.progress import show, silent
     from trainer.evaluation.report import check_writable, lines, warnings, write_answers, write_json
     from trainer.evaluation.rows import RowSource, load_rows
-    from trainer.evaluation.run import Options, run
     from trainer.evaluation.scoring import check_scorable, scorable
+    from trainer.evaluation.suite import EvalOptions, run_suite
     from trainer.evaluation.targets import find_target
+    from trainer.progress import show, silent
 
     candidate = find_target(args.model, on_server=bool(args.server))
     versus = find_target(args.vs, on_server=bool(args.server)) if args.vs else None
@@ -114,7 +114,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     for metric in named:
         check_scorable(metric, rows.questions)
     metrics = asked or scorable(rows.metrics, rows.questions, lambda text: print(f"hotswap: {text}", file=sys.stderr))
-    options = Options(
+    options = EvalOptions(
         server=args.server,
         api_key=args.api_key,
         admin_key=args.admin_key,
@@ -127,7 +127,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         probe_folders=_folders(args.probe),
         probe_rows=args.probe_rows,
     )
-    report = run(candidate, versus, rows, metrics, options, bar=silent if args.quiet else show)
+    report = run_suite(candidate, versus, rows, metrics, options, bar=silent if args.quiet else show)
     print("\n".join(lines(report)))
     for warning in warnings(report):
         print(f"warning: {warning}", file=sys.stderr)

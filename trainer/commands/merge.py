@@ -30,7 +30,7 @@ def merge(argv: list[str]) -> int:
 
 def _merge(args: argparse.Namespace) -> int:
     silence_libraries()
-    from trainer.merge import merge as run
+    from trainer.export.merge import merge as run
 
     merged = run(args.package, args.output, args.base, args.dtype, args.overwrite)
     print(

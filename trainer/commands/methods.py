@@ -21,9 +21,9 @@ def methods(argv: list[str]) -> int:
 
 
 def _methods(args: argparse.Namespace) -> int:
-    from trainer.config.describe import Description, describe_method, describe_methods
+    from trainer.config.keys import MethodDescription, describe_method, describe_methods
 
-    found: list[Description] = [describe_method(args.name)] if args.name else describe_methods()
+    found: list[MethodDescription] = [describe_method(args.name)] if args.name else describe_methods()
     if args.json:
         import json
 

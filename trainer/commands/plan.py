@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from trainer.commands.common import guarded, silence_libraries
-from trainer.commands.settings import SETTINGS_HELP, parse_settings
+from trainer.commands.common import SETTINGS_HELP, guarded, parse_settings, silence_libraries
 
 _EXAMPLES = """
 examples:
@@ -44,7 +43,7 @@ def _plan(args: argparse.Namespace) -> int:
         return _list_shapes()
     if args.shape:
         return _plan_shape(args)
-    from trainer.config.file import load_config
+    from trainer.config.loading import load_config
 
     config = load_config(args.config, args.settings, defaults={"output": "plan"})  # where nothing is written
     silence_libraries()
@@ -57,32 +56,32 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _plan_shape(args: argparse.Namespace) -> int:
-    from trainer.config.file import load_config
-    from trainer.plan.shapes import shape_named
+    from trainer.config.loading import load_config
+    from trainer.plan.model_presets import model_preset
 
-    shape = shape_named(args.shape)
+    shape = model_preset(args.shape)
     given = ["output=plan", "data.path=plan", *args.settings]  # neither is read
     config = load_config(None, given)
     one = any(item.partition("=")[0].removeprefix("--").split(".")[0] == "method" for item in args.settings)
     rows = [] if one else [(label, words, load_config(None, [*given, *words.split()])) for label, words in shape.rows]
     silence_libraries()
-    from trainer.plan.planning import compare_methods, plan_shape
-    from trainer.plan.report import run_data, run_text, shape_data, shape_text
+    from trainer.plan.planning import compare_methods, plan_preset
+    from trainer.plan.report import preset_data, preset_text, run_data, run_text
 
     if one:
-        planned = plan_shape(shape, config)
+        planned = plan_preset(shape, config)
         _print(args.json, run_data(planned), run_text(planned))
     else:
         compared = compare_methods(shape, rows)
-        _print(args.json, shape_data(compared), shape_text(compared))
+        _print(args.json, preset_data(compared), preset_text(compared))
     return 0
 
 
 def _list_shapes() -> int:
-    from trainer.plan.shapes import SHAPES
+    from trainer.plan.model_presets import MODEL_PRESETS
 
-    width = max(map(len, SHAPES))
-    for shape in SHAPES.values():
+    width = max(map(len, MODEL_PRESETS))
+    for shape in MODEL_PRESETS.values():
         print(f"{shape.name:<{width}}  {shape.parameters:>13,}  {shape.summary}")
     return 0
 

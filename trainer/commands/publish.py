@@ -1,4 +1,7 @@
-"""``hotswap publish``. Exit codes: 0 live, 1 one of our errors, 2 wrong usage, 3 a gate refused, 130 interrupted."""
+"""``hotswap publish`` and ``hotswap rollback``.
+
+Exit codes: 0 live (rollback: done), 1 one of our errors, 2 wrong usage, 3 a gate refused, 130 interrupted.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from typing import TYPE_CHECKING
 from trainer.commands.common import guarded
 
 if TYPE_CHECKING:
-    from trainer.evaluation.rows import Rows
+    from trainer.evaluation.rows import EvaluationRows
+
 
 EXIT_REFUSED = 3
 _EXAMPLES = """\
@@ -89,8 +93,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _publish(args: argparse.Namespace) -> int:
-    from trainer.publishing.upload import find_package, show_progress
-    from trainer.publishing.upload import publish as upload
+    from trainer.progress import show_progress
+    from trainer.serving.upload import find_package
+    from trainer.serving.upload import publish as upload
 
     published = upload(
         find_package(args.directory),
@@ -109,12 +114,12 @@ def _publish(args: argparse.Namespace) -> int:
 
 
 def _publish_gated(args: argparse.Namespace) -> int:
-    from trainer.evaluation.progress import show, silent
-    from trainer.publishing.admin import AdminClient
-    from trainer.publishing.gate import Feedback, GateOptions, publish_gated
+    from trainer.progress import show, show_progress, silent
     from trainer.publishing.gate_report import check_writable, write_report
+    from trainer.publishing.gated_publish import Feedback, GateOptions, publish_gated
     from trainer.publishing.gates import parse_gates
-    from trainer.publishing.upload import find_package, show_progress
+    from trainer.serving.client import AdminClient
+    from trainer.serving.upload import find_package
 
     gates = parse_gates(args.gate)
     if args.report:
@@ -144,8 +149,41 @@ def _publish_gated(args: argparse.Namespace) -> int:
     return 0 if report.is_live else EXIT_REFUSED
 
 
-def _rows(args: argparse.Namespace, package: Path) -> Rows:
+def _rows(args: argparse.Namespace, package: Path) -> EvaluationRows:
     from trainer.evaluation.rows import RowSource, config_beside, load_rows
 
     config = args.gate_config or config_beside(package)
     return load_rows(RowSource(config=config, data=args.gate_data, split=args.split, rows=args.rows))
+
+
+def rollback(argv: list[str]) -> int:
+    """Run ``hotswap rollback``."""
+    parser = argparse.ArgumentParser(
+        prog="hotswap rollback",
+        description="Let an adapter's name serve the version again that it served before. No request fails.",
+    )
+    parser.add_argument("name", help="the adapter's name")
+    parser.add_argument("--server", required=True, metavar="URL", help="for example http://localhost:8000")
+    parser.add_argument("--to", type=int, metavar="VERSION", help="a version that has been live (default: the last)")
+    parser.add_argument(
+        "--from", type=int, dest="expected", metavar="VERSION", help="only if this version is live: safe to repeat"
+    )
+    parser.add_argument("--admin-key", default=os.environ.get("HOTSWAP_ADMIN_KEY"), help="default: $HOTSWAP_ADMIN_KEY")
+    parser.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help="default: %(default)s")
+    args = parser.parse_args(argv)
+    for option, value in (("--to", args.to), ("--from", args.expected), ("--timeout", args.timeout)):
+        if value is not None and value <= 0:
+            parser.error(f"{option} must be above 0")
+    return guarded(_rollback, args)
+
+
+def _rollback(args: argparse.Namespace) -> int:
+    from trainer.serving.client import AdminClient
+
+    with AdminClient(args.server, args.admin_key, timeout=args.timeout) as client:
+        live = client.rollback(args.name, args.to, expected_live=args.expected)
+    if live.replaced is None:
+        print(f"{live.name} serves version {live.version} already")
+    else:
+        print(f"rolled {live.name} back from version {live.replaced} to {live.version}  digest {live.digest}")
+    return 0

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from trainer.commands.common import guarded, silence_libraries
-from trainer.commands.settings import SETTINGS_HELP, parse_settings
+from trainer.commands.common import SETTINGS_HELP, guarded, parse_settings, silence_libraries
 
 _METRIC_HELP = (
     "validation_loss (the default), train_loss or exact_match; of GRPO reward_after, of other preferences "
@@ -45,9 +44,9 @@ def sweep(argv: list[str]) -> int:
 
 def _sweep(args: argparse.Namespace) -> int:
     silence_libraries()
-    from trainer.loop.progress import make_display
-    from trainer.sweep.results import as_text
-    from trainer.sweep.run import sweep as run
+    from trainer.progress import make_display
+    from trainer.sweep import as_text
+    from trainer.sweep import sweep as run
 
     display = make_display(args.quiet)
     result = run(

@@ -7,8 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.commands.common import guarded, silence_libraries
-from trainer.commands.settings import SETTINGS_HELP, parse_settings
+from trainer.commands.common import SETTINGS_HELP, guarded, parse_settings, silence_libraries
 
 if TYPE_CHECKING:
     from trainer.config.schema import TrainConfig
@@ -68,13 +67,13 @@ def train(argv: list[str]) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from trainer.config.file import load_config
+    from trainer.config.loading import load_config
     from trainer.distributed.launch import launch, process_count, process_rank
 
     if args.print_strategy:
         return _print_strategy(load_config(args.config, args.settings))
-    from trainer.distributed.rules import check_processes
-    from trainer.distributed.worker import watch_launcher
+    from trainer.distributed.launch import watch_launcher
+    from trainer.distributed.strategies import check_processes
 
     if args.nproc > 1 and process_count() == 1:
         check_processes(load_config(args.config, args.settings), args.nproc)
@@ -82,7 +81,7 @@ def _train(args: argparse.Namespace) -> int:
     watch_launcher()
     config = load_config(args.config, args.settings)
     silence_libraries()
-    from trainer.loop.progress import make_display
+    from trainer.progress import make_display
     from trainer.run import train as run
 
     result = run(config, resume=args.resume, overwrite=args.overwrite, display=make_display(args.quiet))

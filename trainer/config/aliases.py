@@ -1,32 +1,116 @@
-"""Names of settings in other trainers, and what they are here: a table, and nothing that reads files or flags.
+"""Names of settings in other trainers, what they are here, and how their values become ours.
 
-A name takes over the value that was given, not the defaults of the tool it comes from; where the value alone would mean
-something else here, ``with_it`` says what goes with it. docs/training/aliases.md is made from this table.
+A table, and nothing that reads files or flags. A name takes over the value that was given, not the defaults of the tool
+it comes from; where the value alone would mean something else here, ``with_it`` says what goes with it. A conversion
+raises ValueError, saying what to do instead. docs/training/aliases.md is made from this table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainer.config.conversions import (
-    ADAPTER,
-    AS_IS,
-    COUNT,
-    LAYER_PATHS,
-    LIST,
-    NAMES,
-    NOT_GIVEN,
-    TEMPLATE,
-    Conversion,
-    choice,
-    only,
-    when_true,
-    without_effect,
+from msgspec import UNSET
+
+from trainer.config.unsupported_options import (
+    ALL,
+    AXOLOTL,
+    FACTORY,
+    GLM,
+    GLM_HF,
+    HF,
+    OPTIONS_WITHOUT_EFFECT,
+    SWITCHES_WITHOUT_EFFECT,
+    TRL,
+    TUNE,
+    UNSUPPORTED_OPTIONS,
+    UNSUPPORTED_SWITCHES,
 )
-from trainer.config.no_counterpart import REFUSED, REFUSED_SWITCHES, SWITCHES_WITHOUT_EFFECT, WITHOUT_EFFECT
-from trainer.config.tools import ALL, AXOLOTL, FACTORY, GLM, GLM_HF, HF, TRL, TUNE
+
+NOT_GIVEN = UNSET  # the value says nothing, as if the setting were absent
+
+
+class Several(dict[str, Any]):
+    """A value that means several of our keys."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """``apply`` makes our value of a given one; ``words`` tell it in the documentation."""
+
+    apply: Callable[[Any], Any]
+    words: str = ""
+
+
+def choice(values: Mapping[str, Any], words: str | None = None) -> Conversion:
+    """One of the spellings in ``values``; numbers and booleans are compared as they are written in YAML."""
+
+    def apply(value: Any) -> Any:
+        text = _text(value)
+        if text not in values:
+            raise ValueError(f"{text!r} has no counterpart here; known are {', '.join(values)}")
+        return values[text]
+
+    given = [(theirs, ours) for theirs, ours in values.items() if ours is not NOT_GIVEN]
+    said = (theirs if theirs == ours else f"{theirs}: {_text(ours)}" for theirs, ours in given)
+    return Conversion(apply, ", ".join(said) if words is None else words)
+
+
+def when_true(ours: Any) -> Conversion:
+    """True means ``ours``, false nothing."""
+    words = f"true: {ours}"
+    return choice({"true": ours, "false": NOT_GIVEN}, words)
+
+
+def only(accepted: Sequence[str], instead: str) -> Conversion:
+    """Values in ``accepted`` are what happens anyway; all others are refused with ``instead``."""
+
+    def apply(value: Any) -> Any:
+        if _text(value) not in accepted:
+            raise ValueError(instead)
+        return NOT_GIVEN
+
+    return Conversion(apply, f"{' or '.join(accepted)}; else refused: {instead}" if accepted else f"refused: {instead}")
+
+
+def without_effect(why: str) -> Conversion:
+    """Accepted, and nothing changes."""
+    return Conversion(lambda _: NOT_GIVEN, f"no effect: {why}")
+
+
+def _names(value: Any) -> Any:
+    if value in ("all", "all-linear"):
+        return "all-linear"
+    return _list(value) if isinstance(value, str) and re.fullmatch(r"[\w.]+(\s*,\s*[\w.]+)*", value) else value
+
+
+def _list(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _layer_paths(value: Any) -> Any:
+    return [f"model.{name.strip('.').removeprefix('model.')}" for name in _list(value)]
+
+
+def _count(value: Any) -> Any:
+    return NOT_GIVEN if value in (0, -1) else value
+
+
+AS_IS = Conversion(lambda value: value)
+NAMES = Conversion(_names, "names with commas become a list; all: all-linear")
+LIST = Conversion(_list, "names with commas become a list")
+LAYER_PATHS = Conversion(_layer_paths, "layers.27.,layers.26.: [model.layers.27, model.layers.26]")
+COUNT = Conversion(_count, "0 and -1: not given")
+TEMPLATE = Conversion(lambda value: "chat" if value == "tokenizer_default" else value, "tokenizer_default: chat")
+ADAPTER = choice(
+    {"lora": "lora", "qlora": Several({"method": "lora", "training.quantize": "nf4"})}, "qlora: lora on an nf4 base"
+)
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True)
@@ -63,7 +147,6 @@ _CUT = {"data.too_long": "cut_end"}
 _PLAIN = {"method.projection": False}
 _PREFERENCES = {"dpo": "dpo", "kto": "kto"}
 _COMPLETION_ONLY = {"true": "all_answers", "false": "everything"}
-
 _MODEL_AND_METHOD = (
     Alias("model_name_or_path", GLM_HF, "base"),
     Alias("base_model", AXOLOTL, "base"),
@@ -102,7 +185,6 @@ _MODEL_AND_METHOD = (
     Alias("freeze_extra_modules", FACTORY, "method.modules", LIST, method="freeze"),
     Alias("freeze_module_name", TUNE, "method.modules", LAYER_PATHS, method="freeze", with_it={"method.layers": 0}),
 )
-
 _DATA = (
     Alias("train_file", GLM, "data.path"),
     Alias("train_path", TUNE, "data.path"),
@@ -136,7 +218,6 @@ _DATA = (
     Alias("default_system", FACTORY, "data.system_prompt"),
     Alias("default_system_message", AXOLOTL, "data.system_prompt"),
 )
-
 _LOOP = (
     Alias("sample_packing", AXOLOTL, "training.packing", is_switch=True),
     Alias("neat_packing", FACTORY, "training.packing", is_switch=True),
@@ -170,7 +251,6 @@ _LOOP = (
     Alias("reward_funcs", TRL, "preference.reward"),
     Alias("save_model_step", TUNE, "training.save_steps"),
 )
-
 # Names of other tools that are ours too, and mean the same.
 SAME_NAMES = (
     "learning_rate",
@@ -190,7 +270,6 @@ SAME_NAMES = (
     "use_rslora",
     "use_dora",
 )
-
 ALIASES: dict[str, Alias] = {
     alias.name: alias
     for alias in (
@@ -199,11 +278,11 @@ ALIASES: dict[str, Alias] = {
         *_LOOP,
         *(
             Alias(name, "several", "", without_effect(why), is_switch=name in SWITCHES_WITHOUT_EFFECT)
-            for name, why in WITHOUT_EFFECT.items()
+            for name, why in OPTIONS_WITHOUT_EFFECT.items()
         ),
         *(
-            Alias(name, tools, "", only(accepted, instead), is_switch=name in REFUSED_SWITCHES)
-            for name, (tools, accepted, instead) in REFUSED.items()
+            Alias(name, tools, "", only(accepted, instead), is_switch=name in UNSUPPORTED_SWITCHES)
+            for name, (tools, accepted, instead) in UNSUPPORTED_OPTIONS.items()
         ),
     )
 }

@@ -1,7 +1,11 @@
-"""The keys under ``data``: where rows come from, how they become text, and what is kept of them."""
+"""The keys under ``data``: where rows come from, how they become text, and what is kept of them.
+
+With the paths of a configuration, which a run keeps so that it can be repeated from any folder.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,8 +13,31 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from trainer.config.paths import absolute, exists
 from trainer.errors import ConfigError
+
+
+def absolute(path: str) -> str:
+    """``path`` from the root, ``~`` and ``..`` resolved by their names; links are not followed. Raises ConfigError."""
+    return os.path.abspath(_expanded(path))
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file or folder ``path``. Raises ConfigError where nobody can tell."""
+    try:
+        _expanded(path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path[:200]} cannot be looked at: {getattr(error, 'strerror', error)}") from error
+    return True
+
+
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{path} begins with the home of a user whom this machine does not know") from error
+
 
 Format = Literal["auto", "jsonl", "json", "csv", "tsv", "parquet"]
 ShapeName = Literal["auto", "messages", "sharegpt", "prompt_response", "prompt_completion", "alpaca", "text"]
@@ -76,29 +103,6 @@ class DataConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def paths(self) -> list[str]:
         """``path`` as a list."""
         return [self.path] if isinstance(self.path, str) else self.path
-
-
-def check_data(data: DataConfig) -> None:
-    """Raise ConfigError, naming the key, for values that do not go together."""
-    if not data.paths or not all(path.strip() for path in data.paths):
-        raise ConfigError("data.path: give the file with the training data")
-    validation = data.validation
-    if isinstance(validation, float) and validation > 1 and not validation.is_integer():
-        raise ConfigError(f"data.validation: {validation} is neither a share below 1 nor a whole number of rows")
-    if data.template == "none":
-        for column in ("messages", "history", "tools"):
-            if getattr(data.columns, column):
-                raise ConfigError(f"data.columns.{column}: conversations need data.template: chat")
-        if data.columns.system or data.system_prompt:
-            raise ConfigError("data.template: none has no place for a system prompt; put it into the prompt column")
-        if data.shape in ("messages", "sharegpt"):
-            raise ConfigError(f"data.shape: {data.shape} are conversations, which need data.template: chat")
-    if data.columns.system and data.system_prompt:
-        raise ConfigError("data.system_prompt: give it or data.columns.system, not both")
-    if data.too_long == "split" and (data.shape not in ("auto", "text")):
-        raise ConfigError(f"data.too_long: split is for the shape text; {data.shape} rows can be dropped or cut")
-    if data.recipe and len(data.paths) > 1:
-        raise ConfigError("data.path: a recipe reads one folder")
 
 
 def complete_data(data: DataConfig) -> DataConfig:

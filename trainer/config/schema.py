@@ -1,14 +1,72 @@
-"""The typed configuration of one training run. Knows neither files nor the command line (``trainer.config.file``)."""
+"""The typed configuration of one training run. Knows neither files nor command line (``trainer.config.loading``)."""
 
 from __future__ import annotations
 
-import msgspec
+from typing import Annotated, Literal
 
-from adapters.base import DEFAULT_BASE
+import msgspec
+from msgspec import Meta
+
+from bases.finding import DEFAULT_BASE
 from trainer.config.data import DataConfig
-from trainer.config.methods import LoraMethod, Method
+from trainer.config.methods import LoraMethod, Method, Positive, PositiveFloat, Share
 from trainer.config.preference import Preference
-from trainer.config.training import TrainingConfig
+
+Scheduler = Literal["linear", "cosine", "constant", "cosine_with_restarts", "polynomial", "inverse_sqrt"]
+Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "lion", "lion_8bit", "adafactor", "sgd"]
+Strategy = Literal["ddp", "fsdp", "zero1", "zero2", "zero3"]
+ZERO: tuple[Strategy, ...] = ("zero1", "zero2", "zero3")
+DIVIDED: tuple[Strategy, ...] = ("fsdp", "zero3")  # no process has the whole model
+
+
+class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to train. None means: the method's preset for ``learning_rate``, a fifth of the run for the step counts.
+
+    ``max_steps`` overrides ``epochs``. ``warmup`` below 1 is a share of the steps, otherwise a number of steps.
+    ``loraplus_lr_ratio`` multiplies the learning rate of LoRA's B (LoRA+). ``neftune_noise_alpha`` adds noise to the
+    embeddings (NEFTune). ``early_stopping`` is the number of evaluations without an improvement of more than
+    ``early_stopping_min_delta`` after which training ends; the best checkpoint is then the one that is exported.
+    ``tensorboard`` writes OUTPUT/tensorboard; ``trackers`` are names that transformers knows, such as wandb.
+    ``dtype`` auto is bfloat16 where the hardware multiplies it natively, else float32. ``exact_match_rows`` validation
+    rows are answered greedily at the end and compared with their responses. ``packing`` puts several examples into
+    one row of data.max_length tokens; batch_size counts rows. ``strategy`` is what several processes
+    (--nproc) have of the model: ddp copies it to each, fsdp divides it among them, zero1 to zero3 are DeepSpeed's;
+    batch_size is that of all processes together.
+    """
+
+    learning_rate: PositiveFloat | None = None
+    epochs: PositiveFloat = 3.0
+    max_steps: Positive | None = None
+    batch_size: Positive = 8
+    gradient_accumulation: Positive = 1
+    warmup: Annotated[float, Meta(ge=0)] = 0.0
+    scheduler: Scheduler = "linear"
+    optimizer: Optimizer = "adamw"
+    loraplus_lr_ratio: PositiveFloat | None = None
+    neftune_noise_alpha: PositiveFloat | None = None
+    label_smoothing: Share = 0.0
+    adam_beta1: Share = 0.9
+    adam_beta2: Share = 0.999
+    adam_epsilon: PositiveFloat = 1e-8
+    max_grad_norm: PositiveFloat = 1.0
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.0
+    log_steps: Positive = 1
+    eval_steps: Positive | None = None
+    save_steps: Positive | None = None
+    keep_checkpoints: Positive = 2
+    best_checkpoint: bool = False
+    early_stopping: Positive | None = None
+    early_stopping_min_delta: Annotated[float, Meta(ge=0)] = 0.0
+    tensorboard: bool = False
+    trackers: list[str] = []
+    exact_match_rows: Annotated[int, Meta(ge=0)] = 0
+    seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
+    quantize: Literal["none", "nf4", "nf4-dq", "fp4", "fp4-dq", "int8"] = "none"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    gradient_checkpointing: bool = False
+    packing: bool = False
+    threads: Positive | None = None
+    strategy: Strategy = "ddp"
 
 
 class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,8 +1,16 @@
-"""Which examples train together, and how they are padded."""
+"""Which examples train together, padded or packed.
+
+Packing puts several examples in one row, each of which sees itself only, as if it stood alone. A packed row restarts
+``position_ids`` with every example and has no attention mask. From that transformers makes attention block-diagonal,
+whichever implementation it uses; ``trainer.loop.packed_attention`` asks the model whether it is so. Nothing here
+knows models.
+"""
 
 from __future__ import annotations
 
 import random
+from bisect import bisect_left, insort
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,11 +18,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from trainer.data.examples import IGNORED, Example
+from trainer.data.disk import lengths_of
+from trainer.data.encoding import IGNORED, Example
 
 _POOL_BATCHES = 32  # lengths are sorted within so many batches: little padding, and still random company
-
-
 BLANK = -1  # the index of an example without labels
 
 
@@ -106,4 +113,127 @@ class Collator:
             "input_ids": padded([example.input_ids for example in examples], self._pad_id),
             "labels": padded([example.labels for example in examples], IGNORED),
             "attention_mask": padded([[1] * len(example) for example in examples], 0),
+        }
+
+
+PackedRow = tuple[int, ...]  # indices of the examples that share a packed row
+
+
+class Packing:
+    """Examples of ``lengths`` in as few rows of ``capacity`` tokens as best-fit decreasing finds.
+
+    Which lengths share a row is settled once, so that every epoch has the same number of rows; which of the examples of
+    a length come there is drawn anew in every epoch, by the seed.
+    """
+
+    def __init__(self, lengths: Sequence[int], capacity: int) -> None:
+        self._of_length: dict[int, list[int]] = defaultdict(list)
+        for index, length in enumerate(lengths):
+            self._of_length[length].append(index)
+        self.rows = _best_fit(sorted(lengths, reverse=True), capacity)  # the lengths in each row
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def epoch(self, seed: int, epoch: int) -> list[PackedRow]:
+        """The rows of one epoch in their order: every example once."""
+        rng = random.Random(f"{seed}/{epoch}")
+        waiting = {length: rng.sample(indices, len(indices)) for length, indices in self._of_length.items()}
+        rows = [tuple(waiting[length].pop() for length in lengths) for lengths in self.rows]
+        rng.shuffle(rows)
+        return rows
+
+
+def pack(examples: Sequence[Example], capacity: int) -> Packing:
+    """How to pack ``examples``."""
+    return Packing(lengths_of(examples), capacity)
+
+
+def _best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """``lengths``, longest first, each into the fullest row that still has room for it."""
+    rows: list[list[int]] = []
+    with_room: dict[int, list[list[int]]] = defaultdict(list)
+    rooms: list[int] = []  # the keys of with_room, ascending
+    for length in lengths:
+        at = bisect_left(rooms, length)
+        if at == len(rooms):
+            rows.append([])
+            row, room = rows[-1], capacity
+        else:
+            room = rooms[at]
+            row = with_room[room].pop()
+            if not with_room[room]:
+                del with_room[room], rooms[at]
+        row.append(length)
+        room -= length
+        if room not in with_room:
+            insort(rooms, room)
+        with_room[room].append(row)
+    return rows
+
+
+class PackedSampler(Sampler[PackedRow]):
+    """The rows of one epoch after the other. A resumed run sees what the first one would have seen."""
+
+    def __init__(self, packing: Packing, seed: int) -> None:
+        self._packing = packing
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the data loader before each epoch."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._packing)
+
+    def __iter__(self) -> Iterator[PackedRow]:
+        return iter(self._packing.epoch(self._seed, self._epoch))
+
+
+class PackedDataset(Dataset[tuple[Example, ...]]):
+    """Examples by packed row. Its length is that of ``packing``."""
+
+    def __init__(self, examples: Sequence[Example], packing: Packing) -> None:
+        self._examples = examples
+        self.packing = packing
+
+    def __len__(self) -> int:
+        return len(self.packing)
+
+    def __getitem__(self, row: PackedRow) -> tuple[Example, ...]:
+        return tuple(self._examples[index] for index in row)
+
+
+class PackedCollator:
+    """Packed rows, padded on the right to the longest of them. Padding is a block of its own that nothing sees."""
+
+    def __init__(self, pad_id: int) -> None:
+        self._pad_id = pad_id
+        self._single = Collator(pad_id)
+
+    def __call__(self, rows: Sequence[tuple[Example, ...]] | Sequence[Example]) -> dict[str, Tensor]:
+        """``input_ids``, ``labels``, ``position_ids``, each [len(rows), longest], and ``num_tokens`` [len(rows)].
+
+        Rows that are single examples, as those to validate on, are padded as without packing.
+        """
+        packed = [row for row in rows if isinstance(row, tuple)]
+        if not packed:
+            return self._single([row for row in rows if isinstance(row, Example)])
+        lengths = [sum(map(len, row)) for row in packed]
+        shape = (len(packed), max(1, *lengths))  # the rows that fill a last batch are empty
+        input_ids = torch.full(shape, self._pad_id)
+        labels = torch.full(shape, IGNORED)
+        position_ids = torch.empty(shape, dtype=torch.long)
+        for i, (row, length) in enumerate(zip(packed, lengths, strict=True)):
+            input_ids[i, :length] = torch.tensor([token for example in row for token in example.input_ids])
+            # the first label of an example would be predicted from the one before it
+            labels[i, :length] = torch.tensor([x for example in row for x in (IGNORED, *example.labels[1:])])
+            starts = [*map(len, row), shape[1] - length]
+            position_ids[i] = torch.cat([torch.arange(count) for count in starts])
+        return {
+            "input_ids": input_ids,
+            "labels": labels,
+            "position_ids": position_ids,
+            "num_tokens": torch.tensor(lengths),
         }

@@ -17,8 +17,8 @@ from typing import IO, Generic, TypeVar, overload
 import msgspec
 import numpy as np
 
-from trainer.data.examples import IGNORED, Example
-from trainer.data.questions import TokenQuestion
+from trainer.data.encoding import IGNORED, Example
+from trainer.data.messages import TokenQuestion
 from trainer.errors import DataError
 
 _BUFFER = 1 << 20

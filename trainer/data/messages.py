@@ -1,16 +1,21 @@
-"""Messages as data sets write them: OpenAI's role and content, ShareGPT's from and value, lists of pairs."""
+"""Messages as data sets write them, the tools that they may call, and questions made of them.
+
+Messages are OpenAI's role and content, ShareGPT's from and value, or lists of pairs. Tools are written as text where no
+chat template does it: a server that takes no list of tools can still be sent this text, so training and serving agree.
+Knows neither rows nor tokens.
+"""
 
 from __future__ import annotations
 
 import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 
-from trainer.data.json_lists import HALF_CHARACTER, is_cut, unreadable
+from trainer.data.rows import HALF_CHARACTER, is_cut, unreadable
 from trainer.errors import DataError
 
 ASSISTANT = "assistant"
@@ -146,3 +151,52 @@ def _is_learned(where: str, item: Mapping[str, Any]) -> bool:
 def key_of(conversation: Conversation) -> bytes:
     """Bytes that are equal for equal conversations."""
     return msgspec.msgpack.encode(conversation)
+
+
+_HEADER = "You can call these functions:\n"
+_FOOTER = '\nTo call one, answer with {"name": ..., "arguments": {...}} alone.'
+
+
+def tools_of(where: str, value: Any) -> list[Any]:
+    """The functions in ``value``, a list or its JSON text. Raises DataError."""
+    tools = from_json(where, value) or []
+    if not isinstance(tools, list):
+        raise DataError(f"{where} must be a list of functions, not {named(tools)}")
+    return tools
+
+
+def written_out(conversation: Conversation, tools: list[Any]) -> Conversation:
+    """``conversation`` with ``tools`` in its system message, and calls as the text of their messages."""
+    out = tuple(replace(m, content=_with_calls(m), calls=()) if m.calls else m for m in conversation)
+    if not tools:
+        return out
+    text = _HEADER + "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools) + _FOOTER
+    if out and out[0].role == "system":
+        return (replace(out[0], content=f"{out[0].content}\n\n{text}"), *out[1:])
+    return (Message("system", text), *out)
+
+
+def _with_calls(message: Message) -> str:
+    return "\n".join(filter(None, (message.content, *message.calls)))
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is sent, and the answer wanted.
+
+    Exactly one of ``messages`` (the server renders them by the base's chat template) and ``prompt`` (text sent as it
+    is) is set. ``row`` holds the columns as they were read, for metrics that need more than the ``reference``.
+    """
+
+    messages: Conversation | None
+    prompt: str | None
+    reference: str
+    row: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TokenQuestion:
+    """A validation row to be answered in training: token ids of the prompt, and the response wanted."""
+
+    input_ids: tuple[int, ...]
+    response: str

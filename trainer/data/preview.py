@@ -9,17 +9,15 @@ from itertools import groupby
 from typing import Any
 
 from trainer.data.conversations import DroppedRow
-from trainer.data.encoding import RowEncoder
-from trainer.data.examples import IGNORED, Example
-from trainer.data.parts import Parts
-from trainer.data.survey import rows_at
+from trainer.data.encoding import IGNORED, Example, RowEncoder
+from trainer.data.splits import DatasetSplits, rows_at
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _GREEN, _DIM, _BOLD, _RESET = "\x1b[32m", "\x1b[2m", "\x1b[1m", "\x1b[0m"
 
 
 @dataclass(frozen=True)
-class Shown:
+class PreviewRow:
     """A row that trains: where it is and its examples; or why it is dropped."""
 
     where: str
@@ -27,14 +25,14 @@ class Shown:
     dropped: str | None = None
 
 
-def preview(parts: Parts, tokenizer: Any, end_ids: Sequence[int], count: int) -> Iterator[Shown]:
+def preview(parts: DatasetSplits, tokenizer: Any, end_ids: Sequence[int], count: int) -> Iterator[PreviewRow]:
     """The first ``count`` rows to train on. Raises DataError where the template cannot be used."""
     rows = RowEncoder(parts.config, tokenizer, end_ids)
     for row, reading in rows_at(parts.found, parts.split.train[:count], parts.config):
         try:
-            yield Shown(row.where, rows.encode(reading).examples)
+            yield PreviewRow(row.where, rows.encode(reading).examples)
         except DroppedRow as reason:
-            yield Shown(row.where, dropped=str(reason))
+            yield PreviewRow(row.where, dropped=str(reason))
 
 
 def marked(example: Example, tokenizer: Any, *, colour: bool, ids: bool = False) -> str:

@@ -1,29 +1,158 @@
-"""Conversations to segments of text, each to be learned or only to be read.
+"""Conversations to segments of text by a chat template, each segment to be learned or only to be read.
 
-What is learned is found by rendering prefixes of the conversation, never by looking for a template's keywords: the
-prompt of an answer is exactly what a server renders for the messages before it.
+The templates by name are for bases that have none or are to be trained with another one; ``eos_token`` and
+``bos_token`` are the base's own. A server must render the same template as training did: the package records its hash,
+and servers refuse it where theirs is another. What is learned is found by rendering prefixes of the conversation, never
+by looking for a template's keywords: the prompt of an answer is exactly what a server renders for the messages before
+it.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from trainer.config.data import DataConfig
 from trainer.data.conversations import TEXT, DroppedRow, answers_of, require_answer
 from trainer.data.messages import ASSISTANT, Conversation, Message
-from trainer.data.templates import template_text
 from trainer.errors import DataError
+
+BASE = "chat"
+NONE = "none"
+_MARKED = (  # messages between markers of their own
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+_LLAMA3 = (
+    "{{ bos_token }}{% for message in messages %}{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'"
+    " + message['content'] | trim + '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+_LLAMA2 = (
+    "{% if messages[0]['role'] == 'system' %}{% set system = '<<SYS>>\n' + messages[0]['content'] + '\n<</SYS>>\n\n' %}"
+    "{% set turns = messages[1:] %}{% else %}{% set system = '' %}{% set turns = messages %}{% endif %}"
+    "{% for message in turns %}{% if message['role'] == 'assistant' %}"
+    "{{ ' ' + message['content'] | trim + ' ' + eos_token }}{% else %}"
+    "{{ bos_token + '[INST] ' + (system if loop.first else '') + message['content'] | trim + ' [/INST]' }}"
+    "{% endif %}{% endfor %}"
+)
+_MISTRAL = (
+    "{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] + '\n\n' %}"
+    "{% set turns = messages[1:] %}{% else %}{% set system = '' %}{% set turns = messages %}{% endif %}"
+    "{{ bos_token }}{% for message in turns %}{% if message['role'] == 'assistant' %}"
+    "{{ ' ' + message['content'] | trim + eos_token }}{% else %}"
+    "{{ '[INST] ' + (system if loop.first else '') + message['content'] + ' [/INST]' }}{% endif %}{% endfor %}"
+)
+_ALPACA = (
+    "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] + '\n\n' }}{% set turns = messages[1:] %}"
+    "{% else %}{{ 'Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request.\n\n' }}{% set turns = messages %}{% endif %}"
+    "{% for message in turns %}{% if message['role'] == 'assistant' %}"
+    "{{ '### Response:\n' + message['content'] + eos_token + '\n\n' }}{% else %}"
+    "{{ '### Instruction:\n' + message['content'] + '\n\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '### Response:\n' }}{% endif %}"
+)
+_VICUNA = (
+    "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] + ' ' }}{% set turns = messages[1:] %}"
+    "{% else %}{{ 'A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user\\'s questions. ' }}"
+    "{% set turns = messages %}{% endif %}{% for message in turns %}{% if message['role'] == 'assistant' %}"
+    "{{ 'ASSISTANT: ' + message['content'] + eos_token }}{% else %}{{ 'USER: ' + message['content'] + ' ' }}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT: ' }}{% endif %}"
+)
+_ZEPHYR = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + eos_token + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+_PHI3 = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+_GEMMA = (
+    "{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] | trim + '\n\n' %}"
+    "{% set turns = messages[1:] %}{% else %}{% set system = '' %}{% set turns = messages %}{% endif %}"
+    "{{ bos_token }}{% for message in turns %}{% if message['role'] == 'assistant' %}"
+    "{{ '<start_of_turn>model\n' + message['content'] | trim + '<end_of_turn>\n' }}{% else %}"
+    "{{ '<start_of_turn>user\n' + (system if loop.first else '') + message['content'] | trim + '<end_of_turn>\n' }}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+# Of the scripts for ChatGLM and ChatGLM2, which count rounds from 0 and from 1. An answer ends with the text.
+_ROUNDS = (
+    "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] + '\n\n' }}{% set turns = messages[1:] %}"
+    "{% else %}{% set turns = messages %}{% endif %}"
+    "{% for message in turns %}{% if message['role'] == 'assistant' %}{{ message['content'] }}{% else %}"
+    "{{ ('' if loop.first else 'SEP') + '[Round ' ~ (loop.index0 // 2 + FIRST) ~ ']SEP问：' + message['content'] + "
+    "'SEP答：' }}{% endif %}{% endfor %}"
+)
+TEMPLATES = {
+    "chatml": _MARKED,
+    "llama2": _LLAMA2,
+    "llama3": _LLAMA3,
+    "mistral": _MISTRAL,
+    "alpaca": _ALPACA,
+    "vicuna": _VICUNA,
+    "zephyr": _ZEPHYR,
+    "phi3": _PHI3,
+    "gemma": _GEMMA,
+    "chatglm": _ROUNDS.replace("SEP", "\n").replace("FIRST", "0"),
+    "chatglm2": _ROUNDS.replace("SEP", "\n\n").replace("FIRST", "1"),
+}
+
+
+def template_name(config: DataConfig) -> str:
+    """What to call the template in records: ``inline`` for a text."""
+    return "inline" if "{" in config.template else config.template
+
+
+def template_text(config: DataConfig, tokenizer: Any) -> str | None:
+    """The Jinja text that conversations are rendered with; None for plain prompts. Raises DataError."""
+    name = config.template
+    if name == NONE:
+        return None
+    if name == BASE:
+        text = tokenizer.chat_template
+        if not text:
+            raise DataError(
+                "the base has no chat template; set data.template: none and put all text into the prompt, "
+                f"or name one: {', '.join(TEMPLATES)}"
+            )
+        return str(tokenizer.get_chat_template())
+    if "{" in name:
+        _check_syntax(name)
+        return name
+    if name not in TEMPLATES:
+        near = difflib.get_close_matches(name, [BASE, NONE, *TEMPLATES], 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise DataError(
+            f"data.template: {name!r} is no template; {hint}Choose from {BASE}, {NONE}, {', '.join(TEMPLATES)}, "
+            "or give a .jinja file"
+        )
+    return TEMPLATES[name]
+
+
+def _check_syntax(text: str) -> None:
+    try:
+        ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"]).parse(text)
+    except TemplateError as error:
+        raise DataError(f"data.template is not valid Jinja: {error.message}") from error
+
+
+def is_foreign(config: DataConfig, tokenizer: Any) -> bool:
+    """Whether conversations are rendered with another template than a server of the base has by itself."""
+    return config.template not in (BASE, NONE) and template_text(config, tokenizer) != tokenizer.chat_template
+
 
 _ASKED, _ANSWERED = "What is it?", "Probe answer."
 
 
 @dataclass(frozen=True)
-class Segment:
+class TextSegment:
     """A stretch of text. Of a ``learned`` one the part up to the token that ends the turn is learned, or all of it
     where it is ``whole``. ``special`` lets the tokenizer add what begins a text, as for a plain prompt. ``answer``
     tells what the assistant says from what it is asked.
@@ -41,11 +170,11 @@ class Renderer(Protocol):
 
     tail: str
 
-    def segments(self, conversation: Conversation, tools: Sequence[Any] = ()) -> list[Segment]:
+    def segments(self, conversation: Conversation, tools: Sequence[Any] = ()) -> list[TextSegment]:
         """The segments of a row, up to the last message of the assistant. Raises DroppedRow."""
         ...
 
-    def prompt(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> Segment:
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> TextSegment:
         """What stands before the assistant's answer to ``messages``."""
         ...
 
@@ -63,7 +192,7 @@ class PlainRenderer:
         self._config = config
         self.tail = ""
 
-    def segments(self, conversation: Conversation, tools: Sequence[Any] = ()) -> list[Segment]:
+    def segments(self, conversation: Conversation, tools: Sequence[Any] = ()) -> list[TextSegment]:
         """See Renderer."""
         if conversation[0].role == TEXT:
             return text_segments(conversation)
@@ -76,13 +205,13 @@ class PlainRenderer:
         asked, answer = conversation
         everything = self._config.learn == "everything"
         return [
-            Segment(asked.content, everything, special=True, whole=everything),
-            Segment(answer.content, learned=True, whole=everything, answer=True),
+            TextSegment(asked.content, everything, special=True, whole=everything),
+            TextSegment(answer.content, learned=True, whole=everything, answer=True),
         ]
 
-    def prompt(self, messages: Sequence[Message], _tools: Sequence[Any] = ()) -> Segment:
+    def prompt(self, messages: Sequence[Message], _tools: Sequence[Any] = ()) -> TextSegment:
         """See Renderer."""
-        return Segment(messages[-1].content, learned=False, special=True)
+        return TextSegment(messages[-1].content, learned=False, special=True)
 
 
 class ChatRenderer:
@@ -95,7 +224,7 @@ class ChatRenderer:
             raise DataError("data.tools: the chat template writes no tool calls; set data.tools: text")
         self.tail = self._probe()
 
-    def segments(self, conversation: Conversation, tools: Sequence[Any] = ()) -> list[Segment]:
+    def segments(self, conversation: Conversation, tools: Sequence[Any] = ()) -> list[TextSegment]:
         """See Renderer. A template that rewrites earlier turns leaves only the last answer to be learned."""
         if conversation[0].role == TEXT:
             return text_segments(conversation)
@@ -108,12 +237,12 @@ class ChatRenderer:
                 continue
         raise DroppedRow("the chat template does not keep the prompt in front of the answer")
 
-    def prompt(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> Segment:
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> TextSegment:
         """See Renderer."""
-        return Segment(self._render(messages, tools, add_generation_prompt=True), learned=False)
+        return TextSegment(self._render(messages, tools, add_generation_prompt=True), learned=False)
 
-    def _split(self, conversation: Conversation, tools: Sequence[Any], answers: Sequence[int]) -> list[Segment]:
-        out: list[Segment] = []
+    def _split(self, conversation: Conversation, tools: Sequence[Any], answers: Sequence[int]) -> list[TextSegment]:
+        out: list[TextSegment] = []
         done = ""
         everything = self._config.learn == "everything"
         wanted = answers_of(conversation, self._config)
@@ -123,8 +252,8 @@ class ChatRenderer:
             if not before.startswith(done) or not after.startswith(before):
                 raise _RewrittenError
             out += [
-                Segment(before[len(done) :], everything, whole=everything),
-                Segment(after[len(before) :], i in wanted, whole=everything, answer=True),
+                TextSegment(before[len(done) :], everything, whole=everything),
+                TextSegment(after[len(before) :], i in wanted, whole=everything, answer=True),
             ]
             done = after
         while out and not out[-1].learned:
@@ -174,9 +303,9 @@ class ChatRenderer:
         return tail
 
 
-def text_segments(conversation: Conversation) -> list[Segment]:
+def text_segments(conversation: Conversation) -> list[TextSegment]:
     """The one segment of a row that is text only: plain language modelling."""
-    return [Segment(conversation[0].content, learned=True, special=True, whole=True)]
+    return [TextSegment(conversation[0].content, learned=True, special=True, whole=True)]
 
 
 def _plain(message: Message) -> dict[str, Any]:

@@ -11,14 +11,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
 
+import msgspec
+
 from trainer.config.data import HUB, OWN_SPLIT, DataConfig, Format
-from trainer.data.cards import files_of_folder
-from trainer.data.hub import hub_files, parse_hub_id
-from trainer.data.recipes import RECIPES, Recipe
+from trainer.data.dataset_files import TRAIN, files_of_folder, hub_files, parse_hub_id
 from trainer.data.rows import RawRow, is_json_object, read_rows
-from trainer.data.split_files import TRAIN
 from trainer.errors import DataError
 from trainer.files import sha256_of
+from trainer.recipes import RECIPES
+from trainer.recipes.recipe import Recipe
 
 Part = Literal["train", "validation", "test"]
 
@@ -184,3 +185,11 @@ def _sha256(path: Path) -> str:
         return sha256_of(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def with_recipe(config: DataConfig) -> DataConfig:
+    """``config`` with the system prompt of its recipe, unless it has its own."""
+    recipe = find_recipe(config)
+    if recipe is None or config.system_prompt is not None:
+        return config
+    return msgspec.structs.replace(config, system_prompt=recipe.system_prompt)

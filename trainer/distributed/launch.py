@@ -1,7 +1,8 @@
 """Starts the processes of ``hotswap train --nproc N`` on this machine, and ends them together.
 
 Every process is ``python -m hotswap train`` with the same arguments and the environment that torchrun would give it.
-The first one has the terminal. Knows nothing of torch.
+The first one has the terminal. A process owes its launcher to end when that is gone, and to leave its error. Knows
+nothing of torch.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -156,3 +158,24 @@ def _lifeline() -> Iterator[int]:
     finally:
         os.close(reading)
         os.close(writing)
+
+
+def watch_launcher() -> None:
+    """End this process when the launcher that started it, if any, is gone: nobody would hear of it any more."""
+    pipe = os.environ.get(LAUNCHER_PIPE)
+    if pipe:
+        threading.Thread(target=_wait_for_end, args=(int(pipe),), daemon=True).start()
+
+
+def leave_error(line: str) -> bool:
+    """Leave ``line`` for the launcher, which prints one for all; False when there is none."""
+    path = os.environ.get(ERROR_FILE)
+    if path is None:
+        return False
+    Path(path).write_text(line, encoding="utf-8")
+    return True
+
+
+def _wait_for_end(pipe: int) -> None:
+    os.read(pipe, 1)
+    os._exit(1)

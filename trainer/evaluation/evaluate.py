@@ -1,4 +1,8 @@
-"""Asks a served model all questions and scores its answers."""
+"""Asks a served model all questions and scores its answers.
+
+An answer is greedy; for metrics of the reference, the log-probabilities of the answer wanted are asked for. The server
+renders messages by the base's chat template and tokenises, exactly as for any client.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,107 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from trainer.data.questions import Question
+from trainer.data.messages import Question
 from trainer.errors import EvaluationError
-from trainer.evaluation.asking import TOO_LONG, Asker, Reply
-from trainer.evaluation.http import Connection
 from trainer.evaluation.metrics import Case, Metric, find_metrics
+from trainer.evaluation.results import Evaluation, ScoredAnswer
 from trainer.evaluation.scoring import row_values, score_rows
-from trainer.evaluation.types import Answer, Endpoint, Evaluation, Progress
+from trainer.progress import ProgressCallback
+from trainer.serving.client import ContextTooLong, Endpoint, InferenceClient, not_like_hotswap
+
+TOO_LONG = "too_long"  # our own finish_reason, of a question that does not fit the server's context
+_LONGEST_TRIED = 8  # references that are tokenised to find the longest
+_SLACK = 16
+
+
+@dataclass(frozen=True)
+class GreedyAnswer:
+    """A greedy answer. ``tokens`` is how many were generated."""
+
+    text: str
+    finish_reason: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class ModelClient:
+    """Asks ``model`` over ``connection``."""
+
+    connection: InferenceClient
+    model: str
+
+    async def answer(self, question: Question, max_tokens: int) -> GreedyAnswer:
+        """The greedy answer of at most ``max_tokens``, or of what the context has room for. Raises EvaluationError.
+
+        A prompt that leaves no room at all is answered by nothing, with the finish_reason TOO_LONG.
+        """
+        while max_tokens:
+            try:
+                return await self._answer(question, max_tokens)
+            except ContextTooLong:
+                max_tokens //= 2
+        return GreedyAnswer("", TOO_LONG, 0)
+
+    async def _answer(self, question: Question, max_tokens: int) -> GreedyAnswer:
+        body: dict[str, Any] = {"model": self.model, "temperature": 0, "max_tokens": max_tokens}
+        if question.messages is None:
+            answer = await self.connection.post("/v1/completions", {**body, "prompt": question.prompt})
+        else:
+            answer = await self.connection.post("/v1/chat/completions", {**body, "messages": _messages(question)})
+        try:
+            choice = answer["choices"][0]
+            text = choice["text"] if question.messages is None else choice["message"]["content"]
+            return GreedyAnswer(
+                str(text or ""), str(choice["finish_reason"]), int(answer["usage"]["completion_tokens"])
+            )
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise not_like_hotswap(self.model, f"no {error} in its answer") from error
+
+    async def reference_logprobs(self, question: Question) -> list[float]:
+        """log p of every token of the reference given the prompt; empty where there is none, or no room for it.
+
+        The prompt is tokenised alone, as it is for an answer. Raises EvaluationError.
+        """
+        if question.messages is not None:
+            prompt = await self.tokenize(messages=_messages(question))
+        else:
+            prompt = await self.tokenize(prompt=question.prompt)
+        reference = await self.tokenize(prompt=question.reference, add_special_tokens=False)
+        if not reference:
+            return []
+        body = {"model": self.model, "prompt": prompt + reference, "echo": True, "max_tokens": 0, "logprobs": 0}
+        try:
+            answer = await self.connection.post("/v1/completions", body)
+        except ContextTooLong:
+            return []
+        try:
+            values = answer["choices"][0]["logprobs"]["token_logprobs"][len(prompt) :]
+            return [float(value) for value in values if value is not None]  # nothing predicts a text's first token
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise not_like_hotswap(self.model, f"no {error} in its answer") from error
+
+    async def tokenize(self, **what: Any) -> list[int]:
+        """Token ids of ``prompt`` or ``messages``. Raises EvaluationError."""
+        answer = await self.connection.post("/tokenize", {"model": self.model, **what})
+        tokens = answer.get("tokens")
+        if not isinstance(tokens, list):
+            raise not_like_hotswap(self.model, "no tokens in its answer")
+        return tokens
+
+    async def enough_tokens(self, references: Sequence[str]) -> int:
+        """A max_tokens that cuts no answer like ``references``: half as many again as the longest has, and a few."""
+        longest = sorted(references, key=lambda text: len(text.encode()), reverse=True)[:_LONGEST_TRIED]
+        counts = [len(await self.tokenize(prompt=text, add_special_tokens=False)) for text in longest]
+        return max(counts) * 3 // 2 + _SLACK
+
+
+def _messages(question: Question) -> list[dict[str, str]]:
+    if question.messages is None:
+        raise EvaluationError("a question without messages cannot be sent as a chat")
+    return [{"role": message.role, "content": message.content} for message in question.messages]
+
 
 TIMEOUT_SECONDS = 300.0
 _NOT_ASKED = "not asked"
@@ -31,7 +127,7 @@ def evaluate(
     max_tokens: int | None = None,
     concurrency: int = 8,
     timeout: float = TIMEOUT_SECONDS,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Evaluation:
     """Greedy answers of the model at ``endpoint`` to ``questions``, scored by ``metrics`` (names).
 
@@ -54,7 +150,9 @@ def evaluate(
         for row, value in zip(per_row, row_values(metric, statistics[metric.name]), strict=True):
             if value is not None:
                 row[metric.name] = value
-    answers = [Answer(reply.text, reply.finish_reason, row) for reply, row in zip(asked.replies, per_row, strict=True)]
+    answers = [
+        ScoredAnswer(reply.text, reply.finish_reason, row) for reply, row in zip(asked.replies, per_row, strict=True)
+    ]
     return Evaluation(
         endpoint.model, scores, tuple(answers), asked.seconds, asked.tokens_per_second, digest(questions), statistics
     )
@@ -74,12 +172,12 @@ class _Options:
     max_tokens: int | None
     concurrency: int
     timeout: float
-    progress: Progress | None
+    progress: ProgressCallback | None
 
 
 @dataclass(frozen=True)
 class _Asked:
-    replies: list[Reply]
+    replies: list[GreedyAnswer]
     logprobs: list[list[float] | None]
     seconds: float
     tokens_per_second: float
@@ -91,12 +189,12 @@ async def _ask(
     answers = any(not metric.from_logprobs for metric in metrics)
     references = any(metric.from_logprobs for metric in metrics)
     concurrency = options.concurrency
-    async with Connection(endpoint, options.timeout, concurrency) as connection:
-        asker = Asker(connection, endpoint.model)
+    async with InferenceClient(endpoint, options.timeout, concurrency) as connection:
+        asker = ModelClient(connection, endpoint.model)
         limit = options.max_tokens or await asker.enough_tokens([question.reference for question in questions])
         count = _Count(len(questions) * (answers + references), options.progress)
         started = time.monotonic()
-        replies = [Reply("", _NOT_ASKED, 0)] * len(questions)
+        replies = [GreedyAnswer("", _NOT_ASKED, 0)] * len(questions)
         if answers:
             replies = await _each(questions, lambda question: asker.answer(question, limit), concurrency, count)
         seconds = time.monotonic() - started
@@ -130,7 +228,7 @@ async def _each(
 
 
 class _Count:
-    def __init__(self, total: int, progress: Progress | None) -> None:
+    def __init__(self, total: int, progress: ProgressCallback | None) -> None:
         self._done, self._total, self._progress = 0, total, progress
 
     def up(self) -> None:

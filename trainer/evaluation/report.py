@@ -8,18 +8,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from trainer.data.questions import Question
+from trainer.data.messages import Question
 from trainer.errors import EvaluationError
-from trainer.evaluation.asking import TOO_LONG
+from trainer.evaluation.evaluate import TOO_LONG
 from trainer.evaluation.metrics import METRICS
-from trainer.evaluation.run import Report
-from trainer.evaluation.types import Answer, Comparison, Evaluation, Score
+from trainer.evaluation.results import Comparison, Evaluation, Score, ScoredAnswer
+from trainer.evaluation.suite import EvalReport
 from trainer.files import write_whole
 
 _WIDE = 0.1  # of a metric's range, or of its value where it has no highest one
 
 
-def lines(report: Report) -> Iterator[str]:
+def lines(report: EvalReport) -> Iterator[str]:
     """The report for a terminal."""
     yield "; ".join([report.rows.what, *(f"{key} {value}" for key, value in report.served.items())])
     for evaluation in (report.candidate, report.versus):
@@ -36,7 +36,7 @@ def lines(report: Report) -> Iterator[str]:
             yield from _comparison(comparison, f"{name} ")
 
 
-def warnings(report: Report) -> Iterator[str]:
+def warnings(report: EvalReport) -> Iterator[str]:
     """What makes the figures say less than they seem to."""
     for evaluation in (report.candidate, report.versus):
         if evaluation:
@@ -53,7 +53,7 @@ def warnings_of(evaluation: Evaluation) -> Iterator[str]:
         yield from _wide(evaluation.model, score)
 
 
-def as_dict(report: Report) -> dict[str, Any]:
+def as_dict(report: EvalReport) -> dict[str, Any]:
     """For --json."""
     return {
         "hotswap": version("hotswap"),
@@ -73,12 +73,12 @@ def check_writable(path: Path) -> None:
         raise EvaluationError(f"{path} cannot be written: there is no folder {path.parent}")
 
 
-def write_json(report: Report, path: Path) -> None:
+def write_json(report: EvalReport, path: Path) -> None:
     """Write ``as_dict`` to ``path``, whole or not at all. Raises EvaluationError."""
     _write(path, json.dumps(as_dict(report), ensure_ascii=False, indent=2) + "\n")
 
 
-def write_answers(report: Report, path: Path) -> None:
+def write_answers(report: EvalReport, path: Path) -> None:
     """Write a line for every row: question, reference, and each model's answer with its scores."""
     rows = []
     for i, question in enumerate(report.rows.questions):
@@ -129,7 +129,7 @@ def _asked(question: Question) -> dict[str, Any]:
     return {"messages": [{"role": message.role, "content": message.content} for message in question.messages]}
 
 
-def _answer(answer: Answer) -> dict[str, Any]:
+def _answer(answer: ScoredAnswer) -> dict[str, Any]:
     return {"answer": answer.text, "finish_reason": answer.finish_reason, "scores": answer.per_row}
 
 

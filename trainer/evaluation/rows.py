@@ -12,12 +12,12 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
-from trainer.config.file import load_config
+from trainer.config.loading import load_config
 from trainer.config.schema import TrainConfig
-from trainer.data.questions import Question
+from trainer.data.messages import Question
 from trainer.errors import EvaluationError
-from trainer.evaluation.metrics.json_valid import NotJson, parse_json
-from trainer.run_files import CONFIG_FILE
+from trainer.evaluation.metrics.structured import NotJson, parse_json
+from trainer.files import CONFIG_FILE
 
 HeldOut = Literal["validation", "test"]
 
@@ -37,7 +37,7 @@ class RowSource:
 
 
 @dataclass(frozen=True)
-class Rows:
+class EvaluationRows:
     """The rows of one evaluation. ``metrics`` are those that suit them; ``what`` says for people which rows it is."""
 
     questions: tuple[Question, ...]
@@ -45,21 +45,23 @@ class Rows:
     what: str
 
 
-def load_rows(source: RowSource) -> Rows:
+def load_rows(source: RowSource) -> EvaluationRows:
     """The rows that ``source`` means. Raises EvaluationError, ConfigError or DataError."""
     config, split = _config(source)
     questions = tuple(_questions(config, split)[: source.rows])
     if not questions:
         raise EvaluationError(f"{config.data.path} holds no {split} rows to evaluate on; name others with --data FILE")
-    return Rows(questions, _metrics(config, questions), f"{len(questions)} {split} rows of {_named(config, split)}")
+    return EvaluationRows(
+        questions, _metrics(config, questions), f"{len(questions)} {split} rows of {_named(config, split)}"
+    )
 
 
 def _questions(config: TrainConfig, split: HeldOut) -> list[Question]:
     if config.preference:
-        from trainer.preference.questions import preferred_answers
+        from trainer.preference.preference_data import preferred_answers
 
         return preferred_answers(config, split)
-    from trainer.data.load import load_questions
+    from trainer.data.training_data import load_questions
 
     return load_questions(config.data, config.training.seed, split)
 
@@ -99,7 +101,7 @@ def _config(source: RowSource) -> tuple[TrainConfig, HeldOut]:
 
 
 def _held_out_split(recipe: str) -> HeldOut:
-    from trainer.data.recipes import RECIPES
+    from trainer.recipes import RECIPES
 
     if recipe not in RECIPES:
         raise EvaluationError(f"there is no recipe {recipe!r}; choose from {', '.join(RECIPES)}")
@@ -117,7 +119,7 @@ def _bare_config(data: dict[str, Any], overrides: Sequence[str]) -> TrainConfig:
 def _metrics(config: TrainConfig, questions: Sequence[Question]) -> tuple[str, ...]:
     """The recipe's metrics, else exact_match and what fits the references."""
     if config.data.recipe:
-        from trainer.data.recipes import RECIPES
+        from trainer.recipes import RECIPES
 
         return RECIPES[config.data.recipe].metrics
     references = [_json_object(question.reference) for question in questions]

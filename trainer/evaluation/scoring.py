@@ -1,4 +1,7 @@
-"""Answers to scores: metrics over the rows, with their intervals. Knows no server."""
+"""Answers to scores: metrics over the rows, with their intervals, and two evaluations against each other.
+
+Comparisons are of the same rows, by paired bootstrap. Knows no server.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.questions import Question
+from trainer.data.messages import Question
 from trainer.errors import EvaluationError
-from trainer.evaluation.bootstrap import interval, value_of
-from trainer.evaluation.metrics import Case, Metric, find_metrics
-from trainer.evaluation.metrics.base import Array
-from trainer.evaluation.types import Score
+from trainer.evaluation.bootstrap import interval, paired_interval, value_of
+from trainer.evaluation.metrics import METRICS, Case, Metric, find_metrics
+from trainer.evaluation.metrics.metric import Array
+from trainer.evaluation.results import Comparison, Difference, Evaluation, Score
 
 
 def score_rows(metric: Metric, cases: Sequence[Case]) -> tuple[Score, Array]:
@@ -82,3 +85,26 @@ def row_values(metric: Metric, statistics: Array) -> list[float | None]:
 def scored(statistics: Array) -> NDArray[np.bool_]:
     """Which rows of ``statistics`` [rows, k] could be scored."""
     return np.asarray(~np.isnan(statistics[:, 0]))
+
+
+def compare(candidate: Evaluation, live: Evaluation) -> Comparison:
+    """Every metric that both have, on the rows that both could be scored on.
+
+    Raises EvaluationError when they are not of the same rows.
+    """
+    if candidate.rows != live.rows:
+        raise EvaluationError(f"{candidate.model} and {live.model} were not asked the same rows; evaluate both again")
+    shared = [name for name in candidate.scores if name in live.scores]
+    return Comparison(candidate.model, live.model, {name: _difference(name, candidate, live) for name in shared})
+
+
+def _difference(name: str, candidate: Evaluation, live: Evaluation) -> Difference:
+    metric = METRICS[name]
+    ours, theirs = candidate.statistics[name], live.statistics[name]
+    both = scored(ours) & scored(theirs)
+    ours, theirs = ours[both], theirs[both]
+    if not len(ours):
+        raise EvaluationError(f"{name}: there is no row on which both could be scored")
+    values = value_of(ours, metric.combine), value_of(theirs, metric.combine)
+    low, high = paired_interval(ours, theirs, metric.combine)
+    return Difference(name, *values, values[0] - values[1], low, high, len(ours), metric.higher_is_better)

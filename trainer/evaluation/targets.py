@@ -1,18 +1,32 @@
-"""What can be evaluated: an adapter package, a fully trained base, a name that a server knows, or the base itself."""
+"""What can be evaluated, and where it is asked.
+
+A target is an adapter package, a fully trained base, a name that a server knows, or the base itself. It is asked on a
+server that runs already, or on one of our own for as long as it takes.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.errors import AdapterError
-from adapters.files import MANIFEST_FILE
-from adapters.manifest import Manifest, read_manifest
-from trainer.config.file import load_config
+from adapters.package.files import MANIFEST_FILE
+from adapters.package.manifest import Manifest, read_manifest
+from trainer.config.loading import load_config
 from trainer.config.schema import TrainConfig
-from trainer.errors import EvaluationError
+from trainer.errors import EvaluationError, PublishError
 from trainer.evaluation.rows import config_beside
-from trainer.run_files import BASE_DIR, PACKAGE_DIR, SERVED_TEMPLATE
+from trainer.files import BASE_DIR, PACKAGE_DIR, SERVED_TEMPLATE
+from trainer.serving.client import AdminClient, Endpoint, InferenceClient, not_like_hotswap
+from trainer.serving.local_server import start_server, wait_until_ready
+from trainer.serving.upload import publish
 
 BASE, LIVE = "base", "live:"
 
@@ -39,7 +53,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Serving:
+class ServeOptions:
     """How ``hotswap serve`` is to load the base of a target. ``template`` is a file, None for the base's own."""
 
     base: str
@@ -76,20 +90,20 @@ def _in_directory(path: Path, text: str) -> Target:
     raise EvaluationError(f"{text} holds no adapter package (adapter_config.json) and no base (config.json)")
 
 
-def serving_of(target: Target, *, base: str | None, quantize: str | None) -> Serving:
+def serving_of(target: Target, *, base: str | None, quantize: str | None) -> ServeOptions:
     """How to serve the base of ``target``, which has a directory: as its manifest and its run say; ``base`` and
     ``quantize`` override that. Raises EvaluationError when the base is not known."""
     if target.trained_base:
-        return Serving(str(target.trained_base), quantize or "none", "auto", _template(target))
+        return ServeOptions(str(target.trained_base), quantize or "none", "auto", _template(target))
     return _trained_with(target, base, quantize)
 
 
-def base_serving(target: Target, *, base: str | None, quantize: str | None) -> Serving:
+def base_serving(target: Target, *, base: str | None, quantize: str | None) -> ServeOptions:
     """How to serve the base that ``target`` was trained from: of a fully trained base, what it was before."""
     return _trained_with(target, base, quantize)
 
 
-def _trained_with(target: Target, base: str | None, quantize: str | None) -> Serving:
+def _trained_with(target: Target, base: str | None, quantize: str | None) -> ServeOptions:
     manifest = _manifest(target)
     config = _config(target)
     name = base or (config.base if config else None) or (manifest.base.name if manifest else None)
@@ -100,7 +114,7 @@ def _trained_with(target: Target, base: str | None, quantize: str | None) -> Ser
     settings = manifest.training if manifest else {}
     recorded = settings.get("quantize") or (config.training.quantize if config else None)
     dtype = settings.get("dtype") or (config.training.dtype if config else None)
-    return Serving(name, quantize or str(recorded or "none"), str(dtype or "auto"), _template(target))
+    return ServeOptions(name, quantize or str(recorded or "none"), str(dtype or "auto"), _template(target))
 
 
 def _config(target: Target) -> TrainConfig | None:
@@ -118,3 +132,74 @@ def _manifest(target: Target) -> Manifest | None:
         return read_manifest(target.package) if target.package else None
     except AdapterError as error:
         raise EvaluationError(f"{target.label} is not a sound package: {error}") from error
+
+
+Endpoints = Mapping[Target, Endpoint]
+_SECONDS = 60.0
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def started_server(serving: ServeOptions, targets: Sequence[Target]) -> Iterator[Endpoints]:
+    """``hotswap serve`` with the packages of ``targets``, which all have the base of ``serving``; stopped at the end.
+
+    Raises ServerStartError with the server's own last words.
+    """
+    names = {target: f"evaluated-{i}" for i, target in enumerate(targets) if target.package}
+    adapters = [f"--adapter={name}={target.package}" for target, name in names.items()]
+    options = ["--model", serving.base, "--quantize", serving.quantize, "--dtype", serving.dtype, "--allow-noop"]
+    folder = Path(tempfile.mkdtemp(prefix="hotswap-eval-"))
+    if serving.template:
+        options.append(f"--chat-template={serving.template}")
+    with start_server([*options, *adapters], folder / "server.log") as server:
+        asyncio.run(wait_until_ready(server))
+        try:
+            base = asyncio.run(_base_name(Endpoint(server.url, "", server.key)))
+            yield {target: Endpoint(server.url, names.get(target, base), server.key) for target in targets}
+        finally:
+            shutil.rmtree(folder)  # of a server that did not start the log stays
+
+
+@contextmanager
+def running_server(
+    server: str, targets: Sequence[Target], *, api_key: str | None, admin_key: str | None
+) -> Iterator[Endpoints]:
+    """The server at ``server``. Packages are uploaded under a name of their own and removed at the end.
+
+    Raises EvaluationError, and PublishError for a package that it does not take.
+    """
+    key = api_key or admin_key
+    uploaded: dict[Target, str] = {}
+    base = asyncio.run(_base_name(Endpoint(server, "", key)))
+    try:
+        for target in targets:
+            if target.trained_base:
+                raise EvaluationError(
+                    f"{target.label} is a whole base, which a running server cannot load; leave --server out"
+                )
+            if target.package:
+                uploaded[target] = f"eval-{secrets.token_hex(4)}"  # before: it may arrive and the answer be lost
+                publish(target.package, server, uploaded[target], allow_noop=True, admin_key=admin_key)
+        names = {target: uploaded.get(target) or target.name or base for target in targets}
+        yield {target: Endpoint(server, name, key) for target, name in names.items()}
+    finally:
+        _remove(server, uploaded.values(), admin_key)
+
+
+async def _base_name(endpoint: Endpoint) -> str:
+    async with InferenceClient(endpoint, _SECONDS, 1) as connection:
+        models = await connection.get("/v1/models")
+    try:
+        return str(next(model["id"] for model in models["data"] if model.get("parent") is None))
+    except (KeyError, TypeError, StopIteration) as error:
+        raise not_like_hotswap(endpoint.server, "no base among its models") from error
+
+
+def _remove(server: str, names: Iterable[str], admin_key: str | None) -> None:
+    """Remove what was uploaded, as far as it can be: answers that are there already are not lost over it."""
+    with AdminClient(server, admin_key, timeout=_SECONDS) as client:
+        for name in names:
+            try:
+                client.delete(name)
+            except PublishError as error:
+                _log.warning("%s, which eval uploaded, may still be on %s: %s", name, client.server, error)

@@ -1,4 +1,8 @@
-"""What happens beside the training steps: records, progress, and stopping in good order."""
+"""What happens beside the training steps: records, progress, stopping early or in good order, a method's own part.
+
+Early stopping is computed from the logged evaluations alone, which checkpoints hold: a resumed run decides as the
+uninterrupted one.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +13,19 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trainer.distributed import processes
 from trainer.errors import TrainingError
-from trainer.loop.progress import Display, Reading
-
-
-class Records(Protocol):
-    """Where records go."""
-
-    def append(self, record: dict[str, Any]) -> None:
-        """Add one, which holds ``step``."""
-        ...
-
+from trainer.loop.records import RecordSink
+from trainer.methods.adalora import Dynamics
+from trainer.progress import Display, StepMetrics
 
 _OTHERS = ("kl", "accuracy", "margin", "reward")
 
@@ -36,7 +33,7 @@ _OTHERS = ("kl", "accuracy", "margin", "reward")
 class RecordCallback(TrainerCallback):  # type: ignore[misc]
     """Writes records and shows progress. ``tokens_seen`` says how many tokens the run has trained on."""
 
-    def __init__(self, records: Sequence[Records], display: Display, tokens_seen: Callable[[], int]) -> None:
+    def __init__(self, records: Sequence[RecordSink], display: Display, tokens_seen: Callable[[], int]) -> None:
         self._records = records
         self._display = display
         self._tokens_seen = tokens_seen
@@ -79,7 +76,7 @@ class RecordCallback(TrainerCallback):  # type: ignore[misc]
         before, tokens_before = self._mark
         self._mark = (now, tokens)
         done = state.global_step - self._first_step
-        reading = Reading(
+        reading = StepMetrics(
             step=state.global_step,
             loss=logs["loss"],
             epoch=state.epoch or 0.0,
@@ -163,3 +160,55 @@ def peak_memory_mb() -> float:
         return torch.cuda.max_memory_allocated() / 1e6
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def stale_evaluations(losses: Iterable[float], min_delta: float = 0.0) -> int:
+    """How many of the last ``losses`` lie no more than ``min_delta`` below the best before them.
+
+    Smaller improvements that add up to more than ``min_delta`` count as one. A loss that is not a number is no
+    improvement.
+    """
+    best, stale = float("inf"), 0
+    for loss in losses:
+        if loss < best - min_delta:
+            best, stale = loss, 0
+        else:
+            stale += 1
+    return stale
+
+
+class EarlyStopping(TrainerCallback):  # type: ignore[misc]
+    """Ends training after ``patience`` evaluations without improvement, with a checkpoint."""
+
+    def __init__(self, patience: int, min_delta: float) -> None:
+        self._patience = patience
+        self._min_delta = min_delta
+
+    def is_over(self, history: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether a run with this log ``history`` has ended."""
+        losses = (entry["eval_loss"] for entry in history if "eval_loss" in entry)
+        return stale_evaluations(losses, self._min_delta) >= self._patience
+
+    def reason(self) -> str:
+        """Why it ended the run, in words."""
+        by = f" by more than {self._min_delta:g}" if self._min_delta else ""
+        return f"the validation loss has not improved{by} in {self._patience} evaluations"
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """The evaluation is in the history already."""
+        if self.is_over(state.log_history):
+            control.should_save = True
+            control.should_training_stop = True
+
+
+class DynamicsCallback(TrainerCallback):  # type: ignore[misc]
+    """Calls ``dynamics`` after each step, when the gradients of all its accumulated batches are still there."""
+
+    def __init__(self, dynamics: Dynamics) -> None:
+        self._dynamics = dynamics
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """transformers counts the step only later."""
+        self._dynamics.after_step(state.global_step + 1)

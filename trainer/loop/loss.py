@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.data.examples import IGNORED
+from trainer.data.encoding import IGNORED
 
 
 class LabelledHead:

@@ -1,7 +1,8 @@
-"""Attention over packed rows, one example at a time: what examples in one row do not see is not computed either.
+"""Attention over packed rows, one example at a time, and a check that a model keeps the examples apart.
 
-transformers' own way multiplies whole rows and masks out most of it, which costs more than packing saves. It still
-does the work wherever this one would not be the same: rows that are not packed, sliding windows, dropout of weights.
+transformers' own way multiplies whole rows and masks out most of it, which costs more than packing saves. It still does
+the work wherever this one would not be the same: rows that are not packed, sliding windows, dropout of weights.
+``check_packing`` asks a model whether packed examples are as good as alone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from trainer.errors import ConfigError
 
 NAME = "hotswap_packed"
 _BEYOND_CAUSAL = ("softcap", "s_aux", "position_bias", "cache")
@@ -118,3 +121,52 @@ def _find_blocks(position_ids: Tensor) -> _Blocks | None:
 
 AttentionInterface.register(NAME, packed_attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)
+_LENGTH = 12
+_SAME = 1e-3  # shapes and sums are the same: nothing but a leak makes a difference
+_ALONE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # other shapes round in another order
+
+
+def check_packing(model: Any, vocab_size: int) -> None:
+    """Raise ConfigError unless ``model`` answers to an example in a packed row as it does to the example alone.
+
+    The second of two packed examples must not change with the first, which finds attention across examples and states
+    that are carried on, and must be as it is alone, which finds positions that do not restart. Tolerances are relative
+    to the largest logit.
+    """
+    generator = torch.Generator().manual_seed(0)
+    first, other, second = (torch.randint(vocab_size, (1, _LENGTH), generator=generator) for _ in range(3))
+    try:
+        packed = _logits(model, torch.cat([first, second], 1))
+        after_other = _logits(model, torch.cat([other, second], 1))
+        alone = _logits(model, second)
+    except TypeError as error:
+        raise ConfigError(f"training.packing: this base takes no position_ids ({error}); set it to false") from error
+    scale = alone.abs().max()
+    leak = ((packed - after_other).abs().max() / scale).item()
+    shift = ((packed - alone).abs().max() / scale).item()
+    if leak > _SAME or shift > _ALONE.get(_dtype_of(model), _ALONE[torch.bfloat16]):
+        raise ConfigError(
+            "training.packing: with this base and method examples in one row disturb each other "
+            f"(logits change by {max(leak, shift):.1%}); set it to false"
+        )
+
+
+def _logits(model: Any, input_ids: Tensor) -> Tensor:
+    """Logits [_LENGTH, vocab_size] of the last example in ``input_ids`` [1, n * _LENGTH]."""
+    positions = torch.arange(_LENGTH).repeat(input_ids.shape[1] // _LENGTH)[None]
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            where = model.device
+            out = model(input_ids=input_ids.to(where), position_ids=positions.to(where), use_cache=False)
+    finally:
+        model.train(was_training)
+    logits: Tensor = out.logits[0, -_LENGTH:].float()
+    return logits
+
+
+def _dtype_of(model: nn.Module) -> torch.dtype:
+    """The least precise floating-point dtype among the parameters."""
+    dtypes = {parameter.dtype for parameter in model.parameters() if parameter.dtype.is_floating_point}
+    return min(dtypes, key=lambda dtype: -torch.finfo(dtype).eps, default=torch.float32)

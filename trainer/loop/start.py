@@ -14,12 +14,13 @@ from typing import Any
 
 from torch import Tensor
 
-from adapters.config import CONFIG_FILE
 from adapters.errors import AdapterError
+from adapters.kinds.config import CONFIG_FILE
 from adapters.limits import DEFAULT_LIMITS
-from adapters.names import shown
-from adapters.package import encode_config, read_package
-from adapters.strictjson import read_object
+from adapters.package.reading import read_package
+from adapters.package.strict_json import read_object
+from adapters.package.writing import encode_config
+from adapters.quoting import quote
 from trainer.base_model import Base
 from trainer.errors import CheckpointError, ConfigError
 from trainer.files import sha256_of
@@ -38,7 +39,7 @@ _NO_MATTER = {
 
 
 @dataclass(frozen=True, eq=False)
-class Start:
+class StartingPoint:
     """What training begins with. ``base`` is the fingerprint of the base it is for, where that is known.
 
     ``settings`` are the configuration of a package, or the method of the run that a checkpoint is of; ``tensors`` have
@@ -53,14 +54,14 @@ class Start:
     tensors: Mapping[str, Tensor]
 
 
-def read_start(path: Path) -> Start:
+def read_start(path: Path) -> StartingPoint:
     """What is in ``path``, a package or a checkpoint. Raises ConfigError when it is neither, or not sound."""
     try:
         if (path / PARAMETERS_FILE).is_file():
             identity = read_identity(path)
             parameters = read_parameters(path)
             sha256 = sha256_of(path / PARAMETERS_FILE)
-            return Start(path, False, sha256, identity.base, identity.settings["method"], parameters)
+            return StartingPoint(path, False, sha256, identity.base, identity.settings["method"], parameters)
         if not (path / CONFIG_FILE).is_file():
             raise ConfigError(_neither(path))
         package = read_package(path)
@@ -68,10 +69,10 @@ def read_start(path: Path) -> Start:
     except (AdapterError, CheckpointError) as error:
         raise ConfigError(f"start_from: {error}") from error
     base = package.manifest.base.fingerprint if package.manifest else None
-    return Start(path, True, package.digest, base, config, package.tensors)
+    return StartingPoint(path, True, package.digest, base, config, package.tensors)
 
 
-def begin_with(start: Start, model: Any, base: Base, method: Mapping[str, Any]) -> None:
+def begin_with(start: StartingPoint, model: Any, base: Base, method: Mapping[str, Any]) -> None:
     """Put ``start`` into ``model``, which has a fresh adapter of ``method`` (its configuration as plain data).
 
     Raises ConfigError when it is of another base, or of a method with other settings.
@@ -99,7 +100,7 @@ def _check_same(theirs: Mapping[str, Any], ours: Mapping[str, Any], prefix: str)
         if key in _NO_MATTER or "dropout" in key or key.startswith("init_") or _same(theirs[key], ours[key]):
             continue
         raise ConfigError(
-            f"start_from: {prefix}{key} is {shown(theirs[key])} there and {shown(ours[key])} here; give method the "
+            f"start_from: {prefix}{key} is {quote(theirs[key])} there and {quote(ours[key])} here; give method the "
             "settings that the adapter was made with"
         )
 

@@ -1,4 +1,4 @@
-"""The training loop: transformers' Trainer with our loss, batches, checkpoints and evaluation.
+"""The training loop: transformers' Trainer with our loss, batches, optimizers, checkpoints and evaluation.
 
 It does not know where data comes from, how progress is shown, or what becomes of the adapter.
 """
@@ -16,23 +16,56 @@ from transformers import Trainer, TrainerControl, TrainerState, TrainingArgument
 
 from trainer.base_model import device, resolve_dtype
 from trainer.config.methods import trains_weights
-from trainer.config.schema import TrainConfig
-from trainer.config.training import ZERO, TrainingConfig
-from trainer.data.batches import BLANK, Collator, ExampleDataset, FilledBatches, LengthBucketSampler
+from trainer.config.schema import ZERO, TrainConfig, TrainingConfig
+from trainer.data.batches import (
+    BLANK,
+    Collator,
+    ExampleDataset,
+    FilledBatches,
+    LengthBucketSampler,
+    PackedCollator,
+    PackedDataset,
+    PackedSampler,
+    Packing,
+)
 from trainer.data.disk import lengths_of
-from trainer.data.load import TrainingData
-from trainer.data.packing import PackedCollator, PackedDataset, PackedSampler, Packing
+from trainer.data.training_data import TrainingData
 from trainer.distributed import processes
 from trainer.distributed.launch import process_count
-from trainer.distributed.sharded_state import load_state, save_state
-from trainer.distributed.shards import is_sharded
+from trainer.distributed.shards import is_sharded, load_state, save_state
 from trainer.distributed.strategies import deepspeed_config
-from trainer.loop.checkpoint import STATE_FILE, RunIdentity, load_parameters, save_parameters
-from trainer.loop.dynamics import DynamicsCallback
+from trainer.loop.callbacks import DynamicsCallback
+from trainer.loop.checkpoint import STATE_FILE, RunIdentity, WholeCheckpoints, load_parameters, save_parameters
 from trainer.loop.loss import LabelledHead, row_losses, token_losses
-from trainer.loop.optimizers import raise_rate_of_b, transformers_name
-from trainer.loop.saving import WholeCheckpoints
-from trainer.methods.dynamics import dynamics_of
+from trainer.methods.adalora import dynamics_of
+
+_NAMES = {
+    "adamw": "adamw_torch",
+    "adamw_8bit": "adamw_bnb_8bit",
+    "paged_adamw_8bit": "paged_adamw_8bit",
+    "lion": "lion_32bit",
+    "lion_8bit": "lion_8bit",
+    "adafactor": "adafactor",
+    "sgd": "sgd",
+}
+
+
+def transformers_name(optimizer: str, on_cpu: bool) -> str:
+    """The name by which transformers knows ``optimizer``. On CPU there is nothing to page out to."""
+    return _NAMES[optimizer.removeprefix("paged_") if on_cpu else optimizer]
+
+
+def raise_rate_of_b(optimizer: torch.optim.Optimizer, model: torch.nn.Module, ratio: float) -> None:
+    """Let LoRA's B learn ``ratio`` times as fast as the rest (LoRA+, Hayou et al. 2024), in groups of its own."""
+    of_b = {id(value) for name, value in model.named_parameters() if "lora_B" in name or "lora_embedding_B" in name}
+    for group in list(optimizer.param_groups):
+        fast = [parameter for parameter in group["params"] if id(parameter) in of_b]
+        if not fast:
+            continue
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in of_b]
+        settings: dict[str, Any] = {key: value for key, value in group.items() if key != "params"}
+        optimizer.add_param_group({**settings, "params": fast, "lr": group["lr"] * ratio})
+
 
 _PARTS = 5  # evaluations and checkpoints in a run that does not say how many
 

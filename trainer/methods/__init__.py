@@ -21,10 +21,11 @@ from trainer.config.methods import (
     PTuningMethod,
 )
 from trainer.errors import ConfigError
-from trainer.methods import own, prefix, prompts, token_rows
+from trainer.methods import own, prefix, token_rows
+from trainer.methods import peft_kinds as prompts
 from trainer.methods.adalora import apply_adalora, pruned
 from trainer.methods.fit import check_fit, check_package
-from trainer.methods.full import apply_full
+from trainer.methods.own import apply_full
 from trainer.methods.own_model import ENCODED, OwnModel
 from trainer.methods.peft_kinds import CONFIGS, apply_peft
 

@@ -1,13 +1,14 @@
 """AdaLoRA (https://arxiv.org/abs/2303.10512): peft's modules and rank allocator, in step with our training loop.
 
-peft adds its regulariser to a loss that the model computes itself; ours is computed outside of it.
+peft adds its regulariser to a loss that the model computes itself; ours is computed outside of it. ``Dynamics`` is what
+any method does beside following the gradient: a penalty, work after every step, state of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from peft import AdaLoraConfig, PeftModel
@@ -54,7 +55,7 @@ def apply_adalora(base: Base, method: AdaLoraMethod, steps: int | None = None) -
 
 
 class AdaLoraDynamics:
-    """What AdaLoRA does beside the gradient steps. See trainer.methods.dynamics.Dynamics."""
+    """What AdaLoRA does beside the gradient steps. See trainer.methods.adalora.Dynamics."""
 
     def __init__(self, model: PeftModel) -> None:
         assert isinstance(model.base_model, AdaLoraModel)
@@ -112,3 +113,30 @@ def pruned(model: PeftModel) -> Iterator[None]:
 
 def _steps(value: float, total: int) -> int:
     return int(value * total) if value < 1 else int(value)
+
+
+class Dynamics(Protocol):
+    """A method's part in the training loop. Its state goes into checkpoints."""
+
+    def penalty(self) -> Tensor:
+        """A scalar whose gradient is added to that of the mean loss."""
+        ...
+
+    def after_step(self, step: int) -> None:
+        """Called after optimizer step number ``step`` (from 1), before gradients are cleared."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything beside the trained parameters that later steps depend on."""
+        ...
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Be as when ``state`` was taken."""
+        ...
+
+
+def dynamics_of(model: Any) -> Dynamics | None:
+    """The dynamics of the method in ``model``; None for most."""
+    if isinstance(model, PeftModel) and isinstance(model.base_model, AdaLoraModel):
+        return AdaLoraDynamics(model)
+    return None

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from adapters.errors import AdapterError
-from adapters.package import encode_config
+from adapters.package.writing import encode_config
 from trainer.config.methods import Method
 from trainer.errors import ConfigError
 

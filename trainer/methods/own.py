@@ -1,16 +1,21 @@
-"""Bottleneck adapters and Freeze, which peft does not have. Exported in the formats of ``adapters.configs.whole``."""
+"""Methods that peft does not have: bottleneck adapters, Freeze, and full fine-tuning.
+
+The first two are exported in formats of our own, a fully trained base as a new base (``trainer.export.result``).
+"""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from trainer.base_model import Base
-from trainer.config.methods import BottleneckMethod, FreezeMethod
+from trainer.config.methods import BottleneckMethod, FreezeMethod, FullMethod
 from trainer.errors import ConfigError
 from trainer.methods.own_model import OwnModel
+from trainer.methods.token_rows import initial_rows
 
 # The linear maps that end the attention part, and those that end the feed-forward part, as architectures name them.
 _ATTENTION_ENDS = ("o_proj", "out_proj", "attn.c_proj", "self_attention.dense", "attention.dense", "self_attn.dense")
@@ -26,7 +31,7 @@ _ACTIVATIONS: dict[str, type[nn.Module] | Any] = {
 INITIAL_STD = 0.02
 
 
-class Bottleneck(nn.Module):
+class BottleneckModule(nn.Module):
     """``y + up(activation(down(y)))``, beginning as the identity."""
 
     def __init__(self, width: int, size: int, activation: str, like: Tensor) -> None:
@@ -61,7 +66,8 @@ class BottleneckModel(OwnModel):
         self.names = modules
         width = base.model.get_input_embeddings().weight
         self.bottlenecks = nn.ModuleList(
-            Bottleneck(_width(base.model, name), method.bottleneck_size, method.activation, width) for name in modules
+            BottleneckModule(_width(base.model, name), method.bottleneck_size, method.activation, width)
+            for name in modules
         )
         for name, bottleneck in zip(modules, self.bottlenecks, strict=True):
             base.model.get_submodule(name).register_forward_hook(lambda _module, _args, y, b=bottleneck: b(y))
@@ -143,3 +149,34 @@ def _width(model: nn.Module, name: str) -> int:
 def _is_trained(name: str, layers: list[int], modules: list[str]) -> bool:
     index = _INDEX.search(name)
     return (index is not None and int(index[1]) in layers) or any(name.startswith(f"{m}.") for m in modules)
+
+
+class FullModel(OwnModel):
+    """A base whose every parameter is trained."""
+
+    def __init__(self, base: Any) -> None:
+        super().__init__(base, {})
+        base.requires_grad_(True)
+
+
+def apply_full(base: Base, _method: FullMethod) -> FullModel:
+    """Every parameter trainable, with rows of its own for added tokens. ConfigError for a quantized checkpoint."""
+    if any(not parameter.is_floating_point() for parameter in base.model.parameters()):
+        raise ConfigError("method: the base's checkpoint is quantized, so full fine-tuning cannot train its weights")
+    if base.tokens:
+        add_rows(base)
+    return FullModel(base.model)
+
+
+@torch.no_grad()
+def add_rows(base: Base) -> None:
+    """Let embedding and head have rows for the base's ``tokens``, where they do not; the head's bias begins as 0."""
+    embedding, head = base.model.get_input_embeddings(), base.model.get_output_embeddings()
+    tables: list[Tensor] = [embedding.weight] if head.weight is embedding.weight else [embedding.weight, head.weight]
+    rows = [initial_rows(base, table) for table in tables]
+    size = max(token.id for token in base.tokens) + 1
+    if size > len(embedding.weight):
+        base.model.resize_token_embeddings(size, mean_resizing=False)
+    ids = torch.tensor([token.id for token in base.tokens], device=rows[0].device)
+    for module, new in zip((base.model.get_input_embeddings(), base.model.get_output_embeddings()), rows, strict=False):
+        module.weight[ids] = new.to(module.weight.dtype)

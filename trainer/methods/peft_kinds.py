@@ -1,4 +1,4 @@
-"""Methods that peft trains as they are: our settings to its configurations."""
+"""Methods that peft trains as they are: our settings to its configurations, and prompts with beginnings of our own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from peft import (
     BOFTConfig,
     HRAConfig,
@@ -18,6 +19,8 @@ from peft import (
     MissConfig,
     OFTConfig,
     PeftConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
     VeraConfig,
     get_peft_model,
 )
@@ -34,6 +37,8 @@ from trainer.config.methods import (
     Method,
     MissMethod,
     OftMethod,
+    PromptMethod,
+    PTuningMethod,
     VeraMethod,
 )
 from trainer.errors import ConfigError
@@ -138,3 +143,39 @@ CONFIGS: dict[type[Any], Callable[[Any], Any]] = {
     MissMethod: _miss,
     LnTuningMethod: _ln_tuning,
 }
+ENCODER_STD = 0.02  # of an encoder's embeddings
+
+
+def apply_prompt(base: Base, method: PromptMethod) -> Any:
+    """Prompt tuning. We set the first embeddings ourselves: peft would write a tokenizer's path into the package."""
+    model = get_peft_model(base.model, PromptTuningConfig(task_type=TASK, num_virtual_tokens=method.tokens))
+    embeddings = base.model.get_input_embeddings().weight
+    if method.init_text:
+        ids = base.tokenizer.backend_tokenizer.encode(method.init_text, add_special_tokens=False).ids
+        if not ids or max(ids) >= len(embeddings):
+            raise ConfigError("method.init_text: the text has no tokens, or added ones, which have no embedding yet")
+        chosen = torch.tensor((ids * (method.tokens // len(ids) + 1))[: method.tokens])
+    else:
+        chosen = torch.randint(min(len(base.tokenizer), len(embeddings)), (method.tokens,))
+    with torch.no_grad():
+        prompt = model.prompt_encoder["default"].embedding.weight
+        prompt.copy_(embeddings[chosen.to(embeddings.device)])
+    return model
+
+
+def apply_p_tuning(base: Base, method: PTuningMethod) -> Any:
+    """P-Tuning v1. The encoder starts as torch's own layers do, its embeddings small as in prefix tuning."""
+    model = get_peft_model(
+        base.model,
+        PromptEncoderConfig(
+            task_type=TASK,
+            num_virtual_tokens=method.tokens,
+            encoder_reparameterization_type=method.encoder.upper(),
+            encoder_hidden_size=method.hidden_size,
+            encoder_num_layers=2,
+        ),
+    )
+    for module in model.prompt_encoder["default"].modules():
+        if isinstance(module, torch.nn.Embedding):
+            torch.nn.init.normal_(module.weight, std=ENCODER_STD)
+    return model

@@ -8,21 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.config.schema import TrainConfig
-from trainer.config.training import TrainingConfig
-from trainer.data.examples import IGNORED
+from trainer.config.schema import TrainConfig, TrainingConfig
+from trainer.data.encoding import IGNORED
 from trainer.loop.loss import LabelledHead, token_losses
 from trainer.methods import trainable_parameters
-from trainer.plan.meta import Blueprint, choose_all, plan_method
-from trainer.plan.optimizers import state_bytes
-from trainer.plan.quantized import largest_linear, tensor_bytes
-from trainer.plan.tracker import MemoryTracker, fused_attention
+from trainer.plan.meta import Blueprint, MemoryTracker, choose_all, fused_attention, plan_method
+from trainer.plan.sizes import largest_linear, state_bytes, tensor_bytes
 
 _BODY, _HEAD, _BACKWARD = "activations", "logits", "backward"
 
 
 @dataclass(frozen=True)
-class Batch:
+class BatchShape:
     """The sizes of one batch: ``rows`` padded to ``length`` tokens, ``labelled`` of each of which are learned."""
 
     rows: int
@@ -59,7 +56,7 @@ class Memory:
         return self.peak - self.states - self.activations - self.logits
 
 
-def estimate(blueprint: Blueprint, config: TrainConfig, batch: Batch) -> Memory:
+def estimate(blueprint: Blueprint, config: TrainConfig, batch: BatchShape) -> Memory:
     """The memory of training as ``config`` says on a base of ``blueprint`` with batches like ``batch``.
 
     Raises ConfigError when the method does not fit the base.
@@ -96,7 +93,7 @@ class _Step:
     ``activations``, ``logits`` and ``peak`` in bytes, beside what was there before the step.
     """
 
-    def __init__(self, model: Any, training: TrainingConfig, batch: Batch) -> None:
+    def __init__(self, model: Any, training: TrainingConfig, batch: BatchShape) -> None:
         model.train()
         if training.gradient_checkpointing:
             model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
@@ -116,7 +113,7 @@ class _Step:
         self._tracker.phase = _HEAD
         self.activations = max(self.activations, self._tracker.live[_BODY])
 
-    def _forward_backward(self, model: Any, head: LabelledHead, batch: Batch) -> None:
+    def _forward_backward(self, model: Any, head: LabelledHead, batch: BatchShape) -> None:
         self._tracker.phase = _BODY
         inputs, labels = _inputs(batch)
         with self._tracker, choose_all, fused_attention():
@@ -126,7 +123,7 @@ class _Step:
         self.logits = max(self.logits, self._tracker.most[_HEAD])
 
 
-def _inputs(batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+def _inputs(batch: BatchShape) -> tuple[dict[str, Tensor], Tensor]:
     """What the collator would give for ``batch``; the labels are real, because their number is a size."""
     ids = torch.zeros(batch.rows, batch.length, dtype=torch.long, device="meta")
     labels = torch.full((batch.rows, batch.length), IGNORED)

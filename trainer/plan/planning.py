@@ -12,23 +12,22 @@ import msgspec
 import torch
 from transformers import AutoConfig
 
-from adapters.base import resolve_base
-from adapters.errors import BaseModelError
+from bases.errors import BaseModelError
+from bases.finding import resolve_base
 from trainer.added_tokens import TrainedToken, add_tokens
 from trainer.base_model import device, load_tokenizer, load_vocabulary, resolve_dtype
 from trainer.config.methods import AdaLoraMethod, FullMethod, LoraMethod, Method, PrefixMethod
 from trainer.config.schema import TrainConfig
-from trainer.data.load import load_data
+from trainer.data.training_data import load_data
 from trainer.errors import ConfigError
 from trainer.methods import adapter_of, trainable_parameters
-from trainer.methods.full import FullModel
-from trainer.plan.memory import Batch, Memory, estimate
-from trainer.plan.meta import Blueprint, Planned, plan_method, without_weights
-from trainer.plan.shapes import Shape
-from trainer.plan.timing import Timing, measure
-from trainer.plan.workload import Workload
+from trainer.methods.own import FullModel
+from trainer.plan.memory import BatchShape, Memory, estimate
+from trainer.plan.meta import Blueprint, PlannedMethod, plan_method, without_weights
+from trainer.plan.model_presets import ModelPreset
+from trainer.plan.timing import Timing, Workload, measure
 
-SHAPE_DTYPE = torch.bfloat16  # of a shape's weights unless training.dtype says otherwise
+PRESET_DTYPE = torch.bfloat16  # of a shape's weights unless training.dtype says otherwise
 Quantize = Literal["none", "nf4"]
 # What the plan of one method is compared with: label, method, quantization of the base.
 COMPARED: tuple[tuple[str, Method, Quantize], ...] = (
@@ -40,7 +39,7 @@ COMPARED: tuple[tuple[str, Method, Quantize], ...] = (
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodRow:
     """One method of a comparison: its settings, or why it cannot be trained here."""
 
     label: str
@@ -52,7 +51,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Serving:
+class ServingCost:
     """Bytes in the server: a token of the base's KV cache, and the adapter's package (None for a new base)."""
 
     kv_per_token: int
@@ -69,16 +68,16 @@ class Plan:
     base_parameters: int
     trainable: int
     percent: float
-    batch: Batch
+    batch: BatchShape
     memory: Memory
     other: Memory
-    compared: tuple[Row, ...]
-    serving: Serving
+    compared: tuple[MethodRow, ...]
+    serving: ServingCost
     timing: Timing | None = None
 
 
 @dataclass(frozen=True)
-class ShapePlan:
+class PresetPlan:
     """The methods worth comparing on a shape."""
 
     base: str
@@ -86,8 +85,8 @@ class ShapePlan:
     dtype: str
     base_parameters: int
     config: TrainConfig
-    batch: Batch
-    rows: tuple[Row, ...]
+    batch: BatchShape
+    rows: tuple[MethodRow, ...]
 
 
 def plan_run(config: TrainConfig, steps: int) -> Plan:
@@ -106,22 +105,22 @@ def plan_run(config: TrainConfig, steps: int) -> Plan:
     return dataclasses.replace(plan, timing=measure(config, data, work, steps)) if steps else plan
 
 
-def plan_shape(shape: Shape, config: TrainConfig) -> Plan:
+def plan_preset(shape: ModelPreset, config: TrainConfig) -> Plan:
     """The plan of the method of ``config`` on ``shape``; no weights and no data are needed. Raises ConfigError."""
     return _plan(_blueprint(shape, config), config, _batch(config))
 
 
-def compare_methods(shape: Shape, configs: Sequence[tuple[str, str, TrainConfig]]) -> ShapePlan:
+def compare_methods(shape: ModelPreset, configs: Sequence[tuple[str, str, TrainConfig]]) -> PresetPlan:
     """Methods on ``shape``, each with a label, its settings in words and a configuration."""
     rows = [_row(_blueprint(shape, config), config, _batch(config), label, words) for label, words, config in configs]
     config = configs[0][2]
     dtype = _blueprint(shape, config).dtype
-    return ShapePlan(
+    return PresetPlan(
         shape.name, shape.summary, dtype_name(dtype), shape.parameters, config, _batch(config), tuple(rows)
     )
 
 
-def _plan(blueprint: Blueprint, config: TrainConfig, batch: Batch) -> Plan:
+def _plan(blueprint: Blueprint, config: TrainConfig, batch: BatchShape) -> Plan:
     planned = plan_method(blueprint, config)
     serving = _serving(planned, config)
     memory = estimate(blueprint, config, batch)
@@ -142,7 +141,7 @@ def _plan(blueprint: Blueprint, config: TrainConfig, batch: Batch) -> Plan:
     )
 
 
-def _compared(blueprint: Blueprint, config: TrainConfig, batch: Batch) -> tuple[Row, ...]:
+def _compared(blueprint: Blueprint, config: TrainConfig, batch: BatchShape) -> tuple[MethodRow, ...]:
     rows = []
     for label, method, quantize in COMPARED:
         training = msgspec.structs.replace(config.training, quantize=quantize)
@@ -151,42 +150,42 @@ def _compared(blueprint: Blueprint, config: TrainConfig, batch: Batch) -> tuple[
     return tuple(rows)
 
 
-def _row(blueprint: Blueprint, config: TrainConfig, batch: Batch, label: str, words: str) -> Row:
+def _row(blueprint: Blueprint, config: TrainConfig, batch: BatchShape, label: str, words: str) -> MethodRow:
     try:
         planned = plan_method(blueprint, config)
     except ConfigError as error:
-        return Row(label, words, refused=str(error))
+        return MethodRow(label, words, refused=str(error))
     memory = estimate(blueprint, config, batch)
-    return Row(label, words, planned.trainable, planned.percent, memory)
+    return MethodRow(label, words, planned.trainable, planned.percent, memory)
 
 
-def _serving(planned: Planned, config: TrainConfig) -> Serving:
+def _serving(planned: PlannedMethod, config: TrainConfig) -> ServingCost:
     sizes = planned.base.model.config.get_text_config()
     heads = getattr(sizes, "num_key_value_heads", None) or sizes.num_attention_heads
     width = getattr(sizes, "head_dim", None) or sizes.hidden_size // sizes.num_attention_heads
     kv_per_token = 2 * sizes.num_hidden_layers * heads * width * planned.base.dtype.itemsize
     if isinstance(planned.model, FullModel):
-        return Serving(kv_per_token, None)
+        return ServingCost(kv_per_token, None)
     method = config.method
     if isinstance(method, AdaLoraMethod):  # which components are left is learned; their number is not
         held = sum(value.numel() * value.element_size() for value in trainable_parameters(planned.model).values())
-        return Serving(kv_per_token, held * method.target_r // method.init_r)
+        return ServingCost(kv_per_token, held * method.target_r // method.init_r)
     with without_weights():
         tensors = adapter_of(planned.model)[1].values()
-    return Serving(kv_per_token, sum(tensor.numel() * tensor.element_size() for tensor in tensors))
+    return ServingCost(kv_per_token, sum(tensor.numel() * tensor.element_size() for tensor in tensors))
 
 
-def _blueprint(shape: Shape, config: TrainConfig) -> Blueprint:
-    dtype = SHAPE_DTYPE if config.training.dtype == "auto" else resolve_dtype(config.training.dtype, device())
+def _blueprint(shape: ModelPreset, config: TrainConfig) -> Blueprint:
+    dtype = PRESET_DTYPE if config.training.dtype == "auto" else resolve_dtype(config.training.dtype, device())
     vocabulary = shape.settings["vocab_size"]
     texts = enumerate(config.added_tokens or ())
     tokens = tuple(TrainedToken(vocabulary + i, text, pieces=(0,), is_new=True) for i, text in texts)
     return Blueprint(shape.name, shape.config(), dtype, tokens=tokens, amend=shape.amend)
 
 
-def _batch(config: TrainConfig) -> Batch:
+def _batch(config: TrainConfig) -> BatchShape:
     """The worst: rows as long as they may be, every token learned."""
-    return Batch(config.training.batch_size, config.data.max_length, config.data.max_length)
+    return BatchShape(config.training.batch_size, config.data.max_length, config.data.max_length)
 
 
 def _read(path: Path) -> Any:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from trainer.plan.memory import Batch, Memory
-from trainer.plan.planning import Plan, Row, Serving, ShapePlan
+from trainer.plan.memory import BatchShape, Memory
+from trainer.plan.planning import MethodRow, Plan, PresetPlan, ServingCost
 from trainer.plan.timing import Timing
+from trainer.tables import aligned
 
 _PARTS = (
     ("weights", "the base's weights"),
@@ -27,10 +27,10 @@ def run_text(plan: Plan) -> str:
     return "\n\n".join([*parts, _time(plan.timing)] if plan.timing else parts)
 
 
-def shape_text(plan: ShapePlan) -> str:
+def preset_text(plan: PresetPlan) -> str:
     """The methods on a shape, a line each."""
     rows = [row for row in plan.rows if row.memory]
-    table = _table(
+    table = aligned(
         ("method", "trainable", "% of all", "states", "peak", "settings"),
         [
             (
@@ -81,7 +81,7 @@ def run_data(plan: Plan) -> dict[str, Any]:
     }
 
 
-def shape_data(plan: ShapePlan) -> dict[str, Any]:
+def preset_data(plan: PresetPlan) -> dict[str, Any]:
     """The methods on a shape as plain data; memory in bytes."""
     return {
         "base": plan.base,
@@ -124,7 +124,7 @@ def _memory(plan: Plan) -> str:
     rows.append(_working(now, other))
     rows.append(("peak", _both(now.peak), _both(other.peak)))
     header = ("memory", f"checkpointing {'on' if on else 'off'}", f"{'off' if on else 'on'}")
-    return f"on batches of {_batch_words(plan.batch, plan.config)}\n{_table(header, rows)}"
+    return f"on batches of {_batch_words(plan.batch, plan.config)}\n{aligned(header, rows)}"
 
 
 def _working(now: Memory, other: Memory) -> tuple[str, str, str]:
@@ -143,10 +143,10 @@ def _comparison(plan: Plan) -> str:
         sizes = (memory.weights + memory.adapter, memory.gradients, memory.optimizer, memory.states)
         rows.append((row.label, *map(gigabytes, sizes), f"{memory.states / whole:.2f}x", gigabytes(memory.peak)))
     header = ("compared", "weights", "gradients", "optimizer", "together", "of the first weights", "peak")
-    return _table(header, rows)
+    return aligned(header, rows)
 
 
-def _serving(serving: Serving) -> str:
+def _serving(serving: ServingCost) -> str:
     kv = f"serving: {serving.kv_per_token:,} bytes of KV cache a token"
     return f"{kv}, a package of {gigabytes(serving.adapter)}" if serving.adapter is not None else f"{kv}, a new base"
 
@@ -167,7 +167,7 @@ def _base_words(dtype: str, config: Any) -> str:
     return dtype if quantize == "none" else f"{quantize}, computed in {dtype}"
 
 
-def _batch_words(batch: Batch, config: Any) -> str:
+def _batch_words(batch: BatchShape, config: Any) -> str:
     steps = config.training.gradient_accumulation
     more = f", {steps} batches a step" if steps > 1 else ""
     return (
@@ -179,16 +179,6 @@ def _both(size: int) -> str:
     return f"{size / 1e6:,.1f} MB {size / 2**30:7.2f} GiB"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            f"{cell:<{w}}" if i in left else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in (header, *rows)
-    )
-
-
 def _fields(value: Any) -> dict[str, Any]:
     data: dict[str, Any] = msgspec.to_builtins(value)
     return data
@@ -198,5 +188,5 @@ def _memory_data(memory: Memory) -> dict[str, int]:
     return {**_fields(memory), "working": memory.working, "states": memory.states}
 
 
-def _row_data(row: Row) -> dict[str, Any]:
+def _row_data(row: MethodRow) -> dict[str, Any]:
     return {**_fields(row), "memory": _memory_data(row.memory) if row.memory else None}

@@ -1,4 +1,4 @@
-"""How long a run will take: a few of its real steps through the real loop, and the rest in proportion.
+"""How long a run will take: its batches before it begins, a few real steps of them, and the rest in proportion.
 
 Nothing is written into the run's output. The steps are chosen over all lengths; time goes with padded tokens, and those
 of the whole run are known.
@@ -6,12 +6,13 @@ of the whole run are known.
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from itertools import islice, pairwise
+from typing import Any, TypeVar
 
 import msgspec
 import torch
@@ -21,15 +22,98 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from trainer.base_model import load_base
 from trainer.config.schema import TrainConfig
+from trainer.data.batches import LengthBucketSampler, PackedSampler, Packing, pack
 from trainer.data.disk import lengths_of
-from trainer.data.load import TrainingData
+from trainer.data.encoding import IGNORED
+from trainer.data.training_data import TrainingData
 from trainer.loop.callbacks import peak_memory_mb
 from trainer.loop.checkpoint import identity_of
 from trainer.loop.failures import explained
 from trainer.loop.packed_attention import use_packed_attention
-from trainer.loop.trainer import AdapterTrainer, make_arguments
+from trainer.loop.trainer import AdapterTrainer, make_arguments, total_steps
 from trainer.methods import apply_method
-from trainer.plan.workload import Step, Workload
+from trainer.plan.memory import BatchShape
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One optimizer step: its micro-batches of sampler items, each with its length.
+
+    An item is the index of an example, or the indices that share a packed row.
+    """
+
+    batches: tuple[tuple[tuple[Any, int], ...], ...]
+
+    @property
+    def items(self) -> list[Any]:
+        """The items in order."""
+        return [item for batch in self.batches for item, _ in batch]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens without padding."""
+        return sum(length for batch in self.batches for _, length in batch)
+
+    @property
+    def padded(self) -> int:
+        """Tokens with padding: what is computed."""
+        return sum(len(batch) * max(length for _, length in batch) for batch in self.batches)
+
+
+class Workload:
+    """The steps of the first epoch, drawn as the run will draw them, and how many steps there are in all."""
+
+    def __init__(self, config: TrainConfig, data: TrainingData) -> None:
+        training = config.training
+        self.packing: Packing | None = pack(data.train, config.data.max_length) if training.packing else None
+        self.rows = len(self.packing or data.train)
+        self.total_steps = total_steps(training, self.rows)
+        items = _items(lengths_of(data.train), self.packing, training.batch_size, training.seed)
+        micro = _chunks(items, training.batch_size)
+        self.steps = [PlannedStep(batches) for batches in _chunks(micro, training.gradient_accumulation)]
+        self._whole = training.batch_size * training.gradient_accumulation
+        self._data = data
+
+    @property
+    def tokens(self) -> float:
+        """Tokens of the whole run, without padding."""
+        return sum(step.tokens for step in self.steps) / len(self.steps) * self.total_steps
+
+    @property
+    def padded(self) -> float:
+        """Tokens of the whole run, with padding."""
+        return sum(step.padded for step in self.steps) / len(self.steps) * self.total_steps
+
+    def largest_batch(self) -> BatchShape:
+        """The sizes of the batch that needs most."""
+        batch = max((batch for step in self.steps for batch in step.batches), key=_padded)
+        indices = [index for item, _ in batch for index in (item if isinstance(item, tuple) else (item,))]
+        labelled = sum(label != IGNORED for index in indices for label in self._data.train[index].labels)
+        return BatchShape(len(batch), max(length for _, length in batch), math.ceil(labelled / len(batch)))
+
+    def sample(self, count: int) -> list[PlannedStep]:
+        """The largest step, and ``count`` from short to long that stand for equal shares of all."""
+        whole = [step for step in self.steps if len(step.items) == self._whole] or self.steps[:1]
+        ordered = sorted(whole, key=lambda step: step.padded)
+        middles = [ordered[int((i + 0.5) / count * len(ordered))] for i in range(count)]
+        return [ordered[-1], *middles]
+
+
+def _items(lengths: Sequence[int], packing: Packing | None, batch_size: int, seed: int) -> Iterable[tuple[Any, int]]:
+    if packing:
+        return ((row, sum(lengths[i] for i in row)) for row in PackedSampler(packing, seed))
+    return ((index, lengths[index]) for index in LengthBucketSampler(lengths, batch_size, seed))
+
+
+def _padded(batch: tuple[tuple[Any, int], ...]) -> int:
+    return len(batch) * max(length for _, length in batch)
+
+
+def _chunks(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
+    iterator = iter(items)
+    return iter(lambda: tuple(islice(iterator, size)), ())
 
 
 @dataclass(frozen=True)
@@ -71,7 +155,7 @@ def measure(config: TrainConfig, data: TrainingData, work: Workload, steps: int)
 
 
 def _extrapolate(
-    config: TrainConfig, work: Workload, measured: Sequence[Step], seconds: Sequence[float], evaluation: float
+    config: TrainConfig, work: Workload, measured: Sequence[PlannedStep], seconds: Sequence[float], evaluation: float
 ) -> Timing:
     rates = [taken / step.padded for step, taken in zip(measured, seconds, strict=True)]
     train_seconds = sum(seconds) / sum(step.padded for step in measured) * work.padded
@@ -138,7 +222,7 @@ def _quiet(config: TrainConfig, output: str, steps: int) -> TrainConfig:
     return msgspec.structs.replace(config, output=output, training=training)
 
 
-def _trainer(config: TrainConfig, data: TrainingData, work: Workload, chosen: Sequence[Step]) -> _SampleTrainer:
+def _trainer(config: TrainConfig, data: TrainingData, work: Workload, chosen: Sequence[PlannedStep]) -> _SampleTrainer:
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
     base = load_base(config)

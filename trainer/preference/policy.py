@@ -1,8 +1,10 @@
-"""A model with any adapter of ours, as trl's trainers ask for one: token log-probabilities of what is labelled.
+"""A model with any adapter of ours, as trl's trainers ask for one, and what it says of the data: log-probabilities.
 
 trl patches a fused output head into models that it knows, and finds the reference by switching peft's adapters off.
-Neither works for prefix tuning and other methods of our own, and both work around the output head. Here the model's
-own forward is used, with its head only where something is labelled, whatever stands in between.
+Neither works for prefix tuning and other methods of our own, and both work around the output head. Here the model's own
+forward is used, with its head only where something is labelled, whatever stands in between. The reference, which is the
+model that a run begins with, is asked once: so no second model is in memory, the reference is the same for every
+method, also for one that cannot be switched off, and a step costs no pass of the reference.
 """
 
 from __future__ import annotations
@@ -13,14 +15,40 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainer.base_model import Base
 from trainer.data.batches import Collator
-from trainer.data.examples import IGNORED, Example
+from trainer.data.encoding import IGNORED, Example
 from trainer.loop.loss import LabelledHead, token_losses
 from trainer.methods.own_model import OwnModel
-from trainer.preference.wrapped import WrappedModel
+from trainer.preference.preference_data import JudgedIds, PairIds
+
+
+class WrappedModel(nn.Module):
+    """``model``, with a configuration of its own: trl writes the pad token into it."""
+
+    def __init__(self, model: Any, base: Base) -> None:
+        super().__init__()
+        self.model = model
+        self.config = copy.deepcopy(base.model.config)
+
+    def add_model_tags(self, tags: Any) -> None:
+        """trl's marks for a hub; ours is no model to upload."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        device: torch.device = self.model.device
+        return device
+
+    def activation_checkpointing_enable(self, **arguments: Any) -> None:
+        """As the model's own."""
+        renamed = getattr(self.model, "activation_checkpointing_enable", None)  # during transformers 5
+        (renamed or self.model.gradient_checkpointing_enable)(**arguments)
+
+    gradient_checkpointing_enable = activation_checkpointing_enable
+
 
 _CHUNK = 64  # tokens whose whole distributions are looked at together, beside the ones that have a gradient
 
@@ -61,7 +89,7 @@ class PolicyModel(WrappedModel):
             return values.new_zeros(wanted.shape).masked_scatter(wanted, values)
 
         parts = [
-            _figures(*part)
+            _logit_statistics(*part)
             for part in zip(torch.split(logits.detach(), _CHUNK), torch.split(targets, _CHUNK), strict=True)
         ]
         entropy, mean_logits, is_top1 = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -105,9 +133,74 @@ def _example(prompt: list[int], answer: list[int]) -> Example:
     return Example((*prompt, *answer), (*[IGNORED] * len(prompt), *answer))
 
 
-def _figures(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _logit_statistics(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Entropy, mean and whether the target is the likeliest, each [tokens], of ``logits`` [tokens, vocabulary]."""
     plain = logits.float()
     mean, top = plain.mean(-1), plain.argmax(-1) == targets
     shares = plain.log_softmax(-1)
     return -(shares.exp() * shares).sum(-1), mean, top
+
+
+Table = list[dict[str, Any]]
+
+
+class Scorer:
+    """Sums of log-probabilities of answers by ``model``."""
+
+    def __init__(self, model: Any, head: LabelledHead, base: Base, batch_size: int) -> None:
+        self._model, self._head, self._pad_id, self._batch_size = model, head, base.pad_id, batch_size
+
+    def pairs(self, rows: Sequence[PairIds], ld_alpha: float | None = None) -> list[tuple[float, float]]:
+        """(chosen, rejected) of each of ``rows``; ``ld_alpha`` weighs the tokens behind the shorter one's length."""
+        both = [(row.prompt, answer) for row in rows for answer in (row.chosen, row.rejected)]
+        parts = answer_log_probs(self._model, self._head, both, self._pad_id, self._batch_size)
+        out = []
+        for chosen, rejected in zip(parts[::2], parts[1::2], strict=True):
+            shared = min(len(chosen), len(rejected))
+            out.append((_weighed(chosen, shared, ld_alpha), _weighed(rejected, shared, ld_alpha)))
+        return out
+
+    def answers(self, rows: Sequence[tuple[list[int], list[int]]]) -> list[float]:
+        """Of each (prompt, answer)."""
+        parts = answer_log_probs(self._model, self._head, rows, self._pad_id, self._batch_size)
+        return [float(part.sum()) for part in parts]
+
+
+def pair_table(rows: Sequence[PairIds], scorer: Scorer, ld_alpha: float | None) -> Table:
+    """The columns that trl's DPOTrainer reads."""
+    return [
+        {
+            "prompt_ids": row.prompt,
+            "chosen_ids": row.chosen,
+            "rejected_ids": row.rejected,
+            "ref_chosen_logps": chosen,
+            "ref_rejected_logps": rejected,
+        }
+        for row, (chosen, rejected) in zip(rows, scorer.pairs(rows, ld_alpha), strict=True)
+    ]
+
+
+def judged_table(rows: Sequence[JudgedIds], scorer: Scorer, *, kl_batch: int | None) -> Table:
+    """The columns that trl's KTOTrainer reads.
+
+    With ``kl_batch``, every prompt also gets the answer of the row before it in its batch of that size: trl estimates
+    the distance from the reference on such mismatched pairs, and trains the rows in their order.
+    """
+    table: Table = [
+        {"prompt_ids": row.prompt, "completion_ids": row.completion, "label": row.good, "ref_logps": score}
+        for row, score in zip(rows, scorer.answers([(row.prompt, row.completion) for row in rows]), strict=True)
+    ]
+    if kl_batch:
+        for at in range(0, len(rows), kl_batch):
+            batch = range(at, min(at + kl_batch, len(rows)))
+            for i in batch:
+                table[i]["KL_completion_ids"] = rows[i - 1 if i > at else batch[-1]].completion
+        others = scorer.answers([(row["prompt_ids"], row["KL_completion_ids"]) for row in table])
+        for row, score in zip(table, others, strict=True):
+            row["ref_KL_logps"] = score
+    return table
+
+
+def _weighed(log_probs: Tensor, shared: int, ld_alpha: float | None) -> float:
+    tail = log_probs[shared:].sum() * (1.0 if ld_alpha is None else ld_alpha)
+    return float(log_probs[:shared].sum() + tail)

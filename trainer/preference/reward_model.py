@@ -1,4 +1,4 @@
-"""A LoRA with a head that scores answers, trained on pairs by trl, and saved as peft saves sequence classification.
+"""A reward model, a LoRA with a head that scores answers: trained on pairs by trl, saved as peft saves classifiers.
 
 ``OUTPUT/reward_model`` loads with transformers' AutoModelForSequenceClassification (num_labels 1) and peft. It gives
 scores, not text: the server takes adapters that generate and refuses it by its task type.
@@ -7,20 +7,29 @@ scores, not text: the server takes adapters that generate and refuses it by its 
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import msgspec
 import torch
+from datasets import Dataset
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
+from trl import RewardConfig, RewardTrainer
 
-from adapters.manifest import encode_manifest
+from adapters.package.manifest import DataRef, encode_manifest
 from trainer.base_model import Base
+from trainer.config.preference import RewardPreference
+from trainer.config.schema import TrainConfig
 from trainer.errors import TrainingError
+from trainer.export.result import make_manifest
 from trainer.files import replacing
+from trainer.loop.output import result_directory
 from trainer.methods import adapter_of
-from trainer.preference.wrapped import WrappedModel
+from trainer.preference.policy import WrappedModel
+from trainer.preference.preference_data import PairIds, PreferenceData, load_preference_data
+from trainer.preference.trainers import HotswapCheckpoints, as_config, padded
 
 HEAD = "score"
 _CONFIG, _WEIGHTS, _MANIFEST = "adapter_config.json", "adapter_model.safetensors", "hotswap.json"
@@ -71,3 +80,69 @@ def scores_of(model: RewardModel, rows: list[list[int]], pad_id: int, batch_size
         for i, score in zip(indices, model(ids, mask).logits[:, 0].tolist(), strict=True):
             out[i] = score
     return out
+
+
+class HotswapRewardTrainer(HotswapCheckpoints, RewardTrainer):  # type: ignore[misc]
+    """Trains a RewardModel on rows that are tokenised already."""
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As trl's; the tokens are counted."""
+        if self.model.training:
+            self.tokens_seen += int(inputs["attention_mask"].sum())
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+class RewardTask:
+    """A reward model on pairs."""
+
+    def __init__(self, config: TrainConfig, preference: RewardPreference, base: Base) -> None:
+        self._config, self._preference, self._base = config, preference, base
+        self.data: PreferenceData[PairIds] = load_preference_data(config, base.tokenizer, base.end_ids)
+
+    def refer_to(self, model: Any) -> None:
+        """See Work: scores of answers have no reference."""
+
+    def steps_rows(self) -> int:
+        """See Work."""
+        return len(self.data.train)
+
+    def trainer(self, model: Any, arguments: Any, callbacks: list[Any]) -> HotswapRewardTrainer:
+        """See Work."""
+        config = as_config(
+            RewardConfig,
+            arguments,
+            max_length=None,
+            disable_dropout=self._preference.disable_dropout,
+            center_rewards_coefficient=self._preference.center_rewards or None,
+            prediction_loss_only=True,
+        )
+        return HotswapRewardTrainer(
+            model=RewardModel(model, self._base),
+            args=config,
+            train_dataset=_table(self.data.train),
+            eval_dataset=_table(self.data.validation) if self.data.validation else None,
+            processing_class=padded(self._base),
+            callbacks=callbacks,
+        )
+
+    def figures(self, trainer: Any) -> dict[str, float]:
+        """See Work."""
+        both = [row.prompt + answer for row in self.data.validation for answer in (row.chosen, row.rejected)]
+        if not both:
+            return {}
+        scores = scores_of(trainer.trained, both, self._base.pad_id, self._config.training.batch_size)
+        margins = [chosen - rejected for chosen, rejected in zip(scores[::2], scores[1::2], strict=True)]
+        return {"reward_accuracy": fmean(margin > 0 for margin in margins), "reward_margin": fmean(margins)}
+
+    def export(self, trainer: Any, metrics: dict[str, float]) -> Path:
+        """See Work."""
+        path = Path(self._config.output) / result_directory(self._config)
+        data = DataRef(sha256=self.data.sha256, rows=len(self.data.train))
+        save_reward_model(trainer.trained, path, make_manifest(self._base, self._config, data, metrics))
+        return path
+
+
+def _table(rows: list[PairIds]) -> Dataset:
+    return Dataset.from_list(
+        [{"chosen_ids": row.prompt + row.chosen, "rejected_ids": row.prompt + row.rejected} for row in rows]
+    )

@@ -1,31 +1,57 @@
-"""One run of preference training from configuration to package: ``train_preference(session)``."""
+"""One run of preference training from configuration to package: ``train_preference(session)``.
+
+A new kind of preference training is one line in ``make_task``.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 from transformers import set_seed
 
 from trainer.base_model import Base, load_base
-from trainer.config.preference import GrpoPreference
+from trainer.config.preference import DpoPreference, GrpoPreference, KtoPreference, RewardPreference
 from trainer.config.schema import TrainConfig
-from trainer.context import check_context
-from trainer.data.survey import describe_dropped
+from trainer.data.splits import describe_dropped
+from trainer.errors import ConfigError
+from trainer.loop.session import RunResult, TrainingSession, check_context
 from trainer.loop.trainer import make_arguments, total_steps
 from trainer.methods import apply_method, trainable_parameters
-from trainer.preference.extra import require_trl
-from trainer.preference.kinds import make_work
-from trainer.preference.work import Work
-from trainer.session import RunResult, Session
+from trainer.preference.reference_tasks import DpoTask, KtoTask
+from trainer.preference.task import PreferenceTask
 
 
-def train_preference(session: Session) -> RunResult:
+def require_trl(kind: str) -> None:
+    """Raise ConfigError when trl is not installed."""
+    if importlib.util.find_spec("trl") is None:
+        raise ConfigError(f"preference.type: {kind} needs trl, which is an extra: pip install 'hotswap[preference]'")
+
+
+def make_task(config: TrainConfig, base: Base) -> PreferenceTask:
+    """The work that ``config.preference`` asks for, its data loaded."""
+    preference = config.preference
+    if isinstance(preference, DpoPreference):
+        return DpoTask(config, preference, base)
+    if isinstance(preference, KtoPreference):
+        return KtoTask(config, preference, base)
+    if isinstance(preference, RewardPreference):
+        from trainer.preference.reward_model import RewardTask
+
+        return RewardTask(config, preference, base)
+    assert isinstance(preference, GrpoPreference)
+    from trainer.preference.grpo import GrpoTask
+
+    return GrpoTask(config, preference, base)
+
+
+def train_preference(session: TrainingSession) -> RunResult:
     """As ``trainer.run.train``, for a configuration with ``preference``."""
     config = session.config
     assert config.preference is not None
     require_trl(config.preference.KIND)
     base = load_base(config)
-    work = make_work(config, base)
+    work = make_task(config, base)
     if work.data.dropped:
         session.display.message(f"left out {describe_dropped(work.data.dropped)}")
     answer = config.preference.max_completion_length if isinstance(config.preference, GrpoPreference) else 0
@@ -47,13 +73,13 @@ def train_preference(session: Session) -> RunResult:
     return session.interrupted(trainer) or _finish(session, work, trainer, seconds)
 
 
-def _finish(session: Session, work: Work, trainer: Any, seconds: float) -> RunResult:
+def _finish(session: TrainingSession, work: PreferenceTask, trainer: Any, seconds: float) -> RunResult:
     results = session.summary(trainer, seconds) | work.figures(trainer)
     session.append({"step": trainer.state.global_step, **results})
     return session.result(trainer, work.export(trainer, results), results)
 
 
-def _headline(config: TrainConfig, base: Base, work: Work, model: Any) -> str:
+def _headline(config: TrainConfig, base: Base, work: PreferenceTask, model: Any) -> str:
     assert config.preference is not None
     count = sum(parameter.numel() for parameter in trainable_parameters(model).values())
     quantize = "" if config.training.quantize == "none" else f" {config.training.quantize}"

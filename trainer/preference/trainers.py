@@ -1,8 +1,12 @@
-"""trl's DPO and KTO trainers with our policy, reference, checkpoints and account of tokens."""
+"""trl's DPO and KTO trainers with our policy, reference, checkpoints and account of tokens.
+
+Their configurations are made from our arguments.
+"""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +19,23 @@ from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
 from trainer.base_model import Base
 from trainer.config.preference import DpoPreference, KtoPreference
-from trainer.loop.checkpoint import STATE_FILE, RunIdentity, load_parameters, save_parameters
-from trainer.loop.saving import WholeCheckpoints
-from trainer.preference.extra import as_config
-from trainer.preference.policy import PolicyModel
-from trainer.preference.reference import Table
+from trainer.loop.checkpoint import STATE_FILE, RunIdentity, WholeCheckpoints, load_parameters, save_parameters
+from trainer.preference.policy import PolicyModel, Table
 
 
-class OurCheckpoints(WholeCheckpoints):
+def as_config(kind: type[Any], arguments: TrainingArguments, **settings: Any) -> Any:
+    """``arguments`` as the configuration class ``kind`` of trl, with ``settings`` of its own.
+
+    Every one of transformers' arguments is handed on as it stands: trl's own defaults turn on bfloat16 and gradient
+    checkpointing wherever it runs.
+    """
+    names = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
+    config = kind(**{name: getattr(arguments, name) for name in names} | settings)
+    config._n_gpu = min(arguments.n_gpu, 1)  # as make_arguments
+    return config
+
+
+class HotswapCheckpoints(WholeCheckpoints):
     """What every trainer of trl does our way. To be mixed in before trl's class; set ``identity`` before training."""
 
     identity: RunIdentity
@@ -62,7 +75,7 @@ class OurCheckpoints(WholeCheckpoints):
         load_parameters(self.trained, Path(self.state.best_model_checkpoint))
 
 
-class _WithReference(OurCheckpoints):
+class _WithReference(HotswapCheckpoints):
     """Trains a PolicyModel on rows that are tokenised and have the reference's log-probabilities already."""
 
     def compute_loss(self, model: Any, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
@@ -77,17 +90,17 @@ class _WithReference(OurCheckpoints):
         return dataset
 
 
-class OurDPOTrainer(_WithReference, DPOTrainer):  # type: ignore[misc]
+class HotswapDPOTrainer(_WithReference, DPOTrainer):  # type: ignore[misc]
     """DPO of a PolicyModel."""
 
 
-class OurKTOTrainer(_WithReference, KTOTrainer):  # type: ignore[misc]
+class HotswapKTOTrainer(_WithReference, KTOTrainer):  # type: ignore[misc]
     """KTO of a PolicyModel."""
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
-    """What every trainer is made of. ``train`` and ``validation`` are tables of ``trainer.preference.reference``."""
+class TrainerInputs:
+    """What every trainer is made of. ``train`` and ``validation`` are tables of ``trainer.preference.policy``."""
 
     model: Any
     base: Base
@@ -97,7 +110,7 @@ class Parts:
     callbacks: Sequence[TrainerCallback] = ()
 
 
-def dpo_trainer(parts: Parts, preference: DpoPreference) -> Any:
+def dpo_trainer(parts: TrainerInputs, preference: DpoPreference) -> Any:
     """A trainer on tables of ``pair_table``."""
     losses: list[str] = [preference.loss_type]
     weights = [1.0]
@@ -113,10 +126,10 @@ def dpo_trainer(parts: Parts, preference: DpoPreference) -> Any:
         ld_alpha=preference.ld_alpha,
         **_common(preference.disable_dropout),
     )
-    return _made(OurDPOTrainer, parts, config)
+    return _made(HotswapDPOTrainer, parts, config)
 
 
-def kto_trainer(parts: Parts, preference: KtoPreference) -> Any:
+def kto_trainer(parts: TrainerInputs, preference: KtoPreference) -> Any:
     """A trainer on tables of ``judged_table``."""
     config = as_config(
         KTOConfig,
@@ -128,7 +141,7 @@ def kto_trainer(parts: Parts, preference: KtoPreference) -> Any:
         train_sampling_strategy="sequential",
         **_common(preference.disable_dropout),
     )
-    return _made(OurKTOTrainer, parts, config)
+    return _made(HotswapKTOTrainer, parts, config)
 
 
 def _common(disable_dropout: bool) -> dict[str, Any]:
@@ -141,7 +154,7 @@ def _common(disable_dropout: bool) -> dict[str, Any]:
     }
 
 
-def _made(kind: Any, parts: Parts, config: Any) -> Any:
+def _made(kind: Any, parts: TrainerInputs, config: Any) -> Any:
     policy = PolicyModel(parts.model, parts.base)
     trainer = kind(
         model=policy,

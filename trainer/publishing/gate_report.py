@@ -12,14 +12,14 @@ from typing import Any
 
 from trainer.errors import PublishError
 from trainer.evaluation.report import warnings_of
-from trainer.evaluation.rows import Rows
-from trainer.evaluation.types import Comparison, Evaluation
+from trainer.evaluation.results import Comparison, Evaluation
+from trainer.evaluation.rows import EvaluationRows
 from trainer.files import write_whole
-from trainer.publishing.admin import Version
 from trainer.publishing.gates import Judgement
+from trainer.serving.client import ServedVersion
 
 
-class Outcome(StrEnum):
+class GateOutcome(StrEnum):
     """How it ended."""
 
     PUBLISHED = "published"
@@ -36,10 +36,10 @@ class GateReport:
     """
 
     server: str
-    candidate: Version
-    rows: Rows
-    outcome: Outcome
-    live: Version | None = None
+    candidate: ServedVersion
+    rows: EvaluationRows
+    outcome: GateOutcome
+    live: ServedVersion | None = None
     candidate_scores: Evaluation | None = None
     live_scores: Evaluation | None = None
     comparison: Comparison | None = None
@@ -51,7 +51,7 @@ class GateReport:
     @property
     def is_live(self) -> bool:
         """Whether the package is what the name serves."""
-        return self.outcome in (Outcome.PUBLISHED, Outcome.LIVE_ALREADY)
+        return self.outcome in (GateOutcome.PUBLISHED, GateOutcome.LIVE_ALREADY)
 
     @property
     def candidate_left(self) -> bool:
@@ -66,16 +66,16 @@ class GateReport:
     def reason(self) -> str:
         """Why, in one sentence."""
         match self.outcome:
-            case Outcome.PUBLISHED:
+            case GateOutcome.PUBLISHED:
                 return "every gate holds"
-            case Outcome.LIVE_ALREADY:
+            case GateOutcome.LIVE_ALREADY:
                 return "its content is live already; nothing was evaluated"
-            case Outcome.REFUSED:
+            case GateOutcome.REFUSED:
                 failed = [str(judgement.gate) for judgement in self.judgements if not judgement.passed]
                 verb = "does" if len(failed) == 1 else "do"
                 with_certainty = " with 95 % confidence" if self.confident else ""
                 return f"{', '.join(failed)} {verb} not hold{with_certainty}"
-            case Outcome.LIVE_KEPT_CHANGING:
+            case GateOutcome.LIVE_KEPT_CHANGING:
                 return "others went on publishing while it was evaluated; try again when they are done"
 
     def lines(self) -> Iterator[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.errors import PublishError
-from trainer.evaluation.types import Comparison, Evaluation
+from trainer.evaluation.results import Comparison, Evaluation
 
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _GATE = re.compile(

@@ -12,7 +12,7 @@ from torch.nn import Linear
 
 from adapters.batch.grouped import group_ops
 from adapters.batch.reference import apply_reference
-from adapters.batch.rows import MAX_PADDED_ROWS, Segment, plan_rows
+from adapters.batch.rows import MAX_PADDED_ROWS, RowSegment, plan_rows
 from adapters.ops import LowRank, Op
 from tests.adapters.ops.cases import CASES, IN, OUT
 
@@ -43,12 +43,12 @@ def check(members: dict[object, tuple[Op, ...]], sizes: Sequence[tuple[object, i
     given = Linear(IN, OUT, dtype=dtype).requires_grad_(False)
     given.load_state_dict(linear.state_dict())
     linear.load_state_dict(given.state_dict())  # the same numbers, in fp32
-    segments: list[Segment] = []
+    segments: list[RowSegment] = []
     ops: list[tuple[Op, ...]] = []
     row = 0
     for member, size in sizes:
         if member is not None:
-            segments.append(Segment(member, row, row + size))
+            segments.append(RowSegment(member, row, row + size))
         ops += [members.get(member, ())] * size
         row += size
     x = torch.randn(row, IN, dtype=dtype)
@@ -94,7 +94,7 @@ def test_other_rows_stay_bitwise_untouched() -> None:
     x, y = torch.randn(4, IN), torch.randn(4, OUT)
     before = y.clone()
     (group,) = group_ops({name: CASES["low-rank-8"](torch.float32) for name in "ab"}).after
-    group.apply(x, y, plan_rows(group.members, [Segment("a", 1, 2), Segment("b", 2, 3)], x.device))
+    group.apply(x, y, plan_rows(group.members, [RowSegment("a", 1, 2), RowSegment("b", 2, 3)], x.device))
     assert torch.equal(y[[0, 3]], before[[0, 3]])
     assert not torch.equal(y[[1, 2]], before[[1, 2]])
 

@@ -10,8 +10,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from adapters.kinds import compile_package
-from adapters.package import read_package
+from adapters.compiling import compile_package
+from adapters.package.reading import read_package
 from tests.adapters.support import refusal, spec_of
 
 Change = Callable[[dict[str, Any], dict[str, Tensor]], object]  # of configuration and tensors, in place

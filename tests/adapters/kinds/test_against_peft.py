@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from adapters.kinds import compile_package
-from adapters.package import read_package
+from adapters.compiling import compile_package
+from adapters.package.reading import read_package
 from tests.adapters.support import op_logits, peft_logits, spec_of
 from tests.factory import make_adapter, make_base
 from tests.kinds import CASES

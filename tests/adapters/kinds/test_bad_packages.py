@@ -19,12 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.func import functional_call
 
-from adapters.base import BaseSpec
-from adapters.config import CONFIGS
-from adapters.configs.refused import REFUSED
-from adapters.kinds import compile_package
+from adapters.base_spec import BaseSpec
+from adapters.compiling import compile_package
+from adapters.kinds.registry import KINDS, REFUSED
 from adapters.ops import Adapter
-from adapters.package import AdapterPackage, read_package
+from adapters.package.reading import AdapterPackage, read_package
 from tests.adapters.support import load_model, refusal, spec_of
 from tests.kinds import CASES
 
@@ -196,7 +195,7 @@ def test_huge_numbers(name: str, bench: Bench) -> None:
 def test_the_name_of_another_kind(name: str, bench: Bench) -> None:
     config = bench.config(name)
     own = config["peft_type"]
-    for kind in {*CONFIGS, *REFUSED, "", "NONE", own.lower()} - {own}:
+    for kind in {*KINDS, *REFUSED, "", "NONE", own.lower()} - {own}:
         is_alike = any({own, kind} <= group for group in ALIKE)
         assert bench.broken(name, {**config, "peft_type": kind}) or is_alike, kind
 
@@ -224,7 +223,7 @@ values = st.one_of(
 def test_any_value_of_any_key(bench: Bench, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from([*CASES]))
     config = bench.config(name)
-    keys = st.sampled_from(sorted({*config, *CONFIGS[config["peft_type"]].__struct_fields__}))
+    keys = st.sampled_from(sorted({*config, *KINDS[config["peft_type"]].config.__struct_fields__}))
     bench.broken(name, {**config, **data.draw(st.dictionaries(keys, values, min_size=1, max_size=2))})
 
 

@@ -18,18 +18,18 @@ from peft.tuners.unilora.model import UniLoraModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from adapters.config import CONFIGS
+from adapters.compiling import compile_package
 from adapters.errors import PackageError
-from adapters.kinds import compile_package, projections
-from adapters.kinds.frod import role_of
-from adapters.kinds.lokr import divided
+from adapters.kinds.factors.lycoris import divided
+from adapters.kinds.registry import KINDS
+from adapters.kinds.shared_factors import projections
+from adapters.kinds.shared_factors.frod import role_of
 from adapters.limits import PackageLimits
 from adapters.ops import Adapter, LowRank
-from adapters.ops.hadamard import Hadamard
-from adapters.ops.random_bases import RandomBases
+from adapters.ops.low_rank import RandomBases, SharedLowRank
+from adapters.ops.products import Hadamard
 from adapters.ops.replace import ReplaceLinear
-from adapters.ops.shared_low_rank import SharedLowRank
-from adapters.package import read_package
+from adapters.package.reading import read_package
 from tests.adapters.kinds.test_against_peft import BASES, error
 from tests.adapters.support import load_model, spec_of
 from tests.factory import make_adapter, make_base
@@ -61,7 +61,7 @@ def compiled(path: Path, base: Path, **limits: int) -> Adapter:
 
 @pytest.mark.parametrize("kind", SERVED)
 def test_every_field_of_pefts_config_is_known(kind: str) -> None:
-    ours = CONFIGS[kind]
+    ours = KINDS[kind].config
     assert set(SERVED[kind].to_dict()) <= {*ours.__struct_fields__, *ours.IGNORED, *ours.REFUSED}
 
 

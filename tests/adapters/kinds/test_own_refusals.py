@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from adapters.kinds import compile_package
-from adapters.package import read_package
+from adapters.compiling import compile_package
+from adapters.package.reading import read_package
 from tests.adapters.kinds.changes import Change, drop, put, say
 from tests.adapters.support import refusal, spec_of
 

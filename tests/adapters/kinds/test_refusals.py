@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from adapters.base import BaseSpec
+from adapters.base_spec import BaseSpec
+from adapters.compiling import compile_package
 from adapters.errors import AdapterError, BaseMismatchError, PackageError, UnsupportedKindError
-from adapters.kinds import compile_package
-from adapters.manifest import BaseRef, Manifest
 from adapters.ops import Adapter
-from adapters.package import read_package, write_package
+from adapters.package.manifest import BaseRef, Manifest
+from adapters.package.reading import read_package
+from adapters.package.writing import write_package
 from tests.adapters.support import LORA_CONFIG, SMALL_SPEC, lora_tensors, write_raw
 
 A0 = "base_model.model.model.layers.0.attn.q_proj.lora_A.weight"

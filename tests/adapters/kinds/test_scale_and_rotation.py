@@ -10,10 +10,10 @@ import torch
 from peft import BOFTConfig, HRAConfig, IA3Config, LNTuningConfig, MissConfig, OFTConfig, RoadConfig
 from peft.tuners.boft import layer as boft_layer
 
-from adapters.kinds import compile_package
-from adapters.ops.reflect import LowRankInput
-from adapters.ops.rotate import RotateInput
-from adapters.package import read_package
+from adapters.compiling import compile_package
+from adapters.ops.low_rank import LowRankInput
+from adapters.ops.rotation import RotateInput
+from adapters.package.reading import read_package
 from tests.adapters.kinds.test_against_peft import BASES, error
 from tests.adapters.support import spec_of
 from tests.factory import make_adapter, make_base

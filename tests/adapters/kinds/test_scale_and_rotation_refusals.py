@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from adapters.config import CONFIGS
+from adapters.compiling import compile_package
 from adapters.errors import AdapterError, PackageError, UnsupportedKindError
-from adapters.kinds import compile_package
-from adapters.kinds.rotation import cayley, finite, skew
+from adapters.kinds.registry import KINDS
+from adapters.kinds.rotation.cayley import cayley, finite_rotation, skew
 from adapters.limits import DEFAULT_LIMITS
-from adapters.package import read_package
+from adapters.package.reading import read_package
 from tests.adapters.support import SMALL_SPEC, write_raw
 
 LINEARS = [f"model.layers.{i}.attn.q_proj" for i in range(2)]  # [8, 16]
@@ -86,7 +86,7 @@ def compile_raw(path: Path, kind: str, options: dict[str, Any], changes: dict[st
 def test_the_sound_package_is_accepted(kind: str, tmp_path: Path) -> None:
     adapter = compile_raw(tmp_path / "p", kind, {}, {})
     assert len(adapter.ops) == 2
-    assert adapter.kind == CONFIGS[kind].KIND
+    assert adapter.kind == KINDS[kind].config.KIND
 
 
 @pytest.mark.parametrize("kind", SOUND)
@@ -196,14 +196,14 @@ def test_refused(
 def test_rotations_by_numbers_too_large_are_no_crash(size: int, value: float) -> None:
     turned = cayley(skew(torch.full((1, size * (size - 1) // 2), value), size))
     with pytest.raises(PackageError, match="'w' gives no finite rotation"):
-        finite("w", turned)
+        finite_rotation("w", turned)
 
 
 @pytest.mark.parametrize("missing", ["r", "oft_block_size", "use_cayley_neumann"])
 def test_keys_whose_default_changed_must_be_there(missing: str) -> None:
     raw = {key: value for key, value in config("OFT").items() if key != missing}
     with pytest.raises(PackageError, match=f"missing required field `{missing}`"):
-        CONFIGS["OFT"].parse(raw, DEFAULT_LIMITS)
+        KINDS["OFT"].config.parse(raw, DEFAULT_LIMITS)
 
 
 def test_bat_keeps_to_the_memory_allowed_for_whole_matrices(tmp_path: Path) -> None:
@@ -230,8 +230,8 @@ _JSON: st.SearchStrategy[object] = (
 @given(kind=st.sampled_from(sorted(SOUND)), data=st.data())
 def test_any_value_in_the_configuration_is_read_or_refused(kind: str, data: st.DataObject) -> None:
     raw = config(kind)
-    fields = [*CONFIGS[kind].__struct_fields__, *CONFIGS[kind].IGNORED]
+    fields = [*KINDS[kind].config.__struct_fields__, *KINDS[kind].config.IGNORED]
     for key in data.draw(st.lists(st.sampled_from(fields), max_size=3)):
         raw[key] = data.draw(_JSON)
     with contextlib.suppress(AdapterError):
-        CONFIGS[kind].parse(raw, DEFAULT_LIMITS).semantics()
+        KINDS[kind].config.parse(raw, DEFAULT_LIMITS).semantics()

@@ -10,24 +10,13 @@ from collections.abc import Callable
 import torch
 
 from adapters.ops import Bias, LowRank, Op
-from adapters.ops.block_sum import BlockSum
-from adapters.ops.blocks import BlockLowRank
-from adapters.ops.bottleneck import Bottleneck
-from adapters.ops.circulant import Circulant
-from adapters.ops.delta import Delta
-from adapters.ops.dora import Magnitude
-from adapters.ops.embed_rows import HeadRows
-from adapters.ops.hadamard import Hadamard
-from adapters.ops.kron import Kron
-from adapters.ops.pairs import RotatePairs
-from adapters.ops.random_bases import RandomBases
-from adapters.ops.reflect import LowRankInput
+from adapters.ops.activations import Bottleneck, Magnitude, ScaleInput
+from adapters.ops.embedding import HeadRows
+from adapters.ops.low_rank import LowRankInput, RandomBases, SharedLowRank
+from adapters.ops.matrices import Circulant, Delta, Sparse, Spectrum
+from adapters.ops.products import BlockLowRank, BlockSum, Hadamard, Kron
 from adapters.ops.replace import ReplaceLinear, ReplaceParameters
-from adapters.ops.rotate import RotateInput, RotateOutput
-from adapters.ops.scale import ScaleInput
-from adapters.ops.shared_low_rank import SharedLowRank
-from adapters.ops.sparse import Sparse
-from adapters.ops.spectrum import Spectrum
+from adapters.ops.rotation import RotateInput, RotateOutput, RotatePairs
 
 IN, OUT = 24, 40
 Make = Callable[[torch.dtype], tuple[Op, ...]]

@@ -8,9 +8,9 @@ from torch.nn import Embedding
 
 from adapters.batch.grouped import group_ops
 from adapters.batch.reference import apply_reference
-from adapters.batch.rows import MAX_PADDED_ROWS, Segment, plan_rows
+from adapters.batch.rows import MAX_PADDED_ROWS, RowSegment, plan_rows
 from adapters.ops import Op
-from adapters.ops.dora import Magnitude
+from adapters.ops.activations import Magnitude
 from adapters.ops.embedding import LowRankEmbedding
 
 VOCAB, HIDDEN = 30, 24
@@ -31,7 +31,7 @@ def test_grouped_is_the_reference(dtype: torch.dtype, sizes: list[int]) -> None:
     ids = torch.randint(VOCAB, (sum(sizes) + 1, 1))
     ids[0], ids[-1] = -1, VOCAB + 3  # virtual, and not in the base
     starts = [1 + sum(sizes[:i]) for i in range(len(sizes))]
-    segments = [Segment(i, start, start + n) for i, (start, n) in enumerate(zip(starts, sizes, strict=True))]
+    segments = [RowSegment(i, start, start + n) for i, (start, n) in enumerate(zip(starts, sizes, strict=True))]
     rows: list[tuple[Op, ...]] = [(), *(members[i] for i, n in enumerate(sizes) for _ in range(n))]
     want = apply_reference(lambda x: table(x[:, 0].clamp(0, VOCAB - 1)), ids, rows)
     y = table(ids[:, 0].clamp(0, VOCAB - 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from hotswap.demo.asking import Answer, Question, Token
+from hotswap.demo.asking import Answer, ChatQuestion, Token
 
 Spoken = str | tuple[str, Mapping[str, float]]
 
@@ -28,7 +28,7 @@ def answer(
     stamps = [start + step * (i + 1) for i in range(len(made))]
     suffix = f":{version}" if version else ""
     return Answer(
-        Question(model, prompt, 16),
+        ChatQuestion(model, prompt, 16),
         start,
         end=stamps[-1] if stamps else start,
         version=version,

@@ -11,8 +11,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from hotswap.demo.asking import Answer, Asker, Question, open_client
-from hotswap.demo.traffic import Stream, traffic
+from hotswap.demo.asking import Answer, ChatQuestion, Stream, StreamingClient, open_client, traffic
 
 
 def chunk(text: str, finish: str | None = None) -> bytes:
@@ -60,8 +59,8 @@ async def server() -> AsyncIterator[tuple[str, list[dict[str, Any]]]]:
 async def ask(model: str, salt: str = "") -> tuple[Answer, dict[str, Any], int]:
     firsts: list[None] = []
     async with server() as (url, bodies), open_client(url, "k") as client:
-        question = Question(model, "hi", 5, ignore_eos=True)
-        answer = await Asker(client, salt).ask(question, on_first=lambda: firsts.append(None))
+        question = ChatQuestion(model, "hi", 5, ignore_eos=True)
+        answer = await StreamingClient(client, salt).ask(question, on_first=lambda: firsts.append(None))
     return answer, bodies[-1], len(firsts)
 
 
@@ -78,16 +77,16 @@ async def test_a_whole_answer_with_everything_the_report_needs() -> None:
 async def test_what_goes_wrong_is_in_the_answer_and_not_tried_again() -> None:
     for model, words in (("gone", "NotFoundError"), ("breaks", "engine died"), ("cut", "without a finish_reason")):
         async with server() as (url, bodies), open_client(url, "k") as client:
-            answer = await Asker(client).ask(Question(model, "hi", 5))
+            answer = await StreamingClient(client).ask(ChatQuestion(model, "hi", 5))
         assert words in str(answer.error)
         assert len(bodies) == 1
 
 
 async def test_traffic_goes_on_through_the_block_and_every_request_gets_its_answer() -> None:
     answers: list[Answer] = []
-    questions = [Question("m", "a", 5), Question("m", "b", 5)]
+    questions = [ChatQuestion("m", "a", 5), ChatQuestion("m", "b", 5)]
     async with server() as (url, bodies), open_client(url, "k") as client:
-        async with traffic(Asker(client), Stream(questions, 2, answers)), asyncio.timeout(30):
+        async with traffic(StreamingClient(client), Stream(questions, 2, answers)), asyncio.timeout(30):
             while len(answers) < 6:
                 await asyncio.sleep(0)
         assert len(answers) == len(bodies)

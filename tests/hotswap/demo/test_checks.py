@@ -8,13 +8,11 @@ import pytest
 
 from hotswap.demo.asking import Answer
 from hotswap.demo.checks import all_checks
-from hotswap.demo.comparison import Verdict, key_of
-from hotswap.demo.findings import Findings, Scored
-from hotswap.demo.latency import Phase
-from hotswap.demo.tasks import DATES, Row
+from hotswap.demo.findings import Findings, Phase, Scored, Verdict, key_of
+from hotswap.demo.tasks import DATES, TaskRow
 from tests.hotswap.demo.answers import answer
 
-ROWS = [Row(f"p{i}", f"r{i}") for i in range(10)]
+ROWS = [TaskRow(f"p{i}", f"r{i}") for i in range(10)]
 
 
 def scored(who: str, right: int) -> Scored:

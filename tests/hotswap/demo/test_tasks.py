@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from hotswap.demo.commands import BATCH_SIZE, RECIPES, Settings
 from hotswap.demo.flow import draw_rows
-from hotswap.demo.settings import BATCH_SIZE, RECIPES, Settings
-from hotswap.demo.tasks import CONTACTS, DATES, Row, Task, same_json, same_text, write_jsonl
+from hotswap.demo.tasks import CONTACTS, DATES, Task, TaskRow, same_json, same_text, write_jsonl
 
 TASKS = pytest.mark.parametrize("task", [CONTACTS, DATES], ids=lambda task: task.name)
 
@@ -70,7 +70,7 @@ def test_right_text_is_equal_apart_from_space() -> None:
 
 
 def test_jsonl_has_the_columns_that_the_trainer_reads(tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "rows.jsonl", [Row("say é", "é"), Row("a", "b")])
+    write_jsonl(tmp_path / "rows.jsonl", [TaskRow("say é", "é"), TaskRow("a", "b")])
     lines = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == [
         {"prompt": "say é", "response": "é"},

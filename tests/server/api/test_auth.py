@@ -9,7 +9,7 @@ import pytest
 
 from server.settings import hash_key
 from tests.server.api.conftest import BASE
-from tests.server.api.test_bad_requests import error_of
+from tests.server.api.test_wire import error_of
 from tests.server.live import Live, live_server
 
 ROUTES = [

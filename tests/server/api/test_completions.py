@@ -5,7 +5,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from server.text import TextProcessor
+from server.text.tokenizer import TextProcessor
 from tests import oracle
 from tests.server.api.conftest import BASE, MAX_LEN
 from tests.server.live import Live

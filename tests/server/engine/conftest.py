@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from server.engine.runner import Runner
+from server.engine.executor import Runner
 from tests.server.engine.driver import Driver
 from tests.server.engine.harness import Harness
 from tests.server.engine.toy_runner import ToyRunner

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from server.adapter_key import AdapterKey
 from server.config import EngineConfig
 from server.engine.engine import Engine
 from server.engine.messages import (
@@ -20,8 +21,7 @@ from server.engine.messages import (
     SamplingParams,
     StepOutputs,
 )
-from server.model.runner import load_runner
-from server.registry import AdapterKey
+from server.model.model_runner import load_runner
 from tests import oracle
 from tests.factory import VOCAB_SIZE
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from server.adapter_key import AdapterKey
 from server.config import EngineConfig
 from server.engine.engine import Engine
+from server.engine.executor import Runner
 from server.engine.messages import (
     AdapterFailed,
     AdapterLoaded,
@@ -22,8 +24,6 @@ from server.engine.messages import (
     StepOutputs,
     TokenLogprobs,
 )
-from server.engine.runner import Runner
-from server.registry import AdapterKey
 
 DEADLINE = 30.0  # seconds
 

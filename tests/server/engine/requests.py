@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from server.adapter_key import AdapterKey
 from server.engine.messages import EngineRequest, SamplingParams
 from server.engine.request import Request
-from server.registry import AdapterKey
 
 
 def make_request(

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from server.adapter_key import AdapterKey
 from server.engine.adapter_manager import AdapterManager
 from server.engine.block_manager import BlockManager
 from server.engine.messages import AdapterLoaded, AdapterUnloaded
 from server.engine.scheduler import Scheduler, SchedulerConfig
-from server.registry import AdapterKey
 from tests.server.engine.harness import DEADLINE
 from tests.server.engine.toy_runner import ToyRunner, make_package
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from adapters.ops import Adapter
+from server.adapter_key import AdapterKey
 from server.engine.messages import AdapterFailed, AdapterLoaded, AdapterUnloaded, FinishReason
 from server.model.prepared import PreparedAdapter
-from server.registry import AdapterKey
 from tests.server.engine.conftest import MakeEngine
 from tests.server.engine.harness import DEADLINE, Harness
 from tests.server.engine.toy_runner import EOS, NOT_FINITE, RAISES, ToyRunner, make_package

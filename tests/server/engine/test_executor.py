@@ -1,17 +1,61 @@
-"""Finding the requests at fault when a step raises."""
+"""From scheduled requests to a model input, whose the rows of logits are, and who is at fault when a step raises."""
 
 from __future__ import annotations
 
 import pytest
 from torch import Tensor
 
-from server.engine.batch import Work
-from server.engine.executor import Executor
+from server.adapter_key import AdapterKey
+from server.engine.executor import Executor, Work, make_batch, scheduled_work
+from server.engine.messages import TokenLogprobs
 from server.engine.request import Request
-from server.engine.sampler import Sampler
-from server.model.inputs import ModelInput
+from server.engine.sampling.sampler import Sampler
+from server.engine.scheduler import SchedulerOutput
+from server.model.inputs import VIRTUAL, ModelInput
 from tests.server.engine.requests import make_request
 from tests.server.engine.toy_runner import NOT_FINITE, RAISES, ToyRunner
+
+
+def test_rows_of_prompt_logprobs_and_samples() -> None:
+    chunk = make_request("chunk", [1, 2, 3, 4, 5], prompt_logprobs=0)
+    whole = make_request("whole", [1, 2, 3], prompt_logprobs=0)
+    decode = make_request("decode", [1, 2], outputs=(9,))
+    decode.num_computed_tokens = 2
+    batch = make_batch([Work(chunk, 3), Work(whole, 3), Work(decode, 1)])
+    assert [s.logits_at for s in batch.inputs.sequences] == [[0, 1, 2], [0, 1, 2], [0]]
+    assert batch.prompt_rows == [range(3), range(3, 5), range(6, 6)]
+    assert batch.sample_rows == [5, 6]
+    assert [r.request_id for r in batch.sampling] == ["whole", "decode"]
+    assert batch.inputs.sequences[2].token_ids == [9]
+    assert batch.inputs.sequences[2].start == 2
+
+
+def test_virtual_tokens_have_no_logprobs() -> None:
+    request = make_request(prompt_ids=[5, 6, 7], num_virtual_tokens=2, prompt_logprobs=0)
+    sequence = make_batch([Work(request, 5)]).inputs.sequences[0]
+    assert sequence.token_ids == [VIRTUAL, VIRTUAL, 5, 6, 7]
+    assert sequence.logits_at == [2, 3, 4]
+
+
+def test_prompt_logprobs_already_told_are_not_asked_again() -> None:
+    request = make_request(prompt_ids=[1, 2, 3, 4], prompt_logprobs=0)
+    request.prompt_logprobs += [TokenLogprobs(2, -1.0, [])]
+    assert list(Work(request, 4).prompt_targets) == [2, 3]
+    request.num_computed_tokens = 3
+    assert list(Work(request, 1).prompt_targets) == []
+
+
+def test_prompt_only_requests_sample_nothing() -> None:
+    assert not Work(make_request(max_tokens=0), 3).samples
+
+
+def test_work_is_sorted_by_adapter_and_carries_copies() -> None:
+    a, b = AdapterKey("a", 1, ""), AdapterKey("b", 1, "")
+    requests = {f"r{i}": make_request(f"r{i}", [1], key) for i, key in enumerate([b, None, a, b, a, None])}
+    work = scheduled_work(SchedulerOutput(dict.fromkeys(requests, 1), {"r3": (4, 5)}), requests)
+    assert [w.request.adapter for w in work] == [None, None, a, a, b, b]
+    assert make_batch(work).inputs.copies == [(4, 5)]
+    assert make_batch(work[:3]).inputs.copies == [], "a copy goes with its request"
 
 
 def make_work(prompts: list[list[int]]) -> list[Work]:

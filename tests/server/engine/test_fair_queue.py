@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from server.adapter_key import AdapterKey
 from server.engine import fair_queue
 from server.engine.fair_queue import FairQueue
 from server.engine.request import Request
-from server.registry import AdapterKey
 from tests.server.engine.requests import make_request
 
 

@@ -9,11 +9,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from server.adapter_key import AdapterKey
 from server.engine.block_manager import BlockManager
 from server.engine.messages import FinishReason
 from server.engine.request import Request, RequestStatus
 from server.engine.scheduler import AdapterSlot, Scheduler, SchedulerConfig, SchedulerOutput
-from server.registry import AdapterKey
 from tests.server.engine.requests import make_request
 
 KEY = AdapterKey("a", 1, "digest")

@@ -15,16 +15,16 @@ from torch import Tensor
 
 from adapters.errors import PackageError
 from adapters.ops import Adapter, LowRank, PrefixKV, PromptEmbeds
+from server.adapter_key import AdapterKey
 from server.model.inputs import VIRTUAL, ModelInput, SequenceInput
 from server.model.prepared import PreparedAdapter
-from server.registry import AdapterKey
 
 VOCAB, HIDDEN, LAYERS, EOS = 64, 16, 2, 63
 RAISES, NOT_FINITE = 61, 62  # prompts with these tokens make the model raise, or compute NaN
 
 
 class ToyRunner:
-    """Satisfies ``server.engine.runner.Runner``."""
+    """Satisfies ``server.engine.executor.Runner``."""
 
     vocab_size = VOCAB
     base_fingerprint = "toy"

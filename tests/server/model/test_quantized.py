@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from server.adapter_key import AdapterKey
 from server.config import EngineConfig
 from server.model.inputs import VIRTUAL, ModelInput, SequenceInput
-from server.model.parity import make_trial
-from server.model.runner import ModelRunner, load_runner
-from server.registry import AdapterKey
+from server.model.model_runner import ModelRunner, load_runner
+from server.model.prepared import make_verification_plan
 from tests import oracle
 
 NAMES = ["lora-r8", "lora-r4", "lora-bias", "prompt-7", "prefix-5"]
@@ -86,5 +86,5 @@ def test_bytes_reported_are_those_of_the_packed_weights_and_their_scales(tiny_ba
 
 @pytest.mark.parametrize("quantize", BITS)
 def test_adapters_of_an_unquantized_base_are_tried_out_with_room_for_its_rounding(quantize: str) -> None:
-    assert make_trial([], None, quantize, "float32").golden_tolerance >= 0.25
-    assert make_trial([], None, "none", "float32").golden_tolerance < 0.05
+    assert make_verification_plan([], None, quantize, "float32").golden_tolerance >= 0.25
+    assert make_verification_plan([], None, "none", "float32").golden_tolerance < 0.05

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from server.adapter_key import AdapterKey
 from server.config import EngineConfig
 from server.model.inputs import ModelInput, SequenceInput
-from server.model.runner import load_runner
-from server.registry import AdapterKey
+from server.model.model_runner import load_runner
 from tests import oracle
 
 TOLERANCE = 1e-5  # both sides multiply by the same dequantized fp32 weights

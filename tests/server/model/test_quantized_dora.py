@@ -15,9 +15,9 @@ from bitsandbytes.functional import has_avx512bf16
 from peft import PeftModel
 from torch import nn
 
+from server.adapter_key import AdapterKey
 from server.model.inputs import ModelInput, SequenceInput
-from server.model.runner import ModelRunner
-from server.registry import AdapterKey
+from server.model.model_runner import ModelRunner
 from tests import oracle
 from tests.adapters.support import load_model
 from tests.server.model.test_quantized import TOLERANCE, make_runner

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from adapters.ops.replace import ReplaceLinear
-from server.model.runner import ModelRunner
+from server.model.model_runner import ModelRunner
 from tests.server.model.test_quantized import assert_mixed_batch_equals_peft, make_runner
 
 # Over 4-bit weights peft itself serves these kinds alone. Over rounded ones it serves all but FRoD: it finds the left

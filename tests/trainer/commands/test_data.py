@@ -10,7 +10,7 @@ import pytest
 from tests.trainer.preference.support import judged_rows, pair_rows
 from tests.trainer.support import colour_rows, write_jsonl
 from trainer.commands.data import main
-from trainer.data.recipes import RECIPES
+from trainer.recipes import RECIPES
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -16,16 +16,16 @@ from typing import Any
 import psutil
 import pytest
 
-from adapters.base import DEFAULT_BASE, resolve_base
-from adapters.errors import BaseModelError
+from bases.errors import BaseModelError
+from bases.finding import DEFAULT_BASE, resolve_base
 from server.settings import hash_key
 from tests.server.live import Live, live_server
 from tests.trainer.support import colour_rows, make_config, write_jsonl
 from trainer.commands.eval import evaluate
 from trainer.evaluation.metrics import METRICS
 from trainer.evaluation.targets import find_target
+from trainer.loop.session import RunResult
 from trainer.run import train
-from trainer.session import RunResult
 
 TRAINED = ("max_steps=50", "learning_rate=1e-2", "validation=16", "dtype=float32", "eval_steps=50", "save_steps=50")
 

@@ -11,11 +11,11 @@ import pytest
 from tests.trainer.support import make_config
 from trainer.commands.methods import methods
 from trainer.commands.plan import plan
-from trainer.config.file import dump_config
+from trainer.config.loading import dump_config
 from trainer.config.methods import METHODS
-from trainer.plan.shapes import SHAPES
+from trainer.files import PACKAGE_DIR
+from trainer.plan.model_presets import MODEL_PRESETS
 from trainer.run import train
-from trainer.run_files import PACKAGE_DIR
 
 SMALL = ["batch_size=1", "max_length=16"]
 
@@ -41,9 +41,9 @@ def test_what_needs_no_model_imports_nothing_heavy(arguments: list[str]) -> None
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> str:
     """SmolLM2 with five layers: the commands are tried on it in seconds."""
-    shape = SHAPES["smollm2-135m"]
+    shape = MODEL_PRESETS["smollm2-135m"]
     settings = {**shape.settings, "num_hidden_layers": 5}
-    monkeypatch.setitem(SHAPES, "short", dataclasses.replace(shape, name="short", settings=settings))
+    monkeypatch.setitem(MODEL_PRESETS, "short", dataclasses.replace(shape, name="short", settings=settings))
     return "short"
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.support import colour_rows, make_config, write_jsonl
+from trainer.commands.common import SETTINGS_HELP
 from trainer.commands.publish import publish
-from trainer.commands.settings import SETTINGS_HELP
 from trainer.commands.train import train
-from trainer.config.file import dump_config, load_config
 from trainer.config.keys import full_key
+from trainer.config.loading import dump_config, load_config
 from trainer.config.methods import PrefixMethod
 from trainer.errors import ConfigError
 

@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from trainer.commands.settings import parse_settings
+from trainer.commands.common import parse_settings
 from trainer.config.aliases import ALIASES, SAME_NAMES
-from trainer.config.file import dump_config, load_config
 from trainer.config.keys import full_key
+from trainer.config.loading import dump_config, load_config
 from trainer.config.methods import METHODS, FreezeMethod, LoraMethod, PrefixMethod
 from trainer.config.preference import PREFERENCES, DpoPreference
 from trainer.config.schema import TrainConfig

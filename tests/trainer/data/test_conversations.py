@@ -8,17 +8,16 @@ from typing import Any
 import pytest
 
 from trainer.config.data import Columns, DataConfig
-from trainer.data.conversations import DroppedRow, Message, Reading, answers_of, read_row
-from trainer.data.messages import messages_of
+from trainer.data.conversations import DroppedRow, ParsedRow, answers_of, find_layout, read_row
+from trainer.data.messages import Message, messages_of
 from trainer.data.rows import RawRow
-from trainer.data.shapes import find_layout
 from trainer.errors import DataError
 
 CALL = '{"name": "weather", "arguments": {"city": "上海"}}'
 TOOLS = [{"name": "weather", "parameters": {"city": "string"}}]
 
 
-def reading(values: dict[str, Any], **config: Any) -> Reading:
+def reading(values: dict[str, Any], **config: Any) -> ParsedRow:
     row, settings = RawRow("rows.jsonl line 7", values), DataConfig(path="rows.jsonl", **config)
     return read_row(row, find_layout(settings, row), settings)
 

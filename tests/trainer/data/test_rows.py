@@ -114,7 +114,7 @@ def test_json_longer_than_what_is_read_at_a_time_is_the_same(tmp_path: Path, mon
     for indent in (None, 1):
         path.write_text(json.dumps({"n": 12345, "rows": rows, "after": 1}, indent=indent), encoding="utf-8")
         for chunk in (1, 2, 3, 7, 64):
-            monkeypatch.setattr("trainer.data.json_lists._CHUNK", chunk)
+            monkeypatch.setattr("trainer.data.rows._CHUNK", chunk)
             assert values_of(path, "json") == rows
             where = rows_of(path, "json")[150].where
             assert where.startswith(f"{path} row 151 (line ")

@@ -10,8 +10,8 @@ import pytest
 
 from tests.trainer.support import write_jsonl
 from trainer.config.data import DataConfig, complete_data
+from trainer.data.dataset_files import files_of_split
 from trainer.data.sources import FileSource, Part, find_source
-from trainer.data.split_files import files_of_split
 from trainer.errors import DataError
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch.multiprocessing.spawn import spawn
 
-from trainer.config.file import dump_config, load_config
+from trainer.config.loading import dump_config, load_config
 from trainer.config.schema import TrainConfig
 
 

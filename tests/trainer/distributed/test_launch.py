@@ -15,9 +15,9 @@ import pytest
 
 from tests.trainer.loop.test_callbacks import DEADLINE, wait_for_step
 from tests.trainer.support import make_config
-from trainer.config.file import dump_config
+from trainer.config.loading import dump_config
 from trainer.config.schema import TrainConfig
-from trainer.loop.metrics import read_metrics
+from trainer.loop.records import read_metrics
 from trainer.run import train
 
 

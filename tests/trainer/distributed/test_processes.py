@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tests.trainer.distributed.support import train_in
 from tests.trainer.support import colour_rows, make_config
 from trainer.config.schema import TrainConfig
-from trainer.loop.metrics import read_metrics
+from trainer.loop.records import read_metrics
 from trainer.run import train
 
 ODD = colour_rows(

@@ -5,11 +5,10 @@ import pytest
 
 from trainer.errors import EvaluationError
 from trainer.evaluation.bootstrap import interval, paired_interval
-from trainer.evaluation.compare import compare
 from trainer.evaluation.metrics import METRICS, Case
-from trainer.evaluation.metrics.base import Array, ratio
-from trainer.evaluation.scoring import score_rows
-from trainer.evaluation.types import Answer, Evaluation
+from trainer.evaluation.metrics.metric import Array, ratio
+from trainer.evaluation.results import Evaluation, ScoredAnswer
+from trainer.evaluation.scoring import compare, score_rows
 
 
 def shares(hits: Array) -> Array:
@@ -57,7 +56,7 @@ def evaluation(name: str, answers: list[str], references: list[str], metrics: li
     return Evaluation(
         name,
         {metric: score for metric, (score, _) in scored.items()},
-        tuple(Answer(answer, "stop", {}) for answer in answers),
+        tuple(ScoredAnswer(answer, "stop", {}) for answer in answers),
         1.0,
         1.0,
         rows,

@@ -16,13 +16,11 @@ from transformers import AutoModelForCausalLM
 
 from tests.factory import make_tokenizer
 from tests.server.live import Live, live_server
-from trainer.data.conversations import Message
-from trainer.data.questions import Question
+from trainer.data.messages import Message, Question
 from trainer.errors import EvaluationError
-from trainer.evaluation.asking import TOO_LONG
-from trainer.evaluation.compare import compare
-from trainer.evaluation.evaluate import evaluate
-from trainer.evaluation.types import Endpoint
+from trainer.evaluation.evaluate import TOO_LONG, evaluate
+from trainer.evaluation.scoring import compare
+from trainer.serving.client import Endpoint
 
 PROMPTS = ("hello", "what is red", "1 2 3", "some more words here")
 
@@ -240,7 +238,7 @@ def test_what_passes_is_tried_again(scripted: tuple[Endpoint, list[Any]]) -> Non
 
 
 def test_what_stays_is_told(scripted: tuple[Endpoint, list[Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.evaluation.http.BUSY_SECONDS", 0.2)
+    monkeypatch.setattr("trainer.serving.client.BUSY_SECONDS", 0.2)
     endpoint, script = scripted
     for answer, words in [
         (error(503, "the server is shutting down", Retry_After="0"), r"refused \(503\): the server is shutting down"),

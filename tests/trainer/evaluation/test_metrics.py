@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer.data.questions import Question
+from trainer.data.messages import Question
 from trainer.errors import EvaluationError
 from trainer.evaluation.metrics import METRICS, Case, find_metrics
 from trainer.evaluation.scoring import check_scorable, row_values, score_rows
@@ -178,7 +178,7 @@ def test_an_answer_can_neither_write_nor_attach_nor_fill_memory(database: Path, 
 
 
 def test_a_query_that_runs_on_is_stopped(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.evaluation.metrics.sql_execution.SECONDS", 0.2)
+    monkeypatch.setattr("trainer.evaluation.metrics.sql.SECONDS", 0.2)
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
     assert executed(database, [(endless, "SELECT 1")]) == [0.0]
 

@@ -5,33 +5,33 @@ from pathlib import Path
 
 import pytest
 
-from adapters.manifest import BaseRef, Manifest, encode_manifest
+from adapters.package.manifest import BaseRef, Manifest, encode_manifest
 from tests.trainer.support import make_config, write_jsonl
-from trainer.config.file import dump_config
-from trainer.data.questions import Question
+from trainer.config.loading import dump_config
+from trainer.data.messages import Question
 from trainer.errors import EvaluationError
 from trainer.evaluation.metrics import METRICS, Case
 from trainer.evaluation.report import lines, warnings
-from trainer.evaluation.rows import Rows, RowSource, load_rows
-from trainer.evaluation.run import Report
+from trainer.evaluation.results import Evaluation, ScoredAnswer
+from trainer.evaluation.rows import EvaluationRows, RowSource, load_rows
 from trainer.evaluation.scoring import score_rows
-from trainer.evaluation.targets import Serving, base_serving, find_target, serving_of
-from trainer.evaluation.types import Answer, Evaluation
+from trainer.evaluation.suite import EvalReport
+from trainer.evaluation.targets import ServeOptions, base_serving, find_target, serving_of
 
 
-def report(answers: list[str], metric: str, finish_reason: str = "stop") -> Report:
+def report(answers: list[str], metric: str, finish_reason: str = "stop") -> EvalReport:
     score, statistics = score_rows(METRICS[metric], [Case(text, "1") for text in answers])
     found = Evaluation(
         "m",
         {metric: score},
-        tuple(Answer(text, finish_reason, {}) for text in answers),
+        tuple(ScoredAnswer(text, finish_reason, {}) for text in answers),
         2.0,
         3.0,
         "r",
         {metric: statistics},
     )
-    rows = Rows(tuple(Question(None, "?", "1") for _ in answers), (metric,), "rows")
-    return Report(rows, found, None, None, {}, {"server": "http://s"})
+    rows = EvaluationRows(tuple(Question(None, "?", "1") for _ in answers), (metric,), "rows")
+    return EvalReport(rows, found, None, None, {}, {"server": "http://s"})
 
 
 @pytest.mark.parametrize(
@@ -95,8 +95,8 @@ def package(folder: Path, **training: str) -> Path:
 
 def test_a_package_is_served_as_it_was_trained(tiny_base: Path, tmp_path: Path) -> None:
     alone = find_target(str(package(tmp_path / "a", quantize="nf4-dq", dtype="float32")), on_server=False)
-    assert serving_of(alone, base=None, quantize=None) == Serving("org/base", "nf4-dq", "float32")
-    assert serving_of(alone, base="other", quantize="int8") == Serving("other", "int8", "float32")
+    assert serving_of(alone, base=None, quantize=None) == ServeOptions("org/base", "nf4-dq", "float32")
+    assert serving_of(alone, base="other", quantize="int8") == ServeOptions("other", "int8", "float32")
     config = make_config(tmp_path / "b", tiny_base, "quantize=nf4")
     package(tmp_path / "b" / "run", quantize="nf4", dtype="bfloat16")
     template = tmp_path / "b" / "run" / "chat_template.jinja"
@@ -104,13 +104,13 @@ def test_a_package_is_served_as_it_was_trained(tiny_base: Path, tmp_path: Path) 
     (tmp_path / "b" / "run" / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     run = find_target(config.output, on_server=True)
     found = serving_of(run, base=None, quantize=None)
-    assert found == Serving(str(tiny_base), "nf4", "bfloat16", template.resolve())
+    assert found == ServeOptions(str(tiny_base), "nf4", "bfloat16", template.resolve())
     assert base_serving(run, base=None, quantize=None) == found
 
 
 def test_a_package_of_peft_s_own_needs_its_base_named(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     target = find_target(str(tmp_path), on_server=False)
-    assert serving_of(target, base="b", quantize=None) == Serving("b", "none", "auto")
+    assert serving_of(target, base="b", quantize=None) == ServeOptions("b", "none", "auto")
     with pytest.raises(EvaluationError, match="does not say which base it is for; name it with --base"):
         serving_of(target, base=None, quantize=None)

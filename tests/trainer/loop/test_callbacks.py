@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.support import make_config
-from trainer.config.file import dump_config
+from trainer.config.loading import dump_config
 from trainer.loop.checkpoint import checkpoints
-from trainer.loop.metrics import read_metrics
+from trainer.loop.records import read_metrics
 
 DEADLINE = 120.0
 

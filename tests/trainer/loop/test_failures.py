@@ -13,12 +13,12 @@ import torch
 
 from tests.factory import make_base
 from tests.trainer.support import make_config
-from trainer.config.file import dump_config
+from trainer.config.loading import dump_config
 from trainer.config.schema import TrainConfig
 from trainer.errors import CheckpointError, TrainingError
 from trainer.loop.checkpoint import checkpoints
 from trainer.loop.failures import explained
-from trainer.loop.metrics import read_metrics
+from trainer.loop.records import read_metrics
 from trainer.run import train
 
 _RUN = """\

@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.trainer.support import make_config
 from trainer.base_model import load_base
 from trainer.data.batches import Collator
-from trainer.data.examples import IGNORED, Example
+from trainer.data.encoding import IGNORED, Example
 from trainer.loop.loss import LabelledHead, labelled_targets, row_losses, token_losses
 from trainer.methods import apply_method, trainable_parameters
 

@@ -14,16 +14,16 @@ import torch
 from peft import LoraConfig, VeraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from adapters.golden import read_golden
+from adapters.package.golden import read_golden
 from tests import oracle
 from tests.factory import make_base
-from tests.trainer.methods import METHODS
+from tests.trainer.every_method import METHODS
 from tests.trainer.preference.support import judged_rows, pair_rows, preference_config
 from tests.trainer.support import make_config
 from tests.trainer.test_run import losses
 from trainer.base_model import load_base
 from trainer.errors import CheckpointError, ConfigError
-from trainer.export import golden_logits
+from trainer.export.result import golden_logits
 from trainer.loop.start import begin_with, read_start
 from trainer.methods import apply_method
 from trainer.run import train

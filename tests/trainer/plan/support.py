@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig
 
 from trainer.base_model import load_tokenizer
-from trainer.config.file import load_config
+from trainer.config.loading import load_config
 from trainer.config.schema import TrainConfig
 from trainer.plan.meta import Blueprint
 

@@ -15,13 +15,13 @@ from tests.trainer.plan.support import blueprint_of
 from tests.trainer.support import make_config
 from trainer.base_model import load_base, load_model
 from trainer.config.schema import TrainConfig
-from trainer.data.examples import IGNORED, Example
-from trainer.data.load import TrainingData
+from trainer.data.encoding import IGNORED, Example
+from trainer.data.training_data import TrainingData
 from trainer.loop.checkpoint import identity_of
 from trainer.loop.trainer import AdapterTrainer, make_arguments
 from trainer.methods import apply_method
-from trainer.plan.memory import Batch, Memory, estimate
-from trainer.plan.quantized import linear_bytes, weight_bytes
+from trainer.plan.memory import BatchShape, Memory, estimate
+from trainer.plan.sizes import linear_bytes, weight_bytes
 
 ROWS, LENGTH, LABELLED = 4, 96, 40
 NEAR = 0.02  # of the allocator's peak; the real one also holds a few small tensors of the loop
@@ -57,7 +57,7 @@ def allocated(config: TrainConfig) -> int:
 
 
 def estimated(config: TrainConfig, base: Path) -> Memory:
-    return estimate(blueprint_of(base), config, Batch(ROWS, LENGTH, LABELLED))
+    return estimate(blueprint_of(base), config, BatchShape(ROWS, LENGTH, LABELLED))
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ def test_full_fine_tuning_takes_four_times_the_weights(tiny_base: Path, tmp_path
 
 def test_the_head_sees_labelled_tokens_only(tiny_base: Path, tmp_path: Path) -> None:
     config = make_config(tmp_path, tiny_base, "method=lora")
-    few = estimate(blueprint_of(tiny_base), config, Batch(ROWS, LENGTH, 4))
-    many = estimate(blueprint_of(tiny_base), config, Batch(ROWS, LENGTH, 40))
+    few = estimate(blueprint_of(tiny_base), config, BatchShape(ROWS, LENGTH, 4))
+    many = estimate(blueprint_of(tiny_base), config, BatchShape(ROWS, LENGTH, 40))
     assert many.logits > 8 * few.logits
     assert many.activations < 1.1 * few.activations
 

@@ -9,11 +9,10 @@ import pytest
 from tests.trainer.support import make_config
 from trainer.base_model import load_vocabulary
 from trainer.config.schema import TrainConfig
-from trainer.data.load import TrainingData, load_data
+from trainer.data.training_data import TrainingData, load_data
 from trainer.loop.trainer import AdapterTrainer
 from trainer.plan.planning import plan_run
-from trainer.plan.timing import measure
-from trainer.plan.workload import Workload
+from trainer.plan.timing import Workload, measure
 from trainer.run import train
 
 

@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from server.engine.messages import AdapterLoaded
-from tests.trainer.methods import METHODS
+from tests.trainer.every_method import METHODS
+from tests.trainer.export.test_result_served import serve
 from tests.trainer.preference.support import preference_config
 from tests.trainer.support import WORDS
 from tests.trainer.test_run import losses
-from tests.trainer.test_served import serve
 from trainer.config.schema import TrainConfig
 from trainer.errors import ConfigError, TrainerError
-from trainer.loop.metrics import read_metrics
-from trainer.preference.reward_function import load_reward
+from trainer.loop.records import read_metrics
+from trainer.preference.grpo import load_reward
 from trainer.run import train
 
 REWARDS = Path(__file__).with_name("rewards.py")

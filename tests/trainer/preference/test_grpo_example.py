@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from adapters.base import DEFAULT_BASE, resolve_base
-from adapters.package import read_package
+from adapters.package.reading import read_package
+from bases.finding import DEFAULT_BASE, resolve_base
 from server.engine.messages import AdapterLoaded
-from tests.trainer.test_served import serve
-from trainer.config.file import load_config
-from trainer.loop.metrics import read_metrics
-from trainer.preference.reward_function import load_reward
+from tests.trainer.export.test_result_served import serve
+from trainer.config.loading import load_config
+from trainer.loop.records import read_metrics
+from trainer.preference.grpo import load_reward
 from trainer.run import train
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "grpo_sql"

@@ -12,17 +12,17 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from adapters.manifest import read_manifest
+from adapters.package.manifest import read_manifest
 from server.engine.messages import AdapterLoaded
-from tests.trainer.methods import METHODS
+from tests.trainer.every_method import METHODS
+from tests.trainer.export.test_result_served import serve
 from tests.trainer.preference.support import answer_log_prob, judged_rows, pair_rows, preference_config
 from tests.trainer.support import write_jsonl
 from tests.trainer.test_run import losses
-from tests.trainer.test_served import serve
 from trainer.config.schema import TrainConfig
-from trainer.loop.metrics import read_metrics
+from trainer.loop.records import read_metrics
+from trainer.loop.session import RunResult
 from trainer.run import train
-from trainer.session import RunResult
 
 ROWS = 8
 FULL_BATCH = [f"batch_size={ROWS}", "scheduler=constant", "save_steps=2", "eval_steps=2"]
@@ -162,10 +162,10 @@ def test_the_signal_leaves_a_checkpoint_to_go_on_from(tiny_base: Path, tmp_path:
     import os
     import signal
 
-    from trainer.loop.progress import Reading, SilentDisplay
+    from trainer.progress import SilentDisplay, StepMetrics
 
     class Interrupting(SilentDisplay):
-        def update(self, reading: Reading) -> None:
+        def update(self, reading: StepMetrics) -> None:
             if reading.step == 3:
                 os.kill(os.getpid(), signal.SIGINT)
 

@@ -12,7 +12,7 @@ from peft import LoraConfig
 from tests.factory import make_adapter
 from tests.server.live import Live, live_server
 from tests.trainer.support import write_jsonl
-from trainer.publishing.admin import AdminClient
+from trainer.serving.client import AdminClient
 
 ADMIN, INFERENCE = "root", "sk"
 MAX_TOKENS = 6

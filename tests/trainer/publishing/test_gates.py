@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trainer.errors import EvaluationError, PublishError
-from trainer.evaluation.types import Comparison, Difference, Evaluation, Score
+from trainer.evaluation.results import Comparison, Difference, Evaluation, Score
 from trainer.publishing.gates import Gate, judge, parse_gates
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from server.engine.client_core import ClientCore
+from server.engine.ipc.client import ClientCore
 from tests.server.live import Live
 from tests.trainer.publishing.conftest import ADMIN, answer
-from trainer.commands.rollback import rollback
-from trainer.publishing.admin import AdminClient
-from trainer.publishing.upload import upload
+from trainer.commands.publish import rollback
+from trainer.serving.client import AdminClient
+from trainer.serving.upload import upload
 
 NAME, PROMPT = "rolled", "red 0"
 

@@ -1,25 +1,16 @@
-"""The metrics by name. A new one is a file with its formula and source, and a line here."""
+"""The metrics by name. A new one is a formula with its source in the file of its kind, and a line here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from trainer.errors import EvaluationError
-from trainer.evaluation.metrics.base import Case, Metric
-from trainer.evaluation.metrics.bleu4 import BLEU4
-from trainer.evaluation.metrics.chrf import CHRF
-from trainer.evaluation.metrics.entity_f1 import ENTITY_F1
-from trainer.evaluation.metrics.exact_match import EXACT_MATCH
-from trainer.evaluation.metrics.gsm8k_accuracy import GSM8K_ACCURACY
-from trainer.evaluation.metrics.includes import INCLUDES
-from trainer.evaluation.metrics.json_valid import JSON_VALID
-from trainer.evaluation.metrics.label_accuracy import LABEL_ACCURACY
+from trainer.evaluation.metrics.matches import EXACT_MATCH, GSM8K_ACCURACY, INCLUDES, LABEL_ACCURACY
+from trainer.evaluation.metrics.metric import Case, Metric
+from trainer.evaluation.metrics.overlap import BLEU4, CHRF, ROUGE1, ROUGE2, ROUGE_L
 from trainer.evaluation.metrics.perplexity import PERPLEXITY
-from trainer.evaluation.metrics.rouge import ROUGE1, ROUGE2, ROUGE_L
-from trainer.evaluation.metrics.slot_f1 import SLOT_F1
-from trainer.evaluation.metrics.sql_exact import SQL_EXACT
-from trainer.evaluation.metrics.sql_execution import SQL_EXECUTION
-from trainer.evaluation.metrics.triple_f1 import TRIPLE_F1
+from trainer.evaluation.metrics.sql import SQL_EXACT, SQL_EXECUTION
+from trainer.evaluation.metrics.structured import ENTITY_F1, JSON_VALID, SLOT_F1, TRIPLE_F1
 
 __all__ = ["METRICS", "Case", "Metric", "find_metrics"]
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from trainer.evaluation.metrics.base import Array, Case, Metric, as_statistics, ratio
+from trainer.evaluation.metrics.metric import Array, Case, Metric, as_statistics, ratio
 
 
 def _statistics(cases: Sequence[Case]) -> Array:

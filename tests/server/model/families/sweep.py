@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from server.registry import AdapterKey
+from server.adapter_key import AdapterKey
 from tests import oracle
 from tests.factory import VOCAB_SIZE, make_adapter, make_base
 from tests.server.engine.driver import Driver, prompt_of

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from adapters.errors import AdapterError, PackageError, UnsupportedKindError
-from adapters.ops.expert_low_rank import ExpertLowRank
 from adapters.ops.replace import ReplaceParameters
+from adapters.ops.routed_experts import ExpertLowRank
 from tests.factory import make_adapter, make_base
 from tests.server.engine.driver import Driver, prompt_of
 from tests.server.model.bench import Bench

@@ -16,8 +16,8 @@ from server.model.families.alibi import alibi_slopes
 from server.model.families.mpt import mpt_slopes
 from server.model.inputs import ModelInput, SequenceInput
 from server.model.loader import load_base
-from server.model.parity import distance
-from server.model.runner import load_runner
+from server.model.model_runner import load_runner
+from server.model.prepared import distance
 from tests.factory import make_adapter, make_base
 from tests.server.model.bench import Bench
 from tests.server.model.families.catalog import FAMILIES, PATCHED, model_type_of

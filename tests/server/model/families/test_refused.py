@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, Gemma3Config
 from server.config import EngineConfig
 from server.errors import EngineStartError
 from server.model.families import PATCHES, TESTED
-from server.model.runner import load_runner
+from server.model.model_runner import load_runner
 from tests.factory import TINY, make_base
 from tests.server.model.families.catalog import FAMILIES, PATCHED, model_type_of
 

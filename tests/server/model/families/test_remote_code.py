@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from server.config import EngineConfig
 from server.errors import EngineStartError
-from server.model.runner import load_runner
+from server.model.model_runner import load_runner
 from tests.factory import make_tokenizer
 from tests.server.engine.driver import Driver, prompt_of
 from tests.server.model.families.custom_code.configuration_tiny_glm import TinyGlmConfig

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
+from server.adapter_key import AdapterKey
 from server.config import EngineConfig
 from server.model.inputs import VIRTUAL, ModelInput, SequenceInput
-from server.model.runner import ModelRunner, load_runner
-from server.registry import AdapterKey
+from server.model.model_runner import ModelRunner, load_runner
 from tests.server.model.seq2seq import support
 
 BLOCK_SIZE = 4

@@ -1,0 +1,65 @@
+"""A package to the ops that it is at a base: the base it names checked, its kind compiled, its vocabulary counted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from adapters.base_spec import BaseSpec
+from adapters.errors import BaseMismatchError
+from adapters.kinds.config import CAUSAL_LM, SEQ_2_SEQ_LM
+from adapters.kinds.registry import KINDS
+from adapters.kinds.replacement.modules_to_save import take_saved_modules
+from adapters.kinds.replacement.tokens import take_tokens
+from adapters.kinds.replacement.vocabulary import with_sizes, with_vocabulary
+from adapters.ops import Adapter, Op
+from adapters.package.reading import AdapterPackage
+from adapters.quoting import quote
+
+
+def compile_package(package: AdapterPackage, base: BaseSpec) -> Adapter:
+    """The ops of ``package``, checked against ``base``, in float32 on the CPU.
+
+    Raises BaseMismatchError when the package was made for another base or chat template, PackageError when a tensor is
+    missing, unknown or has another shape than the base asks for, UnsupportedKindError for tensors of other kinds.
+    """
+    check_base(package, base)
+    saved = take_saved_modules(package, base)
+    rest, rows = take_tokens(saved.rest, base)
+    compiler = KINDS[package.config.peft_type].load_compiler()
+    adapter = compiler(rest, with_sizes(base, saved.sizes) if rest.config.WIDENS else base)
+    ops: dict[str, tuple[Op, ...]] = {}
+    for part in (saved.ops, rows, adapter.ops):  # what peft wraps comes before what it adds
+        for module, listed in part.items():
+            ops[module] = (*ops.get(module, ()), *listed)
+    return with_vocabulary(replace(adapter, ops=ops), saved.sizes, base)
+
+
+def check_base(package: AdapterPackage, base: BaseSpec) -> None:
+    """BaseMismatchError when the package says that it was made for another base or chat template."""
+    _check_task(package, base)
+    manifest = package.manifest
+    if manifest is None:
+        return
+    if manifest.base.fingerprint != base.fingerprint:
+        raise BaseMismatchError(
+            f"the adapter was made for the base {quote(manifest.base.name)} "
+            f"(fingerprint {quote(manifest.base.fingerprint[:12])}), and this server serves {quote(base.name)} "
+            f"(fingerprint {quote(base.fingerprint[:12])}); serve that base, or train the adapter on this one"
+        )
+    theirs, ours = manifest.chat_template_sha256, base.chat_template_sha256
+    if theirs is not None and ours is not None and theirs != ours:
+        raise BaseMismatchError(
+            f"the adapter was trained with another chat template ({theirs[:12]}) than this server uses ({ours[:12]}) "
+            f"for {quote(base.name)}; serve with the template it was trained with, or train it again"
+        )
+
+
+def _check_task(package: AdapterPackage, base: BaseSpec) -> None:
+    """The task says whether the adapter's base has an encoder; one without a task fits by its tensors or not."""
+    task, wanted = package.config.task_type, SEQ_2_SEQ_LM if base.is_encoder_decoder else CAUSAL_LM
+    if task is not None and task != wanted:
+        what = {SEQ_2_SEQ_LM: "an encoder-decoder", CAUSAL_LM: "a decoder-only model"}
+        raise BaseMismatchError(
+            f"the adapter's task_type is {task}: it was made for {what[task]}, and this server serves "
+            f"{quote(base.name)}, {what[wanted]}; serve the adapter's own base, or train it on this one"
+        )

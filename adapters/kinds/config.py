@@ -1,0 +1,173 @@
+"""What the configurations of kinds share: common keys, rules for keys that a kind does not read, checks of values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import msgspec
+
+from adapters.errors import PackageError, UnsupportedKindError
+from adapters.limits import PackageLimits
+from adapters.quoting import describe_error, quote
+
+CONFIG_FILE = "adapter_config.json"
+CAUSAL_LM, SEQ_2_SEQ_LM = "CAUSAL_LM", "SEQ_2_SEQ_LM"
+
+
+class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Keys that peft writes for every kind. Subclasses add the keys that their mathematics needs.
+
+    ``KIND`` is our short name of the kind. ``IGNORED`` keys concern training or peft's own loading and never change
+    what a saved adapter computes. ``REFUSED`` keys do, are not served, and are mapped to what they ask for.
+    ``DESCRIPTIVE`` fields are read, and decide nothing that the tensors do not say already. ``INDEX_DTYPES`` are the
+    integer types of tensors, for kinds that have any; ``EMPTY_TENSORS`` says whether a tensor may have no elements.
+    ``WIDENS``: the kind adapts the embedding and the head of a base whose vocabulary was resized for training, too.
+    """
+
+    peft_type: str
+    task_type: str | None = None
+    peft_version: str | None = None
+    base_model_name_or_path: str | None = None
+
+    KIND: ClassVar[str] = ""
+    IGNORED: ClassVar[frozenset[str]] = frozenset({"auto_mapping", "inference_mode", "revision"})
+    REFUSED: ClassVar[Mapping[str, str]] = {"modules_to_save": "fully trained modules"}
+    WIDENS: ClassVar[bool] = False
+    DESCRIPTIVE: ClassVar[frozenset[str]] = frozenset({"task_type", "peft_version", "base_model_name_or_path"})
+    INDEX_DTYPES: ClassVar[tuple[str, ...]] = ()
+    EMPTY_TENSORS: ClassVar[bool] = False
+
+    def check(self, limits: PackageLimits) -> None:
+        """Raise PackageError for values that no sound package has, UnsupportedKindError for those not served."""
+        if self.task_type not in (None, CAUSAL_LM, SEQ_2_SEQ_LM):
+            raise UnsupportedKindError(
+                f"the adapter's task_type is {quote(self.task_type)}; only {CAUSAL_LM} and {SEQ_2_SEQ_LM} adapters "
+                "are served"
+            )
+
+    def semantics(self) -> dict[str, Any]:
+        """The part of the configuration that, with the tensors, decides what the adapter computes."""
+        names = [name for name in self.__struct_fields__ if name not in self.DESCRIPTIVE]
+        return {name: msgspec.to_builtins(getattr(self, name)) for name in names}
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any], limits: PackageLimits) -> Self:
+        """The configuration in ``raw``, checked. Raises PackageError and UnsupportedKindError."""
+        fields = {key: value for key, value in raw.items() if key not in cls.IGNORED}
+        fields = {key: value for key, value in fields.items() if not cls._is_dropped(key, value)}
+        try:
+            config = msgspec.convert(fields, cls)
+        except msgspec.ValidationError as error:
+            raise PackageError(f"adapter_config.json: {describe_error(error)}") from error
+        config.check(limits)
+        return config
+
+    @classmethod
+    def _is_dropped(cls, key: str, value: object) -> bool:
+        """Whether a key that this class does not read may be left out; raises when it may not."""
+        if key in cls.__struct_fields__:
+            return False
+        if value is None or value is False or value in ("", [], {}):  # switched off: a newer peft writes such keys
+            return True
+        if key in cls.REFUSED:
+            raise UnsupportedKindError(
+                f"adapter_config.json sets {key!r}: {cls.REFUSED[key]} are not served; train without this option"
+            )
+        raise PackageError(
+            f"adapter_config.json sets the unknown key {quote(key)}; what peft 0.21 writes is understood, and newer "
+            "keys only when null, false or empty. Remove the key if it does not change what the adapter computes"
+        )
+
+
+class TargetedConfig(AdapterConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Keys that say which modules are adapted; ``adapters.kinds.patterns`` gives them peft's meaning.
+
+    ``modules_to_save`` are trained whole (``kinds.replacement``), ``trainable_token_indices`` single tokens of the
+    embedding and the head (there too); ``ensure_weight_tying`` keeps both alike in embedding and head.
+    """
+
+    target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
+    modules_to_save: list[str] | None = None
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = None
+    ensure_weight_tying: bool = False
+
+    DESCRIPTIVE: ClassVar[frozenset[str]] = AdapterConfig.DESCRIPTIVE | {
+        "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
+    }  # fmt: skip
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Ranks by module pattern, empty for kinds without."""
+        return {}
+
+    @property
+    def alphas(self) -> dict[str, float]:
+        """Alphas by module pattern, empty for kinds without."""
+        return {}
+
+    def check(self, limits: PackageLimits) -> None:
+        """See AdapterConfig.check."""
+        super().check(limits)
+        listed = [*self.ranks, *self.alphas]
+        for names in (self.target_modules, self.exclude_modules, self.layers_pattern, self.modules_to_save):
+            listed += [names] if isinstance(names, str) else names or []
+        check_patterns(listed, limits)
+
+
+def check_patterns(listed: Sequence[str], limits: PackageLimits) -> None:
+    """PackageError when there are more module patterns, or longer ones, than the limits say."""
+    if len(listed) > limits.max_patterns:
+        raise PackageError(f"adapter_config.json has {len(listed)} module patterns; {limits.max_patterns} are read")
+    if any(len(pattern) > limits.max_pattern_chars for pattern in listed):
+        raise PackageError(
+            f"adapter_config.json has a module pattern longer than {limits.max_pattern_chars} characters"
+        )
+
+
+def check_ranks(ranks: Iterable[tuple[str, int]], limits: PackageLimits) -> None:
+    """PackageError for a rank, given with the name of its key, that is below 1 or above the limit."""
+    for where, rank in ranks:
+        if not 1 <= rank <= limits.max_rank:
+            raise PackageError(f"adapter_config.json: {where} is {rank}; values from 1 to {limits.max_rank} are read")
+
+
+_INITIAL = frozenset({"init_weights"})  # how training began
+
+
+class DeltaConfig(TargetedConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the kinds here share."""
+
+    IGNORED: ClassVar[frozenset[str]] = AdapterConfig.IGNORED | _INITIAL
+
+    def semantics(self) -> dict[str, Any]:
+        """See AdapterConfig.semantics. Patterns keep the order of the file: the first that matches a module counts."""
+        found = super().semantics()
+        return {name: list(value.items()) if isinstance(value, dict) else value for name, value in found.items()}
+
+
+class BiasedConfig(DeltaConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Kinds that can train biases beside: ``none``, ``all``, or those of adapted maps alone (``..._only``)."""
+
+    bias: str = "none"
+
+    def check(self, limits: PackageLimits) -> None:
+        """See AdapterConfig.check."""
+        super().check(limits)
+        if self.bias not in ("none", "all") and not self.bias.endswith("_only"):
+            raise PackageError(
+                f"adapter_config.json: bias {quote(self.bias)} is unknown; peft writes none, all, ..._only"
+            )
+
+
+STORAGE = frozenset({"fan_in_fan_out"})  # how the base stores its weights; every factor has the same shape either way
+
+
+def check_finite_number(name: str, value: float) -> None:
+    """PackageError for infinity and NaN."""
+    if not math.isfinite(value):
+        raise PackageError(f"adapter_config.json: {name} must be finite")

@@ -1,0 +1,1 @@
+"""Kinds that stand before the prompt: keys and values, or embedding rows."""

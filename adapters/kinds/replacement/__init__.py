@@ -1,0 +1,1 @@
+"""Trained parameters in the place of the base's own: layers, norms, modules saved whole, rows of single tokens."""

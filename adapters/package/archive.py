@@ -1,0 +1,165 @@
+"""Packages as archives: unpacks uploads safely, packs packages for publishing. Imports no torch.
+
+Nothing of an archive is trusted: names never become paths (only the few known file names are written, each to a
+place of our choosing), every byte that comes out of a decompressor is counted, and links and devices are refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import shutil
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from adapters.errors import PackageError
+from adapters.kinds.config import CONFIG_FILE
+from adapters.limits import DEFAULT_LIMITS, PackageLimits
+from adapters.package.archive_entries import ArchiveEntry, ReadExactly, iter_tar, iter_zip, looks_like_tar
+from adapters.package.files import PACKAGE_FILES, is_kept
+from adapters.quoting import quote
+
+_NOT_AN_ARCHIVE = "the file is not an archive: a package is a .tar, .tar.gz or .zip of what save_pretrained writes"
+
+
+def unpack(archive: Path, into: Path, limits: PackageLimits = DEFAULT_LIMITS) -> Path:
+    """Unpack the package in ``archive`` below the folder ``into``; return the package's directory.
+
+    The kind of archive is told by content. The package may sit in one top-level folder. On PackageError, whatever was
+    written is removed again.
+    """
+    into.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix="unpack-", dir=into))
+    with contextlib.ExitStack() as undo:
+        undo.callback(shutil.rmtree, scratch)
+        try:
+            with archive.open("rb") as file:
+                budget = _Budget(limits, archive.stat().st_size)
+                found = _package_directory(_write_entries(_entries(file, budget), scratch, budget))
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise PackageError("the archive is damaged or truncated") from error
+        undo.pop_all()
+    return found
+
+
+def pack(directory: Path, archive: Path) -> None:
+    """Write the package in ``directory`` as a tar to ``archive``: equal packages give equal bytes.
+
+    Raises PackageError when ``directory`` is not a package's.
+    """
+    if not (directory / CONFIG_FILE).is_file():
+        raise PackageError(f"{directory} is not a package: it holds no {CONFIG_FILE}")
+    with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name in sorted(PACKAGE_FILES):
+            path = directory / name
+            if path.is_file():
+                info = tarfile.TarInfo(name)
+                info.size, info.mode = path.stat().st_size, 0o644
+                with path.open("rb") as file:
+                    tar.addfile(info, file)
+
+
+class _Budget:
+    """Counts what comes out of an archive."""
+
+    def __init__(self, limits: PackageLimits, packed: int) -> None:
+        self.limits = limits
+        self._packed = max(packed, 1)
+        self._files = 0
+        self._bytes = 0
+
+    def count_file(self) -> None:
+        self._files += 1
+        if self._files > self.limits.max_files:
+            raise PackageError(f"the archive holds more than {self.limits.max_files} files")
+
+    def count_bytes(self, count: int) -> None:
+        self._bytes += count
+        if self._bytes > self.limits.max_bytes:
+            raise PackageError(f"the archive is too large: it unpacks to more than {self.limits.max_bytes} bytes")
+        allowed = max(self.limits.free_expansion_bytes, self.limits.max_expansion * self._packed)
+        if self._bytes > allowed:
+            raise PackageError(
+                f"the archive is suspicious: it unpacks to more than {self.limits.max_expansion} times its size"
+            )
+
+
+def _entries(file: BinaryIO, budget: _Budget) -> Iterator[ArchiveEntry]:
+    start = file.read(512)
+    file.seek(0)
+    if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return iter_zip(file, budget.limits.max_files, budget.count_bytes)
+    if start.startswith(b"\x1f\x8b"):
+        unzipped = gzip.GzipFile(fileobj=file)
+        if not looks_like_tar(unzipped.read(512)):
+            raise PackageError(_NOT_AN_ARCHIVE)
+        unzipped.seek(0)
+        return iter_tar(_counted(unzipped.read, budget))
+    if looks_like_tar(start):
+        return iter_tar(_counted(file.read, budget))
+    raise PackageError(_NOT_AN_ARCHIVE)
+
+
+def _counted(read: ReadExactly, budget: _Budget) -> ReadExactly:
+    def counted(count: int) -> bytes:
+        data = read(count)
+        budget.count_bytes(len(data))
+        return data
+
+    return counted
+
+
+@dataclass
+class _Folder:
+    """A top-level folder of the archive: the names in it, and where the files we may read are written."""
+
+    place: Path
+    names: set[str] = field(default_factory=set)
+
+
+def _write_entries(entries: Iterator[ArchiveEntry], scratch: Path, budget: _Budget) -> dict[str, _Folder]:
+    """Write the files that may belong to a package, by top-level folder; other names are only listed."""
+    folders: dict[str, _Folder] = {}
+    for entry in entries:
+        budget.count_file()
+        parts = _safe_parts(entry.name)
+        if entry.is_folder or not 1 <= len(parts) <= 2:
+            continue
+        name, top = parts[-1], "/".join(parts[:-1])
+        if top not in folders:
+            folders[top] = _Folder(scratch / str(len(folders)))
+            folders[top].place.mkdir()
+        if name in folders[top].names:
+            raise PackageError(f"the archive holds {quote(entry.name)} twice")
+        folders[top].names.add(name)
+        if name in PACKAGE_FILES:
+            with (folders[top].place / name).open("xb") as out:
+                out.writelines(entry.chunks())
+    return folders
+
+
+def _safe_parts(name: str) -> list[str]:
+    parts = name.replace("\\", "/").split("/")
+    if name.startswith(("/", "\\")) or ".." in parts or "\0" in name or parts[0].endswith(":"):
+        raise PackageError(f"the archive entry {quote(name)} points outside of the package")
+    return [part for part in parts if part not in ("", ".")]
+
+
+def _package_directory(folders: dict[str, _Folder]) -> Path:
+    found = [top for top, folder in folders.items() if CONFIG_FILE in folder.names]
+    if "" in found:
+        found = [""]
+    if len(found) > 1:
+        named = ", ".join(quote(top) for top in sorted(found))
+        raise PackageError(f"the archive holds {len(found)} packages ({named}); upload them one by one")
+    for top in found or folders:  # without any package, the names may still say what is wrong
+        for name in sorted(folders[top].names):
+            is_kept(name)
+    if not found:
+        raise PackageError(f"the archive holds no {CONFIG_FILE} at its top or in one top-level folder")
+    return folders[found[0]].place

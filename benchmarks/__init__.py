@@ -1,0 +1,1 @@
+"""Measurements of hotswap itself, from inside or beside libraries; loadtests/ drives any server over HTTP."""

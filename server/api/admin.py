@@ -1,0 +1,264 @@
+"""The admin API: adapters and their versions come, go live and leave while requests run. Every change is audited."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, ClassVar, Literal
+
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import Field
+from starlette.responses import Response
+
+from adapters.errors import AdapterError
+from adapters.package.inspection import inspect_package
+from server.adapter_key import AdapterKey
+from server.api import uploads
+from server.api.auth import AdminKey
+from server.api.context import ContextDep, ServerContext
+from server.api.error_responses import ApiError, json_response
+from server.api.wire import Wire, json_body
+from server.catalog.lifecycle import Activation
+from server.catalog.versions import AdapterVersion, VersionState
+from server.errors import EngineUnavailableError, ServerError
+
+_audit = logging.getLogger("server.audit")
+_OF_LIVE = ("version", "digest", "kind", "bytes", "num_virtual_tokens", "created", "state")
+
+
+def adapter_body(parts: ServerContext, name: str) -> dict[str, Any]:
+    """One name: what is known of its live version (all None before there is one), and its versions."""
+    versions = [version_body(parts, version) for version in parts.registry.versions(name)]
+    none: dict[str, Any] = {"id": name, "name": name, "warnings": [], **dict.fromkeys(_OF_LIVE)}
+    live = version_body(parts, parts.registry.live(name)) if name in parts.registry.names() else none
+    running = sum(version["running"] for version in versions)
+    return {**live, "object": "adapter", "running": running, "versions": versions}
+
+
+def version_body(parts: ServerContext, version: AdapterVersion) -> dict[str, Any]:
+    """One version that is kept."""
+    key = version.key
+    return {
+        "object": "adapter.version",
+        "id": str(key),
+        "name": key.name,
+        "version": key.version,
+        "digest": key.digest,
+        "kind": version.kind,
+        "bytes": version.nbytes,
+        "num_virtual_tokens": version.num_virtual_tokens,
+        "created": int(version.created),
+        "state": parts.registry.state(key).value,
+        "running": parts.admission.running(key),
+        "warnings": list(version.warnings),
+    }
+
+
+def audit(request: Request, action: str, name: str | None, **details: object) -> None:
+    """One line per change, or refused change, of what is served."""
+    client = request.client.host if request.client else None
+    request_id = request.scope["state"]["request_id"]
+    fields = {"action": action, "adapter": name, "client": client, "request_id": request_id, **details}
+    _audit.info("adapter %s: %s", name, action, extra={"fields": fields})
+
+
+@contextmanager
+def refusals_audited(request: Request, name: str | None, **details: object) -> Iterator[None]:
+    """Let what the block raises pass, with an audit line for a refusal."""
+    try:
+        yield
+    except (AdapterError, ServerError, ApiError) as error:
+        audit(request, "refuse", name, reason=str(error), **details)
+        raise
+
+
+router = APIRouter()
+Mode = Annotated[Literal["drain", "force"], Query()]
+
+
+@router.post("/v1/adapters", response_model=None)
+async def upload(
+    _: AdminKey,
+    request: Request,
+    parts: ContextDep,
+    *,
+    name: str | None = None,
+    replace: bool = False,
+    activate: bool = True,
+    allow_noop: bool = False,
+) -> Response:
+    """Serve an uploaded package under a new name; with ``replace`` also under one that exists.
+
+    With ``activate`` false it only becomes a candidate.
+    """
+    return await _upload(request, parts, name, replace=replace, activate=activate, allow_noop=allow_noop)
+
+
+@router.put("/v1/adapters/{name}", response_model=None)
+async def put(
+    _: AdminKey, request: Request, parts: ContextDep, name: str, activate: bool = True, allow_noop: bool = False
+) -> Response:
+    """Serve an uploaded package under ``name``, as its next version if the name exists."""
+    return await _upload(request, parts, name, replace=True, activate=activate, allow_noop=allow_noop)
+
+
+@router.get("/v1/adapters", response_model=None)
+async def list_adapters(_: AdminKey, parts: ContextDep) -> Response:
+    """All adapters that are served or have a candidate."""
+    data = [adapter_body(parts, name) for name in parts.registry.known_names()]
+    return json_response({"object": "list", "data": data})
+
+
+@router.get("/v1/adapters/{name}", response_model=None)
+async def inspect(_: AdminKey, parts: ContextDep, name: str) -> Response:
+    """One adapter, with its versions and what the trainer of the live one recorded."""
+    body = adapter_body(parts, name)
+    manifest = parts.registry.live(name).manifest if body["version"] is not None else None
+    return json_response({**body, "manifest": manifest})
+
+
+@router.delete("/v1/adapters/{name}", response_model=None)
+async def delete(_: AdminKey, request: Request, parts: ContextDep, name: str, mode: Mode = "drain") -> Response:
+    """Stop serving a name: running requests finish (drain) or are ended (force)."""
+    versions = await parts.lifecycle.remove(name, force=mode == "force")
+    audit(request, "remove", name, mode=mode, versions=[version.key.version for version in versions])
+    return json_response({"object": "adapter.deleted", "name": name, "deleted": True, "mode": mode})
+
+
+async def _upload(
+    request: Request, parts: ServerContext, name: str | None, *, replace: bool, activate: bool, allow_noop: bool
+) -> Response:
+    if parts.admission.closed_because:
+        raise EngineUnavailableError(parts.admission.closed_because)
+    if name is not None:
+        parts.registry.check_new_name(name)  # before the body is read
+    try:
+        async with uploads.receive(request, parts) as received:
+            name = name or received.fields.get("name")
+            if not name:
+                raise ApiError(
+                    400, "say what to call the adapter, in the field or query parameter `name`", param="name"
+                )
+            activate = activate and received.flag("activate", default=True)
+            replace = received.flag("replace") or replace
+            before = _states(parts, name)
+            live = next((key for key, state in before.items() if state is VersionState.LIVE), None)
+            if live is not None and activate and not replace:
+                await _require_same_content(received, live)
+            allow_noop = received.flag("allow_noop") or allow_noop
+            version = await parts.lifecycle.install(name, received.package, activate=activate, allow_noop=allow_noop)
+    except (AdapterError, ServerError, ApiError) as error:
+        audit(request, "refuse", name, reason=str(error))
+        raise
+    changed = version.key not in before or (activate and version.key != live)
+    action = "unchanged" if not changed else "candidate" if not activate else "replace" if live else "load"
+    audit(request, action, name, version=version.key.version, digest=version.key.digest)
+    body = {**version_body(parts, version), "base_fingerprint": parts.engine.info.base_fingerprint}
+    return json_response(body, 201 if changed else 200)
+
+
+async def _require_same_content(received: uploads.Upload, live: AdapterKey) -> None:
+    """An upload that is repeated (after a lost answer, say) is no conflict; other content under the name is."""
+    info = await asyncio.to_thread(inspect_package, received.package)
+    if info.digest != live.digest:
+        raise ApiError(
+            409,
+            f"the adapter {live.name!r} exists (version {live.version}); "
+            f"to replace it, send PUT /v1/adapters/{live.name} or add ?replace=true; "
+            "to upload a candidate beside it, add ?activate=false",
+            param="name",
+            code="adapter_exists",
+            headers={"x-should-retry": "false"},
+        )
+
+
+def _states(parts: ServerContext, name: str) -> dict[AdapterKey, VersionState]:
+    """The versions of a name, which may be new."""
+    versions = parts.registry.versions(name) if name in parts.registry.known_names() else []
+    return {version.key: parts.registry.state(version.key) for version in versions}
+
+
+Number = Annotated[int, Field(ge=1)]
+
+
+class _Precondition(Wire):
+    """What both changes share. ``expected_live``: change nothing unless this version is live (0: none)."""
+
+    expected_live: int | None = Field(None, ge=0)
+
+
+class ChangeBody(_Precondition):
+    """``PATCH /v1/adapters/{name}``. Shares of traffic will be fields beside ``version``."""
+
+    unsupported: ClassVar[dict[str, str]] = {
+        "weights": "traffic goes to one version; give `version`",
+        "canary": "traffic goes to one version; give `version`",
+        "pin": "every live version and every candidate stays resident",
+    }
+
+    version: Number
+
+
+class RollbackBody(_Precondition):
+    """``POST /v1/adapters/{name}/rollback``."""
+
+    version: Number | None = None
+
+
+@router.patch("/v1/adapters/{name}", response_model=None)
+async def change(
+    _: AdminKey,
+    request: Request,
+    parts: ContextDep,
+    name: str,
+    body: Annotated[ChangeBody, Depends(json_body(ChangeBody))],
+) -> Response:
+    """Activate a version: a candidate, or one that was live before."""
+    with refusals_audited(request, name, version=body.version):
+        flip = await parts.lifecycle.activate(name, body.version, expected_live=body.expected_live)
+    return _activated(request, parts, flip, "activate")
+
+
+@router.post("/v1/adapters/{name}/rollback", response_model=None)
+async def rollback(_: AdminKey, request: Request, parts: ContextDep, name: str) -> Response:
+    """Activate the version that was live before, or the one that an optional body names."""
+    raw = await request.body()
+    body = await json_body(RollbackBody)(request) if raw.strip() else RollbackBody.model_validate({})
+    with refusals_audited(request, name, version=body.version):
+        flip = await parts.lifecycle.rollback(name, body.version, expected_live=body.expected_live)
+    return _activated(request, parts, flip, "rollback")
+
+
+@router.delete("/v1/adapters/{name}/versions/{version}", response_model=None)
+async def delete_version(
+    _: AdminKey, request: Request, parts: ContextDep, name: str, version: str, mode: Mode = "drain"
+) -> Response:
+    """Delete a version that is not live: a candidate, or one that nobody will go back to."""
+    number = int(version) if version.isdecimal() and len(version) < 10 else 0
+    with refusals_audited(request, name, version=number):
+        if not number:
+            raise ApiError(400, "version: must be a version's number, like 3", param="version")
+        deleted = await parts.lifecycle.remove_version(name, number, force=mode == "force")
+    audit(request, "remove_version", name, mode=mode, version=number, digest=deleted.key.digest)
+    return json_response(
+        {
+            "object": "adapter.version.deleted",
+            "id": str(deleted.key),
+            "name": name,
+            "version": number,
+            "digest": deleted.key.digest,
+            "deleted": True,
+            "mode": mode,
+        }
+    )
+
+
+def _activated(request: Request, parts: ServerContext, flip: Activation, action: str) -> Response:
+    """The version that is live now; ``replaced`` is the number of the one before it."""
+    key, replaced = flip.version.key, flip.replaced.key.version if flip.replaced else None
+    done = action if flip.changed else "unchanged"
+    audit(request, done, key.name, version=key.version, digest=key.digest, replaced=replaced)
+    body = {**version_body(parts, flip.version), "replaced": replaced, "changed": flip.changed}
+    return json_response(body)

@@ -1,0 +1,272 @@
+"""Names to immutable adapter versions: which one a name means now, and who still uses which.
+
+In memory; a durable registry keeps this interface and adds storage. Asyncio-confined: every call comes from the event
+loop's thread, so that each method is atomic. Knows no files and no engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Hashable
+from types import TracebackType
+from typing import Generic, TypeVar
+
+from adapters.names import check_name
+from adapters.quoting import quote
+from server.adapter_key import AdapterKey
+from server.catalog.versions import AdapterVersion, VersionHistory, VersionState
+from server.errors import ConflictError, InvalidRequestError, UnknownModelError
+
+K = TypeVar("K", bound=Hashable)
+
+
+class Lease(Generic[K]):
+    """Holds ``key`` (None: nothing that could go away) until released; releasing again does nothing."""
+
+    def __init__(self, key: K | None, release: Callable[[], None]) -> None:
+        self.key = key
+        self._release: Callable[[], None] | None = release
+
+    def release(self) -> None:
+        """Let go."""
+        release, self._release = self._release, None
+        if release is not None:
+            release()
+
+    def __enter__(self) -> K | None:
+        return self.key
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+class LeaseTable(Generic[K]):
+    """Counts leases by key."""
+
+    def __init__(self) -> None:
+        self._counts: dict[K, int] = {}
+        self._waiters: dict[K, asyncio.Event] = {}
+
+    def acquire(self, key: K | None) -> Lease[K]:
+        """Hold ``key``."""
+        if key is None:
+            return Lease(None, lambda: None)
+        held = key
+        self._counts[held] = self._counts.get(held, 0) + 1
+        return Lease(held, lambda: self._release(held))
+
+    async def unused(self, key: K) -> None:
+        """Wait until nobody holds ``key``."""
+        while key in self._counts:
+            await self._waiters.setdefault(key, asyncio.Event()).wait()
+
+    def _release(self, key: K) -> None:
+        self._counts[key] -= 1
+        if not self._counts[key]:
+            del self._counts[key]
+            waiting = self._waiters.pop(key, None)
+            if waiting is not None:
+                waiting.set()
+
+
+MAX_CANDIDATES = 16
+_SHOWN_CANDIDATES = 8
+
+
+class Registry:
+    """The names a server answers to. A name serves version n until a commit or activate flips it, in one assignment.
+
+    Adding a version is ``reserve``, then making it resident, then ``commit`` (or ``release``): requests never resolve
+    to a version that is not resident yet. At most ``max_candidates`` versions wait as candidates, over all names.
+    """
+
+    def __init__(self, base_name: str, max_candidates: int = MAX_CANDIDATES) -> None:
+        self.base_name = base_name
+        self._max_candidates = max_candidates
+        self._entries: dict[str, VersionHistory] = {}
+        self._leaving: dict[AdapterKey, AdapterVersion] = {}
+        self._leases: LeaseTable[AdapterKey] = LeaseTable()
+
+    # ---- requests ----
+
+    def resolve(self, model: str) -> AdapterKey | None:
+        """The version that ``model`` means now; None for the base.
+
+        ``model`` is the base's name, ``name``, ``name@version`` (live or candidate), or either after ``base:``.
+        Raises UnknownModelError.
+        """
+        if model == self.base_name:
+            return None
+        name, at, number = model.removeprefix(f"{self.base_name}:").partition("@")
+        if not at:
+            return self.live(name).key  # shares of traffic (canaries) would be drawn here
+        entry = self._entry(name)
+        version = self._version(entry, name, number)
+        if entry.state(version.key.version) not in (VersionState.LIVE, VersionState.CANDIDATE):
+            raise UnknownModelError(
+                f"Version {version.key.version} of {name!r} is not being served, {_served(name, entry)}. "
+                f"Ask for {name!r}, or have the other version activated."
+            )
+        return version.key
+
+    def lease(self, model: str) -> Lease[AdapterKey]:
+        """Resolve ``model`` and hold its version until the lease is released, so that it is not unloaded before.
+
+        Raises UnknownModelError.
+        """
+        return self._leases.acquire(self.resolve(model))
+
+    async def unused(self, key: AdapterKey) -> None:
+        """Wait until no lease holds ``key``."""
+        await self._leases.unused(key)
+
+    def leased(self, key: AdapterKey) -> AdapterVersion:
+        """What is known of a version that a request holds, be it one that is being deleted. Raises UnknownModelError.
+
+        It is unknown only when it was deleted by force.
+        """
+        return self._leaving.get(key) or self.version(key.name, key.version)
+
+    # ---- changes ----
+
+    def check_new_name(self, name: str) -> None:
+        """Raise PackageError, or InvalidRequestError for the base's own name, unless an adapter may be called that."""
+        check_name(name)
+        if name == self.base_name:
+            raise InvalidRequestError(f"{name!r} is the name of the base; choose another", param="name")
+
+    def reserve(self, name: str, digest: str, *, candidate: bool = False) -> AdapterKey:
+        """The key of a next version of ``name``, not visible to requests. Numbers given out are not used twice.
+
+        Raises ConflictError when there are too many candidates already.
+        """
+        self.check_new_name(name)
+        if candidate:
+            self._check_room()
+        entry = self._entries.setdefault(name, VersionHistory())
+        return AdapterKey(name, entry.reserve(candidate=candidate), digest)
+
+    def release(self, key: AdapterKey) -> None:
+        """Give back a reserved key whose version was refused: the name stands as if it had never been tried."""
+        entry = self._entries[key.name]
+        entry.release(key.version)
+        if entry.last == 0:
+            del self._entries[key.name]
+
+    def commit(self, version: AdapterVersion) -> AdapterVersion | None:
+        """Keep a reserved version, resident by now. Unless it is a candidate its name serves it from now on.
+
+        Returns the version that it replaces.
+        """
+        entry = self._entries[version.key.name]
+        entry.add(version)
+        return None if version.key.version in entry.candidates else entry.flip(version.key.version)
+
+    def activate(self, key: AdapterKey, *, back: bool = False) -> AdapterVersion | None:
+        """Make a version, resident by now, the one its name serves; returns the version it replaces.
+
+        ``back`` undoes the activations since ``key`` was live, so that rolling back goes on from there.
+        """
+        entry = self._entry(key.name)
+        return entry.flip_back(key.version) if back else entry.flip(key.version)
+
+    def drained(self, key: AdapterKey) -> None:
+        """The version's last request has ended."""
+        if (entry := self._entries.get(key.name)) is not None:
+            entry.drained(key.version)
+
+    def remove(self, name: str) -> list[AdapterVersion]:
+        """Leave a tombstone in the place of ``name``; returns its versions, each to be ``deleted`` later.
+
+        Raises UnknownModelError.
+        """
+        entry = self._entry(name)
+        self._entries[name] = VersionHistory(last=entry.last, removed=entry.removed or entry.live is not None)
+        self._leaving |= {version.key: version for version in entry.all()}
+        return entry.all()
+
+    def forget_version(self, key: AdapterKey) -> None:
+        """Drop a version that is not live, to be ``deleted`` later."""
+        version = self.version(key.name, key.version)
+        self._entry(key.name).forget(key.version)
+        self._leaving[key] = version
+
+    def deleted(self, key: AdapterKey) -> None:
+        """Nobody uses a version any more that was removed or forgotten."""
+        self._leaving.pop(key, None)
+
+    # ---- inspection ----
+
+    def names(self) -> list[str]:
+        """Names that are served, sorted."""
+        return sorted(name for name, entry in self._entries.items() if entry.live is not None)
+
+    def known_names(self) -> list[str]:
+        """Names that are served or have a candidate, sorted."""
+        return sorted(name for name, entry in self._entries.items() if entry.all())
+
+    def counts(self) -> Counter[VersionState]:
+        """How many versions are in each state, over all names."""
+        return Counter(entry.state(v.key.version) for entry in self._entries.values() for v in entry.all())
+
+    def live(self, name: str) -> AdapterVersion:
+        """The version that ``name`` serves. Raises UnknownModelError."""
+        entry = self._entry(name)
+        if (version := entry.get(entry.live)) is None:
+            raise UnknownModelError(f"The adapter {quote(name)} is not served yet: {_served(name, entry)}.")
+        return version
+
+    def before(self, name: str) -> AdapterVersion:
+        """The version that ``name`` served before the live one. Raises UnknownModelError, or InvalidRequestError."""
+        live, entry = self.live(name), self._entry(name)
+        if (version := entry.get(entry.before())) is None:
+            raise InvalidRequestError(f"{name!r} has no version before {live.key.version} to go back to")
+        return version
+
+    def version(self, name: str, number: int) -> AdapterVersion:
+        """One version of ``name``. Raises UnknownModelError."""
+        return self._version(self._entry(name), name, str(number))
+
+    def versions(self, name: str) -> list[AdapterVersion]:
+        """All versions of ``name`` that can be activated, oldest first. Raises UnknownModelError."""
+        return self._entry(name).all()
+
+    def state(self, key: AdapterKey) -> VersionState:
+        """Where a version of a known name stands. Raises UnknownModelError."""
+        return self._entry(key.name).state(key.version)
+
+    # ---- inside ----
+
+    def _entry(self, name: str) -> VersionHistory:
+        entry = self._entries.get(name)
+        if entry is not None and entry.all():
+            return entry
+        if entry is not None and entry.removed:
+            raise UnknownModelError(f"The adapter {quote(name)} was removed. Upload it again to use it.")
+        raise UnknownModelError(f"The model {quote(name)} does not exist. GET /v1/models lists what is served.")
+
+    def _version(self, entry: VersionHistory, name: str, number: str) -> AdapterVersion:
+        version = entry.get(int(number)) if number.isdecimal() and len(number) < 10 else None
+        if version is None:
+            raise UnknownModelError(f"The adapter {quote(name)} has no version {quote(number)}.")
+        return version
+
+    def _check_room(self) -> None:
+        waiting = [f"{name}@{n}" for name, entry in sorted(self._entries.items()) for n in sorted(entry.candidates)]
+        if len(waiting) >= self._max_candidates:
+            named = ", ".join(waiting[:_SHOWN_CANDIDATES]) + (", ..." if len(waiting) > _SHOWN_CANDIDATES else "")
+            raise ConflictError(
+                f"{len(waiting)} candidates are resident, the limit (--max-candidates): {named}. Activate some, or "
+                "send DELETE /v1/adapters/NAME/versions/VERSION",
+                code="too_many_candidates",
+            )
+
+
+def _served(name: str, entry: VersionHistory) -> str:
+    """Which versions requests may name, in words."""
+    live = [] if entry.live is None else [f"version {entry.live} is"]
+    waiting = [n for n in sorted(entry.candidates) if entry.get(n)]
+    return " and ".join(live + [f"version {n} is a candidate (ask for {name}@{n})" for n in waiting])

@@ -1,0 +1,278 @@
+"""What the API process sees of an engine, whoever runs it, and what every client does with outputs and replies.
+
+Knows nothing of processes or threads: a transport calls ``_attach``, ``_receive`` and ``_detach``. Asyncio-confined.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from adapters.errors import AdapterError, BaseMismatchError, PackageError, UnsupportedKindError
+from server.adapter_key import AdapterKey
+from server.engine.ipc.buffers import OutputBuffer, OutputStream
+from server.engine.messages import (
+    Abort,
+    AdapterFailed,
+    AdapterLoaded,
+    AdapterUnloaded,
+    EngineFailed,
+    EngineInfo,
+    EngineRequest,
+    EngineStats,
+    FromEngine,
+    LoadAdapter,
+    RequestOutput,
+    StepOutputs,
+    ToEngine,
+    UnloadAdapter,
+)
+from server.errors import EngineStartError, EngineUnavailableError
+
+
+class EngineClient(Protocol):
+    """An engine behind any transport: a child process, this process, a replica elsewhere."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are served now (False while starting or restarting)."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """What the engine runs; valid once ``start`` has returned."""
+
+    @property
+    def stats(self) -> EngineStats:
+        """The newest statistics."""
+
+    async def start(self) -> None:
+        """Start and wait until ready. Raises EngineStartError with the engine's own reason."""
+
+    def submit(self, request: EngineRequest) -> AsyncIterator[RequestOutput]:
+        """Hand over a request; iterate its outputs up to the terminal one.
+
+        Leaving the iterator early (``aclose``, cancellation) aborts the request. Raises EngineUnavailableError when
+        the engine is down or dies underneath: the request may be sent again.
+        """
+
+    async def load_adapter(self, key: AdapterKey, path: Path, *, allow_noop: bool = False) -> AdapterLoaded:
+        """Make an adapter resident; raises an AdapterError subclass when it is refused.
+
+        One that answers exactly as the base does is refused unless ``allow_noop``.
+        """
+
+    async def unload_adapter(self, key: AdapterKey, *, force: bool = False) -> None:
+        """Drop an adapter when its last request has ended (at once with ``force``), and wait for that."""
+
+    async def close(self) -> None:
+        """Stop the engine; outstanding requests end with EngineUnavailableError."""
+
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+Send = Callable[[ToEngine], None]
+OnStep = Callable[[StepOutputs], None]
+_ERRORS = {error.code: error for error in (AdapterError, PackageError, UnsupportedKindError, BaseMismatchError)}
+
+
+@dataclass(frozen=True)
+class _Load:
+    """A load that has been asked for and not been answered."""
+
+    path: Path
+    reply: asyncio.Future[AdapterLoaded]
+
+
+class ClientCore(ABC):
+    """Routes messages; the subclass carries them.
+
+    ``on_step`` is called with every StepOutputs, after its outputs have been routed; what it raises goes to the
+    loop's exception handler and disturbs nothing.
+    """
+
+    def __init__(self, on_step: OnStep | None = None) -> None:
+        self.on_step = on_step
+        self._info: EngineInfo | None = None
+        self._stats = EngineStats()
+        self._ready = False
+        self._send: Send | None = None
+        self._started: asyncio.Future[EngineInfo] | None = None
+        self._failure = ""
+        self._buffers: dict[str, OutputBuffer] = {}
+        self._loads: dict[AdapterKey, _Load] = {}
+        self._unloads: dict[AdapterKey, asyncio.Future[None]] = {}
+        self._paths: dict[AdapterKey, Path] = {}  # of every adapter that should be resident
+
+    # ---- EngineClient ----
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are served now."""
+        return self._ready
+
+    @property
+    def info(self) -> EngineInfo:
+        """What the engine runs; valid once ``start`` has returned."""
+        assert self._info is not None, "the engine has not been started"
+        return self._info
+
+    @property
+    def stats(self) -> EngineStats:
+        """The newest statistics."""
+        return self._stats
+
+    @property
+    def resident(self) -> frozenset[AdapterKey]:
+        """The adapters that are loaded, or will be again after a restart."""
+        return frozenset(self._paths)
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Start and wait until ready. Raises EngineStartError with the engine's own reason."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Stop the engine; outstanding requests end with EngineUnavailableError."""
+
+    def submit(self, request: EngineRequest) -> OutputStream:
+        """Send a request now; iterate its outputs. Raises EngineUnavailableError at once when the engine is down."""
+        assert request.request_id not in self._buffers, f"request {request.request_id} is already running"
+        self._checked_send()(request)
+        buffer = self._buffers[request.request_id] = OutputBuffer()
+        return OutputStream(buffer, partial(self._abandon, request.request_id))
+
+    async def load_adapter(self, key: AdapterKey, path: Path, *, allow_noop: bool = False) -> AdapterLoaded:
+        """Make an adapter resident. Raises AdapterError when it is refused, EngineUnavailableError when down."""
+        self._checked_send()
+        return await self._load(key, path, allow_noop)
+
+    async def unload_adapter(self, key: AdapterKey, *, force: bool = False) -> None:
+        """Drop an adapter and wait for it. With the engine down it is gone already, and is not loaded again."""
+        self._paths.pop(key, None)
+        if self._send is None:
+            return
+        pending = self._unloads.setdefault(key, asyncio.get_running_loop().create_future())
+        self._send(UnloadAdapter(key, force))  # again if asked again: force hastens a drain
+        await asyncio.shield(pending)
+
+    # ---- for transports ----
+
+    def _attach(self, send: Send) -> asyncio.Future[EngineInfo]:
+        """A new engine can be reached; the future ends when it has started or failed to."""
+        self._send, self._failure = send, ""
+        self._started = _quiet_future()
+        return self._started
+
+    def _receive(self, message: FromEngine) -> None:
+        match message:
+            case StepOutputs():
+                self._route(message)
+            case EngineInfo():
+                self._info = message
+                _resolve(self._started, message)
+            case EngineFailed():
+                self._failure = message.message
+            case AdapterLoaded():
+                if (load := self._loads.pop(message.key, None)) is not None:
+                    self._paths[message.key] = load.path
+                    _resolve(load.reply, message)
+            case AdapterFailed():
+                if (load := self._loads.pop(message.key, None)) is not None:
+                    _refuse(load.reply, _adapter_error(message))
+            case AdapterUnloaded():
+                self._paths.pop(message.key, None)
+                _resolve(self._unloads.pop(message.key, None), None)
+
+    async def _restore(self) -> None:
+        """Load again what was resident; a package that has become unusable is dropped and logged."""
+        keys = list(self._paths)
+        results = await asyncio.gather(
+            *(self._load(k, self._paths[k], allow_noop=True) for k in keys), return_exceptions=True
+        )
+        for key, result in zip(keys, results, strict=True):
+            if isinstance(result, AdapterError):
+                logger.error("adapter %s could not be loaded again: %s", key, result)
+                self._paths.pop(key, None)
+            elif isinstance(result, BaseException):
+                raise result
+
+    def _detach(self, ending: str) -> None:
+        """The engine is gone: end whatever waits for it. ``ending`` says how it went."""
+        self._ready, self._send = False, None
+        self._stats = EngineStats()
+        reason = self._failure or ending
+        _refuse(self._started, EngineStartError(reason))
+        error = EngineUnavailableError("the engine stopped while serving this request; it can be sent again")
+        for buffer in self._buffers.values():
+            buffer.fail(error)
+        for load in self._loads.values():
+            _refuse(load.reply, EngineUnavailableError("the engine stopped while loading the adapter; try again"))
+        for unload in self._unloads.values():
+            _resolve(unload, None)
+        self._buffers.clear()
+        self._loads.clear()
+        self._unloads.clear()
+
+    # ---- inside ----
+
+    def _checked_send(self) -> Send:
+        if not self._ready or self._send is None:
+            raise EngineUnavailableError("the engine is starting or restarting; try again shortly")
+        return self._send
+
+    async def _load(self, key: AdapterKey, path: Path, allow_noop: bool) -> AdapterLoaded:
+        if self._send is None:
+            raise EngineUnavailableError("the engine stopped while loading the adapter; try again")
+        load = self._loads.get(key)
+        if load is None:
+            load = self._loads[key] = _Load(path, _quiet_future())
+            self._send(LoadAdapter(key, str(path), allow_noop))
+        return await asyncio.shield(load.reply)
+
+    def _abandon(self, request_id: str) -> None:
+        if self._buffers.pop(request_id, None) is not None and self._send is not None:
+            self._send(Abort(request_id))
+
+    def _route(self, step: StepOutputs) -> None:
+        self._stats = step.stats
+        for output in step.outputs:
+            self._deliver(output)
+        if self.on_step is not None:
+            asyncio.get_running_loop().call_soon(self.on_step, step)
+
+    def _deliver(self, output: RequestOutput) -> None:
+        buffer = self._buffers.get(output.request_id)
+        if buffer is None:
+            return  # its reader has left
+        buffer.put(output)
+        if output.finish_reason is not None:
+            del self._buffers[output.request_id]
+
+
+def _adapter_error(message: AdapterFailed) -> AdapterError:
+    error = _ERRORS.get(message.code, AdapterError)(message.message)
+    error.code = message.code
+    return error
+
+
+def _quiet_future() -> asyncio.Future[Any]:
+    """A future whose error may go unseen: its asker may have left."""
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    future.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return future
+
+
+def _resolve(future: asyncio.Future[T] | None, result: T) -> None:
+    if future is not None and not future.done():
+        future.set_result(result)
+
+
+def _refuse(future: asyncio.Future[Any] | None, error: Exception) -> None:
+    if future is not None and not future.done():
+        future.set_exception(error)

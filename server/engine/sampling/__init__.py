@@ -1,0 +1,1 @@
+"""The next token of every row, from its logits."""

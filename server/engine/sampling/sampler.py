@@ -1,0 +1,107 @@
+"""Chooses the next token of every row of a batch, and tells log-probabilities.
+
+A row's result depends on its own logits, parameters and history only, never on the rows beside it: filters are
+thresholds on the row's own probabilities, and random numbers are a function of seed and position. Log-probabilities
+are of the model's own logits before any change to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from server.engine.messages import TokenLogprobs
+from server.engine.request import Request
+from server.engine.sampling.draw import Filters, as_blocks, draw, largest, uniforms
+from server.engine.sampling.logits_processors import needs_processing, process_logits
+
+MIN_WIDTH = 20  # a constant where the API's bound is kept, so that ties do not fall by what other rows ask for
+
+
+def token_logprobs(logits: Tensor, token_ids: Sequence[int], num_top: Sequence[int]) -> list[TokenLogprobs]:
+    """For each row of ``logits`` [n, vocab]: its token's log-probability and its ``num_top`` most likely tokens."""
+    if not token_ids:
+        return []
+    logprobs = torch.log_softmax(logits, dim=-1)
+    chosen = logprobs.gather(1, torch.tensor(token_ids, device=logits.device)[:, None])[:, 0].tolist()
+    if not any(num_top):
+        return [TokenLogprobs(token, logprob, []) for token, logprob in zip(token_ids, chosen, strict=True)]
+    values, places = largest(as_blocks(logprobs, -torch.inf), max(MIN_WIDTH, *num_top))
+    values, places = values[:, : logits.shape[1]], places[:, : logits.shape[1]]
+    pairs = (list(zip(i, v, strict=True)) for i, v in zip(places.tolist(), values.tolist(), strict=True))
+    return [
+        TokenLogprobs(token, logprob, best[:n])
+        for token, logprob, best, n in zip(token_ids, chosen, pairs, num_top, strict=True)
+    ]
+
+
+MIN_TEMPERATURE = 1e-5  # below it a float32 softmax is one-hot anyway
+
+
+class NonFiniteLogitsError(Exception):
+    """The model computed NaN or infinity."""
+
+
+@dataclass(frozen=True)
+class SamplerOutput:
+    """One entry per row; ``logprobs`` None where the request wants none."""
+
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs | None]
+
+
+class Sampler:
+    """Greedy and random choice, in torch over all rows at once."""
+
+    @torch.inference_mode()
+    def sample(self, logits: Tensor, requests: Sequence[Request]) -> SamplerOutput:
+        """The next token of each of ``requests``, whose logits are the rows of ``logits`` [n, vocab] fp32.
+
+        Raises NonFiniteLogitsError when a row has NaN or +infinity, or nothing but -infinity.
+        """
+        if not requests:
+            return SamplerOutput([], [])
+        best, tokens = logits.max(dim=-1)
+        if not bool(torch.isfinite(best).all()):
+            raise NonFiniteLogitsError("logits are not finite")
+        processed = logits
+        if any(map(needs_processing, requests)):
+            processed = process_logits(logits, requests)
+            best, tokens = processed.max(dim=-1)
+        rows = [i for i, r in enumerate(requests) if r.sampling.temperature > 0 and r.sampling.top_k != 1]
+        if len(rows) == len(requests):
+            tokens = _draw(processed, best, requests)
+        elif rows:
+            tokens[rows] = _draw(processed[rows], best[rows], [requests[i] for i in rows])
+        token_ids: list[int] = tokens.tolist()
+        return SamplerOutput(token_ids, _sample_logprobs(logits, token_ids, requests))
+
+
+def _draw(logits: Tensor, best: Tensor, requests: Sequence[Request]) -> Tensor:
+    """One random token per row [n], each by its own parameters."""
+    device = logits.device
+    params = [r.sampling for r in requests]
+    temperature = torch.tensor([max(p.temperature, MIN_TEMPERATURE) for p in params], device=device)
+    filters = Filters(
+        top_k=torch.tensor([p.top_k if p.top_k < logits.shape[1] else 0 for p in params], device=device),
+        top_p=torch.tensor([p.top_p for p in params], dtype=torch.float64, device=device),
+        min_p=torch.tensor([p.min_p for p in params], device=device),
+    )
+    uniform = torch.from_numpy(uniforms([p.seed for p in params], [r.num_output_tokens for r in requests]))
+    return draw(logits, best, temperature, filters, uniform.to(device))
+
+
+def _sample_logprobs(logits: Tensor, token_ids: list[int], requests: Sequence[Request]) -> list[TokenLogprobs | None]:
+    wanted = [(i, r.sampling.logprobs) for i, r in enumerate(requests) if r.sampling.logprobs is not None]
+    found: list[TokenLogprobs | None] = [None] * len(requests)
+    if not wanted:
+        return found
+    rows = [i for i, _ in wanted]
+    concerned = logits if len(rows) == len(logits) else logits[rows]
+    entries = token_logprobs(concerned, [token_ids[i] for i in rows], [n for _, n in wanted])
+    for i, entry in zip(rows, entries, strict=True):
+        found[i] = entry
+    return found

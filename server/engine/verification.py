@@ -1,0 +1,181 @@
+"""Verifies an adapter between two steps, before any request may use it.
+
+It answers probe prompts alone, then beside the base and other adapters. It is refused when its logits are not finite,
+are not those that its trainer recorded, change with what else is in the batch, or are exactly the base's. One forward
+pass a step, so that running requests wait for no more than that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from adapters.errors import AdapterError
+from adapters.ops import Adapter
+from adapters.ops.embedding import EmbedRows
+from adapters.package.golden import GoldenLogits
+from server.adapter_key import AdapterKey
+from server.engine.executor import Runner
+from server.engine.request import activation_start
+from server.engine.scheduler import Scheduler
+from server.model.inputs import VIRTUAL, ModelInput, SequenceInput
+from server.model.prepared import VerificationPlan, distance
+
+_LENGTH = 16  # of the prompt for packages without recorded logits
+_POSITIONS = 8  # whose logits are looked at, the last of a prompt: the head is much of a small model's work
+_OWN = 4  # tokens of the adapter's own, after the prompt that shows its effect
+
+Pass = Callable[[], None]
+Row = tuple[AdapterKey, Adapter] | None
+
+
+class AdapterVerification:
+    """The trial of one adapter, installed on the runner but not yet in use. ``others`` are run beside it.
+
+    ``warnings`` are for whoever uploaded it.
+    """
+
+    def __init__(
+        self,
+        row: tuple[AdapterKey, Adapter],
+        trial: VerificationPlan,
+        runner: Runner,
+        scheduler: Scheduler,
+        *,
+        others: Sequence[tuple[AdapterKey, Adapter]] = (),
+        allow_noop: bool = False,
+    ) -> None:
+        self.warnings: list[str] = []
+        self._row, self._trial, self._others, self._allow_noop = row, trial, others, allow_noop
+        self._runner, self._scheduler = runner, scheduler
+        self._alone = torch.empty(0)
+        self._worst = 0.0
+        self._width = row[1].num_logits or runner.vocab_size
+        self._passes = self._golden_passes() if trial.probes else self._plain_passes()
+
+    def advance(self) -> bool:
+        """Run one pass; True when it was the last one. Raises AdapterError when the adapter fails."""
+        self._passes.pop(0)()
+        if not self._passes and self._worst:
+            self.warnings.append(
+                "the base is quantized otherwise than at the adapter's training, and answers otherwise: the recorded "
+                f"logits differ by {self._worst:.3g} of their spread. Train on the base as it is served"
+            )
+        return not self._passes
+
+    # ---- passes ----
+
+    def _golden_passes(self) -> list[Pass]:
+        """Every recorded prompt alone; the shortest also by the base, and beside others."""
+        first, *rest = sorted(self._trial.probes, key=lambda probe: len(probe.input_ids))
+        prompt: list[int] = first.input_ids.tolist()
+        passes: list[Pass] = [lambda: self._answer(prompt, first), lambda: self._beside_others(prompt)]
+        if own := _own_tokens(self._row[1]):
+            passes += self._effect_passes([*prompt, *own])
+        else:
+            passes.append(lambda: self._effect(prompt))
+        for probe in rest:
+            passes.append(lambda probe=probe: self._answer(probe.input_ids.tolist(), probe))  # type: ignore[misc]
+        return passes
+
+    def _plain_passes(self) -> list[Pass]:
+        generator = torch.Generator().manual_seed(0)
+        prompt: list[int] = torch.randint(self._runner.vocab_size, (_LENGTH,), generator=generator).tolist()
+        return self._effect_passes([*prompt, *_own_tokens(self._row[1])])
+
+    def _effect_passes(self, prompt: list[int]) -> list[Pass]:
+        return [lambda: self._answer(prompt, None), lambda: self._effect(prompt)]
+
+    def _answer(self, prompt: list[int], golden: GoldenLogits | None) -> None:
+        self._alone = self._run([self._row], prompt)[:, : self._width]
+        if not bool(torch.isfinite(self._alone).all()):
+            raise AdapterError(
+                "the adapter's logits are not finite on a short prompt: its training diverged, or its values are too "
+                "large for the type that the server computes in"
+            )
+        if golden is None or not len(self._alone):
+            return
+        width = min(self._width, len(golden.logits))
+        measured = distance(self._alone[-1:, :width], golden.logits[None, :width])
+        if not measured <= self._trial.golden_tolerance:
+            raise AdapterError(
+                "the adapter does not answer as it did after its training: its logits on a recorded prompt differ by "
+                f"{measured:.3g} of their spread, allowed is {self._trial.golden_tolerance:.3g}. The base, its "
+                "quantization or the package are not those of the training: train it on the base as it is served"
+            )
+        if measured > self._trial.golden_warning:
+            self._worst = max(self._worst, measured)
+
+    def _beside_others(self, prompt: list[int]) -> None:
+        if not len(self._alone):
+            return
+        rows: list[Row] = [None, *self._others, self._row]
+        together = self._run(rows, prompt)[-len(self._alone) :, : self._width]
+        measured = distance(together, self._alone) if len(together) else 0.0
+        if not measured <= self._trial.batch_tolerance:
+            raise AdapterError(
+                f"the adapter's logits change by {measured:.3g} of their spread when others are in the batch, allowed "
+                f"is {self._trial.batch_tolerance:.3g}; its values are too large for the type the server computes in"
+            )
+
+    def _effect(self, prompt: list[int]) -> None:
+        """The base answers in the same places of the batch, so that an adapter without effect is equal bit by bit."""
+        adapter = self._row[1]
+        if adapter.num_virtual_tokens or adapter.vocab_size or adapter.num_logits or not len(self._alone):
+            return
+        if not torch.equal(self._run([None], prompt), self._alone):
+            return
+        problem = "the adapter answers exactly as the base does (was it trained?)"
+        if not self._allow_noop:
+            raise AdapterError(f"{problem}; send allow_noop=true to serve it all the same")
+        self.warnings.append(problem)
+
+    # ---- running ----
+
+    def _run(self, rows: Sequence[Row], prompt: list[int]) -> Tensor:
+        """Logits at the last positions of ``prompt`` for each row in turn, none when that does not fit into the cache.
+
+        An encoder-decoder reads the prompt and is made to repeat it: the logits are those of the decoder.
+
+        Shape: [len(rows) * positions, vocab_size].
+        """
+        blocks, held = self._scheduler.blocks, list[int]()
+        virtual = [0 if row is None else row[1].num_virtual_tokens for row in rows]
+        length = len(prompt) * (2 if self._runner.start_ids else 1)
+        counts = [blocks.blocks_for(n + length) for n in virtual]
+        longest = max(virtual) + length
+        if longest > self._runner.max_model_len or not self._scheduler.make_room(sum(counts)):
+            self.warnings.append("the adapter was not tried out on every probe: the KV cache is too small for them")
+            return torch.empty(0, self._runner.vocab_size)
+        try:
+            sequences = []
+            for row, count in zip(rows, counts, strict=True):
+                table = blocks.allocate(count)
+                held += table
+                sequences.append(self._sequence(row, prompt, table))
+            return self._runner.execute(ModelInput(sequences)).cpu()
+        finally:
+            blocks.release(held)
+
+    def _sequence(self, row: Row, prompt: list[int], table: list[int]) -> SequenceInput:
+        key, virtual, given = None, 0, 0
+        if row is not None:
+            key, virtual = row[0], row[1].num_virtual_tokens
+            if row[1].prefix is not None:
+                self._runner.write_prefix(key, table)
+                given = virtual
+        start_ids = self._runner.start_ids
+        ids = [*[VIRTUAL] * (virtual - given), *prompt, *([*start_ids, *prompt[:-1]] if start_ids else [])]
+        wanted = list(range(len(ids) - min(len(prompt), _POSITIONS), len(ids)))
+        active = activation_start(prompt, () if row is None else row[1].invocation_tokens)
+        return SequenceInput(key, ids, given, table, wanted, virtual + len(prompt) if start_ids else 0, active)
+
+
+def _own_tokens(adapter: Adapter) -> list[int]:
+    """Tokens without which the adapter might seem to have no effect: its invocation, or some with own embeddings."""
+    if adapter.invocation_tokens:
+        return list(adapter.invocation_tokens)
+    rows = [op for ops in adapter.ops.values() for op in ops if isinstance(op, EmbedRows)]
+    return [token for op in rows for token in op.ids[:_OWN].tolist()][:_OWN]

@@ -1,0 +1,187 @@
+"""Runs the model on one step's batch. Owned by the stepping thread; only ``prepare`` may be called from others."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from adapters.compiling import compile_package
+from adapters.ops import Adapter
+from adapters.package.golden import read_golden
+from adapters.package.manifest import Manifest
+from adapters.package.reading import read_package
+from bases.fingerprint import template_sha256
+from bases.model import LoadedBase, base_spec
+from server.adapter_key import AdapterKey
+from server.config import EngineConfig
+from server.errors import EngineStartError
+from server.model.adapter_pool import AdapterPool
+from server.model.forward import DecoderForward, Forward
+from server.model.inputs import ModelInput
+from server.model.kv_cache import KVCache, LayerShape, common_head_dim
+from server.model.loader import load_base
+from server.model.prepared import PreparedAdapter, make_verification_plan
+from server.model.seq2seq.encoder_decoder import Seq2SeqForward
+
+logger = logging.getLogger(__name__)
+
+
+class ModelRunner:
+    """The resident base, its KV cache and its adapters."""
+
+    def __init__(self, base: LoadedBase, config: EngineConfig) -> None:
+        self._base = base
+        self._pool = AdapterPool()
+        self._forward: Forward = Seq2SeqForward(base) if base.is_encoder_decoder else DecoderForward(base)
+        layers = self._forward.layers()
+        self._cache = _make_cache(layers, base, config)
+        template = config.chat_template_sha256 or _template(Path(config.model))
+        kv = (len(layers), layers[0].num_heads, common_head_dim(layers))
+        self.spec = self._forward.spec(base_spec(base, Path(config.model).name, kv, template))
+        self._forward.adapt(self.spec)
+        self.block_size = config.block_size
+        self.max_model_len = min(base.max_model_len, self._cache.num_blocks * config.block_size)
+
+    @property
+    def base_fingerprint(self) -> str:
+        """Identifies the weights of the base."""
+        return self._base.fingerprint
+
+    @property
+    def vocab_size(self) -> int:
+        """Columns of the logits."""
+        return self.spec.vocab_size
+
+    @property
+    def eos_token_ids(self) -> list[int]:
+        """Tokens that end an output."""
+        return self._base.eos_token_ids
+
+    @property
+    def start_ids(self) -> list[int]:
+        """Tokens that the decoder starts from after the encoder has read the prompt; none without an encoder."""
+        return self._forward.start_ids
+
+    @property
+    def num_blocks(self) -> int:
+        """KV blocks in all."""
+        return self._cache.num_blocks
+
+    @property
+    def dtype(self) -> str:
+        """Type that products are computed in."""
+        return str(self._base.dtype).removeprefix("torch.")
+
+    @property
+    def quantization(self) -> str:
+        """How the base's weights are kept, by the name that --quantize has for it."""
+        return self._base.quantization
+
+    @property
+    def device(self) -> str:
+        """Where the model lies."""
+        return str(self._base.device)
+
+    @property
+    def base_bytes(self) -> int:
+        """Bytes of the base's weights."""
+        return self._base.nbytes
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of the KV cache."""
+        return self._cache.nbytes
+
+    @property
+    def adapter_bytes(self) -> int:
+        """Bytes of the resident adapters."""
+        return self._pool.nbytes
+
+    def prepare(self, path: Path) -> PreparedAdapter:
+        """Read, check and place a package; safe off-thread. Raises AdapterError."""
+        times = [time.monotonic()]
+        package = read_package(path)
+        times.append(time.monotonic())
+        adapter = compile_package(package, self.spec)
+        times.append(time.monotonic())
+        adapter = adapter.map(self._place)
+        times.append(time.monotonic())
+        stages = zip(("read", "validate", "copy"), times, times[1:], strict=False)
+        seconds = {stage: end - start for stage, start, end in stages}
+        trial = make_verification_plan(read_golden(path), package.manifest, self.quantization, self.dtype)
+        return PreparedAdapter(adapter, seconds, warnings=_template_warnings(package.manifest), trial=trial)
+
+    def _place(self, tensor: Tensor) -> Tensor:
+        """``tensor`` on the base's device, in its compute type unless it holds indices."""
+        return tensor.to(self._base.device, self._base.dtype if tensor.is_floating_point() else tensor.dtype)
+
+    def install(self, key: AdapterKey, adapter: Adapter) -> None:
+        """Make a prepared adapter available to the next step."""
+        self._pool.add(key, adapter)
+
+    def remove(self, key: AdapterKey) -> None:
+        """Drop an adapter that no sequence uses."""
+        self._pool.remove(key)
+
+    def write_prefix(self, key: AdapterKey, block_table: list[int]) -> None:
+        """Fill ``block_table`` with the KV of a prefix adapter's virtual tokens."""
+        prefix = self._pool[key].prefix
+        assert prefix is not None, f"{key} is not a prefix adapter"
+        blocks = torch.tensor(block_table, dtype=torch.long, device=self._base.device)
+        slots = blocks[:, None] * self.block_size + torch.arange(self.block_size, device=self._base.device)
+        self._cache.write_prefix(prefix, slots.flatten()[: prefix.keys.shape[1]])
+
+    @torch.inference_mode()
+    def execute(self, inputs: ModelInput) -> Tensor:
+        """Compute one step; logits [n, vocab_size] in fp32, in the order of the sequences' ``logits_at``."""
+        self._cache.copy_blocks(inputs.copies)
+        return self._forward.execute(inputs, self._cache, self._pool).float()
+
+    def warm_up(self) -> None:
+        """Run one prefill and one decode, so that kernels are chosen and weights packed before the first request."""
+        for inputs in self._forward.warm_up_inputs(self.block_size):
+            self.execute(inputs)
+
+
+def load_runner(config: EngineConfig) -> ModelRunner:
+    """Load the base and everything around it. Raises EngineStartError in plain words."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    started = time.monotonic()
+    runner = ModelRunner(load_base(config), config)
+    runner.warm_up()
+    logger.info(
+        "base resident: %.0f MB as %s, computed in %s on %s; KV cache %.0f MB; %.1f s",
+        runner.base_bytes / 1e6, runner.quantization, runner.dtype, runner.device, runner.kv_bytes / 1e6,
+        time.monotonic() - started,
+    )  # fmt: skip
+    return runner
+
+
+def _make_cache(layers: list[LayerShape], base: LoadedBase, config: EngineConfig) -> KVCache:
+    budget = int(config.kv_cache_gb * 1e9)
+    num_blocks = KVCache.num_blocks_for(layers, budget, config.block_size, base.dtype)
+    if num_blocks < 2:
+        raise EngineStartError(f"--kv-cache-gb {config.kv_cache_gb} holds {num_blocks} blocks; raise it")
+    return KVCache(layers, num_blocks, config.block_size, base.dtype, base.device)
+
+
+def _template_warnings(manifest: Manifest | None) -> list[str]:
+    """A chat request to an adapter of plain prompts is answered, but not as it was trained."""
+    if manifest is None or manifest.training.get("template") != "none":
+        return []
+    return ["the adapter was trained on plain prompts, without a chat template: ask it at /v1/completions"]
+
+
+def _template(path: Path) -> str | None:
+    """Hash of the base's own chat template, if it has one."""
+    from transformers import AutoTokenizer
+
+    if not any((path / name).exists() for name in ("tokenizer.json", "tokenizer_config.json")):
+        return None
+    text = AutoTokenizer.from_pretrained(path, trust_remote_code=False).chat_template
+    return template_sha256(text) if isinstance(text, str) else None

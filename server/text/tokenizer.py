@@ -1,0 +1,218 @@
+"""Text to token ids and back: the tokenizer and the chat template of the base, and the tokens that an adapter brings.
+
+It knows nothing of requests or the engine; incremental output is in ``server.text.detokenize``. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from jinja2 import TemplateError
+from tokenizers import Tokenizer
+
+from adapters.errors import BaseMismatchError, PackageError
+from adapters.package.added_tokens import AddedToken
+from adapters.quoting import quote
+from bases.errors import BaseModelError
+from server.errors import InvalidRequestError
+
+
+def tokens_beside(base: Tokenizer, tokens: Sequence[AddedToken]) -> tuple[AddedToken, ...]:
+    """Those of ``tokens`` that ``base`` does not have. Raises BaseMismatchError when it has them otherwise."""
+    new = []
+    for token in tokens:
+        text, number = base.id_to_token(token.id), base.token_to_id(token.content)
+        if text is None and number is None:
+            new.append(token)
+        elif text != token.content:
+            theirs = f"token {token.id} is {quote(token.content)} in the adapter's tokenizer"
+            ours = f"{quote(text)} in the base's" if text is not None else f"and has the number {number} in the base's"
+            raise BaseMismatchError(f"{theirs}, {ours}: the adapter was trained with another base's tokenizer")
+    return tuple(new)
+
+
+def extended_tokenizer(base: Tokenizer, tokens: Sequence[AddedToken]) -> Tokenizer:
+    """A copy of ``base`` that has ``tokens`` too, which are sorted by id. Raises PackageError when it cannot."""
+    copy = Tokenizer.from_str(base.to_str())
+    for special, run in groupby(tokens, key=lambda token: token.special):
+        add = copy.add_special_tokens if special else copy.add_tokens
+        add([_native(token) for token in run])
+    for token in tokens:
+        if copy.token_to_id(token.content) != token.id:  # a tokenizer numbers what is added one after the other
+            raise PackageError(
+                f"the added token {quote(token.content)} has the number {token.id}, but comes as number "
+                f"{copy.token_to_id(token.content)} behind the base's tokens; add all tokens in the order of their ids"
+            )
+    return copy
+
+
+def _native(token: AddedToken) -> tokenizers.AddedToken:
+    return tokenizers.AddedToken(
+        token.content,
+        single_word=token.single_word,
+        lstrip=token.lstrip,
+        rstrip=token.rstrip,
+        normalized=token.normalized,
+        special=token.special,
+    )
+
+
+OFFLOAD_CHARS = 4096  # about a millisecond of tokenising: beyond it the event loop is not held up
+MAX_EXTENDED = 16  # tokenizers kept for adapters that add tokens; each weighs tens of megabytes
+_GENERIC_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
+
+
+class TextProcessor:
+    """The tokenizer of one base."""
+
+    def __init__(self, tokenizer: Any, chat_template: str | None = None) -> None:
+        """Wrap a transformers tokenizer. Raises BaseModelError when it has no fast implementation."""
+        if not getattr(tokenizer, "is_fast", False):
+            raise BaseModelError("the base's tokenizer has no fast version (tokenizer.json); convert it first")
+        self._hf = tokenizer
+        self._chat_template = chat_template or tokenizer.chat_template
+        tokenizer.backend_tokenizer.no_truncation()  # some tokenizer.json files carry a limit: it would cut prompts
+        tokenizer.backend_tokenizer.no_padding()
+        self._extended = lru_cache(maxsize=MAX_EXTENDED)(self._extend)
+        self._use(tokenizer.backend_tokenizer)
+
+    def _use(self, backend: Tokenizer) -> None:
+        self._backend = backend
+        self._byte_level = b'"ByteLevel"' in (backend.decoder.__getstate__() if backend.decoder else b"")
+        self._longest = max((len(token) for token in backend.get_vocab()), default=1)
+        self.token_text = lru_cache(maxsize=65536)(self._token_text)
+
+    def new_tokens(self, tokens: Sequence[AddedToken]) -> tuple[AddedToken, ...]:
+        """Those of an adapter's ``tokens`` that this tokenizer does not have; ``with_tokens`` is ready for them then.
+
+        Raises BaseMismatchError when they contradict it, PackageError when they cannot be added. Takes a while.
+        """
+        found = tokens_beside(self._backend, tokens)
+        self.with_tokens(found)
+        return found
+
+    def check_special_tokens(self, recorded: Mapping[str, str | list[str]]) -> None:
+        """BaseMismatchError when an adapter was trained with other tokens that begin or end a text, by role."""
+        for role in ("bos_token", "eos_token"):
+            ours, theirs = getattr(self._hf, role, None), recorded.get(role)
+            if ours is not None and theirs is not None and ours != theirs:
+                raise BaseMismatchError(
+                    f"the adapter was trained with the {role} {quote(str(theirs))}, and this server's tokenizer has "
+                    f"{quote(str(ours))}; serve the tokenizer it was trained with, or train it again"
+                )
+
+    def with_tokens(self, tokens: tuple[AddedToken, ...]) -> TextProcessor:
+        """This tokenizer and ``tokens``, sorted by id. Kept, as it takes a while to make. Raises PackageError."""
+        return self._extended(tokens) if tokens else self
+
+    def _extend(self, tokens: tuple[AddedToken, ...]) -> TextProcessor:
+        found = copy.copy(self)
+        found._use(extended_tokenizer(self._backend, tokens))
+        return found
+
+    @classmethod
+    def load(cls, path: Path, chat_template: str | None = None) -> TextProcessor:
+        """The tokenizer saved in ``path``. Raises BaseModelError when there is none that can be read."""
+        return cls(_load_tokenizer(path), chat_template)
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether conversations can be rendered."""
+        return bool(self._chat_template)
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """The token that begins a text, if the base has one."""
+        return self._hf.bos_token_id  # type: ignore[no-any-return]
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Token ids of ``text``."""
+        return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+
+    async def encode_off_loop(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Like ``encode``; a long text is encoded on another thread."""
+        if len(text) <= OFFLOAD_CHARS:
+            return self.encode(text, add_special_tokens=add_special_tokens)
+        return await asyncio.to_thread(self.encode, text, add_special_tokens=add_special_tokens)
+
+    def fewest_tokens(self, text: str) -> int:
+        """A lower bound of ``len(encode(text))`` that costs nothing: enough to refuse absurdly long texts."""
+        return len(text) // self._longest
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Text of ``ids``; bytes that are not UTF-8 become U+FFFD."""
+        return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def _token_text(self, token_id: int) -> str:
+        """How one token reads alone, special tokens shown (cached as ``token_text``)."""
+        return self._backend.decode([token_id], skip_special_tokens=False)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The exact bytes of one token, also where it is a part of a character."""
+        token = self._backend.id_to_token(token_id)
+        if token is None:
+            return b""
+        if self._byte_level and all(char in _BYTE_OF_CHAR for char in token):
+            return bytes(_BYTE_OF_CHAR[char] for char in token)
+        if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+            return bytes([int(token[3:5], 16)])
+        return self.token_text(token_id).encode()
+
+    def render_chat(self, messages: list[dict[str, Any]], template_kwargs: Mapping[str, Any] | None = None) -> str:
+        """The prompt of a conversation, exactly as ``apply_chat_template`` renders it in training.
+
+        Raises InvalidRequestError when the base has no template, or its template refuses the messages.
+        """
+        if not self._chat_template:
+            raise InvalidRequestError(
+                "this base has no chat template; use /v1/completions, or start the server with --chat-template",
+                param="messages",
+            )
+        try:
+            rendered = self._hf.apply_chat_template(
+                messages,
+                chat_template=self._chat_template,
+                add_generation_prompt=True,
+                tokenize=False,
+                **(template_kwargs or {}),
+            )
+        except TemplateError as error:
+            raise InvalidRequestError(
+                f"the chat template refuses these messages: {error.message}", param="messages"
+            ) from error
+        except (TypeError, ValueError, LookupError, ArithmeticError, RecursionError, MemoryError) as error:
+            raise InvalidRequestError("the chat template cannot render these messages", param="messages") from error
+        return str(rendered)
+
+
+def _load_tokenizer(path: Path) -> Any:
+    """transformers' tokenizer for ``path``; the generic class directly, because AutoTokenizer imports torch."""
+    try:
+        config = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
+        if config.get("tokenizer_class") in _GENERIC_CLASSES and (path / "tokenizer.json").is_file():
+            from transformers import PreTrainedTokenizerFast
+
+            return PreTrainedTokenizerFast.from_pretrained(path)
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise BaseModelError(f"the tokenizer in {path} cannot be read: {error}") from error
+
+
+def _byte_of_char() -> dict[str, int]:
+    """The map that byte-level tokenizers (GPT-2's and its heirs) use to write each byte as a printable character."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+_BYTE_OF_CHAR = _byte_of_char()

@@ -1,0 +1,269 @@
+"""Archives: what is unpacked, and every way in which one can be bad."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import stat
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from adapters.errors import PackageError
+from adapters.limits import PackageLimits
+from adapters.package.archive import pack, unpack
+from adapters.package.reading import read_package
+from tests.adapters.support import LORA_CONFIG, lora_tensors, refusal, write_raw
+
+FORMATS = ["tar", "tar.gz", "zip", "tar.bsd", "tar.gnu"]
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    return write_raw(tmp_path / "package", LORA_CONFIG, lora_tensors())
+
+
+def make(path: Path, kind: str, files: dict[str, bytes]) -> Path:
+    """Write ``files`` (a name ending in / is a folder) as an archive of ``kind``."""
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as opened:
+            for name, data in files.items():
+                opened.writestr(name, data)
+        return path
+    form = {"tar.bsd": tarfile.PAX_FORMAT, "tar.gnu": tarfile.GNU_FORMAT}.get(kind, tarfile.USTAR_FORMAT)
+    with tarfile.open(path, "w:gz" if kind == "tar.gz" else "w", format=form) as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name.rstrip("/"))
+            info.size, info.type = len(data), tarfile.DIRTYPE if name.endswith("/") else tarfile.REGTYPE
+            if kind == "tar.bsd":
+                info.pax_headers = {"SCHILY.xattr.com.apple": "x", "mtime": "1.5", "path": name.rstrip("/")}
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def files_of(package: Path, prefix: str = "") -> dict[str, bytes]:
+    return {prefix + path.name: path.read_bytes() for path in package.iterdir()}
+
+
+def link(path: Path, kind: bytes) -> Path:
+    with tarfile.open(path, "w") as tar:
+        info = tarfile.TarInfo("adapter_config.json")
+        info.type, info.linkname = kind, "/etc/passwd"
+        tar.addfile(info)
+    return path
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("prefix", ["", "./", "my-adapter/", "./my-adapter/", "long" * 40 + "/"])
+def test_unpacks_what_is_ours_and_nothing_else(package: Path, tmp_path: Path, kind: str, prefix: str) -> None:
+    if kind in ("tar", "tar.gz") and len(prefix) > 100:
+        pytest.skip("ustar has no names that long")
+    extras = {
+        f"{prefix}{name}": b"x" for name in ("README.md", "tokenizer.json", "training_args.bin", "chat_template.jinja")
+    }
+    nested = {f"{prefix}checkpoint-5/more/{name}": b"x" for name in ("pytorch_model.bin", "adapter_config.json")}
+    folder = {prefix: b""} if prefix not in ("", "./") else {}
+    files = {**folder, **extras, **nested, **files_of(package, prefix), "__MACOSX/._x": b""}
+    found = unpack(make(tmp_path / "upload", kind, files), tmp_path / "into")
+    kept = ["adapter_config.json", "adapter_model.safetensors", "tokenizer.json"]
+    assert sorted(path.name for path in found.iterdir()) == kept
+    assert read_package(found).digest == read_package(package).digest
+
+
+def test_pack_round_trip_is_deterministic(package: Path, tmp_path: Path) -> None:
+    (package / "README.md").write_text("not packed")
+    pack(package, tmp_path / "one.tar")
+    for path in package.iterdir():
+        path.touch()
+    pack(package, tmp_path / "two.tar")
+    assert (tmp_path / "one.tar").read_bytes() == (tmp_path / "two.tar").read_bytes()
+    found = unpack(tmp_path / "one.tar", tmp_path / "into")
+    assert read_package(found).digest == read_package(package).digest
+    with pytest.raises(PackageError, match="not a package"):
+        pack(tmp_path, tmp_path / "three.tar")
+
+
+NOT_ARCHIVES = {
+    "empty": b"",
+    "text": b"hello, this is no archive" * 50,
+    "json": json.dumps(LORA_CONFIG).encode(),
+    "gzip of text": gzip.compress(b"hello" * 1000),
+    "pickle": b"\x80\x04\x95" + b"\0" * 600,
+}
+
+
+@pytest.mark.parametrize("name", list(NOT_ARCHIVES))
+def test_not_an_archive(name: str, tmp_path: Path) -> None:
+    (tmp_path / "upload").write_bytes(NOT_ARCHIVES[name])
+    with pytest.raises(PackageError, match="not an archive"):
+        unpack(tmp_path / "upload", tmp_path / "into")
+    assert list((tmp_path / "into").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("name", ["/etc/x", "../x", "a/../../x", "a/..", "..\\x", "C:/x", "\\x"])
+def test_path_escape(kind: str, name: str, package: Path, tmp_path: Path) -> None:
+    with pytest.raises(PackageError, match="points outside of the package"):
+        unpack(make(tmp_path / "upload", kind, {**files_of(package), name: b"x"}), tmp_path / "into")
+    assert list((tmp_path / "into").iterdir()) == []
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.BLKTYPE])
+def test_links_and_devices_in_tar(kind: bytes, tmp_path: Path) -> None:
+    with pytest.raises(PackageError, match="is a link, device or other special file"):
+        unpack(link(tmp_path / "upload", kind), tmp_path / "into")
+
+
+def test_links_in_zip(tmp_path: Path) -> None:
+    info = zipfile.ZipInfo("adapter_config.json")
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "upload", "w") as opened:
+        opened.writestr(info, "/etc/passwd")
+    with pytest.raises(PackageError, match="is a link"):
+        unpack(tmp_path / "upload", tmp_path / "into")
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "zip"])
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "filler.txt"])
+def test_bomb(kind: str, name: str, tmp_path: Path) -> None:
+    limits = PackageLimits(max_bytes=1 << 24, free_expansion_bytes=1 << 20)
+    upload = make(tmp_path / "upload", kind, {name: bytes(1 << 23), "adapter_config.json": b"{}"})
+    if (kind, name) == ("zip", "filler.txt"):  # never unpacked, so it costs nothing
+        assert unpack(upload, tmp_path / "into", limits)
+        return
+    with pytest.raises(PackageError, match="suspicious: it unpacks to more than 100 times its size"):
+        unpack(upload, tmp_path / "into", limits)
+    assert list((tmp_path / "into").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_too_large_and_too_many(kind: str, package: Path, tmp_path: Path) -> None:
+    upload = make(tmp_path / "upload", kind, {**files_of(package), **{f"{i}.txt": b"x" for i in range(20)}})
+    with pytest.raises(PackageError, match="more than 5 files"):
+        unpack(upload, tmp_path / "into", PackageLimits(max_files=5))
+    with pytest.raises(PackageError, match="too large: it unpacks to more than 1000 bytes"):
+        unpack(upload, tmp_path / "into", PackageLimits(max_bytes=1000))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize(
+    "name",
+    ["adapter_model.bin", "pytorch_model.bin", "x.pt", "x.pth", "model.pkl", "x.CKPT", "non_lora_trainables.bin"],
+)
+def test_pickle_weights(kind: str, name: str, package: Path, tmp_path: Path) -> None:
+    files = files_of(package)
+    del files["adapter_model.safetensors"]
+    with pytest.raises(PackageError, match=r"is a pickle file.*convert the weights to adapter_model\.safetensors"):
+        unpack(make(tmp_path / "upload", kind, {**files, name: b"x"}), tmp_path / "into")
+
+
+def test_other_weights_are_not_left_out_silently(package: Path, tmp_path: Path) -> None:
+    upload = make(tmp_path / "upload", "tar", {**files_of(package), "new_embeddings.safetensors": b"x"})
+    with pytest.raises(PackageError, match="not part of an adapter package"):
+        unpack(upload, tmp_path / "into")
+
+
+def test_which_folder_holds_the_package(package: Path, tmp_path: Path) -> None:
+    into = tmp_path / "into"
+    with pytest.raises(PackageError, match=r"holds 2 packages \('a', 'b'\)"):
+        unpack(make(tmp_path / "1", "tar", {**files_of(package, "a/"), **files_of(package, "b/")}), into)
+    with pytest.raises(PackageError, match=r"holds no adapter_config\.json at its top"):
+        unpack(make(tmp_path / "2", "tar", {"README.md": b""}), into)
+    with pytest.raises(PackageError, match=r"holds no adapter_config\.json at its top"):
+        unpack(make(tmp_path / "3", "tar", files_of(package, "a/b/")), into)
+    with pytest.raises(PackageError, match=r"adapter_model\.bin' is a pickle"):
+        unpack(make(tmp_path / "4", "tar", {"a/adapter_model.bin": b""}), into)
+    top = unpack(make(tmp_path / "5", "tar", {**files_of(package, "a/"), **files_of(package)}), into)
+    assert read_package(top).digest == read_package(package).digest
+
+
+def test_a_file_twice(package: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "upload", "w") as tar:
+        for _ in range(2):
+            tar.add(package / "adapter_config.json", "adapter_config.json")
+    with pytest.raises(PackageError, match="twice"):
+        unpack(tmp_path / "upload", tmp_path / "into")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.9])
+def test_truncated(kind: str, keep: float, package: Path, tmp_path: Path) -> None:
+    data = make(tmp_path / "whole", kind, files_of(package)).read_bytes()
+    if kind.startswith("tar") and kind != "tar.gz":
+        data = data.rstrip(b"\0")
+    (tmp_path / "upload").write_bytes(data[: int(len(data) * keep)])
+    with pytest.raises(PackageError, match=r"truncated|damaged|not an archive"):
+        unpack(tmp_path / "upload", tmp_path / "into")
+
+
+def test_huge_extended_headers_are_not_read(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XHDTYPE, 1 << 30
+    (tmp_path / "upload").write_bytes(info.tobuf(tarfile.USTAR_FORMAT) + bytes(1024))
+    with pytest.raises(PackageError, match="extended header of 1073741824 bytes"):
+        unpack(tmp_path / "upload", tmp_path / "into")
+
+
+@pytest.mark.parametrize("record", [b"9 x=1\n", b"0 path=a\n", b"99999 path=a\n", b"path=a\n", b"-1 a=b\n", b"\xff"])
+def test_malformed_pax_headers(record: bytes, tmp_path: Path) -> None:
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XHDTYPE, len(record)
+    block = info.tobuf(tarfile.USTAR_FORMAT) + record + bytes(512 - len(record))
+    (tmp_path / "upload").write_bytes(block + tarfile.TarInfo("adapter_config.json").tobuf() + bytes(1024))
+    with pytest.raises(PackageError, match=r"malformed|not UTF-8"):
+        unpack(tmp_path / "upload", tmp_path / "into")
+
+
+def test_a_chain_of_extended_headers_ends(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("x")
+    info.type = tarfile.XHDTYPE
+    (tmp_path / "upload").write_bytes(info.tobuf(tarfile.USTAR_FORMAT) * 5000)
+    with pytest.raises(PackageError, match="too many extended headers"):
+        unpack(tmp_path / "upload", tmp_path / "into")
+
+
+def test_sparse_files_are_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "upload", "w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("adapter_config.json")
+        info.pax_headers = {"GNU.sparse.major": "1"}
+        tar.addfile(info)
+    with pytest.raises(PackageError, match="sparse"):
+        unpack(tmp_path / "upload", tmp_path / "into")
+
+
+def test_zip_with_unusual_compression_or_zip64(package: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bz2", "w", zipfile.ZIP_BZIP2) as opened:
+        opened.writestr("adapter_config.json", "{}" * 100)
+    with pytest.raises(PackageError, match="compression other than deflate"):
+        unpack(tmp_path / "bz2", tmp_path / "into")
+    data = make(tmp_path / "plain", "zip", files_of(package)).read_bytes()
+    (tmp_path / "zip64").write_bytes(data[:-22] + b"PK\6\7" + bytes(16) + data[-22:])
+    with pytest.raises(PackageError, match="zip64"):
+        unpack(tmp_path / "zip64", tmp_path / "into")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
+@given(kind=st.sampled_from(FORMATS), data=st.data())
+def test_damage_is_a_package_error_or_harmless(kind: str, package: Path, tmp_path: Path, data: st.DataObject) -> None:
+    whole = bytearray(make(tmp_path / "whole", kind, files_of(package, "a/")).read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(whole) - 1))
+        whole[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=4))
+    (tmp_path / "upload").write_bytes(whole)
+    assert refusal(lambda: read_package(unpack(tmp_path / "upload", tmp_path / "into"))).isprintable()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(start=st.sampled_from([b"", b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b\x08\0"]), data=st.binary(max_size=1200))
+def test_noise_is_a_package_error(start: bytes, tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "upload").write_bytes(start + data)
+    with pytest.raises(PackageError):
+        unpack(tmp_path / "upload", tmp_path / "into")

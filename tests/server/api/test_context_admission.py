@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from server.adapter_key import AdapterKey
+from server.api.context import Admission
+from server.errors import EngineUnavailableError, QueueFullError
+from tests.server.api.conftest import BASE
+from tests.server.api.test_wire import error_of
+from tests.server.live import live_server
+
+KEY = AdapterKey("a", 1, "d")
+
+
+def test_closed_until_opened() -> None:
+    admission = Admission(2)
+    with pytest.raises(EngineUnavailableError, match="loading"), admission.admit(1):
+        pass
+    admission.open()
+    with admission.admit(1):
+        admission.close("shutting down")
+        with pytest.raises(EngineUnavailableError, match="shutting down"), admission.admit(1):
+            pass
+        assert admission.active == 1
+    assert admission.active == 0
+
+
+def test_the_limit_counts_sequences() -> None:
+    admission = Admission(3)
+    admission.open()
+    with admission.admit(2, KEY), admission.admit(1):
+        assert (admission.running(KEY), admission.running(None)) == (2, 1)
+        with pytest.raises(QueueFullError), admission.admit(1):
+            pass
+    with admission.admit(3):
+        assert admission.running(KEY) == 0
+
+
+async def test_idle_waits_for_the_last() -> None:
+    admission = Admission(3)
+    admission.open()
+    with admission.admit(1):
+        waiting = asyncio.create_task(admission.idle())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+    await asyncio.wait_for(waiting, 5)
+
+
+def test_a_full_queue_is_429(base: Path, tmp_path: Path) -> None:
+    body: dict[str, Any] = {"model": BASE, "prompt": "x", "max_tokens": 1500, "ignore_eos": True}
+    engine = {"max_num_seqs": 1}
+    with live_server(base, tmp_path, engine=engine, max_waiting_requests=1) as live, ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(live.post, "/v1/completions", body) for _ in range(2)]
+        live.wait(lambda: live.parts.admission.active == 2, "two requests")
+        refused = live.post("/v1/completions", body)
+        assert error_of(refused, 429)["code"] == "rate_limit_exceeded"
+        assert int(refused.headers["retry-after"]) >= 1
+        client = openai.OpenAI(base_url=f"{live.url}/v1", api_key="x", max_retries=0)
+        with client, pytest.raises(openai.RateLimitError):
+            client.completions.create(model=BASE, prompt="x")
+        assert [future.result().status_code for future in running] == [200, 200]
+        assert live.post("/v1/completions", body | {"max_tokens": 1}).status_code == 200
+        # more than ever fits is refused too, not queued for ever
+        error_of(live.post("/v1/completions", body | {"n": 3}), 429)
+
+
+def test_no_new_requests_while_draining(base: Path, tmp_path: Path) -> None:
+    body: dict[str, Any] = {"model": BASE, "prompt": "x", "max_tokens": 800, "ignore_eos": True}
+    with live_server(base, tmp_path) as live, ThreadPoolExecutor(1) as pool:
+        running = pool.submit(live.post, "/v1/completions", body)
+        live.wait(lambda: live.parts.admission.active == 1, "a request")
+        live.on_loop(lambda: live.parts.admission.close("the server is shutting down"))
+        refused = live.post("/v1/completions", body)
+        assert error_of(refused, 503)["message"] == "the server is shutting down"
+        assert refused.headers["retry-after"]
+        with live.http() as http:
+            error_of(http.get("/ready"), 503)
+            error_of(http.put("/v1/adapters/x", files={"f": b"x"}), 503)
+            assert http.get("/health").status_code == 200
+        assert running.result().status_code == 200

@@ -1,0 +1,64 @@
+"""A whole server but for HTTP, and a witness of what its lifecycle tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from server.adapter_key import AdapterKey
+from server.catalog.lifecycle import Action, AdapterLifecycle
+from server.catalog.registry import Registry
+from server.catalog.store import AdapterStore
+from server.catalog.versions import VersionState
+from server.engine.ipc.client import ClientCore
+from server.engine.ipc.local_client import LocalEngineClient
+from server.engine.messages import AdapterLoaded
+from tests.server.engine.ipc.clients import answer, config_for
+
+
+@dataclass
+class Witness:
+    """Notes what the lifecycle tells."""
+
+    loaded: list[AdapterKey] = field(default_factory=list)
+    changes: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    retired: list[AdapterKey] = field(default_factory=list)
+
+    def adapter_loaded(self, loaded: AdapterLoaded) -> None:
+        self.loaded.append(loaded.key)
+
+    def name_changed(self, action: Action) -> None:
+        self.changes.append(action)
+
+    def adapter_refused(self, code: str) -> None:
+        self.refused.append(code)
+
+    def retire(self, key: AdapterKey) -> None:
+        self.retired.append(key)
+
+
+class Backend:
+    """A whole server but for HTTP."""
+
+    def __init__(self, base: Path, root: Path, client: ClientCore | None = None, max_candidates: int = 16) -> None:
+        self.root = root
+        self.witness = Witness()
+        self.client = client or LocalEngineClient(config_for(base))
+        self.registry = Registry("base", max_candidates)
+        self.store = AdapterStore(root)
+        self.lifecycle = AdapterLifecycle(self.registry, self.store, self.client, self.witness)
+
+    async def ask(self, model: str, *, max_tokens: int = 12) -> list[int]:
+        self.asked = getattr(self, "asked", 0) + 1
+        with self.registry.lease(model) as key:
+            return await answer(self.client, f"r{self.asked}", key, max_tokens=max_tokens)
+
+    def check_integrity(self) -> None:
+        """When idle, engine and disk hold exactly what the registry knows."""
+        versions = [version for name in self.registry.known_names() for version in self.registry.versions(name)]
+        served = (VersionState.LIVE, VersionState.CANDIDATE)
+        assert self.client.resident == {v.key for v in versions if self.registry.state(v.key) in served}
+        assert not self.registry._leaving
+        assert set((self.root / "packages").iterdir()) == {version.path for version in versions}
+        assert list((self.root / "quarantine").iterdir()) == []

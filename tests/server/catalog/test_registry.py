@@ -1,0 +1,231 @@
+"""Names, versions and tombstones."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from adapters.errors import PackageError
+from server.adapter_key import AdapterKey
+from server.catalog.registry import Registry
+from server.catalog.versions import AdapterVersion, VersionState
+from server.errors import ConflictError, InvalidRequestError, UnknownModelError
+
+BASE = "org/base-1"
+
+
+def version(key: AdapterKey) -> AdapterVersion:
+    return AdapterVersion(key=key, path=Path(str(key)), kind="lora", nbytes=1, num_virtual_tokens=0, created=0.0)
+
+
+def add(registry: Registry, name: str, digest: str = "d") -> AdapterKey:
+    key = registry.reserve(name, digest)
+    registry.commit(version(key))
+    return key
+
+
+@pytest.fixture
+def registry() -> Registry:
+    return Registry(BASE)
+
+
+def test_every_way_to_name_a_model(registry: Registry) -> None:
+    key = add(registry, "json")
+    assert registry.resolve(BASE) is None
+    for model in ("json", "json@1", f"{BASE}:json", f"{BASE}:json@1"):
+        assert registry.resolve(model) == key
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["", "nobody", "json@2", "json@0", "json@-1", "json@one", "json@" + "9" * 5000, f"{BASE}:", "other:json", "@1"],
+)
+def test_what_does_not_exist_is_refused_shortly(registry: Registry, model: str) -> None:
+    add(registry, "json")
+    with pytest.raises(UnknownModelError) as caught:
+        registry.resolve(model)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_reserved_version_is_invisible_until_committed(registry: Registry) -> None:
+    first = add(registry, "json", "one")
+    second = registry.reserve("json", "two")
+    assert second.version == 2
+    assert registry.resolve("json") == first
+    replaced = registry.commit(version(second))
+    assert registry.resolve("json") == second
+    assert replaced is not None
+    assert replaced.key == first
+
+
+def test_a_new_name_is_invisible_until_committed(registry: Registry) -> None:
+    key = registry.reserve("json", "d")
+    assert registry.names() == []
+    with pytest.raises(UnknownModelError, match="does not exist"):
+        registry.resolve("json")
+    registry.release(key)
+    assert registry.reserve("json", "d").version == 1
+
+
+def test_a_released_version_leaves_all_as_before(registry: Registry) -> None:
+    first = add(registry, "json", "one")
+    registry.release(registry.reserve("json", "bad"))
+    assert registry.resolve("json") == first
+    assert [v.key for v in registry.versions("json")] == [first]
+
+
+def test_an_older_version_is_named_but_not_served(registry: Registry) -> None:
+    first, second = add(registry, "json", "one"), add(registry, "json", "two")
+    with pytest.raises(UnknownModelError, match="Version 1 of 'json' is not being served, version 2 is"):
+        registry.resolve("json@1")
+    assert registry.resolve("json@2") == second
+    assert registry.state(first) is VersionState.DRAINING
+    registry.drained(first)
+    assert registry.state(first) is VersionState.STORED
+
+
+def test_activating_an_older_version(registry: Registry) -> None:
+    first, second = add(registry, "json", "one"), add(registry, "json", "two")
+    replaced = registry.activate(first)
+    assert replaced is not None
+    assert replaced.key == second
+    assert registry.resolve("json") == first
+    assert registry.live("json").key == first
+    assert (registry.state(first), registry.state(second)) == (VersionState.LIVE, VersionState.DRAINING)
+    assert add(registry, "json", "three").version == 3
+
+
+def test_a_removed_name_says_so_until_it_is_added_again(registry: Registry) -> None:
+    add(registry, "json")
+    add(registry, "json")
+    assert [v.key.version for v in registry.remove("json")] == [1, 2]
+    assert registry.names() == []
+    for call in (registry.resolve, registry.versions, registry.live, registry.remove):
+        with pytest.raises(UnknownModelError, match="'json' was removed"):
+            call("json")
+    failed = registry.reserve("json", "bad")
+    registry.release(failed)
+    with pytest.raises(UnknownModelError, match="'json' was removed"):
+        registry.resolve("json")
+    assert add(registry, "json").version == 3
+
+
+def test_forgetting_one_version(registry: Registry) -> None:
+    first = add(registry, "json")
+    add(registry, "json")
+    registry.forget_version(first)
+    with pytest.raises(UnknownModelError, match="no version '1'"):
+        registry.version("json", 1)
+
+
+@pytest.mark.parametrize("name", ["", "-a", "a b", "a/b", "a@1", "a:b", "é", "a" * 129, "../x"])
+def test_bad_names(registry: Registry, name: str) -> None:
+    with pytest.raises(PackageError, match="cannot name an adapter"):
+        registry.reserve(name, "d")
+
+
+def test_the_bases_name_is_taken() -> None:
+    with pytest.raises(InvalidRequestError, match="name of the base"):
+        Registry("base").reserve("base", "d")
+
+
+async def test_a_lease_pins_what_the_name_meant(registry: Registry) -> None:
+    first = add(registry, "json")
+    with registry.lease("json") as held, registry.lease(BASE) as base:
+        assert (held, base) == (first, None)
+        add(registry, "json")
+        draining = asyncio.create_task(registry.unused(first))
+        await asyncio.sleep(0)
+        assert not draining.done()
+    await asyncio.wait_for(draining, 10)
+
+
+def test_keys_read_as_name_and_version() -> None:
+    assert str(AdapterKey("json", 3, "d")) == "json@3"
+
+
+def wait(registry: Registry, name: str) -> AdapterKey:
+    key = registry.reserve(name, "candidate", candidate=True)
+    registry.commit(version(key))
+    return key
+
+
+def test_a_candidate_answers_to_its_number_only(registry: Registry) -> None:
+    live = add(registry, "json")
+    key = wait(registry, "json")
+    assert registry.resolve("json") == live
+    for model in ("json@2", f"{BASE}:json@2"):
+        assert registry.resolve(model) == key
+    assert registry.state(key) is VersionState.CANDIDATE
+    replaced = registry.activate(key)
+    assert replaced is not None
+    assert replaced.key == live
+    assert registry.resolve("json") == registry.resolve("json@2") == key
+    with pytest.raises(UnknownModelError, match="Version 1 of 'json' is not being served, version 2 is"):
+        registry.resolve("json@1")
+
+
+def test_a_name_with_only_a_candidate_is_not_served(registry: Registry) -> None:
+    key = wait(registry, "json")
+    assert (registry.names(), registry.known_names()) == ([], ["json"])
+    assert registry.resolve("json@1") == key
+    for call in (registry.resolve, registry.live, registry.before):
+        with pytest.raises(UnknownModelError, match=r"not served yet: version 1 is a candidate \(ask for json@1\)"):
+            call("json")
+    assert registry.activate(key) is None
+    assert registry.resolve("json") == key
+
+
+def test_a_discarded_candidate_is_gone(registry: Registry) -> None:
+    registry.forget_version(wait(registry, "json"))
+    for model in ("json", "json@1"):
+        with pytest.raises(UnknownModelError, match="does not exist"):
+            registry.resolve(model)
+    assert wait(registry, "json").version == 2  # a number means one content for ever
+
+
+def test_a_removed_name_stays_removed_beside_a_candidate(registry: Registry) -> None:
+    add(registry, "json")
+    registry.remove("json")
+    key = wait(registry, "json")
+    with pytest.raises(UnknownModelError, match="not served yet"):
+        registry.resolve("json")
+    registry.forget_version(key)
+    with pytest.raises(UnknownModelError, match="'json' was removed"):
+        registry.resolve("json")
+
+
+def test_candidates_are_bounded_over_all_names_and_count_while_they_load() -> None:
+    registry = Registry(BASE, max_candidates=2)
+    first, second = wait(registry, "a"), registry.reserve("b", "d", candidate=True)
+    with pytest.raises(ConflictError, match=r"2 candidates are resident, the limit .*: a@1, b@1\. Activate") as caught:
+        registry.reserve("c", "d", candidate=True)
+    assert caught.value.code == "too_many_candidates"
+    assert registry.known_names() == ["a"]
+    registry.release(second)
+    add(registry, "b")  # what goes live at once is no candidate
+    wait(registry, "c")
+    registry.activate(first)
+    wait(registry, "d")
+    with pytest.raises(ConflictError):
+        registry.reserve("a", "d", candidate=True)
+
+
+async def test_what_a_request_holds_stays_known_until_it_is_deleted(registry: Registry) -> None:
+    first, second = add(registry, "json"), add(registry, "json")
+    registry.forget_version(first)
+    registry.remove("json")
+    assert [registry.leased(key).key for key in (first, second)] == [first, second]
+    for key in (first, second):
+        registry.deleted(key)
+        with pytest.raises(UnknownModelError):
+            registry.leased(key)
+
+
+def test_counts(registry: Registry) -> None:
+    for put in (add, add, wait):
+        put(registry, "a")
+    wait(registry, "b")
+    assert registry.counts() == {VersionState.LIVE: 1, VersionState.DRAINING: 1, VersionState.CANDIDATE: 2}

@@ -1,0 +1,187 @@
+"""A real child process with a real engine on a tiny base: service, death, recovery, end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+import psutil
+import pytest
+import pytest_asyncio
+
+from adapters.errors import PackageError
+from server.engine.ipc.process_client import ProcessEngineClient, RestartPolicy
+from server.errors import EngineStartError, EngineUnavailableError
+from tests.server.engine.ipc.clients import answer, config_for, key, request, until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+LONG = 400
+POLICY = RestartPolicy(first_delay=0.01, quick_failures=1, slow_delay=0.02)
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def client(tiny_base: Path) -> AsyncIterator[ProcessEngineClient]:
+    """One client for all tests here; each leaves it idle."""
+    made = ProcessEngineClient(config_for(tiny_base), policy=POLICY)
+    await made.start()
+    yield made
+    pid = made.pid
+    await made.close()
+    assert pid is not None
+    assert not psutil.pid_exists(pid)
+
+
+async def kill(client: ProcessEngineClient) -> None:
+    assert client.pid is not None
+    os.kill(client.pid, signal.SIGKILL)
+    await until(lambda: not client.ready)
+
+
+async def test_requests_and_adapters(client: ProcessEngineClient, tiny_adapters: Mapping[str, Path]) -> None:
+    assert client.info.num_kv_blocks == client.stats.kv_blocks_total or client.stats.steps == 0
+    loaded = await client.load_adapter(key("a"), tiny_adapters["prefix-5"])
+    assert (loaded.kind, loaded.num_virtual_tokens) == ("prefix", 5)
+    base, adapted = await asyncio.gather(answer(client, "base"), answer(client, "adapted", key("a")))
+    assert base != adapted
+    await client.unload_adapter(key("a"))
+
+
+async def test_errors_of_adapters_keep_their_class(client: ProcessEngineClient, tmp_path: Path) -> None:
+    with pytest.raises(PackageError):
+        await client.load_adapter(key("bad"), tmp_path)
+
+
+async def test_leaving_early_aborts_in_the_child(client: ProcessEngineClient) -> None:
+    stream = client.submit(request("r", max_tokens=LONG))
+    await anext(stream)
+    await stream.aclose()
+    await until(lambda: client.stats.num_running == 0)
+    assert client.stats.kv_blocks_used == 0
+
+
+async def test_interrupts_are_the_parents_business(client: ProcessEngineClient) -> None:
+    pid = client.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGINT)
+    os.kill(pid, signal.SIGTERM)
+    assert len(await answer(client, "r", max_tokens=50)) == 50
+    assert client.pid == pid
+
+
+async def test_kill_mid_stream_and_come_back(client: ProcessEngineClient, tiny_adapters: Mapping[str, Path]) -> None:
+    names = {"one": "lora-r8", "two": "prefix-16", "three": "prompt-7"}
+    for name, path in names.items():
+        await client.load_adapter(key(name), tiny_adapters[path])
+    before = {name: await answer(client, f"before-{name}", key(name)) for name in names}
+    streams = [client.submit(request(f"s{i}", key("one"), max_tokens=LONG)) for i in range(3)]
+    for stream in streams:
+        await anext(stream)
+    restarts = client.restarts
+    await kill(client)
+    for stream in streams:
+        with pytest.raises(EngineUnavailableError, match="can be sent again"):
+            async for _ in stream:
+                pass
+    with pytest.raises(EngineUnavailableError, match="restarting"):
+        client.submit(request("while down"))
+    await until(lambda: client.ready)
+    assert client.restarts == restarts + 1
+    assert client.resident == {key(name) for name in names}
+    after = {name: await answer(client, f"after-{name}", key(name)) for name in names}
+    assert after == before
+    for name in names:
+        await client.unload_adapter(key(name))
+
+
+async def test_death_during_a_load(client: ProcessEngineClient, tiny_adapters: Mapping[str, Path]) -> None:
+    assert client.pid is not None
+    os.kill(client.pid, signal.SIGSTOP)  # so that the load cannot be answered before the end
+    loading = asyncio.create_task(client.load_adapter(key("late"), tiny_adapters["lora-r4"]))
+    await asyncio.sleep(0)
+    await kill(client)
+    with pytest.raises(EngineUnavailableError, match="while loading"):
+        await loading
+    await until(lambda: client.ready)
+    assert client.resident == frozenset()
+
+
+async def test_an_adapter_unloaded_while_down_stays_away(
+    client: ProcessEngineClient, tiny_adapters: Mapping[str, Path]
+) -> None:
+    await client.load_adapter(key("gone"), tiny_adapters["lora-r4"])
+    await client.load_adapter(key("kept"), tiny_adapters["lora-r8"])
+    await kill(client)
+    await client.unload_adapter(key("gone"))
+    await until(lambda: client.ready)
+    assert client.resident == {key("kept")}
+    await until(lambda: client.stats.adapters_resident == 1)
+    await client.unload_adapter(key("kept"))
+
+
+async def test_an_adapter_whose_files_vanished_does_not_keep_the_engine_down(
+    client: ProcessEngineClient, tiny_adapters: Mapping[str, Path], tmp_path: Path
+) -> None:
+    moved = tmp_path / "moved"
+    here = tmp_path / "here"
+    here.symlink_to(tiny_adapters["lora-r4"])
+    await client.load_adapter(key("lost"), here)
+    here.rename(moved)
+    await kill(client)
+    await until(lambda: client.ready)
+    assert client.resident == frozenset()
+    assert await answer(client, "r")
+
+
+async def test_keeps_trying_after_it_has_given_up_hurrying(
+    client: ProcessEngineClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    restarts = client.restarts
+    await kill(client)
+    await until(lambda: client.restarts >= restarts + 3)
+    assert not client.ready
+    assert "times in a row" in caplog.text
+    assert "cannot start the engine process" in caplog.text
+    monkeypatch.undo()
+    await until(lambda: client.ready)
+    assert await answer(client, "r")
+
+
+async def test_start_failures_speak_plainly(tmp_path: Path, tiny_base: Path) -> None:
+    missing, starved = (
+        ProcessEngineClient(config_for(tmp_path)),
+        ProcessEngineClient(config_for(tiny_base, kv_cache_gb=1e-9)),
+    )
+    results = await asyncio.gather(missing.start(), starved.start(), return_exceptions=True)
+    assert all(isinstance(result, EngineStartError) for result in results)
+    assert "no config.json" in str(results[0])
+    assert "--kv-cache-gb" in str(results[1])
+    assert missing.pid is starved.pid is None
+
+
+async def test_closing_while_starting_leaves_no_process(tiny_base: Path) -> None:
+    client = ProcessEngineClient(config_for(tiny_base))
+    starting = asyncio.create_task(client.start())
+    await until(lambda: client.pid is not None)
+    pid = client.pid
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert pid is not None
+    assert not psutil.pid_exists(pid)
+
+
+async def test_closing_ends_what_is_outstanding(tiny_base: Path) -> None:
+    client = ProcessEngineClient(config_for(tiny_base))
+    await client.start()
+    stream = client.submit(request("r", max_tokens=LONG))
+    await anext(stream)
+    await client.close()
+    with pytest.raises(EngineUnavailableError):
+        async for _ in stream:
+            pass
+    await client.close()

@@ -1,0 +1,26 @@
+"""Log-probabilities of chosen and of the most likely tokens."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from server.engine.sampling.sampler import token_logprobs
+
+
+def test_chosen_and_top() -> None:
+    logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]])
+    first, second = token_logprobs(logits, [0, 0], [2, 0])
+    expected = logits.log_softmax(-1)
+    assert first.logprob == pytest.approx(float(expected[0, 0]))
+    assert [token for token, _ in first.top] == [1, 2]
+    assert first.top[0][1] == pytest.approx(float(expected[0, 1]))
+    assert (second.token_id, second.top) == (0, [])
+
+
+def test_no_more_than_the_vocabulary() -> None:
+    assert len(token_logprobs(torch.zeros(1, 3), [0], [20])[0].top) == 3
+
+
+def test_nothing() -> None:
+    assert token_logprobs(torch.zeros(0, 3), [], []) == []

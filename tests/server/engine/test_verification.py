@@ -1,0 +1,156 @@
+"""Adapters are tried out when they load: recorded logits, finiteness, effect; on real packages saved by peft."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig
+from safetensors.torch import load_file
+
+from adapters.package.golden import GoldenLogits
+from adapters.package.manifest import BaseRef, Manifest
+from adapters.package.writing import write_package
+from bases.fingerprint import base_fingerprint
+from server.adapter_key import AdapterKey
+from server.engine.messages import AdapterFailed, AdapterLoaded
+from tests import oracle
+from tests.factory import make_adapter
+from tests.server.engine.driver import Driver, prompt_of
+
+PROMPTS = [prompt_of(seed, length) for seed, length in ((1, 9), (2, 23), (3, 14))]
+
+
+def recorded(base: Path, source: Path, path: Path, *, kind: str, of: Path | None = None) -> Path:
+    """The package ``source`` with a manifest and the logits that peft gives for ``of`` (itself by default)."""
+    probes = [GoldenLogits(torch.tensor(ids), oracle.logits(base, of or source, ids)[-1]) for ids in PROMPTS]
+    manifest = Manifest(
+        kind=kind,
+        base=BaseRef("tiny", base_fingerprint(base)),
+        created=datetime.now(UTC),
+        training={"quantize": "none", "dtype": "float32"},
+    )
+    config = json.loads((source / "adapter_config.json").read_text())
+    write_package(path, config, load_file(source / "adapter_model.safetensors"), manifest, probes)
+    return path
+
+
+def load(driver: Driver, path: Path, *, allow_noop: bool = False, name: str = "new") -> AdapterLoaded | AdapterFailed:
+    key = AdapterKey(name, 1, name)
+    driver.engine.load_adapter(key, path, allow_noop=allow_noop)
+    for _ in range(3000):
+        driver_events = driver.engine.step()
+        for event in driver_events:
+            if isinstance(event, (AdapterLoaded, AdapterFailed)):
+                return event
+    raise AssertionError("no answer")
+
+
+@pytest.mark.parametrize("name", ["lora-r8", "prefix-21", "prompt-7", "lora-bias-all"])
+def test_recorded_logits_are_replayed(
+    make_driver: Callable[..., Driver], tiny_base: Path, tiny_adapters: Mapping[str, Path], name: str, tmp_path: Path
+) -> None:
+    driver = make_driver()
+    driver.load("other", tiny_adapters["lora-r4"])
+    event = load(driver, recorded(tiny_base, tiny_adapters[name], tmp_path / "p", kind=name.split("-", 1)[0]))
+    assert isinstance(event, AdapterLoaded), event
+    assert event.warnings == []
+    assert event.seconds["try"] > 0
+
+
+@pytest.mark.parametrize("of", ["lora-r4", "lora-r8-attention"])
+def test_other_logits_than_the_recorded_are_refused(
+    make_driver: Callable[..., Driver], tiny_base: Path, tiny_adapters: Mapping[str, Path], of: str, tmp_path: Path
+) -> None:
+    driver = make_driver()
+    package = recorded(tiny_base, tiny_adapters["lora-r8"], tmp_path / "p", kind="lora", of=tiny_adapters[of])
+    event = load(driver, package)
+    assert isinstance(event, AdapterFailed)
+    assert "does not answer as it did after its training" in event.message
+    assert "allowed is 0.01" in event.message
+    assert driver.engine.runner.adapter_bytes == 0
+
+
+def test_a_small_difference_of_the_scale_is_seen(
+    make_driver: Callable[..., Driver], tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path
+) -> None:
+    package = recorded(tiny_base, tiny_adapters["lora-r8"], tmp_path / "p", kind="lora")
+    config = json.loads((package / "adapter_config.json").read_text())
+    (package / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": config["lora_alpha"] * 1.25}))
+    event = load(make_driver(), package)
+    assert isinstance(event, AdapterFailed)
+    assert "allowed" in event.message
+
+
+def test_an_adapter_without_effect_is_refused_unless_allowed(
+    make_driver: Callable[..., Driver], tiny_base: Path, tmp_path: Path
+) -> None:
+    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    package = make_adapter(tiny_base, tmp_path / "noop", config, std=0.0)
+    driver = make_driver()
+    refused = load(driver, package)
+    assert isinstance(refused, AdapterFailed)
+    assert "answers exactly as the base does" in refused.message
+    assert "allow_noop" in refused.message
+    loaded = load(driver, package, allow_noop=True)
+    assert isinstance(loaded, AdapterLoaded)
+    assert len(loaded.warnings) == 1
+
+
+def test_logits_that_are_not_finite_are_refused(
+    make_driver: Callable[..., Driver], tiny_base: Path, tmp_path: Path
+) -> None:
+    config = LoraConfig(r=4, target_modules=["down_proj"], task_type="CAUSAL_LM")
+    package = make_adapter(tiny_base, tmp_path / "wild", config, std=1e19)
+    driver = make_driver()
+    event = load(driver, package)
+    assert isinstance(event, AdapterFailed)
+    assert "not finite" in event.message
+    driver.submit("base", PROMPTS[1], None)
+    driver.run()
+    driver.check("base", PROMPTS[1], None)
+
+
+def test_requests_go_on_while_an_adapter_is_tried_out(
+    make_driver: Callable[..., Driver], tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path
+) -> None:
+    # 16 blocks of 4 positions: the trial needs blocks that the request holds, and takes them by preemption
+    block_bytes = 4 * 2 * 2 * (16 + 16) * 4
+    driver = make_driver(kv_cache_gb=16 * block_bytes / 1e9)
+    key = driver.load("lora-r4", tiny_adapters["lora-r4"])
+    driver.submit("busy", PROMPTS[1], key, 40)
+    for _ in range(12):
+        driver.step()
+    package = recorded(tiny_base, tiny_adapters["lora-r8"], tmp_path / "p", kind="lora")
+    new = driver.load("new", package)
+    assert driver.engine.scheduler.requests, "the request is still running"
+    driver.submit("after", PROMPTS[0], new)
+    driver.run()
+    assert driver.engine.stats().preemptions > 0
+    driver.check("busy", PROMPTS[1], tiny_adapters["lora-r4"], 40)
+    driver.check("after", PROMPTS[0], tiny_adapters["lora-r8"])
+
+
+def test_a_cache_too_small_for_the_probes_is_told(
+    make_driver: Callable[..., Driver], tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path
+) -> None:
+    block_bytes = 4 * 2 * 2 * (16 + 16) * 4
+    driver = make_driver(kv_cache_gb=5 * block_bytes / 1e9)
+    package = recorded(tiny_base, tiny_adapters["lora-r8"], tmp_path / "p", kind="lora")
+    event = load(driver, package)
+    assert isinstance(event, AdapterLoaded)
+    assert event.warnings == ["the adapter was not tried out on every probe: the KV cache is too small for them"]
+
+
+def test_another_quantization_than_the_trainings_is_told(
+    make_driver: Callable[..., Driver], tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path
+) -> None:
+    package = recorded(tiny_base, tiny_adapters["lora-r8"], tmp_path / "p", kind="lora")
+    event = load(make_driver(quantize="nf4"), package)
+    assert isinstance(event, AdapterLoaded), event
+    (warning,) = event.warnings
+    assert "Train on the base as it is served" in warning

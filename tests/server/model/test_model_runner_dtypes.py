@@ -1,0 +1,70 @@
+"""bf16 and fp16, and a CUDA device: the same batch as in fp32 on the CPU, within the type's rounding."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from server.adapter_key import AdapterKey
+from server.config import EngineConfig
+from server.model.inputs import VIRTUAL, ModelInput, SequenceInput
+from server.model.model_runner import load_runner
+
+NAMES = ["lora-r4", "lora-r8", "rslora-r16", "lora-bias", "prompt-7", "prefix-5"]
+
+
+def mixed_logits(base: Path, adapters: Mapping[str, Path], **settings: str) -> Tensor:
+    """Logits of one prefill and one decode of the same mixed batch."""
+    common = {"quantize": "none", "kv_cache_gb": 0.02, "block_size": 4, "threads": 1}
+    runner = load_runner(EngineConfig(model=str(base), **{**common, **settings}))  # type: ignore[arg-type]
+    prefill, decode = [SequenceInput(None, [7, 8, 9], 0, [0], [2])], [SequenceInput(None, [5], 3, [0], [0])]
+    for i, name in enumerate(NAMES):
+        key, blocks = AdapterKey(name, 1, name), list(range(4 * i + 1, 4 * i + 5))
+        adapter = runner.prepare(adapters[name]).adapter
+        runner.install(key, adapter)
+        ids, start = [10 + i, 20, 30, 40, 50 + i], 0
+        if adapter.prefix is not None:
+            runner.write_prefix(key, blocks)
+            start = adapter.num_virtual_tokens
+        else:
+            ids = [VIRTUAL] * adapter.num_virtual_tokens + ids
+        prefill.append(SequenceInput(key, ids, start, blocks, [len(ids) - 1]))
+        decode.append(SequenceInput(key, [60 + i], start + len(ids), blocks, [0]))
+    return torch.cat([runner.execute(ModelInput(part)).cpu() for part in (prefill, decode)])
+
+
+# bits of mantissa (8 and 11) through two layers, logits of magnitude 3
+ROUNDING = {"bfloat16": (0.15, 0.02), "float16": (0.02, 0.003)}
+
+
+@pytest.fixture(scope="module")
+def half_base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``tiny_base`` in bf16, as bases are published: every type then quantizes the same numbers."""
+    path = tmp_path_factory.mktemp("base") / "half"
+    shutil.copytree(tiny_base, path)
+    AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.bfloat16).save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+@pytest.mark.parametrize("quantize", ["none", "nf4", "nf4-dq", "fp4", "int8"])
+def test_half_types(half_base: Path, tiny_adapters: Mapping[str, Path], dtype: str, quantize: str) -> None:
+    want = mixed_logits(half_base, tiny_adapters, dtype="float32", device="cpu", quantize=quantize)
+    got = mixed_logits(half_base, tiny_adapters, dtype=dtype, device="cpu", quantize=quantize)
+    largest, mean = ROUNDING[dtype]
+    torch.testing.assert_close(got, want, rtol=0, atol=largest)
+    assert float((got - want).abs().mean()) < mean
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda(tiny_base: Path, tiny_adapters: Mapping[str, Path]) -> None:
+    want = mixed_logits(tiny_base, tiny_adapters, dtype="float32", device="cpu")
+    got = mixed_logits(tiny_base, tiny_adapters, dtype="float32", device="cuda")
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-4)

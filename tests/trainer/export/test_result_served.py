@@ -1,0 +1,53 @@
+"""What the trainer makes, the server takes: every method's package stands the parity probe of a real engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from server.adapter_key import AdapterKey
+from server.config import EngineConfig
+from server.engine.engine import Engine
+from server.engine.messages import AdapterFailed, AdapterLoaded
+from server.model.model_runner import load_runner
+from tests.trainer.every_method import METHODS
+from tests.trainer.support import make_config
+from trainer.config.methods import METHODS as CONFIGS
+from trainer.errors import ConfigError
+from trainer.run import train
+
+
+def load(engine: Engine, package: Path) -> AdapterLoaded | AdapterFailed:
+    engine.load_adapter(AdapterKey("new", 1, "new"), package)
+    for _ in range(3000):
+        for event in engine.step():
+            if isinstance(event, (AdapterLoaded, AdapterFailed)):
+                return event
+    raise AssertionError("no answer")
+
+
+def serve(base: Path, package: Path, quantize: str) -> AdapterLoaded | AdapterFailed:
+    config = EngineConfig(model=str(base), quantize=quantize, dtype="float32", kv_cache_gb=0.02, threads=1)
+    engine = Engine(load_runner(config), config)
+    try:
+        return load(engine, package)
+    finally:
+        engine.check_integrity()
+        engine.close()
+
+
+@pytest.mark.parametrize("quantize", ["none", "nf4", "int8"])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_server_replays_what_the_trainer_recorded(
+    tiny_base: Path, tmp_path: Path, method: str, quantize: str
+) -> None:
+    if quantize not in CONFIGS[METHODS[method][0].removeprefix("method=")].QUANTIZED:
+        with pytest.raises(ConfigError, match=r"training\.quantize"):
+            make_config(tmp_path, tiny_base, f"quantize={quantize}", *METHODS[method])
+        return
+    result = train(make_config(tmp_path, tiny_base, f"quantize={quantize}", "max_steps=4", *METHODS[method]))
+    assert result.package is not None
+    event = serve(tiny_base, result.package, quantize)
+    assert isinstance(event, AdapterLoaded), event
+    assert event.warnings == []

@@ -1,0 +1,107 @@
+"""What becomes of an older run in an output, and when: never before the new one is known to be sound."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bases.errors import BaseModelError
+from tests.trainer.support import make_config
+from trainer.errors import CheckpointError, ConfigError, TrainerError
+from trainer.loop.output import check_output
+from trainer.run import train
+
+SHORT = ("max_steps=4", "save_steps=2", "eval_steps=2")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_older_run_outlives_a_new_one_that_cannot_begin(tiny_base: Path, tmp_path: Path) -> None:
+    config = make_config(tmp_path, tiny_base, *SHORT)
+    train(config)
+    before = content(tmp_path / "run")
+    wrong = {
+        "data.path=gone.jsonl": TrainerError,
+        "base=nowhere": BaseModelError,
+        "target_modules=[gone]": ConfigError,
+    }
+    for change, error in wrong.items():
+        with pytest.raises(error):
+            train(make_config(tmp_path, tiny_base, *SHORT, change), overwrite=True)
+        assert content(tmp_path / "run") == before
+
+
+def test_a_first_run_that_cannot_begin_leaves_no_directory(tiny_base: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainerError):
+        train(make_config(tmp_path, tiny_base, "data.path=gone.jsonl"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_not_of_the_run_is_left_alone(tiny_base: Path, tmp_path: Path) -> None:
+    train(make_config(tmp_path, tiny_base, *SHORT))
+    run = tmp_path / "run"
+    shutil.copytree(run / "checkpoint-2", run / "checkpoint-2-backup")
+    shutil.copytree(run / "checkpoint-2", run / "checkpoint-1000")
+    (run / "checkpoint-1000" / "trainable.safetensors").unlink()  # another trainer's: complete, but not ours
+    (run / "checkpoint-notes.txt").write_text("mine")
+    shutil.copytree(run / "checkpoint-4", run / "checkpoint-6")
+    (run / "checkpoint-6" / "trainer_state.json").unlink()  # torn
+    config = make_config(tmp_path, tiny_base, *SHORT, "keep_checkpoints=1")
+    shutil.rmtree(run / "checkpoint-4")
+    train(config, resume=True)
+    kept = {path.name for path in run.glob("checkpoint-*")}
+    assert kept == {"checkpoint-4", "checkpoint-2-backup", "checkpoint-1000", "checkpoint-notes.txt"}
+    train(config, overwrite=True)
+    kept = {path.name for path in run.glob("checkpoint-*")}
+    assert kept == {"checkpoint-4", "checkpoint-2-backup", "checkpoint-notes.txt"}
+
+
+def test_the_best_and_the_last_checkpoint_are_kept(tiny_base: Path, tmp_path: Path) -> None:
+    options = ("max_steps=4", "save_steps=1", "eval_steps=1", "best_checkpoint=true", "keep_checkpoints=1")
+    train(make_config(tmp_path, tiny_base, *options, "learning_rate=10", "scheduler=constant"))  # only gets worse
+    steps = {path.name for path in (tmp_path / "run").glob("checkpoint-*")}
+    assert len(steps) == 2
+    assert "checkpoint-4" in steps
+
+
+def test_the_result_of_another_kind_does_not_stay_beside_the_new_one(tiny_base: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(make_config(tmp_path, tiny_base, *SHORT, "template=alpaca"))
+    assert (run / "chat_template.jinja").exists()
+    train(make_config(tmp_path, tiny_base, *SHORT, "method=full"), overwrite=True)
+    assert (run / "base" / "model.safetensors").exists()
+    assert not (run / "adapter").exists()
+    assert not (run / "chat_template.jinja").exists()
+    on_itself = make_config(tmp_path, run / "base", *SHORT)
+    train(on_itself, overwrite=True)
+    assert (run / "base" / "model.safetensors").exists()  # it is what was trained on
+    assert (run / "adapter").exists()
+
+
+def test_an_output_that_cannot_be_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("x")
+    with pytest.raises(CheckpointError, match="is not a directory"):
+        check_output(file, resume=False, overwrite=False)
+    with pytest.raises(CheckpointError, match=r"cannot be created: .*file is not a directory"):
+        check_output(file / "run", resume=False, overwrite=True)
+    with pytest.raises(CheckpointError, match=r"no complete checkpoint .*; train without --resume"):
+        check_output(tmp_path / "none", resume=True, overwrite=False)
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(CheckpointError, match=r"no complete checkpoint .*; start anew with --overwrite"):
+        check_output(tmp_path, resume=True, overwrite=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "file"]
+
+
+def test_a_first_run_clears_nothing(tiny_base: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for name in ("checkpoint-500/model.safetensors", "tensorboard/events", "base/hotswap.json", "chat_template.jinja"):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text("another's")
+    before = content(run)
+    train(make_config(tmp_path, tiny_base, *SHORT))
+    assert before.items() <= content(run).items()

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from trainer.loop.records import MetricsFile, plot_losses, read_metrics
+
+
+def test_records_are_appended_and_a_resumed_run_keeps_what_lies_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    metrics = MetricsFile(path)
+    for step in (1, 2, 3):
+        metrics.append({"step": step, "loss": 1 / step})
+    MetricsFile(path, resume_step=2).append({"step": 3, "loss": 0.5})
+    assert [record["loss"] for record in read_metrics(path)] == [1.0, 0.5, 0.5]
+    MetricsFile(path)
+    assert read_metrics(path) == []
+
+
+def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2, "lo', encoding="utf-8")
+    assert read_metrics(path) == [{"step": 1}]
+    assert read_metrics(tmp_path / "none.jsonl") == []
+
+
+def test_losses_are_plotted_where_there_are_any(tmp_path: Path) -> None:
+    plot_losses([{"step": 1, "eval_loss": 1.0}], tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+    records = [{"step": step, "loss": 1.0 / step} for step in range(1, 100)]
+    plot_losses([*records, {"step": 99, "eval_loss": 0.5}], tmp_path / "loss.png")
+    assert (tmp_path / "loss.png").stat().st_size > 10_000

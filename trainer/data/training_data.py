@@ -1,0 +1,227 @@
+"""The training data of one run: read, split, rendered, tokenised to disk, and accounted for in words."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from trainer.config.data import DataConfig
+from trainer.data.conversations import TEXT, DroppedRow, ParsedRow
+from trainer.data.disk import Examples, TokenQuestions
+from trainer.data.encoding import Example, RowEncoder
+from trainer.data.messages import ASSISTANT, Question, TokenQuestion
+from trainer.data.rendering import BASE, NONE, is_foreign, template_name
+from trainer.data.rows import RawRow
+from trainer.data.sources import find_test_source, with_recipe
+from trainer.data.splits import (
+    PROGRESS_EVERY,
+    Indices,
+    Progress,
+    Survey,
+    describe_dropped,
+    find_splits,
+    nothing_left,
+    rows_at,
+    survey,
+)
+from trainer.errors import DataError
+from trainer.files import SERVED_TEMPLATE
+
+_TOO_LONG = {
+    "drop": "left out",
+    "cut_start": "cut at the start",
+    "cut_end": "cut at the end",
+    "split": "split into several",
+}
+
+
+def notes_of(
+    config: DataConfig,
+    surveys: Sequence[Survey],
+    *,
+    foreign: bool,
+    stray_tail: str,
+    dropped: Mapping[str, int],
+    cut: Mapping[str, int],
+    repeated: int,
+    shared: int,
+) -> tuple[str, ...]:
+    """One line for each thing that people should know of the data.
+
+    ``foreign``: the template is not the base's. ``stray_tail``: what it writes after an answer, where that ends no
+    turn. ``repeated`` training rows repeat another, ``shared`` validation rows are training rows as well.
+    """
+    notes = [f"{one.source.name}: {_rows(one.rows)} of the shape {one.layout}" for one in surveys]
+    notes += [_template_note(config, surveys, foreign), _truncation_note(config)]
+    if stray_tail:
+        notes.append(
+            f"warning: the template ends answers with {stray_tail!r}, which no token of this base ends a turn with: "
+            "it becomes part of every answer; choose a template of this base's markers"
+        )
+    if cut:
+        notes.append("cut: " + "; ".join(f"{_rows(count)} at data.{key}" for key, count in sorted(cut.items())))
+    if dropped:
+        notes.append(f"left out {describe_dropped(dict(dropped))}")
+    if repeated:
+        kept = "left out" if config.duplicates == "drop" else "kept; data.duplicates: drop leaves them out"
+        notes.append(f"repeated: {_rows(repeated)} ({kept})")
+    if shared:
+        notes.append(f"warning: {_rows(shared)} to validate on and to train on as well")
+    return tuple(notes)
+
+
+def _template_note(config: DataConfig, surveys: Sequence[Survey], foreign: bool) -> str:
+    if all(one.layout.shape == "text" for one in surveys):
+        return "no template: the rows are plain text, all of which is learned"
+    learned = {"all_answers": "every answer", "last_answer": "the last answer", "everything": "all text"}
+    what = f"{learned[config.learn]} of a row is learned"
+    if config.template == NONE:
+        return f"no template: prompt and response are joined as they are, for /v1/completions; {what}"
+    if config.template == BASE:
+        return f"template: the base's own; {what}"
+    name = template_name(config)
+    if not foreign:
+        return f"template: {name}, which is the base's own; {what}"
+    return (
+        f"warning: template {name} is not the base's; serve it with --chat-template OUTPUT/{SERVED_TEMPLATE} "
+        f"(other servers refuse the adapter); {what}"
+    )
+
+
+def _truncation_note(config: DataConfig) -> str:
+    parts = []
+    if config.max_prompt_length:
+        parts.append(f"prompts above {config.max_prompt_length} tokens lose old turns, then their end")
+    if config.max_response_length:
+        parts.append(f"responses above {config.max_response_length} tokens lose their end")
+    parts.append(f"rows above {config.max_length} tokens are {_TOO_LONG[config.too_long]}")
+    return "; ".join(parts)
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run trains on.
+
+    ``dropped`` counts rows by reason, ``cut`` rows by the limit at which something of them was cut off; ``sha256`` is
+    over the files' bytes; ``notes`` say in words what was made of the data. ``questions`` is empty for plain text.
+    """
+
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    questions: Sequence[TokenQuestion]
+    sha256: str
+    dropped: dict[str, int] = field(default_factory=dict)
+    cut: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def load_data(
+    config: DataConfig, tokenizer: Any, end_ids: Sequence[int], seed: int, progress: Progress | None = None
+) -> TrainingData:
+    """Read, split, render and tokenise. Raises DataError in one line for everything that cannot be trained on."""
+    config = with_recipe(config)
+    rows = RowEncoder(config, tokenizer, end_ids)
+    tokens = _RowTokenizer(config, rows, progress)
+    parts = find_splits(config, seed, progress)
+    train, validation, questions = Examples(), Examples(), TokenQuestions()
+    tokens.encode(parts.found, parts.split.train, train)
+    if config.validation:
+        tokens.encode(*parts.validating, validation, questions)
+    hashes = "".join(one.source.sha256 for one in parts.surveys)
+    dropped = sum((one.dropped for one in parts.surveys), tokens.dropped)
+    return TrainingData(
+        train=train,
+        validation=validation,
+        questions=questions,
+        sha256=hashlib.sha256(hashes.encode()).hexdigest(),
+        dropped=dict(dropped),
+        cut=dict(tokens.cut),
+        notes=notes_of(
+            config,
+            parts.surveys,
+            foreign=is_foreign(config, tokenizer),
+            stray_tail=rows.stray_tail,
+            dropped=dropped,
+            cut=tokens.cut,
+            repeated=parts.split.repeated,
+            shared=len(parts.overlapping),
+        ),
+    )
+
+
+def load_questions(config: DataConfig, seed: int, split: Literal["validation", "test"]) -> list[Question]:
+    """The rows that training with ``seed`` holds back, or those of ``data.test``, as questions to a server.
+
+    Rows that training left out because of their tokens alone (too long) are asked too. Raises DataError.
+    """
+    config = with_recipe(config)
+    if split == "test":
+        found = survey(find_test_source(config), config)
+        return [_question(row, reading, config) for row, reading in rows_at(found, found.usable, config)]
+    if not config.validation:
+        raise DataError("there are no validation rows (data.validation is 0)")
+    found, indices = find_splits(config, seed).validating
+    return [_question(row, reading, config) for row, reading in rows_at(found, indices, config)]
+
+
+class _RowTokenizer:
+    """Tokenises rows to disk, and counts what it drops and cuts."""
+
+    def __init__(self, config: DataConfig, rows: RowEncoder, progress: Progress | None) -> None:
+        self._config, self._rows, self._progress = config, rows, progress
+        self.dropped: Counter[str] = Counter()
+        self.cut: Counter[str] = Counter()
+
+    def encode(
+        self, found: Survey, indices: Indices, examples: Examples, questions: TokenQuestions | None = None
+    ) -> None:
+        """Append the rows of ``found`` at ``indices``. Raises DataError when none of them is usable."""
+        mine: Counter[str] = Counter()
+        what = f"tokenising {found.source.name}"
+        for done, (_row, reading) in enumerate(rows_at(found, indices, self._config)):
+            if self._progress and done % PROGRESS_EVERY == 0:
+                self._progress(what, done, len(indices))
+            try:
+                self._one(reading, examples, questions)
+            except DroppedRow as reason:
+                mine[str(reason)] += 1
+        if self._progress:
+            self._progress(what, len(indices), len(indices))
+        if not len(examples):
+            raise nothing_left(found.source.name, mine + found.dropped)
+        self.dropped.update(mine)
+
+    def _one(self, reading: ParsedRow, examples: Examples, questions: TokenQuestions | None) -> None:
+        encoded = self._rows.encode(reading)
+        for example in encoded.examples:
+            examples.append(example)
+        self.cut.update(set(encoded.cut))
+        if questions is not None and reading.conversation[0].role != TEXT:
+            conversation, _ = self._rows.fit(reading)
+            last = _last_answer(conversation)
+            prompt = self._rows.renderer.prompt(conversation[:last], reading.tools)
+            questions.append(TokenQuestion(tuple(self._rows.encoder.prompt_ids(prompt)), conversation[last].content))
+
+
+def _question(row: RawRow, reading: ParsedRow, config: DataConfig) -> Question:
+    conversation = reading.conversation
+    if conversation[0].role == TEXT:
+        return Question(None, "", conversation[0].content, row.values)
+    if reading.tools:
+        raise DataError("data.tools: no server can be asked with tools; set data.tools: text")
+    last = _last_answer(conversation)
+    reference = conversation[last].content
+    if config.template == "none":
+        return Question(None, conversation[last - 1].content, reference, row.values)
+    return Question(conversation[:last], None, reference, row.values)
+
+
+def _last_answer(conversation: Iterable[Any]) -> int:
+    return max(i for i, message in enumerate(conversation) if message.role == ASSISTANT)

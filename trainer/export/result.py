@@ -1,0 +1,184 @@
+"""What a run ends in: an adapter's package, or a base of its own after full fine-tuning.
+
+A package is plain peft files with a manifest and golden logits; a base is the directory that ``hotswap serve --model``
+loads.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from accelerate.utils import extract_model_from_parallel
+from transformers import AutoConfig
+
+from adapters.errors import AdapterError
+from adapters.package.added_tokens import AddedToken
+from adapters.package.files import MANIFEST_FILE
+from adapters.package.golden import GoldenLogits
+from adapters.package.manifest import BaseRef, DataRef, Manifest, encode_manifest
+from adapters.package.writing import write_package
+from bases.fingerprint import template_sha256
+from trainer.base_model import Base, load_tokenizer
+from trainer.config.methods import FullMethod
+from trainer.config.preference import summary_of
+from trainer.config.schema import TrainConfig
+from trainer.data.encoding import Encoder
+from trainer.data.messages import Message
+from trainer.data.rendering import is_foreign, make_renderer, template_name, template_text
+from trainer.errors import TrainingError
+from trainer.files import SERVED_TEMPLATE, replacing
+from trainer.loop.output import result_directory
+from trainer.methods import adapter_of
+
+# Not rows of the training data: packages travel further than data may.
+GOLDEN_PROMPTS = (
+    "Hello! What can you do?",
+    "On 7 March 2021 we met at 18:45 in room B-12.",
+    'Repeat this list: {"name": "Ada", "tags": ["x", "y"], "count": 3}',
+)
+_PACKAGES = ("hotswap", "torch", "transformers", "peft", "bitsandbytes")
+
+
+def export_adapter(
+    model: Any, base: Base, config: TrainConfig, path: Path, *, data: DataRef, metrics: dict[str, float]
+) -> None:
+    """Write the adapter of ``model`` as a package to ``path``, all or nothing, in the place of an older one.
+
+    Raises TrainingError when the adapter is not sound, for instance not finite.
+    """
+    model = extract_model_from_parallel(model, keep_fp32_wrapper=False).eval()  # recorded without mixed precision
+    manifest = make_manifest(base, config, data, metrics)
+    golden = golden_logits(model, golden_prompt_ids(base, config))
+    adapter, tensors = adapter_of(model)
+    try:
+        write_package(path, adapter, tensors, manifest, golden, replace=True)
+    except AdapterError as error:
+        raise TrainingError(f"the trained adapter cannot be packaged: {error}") from error
+    if is_foreign(config.data, base.tokenizer):
+        served = template_text(config.data, base.tokenizer)
+        (path.parent / SERVED_TEMPLATE).write_text(str(served), encoding="utf-8")
+
+
+def make_manifest(base: Base, config: TrainConfig, data: DataRef, metrics: dict[str, float]) -> Manifest:
+    """The manifest of an adapter made by ``config``."""
+    template = template_text(config.data, base.tokenizer)
+    return Manifest(
+        kind=config.method.KIND,
+        base=BaseRef(base.name, base.fingerprint),
+        created=datetime.now(UTC),
+        chat_template_sha256=template_sha256(template) if template else None,
+        special_tokens=_special_tokens(base.tokenizer),
+        added_tokens=[AddedToken(id=token.id, content=token.text) for token in base.tokens if token.is_new],
+        data=data,
+        seed=config.training.seed,
+        versions=versions(),
+        metrics=metrics,
+        training=_summary(config, base),
+    )
+
+
+def versions() -> dict[str, str]:
+    """The versions of what computed the result."""
+    return {name: version(name) for name in _PACKAGES}
+
+
+def golden_prompt_ids(base: Base, config: TrainConfig) -> list[list[int]]:
+    """Token ids of the probe prompts, as a server would tokenise them."""
+    renderer = make_renderer(config.data, base.tokenizer)
+    encoder = Encoder(base.tokenizer, base.end_ids, config.data.max_length, "drop")
+    return [encoder.prompt_ids(renderer.prompt([Message("user", text)])) for text in GOLDEN_PROMPTS]
+
+
+@torch.no_grad()
+def golden_logits(model: Any, prompts: Sequence[Sequence[int]]) -> list[GoldenLogits]:
+    """The logits of the last position of each prompt."""
+    probes = []
+    for ids in prompts:
+        input_ids = torch.tensor([list(ids)], device=model.device)
+        out = model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), use_cache=False)
+        probes.append(GoldenLogits(input_ids[0].cpu(), out.logits[0, -1].float().cpu()))
+    return probes
+
+
+def _special_tokens(tokenizer: Any) -> dict[str, str | list[str]]:
+    out: dict[str, str | list[str]] = {}
+    for role, token in tokenizer.special_tokens_map.items():
+        out[role] = [str(one) for one in token] if isinstance(token, list) else str(token)
+    return out
+
+
+def _summary(config: TrainConfig, base: Base) -> dict[str, Any]:
+    """The settings that people ask about; paths stay at home."""
+    training: dict[str, Any] = msgspec.to_builtins(config.training)
+    training = {key: value for key, value in training.items() if value is not None and key != "threads"}
+    training["dtype"] = str(base.dtype).removeprefix("torch.")
+    training["template"] = template_name(config.data)
+    training["max_length"] = config.data.max_length
+    if config.preference:
+        training |= summary_of(config.preference)
+    return training
+
+
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model",
+                    "chat_template*")  # fmt: skip
+
+
+def export_base(
+    model: Any, base: Base, config: TrainConfig, path: Path, *, data: DataRef, metrics: dict[str, float]
+) -> None:
+    """Write the fully trained ``model``, converted to the type that the base was saved in, to ``path``.
+
+    ``hotswap.json`` beside the weights says what it was made of. The chat template is the one that it was trained with.
+    All or nothing, in the place of an older one. Raises CheckpointError when it cannot be written.
+    """
+    manifest = make_manifest(base, config, data, metrics)
+    if is_foreign(config.data, base.tokenizer):
+        base.tokenizer.chat_template = template_text(config.data, base.tokenizer)
+    save_base(model.base_model, base.path, base.tokenizer, path, manifest=manifest)
+
+
+def save_base(
+    model: Any, source: Path, tokenizer: Any, path: Path, *, manifest: Manifest, dtype: torch.dtype | None = None
+) -> None:
+    """Write ``model``, made from the base in ``source``, to ``path``, in ``dtype`` (that of ``source`` when None).
+
+    Raises CheckpointError when it cannot be written; nothing is left behind then.
+    """
+    model.config.use_cache = getattr(AutoConfig.from_pretrained(source), "use_cache", True)  # training switched it off
+    model.to(dtype or dtype_of(source))
+    with replacing(path) as scratch:
+        model.save_pretrained(scratch)
+        for pattern in _TOKENIZER_FILES:
+            for file in source.glob(pattern):
+                shutil.copyfile(file, scratch / file.name)
+        if _differs(load_tokenizer(source), tokenizer):
+            tokenizer.save_pretrained(scratch)
+        (scratch / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
+
+
+def dtype_of(source: Path) -> torch.dtype:
+    """The type that the base in ``source`` was saved in."""
+    dtype: torch.dtype | None = AutoConfig.from_pretrained(source).dtype
+    return dtype or torch.float32
+
+
+def _differs(before: Any, now: Any) -> bool:
+    return bool(before.get_vocab() != now.get_vocab() or before.chat_template != now.chat_template)
+
+
+def export_result(model: Any, base: Base, config: TrainConfig, *, data: DataRef, metrics: dict[str, float]) -> Path:
+    """Write what ``model`` has learned into the output of ``config``, all or nothing; returns where it is.
+
+    Raises TrainingError or CheckpointError.
+    """
+    export = export_base if isinstance(config.method, FullMethod) else export_adapter
+    path = Path(config.output) / result_directory(config)
+    export(model, base, config, path, data=data, metrics=metrics)
+    return path

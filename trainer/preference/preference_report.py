@@ -1,0 +1,68 @@
+"""What training would make of preference data: how many rows, how long, and rows as the model sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from trainer.config.schema import TrainConfig
+from trainer.data.encoding import IGNORED, Example
+from trainer.data.token_statistics import Lengths, summarize
+from trainer.preference.preference_data import PreferenceData
+
+
+class PreferenceReport(msgspec.Struct, kw_only=True):
+    """Of the data of one run. ``dropped`` counts rows by reason. Lengths are in tokens, of the rows to train on:
+    ``prompts``, and ``answers`` by what they are (chosen, rejected, good, bad), of which ``answer_counts`` there are.
+    """
+
+    kind: str
+    train: int
+    validation: int
+    dropped: dict[str, int]
+    prompts: Lengths
+    answer_counts: dict[str, int]
+    answers: dict[str, Lengths]
+
+
+def check_preferences(config: TrainConfig, data: PreferenceData[Any]) -> PreferenceReport:
+    """``data``, counted and measured."""
+    assert config.preference is not None
+    lengths: dict[str, list[int]] = {}
+    for row in data.train:
+        for name, ids in row.answers.items():
+            lengths.setdefault(name, []).append(len(ids))
+    return PreferenceReport(
+        kind=config.preference.KIND,
+        train=len(data.train),
+        validation=len(data.validation),
+        dropped=data.dropped,
+        prompts=summarize(np.array([len(row.prompt) for row in data.train])),
+        answer_counts={name: len(found) for name, found in lengths.items()},
+        answers={name: summarize(np.array(found)) for name, found in sorted(lengths.items())},
+    )
+
+
+def report_lines(report: PreferenceReport) -> Iterator[str]:
+    """``report`` for a terminal."""
+    counts = "".join(f", {count:,} {name}" for name, count in sorted(report.answer_counts.items()))
+    yield f"{report.kind}: {report.train:,} rows to train on{counts}; {report.validation:,} to validate on"
+    for reason, count in sorted(report.dropped.items()):
+        yield f"dropped: {count:,} row{'' if count == 1 else 's'} {reason}"
+    yield f"\n{'tokens':<12}{'min':>8}{'median':>8}{'mean':>9}{'p95':>8}{'max':>8}"
+    for name, lengths in {"prompt": report.prompts, **report.answers}.items():
+        yield (
+            f"{name:<12}{lengths.min:>8,}{lengths.median:>8,}{lengths.mean:>9,.1f}{lengths.p95:>8,}{lengths.max:>8,}"
+        )
+
+
+def examples_of(row: Any) -> dict[str, Example]:
+    """A row's prompt with each of its answers, which is what training compares; of GRPO the prompt alone."""
+    prompt = row.prompt
+    ignored = (IGNORED,) * len(prompt)
+    if not row.answers:
+        return {"prompt": Example(tuple(prompt), ignored)}
+    return {name: Example((*prompt, *ids), (*ignored, *ids)) for name, ids in row.answers.items()}

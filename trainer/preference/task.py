@@ -1,0 +1,51 @@
+"""What every kind of preference training is to a run, and what those have in common that end in an adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from adapters.package.manifest import DataRef
+from trainer.base_model import Base
+from trainer.config.schema import TrainConfig
+from trainer.export.result import export_result
+from trainer.preference.preference_data import PreferenceData
+
+
+class PreferenceTask(Protocol):
+    """One kind of preference training of one base."""
+
+    data: PreferenceData[Any]
+
+    def refer_to(self, model: Any) -> None:
+        """Let the reference be ``model`` as it is now: ask it for all that will be needed of it."""
+        ...
+
+    def steps_rows(self) -> int:
+        """Rows of an epoch, from which steps are counted."""
+        ...
+
+    def trainer(self, model: Any, arguments: Any, callbacks: list[Any]) -> Any:
+        """The trainer of ``model``, the base with an adapter."""
+        ...
+
+    def figures(self, trainer: Any) -> dict[str, float]:
+        """Scores of the held-out rows by the trained model."""
+        ...
+
+    def export(self, trainer: Any, metrics: dict[str, float]) -> Path:
+        """Write what was trained into the output directory; returns where it is."""
+        ...
+
+
+class AdapterTask:
+    """What ends in an adapter's package."""
+
+    data: PreferenceData[Any]
+    _config: TrainConfig
+    _base: Base
+
+    def export(self, trainer: Any, metrics: dict[str, float]) -> Path:
+        """See Work. Full fine-tuning leaves a base instead."""
+        data = DataRef(sha256=self.data.sha256, rows=len(self.data.train))
+        return export_result(trainer.trained, self._base, self._config, data=data, metrics=metrics)

@@ -1,1 +1,0 @@
-"""Hyper-parameter sweeps: several runs of one configuration, and which was best."""
