@@ -7,7 +7,7 @@ PYTEST := $(BIN)/pytest
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install base demo serve loadtest perplexity adapter-memory lint format test test-slow test-gpu
+.PHONY: help install hooks base demo serve loadtest perplexity adapter-memory lint format test test-slow test-gpu
 .PHONY: families method-results method-results-full versus-trl test-peers clean distclean
 
 help: ## show this
@@ -23,6 +23,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt torch
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
 	@touch $@
+
+hooks: $(STAMP) ## let git run the linters before each commit
+	$(BIN)/pre-commit install
 
 base: $(STAMP) ## import the default base model into the local cache, once
 	$(BIN)/hotswap base import
