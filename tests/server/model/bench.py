@@ -13,9 +13,10 @@ from server.model.inputs import VIRTUAL, ModelInput, SequenceInput
 from server.model.runner import ModelRunner, load_runner
 from server.registry import AdapterKey
 from tests import oracle
+from tests.bounds import LOGITS
 
 BLOCK_SIZE = 4
-TOLERANCE = 1e-5
+TOLERANCE = LOGITS
 
 
 @dataclass

@@ -66,7 +66,7 @@ def test_a_row_does_not_depend_on_its_neighbours(bench: Bench) -> None:
     rows = [bench.row(name, 10, 3 if name == "lora-r8" else i) for i, name in enumerate(bench.adapters)]
     mixed = bench.runner.execute(ModelInput([r.take(r.virtual + 10 - r.done) for r in rows]))
     at = list(bench.adapters).index("lora-r8")
-    torch.testing.assert_close(mixed[at], first, rtol=0, atol=1e-5)
+    torch.testing.assert_close(mixed[at], first, rtol=0, atol=TOLERANCE)
 
 
 def test_block_copies_happen_before_the_step(bench: Bench) -> None:
