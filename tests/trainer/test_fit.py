@@ -54,6 +54,7 @@ def test_what_the_base_cannot_do_is_one_line(tiny_base: Path, tmp_path: Path, op
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("quantize", ["nf4", "int8"])
 def test_a_quantized_checkpoint_is_for_methods_that_can_use_one(tiny_base: Path, tmp_path: Path, quantize: str) -> None:
     path = save_quantized(tiny_base, tmp_path / quantize, CONFIGS[quantize])

@@ -13,6 +13,8 @@ from adapters.ops import Op
 from adapters.ops.dora import Magnitude
 from adapters.ops.embedding import LowRankEmbedding
 
+pytestmark = pytest.mark.numeric
+
 VOCAB, HIDDEN = 30, 24
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 3e-2}
 

@@ -10,6 +10,8 @@ from adapters.ops.hadamard import Hadamard
 from adapters.ops.kron import Kron
 from adapters.ops.random_bases import RandomBases
 
+pytestmark = pytest.mark.numeric
+
 
 def assert_is_reference(op: AddOp, in_features: int, out_features: int, rows: int = 5) -> None:
     x, y = torch.randn(rows, in_features), torch.randn(rows, out_features)

@@ -17,6 +17,8 @@ from server.model.runner import load_runner
 from server.registry import AdapterKey
 from tests.bounds import bound
 
+pytestmark = pytest.mark.numeric
+
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 NAMES = ["lora-r4", "lora-r8", "rslora-r16", "lora-bias", "prompt-7", "prefix-5"]
 

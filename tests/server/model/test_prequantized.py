@@ -19,6 +19,8 @@ from tests import oracle
 from tests.factory import make_base, make_tokenizer
 from tests.server.model.test_quantized import TOLERANCE, assert_mixed_batch_equals_peft, make_runner
 
+pytestmark = pytest.mark.numeric
+
 CONFIGS = {
     "nf4": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16),
     "nf4-dq": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True),

@@ -15,6 +15,8 @@ from server.registry import AdapterKey
 from tests import oracle
 from tests.bounds import LOGITS
 
+pytestmark = pytest.mark.numeric
+
 TOLERANCE = LOGITS  # both sides multiply by the same dequantized fp32 weights
 # What bitsandbytes rounds to INT8 the oracle keeps in plain fp32, where peft serves every kind; over 4-bit weights peft
 # itself serves HiRA alone of these. ("osf" parts singular values so close that the weights' last bit shows: 3e-5.)

@@ -21,6 +21,8 @@ from tests import oracle
 from tests.adapters.support import load_model
 from tests.server.model.test_quantized import TOLERANCE, make_runner
 
+pytestmark = pytest.mark.numeric
+
 NAMES = ["dora-r4", "dora-rslora-patterns", "dora-bias", "dora-embedding-and-head", "lora-tied"]
 
 

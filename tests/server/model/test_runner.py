@@ -22,6 +22,8 @@ from tests.factory import make_adapter, make_base
 from tests.kinds import CASES
 from tests.server.model.bench import TOLERANCE, Bench
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def shared_bench(tiny_base: Path, tiny_adapters: Mapping[str, Path]) -> Bench:

@@ -18,6 +18,8 @@ from server.model.quantization import _fits_bf16_kernel
 from server.model.weights import linear_weight, weight_bytes
 from tests.factory import make_base
 
+pytestmark = pytest.mark.numeric
+
 FOUR_BITS = ["nf4", "nf4-dq", "fp4", "fp4-dq"]
 
 
