@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -19,6 +20,12 @@ from tests.factory import make_base
 
 torch.set_num_threads(1)
 transformers_logging.disable_progress_bar()
+
+
+def pytest_collection_finish() -> None:
+    """What imports have made stays: accelerate collects garbage after every run, and would look at all of it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
