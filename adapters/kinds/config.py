@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import msgspec
+from typing_extensions import override
 
 from adapters.errors import PackageError, UnsupportedKindError
 from adapters.limits import PackageLimits
@@ -110,8 +111,8 @@ class TargetedConfig(AdapterConfig, frozen=True, kw_only=True, forbid_unknown_fi
         """Alphas by module pattern, empty for kinds without."""
         return {}
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         listed = [*self.ranks, *self.alphas]
         for names in (self.target_modules, self.exclude_modules, self.layers_pattern, self.modules_to_save):
@@ -144,8 +145,9 @@ class DeltaConfig(TargetedConfig, frozen=True, kw_only=True, forbid_unknown_fiel
 
     IGNORED: ClassVar[frozenset[str]] = AdapterConfig.IGNORED | _INITIAL
 
+    @override
     def semantics(self) -> dict[str, Any]:
-        """See AdapterConfig.semantics. Patterns keep the order of the file: the first that matches a module counts."""
+        """Patterns keep the order of the file: the first that matches a module counts."""
         found = super().semantics()
         return {name: list(value.items()) if isinstance(value, dict) else value for name, value in found.items()}
 
@@ -155,8 +157,8 @@ class BiasedConfig(DeltaConfig, frozen=True, kw_only=True, forbid_unknown_fields
 
     bias: str = "none"
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         if self.bias not in ("none", "all") and not self.bias.endswith("_only"):
             raise PackageError(

@@ -12,6 +12,7 @@ from typing import ClassVar, Literal, Protocol, Self
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 
 class Site(Protocol):
@@ -94,8 +95,8 @@ class AddOp(Op):
     def update(self, x: Tensor) -> Tensor:
         """What is added, from a stacked op. Shape: ``x`` [G, n, in]; the result broadcasts to [G, n, out]."""
 
+    @override
     def batched(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.batched."""
         return y + self.update(x)
 
     def add_(self, x: Tensor, y: Tensor) -> None:

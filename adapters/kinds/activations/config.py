@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Literal
 
+from typing_extensions import override
+
 from adapters.errors import PackageError
 from adapters.kinds.config import TargetedConfig, check_patterns, check_ranks
 from adapters.limits import PackageLimits
@@ -22,8 +24,8 @@ class IA3Config(TargetedConfig, frozen=True, kw_only=True, forbid_unknown_fields
     }
     DESCRIPTIVE: ClassVar[frozenset[str]] = TargetedConfig.DESCRIPTIVE | {"feedforward_modules"}
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         names = self.feedforward_modules
         check_patterns([names] if isinstance(names, str) else names or [], limits)
@@ -52,8 +54,8 @@ class BottleneckConfig(TargetedConfig, frozen=True, kw_only=True, forbid_unknown
     KIND: ClassVar[str] = "bottleneck"
     DESCRIPTIVE: ClassVar[frozenset[str]] = TargetedConfig.DESCRIPTIVE | {"layout"}
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         check_ranks([("bottleneck_size", self.bottleneck_size)], limits)
         if not math.isfinite(self.scale):

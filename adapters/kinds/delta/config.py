@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Literal
 
+from typing_extensions import override
+
 from adapters.errors import PackageError, UnsupportedKindError
 from adapters.kinds.config import BiasedConfig, DeltaConfig, TargetedConfig, check_ranks
 from adapters.limits import PackageLimits
@@ -34,8 +36,8 @@ class FourierFTConfig(BiasedConfig, frozen=True, kw_only=True, forbid_unknown_fi
     KIND: ClassVar[str] = "fourierft"
     IGNORED: ClassVar[frozenset[str]] = DeltaConfig.IGNORED | _STORAGE
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         _check_counts("n_frequency", self.n_frequency, self.n_frequency_pattern, limits)
         _check_finite_number("scaling", self.scaling)
@@ -56,8 +58,8 @@ class WaveFTConfig(FourierFTConfig, frozen=True, kw_only=True, forbid_unknown_fi
 
     KIND: ClassVar[str] = "waveft"
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         if self.use_idwt and self.wavelet_family not in WAVELETS:
             raise UnsupportedKindError(
@@ -75,8 +77,8 @@ class ShiraConfig(DeltaConfig, frozen=True, kw_only=True, forbid_unknown_fields=
     IGNORED: ClassVar[frozenset[str]] = DeltaConfig.IGNORED | _STORAGE | {"mask_type", "random_seed"}
     INDEX_DTYPES: ClassVar[tuple[str, ...]] = ("I32",)
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         check_ranks([("r", self.r)], limits)
 
@@ -89,8 +91,8 @@ class C3AConfig(BiasedConfig, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     KIND: ClassVar[str] = "c3a"
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         _check_counts("block_size", self.block_size, self.block_size_pattern, limits)
 
@@ -109,8 +111,8 @@ class HiraConfig(DeltaConfig, frozen=True, kw_only=True, forbid_unknown_fields=T
         """``rank_pattern``, empty when absent."""
         return self.rank_pattern or {}
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         check_ranks([("r", self.r), *((f"rank_pattern {quote(k)}", v) for k, v in self.ranks.items())], limits)
 
@@ -125,8 +127,8 @@ class GloraConfig(BiasedConfig, frozen=True, kw_only=True, forbid_unknown_fields
 
     KIND: ClassVar[str] = "glora"
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         check_ranks([("r", self.r)], limits)
 
@@ -141,8 +143,8 @@ class OSFConfig(DeltaConfig, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     EMPTY_TENSORS: ClassVar[bool] = True  # of maps with no direction left to train
     IGNORED: ClassVar[frozenset[str]] = DeltaConfig.IGNORED | {"target_svd_config"}  # peft does not read it
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         for value in (self.effective_rank, *(self.rank_pattern or {}).values()):
             if value is not None and not (math.isfinite(value) and value > 0):
@@ -160,8 +162,8 @@ class DeftConfig(BiasedConfig, frozen=True, kw_only=True, forbid_unknown_fields=
     KIND: ClassVar[str] = "deft"
     IGNORED: ClassVar[frozenset[str]] = DeltaConfig.IGNORED | _STORAGE | {"deft_dropout", "init_scale"}
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         check_ranks([("r", self.r)], limits)
         _check_finite_number("alpha", self.alpha or 0.0)
@@ -177,8 +179,8 @@ class PeanutConfig(DeltaConfig, frozen=True, kw_only=True, forbid_unknown_fields
 
     KIND: ClassVar[str] = "peanut"
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         check_ranks([("r", self.r)], limits)
         _check_finite_number("scaling", self.scaling)
@@ -231,8 +233,8 @@ class SupertuningConfig(TargetedConfig, frozen=True, kw_only=True, forbid_unknow
         assert self.r is not None
         return 2.0 if self.lora_alpha is None else self.lora_alpha / self.r
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         if not 0 <= self.sparsity < 1:
             raise PackageError(f"adapter_config.json: sparsity is {self.sparsity}; values from 0 to below 1 are read")

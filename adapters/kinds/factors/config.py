@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from typing_extensions import override
+
 from adapters.errors import PackageError
 from adapters.kinds.config import (
     STORAGE,
@@ -49,8 +51,8 @@ class AdaLoraConfig(BiasedConfig, frozen=True, kw_only=True, forbid_unknown_fiel
         "use_dora": "magnitudes of DoRA on AdaLoRA, which peft does not compute either,",
     }
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         check_ranks([("init_r", self.init_r)], limits)
         check_finite_number("lora_alpha", self.lora_alpha)
@@ -82,8 +84,8 @@ class LycorisConfig(DeltaConfig, frozen=True, kw_only=True, forbid_unknown_field
         """``alpha_pattern``, empty when absent."""
         return self.alpha_pattern or {}
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         for alpha in (self.alpha, *self.alphas.values()):
             check_finite_number("alpha", alpha)
@@ -94,8 +96,8 @@ class LoHaConfig(LycorisConfig, frozen=True, kw_only=True, forbid_unknown_fields
 
     KIND: ClassVar[str] = "loha"
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         check_ranks([("r", self.r), *((f"rank_pattern {quote(k)}", v) for k, v in self.ranks.items())], limits)
 
@@ -109,8 +111,8 @@ class LoKrConfig(LycorisConfig, frozen=True, kw_only=True, forbid_unknown_fields
     KIND: ClassVar[str] = "lokr"
     IGNORED: ClassVar[frozenset[str]] = LycorisConfig.IGNORED | {"rank_dropout_scale"}
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         if min([self.r, *self.ranks.values()]) < 1:
             raise PackageError("adapter_config.json: r and the ranks of rank_pattern must be at least 1")
@@ -127,8 +129,8 @@ class GraloraConfig(BiasedConfig, frozen=True, kw_only=True, forbid_unknown_fiel
     KIND: ClassVar[str] = "gralora"
     IGNORED: ClassVar[frozenset[str]] = BiasedConfig.IGNORED | STORAGE | {"gralora_dropout"}
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         check_ranks([("r", self.r), ("r + hybrid_r", self.r + self.hybrid_r)], limits)
         check_finite_number("alpha", self.alpha)
@@ -152,8 +154,8 @@ class DeloraConfig(BiasedConfig, frozen=True, kw_only=True, forbid_unknown_field
         """``rank_pattern``, empty when absent."""
         return self.rank_pattern or {}
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         check_ranks([("r", self.r), *((f"rank_pattern {quote(k)}", v) for k, v in self.ranks.items())], limits)
 
@@ -172,8 +174,8 @@ class MissConfig(TargetedConfig, frozen=True, kw_only=True, forbid_unknown_field
     KIND: ClassVar[str] = "miss"
     IGNORED: ClassVar[frozenset[str]] = TargetedConfig.IGNORED | {"miss_dropout"}
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         if self.r < 1:
             raise PackageError(f"adapter_config.json: r is {self.r}; it must be at least 1")

@@ -6,6 +6,7 @@ import math
 from typing import Any, ClassVar, Literal
 
 import msgspec
+from typing_extensions import override
 
 from adapters.errors import PackageError, UnsupportedKindError
 from adapters.kinds.config import AdapterConfig, TargetedConfig, check_patterns, check_ranks
@@ -81,8 +82,8 @@ class LoraConfig(TargetedConfig, frozen=True, kw_only=True, forbid_unknown_field
         "megatron_config": "Megatron adapters",
     }
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         check_ranks([("r", self.r), *((f"rank_pattern {quote(k)}", v) for k, v in self.ranks.items())], limits)
         for alpha in (self.lora_alpha, *self.alphas.values()):
@@ -120,8 +121,9 @@ class LoraConfig(TargetedConfig, frozen=True, kw_only=True, forbid_unknown_field
         """What ``B @ A`` is multiplied by."""
         return alpha / math.sqrt(r) if self.use_rslora else alpha / r
 
+    @override
     def semantics(self) -> dict[str, Any]:
-        """See AdapterConfig.semantics. Which modules are targeted is said by the tensors."""
+        """Which modules are targeted is said by the tensors."""
         always = {
             "peft_type": self.peft_type,
             "r": self.r,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 from adapters.errors import PackageError, UnsupportedKindError
 from adapters.kinds.config import AdapterConfig
 from adapters.limits import PackageLimits
@@ -22,8 +24,8 @@ class PromptLearningConfig(AdapterConfig, frozen=True, kw_only=True, forbid_unkn
     num_layers: int | None = None
     trainable_token_indices: list[int] | dict[str, list[int]] | None = None
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         if not 1 <= self.num_virtual_tokens <= limits.max_virtual_tokens:
             raise PackageError(
@@ -36,8 +38,8 @@ class PromptLearningConfig(AdapterConfig, frozen=True, kw_only=True, forbid_unkn
                 "or 2 for an encoder-decoder"
             )
 
+    @override
     def semantics(self) -> dict[str, Any]:
-        """See AdapterConfig.semantics."""
         found: dict[str, Any] = {"peft_type": self.peft_type, "num_virtual_tokens": self.num_virtual_tokens}
         tokens = self.trainable_token_indices
         return {**found, "trainable_token_indices": tokens} if tokens else found
@@ -97,8 +99,8 @@ class MultitaskPromptTuningConfig(PromptLearningConfig, frozen=True, kw_only=Tru
         "prompt_tuning_init_task",
     }
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         if not 1 <= self.num_ranks <= limits.max_rank:
             raise PackageError(f"adapter_config.json: num_ranks is {self.num_ranks}; 1 to {limits.max_rank} are read")
@@ -108,8 +110,8 @@ class MultitaskPromptTuningConfig(PromptLearningConfig, frozen=True, kw_only=Tru
                 "keep that task's slice of prefix_task_cols and prefix_task_rows, and set num_tasks to 1"
             )
 
+    @override
     def semantics(self) -> dict[str, Any]:
-        """See AdapterConfig.semantics."""
         return {**super().semantics(), "num_tasks": self.num_tasks, "num_ranks": self.num_ranks}
 
 
@@ -130,8 +132,8 @@ class CPTConfig(PromptLearningConfig, frozen=True, kw_only=True, forbid_unknown_
     }
     DESCRIPTIVE: ClassVar[frozenset[str]] = AdapterConfig.DESCRIPTIVE | {"cpt_token_ids"}
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         if self.cpt_token_ids is not None and len(self.cpt_token_ids) != self.num_virtual_tokens:
             raise PackageError(
