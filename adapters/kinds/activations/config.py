@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar, Literal
 
 from typing_extensions import override
 
-from adapters.errors import PackageError
-from adapters.kinds.config import TargetedConfig, check_patterns, check_ranks
+from adapters.kinds.config import TargetedConfig, check_finite_number, check_patterns, check_ranks
 from adapters.limits import PackageLimits
 
 
@@ -58,5 +56,4 @@ class BottleneckConfig(TargetedConfig, frozen=True, kw_only=True, forbid_unknown
     def check(self, limits: PackageLimits) -> None:
         super().check(limits)
         check_ranks([("bottleneck_size", self.bottleneck_size)], limits)
-        if not math.isfinite(self.scale):
-            raise PackageError("adapter_config.json: scale must be finite")
+        check_finite_number("scale", self.scale)

@@ -8,11 +8,20 @@ from typing import ClassVar, Literal
 from typing_extensions import override
 
 from adapters.errors import PackageError, UnsupportedKindError
-from adapters.kinds.config import BiasedConfig, DeltaConfig, TargetedConfig, check_ranks
+from adapters.kinds.config import (
+    STORAGE,
+    BiasedConfig,
+    RankPattern,
+    TargetedConfig,
+    WeightUpdateConfig,
+    check_finite_number,
+    check_pattern_ranks,
+    check_patterns,
+    check_ranks,
+)
 from adapters.limits import PackageLimits
 from adapters.quoting import quote
 
-_STORAGE = frozenset({"fan_in_fan_out"})  # how the base stores its weights; every tensor has the same shape either way
 _MAX_DEPTH = 64
 WAVELETS = (
     *(f"db{i}" for i in range(1, 11)),
@@ -34,13 +43,13 @@ class FourierFTConfig(BiasedConfig, frozen=True, kw_only=True, forbid_unknown_fi
     random_loc_seed: int = 777
 
     KIND: ClassVar[str] = "fourierft"
-    IGNORED: ClassVar[frozenset[str]] = DeltaConfig.IGNORED | _STORAGE
+    IGNORED: ClassVar[frozenset[str]] = WeightUpdateConfig.IGNORED | STORAGE
 
     @override
     def check(self, limits: PackageLimits) -> None:
         super().check(limits)
         _check_counts("n_frequency", self.n_frequency, self.n_frequency_pattern, limits)
-        _check_finite_number("scaling", self.scaling)
+        check_finite_number("scaling", self.scaling)
         if not -(2**63) <= self.random_loc_seed < 2**64:
             raise PackageError(
                 f"adapter_config.json: random_loc_seed is {self.random_loc_seed}, which is no 64-bit seed"
@@ -68,13 +77,13 @@ class WaveFTConfig(FourierFTConfig, frozen=True, kw_only=True, forbid_unknown_fi
             )
 
 
-class ShiraConfig(DeltaConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ShiraConfig(WeightUpdateConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Keys of SHiRA. The mask is saved as indices."""
 
     r: int = 32
 
     KIND: ClassVar[str] = "shira"
-    IGNORED: ClassVar[frozenset[str]] = DeltaConfig.IGNORED | _STORAGE | {"mask_type", "random_seed"}
+    IGNORED: ClassVar[frozenset[str]] = WeightUpdateConfig.IGNORED | STORAGE | {"mask_type", "random_seed"}
     INDEX_DTYPES: ClassVar[tuple[str, ...]] = ("I32",)
 
     @override
@@ -97,24 +106,19 @@ class C3AConfig(BiasedConfig, frozen=True, kw_only=True, forbid_unknown_fields=T
         _check_counts("block_size", self.block_size, self.block_size_pattern, limits)
 
 
-class HiraConfig(DeltaConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class HiraConfig(RankPattern, WeightUpdateConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Keys of HiRA."""
 
     r: int = 32
     rank_pattern: dict[str, int] | None = None
 
     KIND: ClassVar[str] = "hira"
-    IGNORED: ClassVar[frozenset[str]] = DeltaConfig.IGNORED | _STORAGE | {"hira_dropout"}
-
-    @property
-    def ranks(self) -> dict[str, int]:
-        """``rank_pattern``, empty when absent."""
-        return self.rank_pattern or {}
+    IGNORED: ClassVar[frozenset[str]] = WeightUpdateConfig.IGNORED | STORAGE | {"hira_dropout"}
 
     @override
     def check(self, limits: PackageLimits) -> None:
         super().check(limits)
-        check_ranks([("r", self.r), *((f"rank_pattern {quote(k)}", v) for k, v in self.ranks.items())], limits)
+        check_pattern_ranks(self.r, self.ranks, limits)
 
 
 class GloraConfig(BiasedConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -133,7 +137,7 @@ class GloraConfig(BiasedConfig, frozen=True, kw_only=True, forbid_unknown_fields
         check_ranks([("r", self.r)], limits)
 
 
-class OSFConfig(DeltaConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class OSFConfig(WeightUpdateConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Keys of OSF: how many singular directions stay, as a number or as a share (a float up to 1); None is half."""
 
     effective_rank: int | float | None = None
@@ -141,7 +145,7 @@ class OSFConfig(DeltaConfig, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     KIND: ClassVar[str] = "osf"
     EMPTY_TENSORS: ClassVar[bool] = True  # of maps with no direction left to train
-    IGNORED: ClassVar[frozenset[str]] = DeltaConfig.IGNORED | {"target_svd_config"}  # peft does not read it
+    IGNORED: ClassVar[frozenset[str]] = WeightUpdateConfig.IGNORED | {"target_svd_config"}  # peft does not read it
 
     @override
     def check(self, limits: PackageLimits) -> None:
@@ -160,16 +164,16 @@ class DeftConfig(BiasedConfig, frozen=True, kw_only=True, forbid_unknown_fields=
     para: bool = False
 
     KIND: ClassVar[str] = "deft"
-    IGNORED: ClassVar[frozenset[str]] = DeltaConfig.IGNORED | _STORAGE | {"deft_dropout", "init_scale"}
+    IGNORED: ClassVar[frozenset[str]] = WeightUpdateConfig.IGNORED | STORAGE | {"deft_dropout", "init_scale"}
 
     @override
     def check(self, limits: PackageLimits) -> None:
         super().check(limits)
         check_ranks([("r", self.r)], limits)
-        _check_finite_number("alpha", self.alpha or 0.0)
+        check_finite_number("alpha", self.alpha or 0.0)
 
 
-class PeanutConfig(DeltaConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PeanutConfig(WeightUpdateConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Keys of PEANuT."""
 
     r: int = 32
@@ -183,7 +187,7 @@ class PeanutConfig(DeltaConfig, frozen=True, kw_only=True, forbid_unknown_fields
     def check(self, limits: PackageLimits) -> None:
         super().check(limits)
         check_ranks([("r", self.r)], limits)
-        _check_finite_number("scaling", self.scaling)
+        check_finite_number("scaling", self.scaling)
         if not 0 <= self.depth <= _MAX_DEPTH:
             raise PackageError(f"adapter_config.json: depth is {self.depth}; values from 0 to {_MAX_DEPTH} are read")
         if self.act_fn not in ACTIVATIONS:
@@ -194,21 +198,10 @@ class PeanutConfig(DeltaConfig, frozen=True, kw_only=True, forbid_unknown_fields
 
 def _check_counts(name: str, value: int, patterns: dict[str, int] | None, limits: PackageLimits) -> None:
     found = patterns or {}
-    if len(found) > limits.max_patterns:
-        raise PackageError(f"adapter_config.json has {len(found)} module patterns; {limits.max_patterns} are read")
-    for pattern in found:
-        if len(pattern) > limits.max_pattern_chars:
-            raise PackageError(
-                f"adapter_config.json has a module pattern longer than {limits.max_pattern_chars} characters"
-            )
+    check_patterns(list(found), limits)
     for count in (value, *found.values()):
         if count < 1:
             raise PackageError(f"adapter_config.json: {name} is {count}; it must be at least 1")
-
-
-def _check_finite_number(name: str, value: float) -> None:
-    if not math.isfinite(value):
-        raise PackageError(f"adapter_config.json: {name} must be finite")
 
 
 class SupertuningConfig(TargetedConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -9,10 +9,13 @@ from typing_extensions import override
 from adapters.errors import PackageError
 from adapters.kinds.config import (
     STORAGE,
+    AlphaPattern,
     BiasedConfig,
-    DeltaConfig,
+    RankPattern,
     TargetedConfig,
+    WeightUpdateConfig,
     check_finite_number,
+    check_pattern_ranks,
     check_patterns,
     check_ranks,
 )
@@ -64,7 +67,9 @@ class AdaLoraConfig(BiasedConfig, frozen=True, kw_only=True, forbid_unknown_fiel
                 )
 
 
-class LycorisConfig(DeltaConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LycorisConfig(
+    RankPattern, AlphaPattern, WeightUpdateConfig, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
     """What LoHa and LoKr share. Patterns keep the order of the file: the first that matches a module counts."""
 
     r: int = 8
@@ -72,17 +77,7 @@ class LycorisConfig(DeltaConfig, frozen=True, kw_only=True, forbid_unknown_field
     rank_pattern: dict[str, int] | None = None
     alpha_pattern: dict[str, float] | None = None
 
-    IGNORED: ClassVar[frozenset[str]] = DeltaConfig.IGNORED | _CONVOLUTIONS | {"module_dropout", "rank_dropout"}
-
-    @property
-    def ranks(self) -> dict[str, int]:
-        """``rank_pattern``, empty when absent."""
-        return self.rank_pattern or {}
-
-    @property
-    def alphas(self) -> dict[str, float]:
-        """``alpha_pattern``, empty when absent."""
-        return self.alpha_pattern or {}
+    IGNORED: ClassVar[frozenset[str]] = WeightUpdateConfig.IGNORED | _CONVOLUTIONS | {"module_dropout", "rank_dropout"}
 
     @override
     def check(self, limits: PackageLimits) -> None:
@@ -99,7 +94,7 @@ class LoHaConfig(LycorisConfig, frozen=True, kw_only=True, forbid_unknown_fields
     @override
     def check(self, limits: PackageLimits) -> None:
         super().check(limits)
-        check_ranks([("r", self.r), *((f"rank_pattern {quote(k)}", v) for k, v in self.ranks.items())], limits)
+        check_pattern_ranks(self.r, self.ranks, limits)
 
 
 class LoKrConfig(LycorisConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -140,7 +135,7 @@ class GraloraConfig(BiasedConfig, frozen=True, kw_only=True, forbid_unknown_fiel
             raise PackageError(f"adapter_config.json: gralora_k is {self.gralora_k}, which must divide r {self.r}")
 
 
-class DeloraConfig(BiasedConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DeloraConfig(RankPattern, BiasedConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Keys of DeLoRA. ``delora_lambda`` and ``lambda_pattern`` are where training began; what it reached is saved."""
 
     r: int = 8
@@ -149,15 +144,10 @@ class DeloraConfig(BiasedConfig, frozen=True, kw_only=True, forbid_unknown_field
     KIND: ClassVar[str] = "delora"
     IGNORED: ClassVar[frozenset[str]] = BiasedConfig.IGNORED | {"delora_lambda", "lambda_pattern", "module_dropout"}
 
-    @property
-    def ranks(self) -> dict[str, int]:
-        """``rank_pattern``, empty when absent."""
-        return self.rank_pattern or {}
-
     @override
     def check(self, limits: PackageLimits) -> None:
         super().check(limits)
-        check_ranks([("r", self.r), *((f"rank_pattern {quote(k)}", v) for k, v in self.ranks.items())], limits)
+        check_pattern_ranks(self.r, self.ranks, limits)
 
 
 class MissConfig(TargetedConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):

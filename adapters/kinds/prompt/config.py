@@ -14,7 +14,7 @@ from adapters.limits import PackageLimits
 class PromptLearningConfig(AdapterConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Keys of every kind that stands before the prompt. peft fills the counts in from the base's configuration.
 
-    ``trainable_token_indices`` mean here what they do in kinds that adapt modules; peft does not read them.
+    It does not read ``trainable_token_indices`` here, which mean what they do in kinds that adapt modules.
     """
 
     num_virtual_tokens: int
@@ -22,7 +22,8 @@ class PromptLearningConfig(AdapterConfig, frozen=True, kw_only=True, forbid_unkn
     num_transformer_submodules: int | None = None
     num_attention_heads: int | None = None
     num_layers: int | None = None
-    trainable_token_indices: list[int] | dict[str, list[int]] | None = None
+
+    WHOLE_PREFIX: ClassVar[str | None] = "base_model."
 
     @override
     def check(self, limits: PackageLimits) -> None:

@@ -37,12 +37,10 @@ class FreezeConfig(AdapterConfig, frozen=True, kw_only=True, forbid_unknown_fiel
     """Keys of a Freeze adapter: all of the base was frozen but for whole ``layers`` and single ``modules``.
 
     ``layers`` are indices from 0; ``modules`` are module paths outside of them. Every parameter of both is saved.
-    ``trainable_token_indices`` are as in peft's kinds.
     """
 
     layers: list[int] | None = None
     modules: list[str] | None = None
-    trainable_token_indices: list[int] | dict[str, list[int]] | None = None
 
     KIND: ClassVar[str] = "freeze"
     DESCRIPTIVE: ClassVar[frozenset[str]] = AdapterConfig.DESCRIPTIVE | {"layers", "modules"}
