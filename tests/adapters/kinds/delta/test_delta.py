@@ -25,13 +25,12 @@ from adapters.limits import PackageLimits
 from adapters.ops import LowRank
 from adapters.ops.matrices import Delta
 from adapters.package.reading import read_package
-from tests.adapters.kinds.test_against_peft import BASES, error
+from tests.adapters.kinds.against_peft import BASES, TOLERANCE, error
 from tests.adapters.support import spec_of
 from tests.factory import make_adapter, make_base
+from tests.kinds.case import CLM
 from tests.kinds.delta import SOME, around
 
-TOLERANCE = 1e-5
-CLM = "CAUSAL_LM"
 SERVED = {
     "FOURIERFT": peft.FourierFTConfig,
     "SHIRA": peft.ShiraConfig,
