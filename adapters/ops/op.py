@@ -1,6 +1,6 @@
 """What every op is: tensors, a specification as a naive loop, and a form that runs the rows of many adapters at once.
 
-A new op is a frozen dataclass in the file here of the change that it is, whose docstring has its ``Semantics:`` and
+A new op is a frozen dataclass in the file of its sort of change, whose docstring has its ``Semantics:`` and
 ``Shape:``.
 """
 
