@@ -18,7 +18,9 @@ BESIDE = ("benchmarks", "loadtests", "tests")
 NEVER_IMPORTED = {
     "import-linter": "a command",
     "mypy": "a command",
+    "pre-commit": "a command",
     "pytest-timeout": "a plugin, switched on by an option",
+    "pytest-xdist": "a plugin, switched on by an option",
     "ruff": "a command",
     "types-pyyaml": "stubs, which mypy reads",
 }

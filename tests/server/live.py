@@ -20,6 +20,8 @@ from server.engine.ipc.local_client import LocalEngineClient
 from server.settings import ServerConfig
 
 DEADLINE = 60.0
+# "auto" would be bf16 on the CPUs that have it, and answers no longer those of an fp32 oracle.
+ENGINE: dict[str, Any] = {"dtype": "float32", "kv_cache_gb": 0.02}
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ def live_server(
     **config: Any,
 ) -> Iterator[Live]:
     """Serve ``base`` and ``adapters`` (name, path) until the block is left; ``engine`` and ``config`` are settings."""
-    common = {"model": str(base), "quantize": "none", "threads": 1, "kv_cache_gb": 0.02, "adapter": dict(adapters)}
-    settings = ServerConfig.model_validate({**common, **(engine or {}), **config})
+    common = {"model": str(base), "quantize": "none", "threads": 1, "adapter": dict(adapters)}
+    settings = ServerConfig.model_validate({**common, **ENGINE, **(engine or {}), **config})
     parts = make_context(settings, data_dir, LocalEngineClient)
     started: list[Exception | None] = []
     app = create_app(parts, started.append)
