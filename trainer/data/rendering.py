@@ -19,7 +19,7 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from trainer.config.data import DataConfig
-from trainer.data.conversations import TEXT, DroppedRow, answers_of, require_answer
+from trainer.data.conversations import TEXT, DroppedRow, answer_indices, answers_of, require_answer
 from trainer.data.messages import ASSISTANT, Conversation, Message
 from trainer.errors import DataError
 
@@ -229,7 +229,7 @@ class ChatRenderer:
         if conversation[0].role == TEXT:
             return text_segments(conversation)
         require_answer(conversation, self._config)
-        answers = [i for i, message in enumerate(conversation) if message.role == ASSISTANT and i > 0]
+        answers = answer_indices(conversation)
         for turns in (answers, answers[-1:]):
             try:
                 return self._split(conversation, tools, turns)

@@ -86,6 +86,23 @@ def test_earlier_answers_are_part_of_the_prompt(tiny_base: Path, tmp_path: Path)
     assert text(tiny_base, pair.chosen) == "good<|im_end|>"
 
 
+def test_messages_are_read_as_in_supervised_data(tiny_base: Path, tmp_path: Path) -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
+    asked = {"role": None, "from": "human", "value": "hi"}
+    (pair,) = load(
+        tiny_base, tmp_path, [{"prompt": [asked], "chosen": call, "rejected": {**ASSISTANT, "weight": 0}}]
+    ).train
+    assert text(tiny_base, pair.prompt) == PROMPT
+    assert text(tiny_base, pair.chosen) == '{"name": "f", "arguments": {}}<|im_end|>'
+    assert text(tiny_base, pair.rejected) == "yes<|im_end|>"
+
+
+def test_a_prompt_that_happens_to_be_json_stays_text(tiny_base: Path, tmp_path: Path) -> None:
+    row = {"prompt": '[{"role": "user", "content": "x"}]', "chosen": "yes", "rejected": "no"}
+    (pair,) = load(tiny_base, tmp_path, [row]).train
+    assert text(tiny_base, pair.prompt) == PROMPT.replace("hi", row["prompt"])
+
+
 def test_what_is_too_long_is_cut_alike_for_both_answers(tiny_base: Path, tmp_path: Path) -> None:
     row = {"prompt": "a" * 40, "chosen": "yes" * 10, "rejected": "n"}
     assert load(tiny_base, tmp_path, [row, PAIRS["texts"]], max_length=40).dropped == {
@@ -136,7 +153,7 @@ def test_rows_that_say_nothing_are_counted(tiny_base: Path, tmp_path: Path, row:
         ({"prompt": "hi", "completion": "yes", "label": "maybe"}, "judged", "must be true or false, not 'maybe'"),
         ({"prompt": "hi", "label": True}, "judged", "has no answer"),
         ({"prompt": "hi", "completion": "yes"}, "judged", "has no column 'label'"),
-        ({"messages": [{"who": "x"}], "label": True}, "judged", "message 0 must have texts under role and content"),
+        ({"messages": [{"who": "x"}], "label": True}, "judged", "role of message 0 must be text, not null"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(tiny_base: Path, tmp_path: Path, row: Any, kind: str, words: str) -> None:
