@@ -49,7 +49,9 @@ def check_keys(raw: dict[str, Any]) -> None:
             raise ConfigError(f"method.type: {method['type']!r} is not a method; known are {', '.join(METHODS)}")
     preference = raw.get("preference")
     if isinstance(preference, dict) and _type_of(raw, "preference") not in PREFERENCES:
-        raise ConfigError(f"preference.type: {preference.get('type')!r} is none of {', '.join(PREFERENCES)}")
+        raise ConfigError(
+            f"preference.type: unknown kind {preference.get('type')!r}; choose from {', '.join(PREFERENCES)}"
+        )
     known = _known_keys(raw)
     for key in _walk(raw, "", _free_mappings(known)):
         if key not in known:

@@ -27,12 +27,14 @@ from trainer.data.token_statistics import (
     Lengths,
     VocabularyUse,
     length_limits,
+    lengths_table,
     limit_of,
     suggested_limit,
     summarize,
     vocabulary_use,
 )
 from trainer.data.training_data import notes_of, split_conversations
+from trainer.tables import aligned, counted
 
 Splits = DatasetSplits[ConversationReader]
 _PLACES_KEPT = 5  # places that are kept of every kind of finding
@@ -277,9 +279,9 @@ def _head(report: DataReport) -> Iterator[str]:
 
 def _findings(report: DataReport) -> Iterator[str]:
     for reason, finding in sorted(report.dropped.items()):
-        yield f"dropped: {_found(finding)} {reason}{_places(finding)}"
+        yield f"dropped: {counted(finding.count)} {reason}{_places(finding)}"
     for key, finding in sorted(report.cut.items()):
-        yield f"cut at data.{key}: {_found(finding)}{_places(finding)}"
+        yield f"cut at data.{key}: {counted(finding.count)}{_places(finding)}"
     named = {
         "equal an earlier one": report.repeated,
         "to validate on are rows to train on as well": report.overlapping,
@@ -288,7 +290,7 @@ def _findings(report: DataReport) -> Iterator[str]:
     }
     for what, finding in named.items():
         if finding.count:
-            yield f"unusual: {_found(finding)} {what}{_places(finding)}"
+            yield f"unusual: {counted(finding.count)} {what}{_places(finding)}"
     yield from _unusual(report)
 
 
@@ -310,12 +312,8 @@ def _unusual(report: DataReport) -> Iterator[str]:
 def _lengths(report: DataReport) -> Iterator[str]:
     if not (report.lengths and report.read_lengths and report.learned_lengths):
         return
-    yield f"\n{'tokens a row':<22}{'min':>8}{'median':>8}{'mean':>9}{'p95':>8}{'max':>8}"
-    rows = (("read (prompt)", report.read_lengths), ("learned (response)", report.learned_lengths))
-    for name, lengths in (*rows, ("both", report.lengths)):
-        yield (
-            f"{name:<22}{lengths.min:>8,}{lengths.median:>8,}{lengths.mean:>9,.1f}{lengths.p95:>8,}{lengths.max:>8,}"
-        )
+    parts = {"read (prompt)": report.read_lengths, "learned (response)": report.learned_lengths, "both": report.lengths}
+    yield "\n" + lengths_table("tokens a row", parts)
     yield f"{report.learned:.1%} of {report.vocabulary.tokens:,} tokens are learned\n"
     yield from _histogram(report.lengths)
 
@@ -331,27 +329,23 @@ def _histogram(lengths: Lengths) -> Iterator[str]:
 def _limits(report: DataReport) -> Iterator[str]:
     if not report.limits:
         return
-    yield f"\n{'data.max_length':<18}{'rows longer':>12}{'padding':>10}{'shuffled':>10}{'packed':>10}"
-    for limit in report.limits:
-        yield _limit(limit, "")
+    rows = [_limit(limit, "") for limit in report.limits]
     if report.current_limit:
-        yield _limit(report.current_limit, "  (as configured)")
+        rows.append(_limit(report.current_limit, "(as configured)"))
+    header = ("data.max_length", "rows longer", "padding", "shuffled", "packed", "")
+    yield "\n" + aligned(header, rows, left=(0, 5))
     yield "padding: of batches of rows alike in length, as training makes them; of any rows; with training.packing"
 
 
-def _limit(limit: LengthLimit, remark: str) -> str:
-    shares = "".join(f"{share:>10.1%}" for share in (limit.padding, limit.padding_shuffled, limit.padding_packed))
-    return f"{limit.max_length:<18,}{limit.rows_longer:>12,}{shares}{remark}"
+def _limit(limit: LengthLimit, remark: str) -> tuple[str, ...]:
+    shares = (f"{share:.1%}" for share in (limit.padding, limit.padding_shuffled, limit.padding_packed))
+    return (f"{limit.max_length:,}", f"{limit.rows_longer:,}", *shares, remark)
 
 
 def _verdict(report: DataReport) -> Iterator[str]:
     if report.suggested_max_length and report.suggested_max_length != report.max_length:
         yield f"suggested: data.max_length={report.suggested_max_length}"
     yield f"\nerror: {report.error}" if report.error else "\nthis data can be trained on"
-
-
-def _found(finding: Finding) -> str:
-    return f"{finding.count:,} row{'' if finding.count == 1 else 's'}"
 
 
 def _places(finding: Finding) -> str:

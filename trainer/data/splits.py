@@ -23,6 +23,7 @@ from trainer.data.conversations import DroppedRow
 from trainer.data.rows import RawRow
 from trainer.data.sources import Source, find_source, find_train_source
 from trainer.errors import DataError
+from trainer.tables import counted
 
 Indices = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
@@ -155,7 +156,7 @@ def nothing_left(name: str, dropped: Counter[str]) -> DataError:
 def describe_dropped(dropped: dict[str, int]) -> str:
     """``dropped`` in words: ``3 rows: empty response; 1 row: ...``."""
     most_first = sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
-    return "; ".join(f"{count} row{'s' if count > 1 else ''}: {reason}" for reason, count in most_first)
+    return "; ".join(f"{counted(count)}: {reason}" for reason, count in most_first)
 
 
 def _key_number(key: bytes) -> int:

@@ -32,6 +32,7 @@ from trainer.data.splits import (
 )
 from trainer.errors import DataError
 from trainer.files import SERVED_TEMPLATE
+from trainer.tables import counted
 
 _TOO_LONG = {
     "drop": "left out",
@@ -57,7 +58,7 @@ def notes_of(
     ``foreign``: the template is not the base's. ``stray_tail``: what it writes after an answer, where that ends no
     turn. ``repeated`` training rows repeat another, ``shared`` validation rows are training rows as well.
     """
-    notes = [f"{one.source.name}: {_rows(one.rows)} of the shape {one.reader.layout}" for one in surveys]
+    notes = [f"{one.source.name}: {counted(one.rows)} of the shape {one.reader.layout}" for one in surveys]
     notes += [_template_note(config, surveys, foreign), _truncation_note(config)]
     if stray_tail:
         notes.append(
@@ -65,14 +66,14 @@ def notes_of(
             "it becomes part of every answer; choose a template of this base's markers"
         )
     if cut:
-        notes.append("cut: " + "; ".join(f"{_rows(count)} at data.{key}" for key, count in sorted(cut.items())))
+        notes.append("cut: " + "; ".join(f"{counted(count)} at data.{key}" for key, count in sorted(cut.items())))
     if dropped:
         notes.append(f"left out {describe_dropped(dict(dropped))}")
     if repeated:
         kept = "left out" if config.duplicates == "drop" else "kept; data.duplicates: drop leaves them out"
-        notes.append(f"repeated: {_rows(repeated)} ({kept})")
+        notes.append(f"repeated: {counted(repeated)} ({kept})")
     if shared:
-        notes.append(f"warning: {_rows(shared)} to validate on and to train on as well")
+        notes.append(f"warning: {counted(shared)} to validate on and to train on as well")
     return tuple(notes)
 
 
@@ -102,10 +103,6 @@ def _truncation_note(config: DataConfig) -> str:
         parts.append(f"responses above {config.max_response_length} tokens lose their end")
     parts.append(f"rows above {config.max_length} tokens are {_TOO_LONG[config.too_long]}")
     return "; ".join(parts)
-
-
-def _rows(count: int) -> str:
-    return f"{count:,} row{'' if count == 1 else 's'}"
 
 
 @dataclass(frozen=True)

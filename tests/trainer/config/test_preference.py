@@ -38,7 +38,7 @@ def test_a_reward_file_is_found_from_anywhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "override", "words"),
     [
-        ("orpo", "seed=1", r"preference\.type: 'orpo' is none of dpo, kto, reward, grpo"),
+        ("orpo", "seed=1", r"preference\.type: unknown kind 'orpo'; choose from dpo, kto, reward, grpo"),
         ("dpo", "preference.bta=1", "did you mean 'preference.beta'"),
         ("dpo", "desirable_weight=2", "unknown key 'desirable_weight'"),
         ("dpo", "preference.label_smoothing=0.1", "only for the losses robust"),
