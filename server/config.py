@@ -6,19 +6,19 @@ import ipaddress
 
 import msgspec
 
-from bases.names import DTYPES, QUANTIZATIONS
+from bases.names import DTYPES, SERVED_QUANTIZATIONS
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Engine settings. Bad combinations raise ValueError naming the flag.
 
-    ``model`` is a resolved directory. ``quantize`` is one of QUANTIZATIONS: auto keeps a quantized checkpoint as it is
-    and makes nf4 of others; -dq quantizes the scales as well. ``dtype`` is one of DTYPES: auto means bf16 where the
-    device computes in it natively, else fp32. ``kv_cache_gb`` is the size of the KV cache.
+    ``model`` is a resolved directory. ``quantize`` is one of SERVED_QUANTIZATIONS: auto keeps a quantized checkpoint as
+    it is and makes nf4 of others; -dq quantizes the scales as well. ``dtype`` is one of DTYPES: auto means bf16 where
+    the device computes in it natively, else fp32. ``kv_cache_gb`` is the size of the KV cache.
     ``max_num_batched_tokens`` bounds the tokens of one step, ``max_num_seqs`` its sequences, ``max_model_len`` the
     positions of one sequence (0: what the base allows). ``threads`` 0 leaves torch's own choice.
-    ``chat_template_sha256`` is of the template served instead of the base's own, which adapters must have been trained
-    with; empty: the base's own.
+    ``chat_template_sha256`` is of the template served, which adapters must have been trained with, and
+    ``end_token_ids`` end an output; empty: as the base's own files say.
     """
 
     model: str
@@ -34,9 +34,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 0
     trust_remote_code: bool = False
     chat_template_sha256: str = ""
+    end_token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, known in (("quantize", QUANTIZATIONS), ("dtype", DTYPES)):
+        for name, known in (("quantize", SERVED_QUANTIZATIONS), ("dtype", DTYPES)):
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"--{name} must be one of {', '.join(known)}, not {value!r}")
         for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):
@@ -51,7 +52,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Everything ``hotswap serve`` can be told. Bad values raise ValueError naming the flag.
 
-    ``engine.model`` is as the operator gave it (a hub id or a directory) until ``server.app.run`` resolves it.
+    ``engine.model`` is as the operator gave it (a hub id or a directory) until ``server.app.make_context`` resolves it.
     ``served_model_name`` empty: the base's own name. ``adapters`` are (name, directory or archive) loaded at start;
     those that answer exactly as the base does are refused unless ``allow_noop``. Keys are kept only as SHA-256
     digests. ``max_waiting_requests`` bounds the sequences accepted beyond ``max_num_seqs``;

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from bases.names import SERVED_QUANTIZATIONS
 from server.config import EngineConfig, ServerConfig
 
 ENV_PREFIX = "HOTSWAP_"
@@ -50,7 +51,7 @@ SETTINGS = (
     Setting("model", str, _BASE, "the base: hub id, directory or GGUF file (default: a small built-in one)", "ID|PATH"),
     Setting("served_model_name", str, _BASE, "name clients use for the base (default: its own name)", "NAME"),
     Setting("adapter", list, _BASE, "serve this adapter package (directory or archive); repeatable", "NAME=PATH"),
-    Setting("quantize", str, _BASE, "nf4, nf4-dq, fp4, fp4-dq, int8, none (default: as saved, or nf4)", "HOW"),
+    Setting("quantize", str, _BASE, f"{', '.join(SERVED_QUANTIZATIONS[1:])} (default: as saved, or nf4)", "HOW"),
     Setting("dtype", str, _BASE, "auto, float32, bfloat16 or float16 (default auto)", "TYPE"),
     Setting("device", str, _BASE, "auto, cpu or cuda (default auto)", "DEVICE"),
     Setting("max_model_len", int, _BASE, "positions of one sequence (default: what the base allows)", "N"),

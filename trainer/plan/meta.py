@@ -130,14 +130,17 @@ class Blueprint:
         model.requires_grad_(False)
         model.config.use_cache = False
         return Base(
+            model=model,
+            quantization="none",
+            dtype=dtype,
+            device=torch.device("meta"),
+            fingerprint="",
+            end_ids=(0,),
+            chat_template_sha256=None,
             name=self.name,
             path=Path(),
-            fingerprint="",
-            model=model,
             tokenizer=self.tokenizer or SizedVocabulary(model.get_input_embeddings().num_embeddings),
-            end_ids=(0,),
             pad_id=0,
-            dtype=dtype,
             tokens=self.tokens,
         )
 
