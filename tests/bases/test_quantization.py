@@ -13,6 +13,8 @@ from bases.quantization import quantization_config, saved_quantization
 from tests import oracle
 from trainer.base_model import load_model
 
+pytestmark = pytest.mark.numeric
+
 
 def test_int8_bases_compute_what_the_server_computes(tiny_base: Path) -> None:
     ids = [5, 6, 7, 8, 9, 10, 11]
