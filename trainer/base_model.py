@@ -1,4 +1,4 @@
-"""Loads the base model that adapters are trained on, quantized or not. Knows nothing of adapters or data."""
+"""Loads the base model that adapters are trained on, quantized or not. Knows nothing of adapters or rows."""
 
 from __future__ import annotations
 

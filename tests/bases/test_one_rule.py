@@ -33,6 +33,7 @@ from trainer.loop.loss import LabelledHead
 from trainer.loop.session import RunResult
 
 PROMPT = [5, 6, 7, 8]
+SMALL: dict[str, Any] = {"kv_cache_gb": 0.02, "block_size": 4, "threads": 1}
 
 
 @pytest.mark.parametrize("quantize", QUANTIZATIONS)
@@ -52,8 +53,6 @@ def test_training_and_serving_prepare_the_same_base(
     assert_same_weights(trained.model, served.model)
     assert_answers_as_trained(ModelRunner(served, config), result)
 
-
-SMALL: dict[str, Any] = {"kv_cache_gb": 0.02, "block_size": 4, "threads": 1, "device": "cpu"}
 
 
 def train(config: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[Base, RunResult]:

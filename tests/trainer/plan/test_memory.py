@@ -122,9 +122,8 @@ def test_weights_are_counted_as_bitsandbytes_holds_them(quantize: str, tiny_base
         if getattr(parameter, "SCB", None) is not None:
             tensors.append(parameter.SCB)
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-    assert predicted_weight_bytes(blueprint_of(tiny_base).build(torch.float32).model, quantize) == sum(
-        storages.values()
-    )
+    planned = blueprint_of(tiny_base).build(torch.float32).model
+    assert predicted_weight_bytes(planned, quantize) == sum(storages.values())
 
 
 def test_sizes_of_a_quantized_map_by_hand() -> None:
