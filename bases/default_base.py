@@ -161,10 +161,10 @@ def tensors_sha256(model_file: Path) -> str:
 def _greedy_answer(directory: Path, question: str, max_new_tokens: int = 12) -> str:
     """What the model in ``directory`` answers to one chat question, greedily, in fp32."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from bases.loader import load_model
 
     tokenizer = load_tokenizer(directory)
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    model = load_model(directory, dtype=torch.float32, device=torch.device("cpu"))
     chat = [{"role": "user", "content": question}]
     prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     output = model.generate(**prompt, max_new_tokens=max_new_tokens, do_sample=False)

@@ -54,7 +54,6 @@ def test_training_and_serving_prepare_the_same_base(
     assert_answers_as_trained(ModelRunner(served, config), result)
 
 
-
 def train(config: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[Base, RunResult]:
     """Train as ``config`` says; also the base that was trained on, as it is after the last step."""
     loaded: list[Base] = []
