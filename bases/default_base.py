@@ -161,6 +161,7 @@ def tensors_sha256(model_file: Path) -> str:
 def _greedy_answer(directory: Path, question: str, max_new_tokens: int = 12) -> str:
     """What the model in ``directory`` answers to one chat question, greedily, in fp32."""
     import torch
+
     from bases.loader import load_model
 
     tokenizer = load_tokenizer(directory)
