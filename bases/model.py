@@ -61,9 +61,11 @@ def experts_are_transposed(module: nn.Module) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class LoadedBase:
-    """The resident base: an unmodified transformers model that attends through the paged cache.
+    """A base in memory: an unmodified transformers model, and what is to be known of it.
 
-    ``quantization`` is how its weights are kept, by the name that ``--quantize`` has for it.
+    ``quantization`` is how its weights are kept, by the name that settings have for it. ``end_ids`` are the tokens that
+    end an output, the tokenizer's own first. ``chat_template_sha256`` is of the template that conversations are
+    rendered with, None for plain prompts.
     """
 
     model: PreTrainedModel
@@ -71,13 +73,18 @@ class LoadedBase:
     dtype: torch.dtype
     device: torch.device
     fingerprint: str
-    eos_token_ids: list[int]
-    max_model_len: int
+    end_ids: tuple[int, ...]
+    chat_template_sha256: str | None
 
     @property
     def is_encoder_decoder(self) -> bool:
         """Whether an encoder reads the prompt."""
         return bool(self.model.config.is_encoder_decoder)
+
+    @property
+    def max_positions(self) -> int:
+        """Positions that a sequence may have, as far as the model's configuration says."""
+        return int(getattr(self.model.config, "max_position_embeddings", 0) or 2048)
 
     @property
     def nbytes(self) -> int:
@@ -126,7 +133,7 @@ def stored_shape(module: nn.Module, name: str) -> tuple[int, ...]:
     return tuple(module.get_parameter(name).shape)
 
 
-def base_spec(base: LoadedBase, name: str, kv: tuple[int, int, int], template_sha256: str | None) -> BaseSpec:
+def base_spec(base: LoadedBase, name: str, kv: tuple[int, int, int]) -> BaseSpec:
     """What packages are checked against; ``kv`` is (layers, KV heads, head dimension)."""
     modules = adaptable_modules(base.model)
     linears = {name: module for name, module in modules.items() if not _is_norm(module)}
@@ -158,5 +165,5 @@ def base_spec(base: LoadedBase, name: str, kv: tuple[int, int, int], template_sh
         head=names[id(head)],
         tied=head.weight is embedding.weight,
         weight=lambda n: linear_weight({**adapted, **routers}[n]),
-        chat_template_sha256=template_sha256,
+        chat_template_sha256=base.chat_template_sha256,
     )

@@ -2,5 +2,22 @@
 
 from __future__ import annotations
 
-QUANTIZATIONS = ("auto", "nf4", "nf4-dq", "fp4", "fp4-dq", "int8", "none")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+from typing import Literal, get_args
+
+Quantized = Literal["nf4", "nf4-dq", "fp4", "fp4-dq", "int8"]
+Quantization = Literal["none", Quantized]
+QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
+SERVED_QUANTIZATIONS = ("auto", *get_args(Quantized), "none")  # auto: as the checkpoint was saved, or nf4
+TrainedDtype = Literal["auto", "float32", "bfloat16"]
+DTYPES = (*get_args(TrainedDtype), "float16")
+_DOUBLE = "-dq"
+
+
+def split_quantization(name: str) -> tuple[str, bool]:
+    """What the weights are made of, and whether their scales are quantized too: ``nf4-dq`` is nf4, doubly."""
+    return name.removesuffix(_DOUBLE), name.endswith(_DOUBLE)
+
+
+def join_quantization(kind: str, *, double: bool) -> str:
+    """The name that ``split_quantization`` takes apart."""
+    return kind + _DOUBLE if double else kind

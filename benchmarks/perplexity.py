@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bases.names import QUANTIZATIONS
 from benchmarks.own_server import OwnServer, own_server
 
-NAMES = "none,int8,nf4,nf4-dq,fp4,fp4-dq"
+NAMES = ",".join(QUANTIZATIONS)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from bases.cache import import_gguf
-from bases.default_base import import_default_base, is_complete
+from bases.default_base import default_is_complete, import_default_base
 from bases.finding import DEFAULT_BASE, cache_dir, default_base_dir
 from hotswap.errors import HotswapError
 
@@ -43,7 +43,7 @@ def _progress(message: str) -> None:
 
 def _imported() -> Path:
     directory = default_base_dir()
-    if not is_complete(directory):
+    if not default_is_complete(directory):
         raise HotswapError(f"the default base is not in {directory}; run: hotswap base import")
     return directory
 

@@ -16,7 +16,6 @@ from adapters.errors import AdapterError
 from bases.cache import import_gguf
 from bases.errors import BaseModelError
 from bases.finding import DEFAULT_BASE, is_gguf, resolve_base
-from bases.fingerprint import template_sha256
 from server.api import admin, completions, error_responses, health, models, tokens
 from server.api.context import Admission, ServerContext
 from server.api.middleware import BodyLimit, RequestLog
@@ -31,6 +30,7 @@ from server.metrics import Metrics
 from server.settings import ServerConfig
 from server.text.tokenizer import TextProcessor
 
+log = logging.getLogger(__name__)
 MakeEngine = Callable[[EngineConfig], ClientCore]
 
 
@@ -39,10 +39,14 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
     spec = DEFAULT_BASE if config.engine.model == DEFAULT_MODEL else config.engine.model
     directory = import_gguf(Path(spec), log.info) if is_gguf(spec) else resolve_base(spec)
     name = config.served_model_name or _name(spec, directory)
-    template = _template(config.chat_template)
-    template_hash = template_sha256(template) if template else ""
+    text = TextProcessor.load(directory, _template(config.chat_template))
     engine = make_engine(
-        msgspec.structs.replace(config.engine, model=str(directory), chat_template_sha256=template_hash)
+        msgspec.structs.replace(
+            config.engine,
+            model=str(directory),
+            chat_template_sha256=text.chat_template_sha256,
+            end_token_ids=text.end_token_ids(directory),
+        )
     )
     registry = Registry(name, config.max_candidates)
     metrics = Metrics(
@@ -53,7 +57,6 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
         max_adapters=config.metrics_adapters,
     )
     engine.on_step = metrics.observe_step
-    text = TextProcessor.load(directory, template)
     return ServerContext(
         config=config,
         base_name=name,
@@ -84,7 +87,6 @@ def _template(path: str) -> str | None:
         raise BaseModelError(f"--chat-template {path} cannot be read as text") from error
 
 
-log = logging.getLogger(__name__)
 OnStarted = Callable[[EngineStartError | None], None]
 UPLOAD_PATH = "/v1/adapters"
 ROUTERS = (completions.router, models.router, admin.router, tokens.router, health.router)

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import msgspec
 
-from bases.names import DTYPES, QUANTIZATIONS
+from bases.names import DTYPES, SERVED_QUANTIZATIONS
 
 DEFAULT_MODEL = "default"
 ENGINE, ADDRESS, KEYS, LIMITS = "base model and engine", "address", "keys", "limits and the rest"
@@ -39,19 +39,19 @@ class Flag:
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Engine settings. Bad combinations raise ValueError naming the flag.
 
-    ``model`` is a resolved directory. ``quantize`` is one of QUANTIZATIONS: auto keeps a quantized checkpoint as it is
-    and makes nf4 of others; -dq quantizes the scales as well. ``dtype`` is one of DTYPES: auto means bf16 where the
-    device computes in it natively, else fp32. ``max_model_len`` and ``threads`` are 0 where nobody chose.
-    ``chat_template_sha256`` is of the template served instead of the base's own, which adapters must have been trained
-    with; empty: the base's own. It is computed, so it has no flag.
+    ``model`` is a resolved directory. ``quantize`` is one of SERVED_QUANTIZATIONS: auto keeps a quantized checkpoint as
+    it is and makes nf4 of others; -dq quantizes the scales as well. ``dtype`` is one of DTYPES: auto means bf16 where
+    the device computes in it natively, else fp32. ``max_model_len`` and ``threads`` are 0 where nobody chose.
+    ``chat_template_sha256`` is of the template served, which adapters must have been trained with, and
+    ``end_token_ids`` end an output; empty: as the base's own files say. They are computed, so they have no flags.
     """
 
     model: Annotated[
         str, Flag(ENGINE, "the base: hub id, directory or GGUF file (default: a small built-in one)", "ID|PATH")
     ] = DEFAULT_MODEL
-    quantize: Annotated[str, Flag(ENGINE, f"{', '.join(QUANTIZATIONS[1:])} (default: as saved, or nf4)", "HOW")] = (
-        "auto"
-    )
+    quantize: Annotated[
+        str, Flag(ENGINE, f"{', '.join(SERVED_QUANTIZATIONS[1:])} (default: as saved, or nf4)", "HOW")
+    ] = "auto"
     dtype: Annotated[str, Flag(ENGINE, f"{', '.join(DTYPES[:-1])} or {DTYPES[-1]}", "TYPE")] = "auto"
     device: Annotated[str, Flag(ENGINE, "auto, cpu or cuda", "DEVICE")] = "auto"
     max_model_len: Annotated[int, Flag(ENGINE, "positions of one sequence (default: what the base allows)", "N")] = 0
@@ -63,9 +63,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     threads: Annotated[int, Flag(ENGINE, "CPU threads of the engine (default: torch's choice)", "N")] = 0
     trust_remote_code: Annotated[bool, Flag(ENGINE, "run model code that comes with the base")] = False
     chat_template_sha256: str = ""
+    end_token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, known in (("quantize", QUANTIZATIONS), ("dtype", DTYPES)):
+        for name, known in (("quantize", SERVED_QUANTIZATIONS), ("dtype", DTYPES)):
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"--{name} must be one of {', '.join(known)}, not {value!r}")
         for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):

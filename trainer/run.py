@@ -10,6 +10,7 @@ from transformers import set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from adapters.package.manifest import DataRef
+from bases.compute import dtype_name
 from trainer.base_model import Base, load_base
 from trainer.config.schema import DIVIDED, TrainConfig
 from trainer.data.batches import pack
@@ -135,6 +136,6 @@ def _headline(config: TrainConfig, base: Base, data: TrainingData, model: Any) -
     count = sum(parameter.numel() for parameter in trainable_parameters(model).values())
     quantize = "" if config.training.quantize == "none" else f" {config.training.quantize}"
     return (
-        f"{config.method.KIND} on {base.name}{quantize} ({str(base.dtype).removeprefix('torch.')}): "
+        f"{config.method.KIND} on {base.name}{quantize} ({dtype_name(base.dtype)}): "
         f"{count:,} trainable parameters, {len(data.train)} rows to train, {len(data.validation)} to validate"
     )

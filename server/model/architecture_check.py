@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from bases.compute import dtype_name
 from bases.model import LoadedBase
 from server.errors import EngineStartError
 from server.model.adapter_pool import AdapterPool
@@ -143,7 +144,7 @@ def check_untested(base: LoadedBase, layers: Sequence[LayerShape]) -> None:
         raise _unserved(base, f"it fails on a short prompt ({type(error).__name__}: {error})") from error
     measured = distance(got.float(), want[[3, 7, 8]].float())
     # what kernels differ by; a row that sees its neighbour is off by its spread
-    if not measured <= ROUNDING[str(base.dtype).removeprefix("torch.")]:
+    if not measured <= ROUNDING[dtype_name(base.dtype)]:
         raise _unserved(
             base, f"a short prompt beside another gives other logits than alone (off by {measured:.2g} of their spread)"
         )

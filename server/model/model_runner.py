@@ -14,7 +14,7 @@ from adapters.ops import Adapter
 from adapters.package.golden import read_golden
 from adapters.package.manifest import Manifest
 from adapters.package.reading import read_package
-from bases.fingerprint import template_sha256
+from bases.compute import dtype_name
 from bases.model import LoadedBase, base_spec
 from server.adapter_key import AdapterKey
 from server.config import EngineConfig
@@ -39,12 +39,11 @@ class ModelRunner:
         self._forward: Forward = Seq2SeqForward(base) if base.is_encoder_decoder else DecoderForward(base)
         layers = self._forward.layers()
         self._cache = _make_cache(layers, base, config)
-        template = config.chat_template_sha256 or _template(Path(config.model))
         kv = (len(layers), layers[0].num_heads, common_head_dim(layers))
-        self.spec = self._forward.spec(base_spec(base, Path(config.model).name, kv, template))
+        self.spec = self._forward.spec(base_spec(base, Path(config.model).name, kv))
         self._forward.adapt(self.spec)
         self.block_size = config.block_size
-        self.max_model_len = min(base.max_model_len, self._cache.num_blocks * config.block_size)
+        self.max_model_len = min(config.max_model_len or base.max_positions, self._cache.num_blocks * config.block_size)
 
     @property
     def base_fingerprint(self) -> str:
@@ -59,7 +58,7 @@ class ModelRunner:
     @property
     def eos_token_ids(self) -> list[int]:
         """Tokens that end an output."""
-        return self._base.eos_token_ids
+        return list(self._base.end_ids)
 
     @property
     def start_ids(self) -> list[int]:
@@ -74,7 +73,7 @@ class ModelRunner:
     @property
     def dtype(self) -> str:
         """Type that products are computed in."""
-        return str(self._base.dtype).removeprefix("torch.")
+        return dtype_name(self._base.dtype)
 
     @property
     def quantization(self) -> str:
@@ -175,13 +174,3 @@ def _template_warnings(manifest: Manifest | None) -> list[str]:
     if manifest is None or manifest.training.get("template") != "none":
         return []
     return ["the adapter was trained on plain prompts, without a chat template: ask it at /v1/completions"]
-
-
-def _template(path: Path) -> str | None:
-    """Hash of the base's own chat template, if it has one."""
-    from transformers import AutoTokenizer
-
-    if not any((path / name).exists() for name in ("tokenizer.json", "tokenizer_config.json")):
-        return None
-    text = AutoTokenizer.from_pretrained(path, trust_remote_code=False).chat_template
-    return template_sha256(text) if isinstance(text, str) else None

@@ -13,6 +13,7 @@ from torch import Tensor
 from adapters.ops import Adapter
 from adapters.package.golden import GoldenLogits
 from adapters.package.manifest import Manifest
+from bases.names import split_quantization
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +71,7 @@ def make_verification_plan(
     training = manifest.training if manifest is not None else {}
     theirs, their_dtype = str(training.get("quantize", "none")), str(training.get("dtype", "float32"))
     rounding = max(ROUNDING[dtype], ROUNDING.get(their_dtype, 0.0))
-    coarse = {name.removesuffix("-dq") for name in (theirs, quantization)}
+    coarse = {split_quantization(name)[0] for name in (theirs, quantization)}
     tolerance = rounding
     if len(coarse) > 1:
         tolerance = max(rounding, *(_COARSE.get(name, 0.0) for name in coarse))

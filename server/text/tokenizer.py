@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
@@ -21,7 +20,9 @@ from tokenizers import Tokenizer
 from adapters.errors import BaseMismatchError, PackageError
 from adapters.package.added_tokens import AddedToken
 from adapters.quoting import quote
-from bases.errors import BaseModelError
+from bases.end_tokens import end_token_ids
+from bases.fingerprint import template_sha256
+from bases.tokenizer import load_tokenizer
 from server.errors import InvalidRequestError
 
 
@@ -67,16 +68,13 @@ def _native(token: AddedToken) -> tokenizers.AddedToken:
 
 OFFLOAD_CHARS = 4096  # about a millisecond of tokenising: beyond it the event loop is not held up
 MAX_EXTENDED = 16  # tokenizers kept for adapters that add tokens; each weighs tens of megabytes
-_GENERIC_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 
 class TextProcessor:
     """The tokenizer of one base."""
 
     def __init__(self, tokenizer: Any, chat_template: str | None = None) -> None:
-        """Wrap a transformers tokenizer. Raises BaseModelError when it has no fast implementation."""
-        if not getattr(tokenizer, "is_fast", False):
-            raise BaseModelError("the base's tokenizer has no fast version (tokenizer.json); convert it first")
+        """Wrap a fast tokenizer of transformers'; ``chat_template`` replaces its own."""
         self._hf = tokenizer
         self._chat_template = chat_template or tokenizer.chat_template
         tokenizer.backend_tokenizer.no_truncation()  # some tokenizer.json files carry a limit: it would cut prompts
@@ -121,12 +119,21 @@ class TextProcessor:
     @classmethod
     def load(cls, path: Path, chat_template: str | None = None) -> TextProcessor:
         """The tokenizer saved in ``path``. Raises BaseModelError when there is none that can be read."""
-        return cls(_load_tokenizer(path), chat_template)
+        return cls(load_tokenizer(path), chat_template)
 
     @property
     def has_chat_template(self) -> bool:
         """Whether conversations can be rendered."""
         return bool(self._chat_template)
+
+    @property
+    def chat_template_sha256(self) -> str:
+        """Hash of the template that conversations are rendered with; empty without one."""
+        return template_sha256(self._chat_template) if isinstance(self._chat_template, str) else ""
+
+    def end_token_ids(self, base: Path) -> tuple[int, ...]:
+        """What ends an output of the base in the directory ``base``, whose conversations this renders."""
+        return end_token_ids(base, self._hf, self._chat_template if isinstance(self._chat_template, str) else None)
 
     @property
     def bos_token_id(self) -> int | None:
@@ -191,21 +198,6 @@ class TextProcessor:
         except (TypeError, ValueError, LookupError, ArithmeticError, RecursionError, MemoryError) as error:
             raise InvalidRequestError("the chat template cannot render these messages", param="messages") from error
         return str(rendered)
-
-
-def _load_tokenizer(path: Path) -> Any:
-    """transformers' tokenizer for ``path``; the generic class directly, because AutoTokenizer imports torch."""
-    try:
-        config = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
-        if config.get("tokenizer_class") in _GENERIC_CLASSES and (path / "tokenizer.json").is_file():
-            from transformers import PreTrainedTokenizerFast
-
-            return PreTrainedTokenizerFast.from_pretrained(path)
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise BaseModelError(f"the tokenizer in {path} cannot be read: {error}") from error
 
 
 def _byte_of_char() -> dict[str, int]:

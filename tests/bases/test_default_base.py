@@ -12,8 +12,7 @@ import pytest
 
 from bases import default_base as base
 from bases.cache import SOURCE_FILE
-from bases.default_base import extract_member, sha256_of
-from bases.default_check import tensors_sha256
+from bases.default_base import extract_member, sha256_of, tensors_sha256
 from bases.errors import BaseImportError
 from bases.finding import default_base_dir
 from hotswap.base_cli import main as base_main
@@ -58,7 +57,7 @@ def test_a_finished_import_is_taken_as_it_is(cache: Path) -> None:
 @pytest.mark.parametrize("damage", ["missing file", "cut file", "no source", "source is not JSON", "source of a list"])
 def test_a_damaged_import_is_not_complete(damage: str, cache: Path) -> None:
     target = finished_import(default_base_dir())
-    assert base.is_complete(target)
+    assert base.default_is_complete(target)
     if damage == "missing file":
         (target / "tokenizer.json").unlink()
     elif damage == "cut file":
@@ -67,7 +66,7 @@ def test_a_damaged_import_is_not_complete(damage: str, cache: Path) -> None:
         (target / SOURCE_FILE).unlink()
     else:
         (target / SOURCE_FILE).write_text("[]" if "list" in damage else "{")
-    assert not base.is_complete(target)
+    assert not base.default_is_complete(target)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +126,7 @@ def test_path_and_list_show_what_is_imported(cache: Path, capsys: pytest.Capture
 def test_the_cached_base_is_the_pinned_one() -> None:
     """Reads the base of this machine's cache, where ``make base`` has put it."""
     target = default_base_dir()
-    if not base.is_complete(target):
+    if not base.default_is_complete(target):
         pytest.skip("the default base is not in the cache; run: make base")
     source = json.loads((target / SOURCE_FILE).read_text())
     assert source["tensors_sha256"] == tensors_sha256(target / "model.safetensors") == base.TENSORS_SHA256

@@ -70,6 +70,7 @@ def test_serve_load_ask_and_stop(tiny_base: Path, tiny_adapters: Mapping[str, Pa
         f"mine={tiny_adapters['lora-r4']}",
         "--served-model-name",
         "org/tiny",
+        "--dtype=float32",
     )
     with serving(*argv, HOTSWAP_API_KEY="sk-1", HOTSWAP_ADMIN_KEY="root") as (process, lines):
         text = "\n".join(lines)

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from adapters.package.golden import read_golden
 from adapters.package.manifest import read_manifest
 from adapters.package.reading import read_package
+from bases.tokenizer import load_tokenizer
 from server.engine.messages import AdapterLoaded
 from tests.factory import make_base
 from tests.server.live import live_server
@@ -23,7 +24,7 @@ from tests.trainer.every_method import METHODS
 from tests.trainer.export.test_result_served import serve
 from tests.trainer.support import WORDS, make_config
 from tests.trainer.test_run import losses
-from trainer.base_model import load_base, load_tokenizer
+from trainer.base_model import load_base
 from trainer.errors import ConfigError
 from trainer.methods import apply_method
 from trainer.run import train

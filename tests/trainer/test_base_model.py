@@ -7,10 +7,11 @@ import bitsandbytes as bnb
 import pytest
 import torch
 
+from bases.compute import resolve_dtype
 from bases.errors import BaseModelError
 from tests.bases.test_quantization_saved import CONFIGS, save_quantized
 from tests.trainer.support import make_config
-from trainer.base_model import load_base, load_model, load_vocabulary, resolve_dtype
+from trainer.base_model import load_base, load_model, load_vocabulary
 
 
 def test_a_base_is_frozen_and_knows_what_ends_a_turn(tiny_base: Path, tmp_path: Path) -> None:
@@ -38,23 +39,6 @@ def copy_without_generation_config(base: Path, tmp_path: Path) -> Path:
     shutil.copytree(base, copy, dirs_exist_ok=True)
     (copy / "generation_config.json").unlink()
     return copy
-
-
-@pytest.mark.parametrize(
-    ("capabilities", "dtype"),
-    [
-        ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, torch.float32),
-        ({"avx512_f": True, "avx512_bf16": True}, torch.bfloat16),
-        ({"amx_bf16": True}, torch.bfloat16),
-        ({}, torch.float32),
-    ],
-)
-def test_auto_is_bf16_only_where_the_cpu_multiplies_it(
-    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], dtype: torch.dtype
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    assert resolve_dtype("auto", torch.device("cpu")) == dtype
-    assert resolve_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16
 
 
 def test_4bit_weights_still_carry_gradients_after_an_evaluation(

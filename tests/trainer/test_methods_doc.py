@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from trainer.config.methods import ALL_QUANTIZATIONS, METHODS
+from bases.names import QUANTIZATIONS
+from trainer.config.methods import METHODS
 
 DOC = Path(__file__).parents[2] / "docs" / "training" / "methods.md"
 
@@ -25,5 +26,5 @@ def test_the_table_names_every_method_with_its_keys_preset_and_bases() -> None:
         _, keys, rate, bases, holds = found[name]
         assert keys.replace("`", "").split(", ") == (list(struct.__struct_fields__) or ["none"])
         assert rate == f"{made.default_learning_rate:g}"
-        assert bases == ("all" if struct.QUANTIZED == ALL_QUANTIZATIONS else ", ".join(struct.QUANTIZED))
+        assert bases == ("all" if struct.QUANTIZED == QUANTIZATIONS else ", ".join(struct.QUANTIZED))
         assert holds

@@ -13,11 +13,12 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
+from bases.names import QUANTIZATIONS
+
 Positive = Annotated[int, Meta(ge=1)]
 PositiveFloat = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Targets = list[str] | str
-ALL_QUANTIZATIONS = ("none", "int8", "nf4", "nf4-dq", "fp4", "fp4-dq")
 
 
 class LoraMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="lora", tag_field="type"):
@@ -38,7 +39,7 @@ class LoraMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="l
     modules_to_save: list[str] = []
 
     KIND: ClassVar[str] = "lora"
-    QUANTIZED: ClassVar[tuple[str, ...]] = ALL_QUANTIZATIONS
+    QUANTIZED: ClassVar[tuple[str, ...]] = QUANTIZATIONS
     default_learning_rate: ClassVar[float] = 5e-4
 
 
@@ -64,7 +65,7 @@ class AdaLoraMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag
     target_modules: Targets = "all-linear"
 
     KIND: ClassVar[str] = "adalora"
-    QUANTIZED: ClassVar[tuple[str, ...]] = ALL_QUANTIZATIONS
+    QUANTIZED: ClassVar[tuple[str, ...]] = QUANTIZATIONS
     default_learning_rate: ClassVar[float] = 5e-3
 
 
@@ -76,7 +77,7 @@ class VeraMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="v
     target_modules: Targets = "all-linear"
 
     KIND: ClassVar[str] = "vera"
-    QUANTIZED: ClassVar[tuple[str, ...]] = ALL_QUANTIZATIONS
+    QUANTIZED: ClassVar[tuple[str, ...]] = QUANTIZATIONS
     default_learning_rate: ClassVar[float] = 1e-2
 
 
@@ -112,7 +113,7 @@ class Ia3Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="ia
     feedforward_modules: Targets | None = None
 
     KIND: ClassVar[str] = "ia3"
-    QUANTIZED: ClassVar[tuple[str, ...]] = ALL_QUANTIZATIONS
+    QUANTIZED: ClassVar[tuple[str, ...]] = QUANTIZATIONS
     default_learning_rate: ClassVar[float] = 1e-2
 
 
@@ -123,7 +124,7 @@ class OftMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="of
     target_modules: Targets = "all-linear"
 
     KIND: ClassVar[str] = "oft"
-    QUANTIZED: ClassVar[tuple[str, ...]] = ALL_QUANTIZATIONS
+    QUANTIZED: ClassVar[tuple[str, ...]] = QUANTIZATIONS
     default_learning_rate: ClassVar[float] = 1e-3
 
 
@@ -157,7 +158,7 @@ class MissMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="m
     target_modules: Targets = "all-linear"
 
     KIND: ClassVar[str] = "miss"
-    QUANTIZED: ClassVar[tuple[str, ...]] = ALL_QUANTIZATIONS
+    QUANTIZED: ClassVar[tuple[str, ...]] = QUANTIZATIONS
     default_learning_rate: ClassVar[float] = 5e-4
 
 
@@ -167,7 +168,7 @@ class LnTuningMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
     target_modules: Targets | None = None
 
     KIND: ClassVar[str] = "ln_tuning"
-    QUANTIZED: ClassVar[tuple[str, ...]] = ALL_QUANTIZATIONS
+    QUANTIZED: ClassVar[tuple[str, ...]] = QUANTIZATIONS
     default_learning_rate: ClassVar[float] = 5e-3
 
 
@@ -184,7 +185,7 @@ class BottleneckMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     target_modules: list[str] | None = None
 
     KIND: ClassVar[str] = "bottleneck"
-    QUANTIZED: ClassVar[tuple[str, ...]] = ALL_QUANTIZATIONS
+    QUANTIZED: ClassVar[tuple[str, ...]] = QUANTIZATIONS
     default_learning_rate: ClassVar[float] = 1e-3
 
 
@@ -219,7 +220,7 @@ class PrefixMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     projection_hidden_size: Positive = 512
 
     KIND: ClassVar[str] = "prefix"
-    QUANTIZED: ClassVar[tuple[str, ...]] = ALL_QUANTIZATIONS
+    QUANTIZED: ClassVar[tuple[str, ...]] = QUANTIZATIONS
 
     @property
     def default_learning_rate(self) -> float:
@@ -237,7 +238,7 @@ class PromptMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     init_text: str | None = None
 
     KIND: ClassVar[str] = "prompt"
-    QUANTIZED: ClassVar[tuple[str, ...]] = ALL_QUANTIZATIONS
+    QUANTIZED: ClassVar[tuple[str, ...]] = QUANTIZATIONS
     default_learning_rate: ClassVar[float] = 2e-2
 
 
@@ -249,7 +250,7 @@ class PTuningMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag
     hidden_size: Positive = 256
 
     KIND: ClassVar[str] = "p_tuning"
-    QUANTIZED: ClassVar[tuple[str, ...]] = ALL_QUANTIZATIONS
+    QUANTIZED: ClassVar[tuple[str, ...]] = QUANTIZATIONS
     default_learning_rate: ClassVar[float] = 5e-3
 
 

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from bases.finding import DEFAULT_BASE
+from bases.names import Quantization, TrainedDtype
 from trainer.config.data import DataConfig
 from trainer.config.methods import LoraMethod, Method, Positive, PositiveFloat, Share
 from trainer.config.preference import Preference
@@ -61,8 +62,8 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     trackers: list[str] = []
     exact_match_rows: Annotated[int, Meta(ge=0)] = 0
     seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
-    quantize: Literal["none", "nf4", "nf4-dq", "fp4", "fp4-dq", "int8"] = "none"
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    quantize: Quantization = "none"
+    dtype: TrainedDtype = "auto"
     gradient_checkpointing: bool = False
     packing: bool = False
     threads: Positive | None = None

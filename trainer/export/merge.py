@@ -22,9 +22,11 @@ from adapters.package.added_tokens import read_added_tokens
 from adapters.package.golden import read_golden
 from adapters.package.manifest import BaseRef, Manifest
 from adapters.package.reading import AdapterPackage, read_package
+from bases.compute import dtype_name
 from bases.finding import resolve_base
 from bases.fingerprint import base_fingerprint, template_sha256
-from trainer.base_model import load_model, load_tokenizer
+from bases.tokenizer import load_tokenizer
+from trainer.base_model import load_model
 from trainer.errors import CheckpointError, ConfigError, first_line
 from trainer.export.result import GOLDEN_PROMPTS, dtype_of, golden_logits, save_base, versions
 
@@ -88,7 +90,7 @@ def merge(package: Path, output: Path, base: str | None = None, dtype: str = "au
     rounded = _distance(before, _logits(model.to(saved_dtype).float(), prompts))
     manifest = _manifest(adapter, reference)
     save_base(model, source, tokenizer, output, manifest=manifest, dtype=saved_dtype)
-    return Merged(output, exact, rounded, str(saved_dtype).removeprefix("torch."))
+    return Merged(output, exact, rounded, dtype_name(saved_dtype))
 
 
 def _find_base(adapter: AdapterPackage, base: str | None) -> tuple[Path, BaseRef]:

@@ -24,8 +24,9 @@ from adapters.package.files import MANIFEST_FILE
 from adapters.package.golden import GoldenLogits
 from adapters.package.manifest import BaseRef, DataRef, Manifest, encode_manifest
 from adapters.package.writing import write_package
-from bases.fingerprint import template_sha256
-from trainer.base_model import Base, load_tokenizer
+from bases.compute import dtype_name
+from bases.tokenizer import load_tokenizer
+from trainer.base_model import Base
 from trainer.config.methods import FullMethod
 from trainer.config.preference import summary_of
 from trainer.config.schema import TrainConfig
@@ -68,12 +69,11 @@ def export_adapter(
 
 def make_manifest(base: Base, config: TrainConfig, data: DataRef, metrics: dict[str, float]) -> Manifest:
     """The manifest of an adapter made by ``config``."""
-    template = template_text(config.data, base.tokenizer)
     return Manifest(
         kind=config.method.KIND,
         base=BaseRef(base.name, base.fingerprint),
         created=datetime.now(UTC),
-        chat_template_sha256=template_sha256(template) if template else None,
+        chat_template_sha256=base.chat_template_sha256,
         special_tokens=_special_tokens(base.tokenizer),
         added_tokens=[AddedToken(id=token.id, content=token.text) for token in base.tokens if token.is_new],
         data=data,
@@ -118,7 +118,7 @@ def _summary(config: TrainConfig, base: Base) -> dict[str, Any]:
     """The settings that people ask about; paths stay at home."""
     training: dict[str, Any] = msgspec.to_builtins(config.training)
     training = {key: value for key, value in training.items() if value is not None and key != "threads"}
-    training["dtype"] = str(base.dtype).removeprefix("torch.")
+    training["dtype"] = dtype_name(base.dtype)
     training["template"] = template_name(config.data)
     training["max_length"] = config.data.max_length
     if config.preference:

@@ -20,11 +20,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from bases.compute import is_out_of_memory
 from trainer.config.schema import TrainConfig
 from trainer.distributed.launch import process_rank
 from trainer.distributed.shards import put, shape_of, whole
 from trainer.errors import CheckpointError
-from trainer.memory import is_out_of_memory
 from trainer.methods import trainable_parameters
 from trainer.methods.adalora import dynamics_of
 

@@ -6,9 +6,9 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from bases.compute import is_out_of_memory
 from trainer.config.schema import TrainConfig
 from trainer.errors import CheckpointError, TrainingError
-from trainer.memory import is_out_of_memory
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}

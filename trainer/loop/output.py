@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from adapters.package.files import MANIFEST_FILE
+from bases.compute import dtype_name
 from trainer.base_model import Base, device
 from trainer.config.methods import FullMethod
 from trainer.config.preference import RewardPreference
@@ -52,7 +53,7 @@ def write_record(
     path = output / RECORD_FILE
     starts = _earlier_starts(path) if resume_step is not None else []
     record = {
-        "base": {"name": base.name, "fingerprint": base.fingerprint, "dtype": str(base.dtype).removeprefix("torch.")},
+        "base": {"name": base.name, "fingerprint": base.fingerprint, "dtype": dtype_name(base.dtype)},
         **sources,
         "seed": config.training.seed,
         "starts": [*starts, {"step": resume_step or 0, **_environment()}],

@@ -12,7 +12,8 @@ import msgspec
 import torch
 from transformers import PrinterCallback, TrainerState
 
-from trainer.base_model import Base, device, resolve_dtype
+from bases.compute import dtype_name, resolve_dtype
+from trainer.base_model import Base, device
 from trainer.config.loading import dump_config
 from trainer.config.schema import TrainConfig
 from trainer.distributed import processes
@@ -184,7 +185,7 @@ def write_config(output: Path, config: TrainConfig) -> None:
 
 def _resolved(config: TrainConfig) -> TrainConfig:
     """``config`` with the dtype that ``auto`` means here and the threads in use: they decide the last bits."""
-    dtype = str(resolve_dtype(config.training.dtype, device())).removeprefix("torch.")
+    dtype = dtype_name(resolve_dtype(config.training.dtype, device()))
     training = msgspec.structs.replace(config.training, dtype=dtype, threads=torch.get_num_threads())
     return msgspec.structs.replace(config, training=training)
 

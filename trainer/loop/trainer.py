@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
-from trainer.base_model import device, resolve_dtype
+from bases.compute import resolve_dtype
+from trainer.base_model import device
 from trainer.config.methods import trains_weights
 from trainer.config.schema import ZERO, TrainConfig, TrainingConfig
 from trainer.data.batches import (

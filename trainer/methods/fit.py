@@ -10,6 +10,7 @@ from torch import nn
 
 from adapters.errors import AdapterError
 from adapters.package.writing import encode_config
+from bases.quantization import quantization_of
 from trainer.config.methods import Method
 from trainer.errors import ConfigError
 
@@ -22,7 +23,7 @@ def check_fit(model: nn.Module, method: Method) -> None:
             _check_module(model, f"method.{key}", name)
     for name in getattr(method, "modules_to_save", ()):
         _check_trainable(model, name)
-    kind = _quantization_of(model)
+    kind = quantization_of(model)
     if kind not in method.QUANTIZED:
         raise ConfigError(
             f"method: {method.KIND} works on the base's weights themselves, and this base is quantized ({kind}); use "
@@ -64,17 +65,3 @@ def _check_trainable(model: nn.Module, wanted: str) -> None:
 def _modules_named(model: nn.Module, wanted: str) -> Iterator[tuple[str, nn.Module]]:
     """The modules whose path is ``wanted`` or ends with it."""
     return ((name, part) for name, part in model.named_modules() if f".{name}".endswith(f".{wanted}") and name)
-
-
-def _quantization_of(model: Any) -> str:
-    """How the weights are held, as training.quantize names it."""
-    if not getattr(model, "is_quantized", False):
-        return "none"
-    config: Any = getattr(model.config, "quantization_config", None)
-    if isinstance(config, dict):
-        return str(config.get("quant_method"))
-    if getattr(config, "load_in_8bit", False):
-        return "int8"
-    if getattr(config, "load_in_4bit", False):
-        return str(config.bnb_4bit_quant_type) + ("-dq" if config.bnb_4bit_use_double_quant else "")
-    return str(getattr(config, "quant_method", "quantized"))

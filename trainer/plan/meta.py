@@ -31,7 +31,7 @@ from trainer.config.methods import trains_weights
 from trainer.config.schema import TrainConfig
 from trainer.errors import ConfigError, first_line
 from trainer.methods import apply_method, trainable_parameters
-from trainer.plan.sizes import tensor_bytes, weight_bytes
+from trainer.plan.sizes import predicted_weight_bytes, tensor_bytes
 
 _STEPS = 1000  # AdaLoRA wants to know; no size depends on it
 # Choosing by a mask takes everything: what a mask holds is not known.
@@ -130,14 +130,17 @@ class Blueprint:
         model.requires_grad_(False)
         model.config.use_cache = False
         return Base(
+            model=model,
+            quantization="none",
+            dtype=dtype,
+            device=torch.device("meta"),
+            fingerprint="",
+            end_ids=(0,),
+            chat_template_sha256=None,
             name=self.name,
             path=Path(),
-            fingerprint="",
-            model=model,
             tokenizer=self.tokenizer or SizedVocabulary(model.get_input_embeddings().num_embeddings),
-            end_ids=(0,),
             pad_id=0,
-            dtype=dtype,
             tokens=self.tokens,
         )
 
@@ -150,7 +153,7 @@ def plan_method(blueprint: Blueprint, config: TrainConfig, dtype: torch.dtype | 
     held = torch.float32 if trains_weights(config.method) else blueprint.dtype
     base = blueprint.build(dtype or held)
     parameters, size = sum(parameter.numel() for parameter in base.model.parameters()), tensor_bytes(base.model)
-    weights = weight_bytes(base.model, config.training.quantize)
+    weights = predicted_weight_bytes(base.model, config.training.quantize)
     with without_weights():
         model = apply_method(base, _without_texts(config.method), _STEPS)
     return PlannedMethod(base, model, parameters, size, weights)

@@ -12,10 +12,12 @@ import msgspec
 import torch
 from transformers import AutoConfig
 
+from bases.compute import dtype_name, resolve_dtype
 from bases.errors import BaseModelError
 from bases.finding import resolve_base
+from bases.tokenizer import load_tokenizer
 from trainer.added_tokens import TrainedToken, add_tokens
-from trainer.base_model import device, load_tokenizer, load_vocabulary, resolve_dtype
+from trainer.base_model import device, load_vocabulary
 from trainer.config.methods import AdaLoraMethod, FullMethod, LoraMethod, Method, PrefixMethod
 from trainer.config.schema import TrainConfig
 from trainer.data.training_data import load_data
@@ -193,8 +195,3 @@ def _read(path: Path) -> Any:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise BaseModelError(f"the configuration of the base in {path} cannot be read") from error
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """``bfloat16``."""
-    return str(dtype).removeprefix("torch.")

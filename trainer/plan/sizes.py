@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bases.names import split_quantization
+
 BLOCK = 64  # weights that share one scale
 _NESTED_BLOCK = 256  # scales that share one scale of their own (double quantization)
 _FLOAT = 4
@@ -18,7 +20,7 @@ _CODE = 16 * _FLOAT
 _NESTED_CODE = 256 * _FLOAT
 
 
-def weight_bytes(model: Any, quantize: str) -> int:
+def predicted_weight_bytes(model: Any, quantize: str) -> int:
     """Bytes of the base ``model`` held under ``quantize``: embeddings, head and norms stay as they are."""
     held = tensor_bytes(model)
     for linear in quantized_linears(model, quantize):
@@ -43,7 +45,7 @@ def linear_bytes(weights: int, outputs: int, quantize: str) -> int:
         return weights + outputs * _FLOAT
     blocks = math.ceil(weights / BLOCK)
     packed = math.ceil(weights / 2) + _CODE
-    if not quantize.endswith("-dq"):
+    if not split_quantization(quantize)[1]:
         return packed + blocks * _FLOAT
     return packed + blocks + math.ceil(blocks / _NESTED_BLOCK) * _FLOAT + _NESTED_CODE + _FLOAT
 

@@ -94,7 +94,7 @@ NOT_ARCHIVES = {
     "empty": b"",
     "text": b"hello, this is no archive" * 50,
     "json": json.dumps(LORA_CONFIG).encode(),
-    "gzip of text": gzip.compress(b"hello" * 1000),
+    "gzip of text": gzip.compress(b"hello" * 1000, mtime=0),
     "pickle": b"\x80\x04\x95" + b"\0" * 600,
 }
 

@@ -15,7 +15,7 @@ LOAD = """
 import random, resource, sys
 from tests.factory import make_tokenizer
 from trainer.config.data import DataConfig
-from trainer.data.load import load_data
+from trainer.data.training_data import load_data
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig
 
-from trainer.base_model import load_tokenizer
+from bases.tokenizer import load_tokenizer
 from trainer.config.loading import load_config
 from trainer.config.schema import TrainConfig
 from trainer.plan.meta import Blueprint

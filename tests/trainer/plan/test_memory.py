@@ -21,7 +21,7 @@ from trainer.loop.checkpoint import identity_of
 from trainer.loop.trainer import AdapterTrainer, make_arguments
 from trainer.methods import apply_method
 from trainer.plan.memory import BatchShape, Memory, estimate
-from trainer.plan.sizes import linear_bytes, weight_bytes
+from trainer.plan.sizes import linear_bytes, predicted_weight_bytes
 
 ROWS, LENGTH, LABELLED = 4, 96, 40
 NEAR = 0.02  # of the allocator's peak; the real one also holds a few small tensors of the loop
@@ -122,7 +122,8 @@ def test_weights_are_counted_as_bitsandbytes_holds_them(quantize: str, tiny_base
         if getattr(parameter, "SCB", None) is not None:
             tensors.append(parameter.SCB)
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-    assert weight_bytes(blueprint_of(tiny_base).build(torch.float32).model, quantize) == sum(storages.values())
+    planned = blueprint_of(tiny_base).build(torch.float32).model
+    assert predicted_weight_bytes(planned, quantize) == sum(storages.values())
 
 
 def test_sizes_of_a_quantized_map_by_hand() -> None:

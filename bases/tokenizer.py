@@ -1,0 +1,40 @@
+"""Reads the tokenizer of a base. Imports no torch, nor does reading one of the generic class."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bases.errors import BaseModelError
+
+_GENERIC_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
+_FAST, _CONFIG = "tokenizer.json", "tokenizer_config.json"
+
+
+def load_tokenizer(path: Path) -> Any:
+    """transformers' fast tokenizer in ``path``. Raises BaseModelError when there is none."""
+    try:
+        tokenizer = _read(path)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise BaseModelError(f"the tokenizer in {path} cannot be read: {error}") from error
+    if not tokenizer.is_fast:
+        raise BaseModelError(f"the tokenizer in {path} has no fast version (tokenizer.json); convert it first")
+    return tokenizer
+
+
+def find_tokenizer(path: Path) -> Any:
+    """The tokenizer in ``path``; None for a base without one, which can only be given token ids."""
+    return load_tokenizer(path) if any((path / name).exists() for name in (_FAST, _CONFIG)) else None
+
+
+def _read(path: Path) -> Any:
+    file = path / _CONFIG
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if config.get("tokenizer_class") in _GENERIC_CLASSES and (path / _FAST).is_file():
+        from transformers import PreTrainedTokenizerFast  # AutoTokenizer imports torch
+
+        return PreTrainedTokenizerFast.from_pretrained(path)
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
