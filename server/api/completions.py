@@ -94,9 +94,9 @@ ChatBody = Annotated[ChatCompletionBody, Depends(json_body(ChatCompletionBody))]
 
 
 @router.post("/v1/chat/completions", response_model=None)
-async def chat_completions(_: InferenceKey, request: Request, parts: ContextDep, body: ChatBody) -> Response:
+async def chat_completions(_: InferenceKey, request: Request, context: ContextDep, body: ChatBody) -> Response:
     """Continue a conversation, whole or as a stream."""
-    return await answer(request, parts, body, ChatReply(), chat_job)
+    return await answer(request, context, body, ChatReply(), chat_job)
 
 
 class ChatReply:
@@ -145,9 +145,9 @@ TextBody = Annotated[CompletionBody, Depends(json_body(CompletionBody))]
 
 
 @router.post("/v1/completions", response_model=None)
-async def completions(_: InferenceKey, request: Request, parts: ContextDep, body: TextBody) -> Response:
+async def completions(_: InferenceKey, request: Request, context: ContextDep, body: TextBody) -> Response:
     """Continue one or several prompts, whole or as a stream."""
-    return await answer(request, parts, body, CompletionReply(), completion_job)
+    return await answer(request, context, body, CompletionReply(), completion_job)
 
 
 class CompletionReply:

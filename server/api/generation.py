@@ -11,6 +11,8 @@ from typing import cast
 from server.api.context import ServerContext
 from server.api.error_responses import GenerationError
 from server.api.prepare import Job, Prompt
+from server.catalog.registry import Lease
+from server.engine.ipc.client import EngineClient
 from server.engine.messages import EngineRequest, FinishReason, RequestOutput, TokenLogprobs
 from server.errors import UnknownModelError
 from server.metrics import RequestClock
@@ -45,7 +47,7 @@ class Delta:
 class Sequence:
     """Submits one engine request when made; iterate ``deltas`` to its end, or close it to abort."""
 
-    def __init__(self, parts: ServerContext, job: Job, index: int, request: EngineRequest, clock: RequestClock) -> None:
+    def __init__(self, engine: EngineClient, job: Job, index: int, request: EngineRequest, clock: RequestClock) -> None:
         self.index = index
         self._job = job
         self._prompt: Prompt = job.prompts[index // job.n]
@@ -55,7 +57,7 @@ class Sequence:
         self._first = True
         self._completion_tokens = 0
         self._ended = False
-        self._outputs = cast(AsyncGenerator[RequestOutput, None], parts.engine.submit(request))
+        self._outputs = cast(AsyncGenerator[RequestOutput, None], engine.submit(request))
 
     async def deltas(self) -> AsyncGenerator[Delta, None]:
         """Deltas up to the one with a finish reason. Raises GenerationError, EngineUnavailableError."""
@@ -210,18 +212,19 @@ class Generation:
 
 
 @asynccontextmanager
-async def running(parts: ServerContext, job: Job) -> AsyncIterator[Generation]:
-    """Submit all sequences of ``job`` at once; abort those that still run when the block is left.
+async def running(context: ServerContext, job: Job, lease: Lease) -> AsyncIterator[Generation]:
+    """Submit all sequences of ``job`` at once, counted in its ``lease``; abort those that run when the block is left.
 
     Raises QueueFullError or EngineUnavailableError before anything runs.
     """
     requests = job.requests()
-    with parts.admission.admit(len(requests), job.adapter):
+    with context.admission.admit(len(requests)):
+        lease.sequences = len(requests)
         sequences: list[Sequence] = []
         try:
             for index, request in enumerate(requests):
-                clock = parts.metrics.clock(job.adapter, job.started)
-                sequences.append(Sequence(parts, job, index, request, clock))
+                clock = context.metrics.clock(job.adapter, job.started)
+                sequences.append(Sequence(context.engine, job, index, request, clock))
             yield Generation(job, sequences)
         finally:
             for sequence in sequences:

@@ -82,9 +82,11 @@ Prepare = Callable[[ServerContext, Body, AdapterKey | None, float], Awaitable[Jo
 GONE_STATUS = 499  # nginx's number; nobody is there to read it
 
 
-async def answer(request: Request, parts: ServerContext, body: Body, reply: Reply, prepare: Prepare[Body]) -> Response:
+async def answer(
+    request: Request, context: ServerContext, body: Body, reply: Reply, prepare: Prepare[Body]
+) -> Response:
     """The whole life of one generation request."""
-    work = _Work(request, parts, body, reply, prepare)
+    work = _Work(request, context, body, reply, prepare)
     try:
         return await (work.stream() if body.stream else work.whole())
     except ClientGone:
@@ -98,10 +100,10 @@ class _Work:
     """One request and what is known of it so far."""
 
     def __init__(
-        self, request: Request, parts: ServerContext, body: Body, reply: Reply, prepare: Prepare[Body]
+        self, request: Request, context: ServerContext, body: Body, reply: Reply, prepare: Prepare[Body]
     ) -> None:
         self._request = request
-        self._parts = parts
+        self._context = context
         self._body = body
         self._reply = reply
         self._prepare = prepare
@@ -140,14 +142,14 @@ class _Work:
     @asynccontextmanager
     async def _generation(self) -> AsyncIterator[Generation]:
         """The running request: lease, admission and sequences end with the block."""
-        parts = self._parts
-        if parts.admission.closed_because:
-            raise EngineUnavailableError(parts.admission.closed_because)
-        with parts.registry.lease(self._body.model) as adapter:
-            self._adapter = adapter
-            job = await self._prepare(parts, self._body, adapter, self._started)
-            salted = replace(job, cache_salt=tenant(self._request, parts.config) + job.cache_salt)
-            async with running(parts, salted) as generation:
+        context = self._context
+        if context.admission.closed_because:
+            raise EngineUnavailableError(context.admission.closed_because)
+        with context.registry.lease(self._body.model) as lease:
+            self._adapter = lease.key
+            job = await self._prepare(context, self._body, lease.key, self._started)
+            salted = replace(job, cache_salt=tenant(self._request, context.config) + job.cache_salt)
+            async with running(context, salted, lease) as generation:
                 yield generation
 
     def _note(self, generation: Generation) -> None:
@@ -164,4 +166,4 @@ class _Work:
 
     def count_error(self, error: Exception) -> None:
         """Count an error that is answered."""
-        self._parts.metrics.error(self._adapter, to_api_error(error).code or "invalid_request")
+        self._context.metrics.error(self._adapter, to_api_error(error).code or "invalid_request")

@@ -1,4 +1,4 @@
-"""A whole server in this process: uvicorn on a real socket in a thread, the engine in another, parts at hand."""
+"""A whole server in this process: uvicorn on a real socket in a thread, the engine in another, context at hand."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Live:
     """A running server."""
 
     url: str
-    parts: ServerContext
+    context: ServerContext
     loop: asyncio.AbstractEventLoop
 
     def http(self, **headers: str) -> httpx.Client:
@@ -50,7 +50,7 @@ class Live:
     @property
     def stats(self) -> Any:
         """The engine's newest statistics."""
-        return self.parts.engine.stats
+        return self.context.engine.stats
 
     def wait(self, condition: Callable[[], bool], what: str) -> None:
         """Poll until ``condition``; fail with ``what`` after the deadline."""
@@ -58,7 +58,7 @@ class Live:
 
     def wait_idle(self) -> None:
         """Wait until nothing runs and no block is held by a request."""
-        self.wait(lambda: not self.parts.admission.active and not self.stats.num_running, "the server to be idle")
+        self.wait(lambda: not self.context.admission.active and not self.stats.num_running, "the server to be idle")
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -73,9 +73,9 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 def live_server(base: Path, data_dir: Path, *, engine: dict[str, Any] | None = None, **config: Any) -> Iterator[Live]:
     """Serve ``base`` until the block is left; ``engine`` and ``config`` are fields of the configurations."""
     engine_config = EngineConfig(model=str(base), quantize="none", threads=1, **{"kv_cache_gb": 0.02, **(engine or {})})
-    parts = make_context(ServerConfig(engine=engine_config, **config), data_dir, LocalEngineClient)
+    context = make_context(ServerConfig(engine=engine_config, **config), data_dir, LocalEngineClient)
     started: list[Exception | None] = []
-    app = create_app(parts, started.append)
+    app = create_app(context, started.append)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none", lifespan="on"))
     loops: list[asyncio.AbstractEventLoop] = []
 
@@ -89,7 +89,7 @@ def live_server(base: Path, data_dir: Path, *, engine: dict[str, Any] | None = N
         wait_until(lambda: bool(started), "the server to start")
         assert started == [None], started
         port = server.servers[0].sockets[0].getsockname()[1]
-        yield Live(f"http://127.0.0.1:{port}", parts, loops[0])
+        yield Live(f"http://127.0.0.1:{port}", context, loops[0])
     finally:
         server.should_exit = True
         thread.join(DEADLINE)

@@ -33,11 +33,11 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 def admin(server: Live) -> Iterator[httpx.Client]:
     """A client; adapters it leaves behind are removed afterwards, and nothing may stay in quarantine."""
     with server.http() as http:
-        before = set(server.parts.registry.known_names())
+        before = set(server.context.registry.known_names())
         yield http
-        for name in set(server.parts.registry.known_names()) - before:
+        for name in set(server.context.registry.known_names()) - before:
             http.delete(f"/v1/adapters/{name}", params={"mode": "force"})
-        quarantine = server.parts.lifecycle.store._quarantine
+        quarantine = server.context.lifecycle.store._quarantine
         server.wait(lambda: not list(quarantine.iterdir()), "an empty quarantine")
 
 
@@ -108,7 +108,7 @@ def test_upload_in_every_form(
     assert body["kind"] == "lora"
     assert body["bytes"] > 0
     assert len(body["digest"]) == 64
-    assert body["base_fingerprint"] == server.parts.engine.info.base_fingerprint
+    assert body["base_fingerprint"] == server.context.engine.info.base_fingerprint
     assert body["warnings"] == []
     assert answer(server, f"new-{form}") == wanted(base, package)
 
@@ -294,7 +294,7 @@ def files_as_tar(package: Path) -> bytes:
 def test_every_bad_package_is_refused_clearly_and_nothing_changes(
     server: Live, admin: httpx.Client, base: Path, packages: dict[str, Path], tmp_path: Path
 ) -> None:
-    before = (server.parts.registry.names(), server.stats.adapters_resident)
+    before = (server.context.registry.names(), server.stats.adapters_resident)
     for case, (data, word) in bad_packages(packages["lora"], tmp_path).items():
         error = error_of(admin.post("/v1/adapters", files={"file": data}, data={"name": "bad"}))
         assert word.lower() in error["message"].lower(), (case, error)
@@ -302,7 +302,7 @@ def test_every_bad_package_is_refused_clearly_and_nothing_changes(
         assert str(tmp_path) not in error["message"]
         # a bad replacement leaves what is served in service
         error_of(admin.put("/v1/adapters/lora", files={"file": data}))
-    assert (server.parts.registry.names(), server.stats.adapters_resident) == before
+    assert (server.context.registry.names(), server.stats.adapters_resident) == before
     assert answer(server, "lora") == wanted(base, packages["lora"])
     assert admin.get("/v1/adapters/lora").json()["version"] == 1
 
@@ -363,7 +363,7 @@ def test_too_large_an_upload(base: Path, packages: dict[str, Path], tmp_path: Pa
         with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as made:
             made.writestr(WEIGHTS, b"\0" * (20 << 20))
         assert "too large" in error_of(http.put("/v1/adapters/x", files={"file": bomb.getvalue()}))["message"]
-        assert not list(live.parts.lifecycle.store._quarantine.iterdir())
+        assert not list(live.context.lifecycle.store._quarantine.iterdir())
         assert http.put("/v1/adapters/x", files={"f": archive(packages["lora"], tmp_path)}).status_code == 201
 
 

@@ -147,7 +147,7 @@ def test_removal_by_force_ends_a_stream_with_an_error_event(
     import asyncio
 
     asyncio.run_coroutine_threadsafe(
-        server.parts.lifecycle.install_copy("doomed", packages["lora-2"]), server.loop
+        server.context.lifecycle.install_copy("doomed", packages["lora-2"]), server.loop
     ).result(30)
     stream = client.completions.create(
         model="doomed", prompt="x", max_tokens=1900, stream=True, extra_body={"logit_bias": {"72": 100}}

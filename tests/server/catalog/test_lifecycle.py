@@ -70,10 +70,10 @@ async def test_a_request_between_resolving_and_submitting_keeps_its_version(
 ) -> None:
     await house.lifecycle.install_copy("json", tiny_adapters["lora-r8"])
     before = await house.ask("json")
-    with house.registry.lease("json") as key:  # resolved, nothing submitted yet
+    with house.registry.lease("json") as lease:  # resolved, nothing submitted yet
         await house.lifecycle.install_copy("json", tiny_adapters["lora-r4"])
         await house.lifecycle.install_copy("json", tiny_adapters["lora-bias"])
-        assert await answer(house.client, "late", key, max_tokens=len(before)) == before
+        assert await answer(house.client, "late", lease.key, max_tokens=len(before)) == before
 
 
 async def test_rolling_back(house: Backend, tiny_adapters: Mapping[str, Path]) -> None:
@@ -140,7 +140,7 @@ async def test_concurrent_installs_of_the_same_content(house: Backend, tiny_adap
 async def test_an_install_is_carried_to_its_end_when_its_caller_leaves(
     house: Backend, tiny_adapters: Mapping[str, Path]
 ) -> None:
-    package = house.store.bring_in(tiny_adapters["lora-r4"])
+    package = house.store.stage_copy(tiny_adapters["lora-r4"])
     installing = asyncio.create_task(house.lifecycle.install("json", package))
     await asyncio.sleep(0)
     installing.cancel()
@@ -166,7 +166,7 @@ async def test_refusals_leave_everything_as_before(
         ("base", foreign, InvalidRequestError),
         ("new", foreign, AdapterError),
     ):
-        quarantined = house.store.bring_in(package) if package else house.store.new_quarantine()
+        quarantined = house.store.stage_copy(package) if package else house.store.new_quarantine()
         with pytest.raises(error):
             await house.lifecycle.install(name, quarantined)
         house.check_integrity()
@@ -209,8 +209,8 @@ async def test_removing_by_force_aborts(house: Backend, tiny_adapters: Mapping[s
     versions: list[AdapterVersion] = []
     for source in ("lora-r8", "lora-r4"):
         versions.append(await house.lifecycle.install_copy("json", tiny_adapters[source]))
-        with house.registry.lease("json") as key:
-            stream = house.client.submit(request(source, key, max_tokens=LONG))
+        with house.registry.lease("json") as lease:
+            stream = house.client.submit(request(source, lease.key, max_tokens=LONG))
             await anext(stream)
     await house.lifecycle.remove("json", force=True)
     outputs = [output async for output in stream]

@@ -36,16 +36,16 @@ async def test_a_candidate_is_served_by_its_number_and_the_name_goes_on(
     assert await house.ask("json") == before != judged
     assert (house.witness.loaded, house.witness.changes) == ([live.key, candidate.key], ["load"])
 
-    flip = await house.lifecycle.activate("json", 2, expected_live=1)
-    assert (flip.version, flip.replaced, flip.changed) == (candidate, live, True)
+    activation = await house.lifecycle.activate("json", 2, expected_live=1)
+    assert (activation.version, activation.replaced, activation.changed) == (candidate, live, True)
     assert await house.ask("json") == judged
     await house.lifecycle.settle()
     assert house.client.resident == {candidate.key}
     assert house.witness.loaded == [live.key, candidate.key], "it was resident, and is not counted as loaded again"
     assert (house.witness.changes, house.witness.retired) == (["load", "activate"], [live.key])
 
-    flip = await house.lifecycle.rollback("json")  # its files pass through the load once more
-    assert (flip.version, flip.replaced) == (live, candidate)
+    activation = await house.lifecycle.rollback("json")  # its files pass through the load once more
+    assert (activation.version, activation.replaced) == (live, candidate)
     assert await house.ask("json") == before
     assert house.witness.loaded == [live.key, candidate.key, live.key]
 
@@ -59,8 +59,8 @@ async def test_the_first_version_of_a_name_may_be_a_candidate(
         await house.ask("new")
     with pytest.raises(UnknownModelError, match="not served yet"):
         await house.lifecycle.rollback("new")
-    flip = await house.lifecycle.activate("new", 1, expected_live=0)
-    assert (flip.version, flip.replaced) == (candidate, None)
+    activation = await house.lifecycle.activate("new", 1, expected_live=0)
+    assert (activation.version, activation.replaced) == (candidate, None)
     assert await house.ask("new") == judged
 
 
@@ -71,11 +71,11 @@ async def test_a_repeated_call_changes_nothing(house: Backend, tiny_adapters: Ma
     assert {id(candidate) for candidate in candidates} == {id(candidates[0])}
     assert await install("json", tiny_adapters["lora-r8"], activate=False) is first, "it is live already"
     for changed in (True, False):
-        flip = await house.lifecycle.activate("json", 2, expected_live=1)
-        assert (flip.version, flip.changed) == (candidates[0], changed)
+        activation = await house.lifecycle.activate("json", 2, expected_live=1)
+        assert (activation.version, activation.changed) == (candidates[0], changed)
     for changed in (True, False):
-        flip = await house.lifecycle.rollback("json", 1, expected_live=2)
-        assert (flip.version, flip.changed) == (first, changed)
+        activation = await house.lifecycle.rollback("json", 1, expected_live=2)
+        assert (activation.version, activation.changed) == (first, changed)
     assert house.witness.changes == ["load", "activate", "rollback"]
 
 
@@ -164,8 +164,8 @@ async def test_discarding_a_candidate(house: Backend, tiny_adapters: Mapping[str
 async def test_discarding_by_force_ends_what_runs(house: Backend, tiny_adapters: Mapping[str, Path]) -> None:
     await house.lifecycle.install_copy("json", tiny_adapters["lora-r8"])
     candidate = await house.lifecycle.install_copy("json", tiny_adapters["lora-r4"], activate=False)
-    with house.registry.lease("json@2") as key:
-        stream = house.client.submit(request("judge", key, max_tokens=LONG))
+    with house.registry.lease("json@2") as lease:
+        stream = house.client.submit(request("judge", lease.key, max_tokens=LONG))
         await anext(stream)
         await house.lifecycle.remove_version("json", 2, force=True)
     assert [output async for output in stream][-1].finish_reason is FinishReason.ABORT
@@ -259,7 +259,8 @@ async def test_every_change_at_random_under_traffic(house: Backend, tiny_adapter
             states = {v.key.version: house.registry.state(v.key) for v in house.registry.versions("json")}
             waiting = [n for n, state in states.items() if state is VersionState.CANDIDATE]
             model = f"json@{waiting[-1]}" if waiting and (count + user) % 2 else "json"
-            with house.registry.lease(model) as key:
+            with house.registry.lease(model) as lease:
+                key = lease.key
                 assert key is not None
                 if count % 3 == 0:
                     await asyncio.sleep(0.003)  # as a long prompt that is tokenized elsewhere
