@@ -131,7 +131,7 @@ def _body_limit(context: ServerContext) -> Callable[[str, str], int]:
 
 
 async def _start(context: ServerContext, on_started: OnStarted | None) -> None:
-    """Start the engine and load the configured adapters, then open the doors."""
+    """Start the engine and load the configured adapters, then accept requests."""
     failure = None
     try:
         await context.engine.start()

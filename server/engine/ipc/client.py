@@ -262,7 +262,7 @@ def _adapter_error(message: AdapterFailed) -> AdapterError:
 
 
 def _quiet_future() -> asyncio.Future[Any]:
-    """A future whose error may go unseen: its asker may have left."""
+    """A future whose error may go unseen: whoever waits for it may have left."""
     future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     future.add_done_callback(lambda done: done.cancelled() or done.exception())
     return future

@@ -288,6 +288,20 @@ def test_unload_while_loading(make_engine: MakeEngine, tmp_path: Path, exists: b
     assert not runner.adapters
 
 
+def test_an_impossible_request_does_not_end_the_wait_of_others(make_engine: MakeEngine, tmp_path: Path) -> None:
+    """It ends as soon as its adapter is resident, which is leaving already but has another request to serve."""
+    runner = ToyRunner()
+    harness = make_engine(runner)
+    harness.engine.load_adapter(LORA, make_package(tmp_path / "p", "lora"))
+    harness.submit("impossible", prompt_of(runner.max_model_len), LORA)
+    harness.submit("served", prompt_of(5), LORA)
+    harness.engine.unload_adapter(LORA)
+    results = harness.run()
+    assert results["impossible"].finish_reason is FinishReason.ERROR
+    assert results["served"].finish_reason is FinishReason.LENGTH
+    assert harness.unloaded == [LORA]
+
+
 def test_unload_while_loading_without_requests(make_engine: MakeEngine, tmp_path: Path) -> None:
     runner = ToyRunner()
     harness = make_engine(runner)
