@@ -16,6 +16,8 @@ from adapters.batch.rows import MAX_PADDED_ROWS, RowSegment, plan_rows
 from adapters.ops import LowRank, Op
 from tests.adapters.ops.cases import CASES, IN, OUT
 
+pytestmark = pytest.mark.numeric
+
 # Roundings of the output type, on outputs of magnitude about 4, and the sums before it.
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 1e-1}
 POPULARITY = {

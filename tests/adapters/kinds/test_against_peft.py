@@ -12,11 +12,12 @@ import torch
 from adapters.compiling import compile_package
 from adapters.package.reading import read_package
 from tests.adapters.support import op_logits, peft_logits, spec_of
+from tests.bounds import LOGITS
 from tests.factory import make_adapter, make_base
 from tests.kinds import CASES
 
 INPUT_IDS = torch.tensor([5, 9, 250, 17, 33, 64, 64])
-TOLERANCE = 1e-5
+TOLERANCE = LOGITS
 GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, "num_key_value_heads": 4}
 BASES: dict[str, dict[str, Any]] = {
     "llama": {"model_type": "llama", "attention_bias": True, "mlp_bias": True},

@@ -32,10 +32,11 @@ from adapters.ops.replace import ReplaceLinear
 from adapters.package.reading import read_package
 from tests.adapters.kinds.test_against_peft import BASES, error
 from tests.adapters.support import load_model, spec_of
+from tests.bounds import LOGITS
 from tests.factory import make_adapter, make_base
 from tests.kinds.factors import near, stds
 
-TOLERANCE = 1e-5
+TOLERANCE = LOGITS
 CLM = "CAUSAL_LM"
 SERVED: dict[str, Any] = {
     "ADALORA": peft.AdaLoraConfig(total_step=9),

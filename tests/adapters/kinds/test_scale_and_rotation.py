@@ -16,11 +16,12 @@ from adapters.ops.rotation import RotateInput
 from adapters.package.reading import read_package
 from tests.adapters.kinds.test_against_peft import BASES, error
 from tests.adapters.support import spec_of
+from tests.bounds import LOGITS
 from tests.factory import make_adapter, make_base
 from tests.kinds.rotation import near_one
 from tests.kinds.scale import around_one
 
-TOLERANCE = 1e-5
+TOLERANCE = LOGITS
 CLM = "CAUSAL_LM"
 
 

@@ -17,6 +17,8 @@ from adapters.ops import Op
 from adapters.ops.embedding import EmbedRows, HeadRows
 from adapters.ops.replace import ReplaceLinear, ReplaceParameters
 
+pytestmark = pytest.mark.numeric
+
 VOCAB, HIDDEN = 30, 24
 
 

@@ -27,10 +27,11 @@ from adapters.ops.matrices import Delta
 from adapters.package.reading import read_package
 from tests.adapters.kinds.test_against_peft import BASES, error
 from tests.adapters.support import spec_of
+from tests.bounds import LOGITS
 from tests.factory import make_adapter, make_base
 from tests.kinds.delta import SOME, around
 
-TOLERANCE = 1e-5
+TOLERANCE = LOGITS
 CLM = "CAUSAL_LM"
 SERVED = {
     "FOURIERFT": peft.FourierFTConfig,
