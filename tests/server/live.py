@@ -17,7 +17,7 @@ import uvicorn
 from server.api.context import ServerContext
 from server.app import create_app, make_context
 from server.config import EngineConfig, ServerConfig
-from server.engine.ipc.local_client import LocalEngineClient
+from tests.server.engine.ipc.local_client import LocalEngineClient
 
 DEADLINE = 60.0
 # "auto" would be bf16 on the CPUs that have it, and answers no longer those of an fp32 oracle.

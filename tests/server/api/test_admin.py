@@ -18,12 +18,8 @@ import pytest
 from peft import LoraConfig
 from safetensors.numpy import load_file, save
 
-from adapters.package.archive import pack
-from server.text.tokenizer import TextProcessor
-from tests import oracle
 from tests.factory import make_adapter, make_base
-from tests.server.api.conftest import BASE
-from tests.server.api.test_wire import error_of
+from tests.server.api.support import BASE, answer, archive, error_of, wanted
 from tests.server.live import Live, live_server
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -41,11 +37,6 @@ def admin(server: Live) -> Iterator[httpx.Client]:
         server.wait(lambda: not list(quarantine.iterdir()), "an empty quarantine")
 
 
-def archive(package: Path, tmp_path: Path) -> bytes:
-    pack(package, tmp_path / "package.tar")
-    return (tmp_path / "package.tar").read_bytes()
-
-
 def tar(files: dict[str, bytes]) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as made:
@@ -58,19 +49,6 @@ def tar(files: dict[str, bytes]) -> bytes:
 
 def files_of(package: Path) -> dict[str, bytes]:
     return {name: (package / name).read_bytes() for name in (CONFIG, WEIGHTS)}
-
-
-def answer(server: Live, model: str) -> str:
-    body = {"model": model, "prompt": "who?", "max_tokens": 8, "temperature": 0, "ignore_eos": True}
-    response = server.post("/v1/completions", body)
-    assert response.status_code == 200, response.text
-    text: str = response.json()["choices"][0]["text"]
-    return text
-
-
-def wanted(base: Path, package: Path | None) -> str:
-    text = TextProcessor.load(base)
-    return text.decode(oracle.greedy(base, package, text.encode("who?", add_special_tokens=True), 8))
 
 
 # ---- coming ----

@@ -19,9 +19,7 @@ import pytest
 from server.api.prepare import Job, completion_job
 from server.api.wire import CompletionBody
 from server.engine.messages import RequestOutput
-from tests.server.api.conftest import BASE
-from tests.server.api.test_admin import answer, archive, wanted
-from tests.server.api.test_wire import error_of
+from tests.server.api.support import BASE, answer, archive, error_of, wanted
 from tests.server.live import Live, live_server
 
 NAME = "gated"

@@ -8,8 +8,7 @@ import openai
 import pytest
 
 from server.settings import hash_key
-from tests.server.api.conftest import BASE
-from tests.server.api.test_wire import error_of
+from tests.server.api.support import BASE, error_of
 from tests.server.live import Live, live_server
 
 ROUTES = [

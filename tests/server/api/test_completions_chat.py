@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from server.text.tokenizer import TextProcessor
 from tests import oracle
-from tests.server.api.conftest import BASE
+from tests.server.api.support import BASE
 from tests.server.live import Live
 
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello, wörld"}]

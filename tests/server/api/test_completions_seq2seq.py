@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from adapters.package.archive import pack
-from tests.server.api.test_respond_streaming import events
+from tests.server.api.support import events
 from tests.server.live import Live, live_server
 from tests.server.model.seq2seq import support
 

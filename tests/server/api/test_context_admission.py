@@ -10,8 +10,7 @@ import pytest
 
 from server.api.context import Admission
 from server.errors import EngineUnavailableError, QueueFullError
-from tests.server.api.conftest import BASE
-from tests.server.api.test_wire import error_of
+from tests.server.api.support import BASE, error_of
 from tests.server.live import live_server
 
 

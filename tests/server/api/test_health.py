@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.server.api.conftest import BASE
+from tests.server.api.support import BASE
 from tests.server.live import Live
 
 

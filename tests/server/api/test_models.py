@@ -3,7 +3,7 @@ from __future__ import annotations
 import openai
 import pytest
 
-from tests.server.api.conftest import BASE, MAX_LEN
+from tests.server.api.support import BASE, MAX_LEN
 from tests.server.live import Live
 
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.server.api.conftest import BASE
+from tests.server.api.support import BASE
 from tests.server.live import Live
 
 ENDLESS = {"model": "lora", "max_tokens": 1900, "n": 6, "ignore_eos": True}

@@ -13,9 +13,9 @@ from server.catalog.registry import Registry
 from server.catalog.store import AdapterStore
 from server.catalog.versions import VersionState
 from server.engine.ipc.client import ClientCore
-from server.engine.ipc.local_client import LocalEngineClient
 from server.engine.messages import AdapterLoaded
 from tests.server.engine.ipc.clients import answer, config_for
+from tests.server.engine.ipc.local_client import LocalEngineClient
 
 
 @dataclass

@@ -13,10 +13,10 @@ from server.config import EngineConfig
 from server.engine.engine import Engine
 from server.engine.engine_loop import SteppableEngine, build_engine
 from server.engine.ipc.buffers import MAX_PENDING
-from server.engine.ipc.local_client import LocalEngineClient
 from server.engine.messages import EngineInfo, FinishReason, FromEngine, StepOutputs
 from server.errors import EngineStartError, EngineUnavailableError
 from tests.server.engine.ipc.clients import answer, config_for, key, request, until
+from tests.server.engine.ipc.local_client import LocalEngineClient
 
 LONG = 400
 

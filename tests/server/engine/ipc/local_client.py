@@ -1,4 +1,4 @@
-"""The engine in a thread of this process: for tests and scripts. It is not supervised.
+"""The engine in a thread of this process: for tests. It is not supervised.
 
 Asyncio-confined; the thread talks to the loop through ``call_soon_threadsafe`` and is talked to through a queue.
 """
