@@ -23,12 +23,12 @@ from server.api.middleware import BodyLimit, RequestLog
 from server.catalog.lifecycle import AdapterLifecycle
 from server.catalog.registry import Registry
 from server.catalog.store import AdapterStore
-from server.config import EngineConfig, ServerConfig
+from server.config import DEFAULT_MODEL, EngineConfig
 from server.engine.ipc.client import ClientCore
 from server.engine.ipc.process_client import ProcessEngineClient
 from server.errors import EngineStartError, EngineUnavailableError
 from server.metrics import Metrics
-from server.settings import DEFAULT_MODEL
+from server.settings import ServerConfig
 from server.text.tokenizer import TextProcessor
 
 MakeEngine = Callable[[EngineConfig], ClientCore]
@@ -136,7 +136,7 @@ async def _start(context: ServerContext, on_started: OnStarted | None) -> None:
     try:
         await context.engine.start()
         context.metrics.set_info(context.version, context.engine.info)
-        for name, path in context.config.adapters:
+        for name, path in context.config.adapter:
             await _load(context, name, Path(path).expanduser())
         context.admission.open()
     except EngineStartError as error:

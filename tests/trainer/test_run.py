@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,9 @@ def losses(result: RunResult | TrainConfig, key: str = "loss") -> dict[int, floa
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_learns_and_its_package_gives_the_golden_logits(
-    tiny_base: Path, tmp_path: Path, method: str
+    tiny_base: Path, trained: Callable[[str], RunResult], method: str
 ) -> None:
-    result = train(make_config(tmp_path, tiny_base, "max_steps=40", *METHODS[method]))
+    result = trained(method)
     curve = losses(result)
     assert list(curve) == list(range(1, 41))
     share = 0.9 if method in WEAK else 0.75

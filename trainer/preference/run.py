@@ -29,7 +29,7 @@ def require_trl(kind: str) -> None:
 
 
 def make_task(config: TrainConfig, base: Base) -> PreferenceTask:
-    """The work that ``config.preference`` asks for, its data loaded."""
+    """What ``config.preference`` asks for, its data loaded."""
     preference = config.preference
     if isinstance(preference, DpoPreference):
         return DpoTask(config, preference, base)
@@ -51,40 +51,40 @@ def train_preference(session: TrainingSession) -> RunResult:
     assert config.preference is not None
     require_trl(config.preference.KIND)
     base = load_base(config)
-    work = make_task(config, base)
-    if work.data.dropped:
-        session.display.message(f"left out {describe_dropped(work.data.dropped)}")
+    task = make_task(config, base)
+    if task.data.dropped:
+        session.display.message(f"left out {describe_dropped(task.data.dropped)}")
     answer = config.preference.max_completion_length if isinstance(config.preference, GrpoPreference) else 0
-    check_context(base.model.config, config, work.data.longest, answer=answer)
-    identity = session.identify(base, work.data.sha256)
+    check_context(base.model.config, config, task.data.longest, answer=answer)
+    identity = session.identify(base, task.data.sha256)
     if not session.start:
-        work.refer_to(base.model)  # what it was without an adapter: not every method can be switched off
+        task.compute_reference(base.model)  # what it was without an adapter: not every method can be switched off
     set_seed(config.training.seed)
-    model = apply_method(base, config.method, total_steps(config.training, work.steps_rows()))
+    model = apply_method(base, config.method, total_steps(config.training, task.num_rows()))
     session.begin(model, base)
     if session.start:
-        work.refer_to(model)
-    arguments = make_arguments(config, work.steps_rows())
-    session.display.message(_headline(config, base, work, model))
-    session.open_records(base, {"sha256": work.data.sha256, "train_rows": len(work.data.train)})
-    trainer = work.trainer(model, arguments, [])
+        task.compute_reference(model)
+    arguments = make_arguments(config, task.num_rows())
+    session.display.message(_headline(config, base, task, model))
+    session.open_records(base, {"sha256": task.data.sha256, "train_rows": len(task.data.train)})
+    trainer = task.make_trainer(model, arguments, [])
     trainer.identity = identity
     seconds = session.run(trainer)
-    return session.interrupted(trainer) or _finish(session, work, trainer, seconds)
+    return session.interrupted(trainer) or _finish(session, task, trainer, seconds)
 
 
-def _finish(session: TrainingSession, work: PreferenceTask, trainer: Any, seconds: float) -> RunResult:
-    results = session.summary(trainer, seconds) | work.figures(trainer)
+def _finish(session: TrainingSession, task: PreferenceTask, trainer: Any, seconds: float) -> RunResult:
+    results = session.summary(trainer, seconds) | task.evaluate(trainer)
     session.append({"step": trainer.state.global_step, **results})
-    return session.result(trainer, work.export(trainer, results), results)
+    return session.result(trainer, task.export(trainer, results), results)
 
 
-def _headline(config: TrainConfig, base: Base, work: PreferenceTask, model: Any) -> str:
+def _headline(config: TrainConfig, base: Base, task: PreferenceTask, model: Any) -> str:
     assert config.preference is not None
     count = sum(parameter.numel() for parameter in trainable_parameters(model).values())
     quantize = "" if config.training.quantize == "none" else f" {config.training.quantize}"
     return (
         f"{config.preference.KIND} of {config.method.KIND} on {base.name}{quantize} "
         f"({str(base.dtype).removeprefix('torch.')}): {count:,} trainable parameters, "
-        f"{len(work.data.train)} rows to train, {len(work.data.validation)} to validate"
+        f"{len(task.data.train)} rows to train, {len(task.data.validation)} to validate"
     )

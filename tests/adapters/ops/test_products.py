@@ -7,8 +7,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from adapters.ops import AddOp
-from adapters.ops import products as hadamard
+from adapters.ops import AddOp, products
 from adapters.ops.low_rank import RandomBases
 from adapters.ops.products import Hadamard, Kron
 from tests.bounds import bound
@@ -37,7 +36,7 @@ def test_random_bases_of_wide_and_tall_maps(in_features: int, out_features: int)
 
 @pytest.mark.parametrize("elements", [1, 200, 1 << 24])
 def test_hadamard_goes_through_its_rows_in_parts(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hadamard, "_ELEMENTS", elements)
+    monkeypatch.setattr(products, "_STEP_ELEMENTS", elements)
     a1, a2, b1, b2 = torch.randn(5, 9), torch.randn(5, 9), torch.randn(5, 7), torch.randn(5, 7)
     assert_is_reference(Hadamard(a1, b1, a2, b2), 7, 9)
 

@@ -32,7 +32,7 @@ DEADLINE = 120.0
 ORPHAN_MAKER = """
 import asyncio, sys, msgspec
 from server.config import EngineConfig
-from server.engine.process_client import ProcessEngineClient
+from server.engine.ipc.process_client import ProcessEngineClient
 
 async def main():
     client = ProcessEngineClient(msgspec.json.decode(sys.argv[1], type=EngineConfig))
