@@ -35,7 +35,7 @@ MakeEngine = Callable[[EngineConfig], ClientCore]
 
 
 def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine = ProcessEngineClient) -> ServerContext:
-    """All parts of a server that keeps its packages in ``data_dir``. Raises BaseModelError."""
+    """All that makes up a server that keeps its packages in ``data_dir``. Raises BaseModelError."""
     spec = DEFAULT_BASE if config.engine.model == DEFAULT_MODEL else config.engine.model
     directory = import_gguf(Path(spec), log.info) if is_gguf(spec) else resolve_base(spec)
     name = config.served_model_name or _name(spec, directory)
@@ -92,7 +92,7 @@ UPLOAD_PATH = "/v1/adapters"
 ROUTERS = (completions.router, models.router, admin.router, tokens.router, health.router)
 
 
-def create_app(parts: ServerContext, on_started: OnStarted | None = None) -> FastAPI:
+def create_app(context: ServerContext, on_started: OnStarted | None = None) -> FastAPI:
     """The application. While it lives its engine runs; it answers 503 until base and adapters are loaded.
 
     ``on_started`` is called once: with None when requests are served, or with the reason why they never will be.
@@ -100,28 +100,28 @@ def create_app(parts: ServerContext, on_started: OnStarted | None = None) -> Fas
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        starting = asyncio.create_task(_start(parts, on_started))
+        starting = asyncio.create_task(_start(context, on_started))
         try:
             yield
         finally:
             starting.cancel()
             await asyncio.wait([starting])
-            await parts.lifecycle.close()
-            await parts.engine.close()
+            await context.lifecycle.close()
+            await context.engine.close()
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
-    app.state.parts = parts
+    app.state.context = context
     for router in ROUTERS:
         app.include_router(router)
     error_responses.install(app)
-    app.add_middleware(BodyLimit, limit=_body_limit(parts))
+    app.add_middleware(BodyLimit, limit=_body_limit(context))
     app.add_middleware(RequestLog)
     return app
 
 
-def _body_limit(parts: ServerContext) -> Callable[[str, str], int]:
+def _body_limit(context: ServerContext) -> Callable[[str, str], int]:
     """Uploads are streamed to disk and may be large; everything else is read whole."""
-    json_limit, upload_limit = int(parts.config.max_body_mb * 2**20), int(parts.config.max_upload_mb * 2**20)
+    json_limit, upload_limit = int(context.config.max_body_mb * 2**20), int(context.config.max_upload_mb * 2**20)
 
     def limit(method: str, path: str) -> int:
         if method == "PUT":
@@ -132,15 +132,15 @@ def _body_limit(parts: ServerContext) -> Callable[[str, str], int]:
     return limit
 
 
-async def _start(parts: ServerContext, on_started: OnStarted | None) -> None:
-    """Start the engine and load the configured adapters, then open the doors."""
+async def _start(context: ServerContext, on_started: OnStarted | None) -> None:
+    """Start the engine and load the configured adapters, then accept requests."""
     failure = None
     try:
-        await parts.engine.start()
-        parts.metrics.set_info(parts.version, parts.engine.info)
-        for name, path in parts.config.adapter:
-            await _load(parts, name, Path(path).expanduser())
-        parts.admission.open()
+        await context.engine.start()
+        context.metrics.set_info(context.version, context.engine.info)
+        for name, path in context.config.adapter:
+            await _load(context, name, Path(path).expanduser())
+        context.admission.open()
     except EngineStartError as error:
         failure = error
         log.error("cannot start: %s", error)
@@ -148,8 +148,8 @@ async def _start(parts: ServerContext, on_started: OnStarted | None) -> None:
         on_started(failure)
 
 
-async def _load(parts: ServerContext, name: str, path: Path) -> None:
+async def _load(context: ServerContext, name: str, path: Path) -> None:
     try:
-        await parts.lifecycle.install_copy(name, path, allow_noop=parts.config.allow_noop)
+        await context.lifecycle.install_copy(name, path, allow_noop=context.config.allow_noop)
     except (AdapterError, EngineUnavailableError) as error:
         raise EngineStartError(f"--adapter {name}={path}: {error}") from error

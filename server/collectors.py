@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+from typing_extensions import override
 
 from server.catalog.versions import VersionState
 from server.engine.messages import EngineInfo, EngineStats
@@ -22,11 +23,11 @@ class EngineCollector(Collector):
         self._restarts = restarts
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing up front: the registry must not ask a starting engine."""
+        """Nothing up front: a registry that takes a collector must not ask a starting engine."""
         return []
 
+    @override
     def collect(self) -> Iterator[Metric]:
-        """All families."""
         stats = self._stats()
         yield from self._gauges(stats)
         yield from self._counters(stats)
@@ -87,9 +88,10 @@ class VersionCollector(Collector):
         self._versions = versions
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing up front."""
+        """Nothing up front: a registry that takes a collector must not ask a starting engine."""
         return []
 
+    @override
     def collect(self) -> Iterator[Metric]:
         """One gauge with every state."""
         counts = self._versions()
@@ -118,11 +120,11 @@ class InfoCollector(Collector):
         }
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing up front."""
+        """Nothing up front: a registry that takes a collector must not ask a starting engine."""
         return []
 
+    @override
     def collect(self) -> Iterator[Metric]:
-        """All families."""
         for name, (text, nbytes) in self._memory.items():
             family = GaugeMetricFamily(name, text, labels=("model",))
             family.add_metric((self._base["model"],), nbytes)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from typing_extensions import override
 
 from server.adapter_key import AdapterKey
-from server.catalog.lifecycle import Action
+from server.catalog.lifecycle import Action, LifecycleObserver
 from server.catalog.versions import VersionState
 from server.collectors import EngineCollector, InfoCollector, VersionCollector
 from server.engine.messages import AdapterLoaded, EngineInfo, EngineStats, StepOutputs
@@ -135,7 +136,7 @@ class RequestClock:
             series.tpot.observe((self._last - self._first) / (self.count - 1))
 
 
-class Metrics:
+class Metrics(LifecycleObserver):
     """All metrics of one server.
 
     ``stats``, ``restarts`` and ``versions`` (how many there are in each state) are asked at scrape time. ``model`` is
@@ -213,19 +214,23 @@ class Metrics:
         """A request for ``key`` was answered by an error of type ``kind``."""
         self._errors.labels(self._model, *self._labels.current(key), kind).inc()
 
+    @override
     def adapter_loaded(self, loaded: AdapterLoaded) -> None:
         """An adapter version became resident."""
         for stage, seconds in loaded.seconds.items():
             self._load.labels(stage).observe(seconds)
 
+    @override
     def name_changed(self, action: Action) -> None:
         """What a name serves changed."""
         self._swaps.labels(action).inc()
 
+    @override
     def adapter_refused(self, code: str) -> None:
         """A package was refused."""
         self._load_errors.labels(code).inc()
 
+    @override
     def retire(self, key: AdapterKey) -> None:
         """A version serves no new requests: its series may give place to others."""
         self._labels.retire(key)

@@ -25,38 +25,38 @@ from server.logs import configure_logging
 from server.settings import ServerConfig
 
 
-def banner(parts: ServerContext, url: str) -> str:
+def banner(context: ServerContext, url: str) -> str:
     """A few lines for a person."""
-    info = parts.engine.info
-    names = parts.registry.names()
+    info = context.engine.info
+    names = context.registry.names()
     tokens = info.num_kv_blocks * info.block_size
     rows = {
-        "base": f"{parts.base_name} ({info.quantization}, {info.dtype} on {info.device}, {_size(info.base_bytes)})",
+        "base": f"{context.base_name} ({info.quantization}, {info.dtype} on {info.device}, {_size(info.base_bytes)})",
         "kv cache": f"{_size(info.kv_bytes)}, {tokens:,} tokens; up to {info.max_model_len:,} per sequence",
-        "adapters": ", ".join(_adapter(parts, name) for name in names) or "none yet",
-        "listening": f"{url}  ({_access(parts)})",
-        "try": _curl(parts, url, names[0] if names else parts.base_name),
+        "adapters": ", ".join(_adapter(context, name) for name in names) or "none yet",
+        "listening": f"{url}  ({_access(context)})",
+        "try": _curl(context, url, names[0] if names else context.base_name),
         "talk": f"hotswap chat --url {url}",
     }
-    return "\n".join([f"hotswap {parts.version} is ready", *(f"  {key:<10}{value}" for key, value in rows.items())])
+    return "\n".join([f"hotswap {context.version} is ready", *(f"  {key:<10}{value}" for key, value in rows.items())])
 
 
-def _adapter(parts: ServerContext, name: str) -> str:
-    version = parts.registry.live(name)
+def _adapter(context: ServerContext, name: str) -> str:
+    version = context.registry.live(name)
     return f"{version.key} ({version.kind}, {_size(version.nbytes)})"
 
 
-def _access(parts: ServerContext) -> str:
-    config = parts.config
+def _access(context: ServerContext) -> str:
+    config = context.config
     inference = "API key needed" if config.api_keys else "no API key needed"
     if config.admin_is_open:
         return f"{inference}; adapter uploads open to this machine"
     return f"{inference}; adapter uploads {'with an admin key' if config.admin_keys else 'off: no --admin-key'}"
 
 
-def _curl(parts: ServerContext, url: str, model: str) -> str:
+def _curl(context: ServerContext, url: str, model: str) -> str:
     body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 32}
-    key = ' -H "Authorization: Bearer $KEY"' if parts.config.api_keys else ""
+    key = ' -H "Authorization: Bearer $KEY"' if context.config.api_keys else ""
     return f"curl {url}/v1/chat/completions{key} -d '{json.dumps(body)}'"
 
 
@@ -75,10 +75,10 @@ def run(config: ServerConfig) -> int:
     sock = bind(config.host, config.port)
     with sock, _data_dir(config) as data_dir:
         url = _url(config.host, sock.getsockname()[1])
-        parts = make_context(config, data_dir)
-        check_adapters(parts)
-        _say(f"loading {parts.base_root} ...")
-        server = DrainingServer(parts, url)
+        context = make_context(config, data_dir)
+        check_adapters(context)
+        _say(f"loading {context.base_root} ...")
+        server = DrainingServer(context, url)
         server.run(sockets=[sock])
         if server.failure is not None:
             raise server.failure
@@ -92,14 +92,14 @@ class DrainingServer(uvicorn.Server):
     A second signal ends at once. ``failure`` is set when the server could not start.
     """
 
-    def __init__(self, parts: ServerContext, url: str) -> None:
+    def __init__(self, context: ServerContext, url: str) -> None:
         self.failure: EngineStartError | None = None
-        self._parts = parts
+        self._context = context
         self._url = url
         self._draining: asyncio.Task[None] | None = None
         super().__init__(
             uvicorn.Config(
-                create_app(parts, self._started),
+                create_app(context, self._started),
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -112,7 +112,7 @@ class DrainingServer(uvicorn.Server):
 
     def _started(self, failure: EngineStartError | None) -> None:
         if failure is None:
-            _say(banner(self._parts, self._url))
+            _say(banner(self._context, self._url))
         else:
             self.failure = failure
             self.should_exit = True
@@ -137,22 +137,22 @@ class DrainingServer(uvicorn.Server):
             self.should_exit = self.force_exit = True
 
     async def _drain(self) -> None:
-        parts = self._parts
-        parts.admission.close("the server is shutting down")
-        if parts.admission.active:
-            _say(f"shutting down: {parts.admission.active} running, at most {parts.config.drain_seconds:g} s")
+        context = self._context
+        context.admission.close("the server is shutting down")
+        if context.admission.active:
+            _say(f"shutting down: {context.admission.active} running, at most {context.config.drain_seconds:g} s")
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(parts.admission.idle(), parts.config.drain_seconds)
-        if parts.admission.active:
-            await parts.engine.close()  # what still runs is told so, in its own stream
+            await asyncio.wait_for(context.admission.idle(), context.config.drain_seconds)
+        if context.admission.active:
+            await context.engine.close()  # what still runs is told so, in its own stream
         self.should_exit = True
 
 
-def check_adapters(parts: ServerContext) -> None:
+def check_adapters(context: ServerContext) -> None:
     """Find what is wrong with --adapter before the base is loaded. Raises EngineStartError."""
-    for name, path in parts.config.adapter:
+    for name, path in context.config.adapter:
         try:
-            parts.registry.check_new_name(name)
+            context.registry.check_new_name(name)
             if Path(path).expanduser().is_dir():
                 inspect_package(Path(path).expanduser())
             elif not Path(path).expanduser().is_file():

@@ -17,10 +17,11 @@ from adapters.package.inspection import inspect_package
 from server.adapter_key import AdapterKey
 from server.api import uploads
 from server.api.auth import AdminKey
-from server.api.context import ContextDep, ServerContext
+from server.api.context import ContextDep, LifecycleDep, RegistryDep, ServerContext
 from server.api.error_responses import ApiError, json_response
 from server.api.wire import Wire, json_body
 from server.catalog.lifecycle import Activation
+from server.catalog.registry import Registry
 from server.catalog.versions import AdapterVersion, VersionState
 from server.errors import EngineUnavailableError, ServerError
 
@@ -28,16 +29,16 @@ _audit = logging.getLogger("server.audit")
 _OF_LIVE = ("version", "digest", "kind", "bytes", "num_virtual_tokens", "created", "state")
 
 
-def adapter_body(parts: ServerContext, name: str) -> dict[str, Any]:
+def adapter_body(registry: Registry, name: str) -> dict[str, Any]:
     """One name: what is known of its live version (all None before there is one), and its versions."""
-    versions = [version_body(parts, version) for version in parts.registry.versions(name)]
+    versions = [version_body(registry, version) for version in registry.versions(name)]
     none: dict[str, Any] = {"id": name, "name": name, "warnings": [], **dict.fromkeys(_OF_LIVE)}
-    live = version_body(parts, parts.registry.live(name)) if name in parts.registry.names() else none
+    live = version_body(registry, registry.live(name)) if name in registry.names() else none
     running = sum(version["running"] for version in versions)
     return {**live, "object": "adapter", "running": running, "versions": versions}
 
 
-def version_body(parts: ServerContext, version: AdapterVersion) -> dict[str, Any]:
+def version_body(registry: Registry, version: AdapterVersion) -> dict[str, Any]:
     """One version that is kept."""
     key = version.key
     return {
@@ -50,8 +51,8 @@ def version_body(parts: ServerContext, version: AdapterVersion) -> dict[str, Any
         "bytes": version.nbytes,
         "num_virtual_tokens": version.num_virtual_tokens,
         "created": int(version.created),
-        "state": parts.registry.state(key).value,
-        "running": parts.admission.running(key),
+        "state": registry.state(key).value,
+        "running": registry.running(key),
         "warnings": list(version.warnings),
     }
 
@@ -82,7 +83,7 @@ Mode = Annotated[Literal["drain", "force"], Query()]
 async def upload(
     _: AdminKey,
     request: Request,
-    parts: ContextDep,
+    context: ContextDep,
     *,
     name: str | None = None,
     replace: bool = False,
@@ -93,49 +94,49 @@ async def upload(
 
     With ``activate`` false it only becomes a candidate.
     """
-    return await _upload(request, parts, name, replace=replace, activate=activate, allow_noop=allow_noop)
+    return await _upload(request, context, name, replace=replace, activate=activate, allow_noop=allow_noop)
 
 
 @router.put("/v1/adapters/{name}", response_model=None)
 async def put(
-    _: AdminKey, request: Request, parts: ContextDep, name: str, activate: bool = True, allow_noop: bool = False
+    _: AdminKey, request: Request, context: ContextDep, name: str, activate: bool = True, allow_noop: bool = False
 ) -> Response:
     """Serve an uploaded package under ``name``, as its next version if the name exists."""
-    return await _upload(request, parts, name, replace=True, activate=activate, allow_noop=allow_noop)
+    return await _upload(request, context, name, replace=True, activate=activate, allow_noop=allow_noop)
 
 
 @router.get("/v1/adapters", response_model=None)
-async def list_adapters(_: AdminKey, parts: ContextDep) -> Response:
+async def list_adapters(_: AdminKey, registry: RegistryDep) -> Response:
     """All adapters that are served or have a candidate."""
-    data = [adapter_body(parts, name) for name in parts.registry.known_names()]
+    data = [adapter_body(registry, name) for name in registry.known_names()]
     return json_response({"object": "list", "data": data})
 
 
 @router.get("/v1/adapters/{name}", response_model=None)
-async def inspect(_: AdminKey, parts: ContextDep, name: str) -> Response:
+async def inspect(_: AdminKey, registry: RegistryDep, name: str) -> Response:
     """One adapter, with its versions and what the trainer of the live one recorded."""
-    body = adapter_body(parts, name)
-    manifest = parts.registry.live(name).manifest if body["version"] is not None else None
+    body = adapter_body(registry, name)
+    manifest = registry.live(name).manifest if body["version"] is not None else None
     return json_response({**body, "manifest": manifest})
 
 
 @router.delete("/v1/adapters/{name}", response_model=None)
-async def delete(_: AdminKey, request: Request, parts: ContextDep, name: str, mode: Mode = "drain") -> Response:
+async def delete(_: AdminKey, request: Request, lifecycle: LifecycleDep, name: str, mode: Mode = "drain") -> Response:
     """Stop serving a name: running requests finish (drain) or are ended (force)."""
-    versions = await parts.lifecycle.remove(name, force=mode == "force")
+    versions = await lifecycle.remove(name, force=mode == "force")
     audit(request, "remove", name, mode=mode, versions=[version.key.version for version in versions])
     return json_response({"object": "adapter.deleted", "name": name, "deleted": True, "mode": mode})
 
 
 async def _upload(
-    request: Request, parts: ServerContext, name: str | None, *, replace: bool, activate: bool, allow_noop: bool
+    request: Request, context: ServerContext, name: str | None, *, replace: bool, activate: bool, allow_noop: bool
 ) -> Response:
-    if parts.admission.closed_because:
-        raise EngineUnavailableError(parts.admission.closed_because)
+    if context.admission.closed_because:
+        raise EngineUnavailableError(context.admission.closed_because)
     if name is not None:
-        parts.registry.check_new_name(name)  # before the body is read
+        context.registry.check_new_name(name)  # before the body is read
     try:
-        async with uploads.receive(request, parts) as received:
+        async with uploads.receive(request, context.lifecycle.store, context.config.max_upload_mb) as received:
             name = name or received.fields.get("name")
             if not name:
                 raise ApiError(
@@ -143,19 +144,19 @@ async def _upload(
                 )
             activate = activate and received.flag("activate", default=True)
             replace = received.flag("replace") or replace
-            before = _states(parts, name)
+            before = _states(context.registry, name)
             live = next((key for key, state in before.items() if state is VersionState.LIVE), None)
             if live is not None and activate and not replace:
                 await _require_same_content(received, live)
             allow_noop = received.flag("allow_noop") or allow_noop
-            version = await parts.lifecycle.install(name, received.package, activate=activate, allow_noop=allow_noop)
+            version = await context.lifecycle.install(name, received.package, activate=activate, allow_noop=allow_noop)
     except (AdapterError, ServerError, ApiError) as error:
         audit(request, "refuse", name, reason=str(error))
         raise
     changed = version.key not in before or (activate and version.key != live)
     action = "unchanged" if not changed else "candidate" if not activate else "replace" if live else "load"
     audit(request, action, name, version=version.key.version, digest=version.key.digest)
-    body = {**version_body(parts, version), "base_fingerprint": parts.engine.info.base_fingerprint}
+    body = {**version_body(context.registry, version), "base_fingerprint": context.engine.info.base_fingerprint}
     return json_response(body, 201 if changed else 200)
 
 
@@ -174,10 +175,10 @@ async def _require_same_content(received: uploads.Upload, live: AdapterKey) -> N
         )
 
 
-def _states(parts: ServerContext, name: str) -> dict[AdapterKey, VersionState]:
+def _states(registry: Registry, name: str) -> dict[AdapterKey, VersionState]:
     """The versions of a name, which may be new."""
-    versions = parts.registry.versions(name) if name in parts.registry.known_names() else []
-    return {version.key: parts.registry.state(version.key) for version in versions}
+    versions = registry.versions(name) if name in registry.known_names() else []
+    return {version.key: registry.state(version.key) for version in versions}
 
 
 Number = Annotated[int, Field(ge=1)]
@@ -211,36 +212,36 @@ class RollbackBody(_Precondition):
 async def change(
     _: AdminKey,
     request: Request,
-    parts: ContextDep,
+    lifecycle: LifecycleDep,
     name: str,
     body: Annotated[ChangeBody, Depends(json_body(ChangeBody))],
 ) -> Response:
     """Activate a version: a candidate, or one that was live before."""
     with refusals_audited(request, name, version=body.version):
-        flip = await parts.lifecycle.activate(name, body.version, expected_live=body.expected_live)
-    return _activated(request, parts, flip, "activate")
+        activation = await lifecycle.activate(name, body.version, expected_live=body.expected_live)
+    return _activated(request, lifecycle.registry, activation, "activate")
 
 
 @router.post("/v1/adapters/{name}/rollback", response_model=None)
-async def rollback(_: AdminKey, request: Request, parts: ContextDep, name: str) -> Response:
+async def rollback(_: AdminKey, request: Request, lifecycle: LifecycleDep, name: str) -> Response:
     """Activate the version that was live before, or the one that an optional body names."""
     raw = await request.body()
     body = await json_body(RollbackBody)(request) if raw.strip() else RollbackBody.model_validate({})
     with refusals_audited(request, name, version=body.version):
-        flip = await parts.lifecycle.rollback(name, body.version, expected_live=body.expected_live)
-    return _activated(request, parts, flip, "rollback")
+        activation = await lifecycle.rollback(name, body.version, expected_live=body.expected_live)
+    return _activated(request, lifecycle.registry, activation, "rollback")
 
 
 @router.delete("/v1/adapters/{name}/versions/{version}", response_model=None)
 async def delete_version(
-    _: AdminKey, request: Request, parts: ContextDep, name: str, version: str, mode: Mode = "drain"
+    _: AdminKey, request: Request, lifecycle: LifecycleDep, name: str, version: str, mode: Mode = "drain"
 ) -> Response:
     """Delete a version that is not live: a candidate, or one that nobody will go back to."""
     number = int(version) if version.isdecimal() and len(version) < 10 else 0
     with refusals_audited(request, name, version=number):
         if not number:
             raise ApiError(400, "version: must be a version's number, like 3", param="version")
-        deleted = await parts.lifecycle.remove_version(name, number, force=mode == "force")
+        deleted = await lifecycle.remove_version(name, number, force=mode == "force")
     audit(request, "remove_version", name, mode=mode, version=number, digest=deleted.key.digest)
     return json_response(
         {
@@ -255,10 +256,10 @@ async def delete_version(
     )
 
 
-def _activated(request: Request, parts: ServerContext, flip: Activation, action: str) -> Response:
+def _activated(request: Request, registry: Registry, activation: Activation, action: str) -> Response:
     """The version that is live now; ``replaced`` is the number of the one before it."""
-    key, replaced = flip.version.key, flip.replaced.key.version if flip.replaced else None
-    done = action if flip.changed else "unchanged"
+    key, replaced = activation.version.key, activation.replaced.key.version if activation.replaced else None
+    done = action if activation.changed else "unchanged"
     audit(request, done, key.name, version=key.version, digest=key.digest, replaced=replaced)
-    body = {**version_body(parts, flip.version), "replaced": replaced, "changed": flip.changed}
+    body = {**version_body(registry, activation.version), "replaced": replaced, "changed": activation.changed}
     return json_response(body)

@@ -13,14 +13,13 @@ from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 
-from server.api.context import ContextDep
+from server.api.context import ConfigDep
 from server.api.error_responses import ApiError
 from server.settings import ServerConfig, is_loopback_name
 
 
-def require_inference(request: Request, parts: ContextDep) -> None:
+async def require_inference(request: Request, config: ConfigDep) -> None:
     """Let inference and admin keys through; everyone where no inference key is configured."""
-    config = parts.config
     if not config.api_keys:
         return
     digest = _digest(request)
@@ -28,9 +27,8 @@ def require_inference(request: Request, parts: ContextDep) -> None:
         raise _unauthorized()
 
 
-def require_admin(request: Request, parts: ContextDep) -> None:
+async def require_admin(request: Request, config: ConfigDep) -> None:
     """Let admin keys through; without any keys at all, only local programs (not web pages) on a loopback address."""
-    config = parts.config
     if config.admin_is_open:
         _require_local(request)
         return
@@ -51,9 +49,8 @@ def require_admin(request: Request, parts: ContextDep) -> None:
     raise _unauthorized()
 
 
-def require_metrics(request: Request, parts: ContextDep) -> None:
+async def require_metrics(request: Request, config: ConfigDep) -> None:
     """Like inference, open with --public-metrics; also closed where only admin keys are configured."""
-    config = parts.config
     if config.public_metrics or not (config.api_keys or config.admin_keys):
         return
     digest = _digest(request)
@@ -61,7 +58,7 @@ def require_metrics(request: Request, parts: ContextDep) -> None:
         raise _unauthorized()
 
 
-def open_to_all() -> None:
+async def open_to_all() -> None:
     """State that a route needs no key: probes."""
 
 

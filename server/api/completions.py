@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
+from typing_extensions import override
 
 from server.api.auth import InferenceKey
 from server.api.context import ContextDep
-from server.api.generation import Completion, Delta, TokenEntry
+from server.api.generation import Completion, TextDelta, TokenEntry
 from server.api.prepare import Job, Prompt, chat_job, completion_job
-from server.api.respond import answer
+from server.api.respond import ChoiceFormat, answer
 from server.api.wire import ChatCompletionBody, CompletionBody, json_body
 from server.engine.messages import TokenLogprobs
 from server.text.detokenize import IncrementalDecoder
@@ -94,28 +95,30 @@ ChatBody = Annotated[ChatCompletionBody, Depends(json_body(ChatCompletionBody))]
 
 
 @router.post("/v1/chat/completions", response_model=None)
-async def chat_completions(_: InferenceKey, request: Request, parts: ContextDep, body: ChatBody) -> Response:
+async def chat_completions(_: InferenceKey, request: Request, context: ContextDep, body: ChatBody) -> Response:
     """Continue a conversation, whole or as a stream."""
-    return await answer(request, parts, body, ChatReply(), chat_job)
+    return await answer(request, context, body, ChatChoices(), chat_job)
 
 
-class ChatReply:
+class ChatChoices(ChoiceFormat):
     """The form of chat choices."""
 
     object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
-    def choice(self, job: Job, whole: Completion) -> dict[str, Any]:
+    @override
+    def choice(self, job: Job, completion: Completion) -> dict[str, Any]:
         """A message and why it ended."""
-        message = {"role": "assistant", "content": whole.text, "refusal": None}
+        message = {"role": "assistant", "content": completion.text, "refusal": None}
         return {
-            "index": whole.index,
+            "index": completion.index,
             "message": message,
-            "logprobs": self._logprobs(job, whole.tokens),
-            "finish_reason": whole.finish_reason,
+            "logprobs": self._logprobs(job, completion.tokens),
+            "finish_reason": completion.finish_reason,
         }
 
-    def chunk_choices(self, job: Job, delta: Delta) -> list[dict[str, Any]]:
+    @override
+    def chunk_choices(self, job: Job, delta: TextDelta) -> list[dict[str, Any]]:
         """The role first, then text, and a finish reason in a chunk without text."""
         out = []
         if delta.first:
@@ -128,7 +131,7 @@ class ChatReply:
 
     def _chunk(
         self,
-        delta: Delta,
+        delta: TextDelta,
         content: dict[str, str],
         *,
         logprobs: dict[str, Any] | None = None,
@@ -145,28 +148,30 @@ TextBody = Annotated[CompletionBody, Depends(json_body(CompletionBody))]
 
 
 @router.post("/v1/completions", response_model=None)
-async def completions(_: InferenceKey, request: Request, parts: ContextDep, body: TextBody) -> Response:
+async def completions(_: InferenceKey, request: Request, context: ContextDep, body: TextBody) -> Response:
     """Continue one or several prompts, whole or as a stream."""
-    return await answer(request, parts, body, CompletionReply(), completion_job)
+    return await answer(request, context, body, CompletionChoices(), completion_job)
 
 
-class CompletionReply:
+class CompletionChoices(ChoiceFormat):
     """The form of completion choices. An echoed prompt stands before the text, its log-probabilities before theirs."""
 
     object = "text_completion"
     chunk_object = "text_completion"
 
-    def choice(self, job: Job, whole: Completion) -> dict[str, Any]:
+    @override
+    def choice(self, job: Job, completion: Completion) -> dict[str, Any]:
         """A whole choice."""
-        echoed = self._echoed(job, whole.index)
+        echoed = self._echoed(job, completion.index)
         return {
-            "index": whole.index,
-            "text": echoed + whole.text,
-            "logprobs": self._logprobs(job, whole.index, whole.tokens, whole.prompt_logprobs, echoed),
-            "finish_reason": whole.finish_reason,
+            "index": completion.index,
+            "text": echoed + completion.text,
+            "logprobs": self._logprobs(job, completion.index, completion.tokens, completion.prompt_logprobs, echoed),
+            "finish_reason": completion.finish_reason,
         }
 
-    def chunk_choices(self, job: Job, delta: Delta) -> list[dict[str, Any]]:
+    @override
+    def chunk_choices(self, job: Job, delta: TextDelta) -> list[dict[str, Any]]:
         """One chunk per delta; the prompt comes with the first, the finish reason with the last."""
         echoed = self._echoed(job, delta.index)
         if not (delta.text or delta.tokens or delta.finish_reason or (delta.first and echoed)):

@@ -1,14 +1,16 @@
-"""What the routes work with, made by ``server.app`` and kept on the application: no globals. Asyncio-confined."""
+"""What the routes work with, made by ``server.app`` and kept on the application: no globals. Asyncio-confined.
+
+A route states what it uses: single fields of the context, or all of it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
@@ -28,7 +30,6 @@ class Admission:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._active = 0
-        self._by_adapter: Counter[AdapterKey | None] = Counter()
         self._closed = "the server is loading the base; try again"
         self._idle = asyncio.Event()
         self._idle.set()
@@ -37,10 +38,6 @@ class Admission:
     def active(self) -> int:
         """Sequences that have not ended."""
         return self._active
-
-    def running(self, adapter: AdapterKey | None) -> int:
-        """Sequences of one adapter version (None: the base) that have not ended."""
-        return self._by_adapter[adapter]
 
     @property
     def closed_because(self) -> str:
@@ -56,7 +53,7 @@ class Admission:
         self._closed = reason
 
     @contextmanager
-    def admit(self, sequences: int, adapter: AdapterKey | None = None) -> Iterator[None]:
+    def admit(self, sequences: int) -> Iterator[None]:
         """Hold room for ``sequences``. Raises QueueFullError, or EngineUnavailableError while closed."""
         if self._closed:
             raise EngineUnavailableError(self._closed)
@@ -65,20 +62,16 @@ class Admission:
                 f"{self._active} sequences are running or waiting, the limit is {self._limit}; try later"
             )
         self._active += sequences
-        self._by_adapter[adapter] += sequences
         self._idle.clear()
         try:
             yield
         finally:
             self._active -= sequences
-            self._by_adapter[adapter] -= sequences
-            if not self._by_adapter[adapter]:
-                del self._by_adapter[adapter]
             if not self._active:
                 self._idle.set()
 
     async def idle(self) -> None:
-        """Wait until nothing is in the house."""
+        """Wait until no accepted sequence is left."""
         await self._idle.wait()
 
 
@@ -111,11 +104,26 @@ class ServerContext:
         return self.text.with_tokens(tuple(token for token in tokens if token.id < size))
 
 
-def get_context(request: Request) -> ServerContext:
-    """The parts of the application that serves ``request``."""
-    parts = request.app.state.parts
-    assert isinstance(parts, ServerContext)
-    return parts
+async def get_context(request: Request) -> ServerContext:
+    """The context of the application that serves ``request``."""
+    context = request.app.state.context
+    assert isinstance(context, ServerContext)
+    return context
 
 
 ContextDep = Annotated[ServerContext, Depends(get_context)]
+
+
+def _field(name: str) -> Any:
+    async def get(context: ContextDep) -> Any:
+        return getattr(context, name)
+
+    return Depends(get)
+
+
+ConfigDep = Annotated[ServerConfig, _field("config")]
+EngineDep = Annotated[EngineClient, _field("engine")]
+RegistryDep = Annotated[Registry, _field("registry")]
+LifecycleDep = Annotated[AdapterLifecycle, _field("lifecycle")]
+MetricsDep = Annotated[Metrics, _field("metrics")]
+AdmissionDep = Annotated[Admission, _field("admission")]

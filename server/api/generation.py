@@ -11,6 +11,8 @@ from typing import cast
 from server.api.context import ServerContext
 from server.api.error_responses import GenerationError
 from server.api.prepare import Job, Prompt
+from server.catalog.registry import Lease
+from server.engine.ipc.client import EngineClient
 from server.engine.messages import EngineRequest, FinishReason, RequestOutput, TokenLogprobs
 from server.errors import UnknownModelError
 from server.metrics import RequestClock
@@ -26,7 +28,7 @@ class TokenEntry:
 
 
 @dataclass(frozen=True)
-class Delta:
+class TextDelta:
     """What is new of one sequence. ``completion_tokens`` counts from its beginning; ``first`` marks the first delta.
 
     ``prompt_logprobs`` comes with the first delta, when asked for.
@@ -45,7 +47,7 @@ class Delta:
 class Sequence:
     """Submits one engine request when made; iterate ``deltas`` to its end, or close it to abort."""
 
-    def __init__(self, parts: ServerContext, job: Job, index: int, request: EngineRequest, clock: RequestClock) -> None:
+    def __init__(self, engine: EngineClient, job: Job, index: int, request: EngineRequest, clock: RequestClock) -> None:
         self.index = index
         self._job = job
         self._prompt: Prompt = job.prompts[index // job.n]
@@ -55,9 +57,9 @@ class Sequence:
         self._first = True
         self._completion_tokens = 0
         self._ended = False
-        self._outputs = cast(AsyncGenerator[RequestOutput, None], parts.engine.submit(request))
+        self._outputs = cast(AsyncGenerator[RequestOutput, None], engine.submit(request))
 
-    async def deltas(self) -> AsyncGenerator[Delta, None]:
+    async def deltas(self) -> AsyncGenerator[TextDelta, None]:
         """Deltas up to the one with a finish reason. Raises GenerationError, EngineUnavailableError."""
         try:
             async with aclosing(self._outputs):
@@ -82,7 +84,7 @@ class Sequence:
             self._ended = True
             self._clock.finish(reason, len(self._prompt.ids))
 
-    def _consume(self, output: RequestOutput) -> Delta:
+    def _consume(self, output: RequestOutput) -> TextDelta:
         self._clock.tokens(len(output.token_ids), queued_seconds=output.queued_seconds)
         self._check(output)
         shown = output.token_ids[:-1] if output.stop_token_id is not None else output.token_ids
@@ -93,7 +95,7 @@ class Sequence:
             reason = "stop" if self._text.stopped else reason
         self._completion_tokens += len(offsets) if self._text.stopped else len(output.token_ids)
         self._waiting += [TokenEntry(o, lp) for o, lp in zip(offsets, output.logprobs or [], strict=False)]
-        delta = Delta(
+        delta = TextDelta(
             index=self.index,
             text=piece,
             tokens=self._released(ended=reason is not None),
@@ -146,7 +148,7 @@ class Usage:
     cached_tokens: int = 0
     completion: dict[int, int] = field(default_factory=dict)
 
-    def add(self, delta: Delta, n: int) -> None:
+    def add(self, delta: TextDelta, n: int) -> None:
         """Take a delta into account. The cached part of a prompt is counted once, not for each of its ``n``."""
         self.completion[delta.index] = delta.completion_tokens
         if delta.first and delta.index % n == 0:
@@ -174,7 +176,7 @@ class Completion:
     finish_reason: str | None = None
     prompt_logprobs: list[TokenLogprobs | None] | None = None
 
-    def add(self, delta: Delta) -> None:
+    def add(self, delta: TextDelta) -> None:
         """Append a delta."""
         self.text += delta.text
         self.tokens += delta.tokens
@@ -190,7 +192,7 @@ class Generation:
         self.usage = Usage(job.prompt_tokens)
         self._sequences = sequences
 
-    async def deltas(self) -> AsyncGenerator[Delta, None]:
+    async def deltas(self) -> AsyncGenerator[TextDelta, None]:
         """The deltas of all sequences. The first error of any ends all."""
         if len(self._sequences) == 1:
             merged = self._sequences[0].deltas()
@@ -203,34 +205,35 @@ class Generation:
 
     async def collect(self) -> list[Completion]:
         """Run all sequences to their ends."""
-        wholes = [Completion(index) for index in range(len(self._sequences))]
+        completions = [Completion(index) for index in range(len(self._sequences))]
         async for delta in self.deltas():
-            wholes[delta.index].add(delta)
-        return wholes
+            completions[delta.index].add(delta)
+        return completions
 
 
 @asynccontextmanager
-async def running(parts: ServerContext, job: Job) -> AsyncIterator[Generation]:
-    """Submit all sequences of ``job`` at once; abort those that still run when the block is left.
+async def running(context: ServerContext, job: Job, lease: Lease) -> AsyncIterator[Generation]:
+    """Submit all sequences of ``job`` at once, counted in its ``lease``; abort those that run when the block is left.
 
     Raises QueueFullError or EngineUnavailableError before anything runs.
     """
     requests = job.requests()
-    with parts.admission.admit(len(requests), job.adapter):
+    with context.admission.admit(len(requests)):
+        lease.sequences = len(requests)
         sequences: list[Sequence] = []
         try:
             for index, request in enumerate(requests):
-                clock = parts.metrics.clock(job.adapter, job.started)
-                sequences.append(Sequence(parts, job, index, request, clock))
+                clock = context.metrics.clock(job.adapter, job.started)
+                sequences.append(Sequence(context.engine, job, index, request, clock))
             yield Generation(job, sequences)
         finally:
             for sequence in sequences:
                 await sequence.close()
 
 
-async def _merge(streams: list[AsyncGenerator[Delta, None]]) -> AsyncGenerator[Delta, None]:
+async def _merge(streams: list[AsyncGenerator[TextDelta, None]]) -> AsyncGenerator[TextDelta, None]:
     """Deltas of all ``streams`` as they come; a bounded queue, so that a slow reader holds the pumps back."""
-    queue: asyncio.Queue[Delta | Exception | None] = asyncio.Queue(maxsize=2 * len(streams))
+    queue: asyncio.Queue[TextDelta | Exception | None] = asyncio.Queue(maxsize=2 * len(streams))
     pumps = [asyncio.create_task(_pump(stream, queue)) for stream in streams]
     try:
         left = len(pumps)
@@ -248,7 +251,7 @@ async def _merge(streams: list[AsyncGenerator[Delta, None]]) -> AsyncGenerator[D
         await asyncio.gather(*pumps, return_exceptions=True)
 
 
-async def _pump(stream: AsyncGenerator[Delta, None], queue: asyncio.Queue[Delta | Exception | None]) -> None:
+async def _pump(stream: AsyncGenerator[TextDelta, None], queue: asyncio.Queue[TextDelta | Exception | None]) -> None:
     try:
         async with aclosing(stream):
             async for delta in stream:

@@ -7,7 +7,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from server.api.auth import MetricsKey, Open
-from server.api.context import ContextDep
+from server.api.context import AdmissionDep, ContextDep, EngineDep, MetricsDep
 from server.api.error_responses import json_response
 from server.errors import EngineUnavailableError
 
@@ -21,22 +21,22 @@ async def health(_: Open) -> Response:
 
 
 @router.get("/ready", response_model=None)
-async def ready(_: Open, parts: ContextDep) -> Response:
+async def ready(_: Open, admission: AdmissionDep, engine: EngineDep) -> Response:
     """Whether requests are served now; 503 while loading, restarting or draining."""
-    if parts.admission.closed_because:
-        raise EngineUnavailableError(parts.admission.closed_because)
-    if not parts.engine.ready:
+    if admission.closed_because:
+        raise EngineUnavailableError(admission.closed_because)
+    if not engine.ready:
         raise EngineUnavailableError("the engine is restarting; try again shortly")
     return json_response({"status": "ready"})
 
 
 @router.get("/version", response_model=None)
-async def version(_: Open, parts: ContextDep) -> Response:
+async def version(_: Open, context: ContextDep) -> Response:
     """The server's version."""
-    return json_response({"version": parts.version})
+    return json_response({"version": context.version})
 
 
 @router.get("/metrics", response_model=None)
-async def metrics(_: MetricsKey, parts: ContextDep) -> Response:
+async def metrics(_: MetricsKey, metrics: MetricsDep) -> Response:
     """Prometheus exposition."""
-    return Response(parts.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+    return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)

@@ -17,39 +17,42 @@ OWNER = "hotswap"
 
 
 @router.get("/v1/models", response_model=None)
-async def list_models(_: InferenceKey, parts: ContextDep) -> Response:
+async def list_models(_: InferenceKey, context: ContextDep) -> Response:
     """Everything a request may name as its model."""
-    data = [_base(parts), *(_adapter(parts, name, parts.registry.live(name)) for name in parts.registry.names())]
+    data = [
+        _base(context),
+        *(_adapter(context, name, context.registry.live(name)) for name in context.registry.names()),
+    ]
     return json_response({"object": "list", "data": data})
 
 
 @router.get("/v1/models/{model:path}", response_model=None)
-async def retrieve_model(_: InferenceKey, parts: ContextDep, model: str) -> Response:
+async def retrieve_model(_: InferenceKey, context: ContextDep, model: str) -> Response:
     """One model, by any name a request may use."""
-    key = parts.registry.resolve(model)
-    body = _base(parts) if key is None else _adapter(parts, key.name, parts.registry.leased(key))
+    key = context.registry.resolve(model)
+    body = _base(context) if key is None else _adapter(context, key.name, context.registry.leased(key))
     return json_response({**body, "id": model})
 
 
-def _base(parts: ServerContext) -> dict[str, Any]:
-    length = parts.engine.info.max_model_len if parts.engine.ready else None
+def _base(context: ServerContext) -> dict[str, Any]:
+    length = context.engine.info.max_model_len if context.engine.ready else None
     return {
-        "id": parts.base_name,
+        "id": context.base_name,
         "object": "model",
-        "created": parts.created,
+        "created": context.created,
         "owned_by": OWNER,
-        "root": parts.base_root,
+        "root": context.base_root,
         "parent": None,
         "max_model_len": length,
     }
 
 
-def _adapter(parts: ServerContext, name: str, version: AdapterVersion) -> dict[str, Any]:
+def _adapter(context: ServerContext, name: str, version: AdapterVersion) -> dict[str, Any]:
     return {
         "id": name,
         "object": "model",
         "created": int(version.created),
         "owned_by": OWNER,
         "root": str(version.key),
-        "parent": parts.base_name,
+        "parent": context.base_name,
     }

@@ -103,7 +103,7 @@ class ContextBudget:
 
     limit: int
     virtual: int
-    word: str  # what the client called its input
+    field_name: str  # what the client called its input
     text: TextProcessor
     vocab_size: int
 
@@ -113,7 +113,7 @@ class ContextBudget:
         ids = await self.text.encode_off_loop(text, add_special_tokens=add_special_tokens)
         if not ids:
             if self.text.bos_token_id is None:
-                raise InvalidRequestError(f"the {self.word} holds no tokens", param=self.word)
+                raise InvalidRequestError(f"the {self.field_name} holds no tokens", param=self.field_name)
             ids = [self.text.bos_token_id]
         self.check_known(ids)
         return Prompt(ids, text)
@@ -121,21 +121,23 @@ class ContextBudget:
     def check_known(self, ids: list[int]) -> None:
         """Raise InvalidRequestError for a token that the adapter does not know."""
         if (highest := max(ids)) >= self.vocab_size:
-            message = f"{self.word}: token id {highest} is not in the vocabulary of {self.vocab_size}"
-            raise InvalidRequestError(message, param=self.word)
+            message = f"{self.field_name}: token id {highest} is not in the vocabulary of {self.vocab_size}"
+            raise InvalidRequestError(message, param=self.field_name)
 
     def check(self, prompt_tokens: int, completion_tokens: int, *, at_least: bool = False) -> None:
         """Raise InvalidRequestError, in OpenAI's words, when a prompt and its completion do not fit."""
         need = 1 if completion_tokens else 0  # a completion of one token must fit, a scored prompt may fill all
         if prompt_tokens + self.virtual + need > self.limit:
             count = f"at least {prompt_tokens}" if at_least else str(prompt_tokens)
-            raise self._too_long(f"your {self.word} resulted in {count} tokens{self._of_adapter()}", self.word)
+            raise self._too_long(
+                f"your {self.field_name} resulted in {count} tokens{self._of_adapter()}", self.field_name
+            )
         if prompt_tokens + self.virtual + completion_tokens > self.limit:
             total = prompt_tokens + completion_tokens
             raise self._too_long(
-                f"you requested {total} tokens ({prompt_tokens} in the {self.word}, {completion_tokens} in the "
+                f"you requested {total} tokens ({prompt_tokens} in the {self.field_name}, {completion_tokens} in the "
                 f"completion){self._of_adapter()}",
-                f"{self.word} or completion",
+                f"{self.field_name} or completion",
             )
 
     def left(self, prompt_tokens: int) -> int:
@@ -149,31 +151,31 @@ class ContextBudget:
         return InvalidRequestError(
             f"This model's maximum context length is {self.limit} tokens. However, {what}. "
             f"Please reduce the length of the {reduce}.",
-            param=self.word,
+            param=self.field_name,
             code=MAX_LENGTH_CODE,
         )
 
 
-async def chat_job(parts: ServerContext, body: ChatCompletionBody, adapter: AdapterKey | None, started: float) -> Job:
+async def chat_job(context: ServerContext, body: ChatCompletionBody, adapter: AdapterKey | None, started: float) -> Job:
     """The job of a chat completion. Raises InvalidRequestError."""
-    _check_bounds(parts, body, adapter, prompts=1)
-    room = budget_for(parts, adapter, "messages")
+    _check_bounds(context, body, adapter, prompts=1)
+    budget = budget_for(context, adapter, "messages")
     messages = [message.for_template() for message in body.messages]
-    if reads_plain_text(parts):
-        prompt = await room.encode(last_user_text(messages), add_special_tokens=True)
+    if reads_plain_text(context):
+        prompt = await budget.encode(last_user_text(messages), add_special_tokens=True)
     else:
-        text = await _render(parts, messages, body.chat_template_kwargs)
-        prompt = await room.encode(text, add_special_tokens=False)
+        text = await _render(context, messages, body.chat_template_kwargs)
+        prompt = await budget.encode(text, add_special_tokens=False)
     asked = body.max_completion_tokens or body.max_tokens
-    room.check(len(prompt.ids), asked or 1)
+    budget.check(len(prompt.ids), asked or 1)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    sampling = _sampling(parts, body, asked or room.left(len(prompt.ids)), logprobs)
-    return _job(parts, body, adapter, [prompt], sampling, prefix="chatcmpl", started=started)
+    sampling = _sampling(body, asked or budget.left(len(prompt.ids)), logprobs)
+    return _job(context, body, adapter, [prompt], sampling, prefix="chatcmpl", started=started)
 
 
-def reads_plain_text(parts: ServerContext) -> bool:
+def reads_plain_text(context: ServerContext) -> bool:
     """Whether the base is an encoder-decoder without a chat template: it reads a text, not a conversation."""
-    return parts.engine.info.is_encoder_decoder and not parts.text.has_chat_template
+    return context.engine.info.is_encoder_decoder and not context.text.has_chat_template
 
 
 def last_user_text(messages: list[dict[str, Any]]) -> str:
@@ -186,52 +188,56 @@ def last_user_text(messages: list[dict[str, Any]]) -> str:
     )
 
 
-async def _render(parts: ServerContext, messages: list[dict[str, Any]], template_kwargs: dict[str, Any] | None) -> str:
+async def _render(
+    context: ServerContext, messages: list[dict[str, Any]], template_kwargs: dict[str, Any] | None
+) -> str:
     if sum(len(message["content"]) for message in messages) > OFFLOAD_CHARS:
-        return await asyncio.to_thread(parts.text.render_chat, messages, template_kwargs)
-    return parts.text.render_chat(messages, template_kwargs)
+        return await asyncio.to_thread(context.text.render_chat, messages, template_kwargs)
+    return context.text.render_chat(messages, template_kwargs)
 
 
-async def completion_job(parts: ServerContext, body: CompletionBody, adapter: AdapterKey | None, started: float) -> Job:
+async def completion_job(
+    context: ServerContext, body: CompletionBody, adapter: AdapterKey | None, started: float
+) -> Job:
     """The job of a completion. Raises InvalidRequestError."""
-    _check_bounds(parts, body, adapter, prompts=len(body.prompts))
-    if body.echo and body.logprobs is not None and parts.engine.info.is_encoder_decoder:
+    _check_bounds(context, body, adapter, prompts=len(body.prompts))
+    if body.echo and body.logprobs is not None and context.engine.info.is_encoder_decoder:
         raise InvalidRequestError(
             "`echo` with `logprobs` is not possible: the base is an encoder-decoder, which reads the prompt and has no "
             "log-probabilities of its tokens; leave one of them out",
             param="echo",
         )
-    room = budget_for(parts, adapter, "prompt")
+    budget = budget_for(context, adapter, "prompt")
     special = body.add_special_tokens is not False
-    prompts = [await _completion_prompt(prompt, room, special) for prompt in body.prompts]
+    prompts = [await _completion_prompt(prompt, budget, special) for prompt in body.prompts]
     longest = max(len(prompt.ids) for prompt in prompts)
-    room.check(longest, 1 if body.max_tokens is None else body.max_tokens)
-    default = min(COMPLETION_TOKENS, room.left(longest))
-    sampling = _sampling(parts, body, default if body.max_tokens is None else body.max_tokens, body.logprobs)
-    return _job(parts, body, adapter, prompts, sampling, prefix="cmpl", started=started, echo=bool(body.echo))
+    budget.check(longest, 1 if body.max_tokens is None else body.max_tokens)
+    default = min(COMPLETION_TOKENS, budget.left(longest))
+    sampling = _sampling(body, default if body.max_tokens is None else body.max_tokens, body.logprobs)
+    return _job(context, body, adapter, prompts, sampling, prefix="cmpl", started=started, echo=bool(body.echo))
 
 
-def budget_for(parts: ServerContext, adapter: AdapterKey | None, word: str) -> ContextBudget:
-    """The room of one sequence: what the base allows and the KV cache can hold."""
-    info = parts.engine.info
-    virtual = parts.registry.leased(adapter).num_virtual_tokens if adapter else 0
+def budget_for(context: ServerContext, adapter: AdapterKey | None, field_name: str) -> ContextBudget:
+    """The positions of one sequence: what the base allows and the KV cache can hold."""
+    info = context.engine.info
+    virtual = context.registry.leased(adapter).num_virtual_tokens if adapter else 0
     limit = min(info.max_model_len, info.num_kv_blocks * info.block_size)
-    return ContextBudget(limit, virtual, word, parts.text_of(adapter), parts.vocab_size(adapter))
+    return ContextBudget(limit, virtual, field_name, context.text_of(adapter), context.vocab_size(adapter))
 
 
-async def _completion_prompt(prompt: str | list[int], room: ContextBudget, special: bool) -> Prompt:
+async def _completion_prompt(prompt: str | list[int], budget: ContextBudget, special: bool) -> Prompt:
     if isinstance(prompt, str):
-        return await room.encode(prompt, add_special_tokens=special)
-    room.check(len(prompt), 0)
+        return await budget.encode(prompt, add_special_tokens=special)
+    budget.check(len(prompt), 0)
     if not prompt:
         raise InvalidRequestError("a prompt of token ids is empty", param="prompt")
-    room.check_known(prompt)
+    budget.check_known(prompt)
     return Prompt(prompt)
 
 
-def _check_bounds(parts: ServerContext, body: SamplingBody, adapter: AdapterKey | None, *, prompts: int) -> None:
+def _check_bounds(context: ServerContext, body: SamplingBody, adapter: AdapterKey | None, *, prompts: int) -> None:
     """Caps on what one request fans out to, before any work."""
-    config, vocab_size = parts.config, parts.vocab_size(adapter)
+    config, vocab_size = context.config, context.vocab_size(adapter)
     sequences = prompts * (body.n or 1)
     if sequences > config.max_sequences_per_request:
         raise InvalidRequestError(
@@ -248,7 +254,7 @@ def _check_bounds(parts: ServerContext, body: SamplingBody, adapter: AdapterKey 
             raise InvalidRequestError(message, param=param)
 
 
-def _sampling(parts: ServerContext, body: SamplingBody, max_tokens: int, logprobs: int | None) -> SamplingParams:
+def _sampling(body: SamplingBody, max_tokens: int, logprobs: int | None) -> SamplingParams:
     """Sampling parameters; absent and null fields mean OpenAI's defaults."""
     min_tokens = body.min_tokens or 0
     if min_tokens > max_tokens:
@@ -280,7 +286,7 @@ def _or(value: float | None, default: float) -> float:
 
 
 def _job(
-    parts: ServerContext,
+    context: ServerContext,
     body: SamplingBody,
     adapter: AdapterKey | None,
     prompts: list[Prompt],
@@ -295,11 +301,11 @@ def _job(
         created=int(time.time()),
         model=body.model,
         adapter=adapter,
-        fingerprint=system_fingerprint(parts, adapter),
+        fingerprint=system_fingerprint(context, adapter),
         prompts=prompts,
         n=body.n or 1,
         sampling=sampling,
-        tokenizer=parts.text_of(adapter),
+        tokenizer=context.text_of(adapter),
         started=started,
         text=TextOptions(
             stops=tuple(body.stops),
@@ -308,11 +314,11 @@ def _job(
         ),
         echo=echo,
         cache_salt=body.cache_salt or "",
-        continues=not parts.engine.info.is_encoder_decoder,
+        continues=not context.engine.info.is_encoder_decoder,
     )
 
 
-def system_fingerprint(parts: ServerContext, adapter: AdapterKey | None) -> str:
+def system_fingerprint(context: ServerContext, adapter: AdapterKey | None) -> str:
     """OpenAI's system_fingerprint: the base's content, and the exact adapter version."""
-    base = f"fp_{parts.engine.info.base_fingerprint[:12]}"
+    base = f"fp_{context.engine.info.base_fingerprint[:12]}"
     return base if adapter is None else f"{base}:{adapter}"

@@ -1,92 +1,46 @@
-"""From a checked body to an answer: resolves the model, makes the job, runs it, streams or collects."""
+"""From a checked body to an answer: resolves the model, makes the job, runs it, streams or collects.
+
+Answers are whole, or server-sent events; work for a client that leaves ends at once.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
+import msgspec
 from fastapi import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from server.adapter_key import AdapterKey
 from server.api.auth import tenant
 from server.api.context import ServerContext
 from server.api.error_responses import json_response, to_api_error
-from server.api.generation import Completion, Delta, Generation, Usage, running
+from server.api.generation import Completion, Generation, TextDelta, Usage, running
 from server.api.prepare import Job
-from server.api.streaming import ClientGone, EventStream, event, until_gone, with_errors
 from server.api.wire import SamplingBody
 from server.errors import EngineUnavailableError
 
-
-class Reply(Protocol):
-    """The form of one kind's choices."""
-
-    object: str
-    chunk_object: str
-
-    def choice(self, job: Job, whole: Completion) -> dict[str, Any]:
-        """One entry of ``choices`` of a whole answer."""
-
-    def chunk_choices(self, job: Job, delta: Delta) -> list[dict[str, Any]]:
-        """The entries of ``choices`` that a delta makes, each a chunk of its own."""
-
-
-def head(job: Job, kind: str) -> dict[str, Any]:
-    """The fields that every answer and every chunk of a job begins with."""
-    return {
-        "id": job.id,
-        "object": kind,
-        "created": job.created,
-        "model": job.model,
-        "system_fingerprint": job.fingerprint,
-    }
-
-
-def completion_body(reply: Reply, job: Job, wholes: list[Completion], usage: Usage) -> dict[str, Any]:
-    """The body of an answer that is not streamed."""
-    choices = [reply.choice(job, whole) for whole in wholes]
-    return {**head(job, reply.object), "choices": choices, "usage": usage.body()}
-
-
-class Chunks:
-    """Makes the chunks of one stream, with usage where the client asked for it."""
-
-    def __init__(self, reply: Reply, job: Job, body: SamplingBody) -> None:
-        options = body.stream_options
-        self._reply = reply
-        self._job = job
-        self._head = head(job, reply.chunk_object)
-        self._final_usage = bool(options and options.include_usage)
-        self._running_usage = bool(options and options.continuous_usage_stats)
-
-    def of(self, delta: Delta, usage: Usage) -> list[dict[str, Any]]:
-        """The chunks of one delta."""
-        common = dict(self._head)
-        if self._running_usage:
-            common["usage"] = usage.body(delta.index)
-        elif self._final_usage:
-            common["usage"] = None
-        return [{**common, "choices": [choice]} for choice in self._reply.chunk_choices(self._job, delta)]
-
-    def last(self, usage: Usage) -> list[dict[str, Any]]:
-        """The chunk with the usage of all choices, if asked for."""
-        return [{**self._head, "choices": [], "usage": usage.body()}] if self._final_usage else []
-
-
+T = TypeVar("T")
 Body = TypeVar("Body", bound=SamplingBody)
 Prepare = Callable[[ServerContext, Body, AdapterKey | None, float], Awaitable[Job]]
 GONE_STATUS = 499  # nginx's number; nobody is there to read it
+DONE = b"data: [DONE]\n\n"
+_encode = msgspec.json.Encoder().encode
 
 
-async def answer(request: Request, parts: ServerContext, body: Body, reply: Reply, prepare: Prepare[Body]) -> Response:
+async def answer(
+    request: Request, context: ServerContext, body: Body, form: ChoiceFormat, prepare: Prepare[Body]
+) -> Response:
     """The whole life of one generation request."""
-    work = _Work(request, parts, body, reply, prepare)
+    work = _Work(request, context, body, form, prepare)
     try:
-        return await (work.stream() if body.stream else work.whole())
+        return await (work.stream() if body.stream else work.complete())
     except ClientGone:
         return Response(status_code=GONE_STATUS)
     except Exception as error:
@@ -98,25 +52,25 @@ class _Work:
     """One request and what is known of it so far."""
 
     def __init__(
-        self, request: Request, parts: ServerContext, body: Body, reply: Reply, prepare: Prepare[Body]
+        self, request: Request, context: ServerContext, body: Body, form: ChoiceFormat, prepare: Prepare[Body]
     ) -> None:
         self._request = request
-        self._parts = parts
+        self._context = context
         self._body = body
-        self._reply = reply
+        self._form = form
         self._prepare = prepare
         self._started = time.perf_counter()
         self._adapter: AdapterKey | None = None
 
-    async def whole(self) -> Response:
+    async def complete(self) -> Response:
         """Run to the end, then answer."""
-        return await until_gone(self._request, self._whole())
+        return await until_gone(self._request, self._complete())
 
-    async def _whole(self) -> Response:
+    async def _complete(self) -> Response:
         async with self._generation() as generation:
-            wholes = await generation.collect()
+            completions = await generation.collect()
             self._note(generation)
-            body = completion_body(self._reply, generation.job, wholes, generation.usage)
+            body = completion_body(self._form, generation.job, completions, generation.usage)
             return json_response(body, headers=generation.job.headers)
 
     async def stream(self) -> Response:
@@ -128,7 +82,7 @@ class _Work:
     async def _events(self, headers: dict[str, str]) -> AsyncGenerator[bytes, None]:
         async with self._generation() as generation:
             headers.update(generation.job.headers)
-            chunks = Chunks(self._reply, generation.job, self._body)
+            chunks = Chunks(self._form, generation.job, self._body)
             async with aclosing(generation.deltas()) as deltas:
                 async for delta in deltas:
                     for chunk in chunks.of(delta, generation.usage):
@@ -140,14 +94,14 @@ class _Work:
     @asynccontextmanager
     async def _generation(self) -> AsyncIterator[Generation]:
         """The running request: lease, admission and sequences end with the block."""
-        parts = self._parts
-        if parts.admission.closed_because:
-            raise EngineUnavailableError(parts.admission.closed_because)
-        with parts.registry.lease(self._body.model) as adapter:
-            self._adapter = adapter
-            job = await self._prepare(parts, self._body, adapter, self._started)
-            salted = replace(job, cache_salt=tenant(self._request, parts.config) + job.cache_salt)
-            async with running(parts, salted) as generation:
+        context = self._context
+        if context.admission.closed_because:
+            raise EngineUnavailableError(context.admission.closed_because)
+        with context.registry.lease(self._body.model) as lease:
+            self._adapter = lease.key
+            job = await self._prepare(context, self._body, lease.key, self._started)
+            salted = replace(job, cache_salt=tenant(self._request, context.config) + job.cache_salt)
+            async with running(context, salted, lease) as generation:
                 yield generation
 
     def _note(self, generation: Generation) -> None:
@@ -164,4 +118,168 @@ class _Work:
 
     def count_error(self, error: Exception) -> None:
         """Count an error that is answered."""
-        self._parts.metrics.error(self._adapter, to_api_error(error).code or "invalid_request")
+        self._context.metrics.error(self._adapter, to_api_error(error).code or "invalid_request")
+
+
+# ---- the forms of answers ----
+
+
+class ChoiceFormat(Protocol):
+    """The form of one kind's choices."""
+
+    object: str
+    chunk_object: str
+
+    def choice(self, job: Job, completion: Completion) -> dict[str, Any]:
+        """One entry of ``choices`` of a whole answer."""
+
+    def chunk_choices(self, job: Job, delta: TextDelta) -> list[dict[str, Any]]:
+        """The entries of ``choices`` that a delta makes, each a chunk of its own."""
+
+
+def head(job: Job, kind: str) -> dict[str, Any]:
+    """The fields that every answer and every chunk of a job begins with."""
+    return {
+        "id": job.id,
+        "object": kind,
+        "created": job.created,
+        "model": job.model,
+        "system_fingerprint": job.fingerprint,
+    }
+
+
+def completion_body(form: ChoiceFormat, job: Job, completions: list[Completion], usage: Usage) -> dict[str, Any]:
+    """The body of an answer that is not streamed."""
+    choices = [form.choice(job, completion) for completion in completions]
+    return {**head(job, form.object), "choices": choices, "usage": usage.body()}
+
+
+class Chunks:
+    """Makes the chunks of one stream, with usage where the client asked for it."""
+
+    def __init__(self, form: ChoiceFormat, job: Job, body: SamplingBody) -> None:
+        options = body.stream_options
+        self._form = form
+        self._job = job
+        self._head = head(job, form.chunk_object)
+        self._final_usage = bool(options and options.include_usage)
+        self._running_usage = bool(options and options.continuous_usage_stats)
+
+    def of(self, delta: TextDelta, usage: Usage) -> list[dict[str, Any]]:
+        """The chunks of one delta."""
+        common = dict(self._head)
+        if self._running_usage:
+            common["usage"] = usage.body(delta.index)
+        elif self._final_usage:
+            common["usage"] = None
+        return [{**common, "choices": [choice]} for choice in self._form.chunk_choices(self._job, delta)]
+
+    def last(self, usage: Usage) -> list[dict[str, Any]]:
+        """The chunk with the usage of all choices, if asked for."""
+        return [{**self._head, "choices": [], "usage": usage.body()}] if self._final_usage else []
+
+
+# ---- server-sent events ----
+
+
+class ClientGone(Exception):  # noqa: N818 - an event, not a fault
+    """The client closed its connection before the answer was ready."""
+
+
+def event(data: Any) -> bytes:
+    """One event."""
+    return b"data: " + _encode(data) + b"\n\n"
+
+
+async def gone(receive: Receive) -> None:
+    """Return when the client has closed the connection (the body must have been read)."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def until_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of ``work``; cancels it and raises ClientGone when the client leaves first."""
+    task = asyncio.create_task(work)
+    watch = asyncio.create_task(gone(request.receive))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        return task.result()
+    finally:
+        await _stop(task, watch)
+
+
+class EventStream(Response):
+    """Streams events and stops the source the moment the client leaves, also while nothing is being sent.
+
+    The source's first event is awaited by ``begin``, before anything is sent: what fails until then gets an HTTP
+    status of its own. A later failure becomes an error event.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, source: AsyncGenerator[bytes, None], first: bytes, headers: dict[str, str]) -> None:
+        self._source = source
+        self._first = first
+        self.status_code = 200
+        self.background = None
+        self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
+
+    @classmethod
+    async def begin(cls, request: Request, source: AsyncGenerator[bytes, None], headers: dict[str, str]) -> EventStream:
+        """Wait for the first event. Raises what the source raises, or ClientGone."""
+        try:
+            first = await until_gone(request, _first(source))
+        except BaseException:
+            await source.aclose()
+            raise
+        return cls(source, first, headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send all events, or as many as the client waits for."""
+        sending = asyncio.create_task(self._send_all(send))
+        watch = asyncio.create_task(gone(receive))
+        try:
+            await asyncio.wait({sending, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+        finally:
+            await _stop(sending, watch)
+            await self._source.aclose()
+
+    async def _send_all(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self._first, "more_body": True})
+        async with aclosing(self._source):
+            async for data in self._source:
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def with_errors(
+    source: AsyncGenerator[bytes, None], on_error: Callable[[Exception], None]
+) -> AsyncGenerator[bytes, None]:
+    """``source``, ended by DONE; a failure after its first event is told ``on_error`` and becomes an error event."""
+    begun = False
+    try:
+        async with aclosing(source):
+            async for data in source:
+                begun = True
+                yield data
+    except Exception as error:
+        if not begun:
+            raise
+        on_error(error)
+        yield event(to_api_error(error).body())
+    yield DONE
+
+
+async def _first(source: AsyncGenerator[bytes, None]) -> bytes:
+    return await anext(source)
+
+
+async def _stop(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -21,33 +21,33 @@ router = APIRouter()
 @router.post("/tokenize", response_model=None)
 @router.post("/v1/tokenize", response_model=None)
 async def tokenize(
-    _: InferenceKey, parts: ContextDep, body: Annotated[TokenizeBody, Depends(json_body(TokenizeBody))]
+    _: InferenceKey, context: ContextDep, body: Annotated[TokenizeBody, Depends(json_body(TokenizeBody))]
 ) -> Response:
     """Token ids of a text (with special tokens unless told otherwise), or of a rendered conversation."""
-    tokenizer = _tokenizer(parts, body.model)
+    tokenizer = _tokenizer(context, body.model)
     text, plain = body.prompt or "", True
     if body.messages is not None:
         messages = [message.for_template() for message in body.messages]
-        plain = parts.engine.ready and reads_plain_text(parts)
-        text = last_user_text(messages) if plain else parts.text.render_chat(messages)
+        plain = context.engine.ready and reads_plain_text(context)
+        text = last_user_text(messages) if plain else context.text.render_chat(messages)
     special = plain if body.add_special_tokens is None else body.add_special_tokens
     tokens = await tokenizer.encode_off_loop(text, add_special_tokens=special)
-    length = parts.engine.info.max_model_len if parts.engine.ready else None
+    length = context.engine.info.max_model_len if context.engine.ready else None
     return json_response({"count": len(tokens), "max_model_len": length, "tokens": tokens})
 
 
 @router.post("/detokenize", response_model=None)
 @router.post("/v1/detokenize", response_model=None)
 async def detokenize(
-    _: InferenceKey, parts: ContextDep, body: Annotated[DetokenizeBody, Depends(json_body(DetokenizeBody))]
+    _: InferenceKey, context: ContextDep, body: Annotated[DetokenizeBody, Depends(json_body(DetokenizeBody))]
 ) -> Response:
     """The text of token ids, special tokens included."""
-    tokenizer = _tokenizer(parts, body.model)
+    tokenizer = _tokenizer(context, body.model)
     if any(token >= 2**31 for token in body.tokens):
         raise InvalidRequestError("token ids must be below 2**31", param="tokens")
     return json_response({"prompt": tokenizer.decode(body.tokens, skip_special_tokens=False)})
 
 
-def _tokenizer(parts: ServerContext, model: str | None) -> TextProcessor:
+def _tokenizer(context: ServerContext, model: str | None) -> TextProcessor:
     """The tokenizer of ``model``, the base's when it names none. Raises UnknownModelError."""
-    return parts.text_of(None if model is None else parts.registry.resolve(model))
+    return context.text_of(None if model is None else context.registry.resolve(model))

@@ -20,8 +20,8 @@ from starlette.requests import ClientDisconnect
 from adapters.limits import PackageLimits
 from adapters.package.archive import unpack
 from adapters.package.files import PACKAGE_FILES, is_kept
-from server.api.context import ServerContext
 from server.api.error_responses import ApiError
+from server.catalog.store import AdapterStore
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -187,13 +187,12 @@ class Upload:
 
 
 @asynccontextmanager
-async def receive(request: Request, parts: ServerContext) -> AsyncIterator[Upload]:
+async def receive(request: Request, store: AdapterStore, max_megabytes: float) -> AsyncIterator[Upload]:
     """Stream the body into quarantine; nothing of it is left there afterwards. Raises ApiError or PackageError."""
-    store = parts.lifecycle.store
     place = await asyncio.to_thread(store.new_quarantine)
     try:
         form = await read_form(request, place)
-        package = await asyncio.to_thread(_package, form.files, place, parts.config.max_upload_mb)
+        package = await asyncio.to_thread(_package, form.files, place, max_megabytes)
         yield Upload(package, form.fields)
     finally:
         await asyncio.to_thread(store.discard, place)

@@ -124,7 +124,7 @@ class TextPart(Wire):
     text: str
 
 
-class Message(Wire):
+class ChatMessage(Wire):
     """One message of a conversation; other fields (name, tool calls of a history) go to the template as they are."""
 
     model_config = ConfigDict(extra="allow")
@@ -158,7 +158,7 @@ class ChatCompletionBody(SamplingBody):
         "chat_template": "templates come only from the operator of the server",
     }
 
-    messages: Annotated[list[Message], Field(fail_fast=True)] = Field(min_length=1)
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True)] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     max_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
@@ -233,7 +233,7 @@ class TokenizeBody(Wire):
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[Message], Field(fail_fast=True)] | None = Field(None, min_length=1)
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True)] | None = Field(None, min_length=1)
     add_special_tokens: bool | None = None
 
     @model_validator(mode="after")

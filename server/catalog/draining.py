@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from adapters.errors import AdapterError
@@ -56,56 +55,51 @@ class Background:
             logger.error("background work failed", exc_info=error)
 
 
-@dataclass(eq=False)
-class _Drain:
-    """One version on its way out. Until ``unloading`` is set it can be called back."""
-
-    task: asyncio.Task[None]
-    unloading: bool = False
-
-
 class Draining:
-    """The versions on their way out of the engine."""
+    """The versions on their way out of the engine. Until the engine is told, such a version can be kept."""
 
     def __init__(self, registry: Registry, engine: EngineClient, background: Background) -> None:
         self._registry = registry
         self._engine = engine
         self._background = background
-        self._drains: dict[AdapterKey, _Drain] = {}
+        self._tasks: dict[AdapterKey, asyncio.Task[None]] = {}
+        self._unloading: set[AdapterKey] = set()
 
     def begin(self, key: AdapterKey) -> None:
         """Unload ``key`` once its last lease is released. It stays usable until then."""
-        if key not in self._drains:
-            task = self._background.spawn(self._unload_when_unused(key))
-            self._drains[key] = _Drain(task)
-            task.add_done_callback(lambda _: self._drains.pop(key))
+        if key not in self._tasks:
+            task = self._tasks[key] = self._background.spawn(self._unload_when_unused(key))
+            task.add_done_callback(lambda _: self._ended(key))
 
-    async def call_back(self, key: AdapterKey) -> bool:
+    async def cancel(self, key: AdapterKey) -> bool:
         """End a drain. True when ``key`` is still resident, False when it was being unloaded and is gone now."""
-        drain = self._drains.get(key)
-        if drain is None:
+        task = self._tasks.get(key)
+        if task is None:
             return False
-        if not drain.unloading:
-            drain.task.cancel()
-        await asyncio.wait([drain.task])
-        return drain.task.cancelled()
+        if key not in self._unloading:
+            task.cancel()
+        await asyncio.wait([task])
+        return task.cancelled()
 
     async def finish(self, key: AdapterKey, then: Callable[[], None]) -> None:
         """Unload ``key`` once its last lease is released, then call ``then`` in a thread."""
         self.begin(key)
-        await asyncio.wait([self._drains[key].task])
+        await asyncio.wait([self._tasks[key]])
         await asyncio.to_thread(then)
 
     async def force(self, key: AdapterKey, then: Callable[[], None]) -> None:
         """Unload ``key`` now, aborting its requests, then call ``then`` in a thread."""
-        drain = self._drains.get(key)
-        if drain is not None and not drain.unloading:
-            drain.task.cancel()
+        if key in self._tasks and key not in self._unloading:
+            self._tasks[key].cancel()
         await self._engine.unload_adapter(key, force=True)
         await asyncio.to_thread(then)
 
     async def _unload_when_unused(self, key: AdapterKey) -> None:
         await self._registry.unused(key)
-        self._drains[key].unloading = True
+        self._unloading.add(key)
         await self._engine.unload_adapter(key)
         self._registry.drained(key)
+
+    def _ended(self, key: AdapterKey) -> None:
+        del self._tasks[key]
+        self._unloading.discard(key)

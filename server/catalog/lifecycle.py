@@ -28,11 +28,13 @@ from server.engine.ipc.client import EngineClient
 from server.engine.messages import AdapterLoaded
 from server.errors import ConflictError, InvalidRequestError
 
+logger = logging.getLogger(__name__)
+Tokens = tuple[AddedToken, ...]
 Action = Literal["load", "replace", "activate", "rollback", "remove"]
 
 
-class LifecycleObserver(Protocol):
-    """Is told what happens."""
+class LifecycleObserver:
+    """Is told what happens; this one ignores it."""
 
     def adapter_loaded(self, loaded: AdapterLoaded) -> None:
         """A version became resident: one that goes into service, or a candidate."""
@@ -47,22 +49,6 @@ class LifecycleObserver(Protocol):
         """A version serves no new requests."""
 
 
-class SilentObserver:
-    """Tells nobody."""
-
-    def adapter_loaded(self, loaded: AdapterLoaded) -> None:
-        """Ignored."""
-
-    def name_changed(self, action: Action) -> None:
-        """Ignored."""
-
-    def adapter_refused(self, code: str) -> None:
-        """Ignored."""
-
-    def retire(self, key: AdapterKey) -> None:
-        """Ignored."""
-
-
 @dataclass(frozen=True)
 class Activation:
     """``version`` is live now. ``replaced`` was before it (None: nothing was).
@@ -73,65 +59,6 @@ class Activation:
     version: AdapterVersion
     replaced: AdapterVersion | None = None
     changed: bool = True
-
-
-class Activator:
-    """Makes versions live, and lets those go that they replace."""
-
-    def __init__(self, registry: Registry, engine: EngineClient, drains: Draining, observer: LifecycleObserver) -> None:
-        self._registry = registry
-        self._engine = engine
-        self._drains = drains
-        self._observer = observer
-
-    async def flip(self, version: AdapterVersion, action: Action) -> Activation:
-        """Make a version live that is kept; with the action ``rollback``, undo what came after it.
-
-        Raises AdapterError or EngineUnavailableError; everything is as before then.
-        """
-        if self._registry.state(version.key) is VersionState.LIVE:
-            return Activation(version, changed=False)
-        await self._make_resident(version)
-        replaced = self._registry.activate(version.key, back=action == "rollback")
-        self.flipped(version, replaced, action)
-        return Activation(version, replaced)
-
-    def flipped(self, version: AdapterVersion, replaced: AdapterVersion | None, action: Action) -> None:
-        """Tell of a flip that has happened, and let the replaced version go in the background."""
-        logger.info("adapter %s in service, before it: %s", version.key, replaced.key if replaced else None)
-        self._observer.name_changed("load" if replaced is None else action)
-        if replaced is not None:
-            self._observer.retire(replaced.key)
-            self._drains.begin(replaced.key)
-
-    def check_expected(self, name: str, expected_live: int | None, *, target: int | None = None) -> None:
-        """Raise ConflictError unless ``name`` serves ``expected_live`` (0: nothing; None: whatever it is).
-
-        A ``target`` that it serves already is fine too: the call was repeated.
-        """
-        live = self._registry.live(name).key.version if name in self._registry.names() else 0
-        if expected_live in (None, live) or (live and live == target):
-            return
-        serves = f"{name!r} serves version {live}" if live else f"{name!r} serves no version"
-        wanted = f"not {expected_live}" if expected_live else "and was expected to serve none"
-        raise ConflictError(
-            f"{serves}, {wanted}: it was changed meanwhile. Look at GET /v1/adapters/{name} before you decide again",
-            param="expected_live",
-            code="live_version_changed",
-        )
-
-    async def _make_resident(self, version: AdapterVersion) -> None:
-        """Load a version, unless it is draining and can be kept."""
-        if await self._drains.call_back(version.key):
-            return
-        candidate = self._registry.state(version.key) is VersionState.CANDIDATE
-        loaded = await self._engine.load_adapter(version.key, version.path, allow_noop=True)  # accepted before
-        if not candidate:  # a candidate was only asked whether it is resident still
-            self._observer.adapter_loaded(loaded)
-
-
-logger = logging.getLogger(__name__)
-Tokens = tuple[AddedToken, ...]
 
 
 class Vocabulary(Protocol):
@@ -168,12 +95,11 @@ class AdapterLifecycle:
         self.registry = registry
         self.store = store
         self._engine = engine
-        self._observer: LifecycleObserver = observer or SilentObserver()
+        self._observer = observer or LifecycleObserver()
         self._vocabulary: Vocabulary = vocabulary or _AnyVocabulary()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._background = Background()
-        self._drains = Draining(registry, engine, self._background)
-        self._flips = Activator(registry, engine, self._drains, self._observer)
+        self._draining = Draining(registry, engine, self._background)
         known = [version.path for name in registry.known_names() for version in registry.versions(name)]
         store.sweep(known)
 
@@ -193,7 +119,7 @@ class AdapterLifecycle:
         self, name: str, source: Path, *, activate: bool = True, allow_noop: bool = False
     ) -> AdapterVersion:
         """As ``install``, for a directory or archive of the operator's, which is copied. Raises as ``install``."""
-        package = await asyncio.to_thread(self.store.bring_in, source)
+        package = await asyncio.to_thread(self.store.stage_copy, source)
         return await self.install(name, package, activate=activate, allow_noop=allow_noop)
 
     async def activate(self, name: str, number: int, *, expected_live: int | None = None) -> Activation:
@@ -242,7 +168,7 @@ class AdapterLifecycle:
                 if (same := self._resident(name, info.digest, tokens)) is None:
                     return await self._add(name, info, tokens, activate=activate, allow_noop=allow_noop)
                 if activate:
-                    await self._flips.flip(same, "replace")
+                    await self._make_live(same, "replace")
                 return same
         except AdapterError as error:
             self._observer.adapter_refused(error.code)
@@ -286,7 +212,7 @@ class AdapterLifecycle:
         self._observer.adapter_loaded(loaded)
         replaced = self.registry.commit(version)
         if activate:
-            self._flips.flipped(version, replaced, "replace")
+            self._went_live(version, replaced, "replace")
         else:
             logger.info("adapter %s waits as a candidate", key)
         return version
@@ -305,8 +231,8 @@ class AdapterLifecycle:
     async def _activate(self, name: str, number: int, expected_live: int | None) -> Activation:
         async with self._lock(name):
             version = self.registry.version(name, number)
-            self._flips.check_expected(name, expected_live, target=number)
-            return await self._flips.flip(version, "activate")
+            self._check_expected(name, expected_live, target=number)
+            return await self._make_live(version, "activate")
 
     async def _rollback(self, name: str, number: int | None, expected_live: int | None) -> Activation:
         async with self._lock(name):
@@ -316,8 +242,50 @@ class AdapterLifecycle:
                 raise InvalidRequestError(
                     f"{version.key} has never been live; to activate it send PATCH /v1/adapters/{name}", param="version"
                 )
-            self._flips.check_expected(name, expected_live, target=number)
-            return await self._flips.flip(version or self.registry.before(name), "rollback")
+            self._check_expected(name, expected_live, target=number)
+            return await self._make_live(version or self.registry.before(name), "rollback")
+
+    async def _make_live(self, version: AdapterVersion, action: Action) -> Activation:
+        """Let its name serve a version that is kept; with the action ``rollback``, undo what came after it."""
+        if self.registry.state(version.key) is VersionState.LIVE:
+            return Activation(version, changed=False)
+        await self._make_resident(version)
+        replaced = self.registry.activate(version.key, back=action == "rollback")
+        self._went_live(version, replaced, action)
+        return Activation(version, replaced)
+
+    async def _make_resident(self, version: AdapterVersion) -> None:
+        """Load a version, unless it is draining and can be kept."""
+        if await self._draining.cancel(version.key):
+            return
+        candidate = self.registry.state(version.key) is VersionState.CANDIDATE
+        loaded = await self._engine.load_adapter(version.key, version.path, allow_noop=True)  # accepted before
+        if not candidate:  # a candidate was only asked whether it is resident still
+            self._observer.adapter_loaded(loaded)
+
+    def _went_live(self, version: AdapterVersion, replaced: AdapterVersion | None, action: Action) -> None:
+        """Tell of it, and let the replaced version go in the background."""
+        logger.info("adapter %s in service, before it: %s", version.key, replaced.key if replaced else None)
+        self._observer.name_changed("load" if replaced is None else action)
+        if replaced is not None:
+            self._observer.retire(replaced.key)
+            self._draining.begin(replaced.key)
+
+    def _check_expected(self, name: str, expected_live: int | None, *, target: int | None = None) -> None:
+        """Raise ConflictError unless ``name`` serves ``expected_live`` (0: nothing; None: whatever it is).
+
+        A ``target`` that it serves already is fine too: the call was repeated.
+        """
+        live = self.registry.live(name).key.version if name in self.registry.names() else 0
+        if expected_live in (None, live) or (live and live == target):
+            return
+        serves = f"{name!r} serves version {live}" if live else f"{name!r} serves no version"
+        wanted = f"not {expected_live}" if expected_live else "and was expected to serve none"
+        raise ConflictError(
+            f"{serves}, {wanted}: it was changed meanwhile. Look at GET /v1/adapters/{name} before you decide again",
+            param="expected_live",
+            code="live_version_changed",
+        )
 
     # ---- removing ----
 
@@ -355,7 +323,7 @@ class AdapterLifecycle:
 
     async def _unload_and_delete(self, version: AdapterVersion, force: bool) -> None:
         delete = partial(self.store.delete, version.path)
-        await (self._drains.force if force else self._drains.finish)(version.key, delete)
+        await (self._draining.force if force else self._draining.finish)(version.key, delete)
         self.registry.deleted(version.key)
 
     def _lock(self, name: str) -> asyncio.Lock:

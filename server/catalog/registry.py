@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Self
 
 from adapters.names import check_name
 from adapters.quoting import quote
@@ -18,24 +18,26 @@ from server.adapter_key import AdapterKey
 from server.catalog.versions import AdapterVersion, VersionHistory, VersionState
 from server.errors import ConflictError, InvalidRequestError, UnknownModelError
 
-K = TypeVar("K", bound=Hashable)
 
+class Lease:
+    """A request's hold on the version ``key`` until released; None, the base, is nothing that could go away.
 
-class Lease(Generic[K]):
-    """Holds ``key`` (None: nothing that could go away) until released; releasing again does nothing."""
+    ``sequences`` of it are running. Releasing again does nothing.
+    """
 
-    def __init__(self, key: K | None, release: Callable[[], None]) -> None:
+    def __init__(self, key: AdapterKey | None, on_release: Callable[[Lease], None]) -> None:
         self.key = key
-        self._release: Callable[[], None] | None = release
+        self.sequences = 0
+        self._on_release: Callable[[Lease], None] | None = on_release
 
     def release(self) -> None:
         """Let go."""
-        release, self._release = self._release, None
-        if release is not None:
-            release()
+        on_release, self._on_release = self._on_release, None
+        if on_release is not None:
+            on_release(self)
 
-    def __enter__(self) -> K | None:
-        return self.key
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -43,41 +45,12 @@ class Lease(Generic[K]):
         self.release()
 
 
-class LeaseTable(Generic[K]):
-    """Counts leases by key."""
-
-    def __init__(self) -> None:
-        self._counts: dict[K, int] = {}
-        self._waiters: dict[K, asyncio.Event] = {}
-
-    def acquire(self, key: K | None) -> Lease[K]:
-        """Hold ``key``."""
-        if key is None:
-            return Lease(None, lambda: None)
-        held = key
-        self._counts[held] = self._counts.get(held, 0) + 1
-        return Lease(held, lambda: self._release(held))
-
-    async def unused(self, key: K) -> None:
-        """Wait until nobody holds ``key``."""
-        while key in self._counts:
-            await self._waiters.setdefault(key, asyncio.Event()).wait()
-
-    def _release(self, key: K) -> None:
-        self._counts[key] -= 1
-        if not self._counts[key]:
-            del self._counts[key]
-            waiting = self._waiters.pop(key, None)
-            if waiting is not None:
-                waiting.set()
-
-
 MAX_CANDIDATES = 16
 _SHOWN_CANDIDATES = 8
 
 
 class Registry:
-    """The names a server answers to. A name serves version n until a commit or activate flips it, in one assignment.
+    """The names a server answers to. A name serves version n until commit or activate changes that, in one assignment.
 
     Adding a version is ``reserve``, then making it resident, then ``commit`` (or ``release``): requests never resolve
     to a version that is not resident yet. At most ``max_candidates`` versions wait as candidates, over all names.
@@ -88,7 +61,8 @@ class Registry:
         self._max_candidates = max_candidates
         self._entries: dict[str, VersionHistory] = {}
         self._leaving: dict[AdapterKey, AdapterVersion] = {}
-        self._leases: LeaseTable[AdapterKey] = LeaseTable()
+        self._leases: dict[AdapterKey, set[Lease]] = {}  # the one count of who uses a version
+        self._unused: dict[AdapterKey, asyncio.Event] = {}
 
     # ---- requests ----
 
@@ -112,16 +86,24 @@ class Registry:
             )
         return version.key
 
-    def lease(self, model: str) -> Lease[AdapterKey]:
+    def lease(self, model: str) -> Lease:
         """Resolve ``model`` and hold its version until the lease is released, so that it is not unloaded before.
 
         Raises UnknownModelError.
         """
-        return self._leases.acquire(self.resolve(model))
+        lease = Lease(self.resolve(model), self._release)
+        if lease.key is not None:
+            self._leases.setdefault(lease.key, set()).add(lease)
+        return lease
+
+    def running(self, key: AdapterKey) -> int:
+        """Sequences of a version that have not ended."""
+        return sum(lease.sequences for lease in self._leases.get(key, ()))
 
     async def unused(self, key: AdapterKey) -> None:
         """Wait until no lease holds ``key``."""
-        await self._leases.unused(key)
+        while key in self._leases:
+            await self._unused.setdefault(key, asyncio.Event()).wait()
 
     def leased(self, key: AdapterKey) -> AdapterVersion:
         """What is known of a version that a request holds, be it one that is being deleted. Raises UnknownModelError.
@@ -163,7 +145,7 @@ class Registry:
         """
         entry = self._entries[version.key.name]
         entry.add(version)
-        return None if version.key.version in entry.candidates else entry.flip(version.key.version)
+        return None if version.key.version in entry.candidates else entry.activate(version.key.version)
 
     def activate(self, key: AdapterKey, *, back: bool = False) -> AdapterVersion | None:
         """Make a version, resident by now, the one its name serves; returns the version it replaces.
@@ -171,7 +153,7 @@ class Registry:
         ``back`` undoes the activations since ``key`` was live, so that rolling back goes on from there.
         """
         entry = self._entry(key.name)
-        return entry.flip_back(key.version) if back else entry.flip(key.version)
+        return entry.roll_back(key.version) if back else entry.activate(key.version)
 
     def drained(self, key: AdapterKey) -> None:
         """The version's last request has ended."""
@@ -239,6 +221,16 @@ class Registry:
         return self._entry(key.name).state(key.version)
 
     # ---- inside ----
+
+    def _release(self, lease: Lease) -> None:
+        if lease.key is None:
+            return
+        leases = self._leases[lease.key]
+        leases.remove(lease)
+        if not leases:
+            del self._leases[lease.key]
+            if (waited := self._unused.pop(lease.key, None)) is not None:
+                waited.set()
 
     def _entry(self, name: str) -> VersionHistory:
         entry = self._entries.get(name)

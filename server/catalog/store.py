@@ -57,7 +57,7 @@ class AdapterStore:
         path.mkdir(mode=0o700)
         return path
 
-    def bring_in(self, source: Path) -> Path:
+    def stage_copy(self, source: Path) -> Path:
         """Copy a package of the operator's, a directory or an archive, to quarantine; returns its directory there.
 
         Raises PackageError; nothing stays behind then.

@@ -49,7 +49,7 @@ class AdapterVersion:
 
 
 class VersionHistory:
-    """One name. ``live`` is the number that the name means: one assignment flips it.
+    """One name. ``live`` is the number that the name means: one assignment changes it.
 
     It is None before a version has gone live. ``removed``: the name was served once and has been taken away.
     """
@@ -97,7 +97,7 @@ class VersionHistory:
         """Keep a version whose number was reserved."""
         self._known[version.key.version] = version
 
-    def flip(self, number: int) -> AdapterVersion | None:
+    def activate(self, number: int) -> AdapterVersion | None:
         """Make a version live; returns the one it replaces."""
         replaced = self.get(self.live)
         if self.live is not None:
@@ -105,7 +105,7 @@ class VersionHistory:
         self._go_live(number)
         return replaced
 
-    def flip_back(self, number: int) -> AdapterVersion | None:
+    def roll_back(self, number: int) -> AdapterVersion | None:
         """Make a version that was live before live again, and forget what came after it; returns the replaced one."""
         replaced = self.get(self.live)
         if number in self._served:

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.errors import AdapterError
@@ -28,7 +28,7 @@ Resident = tuple[AdapterKey, Adapter]
 class Loading:
     """The load of ``key``, whose package the loader thread turns into ``future``.
 
-    It is tried out beside ``residents``, asked for when the trial begins.
+    It is verified beside ``residents``, asked for when that begins.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Loading:
     def advance(self) -> tuple[Adapter, AdapterLoaded] | None:
         """Take one stage; the adapter and the answer once requests may use it.
 
-        Raises what the package, the trial or the runner have to say; nothing is left behind then.
+        Raises what the package, its verification or the runner have to say; nothing is left behind then.
         """
         return next(self._stages)
 
@@ -64,18 +64,18 @@ class Loading:
         self._runner.install(self._key, adapter)
         try:
             placed = time.monotonic()
-            if prepared.trial is not None:
-                probe = self._probe(adapter, prepared.trial)
+            if prepared.plan is not None:
+                verification = self._verification(adapter, prepared.plan)
                 yield None
-                while not probe.advance():
+                while not verification.advance():
                     yield None
-                warnings += dict.fromkeys(probe.warnings)
-            tried = time.monotonic()
+                warnings += dict.fromkeys(verification.warnings)
+            verified = time.monotonic()
             self._admit(adapter)
         except Exception:
             self._runner.remove(self._key)
             raise
-        copying = prepared.seconds.get("copy", 0.0) + placed - started + time.monotonic() - tried
+        copying = prepared.seconds.get("copy", 0.0) + placed - started + time.monotonic() - verified
         yield (
             adapter,
             AdapterLoaded(
@@ -85,14 +85,14 @@ class Loading:
                 num_virtual_tokens=adapter.num_virtual_tokens,
                 vocab_size=adapter.vocab_size,
                 warnings=warnings,
-                seconds={**prepared.seconds, "copy": copying, "try": tried - placed},
+                seconds={**prepared.seconds, "copy": copying, "try": verified - placed},
             ),
         )
 
-    def _probe(self, adapter: Adapter, trial: VerificationPlan) -> AdapterVerification:
+    def _verification(self, adapter: Adapter, plan: VerificationPlan) -> AdapterVerification:
         return AdapterVerification(
             (self._key, adapter),
-            trial,
+            plan,
             self._runner,
             self._scheduler,
             others=self._residents(),
@@ -143,7 +143,6 @@ class _Entry:
     adapter: Adapter | None = None
     loaded: AdapterLoaded | None = None
     leaving: bool = False
-    request_ids: set[str] = field(default_factory=set)
 
 
 class AdapterManager:
@@ -202,34 +201,18 @@ class AdapterManager:
             entry.leaving = True
             self.settle(key)
 
-    def acquire(self, key: AdapterKey, request_id: str) -> bool:
-        """Keep an adapter for a request. False when it is neither resident nor being loaded."""
-        entry = self._entries.get(key)
-        if entry is None:
-            return False
-        entry.request_ids.add(request_id)
-        return True
-
-    def release(self, key: AdapterKey, request_id: str) -> None:
-        """End a request's hold, the request being gone from the scheduler."""
-        entry = self._entries.get(key)
-        if entry is not None:  # None: its load failed
-            entry.request_ids.remove(request_id)
-            self.settle(key)
+    def knows(self, key: AdapterKey) -> bool:
+        """Whether requests may come for an adapter: it is resident, or on its way in."""
+        return key in self._entries
 
     def settle(self, key: AdapterKey) -> None:
-        """Drop an adapter that is to leave, as soon as it is loaded and idle."""
+        """Drop an adapter that is to leave, once it is loaded and the scheduler has no request of it."""
         entry = self._entries.get(key)
-        if entry is not None and entry.leaving and entry.loaded is not None and not entry.request_ids:
+        if entry is not None and entry.leaving and entry.loaded is not None and not self._scheduler.users(key):
             self._scheduler.remove_adapter(key)
             self._runner.remove(key)
             del self._entries[key]
             self.events.append(AdapterUnloaded(key))
-
-    def users(self, key: AdapterKey) -> list[str]:
-        """Ids of the live requests of an adapter."""
-        entry = self._entries.get(key)
-        return sorted(entry.request_ids) if entry else []
 
     def close(self) -> None:
         """Stop the loader thread; loads under way are not waited for."""
@@ -237,19 +220,16 @@ class AdapterManager:
 
     def check_integrity(self) -> None:
         """Raise AssertionError unless requests, adapters and slots match."""
-        users: dict[AdapterKey, set[str]] = {key: set() for key in self._entries}
-        for request in self._scheduler.requests.values():
-            if request.adapter is not None:
-                users[request.adapter].add(request.request_id)
-        assert users == {key: entry.request_ids for key, entry in self._entries.items()}
+        used = {request.adapter for request in self._scheduler.requests.values()} - {None}
+        assert used <= set(self._entries), "requests are of adapters that are here, or on their way in"
         resident = {key for key, entry in self._entries.items() if entry.loaded is not None}
         assert resident == set(self._scheduler.slots) - {None}
-        for entry in self._entries.values():
+        for key, entry in self._entries.items():
             assert (entry.loading is None) != (entry.loaded is None), "an adapter is either loading or resident"
-            assert not (entry.leaving and entry.loaded and not entry.request_ids), "an idle leaving adapter is gone"
+            assert not (entry.leaving and entry.loaded and key not in used), "an idle leaving adapter is gone"
 
     def _residents(self) -> list[Resident]:
-        """A resident adapter, for another to be tried out beside it."""
+        """A resident adapter, for another to be verified beside it."""
         return [(key, entry.adapter) for key, entry in self._entries.items() if entry.adapter is not None][-1:]
 
     def _advance(self, key: AdapterKey, entry: _Entry) -> bool:

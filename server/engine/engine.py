@@ -75,7 +75,7 @@ class Engine:
         self._arrivals += 1
         now = time.monotonic()
         request = Request.make(message, arrival=self._arrivals, now=now, eos_token_ids=self.runner.eos_token_ids)
-        if request.adapter is not None and not self.adapters.acquire(request.adapter, request.request_id):
+        if request.adapter is not None and not self.adapters.knows(request.adapter):
             self._end(request, FinishReason.ERROR, NOT_RESIDENT.format(request.adapter))
         else:
             self._enqueue(request)
@@ -95,7 +95,7 @@ class Engine:
     def unload_adapter(self, key: AdapterKey, force: bool = False) -> None:
         """Drop an adapter when its last request has ended; ``force`` aborts those. Answered by AdapterUnloaded."""
         if force:
-            for request_id in self.adapters.users(key):
+            for request_id in self.scheduler.users(key):
                 self.abort(request_id)
         self.adapters.unload(key)
 
@@ -235,7 +235,7 @@ class Engine:
         if request.request_id in self.scheduler.requests:
             self.scheduler.remove(request)
         if request.adapter is not None:
-            self.adapters.release(request.adapter, request.request_id)
+            self.adapters.settle(request.adapter)
 
     def _end_exhausted(self, scheduled: SchedulerOutput) -> None:
         for request in scheduled.exhausted:

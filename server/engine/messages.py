@@ -23,7 +23,7 @@ class FinishReason(StrEnum):
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How the tokens of one request are chosen. Ranges are checked by the API (CONTRACTS: OpenAI bounds).
+    """How the tokens of one request are chosen. Ranges are checked by the API (OpenAI's bounds).
 
     ``temperature`` 0 is greedy. ``top_k`` 0 and ``top_p`` 1 keep everything. ``seed`` is always set: the API draws
     one when the client gives none. ``logprobs`` n asks for the n most likely tokens besides the chosen one (0: only

@@ -117,16 +117,21 @@ class Scheduler:
         """Let requests use an adapter; those that waited for it are due for ``pop_blocked`` and ``add``."""
         self.slots[key] = slot
 
-    def pop_blocked(self, key: AdapterKey) -> list[Request]:
-        """Take out the requests that wait for an adapter to become resident."""
-        requests = self.blocked.pop(key, [])
-        for request in requests:
+    def pop_blocked(self, key: AdapterKey) -> Iterator[Request]:
+        """Take out the requests that wait for an adapter to become resident, one by one: the others still use it."""
+        while key in self.blocked:
+            request = self.blocked[key][0]
+            self._remove_blocked(request)
             del self.requests[request.request_id]
-        return requests
+            yield request
+
+    def users(self, key: AdapterKey) -> list[str]:
+        """Ids of the live requests of an adapter."""
+        return [request.request_id for request in self.requests.values() if request.adapter == key]
 
     def remove_adapter(self, key: AdapterKey) -> None:
         """Forget an adapter without live requests, and free its prefix blocks."""
-        assert all(request.adapter != key for request in self.requests.values())
+        assert not self.users(key)
         self.blocks.release(self.slots.pop(key).prefix_blocks)
 
     def reserve(self, num_blocks: int) -> list[int] | None:

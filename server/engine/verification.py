@@ -1,6 +1,6 @@
 """Verifies an adapter between two steps, before any request may use it.
 
-It answers probe prompts alone, then beside the base and other adapters. It is refused when its logits are not finite,
+It answers a few prompts alone, then beside the base and other adapters. It is refused when its logits are not finite,
 are not those that its trainer recorded, change with what else is in the batch, or are exactly the base's. One forward
 pass a step, so that running requests wait for no more than that.
 """
@@ -32,7 +32,7 @@ Row = tuple[AdapterKey, Adapter] | None
 
 
 class AdapterVerification:
-    """The trial of one adapter, installed on the runner but not yet in use. ``others`` are run beside it.
+    """The verification of one adapter, installed on the runner but not yet in use. ``others`` are run beside it.
 
     ``warnings`` are for whoever uploaded it.
     """
@@ -40,7 +40,7 @@ class AdapterVerification:
     def __init__(
         self,
         row: tuple[AdapterKey, Adapter],
-        trial: VerificationPlan,
+        plan: VerificationPlan,
         runner: Runner,
         scheduler: Scheduler,
         *,
@@ -48,12 +48,12 @@ class AdapterVerification:
         allow_noop: bool = False,
     ) -> None:
         self.warnings: list[str] = []
-        self._row, self._trial, self._others, self._allow_noop = row, trial, others, allow_noop
+        self._row, self._plan, self._others, self._allow_noop = row, plan, others, allow_noop
         self._runner, self._scheduler = runner, scheduler
         self._alone = torch.empty(0)
         self._worst = 0.0
         self._width = row[1].num_logits or runner.vocab_size
-        self._passes = self._golden_passes() if trial.probes else self._plain_passes()
+        self._passes = self._golden_passes() if plan.golden else self._plain_passes()
 
     def advance(self) -> bool:
         """Run one pass; True when it was the last one. Raises AdapterError when the adapter fails."""
@@ -69,15 +69,15 @@ class AdapterVerification:
 
     def _golden_passes(self) -> list[Pass]:
         """Every recorded prompt alone; the shortest also by the base, and beside others."""
-        first, *rest = sorted(self._trial.probes, key=lambda probe: len(probe.input_ids))
+        first, *rest = sorted(self._plan.golden, key=lambda golden: len(golden.input_ids))
         prompt: list[int] = first.input_ids.tolist()
         passes: list[Pass] = [lambda: self._answer(prompt, first), lambda: self._beside_others(prompt)]
         if own := _own_tokens(self._row[1]):
             passes += self._effect_passes([*prompt, *own])
         else:
             passes.append(lambda: self._effect(prompt))
-        for probe in rest:
-            passes.append(lambda probe=probe: self._answer(probe.input_ids.tolist(), probe))  # type: ignore[misc]
+        for golden in rest:
+            passes.append(lambda golden=golden: self._answer(golden.input_ids.tolist(), golden))  # type: ignore[misc]
         return passes
 
     def _plain_passes(self) -> list[Pass]:
@@ -99,13 +99,13 @@ class AdapterVerification:
             return
         width = min(self._width, len(golden.logits))
         measured = distance(self._alone[-1:, :width], golden.logits[None, :width])
-        if not measured <= self._trial.golden_tolerance:
+        if not measured <= self._plan.golden_tolerance:
             raise AdapterError(
                 "the adapter does not answer as it did after its training: its logits on a recorded prompt differ by "
-                f"{measured:.3g} of their spread, allowed is {self._trial.golden_tolerance:.3g}. The base, its "
+                f"{measured:.3g} of their spread, allowed is {self._plan.golden_tolerance:.3g}. The base, its "
                 "quantization or the package are not those of the training: train it on the base as it is served"
             )
-        if measured > self._trial.golden_warning:
+        if measured > self._plan.golden_warning:
             self._worst = max(self._worst, measured)
 
     def _beside_others(self, prompt: list[int]) -> None:
@@ -114,10 +114,10 @@ class AdapterVerification:
         rows: list[Row] = [None, *self._others, self._row]
         together = self._run(rows, prompt)[-len(self._alone) :, : self._width]
         measured = distance(together, self._alone) if len(together) else 0.0
-        if not measured <= self._trial.batch_tolerance:
+        if not measured <= self._plan.batch_tolerance:
             raise AdapterError(
                 f"the adapter's logits change by {measured:.3g} of their spread when others are in the batch, allowed "
-                f"is {self._trial.batch_tolerance:.3g}; its values are too large for the type the server computes in"
+                f"is {self._plan.batch_tolerance:.3g}; its values are too large for the type the server computes in"
             )
 
     def _effect(self, prompt: list[int]) -> None:
@@ -147,7 +147,7 @@ class AdapterVerification:
         counts = [blocks.blocks_for(n + length) for n in virtual]
         longest = max(virtual) + length
         if longest > self._runner.max_model_len or not self._scheduler.make_room(sum(counts)):
-            self.warnings.append("the adapter was not tried out on every probe: the KV cache is too small for them")
+            self.warnings.append("the adapter was not verified on every prompt: the KV cache is too small for them")
             return torch.empty(0, self._runner.vocab_size)
         try:
             sequences = []

@@ -61,7 +61,7 @@ def paged_attention(  # noqa: PLR0917 - the signature is transformers'
     is given; ``s_aux`` [Hq] are attention sinks: one more logit per head that takes weight and gives no value.
     """
     if attention_mask is not None or position_bias is not None or not getattr(module, "is_causal", True):
-        raise ValueError("it attends by a mask or bias of its own, or not causally")  # said at start, see probe.py
+        raise ValueError("it attends by a mask or bias of its own, or not causally")  # see architecture_check
     layer: int = module.layer_idx  # type: ignore[assignment]
     return attend(layer, query, key, value, Rule(scaling, sliding_window, softcap, s_aux)), None
 

@@ -8,6 +8,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from typing_extensions import override
 
 from adapters.base_spec import BaseSpec
 from adapters.batch.rows import RowSegment
@@ -66,7 +67,7 @@ class Forward(Protocol):
         """A prefill and a decode that use the first two blocks."""
 
 
-class DecoderForward:
+class DecoderForward(Forward):
     """A decoder-only base: an unmodified transformers model, run once over all rows of a step."""
 
     def __init__(self, base: LoadedBase) -> None:
@@ -74,19 +75,19 @@ class DecoderForward:
         self._base = base
         self._num_logits = 0
 
+    @override
     def layers(self) -> list[LayerShape]:
-        """See Forward.layers."""
         layers = probe_layers(self._base)
         if self._base.model.config.model_type not in TESTED:
             check_untested(self._base, layers)
         return layers
 
+    @override
     def spec(self, spec: BaseSpec) -> BaseSpec:
-        """See Forward.spec."""
         return spec
 
+    @override
     def adapt(self, spec: BaseSpec) -> None:
-        """See Forward.adapt."""
         self._num_logits = spec.linears[spec.head][0]
         for name, module in adaptable_modules(self._base.model).items():
             adapt_module(module, name, is_head=name == spec.head)
@@ -96,8 +97,8 @@ class DecoderForward:
             adapt_router(module, name)
         adapt_embedding(self._base.model.get_input_embeddings(), spec.embedding)
 
+    @override
     def execute(self, inputs: ModelInput, cache: KVCache, pool: AdapterPool) -> Tensor:
-        """See Forward.execute."""
         batch = assemble(inputs, cache, pool, self._base.device)
         with computing(batch.step):
             output = self._base.model(
@@ -108,7 +109,7 @@ class DecoderForward:
             )
         return mask_unknown(output.logits[0], batch.step.head_segments, pool, self._num_logits)
 
+    @override
     def warm_up_inputs(self, block_size: int) -> list[ModelInput]:
-        """See Forward.warm_up_inputs."""
         prompt = SequenceInput(None, [0] * min(8, block_size), 0, [0], [0])
         return [ModelInput([prompt]), ModelInput([SequenceInput(None, [0], 0, [0], [0])])]

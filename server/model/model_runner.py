@@ -111,8 +111,8 @@ class ModelRunner:
         times.append(time.monotonic())
         stages = zip(("read", "validate", "copy"), times, times[1:], strict=False)
         seconds = {stage: end - start for stage, start, end in stages}
-        trial = make_verification_plan(read_golden(path), package.manifest, self.quantization, self.dtype)
-        return PreparedAdapter(adapter, seconds, warnings=_template_warnings(package.manifest), trial=trial)
+        plan = make_verification_plan(read_golden(path), package.manifest, self.quantization, self.dtype)
+        return PreparedAdapter(adapter, seconds, warnings=_template_warnings(package.manifest), plan=plan)
 
     def _place(self, tensor: Tensor) -> Tensor:
         """``tensor`` on the base's device, in its compute type unless it holds indices."""

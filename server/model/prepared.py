@@ -20,12 +20,12 @@ from bases.names import split_quantization
 class VerificationPlan:
     """What an adapter is held against before requests may use it; distances as in ``server.model.prepared``.
 
-    ``probes`` are the trainer's recorded logits, none for packages without. ``golden_tolerance`` is how far from them
+    ``golden`` are the trainer's recorded logits, none for packages without. ``golden_tolerance`` is how far from them
     the adapter may be, ``golden_warning`` from where on its maker should know, ``batch_tolerance`` how much it may
     change with what else is in the batch.
     """
 
-    probes: tuple[GoldenLogits, ...]
+    golden: tuple[GoldenLogits, ...]
     golden_tolerance: float
     golden_warning: float
     batch_tolerance: float
@@ -38,7 +38,7 @@ class PreparedAdapter:
     adapter: Adapter
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    trial: VerificationPlan | None = None
+    plan: VerificationPlan | None = None
 
 
 # Shares of the logits' own spread. Within one quantization only kernels, batch shapes and roundings differ. Between
@@ -61,7 +61,7 @@ def distance(measured: Tensor, expected: Tensor) -> float:
 
 
 def make_verification_plan(
-    probes: Sequence[GoldenLogits], manifest: Manifest | None, quantization: str, dtype: str
+    golden: Sequence[GoldenLogits], manifest: Manifest | None, quantization: str, dtype: str
 ) -> VerificationPlan:
     """What to hold an adapter against on a base in ``quantization``, computed in ``dtype``.
 
@@ -77,4 +77,4 @@ def make_verification_plan(
         tolerance = max(rounding, *(_COARSE.get(name, 0.0) for name in coarse))
     elif theirs != quantization:
         tolerance = max(rounding, _SCALES)
-    return VerificationPlan(tuple(probes), tolerance, rounding, _BATCH[dtype])
+    return VerificationPlan(tuple(golden), tolerance, rounding, _BATCH[dtype])

@@ -102,21 +102,21 @@ class Step:
         return plan
 
 
-class _Current:
+class _CurrentStep:
     step: Step | None = None
 
 
 def current() -> Step:
     """The step being computed."""
-    assert _Current.step is not None, "the model ran outside of ModelRunner.execute"
-    return _Current.step
+    assert _CurrentStep.step is not None, "the model ran outside of ModelRunner.execute"
+    return _CurrentStep.step
 
 
 @contextmanager
 def computing(step: Step) -> Iterator[None]:
     """Make ``step`` the current one for the duration of a forward pass."""
-    _Current.step = step
+    _CurrentStep.step = step
     try:
         yield
     finally:
-        _Current.step = None
+        _CurrentStep.step = None

@@ -21,7 +21,7 @@ from hotswap.base_cli import main as base_main
 from tests import oracle
 from tests.bases.gguf_files import rounded, write_gguf
 from tests.factory import make_base
-from tests.server.model.test_quantized import make_runner
+from tests.server.model.support import make_runner
 
 IDS = [72, 101, 108, 108, 111, 7, 9]
 

@@ -17,7 +17,7 @@ from server.errors import EngineStartError
 from server.model.loader import load_base
 from tests import oracle
 from tests.factory import make_base, make_tokenizer
-from tests.server.model.test_quantized import TOLERANCE, assert_mixed_batch_equals_peft, make_runner
+from tests.server.model.support import TOLERANCE, assert_mixed_batch_equals_peft, make_runner
 
 pytestmark = pytest.mark.numeric
 

@@ -1,4 +1,4 @@
-"""A whole server in this process: uvicorn on a real socket in a thread, the engine in another, parts at hand."""
+"""A whole server in this process: uvicorn on a real socket in a thread, the engine in another, context at hand."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import uvicorn
 
 from server.api.context import ServerContext
 from server.app import create_app, make_context
-from server.engine.ipc.local_client import LocalEngineClient
 from server.settings import ServerConfig
+from tests.server.engine.ipc.local_client import LocalEngineClient
 
 DEADLINE = 60.0
 # "auto" would be bf16 on the CPUs that have it, and answers no longer those of an fp32 oracle.
@@ -29,7 +29,7 @@ class Live:
     """A running server."""
 
     url: str
-    parts: ServerContext
+    context: ServerContext
     loop: asyncio.AbstractEventLoop
 
     def http(self, **headers: str) -> httpx.Client:
@@ -52,7 +52,7 @@ class Live:
     @property
     def stats(self) -> Any:
         """The engine's newest statistics."""
-        return self.parts.engine.stats
+        return self.context.engine.stats
 
     def wait(self, condition: Callable[[], bool], what: str) -> None:
         """Poll until ``condition``; fail with ``what`` after the deadline."""
@@ -60,7 +60,7 @@ class Live:
 
     def wait_idle(self) -> None:
         """Wait until nothing runs and no block is held by a request."""
-        self.wait(lambda: not self.parts.admission.active and not self.stats.num_running, "the server to be idle")
+        self.wait(lambda: not self.context.admission.active and not self.stats.num_running, "the server to be idle")
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -83,9 +83,9 @@ def live_server(
     """Serve ``base`` and ``adapters`` (name, path) until the block is left; ``engine`` and ``config`` are settings."""
     common = {"model": str(base), "quantize": "none", "threads": 1, "adapter": dict(adapters)}
     settings = ServerConfig.model_validate({**common, **ENGINE, **(engine or {}), **config})
-    parts = make_context(settings, data_dir, LocalEngineClient)
+    context = make_context(settings, data_dir, LocalEngineClient)
     started: list[Exception | None] = []
-    app = create_app(parts, started.append)
+    app = create_app(context, started.append)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none", lifespan="on"))
     loops: list[asyncio.AbstractEventLoop] = []
 
@@ -99,7 +99,7 @@ def live_server(
         wait_until(lambda: bool(started), "the server to start")
         assert started == [None], started
         port = server.servers[0].sockets[0].getsockname()[1]
-        yield Live(f"http://127.0.0.1:{port}", parts, loops[0])
+        yield Live(f"http://127.0.0.1:{port}", context, loops[0])
     finally:
         server.should_exit = True
         thread.join(DEADLINE)

@@ -48,7 +48,7 @@ def whole_answer(live: Live, model: str, *messages: tuple[str, str]) -> str:
 def test_a_pipe_gets_answers_only(
     live: Live, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base = live.parts.base_name
+    base = live.context.base_name
     assert run(live, monkeypatch, "hello\nagain\n") == 0
     first = whole_answer(live, base, ("user", "hello"))
     second = whole_answer(live, base, ("user", "hello"), ("assistant", first), ("user", "again"))
@@ -58,7 +58,7 @@ def test_a_pipe_gets_answers_only(
 
 
 def test_commands(live: Live, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    base = live.parts.base_name
+    base = live.context.base_name
     script = "/models\n/use mine\n/system Be kind.\nhello\n/clear\nhello\n/exit\nnever\n"
     assert run(live, monkeypatch, script) == 0
     answer = whole_answer(live, "mine", ("system", "Be kind."), ("user", "hello"))
@@ -86,7 +86,7 @@ def test_mistakes_are_told_and_the_session_goes_on(
     assert run(live, monkeypatch, f"{script}\nhello\n") == 1
     captured = capsys.readouterr()
     assert words in captured.err
-    assert captured.out.endswith(whole_answer(live, live.parts.base_name, ("user", "hello")) + "\n")
+    assert captured.out.endswith(whole_answer(live, live.context.base_name, ("user", "hello")) + "\n")
 
 
 def test_no_server(capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +121,7 @@ def test_in_a_terminal_it_says_who_is_there(live: Live) -> None:
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
         try:
-            read_until(ours, f"{live.parts.base_name} > ")
+            read_until(ours, f"{live.context.base_name} > ")
             os.write(ours, b"/use mine\n")
             assert "now talking to mine" in read_until(ours, "mine > ")
             os.write(ours, b"\x04")

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+
+from typing_extensions import override
 
 from adapters.errors import AdapterError, BaseMismatchError, PackageError, UnsupportedKindError
 from server.adapter_key import AdapterKey
@@ -51,6 +53,7 @@ class EngineClient(Protocol):
     def stats(self) -> EngineStats:
         """The newest statistics."""
 
+    @abstractmethod
     async def start(self) -> None:
         """Start and wait until ready. Raises EngineStartError with the engine's own reason."""
 
@@ -70,6 +73,7 @@ class EngineClient(Protocol):
     async def unload_adapter(self, key: AdapterKey, *, force: bool = False) -> None:
         """Drop an adapter when its last request has ended (at once with ``force``), and wait for that."""
 
+    @abstractmethod
     async def close(self) -> None:
         """Stop the engine; outstanding requests end with EngineUnavailableError."""
 
@@ -89,7 +93,7 @@ class _Load:
     reply: asyncio.Future[AdapterLoaded]
 
 
-class ClientCore(ABC):
+class ClientCore(EngineClient):
     """Routes messages; the subclass carries them.
 
     ``on_step`` is called with every StepOutputs, after its outputs have been routed; what it raises goes to the
@@ -112,19 +116,19 @@ class ClientCore(ABC):
     # ---- EngineClient ----
 
     @property
+    @override
     def ready(self) -> bool:
-        """Whether requests are served now."""
         return self._ready
 
     @property
+    @override
     def info(self) -> EngineInfo:
-        """What the engine runs; valid once ``start`` has returned."""
         assert self._info is not None, "the engine has not been started"
         return self._info
 
     @property
+    @override
     def stats(self) -> EngineStats:
-        """The newest statistics."""
         return self._stats
 
     @property
@@ -132,14 +136,7 @@ class ClientCore(ABC):
         """The adapters that are loaded, or will be again after a restart."""
         return frozenset(self._paths)
 
-    @abstractmethod
-    async def start(self) -> None:
-        """Start and wait until ready. Raises EngineStartError with the engine's own reason."""
-
-    @abstractmethod
-    async def close(self) -> None:
-        """Stop the engine; outstanding requests end with EngineUnavailableError."""
-
+    @override
     def submit(self, request: EngineRequest) -> OutputStream:
         """Send a request now; iterate its outputs. Raises EngineUnavailableError at once when the engine is down."""
         assert request.request_id not in self._buffers, f"request {request.request_id} is already running"
@@ -147,11 +144,13 @@ class ClientCore(ABC):
         buffer = self._buffers[request.request_id] = OutputBuffer()
         return OutputStream(buffer, partial(self._abandon, request.request_id))
 
+    @override
     async def load_adapter(self, key: AdapterKey, path: Path, *, allow_noop: bool = False) -> AdapterLoaded:
         """Make an adapter resident. Raises AdapterError when it is refused, EngineUnavailableError when down."""
         self._checked_send()
         return await self._load(key, path, allow_noop)
 
+    @override
     async def unload_adapter(self, key: AdapterKey, *, force: bool = False) -> None:
         """Drop an adapter and wait for it. With the engine down it is gone already, and is not loaded again."""
         self._paths.pop(key, None)
@@ -262,7 +261,7 @@ def _adapter_error(message: AdapterFailed) -> AdapterError:
 
 
 def _quiet_future() -> asyncio.Future[Any]:
-    """A future whose error may go unseen: its asker may have left."""
+    """A future whose error may go unseen: whoever waits for it may have left."""
     future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     future.add_done_callback(lambda done: done.cancelled() or done.exception())
     return future

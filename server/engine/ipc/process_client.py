@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import msgspec
+from typing_extensions import override
 
 from server.config import EngineConfig
 from server.engine.ipc.client import ClientCore, OnStep
@@ -181,6 +182,7 @@ class ProcessEngineClient(ClientCore):
         """The process's id, while there is one."""
         return self._child.pid if self._child is not None else None
 
+    @override
     async def start(self) -> None:
         """Start the process and wait until it serves. Raises EngineStartError with its own reason."""
         assert self._supervisor is None, "already started"
@@ -191,6 +193,7 @@ class ProcessEngineClient(ClientCore):
             raise
         self._supervisor = asyncio.create_task(self._supervise(), name="engine-supervisor")
 
+    @override
     async def close(self) -> None:
         """Stop the process. Outstanding requests end with EngineUnavailableError; a second call does nothing."""
         if self._supervisor is not None:

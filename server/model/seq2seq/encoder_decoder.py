@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from adapters.base_spec import BaseSpec
 from adapters.batch.grouped import Groups
@@ -14,6 +15,7 @@ from bases.model import LoadedBase, adaptable_modules
 from server.errors import EngineStartError
 from server.model.adapted_modules import adapt_embedding, adapt_module
 from server.model.adapter_pool import AdapterPool
+from server.model.forward import Forward
 from server.model.inputs import ModelInput, SequenceInput
 from server.model.kv_cache import KVCache, LayerShape
 from server.model.layout import Placed, head_segments, padded, place, row_segments, slots_of, virtual_rows
@@ -57,7 +59,7 @@ def decoder_pass(inputs: ModelInput, cache: KVCache, pool: AdapterPool, device: 
     sequences = [_target(s) for s in inputs.sequences]
     placed = place(sequences)
     by_row = sorted(placed, key=lambda p: p.row)
-    rows = [_Read.of(p, cache.block_size, pool, device) for p in by_row]
+    rows = [_ReadSlots.of(p, cache.block_size, pool, device) for p in by_row]
     one, many = [r for r in rows if r.placed.count == 1], [r for r in rows if r.placed.count > 1]
     step = DecoderStep(
         cache=cache,
@@ -75,7 +77,7 @@ def decoder_pass(inputs: ModelInput, cache: KVCache, pool: AdapterPool, device: 
 
 
 @dataclass(frozen=True, eq=False)
-class _Read:
+class _ReadSlots:
     """A sequence of the decoder, and the slots that self-attention (``own``) and cross-attention read."""
 
     placed: Placed
@@ -83,13 +85,13 @@ class _Read:
     source: Tensor
 
     @staticmethod
-    def of(placed: Placed, block_size: int, pool: AdapterPool, device: torch.device) -> _Read:
+    def of(placed: Placed, block_size: int, pool: AdapterPool, device: torch.device) -> _ReadSlots:
         sequence = placed.sequence
         prefix = None if sequence.adapter is None else pool[sequence.adapter].prefix
         given = 0 if prefix is None else prefix.keys.shape[1]
         slots = slots_of(placed, block_size, device)
         own = torch.cat([slots[:given], slots[sequence.decoder_start :]])
-        return _Read(placed, own, slots[given : sequence.decoder_start])
+        return _ReadSlots(placed, own, slots[given : sequence.decoder_start])
 
 
 def _source(sequence: SequenceInput) -> SequenceInput:
@@ -112,7 +114,7 @@ def _target(sequence: SequenceInput) -> SequenceInput:
     )
 
 
-def _decode_part(reads: Sequence[_Read], slots: Sequence[Tensor], device: torch.device) -> DecodePart | None:
+def _decode_part(reads: Sequence[_ReadSlots], slots: Sequence[Tensor], device: torch.device) -> DecodePart | None:
     if not reads:
         return None
     return DecodePart(
@@ -130,8 +132,8 @@ def _token_ids(by_row: Sequence[Placed], device: torch.device) -> Tensor:
     return torch.tensor([t for p in by_row for t in p.sequence.token_ids], dtype=torch.long, device=device)
 
 
-class Seq2SeqForward:
-    """An encoder-decoder base; see ``server.model.forward.Forward``."""
+class Seq2SeqForward(Forward):
+    """An encoder-decoder base."""
 
     def __init__(self, base: LoadedBase) -> None:
         if base.dtype == torch.float16:
@@ -145,30 +147,31 @@ class Seq2SeqForward:
         self.start_ids: list[int] = [int(base.model.config.pad_token_id if start is None else start)]
         bind_attention(base.model)
 
+    @override
     def layers(self) -> list[LayerShape]:
-        """See Forward.layers."""
         return layer_shapes(self._model)
 
+    @override
     def spec(self, spec: BaseSpec) -> BaseSpec:
         """The stacks have an embedding module each, of one weight: no adapter may act on it, so none is named."""
         parameters = {n: shape for n, shape in spec.parameters.items() if not n.startswith(f"{spec.embedding}.")}
         return replace(spec, parameters=parameters, embedding="", is_encoder_decoder=True)
 
+    @override
     def adapt(self, spec: BaseSpec) -> None:
-        """See Forward.adapt."""
         for name, module in adaptable_modules(self._model).items():
             adapt_module(module, name, is_head=name == spec.head)
         adapt_embedding(self._model.encoder.embed_tokens, "encoder.embed_tokens")
 
+    @override
     def execute(self, inputs: ModelInput, cache: KVCache, pool: AdapterPool) -> Tensor:
-        """See Forward.execute."""
         encoder = encoder_pass(inputs, cache, pool, self._device)
         if encoder is not None:
             self._encode(encoder)
         return self._decode(decoder_pass(inputs, cache, pool, self._device))
 
+    @override
     def warm_up_inputs(self, block_size: int) -> list[ModelInput]:
-        """See Forward.warm_up_inputs."""
         count = min(8, 2 * block_size - 1)
         tokens = [0] * count + self.start_ids
         prompt = SequenceInput(None, tokens, 0, [0, 1], [count], count)

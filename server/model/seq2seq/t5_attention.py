@@ -36,7 +36,7 @@ Output = tuple[Tensor, Any, None]
 
 
 @dataclass(frozen=True, eq=False)
-class Bias:
+class PositionBias:
     """What is added to the logits of one step's self-attention, -inf where a position is not seen.
 
     A stack's first layer makes it, and the stack hands it to the others in place of T5's dense bias.
@@ -79,11 +79,11 @@ class _Attention:
     def bind(self) -> None:
         self.module.forward = self.forward
 
-    def forward(self, hidden_states: Tensor, position_bias: Bias | None = None, **_: Any) -> Output:
+    def forward(self, hidden_states: Tensor, position_bias: PositionBias | None = None, **_: Any) -> Output:
         """Shape: ``hidden_states`` [1, T, d_model]. Returns what T5's own does: output, bias, no weights."""
         raise NotImplementedError
 
-    def _finish(self, out: Tensor, bias: Bias | None) -> Output:
+    def _finish(self, out: Tensor, bias: PositionBias | None) -> Output:
         projected: Tensor = self.module.o(out.reshape(1, len(out), -1))
         return projected, bias, None
 
@@ -91,9 +91,9 @@ class _Attention:
 class _EncoderAttention(_Attention):
     """Every row attends to all rows of its own prompt."""
 
-    def forward(self, hidden_states: Tensor, position_bias: Bias | None = None, **_: Any) -> Output:
+    def forward(self, hidden_states: Tensor, position_bias: PositionBias | None = None, **_: Any) -> Output:
         step, module = current(), self.module
-        bias = position_bias or Bias(None, [_relative(module, *_grid(part)) for part in step.prefills])
+        bias = position_bias or PositionBias(None, [_relative(module, *_grid(part)) for part in step.prefills])
         q, k, v = (_heads(module, linear(hidden_states)) for linear in (module.q, module.k, module.v))
         out = torch.empty_like(q)
         for part, added in zip(step.prefills, bias.prefills, strict=True):
@@ -106,7 +106,7 @@ class _EncoderAttention(_Attention):
 class _DecoderAttention(_Attention):
     """Every row attends to its adapter's prefix and to its sequence's decoder positions up to its own."""
 
-    def forward(self, hidden_states: Tensor, position_bias: Bias | None = None, **_: Any) -> Output:
+    def forward(self, hidden_states: Tensor, position_bias: PositionBias | None = None, **_: Any) -> Output:
         step, module = current(), self.module
         bias = position_bias or self._bias(step)
         q, k, v = (_heads(module, linear(hidden_states)) for linear in (module.q, module.k, module.v))
@@ -114,9 +114,9 @@ class _DecoderAttention(_Attention):
         out = _read_cache(module.layer_idx, q, step.decode, step.prefills, bias)
         return self._finish(out, bias)
 
-    def _bias(self, step: Step) -> Bias:
+    def _bias(self, step: Step) -> PositionBias:
         decode = None if step.decode is None else self._decode_bias(step.decode)
-        return Bias(decode, [self._prefill_bias(part) for part in step.prefills])
+        return PositionBias(decode, [self._prefill_bias(part) for part in step.prefills])
 
     def _decode_bias(self, part: DecodePart) -> Tensor:
         key = torch.arange(part.slots.shape[1], device=part.slots.device)
@@ -131,16 +131,16 @@ class _DecoderAttention(_Attention):
 class _CrossAttention(_Attention):
     """Every row attends to all encoder positions of its sequence, whose keys and values lie in the cache."""
 
-    def forward(self, hidden_states: Tensor, position_bias: Bias | None = None, **_: Any) -> Output:
+    def forward(self, hidden_states: Tensor, position_bias: PositionBias | None = None, **_: Any) -> Output:
         step, module = current(), self.module
         assert isinstance(step, DecoderStep), "the decoder runs in a step of its own"
         q = _heads(module, module.q(hidden_states))
-        seen = Bias(None if step.cross is None else step.cross.mask(None), [None] * len(step.cross_prefills))
+        seen = PositionBias(None if step.cross is None else step.cross.mask(None), [None] * len(step.cross_prefills))
         return self._finish(_read_cache(module.layer_idx, q, step.cross, step.cross_prefills, seen), None)
 
 
 def _read_cache(
-    layer: int, q: Tensor, decode: DecodePart | None, prefills: Sequence[PrefillPart], bias: Bias
+    layer: int, q: Tensor, decode: DecodePart | None, prefills: Sequence[PrefillPart], bias: PositionBias
 ) -> Tensor:
     """Attention of all rows [T, H, D] to what lies in the cache: single rows in one call, others by sequence."""
     cache, out = current().cache, torch.empty_like(q)

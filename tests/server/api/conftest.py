@@ -10,10 +10,8 @@ import pytest
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
 
 from tests.factory import make_adapter, make_base
+from tests.server.api.support import BASE, MAX_LEN
 from tests.server.live import Live, live_server
-
-BASE = "tiny"
-MAX_LEN = 2048
 
 
 @pytest.fixture(scope="session")

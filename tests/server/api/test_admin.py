@@ -18,12 +18,8 @@ import pytest
 from peft import LoraConfig
 from safetensors.numpy import load_file, save
 
-from adapters.package.archive import pack
-from server.text.tokenizer import TextProcessor
-from tests import oracle
 from tests.factory import make_adapter, make_base
-from tests.server.api.conftest import BASE
-from tests.server.api.test_wire import error_of
+from tests.server.api.support import BASE, answer, archive, error_of, wanted
 from tests.server.live import Live, live_server
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -33,17 +29,12 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 def admin(server: Live) -> Iterator[httpx.Client]:
     """A client; adapters it leaves behind are removed afterwards, and nothing may stay in quarantine."""
     with server.http() as http:
-        before = set(server.parts.registry.known_names())
+        before = set(server.context.registry.known_names())
         yield http
-        for name in set(server.parts.registry.known_names()) - before:
+        for name in set(server.context.registry.known_names()) - before:
             http.delete(f"/v1/adapters/{name}", params={"mode": "force"})
-        quarantine = server.parts.lifecycle.store._quarantine
+        quarantine = server.context.lifecycle.store._quarantine
         server.wait(lambda: not list(quarantine.iterdir()), "an empty quarantine")
-
-
-def archive(package: Path, tmp_path: Path) -> bytes:
-    pack(package, tmp_path / "package.tar")
-    return (tmp_path / "package.tar").read_bytes()
 
 
 def tar(files: dict[str, bytes]) -> bytes:
@@ -58,19 +49,6 @@ def tar(files: dict[str, bytes]) -> bytes:
 
 def files_of(package: Path) -> dict[str, bytes]:
     return {name: (package / name).read_bytes() for name in (CONFIG, WEIGHTS)}
-
-
-def answer(server: Live, model: str) -> str:
-    body = {"model": model, "prompt": "who?", "max_tokens": 8, "temperature": 0, "ignore_eos": True}
-    response = server.post("/v1/completions", body)
-    assert response.status_code == 200, response.text
-    text: str = response.json()["choices"][0]["text"]
-    return text
-
-
-def wanted(base: Path, package: Path | None) -> str:
-    text = TextProcessor.load(base)
-    return text.decode(oracle.greedy(base, package, text.encode("who?", add_special_tokens=True), 8))
 
 
 # ---- coming ----
@@ -108,7 +86,7 @@ def test_upload_in_every_form(
     assert body["kind"] == "lora"
     assert body["bytes"] > 0
     assert len(body["digest"]) == 64
-    assert body["base_fingerprint"] == server.parts.engine.info.base_fingerprint
+    assert body["base_fingerprint"] == server.context.engine.info.base_fingerprint
     assert body["warnings"] == []
     assert answer(server, f"new-{form}") == wanted(base, package)
 
@@ -294,7 +272,7 @@ def files_as_tar(package: Path) -> bytes:
 def test_every_bad_package_is_refused_clearly_and_nothing_changes(
     server: Live, admin: httpx.Client, base: Path, packages: dict[str, Path], tmp_path: Path
 ) -> None:
-    before = (server.parts.registry.names(), server.stats.adapters_resident)
+    before = (server.context.registry.names(), server.stats.adapters_resident)
     for case, (data, word) in bad_packages(packages["lora"], tmp_path).items():
         error = error_of(admin.post("/v1/adapters", files={"file": data}, data={"name": "bad"}))
         assert word.lower() in error["message"].lower(), (case, error)
@@ -302,7 +280,7 @@ def test_every_bad_package_is_refused_clearly_and_nothing_changes(
         assert str(tmp_path) not in error["message"]
         # a bad replacement leaves what is served in service
         error_of(admin.put("/v1/adapters/lora", files={"file": data}))
-    assert (server.parts.registry.names(), server.stats.adapters_resident) == before
+    assert (server.context.registry.names(), server.stats.adapters_resident) == before
     assert answer(server, "lora") == wanted(base, packages["lora"])
     assert admin.get("/v1/adapters/lora").json()["version"] == 1
 
@@ -363,7 +341,7 @@ def test_too_large_an_upload(base: Path, packages: dict[str, Path], tmp_path: Pa
         with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as made:
             made.writestr(WEIGHTS, b"\0" * (20 << 20))
         assert "too large" in error_of(http.put("/v1/adapters/x", files={"file": bomb.getvalue()}))["message"]
-        assert not list(live.parts.lifecycle.store._quarantine.iterdir())
+        assert not list(live.context.lifecycle.store._quarantine.iterdir())
         assert http.put("/v1/adapters/x", files={"f": archive(packages["lora"], tmp_path)}).status_code == 201
 
 

@@ -18,9 +18,7 @@ import pytest
 from server.api.prepare import Job, completion_job
 from server.api.wire import CompletionBody
 from server.engine.messages import RequestOutput
-from tests.server.api.conftest import BASE
-from tests.server.api.test_admin import answer, archive, wanted
-from tests.server.api.test_wire import error_of
+from tests.server.api.support import BASE, answer, archive, error_of, wanted
 from tests.server.live import Live, live_server
 
 NAME = "gated"
@@ -40,7 +38,7 @@ def server(base: Path, tmp_path: Path) -> Iterator[Live]:
 
 def kept(live: Live) -> set[Path]:
     """Where the registry's versions are."""
-    registry = live.parts.registry
+    registry = live.context.registry
     return {version.path for name in registry.known_names() for version in registry.versions(name)}
 
 
@@ -69,7 +67,7 @@ def test_from_candidate_to_live_and_back(
     assert response.status_code == 201, response.text
     body = response.json()
     assert (body["id"], body["state"], body["kind"]) == (f"{NAME}@2", "candidate", "lora")
-    assert body["base_fingerprint"] == server.parts.engine.info.base_fingerprint
+    assert body["base_fingerprint"] == server.context.engine.info.base_fingerprint
     assert states(admin) == {1: "live", 2: "candidate"}
     old, new = (wanted(base, packages[name]) for name in ("lora", "lora-2"))
     assert old != new
@@ -203,13 +201,13 @@ def test_a_request_that_came_before_a_deletion_is_prepared_and_answered(
     """It may be deleted while its prompt is tokenized: between the lease and the engine."""
     admin.put(URL, params={"activate": False}, files={"f": data["prefix"]})
     body = CompletionBody.model_validate({"model": f"{NAME}@1", "prompt": "who?", "max_tokens": 4})
-    parts = server.parts
+    context = server.context
 
     async def late() -> tuple[Job, list[RequestOutput]]:
-        with parts.registry.lease(body.model) as key:
-            await parts.lifecycle.remove_version(NAME, 1)
-            job = await completion_job(parts, body, key, 0.0)
-            return job, [output async for output in parts.engine.submit(job.requests()[0])]
+        with context.registry.lease(body.model) as lease:
+            await context.lifecycle.remove_version(NAME, 1)
+            job = await completion_job(context, body, lease.key, 0.0)
+            return job, [output async for output in context.engine.submit(job.requests()[0])]
 
     job, outputs = asyncio.run_coroutine_threadsafe(late(), server.loop).result(60)
     assert job.adapter is not None

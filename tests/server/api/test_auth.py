@@ -7,8 +7,7 @@ import httpx
 import openai
 import pytest
 
-from tests.server.api.conftest import BASE
-from tests.server.api.test_wire import error_of
+from tests.server.api.support import BASE, error_of
 from tests.server.live import Live, live_server
 
 ROUTES = [

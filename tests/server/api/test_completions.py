@@ -7,7 +7,7 @@ import pytest
 
 from server.text.tokenizer import TextProcessor
 from tests import oracle
-from tests.server.api.conftest import BASE, MAX_LEN
+from tests.server.api.support import BASE, MAX_LEN
 from tests.server.live import Live
 
 GREEDY = {"temperature": 0, "extra_body": {"ignore_eos": True}}

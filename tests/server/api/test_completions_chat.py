@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from server.text.tokenizer import TextProcessor
 from tests import oracle
-from tests.server.api.conftest import BASE
+from tests.server.api.support import BASE
 from tests.server.live import Live
 
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello, wörld"}]
@@ -48,7 +48,7 @@ def test_says_which_version_answered(client: openai.OpenAI, server: Live) -> Non
         model="lora", messages=[{"role": "user", "content": "x"}], max_tokens=1
     )
     assert raw.headers["x-hotswap-adapter"] == "lora@1"
-    assert raw.parse().system_fingerprint == f"fp_{server.parts.engine.info.base_fingerprint[:12]}:lora@1"
+    assert raw.parse().system_fingerprint == f"fp_{server.context.engine.info.base_fingerprint[:12]}:lora@1"
     plain = client.chat.completions.with_raw_response.create(
         model=BASE, messages=[{"role": "user", "content": "x"}], max_tokens=1
     )
@@ -170,7 +170,7 @@ def test_the_default_length_is_what_is_left(server: Live) -> None:
         {"model": BASE, "messages": [{"role": "user", "content": "x" * 1900}], "ignore_eos": True},
     )
     usage = response.json()["usage"]
-    assert usage["total_tokens"] == server.parts.engine.info.max_model_len
+    assert usage["total_tokens"] == server.context.engine.info.max_model_len
     assert response.json()["choices"][0]["finish_reason"] == "length"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from adapters.package.archive import pack
-from tests.server.api.test_respond_streaming import events
+from tests.server.api.support import events
 from tests.server.live import Live, live_server
 from tests.server.model.seq2seq import support
 
@@ -48,9 +48,9 @@ def ask(server: Live, model: str, text: str = QUESTION, **options: Any) -> Any:
 
 
 def expected(server: Live, base: Path, package: Path | None, text: str = QUESTION, count: int = 8) -> str:
-    source = server.parts.text.encode(text, add_special_tokens=True)
+    source = server.context.text.encode(text, add_special_tokens=True)
     assert source[-1] == support.EOS
-    return server.parts.text.decode(support.greedy(base, package, source, count))
+    return server.context.text.decode(support.greedy(base, package, source, count))
 
 
 @pytest.mark.parametrize("name", ["flan", *ADAPTERS])

@@ -8,14 +8,10 @@ from typing import Any
 import openai
 import pytest
 
-from server.adapter_key import AdapterKey
 from server.api.context import Admission
 from server.errors import EngineUnavailableError, QueueFullError
-from tests.server.api.conftest import BASE
-from tests.server.api.test_wire import error_of
+from tests.server.api.support import BASE, error_of
 from tests.server.live import live_server
-
-KEY = AdapterKey("a", 1, "d")
 
 
 def test_closed_until_opened() -> None:
@@ -34,12 +30,10 @@ def test_closed_until_opened() -> None:
 def test_the_limit_counts_sequences() -> None:
     admission = Admission(3)
     admission.open()
-    with admission.admit(2, KEY), admission.admit(1):
-        assert (admission.running(KEY), admission.running(None)) == (2, 1)
-        with pytest.raises(QueueFullError), admission.admit(1):
-            pass
+    with admission.admit(2), admission.admit(1), pytest.raises(QueueFullError), admission.admit(1):
+        pass
     with admission.admit(3):
-        assert admission.running(KEY) == 0
+        assert admission.active == 3
 
 
 async def test_idle_waits_for_the_last() -> None:
@@ -57,7 +51,7 @@ def test_a_full_queue_is_429(base: Path, tmp_path: Path) -> None:
     engine = {"max_num_seqs": 1}
     with live_server(base, tmp_path, engine=engine, max_waiting_requests=1) as live, ThreadPoolExecutor(2) as pool:
         running = [pool.submit(live.post, "/v1/completions", body) for _ in range(2)]
-        live.wait(lambda: live.parts.admission.active == 2, "two requests")
+        live.wait(lambda: live.context.admission.active == 2, "two requests")
         refused = live.post("/v1/completions", body)
         assert error_of(refused, 429)["code"] == "rate_limit_exceeded"
         assert int(refused.headers["retry-after"]) >= 1
@@ -74,8 +68,8 @@ def test_no_new_requests_while_draining(base: Path, tmp_path: Path) -> None:
     body: dict[str, Any] = {"model": BASE, "prompt": "x", "max_tokens": 800, "ignore_eos": True}
     with live_server(base, tmp_path) as live, ThreadPoolExecutor(1) as pool:
         running = pool.submit(live.post, "/v1/completions", body)
-        live.wait(lambda: live.parts.admission.active == 1, "a request")
-        live.on_loop(lambda: live.parts.admission.close("the server is shutting down"))
+        live.wait(lambda: live.context.admission.active == 1, "a request")
+        live.on_loop(lambda: live.context.admission.close("the server is shutting down"))
         refused = live.post("/v1/completions", body)
         assert error_of(refused, 503)["message"] == "the server is shutting down"
         assert refused.headers["retry-after"]

@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.server.api.conftest import BASE
+from tests.server.api.support import BASE
 from tests.server.live import Live
 
 
@@ -52,7 +52,7 @@ def test_metrics_of_a_request(server: Live) -> None:
 def test_metrics_of_errors_and_of_the_server(server: Live) -> None:
     server.post("/v1/completions", {"model": "nobody", "prompt": "x"})
     server.post("/v1/completions", {"model": "lora", "prompt": "x", "logit_bias": {"9999": 1}})
-    value = server.parts.metrics.registry.get_sample_value
+    value = server.context.metrics.registry.get_sample_value
     unknown = {"model": BASE, "adapter": "", "version": "", "type": "model_not_found"}
     assert (value("hotswap_errors_total", unknown) or 0) >= 1
     assert (value("hotswap_engine_step_seconds_count", {"model": BASE}) or 0) >= 1

@@ -3,7 +3,7 @@ from __future__ import annotations
 import openai
 import pytest
 
-from tests.server.api.conftest import BASE, MAX_LEN
+from tests.server.api.support import BASE, MAX_LEN
 from tests.server.live import Live
 
 
@@ -11,7 +11,7 @@ def test_base_and_adapters_are_listed(client: openai.OpenAI, server: Live) -> No
     models = {model.id: model for model in client.models.list().data}
     assert list(models) == [BASE, "lora", "prefix", "prompt"]
     base = models[BASE].model_dump()
-    assert (base["root"], base["parent"], base["max_model_len"]) == (server.parts.base_root, None, MAX_LEN)
+    assert (base["root"], base["parent"], base["max_model_len"]) == (server.context.base_root, None, MAX_LEN)
     lora = models["lora"].model_dump()
     assert (lora["object"], lora["root"], lora["parent"]) == ("model", "lora@1", BASE)
     assert lora["owned_by"] == "hotswap"

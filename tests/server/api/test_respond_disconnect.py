@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.server.api.conftest import BASE
+from tests.server.api.support import BASE
 from tests.server.live import Live
 
 ENDLESS = {"model": "lora", "max_tokens": 1900, "n": 6, "ignore_eos": True}
@@ -39,7 +39,7 @@ def send(server: Live, path: str, body: dict[str, Any]) -> socket.socket:
 def test_everything_is_freed_at_once(server: Live, path: str, extra: dict[str, Any]) -> None:
     server.wait_idle()
     idle_blocks = server.stats.kv_blocks_used
-    generated = server.parts.metrics.registry.get_sample_value
+    generated = server.context.metrics.registry.get_sample_value
     labels = {"model": BASE, "adapter": "lora", "version": "1", "finish_reason": "abort"}
     aborted = generated("hotswap_requests_total", labels) or 0
     sequences = 6 * len(extra.get("prompt", "x"))
@@ -48,7 +48,7 @@ def test_everything_is_freed_at_once(server: Live, path: str, extra: dict[str, A
         steps = server.stats.steps
         if extra.get("stream"):
             assert sock.recv(100).startswith(b"HTTP/1.1 200")
-    server.wait(lambda: not server.parts.admission.active, "the API to let go")
+    server.wait(lambda: not server.context.admission.active, "the API to let go")
     server.wait(lambda: not server.stats.num_running, "the engine to let go")
     assert server.stats.kv_blocks_used == idle_blocks
     assert server.stats.steps - steps < 1000, "the requests ran to their ends"

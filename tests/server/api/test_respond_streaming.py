@@ -1,28 +1,16 @@
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
-from tests.server.api.conftest import BASE
+from tests.server.api.support import BASE, events
 from tests.server.live import Live
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
-
-
-def events(server: Live, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
-    """The parsed events of a stream; checks the frame around them."""
-    with server.http() as http, http.stream("POST", path, json={"stream": True, **body}) as response:
-        assert response.status_code == 200
-        assert response.headers["content-type"].startswith("text/event-stream")
-        lines = [line for line in response.iter_lines() if line]
-    assert all(line.startswith("data: ") for line in lines)
-    assert lines[-1] == "data: [DONE]"
-    return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
 
 
 def chat(**extra: Any) -> dict[str, Any]:
@@ -147,7 +135,7 @@ def test_removal_by_force_ends_a_stream_with_an_error_event(
     import asyncio
 
     asyncio.run_coroutine_threadsafe(
-        server.parts.lifecycle.install_copy("doomed", packages["lora-2"]), server.loop
+        server.context.lifecycle.install_copy("doomed", packages["lora-2"]), server.loop
     ).result(30)
     stream = client.completions.create(
         model="doomed", prompt="x", max_tokens=1900, stream=True, extra_body={"logit_bias": {"72": 100}}

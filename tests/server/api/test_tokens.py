@@ -4,8 +4,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from tests.server.api.conftest import BASE, MAX_LEN
-from tests.server.api.test_wire import error_of
+from tests.server.api.support import BASE, MAX_LEN, error_of
 from tests.server.live import Live
 
 

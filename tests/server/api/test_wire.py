@@ -5,30 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import httpx
 import openai
 import pytest
 
-from tests.server.api.conftest import BASE, MAX_LEN
+from tests.server.api.support import BASE, MAX_LEN, error_of
 from tests.server.live import Live
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 HELLO = [{"role": "user", "content": "hello"}]
-
-
-def error_of(response: httpx.Response, status: int = 400) -> dict[str, Any]:
-    """The error of a response, its form checked."""
-    assert response.status_code == status, response.text
-    body = response.json()
-    assert set(body) == {"error"}
-    error: dict[str, Any] = body["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    assert error["message"]
-    assert "Traceback" not in response.text
-    assert "0x" not in response.text
-    assert response.headers["x-request-id"]
-    return error
 
 
 TOO_MANY_STOPS = [str(i) for i in range(17)]

@@ -11,7 +11,7 @@ from tests.server.engine.ipc.clients import until
 
 
 @pytest.fixture
-async def house(tiny_base: Path, tmp_path: Path) -> AsyncIterator[Backend]:
+async def backend(tiny_base: Path, tmp_path: Path) -> AsyncIterator[Backend]:
     made = Backend(tiny_base, tmp_path / "store")
     await made.client.start()
     yield made

@@ -5,19 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from typing_extensions import override
+
 from server.adapter_key import AdapterKey
-from server.catalog.lifecycle import Action, AdapterLifecycle
+from server.catalog.lifecycle import Action, AdapterLifecycle, LifecycleObserver
 from server.catalog.registry import Registry
 from server.catalog.store import AdapterStore
 from server.catalog.versions import VersionState
 from server.engine.ipc.client import ClientCore
-from server.engine.ipc.local_client import LocalEngineClient
 from server.engine.messages import AdapterLoaded
 from tests.server.engine.ipc.clients import answer, config_for
+from tests.server.engine.ipc.local_client import LocalEngineClient
 
 
 @dataclass
-class Witness:
+class Witness(LifecycleObserver):
     """Notes what the lifecycle tells."""
 
     loaded: list[AdapterKey] = field(default_factory=list)
@@ -25,15 +27,19 @@ class Witness:
     refused: list[str] = field(default_factory=list)
     retired: list[AdapterKey] = field(default_factory=list)
 
+    @override
     def adapter_loaded(self, loaded: AdapterLoaded) -> None:
         self.loaded.append(loaded.key)
 
+    @override
     def name_changed(self, action: Action) -> None:
         self.changes.append(action)
 
+    @override
     def adapter_refused(self, code: str) -> None:
         self.refused.append(code)
 
+    @override
     def retire(self, key: AdapterKey) -> None:
         self.retired.append(key)
 
@@ -51,8 +57,8 @@ class Backend:
 
     async def ask(self, model: str, *, max_tokens: int = 12) -> list[int]:
         self.asked = getattr(self, "asked", 0) + 1
-        with self.registry.lease(model) as key:
-            return await answer(self.client, f"r{self.asked}", key, max_tokens=max_tokens)
+        with self.registry.lease(model) as lease:
+            return await answer(self.client, f"r{self.asked}", lease.key, max_tokens=max_tokens)
 
     def check_integrity(self) -> None:
         """When idle, engine and disk hold exactly what the registry knows."""

@@ -134,12 +134,57 @@ def test_the_bases_name_is_taken() -> None:
 async def test_a_lease_pins_what_the_name_meant(registry: Registry) -> None:
     first = add(registry, "json")
     with registry.lease("json") as held, registry.lease(BASE) as base:
-        assert (held, base) == (first, None)
+        assert (held.key, base.key) == (first, None)
         add(registry, "json")
         draining = asyncio.create_task(registry.unused(first))
         await asyncio.sleep(0)
         assert not draining.done()
     await asyncio.wait_for(draining, 10)
+
+
+async def test_unused_waits_for_the_last_lease(registry: Registry) -> None:
+    key = add(registry, "json")
+    first, second = registry.lease("json"), registry.lease("json")
+    waiting = asyncio.create_task(registry.unused(key))
+    first.release()
+    first.release()  # counts once
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    second.release()
+    await asyncio.wait_for(waiting, 10)
+
+
+async def test_a_lease_taken_again_meanwhile_is_waited_for(registry: Registry) -> None:
+    key = add(registry, "json")
+    first = registry.lease("json")
+    waiting = asyncio.create_task(registry.unused(key))
+    await asyncio.sleep(0)
+    first.release()
+    second = registry.lease("json")
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    second.release()
+    await asyncio.wait_for(waiting, 10)
+
+
+async def test_leases_of_others_do_not_matter(registry: Registry) -> None:
+    key, other = add(registry, "json"), add(registry, "other")
+    with registry.lease("json"), registry.lease(BASE):
+        await asyncio.wait_for(registry.unused(other), 10)
+    await asyncio.wait_for(registry.unused(key), 10)
+
+
+def test_leases_count_what_runs(registry: Registry) -> None:
+    key = add(registry, "json")
+    with registry.lease("json") as first:
+        assert registry.running(key) == 0
+        first.sequences = 2
+        with registry.lease("json@1") as second, registry.lease(BASE) as base:
+            second.sequences, base.sequences = 3, 5
+            assert registry.running(key) == 5
+        assert registry.running(key) == 2
+    assert registry.running(key) == 0
 
 
 def test_keys_read_as_name_and_version() -> None:

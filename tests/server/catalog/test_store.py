@@ -27,7 +27,7 @@ def test_a_directory_is_copied_and_adopted(
     store: AdapterStore, tiny_adapters: Mapping[str, Path], tmp_path: Path
 ) -> None:
     source = tiny_adapters["lora-r4"]
-    package = store.bring_in(source)
+    package = store.stage_copy(source)
     place = store.adopt(package)
     store.discard(package)
     assert place.parent == tmp_path / "store" / "packages"
@@ -42,14 +42,14 @@ def test_a_directory_is_copied_and_adopted(
 def test_an_archive_is_unpacked(store: AdapterStore, tiny_adapters: Mapping[str, Path], tmp_path: Path) -> None:
     archive = tmp_path / "a.tar"
     pack(tiny_adapters["lora-r4"], archive)
-    package = store.bring_in(archive)
+    package = store.stage_copy(archive)
     assert (package / "adapter_config.json").is_file()
     store.discard(package)
     assert leftovers(tmp_path) == []
 
 
 def test_equal_content_never_shares_a_place(store: AdapterStore, tiny_adapters: Mapping[str, Path]) -> None:
-    first, second = (store.adopt(store.bring_in(tiny_adapters["lora-r4"])) for _ in range(2))
+    first, second = (store.adopt(store.stage_copy(tiny_adapters["lora-r4"])) for _ in range(2))
     assert first != second
 
 
@@ -59,7 +59,7 @@ def test_what_cannot_be_brought_in_leaves_nothing(store: AdapterStore, tmp_path:
     (tmp_path / "pickled" / "adapter_model.bin").write_bytes(b"")
     for source, reason in (("missing", "neither"), ("junk", "not an archive"), ("pickled", "pickle")):
         with pytest.raises(PackageError, match=reason):
-            store.bring_in(tmp_path / source)
+            store.stage_copy(tmp_path / source)
     assert leftovers(tmp_path) == []
 
 
@@ -80,7 +80,7 @@ def test_a_new_server_clears_what_the_last_one_left(
 ) -> None:
     upload = store.new_quarantine()
     (upload / "half").write_text("an upload")
-    kept, lost = (store.adopt(store.bring_in(tiny_adapters["lora-r4"])) for _ in range(2))
+    kept, lost = (store.adopt(store.stage_copy(tiny_adapters["lora-r4"])) for _ in range(2))
     strange = tmp_path / "store" / "packages" / "mine"
     strange.mkdir()
     store.close()

@@ -15,7 +15,7 @@ def add(versions: VersionHistory, *, candidate: bool = False) -> int:
     key = AdapterKey("json", number, "d")
     versions.add(AdapterVersion(key=key, path=Path(str(key)), kind="lora", nbytes=1, num_virtual_tokens=0, created=0.0))
     if not candidate:
-        versions.flip(number)
+        versions.activate(number)
     return number
 
 
@@ -23,10 +23,10 @@ def test_going_back_walks_the_way_that_was_come() -> None:
     versions = VersionHistory()
     for _ in range(3):
         add(versions)
-    versions.flip(1)  # 1, 2, 3, 1
+    versions.activate(1)  # 1, 2, 3, 1
     walked = []
     while (number := versions.before()) is not None:
-        versions.flip_back(number)
+        versions.roll_back(number)
         walked.append(number)
     assert walked == [3, 2, 1]
 
@@ -35,9 +35,9 @@ def test_going_back_several_at_once_forgets_those_between() -> None:
     versions = VersionHistory()
     for _ in range(4):
         add(versions)
-    versions.flip_back(2)
+    versions.roll_back(2)
     assert versions.before() == 1
-    versions.flip_back(4)  # by name: one that is no longer on the way back
+    versions.roll_back(4)  # by name: one that is no longer on the way back
     assert (versions.live, versions.before()) == (4, 1)
 
 
@@ -58,7 +58,7 @@ def test_a_version_between_itself_is_no_version_before() -> None:
     versions = VersionHistory()
     for _ in range(2):
         add(versions)
-    versions.flip(1)  # 1, 2, 1
+    versions.activate(1)  # 1, 2, 1
     versions.forget(2)
     assert versions.before() is None
 
@@ -68,10 +68,10 @@ def test_the_way_back_has_an_end() -> None:
     for _ in range(2):
         add(versions)
     for turn in range(5 * MAX_HISTORY):
-        versions.flip(1 + turn % 2)
+        versions.activate(1 + turn % 2)
     steps = 0
     while (number := versions.before()) is not None:
-        versions.flip_back(number)
+        versions.roll_back(number)
         steps += 1
     assert steps == MAX_HISTORY
 
@@ -83,7 +83,7 @@ def test_states() -> None:
     states = [versions.state(number) for number in (first, waiting, second)]
     assert states == [VersionState.DRAINING, VersionState.CANDIDATE, VersionState.LIVE]
     versions.drained(first)
-    assert versions.flip(waiting) is versions.get(second)
+    assert versions.activate(waiting) is versions.get(second)
     assert versions.candidates == set()
     states = [versions.state(number) for number in (first, waiting, second)]
     assert states == [VersionState.STORED, VersionState.LIVE, VersionState.DRAINING]

@@ -13,16 +13,21 @@ from server.engine.block_manager import BlockManager
 from server.engine.messages import AdapterLoaded, AdapterUnloaded
 from server.engine.scheduler import Scheduler, SchedulerConfig
 from tests.server.engine.harness import DEADLINE
+from tests.server.engine.requests import make_request
 from tests.server.engine.toy_runner import ToyRunner, make_package
 
 KEY = AdapterKey("a", 1, "digest")
 
 
 @pytest.fixture
-def manager() -> Iterator[AdapterManager]:
+def scheduler() -> Scheduler:
     runner = ToyRunner()
-    scheduler = Scheduler(SchedulerConfig(16, 4), BlockManager(runner.num_blocks, runner.block_size))
-    manager = AdapterManager(runner, scheduler)
+    return Scheduler(SchedulerConfig(16, 4), BlockManager(runner.num_blocks, runner.block_size))
+
+
+@pytest.fixture
+def manager(scheduler: Scheduler) -> Iterator[AdapterManager]:
+    manager = AdapterManager(ToyRunner(), scheduler)
     yield manager
     manager.check_integrity()
     manager.close()
@@ -35,22 +40,30 @@ def load(manager: AdapterManager, path: Path) -> None:
     assert manager.install_prepared() == [KEY]
 
 
-def test_life_of_an_adapter(manager: AdapterManager, tmp_path: Path) -> None:
-    assert not manager.acquire(KEY, "early")
+def test_life_of_an_adapter(manager: AdapterManager, scheduler: Scheduler, tmp_path: Path) -> None:
+    requests = {name: make_request(name, adapter=KEY) for name in ("r1", "r2", "r3")}
+
+    def end(name: str) -> None:
+        scheduler.remove(requests[name])
+        manager.settle(KEY)
+
+    assert not manager.knows(KEY)
     load(manager, make_package(tmp_path / "p", "prefix"))
     assert manager.num_resident == 1
-    assert manager.acquire(KEY, "r1")
-    assert manager.acquire(KEY, "r2")
-    assert manager.users(KEY) == ["r1", "r2"]
+    assert manager.knows(KEY)
+    scheduler.add(requests["r1"])
+    scheduler.add(requests["r2"])
+    assert scheduler.users(KEY) == ["r1", "r2"]
     manager.unload(KEY)
-    manager.release(KEY, "r1")
+    end("r1")
     assert manager.num_resident == 1
-    assert manager.acquire(KEY, "r3"), "resolved before the unload, arrived after it"
-    manager.release(KEY, "r2")
-    manager.release(KEY, "r3")
+    assert manager.knows(KEY), "resolved before the unload, arrived after it"
+    scheduler.add(requests["r3"])
+    end("r2")
+    end("r3")
     assert manager.num_resident == 0
     assert [type(event) for event in manager.events] == [AdapterLoaded, AdapterUnloaded]
-    assert not manager.acquire(KEY, "late")
+    assert not manager.knows(KEY)
 
 
 def test_same_key_can_come_back(manager: AdapterManager, tmp_path: Path) -> None:

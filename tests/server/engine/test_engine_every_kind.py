@@ -74,7 +74,7 @@ BLOCK_BYTES = 4 * 2 * 2 * (16 + 16) * 4  # positions, layers, heads, key and val
 ROOMY = 4000
 
 
-class House:
+class MixedEngine:
     """An engine with every adapter resident, and what it was asked.
 
     ``rounded`` is the base with the weights that ``quantize`` makes of it, in plain fp32: what the oracle runs on.
@@ -132,14 +132,14 @@ class House:
 
 
 def test_mixed_and_from_the_prefix_cache(toy_base: Path, toy_adapters: Mapping[str, Path]) -> None:
-    house = House(toy_base, toy_adapters)
+    mixed = MixedEngine(toy_base, toy_adapters)
     for wave in ("first", "again"):
-        house.wave(wave)
-        house.check(wave)
-    for name in house.keys:
-        cached = house.driver.outputs[f"again/{name}"][0].cached_tokens
-        assert cached > 0 or len(house.prompts[name]) < 12, f"{name} found nothing in the cache"
-    house.driver.engine.check_integrity()
+        mixed.wave(wave)
+        mixed.check(wave)
+    for name in mixed.keys:
+        cached = mixed.driver.outputs[f"again/{name}"][0].cached_tokens
+        assert cached > 0 or len(mixed.prompts[name]) < 12, f"{name} found nothing in the cache"
+    mixed.driver.engine.check_integrity()
 
 
 @torch.no_grad()
@@ -164,10 +164,10 @@ def test_mixed_over_a_quantized_base(
 ) -> None:
     # peft puts FRoD's saved basis beside a factor found from a basis of the rounded weights: no adapter at all
     served = {name: path for name, path in toy_adapters.items() if not name.startswith("frod")}
-    house = House(toy_base, served, ROOMY, quantize, round_base(toy_base, quantize, tmp_path / "rounded"))
-    house.wave(quantize)
-    house.check(quantize)
-    house.driver.engine.check_integrity()
+    mixed = MixedEngine(toy_base, served, ROOMY, quantize, round_base(toy_base, quantize, tmp_path / "rounded"))
+    mixed.wave(quantize)
+    mixed.check(quantize)
+    mixed.driver.engine.check_integrity()
 
 
 def test_mixed_and_preempted(toy_base: Path, toy_adapters: Mapping[str, Path]) -> None:
@@ -175,28 +175,28 @@ def test_mixed_and_preempted(toy_base: Path, toy_adapters: Mapping[str, Path]) -
     for name, path in toy_adapters.items():
         driver.load(name, path)
     prefixes = sum(len(slot.prefix_blocks) for slot in driver.engine.scheduler.slots.values())
-    house = House(toy_base, toy_adapters, max(2 * prefixes + 2, prefixes + 60))
-    house.wave("tight")
-    assert house.driver.engine.stats().preemptions > 0
-    house.check("tight")
-    house.driver.engine.check_integrity()
+    mixed = MixedEngine(toy_base, toy_adapters, max(2 * prefixes + 2, prefixes + 60))
+    mixed.wave("tight")
+    assert mixed.driver.engine.stats().preemptions > 0
+    mixed.check("tight")
+    mixed.driver.engine.check_integrity()
 
 
 def test_one_base_product_per_linear_map(
     toy_base: Path, toy_adapters: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house = House(toy_base, toy_adapters)
-    model = house.driver.engine.runner._base.model  # type: ignore[attr-defined]
+    mixed = MixedEngine(toy_base, toy_adapters)
+    model = mixed.driver.engine.runner._base.model  # type: ignore[attr-defined]
     weights = {id(m.weight): name for name, m in model.named_modules() if isinstance(m, nn.Linear)}
     products: Counter[tuple[str, int]] = Counter()
     plain = nn.functional.linear
 
     def counted(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if id(weight) in weights:
-            products[weights[id(weight)], house.recorder.steps] += 1
+            products[weights[id(weight)], mixed.recorder.steps] += 1
         return plain(x, weight, bias)
 
     monkeypatch.setattr(nn.functional, "linear", counted)
-    house.wave("counted")
-    assert len(products) == len(weights) * house.recorder.steps
+    mixed.wave("counted")
+    assert len(products) == len(weights) * mixed.recorder.steps
     assert set(products.values()) == {1}

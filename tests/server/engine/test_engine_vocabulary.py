@@ -18,7 +18,7 @@ from tests import resized
 from tests.factory import make_base
 from tests.server.engine.driver import Driver
 from tests.server.engine.requests import make_request
-from tests.server.engine.sampling.test_sampler import random_logits, random_request
+from tests.server.engine.sampling.support import random_logits, random_request
 
 VOCAB = 320
 ROWS = 40

@@ -1,4 +1,4 @@
-"""Adapters are tried out when they load: recorded logits, finiteness, effect; on real packages saved by peft."""
+"""Adapters are verified when they load: recorded logits, finiteness, effect; on real packages saved by peft."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_logits_that_are_not_finite_are_refused(
 def test_requests_go_on_while_an_adapter_is_tried_out(
     make_driver: Callable[..., Driver], tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path
 ) -> None:
-    # 16 blocks of 4 positions: the trial needs blocks that the request holds, and takes them by preemption
+    # 16 blocks of 4 positions: the verification needs blocks that the request holds, and takes them by preemption
     block_bytes = 4 * 2 * 2 * (16 + 16) * 4
     driver = make_driver(kv_cache_gb=16 * block_bytes / 1e9)
     key = driver.load("lora-r4", tiny_adapters["lora-r4"])
@@ -143,7 +143,7 @@ def test_a_cache_too_small_for_the_probes_is_told(
     package = recorded(tiny_base, tiny_adapters["lora-r8"], tmp_path / "p", kind="lora")
     event = load(driver, package)
     assert isinstance(event, AdapterLoaded)
-    assert event.warnings == ["the adapter was not tried out on every probe: the KV cache is too small for them"]
+    assert event.warnings == ["the adapter was not verified on every prompt: the KV cache is too small for them"]
 
 
 def test_another_quantization_than_the_trainings_is_told(

@@ -19,7 +19,7 @@ from server.model.inputs import ModelInput, SequenceInput
 from server.model.model_runner import ModelRunner
 from tests import oracle
 from tests.adapters.support import load_model
-from tests.server.model.test_quantized import TOLERANCE, make_runner
+from tests.server.model.support import TOLERANCE, make_runner
 
 pytestmark = pytest.mark.numeric
 

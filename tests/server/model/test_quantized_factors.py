@@ -10,7 +10,7 @@ import torch
 
 from adapters.ops.replace import ReplaceLinear
 from server.model.model_runner import ModelRunner
-from tests.server.model.test_quantized import assert_mixed_batch_equals_peft, make_runner
+from tests.server.model.support import assert_mixed_batch_equals_peft, make_runner
 
 # Over 4-bit weights peft itself serves these kinds alone. Over rounded ones it serves all but FRoD: it finds the left
 # factor from a basis of the weights that it loads, and then puts the saved basis, of other weights, beside it.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.model.test_quantized import assert_mixed_batch_equals_peft, make_runner
+from tests.server.model.support import assert_mixed_batch_equals_peft, make_runner
 
 NAMES = [
     "cartridge",

@@ -185,7 +185,7 @@ def test_a_package_is_compared_with_what_is_live_and_leaves_no_trace(
     assert found["candidate"]["scores"] == found["versus"]["scores"]  # it is the same adapter
     assert found["comparison"]["live"] == "colours"
     assert found["comparison"]["metrics"]["exact_match"]["verdict"] == "not told apart"
-    assert server.parts.registry.names() == ["colours"]
+    assert server.context.registry.names() == ["colours"]
 
 
 def test_retention_probes_compare_with_the_base(
@@ -283,7 +283,7 @@ def test_mistakes_get_one_line_and_exit_code_1(
     last = err.splitlines()[-1]
     assert last.startswith("hotswap: ")
     assert words in last
-    assert server.parts.registry.names() == ["colours"]
+    assert server.context.registry.names() == ["colours"]
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def server(
 
 
 def base_of(server: Live) -> Endpoint:
-    return Endpoint(server.url, str(server.parts.base_name))
+    return Endpoint(server.url, str(server.context.base_name))
 
 
 def chat(text: str, reference: str = "x") -> Question:
@@ -157,10 +157,10 @@ def test_no_rows_are_refused(server: Live) -> None:
 def test_a_key_that_is_missing_or_wrong_is_told_with_where_to_give_it(tiny_base: Path, tmp_path: Path) -> None:
     with live_server(tiny_base, tmp_path, api_key="right") as live:
         for key in (None, "wrong"):
-            endpoint = Endpoint(live.url, str(live.parts.base_name), key)
+            endpoint = Endpoint(live.url, str(live.context.base_name), key)
             with pytest.raises(EvaluationError, match=r"\(401\).*give a key with --api-key or HOTSWAP_API_KEY"):
                 evaluate(endpoint, [chat("a")], ["exact_match"], max_tokens=2)
-        endpoint = Endpoint(live.url, str(live.parts.base_name), "right")
+        endpoint = Endpoint(live.url, str(live.context.base_name), "right")
         assert len(evaluate(endpoint, [chat("a")], ["exact_match"], max_tokens=2).answers) == 1
 
 
@@ -177,7 +177,7 @@ def test_a_full_queue_is_waited_for(tiny_base: Path, tmp_path: Path, caplog: pyt
     engine = {"max_num_seqs": 1}
     with live_server(tiny_base, tmp_path, engine=engine, max_waiting_requests=1) as live:
         questions = [chat(f"question {i}") for i in range(6)]
-        endpoint = Endpoint(live.url, str(live.parts.base_name))
+        endpoint = Endpoint(live.url, str(live.context.base_name))
         found = evaluate(endpoint, questions, ["exact_match"], max_tokens=40, concurrency=6)
         assert all(answer.finish_reason in ("stop", "length") for answer in found.answers)
     statuses = [record.fields["status"] for record in caplog.records if hasattr(record, "fields")]

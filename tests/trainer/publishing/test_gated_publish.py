@@ -70,7 +70,7 @@ def test_a_first_version_is_compared_with_the_base(
 ) -> None:
     bars = Bars()
     report, said = gated(admin, packages["right"], rows, "exact_match>=live", bars=bars)
-    assert bars.asked == [f"{NAME}@1", server.parts.base_name]
+    assert bars.asked == [f"{NAME}@1", server.context.base_name]
     assert said == [f"{NAME} serves no version yet: the candidate is compared with the base"]
     assert (report.outcome, report.live, report.is_live) == (GateOutcome.PUBLISHED, None, True)
     assert report.as_dict()["compared_with"] == "base"
@@ -111,7 +111,7 @@ def test_the_better_goes_live_and_the_worse_does_not(
     assert [judgement.passed for judgement in refused.judgements] == [False, True]
     assert refused.reason == "exact_match>=live does not hold"
     assert states(admin) == {1: "stored", 2: "live"}
-    server.wait(lambda: len(server.parts.engine.resident) == 1, "the candidate's memory")  # type: ignore[attr-defined]
+    server.wait(lambda: len(server.context.engine.resident) == 1, "the candidate's memory")  # type: ignore[attr-defined]
 
 
 def test_a_candidate_that_is_refused_may_be_kept(

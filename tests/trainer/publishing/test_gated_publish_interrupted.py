@@ -90,7 +90,7 @@ def test_a_signal_removes_the_candidate(
     command = [sys.executable, "-m", "hotswap", "publish", *arguments(server.url, packages["right"], many_rows)]
     env = {**os.environ, "HOTSWAP_ADMIN_KEY": ADMIN, "HOTSWAP_API_KEY": INFERENCE}
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        server.wait(lambda: server.parts.admission.active > 0 or process.poll() is not None, "rows to be asked")
+        server.wait(lambda: server.context.admission.active > 0 or process.poll() is not None, "rows to be asked")
         assert states(admin) == {1: "live", 2: "candidate"}
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
@@ -116,7 +116,7 @@ def test_a_server_that_goes_away(
     command = [*arguments(url, packages["right"], many_rows), *keys]
 
     def cut() -> None:
-        server.wait(lambda: server.parts.admission.active > 0, "rows to be asked")
+        server.wait(lambda: server.context.admission.active > 0, "rows to be asked")
         relay.cut()
 
     cutter = threading.Thread(target=cut)

@@ -83,7 +83,7 @@ def test_refusals(
 
 
 def test_a_server_that_is_busy_for_a_moment_is_asked_again(server: Live, published: dict[int, str]) -> None:
-    engine = server.parts.engine
+    engine = server.context.engine
     assert isinstance(engine, ClientCore)
 
     def as_while_it_starts_again(ready: bool) -> None:

@@ -13,10 +13,10 @@ from server.config import EngineConfig
 from server.engine.engine import Engine
 from server.engine.engine_loop import SteppableEngine, build_engine
 from server.engine.ipc.buffers import MAX_PENDING
-from server.engine.ipc.local_client import LocalEngineClient
 from server.engine.messages import EngineInfo, FinishReason, FromEngine, StepOutputs
 from server.errors import EngineStartError, EngineUnavailableError
 from tests.server.engine.ipc.clients import answer, config_for, key, request, until
+from tests.server.engine.ipc.local_client import LocalEngineClient
 
 LONG = 400
 
@@ -68,7 +68,7 @@ async def test_a_refused_adapter_says_why(client: LocalEngineClient, tmp_path: P
     assert client.resident == frozenset()
 
 
-async def test_two_askers_share_one_load(client: LocalEngineClient, tiny_adapters: Mapping[str, Path]) -> None:
+async def test_a_load_asked_for_twice_runs_once(client: LocalEngineClient, tiny_adapters: Mapping[str, Path]) -> None:
     path = tiny_adapters["lora-r4"]
     first, second = await asyncio.gather(client.load_adapter(key("a"), path), client.load_adapter(key("a"), path))
     assert first is second

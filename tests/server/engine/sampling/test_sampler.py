@@ -12,12 +12,7 @@ from torch import Tensor
 from server.engine.request import Request
 from server.engine.sampling.sampler import NonFiniteLogitsError, Sampler
 from tests.server.engine.requests import make_request
-
-VOCAB = 3000  # more than the widest window in which top_p looks first
-
-
-def random_logits(rows: int, *, scale: float = 2.0, vocab: int = VOCAB, seed: int = 0) -> Tensor:
-    return torch.randn(rows, vocab, generator=torch.Generator().manual_seed(seed)) * scale
+from tests.server.engine.sampling.support import VOCAB, random_logits, random_request
 
 
 def sample(logits: Tensor, requests: list[Request]) -> list[int]:
@@ -98,25 +93,6 @@ def test_generated_tokens_advance_the_row() -> None:
     logits = random_logits(1, scale=0.5)
     tokens = {sample(logits, [make_request(seed=3, outputs=tuple(range(n)))])[0] for n in range(20)}
     assert len(tokens) > 15
-
-
-def random_request(rng: random.Random) -> Request:
-    return make_request(
-        prompt_ids=[rng.randrange(VOCAB) for _ in range(5)],
-        outputs=tuple(rng.randrange(VOCAB) for _ in range(rng.randrange(6))),
-        eos=(3,),
-        seed=rng.randrange(2**64),
-        temperature=rng.choice([0.0, 0.7, 1.0, 2.0]),
-        top_p=rng.choice([1.0, 1.0, 0.9, 0.2]),
-        top_k=rng.choice([0, 0, 1, 7, 50, 10_000]),
-        min_p=rng.choice([0.0, 0.0, 0.1]),
-        presence_penalty=rng.choice([0.0, 1.5]),
-        frequency_penalty=rng.choice([0.0, -0.5]),
-        repetition_penalty=rng.choice([1.0, 1.2]),
-        logit_bias=rng.choice([{}, {5: 20.0, 9: -100.0}]),
-        min_tokens=rng.choice([0, 3]),
-        logprobs=rng.choice([None, 0, 4]),
-    )
 
 
 @pytest.mark.parametrize("tied", [False, True])

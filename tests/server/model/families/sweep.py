@@ -15,6 +15,7 @@ from tests.server.engine.driver import Driver, prompt_of
 from tests.server.model.families.catalog import FAMILIES, Family, model_type_of
 
 COUNT = 3
+TOLERANCE = 1e-5
 STD = 0.04  # log-probabilities of magnitude 6: finer roundings than with the default
 LENGTHS = {"base": 17, "LoRA": 23, "prefix": 9, "prompt": 12, "expert LoRA": 13, "base again": 5}
 

@@ -17,8 +17,7 @@ from tests.factory import make_adapter, make_base
 from tests.server.engine.driver import Driver, prompt_of
 from tests.server.model.bench import Bench
 from tests.server.model.families.catalog import FAMILIES
-from tests.server.model.families.sweep import difference, lora
-from tests.server.model.families.test_families import TOLERANCE
+from tests.server.model.families.sweep import TOLERANCE, difference, lora
 
 BOTH = ["gate_up_proj", "down_proj"]
 ADAPTERS: dict[str, dict[str, Any]] = {

@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.server.model.families.catalog import FAMILIES
-from tests.server.model.families.sweep import measure
-
-TOLERANCE = 1e-5
+from tests.server.model.families.sweep import TOLERANCE, measure
 
 
 # peft itself makes this pattern of "all-linear", and then looks for it among modules only

@@ -20,8 +20,7 @@ from tests.factory import make_tokenizer
 from tests.server.engine.driver import Driver, prompt_of
 from tests.server.model.families.custom_code.configuration_tiny_glm import TinyGlmConfig
 from tests.server.model.families.custom_code.modeling_tiny_glm import TinyGlmForCausalLM
-from tests.server.model.families.sweep import logprobs, lora
-from tests.server.model.families.test_families import TOLERANCE
+from tests.server.model.families.sweep import TOLERANCE, logprobs, lora
 
 CODE = Path(__file__).parent / "custom_code"
 AUTO_MAP = {

@@ -14,8 +14,7 @@ import pytest
 from tests.factory import make_adapter, make_base
 from tests.server.engine.driver import Driver, prompt_of
 from tests.server.model.families.catalog import FAMILIES
-from tests.server.model.families.sweep import difference, lora
-from tests.server.model.families.test_families import TOLERANCE
+from tests.server.model.families.sweep import TOLERANCE, difference, lora
 
 WINDOW = 8
 COUNT = 7

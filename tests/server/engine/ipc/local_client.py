@@ -1,4 +1,4 @@
-"""The engine in a thread of this process: for tests and scripts. It is not supervised.
+"""The engine in a thread of this process: for tests. It is not supervised.
 
 Asyncio-confined; the thread talks to the loop through ``call_soon_threadsafe`` and is talked to through a queue.
 """
@@ -11,6 +11,8 @@ import queue
 from collections.abc import Callable
 from functools import partial
 from threading import Thread
+
+from typing_extensions import override
 
 from server.config import EngineConfig
 from server.engine.engine_loop import Inbox, SteppableEngine, build_engine, run_engine
@@ -30,6 +32,7 @@ class LocalEngineClient(ClientCore):
         self._thread: Thread | None = None
         self._ended: asyncio.Future[None] | None = None
 
+    @override
     async def start(self) -> None:
         """Start the thread and wait until it serves. Raises EngineStartError with the engine's own reason."""
         assert self._thread is None, "already started"
@@ -41,6 +44,7 @@ class LocalEngineClient(ClientCore):
         await started
         self._ready = True
 
+    @override
     async def close(self) -> None:
         """Stop the thread; outstanding requests end with EngineUnavailableError."""
         if self._thread is not None and self._ended is not None:
