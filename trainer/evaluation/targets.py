@@ -24,7 +24,7 @@ from trainer.config.schema import TrainConfig
 from trainer.errors import EvaluationError, PublishError
 from trainer.evaluation.rows import config_beside
 from trainer.files import BASE_DIR, PACKAGE_DIR, SERVED_TEMPLATE
-from trainer.serving.client import AdminClient, Endpoint, InferenceClient, not_like_hotswap
+from trainer.serving.client import AdminClient, Endpoint, InferenceClient
 from trainer.serving.local_server import start_server, wait_until_ready
 from trainer.serving.upload import publish
 
@@ -154,7 +154,7 @@ def started_server(serving: ServeOptions, targets: Sequence[Target]) -> Iterator
     with start_server([*options, *adapters], folder / "server.log") as server:
         asyncio.run(wait_until_ready(server))
         try:
-            base = asyncio.run(_base_name(Endpoint(server.url, "", server.key)))
+            base = asyncio.run(_base_name(server.url, server.key))
             yield {target: Endpoint(server.url, names.get(target, base), server.key) for target in targets}
         finally:
             shutil.rmtree(folder)  # of a server that did not start the log stays
@@ -170,7 +170,7 @@ def running_server(
     """
     key = api_key or admin_key
     uploaded: dict[Target, str] = {}
-    base = asyncio.run(_base_name(Endpoint(server, "", key)))
+    base = asyncio.run(_base_name(server, key))
     try:
         for target in targets:
             if target.trained_base:
@@ -186,13 +186,9 @@ def running_server(
         _remove(server, uploaded.values(), admin_key)
 
 
-async def _base_name(endpoint: Endpoint) -> str:
-    async with InferenceClient(endpoint, _SECONDS, 1) as connection:
-        models = await connection.get("/v1/models")
-    try:
-        return str(next(model["id"] for model in models["data"] if model.get("parent") is None))
-    except (KeyError, TypeError, StopIteration) as error:
-        raise not_like_hotswap(endpoint.server, "no base among its models") from error
+async def _base_name(server: str, key: str | None) -> str:
+    async with InferenceClient(server, key, timeout=_SECONDS) as client:
+        return await client.base_name()
 
 
 def _remove(server: str, names: Iterable[str], admin_key: str | None) -> None:
