@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, TaskID
 
 from hotswap.demo.tasks import CONTACTS, DATES, Task, TaskRow, write_jsonl
 from hotswap.errors import DemoError
+from trainer.progress import bars
 from trainer.serving.local_server import HOTSWAP, LocalServer, environment, last_line
 
 
@@ -84,9 +85,7 @@ async def run_to_end(arguments: list[str], log: Path, env: Mapping[str, str] | N
 async def train_all(settings: Settings, rows: Mapping[str, Sequence[TaskRow]], console: Console) -> dict[str, Path]:
     """Train every recipe on the ``rows`` of its task; gives the package of each by name. Raises DemoError."""
     packages: dict[str, Path] = {}
-    columns = (TextColumn("  {task.description:<12}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"),
-               TextColumn("{task.fields[loss]}"), TimeElapsedColumn())  # fmt: skip
-    with Progress(*columns, console=console) as progress:
+    with bars(console, "  {task.description:<12}", "steps", "{task.fields[loss]}") as progress:
         for recipe in RECIPES:
             task = progress.add_task(recipe.name, total=recipe.steps, loss="")
             packages[recipe.name] = await _train(settings, recipe, rows[recipe.task.name], progress, task)

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from openai import AsyncOpenAI
 from rich.console import Console
-from rich.progress import track
 
 from bases.default_base import import_default_base
 from bases.finding import DEFAULT_BASE
@@ -25,6 +24,7 @@ from hotswap.demo.findings import AnswerKey, Findings, compare_all, key_of
 from hotswap.demo.live import Live
 from hotswap.demo.report import write_report
 from hotswap.demo.tasks import CONTACTS, DATES, TaskRow
+from trainer.progress import bars
 from trainer.serving.client import AdminClient
 from trainer.serving.local_server import LocalServer, start_server, wait_until_ready
 
@@ -41,8 +41,9 @@ async def ask_alone(
     """
     complete = {key_of(a): a for a in under_load if a.error is None and a.question.prompt in prompts}
     lone = {}
-    for key, answer in track(complete.items(), description="  alone", console=console):
-        lone[key] = await asker.ask(_again(answer))
+    with bars(console, "  {task.description}") as progress:
+        for key, answer in progress.track(complete.items(), description="alone"):
+            lone[key] = await asker.ask(_again(answer))
     return lone
 
 

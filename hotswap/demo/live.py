@@ -14,14 +14,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 from hotswap.demo.asking import BASE_PROMPTS, Answer, ChatQuestion, Stream, StreamingClient, traffic
 from hotswap.demo.commands import BETTER, FIRST, PREFIX, Settings, publish
 from hotswap.demo.findings import Findings, Phase, Scored, latency_in
 from hotswap.demo.tasks import CONTACTS, DATES, Task, TaskRow
+from trainer.progress import bars
 from trainer.serving.local_server import LocalServer
 
+TITLE = "  {task.description:<18}"
 AT_ONCE = 4  # questions of one kind
 LONG_FACTORS = (1.5, 2.5)  # length of the streams that run across the replacement, in uploads
 LONG_TOKENS = (48, 256)  # their least and greatest length
@@ -79,28 +81,28 @@ class Live:
         self.findings.swap_seconds[f"{package} as {name}"] = round(time.perf_counter() - start, 2)
 
     async def _score_all(self) -> None:
-        with _bars(self.console) as bars:
+        with bars(self.console, TITLE) as shown:
             await asyncio.gather(
-                self._score("base on contacts", self.base, CONTACTS, bars),
-                self._score("base on dates", self.base, DATES, bars),
-                self._score("contacts v1", "contacts", CONTACTS, bars),
-                self._score("dates", "dates", DATES, bars),
+                self._score("base on contacts", self.base, CONTACTS, shown),
+                self._score("base on dates", self.base, DATES, shown),
+                self._score("contacts v1", "contacts", CONTACTS, shown),
+                self._score("dates", "dates", DATES, shown),
             )
 
     async def _score_better(self) -> None:
-        with _bars(self.console) as bars:
-            await self._score("contacts v2", "contacts", CONTACTS, bars)
+        with bars(self.console, TITLE) as shown:
+            await self._score("contacts v2", "contacts", CONTACTS, shown)
 
-    async def _score(self, who: str, model: str, task: Task, bars: Progress) -> None:
+    async def _score(self, who: str, model: str, task: Task, shown: Progress) -> None:
         """Ask ``model`` all held-out rows of ``task``, ``AT_ONCE`` at a time."""
         rows = self.held_out[task.name]
-        bar = bars.add_task(who, total=len(rows))
+        bar = shown.add_task(who, total=len(rows))
         slots = asyncio.Semaphore(AT_ONCE)
 
         async def one(row: TaskRow) -> Answer:
             async with slots:
                 answer = await self.asker.ask(ChatQuestion(model, row.prompt, task.max_tokens))
-                bars.advance(bar)
+                shown.advance(bar)
                 return answer
 
         answers = await asyncio.gather(*(one(row) for row in rows))
@@ -129,8 +131,3 @@ class Live:
         least, most = LONG_TOKENS
         tokens = [min(most, max(least, math.ceil(factor * upload))) for factor in LONG_FACTORS]
         return [replace(q, max_tokens=n, ignore_eos=True) for q, n in zip(questions, tokens, strict=False)]
-
-
-def _bars(console: Console) -> Progress:
-    columns = (TextColumn("  {task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console)

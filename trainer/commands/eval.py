@@ -100,7 +100,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from trainer.evaluation.scoring import check_scorable, scorable
     from trainer.evaluation.suite import EvalOptions, run_suite
     from trainer.evaluation.targets import find_target
-    from trainer.progress import show, silent
+    from trainer.progress import show_bar, silent
 
     candidate = find_target(args.model, on_server=bool(args.server))
     versus = find_target(args.vs, on_server=bool(args.server)) if args.vs else None
@@ -127,7 +127,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         probe_folders=_folders(args.probe),
         probe_rows=args.probe_rows,
     )
-    report = run_suite(candidate, versus, rows, metrics, options, bar=silent if args.quiet else show)
+    report = run_suite(candidate, versus, rows, metrics, options, bar=silent if args.quiet else show_bar)
     print("\n".join(lines(report)))
     for warning in warnings(report):
         print(f"warning: {warning}", file=sys.stderr)
