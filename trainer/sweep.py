@@ -31,6 +31,7 @@ from trainer.loop.failures import explained
 from trainer.loop.output import check_output
 from trainer.progress import Display
 from trainer.run import train
+from trainer.tables import aligned
 
 _LONGEST_NAME = 100
 
@@ -174,10 +175,7 @@ def ranking_table(ranked: Sequence[TrialResult], metric: str) -> list[list[str]]
 def as_text(ranked: Sequence[TrialResult], metric: str) -> str:
     """The table for a terminal."""
     rows = ranking_table(ranked, metric)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return aligned(rows, left=range(len(rows[0])))
 
 
 def as_markdown(ranked: Sequence[TrialResult], metric: str) -> str:
