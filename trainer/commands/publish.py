@@ -114,8 +114,10 @@ def _publish(args: argparse.Namespace) -> int:
 
 
 def _publish_gated(args: argparse.Namespace) -> int:
+    from trainer.errors import PublishError
+    from trainer.files import check_writable
     from trainer.progress import show_bar, show_upload, silent
-    from trainer.publishing.gate_report import check_writable, write_report
+    from trainer.publishing.gate_report import write_report
     from trainer.publishing.gated_publish import Feedback, GateOptions, publish_gated
     from trainer.publishing.gates import parse_gates
     from trainer.serving.client import AdminClient
@@ -123,7 +125,7 @@ def _publish_gated(args: argparse.Namespace) -> int:
 
     gates = parse_gates(args.gate)
     if args.report:
-        check_writable(args.report)
+        check_writable(args.report, PublishError)
     package = find_package(args.directory)
     rows = _rows(args, package)
     options = GateOptions(

@@ -60,7 +60,7 @@ class ModelClient:
         if question.messages is None:
             answer = await self.connection.post("/v1/completions", {**body, "prompt": question.prompt})
         else:
-            answer = await self.connection.post("/v1/chat/completions", {**body, "messages": _messages(question)})
+            answer = await self.connection.post("/v1/chat/completions", {**body, "messages": chat_messages(question)})
         try:
             choice = answer["choices"][0]
             text = choice["text"] if question.messages is None else choice["message"]["content"]
@@ -76,7 +76,7 @@ class ModelClient:
         The prompt is tokenised alone, as it is for an answer. Raises EvaluationError.
         """
         if question.messages is not None:
-            prompt = await self.tokenize(messages=_messages(question))
+            prompt = await self.tokenize(messages=chat_messages(question))
         else:
             prompt = await self.tokenize(prompt=question.prompt)
         reference = await self.tokenize(prompt=question.reference, add_special_tokens=False)
@@ -108,7 +108,8 @@ class ModelClient:
         return max(counts) * 3 // 2 + _SLACK
 
 
-def _messages(question: Question) -> list[dict[str, str]]:
+def chat_messages(question: Question) -> list[dict[str, str]]:
+    """The messages of ``question`` as they are sent. Raises EvaluationError for a plain prompt."""
     if question.messages is None:
         raise EvaluationError("a question without messages cannot be sent as a chat")
     return [{"role": message.role, "content": message.content} for message in question.messages]
