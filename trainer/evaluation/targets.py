@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.errors import AdapterError
+from adapters.kinds.config import CONFIG_FILE
 from adapters.package.files import MANIFEST_FILE
 from adapters.package.manifest import Manifest, read_manifest
 from trainer.config.loading import load_config
@@ -81,7 +82,7 @@ def find_target(text: str, *, on_server: bool) -> Target:
 
 def _in_directory(path: Path, text: str) -> Target:
     for place in (path, *(path / name for name in (PACKAGE_DIR, BASE_DIR))):
-        if (place / "adapter_config.json").is_file():  # some trainers leave the base's config.json beside it
+        if (place / CONFIG_FILE).is_file():  # some trainers leave the base's config.json beside it
             return Target(text, package=place)
         if (place / "config.json").is_file():
             return Target(text, trained_base=place)
@@ -90,7 +91,7 @@ def _in_directory(path: Path, text: str) -> Target:
     raise EvaluationError(f"{text} holds no adapter package (adapter_config.json) and no base (config.json)")
 
 
-def serving_of(target: Target, *, base: str | None, quantize: str | None) -> ServeOptions:
+def serve_options_of(target: Target, *, base: str | None, quantize: str | None) -> ServeOptions:
     """How to serve the base of ``target``, which has a directory: as its manifest and its run say; ``base`` and
     ``quantize`` override that. Raises EvaluationError when the base is not known."""
     if target.trained_base:
@@ -98,7 +99,7 @@ def serving_of(target: Target, *, base: str | None, quantize: str | None) -> Ser
     return _trained_with(target, base, quantize)
 
 
-def base_serving(target: Target, *, base: str | None, quantize: str | None) -> ServeOptions:
+def base_serve_options_of(target: Target, *, base: str | None, quantize: str | None) -> ServeOptions:
     """How to serve the base that ``target`` was trained from: of a fully trained base, what it was before."""
     return _trained_with(target, base, quantize)
 
