@@ -32,18 +32,18 @@ OLD_NAME = "contacts-old"
 
 
 async def ask_alone(
-    asker: StreamingClient, under_load: Sequence[Answer], prompts: set[str], console: Console
+    client: StreamingClient, under_load: Sequence[Answer], prompts: set[str], console: Console
 ) -> dict[AnswerKey, Answer]:
     """The lone answer to every question of ``under_load`` about one of ``prompts``, by the key of that question.
 
-    ``OLD_NAME`` must serve the replaced version. ``asker`` should have a salt, so that nothing computed under load is
+    ``OLD_NAME`` must serve the replaced version. ``client`` should have a salt, so that nothing computed under load is
     used again.
     """
     complete = {key_of(a): a for a in under_load if a.error is None and a.question.prompt in prompts}
     lone = {}
     with bars(console, "  {task.description}") as progress:
         for key, answer in progress.track(complete.items(), description="alone"):
-            lone[key] = await asker.ask(_again(answer))
+            lone[key] = await client.ask(_again(answer))
     return lone
 
 
@@ -98,9 +98,9 @@ class Demo:
         with self._act("alone", "the same questions again, one at a time, to compare the answers"):
             log = self.settings.out / f"{OLD_NAME}.publish.log"
             await publish(server, packages[FIRST.name], OLD_NAME, log)
-            asker = StreamingClient(client, salt="alone")
+            salted = StreamingClient(client, salt="alone")
             prompts = self._compared_prompts(held_out)
-            findings.lone = await ask_alone(asker, findings.answers, prompts, self.console)
+            findings.lone = await ask_alone(salted, findings.answers, prompts, self.console)
             findings.verdicts = compare_all(findings.answers, findings.lone)
         return findings
 

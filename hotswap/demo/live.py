@@ -38,13 +38,13 @@ class Live:
     base: str
     packages: dict[str, Path]
     held_out: dict[str, list[TaskRow]]
-    asker: StreamingClient
+    client: StreamingClient
     console: Console
     findings: Findings = field(default_factory=Findings)
 
     async def run(self) -> Findings:
         """All acts in order."""
-        async with traffic(self.asker, self.base_stream()):
+        async with traffic(self.client, self.base_stream()):
             self.console.print("  base traffic, no adapter yet")
             with self._phase("before"):
                 await asyncio.sleep(self.settings.settle_seconds)
@@ -101,7 +101,7 @@ class Live:
 
         async def one(row: TaskRow) -> Answer:
             async with slots:
-                answer = await self.asker.ask(ChatQuestion(model, row.prompt, task.max_tokens))
+                answer = await self.client.ask(ChatQuestion(model, row.prompt, task.max_tokens))
                 shown.advance(bar)
                 return answer
 
@@ -114,10 +114,10 @@ class Live:
         into = self.findings.answers
         contacts, dates = self._questions("contacts", CONTACTS), self._questions("dates", DATES)
         long = [Stream([question], 1, into) for question in self._long_questions(contacts)]
-        async with traffic(self.asker, Stream(contacts, 1, into), Stream(dates, 1, into), *long):
+        async with traffic(self.client, Stream(contacts, 1, into), Stream(dates, 1, into), *long):
             with self._phase("replace"):
                 await self._publish(BETTER.name, "contacts", "--replace")
-                into.append(await self.asker.ask(contacts[0]))  # answered by version 2 while others still run on 1
+                into.append(await self.client.ask(contacts[0]))  # answered by version 2 while others still run on 1
 
     def _questions(self, model: str, task: Task) -> list[ChatQuestion]:
         """The rows that are asked alone, too."""
