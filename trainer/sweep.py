@@ -175,7 +175,7 @@ def ranking_table(ranked: Sequence[TrialResult], metric: str) -> list[list[str]]
 def as_text(ranked: Sequence[TrialResult], metric: str) -> str:
     """The table for a terminal."""
     rows = ranking_table(ranked, metric)
-    return aligned(rows, left=range(len(rows[0])))
+    return aligned(rows[0], rows[1:], left=range(len(rows[0])))
 
 
 def as_markdown(ranked: Sequence[TrialResult], metric: str) -> str:

@@ -45,7 +45,7 @@ def _methods(args: argparse.Namespace) -> int:
 
 def _one(method: MethodDescription) -> str:
     settings = [(setting.key, setting.type, setting.default) for setting in method.settings]
-    table = indent(aligned(settings, left=(0, 1, 2)), "  ") if settings else ""
+    table = indent(aligned(settings[0], settings[1:], left=(0, 1, 2)), "  ") if settings else ""
     return "\n".join(
         [
             f"{method.name}: {method.summary}",
@@ -60,9 +60,8 @@ def _one(method: MethodDescription) -> str:
 
 
 def _all(methods: list[MethodDescription]) -> str:
-    rows = [("method", "rate", "bases", "what it does")]
-    rows += [(method.name, str(method.learning_rate), _bases(method), method.summary) for method in methods]
-    table = aligned(rows, left=(0, 2, 3))
+    rows = [(method.name, method.learning_rate, _bases(method), method.summary) for method in methods]
+    table = aligned(("method", "rate", "bases", "what it does"), rows, left=(0, 2, 3))
     return f"{table}\n\nall settings of one: hotswap methods NAME; what it takes: hotswap plan"
 
 

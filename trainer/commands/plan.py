@@ -82,7 +82,7 @@ def _list_shapes() -> int:
     from trainer.tables import aligned
 
     rows = [(preset.name, f"{preset.parameters:,}", preset.summary) for preset in MODEL_PRESETS.values()]
-    print(aligned(rows, left=(0, 2)))
+    print(aligned(rows[0], rows[1:], left=(0, 2)))
     return 0
 
 

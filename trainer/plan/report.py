@@ -29,12 +29,23 @@ def run_text(plan: Plan) -> str:
 
 def preset_text(plan: PresetPlan) -> str:
     """The methods on a shape, a line each."""
-    rows = [("method", "trainable", "% of all", "states", "peak", "settings")]
-    for row in plan.rows:
-        if row.memory:
-            sizes = (percent(row.percent), gigabytes(row.memory.states), gigabytes(row.memory.peak))
-            rows.append((row.label, f"{row.trainable:,}", *sizes, row.settings))
-    table = aligned(rows, left=(0, 5))
+    rows = [row for row in plan.rows if row.memory]
+    table = aligned(
+        ("method", "trainable", "% of all", "states", "peak", "settings"),
+        [
+            (
+                row.label,
+                f"{row.trainable:,}",
+                percent(row.percent),
+                gigabytes(row.memory.states),
+                gigabytes(row.memory.peak),
+                row.settings,
+            )
+            for row in rows
+            if row.memory
+        ],
+        left=(0, 5),
+    )
     refused = [f"{row.label}: {row.refused}" for row in plan.rows if row.refused]
     return "\n".join(
         [
@@ -109,11 +120,11 @@ def _headline(plan: Plan) -> str:
 def _memory(plan: Plan) -> str:
     now, other = plan.memory, plan.other
     on = plan.config.training.gradient_checkpointing
-    rows = [("memory", f"checkpointing {'on' if on else 'off'}", f"{'off' if on else 'on'}")]
-    rows += [(words, _both(getattr(now, name)), _both(getattr(other, name))) for name, words in _PARTS]
+    rows = [(words, *(_both(getattr(memory, name)) for memory in (now, other))) for name, words in _PARTS]
     rows.append(_working(now, other))
     rows.append(("peak", _both(now.peak), _both(other.peak)))
-    return f"on batches of {_batch_words(plan.batch, plan.config)}\n{aligned(rows)}"
+    header = ("memory", f"checkpointing {'on' if on else 'off'}", f"{'off' if on else 'on'}")
+    return f"on batches of {_batch_words(plan.batch, plan.config)}\n{aligned(header, rows)}"
 
 
 def _working(now: Memory, other: Memory) -> tuple[str, str, str]:
@@ -123,17 +134,16 @@ def _working(now: Memory, other: Memory) -> tuple[str, str, str]:
 def _comparison(plan: Plan) -> str:
     """Weights, gradients and moments of full fine-tuning are four times its weights; what others save of that."""
     whole = next((row.memory.weights for row in plan.compared if row.memory), None)
-    rows = [("compared", "weights", "gradients", "optimizer", "together", "of the first weights", "peak")]
+    rows = []
     for row in plan.compared:
         memory = row.memory
         if memory is None or whole is None:
-            rows.append((row.label, "-", "-", "-", "-", "-", "-"))
+            rows.append((row.label, *["-"] * 6))
             continue
         sizes = (memory.weights + memory.adapter, memory.gradients, memory.optimizer, memory.states)
-        weights, gradients, optimizer, together = map(gigabytes, sizes)
-        share, peak = f"{memory.states / whole:.2f}x", gigabytes(memory.peak)
-        rows.append((row.label, weights, gradients, optimizer, together, share, peak))
-    return aligned(rows)
+        rows.append((row.label, *map(gigabytes, sizes), f"{memory.states / whole:.2f}x", gigabytes(memory.peak)))
+    header = ("compared", "weights", "gradients", "optimizer", "together", "of the first weights", "peak")
+    return aligned(header, rows)
 
 
 def _serving(serving: ServingCost) -> str:
