@@ -40,9 +40,9 @@ def plan(argv: list[str]) -> int:
 
 def _plan(args: argparse.Namespace) -> int:
     if args.shape == "list":
-        return _list_shapes()
+        return _list_presets()
     if args.shape:
-        return _plan_shape(args)
+        return _plan_preset(args)
     from trainer.config.loading import load_config
 
     config = load_config(args.config, args.settings, defaults={"output": "plan"})  # where nothing is written
@@ -55,7 +55,7 @@ def _plan(args: argparse.Namespace) -> int:
     return 0
 
 
-def _plan_shape(args: argparse.Namespace) -> int:
+def _plan_preset(args: argparse.Namespace) -> int:
     from trainer.config.loading import load_config
     from trainer.plan.model_presets import model_preset
 
@@ -77,7 +77,7 @@ def _plan_shape(args: argparse.Namespace) -> int:
     return 0
 
 
-def _list_shapes() -> int:
+def _list_presets() -> int:
     from trainer.plan.model_presets import MODEL_PRESETS
     from trainer.tables import aligned
 
