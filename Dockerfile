@@ -28,6 +28,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
       > /tmp/requirements.txt \
     && pip install -c constraints.txt -r /tmp/requirements.txt
 COPY adapters adapters
+COPY bases bases
 COPY hotswap hotswap
 COPY server server
 COPY trainer trainer

@@ -7,11 +7,12 @@ PYTEST := $(BIN)/pytest
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install base demo serve loadtest perplexity adapter-memory lint format test test-slow test-gpu
+.PHONY: help install hooks base demo serve loadtest perplexity adapter-memory lint format test
+.PHONY: test-numeric-avx2 test-slow test-gpu
 .PHONY: families method-results method-results-full versus-trl test-peers clean distclean
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## create .venv and install hotswap with its development tools into it
 
@@ -23,6 +24,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt torch
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
 	@touch $@
+
+hooks: $(STAMP) ## let git run the linters before each commit
+	$(BIN)/pre-commit install
 
 base: $(STAMP) ## import the default base model into the local cache, once
 	$(BIN)/hotswap base import
@@ -66,6 +70,10 @@ format: $(STAMP) ## let ruff format and mend what it can
 
 test: $(STAMP) ## the test suite, minutes
 	$(PYTEST) $(ARGS)
+
+test-numeric-avx2: $(STAMP) ## the tests of the CPU's arithmetic, as on a machine with AVX2 only
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
+	  $(PYTEST) -m 'numeric and not slow and not gpu and not peers' $(ARGS)
 
 test-slow: base ## real training and serving on the default base
 	$(PYTEST) -m slow $(ARGS)

@@ -8,6 +8,8 @@ AdapterError
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class AdapterError(Exception):
     """A package cannot be used; the message says why and what to do, and is safe to show to a client."""
@@ -19,6 +21,11 @@ class PackageError(AdapterError):
     """The files are malformed, unsafe, incomplete or inconsistent."""
 
     code = "invalid_adapter_package"
+
+    @classmethod
+    def unreadable(cls, name: str, error: OSError) -> Self:
+        """The system does not give us the file ``name``."""
+        return cls(f"{name} cannot be read: {error.strerror or 'unknown error'}")
 
 
 class UnsupportedKindError(AdapterError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,30 +17,41 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from tests.factory import make_base
+from tests.once import Once
 
 torch.set_num_threads(1)
 transformers_logging.disable_progress_bar()
 
 
+def pytest_collection_finish() -> None:
+    """What imports have made stays: accelerate collects garbage after every run, and would look at all of it."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """What is made once for all workers."""
+    return Once(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(once: Once) -> Path:
     """A random two-layer llama with biases, in fp32."""
-    return make_base(tmp_path_factory.mktemp("base") / "tiny", attention_bias=True, mlp_bias=True)
+    return once.make("tiny", lambda path: make_base(path, attention_bias=True, mlp_bias=True))
 
 
 class _Saved(Mapping[str, Path]):
     """Adapters by name, each saved by peft when it is first asked for."""
 
-    def __init__(self, base: Path, root: Path) -> None:
+    def __init__(self, base: Path, once: Once) -> None:
         from tests.kinds import CASES  # imports peft
 
-        self._cases, self._base, self._root = CASES, base, root
+        self._cases, self._base, self._once = CASES, base, once
 
     def __getitem__(self, name: str) -> Path:
-        path = self._root / name
-        if not path.exists():
-            self._cases[name].save(self._base, path, seed=list(self._cases).index(name))
-        return path
+        case, seed = self._cases[name], list(self._cases).index(name)
+        return self._once.make(f"adapters/{name}", lambda path: case.save(self._base, path, seed=seed))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._cases)
@@ -49,6 +61,6 @@ class _Saved(Mapping[str, Path]):
 
 
 @pytest.fixture(scope="session")
-def tiny_adapters(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+def tiny_adapters(tiny_base: Path, once: Once) -> Mapping[str, Path]:
     """Adapters of every served kind for ``tiny_base``, by name."""
-    return _Saved(tiny_base, tmp_path_factory.mktemp("adapters"))
+    return _Saved(tiny_base, once)

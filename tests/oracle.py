@@ -9,6 +9,7 @@ from typing import Any
 
 import bitsandbytes.functional
 import torch
+from bitsandbytes.nn import Linear4bit
 from peft import PeftModel
 from peft.tuners.lora.variants import calculate_alora_offsets
 from torch import Tensor
@@ -27,11 +28,24 @@ def _model(base: Path, adapter: Path | None, quantize: str) -> Any:
     model = AutoModelForCausalLM.from_pretrained(
         base, dtype=torch.float32, attn_implementation="eager", device_map={"": "cpu"}, **options
     )
+    compute_in_fp32(model)
     if quantize == "int8":
         _round_to_int8(model)
     if adapter is not None:
         model = apply_own(model, adapter) if is_own(adapter) else PeftModel.from_pretrained(model, adapter)
     return model.eval()
+
+
+def compute_in_fp32(model: Any) -> None:
+    """Have 4-bit layers compute in fp32 on every CPU, whatever type their checkpoint was saved with.
+
+    On CPUs with AVX512-BF16 bitsandbytes otherwise repacks them in the first forward pass for a kernel that computes in
+    bf16 whatever it is given (logits of an fp32 model move by 4e-2), and peft then reads the packed weights as garbage.
+    """
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.compute_dtype, module.compute_type_is_set = torch.float32, True
+            module.support_avx512bf16_for_cpu = False
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.nn import Linear4bit
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
 from bases.errors import BaseModelError
@@ -96,10 +97,19 @@ def load_model(path: Path, dtype: torch.dtype, quantize: str, on: torch.device |
             raise BaseModelError(f"out of memory while {path} was loaded: take {smaller}a smaller base") from error
         raise BaseModelError(f"the base model in {path} cannot be loaded: {first_line(error)}") from error
     use_weight_only_int8(model)  # a checkpoint can be quantized too
+    compute_in(model, dtype)
     keep_trainable(model)
     model.requires_grad_(False)
     model.config.use_cache = False
     return model
+
+
+def compute_in(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Have 4-bit layers compute in ``dtype``: a quantized checkpoint brings the type that it was saved with."""
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.compute_dtype = dtype
+            module.compute_type_is_set = True
 
 
 def keep_trainable(model: torch.nn.Module) -> None:

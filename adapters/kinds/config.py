@@ -7,33 +7,42 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import msgspec
+from typing_extensions import override
 
 from adapters.errors import PackageError, UnsupportedKindError
 from adapters.limits import PackageLimits
 from adapters.quoting import describe_error, quote
 
 CONFIG_FILE = "adapter_config.json"
+PREFIX = "base_model.model."  # of the names under which peft saves the tensors of modules
 CAUSAL_LM, SEQ_2_SEQ_LM = "CAUSAL_LM", "SEQ_2_SEQ_LM"
 
 
 class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Keys that peft writes for every kind. Subclasses add the keys that their mathematics needs.
+    """Keys that every kind may have. Subclasses add the keys that their mathematics needs.
+
+    ``trainable_token_indices`` are single tokens of the embedding and the head that are trained beside
+    (``kinds.replacement``); peft writes them for kinds that adapt modules, and all kinds mean the same by them.
 
     ``KIND`` is our short name of the kind. ``IGNORED`` keys concern training or peft's own loading and never change
     what a saved adapter computes. ``REFUSED`` keys do, are not served, and are mapped to what they ask for.
     ``DESCRIPTIVE`` fields are read, and decide nothing that the tensors do not say already. ``INDEX_DTYPES`` are the
     integer types of tensors, for kinds that have any; ``EMPTY_TENSORS`` says whether a tensor may have no elements.
-    ``WIDENS``: the kind adapts the embedding and the head of a base whose vocabulary was resized for training, too.
+    ``WHOLE_PREFIX`` is what the names of whole modules that peft saves beside the kind's tensors begin with; None where
+    it saves none. ``WIDENS``: the kind adapts the embedding and the head of a base whose vocabulary was resized for
+    training, too.
     """
 
     peft_type: str
     task_type: str | None = None
     peft_version: str | None = None
     base_model_name_or_path: str | None = None
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = None
 
     KIND: ClassVar[str] = ""
     IGNORED: ClassVar[frozenset[str]] = frozenset({"auto_mapping", "inference_mode", "revision"})
     REFUSED: ClassVar[Mapping[str, str]] = {"modules_to_save": "fully trained modules"}
+    WHOLE_PREFIX: ClassVar[str | None] = None
     WIDENS: ClassVar[bool] = False
     DESCRIPTIVE: ClassVar[frozenset[str]] = frozenset({"task_type", "peft_version", "base_model_name_or_path"})
     INDEX_DTYPES: ClassVar[tuple[str, ...]] = ()
@@ -84,8 +93,8 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class TargetedConfig(AdapterConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Keys that say which modules are adapted; ``adapters.kinds.patterns`` gives them peft's meaning.
 
-    ``modules_to_save`` are trained whole (``kinds.replacement``), ``trainable_token_indices`` single tokens of the
-    embedding and the head (there too); ``ensure_weight_tying`` keeps both alike in embedding and head.
+    ``modules_to_save`` are trained whole (``kinds.replacement``); ``ensure_weight_tying`` keeps them, and trained
+    tokens, alike in embedding and head.
     """
 
     target_modules: list[str] | str | None = None
@@ -93,9 +102,9 @@ class TargetedConfig(AdapterConfig, frozen=True, kw_only=True, forbid_unknown_fi
     layers_to_transform: list[int] | int | None = None
     layers_pattern: list[str] | str | None = None
     modules_to_save: list[str] | None = None
-    trainable_token_indices: list[int] | dict[str, list[int]] | None = None
     ensure_weight_tying: bool = False
 
+    WHOLE_PREFIX: ClassVar[str | None] = PREFIX
     DESCRIPTIVE: ClassVar[frozenset[str]] = AdapterConfig.DESCRIPTIVE | {
         "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
     }  # fmt: skip
@@ -110,13 +119,37 @@ class TargetedConfig(AdapterConfig, frozen=True, kw_only=True, forbid_unknown_fi
         """Alphas by module pattern, empty for kinds without."""
         return {}
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         listed = [*self.ranks, *self.alphas]
         for names in (self.target_modules, self.exclude_modules, self.layers_pattern, self.modules_to_save):
             listed += [names] if isinstance(names, str) else names or []
         check_patterns(listed, limits)
+
+
+class RankPattern:
+    """For configurations with a ``rank_pattern`` of whole ranks."""
+
+    __slots__ = ()
+    rank_pattern: dict[str, int] | None
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """``rank_pattern``, empty when absent."""
+        return self.rank_pattern or {}
+
+
+class AlphaPattern:
+    """For configurations with an ``alpha_pattern``."""
+
+    __slots__ = ()
+    alpha_pattern: dict[str, float] | None
+
+    @property
+    def alphas(self) -> dict[str, float]:
+        """``alpha_pattern``, empty when absent."""
+        return self.alpha_pattern or {}
 
 
 def check_patterns(listed: Sequence[str], limits: PackageLimits) -> None:
@@ -129,6 +162,11 @@ def check_patterns(listed: Sequence[str], limits: PackageLimits) -> None:
         )
 
 
+def check_pattern_ranks(r: int, patterns: Mapping[str, int], limits: PackageLimits) -> None:
+    """``check_ranks`` of ``r`` and of ``rank_pattern``."""
+    check_ranks([("r", r), *((f"rank_pattern {quote(k)}", v) for k, v in patterns.items())], limits)
+
+
 def check_ranks(ranks: Iterable[tuple[str, int]], limits: PackageLimits) -> None:
     """PackageError for a rank, given with the name of its key, that is below 1 or above the limit."""
     for where, rank in ranks:
@@ -136,27 +174,25 @@ def check_ranks(ranks: Iterable[tuple[str, int]], limits: PackageLimits) -> None
             raise PackageError(f"adapter_config.json: {where} is {rank}; values from 1 to {limits.max_rank} are read")
 
 
-_INITIAL = frozenset({"init_weights"})  # how training began
+class WeightUpdateConfig(TargetedConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What kinds share that add a matrix to a linear map's weight, be it whole or a product of factors."""
 
+    IGNORED: ClassVar[frozenset[str]] = AdapterConfig.IGNORED | {"init_weights"}  # how training began
 
-class DeltaConfig(TargetedConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the kinds here share."""
-
-    IGNORED: ClassVar[frozenset[str]] = AdapterConfig.IGNORED | _INITIAL
-
+    @override
     def semantics(self) -> dict[str, Any]:
-        """See AdapterConfig.semantics. Patterns keep the order of the file: the first that matches a module counts."""
+        """Patterns keep the order of the file: the first that matches a module counts."""
         found = super().semantics()
         return {name: list(value.items()) if isinstance(value, dict) else value for name, value in found.items()}
 
 
-class BiasedConfig(DeltaConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class BiasedConfig(WeightUpdateConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Kinds that can train biases beside: ``none``, ``all``, or those of adapted maps alone (``..._only``)."""
 
     bias: str = "none"
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         if self.bias not in ("none", "all") and not self.bias.endswith("_only"):
             raise PackageError(
@@ -164,7 +200,7 @@ class BiasedConfig(DeltaConfig, frozen=True, kw_only=True, forbid_unknown_fields
             )
 
 
-STORAGE = frozenset({"fan_in_fan_out"})  # how the base stores its weights; every factor has the same shape either way
+STORAGE = frozenset({"fan_in_fan_out"})  # how the base stores its weights; every tensor has the same shape either way
 
 
 def check_finite_number(name: str, value: float) -> None:

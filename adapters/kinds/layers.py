@@ -11,9 +11,17 @@ from torch import Tensor
 
 from adapters.base_spec import BaseSpec
 from adapters.errors import PackageError
-from adapters.kinds.config import TargetedConfig
+from adapters.kinds.config import PREFIX, TargetedConfig
 from adapters.kinds.patterns import PatternMatcher
-from adapters.kinds.saved_adapter import PREFIX, SavedAdapter, by_module, expect_fractions, expect_shape, key, take
+from adapters.kinds.saved_adapter import (
+    OTHER_BASE,
+    SavedAdapter,
+    by_module,
+    expect_fractions,
+    expect_shape,
+    require,
+    tensor_name,
+)
 from adapters.ops import Adapter, Bias, Op
 from adapters.quoting import quote
 
@@ -40,11 +48,11 @@ def check_targets(
     wanted.difference_update(exempt)
     if missing := sorted(wanted - found):
         raise PackageError(
-            f"tensor {quote(key(missing[0], parameters[missing[0]]))} is missing: target_modules names this module "
-            f"({len(missing)} of {len(wanted)} targeted modules have no tensors; is the package complete?)"
+            f"tensor {quote(tensor_name(missing[0], parameters[missing[0]]))} is missing: target_modules names this "
+            f"module ({len(missing)} of {len(wanted)} targeted modules have no tensors; is the package complete?)"
         )
     if extra := sorted(found - wanted):
-        name = key(extra[0], parameters.get(extra[0], parameter))
+        name = tensor_name(extra[0], parameters.get(extra[0], parameter))
         raise PackageError(
             f"tensor {quote(name)} belongs to a module that target_modules does not name, so peft would not apply it; "
             "correct target_modules in adapter_config.json"
@@ -61,7 +69,7 @@ def check_targets(
 def linear_shape(module: str, parameter: str, base: BaseSpec) -> tuple[int, int]:
     """(out_features, in_features) of a linear map that a package adapts. PackageError when the base has none."""
     if module not in base.linears:
-        raise unknown_module(key(module, parameter), module, base)
+        raise unknown_module(tensor_name(module, parameter), module, base)
     return base.linears[module]
 
 
@@ -75,18 +83,21 @@ def unknown_module(name: str, module: str, base: BaseSpec) -> PackageError:
     return PackageError(f"tensor {quote(name)} matches no linear map of the base {quote(base.name)}: {why}")
 
 
-_BIAS_NAME = re.compile(r"(?P<module>.+?)(\.base_layer)?\.bias")
+BIAS_NAME = re.compile(r"(?P<module>.+?)(\.base_layer)?\.bias")
 
 
-def take_biases(tensors: Mapping[str, Tensor], base: BaseSpec) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Split ``tensors`` into the others, by name, and the trained biases, by module, in float32.
+def take_biases(package: SavedAdapter, base: BaseSpec) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Split a package's tensors into the others, by name, and the trained biases, by module, in float32.
 
-    PackageError for a bias of a module without one, of another size, or twice.
+    Without a ``bias`` in its configuration there are none. PackageError for a bias of a module without one, of another
+    size, or twice.
     """
     others: dict[str, Tensor] = {}
     biases: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        found = _BIAS_NAME.fullmatch(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
+    if getattr(package.config, "bias", "none") == "none":
+        return dict(package.tensors), biases
+    for name, tensor in package.tensors.items():
+        found = BIAS_NAME.fullmatch(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
         if found is None:
             others[name] = tensor
             continue
@@ -103,15 +114,14 @@ def own_bias(module: str, base: BaseSpec) -> Tensor:
 
 def trained_bias(module: str, tensor: Tensor, base: BaseSpec) -> Tensor:
     """``tensor`` in float32, as the bias of ``module``. PackageError when the base has none there, or another size."""
-    name = key(module, "bias")
+    name = tensor_name(module, "bias")
     if module not in base.biases:
         raise PackageError(
             f"tensor {quote(name)}: the module {quote(module)} of {quote(base.name)} has no bias; "
             "the adapter was made for another base"
         )
     expect_fractions(name, tensor)
-    hint = "the shape suggests that the adapter was made for another base"
-    expect_shape(name, tensor, tuple(base.biases[module].shape), hint)
+    expect_shape(name, tensor, tuple(base.biases[module].shape), OTHER_BASE)
     return tensor.float()
 
 
@@ -126,8 +136,8 @@ class Layer:
 
     def tensor(self, parameter: str, shape: tuple[int, ...], hint: str = "") -> Tensor:
         """``found[parameter]`` in float32. PackageError when it is missing, holds integers, or has another shape."""
-        given = take(self.module, self.found, parameter)
-        name = key(self.module, parameter)
+        given = require(self.module, self.found, parameter)
+        name = tensor_name(self.module, parameter)
         expect_fractions(name, given)
         expect_shape(name, given, shape, hint or self.hint)
         return given.float()
@@ -157,23 +167,22 @@ class Layers:
 
 
 def sort_layers(
-    package: SavedAdapter, base: BaseSpec, parameters: Collection[str], embedded: str | None = None
+    package: SavedAdapter, base: BaseSpec, parameters: Collection[str], embedding_parameter: str | None = None
 ) -> Layers:
     """Sort a package whose adapted modules have tensors ``parameters``, of which the first is in every module.
 
-    ``embedded`` is the tensor that the input embedding has instead, for kinds that adapt it: a map from vocab_size.
+    ``embedding_parameter`` is the tensor that the input embedding has instead, for kinds that adapt it: a map from
+    vocab_size.
     Raises PackageError for tensors of other names, modules that are no linear maps of the base, and modules that the
     configuration targets otherwise.
     """
     config = package.config
     assert isinstance(config, TargetedConfig)
-    tensors: dict[str, Tensor] = dict(package.tensors)
-    biases: dict[str, Tensor] = {}
-    if getattr(config, "bias", "none") != "none":
-        tensors, biases = take_biases(tensors, base)
+    tensors, biases = take_biases(package, base)
     first = next(iter(parameters))
-    found = by_module(tensors, parameters if embedded is None else [*parameters, embedded], config.KIND)
-    others = {base.embedding: embedded} if embedded and base.embedding else {}
+    known = parameters if embedding_parameter is None else [*parameters, embedding_parameter]
+    found = by_module(tensors, known, config.KIND)
+    others = {base.embedding: embedding_parameter} if embedding_parameter and base.embedding else {}
     shapes = dict.fromkeys(others, (base.hidden_size, base.vocab_size))
     layers = [
         Layer(module, *(shapes.get(module) or linear_shape(module, first, base)), entry)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from adapters.errors import PackageError
-from adapters.kinds.config import AdapterConfig
+from adapters.kinds.config import PREFIX, AdapterConfig
 from adapters.limits import DEFAULT_LIMITS, PackageLimits
 from adapters.quoting import quote
 
@@ -26,10 +26,10 @@ class SavedAdapter:
     limits: PackageLimits = DEFAULT_LIMITS
 
 
-PREFIX = "base_model.model."
+OTHER_BASE = "the shape suggests that the adapter was made for another base"
 
 
-def key(module: str, parameter: str) -> str:
+def tensor_name(module: str, parameter: str) -> str:
     """The name under which peft saves ``parameter`` of its layer around ``module``."""
     return f"{PREFIX}{module}.{parameter}"
 
@@ -52,10 +52,12 @@ def by_module(tensors: Mapping[str, Tensor], parameters: Collection[str], kind: 
     return dict(found)
 
 
-def take(module: str, found: Mapping[str, Tensor], parameter: str) -> Tensor:
-    """``found[parameter]``. PackageError when it is missing."""
+def require(
+    module: str, found: Mapping[str, Tensor], parameter: str, what: str = "others of this module are there"
+) -> Tensor:
+    """``found[parameter]``. PackageError when it is missing, saying ``what`` is there of its module."""
     if parameter not in found:
-        raise PackageError(f"tensor {quote(key(module, parameter))} is missing; others of this module are there")
+        raise PackageError(f"tensor {quote(tensor_name(module, parameter))} is missing; {what}")
     return found[parameter]
 
 

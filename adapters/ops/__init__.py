@@ -1,4 +1,4 @@
-"""The op vocabulary: every kind of adapter becomes a few of these, one file per op.
+"""The op vocabulary: every kind of adapter becomes a few of these.
 
 An op's docstring is its specification, and its ``reference`` the same as a naive row in fp32. How ops run over a
 mixed batch is in ``adapters.batch``.

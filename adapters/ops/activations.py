@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from adapters.ops.op import AddOp, Op, Site
 
@@ -23,16 +24,16 @@ class Bias(AddOp):
 
     delta: Tensor
 
+    @override
     def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.reference."""
         return y + self.delta.float()
 
+    @override
     def update(self, x: Tensor) -> Tensor:
-        """See AddOp.update."""
         return self.delta[:, None].expand(-1, x.shape[1], -1)
 
+    @override
     def columns(self, base: int, given: int) -> int:
-        """See Op.columns."""
         return self.delta.shape[-1]
 
 
@@ -51,18 +52,18 @@ class Magnitude(Op):
     excess: Tensor
     shift: Tensor | None = None
 
+    @override
     def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.reference."""
         scaled = y + self.excess.float() * y
         return scaled if self.shift is None else scaled + self.shift.float()
 
+    @override
     def batched(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.batched."""
         scaled = torch.addcmul(y, y, self.excess[:, None])
         return scaled if self.shift is None else scaled.add_(self.shift[:, None])
 
+    @override
     def columns(self, base: int, given: int) -> int:
-        """See Op.columns."""
         return self.excess.shape[-1]
 
 
@@ -79,12 +80,12 @@ class ScaleInput(AddOp):
 
     excess: Tensor
 
+    @override
     def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.reference."""
         return y + self.excess.float() * x
 
+    @override
     def update(self, x: Tensor) -> Tensor:
-        """See AddOp.update."""
         return x * self.excess[:, None]
 
 
@@ -111,12 +112,12 @@ class Bottleneck(Op):
     up_bias: Tensor
     activation: str
 
+    @override
     def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.reference."""
         inner = ACTIVATIONS[self.activation](y @ self.down.float() + self.down_bias.float())
         return y + inner @ self.up.float() + self.up_bias.float()
 
+    @override
     def batched(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.batched."""
         inner = ACTIVATIONS[self.activation](torch.baddbmm(self.down_bias[:, None], y, self.down))
         return y + torch.baddbmm(self.up_bias[:, None], inner, self.up)

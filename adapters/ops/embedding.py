@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding
+from typing_extensions import override
 
 from adapters.ops.op import AddOp, Op, Site
 
@@ -26,13 +27,13 @@ class LowRankEmbedding(AddOp):
     a: Tensor
     b: Tensor
 
+    @override
     def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.reference."""
         token = min(max(int(x[0]), 0), len(self.a) - 1)
         return y + self.a[token].float() @ self.b.float()
 
+    @override
     def update(self, x: Tensor) -> Tensor:
-        """See AddOp.update."""
         tokens = x[0, :, 0].clamp(0, self.a.shape[1] - 1)
         return (embedding(tokens, self.a[0]) @ self.b[0])[None]
 
@@ -49,16 +50,16 @@ class EmbedRows(Op):
     ids: Tensor
     rows: Tensor
 
+    @override
     def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.reference."""
         assert site is not None, "needs the base's module"
         for j, token in enumerate(self.ids.tolist()):
             if int(x[0]) == token:
                 return site.call({"weight": self.rows.float()}, torch.tensor([j]))[0]
         return y
 
+    @override
     def batched(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.batched."""
         assert site is not None, "needs the base's module"
         members, count = self.ids.shape
         tokens = x[..., 0].contiguous()  # [G, n]
@@ -81,19 +82,19 @@ class HeadRows(Op):
     ids: Tensor
     rows: Tensor
 
+    @override
     def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.reference."""
         missing = max(0, int(self.ids.max()) + 1 - len(y))
         new = torch.cat([y, y.new_full((missing,), -torch.inf)])
         for token, row in zip(self.ids.tolist(), self.rows.float(), strict=True):
             new[token] = row @ x
         return new
 
+    @override
     def batched(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.batched."""
         logits = torch.bmm(x, self.rows.mT)  # [G, n, k]
         return y.scatter(2, self.ids[:, None].expand_as(logits), logits)
 
+    @override
     def columns(self, base: int, given: int) -> int:
-        """See Op.columns."""
         return given

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from adapters.ops.op import AddOp, Site
 
@@ -27,20 +28,20 @@ class LowRank(AddOp):
         """The inner dimension."""
         return self.a.shape[-1]
 
+    @override
     def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.reference."""
         return y + (x @ self.a.float()) @ self.b.float()
 
+    @override
     def update(self, x: Tensor) -> Tensor:
-        """See AddOp.update."""
         return torch.bmm(torch.bmm(x, self.a), self.b)
 
+    @override
     def add_(self, x: Tensor, y: Tensor) -> None:
-        """See AddOp.add_."""
         y.addmm_(x @ self.a[0], self.b[0])
 
+    @override
     def columns(self, base: int, given: int) -> int:
-        """See Op.columns."""
         return self.b.shape[-1]
 
 
@@ -73,13 +74,13 @@ class SharedLowRank(AddOp):
     inner: Tensor
     outer: Tensor
 
+    @override
     def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.reference."""
         hidden = (x @ self.a[: len(x)].float()) * self.inner.float()
         return y + (hidden @ self.b[:, : len(y)].float()) * self.outer.float()
 
+    @override
     def update(self, x: Tensor) -> Tensor:
-        """See AddOp.update."""
         a, b = self.a[:, : x.shape[-1]], self.b[:, :, : self.outer.shape[-1]]
         return torch.bmm(torch.bmm(x, a) * self.inner[:, None], b) * self.outer[:, None]
 
@@ -106,8 +107,8 @@ class RandomBases(AddOp):
     gains: Tensor
     out_features: int
 
+    @override
     def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.reference."""
         (r, n), m = self.scales.shape, self.gains.shape[1]
         scales, gains, a = self.scales.float(), self.gains.float(), self.a[:, :m].float()
         small = torch.stack([scales[i, k] * a[i] * gains[k] for i in range(r) for k in range(n)])
@@ -116,8 +117,8 @@ class RandomBases(AddOp):
             return y + x @ small.T @ big[:, : len(y)]
         return y + x @ big[:, : len(x)].T @ small
 
+    @override
     def update(self, x: Tensor) -> Tensor:
-        """See AddOp.update."""
         m, in_features = self.gains.shape[-1], x.shape[-1]
         scaled = self.scales[..., None] * self.a[:, :, None, :m] * self.gains[:, None]
         small = scaled.flatten(1, 2)

@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from adapters.ops.op import AddOp, Site
 
@@ -24,16 +25,16 @@ class Delta(AddOp):
 
     weight: Tensor
 
+    @override
     def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.reference."""
         return y + x @ self.weight.float()
 
+    @override
     def update(self, x: Tensor) -> Tensor:
-        """See AddOp.update."""
         return torch.bmm(x, self.weight)
 
+    @override
     def add_(self, x: Tensor, y: Tensor) -> None:
-        """See AddOp.add_."""
         y.addmm_(x, self.weight[0])
 
 
@@ -59,12 +60,12 @@ class Sparse(AddOp):
         starts = torch.cat((counts.new_zeros(1), counts.cumsum(0)))
         return cls(starts.int(), columns[order].int(), values[order])
 
+    @override
     def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.reference."""
         return y + self._dense(len(x)) @ x
 
+    @override
     def update(self, x: Tensor) -> Tensor:
-        """See AddOp.update."""
         return self._sums(x[0].float().T).T.to(x.dtype)[None]
 
     def _dense(self, in_features: int) -> Tensor:
@@ -93,13 +94,13 @@ class Spectrum(Sparse):
     Shape: as ``Sparse``.
     """
 
+    @override
     def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.reference."""
         matrix: Tensor = torch.fft.ifft2(self._dense(len(x))).real
         return y + matrix @ x
 
+    @override
     def update(self, x: Tensor) -> Tensor:
-        """See AddOp.update."""
         rows, in_features = x.shape[1:]
         frequencies = torch.view_as_real(torch.fft.fft(x[0].float()).conj().resolve_conj())  # [rows, in, 2]
         sums = self._sums(frequencies.transpose(0, 1).reshape(in_features, 2 * rows))  # [out, rows * 2]
@@ -124,15 +125,15 @@ class Circulant(AddOp):
         """The op of ``w`` [out_features / size, in_features / size, size]."""
         return cls(torch.fft.rfft(w.float()).conj().permute(2, 1, 0).resolve_conj().contiguous(), w.shape[-1])
 
+    @override
     def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.reference."""
         w: Tensor = torch.fft.irfft(self.spectrum.permute(2, 1, 0).conj(), n=self.size)
         blocks = x.view(-1, self.size)
         shifted = torch.stack([blocks.roll(-j, dims=-1) for j in range(self.size)])  # [j, n, k] is x[n][(j + k) % size]
         return y + (shifted.flatten(1) @ w.flatten(1).T).T.flatten()
 
+    @override
     def update(self, x: Tensor) -> Tensor:
-        """See AddOp.update."""
         blocks = x.float().view(*x.shape[:-1], -1, self.size)
         frequencies = torch.fft.rfft(blocks).permute(0, 3, 1, 2)  # [G, f, rows, n]
         product = torch.matmul(frequencies, self.spectrum)  # [G, f, rows, m]

@@ -1,6 +1,7 @@
 """What every op is: tensors, a specification as a naive loop, and a form that runs the rows of many adapters at once.
 
-A new op is one file here: a frozen dataclass whose docstring has its ``Semantics:`` and ``Shape:``.
+A new op is a frozen dataclass in the file of its sort of change, whose docstring has its ``Semantics:`` and
+``Shape:``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import ClassVar, Literal, Protocol, Self
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 
 class Site(Protocol):
@@ -94,8 +96,8 @@ class AddOp(Op):
     def update(self, x: Tensor) -> Tensor:
         """What is added, from a stacked op. Shape: ``x`` [G, n, in]; the result broadcasts to [G, n, out]."""
 
+    @override
     def batched(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.batched."""
         return y + self.update(x)
 
     def add_(self, x: Tensor, y: Tensor) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from typing_extensions import override
 
 from adapters.ops.op import AddOp, Site
 
@@ -25,13 +26,13 @@ class Kron(AddOp):
     down: Tensor
     up: Tensor | None = None
 
+    @override
     def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.reference."""
         w2 = self.down.float() if self.up is None else self.down.float() @ self.up.float()  # transposed
         return y + (self.w1.float() @ x.view(-1, len(self.down)) @ w2).flatten()
 
+    @override
     def update(self, x: Tensor) -> Tensor:
-        """See AddOp.update."""
         members, rows, _ = x.shape
         hidden = torch.bmm(x.reshape(members, -1, self.down.shape[1]), self.down)
         if self.up is not None:
@@ -59,13 +60,13 @@ class Hadamard(AddOp):
     a2: Tensor
     b2: Tensor
 
+    @override
     def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.reference."""
         a1, b1, a2, b2 = (tensor.float() for tensor in (self.a1, self.b1, self.a2, self.b2))
         return y + ((a1.T @ b1) * (a2.T @ b2)) @ x
 
+    @override
     def update(self, x: Tensor) -> Tensor:
-        """See AddOp.update."""
         widest = self.b1.shape[0] * self.b1.shape[1] * max(self.b1.shape[2], self.a1.shape[2])
         rows = max(1, _STEP_ELEMENTS // widest)
         parts = [self._update(x[:, start : start + rows]) for start in range(0, x.shape[1], rows)]
@@ -91,8 +92,8 @@ class BlockLowRank(AddOp):
     a: Tensor
     b: Tensor
 
+    @override
     def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.reference."""
         k, _, r = self.a.shape
         parts, a, b = x.view(k, -1), self.a.float(), self.b.float()
         step = r // k
@@ -102,8 +103,8 @@ class BlockLowRank(AddOp):
             blocks.append(torch.cat(read) @ b[j])
         return y + torch.cat(blocks)
 
+    @override
     def update(self, x: Tensor) -> Tensor:
-        """See AddOp.update."""
         members, rows, k = *x.shape[:2], self.a.shape[1]
         read = torch.einsum("gnip,gipr->gnir", x.reshape(members, rows, k, -1), self.a)
         exchanged = read.reshape(members, rows, k, k, -1).transpose(2, 3).flatten(3)
@@ -121,14 +122,14 @@ class BlockSum(AddOp):
     block: Tensor
     repeats: int = 1
 
+    @override
     def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.reference."""
         r = len(self.block)
         summed = torch.stack([x[j::r].sum() for j in range(r)])
         return y + (summed @ self.block.float()).repeat(self.repeats)
 
+    @override
     def update(self, x: Tensor) -> Tensor:
-        """See AddOp.update."""
         r = self.block.shape[-2]
         padded = pad(x, (0, -x.shape[-1] % r))
         summed = padded.reshape(*x.shape[:-1], -1, r).sum(-2)

@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from adapters.ops.op import Op, Site
 
@@ -26,18 +27,18 @@ class ReplaceLinear(Op):
     weight: Tensor
     bias: Tensor | None = None
 
+    @override
     def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.reference."""
         out = self.weight.float() @ x
         return out if self.bias is None else out + self.bias.float()
 
+    @override
     def batched(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.batched."""
         new = F.linear(x, self.weight[0], None if self.bias is None else self.bias[0])
         return F.pad(new, (0, y.shape[-1] - new.shape[-1])) if new.shape[-1] < y.shape[-1] else new
 
+    @override
     def columns(self, base: int, given: int) -> int:
-        """See Op.columns."""
         return given
 
 
@@ -53,32 +54,32 @@ class ReplaceParameters(Op):
 
     parameters: Mapping[str, Tensor]
 
+    @override
     def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.reference."""
         assert site is not None, "needs the base's module"
         found = site.call({name: tensor.float() for name, tensor in self.parameters.items()}, self._rows(x[None]))
         return found[0]
 
+    @override
     def batched(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.batched."""
         assert site is not None, "needs the base's module"
         return site.call({name: tensor[0] for name, tensor in self.parameters.items()}, self._rows(x))
 
+    @override
     def tensors(self) -> list[Tensor]:
-        """See Op.tensors."""
         return list(self.parameters.values())
 
+    @override
     def map(self, fn: Callable[[Tensor], Tensor]) -> Self:
-        """See Op.map."""
         return type(self)({name: fn(tensor) for name, tensor in self.parameters.items()})
 
+    @override
     def signature(self) -> Hashable:
-        """See Op.signature."""
         return type(self), *((name, tuple(t.shape)) for name, t in self.parameters.items())
 
     @classmethod
+    @override
     def stack(cls, ops: Sequence[Self]) -> Self:
-        """See Op.stack."""
         (op,) = ops
         return op.map(lambda t: t[None])
 

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from adapters.ops.op import AddOp, Op, Site
 
@@ -28,16 +29,16 @@ class RotateInput(AddOp):
     change: Tensor
     fold: int = 1
 
+    @override
     def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.reference."""
         size, out = self.change.shape[-1], y.clone()
         for block in range(len(x) // size):
             places = self._places(block, size)
             out[places] += x[places] @ self.change[block % len(self.change)].float()
         return out
 
+    @override
     def update(self, x: Tensor) -> Tensor:
-        """See AddOp.update."""
         size = self.change.shape[-1]
         blocks = self._swapped(x, 2, self.fold).reshape(*x.shape[:-1], -1, size)
         rotated = torch.einsum("gnkb,gkbc->gnkc", blocks, self.change).reshape(x.shape)
@@ -69,12 +70,12 @@ class RotateOutput(Op):
 
     change: Tensor
 
+    @override
     def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.reference."""
         return RotateInput(self.change).reference(y, y, site)
 
+    @override
     def batched(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.batched."""
         return y + RotateInput(self.change).update(y)
 
 
@@ -92,15 +93,15 @@ class RotatePairs(Op):
     cross: Tensor
     group_size: int
 
+    @override
     def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.reference."""
         half, out = self.group_size // 2, torch.empty_like(y)
         for i in range(len(y)):
             partner = i + half if i % self.group_size < half else i - half
             out[i] = y[i] + self.excess[i].float() * y[i] + self.cross[i].float() * y[partner]
         return out
 
+    @override
     def batched(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.batched."""
         partner = y.reshape(*y.shape[:-1], -1, 2, self.group_size // 2).flip(-2).view(y.shape)
         return torch.addcmul(y, y, self.excess[:, None]).addcmul_(partner, self.cross[:, None])

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from adapters.ops.op import Op, Site
 
@@ -40,14 +41,15 @@ class ExpertLowRank(Op):
     a: Tensor
     b: Tensor
 
+    @override
     def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.reference."""
         assert isinstance(site, Routed)
         expert = int(site.experts)
         return y + (x @ self.a[expert].float()) @ self.b[expert].float()
 
+    @override
     def batched(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        """See Op.batched. Rows stand in the order of ``site.experts``."""
+        """Rows stand in the order of ``site.experts``."""
         assert isinstance(site, Routed)
         return y + expert_product(expert_product(x[0], self.a[0], site.experts), self.b[0], site.experts)
 

@@ -62,7 +62,7 @@ def _read_tokenizer(path: Path, limits: PackageLimits) -> tuple[AddedToken, ...]
             raise PackageError(f"{path.name} is larger than {limits.max_tokenizer_bytes} bytes; leave it out")
         return tuple(msgspec.json.decode(path.read_bytes(), type=_Tokenizer).added_tokens)
     except OSError as error:
-        raise PackageError(f"{path.name} cannot be read: {error.strerror or 'unknown error'}") from error
+        raise PackageError.unreadable(path.name, error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PackageError(
             f"{path.name}: {describe_error(error)}; leave it out if the adapter adds no tokens"

@@ -28,22 +28,22 @@ class GoldenLogits:
     logits: Tensor
 
 
-def encode_golden(probes: Sequence[GoldenLogits]) -> bytes:
+def encode_golden(golden: Sequence[GoldenLogits]) -> bytes:
     """The bytes of a golden file."""
     tensors: dict[str, Tensor] = {}
-    for i, probe in enumerate(probes):
-        tensors[f"probe.{i}.input_ids"] = probe.input_ids.to("cpu", torch.int64).contiguous().clone()
-        tensors[f"probe.{i}.logits"] = probe.logits.detach().to("cpu", torch.float32).contiguous().clone()
+    for i, one in enumerate(golden):
+        tensors[f"probe.{i}.input_ids"] = one.input_ids.to("cpu", torch.int64).contiguous().clone()
+        tensors[f"probe.{i}.logits"] = one.logits.detach().to("cpu", torch.float32).contiguous().clone()
     return bytes(save(tensors))
 
 
 def read_golden(directory: Path, limits: PackageLimits = DEFAULT_LIMITS) -> tuple[GoldenLogits, ...]:
-    """The probes of the package in ``directory``, none without a golden file. PackageError for an unsound one."""
+    """Those of the package in ``directory``, none without a golden file. PackageError for an unsound one."""
     path = directory / GOLDEN_FILE
     if not path.is_file():
         return ()
     tensors = read_tensors(path, limits, dtypes=GOLDEN_DTYPES)
-    probes = []
+    golden = []
     for i in range(len(tensors) // 2):
         ids, logits = tensors.pop(f"probe.{i}.input_ids", None), tensors.pop(f"probe.{i}.logits", None)
         if ids is None or logits is None:
@@ -52,7 +52,7 @@ def read_golden(directory: Path, limits: PackageLimits = DEFAULT_LIMITS) -> tupl
             raise PackageError(f"{GOLDEN_FILE}: probe {i} must be int64 [length] and float32 [vocab_size]")
         if bool((ids < 0).any()) or bool((ids >= logits.shape[0]).any()):
             raise PackageError(f"{GOLDEN_FILE}: probe {i} holds token ids outside of its vocabulary")
-        probes.append(GoldenLogits(ids, logits))
+        golden.append(GoldenLogits(ids, logits))
     if tensors:
         raise PackageError(f"{GOLDEN_FILE} holds the unknown tensor {next(iter(tensors))!r}")
-    return tuple(probes)
+    return tuple(golden)

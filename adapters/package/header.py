@@ -64,7 +64,7 @@ def read_header(
                 raise PackageError(f"{path.name} weighs {size} bytes; at most {limits.max_bytes} are read")
             raw, start = _read_json(file, path.name, size, limits)
     except OSError as error:
-        raise PackageError(f"{path.name} cannot be read: {error.strerror or 'unknown error'}") from error
+        raise PackageError.unreadable(path.name, error) from error
     raw.pop("__metadata__", None)
     if len(raw) > limits.max_tensors:
         raise PackageError(f"{path.name} holds {len(raw)} tensors; at most {limits.max_tensors} are read")

@@ -48,7 +48,7 @@ def content_digest(config: AdapterConfig, weights: Path, infos: Mapping[str, Ten
                     digest.update(chunk)
                     left -= len(chunk)
     except OSError as error:
-        raise PackageError(f"{weights.name} cannot be read: {error.strerror or 'unknown error'}") from error
+        raise PackageError.unreadable(weights.name, error) from error
     return digest.hexdigest()
 
 
@@ -77,7 +77,7 @@ class PackageInfo:
 
     @property
     def kind(self) -> str:
-        """Our name of the kind: lora, prefix or prompt."""
+        """Our short name of the kind (``lora``, ``prefix``, ``c3a``)."""
         return self.config.KIND
 
     @property

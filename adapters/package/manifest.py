@@ -41,7 +41,7 @@ class DataRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the trainer records. ``kind`` is lora, prefix or prompt; ``created`` has a time zone.
+    """What the trainer records. ``kind`` is our short name of the kind; ``created`` has a time zone.
 
     ``special_tokens`` are the tokenizer's, by role; ``added_tokens`` those that the adapter has beside the base's
     vocabulary, where no tokenizer comes with it; ``versions`` of the packages used for training; ``metrics`` on the

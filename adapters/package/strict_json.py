@@ -18,7 +18,7 @@ def read_object(path: Path, max_bytes: int) -> dict[str, Any]:
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)
     except OSError as error:
-        raise PackageError(f"{path.name} cannot be read: {error.strerror or 'unknown error'}") from error
+        raise PackageError.unreadable(path.name, error) from error
     if len(data) > max_bytes:
         raise PackageError(f"{path.name} is longer than {max_bytes} bytes")
     return parse_object(data, path.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from adapters.base_spec import BaseSpec
 from adapters.batch.reference import apply_reference
 from adapters.errors import AdapterError
 from adapters.ops import Adapter, Op
+from adapters.package.manifest import BaseRef, DataRef, Manifest
 from bases.fingerprint import base_fingerprint, template_sha256
 from tests.factory import CHAT_TEMPLATE
 from tests.oracle import task_of
@@ -42,6 +44,19 @@ SMALL_SPEC = BaseSpec(
     linears={f"model.layers.{i}.{name}": (8, 16) for i in range(2) for name in ("attn.q_proj", "attn.v_proj")},
     biases={"model.layers.0.attn.q_proj": torch.ones(8), "model.norm": torch.zeros(16)},
     chat_template_sha256="a" * 64,
+)
+
+MANIFEST = Manifest(
+    kind="lora",
+    base=BaseRef("smollm2", "f" * 64),
+    created=datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
+    chat_template_sha256="a" * 64,
+    special_tokens={"eos_token": "<|im_end|>", "additional_special_tokens": ["<a>"]},
+    data=DataRef("b" * 64, 480),
+    seed=7,
+    versions={"torch": "2"},
+    metrics={"eval_loss": 0.5},
+    training={"method": "lora", "r": 4, "targets": ["q_proj"], "rate": 1e-3, "patterns": {"a": 1}},
 )
 
 

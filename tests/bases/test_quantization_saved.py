@@ -17,7 +17,9 @@ from server.errors import EngineStartError
 from server.model.loader import load_base
 from tests import oracle
 from tests.factory import make_base, make_tokenizer
-from tests.server.model.test_quantized import assert_mixed_batch_equals_peft, make_runner
+from tests.server.model.test_quantized import TOLERANCE, assert_mixed_batch_equals_peft, make_runner
+
+pytestmark = pytest.mark.numeric
 
 CONFIGS = {
     "nf4": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16),
@@ -62,8 +64,7 @@ def test_the_oracle_reads_the_checkpoint_too(checkpoints: Mapping[str, Path], qu
         ModelInput([SequenceInput(None, ids, 0, [0, 1], [len(ids) - 1])])
     )
     want = oracle.logits(checkpoints[quantize], None, ids)[-1]
-    # a layer saved with compute type bf16 computes in it for the oracle
-    torch.testing.assert_close(got[0], want, rtol=0, atol=0.05 if quantize == "nf4" else 1e-5)
+    torch.testing.assert_close(got[0], want, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TOP_LEVEL = ("adapters", "hotswap", "server", "trainer")
+TOP_LEVEL = ("adapters", "bases", "hotswap", "server", "trainer")
 
 
 def test_every_package_is_listed() -> None:
@@ -40,3 +40,9 @@ def test_the_pinned_versions_meet_the_ranges() -> None:
     for requirement in map(Requirement, wanted):
         pin = pins[requirement.name.lower().replace("_", "-")]
         assert requirement.specifier.contains(pin), f"constraints.txt pins {requirement.name} {pin}, not {requirement}"
+
+
+@pytest.mark.parametrize("name", TOP_LEVEL)
+def test_the_image_is_built_from_every_package(name: str) -> None:
+    assert f"COPY {name} {name}\n" in (ROOT / "Dockerfile").read_text()
+    assert f"!{name}\n" in (ROOT / ".dockerignore").read_text()

@@ -1,4 +1,4 @@
-"""Kinds that add a matrix to a linear map's weight, other than LoRA and its family."""
+"""Kinds that add a matrix to a linear map's weight which is no product of trained factors."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from peft import (
     ShiraConfig,
     WaveFTConfig,
 )
+from peft.tuners.supertuning import SupertuningConfig
 from torch.nn import Parameter
 
-from tests.kinds.case import Case, Fill
+from tests.kinds.case import CLM, Case, Fill
 
-CLM = "CAUSAL_LM"
 SOME = ["q_proj", "v_proj", "down_proj"]
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -131,5 +131,11 @@ CASES: dict[str, Case] = {
     "peanut": Case(lambda: PeanutConfig(r=6, target_modules="all-linear", task_type=CLM), 0.2),
     "peanut-deep": Case(
         lambda: PeanutConfig(r=6, depth=2, act_fn="gelu_new", scaling=0.5, target_modules=SOME, task_type=CLM), 0.3
+    ),
+    "supertuning": Case(
+        lambda: SupertuningConfig(target_modules=["v_proj", "down_proj"], sparsity=0.95, task_type=CLM)
+    ),
+    "supertuning-low-rank": Case(
+        lambda: SupertuningConfig(target_modules=["q_proj"], sparsity=0.2, select_top=False, r=3, task_type=CLM)
     ),
 }

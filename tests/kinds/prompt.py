@@ -9,9 +9,7 @@ from peft import (
     PromptTuningConfig,
 )
 
-from tests.kinds.case import Case
-
-CLM = "CAUSAL_LM"
+from tests.kinds.case import CLM, Case
 
 CASES: dict[str, Case] = {
     "prefix-16": Case(lambda: PrefixTuningConfig(num_virtual_tokens=16, task_type=CLM), std=0.3),

@@ -1,20 +1,16 @@
-"""Kinds that rotate a module's input or output, and MiSS."""
+"""Kinds that rotate a module's input or output."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from peft import BOFTConfig, HRAConfig, MissConfig, OFTConfig, RoadConfig
+from peft import BOFTConfig, HRAConfig, OFTConfig, RoadConfig
 from peft.tuners.boft import layer as boft_layer
 from torch import Tensor
 from torch.nn import Parameter
 
-from tests.kinds.case import Case
-
-CLM = "CAUSAL_LM"
-QV = ["q_proj", "v_proj"]
-BOTH = ["q_proj", "down_proj"]
+from tests.kinds.case import BOTH, CLM, QV, Case
 
 
 class BlockDiagonal:
@@ -50,10 +46,6 @@ def hra(**options: Any) -> Case:
     return Case(lambda: HRAConfig(**{"target_modules": QV, "task_type": CLM, **options}))
 
 
-def miss(**options: Any) -> Case:
-    return Case(lambda: MissConfig(**{"target_modules": BOTH, "task_type": CLM, **options}), std=0.03)
-
-
 def road(**options: Any) -> Case:
     return Case(lambda: RoadConfig(**{"target_modules": BOTH, "task_type": CLM, **options}), fill=near_one)
 
@@ -73,11 +65,6 @@ CASES: dict[str, Case] = {
     "hra-r4": hra(r=4),
     "hra-r3": hra(r=3, init_weights=False, target_modules=BOTH, bias="hra_only"),
     "hra-orthogonal": hra(r=6, apply_GS=True, target_modules=["o_proj", "up_proj"]),
-    "miss-r8": miss(r=8),
-    "miss-padded": miss(r=12, bias="MiSS_only"),
-    "miss-mini": miss(r=8, init_weights="mini", mini_r=16),
-    "miss-bat": miss(r=16, init_weights="bat", bias="all"),
-    "miss-random": miss(r=4, init_weights=False),
     "road-1": road(group_size=32),
     "road-2": road(variant="road_2", group_size=16),
     "road-4": road(variant="road_4", group_size=8),

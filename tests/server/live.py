@@ -20,6 +20,8 @@ from server.config import EngineConfig, ServerConfig
 from server.engine.ipc.local_client import LocalEngineClient
 
 DEADLINE = 60.0
+# "auto" would be bf16 on the CPUs that have it, and answers no longer those of an fp32 oracle.
+ENGINE: dict[str, Any] = {"dtype": "float32", "kv_cache_gb": 0.02}
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 @contextmanager
 def live_server(base: Path, data_dir: Path, *, engine: dict[str, Any] | None = None, **config: Any) -> Iterator[Live]:
     """Serve ``base`` until the block is left; ``engine`` and ``config`` are fields of the configurations."""
-    engine_config = EngineConfig(model=str(base), quantize="none", threads=1, **{"kv_cache_gb": 0.02, **(engine or {})})
+    engine_config = EngineConfig(model=str(base), quantize="none", threads=1, **{**ENGINE, **(engine or {})})
     parts = make_context(ServerConfig(engine=engine_config, **config), data_dir, LocalEngineClient)
     started: list[Exception | None] = []
     app = create_app(parts, started.append)

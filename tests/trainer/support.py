@@ -37,7 +37,7 @@ def make_config(folder: Path, base: Path, *overrides: str, rows: list[Any] | Non
     file = folder / "config-in.yaml"
     file.write_text(
         f"base: {base}\noutput: {folder / 'run'}\ndata: {{path: {data}, validation: 8}}\n"
-        "training: {max_steps: 8, batch_size: 4, save_steps: 4, eval_steps: 4, threads: 1}\n",
+        "training: {max_steps: 8, batch_size: 4, save_steps: 4, eval_steps: 4, threads: 1, dtype: float32}\n",
         encoding="utf-8",
     )
     return load_config(file, overrides, {})

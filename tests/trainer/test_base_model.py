@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from bases.errors import BaseModelError
+from tests.bases.test_quantization_saved import CONFIGS, save_quantized
 from tests.trainer.support import make_config
 from trainer.base_model import load_base, load_model, load_vocabulary, resolve_dtype
 
 
 def test_a_base_is_frozen_and_knows_what_ends_a_turn(tiny_base: Path, tmp_path: Path) -> None:
-    base = load_base(make_config(tmp_path, tiny_base))
+    base = load_base(make_config(tmp_path, tiny_base, "training.dtype=auto"))
     assert not any(parameter.requires_grad for parameter in base.model.parameters())
     assert (base.end_ids, base.pad_id, base.dtype) == ((258,), 256, resolve_dtype("auto", torch.device("cpu")))
     assert base.name == tiny_base.name  # packages name no folders of the machine
@@ -74,6 +75,16 @@ def test_4bit_weights_still_carry_gradients_after_an_evaluation(
         layer.train()(x).sum().backward()
         assert x.grad is not None
         assert x.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_quantized_checkpoint_computes_in_the_type_asked_for(
+    tiny_base: Path, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    """Not in the bf16 that it was saved with."""
+    model = load_model(save_quantized(tiny_base, tmp_path / "nf4", CONFIGS["nf4"]), dtype, "none")
+    layers = [module for module in model.modules() if isinstance(module, bnb.nn.Linear4bit)]
+    assert {layer.compute_dtype for layer in layers} == {dtype}
 
 
 def test_bases_that_cannot_be_loaded_are_said_so(tiny_base: Path, tmp_path: Path) -> None:

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
 from tests import oracle
 from trainer.base_model import load_model
+
+pytestmark = pytest.mark.numeric
 
 
 def test_int8_bases_compute_what_the_server_computes(tiny_base: Path) -> None:

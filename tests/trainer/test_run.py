@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,16 @@ from tests.trainer.every_method import METHODS, WEAK
 from tests.trainer.support import WORDS, colour_rows, losses, make_config
 from trainer.errors import CheckpointError, DataError, TrainingError
 from trainer.loop.records import read_metrics
+from trainer.loop.session import RunResult
 from trainer.progress import SilentDisplay
 from trainer.run import train
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_learns_and_its_package_gives_the_golden_logits(
-    tiny_base: Path, tmp_path: Path, method: str
+    tiny_base: Path, trained: Callable[[str], RunResult], method: str
 ) -> None:
-    result = train(make_config(tmp_path, tiny_base, "max_steps=40", *METHODS[method]))
+    result = trained(method)
     curve = losses(result)
     assert list(curve) == list(range(1, 41))
     share = 0.9 if method in WEAK else 0.75

@@ -133,14 +133,17 @@ def _type_of(raw: Mapping[str, Any], section: str) -> str:
 
 def _keys_of(struct: Struct, prefix: str, chosen: Mapping[str, Struct]) -> dict[str, Any]:
     keys: dict[str, Any] = {}
-    for name, hint in typing.get_type_hints(struct).items():
-        if name not in struct.__struct_fields__:
-            continue
+    for name, hint in _field_types(struct).items():
         keys[prefix + name] = hint
         section = chosen.get(prefix + name) or _struct_of(hint)
         if section is not None:
             keys |= _keys_of(section, f"{prefix}{name}.", chosen)
     return keys
+
+
+@functools.cache
+def _field_types(struct: Struct) -> dict[str, Any]:
+    return {name: hint for name, hint in typing.get_type_hints(struct).items() if name in struct.__struct_fields__}
 
 
 def _struct_of(hint: Any) -> Struct | None:

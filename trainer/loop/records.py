@@ -117,7 +117,7 @@ def plot_losses(records: Sequence[dict[str, Any]], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
+    figure = Figure(figsize=(7, 4), dpi=120)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlabel="step", ylabel="loss per token", title="Loss")
     smooth = len(train) >= _SMOOTHED_FROM
@@ -128,7 +128,7 @@ def plot_losses(records: Sequence[dict[str, Any]], path: Path) -> None:
         axes.plot(*zip(*validation, strict=True), color="C1", marker="o", label="validation")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="upper right")  # where a falling loss leaves room; "best" looks at every point
     scratch = path.with_name(f".{path.name}")
     figure.savefig(scratch, format="png")
     os.replace(scratch, path)

@@ -8,7 +8,7 @@ from adapters.base_spec import BaseSpec
 from adapters.errors import PackageError
 from adapters.kinds.activations.config import BottleneckConfig
 from adapters.kinds.layers import Layer, sort_layers
-from adapters.kinds.saved_adapter import SavedAdapter, key
+from adapters.kinds.saved_adapter import SavedAdapter, tensor_name
 from adapters.ops import Adapter
 from adapters.ops.activations import Bottleneck
 from adapters.quoting import quote
@@ -41,5 +41,5 @@ def _bottleneck(layer: Layer, config: BottleneckConfig) -> Bottleneck:
     )
     up, up_bias = up * config.scale, up_bias * config.scale
     if not bool(torch.isfinite(up).all() and torch.isfinite(up_bias).all()):
-        raise PackageError(f"tensor {quote(key(layer.module, PARAMETERS[2]))} times its scale is not finite")
+        raise PackageError(f"tensor {quote(tensor_name(layer.module, PARAMETERS[2]))} times its scale is not finite")
     return Bottleneck(down.T.contiguous(), down_bias, up.T.contiguous(), up_bias, config.activation)

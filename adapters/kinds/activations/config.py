@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar, Literal
 
-from adapters.errors import PackageError
-from adapters.kinds.config import TargetedConfig, check_patterns, check_ranks
+from typing_extensions import override
+
+from adapters.kinds.config import TargetedConfig, check_finite_number, check_patterns, check_ranks
 from adapters.limits import PackageLimits
 
 
@@ -22,8 +22,8 @@ class IA3Config(TargetedConfig, frozen=True, kw_only=True, forbid_unknown_fields
     }
     DESCRIPTIVE: ClassVar[frozenset[str]] = TargetedConfig.DESCRIPTIVE | {"feedforward_modules"}
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         names = self.feedforward_modules
         check_patterns([names] if isinstance(names, str) else names or [], limits)
@@ -52,9 +52,8 @@ class BottleneckConfig(TargetedConfig, frozen=True, kw_only=True, forbid_unknown
     KIND: ClassVar[str] = "bottleneck"
     DESCRIPTIVE: ClassVar[frozenset[str]] = TargetedConfig.DESCRIPTIVE | {"layout"}
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         check_ranks([("bottleneck_size", self.bottleneck_size)], limits)
-        if not math.isfinite(self.scale):
-            raise PackageError("adapter_config.json: scale must be finite")
+        check_finite_number("scale", self.scale)

@@ -5,12 +5,23 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Literal
 
+from typing_extensions import override
+
 from adapters.errors import PackageError, UnsupportedKindError
-from adapters.kinds.config import BiasedConfig, DeltaConfig, TargetedConfig, check_ranks
+from adapters.kinds.config import (
+    STORAGE,
+    BiasedConfig,
+    RankPattern,
+    TargetedConfig,
+    WeightUpdateConfig,
+    check_finite_number,
+    check_pattern_ranks,
+    check_patterns,
+    check_ranks,
+)
 from adapters.limits import PackageLimits
 from adapters.quoting import quote
 
-_STORAGE = frozenset({"fan_in_fan_out"})  # how the base stores its weights; every tensor has the same shape either way
 _MAX_DEPTH = 64
 WAVELETS = (
     *(f"db{i}" for i in range(1, 11)),
@@ -32,13 +43,13 @@ class FourierFTConfig(BiasedConfig, frozen=True, kw_only=True, forbid_unknown_fi
     random_loc_seed: int = 777
 
     KIND: ClassVar[str] = "fourierft"
-    IGNORED: ClassVar[frozenset[str]] = DeltaConfig.IGNORED | _STORAGE
+    IGNORED: ClassVar[frozenset[str]] = WeightUpdateConfig.IGNORED | STORAGE
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         _check_counts("n_frequency", self.n_frequency, self.n_frequency_pattern, limits)
-        _check_finite_number("scaling", self.scaling)
+        check_finite_number("scaling", self.scaling)
         if not -(2**63) <= self.random_loc_seed < 2**64:
             raise PackageError(
                 f"adapter_config.json: random_loc_seed is {self.random_loc_seed}, which is no 64-bit seed"
@@ -56,8 +67,8 @@ class WaveFTConfig(FourierFTConfig, frozen=True, kw_only=True, forbid_unknown_fi
 
     KIND: ClassVar[str] = "waveft"
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         if self.use_idwt and self.wavelet_family not in WAVELETS:
             raise UnsupportedKindError(
@@ -66,17 +77,17 @@ class WaveFTConfig(FourierFTConfig, frozen=True, kw_only=True, forbid_unknown_fi
             )
 
 
-class ShiraConfig(DeltaConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ShiraConfig(WeightUpdateConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Keys of SHiRA. The mask is saved as indices."""
 
     r: int = 32
 
     KIND: ClassVar[str] = "shira"
-    IGNORED: ClassVar[frozenset[str]] = DeltaConfig.IGNORED | _STORAGE | {"mask_type", "random_seed"}
+    IGNORED: ClassVar[frozenset[str]] = WeightUpdateConfig.IGNORED | STORAGE | {"mask_type", "random_seed"}
     INDEX_DTYPES: ClassVar[tuple[str, ...]] = ("I32",)
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         check_ranks([("r", self.r)], limits)
 
@@ -89,30 +100,25 @@ class C3AConfig(BiasedConfig, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     KIND: ClassVar[str] = "c3a"
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         _check_counts("block_size", self.block_size, self.block_size_pattern, limits)
 
 
-class HiraConfig(DeltaConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class HiraConfig(RankPattern, WeightUpdateConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Keys of HiRA."""
 
     r: int = 32
     rank_pattern: dict[str, int] | None = None
 
     KIND: ClassVar[str] = "hira"
-    IGNORED: ClassVar[frozenset[str]] = DeltaConfig.IGNORED | _STORAGE | {"hira_dropout"}
+    IGNORED: ClassVar[frozenset[str]] = WeightUpdateConfig.IGNORED | STORAGE | {"hira_dropout"}
 
-    @property
-    def ranks(self) -> dict[str, int]:
-        """``rank_pattern``, empty when absent."""
-        return self.rank_pattern or {}
-
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
-        check_ranks([("r", self.r), *((f"rank_pattern {quote(k)}", v) for k, v in self.ranks.items())], limits)
+        check_pattern_ranks(self.r, self.ranks, limits)
 
 
 class GloraConfig(BiasedConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -125,13 +131,13 @@ class GloraConfig(BiasedConfig, frozen=True, kw_only=True, forbid_unknown_fields
 
     KIND: ClassVar[str] = "glora"
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         check_ranks([("r", self.r)], limits)
 
 
-class OSFConfig(DeltaConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class OSFConfig(WeightUpdateConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Keys of OSF: how many singular directions stay, as a number or as a share (a float up to 1); None is half."""
 
     effective_rank: int | float | None = None
@@ -139,10 +145,10 @@ class OSFConfig(DeltaConfig, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     KIND: ClassVar[str] = "osf"
     EMPTY_TENSORS: ClassVar[bool] = True  # of maps with no direction left to train
-    IGNORED: ClassVar[frozenset[str]] = DeltaConfig.IGNORED | {"target_svd_config"}  # peft does not read it
+    IGNORED: ClassVar[frozenset[str]] = WeightUpdateConfig.IGNORED | {"target_svd_config"}  # peft does not read it
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         for value in (self.effective_rank, *(self.rank_pattern or {}).values()):
             if value is not None and not (math.isfinite(value) and value > 0):
@@ -158,16 +164,16 @@ class DeftConfig(BiasedConfig, frozen=True, kw_only=True, forbid_unknown_fields=
     para: bool = False
 
     KIND: ClassVar[str] = "deft"
-    IGNORED: ClassVar[frozenset[str]] = DeltaConfig.IGNORED | _STORAGE | {"deft_dropout", "init_scale"}
+    IGNORED: ClassVar[frozenset[str]] = WeightUpdateConfig.IGNORED | STORAGE | {"deft_dropout", "init_scale"}
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         check_ranks([("r", self.r)], limits)
-        _check_finite_number("alpha", self.alpha or 0.0)
+        check_finite_number("alpha", self.alpha or 0.0)
 
 
-class PeanutConfig(DeltaConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PeanutConfig(WeightUpdateConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Keys of PEANuT."""
 
     r: int = 32
@@ -177,11 +183,11 @@ class PeanutConfig(DeltaConfig, frozen=True, kw_only=True, forbid_unknown_fields
 
     KIND: ClassVar[str] = "peanut"
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         check_ranks([("r", self.r)], limits)
-        _check_finite_number("scaling", self.scaling)
+        check_finite_number("scaling", self.scaling)
         if not 0 <= self.depth <= _MAX_DEPTH:
             raise PackageError(f"adapter_config.json: depth is {self.depth}; values from 0 to {_MAX_DEPTH} are read")
         if self.act_fn not in ACTIVATIONS:
@@ -192,21 +198,10 @@ class PeanutConfig(DeltaConfig, frozen=True, kw_only=True, forbid_unknown_fields
 
 def _check_counts(name: str, value: int, patterns: dict[str, int] | None, limits: PackageLimits) -> None:
     found = patterns or {}
-    if len(found) > limits.max_patterns:
-        raise PackageError(f"adapter_config.json has {len(found)} module patterns; {limits.max_patterns} are read")
-    for pattern in found:
-        if len(pattern) > limits.max_pattern_chars:
-            raise PackageError(
-                f"adapter_config.json has a module pattern longer than {limits.max_pattern_chars} characters"
-            )
+    check_patterns(list(found), limits)
     for count in (value, *found.values()):
         if count < 1:
             raise PackageError(f"adapter_config.json: {name} is {count}; it must be at least 1")
-
-
-def _check_finite_number(name: str, value: float) -> None:
-    if not math.isfinite(value):
-        raise PackageError(f"adapter_config.json: {name} must be finite")
 
 
 class SupertuningConfig(TargetedConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -231,8 +226,8 @@ class SupertuningConfig(TargetedConfig, frozen=True, kw_only=True, forbid_unknow
         assert self.r is not None
         return 2.0 if self.lora_alpha is None else self.lora_alpha / self.r
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         if not 0 <= self.sparsity < 1:
             raise PackageError(f"adapter_config.json: sparsity is {self.sparsity}; values from 0 to below 1 are read")

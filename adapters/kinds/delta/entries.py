@@ -10,7 +10,7 @@ from adapters.errors import PackageError
 from adapters.kinds.delta.config import ShiraConfig, SupertuningConfig
 from adapters.kinds.dense import check_update
 from adapters.kinds.layers import Layer, sort_layers
-from adapters.kinds.saved_adapter import SavedAdapter, expect_shape, key, take
+from adapters.kinds.saved_adapter import SavedAdapter, expect_shape, require, tensor_name
 from adapters.ops import Adapter, AddOp, LowRank, Op
 from adapters.ops.matrices import Delta, Sparse
 from adapters.quoting import quote
@@ -39,18 +39,23 @@ def compile_shira(package: SavedAdapter, base: BaseSpec) -> Adapter:
 
 def _shira_indices(layer: Layer, count: int) -> Tensor:
     """Rows and columns, [2, count]. PackageError when they are no whole numbers, or outside of the map."""
-    given, name = take(layer.module, layer.found, _SHIRA_INDICES), key(layer.module, _SHIRA_INDICES)
+    given = require(layer.module, layer.found, _SHIRA_INDICES)
+    name = tensor_name(layer.module, _SHIRA_INDICES)
     expect_shape(name, given, (2, count), "there must be a row and a column for every weight")
     indices = given.long()
     if given.is_floating_point() and not torch.equal(indices.to(given.dtype), given):
         raise PackageError(f"tensor {quote(name)} holds indices that are no whole numbers")
-    sizes = torch.tensor([[layer.out_features], [layer.in_features]])
+    _check_inside(name, indices, torch.tensor([[layer.out_features], [layer.in_features]]), layer)
+    return indices
+
+
+def _check_inside(name: str, indices: Tensor, sizes: Tensor | int, layer: Layer) -> None:
+    """PackageError for an index below 0, or not below its one of ``sizes``."""
     if bool(((indices < 0) | (indices >= sizes)).any()):
         raise PackageError(
             f"tensor {quote(name)} points outside of its module, [{layer.out_features}, {layer.in_features}]; "
             "was the adapter made for another base?"
         )
-    return indices
 
 
 _SUPERTUNING_VALUES, _SUPERTUNING_INDICES = "supertuning_values", "supertuning_indices"
@@ -93,15 +98,12 @@ def _sparse(layer: Layer, count: int) -> AddOp:
 
 
 def _supertuning_indices(layer: Layer, count: int) -> Tensor:
-    given, name = take(layer.module, layer.found, _SUPERTUNING_INDICES), key(layer.module, _SUPERTUNING_INDICES)
+    given = require(layer.module, layer.found, _SUPERTUNING_INDICES)
+    name = tensor_name(layer.module, _SUPERTUNING_INDICES)
     expect_shape(name, given, (count,), "there must be an index for every value")
     if given.is_floating_point():
         raise PackageError(f"tensor {quote(name)} holds numbers with a fraction; indices are expected")
-    if bool(((given < 0) | (given >= layer.out_features * layer.in_features)).any()):
-        raise PackageError(
-            f"tensor {quote(name)} points outside of its module, [{layer.out_features}, {layer.in_features}]; "
-            "was the adapter made for another base?"
-        )
+    _check_inside(name, given, layer.out_features * layer.in_features, layer)
     return given.long()
 
 

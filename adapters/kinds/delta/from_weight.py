@@ -14,7 +14,7 @@ from adapters.kinds.delta.config import DeftConfig, HiraConfig, OSFConfig
 from adapters.kinds.dense import check_memory, check_update, dense_bytes, factor_bytes, factored
 from adapters.kinds.layers import Layer, sort_layers
 from adapters.kinds.patterns import PatternMatcher
-from adapters.kinds.saved_adapter import SavedAdapter, key, take
+from adapters.kinds.saved_adapter import SavedAdapter, require, tensor_name
 from adapters.ops import Adapter, LowRank, Op
 from adapters.ops.matrices import Delta
 from adapters.quoting import quote
@@ -49,7 +49,7 @@ def compile_hira(package: SavedAdapter, base: BaseSpec) -> Adapter:
 
 def _hira_rank(layer: Layer, r: int, from_pattern: int) -> int:
     """peft 0.21 makes new layers with ``r``, whatever ``rank_pattern`` says; both are read."""
-    return from_pattern if take(layer.module, layer.found, _HIRA_A).shape[:1] == (from_pattern,) else r
+    return from_pattern if require(layer.module, layer.found, _HIRA_A).shape[:1] == (from_pattern,) else r
 
 
 _OSF_U, _OSF_S, _OSF_V = "osf_svd_params.U_low", "osf_svd_params.S_low", "osf_svd_params.V_low"
@@ -123,7 +123,7 @@ def compile_deft(package: SavedAdapter, base: BaseSpec) -> Adapter:
             inner = inner + layer.tensor(_DEFT_R, (r, layer.in_features)) * (config.alpha / r if config.alpha else 1.0)
         elif _DEFT_R in layer.found:
             raise PackageError(
-                f"tensor {quote(key(layer.module, _DEFT_R))} is unknown: with para there is {_DEFT_P} alone"
+                f"tensor {quote(tensor_name(layer.module, _DEFT_R))} is unknown: with para there is {_DEFT_P} alone"
             )
         return (check_update(LowRank(inner.T.contiguous(), q.T.contiguous()), layer.module),)
 

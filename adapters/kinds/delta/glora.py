@@ -10,7 +10,7 @@ from adapters.errors import PackageError
 from adapters.kinds.delta.config import GloraConfig
 from adapters.kinds.dense import check_memory, check_update, dense_bytes
 from adapters.kinds.layers import Layer, own_bias, sort_layers
-from adapters.kinds.saved_adapter import SavedAdapter, key
+from adapters.kinds.saved_adapter import SavedAdapter, tensor_name
 from adapters.ops import Adapter, AddOp, Bias, LowRank, Op
 from adapters.ops.activations import Magnitude
 from adapters.ops.matrices import Delta
@@ -57,8 +57,8 @@ class _GloraParts:
         for name in layer.found:
             if name not in wanted:
                 raise PackageError(
-                    f"tensor {quote(key(layer.module, name))} is unknown where adapter_config.json says config_A_B "
-                    f"{config.config_A_B}, config_C {config.config_C}, config_D_E {config.config_D_E}"
+                    f"tensor {quote(tensor_name(layer.module, name))} is unknown where adapter_config.json says "
+                    f"config_A_B {config.config_A_B}, config_C {config.config_C}, config_D_E {config.config_D_E}"
                 )
 
     def ops(self, trained_bias: Tensor | None) -> tuple[Op, ...]:
@@ -109,7 +109,8 @@ class _GloraParts:
         name = f"glora_{part}.zeros"
         if bool(self._layer.tensor(name, shape).any()):
             raise PackageError(
-                f"tensor {quote(key(self._layer.module, name))} is not zero, although adapter_config.json says none"
+                f"tensor {quote(tensor_name(self._layer.module, name))} is not zero, although adapter_config.json "
+                "says none"
             )
 
     def _checked(self, op: AddOp) -> Op:

@@ -12,7 +12,7 @@ from adapters.kinds.delta.config import C3AConfig, FourierFTConfig, WaveFTConfig
 from adapters.kinds.delta.wavelets import filters
 from adapters.kinds.dense import BYTES, check_memory, check_update, dense_bytes
 from adapters.kinds.layers import Layer, Layers, sort_layers
-from adapters.kinds.saved_adapter import SavedAdapter, key
+from adapters.kinds.saved_adapter import SavedAdapter, tensor_name
 from adapters.ops import Adapter, AddOp, Op
 from adapters.ops.matrices import Circulant, Delta, Sparse, Spectrum
 from adapters.quoting import quote
@@ -63,7 +63,7 @@ def read_spectrum(layer: Layer, parameter: str, count: int) -> Tensor:
     """The layer's trained values, [count]. PackageError for another number, and for more than the map has weights."""
     if count > layer.out_features * layer.in_features:
         raise PackageError(
-            f"n_frequency {count} for tensor {quote(key(layer.module, parameter))} exceeds the "
+            f"n_frequency {count} for tensor {quote(tensor_name(layer.module, parameter))} exceeds the "
             f"{layer.out_features * layer.in_features} weights of the map"
         )
     return layer.tensor(parameter, (count,), "the length differs from what n_frequency says in adapter_config.json")

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from typing_extensions import override
+
 from adapters.errors import PackageError
 from adapters.kinds.config import (
     STORAGE,
+    AlphaPattern,
     BiasedConfig,
-    DeltaConfig,
+    RankPattern,
     TargetedConfig,
+    WeightUpdateConfig,
     check_finite_number,
+    check_pattern_ranks,
     check_patterns,
     check_ranks,
 )
@@ -49,8 +54,8 @@ class AdaLoraConfig(BiasedConfig, frozen=True, kw_only=True, forbid_unknown_fiel
         "use_dora": "magnitudes of DoRA on AdaLoRA, which peft does not compute either,",
     }
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         check_ranks([("init_r", self.init_r)], limits)
         check_finite_number("lora_alpha", self.lora_alpha)
@@ -62,7 +67,9 @@ class AdaLoraConfig(BiasedConfig, frozen=True, kw_only=True, forbid_unknown_fiel
                 )
 
 
-class LycorisConfig(DeltaConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LycorisConfig(
+    RankPattern, AlphaPattern, WeightUpdateConfig, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
     """What LoHa and LoKr share. Patterns keep the order of the file: the first that matches a module counts."""
 
     r: int = 8
@@ -70,20 +77,10 @@ class LycorisConfig(DeltaConfig, frozen=True, kw_only=True, forbid_unknown_field
     rank_pattern: dict[str, int] | None = None
     alpha_pattern: dict[str, float] | None = None
 
-    IGNORED: ClassVar[frozenset[str]] = DeltaConfig.IGNORED | _CONVOLUTIONS | {"module_dropout", "rank_dropout"}
+    IGNORED: ClassVar[frozenset[str]] = WeightUpdateConfig.IGNORED | _CONVOLUTIONS | {"module_dropout", "rank_dropout"}
 
-    @property
-    def ranks(self) -> dict[str, int]:
-        """``rank_pattern``, empty when absent."""
-        return self.rank_pattern or {}
-
-    @property
-    def alphas(self) -> dict[str, float]:
-        """``alpha_pattern``, empty when absent."""
-        return self.alpha_pattern or {}
-
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         for alpha in (self.alpha, *self.alphas.values()):
             check_finite_number("alpha", alpha)
@@ -94,10 +91,10 @@ class LoHaConfig(LycorisConfig, frozen=True, kw_only=True, forbid_unknown_fields
 
     KIND: ClassVar[str] = "loha"
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
-        check_ranks([("r", self.r), *((f"rank_pattern {quote(k)}", v) for k, v in self.ranks.items())], limits)
+        check_pattern_ranks(self.r, self.ranks, limits)
 
 
 class LoKrConfig(LycorisConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -109,8 +106,8 @@ class LoKrConfig(LycorisConfig, frozen=True, kw_only=True, forbid_unknown_fields
     KIND: ClassVar[str] = "lokr"
     IGNORED: ClassVar[frozenset[str]] = LycorisConfig.IGNORED | {"rank_dropout_scale"}
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         if min([self.r, *self.ranks.values()]) < 1:
             raise PackageError("adapter_config.json: r and the ranks of rank_pattern must be at least 1")
@@ -127,8 +124,8 @@ class GraloraConfig(BiasedConfig, frozen=True, kw_only=True, forbid_unknown_fiel
     KIND: ClassVar[str] = "gralora"
     IGNORED: ClassVar[frozenset[str]] = BiasedConfig.IGNORED | STORAGE | {"gralora_dropout"}
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         check_ranks([("r", self.r), ("r + hybrid_r", self.r + self.hybrid_r)], limits)
         check_finite_number("alpha", self.alpha)
@@ -138,7 +135,7 @@ class GraloraConfig(BiasedConfig, frozen=True, kw_only=True, forbid_unknown_fiel
             raise PackageError(f"adapter_config.json: gralora_k is {self.gralora_k}, which must divide r {self.r}")
 
 
-class DeloraConfig(BiasedConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DeloraConfig(RankPattern, BiasedConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Keys of DeLoRA. ``delora_lambda`` and ``lambda_pattern`` are where training began; what it reached is saved."""
 
     r: int = 8
@@ -147,15 +144,10 @@ class DeloraConfig(BiasedConfig, frozen=True, kw_only=True, forbid_unknown_field
     KIND: ClassVar[str] = "delora"
     IGNORED: ClassVar[frozenset[str]] = BiasedConfig.IGNORED | {"delora_lambda", "lambda_pattern", "module_dropout"}
 
-    @property
-    def ranks(self) -> dict[str, int]:
-        """``rank_pattern``, empty when absent."""
-        return self.rank_pattern or {}
-
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
-        check_ranks([("r", self.r), *((f"rank_pattern {quote(k)}", v) for k, v in self.ranks.items())], limits)
+        check_pattern_ranks(self.r, self.ranks, limits)
 
 
 class MissConfig(TargetedConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -172,8 +164,8 @@ class MissConfig(TargetedConfig, frozen=True, kw_only=True, forbid_unknown_field
     KIND: ClassVar[str] = "miss"
     IGNORED: ClassVar[frozenset[str]] = TargetedConfig.IGNORED | {"miss_dropout"}
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         if self.r < 1:
             raise PackageError(f"adapter_config.json: r is {self.r}; it must be at least 1")

@@ -9,7 +9,7 @@ from adapters.errors import PackageError
 from adapters.kinds.dense import check_update
 from adapters.kinds.factors.config import LoHaConfig, LoKrConfig
 from adapters.kinds.layers import Layer, sort_layers
-from adapters.kinds.saved_adapter import SavedAdapter, key
+from adapters.kinds.saved_adapter import SavedAdapter, tensor_name
 from adapters.ops import Adapter, AddOp, LowRank, Op
 from adapters.ops.products import Hadamard, Kron
 from adapters.quoting import quote
@@ -93,7 +93,7 @@ def _factors(layer: Layer, name: str, shape: tuple[int, int], r: int | None) -> 
     for other in unused:
         if other in layer.found:
             raise PackageError(
-                f"tensor {quote(key(layer.module, other))} is not expected: with the r, decompose_both and "
+                f"tensor {quote(tensor_name(layer.module, other))} is not expected: with the r, decompose_both and "
                 f"decompose_factor of adapter_config.json, {name} is saved {'in two factors' if r else 'whole'} here"
             )
     if r is None:

@@ -11,19 +11,19 @@ from torch import Tensor
 
 from adapters.base_spec import BaseSpec
 from adapters.errors import PackageError, UnsupportedKindError
-from adapters.kinds.layers import check_targets, own_bias, trained_bias
+from adapters.kinds.config import PREFIX
+from adapters.kinds.layers import BIAS_NAME, check_targets, own_bias, trained_bias
 from adapters.kinds.lora.config import LoraConfig
 from adapters.kinds.lora.modules import embedding_ops, factor, linear_ops
 from adapters.kinds.lora.parameters import compile_parameters
 from adapters.kinds.patterns import PatternMatcher
-from adapters.kinds.saved_adapter import PREFIX, SavedAdapter, key
+from adapters.kinds.saved_adapter import SavedAdapter, tensor_name
 from adapters.ops import Adapter, Bias, Op
 from adapters.quoting import quote
 
 _PARAMETER = re.compile(
     r"(?P<module>.+)\.(?P<parameter>lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_embedding_[AB]|lora_magnitude_vector)"
 )
-_BIAS_NAME = re.compile(r"(?P<module>.+?)(\.base_layer)?\.bias")
 _OPTIONS = {"lora_magnitude_vector": "use_dora", "lora_B.bias": "lora_bias"}
 _UNSERVED = {
     "lora_diag": "KaSA",
@@ -43,7 +43,7 @@ def sort_tensors(tensors: Mapping[str, Tensor], config: LoraConfig) -> tuple[Ten
         if found := _PARAMETER.fullmatch(short):
             _check_option(name, found["parameter"], config)
             layers[found["module"]][found["parameter"]] = tensor
-        elif (found := _BIAS_NAME.fullmatch(short)) and config.bias != "none" and ".lora_" not in short:
+        elif (found := BIAS_NAME.fullmatch(short)) and config.bias != "none" and ".lora_" not in short:
             if found["module"] in biases:
                 raise PackageError(f"tensor {quote(name)}: the package holds two biases for this module")
             biases[found["module"]] = tensor
@@ -118,14 +118,14 @@ def _tied_head(layers: TensorsByModule, base: BaseSpec, config: LoraConfig) -> s
     embedding, head = layers[base.embedding], layers.get(base.head)
     if head is None:
         raise PackageError(
-            f"tensor {quote(key(base.head, 'lora_A.weight'))} is missing: with ensure_weight_tying the head is adapted "
-            "like the embedding"
+            f"tensor {quote(tensor_name(base.head, 'lora_A.weight'))} is missing: with ensure_weight_tying the head is "
+            "adapted like the embedding"
         )
     for ours, theirs in (("lora_A.weight", "lora_embedding_B"), ("lora_B.weight", "lora_embedding_A")):
         if not torch.equal(factor(base.head, head, ours), factor(base.embedding, embedding, theirs).T):
             raise PackageError(
-                f"tensor {quote(key(base.head, ours))} is not {theirs} turned around, although ensure_weight_tying "
-                "says that the head is adapted like the embedding"
+                f"tensor {quote(tensor_name(base.head, ours))} is not {theirs} turned around, although "
+                "ensure_weight_tying says that the head is adapted like the embedding"
             )
     return {base.head}
 

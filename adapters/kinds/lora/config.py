@@ -6,9 +6,18 @@ import math
 from typing import Any, ClassVar, Literal
 
 import msgspec
+from typing_extensions import override
 
 from adapters.errors import PackageError, UnsupportedKindError
-from adapters.kinds.config import AdapterConfig, TargetedConfig, check_patterns, check_ranks
+from adapters.kinds.config import (
+    AdapterConfig,
+    AlphaPattern,
+    RankPattern,
+    TargetedConfig,
+    check_finite_number,
+    check_pattern_ranks,
+    check_patterns,
+)
 from adapters.limits import PackageLimits
 from adapters.quoting import quote
 
@@ -38,7 +47,7 @@ class BlockDiagonal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return "A" if a else "B" if b else None
 
 
-class LoraConfig(TargetedConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LoraConfig(RankPattern, AlphaPattern, TargetedConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Keys of a LoRA configuration. Patterns keep the order of the file: the first that matches a module counts.
 
     VeLoRA and MonteCLoRA change only how the factors are trained. ``qalora_group_size`` counts with ``use_qalora``.
@@ -81,13 +90,12 @@ class LoraConfig(TargetedConfig, frozen=True, kw_only=True, forbid_unknown_field
         "megatron_config": "Megatron adapters",
     }
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
-        check_ranks([("r", self.r), *((f"rank_pattern {quote(k)}", v) for k, v in self.ranks.items())], limits)
+        check_pattern_ranks(self.r, self.ranks, limits)
         for alpha in (self.lora_alpha, *self.alphas.values()):
-            if not math.isfinite(alpha):
-                raise PackageError("adapter_config.json: lora_alpha must be finite")
+            check_finite_number("lora_alpha", alpha)
         for key, value in (("qalora_group_size", self.qalora_group_size), ("nblocks", self.nblocks)):
             if value < 1:
                 raise PackageError(f"adapter_config.json: {key} must be at least 1, not {value}")
@@ -95,16 +103,6 @@ class LoraConfig(TargetedConfig, frozen=True, kw_only=True, forbid_unknown_field
         self._check_parameters(limits)
         self._check_variants()
         self._check_invocation(limits)
-
-    @property
-    def ranks(self) -> dict[str, int]:
-        """``rank_pattern``, empty when absent."""
-        return self.rank_pattern or {}
-
-    @property
-    def alphas(self) -> dict[str, float]:
-        """``alpha_pattern``, empty when absent."""
-        return self.alpha_pattern or {}
 
     @property
     def nblocks(self) -> int:
@@ -120,8 +118,9 @@ class LoraConfig(TargetedConfig, frozen=True, kw_only=True, forbid_unknown_field
         """What ``B @ A`` is multiplied by."""
         return alpha / math.sqrt(r) if self.use_rslora else alpha / r
 
+    @override
     def semantics(self) -> dict[str, Any]:
-        """See AdapterConfig.semantics. Which modules are targeted is said by the tensors."""
+        """Which modules are targeted is said by the tensors."""
         always = {
             "peft_type": self.peft_type,
             "r": self.r,

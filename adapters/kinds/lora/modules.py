@@ -12,7 +12,7 @@ from adapters.errors import PackageError, UnsupportedKindError
 from adapters.kinds.layers import linear_shape
 from adapters.kinds.lora.config import LoraConfig
 from adapters.kinds.patterns import PatternMatcher
-from adapters.kinds.saved_adapter import expect_shape, key
+from adapters.kinds.saved_adapter import OTHER_BASE, expect_shape, require, tensor_name
 from adapters.ops import Bias, LowRank, Op
 from adapters.ops.activations import Magnitude
 from adapters.ops.embedding import LowRankEmbedding
@@ -24,9 +24,7 @@ EMBEDDING = ("lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector")
 
 def factor(module: str, found: Mapping[str, Tensor], parameter: str) -> Tensor:
     """``found[parameter]``. PackageError when it is missing."""
-    if parameter not in found:
-        raise PackageError(f"tensor {quote(key(module, parameter))} is missing; its partner is there")
-    return found[parameter]
+    return require(module, found, parameter, "its partner is there")
 
 
 def rank_and_scale(module: str, config: LoraConfig, matcher: PatternMatcher) -> tuple[int, float]:
@@ -49,8 +47,8 @@ def linear_factors(
         b_width = _per_block(module, r, out_features, config.nblocks)
     elif config.use_qalora and a.shape[-1:] != (in_features,):
         a_width = in_features // config.qalora_group_size
-    check_factor(key(module, "lora_A.weight"), a, (r, a_width), a.shape[-1:] != (a_width,))
-    check_factor(key(module, "lora_B.weight"), b, (out_features, b_width), b.shape[:1] != (out_features,))
+    check_factor(tensor_name(module, "lora_A.weight"), a, (r, a_width), a.shape[-1:] != (a_width,))
+    check_factor(tensor_name(module, "lora_B.weight"), b, (out_features, b_width), b.shape[:1] != (out_features,))
     if blocks == "A":
         return _block_diagonal(a, config.nblocks), b.float()
     if blocks == "B":
@@ -61,7 +59,7 @@ def linear_factors(
 def check_factor(name: str, tensor: Tensor, expected: tuple[int, int], is_other_base: bool) -> None:
     """PackageError for another shape than ``expected``, with the reason that suggests itself."""
     if is_other_base or tensor.dim() != 2:
-        hint = "the shape suggests that the adapter was made for another base"
+        hint = OTHER_BASE
     else:
         hint = "the rank differs from what r and rank_pattern say in adapter_config.json"
     expect_shape(name, tensor, expected, hint)
@@ -117,14 +115,11 @@ def row_norms(weight: Tensor, b: Tensor, a: Tensor) -> Tensor:
 
 def magnitude(name: str, trained: Tensor, norms: Tensor, bias: Tensor | None) -> Magnitude:
     """The op of the magnitudes ``trained``, saved as ``name``, over rows of ``norms``. Shape: all [out]."""
-    expect_shape(name, trained, tuple(norms.shape), "the shape suggests that the adapter was made for another base")
+    expect_shape(name, trained, tuple(norms.shape), OTHER_BASE)
     excess = trained.float() / norms - 1
     if not bool(torch.isfinite(excess).all()):
         raise PackageError(f"tensor {quote(name)}: some output feature of the updated weight is all zero or not finite")
     return Magnitude(excess, None if bias is None else -excess * bias.detach().cpu().float())
-
-
-OTHER_BASE = "the shape suggests that the adapter was made for another base"
 
 
 def linear_ops(
@@ -135,17 +130,17 @@ def linear_ops(
     _check_only(module, found, LINEAR)
     r, scale = rank_and_scale(module, config, matcher)
     a, b = linear_factors(module, found, shape, r, config)
-    b = finite_factor(key(module, "lora_B.weight"), b * scale)
+    b = finite_factor(tensor_name(module, "lora_B.weight"), b * scale)
     ops: list[Op] = [LowRank(a.T.contiguous(), b.T.contiguous())]
     if config.lora_bias:
-        name = key(module, "lora_B.bias")
+        name = tensor_name(module, "lora_B.bias")
         trained = factor(module, found, "lora_B.bias")
         expect_shape(name, trained, shape[:1], OTHER_BASE)
         ops.append(Bias(finite_factor(name, trained.float() * scale)))
     if config.use_dora:
         trained = factor(module, found, "lora_magnitude_vector")
         norms = row_norms(_weight(module, shape, base), b, a)
-        ops.append(magnitude(key(module, "lora_magnitude_vector"), trained, norms, base.biases.get(module)))
+        ops.append(magnitude(tensor_name(module, "lora_magnitude_vector"), trained, norms, base.biases.get(module)))
     return ops
 
 
@@ -155,7 +150,7 @@ def embedding_ops(
     """Ops of the input embedding. Raises PackageError, and UnsupportedKindError for options of linear maps."""
     if module != base.embedding:
         raise UnsupportedKindError(
-            f"tensor {quote(key(module, next(iter(found))))} adapts an embedding that is not the base's input "
+            f"tensor {quote(tensor_name(module, next(iter(found))))} adapts an embedding that is not the base's input "
             "embedding; only that one is adapted"
         )
     if config.lora_bias or config.invocation_tokens or config.use_bdlora or config.velora_config:
@@ -166,15 +161,15 @@ def embedding_ops(
     _check_only(module, found, EMBEDDING)
     r, scale = rank_and_scale(module, config, matcher)
     a, b = factor(module, found, "lora_embedding_A"), factor(module, found, "lora_embedding_B")
-    check_factor(key(module, "lora_embedding_A"), a, (r, base.vocab_size), a.shape[-1:] != (base.vocab_size,))
-    check_factor(key(module, "lora_embedding_B"), b, (base.hidden_size, r), b.shape[:1] != (base.hidden_size,))
-    a, b = a.float(), finite_factor(key(module, "lora_embedding_B"), b.float() * scale)
+    check_factor(tensor_name(module, "lora_embedding_A"), a, (r, base.vocab_size), a.shape[-1:] != (base.vocab_size,))
+    check_factor(tensor_name(module, "lora_embedding_B"), b, (base.hidden_size, r), b.shape[:1] != (base.hidden_size,))
+    a, b = a.float(), finite_factor(tensor_name(module, "lora_embedding_B"), b.float() * scale)
     ops: list[Op] = [LowRankEmbedding(a.T.contiguous(), (b * base.embed_scale).T.contiguous())]
     if config.use_dora:
         trained = factor(module, found, "lora_magnitude_vector")
         weight = _weight(module, (base.vocab_size, base.hidden_size), base)
         norms = row_norms(weight.T, b, a)  # over the vocabulary, for each hidden feature
-        ops.append(magnitude(key(module, "lora_magnitude_vector"), trained, norms, None))
+        ops.append(magnitude(tensor_name(module, "lora_magnitude_vector"), trained, norms, None))
     return ops
 
 
@@ -192,6 +187,6 @@ def _check_only(module: str, found: Mapping[str, Tensor], parameters: tuple[str,
     for parameter in found:
         if parameter not in parameters:
             raise PackageError(
-                f"tensor {quote(key(module, parameter))} is unknown: the module has factors of the other sort "
+                f"tensor {quote(tensor_name(module, parameter))} is unknown: the module has factors of the other sort "
                 "(linear map or embedding) too"
             )

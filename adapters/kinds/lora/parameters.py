@@ -17,7 +17,7 @@ from adapters.errors import PackageError
 from adapters.kinds.lora.config import LoraConfig
 from adapters.kinds.lora.modules import check_factor, finite_factor, rank_and_scale
 from adapters.kinds.patterns import PatternMatcher
-from adapters.kinds.saved_adapter import key
+from adapters.kinds.saved_adapter import tensor_name
 from adapters.ops import LowRank, Op
 from adapters.ops.replace import ReplaceParameters
 from adapters.ops.routed_experts import ExpertLowRank
@@ -39,14 +39,16 @@ def compile_parameters(
     rest = dict(tensors)
     ops: dict[str, Op] = {}
     for parameter, wrapper in _wrappers(base, config).items():
-        a = _take(rest, parameter, key(wrapper, "lora_A.weight"))
-        b = _take(rest, parameter, key(wrapper, "lora_B.weight"))
+        a = _take(rest, parameter, tensor_name(wrapper, "lora_A.weight"))
+        b = _take(rest, parameter, tensor_name(wrapper, "lora_B.weight"))
         r, scale = rank_and_scale(parameter, config, matcher)
         module = parameter.rpartition(".")[0]
         count, in_features, out_features = _shape(parameter, base)
-        check_factor(key(wrapper, "lora_A.weight"), a, (count * r, in_features), a.shape[-1] != in_features)
-        check_factor(key(wrapper, "lora_B.weight"), b, (out_features, r * count), b.shape[:1] != (out_features,))
-        scaled = finite_factor(key(wrapper, "lora_B.weight"), b.float() * scale)
+        check_factor(tensor_name(wrapper, "lora_A.weight"), a, (count * r, in_features), a.shape[-1] != in_features)
+        check_factor(
+            tensor_name(wrapper, "lora_B.weight"), b, (out_features, r * count), b.shape[:1] != (out_features,)
+        )
+        scaled = finite_factor(tensor_name(wrapper, "lora_B.weight"), b.float() * scale)
         if parameter in base.experts:
             ops[parameter] = _experts(a.float(), scaled, count)
         elif module in base.routers:

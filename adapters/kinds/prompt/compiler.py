@@ -18,7 +18,7 @@ from adapters.kinds.prompt.config import (
     PrefixTuningConfig,
     PromptLearningConfig,
 )
-from adapters.kinds.saved_adapter import SavedAdapter, expect_shape
+from adapters.kinds.saved_adapter import OTHER_BASE, SavedAdapter, expect_shape
 from adapters.ops import Adapter, PrefixKV, PromptEmbeds
 from adapters.quoting import quote
 
@@ -75,9 +75,8 @@ def prompt_embeds(saved: Tensor, config: PromptLearningConfig, base: BaseSpec) -
     For an encoder-decoder peft saves as many rows for the decoder after those for the encoder, and never uses them.
     """
     expect_base_count("hidden size", config.token_dim, base.hidden_size, base)
-    hint = "the shape suggests that the adapter was made for another base"
     rows = config.num_virtual_tokens * stacks_of(config, base)
-    expect_shape("prompt_embeddings", saved, (rows, base.hidden_size), hint)
+    expect_shape("prompt_embeddings", saved, (rows, base.hidden_size), OTHER_BASE)
     return PromptEmbeds(saved[: config.num_virtual_tokens].float().clone())
 
 
@@ -134,8 +133,7 @@ def compile_prefix(package: SavedAdapter, base: BaseSpec) -> Adapter:
     layers = _saved_layers(config, base)
     expect_base_count("number of key-value heads", config.num_attention_heads, heads, base)
     expect_base_count("key-value size (heads x head size)", config.token_dim, heads * dim, base)
-    hint = "the shape suggests that the adapter was made for another base"
-    expect_shape("prompt_embeddings", saved, (config.num_virtual_tokens, layers * 2 * heads * dim), hint)
+    expect_shape("prompt_embeddings", saved, (config.num_virtual_tokens, layers * 2 * heads * dim), OTHER_BASE)
     stacked = saved.float().view(config.num_virtual_tokens, layers, 2, heads, dim)
     if base.is_encoder_decoder:
         stacked = stacked[:, [2 * layer % layers for layer in range(base.num_layers)]]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 from adapters.errors import PackageError, UnsupportedKindError
 from adapters.kinds.config import AdapterConfig
 from adapters.limits import PackageLimits
@@ -12,7 +14,7 @@ from adapters.limits import PackageLimits
 class PromptLearningConfig(AdapterConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Keys of every kind that stands before the prompt. peft fills the counts in from the base's configuration.
 
-    ``trainable_token_indices`` mean here what they do in kinds that adapt modules; peft does not read them.
+    It does not read ``trainable_token_indices`` here, which mean what they do in kinds that adapt modules.
     """
 
     num_virtual_tokens: int
@@ -20,10 +22,11 @@ class PromptLearningConfig(AdapterConfig, frozen=True, kw_only=True, forbid_unkn
     num_transformer_submodules: int | None = None
     num_attention_heads: int | None = None
     num_layers: int | None = None
-    trainable_token_indices: list[int] | dict[str, list[int]] | None = None
 
+    WHOLE_PREFIX: ClassVar[str | None] = "base_model."
+
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         if not 1 <= self.num_virtual_tokens <= limits.max_virtual_tokens:
             raise PackageError(
@@ -36,8 +39,8 @@ class PromptLearningConfig(AdapterConfig, frozen=True, kw_only=True, forbid_unkn
                 "or 2 for an encoder-decoder"
             )
 
+    @override
     def semantics(self) -> dict[str, Any]:
-        """See AdapterConfig.semantics."""
         found: dict[str, Any] = {"peft_type": self.peft_type, "num_virtual_tokens": self.num_virtual_tokens}
         tokens = self.trainable_token_indices
         return {**found, "trainable_token_indices": tokens} if tokens else found
@@ -97,8 +100,8 @@ class MultitaskPromptTuningConfig(PromptLearningConfig, frozen=True, kw_only=Tru
         "prompt_tuning_init_task",
     }
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         if not 1 <= self.num_ranks <= limits.max_rank:
             raise PackageError(f"adapter_config.json: num_ranks is {self.num_ranks}; 1 to {limits.max_rank} are read")
@@ -108,8 +111,8 @@ class MultitaskPromptTuningConfig(PromptLearningConfig, frozen=True, kw_only=Tru
                 "keep that task's slice of prefix_task_cols and prefix_task_rows, and set num_tasks to 1"
             )
 
+    @override
     def semantics(self) -> dict[str, Any]:
-        """See AdapterConfig.semantics."""
         return {**super().semantics(), "num_tasks": self.num_tasks, "num_ranks": self.num_ranks}
 
 
@@ -130,8 +133,8 @@ class CPTConfig(PromptLearningConfig, frozen=True, kw_only=True, forbid_unknown_
     }
     DESCRIPTIVE: ClassVar[frozenset[str]] = AdapterConfig.DESCRIPTIVE | {"cpt_token_ids"}
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         if self.cpt_token_ids is not None and len(self.cpt_token_ids) != self.num_virtual_tokens:
             raise PackageError(

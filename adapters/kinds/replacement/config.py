@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 from adapters.errors import PackageError
 from adapters.kinds.config import AdapterConfig, TargetedConfig
 from adapters.limits import PackageLimits
@@ -24,8 +26,8 @@ class TrainableTokensConfig(TargetedConfig, frozen=True, kw_only=True, forbid_un
     IGNORED: ClassVar[frozenset[str]] = AdapterConfig.IGNORED | {"init_weights"}
     DESCRIPTIVE: ClassVar[frozenset[str]] = AdapterConfig.DESCRIPTIVE
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         if not self.token_indices:
             raise PackageError("adapter_config.json: token_indices names no token")
@@ -35,18 +37,16 @@ class FreezeConfig(AdapterConfig, frozen=True, kw_only=True, forbid_unknown_fiel
     """Keys of a Freeze adapter: all of the base was frozen but for whole ``layers`` and single ``modules``.
 
     ``layers`` are indices from 0; ``modules`` are module paths outside of them. Every parameter of both is saved.
-    ``trainable_token_indices`` are as in peft's kinds.
     """
 
     layers: list[int] | None = None
     modules: list[str] | None = None
-    trainable_token_indices: list[int] | dict[str, list[int]] | None = None
 
     KIND: ClassVar[str] = "freeze"
     DESCRIPTIVE: ClassVar[frozenset[str]] = AdapterConfig.DESCRIPTIVE | {"layers", "modules"}
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         count = len(self.layers or ()) + len(self.modules or ())
         if not count:
@@ -54,7 +54,8 @@ class FreezeConfig(AdapterConfig, frozen=True, kw_only=True, forbid_unknown_fiel
         if count > limits.max_patterns:
             raise PackageError(f"adapter_config.json names {count} layers and modules; {limits.max_patterns} are read")
 
+    @override
     def semantics(self) -> dict[str, Any]:
-        """See AdapterConfig.semantics. Packages without single tokens keep the digest that they had before these."""
+        """Packages without single tokens keep the digest that they had before these."""
         found = super().semantics()
         return {name: value for name, value in found.items() if value or name != "trainable_token_indices"}

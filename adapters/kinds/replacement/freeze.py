@@ -9,9 +9,10 @@ from torch import Tensor
 
 from adapters.base_spec import BaseSpec
 from adapters.errors import PackageError
+from adapters.kinds.config import PREFIX
 from adapters.kinds.replacement.config import FreezeConfig
-from adapters.kinds.replacement.modules_to_save import replacement
-from adapters.kinds.saved_adapter import PREFIX, SavedAdapter
+from adapters.kinds.replacement.modules_to_save import replacement, share_weight
+from adapters.kinds.saved_adapter import SavedAdapter
 from adapters.ops import Adapter
 from adapters.quoting import quote
 
@@ -44,19 +45,9 @@ def compile_freeze(package: SavedAdapter, base: BaseSpec) -> Adapter:
             "trained layers and modules; is the package complete?)"
         )
     if base.tied:
-        _tie_weights(found, base)
+        refusal = f"the base {quote(base.name)} ties its output head to its embedding; the package holds two weights"
+        share_weight(found, base, refusal)
     return Adapter(config.KIND, {module: (replacement(module, given, base),) for module, given in found.items()})
-
-
-def _tie_weights(found: dict[str, dict[str, Tensor]], base: BaseSpec) -> None:
-    """Embedding and head of a tied base are one weight: training one of them has trained the other."""
-    given = [found[module]["weight"] for module in (base.embedding, base.head) if "weight" in found.get(module, {})]
-    if len(given) == 2 and not given[0].equal(given[1]):
-        raise PackageError(
-            f"the base {quote(base.name)} ties its output head to its embedding; the package holds two weights"
-        )
-    for module in (base.embedding, base.head) if given else ():
-        found[module]["weight"] = given[0]
 
 
 def _check_names(config: FreezeConfig, base: BaseSpec) -> None:

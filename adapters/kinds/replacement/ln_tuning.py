@@ -8,11 +8,12 @@ from torch import Tensor
 
 from adapters.base_spec import BaseSpec
 from adapters.errors import PackageError
+from adapters.kinds.config import PREFIX
 from adapters.kinds.layers import check_targets
 from adapters.kinds.patterns import PatternMatcher
 from adapters.kinds.replacement.config import LnTuningConfig
 from adapters.kinds.replacement.modules_to_save import replacement
-from adapters.kinds.saved_adapter import PREFIX, SavedAdapter, expect_shape, key
+from adapters.kinds.saved_adapter import SavedAdapter, expect_shape, tensor_name
 from adapters.ops import Adapter
 from adapters.quoting import quote
 
@@ -35,7 +36,9 @@ def compile_ln_tuning(package: SavedAdapter, base: BaseSpec) -> Adapter:
         found[module][parameter] = tensor
     for module, given in found.items():
         if missing := sorted(own[module] - given.keys()):
-            raise PackageError(f"tensor {quote(key(module, _PART[1:] + missing[0]))} is missing; its partner is there")
+            raise PackageError(
+                f"tensor {quote(tensor_name(module, _PART[1:] + missing[0]))} is missing; its partner is there"
+            )
     parameter = f"{_PART[1:]}weight"
     check_targets(set(found), base, config, PatternMatcher(config), parameter, others=dict.fromkeys(own, parameter))
     return Adapter(config.KIND, {module: (replacement(module, given, base),) for module, given in found.items()})

@@ -18,9 +18,8 @@ from torch import Tensor
 from adapters.base_spec import BaseSpec
 from adapters.errors import PackageError, UnsupportedKindError
 from adapters.kinds.config import TargetedConfig
-from adapters.kinds.prompt.config import PromptLearningConfig
 from adapters.kinds.replacement.vocabulary import VocabularyTable, base_size, compare_table, table_ops
-from adapters.kinds.saved_adapter import PREFIX, SavedAdapter, expect_shape
+from adapters.kinds.saved_adapter import OTHER_BASE, SavedAdapter, expect_shape
 from adapters.ops import Op
 from adapters.ops.replace import ReplaceLinear, ReplaceParameters
 from adapters.quoting import quote
@@ -38,8 +37,7 @@ def replacement(module: str, given: Mapping[str, Tensor], base: BaseSpec) -> Op:
                 f"tensor {quote(parameter)} matches no parameter of the base {quote(base.name)}: the adapter was made "
                 "for another base, or for a part that cannot be replaced (only linear maps, norms and embeddings can)"
             )
-        hint = "the shape suggests that the adapter was made for another base"
-        expect_shape(parameter, tensor, base.parameters[parameter], hint)
+        expect_shape(parameter, tensor, base.parameters[parameter], OTHER_BASE)
     if module not in base.linears:
         return ReplaceParameters({name: tensor.float() for name, tensor in given.items()})
     weight = given["weight"].float() if "weight" in given else base.weight(module)
@@ -56,13 +54,13 @@ Found = dict[str, dict[str, Tensor]]
 
 
 class SavedModuleSorter:
-    """Sorts tensors by name: ``saved`` in the place of a module, ``over`` the base's own embedding layers."""
+    """Sorts tensors by name: ``saved`` in the place of a module, ``base_embeddings`` over the base's own."""
 
     def __init__(self, base: BaseSpec, prefix: str, wanted: dict[str, str]) -> None:
         self.base, self.prefix, self.wanted = base, prefix, wanted
         self.leaves_biases = False
         self.saved: Found = defaultdict(dict)
-        self.over: Found = defaultdict(dict)
+        self.base_embeddings: Found = defaultdict(dict)
 
     def take(self, name: str, tensor: Tensor) -> bool:
         """Whether the tensor is part of a module saved whole; then it is kept here, or dropped when it has no use."""
@@ -77,7 +75,9 @@ class SavedModuleSorter:
         found = _WRAPPED.fullmatch(short)
         module, leaf = (found["module"], found["rest"]) if found else (module, leaf)
         if module in places(self.base) and f"{module}.{leaf}" in self.base.parameters:
-            return not (leaf == "bias" and self.leaves_biases) and _put(self.over, module, leaf, tensor, name)
+            return not (leaf == "bias" and self.leaves_biases) and _put(
+                self.base_embeddings, module, leaf, tensor, name
+            )
         return False
 
     def check_complete(self) -> None:
@@ -156,12 +156,10 @@ class SavedModules:
 def take_saved_modules(package: SavedAdapter, base: BaseSpec) -> SavedModules:
     """Split a package into the modules that it was saved with, and the tensors of its kind. Raises PackageError."""
     config = package.config
-    if isinstance(config, PromptLearningConfig):
-        sorter = SavedModuleSorter(base, "base_model.", {})
-    elif isinstance(config, TargetedConfig):
-        sorter = SavedModuleSorter(base, PREFIX, wanted_modules(config.modules_to_save or (), base))
-    else:
+    if config.WHOLE_PREFIX is None:
         return SavedModules(package)
+    names = config.modules_to_save if isinstance(config, TargetedConfig) else None
+    sorter = SavedModuleSorter(base, config.WHOLE_PREFIX, wanted_modules(names or (), base))
     is_tying = isinstance(config, TargetedConfig) and config.ensure_weight_tying and base.tied
     if is_tying and base.embedding in sorter.wanted:
         if base.head in base.biases:
@@ -172,29 +170,36 @@ def take_saved_modules(package: SavedAdapter, base: BaseSpec) -> SavedModules:
     sorter.check_complete()
     sorter.check_rest(rest)
     if is_tying:
-        _share_weight(sorter.saved, base, "ensure_weight_tying is set")
+        share_weight(sorter.saved, base, _two_weights(base, "ensure_weight_tying is set"))
     ops, sizes = _compile_saved(sorter, base)
     return SavedModules(replace(package, tensors=rest), ops, sizes)
 
 
-def _share_weight(found: Found, base: BaseSpec, why: str) -> None:
-    """Let embedding and head have one weight. PackageError when the package holds two different ones."""
+def share_weight(found: Found, base: BaseSpec, refusal: str) -> None:
+    """Let embedding and head have one weight. PackageError, saying ``refusal``, for a package with two different ones.
+
+    Training one of the two has trained the other where the base ties them.
+    """
     weights = [found[module]["weight"] for module in places(base) if "weight" in found.get(module, {})]
     if len(weights) == 2 and not torch.equal(*weights):
-        raise PackageError(
-            f"the package holds different weights for the embedding and the head, which are one in the base "
-            f"{quote(base.name)} ({why}); peft would use whichever it loads last"
-        )
+        raise PackageError(refusal)
     for module in places(base) if weights else ():
         found[module]["weight"] = weights[0]
+
+
+def _two_weights(base: BaseSpec, why: str) -> str:
+    return (
+        f"the package holds different weights for the embedding and the head, which are one in the base "
+        f"{quote(base.name)} ({why}); peft would use whichever it loads last"
+    )
 
 
 def _compile_saved(sorter: SavedModuleSorter, base: BaseSpec) -> tuple[dict[str, tuple[Op, ...]], dict[str, int]]:
     ops: dict[str, tuple[Op, ...]] = {}
     sizes: dict[str, int] = {}
-    over = sorter.over
+    over = sorter.base_embeddings
     if base.tied and over:
-        _share_weight(over, base, "its config ties them")
+        share_weight(over, base, _two_weights(base, "its config ties them"))
     tables: dict[int, VocabularyTable] = {}
     for module in places(base):
         given = sorter.saved[module] if module in sorter.wanted else over.get(module, {})

@@ -12,9 +12,8 @@ from adapters.base_spec import BaseSpec
 from adapters.errors import PackageError, UnsupportedKindError
 from adapters.kinds.config import TargetedConfig
 from adapters.kinds.patterns import PatternMatcher
-from adapters.kinds.prompt.config import PromptLearningConfig
-from adapters.kinds.replacement.config import FreezeConfig, TrainableTokensConfig
-from adapters.kinds.saved_adapter import SavedAdapter, expect_shape, key
+from adapters.kinds.replacement.config import TrainableTokensConfig
+from adapters.kinds.saved_adapter import SavedAdapter, expect_shape, tensor_name
 from adapters.ops import Adapter, Op
 from adapters.ops.embedding import EmbedRows, HeadRows
 from adapters.quoting import quote
@@ -48,8 +47,6 @@ def compile_tokens(package: SavedAdapter, base: BaseSpec) -> Adapter:
 def take_tokens(package: SavedAdapter, base: BaseSpec) -> tuple[SavedAdapter, OpsByModule]:
     """Split off what ``trainable_token_indices`` added to a package of another kind. Raises PackageError."""
     config = package.config
-    if not isinstance(config, TargetedConfig | PromptLearningConfig | FreezeConfig):
-        return package, {}
     if not config.trainable_token_indices:
         return package, {}
     wanted = _by_module(config.trainable_token_indices, base)
@@ -95,7 +92,7 @@ def _take(
             raise UnsupportedKindError(
                 f"trained tokens of {quote(module)} are not served; only those of the embedding and the head are"
             )
-        name = key(module, parameter)
+        name = tensor_name(module, parameter)
         if name not in rest:
             if module == base.head and base.tied and base.embedding in wanted and ids == wanted[base.embedding]:
                 continue
@@ -105,7 +102,7 @@ def _take(
         (rows,) = ops[base.embedding]
         assert isinstance(rows, EmbedRows)
         _check_bias(base)
-        _drop_copy(key(base.head, parameter), tensors[key(base.embedding, parameter)], rest)
+        _drop_copy(tensor_name(base.head, parameter), tensors[tensor_name(base.embedding, parameter)], rest)
         ops[base.head] = (HeadRows(rows.ids, rows.rows),)
     return ops, rest
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from adapters.base_spec import BaseSpec
 from adapters.errors import PackageError
-from adapters.kinds.saved_adapter import expect_shape
+from adapters.kinds.saved_adapter import OTHER_BASE, expect_shape
 from adapters.limits import DEFAULT_LIMITS
 from adapters.ops import Adapter, Op
 from adapters.ops.embedding import EmbedRows, HeadRows
@@ -58,8 +58,7 @@ def compare_table(name: str, weight: Tensor, module: str, base: BaseSpec) -> Voc
     """
     size = len(weight) if weight.dim() else 0
     check_size(name, size, module, base)
-    hint = "the shape suggests that the adapter was made for another base"
-    expect_shape(name, weight, (size, base.hidden_size), hint)
+    expect_shape(name, weight, (size, base.hidden_size), OTHER_BASE)
     own = base.weight(base.head if base.tied else module)
     both = min(len(own), len(weight))
     is_same = _is_same(weight[:both], own[:both])

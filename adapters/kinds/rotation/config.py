@@ -6,6 +6,8 @@ import math
 import re
 from typing import ClassVar, Literal
 
+from typing_extensions import override
+
 from adapters.errors import PackageError, UnsupportedKindError
 from adapters.kinds.config import TargetedConfig, check_ranks
 from adapters.limits import PackageLimits
@@ -34,8 +36,8 @@ class OFTConfig(TargetedConfig, frozen=True, kw_only=True, forbid_unknown_fields
     KIND: ClassVar[str] = "oft"
     IGNORED: ClassVar[frozenset[str]] = TargetedConfig.IGNORED | {"fan_in_fan_out", "init_weights", "module_dropout"}
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         _check_one_of("r", self.r, "oft_block_size", self.oft_block_size)
         if not math.isfinite(self.eps) or self.eps <= 0:
@@ -71,8 +73,8 @@ class BOFTConfig(TargetedConfig, frozen=True, kw_only=True, forbid_unknown_field
     KIND: ClassVar[str] = "boft"
     IGNORED: ClassVar[frozenset[str]] = TargetedConfig.IGNORED | {"boft_dropout", "fan_in_fan_out", "init_weights"}
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         _check_one_of("boft_block_size", self.boft_block_size, "boft_block_num", self.boft_block_num)
         if not 1 <= self.boft_n_butterfly_factor <= _MAX_FACTORS:
@@ -92,8 +94,8 @@ class HRAConfig(TargetedConfig, frozen=True, kw_only=True, forbid_unknown_fields
     KIND: ClassVar[str] = "hra"
     IGNORED: ClassVar[frozenset[str]] = TargetedConfig.IGNORED | {"init_weights"}
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         check_ranks([("r", self.r)], limits)
 
@@ -107,8 +109,8 @@ class RoadConfig(TargetedConfig, frozen=True, kw_only=True, forbid_unknown_field
     KIND: ClassVar[str] = "road"
     IGNORED: ClassVar[frozenset[str]] = TargetedConfig.IGNORED | {"init_weights"}
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         if self.group_size < 2 or self.group_size % 2:
             raise PackageError(f"adapter_config.json: group_size is {self.group_size}; it must be even, and at least 2")

@@ -10,7 +10,7 @@ from adapters.errors import PackageError
 from adapters.kinds.layers import Layer, sort_layers
 from adapters.kinds.rotation.cayley import finite_rotation
 from adapters.kinds.rotation.config import HRAConfig
-from adapters.kinds.saved_adapter import SavedAdapter, key
+from adapters.kinds.saved_adapter import SavedAdapter, tensor_name
 from adapters.ops import Adapter, Op
 from adapters.ops.low_rank import LowRankInput
 from adapters.quoting import quote
@@ -31,7 +31,7 @@ def compile_hra(package: SavedAdapter, base: BaseSpec) -> Adapter:
 
     def ops(layer: Layer) -> tuple[Op, ...]:
         hint = "the number of columns is r in adapter_config.json; or the adapter was made for another base"
-        columns, name = layer.tensor(_COLUMNS, (layer.in_features, config.r), hint), key(layer.module, _COLUMNS)
+        columns, name = layer.tensor(_COLUMNS, (layer.in_features, config.r), hint), tensor_name(layer.module, _COLUMNS)
         if not bool((columns.norm(dim=0) > 0).all()):
             raise PackageError(f"tensor {quote(name)} has a column of zeros, which is no reflection")
         if config.apply_GS:

@@ -10,7 +10,7 @@ from adapters.errors import PackageError
 from adapters.kinds.layers import Layer, own_bias, sort_layers
 from adapters.kinds.rotation.cayley import cayley, cayley_series, finite_rotation, skew
 from adapters.kinds.rotation.config import BOFTConfig, OFTConfig
-from adapters.kinds.saved_adapter import SavedAdapter, key, take
+from adapters.kinds.saved_adapter import SavedAdapter, require, tensor_name
 from adapters.ops import Adapter, Op
 from adapters.ops.activations import Magnitude
 from adapters.ops.rotation import RotateInput, RotateOutput
@@ -44,7 +44,7 @@ def compile_oft(package: SavedAdapter, base: BaseSpec) -> Adapter:
 
 def _block_rotations(layer: Layer, parameter: str, features: int, config: OFTConfig) -> Tensor:
     """The rotation of each block of ``features``, minus the identity. Raises PackageError."""
-    size, name = _block_size(features, config), key(layer.module, parameter)
+    size, name = _block_size(features, config), tensor_name(layer.module, parameter)
     blocks = 1 if config.block_share else features // size
     hint = "r, oft_block_size and block_share in adapter_config.json say so; or the adapter was made for another base"
     matrices = skew(layer.tensor(parameter, (blocks, size * (size - 1) // 2), hint), size)
@@ -109,7 +109,7 @@ def _butterfly(layer: Layer, config: BOFTConfig) -> list[Op]:
     merged = size * 2 ** (factors - 1)
     if 1 < factors <= _MAX_MERGED_FACTORS and merged <= _MAX_MERGED_SIZE:
         ops = [_factors_as_one(ops, merged, layer.in_features)]
-    return [op.map(lambda change: finite_rotation(key(layer.module, _BOFT_ROTATIONS), change)) for op in ops]
+    return [op.map(lambda change: finite_rotation(tensor_name(layer.module, _BOFT_ROTATIONS), change)) for op in ops]
 
 
 def _factors_as_one(ops: list[RotateInput], size: int, features: int) -> RotateInput:
@@ -130,7 +130,7 @@ def _butterfly_layout(layer: Layer, config: BOFTConfig) -> tuple[int, int, int]:
             f"module {quote(layer.module)} has {layer.in_features} inputs, no multiple of boft_block_size or "
             "boft_block_num; was the adapter made for another base?"
         )
-    if take(layer.module, layer.found, _BOFT_ROTATIONS).shape[:1] == (1,):
+    if require(layer.module, layer.found, _BOFT_ROTATIONS).shape[:1] == (1,):
         return 1, num, size  # what peft trains where its extension does not build
     factors = config.boft_n_butterfly_factor
     if factors > 1 and (size % 2 or num % 2 ** (factors - 1)):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 from adapters.errors import PackageError, UnsupportedKindError
 from adapters.kinds.config import STORAGE, BiasedConfig, check_finite_number, check_ranks
 from adapters.limits import PackageLimits
@@ -25,8 +27,8 @@ class VeraConfig(SharedConfig, frozen=True, kw_only=True, forbid_unknown_fields=
     KIND: ClassVar[str] = "vera"
     IGNORED: ClassVar[frozenset[str]] = SharedConfig.IGNORED | {"d_initial", "vera_dropout"}
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         check_ranks([("r", self.r)], limits)
         check_seed("projection_prng_key", self.projection_prng_key)
@@ -55,8 +57,8 @@ class RandLoraConfig(SharedConfig, frozen=True, kw_only=True, forbid_unknown_fie
     KIND: ClassVar[str] = "randlora"
     IGNORED: ClassVar[frozenset[str]] = SharedConfig.IGNORED | {"randlora_dropout"}
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         check_ranks([("r", self.r)], limits)
         check_seed("projection_prng_key", self.projection_prng_key)
@@ -79,8 +81,8 @@ class VBLoraConfig(SharedConfig, frozen=True, kw_only=True, forbid_unknown_field
         "init_logits_std", "init_vector_bank_bound", "vblora_dropout",
     }  # fmt: skip
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         check_ranks([("r", self.r)], limits)
         if self.vector_length < 1:
@@ -103,8 +105,8 @@ class TinyLoraConfig(SharedConfig, frozen=True, kw_only=True, forbid_unknown_fie
     KIND: ClassVar[str] = "tinylora"
     IGNORED: ClassVar[frozenset[str]] = SharedConfig.IGNORED | {"init_v_bound", "tinylora_dropout"}
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         check_ranks([("r", self.r)], limits)
         if self.u < 1:
@@ -126,16 +128,17 @@ class UniLoraConfig(SharedConfig, frozen=True, kw_only=True, forbid_unknown_fiel
     INDEX_DTYPES: ClassVar[tuple[str, ...]] = ("I64",)
     IGNORED: ClassVar[frozenset[str]] = SharedConfig.IGNORED | {"init_theta_d_bound", "unilora_dropout"}
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         check_ranks([("r", self.r)], limits)
         if self.theta_d_length < 1:
             raise PackageError(f"adapter_config.json: theta_d_length is {self.theta_d_length}; it must be at least 1")
         check_seed("proj_seed", self.proj_seed, smallest=0)
 
+    @override
     def semantics(self) -> dict[str, Any]:
-        """See AdapterConfig.semantics. Without saved indices no tensor says which modules are adapted."""
+        """Without saved indices no tensor says which modules are adapted."""
         named = (self.target_modules, self.exclude_modules, self.layers_to_transform, self.layers_pattern)
         listed = [sorted(names, key=str) if isinstance(names, list) else names for names in named]
         return {**super().semantics(), "targets": None if self.save_indices else listed}
@@ -154,8 +157,8 @@ class FrodConfig(SharedConfig, frozen=True, kw_only=True, forbid_unknown_fields=
         "sparse_rate",
     }  # fmt: skip
 
+    @override
     def check(self, limits: PackageLimits) -> None:
-        """See AdapterConfig.check."""
         super().check(limits)
         if not self.save_projection:
             raise UnsupportedKindError(

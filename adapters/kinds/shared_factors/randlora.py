@@ -9,7 +9,7 @@ from adapters.base_spec import BaseSpec
 from adapters.errors import PackageError
 from adapters.kinds.dense import BYTES, check_memory, check_update
 from adapters.kinds.layers import Layer, Layers, sort_layers
-from adapters.kinds.saved_adapter import SavedAdapter, key
+from adapters.kinds.saved_adapter import SavedAdapter, tensor_name
 from adapters.kinds.shared_factors.config import RandLoraConfig
 from adapters.kinds.shared_factors.projections import largest, num_bases, sparse_bases, uniform_bases
 from adapters.kinds.shared_factors.shared_tensors import SharedTensors, corner
@@ -65,7 +65,8 @@ def _saved(shared: SharedTensors, layers: Layers, config: RandLoraConfig) -> tup
         for name, tensor in ((_A, a), (_B, b)):
             if name in layer.found and not torch.equal(layer.found[name].float(), tensor):
                 raise PackageError(
-                    f"tensor {quote(key(layer.module, name))} differs from base_model.{name}, which all modules share"
+                    f"tensor {quote(tensor_name(layer.module, name))} differs from base_model.{name}, which all "
+                    "modules share"
                 )
     return a, b
 
@@ -77,7 +78,7 @@ def _drawn(
     shared.check_empty(why)
     for layer in layers.layers:
         for name in {_A, _B} & layer.found.keys():
-            raise PackageError(f"tensor {quote(key(layer.module, name))} is not expected: {why}")
+            raise PackageError(f"tensor {quote(tensor_name(layer.module, name))} is not expected: {why}")
     # peft makes bases for the largest number of outputs and of inputs, which need not be of one module
     sides = largest((layer.out_features, layer.in_features) for layer in layers.layers)
     side, other, r, seed = min(sides), max(sides), config.r, config.projection_prng_key

@@ -66,7 +66,7 @@ def groups_of(count: int, tying: float) -> list[int]:
 
 def _sorted(package: SavedAdapter, base: BaseSpec, config: TinyLoraConfig) -> Layers:
     """The package by module, in the order of the base's modules, of which the embedding is the first."""
-    tensors, biases = take_biases(package.tensors, base) if config.bias != "none" else (dict(package.tensors), {})
+    tensors, biases = take_biases(package, base)
     found = by_module(tensors, _PARAMETERS if config.save_projection else _PARAMETERS[:2], config.KIND)
     shapes = {module: _shape(module, base) for module in found}
     matcher, others = PatternMatcher(config), {base.embedding: _A} if base.embedding else {}

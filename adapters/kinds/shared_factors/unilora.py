@@ -12,7 +12,7 @@ from adapters.errors import PackageError, UnsupportedKindError
 from adapters.kinds.dense import BYTES, check_memory, check_update, factor_bytes
 from adapters.kinds.layers import Layer, Layers, check_targets, sort_layers, take_biases
 from adapters.kinds.patterns import PatternMatcher
-from adapters.kinds.saved_adapter import SavedAdapter, key, take
+from adapters.kinds.saved_adapter import SavedAdapter, require, tensor_name
 from adapters.kinds.shared_factors.config import UniLoraConfig
 from adapters.kinds.shared_factors.projections import balanced_indices
 from adapters.kinds.shared_factors.shared_tensors import SharedTensors, read_indices
@@ -67,14 +67,14 @@ def _shapes(layer: Layer, config: UniLoraConfig) -> dict[str, tuple[int, int]]:
 
 def _saved(layer: Layer, which: str, shape: tuple[int, int], config: UniLoraConfig) -> DrawnEntries:
     name = _INDICES[which]
-    given = take(layer.module, layer.found, name)
-    indices = read_indices(key(layer.module, name), given, shape, config.theta_d_length)
+    given = require(layer.module, layer.found, name)
+    indices = read_indices(tensor_name(layer.module, name), given, shape, config.theta_d_length)
     return indices, layer.tensor(_SCALES[which], shape)
 
 
 def _targeted(package: SavedAdapter, base: BaseSpec, config: UniLoraConfig) -> Layers:
     """The modules that the configuration targets, which have no tensors of their own."""
-    rest, biases = take_biases(package.tensors, base) if config.bias != "none" else (dict(package.tensors), {})
+    rest, biases = take_biases(package, base)
     for name in rest:
         raise PackageError(
             f"tensor {quote(name)} is not expected: adapter_config.json says that indices were not saved (save_indices "

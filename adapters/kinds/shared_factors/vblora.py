@@ -9,7 +9,7 @@ from adapters.base_spec import BaseSpec
 from adapters.errors import PackageError
 from adapters.kinds.dense import check_memory, check_update, factor_bytes
 from adapters.kinds.layers import Layer, sort_layers
-from adapters.kinds.saved_adapter import SavedAdapter, key, take
+from adapters.kinds.saved_adapter import SavedAdapter, require, tensor_name
 from adapters.kinds.shared_factors.config import VBLoraConfig
 from adapters.kinds.shared_factors.shared_tensors import SharedTensors, read_indices
 from adapters.ops import Adapter, LowRank, Op
@@ -74,8 +74,8 @@ def _mixed(layer: Layer, name: str, shape: tuple[int, int], bank: Tensor, config
 
 def _saved_mixture(layer: Layer, name: str, shape: tuple[int, int], config: VBLoraConfig) -> tuple[Tensor, Tensor]:
     """Indices and weights. The last weight is what is missing to one."""
-    given = take(layer.module, layer.found, f"{name}{_INDICES}")
-    full = key(layer.module, f"{name}{_INDICES}")
+    given = require(layer.module, layer.found, f"{name}{_INDICES}")
+    full = tensor_name(layer.module, f"{name}{_INDICES}")
     indices = read_indices(full, given, (*shape, config.topk), config.num_vectors)
     ordered = indices.sort(-1).values
     if bool((ordered[..., 1:] == ordered[..., :-1]).any()):
@@ -83,5 +83,7 @@ def _saved_mixture(layer: Layer, name: str, shape: tuple[int, int], config: VBLo
     first = layer.tensor(f"{name}{_WEIGHTS}", (*shape, config.topk - 1))
     last = 1 - first.sum(-1, keepdim=True)
     if bool((first < 0).any()) or bool((last < -_ROUNDING).any()):
-        raise PackageError(f"tensor {quote(key(layer.module, name + _WEIGHTS))} holds no weights that add up to one")
+        raise PackageError(
+            f"tensor {quote(tensor_name(layer.module, name + _WEIGHTS))} holds no weights that add up to one"
+        )
     return indices, torch.cat([first, last.clamp(min=0)], dim=-1)

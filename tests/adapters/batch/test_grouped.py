@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
-from torch import Tensor
-from torch.func import functional_call
 from torch.nn import Linear
 
 from adapters.batch.grouped import group_ops
@@ -15,6 +13,9 @@ from adapters.batch.reference import apply_reference
 from adapters.batch.rows import MAX_PADDED_ROWS, RowSegment, plan_rows
 from adapters.ops import LowRank, Op
 from tests.adapters.ops.cases import CASES, IN, OUT
+from tests.adapters.support import StockSite
+
+pytestmark = pytest.mark.numeric
 
 # Roundings of the output type, on outputs of magnitude about 4, and the sums before it.
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 1e-1}
@@ -26,15 +27,6 @@ POPULARITY = {
     "skewed": [MAX_PADDED_ROWS + 30, 1, 1, 2],
     "all-long": [MAX_PADDED_ROWS + 1, MAX_PADDED_ROWS + 5],
 }
-
-
-class Site:
-    def __init__(self, linear: Linear) -> None:
-        self._linear = linear
-
-    def call(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        y: Tensor = functional_call(self._linear, dict(parameters), (x,))
-        return y
 
 
 def check(members: dict[object, tuple[Op, ...]], sizes: Sequence[tuple[object, int]], dtype: torch.dtype) -> None:
@@ -52,14 +44,14 @@ def check(members: dict[object, tuple[Op, ...]], sizes: Sequence[tuple[object, i
         ops += [members.get(member, ())] * size
         row += size
     x = torch.randn(row, IN, dtype=dtype)
-    want = apply_reference(linear, x.float(), ops, Site(linear))
+    want = apply_reference(linear, x.float(), ops, StockSite(linear))
     groups = group_ops(members)
     changed = x.clone()
     for group in groups.before:
-        group.apply(changed, changed, plan_rows(group.members, segments, x.device), Site(given))
+        group.apply(changed, changed, plan_rows(group.members, segments, x.device), StockSite(given))
     got = given(changed)
     for group in groups.after:
-        group.apply(x, got, plan_rows(group.members, segments, x.device), Site(given))
+        group.apply(x, got, plan_rows(group.members, segments, x.device), StockSite(given))
     torch.testing.assert_close(got.float(), want, rtol=0, atol=TOLERANCE[dtype])
 
 

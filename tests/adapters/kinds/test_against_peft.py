@@ -7,23 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from adapters.compiling import compile_package
-from adapters.package.reading import read_package
-from tests.adapters.support import op_logits, peft_logits, spec_of
+from tests.adapters.kinds.against_peft import BASES, TOLERANCE, error
 from tests.factory import make_adapter, make_base
 from tests.kinds import CASES
-
-INPUT_IDS = torch.tensor([5, 9, 250, 17, 33, 64, 64])
-TOLERANCE = 1e-5
-GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, "num_key_value_heads": 4}
-BASES: dict[str, dict[str, Any]] = {
-    "llama": {"model_type": "llama", "attention_bias": True, "mlp_bias": True},
-    "qwen2": {"model_type": "qwen2"},
-    "opt": {"model_type": "opt", "ffn_dim": 128, "word_embed_proj_dim": 64, "num_key_value_heads": 4},
-    "gpt2": {"model_type": "gpt2", **GPT2},
-}
 
 
 @pytest.fixture(scope="module", params=list(BASES))
@@ -33,13 +20,6 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def attention_modules(base: Path) -> list[str]:
     return ["c_attn", "c_proj"] if base.name == "gpt2" else ["q_proj", "v_proj"]
-
-
-def error(base: Path, path: Path) -> float:
-    adapter = compile_package(read_package(path), spec_of(base))
-    expected = peft_logits(base, path, INPUT_IDS)
-    assert (expected - op_logits(base, type(adapter)("none"), INPUT_IDS)).abs().max() > 1e-2  # no no-op
-    return float((expected - op_logits(base, adapter, INPUT_IDS)).abs().max())
 
 
 @pytest.mark.parametrize("name", ["plain", "rslora", "all-linear", "bias-all", "bias-only", "regex", "float-alpha"])

@@ -17,14 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.func import functional_call
 
 from adapters.base_spec import BaseSpec
 from adapters.compiling import compile_package
 from adapters.kinds.registry import KINDS, REFUSED
 from adapters.ops import Adapter
 from adapters.package.reading import AdapterPackage, read_package
-from tests.adapters.support import load_model, refusal, spec_of
+from tests.adapters.support import StockSite, load_model, refusal, spec_of
 from tests.kinds import CASES
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -104,18 +103,9 @@ class Bench:
         x, y = torch.ones(in_features), torch.ones(out_features)
         for op in adapter.ops[module]:
             if op.SIDE == "input":
-                assert op.reference(x, x, Site(self._model.get_submodule(module))).shape == (in_features,)
+                assert op.reference(x, x, StockSite(self._model.get_submodule(module))).shape == (in_features,)
             elif module != self.spec.head:  # whose outputs may be more, or fewer
-                assert op.reference(x, y, Site(self._model.get_submodule(module))).shape == (out_features,)
-
-
-class Site:
-    def __init__(self, module: torch.nn.Module) -> None:
-        self._module = module
-
-    def call(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        y: Tensor = functional_call(self._module, dict(parameters), (x,))
-        return y
+                assert op.reference(x, y, StockSite(self._model.get_submodule(module))).shape == (out_features,)
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pytest
 import torch
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn import Embedding
 
 from adapters.batch.grouped import group_ops
@@ -16,6 +13,9 @@ from adapters.batch.rows import MAX_PADDED_ROWS, RowSegment, plan_rows
 from adapters.ops import Op
 from adapters.ops.embedding import EmbedRows, HeadRows
 from adapters.ops.replace import ReplaceLinear, ReplaceParameters
+from tests.adapters.support import StockSite
+
+pytestmark = pytest.mark.numeric
 
 VOCAB, HIDDEN = 30, 24
 
@@ -25,15 +25,6 @@ class ScaledEmbedding(Embedding):
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input) * 3
-
-
-class Site:
-    def __init__(self, table: Embedding) -> None:
-        self._table = table
-
-    def call(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        y: Tensor = functional_call(self._table, dict(parameters), (x,))
-        return y
 
 
 def rows(ids: list[int], dtype: torch.dtype) -> EmbedRows:
@@ -55,11 +46,11 @@ def test_grouped_is_the_reference(dtype: torch.dtype, sizes: list[int]) -> None:
     starts = [1 + sum(sizes[:i]) for i in range(len(sizes))]
     segments = [RowSegment(i, start, start + n) for i, (start, n) in enumerate(zip(starts, sizes, strict=True))]
     given: list[tuple[Op, ...]] = [(), *(members[i] for i, n in enumerate(sizes) for _ in range(n)), ()]
-    want = apply_reference(lambda x: table(x[:, 0].clamp(0, VOCAB - 1)), ids, given, Site(table.float()))
+    want = apply_reference(lambda x: table(x[:, 0].clamp(0, VOCAB - 1)), ids, given, StockSite(table.float()))
     table.to(dtype)
     y = table(ids[:, 0].clamp(0, VOCAB - 1))
     for group in group_ops(members).after:
-        group.apply(ids, y, plan_rows(group.members, segments, ids.device), Site(table))
+        group.apply(ids, y, plan_rows(group.members, segments, ids.device), StockSite(table))
     torch.testing.assert_close(y.float(), want, rtol=2**-7 if dtype == torch.bfloat16 else 0, atol=0)
 
 

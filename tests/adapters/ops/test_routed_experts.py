@@ -7,6 +7,8 @@ import torch
 
 from adapters.ops.routed_experts import ExpertLowRank, Routed, expert_product
 
+pytestmark = pytest.mark.numeric
+
 EXPERTS, IN, OUT, RANK = 5, 16, 24, 8
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 1e-1}
 

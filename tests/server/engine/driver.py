@@ -23,9 +23,10 @@ from server.engine.messages import (
 )
 from server.model.model_runner import load_runner
 from tests import oracle
+from tests.bounds import LOGITS
 from tests.factory import VOCAB_SIZE
 
-TOLERANCE = 1e-5
+TOLERANCE = LOGITS
 
 
 class Driver:

@@ -13,9 +13,10 @@ from server.config import EngineConfig
 from server.model.inputs import VIRTUAL, ModelInput, SequenceInput
 from server.model.model_runner import ModelRunner, load_runner
 from tests import oracle
+from tests.bounds import LOGITS
 
 BLOCK_SIZE = 4
-TOLERANCE = 1e-5
+TOLERANCE = LOGITS
 
 
 @dataclass

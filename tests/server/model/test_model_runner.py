@@ -22,6 +22,8 @@ from tests.factory import make_adapter, make_base
 from tests.kinds import CASES
 from tests.server.model.bench import TOLERANCE, Bench
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def shared_bench(tiny_base: Path, tiny_adapters: Mapping[str, Path]) -> Bench:
@@ -66,7 +68,7 @@ def test_a_row_does_not_depend_on_its_neighbours(bench: Bench) -> None:
     rows = [bench.row(name, 10, 3 if name == "lora-r8" else i) for i, name in enumerate(bench.adapters)]
     mixed = bench.runner.execute(ModelInput([r.take(r.virtual + 10 - r.done) for r in rows]))
     at = list(bench.adapters).index("lora-r8")
-    torch.testing.assert_close(mixed[at], first, rtol=0, atol=1e-5)
+    torch.testing.assert_close(mixed[at], first, rtol=0, atol=TOLERANCE)
 
 
 def test_block_copies_happen_before_the_step(bench: Bench) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,19 @@ from tests.trainer.support import WORDS, make_config
 from trainer.commands.merge import merge as command
 from trainer.errors import CheckpointError, ConfigError
 from trainer.export.merge import TOLERANCE, merge
+from trainer.loop.session import RunResult
 from trainer.run import train
 
 REFUSED = {"bottleneck", "pfeiffer", "prefix", "prefix-plain", "prompt", "p_tuning", "p_tuning-lstm"}
 MERGED = [name for name, options in METHODS.items() if name not in REFUSED and options[0] != "method=full"]
 
 
-def trained(base: Path, folder: Path, method: str, *options: str, rows: list[Any] | None = None) -> Path:
+def train_with(base: Path, folder: Path, method: str, *options: str, rows: list[Any] | None = None) -> Path:
     result = train(make_config(folder, base, *METHODS[method], "max_steps=10", *options, rows=rows))
+    return package_of(result)
+
+
+def package_of(result: RunResult) -> Path:
     assert result.package is not None
     return result.package
 
@@ -44,8 +49,10 @@ def check(package: Path, new: Path) -> None:
 
 
 @pytest.mark.parametrize("method", MERGED)
-def test_the_merged_base_answers_as_the_adapter(tiny_base: Path, tmp_path: Path, method: str) -> None:
-    package = trained(tiny_base, tmp_path, method)
+def test_the_merged_base_answers_as_the_adapter(
+    tiny_base: Path, tmp_path: Path, trained: Callable[[str], RunResult], method: str
+) -> None:
+    package = package_of(trained(method))
     merged = merge(package, tmp_path / "new", str(tiny_base))
     assert merged.exact < TOLERANCE
     check(package, merged.path)
@@ -56,8 +63,10 @@ def test_the_merged_base_answers_as_the_adapter(tiny_base: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize("method", sorted(REFUSED))
-def test_what_is_no_change_of_weights_is_refused_with_the_reason(tiny_base: Path, tmp_path: Path, method: str) -> None:
-    package = trained(tiny_base, tmp_path, method)
+def test_what_is_no_change_of_weights_is_refused_with_the_reason(
+    tiny_base: Path, tmp_path: Path, trained: Callable[[str], RunResult], method: str
+) -> None:
+    package = package_of(trained(method))
     with pytest.raises(ConfigError, match=r"cannot be merged: it(s networks are not linear| stands before the prompt)"):
         merge(package, tmp_path / "new", str(tiny_base))
     assert not (tmp_path / "new").exists()
@@ -129,14 +138,14 @@ def distance(base: Path, package: Path, new: Path) -> float:
 def test_added_tokens_are_merged(tmp_path: Path, method: str, tied: bool) -> None:
     base = make_base(tmp_path / "small", vocab_size=259, tie_word_embeddings=tied)
     rows = [{"prompt": word, "response": f"[SQL]{word[0]}"} for word in WORDS * 8]
-    package = trained(base, tmp_path, method, "added_tokens=['[SQL]', '<|im_end|>']", rows=rows)
+    package = train_with(base, tmp_path, method, "added_tokens=['[SQL]', '<|im_end|>']", rows=rows)
     merged = merge(package, tmp_path / "new", str(base))
     check(package, merged.path)
     assert AutoTokenizer.from_pretrained(merged.path)("[SQL]", add_special_tokens=False).input_ids == [259]
 
 
 def test_an_adapter_trained_on_a_quantized_base_merges_into_the_full_one(tiny_base: Path, tmp_path: Path) -> None:
-    package = trained(tiny_base, tmp_path, "lora", "quantize=nf4")
+    package = train_with(tiny_base, tmp_path, "lora", "quantize=nf4")
     merged = merge(package, tmp_path / "new", str(tiny_base), dtype="bfloat16")
     assert merged.exact < TOLERANCE < merged.saved < 0.1  # bfloat16 rounds
     assert {tensor.dtype for tensor in load_file(merged.path / "model.safetensors").values()} == {torch.bfloat16}
@@ -146,9 +155,12 @@ def test_an_adapter_trained_on_a_quantized_base_merges_into_the_full_one(tiny_ba
 
 
 def test_what_is_wrong_is_one_line(
-    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_adapters: Mapping[str, Path]
+    tiny_base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    trained: Callable[[str], RunResult],
 ) -> None:
-    package = trained(tiny_base, tmp_path, "lora")
+    package = package_of(trained("lora"))
     other = make_base(tmp_path / "other", seed=9)
     (tmp_path / "there").mkdir()
     with pytest.raises(BaseMismatchError, match="is another base"):
@@ -169,8 +181,10 @@ def test_what_is_wrong_is_one_line(
     assert not (tmp_path / "new").exists()
 
 
-def test_the_command_says_how_close_it_is(tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    package = trained(tiny_base, tmp_path, "lora")
+def test_the_command_says_how_close_it_is(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], trained: Callable[[str], RunResult]
+) -> None:
+    package = package_of(trained("lora"))
     assert command([str(package), str(tmp_path / "new"), "--base", str(tiny_base)]) == 0
     assert command([str(package), str(tmp_path / "new"), "--base", str(tiny_base), "--overwrite"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,24 @@ from tests.trainer.served import serve
 from tests.trainer.support import make_config
 from trainer.config.methods import METHODS as CONFIGS
 from trainer.errors import ConfigError
+from trainer.loop.session import RunResult
 from trainer.run import train
 
 
-@pytest.mark.parametrize("quantize", ["none", "nf4", "int8"])
 @pytest.mark.parametrize("method", METHODS)
 def test_the_server_replays_what_the_trainer_recorded(
-    tiny_base: Path, tmp_path: Path, method: str, quantize: str
+    tiny_base: Path, trained: Callable[[str], RunResult], method: str
 ) -> None:
+    package = trained(method).package
+    assert package is not None
+    event = serve(tiny_base, package, "none")
+    assert isinstance(event, AdapterLoaded), event
+    assert event.warnings == []
+
+
+@pytest.mark.parametrize("quantize", ["nf4", "int8"])
+@pytest.mark.parametrize("method", METHODS)
+def test_and_over_a_quantized_base(tiny_base: Path, tmp_path: Path, method: str, quantize: str) -> None:
     if quantize not in CONFIGS[METHODS[method][0].removeprefix("method=")].QUANTIZED:
         with pytest.raises(ConfigError, match=r"training\.quantize"):
             make_config(tmp_path, tiny_base, f"quantize={quantize}", *METHODS[method])

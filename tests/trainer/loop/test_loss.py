@@ -15,6 +15,8 @@ from trainer.data.encoding import IGNORED, Example
 from trainer.loop.loss import LabelledHead, labelled_targets, row_losses, token_losses
 from trainer.methods import apply_method, trainable_parameters
 
+pytestmark = pytest.mark.numeric
+
 EXAMPLES = [
     Example((5, 6, 7, 8, 9, 10), (IGNORED, IGNORED, 7, 8, IGNORED, 10)),
     Example((11, 12, 13), (IGNORED, IGNORED, 13)),

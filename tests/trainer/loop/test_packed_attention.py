@@ -24,6 +24,8 @@ from trainer.loop.records import METRICS_FILE, read_metrics
 from trainer.methods import apply_method, trainable_parameters
 from trainer.run import train
 
+pytestmark = pytest.mark.numeric
+
 EXAMPLES = [
     Example((5, 6, 7, 8, 9, 10), (IGNORED, IGNORED, 7, 8, IGNORED, 10)),
     Example((11, 12, 13), (IGNORED, IGNORED, 13)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.trainer.support import losses, make_config
 from trainer.base_model import load_base
 from trainer.errors import CheckpointError, ConfigError
 from trainer.export.result import golden_logits
+from trainer.loop.session import RunResult
 from trainer.loop.start import begin_with, read_start
 from trainer.methods import apply_method
 from trainer.run import train
@@ -58,10 +60,12 @@ def assert_as_peft(model: Any, base: Path, package: Path) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_model_is_the_one_that_was_trained(tiny_base: Path, tmp_path: Path, method: str) -> None:
-    first = train(make_config(tmp_path / "first", tiny_base, *METHODS[method]))
+def test_the_model_is_the_one_that_was_trained(
+    tiny_base: Path, tmp_path: Path, trained: Callable[[str], RunResult], method: str
+) -> None:
+    first = trained(method)
     assert first.package is not None
-    starts = [first.output / "checkpoint-8"]
+    starts = [first.output / "checkpoint-40"]
     if method not in FROM_CHECKPOINTS_ONLY:
         starts.append(first.package)
     probes = read_golden(first.package)
@@ -73,14 +77,18 @@ def test_the_model_is_the_one_that_was_trained(tiny_base: Path, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("method", ENCODED)
-def test_a_package_without_its_encoder_is_refused(tiny_base: Path, tmp_path: Path, method: str) -> None:
-    first = train(make_config(tmp_path / "first", tiny_base, *METHODS[method], "max_steps=2"))
+def test_a_package_without_its_encoder_is_refused(
+    tiny_base: Path, tmp_path: Path, trained: Callable[[str], RunResult], method: str
+) -> None:
+    first = trained(method)
     assert first.package is not None
     assert "not the encoder" in error_of(tmp_path / "next", tiny_base, first.package, *METHODS[method])
 
 
-def test_the_prefix_of_a_projection_goes_on_without_it(tiny_base: Path, tmp_path: Path) -> None:
-    first = train(make_config(tmp_path / "first", tiny_base, *METHODS["prefix"], "max_steps=2"))
+def test_the_prefix_of_a_projection_goes_on_without_it(
+    tiny_base: Path, tmp_path: Path, trained: Callable[[str], RunResult]
+) -> None:
+    first = trained("prefix")
     assert first.package is not None
     options = ["method=prefix", "tokens=4", "projection=false"]
     model = begun(tmp_path / "next", tiny_base, first.package, *options)
@@ -126,11 +134,16 @@ def test_added_tokens_keep_their_rows(tmp_path: Path, base: str) -> None:
 @pytest.mark.parametrize(("kind", "first_loss"), [("dpo", math.log(2)), ("kto", 0.5)])
 @pytest.mark.parametrize("method", ["lora", "prefix", "prefix-plain", "bottleneck"])
 def test_preferences_are_compared_with_what_the_run_starts_from(
-    tiny_base: Path, tmp_path: Path, method: str, kind: str, first_loss: float
+    tiny_base: Path,
+    tmp_path: Path,
+    trained: Callable[[str], RunResult],
+    *,
+    method: str,
+    kind: str,
+    first_loss: float,
 ) -> None:
     rows = pair_rows() if kind == "dpo" else judged_rows()
-    first = train(make_config(tmp_path / "first", tiny_base, *METHODS[method]))
-    start = f"start_from={first.output / 'checkpoint-8'}"
+    start = f"start_from={trained(method).output / 'checkpoint-40'}"
     second = train(preference_config(tmp_path / "next", tiny_base, kind, *METHODS[method], start, rows=rows))
     assert losses(second)[1] == pytest.approx(first_loss, abs=1e-5)
     assert second.metrics["reward_accuracy"] > 0.5
@@ -198,8 +211,10 @@ def test_nothing_is_lost_when_the_start_is_wrong(tiny_base: Path, tmp_path: Path
     assert (first.output / "metrics.jsonl").is_file()
 
 
-def test_adalora_goes_on_from_a_checkpoint_only(tiny_base: Path, tmp_path: Path) -> None:
-    first = train(make_config(tmp_path / "first", tiny_base, *METHODS["adalora"]))
+def test_adalora_goes_on_from_a_checkpoint_only(
+    tiny_base: Path, tmp_path: Path, trained: Callable[[str], RunResult]
+) -> None:
+    first = trained("adalora")
     assert first.package is not None
     message = error_of(tmp_path / "next", tiny_base, first.package, *METHODS["adalora"])
     assert "holds the ranks that were kept" in message
@@ -215,8 +230,10 @@ def test_what_peft_was_told_at_its_own_beginning_does_not_matter(tiny_base: Path
     assert_as_peft(model, tiny_base, tmp_path / "saved")
 
 
-def test_values_are_rounded_to_the_type_that_is_trained(tiny_base: Path, tmp_path: Path) -> None:
-    first = train(make_config(tmp_path / "first", tiny_base, *METHODS["ln_tuning"], "max_steps=2"))
+def test_values_are_rounded_to_the_type_that_is_trained(
+    tiny_base: Path, tmp_path: Path, trained: Callable[[str], RunResult]
+) -> None:
+    first = trained("ln_tuning")
     assert first.package is not None
     begun(tmp_path / "next", tiny_base, first.package, *METHODS["ln_tuning"], "dtype=bfloat16")
 

@@ -8,65 +8,16 @@ from typing import Any
 
 import peft
 import pytest
-import torch
-from peft.tuners.waveft.layer import WaveFTLinear
-from transformers.activations import ACT2FN
 
 from adapters.compiling import compile_package
 from adapters.errors import PackageError
-from adapters.kinds.delta.config import ACTIVATIONS, WAVELETS
-from adapters.kinds.delta.peanut import FUNCTIONS
-from adapters.kinds.delta.spectral import TrainedPlaces, reconstruct
-from adapters.kinds.delta.wavelets import filters
-from adapters.kinds.dense import factored
-from adapters.kinds.layers import Layer
-from adapters.kinds.registry import KINDS
 from adapters.limits import PackageLimits
-from adapters.ops import LowRank
-from adapters.ops.matrices import Delta
 from adapters.package.reading import read_package
-from tests.adapters.kinds.test_against_peft import BASES, error
+from tests.adapters.kinds.against_peft import BASES, TOLERANCE, error
 from tests.adapters.support import spec_of
 from tests.factory import make_adapter, make_base
+from tests.kinds.case import CLM
 from tests.kinds.delta import SOME, around
-
-TOLERANCE = 1e-5
-CLM = "CAUSAL_LM"
-SERVED = {
-    "FOURIERFT": peft.FourierFTConfig,
-    "SHIRA": peft.ShiraConfig,
-    "C3A": peft.C3AConfig,
-    "WAVEFT": peft.WaveFTConfig,
-    "HIRA": peft.HiraConfig,
-    "GLORA": peft.GloraConfig,
-    "OSF": peft.OSFConfig,
-    "DEFT": peft.DeftConfig,
-    "PEANUT": peft.PeanutConfig,
-}
-
-
-@pytest.mark.parametrize("kind", SERVED)
-def test_every_field_of_pefts_config_is_known(kind: str) -> None:
-    ours = KINDS[kind].config
-    assert set(SERVED[kind]().to_dict()) <= {*ours.__struct_fields__, *ours.IGNORED, *ours.REFUSED}
-
-
-@pytest.mark.parametrize("family", WAVELETS)
-@pytest.mark.parametrize(("out_features", "in_features"), [(48, 80), (37, 51)])
-def test_every_wavelet_is_pefts(family: str, out_features: int, in_features: int) -> None:
-    count, layer = 70, Layer("m", out_features, in_features, {})
-    values = torch.randn(count, generator=torch.Generator().manual_seed(1))
-    found = reconstruct(*TrainedPlaces(3).draw(layer, count), values, layer, filters(family))
-    config = peft.WaveFTConfig(n_frequency=count, wavelet_family=family, random_loc_seed=3, scaling=1.0)
-    theirs = WaveFTLinear(torch.nn.Linear(in_features, out_features), "a", config, count)
-    theirs.waveft_spectrum["a"].data = values
-    torch.testing.assert_close(found, theirs.get_delta_weight("a").detach(), rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("name", ACTIVATIONS)
-def test_every_activation_is_transformers(name: str) -> None:
-    x = torch.linspace(-8, 8, 201)
-    torch.testing.assert_close(FUNCTIONS[name](x), ACT2FN[name](x), rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize(
@@ -119,14 +70,6 @@ def test_memory_is_refused_before_it_is_taken(kind: str, tiny_base: Path, tiny_a
     words = rf"take {needed} bytes in float32, the largest \('model.*{needed - 1} are allowed .*Adapt fewer modules"
     with pytest.raises(PackageError, match=words):
         compile_package(replace(package, limits=PackageLimits(max_dense_bytes=needed - 1)), spec)
-
-
-def test_the_lighter_form_is_kept() -> None:
-    left, right = torch.randn(30, 4), torch.randn(4, 20)
-    assert isinstance(factored(left, right), LowRank)
-    dense = factored(torch.randn(30, 13), torch.randn(13, 20))
-    assert isinstance(dense, Delta)
-    assert dense.weight.shape == (20, 30)
 
 
 def test_updates_by_frequency_weigh_what_they_hold(tiny_base: Path, tiny_adapters: Any) -> None:

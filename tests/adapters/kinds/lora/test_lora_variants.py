@@ -20,7 +20,7 @@ from adapters.kinds.lora.modules import row_norms
 from adapters.ops import LowRank
 from adapters.package.reading import read_package
 from tests import resized
-from tests.adapters.kinds.test_against_peft import GPT2, INPUT_IDS, TOLERANCE, error
+from tests.adapters.kinds.against_peft import GPT2, INPUT_IDS, TOLERANCE, error
 from tests.adapters.support import SMALL_SPEC, load_model, lora_tensors, op_logits, spec_of, write_raw
 from tests.factory import make_adapter, make_base
 from tests.kinds.lora import fill_lora

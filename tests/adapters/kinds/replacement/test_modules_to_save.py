@@ -17,10 +17,11 @@ from adapters.ops.replace import ReplaceLinear, ReplaceParameters
 from adapters.package.reading import read_package
 from tests import resized
 from tests.adapters.support import op_logits, spec_of
+from tests.bounds import LOGITS
 from tests.factory import make_base
 
 VOCAB = 320
-TOLERANCE = 1e-5
+TOLERANCE = LOGITS
 INPUT_IDS = [5, 9, 250, 17, 33, 64, 64]
 GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, "num_key_value_heads": 4}
 BASES: dict[str, dict[str, Any]] = {

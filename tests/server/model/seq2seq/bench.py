@@ -12,10 +12,11 @@ from server.adapter_key import AdapterKey
 from server.config import EngineConfig
 from server.model.inputs import VIRTUAL, ModelInput, SequenceInput
 from server.model.model_runner import ModelRunner, load_runner
+from tests.bounds import SEQ2SEQ_LOGITS
 from tests.server.model.seq2seq import support
 
 BLOCK_SIZE = 4
-TOLERANCE = 1e-5
+TOLERANCE = SEQ2SEQ_LOGITS
 
 
 def random_tokens(length: int, seed: int) -> list[int]:

@@ -27,6 +27,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, BitsAndBytesConfig, PreTrainedTokenizerFast
 
 from tests.factory import VOCAB_SIZE, make_tokenizer
+from tests.oracle import compute_in_fp32
 
 START, EOS = 256, 258
 S2S = "SEQ_2_SEQ_LM"
@@ -124,6 +125,7 @@ def _model(base: Path, adapter: Path | None, quantize: str) -> Any:
     model = AutoModelForSeq2SeqLM.from_pretrained(
         base, dtype=torch.float32, attn_implementation="eager", device_map={"": "cpu"}, **options
     )
+    compute_in_fp32(model)
     if quantize == "int8":
         _round_to_int8(model)
     with warnings.catch_warnings():

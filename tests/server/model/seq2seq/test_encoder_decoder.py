@@ -12,6 +12,8 @@ from server.model.inputs import ModelInput
 from tests.server.model.seq2seq import support
 from tests.server.model.seq2seq.bench import TOLERANCE, Bench
 
+pytestmark = pytest.mark.numeric
+
 Bases = Callable[[str], Path]
 Adapters = Callable[[str], dict[str, Path]]
 

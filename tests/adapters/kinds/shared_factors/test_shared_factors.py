@@ -1,4 +1,4 @@
-"""Kinds made of factors: what is drawn again, what is shared, how much it weighs, and other bases."""
+"""Kinds whose modules share factors: what is drawn again, what is shared, how much it weighs, and other bases."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import peft
 import pytest
 import torch
 from peft.tuners.frod.model import _category_from_key
-from peft.tuners.lokr.layer import factorization
 from peft.tuners.randlora.model import RandLoraModel
 from peft.tuners.unilora.model import UniLoraModel
 from safetensors.torch import load_file, save_file
@@ -20,37 +19,19 @@ from torch import Tensor
 
 from adapters.compiling import compile_package
 from adapters.errors import PackageError
-from adapters.kinds.factors.lycoris import divided
-from adapters.kinds.registry import KINDS
 from adapters.kinds.shared_factors import projections
 from adapters.kinds.shared_factors.frod import role_of
 from adapters.limits import PackageLimits
-from adapters.ops import Adapter, LowRank
+from adapters.ops import Adapter
 from adapters.ops.low_rank import RandomBases, SharedLowRank
-from adapters.ops.products import Hadamard
 from adapters.ops.replace import ReplaceLinear
 from adapters.package.reading import read_package
-from tests.adapters.kinds.test_against_peft import BASES, error
+from tests.adapters.kinds.against_peft import BASES, TOLERANCE, error
 from tests.adapters.support import load_model, spec_of
 from tests.factory import make_adapter, make_base
-from tests.kinds.factors import near, stds
+from tests.kinds.case import CLM
+from tests.kinds.shared_factors import near
 
-TOLERANCE = 1e-5
-CLM = "CAUSAL_LM"
-SERVED: dict[str, Any] = {
-    "ADALORA": peft.AdaLoraConfig(total_step=9),
-    "VERA": peft.VeraConfig(),
-    "PVERA": peft.PveraConfig(),
-    "LOHA": peft.LoHaConfig(),
-    "LOKR": peft.LoKrConfig(),
-    "RANDLORA": peft.RandLoraConfig(),
-    "VBLORA": peft.VBLoRAConfig(),
-    "TINYLORA": peft.TinyLoraConfig(),
-    "UNILORA": peft.UniLoraConfig(),
-    "GRALORA": peft.GraloraConfig(),
-    "DELORA": peft.DeloraConfig(),
-    "FROD": peft.FrodConfig(),
-}
 DRAWN = ["vera-drawn", "pvera-drawn", "randlora-drawn", "randlora-sparse", "unilora", "vblora"]
 
 
@@ -59,19 +40,12 @@ def compiled(path: Path, base: Path, **limits: int) -> Adapter:
     return compile_package(replace(package, limits=PackageLimits(**limits)), spec_of(base))
 
 
-@pytest.mark.parametrize("kind", SERVED)
-def test_every_field_of_pefts_config_is_known(kind: str) -> None:
-    ours = KINDS[kind].config
-    assert set(SERVED[kind].to_dict()) <= {*ours.__struct_fields__, *ours.IGNORED, *ours.REFUSED}
-
-
 # peft draws the projections of an embedding again too, and warns that they are missing.
 @pytest.mark.filterwarnings("ignore:Found missing adapter keys while loading the checkpoint:UserWarning")
 @pytest.mark.parametrize("architecture", ["gpt2", "opt"])
 @pytest.mark.parametrize(
     "config",
     [
-        peft.AdaLoraConfig(init_r=4, total_step=9),
         peft.VeraConfig(r=8, bias="all"),
         peft.VeraConfig(r=8, save_projection=False),
         peft.PveraConfig(r=8, save_projection=False),
@@ -80,7 +54,6 @@ def test_every_field_of_pefts_config_is_known(kind: str) -> None:
         peft.VBLoRAConfig(num_vectors=20, vector_length=16),
         peft.TinyLoraConfig(u=5, r=4, save_projection=False, weight_tying=0.3),
         peft.UniLoraConfig(r=2),
-        peft.GraloraConfig(r=4, alpha=8),
         peft.FrodConfig(progressbar=False),
     ],
     ids=lambda config: str(config.peft_type.value),
@@ -105,16 +78,13 @@ def test_other_architectures(config: Any, architecture: str, tmp_path: Path) -> 
         peft.VeraConfig(r=8),
         peft.RandLoraConfig(r=8, randlora_alpha=1, save_projection=False),
         peft.UniLoraConfig(r=2),
-        peft.LoKrConfig(r=3),
-        peft.DeloraConfig(r=3),
     ],
     ids=lambda config: str(config.peft_type.value),
 )
 def test_the_output_head(config: Any, tmp_path: Path) -> None:
     base, config = make_base(tmp_path / "base", tie_word_embeddings=False), copy.deepcopy(config)
     config.target_modules, config.task_type = {"q_proj", "lm_head"}, CLM
-    fill = stds(delora_lambda=1.0) if config.peft_type == "DELORA" else None
-    assert error(base, make_adapter(base, tmp_path / "a", config, std=0.2, fill=fill)) < TOLERANCE
+    assert error(base, make_adapter(base, tmp_path / "a", config, std=0.2)) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["vera-drawn", "pvera-drawn"])
@@ -148,12 +118,6 @@ def test_bases_are_drawn_as_peft_draws_them(sparse: bool) -> None:
         ours = projections.uniform_bases(30, 50, 7, 11)
     assert torch.equal(ours[0], theirs.randlora_A["a"])
     assert torch.equal(ours[1], theirs.randlora_B["a"])
-
-
-@pytest.mark.parametrize("factor", [-1, 0, 1, 2, 4, 7, 8, 16, 100, 5000])
-def test_sides_are_divided_as_peft_divides_them(factor: int) -> None:
-    for side in (1, 2, 7, 12, 64, 96, 127, 128, 144, 576, 1000, 4096, 11008):
-        assert divided(side, factor) == factorization(side, factor)
 
 
 def test_roles_are_named_as_peft_names_them() -> None:
@@ -192,13 +156,6 @@ def test_a_vera_adapter_weighs_its_vectors_and_one_pair_of_factors(
 ) -> None:
     package = read_package(tiny_adapters["vera"])
     assert compile_package(package, spec_of(tiny_base)).nbytes == package.nbytes
-
-
-def test_products_stay_factored_where_they_would_grow(tiny_base: Path, tiny_adapters: Mapping[str, Path]) -> None:
-    small, large = (compiled(tiny_adapters[name], tiny_base) for name in ("loha", "loha-of-higher-rank"))
-    assert {type(op) for ops in small.ops.values() for op in ops} == {LowRank}
-    assert {type(op) for ops in large.ops.values() for op in ops} == {Hadamard}
-    assert large.nbytes == read_package(tiny_adapters["loha-of-higher-rank"]).nbytes
 
 
 @pytest.mark.parametrize("name", DRAWN)

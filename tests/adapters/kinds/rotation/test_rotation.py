@@ -1,4 +1,4 @@
-"""Kinds that scale, rotate or replace, on other architectures and in the forms that peft saves only sometimes."""
+"""Kinds that rotate, in the forms that peft saves only sometimes."""
 
 from __future__ import annotations
 
@@ -7,47 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from peft import BOFTConfig, HRAConfig, IA3Config, LNTuningConfig, MissConfig, OFTConfig, RoadConfig
+from peft import BOFTConfig, HRAConfig, OFTConfig, RoadConfig
 from peft.tuners.boft import layer as boft_layer
 
 from adapters.compiling import compile_package
 from adapters.ops.low_rank import LowRankInput
 from adapters.ops.rotation import RotateInput
 from adapters.package.reading import read_package
-from tests.adapters.kinds.test_against_peft import BASES, error
+from tests.adapters.kinds.against_peft import TOLERANCE, error
 from tests.adapters.support import spec_of
-from tests.factory import make_adapter, make_base
+from tests.factory import make_adapter
+from tests.kinds.case import CLM
 from tests.kinds.rotation import near_one
-from tests.kinds.scale import around_one
-
-TOLERANCE = 1e-5
-CLM = "CAUSAL_LM"
-
-
-@pytest.fixture(scope="module", params=["gpt2", "opt", "qwen2"])
-def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("bases") / request.param, **BASES[request.param])
-
-
-@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to:UserWarning")
-@pytest.mark.parametrize("fan_in_fan_out", [False, True])
-def test_ia3_with_the_architectures_own_modules(base: Path, fan_in_fan_out: bool, tmp_path: Path) -> None:
-    config = IA3Config(fan_in_fan_out=fan_in_fan_out, task_type=CLM)  # peft adds target and feedforward modules
-    assert error(base, make_adapter(base, tmp_path / "a", config, fill=around_one)) < TOLERANCE
-
-
-def test_norms_with_biases(base: Path, tmp_path: Path) -> None:
-    modules = {"gpt2": ["ln_1", "ln_f"], "opt": ["self_attn_layer_norm", "final_layer_norm"], "qwen2": None}[base.name]
-    config = LNTuningConfig(target_modules=modules, task_type=CLM)
-    assert error(base, make_adapter(base, tmp_path / "a", config, fill=around_one)) < TOLERANCE
-
-
-@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`:UserWarning")
-@pytest.mark.parametrize("module", ["c_proj", "c_fc", "wte", "lm_head"])
-def test_ln_tuning_of_modules_that_are_no_norms(module: str, tmp_path: Path) -> None:
-    base = make_base(tmp_path / "gpt2", **BASES["gpt2"])  # whose linear maps are stored the other way round
-    config = LNTuningConfig(target_modules=[module], task_type=CLM)
-    assert error(base, make_adapter(base, tmp_path / "a", config, std=0.1)) < TOLERANCE
 
 
 @pytest.mark.filterwarnings("ignore:Failed to load the CUDA extension:UserWarning")
@@ -89,15 +60,12 @@ def test_oft_options(options: dict[str, Any], tiny_base: Path, tmp_path: Path) -
         OFTConfig(oft_block_size=8, target_modules=["lm_head"], task_type=CLM),
         OFTConfig(oft_block_size=8, target_modules=["embed_tokens", "lm_head"], task_type=CLM),
         HRAConfig(r=4, target_modules=["lm_head", "q_proj"], task_type=CLM),
-        MissConfig(r=8, target_modules=["lm_head"], task_type=CLM),
         RoadConfig(group_size=32, target_modules=["lm_head"], task_type=CLM),
-        IA3Config(target_modules=["lm_head"], feedforward_modules=[], task_type=CLM),
     ],
     ids=lambda config: str(config.peft_type.value),
 )
 def test_the_output_head(config: Any, tiny_base: Path, tmp_path: Path) -> None:
-    fill = around_one if isinstance(config, IA3Config) else None
-    assert error(tiny_base, make_adapter(tiny_base, tmp_path / "a", config, std=0.05, fill=fill)) < TOLERANCE
+    assert error(tiny_base, make_adapter(tiny_base, tmp_path / "a", config, std=0.05)) < TOLERANCE
 
 
 def test_nearly_equal_reflections_give_a_small_update(tiny_base: Path, tmp_path: Path) -> None:

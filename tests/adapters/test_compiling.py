@@ -1,0 +1,39 @@
+"""Packages made for another base or chat template are refused, and both are named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from adapters.compiling import compile_package
+from adapters.errors import BaseMismatchError
+from adapters.package.manifest import BaseRef, Manifest
+from adapters.package.reading import read_package
+from adapters.package.writing import write_package
+from tests.adapters.support import LORA_CONFIG, SMALL_SPEC, lora_tensors
+
+
+def write_with_manifest(path: Path, fingerprint: str, template: str | None) -> Path:
+    manifest = Manifest(
+        kind="lora", base=BaseRef("their-base", fingerprint), created=datetime.now(UTC), chat_template_sha256=template
+    )
+    write_package(path, LORA_CONFIG, lora_tensors(), manifest)
+    return path
+
+
+def test_another_base_is_named(tmp_path: Path) -> None:
+    package = read_package(write_with_manifest(tmp_path / "p", "e" * 64, None))
+    words = "made for the base 'their-base' .*eeeeeeeeeeee.* serves 'small' .*ffffffffffff.*train the adapter"
+    with pytest.raises(BaseMismatchError, match=words):
+        compile_package(package, SMALL_SPEC)
+
+
+def test_another_chat_template_is_refused(tmp_path: Path) -> None:
+    package = read_package(write_with_manifest(tmp_path / "p", SMALL_SPEC.fingerprint, "b" * 64))
+    with pytest.raises(BaseMismatchError, match="another chat template"):
+        compile_package(package, SMALL_SPEC)
+    assert compile_package(package, replace(SMALL_SPEC, chat_template_sha256="b" * 64)).ops
+    assert compile_package(package, replace(SMALL_SPEC, chat_template_sha256=None)).ops

@@ -1,0 +1,38 @@
+"""How far apart two ways of computing the same numbers may be, derived from the arithmetic and not from a run."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+
+def bound(dtype: torch.dtype, length: int, depth: int = 1, scale: float = 1.0) -> float:
+    """The distance up to which two results are the same up to rounding in ``dtype``.
+
+    A computed sum of ``length`` products is within ``gamma_n |x|.|y|`` of the exact one, ``gamma_n = n u / (1 - n u)``,
+    whatever the order of its terms (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1,
+    (3.5)): so whatever the CPU, its kernels and the rows beside. ``u`` is half the distance from 1 to the next number.
+    Roundings go either way, which is why the constant ``n`` may be replaced by its square root (ibid., section 2.8;
+    this is also what makes the bound sharp enough to find a fault). ``depth`` is the number of sums one after another,
+    whose errors add up at worst; both sides have them, hence twice.
+
+    ``scale`` is ``|x|.|y|``, the sum of the absolute products, of the largest result. With entries of random signs it
+    is about ``0.64 length`` times their deviations: what cancels in the result does not cancel in its error.
+
+    Products of half types keep their sums in fp32 and round the results alone: there ``length`` counts the roundings
+    one after another, and ``scale`` is the size of what is rounded.
+    """
+    unit = torch.finfo(dtype).eps / 2
+    return 2 * depth * math.sqrt(length) * unit * scale
+
+
+# Logits of the tiny bases of tests.factory. The longest sums are over 128 features. One after another: in each of two
+# layers two norms, projection, scores, values, output, up and down, then the last norm and the head. Of a logit,
+# |x|.|y| is 64 features of size 0.8 (after a norm) times weights of size 0.8 * 0.12.
+# It is 1.2e-4; a single weight matrix rounded to half precision moves logits by 5e-4 (tests/test_bounds.py).
+LOGITS = bound(torch.float32, length=128, depth=18, scale=64 * 0.8 * 0.8 * 0.12)
+
+# Those of the tiny encoder-decoders: in each of two layers eight such sums in the encoder and thirteen in the decoder,
+# which attends twice, then two norms and the head.
+SEQ2SEQ_LOGITS = bound(torch.float32, length=128, depth=45, scale=64 * 0.8 * 0.8 * 0.12)
