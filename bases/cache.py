@@ -6,7 +6,6 @@ take turns; the second finds the first one's result. It does not know who will l
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -17,6 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from bases.errors import BaseModelError
 from bases.finding import gguf_base_dir
@@ -56,13 +57,14 @@ def build_once(
 
 @contextmanager
 def _one_at_a_time(lock: Path, progress: Progress) -> Iterator[None]:
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress("another import is running; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield  # closing the file releases the lock, also when the process dies
+    turn = FileLock(lock)  # released also when the process dies
+    try:
+        held = turn.acquire(blocking=False)
+    except Timeout:
+        progress("another import is running; waiting for it")
+        held = turn.acquire()
+    with held:
+        yield
 
 
 def seal(built: Path, source: Mapping[str, Any], files: Iterable[str]) -> None:

@@ -23,12 +23,12 @@ from server.api.middleware import BodyLimit, RequestLog
 from server.catalog.lifecycle import AdapterLifecycle
 from server.catalog.registry import Registry
 from server.catalog.store import AdapterStore
-from server.config import EngineConfig, ServerConfig
+from server.config import DEFAULT_MODEL, EngineConfig
 from server.engine.ipc.client import ClientCore
 from server.engine.ipc.process_client import ProcessEngineClient
 from server.errors import EngineStartError, EngineUnavailableError
 from server.metrics import Metrics
-from server.settings import DEFAULT_MODEL
+from server.settings import ServerConfig
 from server.text.tokenizer import TextProcessor
 
 MakeEngine = Callable[[EngineConfig], ClientCore]
@@ -136,7 +136,7 @@ async def _start(parts: ServerContext, on_started: OnStarted | None) -> None:
     try:
         await parts.engine.start()
         parts.metrics.set_info(parts.version, parts.engine.info)
-        for name, path in parts.config.adapters:
+        for name, path in parts.config.adapter:
             await _load(parts, name, Path(path).expanduser())
         parts.admission.open()
     except EngineStartError as error:

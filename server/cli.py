@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
-from server.settings import load
+from server.command_line import load
 
 EXIT_USAGE = 2
 
@@ -14,7 +13,7 @@ EXIT_USAGE = 2
 def serve(argv: Sequence[str]) -> int:
     """Serve a base and its adapters; returns the exit code. Our own errors are raised for the caller to print."""
     try:
-        config = load(argv, os.environ)
+        config = load(argv)
     except ValueError as error:
         print(f"hotswap serve: {error} (see hotswap serve --help)", file=sys.stderr)
         return EXIT_USAGE

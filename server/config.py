@@ -1,12 +1,39 @@
-"""Settings as frozen structs: of the engine (it travels to the child process as JSON) and of the whole server."""
+"""The engine's settings as a frozen struct, which travels to the engine process as JSON; imports no pydantic.
+
+Type, default and help of each setting stand at its field, once: ``server.settings`` makes flags, names in the
+environment and keys of the YAML file of them.
+"""
 
 from __future__ import annotations
 
-import ipaddress
+from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 
 from bases.names import DTYPES, QUANTIZATIONS
+
+DEFAULT_MODEL = "default"
+ENGINE, ADDRESS, KEYS, LIMITS = "base model and engine", "address", "keys", "limits and the rest"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """How the operator reads about a setting; ``help`` speaks of the default only where the value says too little."""
+
+    group: str
+    help: str
+    metavar: str | None = None
+
+    def text(self, default: object) -> str:
+        """The line of ``--help``, with ``default`` as the operator would write it."""
+        if default in ("", ()):
+            return self.help
+        shown = f"{default:g}" if isinstance(default, float) else default
+        if isinstance(default, bool):
+            shown = "on" if default else "off"
+        text = self.help if "(default" in self.help else self.help + " (default {default})"
+        return text.format(default=shown)
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -14,25 +41,27 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     ``model`` is a resolved directory. ``quantize`` is one of QUANTIZATIONS: auto keeps a quantized checkpoint as it is
     and makes nf4 of others; -dq quantizes the scales as well. ``dtype`` is one of DTYPES: auto means bf16 where the
-    device computes in it natively, else fp32. ``kv_cache_gb`` is the size of the KV cache.
-    ``max_num_batched_tokens`` bounds the tokens of one step, ``max_num_seqs`` its sequences, ``max_model_len`` the
-    positions of one sequence (0: what the base allows). ``threads`` 0 leaves torch's own choice.
+    device computes in it natively, else fp32. ``max_model_len`` and ``threads`` are 0 where nobody chose.
     ``chat_template_sha256`` is of the template served instead of the base's own, which adapters must have been trained
-    with; empty: the base's own.
+    with; empty: the base's own. It is computed, so it has no flag.
     """
 
-    model: str
-    quantize: str = "auto"
-    dtype: str = "auto"
-    device: str = "auto"
-    max_model_len: int = 0
-    max_num_seqs: int = 64
-    max_num_batched_tokens: int = 512
-    block_size: int = 16
-    kv_cache_gb: float = 1.0
-    prefix_caching: bool = True
-    threads: int = 0
-    trust_remote_code: bool = False
+    model: Annotated[
+        str, Flag(ENGINE, "the base: hub id, directory or GGUF file (default: a small built-in one)", "ID|PATH")
+    ] = DEFAULT_MODEL
+    quantize: Annotated[str, Flag(ENGINE, f"{', '.join(QUANTIZATIONS[1:])} (default: as saved, or nf4)", "HOW")] = (
+        "auto"
+    )
+    dtype: Annotated[str, Flag(ENGINE, f"{', '.join(DTYPES[:-1])} or {DTYPES[-1]}", "TYPE")] = "auto"
+    device: Annotated[str, Flag(ENGINE, "auto, cpu or cuda", "DEVICE")] = "auto"
+    max_model_len: Annotated[int, Flag(ENGINE, "positions of one sequence (default: what the base allows)", "N")] = 0
+    max_num_seqs: Annotated[int, Flag(ENGINE, "sequences computed at once", "N")] = 64
+    max_num_batched_tokens: Annotated[int, Flag(ENGINE, "tokens of one step", "N")] = 512
+    block_size: Annotated[int, Flag(ENGINE, "positions of one KV block", "N")] = 16
+    kv_cache_gb: Annotated[float, Flag(ENGINE, "memory for the KV cache", "GB")] = 1.0
+    prefix_caching: Annotated[bool, Flag(ENGINE, "share the KV of equal prompt beginnings")] = True
+    threads: Annotated[int, Flag(ENGINE, "CPU threads of the engine (default: torch's choice)", "N")] = 0
+    trust_remote_code: Annotated[bool, Flag(ENGINE, "run model code that comes with the base")] = False
     chat_template_sha256: str = ""
 
     def __post_init__(self) -> None:
@@ -46,80 +75,3 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"--kv-cache-gb must be above 0, not {self.kv_cache_gb}")
         if self.max_model_len < 0 or self.threads < 0:
             raise ValueError("--max-model-len and --threads must not be negative")
-
-
-class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything ``hotswap serve`` can be told. Bad values raise ValueError naming the flag.
-
-    ``engine.model`` is as the operator gave it (a hub id or a directory) until ``server.app.run`` resolves it.
-    ``served_model_name`` empty: the base's own name. ``adapters`` are (name, directory or archive) loaded at start;
-    those that answer exactly as the base does are refused unless ``allow_noop``. Keys are kept only as SHA-256
-    digests. ``max_waiting_requests`` bounds the sequences accepted beyond ``max_num_seqs``;
-    ``max_candidates`` bounds the adapter versions that are resident without being live.
-    ``max_sequences_per_request`` bounds n times the prompts of one request. ``data_dir`` holds the adapter
-    packages; empty: a temporary directory that goes with the process.
-    """
-
-    engine: EngineConfig
-    host: str = "127.0.0.1"
-    port: int = 8000
-    served_model_name: str = ""
-    adapters: tuple[tuple[str, str], ...] = ()
-    allow_noop: bool = False
-    api_keys: tuple[bytes, ...] = ()
-    admin_keys: tuple[bytes, ...] = ()
-    public_metrics: bool = False
-    chat_template: str = ""
-    data_dir: str = ""
-    max_waiting_requests: int = 512
-    max_sequences_per_request: int = 256
-    max_stop_strings: int = 16
-    max_body_mb: float = 8.0
-    max_upload_mb: float = 2048.0
-    drain_seconds: float = 30.0
-    metrics_adapters: int = 100
-    max_candidates: int = 16
-    log_level: str = "info"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise ValueError(f"--port must be 0 to 65535, not {self.port}")
-        for name in ("max_sequences_per_request", "max_stop_strings", "metrics_adapters"):
-            _require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("max_body_mb", "max_upload_mb"):
-            _require(self, name, getattr(self, name) > 0, "above 0")
-        for name in ("max_waiting_requests", "drain_seconds", "max_candidates"):
-            _require(self, name, getattr(self, name) >= 0, "0 or more")
-        levels = ("debug", "info", "warning", "error")
-        _require(self, "log_level", self.log_level in levels, ", ".join(levels))
-        if not (self.is_loopback or self.api_keys or self.admin_keys):
-            raise ValueError(
-                f"--host {self.host} can be reached from other machines and no key is configured, so anyone could "
-                "replace adapters; give --admin-key (and --api-key for inference), or use --host 127.0.0.1"
-            )
-        names = [name for name, _ in self.adapters]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"--adapter names {twice[0]!r} twice")
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine can connect."""
-        return is_loopback_name(self.host)
-
-    @property
-    def admin_is_open(self) -> bool:
-        """Whether the admin API needs no key: no key of any kind is configured and only this machine can connect."""
-        return self.is_loopback and not self.api_keys and not self.admin_keys
-
-
-def is_loopback_name(host: str) -> bool:
-    """Whether a host name or address means this machine only."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _require(config: ServerConfig, name: str, holds: bool, wanted: str) -> None:
-    if not holds:
-        raise ValueError(f"--{name.replace('_', '-')} must be {wanted}, not {getattr(config, name)}")

@@ -20,9 +20,9 @@ from adapters.errors import AdapterError
 from adapters.package.inspection import inspect_package
 from server.api.context import ServerContext
 from server.app import create_app, make_context
-from server.config import ServerConfig
 from server.errors import EngineStartError, InvalidRequestError
 from server.logs import configure_logging
+from server.settings import ServerConfig
 
 
 def banner(parts: ServerContext, url: str) -> str:
@@ -150,7 +150,7 @@ class DrainingServer(uvicorn.Server):
 
 def check_adapters(parts: ServerContext) -> None:
     """Find what is wrong with --adapter before the base is loaded. Raises EngineStartError."""
-    for name, path in parts.config.adapters:
+    for name, path in parts.config.adapter:
         try:
             parts.registry.check_new_name(name)
             if Path(path).expanduser().is_dir():

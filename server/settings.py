@@ -1,148 +1,36 @@
-"""Where settings come from: flags over environment (HOTSWAP_*) over a YAML file over defaults.
+"""Everything ``hotswap serve`` can be told: one declaration of each setting, those of the engine taken from its struct.
 
-One table describes every setting; the parser, the environment and the file are all read by it. It does not know what
-the settings mean: ``server.config`` checks them.
+It does not know where values come from: ``server.command_line`` reads them.
 """
 
 from __future__ import annotations
 
-import argparse
-import difflib
 import hashlib
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import ipaddress
+from datetime import date
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-import yaml
-
-from server.config import EngineConfig, ServerConfig
-
-ENV_PREFIX = "HOTSWAP_"
-DEFAULT_MODEL = "default"
-_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One setting: ``name`` as in the YAML file; ``kind`` is str, int, float, bool or list (of str)."""
-
-    name: str
-    kind: type
-    group: str
-    help: str
-    metavar: str | None = None
-
-    @property
-    def flag(self) -> str:
-        """The command line's name."""
-        return "--" + self.name.replace("_", "-")
-
-    @property
-    def env(self) -> str:
-        """The environment's name."""
-        return ENV_PREFIX + self.name.upper()
-
-
-_BASE, _HTTP, _KEYS, _LIMITS = "base model and engine", "address", "keys", "limits and the rest"
-SETTINGS = (
-    Setting("model", str, _BASE, "the base: hub id, directory or GGUF file (default: a small built-in one)", "ID|PATH"),
-    Setting("served_model_name", str, _BASE, "name clients use for the base (default: its own name)", "NAME"),
-    Setting("adapter", list, _BASE, "serve this adapter package (directory or archive); repeatable", "NAME=PATH"),
-    Setting("quantize", str, _BASE, "nf4, nf4-dq, fp4, fp4-dq, int8, none (default: as saved, or nf4)", "HOW"),
-    Setting("dtype", str, _BASE, "auto, float32, bfloat16 or float16 (default auto)", "TYPE"),
-    Setting("device", str, _BASE, "auto, cpu or cuda (default auto)", "DEVICE"),
-    Setting("max_model_len", int, _BASE, "positions of one sequence (default: what the base allows)", "N"),
-    Setting("max_num_seqs", int, _BASE, "sequences computed at once (default 64)", "N"),
-    Setting("max_num_batched_tokens", int, _BASE, "tokens of one step (default 512)", "N"),
-    Setting("block_size", int, _BASE, "positions of one KV block (default 16)", "N"),
-    Setting("allow_noop", bool, _BASE, "serve --adapter packages that answer exactly as the base does (default off)"),
-    Setting("kv_cache_gb", float, _BASE, "memory for the KV cache (default 1)", "GB"),
-    Setting("prefix_caching", bool, _BASE, "share the KV of equal prompt beginnings (default on)"),
-    Setting("threads", int, _BASE, "CPU threads of the engine (default: torch's choice)", "N"),
-    Setting("trust_remote_code", bool, _BASE, "run model code that comes with the base (default off)"),
-    Setting("chat_template", str, _BASE, "Jinja file to use instead of the base's chat template", "FILE"),
-    Setting("host", str, _HTTP, "address to listen on (default 127.0.0.1: this machine only)", "ADDRESS"),
-    Setting("port", int, _HTTP, "port to listen on (default 8000; 0: any free one)", "PORT"),
-    Setting("api_key", list, _KEYS, "key for inference; repeatable", "KEY"),
-    Setting("api_key_file", list, _KEYS, "file with one inference key a line; repeatable", "FILE"),
-    Setting("admin_key", list, _KEYS, "key for the admin API, and for inference; repeatable", "KEY"),
-    Setting("admin_key_file", list, _KEYS, "file with one admin key a line; repeatable", "FILE"),
-    Setting("public_metrics", bool, _KEYS, "serve /metrics without a key even where keys are configured (default off)"),
-    Setting("max_waiting_requests", int, _LIMITS, "sequences queued before new ones get 429 (default 512)", "N"),
-    Setting("max_sequences_per_request", int, _LIMITS, "n times prompts of one request (default 256)", "N"),
-    Setting("max_stop_strings", int, _LIMITS, "stop strings of one request (default 16)", "N"),
-    Setting("max_body_mb", float, _LIMITS, "size of one JSON request (default 8)", "MB"),
-    Setting("max_upload_mb", float, _LIMITS, "size of one adapter upload (default 2048)", "MB"),
-    Setting("drain_seconds", float, _LIMITS, "time running requests get to finish at shutdown (default 30)", "S"),
-    Setting("metrics_adapters", int, _LIMITS, "adapters with metrics of their own (default 100)", "N"),
-    Setting("max_candidates", int, _LIMITS, "adapter versions uploaded but not live, at once (default 16)", "N"),
-    Setting("data_dir", str, _LIMITS, "where adapter packages are kept (default: a temporary directory)", "DIR"),
-    Setting("log_level", str, _LIMITS, "debug, info, warning or error (default info)", "LEVEL"),
+import msgspec
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    create_model,
+    field_validator,
+    model_validator,
 )
-_BY_NAME = {setting.name: setting for setting in SETTINGS}
+
+from server.config import ADDRESS, ENGINE, KEYS, LIMITS, EngineConfig, Flag
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Ends with one line and exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
-
-
-def parser() -> argparse.ArgumentParser:
-    """The parser of ``hotswap serve``; every absent flag is None."""
-    out = _Parser(
-        prog="hotswap serve",
-        description="Serve one base model and its adapters over the OpenAI API.",
-        epilog="Every flag can also be given as HOTSWAP_<NAME> in the environment (lists separated by commas) or as "
-        "<name> in the YAML file; flags win over the environment, which wins over the file.",
-        allow_abbrev=False,
-    )
-    out.add_argument("--config", metavar="FILE", help="YAML file of settings")
-    groups = {title: out.add_argument_group(title) for title in dict.fromkeys(s.group for s in SETTINGS)}
-    for setting in SETTINGS:
-        groups[setting.group].add_argument(setting.flag, help=setting.help, **_argparse_options(setting))
-    return out
-
-
-def _argparse_options(setting: Setting) -> dict[str, Any]:
-    if setting.kind is bool:
-        return {"action": argparse.BooleanOptionalAction, "default": None}
-    if setting.kind is list:
-        return {"action": "append", "metavar": setting.metavar}
-    return {"metavar": setting.metavar}
-
-
-def load(argv: Sequence[str], environ: Mapping[str, str]) -> ServerConfig:
-    """The configuration of a command line. Raises ValueError with one clear line; exits 2 on bad flags."""
-    commands = parser()
-    namespace, unknown = commands.parse_known_args(list(argv))
-    if unknown:
-        raise ValueError(f"unknown argument {unknown[0]!r}{_nearest(unknown[0], [s.flag for s in SETTINGS])}")
-    merged: dict[str, Any] = {}
-    path = namespace.config or environ.get(ENV_PREFIX + "CONFIG")
-    if path:
-        merged.update(_from_file(Path(path)))
-    merged.update({s.name: _convert(s, environ[s.env], s.env) for s in SETTINGS if s.env in environ})
-    flags = {s.name: getattr(namespace, s.name) for s in SETTINGS}
-    merged.update({k: _convert(_BY_NAME[k], v, _BY_NAME[k].flag) for k, v in flags.items() if v is not None})
-    return build(merged)
-
-
-def build(values: Mapping[str, Any]) -> ServerConfig:
-    """The configuration of merged, converted settings. Raises ValueError naming the flag."""
-    values = dict(values)
-    extra: dict[str, Any] = {}
-    if (adapters := values.pop("adapter", None)) is not None:
-        extra["adapters"] = tuple(_name_and_path(item) for item in adapters)
-    for scope in ("api_key", "admin_key"):
-        keys = [*values.pop(scope, []), *_keys_of_files(values.pop(f"{scope}_file", []))]
-        extra[f"{scope}s"] = tuple(hash_key(key) for key in keys)
-    engine_fields = {k: values.pop(k) for k in EngineConfig.__struct_fields__ if k in values}
-    engine = EngineConfig(**{"model": DEFAULT_MODEL, **engine_fields})
-    return ServerConfig(engine=engine, **values, **extra)
+class WrongKindError(ValueError):
+    """A value is not of the kind its setting takes; the setting says which that is."""
 
 
 def hash_key(key: str) -> bytes:
@@ -152,90 +40,165 @@ def hash_key(key: str) -> bytes:
     return hashlib.sha256(key.strip().encode()).digest()
 
 
-def _keys_of_files(paths: Sequence[str]) -> list[str]:
-    keys: list[str] = []
-    for path in paths:
-        found = [line.strip() for line in _read(Path(path)).splitlines() if line.strip() and not line.startswith("#")]
-        if not found:
-            raise ValueError(f"{path} holds no key; write one a line")
-        keys += found
-    return keys
-
-
-def _name_and_path(item: str) -> tuple[str, str]:
-    name, sep, path = item.partition("=")
-    if not (name and sep and path):
-        raise ValueError(f"--adapter wants NAME=PATH, not {item!r}")
-    return name, path
-
-
-def _from_file(path: Path) -> dict[str, Any]:
+def read_text(path: str | Path) -> str:
+    """A file the operator named. Raises ValueError saying why it cannot be read."""
     try:
-        content = yaml.safe_load(_read(path))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" (line {mark.line + 1})" if mark else ""
-        raise ValueError(f"{path} is not valid YAML{where}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold settings as `name: value` lines")
-    out: dict[str, Any] = {}
-    for key, value in content.items():
-        setting = _BY_NAME.get(str(key).replace("-", "_"))
-        if setting is None:
-            raise ValueError(f"{path}: unknown setting {str(key)!r}{_nearest(str(key), list(_BY_NAME))}")
-        out[setting.name] = _convert(setting, value, f"{path}: {setting.name}")
-    return out
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.expanduser().read_text(encoding="utf-8")
+        return Path(path).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ValueError(f"cannot read {path}: {reason}") from error
 
 
-def _nearest(wrong: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(wrong.partition("=")[0], known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def _convert(setting: Setting, value: Any, where: str) -> Any:
-    """``value`` (text from a flag or the environment, or YAML) as the setting's kind; ``where`` is for the message."""
-    if setting.kind is list:
-        return _as_list(value, where)
-    if setting.kind is bool:
-        return _as_bool(value, where)
-    if isinstance(value, bool | list | dict) or value is None or (setting.kind is int and isinstance(value, float)):
-        raise ValueError(f"{where} must be {_wanted(setting.kind)}, not {value!r}")
-    try:
-        converted = setting.kind(value)
-    except ValueError as error:
-        raise ValueError(f"{where} must be {_wanted(setting.kind)}, not {value!r}") from error
-    if setting.kind is float and not math.isfinite(converted):
-        raise ValueError(f"{where} must be {_wanted(setting.kind)}, not {value!r}")
-    return converted
-
-
-def _wanted(kind: type) -> str:
-    return {int: "a whole number", float: "a number"}.get(kind, "a text")
-
-
-def _as_list(value: Any, where: str) -> list[str]:
-    if isinstance(value, dict):  # adapter: {name: path}
-        return [f"{k}={v}" for k, v in value.items()]
+def _texts(value: object) -> list[str]:
+    """The items of a list: repeated flags, a YAML list or mapping (adapter: {name: path}), text with commas."""
+    if isinstance(value, dict):
+        return [f"{key}={item}" for key, item in value.items()]
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
-    if isinstance(value, list) and all(isinstance(v, str) for v in value):
+    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         return list(value)
-    raise ValueError(f"{where} must be a list of texts, not {value!r}")
+    raise WrongKindError("not a list of texts")
 
 
-def _as_bool(value: Any, where: str) -> bool:
-    if isinstance(value, bool):
-        return value
-    if str(value).lower() in _TRUE + _FALSE:
-        return str(value).lower() in _TRUE
-    raise ValueError(f"{where} must be true or false, not {value!r}")
+def _names_and_paths(value: object) -> list[tuple[str, str]]:
+    found = []
+    for item in _texts(value):
+        name, sep, path = item.partition("=")
+        if not (name and sep and path):
+            raise ValueError(f"--adapter wants NAME=PATH, not {item!r}")
+        found.append((name, path))
+    return found
+
+
+def _digests(value: object) -> list[bytes]:
+    return [hash_key(key) for key in _texts(value)]
+
+
+def _digests_of_files(value: object) -> list[bytes]:
+    found = []
+    for path in _texts(value):
+        lines = [line.strip() for line in read_text(path).splitlines() if line.strip() and not line.startswith("#")]
+        if not lines:
+            raise ValueError(f"{path} holds no key; write one a line")
+        found += [hash_key(key) for key in lines]
+    return found
+
+
+def _with_engine_settings(model: type[Model]) -> type[Model]:
+    """``model`` with the engine's settings as fields of its own."""
+    parts: dict[str, Any] = {"__module__": model.__module__, "__doc__": model.__doc__, **_ENGINE_SETTINGS}
+    return create_model(model.__name__, __base__=model, **parts)
+
+
+# Type and default of the fields that have a Flag, that is, are settings; the others are computed.
+_ENGINE_SETTINGS = {
+    field.name: (field.type, field.default)
+    for field in msgspec.structs.fields(EngineConfig)
+    if any(isinstance(item, Flag) for item in getattr(field.type, "__metadata__", ()))
+}
+Adapters = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_names_and_paths)]
+Keys = Annotated[tuple[bytes, ...], BeforeValidator(_digests)]
+KeyFiles = Annotated[tuple[bytes, ...], BeforeValidator(_digests_of_files)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+PortNumber = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(ge=0)]
+Size = Annotated[float, Field(gt=0)]
+Level = Literal["debug", "info", "warning", "error"]
+
+
+@_with_engine_settings
+class ServerConfig(BaseModel):
+    """The settings of a server. Bad values raise ValidationError, a ValueError.
+
+    ``engine.model`` is as the operator gave it (a hub id or a directory) until ``server.app.make_context`` resolves it.
+    ``adapter`` are (name, directory or archive) loaded at start; those that answer exactly as the base does are refused
+    unless ``allow_noop``. Keys are kept only as SHA-256 digests. ``max_waiting_requests`` bounds the sequences accepted
+    beyond ``max_num_seqs``; ``max_candidates`` bounds the adapter versions that are resident without being live.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+
+    served_model_name: Annotated[str, Flag(ENGINE, "name clients use for the base (default: its own)", "NAME")] = ""
+    adapter: Annotated[
+        Adapters, Flag(ENGINE, "serve this adapter package (directory or archive); repeatable", "NAME=PATH")
+    ] = ()
+    allow_noop: Annotated[bool, Flag(ENGINE, "serve --adapter packages that answer exactly as the base does")] = False
+    chat_template: Annotated[str, Flag(ENGINE, "Jinja file to use instead of the base's chat template", "FILE")] = ""
+    host: Annotated[str, Flag(ADDRESS, "address to listen on (default {default}: this machine only)", "ADDRESS")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[PortNumber, Flag(ADDRESS, "port to listen on (default {default}; 0: any free one)", "PORT")] = 8000
+    api_key: Annotated[Keys, Flag(KEYS, "key for inference; repeatable", "KEY")] = ()
+    api_key_file: Annotated[KeyFiles, Flag(KEYS, "file with one inference key a line; repeatable", "FILE")] = ()
+    admin_key: Annotated[Keys, Flag(KEYS, "key for the admin API, and for inference; repeatable", "KEY")] = ()
+    admin_key_file: Annotated[KeyFiles, Flag(KEYS, "file with one admin key a line; repeatable", "FILE")] = ()
+    public_metrics: Annotated[bool, Flag(KEYS, "serve /metrics without a key even where keys are configured")] = False
+    max_waiting_requests: Annotated[Count, Flag(LIMITS, "sequences queued before new ones get 429", "N")] = 512
+    max_sequences_per_request: Annotated[Positive, Flag(LIMITS, "n times prompts of one request", "N")] = 256
+    max_stop_strings: Annotated[Positive, Flag(LIMITS, "stop strings of one request", "N")] = 16
+    max_body_mb: Annotated[Size, Flag(LIMITS, "size of one JSON request", "MB")] = 8.0
+    max_upload_mb: Annotated[Size, Flag(LIMITS, "size of one adapter upload", "MB")] = 2048.0
+    drain_seconds: Annotated[Seconds, Flag(LIMITS, "time running requests get to finish at shutdown", "S")] = 30.0
+    metrics_adapters: Annotated[Positive, Flag(LIMITS, "adapters with metrics of their own", "N")] = 100
+    max_candidates: Annotated[Count, Flag(LIMITS, "adapter versions uploaded but not live, at once", "N")] = 16
+    data_dir: Annotated[
+        str, Flag(LIMITS, "where adapter packages are kept (default: a temporary directory)", "DIR")
+    ] = ""
+    log_level: Annotated[Level, Flag(LIMITS, "debug, info, warning or error", "LEVEL")] = "info"
+    _engine: EngineConfig = PrivateAttr()
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_written(cls, value: object, info: ValidationInfo) -> object:
+        """YAML's numbers and dates where a text is wanted are text; its booleans and fractions are no whole numbers."""
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if (isinstance(value, bool) and kind in (int, float, str)) or (isinstance(value, float) and kind is int):
+            raise WrongKindError("a switch or a fraction")
+        return str(value) if kind is str and isinstance(value, int | float | date) else value
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        names = [name for name, _ in self.adapter]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"--adapter names {twice[0]!r} twice")
+        if not (self.is_loopback or self.api_keys or self.admin_keys):
+            raise ValueError(
+                f"--host {self.host} can be reached from other machines and no key is configured, so anyone could "
+                "replace adapters; give --admin-key (and --api-key for inference), or use --host 127.0.0.1"
+            )
+        self._engine = EngineConfig(**{name: getattr(self, name) for name in _ENGINE_SETTINGS})
+        return self
+
+    @property
+    def engine(self) -> EngineConfig:
+        """What the engine process is told."""
+        return self._engine
+
+    @property
+    def api_keys(self) -> tuple[bytes, ...]:
+        """Digests of all inference keys."""
+        return self.api_key + self.api_key_file
+
+    @property
+    def admin_keys(self) -> tuple[bytes, ...]:
+        """Digests of all admin keys."""
+        return self.admin_key + self.admin_key_file
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        return is_loopback_name(self.host)
+
+    @property
+    def admin_is_open(self) -> bool:
+        """Whether the admin API needs no key: no key of any kind is configured and only this machine can connect."""
+        return self.is_loopback and not self.api_keys and not self.admin_keys
+
+
+def is_loopback_name(host: str) -> bool:
+    """Whether a host name or address means this machine only."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

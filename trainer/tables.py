@@ -1,4 +1,4 @@
-"""Rows as a table of aligned columns, for a terminal. Knows nothing of what they say."""
+"""Rows as a table of aligned columns, and counts in words, for a terminal. Knows nothing of what they say."""
 
 from __future__ import annotations
 
@@ -14,3 +14,8 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence
         ).rstrip()
         for row in (header, *rows)
     )
+
+
+def counted(count: int, noun: str = "row") -> str:
+    """``count`` and its ``noun``: ``1 row``, ``2,000 rows``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

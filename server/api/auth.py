@@ -15,7 +15,7 @@ from fastapi import Depends, Request
 
 from server.api.context import ContextDep
 from server.api.error_responses import ApiError
-from server.config import ServerConfig, is_loopback_name
+from server.settings import ServerConfig, is_loopback_name
 
 
 def require_inference(request: Request, parts: ContextDep) -> None:

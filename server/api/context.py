@@ -15,10 +15,10 @@ from fastapi import Depends, Request
 from server.adapter_key import AdapterKey
 from server.catalog.lifecycle import AdapterLifecycle
 from server.catalog.registry import Registry
-from server.config import ServerConfig
 from server.engine.ipc.client import EngineClient
 from server.errors import EngineUnavailableError, QueueFullError
 from server.metrics import Metrics
+from server.settings import ServerConfig
 from server.text.tokenizer import TextProcessor
 
 

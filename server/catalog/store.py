@@ -5,13 +5,13 @@ Names from outside never become paths. Every call blocks on the disk: run it off
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
 import secrets
 import shutil
 from collections.abc import Collection
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from adapters.errors import PackageError
 from adapters.package.archive import unpack
@@ -34,13 +34,16 @@ class AdapterStore:
         try:
             for folder in (self._quarantine, self._packages):
                 folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(root / "lock")
+            self._lock = FileLock(root / "lock", mode=0o600, thread_local=False)  # goes with the process, too
+            self._lock.acquire(blocking=False)
+        except Timeout as error:
+            raise EngineStartError(f"{root} is in use by another server; give this one its own --data-dir") from error
         except OSError as error:
             raise EngineStartError(f"cannot keep adapters in {root}: {error.strerror}") from error
 
     def close(self) -> None:
         """Let another store have ``root``."""
-        os.close(self._lock)
+        self._lock.release()
 
     def sweep(self, known: Collection[Path]) -> None:
         """Delete what an earlier server left: everything in quarantine, and packages other than the ``known`` ones."""
@@ -98,19 +101,6 @@ class AdapterStore:
 
 def _opaque_name() -> str:
     return secrets.token_hex(16)
-
-
-def _lock(path: Path) -> int:
-    """Open and lock a file; the lock goes with the descriptor, also when the process is killed."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise EngineStartError(
-            f"{path.parent} is in use by another server; give this one its own --data-dir"
-        ) from error
-    return descriptor
 
 
 def _copy_package(source: Path, target: Path) -> None:

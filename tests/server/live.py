@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,8 @@ import uvicorn
 
 from server.api.context import ServerContext
 from server.app import create_app, make_context
-from server.config import EngineConfig, ServerConfig
 from server.engine.ipc.local_client import LocalEngineClient
+from server.settings import ServerConfig
 
 DEADLINE = 60.0
 # "auto" would be bf16 on the CPUs that have it, and answers no longer those of an fp32 oracle.
@@ -72,10 +72,18 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 
 @contextmanager
-def live_server(base: Path, data_dir: Path, *, engine: dict[str, Any] | None = None, **config: Any) -> Iterator[Live]:
-    """Serve ``base`` until the block is left; ``engine`` and ``config`` are fields of the configurations."""
-    engine_config = EngineConfig(model=str(base), quantize="none", threads=1, **{**ENGINE, **(engine or {})})
-    parts = make_context(ServerConfig(engine=engine_config, **config), data_dir, LocalEngineClient)
+def live_server(
+    base: Path,
+    data_dir: Path,
+    *,
+    adapters: Iterable[tuple[str, str]] = (),
+    engine: dict[str, Any] | None = None,
+    **config: Any,
+) -> Iterator[Live]:
+    """Serve ``base`` and ``adapters`` (name, path) until the block is left; ``engine`` and ``config`` are settings."""
+    common = {"model": str(base), "quantize": "none", "threads": 1, "adapter": dict(adapters)}
+    settings = ServerConfig.model_validate({**common, **ENGINE, **(engine or {}), **config})
+    parts = make_context(settings, data_dir, LocalEngineClient)
     started: list[Exception | None] = []
     app = create_app(parts, started.append)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none", lifespan="on"))

@@ -12,7 +12,7 @@ from trainer.commands.common import guarded, parse_settings, silence_libraries
 
 if TYPE_CHECKING:
     from trainer.config.schema import TrainConfig
-    from trainer.data.splits import DatasetSplits
+    from trainer.data.data_report import Splits
     from trainer.preference.preference_data import PreferenceData
 
 _YAML = (".yaml", ".yml")
@@ -109,19 +109,19 @@ def _run_check(args: argparse.Namespace) -> int:
     if config.preference:
         return _check_preferences(config, tokenizer, end_ids, as_json=args.json)
     from trainer.data.data_report import check_data_set, report_text
-    from trainer.data.sources import with_recipe
-    from trainer.data.splits import find_splits, progress_messages
+    from trainer.data.splits import progress_messages
+    from trainer.data.training_data import split_conversations
 
     progress = progress_messages(lambda text: print(text, file=sys.stderr, flush=True))
-    parts = find_splits(with_recipe(config.data), config.training.seed, progress)
-    report = check_data_set(config, tokenizer, end_ids, progress, parts=parts)
+    splits = split_conversations(config.data, config.training.seed, progress)
+    report = check_data_set(config, tokenizer, end_ids, progress, splits=splits)
     if args.json:
         print(_json(report))
         return 1 if report.error else 0
     print(report_text(report))
     if not report.error:
         print("\nthe first row, with what is learned marked (hotswap data preview shows more):")
-        _print_rows(parts, tokenizer, end_ids, _Look(1, colour=sys.stdout.isatty()))
+        _print_rows(splits, tokenizer, end_ids, _Look(1, colour=sys.stdout.isatty()))
     return 1 if report.error else 0
 
 
@@ -134,10 +134,9 @@ def _run_preview(args: argparse.Namespace) -> int:
 
         _print_preferences(load_preference_data(config, tokenizer, end_ids), tokenizer, look)
         return 0
-    from trainer.data.sources import with_recipe
-    from trainer.data.splits import find_splits
+    from trainer.data.training_data import split_conversations
 
-    _print_rows(find_splits(with_recipe(config.data), config.training.seed), tokenizer, end_ids, look)
+    _print_rows(split_conversations(config.data, config.training.seed), tokenizer, end_ids, look)
     return 0
 
 
@@ -165,10 +164,10 @@ class _Look:
     ids: bool = False
 
 
-def _print_rows(parts: DatasetSplits, tokenizer: Any, end_ids: tuple[int, ...], look: _Look) -> None:
+def _print_rows(splits: Splits, tokenizer: Any, end_ids: tuple[int, ...], look: _Look) -> None:
     from trainer.data.preview import marked, preview
 
-    for shown in preview(parts, tokenizer, end_ids, look.count):
+    for shown in preview(splits, tokenizer, end_ids, look.count):
         if shown.dropped:
             print(f"--- {shown.where}: dropped, {shown.dropped}\n")
         for example in shown.examples:

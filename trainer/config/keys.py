@@ -46,10 +46,12 @@ def check_keys(raw: dict[str, Any]) -> None:
     if isinstance(method, dict):
         method.setdefault("type", LoraMethod.KIND)
         if not isinstance(method["type"], str) or method["type"] not in METHODS:
-            raise ConfigError(f"method.type: {method['type']!r} is not a method; known are {', '.join(METHODS)}")
+            raise ConfigError(f"method.type: unknown method {method['type']!r}; choose from {', '.join(METHODS)}")
     preference = raw.get("preference")
     if isinstance(preference, dict) and _type_of(raw, "preference") not in PREFERENCES:
-        raise ConfigError(f"preference.type: {preference.get('type')!r} is none of {', '.join(PREFERENCES)}")
+        raise ConfigError(
+            f"preference.type: unknown kind {preference.get('type')!r}; choose from {', '.join(PREFERENCES)}"
+        )
     known = _known_keys(raw)
     for key in _walk(raw, "", _free_mappings(known)):
         if key not in known:
@@ -210,8 +212,8 @@ def describe_method(name: str) -> MethodDescription:
     """The method called ``name``. Raises ConfigError naming the nearest one."""
     if name not in METHODS:
         near = difflib.get_close_matches(name, METHODS, 1, 0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(METHODS)}"
-        raise ConfigError(f"{name!r} is not a method; {hint}")
+        hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(METHODS)}"
+        raise ConfigError(f"unknown method {name!r}; {hint}")
     struct: Any = METHODS[name]
     summary, _, details = inspect.cleandoc(struct.__doc__ or "").partition("\n\n")
     hints = typing.get_type_hints(struct, include_extras=True)

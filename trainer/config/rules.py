@@ -45,7 +45,7 @@ def check_preference(
     *,
     too_long: str,
     added_tokens: bool,
-    starts: bool,
+    starts_from: bool,
 ) -> None:
     """Raise ConfigError, naming the key, for values that do not go together."""
     kind = preference.KIND
@@ -53,12 +53,12 @@ def check_preference(
         raise ConfigError(f"training.exact_match_rows: {kind} has no responses to match; leave it out")
     if method.KIND == "adalora":
         raise ConfigError(f"method.type: adalora adds a term to the loss of supervised training; {kind} has none")
-    if added_tokens and not (starts and kind in ("dpo", "kto")):
+    if added_tokens and not (starts_from and kind in ("dpo", "kto")):
         raise ConfigError(
             f"added_tokens: the reference of {kind} is the base, which does not know them; leave them out"
             + ("" if kind not in ("dpo", "kto") else ", or name an adapter that does with start_from")
         )
-    if starts and isinstance(preference, RewardPreference):
+    if starts_from and isinstance(preference, RewardPreference):
         raise ConfigError(
             "start_from: a reward model begins with the base; merge the adapter into one first (hotswap merge)"
         )
@@ -77,7 +77,7 @@ def check_preference(
     elif isinstance(preference, RewardPreference) and not isinstance(method, LoraMethod):
         raise ConfigError(f"method.type: reward models are trained with lora (dora, rslora), not with {method.KIND}")
     elif isinstance(preference, GrpoPreference):
-        if preference.beta and starts:
+        if preference.beta and starts_from:
             raise ConfigError("preference.beta: it would hold the model to the base, not to start_from; set it to 0")
         _check_grpo(preference, method, training)
 
@@ -126,7 +126,7 @@ def check(config: TrainConfig) -> None:
             config.training,
             too_long=config.data.too_long,
             added_tokens=bool(config.added_tokens),
-            starts=bool(config.start_from),
+            starts_from=bool(config.start_from),
         )
     _check_start(config)
     _check_packing(config)

@@ -1,6 +1,7 @@
 """Rows to conversations: the formats that rows have by their columns, and what stands in a row of each.
 
-Knows neither tokens nor templates.
+``ConversationReader`` reads supervised rows; readers of other data are made of the same parts. Knows neither tokens nor
+templates.
 """
 
 from __future__ import annotations
@@ -13,7 +14,18 @@ from typing import Any
 import msgspec
 
 from trainer.config.data import Columns, DataConfig, ShapeName
-from trainer.data.messages import ASSISTANT, Conversation, Message, messages_of, named, pairs_of, tools_of, written_out
+from trainer.data.messages import (
+    ASSISTANT,
+    Conversation,
+    Message,
+    key_of,
+    messages_of,
+    named,
+    pairs_of,
+    tools_of,
+    with_system,
+    written_out,
+)
 from trainer.data.rows import RawRow
 from trainer.errors import DataError
 
@@ -85,7 +97,7 @@ def find_layout(config: DataConfig, row: RawRow) -> Layout:
         lacking = next(column for column in closest.required if column not in row.values)
         raise _missing(row, lacking, None)
     raise DataError(
-        f"{row.where} has columns of no known shape (found: {_some_columns(row.values)}; "
+        f"{row.where} has columns of no known shape (found: {some_columns(row.values)}; "
         f"known: {'; '.join(' and '.join(shape.required.values()) for shape in ROW_FORMATS)}); {_suggestion(row)}"
     )
 
@@ -102,11 +114,15 @@ def _columns_found(layout: Layout, row: RawRow) -> int:
 
 
 def _missing(row: RawRow, column: str, expected: Layout | None) -> DataError:
+    return missing_column(row, column, "data.columns", instead=_other_shape(row, expected) if expected else "")
+
+
+def missing_column(row: RawRow, column: str, where_to_name: str, *, instead: str = "") -> DataError:
+    """``row`` lacks ``column``, whose name is set under ``where_to_name``; ``instead`` is advice in its place."""
     near = difflib.get_close_matches(column, list(row.values), 1, 0.6)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    other = _other_shape(row, expected) if expected else ""
-    advice = other or f"{hint}name yours in data.columns"
-    return DataError(f"{row.where} has no column {column!r} (found: {_some_columns(row.values)}); {advice}")
+    advice = instead or f"{hint}name yours in {where_to_name}"
+    return DataError(f"{row.where} has no column {column!r} (found: {some_columns(row.values)}); {advice}")
 
 
 def _other_shape(row: RawRow, expected: Layout) -> str:
@@ -128,7 +144,8 @@ def _first(names: Sequence[str], among: Iterable[str]) -> str | None:
     return next((name for name in names if name in among), None)
 
 
-def _some_columns(columns: Iterable[str]) -> str:
+def some_columns(columns: Iterable[str]) -> str:
+    """The first of ``columns``, in words."""
     names = list(columns)
     more = f", and {len(names) - _SHOWN_COLUMNS} more" if len(names) > _SHOWN_COLUMNS else ""
     return (", ".join(names[:_SHOWN_COLUMNS]) or "none") + more
@@ -159,9 +176,7 @@ def read_row(row: RawRow, layout: Layout, config: DataConfig) -> ParsedRow:
         return ParsedRow((Message(TEXT, text),))
     messages = messages_of(cells.where("messages"), cells.required("messages")) if "messages" in layout.columns else ()
     messages = messages or _turns(cells, config)
-    system = cells.optional("system") or config.system_prompt
-    if system and messages and messages[0].role != "system":
-        messages = (Message("system", system), *messages)
+    messages = with_system(messages, cells.optional("system") or config.system_prompt)
     tools = tools_of(cells.where("tools"), cells.get("tools"))
     if config.tools == "text":
         messages, tools = written_out(messages, tools), []
@@ -169,9 +184,39 @@ def read_row(row: RawRow, layout: Layout, config: DataConfig) -> ParsedRow:
     return ParsedRow(messages, tuple(tools))
 
 
+class ConversationReader:
+    """Reads the rows of one source, all of which have the shape of its first row."""
+
+    layout: Layout
+
+    def __init__(self, config: DataConfig) -> None:
+        self._config = config
+
+    def read(self, row: RawRow) -> ParsedRow:
+        """What stands in ``row``. Raises DataError and DroppedRow as ``read_row`` does."""
+        if not hasattr(self, "layout"):
+            self.layout = self._layout_of(row)
+        return read_row(row, self.layout, self._config)
+
+    def key(self, parsed: ParsedRow) -> bytes:
+        """Bytes that are equal for equal conversations."""
+        return key_of(parsed.conversation)
+
+    def _layout_of(self, row: RawRow) -> Layout:
+        layout = find_layout(self._config, row)
+        if self._config.too_long == "split" and layout.shape != "text":
+            raise DataError(f"data.too_long: split is for the shape text; {layout.shape} rows can be dropped or cut")
+        return layout
+
+
+def answer_indices(conversation: Sequence[Message]) -> list[int]:
+    """Where the assistant answers: a first message answers nothing."""
+    return [i for i, message in enumerate(conversation) if message.role == ASSISTANT and i > 0]
+
+
 def answers_of(conversation: Sequence[Message], config: DataConfig) -> list[int]:
     """Indices of the messages to be learned: those of the assistant that ``data.learn`` and they themselves allow."""
-    answers = [i for i, message in enumerate(conversation) if message.role == ASSISTANT and i > 0]
+    answers = answer_indices(conversation)
     if config.learn == "last_answer":
         answers = answers[-1:]
     return [i for i in answers if conversation[i].learned]
@@ -180,17 +225,22 @@ def answers_of(conversation: Sequence[Message], config: DataConfig) -> list[int]
 def _turns(cells: _Cells, config: DataConfig) -> Conversation:
     if "messages" in cells.columns:
         return ()
-    prompt = cells.text("prompt")
-    if more := cells.optional("input"):
-        prompt = f"{prompt}\n{more}" if prompt.strip() else more
+    prompt = joined(cells.text("prompt"), cells.optional("input"))
     _require_text(prompt, "empty prompt")
     history = pairs_of(cells.where("history"), cells.get("history")) if "history" in cells.columns else ()
     return (*history, Message("user", config.prompt_prefix + prompt), Message(ASSISTANT, cells.text("response")))
 
 
+def joined(prompt: str, more: str | None) -> str:
+    """``prompt`` with its ``input`` below it, as in alpaca's data."""
+    if not more or not more.strip():
+        return prompt
+    return f"{prompt}\n{more}" if prompt.strip() else more
+
+
 def require_answer(conversation: Conversation, config: DataConfig) -> None:
     """Raise DroppedRow where there is nothing to learn."""
-    answers = [i for i, message in enumerate(conversation) if message.role == ASSISTANT and i > 0]
+    answers = answer_indices(conversation)
     if not answers:
         raise DroppedRow("no assistant message after a first message")
     if all(message.role == "system" for message in conversation[: answers[-1]]):

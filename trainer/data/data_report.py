@@ -17,24 +17,26 @@ import numpy.typing as npt
 
 from trainer.config.data import DataConfig
 from trainer.config.schema import TrainConfig
-from trainer.data.conversations import DroppedRow, ParsedRow, read_row
+from trainer.data.conversations import ConversationReader, DroppedRow, ParsedRow
 from trainer.data.encoding import IGNORED, Encoded, RowEncoder, without_limits
 from trainer.data.messages import key_of
 from trainer.data.rendering import is_foreign
-from trainer.data.sources import with_recipe
-from trainer.data.splits import PROGRESS_EVERY, DatasetSplits, Indices, Progress, Survey, find_splits, nothing_left
+from trainer.data.splits import PROGRESS_EVERY, DatasetSplits, Indices, Progress, Survey, nothing_left
 from trainer.data.token_statistics import (
     LengthLimit,
     Lengths,
     VocabularyUse,
     length_limits,
+    lengths_table,
     limit_of,
     suggested_limit,
     summarize,
     vocabulary_use,
 )
-from trainer.data.training_data import notes_of
+from trainer.data.training_data import notes_of, split_conversations
+from trainer.tables import aligned, counted
 
+Splits = DatasetSplits[ConversationReader]
 _PLACES_KEPT = 5  # places that are kept of every kind of finding
 _OUTLIER = 4  # times the 95th percentile
 
@@ -92,17 +94,17 @@ def check_data_set(
     end_ids: Sequence[int],
     progress: Progress | None = None,
     *,
-    parts: DatasetSplits | None = None,
+    splits: Splits | None = None,
 ) -> DataReport:
-    """Count what training as ``config`` says would see, in its ``parts`` where they were found already.
+    """Count what training as ``config`` says would see, in its ``splits`` where they were found already.
 
     Raises DataError for files that cannot be read at all.
     """
-    parts = parts or find_splits(with_recipe(config.data), config.training.seed, progress)
-    counts = _Counts(parts.config, tokenizer, end_ids, progress)
-    for found, used in parts.by_survey():
-        counts.add(found, used, parts)
-    return counts.report(parts, config.training.batch_size)
+    splits = splits or split_conversations(config.data, config.training.seed, progress)
+    counts = _Counts(splits.config, tokenizer, end_ids, progress)
+    for found, used in splits.by_survey():
+        counts.add(found, used, splits)
+    return counts.report(splits, config.training.batch_size)
 
 
 class _Counts:
@@ -122,36 +124,36 @@ class _Counts:
         self._ids: Counter[int] = Counter()
         self._asked, self._answered = array("q"), array("q")
 
-    def add(self, found: Survey, used: dict[str, Indices], parts: DatasetSplits) -> None:
+    def add(self, found: Survey[ConversationReader], used: dict[str, Indices], splits: Splits) -> None:
         """Count the rows of ``found``; ``used`` are those of each part."""
         part_of = np.zeros(found.rows, np.int8)
         for i, indices in enumerate(used.values(), 1):
             part_of[indices] = i
         repeated = _marked(found.rows, found.usable[_repeats(found.keys)])
-        overlapping = _marked(found.rows, parts.overlapping if "validation" in used else np.zeros(0, np.int64))
+        overlapping = _marked(found.rows, splits.overlapping if "validation" in used else np.zeros(0, np.int64))
         names = ["", *used]
         for number, row in enumerate(found.source.rows()):
             if self._progress and number % PROGRESS_EVERY == 0:
                 self._progress(f"tokenising {found.source.name}", number, found.rows)
             try:
-                reading = read_row(row, found.layout, self._config)
+                parsed = found.reader.read(row)
                 if repeated[number]:
                     self._repeated.add(row.where)
                 if overlapping[number]:
                     self._overlapping.add(row.where)
                 if part_of[number]:
-                    self._encode(names[part_of[number]], row.where, reading)
+                    self._encode(names[part_of[number]], row.where, parsed)
             except DroppedRow as reason:
                 self._dropped[str(reason)].add(row.where)
 
-    def _encode(self, part: str, where: str, reading: ParsedRow) -> None:
-        self._remember(reading)
+    def _encode(self, part: str, where: str, parsed: ParsedRow) -> None:
+        self._remember(parsed)
         try:
-            encoded = self._rows.encode(reading)
+            encoded = self._rows.encode(parsed)
         except DroppedRow:
-            self._measure(where, self._unlimited.encode(reading))
+            self._measure(where, self._unlimited.encode(parsed))
             raise
-        self._measure(where, self._unlimited.encode(reading) if encoded.cut else encoded)
+        self._measure(where, self._unlimited.encode(parsed) if encoded.cut else encoded)
         self._examples[part] += len(encoded.examples)
         for limit in set(encoded.cut):
             self._cut[limit].add(where)
@@ -167,20 +169,20 @@ class _Counts:
         keep = heapq.heappush if len(self._longest) < _PLACES_KEPT else heapq.heappushpop
         keep(self._longest, (length, where))
 
-    def _remember(self, reading: ParsedRow) -> None:
-        *asked, answer = reading.conversation
+    def _remember(self, parsed: ParsedRow) -> None:
+        *asked, answer = parsed.conversation
         if asked:
             self._asked.append(hash(key_of(tuple(asked))))
             self._answered.append(hash(answer.content))
 
-    def report(self, parts: DatasetSplits, batch_size: int) -> DataReport:
+    def report(self, splits: Splits, batch_size: int) -> DataReport:
         """All that was counted."""
         report = DataReport(
-            notes=self._notes(parts),
-            rows=sum(found.rows for found in parts.surveys),
+            notes=self._notes(splits),
+            rows=sum(found.rows for found in splits.surveys),
             train=self._examples["train"],
             validation=self._examples["validation"],
-            left_out=len(parts.found.usable) - len(parts.split.train) - len(parts.split.held),
+            left_out=len(splits.training_source.usable) - len(splits.split.train) - len(splits.split.validation),
             dropped=dict(self._dropped),
             cut=dict(self._cut),
             repeated=self._repeated,
@@ -190,29 +192,29 @@ class _Counts:
             outliers=Finding(),
             vocabulary=vocabulary_use(self._ids, self._tokenizer),
             max_length=self._config.max_length,
-            error=self._error(parts),
+            error=self._error(splits),
         )
         if self._lengths:
             self._add_lengths(report, batch_size)
         return report
 
-    def _error(self, parts: DatasetSplits) -> str | None:
-        for found, used in parts.by_survey():
+    def _error(self, splits: Splits) -> str | None:
+        for found, used in splits.by_survey():
             for part in used:
                 if not self._examples[part]:
                     return str(nothing_left(found.source.name, _numbers(self._dropped)))
         return None
 
-    def _notes(self, parts: DatasetSplits) -> list[str]:
+    def _notes(self, splits: Splits) -> list[str]:
         return list(
             notes_of(
                 self._config,
-                parts.surveys,
+                splits.surveys,
                 foreign=is_foreign(self._config, self._tokenizer),
                 stray_tail=self._rows.stray_tail,
                 dropped=_numbers(self._dropped),
                 cut=_numbers(self._cut),
-                repeated=parts.split.repeated,
+                repeated=splits.split.repeated,
                 shared=self._overlapping.count,
             )
         )
@@ -277,9 +279,9 @@ def _head(report: DataReport) -> Iterator[str]:
 
 def _findings(report: DataReport) -> Iterator[str]:
     for reason, finding in sorted(report.dropped.items()):
-        yield f"dropped: {_found(finding)} {reason}{_places(finding)}"
+        yield f"dropped: {counted(finding.count)} {reason}{_places(finding)}"
     for key, finding in sorted(report.cut.items()):
-        yield f"cut at data.{key}: {_found(finding)}{_places(finding)}"
+        yield f"cut at data.{key}: {counted(finding.count)}{_places(finding)}"
     named = {
         "equal an earlier one": report.repeated,
         "to validate on are rows to train on as well": report.overlapping,
@@ -288,7 +290,7 @@ def _findings(report: DataReport) -> Iterator[str]:
     }
     for what, finding in named.items():
         if finding.count:
-            yield f"unusual: {_found(finding)} {what}{_places(finding)}"
+            yield f"unusual: {counted(finding.count)} {what}{_places(finding)}"
     yield from _unusual(report)
 
 
@@ -310,12 +312,8 @@ def _unusual(report: DataReport) -> Iterator[str]:
 def _lengths(report: DataReport) -> Iterator[str]:
     if not (report.lengths and report.read_lengths and report.learned_lengths):
         return
-    yield f"\n{'tokens a row':<22}{'min':>8}{'median':>8}{'mean':>9}{'p95':>8}{'max':>8}"
-    parts = (("read (prompt)", report.read_lengths), ("learned (response)", report.learned_lengths))
-    for name, lengths in (*parts, ("both", report.lengths)):
-        yield (
-            f"{name:<22}{lengths.min:>8,}{lengths.median:>8,}{lengths.mean:>9,.1f}{lengths.p95:>8,}{lengths.max:>8,}"
-        )
+    parts = {"read (prompt)": report.read_lengths, "learned (response)": report.learned_lengths, "both": report.lengths}
+    yield "\n" + lengths_table("tokens a row", parts)
     yield f"{report.learned:.1%} of {report.vocabulary.tokens:,} tokens are learned\n"
     yield from _histogram(report.lengths)
 
@@ -331,27 +329,23 @@ def _histogram(lengths: Lengths) -> Iterator[str]:
 def _limits(report: DataReport) -> Iterator[str]:
     if not report.limits:
         return
-    yield f"\n{'data.max_length':<18}{'rows longer':>12}{'padding':>10}{'shuffled':>10}{'packed':>10}"
-    for limit in report.limits:
-        yield _limit(limit, "")
+    rows = [_limit(limit, "") for limit in report.limits]
     if report.current_limit:
-        yield _limit(report.current_limit, "  (as configured)")
+        rows.append(_limit(report.current_limit, "(as configured)"))
+    header = ("data.max_length", "rows longer", "padding", "shuffled", "packed", "")
+    yield "\n" + aligned(header, rows, left=(0, 5))
     yield "padding: of batches of rows alike in length, as training makes them; of any rows; with training.packing"
 
 
-def _limit(limit: LengthLimit, remark: str) -> str:
-    shares = "".join(f"{share:>10.1%}" for share in (limit.padding, limit.padding_shuffled, limit.padding_packed))
-    return f"{limit.max_length:<18,}{limit.rows_longer:>12,}{shares}{remark}"
+def _limit(limit: LengthLimit, remark: str) -> tuple[str, ...]:
+    shares = (f"{share:.1%}" for share in (limit.padding, limit.padding_shuffled, limit.padding_packed))
+    return (f"{limit.max_length:,}", f"{limit.rows_longer:,}", *shares, remark)
 
 
 def _verdict(report: DataReport) -> Iterator[str]:
     if report.suggested_max_length and report.suggested_max_length != report.max_length:
         yield f"suggested: data.max_length={report.suggested_max_length}"
     yield f"\nerror: {report.error}" if report.error else "\nthis data can be trained on"
-
-
-def _found(finding: Finding) -> str:
-    return f"{finding.count:,} row{'' if finding.count == 1 else 's'}"
 
 
 def _places(finding: Finding) -> str:

@@ -14,7 +14,7 @@ import msgspec
 
 from trainer.config.data import DataConfig, TooLong
 from trainer.data.conversations import TEXT, DroppedRow, ParsedRow
-from trainer.data.messages import ASSISTANT, Conversation
+from trainer.data.messages import Conversation, last_answer
 from trainer.data.rendering import Renderer, TextSegment, make_renderer
 
 IGNORED = -100
@@ -149,7 +149,7 @@ class PromptLimit:
         if conversation[0].role == TEXT:
             return conversation
         while True:
-            last = max(i for i, message in enumerate(conversation) if message.role == ASSISTANT)
+            last = last_answer(conversation)
             prompt = self._renderer.prompt(conversation[:last], tools)
             over = len(self._encoder.prompt_ids(prompt)) - self._limit
             if over <= 0:
@@ -193,22 +193,25 @@ class RowEncoder:
             "" if ends else tail.strip()
         )  # what the template writes after an answer, where it ends no turn
 
-    def fit(self, reading: ParsedRow) -> tuple[Conversation, tuple[str, ...]]:
+    def fit_prompt(self, parsed: ParsedRow) -> tuple[Conversation, tuple[str, ...]]:
         """The conversation with a prompt as long as allowed, and the limit at which it was cut. Raises DroppedRow."""
         if self._prompt_limit is None:
-            return reading.conversation, ()
-        fitted = self._prompt_limit.fit(reading.conversation, reading.tools)
-        return fitted, () if fitted is reading.conversation else ("max_prompt_length",)
+            return parsed.conversation, ()
+        fitted = self._prompt_limit.fit(parsed.conversation, parsed.tools)
+        return fitted, () if fitted is parsed.conversation else ("max_prompt_length",)
 
-    def encode(self, reading: ParsedRow) -> Encoded:
+    def encode(self, parsed: ParsedRow) -> Encoded:
         """The examples of a row, and the limits at which it was cut. Raises DroppedRow."""
-        conversation, cut = self.fit(reading)
-        encoded = self.encoder.encode(self.renderer.segments(conversation, reading.tools))
+        conversation, cut = self.fit_prompt(parsed)
+        encoded = self.encoder.encode(self.renderer.segments(conversation, parsed.tools))
         return Encoded(encoded.examples, (*cut, *encoded.cut))
 
 
+def without_row_limit(config: DataConfig) -> DataConfig:
+    """``config`` without ``max_length``: only prompts and responses can be too long, each by itself."""
+    return msgspec.structs.replace(config, max_length=_UNLIMITED, too_long="drop")
+
+
 def without_limits(config: DataConfig) -> DataConfig:
-    """``config`` under which no row is too long."""
-    return msgspec.structs.replace(
-        config, max_length=_UNLIMITED, max_prompt_length=None, max_response_length=None, too_long="drop"
-    )
+    """``config`` under which nothing of a row is too long."""
+    return msgspec.structs.replace(without_row_limit(config), max_prompt_length=None, max_response_length=None)

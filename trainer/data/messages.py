@@ -95,7 +95,7 @@ def named(value: object) -> str:
 def _message(where: str, i: int, item: Any) -> Message:
     if not isinstance(item, dict):
         raise DataError(f"{where}: message {i} must be an object with role and content, not {named(item)}")
-    keys = ("from", "value") if "role" not in item and "from" in item else ("role", "content")
+    keys = ("from", "value") if item.get("role") is None and "from" in item else ("role", "content")
     role: Any
     content: Any
     role, content = (item.get(key) for key in keys)
@@ -146,6 +146,18 @@ def _is_learned(where: str, item: Mapping[str, Any]) -> bool:
     if train is not None and not isinstance(train, bool):
         raise DataError(f"{where}: train must be true or false, not {train!r}")
     return weight != 0 and train is not False
+
+
+def with_system(conversation: Conversation, text: str | None) -> Conversation:
+    """``conversation`` after a system message of ``text``, unless it begins with one or there is no text."""
+    if not text or (conversation and conversation[0].role == "system"):
+        return conversation
+    return (Message("system", text), *conversation)
+
+
+def last_answer(conversation: Conversation) -> int:
+    """Where the assistant's last message stands."""
+    return max(i for i, message in enumerate(conversation) if message.role == ASSISTANT)
 
 
 def key_of(conversation: Conversation) -> bytes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from trainer.data.conversations import DroppedRow
+from trainer.data.conversations import ConversationReader, DroppedRow
 from trainer.data.encoding import IGNORED, Example, RowEncoder
 from trainer.data.splits import DatasetSplits, rows_at
 
@@ -25,12 +25,14 @@ class PreviewRow:
     dropped: str | None = None
 
 
-def preview(parts: DatasetSplits, tokenizer: Any, end_ids: Sequence[int], count: int) -> Iterator[PreviewRow]:
+def preview(
+    splits: DatasetSplits[ConversationReader], tokenizer: Any, end_ids: Sequence[int], count: int
+) -> Iterator[PreviewRow]:
     """The first ``count`` rows to train on. Raises DataError where the template cannot be used."""
-    rows = RowEncoder(parts.config, tokenizer, end_ids)
-    for row, reading in rows_at(parts.found, parts.split.train[:count], parts.config):
+    rows = RowEncoder(splits.config, tokenizer, end_ids)
+    for row, parsed in rows_at(splits.training_source, splits.split.train[:count]):
         try:
-            yield PreviewRow(row.where, rows.encode(reading).examples)
+            yield PreviewRow(row.where, rows.encode(parsed).examples)
         except DroppedRow as reason:
             yield PreviewRow(row.where, dropped=str(reason))
 

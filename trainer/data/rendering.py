@@ -17,9 +17,10 @@ from typing import Any, Protocol
 
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from typing_extensions import override
 
 from trainer.config.data import DataConfig
-from trainer.data.conversations import TEXT, DroppedRow, answers_of, require_answer
+from trainer.data.conversations import TEXT, DroppedRow, answer_indices, answers_of, require_answer
 from trainer.data.messages import ASSISTANT, Conversation, Message
 from trainer.errors import DataError
 
@@ -185,15 +186,15 @@ def make_renderer(config: DataConfig, tokenizer: Any) -> Renderer:
     return PlainRenderer(config) if text is None else ChatRenderer(config, tokenizer, text)
 
 
-class PlainRenderer:
+class PlainRenderer(Renderer):
     """Prompt and response as they are, for ``/v1/completions``."""
 
     def __init__(self, config: DataConfig) -> None:
         self._config = config
         self.tail = ""
 
+    @override
     def segments(self, conversation: Conversation, tools: Sequence[Any] = ()) -> list[TextSegment]:
-        """See Renderer."""
         if conversation[0].role == TEXT:
             return text_segments(conversation)
         require_answer(conversation, self._config)
@@ -209,12 +210,12 @@ class PlainRenderer:
             TextSegment(answer.content, learned=True, whole=everything, answer=True),
         ]
 
-    def prompt(self, messages: Sequence[Message], _tools: Sequence[Any] = ()) -> TextSegment:
-        """See Renderer."""
+    @override
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> TextSegment:
         return TextSegment(messages[-1].content, learned=False, special=True)
 
 
-class ChatRenderer:
+class ChatRenderer(Renderer):
     """Conversations by a chat template, for ``/v1/chat/completions``."""
 
     def __init__(self, config: DataConfig, tokenizer: Any, template: str) -> None:
@@ -224,12 +225,13 @@ class ChatRenderer:
             raise DataError("data.tools: the chat template writes no tool calls; set data.tools: text")
         self.tail = self._probe()
 
+    @override
     def segments(self, conversation: Conversation, tools: Sequence[Any] = ()) -> list[TextSegment]:
-        """See Renderer. A template that rewrites earlier turns leaves only the last answer to be learned."""
+        """The segments of a row. A template that rewrites earlier turns leaves only the last answer to be learned."""
         if conversation[0].role == TEXT:
             return text_segments(conversation)
         require_answer(conversation, self._config)
-        answers = [i for i, message in enumerate(conversation) if message.role == ASSISTANT and i > 0]
+        answers = answer_indices(conversation)
         for turns in (answers, answers[-1:]):
             try:
                 return self._split(conversation, tools, turns)
@@ -237,8 +239,8 @@ class ChatRenderer:
                 continue
         raise DroppedRow("the chat template does not keep the prompt in front of the answer")
 
+    @override
     def prompt(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> TextSegment:
-        """See Renderer."""
         return TextSegment(self._render(messages, tools, add_generation_prompt=True), learned=False)
 
     def _split(self, conversation: Conversation, tools: Sequence[Any], answers: Sequence[int]) -> list[TextSegment]:

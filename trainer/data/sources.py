@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -19,9 +19,7 @@ from trainer.data.rows import RawRow, is_json_object, read_rows
 from trainer.errors import DataError
 from trainer.files import sha256_of
 from trainer.recipes import RECIPES
-from trainer.recipes.recipe import Recipe
-
-Part = Literal["train", "validation", "test"]
+from trainer.recipes.recipe import Recipe, Split
 
 
 class Source(Protocol):
@@ -53,12 +51,12 @@ class FileSource:
 
     @cached_property
     def sha256(self) -> str:
-        """See Source: the file's hash, and that over all hashes where there are several."""
+        """The file's hash, and that over all hashes where there are several."""
         hashes = [_sha256(path) for path in self.files]
         return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
     def rows(self) -> Iterator[RawRow]:
-        """See Source."""
+        """The rows of each file in turn. Raises DataError, also for a file without any."""
         for path in self.files:
             empty = True
             for row in read_rows(path, self.format, self.split):
@@ -74,28 +72,28 @@ class RecipeSource:
 
     recipe: Recipe
     folder: Path
-    part: Part
+    split: Split
 
     @property
     def name(self) -> str:
-        """See Source."""
-        return f"{self.recipe.name} ({self.part})"
+        """The recipe and the split."""
+        return f"{self.recipe.name} ({self.split})"
 
     @cached_property
     def sha256(self) -> str:
-        """See Source: of the rows, since only the recipe knows which bytes of the folder it reads."""
+        """Of the rows, since only the recipe knows which bytes of the folder it reads."""
         digest = hashlib.sha256()
         for row in self.rows():
             digest.update(json.dumps(row.values, sort_keys=True).encode() + b"\n")
         return digest.hexdigest()
 
     def rows(self) -> Iterator[RawRow]:
-        """See Source."""
-        for number, values in enumerate(self.recipe.rows(self.folder, self.part), 1):
+        """What the recipe makes of its folder. Raises DataError."""
+        for number, values in enumerate(self.recipe.rows(self.folder, self.split), 1):
             yield RawRow(f"{self.name} row {number}", values)
 
 
-def find_source(config: DataConfig, part: Part) -> Source | None:
+def find_source(config: DataConfig, part: Split) -> Source | None:
     """Where the rows of ``part`` come from, None where they are not a source of their own. Raises DataError."""
     value = {"train": config.path, "validation": config.validation, "test": config.test}[part]
     recipe = find_recipe(config)
@@ -135,17 +133,17 @@ def find_recipe(config: DataConfig) -> Recipe | None:
     if config.recipe is None:
         return None
     if config.recipe not in RECIPES:
-        raise DataError(f"data.recipe: {config.recipe!r} is none of {', '.join(sorted(RECIPES))}")
+        raise DataError(f"data.recipe: unknown recipe {config.recipe!r}; choose from {', '.join(sorted(RECIPES))}")
     return RECIPES[config.recipe]
 
 
-def _sibling(split: str | None, part: Part) -> str:
+def _sibling(split: str | None, part: Split) -> str:
     """The split ``part`` of the same configuration as ``split``."""
     folder, slash, _ = (split or "").rpartition("/")
     return folder + slash + part
 
 
-def _require_splits(path: str, split: str, data_format: Format, part: Part) -> None:
+def _require_splits(path: str, split: str, data_format: Format, part: Split) -> None:
     """Raise DataError for a file that is not one of a split's: its rows are those to train on."""
     if path.startswith(HUB) or Path(path).is_dir():
         return

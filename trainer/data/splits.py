@@ -1,6 +1,7 @@
 """Which rows of which sources train and which validate: one pass over the rows, and a split by their keys.
 
-Errors in the files come up in that pass, before anything is tokenised. Knows nothing of tokens.
+Errors in the files come up in that pass. A RowReader says what a row is, and which of them are equal; knows nothing of
+tokens itself.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from trainer.config.data import DataConfig
-from trainer.data.conversations import DroppedRow, Layout, ParsedRow, find_layout, read_row
-from trainer.data.messages import key_of
+from trainer.data.conversations import DroppedRow
 from trainer.data.rows import RawRow
 from trainer.data.sources import Source, find_source, find_train_source
 from trainer.errors import DataError
+from trainer.tables import counted
 
 Indices = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
@@ -32,7 +34,7 @@ class RowSplit:
     """Indices of rows, ascending. ``repeated`` counts rows that repeat an earlier one."""
 
     train: Indices
-    held: Indices
+    validation: Indices
     repeated: int
 
 
@@ -49,9 +51,9 @@ def split_rows(keys: Keys, usable: Indices, config: DataConfig, seed: int) -> Ro
     if isinstance(config.validation, str) or not config.validation:
         return RowSplit(rows, rows[:0], repeated)
     count = held_count(config.validation, len(rows))
-    held = np.zeros(len(rows), dtype=bool)
-    held[_drawn(len(rows), count, seed)] = True
-    return RowSplit(rows[~held], rows[held], repeated)
+    held_back = np.zeros(len(rows), dtype=bool)
+    held_back[_drawn(len(rows), count, seed)] = True
+    return RowSplit(rows[~held_back], rows[held_back], repeated)
 
 
 def held_count(validation: float, rows: int) -> int:
@@ -74,53 +76,67 @@ Progress = Callable[[str, int, int | None], None]
 PROGRESS_EVERY = 256  # rows between two reports
 
 
+T = TypeVar("T")
+
+
+class RowReader(Protocol[T]):
+    """What the rows of one source are to a kind of training."""
+
+    def read(self, row: RawRow) -> T:
+        """What ``row`` comes to. Raises DataError where it is broken, DroppedRow where it cannot be used."""
+        ...
+
+    def key(self, value: T, /) -> bytes:
+        """Bytes that are equal for rows which say the same."""
+        ...
+
+
+Reader = TypeVar("Reader", bound=RowReader[Any])
+Reader_co = TypeVar("Reader_co", bound=RowReader[Any], covariant=True)
+
+
 @dataclass(frozen=True)
-class Survey:
-    """What a source holds. ``usable`` are indices of rows, ascending, ``keys`` equal for equal conversations."""
+class Survey(Generic[Reader_co]):
+    """What a source holds. ``usable`` are indices of rows, ascending, ``keys`` equal for equal ones by ``reader``."""
 
     source: Source
-    layout: Layout
+    reader: Reader_co
     rows: int
     usable: Indices
     keys: Keys
     dropped: Counter[str]
 
+    def places(self, indices: Indices) -> Indices:
+        """Where the rows at ``indices`` stand among the usable ones, which they are."""
+        return np.searchsorted(self.usable, indices)
+
     def keys_of(self, indices: Indices) -> Keys:
         """The keys of the rows at ``indices``, all of them usable."""
-        return self.keys[np.searchsorted(self.usable, indices)]
+        return self.keys[self.places(indices)]
 
 
-def survey(source: Source, config: DataConfig, progress: Progress | None = None) -> Survey:
+def survey(source: Source, reader: Reader, progress: Progress | None = None) -> Survey[Reader]:
     """Read ``source`` once. Raises DataError for the first row that is broken, and when none is usable."""
-    layout: Layout | None = None
     usable, keys = array("q"), array("Q")
     dropped: Counter[str] = Counter()
     count = 0
     for row in source.rows():
-        layout = layout or _layout_of(row, config)
         try:
-            keys.append(_conversation_key(read_row(row, layout, config)))
+            keys.append(_key_number(reader.key(reader.read(row))))
             usable.append(count)
         except DroppedRow as reason:
             dropped[str(reason)] += 1
         count += 1
         if progress and count % PROGRESS_EVERY == 0:
             progress(f"reading {source.name}", count, None)
-    if layout is None:
+    if not count:
         raise DataError(f"{source.name} is empty: it holds no rows")
     if not usable:
         raise nothing_left(source.name, dropped)
-    return Survey(source, layout, count, np.frombuffer(usable, np.int64), np.frombuffer(keys, np.uint64), dropped)
+    return Survey(source, reader, count, np.frombuffer(usable, np.int64), np.frombuffer(keys, np.uint64), dropped)
 
 
-def _layout_of(row: RawRow, config: DataConfig) -> Layout:
-    layout = find_layout(config, row)
-    if config.too_long == "split" and layout.shape != "text":
-        raise DataError(f"data.too_long: split is for the shape text; {layout.shape} rows can be dropped or cut")
-    return layout
-
-
-def rows_at(found: Survey, indices: Indices, config: DataConfig) -> Iterator[tuple[RawRow, ParsedRow]]:
+def rows_at(found: Survey[RowReader[T]], indices: Indices) -> Iterator[tuple[RawRow, T]]:
     """The rows at ``indices``, which ascend and are usable, read again."""
     wanted = iter(indices.tolist())
     next_index = next(wanted, None)
@@ -128,7 +144,7 @@ def rows_at(found: Survey, indices: Indices, config: DataConfig) -> Iterator[tup
         if next_index is None:
             return
         if number == next_index:
-            yield row, read_row(row, found.layout, config)
+            yield row, found.reader.read(row)
             next_index = next(wanted, None)
 
 
@@ -140,12 +156,11 @@ def nothing_left(name: str, dropped: Counter[str]) -> DataError:
 def describe_dropped(dropped: dict[str, int]) -> str:
     """``dropped`` in words: ``3 rows: empty response; 1 row: ...``."""
     most_first = sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
-    return "; ".join(f"{count} row{'s' if count > 1 else ''}: {reason}" for reason, count in most_first)
+    return "; ".join(f"{counted(count)}: {reason}" for reason, count in most_first)
 
 
-def _conversation_key(reading: ParsedRow) -> int:
-    digest = hashlib.blake2b(key_of(reading.conversation), digest_size=8)
-    return int.from_bytes(digest.digest(), "little")
+def _key_number(key: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
 
 
 _PROGRESS_SECONDS = 10.0
@@ -165,43 +180,62 @@ def progress_messages(tell: Callable[[str], None], seconds: float = _PROGRESS_SE
 
 
 @dataclass(frozen=True)
-class DatasetSplits:
-    """The rows of one run: ``found`` holds those to train on, and those to validate on unless ``held_from`` does."""
+class DatasetSplits(Generic[Reader_co]):
+    """The rows of one run: those to train on, and those to validate on unless these have a source of their own."""
 
     config: DataConfig
-    found: Survey
-    held_from: Survey | None
+    training_source: Survey[Reader_co]
+    validation_source: Survey[Reader_co] | None
     split: RowSplit
 
     @property
-    def surveys(self) -> list[Survey]:
+    def surveys(self) -> list[Survey[Reader_co]]:
         """The sources of the run."""
-        return [self.found] if self.held_from is None else [self.found, self.held_from]
+        own = self.validation_source
+        return [self.training_source] if own is None else [self.training_source, own]
 
     @property
-    def validating(self) -> tuple[Survey, Indices]:
+    def validating(self) -> tuple[Survey[Reader_co], Indices]:
         """The rows to validate on; there may be none."""
-        return (self.found, self.split.held) if self.held_from is None else (self.held_from, self.held_from.usable)
+        own = self.validation_source
+        return (self.training_source, self.split.validation) if own is None else (own, own.usable)
 
     @property
     def overlapping(self) -> Indices:
         """The rows to validate on that are rows to train on as well."""
-        found, held = self.validating
-        return held[np.isin(found.keys_of(held), self.found.keys_of(self.split.train))]
+        found, validation = self.validating
+        trained = self.training_source.keys_of(self.split.train)
+        return validation[np.isin(found.keys_of(validation), trained)]
 
-    def by_survey(self) -> Iterator[tuple[Survey, dict[str, Indices]]]:
+    def by_survey(self) -> Iterator[tuple[Survey[Reader_co], dict[str, Indices]]]:
         """Every source with the rows that ``train`` and ``validation`` use of it."""
-        if self.held_from is None:
-            held = {"validation": self.split.held} if self.config.validation else {}
-            yield self.found, {"train": self.split.train, **held}
+        if self.validation_source is None:
+            validation = {"validation": self.split.validation} if self.config.validation else {}
+            yield self.training_source, {"train": self.split.train, **validation}
         else:
-            yield self.found, {"train": self.split.train}
-            yield self.held_from, {"validation": self.held_from.usable}
+            yield self.training_source, {"train": self.split.train}
+            yield self.validation_source, {"validation": self.validation_source.usable}
 
 
-def find_splits(config: DataConfig, seed: int, progress: Progress | None = None) -> DatasetSplits:
-    """Read the sources of ``config`` once, and split them. Raises DataError in one line."""
-    held = find_source(config, "validation")
-    found = survey(find_train_source(config), config, progress)
-    held_from = survey(held, config, progress) if held else None
-    return DatasetSplits(config, found, held_from, split_rows(found.keys, found.usable, config, seed))
+def find_splits(
+    config: DataConfig, seed: int, make_reader: Callable[[], Reader], progress: Progress | None = None
+) -> DatasetSplits[Reader]:
+    """Read the sources of ``config`` once, each by its own reader, and split them. Raises DataError in one line."""
+    own = find_source(config, "validation")
+    found = survey(find_train_source(config), make_reader(), progress)
+    validation_source = survey(own, make_reader(), progress) if own else None
+    return DatasetSplits(config, found, validation_source, split_rows(found.keys, found.usable, config, seed))
+
+
+def find_validation(config: DataConfig, seed: int, make_reader: Callable[[], Reader]) -> tuple[Survey[Reader], Indices]:
+    """The rows that ``find_splits`` gives to validation, without reading those to train on where that can be.
+
+    Raises DataError, also where the configuration has no such rows.
+    """
+    if not config.validation:
+        raise DataError("there are no validation rows (data.validation is 0)")
+    own = find_source(config, "validation")
+    if own is None:
+        return find_splits(config, seed, make_reader).validating
+    found = survey(own, make_reader())
+    return found, found.usable

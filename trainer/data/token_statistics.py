@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.data.batches import LengthBucketSampler, Packing
+from trainer.tables import aligned
 
 _BARS = 10
 _STEP = 64  # limits are suggested in multiples of it
@@ -55,6 +56,15 @@ class LengthLimit(msgspec.Struct, frozen=True):
     padding: float
     padding_shuffled: float
     padding_packed: float
+
+
+def lengths_table(title: str, lengths: Mapping[str, Lengths]) -> str:
+    """``lengths`` by what they are of, under a header that begins with ``title``, for a terminal."""
+    rows = [
+        (name, f"{one.min:,}", f"{one.median:,}", f"{one.mean:,.1f}", f"{one.p95:,}", f"{one.max:,}")
+        for name, one in lengths.items()
+    ]
+    return aligned((title, "min", "median", "mean", "p95", "max"), rows)
 
 
 def summarize(lengths: Counts) -> Lengths:

@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from trainer.config.data import DataConfig
-from trainer.data.conversations import TEXT, DroppedRow, ParsedRow
+from trainer.data.conversations import TEXT, ConversationReader, DroppedRow, ParsedRow
 from trainer.data.disk import Examples, TokenQuestions
 from trainer.data.encoding import Example, RowEncoder
-from trainer.data.messages import ASSISTANT, Question, TokenQuestion
+from trainer.data.messages import Question, TokenQuestion, last_answer
 from trainer.data.rendering import BASE, NONE, is_foreign, template_name
 from trainer.data.rows import RawRow
 from trainer.data.sources import find_test_source, with_recipe
 from trainer.data.splits import (
     PROGRESS_EVERY,
+    DatasetSplits,
     Indices,
     Progress,
     Survey,
     describe_dropped,
     find_splits,
+    find_validation,
     nothing_left,
     rows_at,
     survey,
 )
 from trainer.errors import DataError
 from trainer.files import SERVED_TEMPLATE
+from trainer.tables import counted
 
 _TOO_LONG = {
     "drop": "left out",
@@ -40,7 +44,7 @@ _TOO_LONG = {
 
 def notes_of(
     config: DataConfig,
-    surveys: Sequence[Survey],
+    surveys: Sequence[Survey[ConversationReader]],
     *,
     foreign: bool,
     stray_tail: str,
@@ -54,7 +58,7 @@ def notes_of(
     ``foreign``: the template is not the base's. ``stray_tail``: what it writes after an answer, where that ends no
     turn. ``repeated`` training rows repeat another, ``shared`` validation rows are training rows as well.
     """
-    notes = [f"{one.source.name}: {_rows(one.rows)} of the shape {one.layout}" for one in surveys]
+    notes = [f"{one.source.name}: {counted(one.rows)} of the shape {one.reader.layout}" for one in surveys]
     notes += [_template_note(config, surveys, foreign), _truncation_note(config)]
     if stray_tail:
         notes.append(
@@ -62,19 +66,19 @@ def notes_of(
             "it becomes part of every answer; choose a template of this base's markers"
         )
     if cut:
-        notes.append("cut: " + "; ".join(f"{_rows(count)} at data.{key}" for key, count in sorted(cut.items())))
+        notes.append("cut: " + "; ".join(f"{counted(count)} at data.{key}" for key, count in sorted(cut.items())))
     if dropped:
         notes.append(f"left out {describe_dropped(dict(dropped))}")
     if repeated:
         kept = "left out" if config.duplicates == "drop" else "kept; data.duplicates: drop leaves them out"
-        notes.append(f"repeated: {_rows(repeated)} ({kept})")
+        notes.append(f"repeated: {counted(repeated)} ({kept})")
     if shared:
-        notes.append(f"warning: {_rows(shared)} to validate on and to train on as well")
+        notes.append(f"warning: {counted(shared)} to validate on and to train on as well")
     return tuple(notes)
 
 
-def _template_note(config: DataConfig, surveys: Sequence[Survey], foreign: bool) -> str:
-    if all(one.layout.shape == "text" for one in surveys):
+def _template_note(config: DataConfig, surveys: Sequence[Survey[ConversationReader]], foreign: bool) -> str:
+    if all(one.reader.layout.shape == "text" for one in surveys):
         return "no template: the rows are plain text, all of which is learned"
     learned = {"all_answers": "every answer", "last_answer": "the last answer", "everything": "all text"}
     what = f"{learned[config.learn]} of a row is learned"
@@ -101,10 +105,6 @@ def _truncation_note(config: DataConfig) -> str:
     return "; ".join(parts)
 
 
-def _rows(count: int) -> str:
-    return f"{count:,} row{'' if count == 1 else 's'}"
-
-
 @dataclass(frozen=True)
 class TrainingData:
     """What a run trains on.
@@ -122,20 +122,28 @@ class TrainingData:
     notes: tuple[str, ...] = ()
 
 
+def split_conversations(
+    config: DataConfig, seed: int, progress: Progress | None = None
+) -> DatasetSplits[ConversationReader]:
+    """The rows that supervised training as ``config`` says trains and validates on. Raises DataError in one line."""
+    config = with_recipe(config)
+    return find_splits(config, seed, partial(ConversationReader, config), progress)
+
+
 def load_data(
     config: DataConfig, tokenizer: Any, end_ids: Sequence[int], seed: int, progress: Progress | None = None
 ) -> TrainingData:
     """Read, split, render and tokenise. Raises DataError in one line for everything that cannot be trained on."""
     config = with_recipe(config)
     rows = RowEncoder(config, tokenizer, end_ids)
-    tokens = _RowTokenizer(config, rows, progress)
-    parts = find_splits(config, seed, progress)
+    tokens = _RowTokenizer(rows, progress)
+    splits = split_conversations(config, seed, progress)
     train, validation, questions = Examples(), Examples(), TokenQuestions()
-    tokens.encode(parts.found, parts.split.train, train)
+    tokens.encode(splits.training_source, splits.split.train, train)
     if config.validation:
-        tokens.encode(*parts.validating, validation, questions)
-    hashes = "".join(one.source.sha256 for one in parts.surveys)
-    dropped = sum((one.dropped for one in parts.surveys), tokens.dropped)
+        tokens.encode(*splits.validating, validation, questions)
+    hashes = "".join(one.source.sha256 for one in splits.surveys)
+    dropped = sum((one.dropped for one in splits.surveys), tokens.dropped)
     return TrainingData(
         train=train,
         validation=validation,
@@ -145,13 +153,13 @@ def load_data(
         cut=dict(tokens.cut),
         notes=notes_of(
             config,
-            parts.surveys,
+            splits.surveys,
             foreign=is_foreign(config, tokenizer),
             stray_tail=rows.stray_tail,
             dropped=dropped,
             cut=tokens.cut,
-            repeated=parts.split.repeated,
-            shared=len(parts.overlapping),
+            repeated=splits.split.repeated,
+            shared=len(splits.overlapping),
         ),
     )
 
@@ -163,33 +171,36 @@ def load_questions(config: DataConfig, seed: int, split: Literal["validation", "
     """
     config = with_recipe(config)
     if split == "test":
-        found = survey(find_test_source(config), config)
-        return [_question(row, reading, config) for row, reading in rows_at(found, found.usable, config)]
-    if not config.validation:
-        raise DataError("there are no validation rows (data.validation is 0)")
-    found, indices = find_splits(config, seed).validating
-    return [_question(row, reading, config) for row, reading in rows_at(found, indices, config)]
+        found = survey(find_test_source(config), ConversationReader(config))
+        indices = found.usable
+    else:
+        found, indices = find_validation(config, seed, partial(ConversationReader, config))
+    return [_question(row, parsed, config) for row, parsed in rows_at(found, indices)]
 
 
 class _RowTokenizer:
     """Tokenises rows to disk, and counts what it drops and cuts."""
 
-    def __init__(self, config: DataConfig, rows: RowEncoder, progress: Progress | None) -> None:
-        self._config, self._rows, self._progress = config, rows, progress
+    def __init__(self, rows: RowEncoder, progress: Progress | None) -> None:
+        self._rows, self._progress = rows, progress
         self.dropped: Counter[str] = Counter()
         self.cut: Counter[str] = Counter()
 
     def encode(
-        self, found: Survey, indices: Indices, examples: Examples, questions: TokenQuestions | None = None
+        self,
+        found: Survey[ConversationReader],
+        indices: Indices,
+        examples: Examples,
+        questions: TokenQuestions | None = None,
     ) -> None:
         """Append the rows of ``found`` at ``indices``. Raises DataError when none of them is usable."""
         mine: Counter[str] = Counter()
         what = f"tokenising {found.source.name}"
-        for done, (_row, reading) in enumerate(rows_at(found, indices, self._config)):
+        for done, (_row, parsed) in enumerate(rows_at(found, indices)):
             if self._progress and done % PROGRESS_EVERY == 0:
                 self._progress(what, done, len(indices))
             try:
-                self._one(reading, examples, questions)
+                self._one(parsed, examples, questions)
             except DroppedRow as reason:
                 mine[str(reason)] += 1
         if self._progress:
@@ -198,30 +209,26 @@ class _RowTokenizer:
             raise nothing_left(found.source.name, mine + found.dropped)
         self.dropped.update(mine)
 
-    def _one(self, reading: ParsedRow, examples: Examples, questions: TokenQuestions | None) -> None:
-        encoded = self._rows.encode(reading)
+    def _one(self, parsed: ParsedRow, examples: Examples, questions: TokenQuestions | None) -> None:
+        encoded = self._rows.encode(parsed)
         for example in encoded.examples:
             examples.append(example)
         self.cut.update(set(encoded.cut))
-        if questions is not None and reading.conversation[0].role != TEXT:
-            conversation, _ = self._rows.fit(reading)
-            last = _last_answer(conversation)
-            prompt = self._rows.renderer.prompt(conversation[:last], reading.tools)
+        if questions is not None and parsed.conversation[0].role != TEXT:
+            conversation, _ = self._rows.fit_prompt(parsed)
+            last = last_answer(conversation)
+            prompt = self._rows.renderer.prompt(conversation[:last], parsed.tools)
             questions.append(TokenQuestion(tuple(self._rows.encoder.prompt_ids(prompt)), conversation[last].content))
 
 
-def _question(row: RawRow, reading: ParsedRow, config: DataConfig) -> Question:
-    conversation = reading.conversation
+def _question(row: RawRow, parsed: ParsedRow, config: DataConfig) -> Question:
+    conversation = parsed.conversation
     if conversation[0].role == TEXT:
         return Question(None, "", conversation[0].content, row.values)
-    if reading.tools:
+    if parsed.tools:
         raise DataError("data.tools: no server can be asked with tools; set data.tools: text")
-    last = _last_answer(conversation)
+    last = last_answer(conversation)
     reference = conversation[last].content
     if config.template == "none":
         return Question(None, conversation[last - 1].content, reference, row.values)
     return Question(conversation[:last], None, reference, row.values)
-
-
-def _last_answer(conversation: Iterable[Any]) -> int:
-    return max(i for i, message in enumerate(conversation) if message.role == ASSISTANT)

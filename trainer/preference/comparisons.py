@@ -1,26 +1,27 @@
-"""Rows of preference data, in the shapes people have them, to one shape. Knows neither tokens nor templates.
+"""Rows of preference data, in the shapes people have them, to prompts and answers. Knows neither tokens nor templates.
 
 Pairs: ``prompt``, ``chosen``, ``rejected`` as texts, messages or lists of messages; or a conversation (``messages``,
 ``conversations``) with ``chosen`` and ``rejected`` to follow it; or two whole conversations without a prompt.
 Judgements: ``prompt``, ``completion`` and ``label``; or a conversation that ends with the answer, and ``label``.
+Each row may have another of these shapes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from trainer.config.data import Columns
+from trainer.config.data import DataConfig
 from trainer.config.preference import PreferenceColumns
-from trainer.data.conversations import DroppedRow
-from trainer.data.messages import ASSISTANT, Conversation, Message, role_of
+from trainer.data.conversations import DroppedRow, joined, missing_column, some_columns
+from trainer.data.messages import ASSISTANT, Conversation, Message, messages_of, named, with_system, written_out
+from trainer.data.rows import RawRow
 from trainer.errors import DataError
 
 _PROMPTS = ("prompt", "instruction", "question")  # found without being named in data.columns, as are
 _CONVERSATIONS = ("messages", "conversations")
 _LABELS = {"true": True, "false": False, "1": True, "0": False}
-_SHOWN_COLUMNS = 12
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Pair:
     """Two answers to one prompt, the first of them preferred."""
 
     prompt: Conversation
-    chosen: str
-    rejected: str
+    chosen: Message
+    rejected: Message
 
 
 @dataclass(frozen=True)
@@ -37,113 +38,93 @@ class Judged:
     """One answer, judged good or bad."""
 
     prompt: Conversation
-    completion: str
+    completion: Message
     good: bool
 
 
 class ComparisonReader:
-    """Reads rows by the names of their columns. ``where`` begins its errors: file and line."""
+    """Reads rows by the names of their columns."""
 
-    def __init__(
-        self, columns: Columns, answers: PreferenceColumns, system_prompt: str | None, prompt_prefix: str
-    ) -> None:
-        self._columns, self._answers = columns, answers
-        self._system_prompt, self._prompt_prefix = system_prompt, prompt_prefix
+    def __init__(self, config: DataConfig, answers: PreferenceColumns) -> None:
+        self._config, self._columns, self._answers = config, config.columns, answers
 
-    def pair(self, where: str, row: Mapping[str, Any]) -> Pair:
+    def pair(self, row: RawRow) -> Pair:
         """The pair in ``row``. DataError for wrong columns and types. Raises DroppedRow."""
         names = self._answers
-        chosen, rejected = (
-            _answer(f"{where}: {name!r}", _get(where, row, name)) for name in (names.chosen, names.rejected)
-        )
-        before = self._prompt(where, row)
+        chosen, rejected = (self._answer(row, name, _cell(row, name)) for name in (names.chosen, names.rejected))
+        before = self._prompt(row)
         if before is None and len(chosen) == 1:
-            raise _no_prompt(where, row)
+            raise _no_prompt(row)
         if chosen[:-1] != rejected[:-1]:
             raise DroppedRow("chosen and rejected differ before the last answer")
-        if chosen[-1].content == rejected[-1].content:
+        if chosen[-1] == rejected[-1]:
             raise DroppedRow("chosen and rejected are the same")
-        prompt = self._with_system(where, row, (*(before or ()), *chosen[:-1]))
-        return Pair(prompt, chosen[-1].content, rejected[-1].content)
+        return Pair(self._with_system(row, (*(before or ()), *chosen[:-1])), chosen[-1], rejected[-1])
 
-    def judged(self, where: str, row: Mapping[str, Any]) -> list[Judged]:
+    def judged(self, row: RawRow) -> list[Judged]:
         """The judgement in ``row``, or the two in a pair. Errors as in ``pair``."""
         names = self._answers
-        if names.label not in row and names.chosen in row and names.rejected in row:
-            pair = self.pair(where, row)
+        if names.label not in row.values and names.chosen in row.values and names.rejected in row.values:
+            pair = self.pair(row)
             return [Judged(pair.prompt, pair.chosen, True), Judged(pair.prompt, pair.rejected, False)]
-        good = _label(f"{where}: {names.label!r}", _get(where, row, names.label))
-        before = self._prompt(where, row)
+        good = _label(f"{row.where}: {names.label!r}", _cell(row, names.label))
+        before = self._prompt(row)
         if before is None:
-            raise _no_prompt(where, row)
-        if names.completion in row:
-            answer = _answer(f"{where}: {names.completion!r}", row[names.completion])
+            raise _no_prompt(row)
+        if names.completion in row.values:
+            answer = self._answer(row, names.completion, row.values[names.completion])
             before, answer = (*before, *answer[:-1]), answer[-1:]
         elif before and before[-1].role == ASSISTANT:
             before, answer = before[:-1], before[-1:]
         else:
             raise DataError(
-                f"{where} has no answer: neither a column {names.completion!r} nor an assistant's last message"
+                f"{row.where} has no answer: neither a column {names.completion!r} nor an assistant's last message"
             )
-        return [Judged(self._with_system(where, row, before), answer[0].content, good)]
+        return [Judged(self._with_system(row, before), answer[0], good)]
 
-    def prompt(self, where: str, row: Mapping[str, Any]) -> Conversation:
+    def prompt(self, row: RawRow) -> Conversation:
         """The prompt in ``row``, for answers that the model gives itself. An answer at its end is left out."""
-        before = self._prompt(where, row)
+        before = self._prompt(row)
         if before is None:
-            raise _no_prompt(where, row)
-        return self._with_system(where, row, before[:-1] if before and before[-1].role == ASSISTANT else before)
+            raise _no_prompt(row)
+        return self._with_system(row, before[:-1] if before and before[-1].role == ASSISTANT else before)
 
-    def _prompt(self, where: str, row: Mapping[str, Any]) -> Conversation | None:
-        columns = self._columns
-        named = [name for name in (columns.messages, columns.prompt) if name]
-        if named:
-            value, name = _get(where, row, named[0]), named[0]
-        else:
-            name = next((name for name in (*_PROMPTS, *_CONVERSATIONS) if name in row), "")
-            if not name:
-                return None
-            value = row[name]
+    def _prompt(self, row: RawRow) -> Conversation | None:
+        name = self._columns.messages or self._columns.prompt
+        name = name or next((name for name in (*_PROMPTS, *_CONVERSATIONS) if name in row.values), None)
+        if name is None:
+            return None
+        value = _cell(row, name)
         if not isinstance(value, str):
-            return _messages(f"{where}: {name!r}", value)
-        more = row.get("input") if name == "instruction" else None  # as in alpaca's data
-        text = f"{value}\n{more}" if isinstance(more, str) and more.strip() else value
-        return (Message("user", self._prompt_prefix + text),)
+            return self._messages(row, name, value)
+        more = row.values.get("input") if name == "instruction" else None  # as in alpaca's data
+        text = joined(value, more if isinstance(more, str) else None)
+        return (Message("user", self._config.prompt_prefix + text),)
 
-    def _with_system(self, where: str, row: Mapping[str, Any], messages: Conversation) -> Conversation:
-        text = self._system_prompt
-        if self._columns.system:
-            text = _get(where, row, self._columns.system)
+    def _with_system(self, row: RawRow, messages: Conversation) -> Conversation:
+        text, column = self._config.system_prompt, self._columns.system
+        if column:
+            text = _cell(row, column)
             if not isinstance(text, str):
-                raise DataError(f"{where}: {self._columns.system!r} must be text")
-        if text and text.strip() and not (messages and messages[0].role == "system"):
-            return (Message("system", text), *messages)
+                raise DataError(f"{row.where}: {column!r} must be text")
+        return with_system(messages, text if text and text.strip() else None)
+
+    def _answer(self, row: RawRow, name: str, value: Any) -> Conversation:
+        """The messages of an answer, the last of which is the assistant's."""
+        if isinstance(value, str):
+            return (Message(ASSISTANT, value),)
+        messages = self._messages(row, name, [value] if isinstance(value, Mapping) else value)
+        if not messages or messages[-1].role != ASSISTANT:
+            raise DataError(f"{row.where}: {name!r} must end with a message of the assistant")
         return messages
 
-
-def _answer(where: str, value: Any) -> Conversation:
-    """The messages of an answer, the last of which is the assistant's."""
-    if isinstance(value, str):
-        return (Message(ASSISTANT, value),)
-    messages = _messages(where, [value] if isinstance(value, Mapping) else value)
-    if not messages or messages[-1].role != ASSISTANT:
-        raise DataError(f"{where} must end with a message of the assistant")
-    return messages
-
-
-def _messages(where: str, value: Any) -> Conversation:
-    if not isinstance(value, list):
-        raise DataError(f"{where} must be text, a message or a list of messages, not {type(value).__name__}")
-    return tuple(_message(f"{where}: message {i}", item) for i, item in enumerate(value))
-
-
-def _message(where: str, item: Any) -> Message:
-    if isinstance(item, Mapping):
-        for role, content in (("role", "content"), ("from", "value")):
-            who, text = item.get(role), item.get(content)
-            if isinstance(who, str) and isinstance(text, str):
-                return Message(role_of(where, who), text)
-    raise DataError(f"{where} must have texts under role and content, or from and value")
+    def _messages(self, row: RawRow, name: str, value: Any) -> Conversation:
+        where = f"{row.where}: {name!r}"
+        if not isinstance(value, list):
+            raise DataError(f"{where} must be text, a message or a list of messages, not {named(value)}")
+        # nothing is excluded from being learned here: answers are compared as they are
+        messages = tuple(replace(message, learned=True) for message in messages_of(where, value))
+        return written_out(messages, []) if self._config.tools == "text" else messages
 
 
 def _label(where: str, value: Any) -> bool:
@@ -155,19 +136,12 @@ def _label(where: str, value: Any) -> bool:
     return found
 
 
-def _get(where: str, row: Mapping[str, Any], name: str) -> Any:
-    if name not in row:
-        raise DataError(
-            f"{where} has no column {name!r} (found: {_found(row)}); name yours in preference.columns or data.columns"
-        )
-    return row[name]
+def _cell(row: RawRow, name: str) -> Any:
+    if name not in row.values:
+        raise missing_column(row, name, "preference.columns or data.columns")
+    return row.values[name]
 
 
-def _no_prompt(where: str, row: Mapping[str, Any]) -> DataError:
-    return DataError(
-        f"{where} has no prompt (found: {_found(row)}); name its column in data.columns.prompt or .messages"
-    )
-
-
-def _found(row: Mapping[str, Any]) -> str:
-    return ", ".join(list(row)[:_SHOWN_COLUMNS]) or "none"
+def _no_prompt(row: RawRow) -> DataError:
+    found = some_columns(row.values)
+    return DataError(f"{row.where} has no prompt (found: {found}); name its column in data.columns.prompt or .messages")

@@ -16,6 +16,7 @@ from typing import Any
 from datasets import Dataset
 from torch import nn
 from trl import GRPOConfig, GRPOTrainer
+from typing_extensions import override
 
 from trainer.base_model import Base
 from trainer.config.preference import GrpoPreference
@@ -57,9 +58,9 @@ class TrlReward:
 
     def __call__(self, completions: list[str], row: list[str], **_: Any) -> list[float]:
         """Rewards [completions]. Raises TrainingError for what the function gets wrong."""
-        return self.of(completions, [json.loads(text) for text in row])
+        return self.score(completions, [json.loads(text) for text in row])
 
-    def of(self, completions: list[str], rows: list[dict[str, Any]]) -> list[float]:
+    def score(self, completions: list[str], rows: list[dict[str, Any]]) -> list[float]:
         """Rewards of ``completions``, each an answer to the row beside it."""
         try:
             rewards = [float(reward) for reward in self._function(completions, rows)]
@@ -108,16 +109,17 @@ class GrpoTask(AdapterTask):
         self.data: PreferenceData[PromptIds] = load_preference_data(config, base.tokenizer, base.end_ids)
         self._before: float | None = None
 
-    def refer_to(self, model: Any) -> None:
-        """See Work."""
+    @override
+    def compute_reference(self, model: Any) -> None:
         self._before = self._held_out(model, LabelledHead(model))
 
-    def steps_rows(self) -> int:
-        """See Work: answers, of which a batch consists."""
+    @override
+    def num_rows(self) -> int:
+        """Answers of an epoch, of which a batch consists."""
         return len(self.data.train) * self._preference.num_generations
 
-    def trainer(self, model: Any, arguments: Any, callbacks: list[Any]) -> HotswapGRPOTrainer:
-        """See Work."""
+    @override
+    def make_trainer(self, model: Any, arguments: Any, callbacks: list[Any]) -> HotswapGRPOTrainer:
         preference, policy = self._preference, PolicyModel(model, self._base, self._preference.temperature)
         assert policy.generation_config is not None, "a base that generates says how"
         policy.generation_config.eos_token_id = list(self._base.end_ids)
@@ -155,8 +157,9 @@ class GrpoTask(AdapterTask):
             trainer.beta, trainer.ref_model = preference.beta, _SwitchedOff(policy)
         return trainer
 
-    def figures(self, trainer: Any) -> dict[str, float]:
-        """See Work: the mean reward of greedy answers to the held-out prompts, before and after."""
+    @override
+    def evaluate(self, trainer: Any) -> dict[str, float]:
+        """The mean reward of greedy answers to the held-out prompts, before and after."""
         if self._before is None:
             return {}
         after = self._held_out(trainer.trained, trainer.model.head)
@@ -172,7 +175,7 @@ class GrpoTask(AdapterTask):
             prompts = [row.prompt for row in rows[at : at + _BATCH]]
             answers = greedy(model, head, self._base, prompts, self._preference.max_completion_length)
             texts += [self._base.tokenizer.decode(ids, skip_special_tokens=True) for ids in answers]
-        return fmean(self._reward.of(texts, [row.row for row in rows]))
+        return fmean(self._reward.score(texts, [row.row for row in rows]))
 
 
 class _SwitchedOff(nn.Module):

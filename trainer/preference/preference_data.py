@@ -1,33 +1,29 @@
 """The data of a preference run: rows as token ids, split and accounted for, and the held-out ones as questions.
 
-Uses the renderer and the encoder of supervised training. Knows no model.
+Uses the renderer, the encoder and the split of supervised training. Knows no model.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, TypeVar
-
-import numpy as np
 
 from trainer.base_model import load_vocabulary
 from trainer.config.data import DataConfig
 from trainer.config.preference import GrpoPreference, KtoPreference, PreferenceColumns
 from trainer.config.schema import TrainConfig
-from trainer.data.conversations import DroppedRow
-from trainer.data.encoding import IGNORED, Encoder, PromptLimit
+from trainer.data.conversations import DroppedRow, ParsedRow
+from trainer.data.encoding import IGNORED, RowEncoder, without_row_limit
 from trainer.data.messages import ASSISTANT, Conversation, Message, Question
-from trainer.data.rendering import Renderer, make_renderer
 from trainer.data.rows import RawRow
-from trainer.data.sources import Source, find_source, find_test_source, find_train_source
-from trainer.data.splits import Keys, RowSplit, describe_dropped, split_rows
+from trainer.data.sources import find_test_source
+from trainer.data.splits import Indices, Survey, find_splits, find_validation, rows_at
 from trainer.errors import DataError
 from trainer.preference.comparisons import ComparisonReader
 
-_UNLIMITED = 1 << 40
 Row = TypeVar("Row")
 
 
@@ -89,19 +85,16 @@ class PreferenceData(Generic[Row]):
 
 
 class PreferenceEncoder:
-    """Conversations to token ids within ``data.max_length``."""
+    """Rows to token ids within ``data.max_length``, prompt and answers as supervised training encodes them."""
 
     def __init__(self, config: DataConfig, answers: PreferenceColumns, tokenizer: Any, end_ids: Sequence[int]) -> None:
         self._config = config
-        self._rows = ComparisonReader(config.columns, answers, config.system_prompt, config.prompt_prefix)
-        self._renderer: Renderer = make_renderer(config, tokenizer)
-        self._encoder = Encoder(tokenizer, end_ids, _UNLIMITED, "drop", config.max_response_length)
-        limit = config.max_prompt_length
-        self._prompt_limit = PromptLimit(self._renderer, self._encoder, limit) if limit else None
+        self._comparisons = ComparisonReader(config, answers)
+        self._rows = RowEncoder(without_row_limit(config), tokenizer, end_ids)
 
-    def pairs(self, where: str, row: dict[str, Any]) -> list[PairIds]:
+    def pairs(self, row: RawRow) -> list[PairIds]:
         """The pair in ``row``. Raises DataError or DroppedRow."""
-        pair = self._rows.pair(where, row)
+        pair = self._comparisons.pair(row)
         before, chosen = self._answer(pair.prompt, pair.chosen)
         again, rejected = self._answer(pair.prompt, pair.rejected)
         if before != again:
@@ -111,34 +104,33 @@ class PreferenceEncoder:
             raise DroppedRow("chosen and rejected are the same, as far as they are not cut off")
         return [PairIds(prompt, chosen, rejected)]
 
-    def judged(self, where: str, row: dict[str, Any]) -> list[JudgedIds]:
+    def judged(self, row: RawRow) -> list[JudgedIds]:
         """The judgements in ``row``. Raises DataError or DroppedRow."""
         out = []
-        for judged in self._rows.judged(where, row):
-            prompt, (completion,) = self._fit(*_listed(self._answer(judged.prompt, judged.completion)))
+        for judged in self._comparisons.judged(row):
+            before, answer = self._answer(judged.prompt, judged.completion)
+            prompt, (completion,) = self._fit(before, [answer])
             out.append(JudgedIds(prompt, completion, judged.good))
         return out
 
-    def prompts(self, where: str, row: dict[str, Any]) -> list[PromptIds]:
+    def prompts(self, row: RawRow) -> list[PromptIds]:
         """The prompt in ``row``. Raises DataError or DroppedRow."""
-        prompt = self._rows.prompt(where, row)
+        prompt = self._comparisons.prompt(row)
         if not any(message.content.strip() for message in prompt):
             raise DroppedRow("empty prompt")
-        prompt = self._limited((*prompt, Message(ASSISTANT, "")))[:-1]
-        ids = self._encoder.prompt_ids(self._renderer.prompt(prompt))
-        return [PromptIds(self._fit(ids, [[]])[0], row)]
+        prompt = self._fit_prompt((*prompt, Message(ASSISTANT, "")))[:-1]
+        ids = self._rows.encoder.prompt_ids(self._rows.renderer.prompt(prompt))
+        return [PromptIds(self._fit(ids, [[]])[0], dict(row.values))]
 
-    def _answer(self, prompt: Conversation, answer: str) -> tuple[list[int], list[int]]:
+    def _answer(self, prompt: Conversation, answer: Message) -> tuple[list[int], list[int]]:
         """Ids of the prompt and of the answer: earlier answers in the prompt are read, not learned."""
-        conversation = self._limited((*prompt, Message(ASSISTANT, answer)))
-        *before, last = self._renderer.segments(conversation)
-        example = self._encoder.example([*(replace(segment, learned=False) for segment in before), last])
+        *before, last = self._rows.renderer.segments(self._fit_prompt((*prompt, answer)))
+        example = self._rows.encoder.example([*(replace(segment, learned=False) for segment in before), last])
         start = next(i for i, label in enumerate(example.labels) if label != IGNORED)
         return list(example.input_ids[:start]), list(example.input_ids[start:])
 
-    def _limited(self, conversation: Conversation) -> Conversation:
-        """``conversation`` with what stands before its last answer within ``data.max_prompt_length``."""
-        return self._prompt_limit.fit(conversation, ()) if self._prompt_limit else conversation
+    def _fit_prompt(self, conversation: Conversation) -> Conversation:
+        return self._rows.fit_prompt(ParsedRow(conversation))[0]
 
     def _fit(self, prompt: list[int], answers: list[list[int]]) -> tuple[list[int], list[list[int]]]:
         """Cut the prompt's start, or the answers' ends, where ``data.too_long`` allows it. Raises DroppedRow."""
@@ -153,91 +145,55 @@ class PreferenceEncoder:
         raise DroppedRow(f"longer than data.max_length {limit}")
 
 
-def load_preferences(
-    config: DataConfig, encode: Callable[[str, dict[str, Any]], list[Row]], seed: int
-) -> PreferenceData[Row]:
-    """Read, encode and split the rows of ``config``, as supervised training splits them over the usable rows.
+Encode = Callable[[RawRow], list[Row]]
 
-    What came from one row stays together. Raises DataError in one line for what cannot be trained on.
+
+class PreferenceReader(Generic[Row]):
+    """Reads rows as the token ids that ``encode`` makes of them, which it keeps: making them is most of the work.
+
+    A row is usable only if it can be encoded. What came from one row stays together in its group.
     """
-    dropped: Counter[str] = Counter()
-    found = _read(find_train_source(config), encode, dropped)
-    validation = find_source(config, "validation")
-    held_from = _read(validation, encode, dropped) if validation else None
-    split = _split(found, config, seed)
-    held = held_from.groups if held_from else [found.groups[i] for i in split.held]
-    hashes = found.sha256 + (held_from.sha256 if held_from else "")
-    sha256 = hashlib.sha256(hashes.encode()).hexdigest() if held_from else hashes
-    return PreferenceData(_flat(found.groups[i] for i in split.train), _flat(held), sha256, dict(dropped))
+
+    def __init__(self, encode: Encode[Row]) -> None:
+        self._encode = encode
+        self.groups: list[list[Row]] = []
+
+    def read(self, row: RawRow) -> list[Row]:
+        """The group of ``row``. Raises DataError or DroppedRow."""
+        group = self._encode(row)
+        self.groups.append(group)
+        return group
+
+    def key(self, group: list[Row]) -> bytes:
+        """Bytes that are equal for equal groups."""
+        return repr(group).encode()
 
 
-def held_out_rows(config: DataConfig, encode: Callable[[str, dict[str, Any]], list[Any]], seed: int) -> list[RawRow]:
-    """The rows that ``load_preferences`` gives to validation, as they were read. Raises DataError."""
-    source, own = find_train_source(config), find_source(config, "validation")
-    found = _read(own or source, encode, Counter())
-    if own:
-        chosen = set(found.numbers)
-    else:
-        split = _split(found, config, seed)
-        chosen = {found.numbers[i] for i in split.held}
-    return [row for number, row in enumerate((own or source).rows()) if number in chosen]
+def load_preferences(config: DataConfig, encode: Encode[Row], seed: int) -> PreferenceData[Row]:
+    """Read, encode and split the rows of ``config``. Raises DataError in one line for what cannot be trained on."""
+    splits = find_splits(config, seed, lambda: PreferenceReader(encode))
+    hashes = [found.source.sha256 for found in splits.surveys]
+    return PreferenceData(
+        train=_rows_of(splits.training_source, splits.split.train),
+        validation=_rows_of(*splits.validating),
+        sha256=hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest(),
+        dropped=dict(sum((found.dropped for found in splits.surveys), Counter())),
+    )
 
 
-@dataclass(frozen=True)
-class _Read(Generic[Row]):
-    """What the usable rows of a source came to; ``numbers`` says which row each group is of."""
-
-    groups: list[list[Row]]
-    numbers: list[int]
-    sha256: str
+def _rows_of(found: Survey[PreferenceReader[Row]], indices: Indices) -> list[Row]:
+    return [row for place in found.places(indices).tolist() for row in found.reader.groups[place]]
 
 
-def _read(source: Source, encode: Callable[[str, dict[str, Any]], list[Row]], dropped: Counter[str]) -> _Read[Row]:
-    mine: Counter[str] = Counter()
-    groups: list[list[Row]] = []
-    numbers: list[int] = []
-    for number, raw in enumerate(source.rows()):
-        try:
-            groups.append(encode(raw.where, dict(raw.values)))
-            numbers.append(number)
-        except DroppedRow as reason:
-            mine[str(reason)] += 1
-    if not groups:
-        raise DataError(f"{source.name} leaves nothing to learn from: {describe_dropped(dict(mine))}")
-    dropped.update(mine)
-    return _Read(groups, numbers, source.sha256)
-
-
-def _split(found: _Read[Row], config: DataConfig, seed: int) -> RowSplit:
-    return split_rows(_keys(found.groups), np.arange(len(found.groups)), config, seed)
-
-
-def _keys(groups: Sequence[object]) -> Keys:
-    """A key for each group, equal for equal ones."""
-    digests = [hashlib.blake2b(repr(group).encode(), digest_size=8).digest() for group in groups]
-    return np.frombuffer(b"".join(digests), np.uint64)
-
-
-def _flat(groups: Iterable[list[Row]]) -> list[Row]:
-    return [row for group in groups for row in group]
-
-
-def _listed(answer: tuple[list[int], list[int]]) -> tuple[list[int], list[list[int]]]:
-    return answer[0], [answer[1]]
-
-
-Encode = Callable[[str, dict[str, Any]], list[Any]]
-
-
-def encoder_of(config: TrainConfig, tokenizer: Any, end_ids: Sequence[int]) -> Encode:
+def encoder_of(config: TrainConfig, tokenizer: Any, end_ids: Sequence[int]) -> Encode[Any]:
     """What makes token ids of a row of ``config``, as its training does."""
     preference = config.preference
     assert preference is not None
     columns = PreferenceColumns() if isinstance(preference, GrpoPreference) else preference.columns
-    tokens = PreferenceEncoder(config.data, columns, tokenizer, end_ids)
+    encoder = PreferenceEncoder(config.data, columns, tokenizer, end_ids)
     if isinstance(preference, GrpoPreference):
-        return tokens.prompts
-    return tokens.judged if isinstance(preference, KtoPreference) else tokens.pairs
+        return encoder.prompts
+    return encoder.judged if isinstance(preference, KtoPreference) else encoder.pairs
 
 
 def load_preference_data(config: TrainConfig, tokenizer: Any, end_ids: Sequence[int]) -> PreferenceData[Any]:
@@ -254,33 +210,30 @@ def preferred_answers(config: TrainConfig, split: Literal["validation", "test"])
     assert preference is not None
     if isinstance(preference, GrpoPreference):
         raise DataError("the rows of a grpo run have no answers to compare with; name others with --data FILE")
-    read = ComparisonReader(
-        config.data.columns, preference.columns, config.data.system_prompt, config.data.prompt_prefix
-    )
+    reader = ComparisonReader(config.data, preference.columns)
     pairs = not isinstance(preference, KtoPreference)
     out: list[Question] = []
     for raw in _raw_rows(config, split):
-        for prompt, answer in _preferred(read, raw, pairs=pairs):
+        for prompt, answer in _preferred(reader, raw, pairs=pairs):
             text = prompt[-1].content if config.data.template == "none" else None
-            out.append(Question(None if text is not None else prompt, text, answer, raw.values))
+            out.append(Question(None if text is not None else prompt, text, answer.content, raw.values))
     return out
 
 
 def _raw_rows(config: TrainConfig, split: Literal["validation", "test"]) -> list[RawRow]:
     if split == "test":
         return list(find_test_source(config.data).rows())
-    if not config.data.validation:
-        raise DataError("there are no validation rows (data.validation is 0)")
-    return held_out_rows(config.data, encoder_of(config, *load_vocabulary(config)), config.training.seed)
+    encode = encoder_of(config, *load_vocabulary(config))
+    found, indices = find_validation(config.data, config.training.seed, lambda: PreferenceReader(encode))
+    return [row for row, _group in rows_at(found, indices)]
 
 
-def _preferred(read: ComparisonReader, raw: RawRow, *, pairs: bool) -> Iterator[tuple[Conversation, str]]:
-    row = dict(raw.values)
+def _preferred(reader: ComparisonReader, row: RawRow, *, pairs: bool) -> Iterator[tuple[Conversation, Message]]:
     try:
         if pairs:
-            pair = read.pair(raw.where, row)
+            pair = reader.pair(row)
             yield pair.prompt, pair.chosen
         else:
-            yield from ((one.prompt, one.completion) for one in read.judged(raw.where, row) if one.good)
+            yield from ((one.prompt, one.completion) for one in reader.judged(row) if one.good)
     except DroppedRow:
         return

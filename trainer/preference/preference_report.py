@@ -10,8 +10,9 @@ import numpy as np
 
 from trainer.config.schema import TrainConfig
 from trainer.data.encoding import IGNORED, Example
-from trainer.data.token_statistics import Lengths, summarize
+from trainer.data.token_statistics import Lengths, lengths_table, summarize
 from trainer.preference.preference_data import PreferenceData
+from trainer.tables import counted
 
 
 class PreferenceReport(msgspec.Struct, kw_only=True):
@@ -51,12 +52,8 @@ def report_lines(report: PreferenceReport) -> Iterator[str]:
     counts = "".join(f", {count:,} {name}" for name, count in sorted(report.answer_counts.items()))
     yield f"{report.kind}: {report.train:,} rows to train on{counts}; {report.validation:,} to validate on"
     for reason, count in sorted(report.dropped.items()):
-        yield f"dropped: {count:,} row{'' if count == 1 else 's'} {reason}"
-    yield f"\n{'tokens':<12}{'min':>8}{'median':>8}{'mean':>9}{'p95':>8}{'max':>8}"
-    for name, lengths in {"prompt": report.prompts, **report.answers}.items():
-        yield (
-            f"{name:<12}{lengths.min:>8,}{lengths.median:>8,}{lengths.mean:>9,.1f}{lengths.p95:>8,}{lengths.max:>8,}"
-        )
+        yield f"dropped: {counted(count)} {reason}"
+    yield "\n" + lengths_table("tokens", {"prompt": report.prompts, **report.answers})
 
 
 def examples_of(row: Any) -> dict[str, Example]:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
+from typing_extensions import override
+
 from trainer.base_model import Base
 from trainer.config.preference import DpoPreference, KtoPreference
 from trainer.config.schema import TrainConfig
@@ -69,25 +71,25 @@ class DpoTask(AdapterTask):
         self._config, self._preference, self._base = config, preference, base
         self.data: PreferenceData[PairIds] = load_preference_data(config, base.tokenizer, base.end_ids)
 
-    def refer_to(self, model: Any) -> None:
-        """See Work."""
+    @override
+    def compute_reference(self, model: Any) -> None:
         scorer = Scorer(model, LabelledHead(model), self._base, self._config.training.batch_size)
         self._train = pair_table(self.data.train, scorer, self._preference.ld_alpha)
         self._validation = pair_table(self.data.validation, scorer, self._preference.ld_alpha)
 
-    def steps_rows(self) -> int:
-        """See Work."""
+    @override
+    def num_rows(self) -> int:
         return len(self.data.train)
 
-    def trainer(self, model: Any, arguments: Any, callbacks: list[Any]) -> Any:
-        """See Work."""
+    @override
+    def make_trainer(self, model: Any, arguments: Any, callbacks: list[Any]) -> Any:
         from trainer.preference.trainers import TrainerInputs, dpo_trainer
 
-        parts = TrainerInputs(model, self._base, arguments, self._train, self._validation, callbacks)
-        return dpo_trainer(parts, self._preference)
+        inputs = TrainerInputs(model, self._base, arguments, self._train, self._validation, callbacks)
+        return dpo_trainer(inputs, self._preference)
 
-    def figures(self, trainer: Any) -> dict[str, float]:
-        """See Work."""
+    @override
+    def evaluate(self, trainer: Any) -> dict[str, float]:
         scorer = Scorer(trainer.trained, trainer.model.head, self._base, self._config.training.batch_size)
         after = scorer.pairs(self.data.validation, self._preference.ld_alpha)
         before = [(row["ref_chosen_logps"], row["ref_rejected_logps"]) for row in self._validation]
@@ -104,27 +106,27 @@ class KtoTask(AdapterTask):
             raise ConfigError("data.path: kto needs both good and bad answers; all labels are the same")
         random.Random(config.training.seed).shuffle(self.data.train)  # trl takes the rows as they come
 
-    def refer_to(self, model: Any) -> None:
-        """See Work."""
+    @override
+    def compute_reference(self, model: Any) -> None:
         batch = self._config.training.batch_size
         size = batch if self._preference.loss_type == "kto" else None
         scorer = Scorer(model, LabelledHead(model), self._base, batch)
         self._train = judged_table(self.data.train, scorer, kl_batch=size)
         self._validation = judged_table(self.data.validation, scorer, kl_batch=size)
 
-    def steps_rows(self) -> int:
-        """See Work."""
+    @override
+    def num_rows(self) -> int:
         return len(self.data.train)
 
-    def trainer(self, model: Any, arguments: Any, callbacks: list[Any]) -> Any:
-        """See Work."""
+    @override
+    def make_trainer(self, model: Any, arguments: Any, callbacks: list[Any]) -> Any:
         from trainer.preference.trainers import TrainerInputs, kto_trainer
 
-        parts = TrainerInputs(model, self._base, arguments, self._train, self._validation, callbacks)
-        return kto_trainer(parts, self._preference)
+        inputs = TrainerInputs(model, self._base, arguments, self._train, self._validation, callbacks)
+        return kto_trainer(inputs, self._preference)
 
-    def figures(self, trainer: Any) -> dict[str, float]:
-        """See Work."""
+    @override
+    def evaluate(self, trainer: Any) -> dict[str, float]:
         scorer = Scorer(trainer.trained, trainer.model.head, self._base, self._config.training.batch_size)
         after = scorer.answers([(row.prompt, row.completion) for row in self.data.validation])
         before = [row["ref_logps"] for row in self._validation]

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from trl import RewardConfig, RewardTrainer
+from typing_extensions import override
 
 from adapters.package.manifest import DataRef, encode_manifest
 from trainer.base_model import Base
@@ -29,6 +30,7 @@ from trainer.loop.output import result_directory
 from trainer.methods import adapter_of
 from trainer.preference.policy import WrappedModel
 from trainer.preference.preference_data import PairIds, PreferenceData, load_preference_data
+from trainer.preference.task import PreferenceTask
 from trainer.preference.trainers import HotswapCheckpoints, as_config, padded
 
 HEAD = "score"
@@ -92,22 +94,23 @@ class HotswapRewardTrainer(HotswapCheckpoints, RewardTrainer):  # type: ignore[m
         return super().compute_loss(model, inputs, *args, **kwargs)
 
 
-class RewardTask:
+class RewardTask(PreferenceTask):
     """A reward model on pairs."""
 
     def __init__(self, config: TrainConfig, preference: RewardPreference, base: Base) -> None:
         self._config, self._preference, self._base = config, preference, base
         self.data: PreferenceData[PairIds] = load_preference_data(config, base.tokenizer, base.end_ids)
 
-    def refer_to(self, model: Any) -> None:
-        """See Work: scores of answers have no reference."""
+    @override
+    def compute_reference(self, model: Any) -> None:
+        """Nothing: scores of answers have no reference."""
 
-    def steps_rows(self) -> int:
-        """See Work."""
+    @override
+    def num_rows(self) -> int:
         return len(self.data.train)
 
-    def trainer(self, model: Any, arguments: Any, callbacks: list[Any]) -> HotswapRewardTrainer:
-        """See Work."""
+    @override
+    def make_trainer(self, model: Any, arguments: Any, callbacks: list[Any]) -> HotswapRewardTrainer:
         config = as_config(
             RewardConfig,
             arguments,
@@ -125,8 +128,8 @@ class RewardTask:
             callbacks=callbacks,
         )
 
-    def figures(self, trainer: Any) -> dict[str, float]:
-        """See Work."""
+    @override
+    def evaluate(self, trainer: Any) -> dict[str, float]:
         both = [row.prompt + answer for row in self.data.validation for answer in (row.chosen, row.rejected)]
         if not both:
             return {}
@@ -134,8 +137,8 @@ class RewardTask:
         margins = [chosen - rejected for chosen, rejected in zip(scores[::2], scores[1::2], strict=True)]
         return {"reward_accuracy": fmean(margin > 0 for margin in margins), "reward_margin": fmean(margins)}
 
+    @override
     def export(self, trainer: Any, metrics: dict[str, float]) -> Path:
-        """See Work."""
         path = Path(self._config.output) / result_directory(self._config)
         data = DataRef(sha256=self.data.sha256, rows=len(self.data.train))
         save_reward_model(trainer.trained, path, make_manifest(self._base, self._config, data, metrics))

@@ -29,7 +29,7 @@ def require_trl(kind: str) -> None:
 
 
 def make_task(config: TrainConfig, base: Base) -> PreferenceTask:
-    """The work that ``config.preference`` asks for, its data loaded."""
+    """What ``config.preference`` asks for, its data loaded."""
     preference = config.preference
     if isinstance(preference, DpoPreference):
         return DpoTask(config, preference, base)
@@ -51,30 +51,30 @@ def train_preference(session: TrainingSession) -> RunResult:
     assert config.preference is not None
     require_trl(config.preference.KIND)
     base = load_base(config)
-    work = make_task(config, base)
-    if work.data.dropped:
-        session.display.message(f"left out {describe_dropped(work.data.dropped)}")
+    task = make_task(config, base)
+    if task.data.dropped:
+        session.display.message(f"left out {describe_dropped(task.data.dropped)}")
     answer = config.preference.max_completion_length if isinstance(config.preference, GrpoPreference) else 0
-    check_context(base.model.config, config, work.data.longest, answer=answer)
-    identity = session.identify(base, work.data.sha256)
+    check_context(base.model.config, config, task.data.longest, answer=answer)
+    identity = session.identify(base, task.data.sha256)
     if not session.start:
-        work.refer_to(base.model)  # what it was without an adapter: not every method can be switched off
+        task.compute_reference(base.model)  # what it was without an adapter: not every method can be switched off
     set_seed(config.training.seed)
-    model = apply_method(base, config.method, total_steps(config.training, work.steps_rows()))
+    model = apply_method(base, config.method, total_steps(config.training, task.num_rows()))
     session.begin(model, base)
     if session.start:
-        work.refer_to(model)
-    arguments = make_arguments(config, work.steps_rows())
-    counts = {"train_rows": len(work.data.train), "validation_rows": len(work.data.validation)}
+        task.compute_reference(model)
+    arguments = make_arguments(config, task.num_rows())
+    counts = {"train_rows": len(task.data.train), "validation_rows": len(task.data.validation)}
     session.display.message(describe(config, base, model, **counts))
-    session.open_records(base, {"sha256": work.data.sha256, "train_rows": len(work.data.train)})
-    trainer = work.trainer(model, arguments, [])
+    session.open_records(base, {"sha256": task.data.sha256, "train_rows": len(task.data.train)})
+    trainer = task.make_trainer(model, arguments, [])
     trainer.identity = identity
     seconds = session.run(trainer)
-    return session.interrupted(trainer) or _finish(session, work, trainer, seconds)
+    return session.interrupted(trainer) or _finish(session, task, trainer, seconds)
 
 
-def _finish(session: TrainingSession, work: PreferenceTask, trainer: Any, seconds: float) -> RunResult:
-    results = session.summary(trainer, seconds) | work.figures(trainer)
+def _finish(session: TrainingSession, task: PreferenceTask, trainer: Any, seconds: float) -> RunResult:
+    results = session.summary(trainer, seconds) | task.evaluate(trainer)
     session.append({"step": trainer.state.global_step, **results})
-    return session.result(trainer, work.export(trainer, results), results)
+    return session.result(trainer, task.export(trainer, results), results)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
+from typing_extensions import override
+
 from adapters.package.manifest import DataRef
 from trainer.base_model import Base
 from trainer.config.schema import TrainConfig
@@ -17,19 +19,19 @@ class PreferenceTask(Protocol):
 
     data: PreferenceData[Any]
 
-    def refer_to(self, model: Any) -> None:
+    def compute_reference(self, model: Any) -> None:
         """Let the reference be ``model`` as it is now: ask it for all that will be needed of it."""
         ...
 
-    def steps_rows(self) -> int:
+    def num_rows(self) -> int:
         """Rows of an epoch, from which steps are counted."""
         ...
 
-    def trainer(self, model: Any, arguments: Any, callbacks: list[Any]) -> Any:
+    def make_trainer(self, model: Any, arguments: Any, callbacks: list[Any]) -> Any:
         """The trainer of ``model``, the base with an adapter."""
         ...
 
-    def figures(self, trainer: Any) -> dict[str, float]:
+    def evaluate(self, trainer: Any) -> dict[str, float]:
         """Scores of the held-out rows by the trained model."""
         ...
 
@@ -38,14 +40,14 @@ class PreferenceTask(Protocol):
         ...
 
 
-class AdapterTask:
+class AdapterTask(PreferenceTask):
     """What ends in an adapter's package."""
 
-    data: PreferenceData[Any]
     _config: TrainConfig
     _base: Base
 
+    @override
     def export(self, trainer: Any, metrics: dict[str, float]) -> Path:
-        """See Work. Full fine-tuning leaves a base instead."""
+        """Write the adapter\'s package. Full fine-tuning leaves a base instead."""
         data = DataRef(sha256=self.data.sha256, rows=len(self.data.train))
         return export_result(trainer.trained, self._base, self._config, data=data, metrics=metrics)

@@ -88,7 +88,7 @@ class TrainerInputs:
     callbacks: Sequence[TrainerCallback] = ()
 
 
-def dpo_trainer(parts: TrainerInputs, preference: DpoPreference) -> Any:
+def dpo_trainer(inputs: TrainerInputs, preference: DpoPreference) -> Any:
     """A trainer on tables of ``pair_table``."""
     losses: list[str] = [preference.loss_type]
     weights = [1.0]
@@ -96,7 +96,7 @@ def dpo_trainer(parts: TrainerInputs, preference: DpoPreference) -> Any:
         losses, weights = [*losses, "sft"], [*weights, preference.rpo_alpha]
     config = as_config(
         DPOConfig,
-        parts.arguments,
+        inputs.arguments,
         beta=preference.beta,
         loss_type=losses,
         loss_weights=weights,
@@ -104,14 +104,14 @@ def dpo_trainer(parts: TrainerInputs, preference: DpoPreference) -> Any:
         ld_alpha=preference.ld_alpha,
         **_common(preference.disable_dropout),
     )
-    return _made(HotswapDPOTrainer, parts, config)
+    return _made(HotswapDPOTrainer, inputs, config)
 
 
-def kto_trainer(parts: TrainerInputs, preference: KtoPreference) -> Any:
+def kto_trainer(inputs: TrainerInputs, preference: KtoPreference) -> Any:
     """A trainer on tables of ``judged_table``."""
     config = as_config(
         KTOConfig,
-        parts.arguments,
+        inputs.arguments,
         beta=preference.beta,
         loss_type=preference.loss_type,
         desirable_weight=preference.desirable_weight,
@@ -119,7 +119,7 @@ def kto_trainer(parts: TrainerInputs, preference: KtoPreference) -> Any:
         train_sampling_strategy="sequential",
         **_common(preference.disable_dropout),
     )
-    return _made(HotswapKTOTrainer, parts, config)
+    return _made(HotswapKTOTrainer, inputs, config)
 
 
 def _common(disable_dropout: bool) -> dict[str, Any]:
@@ -132,15 +132,15 @@ def _common(disable_dropout: bool) -> dict[str, Any]:
     }
 
 
-def _made(kind: Any, parts: TrainerInputs, config: Any) -> Any:
-    policy = PolicyModel(parts.model, parts.base)
+def _made(kind: Any, inputs: TrainerInputs, config: Any) -> Any:
+    policy = PolicyModel(inputs.model, inputs.base)
     trainer = kind(
         model=policy,
         args=config,
-        train_dataset=Dataset.from_list(parts.train),
-        eval_dataset=Dataset.from_list(parts.validation) if parts.validation else None,
-        processing_class=padded(parts.base),
-        callbacks=list(parts.callbacks),
+        train_dataset=Dataset.from_list(inputs.train),
+        eval_dataset=Dataset.from_list(inputs.validation) if inputs.validation else None,
+        processing_class=padded(inputs.base),
+        callbacks=list(inputs.callbacks),
     )
     del policy.forward  # trl's head around ours
     return trainer

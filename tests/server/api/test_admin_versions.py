@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import random
 import threading
@@ -247,10 +246,10 @@ def test_refusals_say_what_to_do(server: Live, admin: httpx.Client, data: dict[s
 
 
 def test_only_admin_keys_may(base: Path, packages: dict[str, Path], tmp_path: Path) -> None:
-    keys: dict[str, Any] = {scope: (hashlib.sha256(scope.encode()).digest(),) for scope in ("api_keys", "admin_keys")}
+    keys: dict[str, Any] = {scope: scope for scope in ("api_key", "admin_key")}
     with live_server(base, tmp_path / "data", adapters=((NAME, str(packages["lora"])),), **keys) as live:
         calls = (("PATCH", URL), ("POST", f"{URL}/rollback"), ("DELETE", f"{URL}/versions/1"))
-        for scope, status in ((None, 401), ("api_keys", 403), ("admin_keys", None)):
+        for scope, status in ((None, 401), ("api_key", 403), ("admin_key", None)):
             with live.http(**({"authorization": f"Bearer {scope}"} if scope else {})) as http:
                 for method, url in calls:
                     response = http.request(method, url, json={"version": 1} if method == "PATCH" else None)

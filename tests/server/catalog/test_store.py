@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -94,6 +95,13 @@ def test_two_servers_cannot_share_a_folder(store: AdapterStore, tmp_path: Path) 
     with pytest.raises(EngineStartError, match="in use by another server; give this one its own --data-dir"):
         AdapterStore(tmp_path / "store")
     store.close()
+    AdapterStore(tmp_path / "store").close()
+
+
+def test_another_thread_may_close_the_store(store: AdapterStore, tmp_path: Path) -> None:
+    closing = threading.Thread(target=store.close)
+    closing.start()
+    closing.join()
     AdapterStore(tmp_path / "store").close()
 
 

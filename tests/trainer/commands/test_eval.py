@@ -18,7 +18,6 @@ import pytest
 
 from bases.errors import BaseModelError
 from bases.finding import DEFAULT_BASE, resolve_base
-from server.settings import hash_key
 from tests.server.live import Live, live_server
 from tests.trainer.support import colour_rows, make_config, write_jsonl
 from trainer.commands.eval import evaluate
@@ -45,7 +44,7 @@ def server(tiny_base: Path, run: RunResult, tmp_path_factory: pytest.TempPathFac
         tmp_path_factory.mktemp("data"),
         engine={"dtype": "float32"},
         adapters=(("colours", str(run.package)),),
-        admin_keys=(hash_key("secret"),),
+        admin_key="secret",
     ) as live:
         yield live
 

@@ -97,7 +97,7 @@ def test_a_run_in_text_and_the_package_has_the_size_that_was_said(
     ("arguments", "words"),
     [
         (["--shape", "chatglm6b"], "did you mean 'chatglm-6b'?"),
-        (["--shape", "smollm2-135m", "method=lorra"], "'lorra' is not a method"),
+        (["--shape", "smollm2-135m", "method=lorra"], "unknown method 'lorra'"),
         (["--shape", "smollm2-135m", "method=freeze", "layers=31"], "method.layers: the base has 30 layers"),
         (["--shape", "smollm2-135m", "method=freeze", "quantize=nf4"], "cannot be trained on nf4"),
         (["none.yaml"], "there is no configuration file none.yaml"),

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.trainer.preference.support import pair_rows, preference_config
+from tests.trainer.preference.support import preference_config
 from trainer.config.loading import dump_config, load_config
 from trainer.config.preference import DpoPreference, GrpoPreference
-from trainer.errors import ConfigError
-from trainer.preference.run import require_trl
 
 
 def test_the_short_form_is_filled_up_and_written_back(tmp_path: Path) -> None:
@@ -33,37 +29,3 @@ def test_a_reward_file_is_found_from_anywhere(tmp_path: Path) -> None:
     preference = load_config(file, [], {}).preference
     assert isinstance(preference, GrpoPreference)
     assert preference.reward == f"{Path.cwd() / 'mine' / 'r.py'}:f"
-
-
-@pytest.mark.parametrize(
-    ("kind", "override", "words"),
-    [
-        ("orpo", "seed=1", r"preference\.type: 'orpo' is none of dpo, kto, reward, grpo"),
-        ("dpo", "preference.bta=1", "did you mean 'preference.beta'"),
-        ("dpo", "desirable_weight=2", "unknown key 'desirable_weight'"),
-        ("dpo", "preference.label_smoothing=0.1", "only for the losses robust"),
-        ("dpo", "loss_type=exo_pair", "needs one above 0"),
-        ("dpo", "dropout=0.1", r"set it to 0, or preference\.disable_dropout to false"),
-        ("dpo", "exact_match_rows=3", "dpo has no responses to match"),
-        ("dpo", "added_tokens=[a]", "the reference of dpo is the base"),
-        ("dpo", "too_long=split", "choose drop, cut_start or cut_end"),
-        ("dpo", "neftune_noise_alpha=5", "would blur what dpo compares"),
-        ("dpo", "method=adalora", "adalora adds a term"),
-        ("kto", "batch_size=1", "give at least 2"),
-        ("reward", "method=ia3", "trained with lora"),
-    ],
-)
-def test_what_does_not_go_together_is_said_with_its_key(tmp_path: Path, kind: str, override: str, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        preference_config(tmp_path, tmp_path, kind, override, rows=pair_rows(2))
-
-
-def test_without_trl_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "trl", None)
-    with pytest.raises(ConfigError, match=r"kto needs trl, which is an extra: pip install 'hotswap\[preference\]'"):
-        require_trl("kto")
-
-
-def test_supervised_training_imports_no_trl() -> None:
-    code = "import sys, trainer.run, trainer.preference.task; sys.exit('trl' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)

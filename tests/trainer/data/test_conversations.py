@@ -9,7 +9,7 @@ import pytest
 
 from trainer.config.data import Columns, DataConfig
 from trainer.data.conversations import DroppedRow, ParsedRow, answers_of, find_layout, read_row
-from trainer.data.messages import Message, messages_of
+from trainer.data.messages import Message
 from trainer.data.rows import RawRow
 from trainer.errors import DataError
 
@@ -253,20 +253,3 @@ def test_a_row_of_another_shape_is_said_so() -> None:
         match=r"line 2 has no column 'prompt' .*it has the shape sharegpt, and rows before it prompt_response",
     ):
         read_row(RawRow("a line 2", {"conversations": []}), layout, config)
-
-
-def turns(*roles: str) -> dict[str, Any]:
-    return {"messages": [{"role": role, "content": "x"} for role in roles]}
-
-
-def test_roles_may_be_written_large_and_unknown_ones_are_refused() -> None:
-    messages = messages_of("a", turns("System", "User", "ASSISTANT", "Tool", "assistant")["messages"])
-    assert [message.role for message in messages] == ["system", "user", "assistant", "tool", "assistant"]
-    assert [message.role for message in messages_of("a", turns("documents", "tool_response")["messages"])] == [
-        "documents",
-        "tool_response",
-    ]
-    with pytest.raises(DataError, match="a: message 1: the role 'usr' is none; did you mean 'user'"):
-        messages_of("a", turns("system", "usr")["messages"])
-    with pytest.raises(DataError, match="tool_calls must be a list, not a number"):
-        messages_of("a", [{"role": "assistant", "content": "x", "tool_calls": 5}])

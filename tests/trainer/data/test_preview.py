@@ -8,7 +8,7 @@ from tests.trainer.support import make_config
 from trainer.base_model import load_vocabulary
 from trainer.data.encoding import IGNORED, Example
 from trainer.data.preview import marked, preview
-from trainer.data.splits import find_splits
+from trainer.data.training_data import split_conversations
 
 TOKENIZER = make_tokenizer()
 
@@ -50,9 +50,9 @@ def test_rows_are_those_that_train_first_and_dropped_ones_say_why(tiny_base: Pat
     rows = [{"prompt": "p", "response": "r"}, {"prompt": "p" * 90, "response": "r"}, {"prompt": "q", "response": "s"}]
     config = make_config(tmp_path, tiny_base, "max_length=60", "validation=0", "eval_steps=null", rows=rows)
     tokenizer, end_ids = load_vocabulary(config)
-    shown = list(preview(find_splits(config.data, 0), tokenizer, end_ids, 3))
+    shown = list(preview(split_conversations(config.data, 0), tokenizer, end_ids, 3))
     assert [one.dropped for one in shown] == [None, "longer than data.max_length 60", None]
     assert shown[1].where == f"{tmp_path / 'data.jsonl'} line 2"
     first = marked(shown[0].examples[0], tokenizer, colour=False)
     assert first == "<|im_start|>user\np<|im_end|>\n<|im_start|>assistant\n«r<|im_end|>»"
-    assert len(list(preview(find_splits(config.data, 0), tokenizer, end_ids, 1))) == 1
+    assert len(list(preview(split_conversations(config.data, 0), tokenizer, end_ids, 1))) == 1

@@ -11,11 +11,12 @@ import pytest
 from tests.trainer.support import write_jsonl
 from trainer.config.data import DataConfig, complete_data
 from trainer.data.dataset_files import files_of_split
-from trainer.data.sources import FileSource, Part, find_source
+from trainer.data.sources import FileSource, find_source
 from trainer.errors import DataError
+from trainer.recipes.recipe import Split
 
 
-def prompts(part: Part = "train", **config: Any) -> list[str]:
+def prompts(part: Split = "train", **config: Any) -> list[str]:
     source = find_source(complete_data(DataConfig(**config)), part)
     assert source is not None
     return [row.values["prompt"] for row in source.rows()]
@@ -98,7 +99,7 @@ def test_what_cannot_be_chosen_is_said(names: list[str], split: str | None, word
     [
         ({"path": "none/rows.jsonl"}, "there is no data file "),
         ({"path": "none*.jsonl"}, "no file fits the pattern "),
-        ({"path": "x", "recipe": "snip"}, "data.recipe: 'snip' is none of advertisegen, "),
+        ({"path": "x", "recipe": "snip"}, "data.recipe: unknown recipe 'snip'; choose from advertisegen, "),
         (
             {"path": ".", "recipe": "gsm8k", "validation": "split"},
             "recipe gsm8k has no validation rows; it has train, test",
@@ -106,7 +107,7 @@ def test_what_cannot_be_chosen_is_said(names: list[str], split: str | None, word
     ],
 )
 def test_sources_that_are_not_there_are_said(tmp_path: Path, config: dict[str, Any], words: str) -> None:
-    part: Part = "validation" if "validation" in config else "train"
+    part: Split = "validation" if "validation" in config else "train"
     with pytest.raises(DataError) as caught:
         prompts(part, **{**config, "path": str(tmp_path / config["path"])})
     assert words in str(caught.value)
@@ -161,7 +162,7 @@ def test_a_file_without_splits_has_none(folder: Path, tmp_path: Path) -> None:
     both = [str(folder), str(splits)]
     assert prompts("validation", path=both, validation="split") == ["validation.jsonl", "b"]
     for path in (str(folder / "test.jsonl"), str(folder / "t*.jsonl"), str(lines), str(array)):
-        parts: tuple[Part, ...] = ("validation", "test")
+        parts: tuple[Split, ...] = ("validation", "test")
         for part in parts:
             with pytest.raises(DataError, match=f"data.{part}: split is for folders"):
                 prompts(part, path=path, **{part: "split"})

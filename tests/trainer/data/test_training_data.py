@@ -270,12 +270,6 @@ def test_progress_is_told_while_reading_and_tokenising(tmp_path: Path, tokenizer
     ]  # fmt: skip
 
 
-def test_a_full_disk_is_one_line(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.data.disk.tempfile.TemporaryFile", lambda **_: open("/dev/full", "wb"))  # noqa: SIM115
-    with pytest.raises(DataError, match=r"the disk is full: the tokens are kept in .*; make room, or point TMPDIR"):
-        load(tmp_path, tokenizer, colour_rows())
-
-
 def test_progress_is_spoken_of_now_and_then(tmp_path: Path, tokenizer: Any) -> None:
     path = write_jsonl(tmp_path / "data.jsonl", colour_rows(600))
     config, said, unsaid = DataConfig(path=str(path), validation=0), list[str](), list[str]()
@@ -284,3 +278,9 @@ def test_progress_is_spoken_of_now_and_then(tmp_path: Path, tokenizer: Any) -> N
     assert said[0] == f"reading {path}: 256 rows"
     assert said[-1] == f"tokenising {path}: 600 of 600 rows"
     assert not unsaid
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.data.disk.tempfile.TemporaryFile", lambda **_: open("/dev/full", "wb"))  # noqa: SIM115
+    with pytest.raises(DataError, match=r"the disk is full: the tokens are kept in .*; make room, or point TMPDIR"):
+        load(tmp_path, tokenizer, colour_rows())

@@ -155,9 +155,7 @@ def test_no_rows_are_refused(server: Live) -> None:
 
 
 def test_a_key_that_is_missing_or_wrong_is_told_with_where_to_give_it(tiny_base: Path, tmp_path: Path) -> None:
-    from server.settings import hash_key
-
-    with live_server(tiny_base, tmp_path, api_keys=(hash_key("right"),)) as live:
+    with live_server(tiny_base, tmp_path, api_key="right") as live:
         for key in (None, "wrong"):
             endpoint = Endpoint(live.url, str(live.parts.base_name), key)
             with pytest.raises(EvaluationError, match=r"\(401\).*give a key with --api-key or HOTSWAP_API_KEY"):

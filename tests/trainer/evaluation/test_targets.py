@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,8 +18,7 @@ from trainer.serving.upload import publish
 
 @pytest.fixture(scope="module")
 def server(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    keys = (hashlib.sha256(b"secret").digest(),)
-    with live_server(tiny_base, tmp_path_factory.mktemp("data"), admin_keys=keys) as live:
+    with live_server(tiny_base, tmp_path_factory.mktemp("data"), admin_key="secret") as live:
         yield live
 
 

@@ -86,6 +86,23 @@ def test_earlier_answers_are_part_of_the_prompt(tiny_base: Path, tmp_path: Path)
     assert text(tiny_base, pair.chosen) == "good<|im_end|>"
 
 
+def test_messages_are_read_as_in_supervised_data(tiny_base: Path, tmp_path: Path) -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
+    asked = {"role": None, "from": "human", "value": "hi"}
+    (pair,) = load(
+        tiny_base, tmp_path, [{"prompt": [asked], "chosen": call, "rejected": {**ASSISTANT, "weight": 0}}]
+    ).train
+    assert text(tiny_base, pair.prompt) == PROMPT
+    assert text(tiny_base, pair.chosen) == '{"name": "f", "arguments": {}}<|im_end|>'
+    assert text(tiny_base, pair.rejected) == "yes<|im_end|>"
+
+
+def test_a_prompt_that_happens_to_be_json_stays_text(tiny_base: Path, tmp_path: Path) -> None:
+    row = {"prompt": '[{"role": "user", "content": "x"}]', "chosen": "yes", "rejected": "no"}
+    (pair,) = load(tiny_base, tmp_path, [row]).train
+    assert text(tiny_base, pair.prompt) == PROMPT.replace("hi", row["prompt"])
+
+
 def test_what_is_too_long_is_cut_alike_for_both_answers(tiny_base: Path, tmp_path: Path) -> None:
     row = {"prompt": "a" * 40, "chosen": "yes" * 10, "rejected": "n"}
     assert load(tiny_base, tmp_path, [row, PAIRS["texts"]], max_length=40).dropped == {
@@ -126,26 +143,13 @@ def test_rows_that_say_nothing_are_counted(tiny_base: Path, tmp_path: Path, row:
         load(tiny_base, tmp_path, [row])
 
 
-@pytest.mark.parametrize(
-    ("row", "kind", "words"),
-    [
-        ({"prompt": "hi", "chosen": "yes"}, "pairs", r"line 1 has no column 'rejected' \(found: prompt, chosen\)"),
-        ({"chosen": "yes", "rejected": "no"}, "pairs", "line 1 has no prompt"),
-        ({"prompt": "hi", "chosen": 3, "rejected": "no"}, "pairs", "'chosen' must be text, a message or a list"),
-        ({"prompt": "hi", "chosen": [USER], "rejected": "no"}, "pairs", "must end with a message of the assistant"),
-        ({"prompt": "hi", "completion": "yes", "label": "maybe"}, "judged", "must be true or false, not 'maybe'"),
-        ({"prompt": "hi", "label": True}, "judged", "has no answer"),
-        ({"prompt": "hi", "completion": "yes"}, "judged", "has no column 'label'"),
-        ({"messages": [{"who": "x"}], "label": True}, "judged", "message 0 must have texts under role and content"),
-    ],
-)
-def test_what_is_wrong_is_said_with_its_line(tiny_base: Path, tmp_path: Path, row: Any, kind: str, words: str) -> None:
-    with pytest.raises(DataError, match=words):
-        load(tiny_base, tmp_path, [row], kind)
-
-
 def test_answers_that_are_the_same_once_cut_say_nothing(tiny_base: Path, tmp_path: Path) -> None:
     rows = [{"prompt": "a", "chosen": "common beginning x", "rejected": "common beginning y"}, *pair_rows(9)]
     data = load(tiny_base, tmp_path, rows, max_response_length=8, validation=2)
     assert data.dropped == {"chosen and rejected are the same, as far as they are not cut off": 1}
     assert len(data.train) + len(data.validation) == 9
+
+
+def test_what_is_wrong_is_said_with_its_file_and_line(tiny_base: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data.jsonl line 1 has no column 'rejected' \(found: prompt, chosen\)"):
+        load(tiny_base, tmp_path, [{"prompt": "hi", "chosen": "yes"}])

@@ -67,6 +67,13 @@ def test_a_test_file_of_pairs(tiny_base: Path, tmp_path: Path) -> None:
     assert [question.reference for question in questions] == [row["chosen"] for row in pair_rows(3)]
 
 
+def test_a_validation_file_is_asked_without_the_rows_to_train_on(tiny_base: Path, tmp_path: Path) -> None:
+    own = write_jsonl(tmp_path / "own.jsonl", pair_rows(3))
+    config = preference_config(tmp_path, tiny_base, "dpo", f"data.validation={own}", rows=["not JSON"])
+    questions = load_rows(RowSource(config=config_file(tmp_path, config))).questions
+    assert [question.reference for question in questions] == [row["chosen"] for row in pair_rows(3)]
+
+
 def test_grpo_has_no_answers_to_compare_with(tiny_base: Path, tmp_path: Path) -> None:
     options = (
         "preference.reward=tests/trainer/preference/rewards.py:letter_share",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ from tests.trainer.preference.support import answer_log_prob, judged_rows, pair_
 from tests.trainer.served import serve
 from tests.trainer.support import losses, write_jsonl
 from trainer.config.schema import TrainConfig
+from trainer.errors import ConfigError
 from trainer.loop.records import read_metrics
 from trainer.loop.session import RunResult
+from trainer.preference.run import require_trl
 from trainer.run import train
 
 ROWS = 8
@@ -174,3 +178,14 @@ def test_the_signal_leaves_a_checkpoint_to_go_on_from(tiny_base: Path, tmp_path:
     assert stopped.steps < 8
     finished = train(config, resume=True)
     assert list(losses(finished)) == list(range(1, 9))
+
+
+def test_without_trl_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trl", None)
+    with pytest.raises(ConfigError, match=r"kto needs trl, which is an extra: pip install 'hotswap\[preference\]'"):
+        require_trl("kto")
+
+
+def test_supervised_training_imports_no_trl() -> None:
+    code = "import sys, trainer.run, trainer.preference.task; sys.exit('trl' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

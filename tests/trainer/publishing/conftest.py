@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,9 +20,8 @@ MAX_TOKENS = 6
 @pytest.fixture
 def server(tiny_base: Path, tmp_path: Path) -> Iterator[Live]:
     """A server that wants keys, its own for each test."""
-    keys = {scope: hashlib.sha256(key.encode()).digest() for scope, key in (("admin", ADMIN), ("api", INFERENCE))}
     with live_server(
-        tiny_base, tmp_path / "data", admin_keys=(keys["admin"],), api_keys=(keys["api"],), engine={"dtype": "float32"}
+        tiny_base, tmp_path / "data", admin_key=ADMIN, api_key=INFERENCE, engine={"dtype": "float32"}
     ) as live:
         yield live
         live.wait_idle()

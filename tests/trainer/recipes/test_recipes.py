@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -123,64 +122,6 @@ def test_rows_of_small_files(name: str, tmp_path: Path) -> None:
     assert sorted(found, key=str) == sorted(ROWS[name], key=str)
 
 
-def test_clinc_adds_the_rows_out_of_scope(tmp_path: Path) -> None:
-    found = rows_of("clinc150", write(tmp_path, FILES["clinc150"]), "validation")
-    assert {row["response"] for row in found} == {"pay_bill", "oos"}
-    assert found[0]["labels"] == ["oos", "pay_bill"]
-
-
-def test_geography_fills_variables_and_splits_by_question_or_query(tmp_path: Path) -> None:
-    write(tmp_path, FILES["geography"])
-    expected = {
-        "prompt": "Answer with a SQL query: how big is como or garda",
-        "response": 'SELECT SIZE FROM LAKE WHERE NAME = "como" OR NAME = "garda" ;',
-        "sqlite": str(tmp_path / "g.sqlite"),
-    }
-    assert rows_of("geography", tmp_path) == [expected]
-    assert rows_of("geography_query", tmp_path) == []
-    assert rows_of("geography_query", tmp_path, "test") == [expected]
-
-
-def test_e2e_rows_know_all_references_of_their_attributes(tmp_path: Path) -> None:
-    found = rows_of("e2e_nlg", write(tmp_path, FILES["e2e_nlg"]))
-    assert len(found) == 2
-    assert all(row["references"] == ["A is a place.", "There is A."] for row in found)
-
-
-def test_toolcall_keeps_turns_and_functions_for_the_template_to_write(tmp_path: Path) -> None:
-    (found,) = rows_of("toolcall", write(tmp_path, FILES["toolcall"]))
-    assert found == {"messages": TOOLS[0]["conversations"], "tools": "[{}]"}
-
-
-def test_humaneval_reads_packed_files_and_has_nothing_to_train_on(tmp_path: Path) -> None:
-    row = {
-        "prompt": "def f():\n",
-        "canonical_solution": "    return 1\n",
-        "entry_point": "f",
-        "test": "assert f() == 1",
-    }
-    (tmp_path / "HumanEval.jsonl.gz").write_bytes(gzip.compress(lines(row).encode()))
-    assert rows_of("humaneval", tmp_path, "test")[0]["response"] == "    return 1\n"
-    with pytest.raises(DataError, match="recipe humaneval has no train rows; it has test"):
-        rows_of("humaneval", tmp_path)
-
-
-def test_sets_without_a_test_split_hold_back_the_same_tenth_every_time(tmp_path: Path) -> None:
-    content = lines(*({"question": f"q{i}", "context": "c", "answer": f"a{i}"} for i in range(50)))
-    write(tmp_path, {"sqlqa.jsonl": content})
-    train, test = rows_of("sqlqa", tmp_path), rows_of("sqlqa", tmp_path, "test")
-    assert (len(train), len(test)) == (45, 5)
-    assert sorted(row["response"] for row in [*train, *test]) == sorted(f"a{i}" for i in range(50))
-    assert rows_of("sqlqa", tmp_path, "test") == test
-
-
-def test_advertisegen_with_its_training_file_tests_on_all_of_dev(tmp_path: Path) -> None:
-    write(tmp_path, FILES["advertisegen"])
-    write(tmp_path, {"train.json": lines({"content": "类型#裤", "summary": "一条裤子。"})})
-    assert rows_of("advertisegen", tmp_path)[0]["prompt"] == "类型#裤"
-    assert rows_of("advertisegen", tmp_path, "test")[0]["prompt"] == "类型#裙"
-
-
 BROKEN = [
     (
         "snips",
@@ -222,15 +163,6 @@ def test_broken_files_are_named_with_the_line(name: str, files: dict[str, str], 
         rows_of(name, write(tmp_path, files))
 
 
-def test_bytes_that_are_not_utf8_are_named_with_the_line(tmp_path: Path) -> None:
-    (tmp_path / "sqlqa.jsonl").write_bytes(b'{"a": 1}\n\xff\n')
-    with pytest.raises(DataError, match=r"sqlqa.jsonl line 2 is not UTF-8"):
-        rows_of("sqlqa", tmp_path)
-    (tmp_path / "HumanEval.jsonl.gz").write_bytes(b"not packed")
-    with pytest.raises(DataError, match=r"HumanEval.jsonl.gz cannot be read"):
-        rows_of("humaneval", tmp_path, "test")
-
-
 def test_a_run_adds_the_tokens_of_its_recipe_unless_it_names_its_own(tmp_path: Path) -> None:
     write(tmp_path, FILES["sqlqa"])
     settings = [f"data.path={tmp_path}", "data.recipe=sqlqa", "output=run"]
@@ -238,8 +170,3 @@ def test_a_run_adds_the_tokens_of_its_recipe_unless_it_names_its_own(tmp_path: P
     assert load_config(None, [*settings, "added_tokens=[X]"], {}).added_tokens == ["X"]
     assert load_config(None, [*settings, "added_tokens=[]"], {}).added_tokens == []
     assert load_config(None, ["data.path=a.jsonl", "output=run"], {}).added_tokens == []
-
-
-def test_a_path_that_is_no_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is no folder; recipe snips reads a folder"):
-        rows_of("snips", tmp_path / "absent")

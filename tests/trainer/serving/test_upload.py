@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.server
 import json
 import shutil
@@ -27,9 +26,7 @@ from trainer.serving.upload import publish
 
 @pytest.fixture(scope="module")
 def server(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    with live_server(
-        tiny_base, tmp_path_factory.mktemp("data"), admin_keys=(hashlib.sha256(b"secret").digest(),)
-    ) as live:
+    with live_server(tiny_base, tmp_path_factory.mktemp("data"), admin_key="secret") as live:
         yield live
 
 
