@@ -18,7 +18,7 @@ from typing_extensions import override
 
 ProgressCallback = Callable[[int, int], None]  # rows or bytes: done, in all
 OpenBar = Callable[[str], AbstractContextManager[ProgressCallback]]  # opens a bar under a title
-_LINE_EVERY_SECONDS = 10.0
+LINE_SECONDS = 10.0  # between two lines where no terminal is
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class SilentDisplay(Display):
 class Throttle:
     """Keeps lines ``seconds`` apart."""
 
-    def __init__(self, seconds: float = _LINE_EVERY_SECONDS, *, at_once: bool = False) -> None:
+    def __init__(self, seconds: float = LINE_SECONDS, *, at_once: bool = False) -> None:
         """``at_once``: the first line need not wait."""
         self._seconds = seconds
         self._next = time.monotonic() + (0 if at_once else seconds)
