@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +13,10 @@ from typing import Any
 import httpx
 import psutil
 
-START_SECONDS, STOP_SECONDS = 600, 60
+from trainer.serving.client import bearer
+from trainer.serving.local_server import start_server, wait_until_ready
+
+START_SECONDS = REQUEST_SECONDS = 600  # large bases, and uploads of a thousand adapters
 
 
 @dataclass(frozen=True)
@@ -50,32 +50,9 @@ class OwnServer:
 def own_server(options: Sequence[str], log: Path) -> Iterator[OwnServer]:
     """``hotswap serve`` with ``options``, ready; its output goes to ``log``.
 
-    Raises RuntimeError when it does not start.
+    Raises ServerStartError when it does not start.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "hotswap", "serve", "--port", str(port), *options]
-    with log.open("wb") as out, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600) as client:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
-        try:
-            _wait_until_ready(client, process, log)
-            yield OwnServer(client, psutil.Process(process.pid))
-        finally:
-            process.terminate()
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def _wait_until_ready(client: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            if client.get("/ready").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass  # it does not listen yet
-        time.sleep(0.2)
-    raise RuntimeError(f"the server did not start: {log.read_text(errors='replace').strip()[-500:]}")
+    with start_server(options, log) as server:
+        asyncio.run(wait_until_ready(server, START_SECONDS))
+        with httpx.Client(base_url=server.url, headers=bearer(server.admin_key), timeout=REQUEST_SECONDS) as client:
+            yield OwnServer(client, psutil.Process(server.process.pid))

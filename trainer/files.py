@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from adapters.package.files import move_directory, sync
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, TrainerError
 
 CONFIG_FILE = "config.yaml"
 SERVED_TEMPLATE = "chat_template.jinja"  # for --chat-template, where training had another than the base's
@@ -27,6 +29,17 @@ def write_whole(path: Path, text: str) -> None:
     except OSError:
         scratch.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Write ``record``, a document for people to read too, as ``write_whole`` does. Raises OSError."""
+    write_whole(path, json.dumps(record, ensure_ascii=False, indent=2) + "\n")
+
+
+def check_writable(path: Path, error: type[TrainerError]) -> None:
+    """Raise ``error``, before any work is done, where a report cannot be written to ``path``."""
+    if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
+        raise error(f"{path} cannot be written there; name a file in a folder that exists")
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Shows progress on stderr: a live bar in a terminal, elsewhere a line now and then. Knows nothing of torch.
 
-``Display`` is a training run's, ``show`` opens a bar for an evaluation, ``show_progress`` is an upload's line.
+``Display`` is a training run's, ``show_bar`` an evaluation's, ``show_upload`` an upload's line.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from typing_extensions import override
 
-ProgressCallback = Callable[[int, int], None]  # rows done, rows in all
+ProgressCallback = Callable[[int, int], None]  # rows or bytes: done, in all
 OpenBar = Callable[[str], AbstractContextManager[ProgressCallback]]  # opens a bar under a title
-_LINE_EVERY_SECONDS = 10.0
+LINE_SECONDS = 10.0  # between two lines where no terminal is
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Display(Protocol):
         """A run of ``total`` steps begins, ``done`` of which lie behind it."""
         ...
 
-    def update(self, reading: StepMetrics) -> None:
+    def update(self, metrics: StepMetrics) -> None:
         """A step was logged."""
         ...
 
@@ -53,80 +54,86 @@ class Display(Protocol):
         ...
 
 
-class SilentDisplay:
+class SilentDisplay(Display):
     """Shows nothing."""
 
-    def start(self, total: int, done: int) -> None:
-        """See Display."""
+    @override
+    def start(self, total: int, done: int) -> None: ...
 
-    def update(self, reading: StepMetrics) -> None:
-        """See Display."""
+    @override
+    def update(self, metrics: StepMetrics) -> None: ...
 
-    def message(self, text: str) -> None:
-        """See Display."""
+    @override
+    def message(self, text: str) -> None: ...
 
-    def stop(self) -> None:
-        """See Display."""
+    @override
+    def stop(self) -> None: ...
 
 
-class LineDisplay:
+class Throttle:
+    """Keeps lines ``seconds`` apart."""
+
+    def __init__(self, seconds: float = LINE_SECONDS, *, at_once: bool = False) -> None:
+        """``at_once``: the first line need not wait."""
+        self._seconds = seconds
+        self._next = time.monotonic() + (0 if at_once else seconds)
+
+    def is_due(self) -> bool:
+        """Whether a line may be written now, which the caller does then."""
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + self._seconds
+        return True
+
+
+class LineDisplay(Display):
     """Plain lines on stderr, for logs and pipes: the first step, the last, and one every ten seconds."""
 
     def __init__(self) -> None:
         self._total = 0
-        self._next = 0.0
+        self._throttle = Throttle(at_once=True)
 
+    @override
     def start(self, total: int, done: int) -> None:
-        """See Display."""
         self._total = total
 
-    def update(self, reading: StepMetrics) -> None:
-        """See Display."""
-        if time.monotonic() < self._next and reading.step < self._total:
-            return
-        self._next = time.monotonic() + _LINE_EVERY_SECONDS
-        self.message(f"step {reading.step}/{self._total}  {_details(reading)}  eta {_clock(reading.seconds_left)}")
+    @override
+    def update(self, metrics: StepMetrics) -> None:
+        if self._throttle.is_due() or metrics.step >= self._total:
+            left = _clock(metrics.seconds_left)
+            self.message(f"step {metrics.step}/{self._total}  {_details(metrics)}  eta {left}")
 
+    @override
     def message(self, text: str) -> None:
-        """See Display."""
-        sys.stderr.write(text + "\n")
-        sys.stderr.flush()
+        _write_line(text)
 
-    def stop(self) -> None:
-        """See Display."""
+    @override
+    def stop(self) -> None: ...
 
 
-class BarDisplay:
+class BarDisplay(Display):
     """A live bar on stderr."""
 
     def __init__(self, console: Console) -> None:
-        self._bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[details]}"),
-            TimeElapsedColumn(),
-            TextColumn("eta"),
-            TimeRemainingColumn(),
-            console=console,
-        )
+        self._bar = bars(console, "training", "{task.fields[details]}")
         self._task = self._bar.add_task("training", details="")
 
+    @override
     def start(self, total: int, done: int) -> None:
-        """See Display."""
         self._bar.update(self._task, total=total, completed=done)
         self._bar.start()
 
-    def update(self, reading: StepMetrics) -> None:
-        """See Display."""
-        self._bar.update(self._task, completed=reading.step, details=_details(reading))
+    @override
+    def update(self, metrics: StepMetrics) -> None:
+        self._bar.update(self._task, completed=metrics.step, details=_details(metrics))
 
+    @override
     def message(self, text: str) -> None:
-        """See Display."""
         self._bar.console.print(text, markup=False, highlight=False)
 
+    @override
     def stop(self) -> None:
-        """See Display."""
         self._bar.stop()
 
 
@@ -138,10 +145,10 @@ def make_display(quiet: bool) -> Display:
     return BarDisplay(console) if console.is_terminal else LineDisplay()
 
 
-def _details(reading: StepMetrics) -> str:
+def _details(metrics: StepMetrics) -> str:
     return (
-        f"loss {reading.loss:.4f}  epoch {reading.epoch:.2f}  lr {reading.learning_rate:.2e}  "
-        f"{reading.tokens_per_second:,.0f} tokens/s  memory {reading.peak_memory_mb:,.0f} MB"
+        f"loss {metrics.loss:.4f}  epoch {metrics.epoch:.2f}  lr {metrics.learning_rate:.2e}  "
+        f"{metrics.tokens_per_second:,.0f} tokens/s  memory {metrics.peak_memory_mb:,.0f} MB"
     )
 
 
@@ -150,22 +157,41 @@ def _clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
+def _write_line(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def bars(console: Console, title: str, *details: str) -> Progress:
+    """Bars on ``console``: how far, how long and how long still. ``title`` and ``details`` are formats of a task."""
+    return Progress(
+        TextColumn(title, markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        *map(TextColumn, details),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
 @contextmanager
-def show(title: str) -> Iterator[ProgressCallback]:
-    """A bar, or lines, under ``title``; what it gives is told of requests done and requests in all."""
-    from rich.console import Console
-
+def show_bar(title: str) -> Iterator[ProgressCallback]:
+    """A bar under ``title``, or where stderr is no terminal a line every ten seconds and at the end."""
     console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _Lines(title)
+    if console.is_terminal:
+        with bars(console, "{task.description}") as bar:
+            task = bar.add_task(title, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+    throttle = Throttle()
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bar(*columns, TextColumn("eta"), TimeRemainingColumn(), console=console) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    def write(done: int, total: int) -> None:
+        if throttle.is_due() or done >= total:
+            _write_line(f"{title}: {done} of {total}")
+
+    yield write
 
 
 @contextmanager
@@ -174,22 +200,7 @@ def silent(_title: str) -> Iterator[ProgressCallback]:
     yield lambda _done, _total: None
 
 
-class _Lines:
-    """A line every ten seconds and at the end."""
-
-    def __init__(self, title: str) -> None:
-        self._title = title
-        self._next = time.monotonic() + _LINE_EVERY_SECONDS
-
-    def __call__(self, done: int, total: int) -> None:
-        if done < total and time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + _LINE_EVERY_SECONDS
-        sys.stderr.write(f"{self._title}: {done} of {total}\n")
-        sys.stderr.flush()
-
-
-def show_progress(sent: int, total: int) -> None:
+def show_upload(sent: int, total: int) -> None:
     """Write one line on stderr that is updated in place; nothing where stderr is no terminal."""
     if sys.stderr.isatty():
         end = "\n" if sent >= total else ""

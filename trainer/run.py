@@ -10,7 +10,6 @@ from transformers import set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from adapters.package.manifest import DataRef
-from bases.compute import dtype_name
 from trainer.base_model import Base, load_base
 from trainer.config.schema import DIVIDED, TrainConfig
 from trainer.data.batches import pack
@@ -26,7 +25,7 @@ from trainer.loop.failures import explained
 from trainer.loop.greedy import exact_match
 from trainer.loop.loss import LabelledHead
 from trainer.loop.packed_attention import check_packing, use_packed_attention
-from trainer.loop.session import RunResult, TrainingSession, check_context
+from trainer.loop.session import RunResult, TrainingSession, check_context, describe
 from trainer.loop.trainer import AdapterTrainer, autocasts, make_arguments, total_steps
 from trainer.methods import apply_method, trainable_parameters
 from trainer.progress import Display, SilentDisplay
@@ -69,8 +68,9 @@ def _train(session: TrainingSession) -> RunResult:
         check_packing(model, base.model.config.vocab_size)
     session.begin(model, base)
     arguments = make_arguments(config, rows)
-    session.display.message(_headline(config, base, data, model))
-    session.open_records(base, _account(data))
+    counts = {"train_rows": len(data.train), "validation_rows": len(data.validation)}
+    session.display.message(describe(config, base, model, **counts))
+    session.open_records(base, {"sha256": data.sha256, **counts, "dropped": data.dropped})
     if config.training.strategy == "fsdp":
         shard(model, torch.bfloat16 if autocasts(session.config) else None)
     trainer = AdapterTrainer(model, arguments, data, base.pad_id, config=config, identity=identity, packing=packing)
@@ -121,21 +121,3 @@ def _answers(config: TrainConfig, base: Base, data: TrainingData, model: Any, he
         "exact_match": exact_match(model, head, base, questions),
         "exact_match_rows": len(questions),
     }
-
-
-def _account(data: TrainingData) -> dict[str, Any]:
-    return {
-        "sha256": data.sha256,
-        "train_rows": len(data.train),
-        "validation_rows": len(data.validation),
-        "dropped": data.dropped,
-    }
-
-
-def _headline(config: TrainConfig, base: Base, data: TrainingData, model: Any) -> str:
-    count = sum(parameter.numel() for parameter in trainable_parameters(model).values())
-    quantize = "" if config.training.quantize == "none" else f" {config.training.quantize}"
-    return (
-        f"{config.method.KIND} on {base.name}{quantize} ({dtype_name(base.dtype)}): "
-        f"{count:,} trainable parameters, {len(data.train)} rows to train, {len(data.validation)} to validate"
-    )

@@ -25,12 +25,13 @@ from trainer.config.loading import dump_config, load_config, meaning_of
 from trainer.config.preference import GrpoPreference
 from trainer.config.schema import TrainConfig
 from trainer.errors import CheckpointError, ConfigError, TrainerError
-from trainer.files import CONFIG_FILE, write_whole
+from trainer.files import CONFIG_FILE, write_json, write_whole
 from trainer.loop.checkpoint import checkpoints
 from trainer.loop.failures import explained
 from trainer.loop.output import check_output
 from trainer.progress import Display
 from trainer.run import train
+from trainer.tables import aligned
 
 _LONGEST_NAME = 100
 
@@ -144,7 +145,7 @@ def write_results(output: Path, outcomes: Sequence[TrialResult], metric: str) ->
     best = next((run.name for run in ranked if run.error is None), None)
     record = {"metric": metric, "best": best, "runs": msgspec.to_builtins(ranked)}
     output.mkdir(parents=True, exist_ok=True)  # a run that failed at once leaves none
-    write_whole(output / RESULTS_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    write_json(output / RESULTS_FILE, record)
     write_whole(output / TABLE_FILE, as_markdown(ranked, metric))
 
 
@@ -174,10 +175,7 @@ def ranking_table(ranked: Sequence[TrialResult], metric: str) -> list[list[str]]
 def as_text(ranked: Sequence[TrialResult], metric: str) -> str:
     """The table for a terminal."""
     rows = ranking_table(ranked, metric)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return aligned(rows[0], rows[1:], left=range(len(rows[0])))
 
 
 def as_markdown(ranked: Sequence[TrialResult], metric: str) -> str:
@@ -258,7 +256,7 @@ def _metric(metric: str | None, configs: Sequence[TrainConfig]) -> str:
         grpo = any(isinstance(config.preference, GrpoPreference) for config in configs)
         metric = "reward_after" if grpo else "validation_loss" if validates else "train_loss"
     if metric not in METRICS:
-        raise ConfigError(f"--metric: {metric!r} is none of {', '.join(METRICS)}")
+        raise ConfigError(f"--metric: unknown metric {metric!r}; choose from {', '.join(METRICS)}")
     if metric != "train_loss" and not validates:
         raise ConfigError(f"--metric {metric}: there are no validation rows (data.validation is 0)")
     if metric == "exact_match" and not all(config.training.exact_match_rows for config in configs):

@@ -138,7 +138,7 @@ class Stream:
 
 
 @asynccontextmanager
-async def traffic(asker: StreamingClient, *streams: Stream) -> AsyncIterator[None]:
+async def traffic(client: StreamingClient, *streams: Stream) -> AsyncIterator[None]:
     """Keep ``streams`` running for the length of the block.
 
     The last requests are let run to their end, so that every request that was sent has its answer.
@@ -147,7 +147,7 @@ async def traffic(asker: StreamingClient, *streams: Stream) -> AsyncIterator[Non
 
     async def keep_asking(questions: Iterator[ChatQuestion], into: list[Answer]) -> None:
         while not stopping.is_set():
-            into.append(await asker.ask(next(questions)))
+            into.append(await client.ask(next(questions)))
 
     async with asyncio.TaskGroup() as tasks:
         for stream in streams:

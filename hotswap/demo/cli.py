@@ -13,7 +13,7 @@ from hotswap.errors import DemoError
 
 
 def main(argv: list[str]) -> int:
-    """Run the demo; 0 when every check held, 1 when one did not. Raises HotswapError when it cannot go on."""
+    """Run the demo; 0 when every check held, 1 when one did not. Raises HotswapError or TrainerError when it cannot."""
     args = _parse(argv)
     if find_spec("openai") is None:
         raise DemoError("the demo drives the server with the openai client; run: pip install 'hotswap[demo]'")

@@ -1,7 +1,7 @@
-"""The demo's settings, and the commands of hotswap that it runs as a user would: serve, publish, train.
+"""The demo's settings, and the commands of hotswap that it runs to their end as a user would: publish, train.
 
-Serving runs in the background, the others to their end; the progress of training is read from the metrics file it
-writes. Sizes are chosen so that the demo takes minutes on two CPU cores.
+The progress of training is read from the metrics file it writes. Sizes are chosen so that the demo takes minutes on two
+CPU cores.
 """
 
 from __future__ import annotations
@@ -9,20 +9,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, TaskID
 
 from hotswap.demo.tasks import CONTACTS, DATES, Task, TaskRow, write_jsonl
 from hotswap.errors import DemoError
-from trainer.errors import ServerStartError
-from trainer.serving import local_server
-from trainer.serving.local_server import HOTSWAP, environment, last_line
-from trainer.serving.local_server import LocalServer as Server
+from trainer.progress import bars
+from trainer.serving.local_server import HOTSWAP, LocalServer, environment, last_line
 
 
 @dataclass(frozen=True)
@@ -63,20 +60,7 @@ class Settings:
     reuse: bool = False
 
 
-def start_server(model: str, quantize: str, log: Path) -> AbstractContextManager[Server]:
-    """A server of ``model`` on a free port, not yet ready; stopped at the end. Its output goes to ``log``."""
-    return local_server.start_server(["--model", model, "--quantize", quantize], log)
-
-
-async def wait_until_ready(server: Server) -> None:
-    """Raises DemoError with the server's last line when it ends, or is not ready in time."""
-    try:
-        await local_server.wait_until_ready(server)
-    except ServerStartError as error:
-        raise DemoError(str(error)) from error
-
-
-async def publish(server: Server, package: Path, name: str, log: Path, *options: str) -> None:
+async def publish(server: LocalServer, package: Path, name: str, log: Path, *options: str) -> None:
     """``hotswap publish`` of ``package`` as ``name``. Raises DemoError."""
     arguments = ["publish", str(package), "--server", server.url, "--as", name, *options]
     await run_to_end(arguments, log, {"HOTSWAP_ADMIN_KEY": server.admin_key})
@@ -101,9 +85,7 @@ async def run_to_end(arguments: list[str], log: Path, env: Mapping[str, str] | N
 async def train_all(settings: Settings, rows: Mapping[str, Sequence[TaskRow]], console: Console) -> dict[str, Path]:
     """Train every recipe on the ``rows`` of its task; gives the package of each by name. Raises DemoError."""
     packages: dict[str, Path] = {}
-    columns = (TextColumn("  {task.description:<12}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"),
-               TextColumn("{task.fields[loss]}"), TimeElapsedColumn())  # fmt: skip
-    with Progress(*columns, console=console) as progress:
+    with bars(console, "  {task.description:<12}", "steps", "{task.fields[loss]}") as progress:
         for recipe in RECIPES:
             task = progress.add_task(recipe.name, total=recipe.steps, loss="")
             packages[recipe.name] = await _train(settings, recipe, rows[recipe.task.name], progress, task)

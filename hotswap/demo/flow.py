@@ -14,43 +14,36 @@ from pathlib import Path
 
 from openai import AsyncOpenAI
 from rich.console import Console
-from rich.progress import track
 
 from bases.default_base import import_default_base
 from bases.finding import DEFAULT_BASE
 from hotswap.demo.asking import BASE_PROMPTS, Answer, ChatQuestion, StreamingClient, open_client
 from hotswap.demo.checks import OLD, all_checks
-from hotswap.demo.commands import (
-    BATCH_SIZE,
-    FIRST,
-    RECIPES,
-    Settings,
-    publish,
-    start_server,
-    train_all,
-    wait_until_ready,
-)
+from hotswap.demo.commands import BATCH_SIZE, FIRST, RECIPES, Settings, publish, train_all
 from hotswap.demo.findings import AnswerKey, Findings, compare_all, key_of
 from hotswap.demo.live import Live
 from hotswap.demo.report import write_report
 from hotswap.demo.tasks import CONTACTS, DATES, TaskRow
-from trainer.serving.local_server import LocalServer
+from trainer.progress import bars
+from trainer.serving.client import AdminClient
+from trainer.serving.local_server import LocalServer, start_server, wait_until_ready
 
 OLD_NAME = "contacts-old"
 
 
 async def ask_alone(
-    asker: StreamingClient, under_load: Sequence[Answer], prompts: set[str], console: Console
+    client: StreamingClient, under_load: Sequence[Answer], prompts: set[str], console: Console
 ) -> dict[AnswerKey, Answer]:
     """The lone answer to every question of ``under_load`` about one of ``prompts``, by the key of that question.
 
-    ``OLD_NAME`` must serve the replaced version. ``asker`` should have a salt, so that nothing computed under load is
+    ``OLD_NAME`` must serve the replaced version. ``client`` should have a salt, so that nothing computed under load is
     used again.
     """
     complete = {key_of(a): a for a in under_load if a.error is None and a.question.prompt in prompts}
     lone = {}
-    for key, answer in track(complete.items(), description="  alone", console=console):
-        lone[key] = await asker.ask(_again(answer))
+    with bars(console, "  {task.description}") as progress:
+        for key, answer in progress.track(complete.items(), description="alone"):
+            lone[key] = await client.ask(_again(answer))
     return lone
 
 
@@ -70,7 +63,10 @@ class Demo:
     seconds: dict[str, float] = field(default_factory=dict)
 
     async def run(self) -> bool:
-        """All of it; writes the report into ``settings.out``. Whether every check held. Raises HotswapError."""
+        """All of it; writes the report into ``settings.out``. Whether every check held.
+
+        Raises HotswapError, and TrainerError for the server.
+        """
         settings = self.settings
         settings.out.mkdir(parents=True, exist_ok=True)
         if settings.base == DEFAULT_BASE:
@@ -79,7 +75,8 @@ class Demo:
         train, held_out = draw_rows(settings)
         with self._act("training", "three adapters, each by hotswap train (logs and data in the output folder)"):
             packages = await train_all(settings, train, self.console)
-        with start_server(settings.base, settings.quantize, settings.out / "server.log") as server:
+        options = ["--model", settings.base, "--quantize", settings.quantize]
+        with start_server(options, settings.out / "server.log") as server:
             with self._act("start", f"hotswap serve --quantize {settings.quantize}"):
                 await wait_until_ready(server)
             async with open_client(server.url, server.key) as client:
@@ -93,16 +90,17 @@ class Demo:
     async def _exercise(
         self, server: LocalServer, client: AsyncOpenAI, packages: dict[str, Path], held_out: Rows
     ) -> Findings:
-        base = await base_name(client)
+        with AdminClient(server.url, server.admin_key) as admin:
+            base = admin.base_name()
         live = Live(self.settings, server, base, packages, held_out, StreamingClient(client), self.console)
         with self._act("live", "hot swaps under traffic"):
             findings = await live.run()
         with self._act("alone", "the same questions again, one at a time, to compare the answers"):
             log = self.settings.out / f"{OLD_NAME}.publish.log"
             await publish(server, packages[FIRST.name], OLD_NAME, log)
-            asker = StreamingClient(client, salt="alone")
+            salted = StreamingClient(client, salt="alone")
             prompts = self._compared_prompts(held_out)
-            findings.lone = await ask_alone(asker, findings.answers, prompts, self.console)
+            findings.lone = await ask_alone(salted, findings.answers, prompts, self.console)
             findings.verdicts = compare_all(findings.answers, findings.lone)
         return findings
 
@@ -123,8 +121,3 @@ def draw_rows(settings: Settings) -> tuple[Rows, Rows]:
     count = max(recipe.steps for recipe in RECIPES) * BATCH_SIZE
     drawn = {task.name: task.rows(count, settings.held_out, seed=settings.seed) for task in (CONTACTS, DATES)}
     return {name: rows[0] for name, rows in drawn.items()}, {name: rows[1] for name, rows in drawn.items()}
-
-
-async def base_name(client: AsyncOpenAI) -> str:
-    """What the server calls its base: the model without a parent."""
-    return next(m.id for m in (await client.models.list()).data if getattr(m, "parent", None) is None)

@@ -14,14 +14,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 from hotswap.demo.asking import BASE_PROMPTS, Answer, ChatQuestion, Stream, StreamingClient, traffic
 from hotswap.demo.commands import BETTER, FIRST, PREFIX, Settings, publish
 from hotswap.demo.findings import Findings, Phase, Scored, latency_in
 from hotswap.demo.tasks import CONTACTS, DATES, Task, TaskRow
+from trainer.progress import bars
 from trainer.serving.local_server import LocalServer
 
+TITLE = "  {task.description:<18}"
 AT_ONCE = 4  # questions of one kind
 LONG_FACTORS = (1.5, 2.5)  # length of the streams that run across the replacement, in uploads
 LONG_TOKENS = (48, 256)  # their least and greatest length
@@ -36,13 +38,13 @@ class Live:
     base: str
     packages: dict[str, Path]
     held_out: dict[str, list[TaskRow]]
-    asker: StreamingClient
+    client: StreamingClient
     console: Console
     findings: Findings = field(default_factory=Findings)
 
     async def run(self) -> Findings:
         """All acts in order."""
-        async with traffic(self.asker, self.base_stream()):
+        async with traffic(self.client, self.base_stream()):
             self.console.print("  base traffic, no adapter yet")
             with self._phase("before"):
                 await asyncio.sleep(self.settings.settle_seconds)
@@ -79,28 +81,28 @@ class Live:
         self.findings.swap_seconds[f"{package} as {name}"] = round(time.perf_counter() - start, 2)
 
     async def _score_all(self) -> None:
-        with _bars(self.console) as bars:
+        with bars(self.console, TITLE) as shown:
             await asyncio.gather(
-                self._score("base on contacts", self.base, CONTACTS, bars),
-                self._score("base on dates", self.base, DATES, bars),
-                self._score("contacts v1", "contacts", CONTACTS, bars),
-                self._score("dates", "dates", DATES, bars),
+                self._score("base on contacts", self.base, CONTACTS, shown),
+                self._score("base on dates", self.base, DATES, shown),
+                self._score("contacts v1", "contacts", CONTACTS, shown),
+                self._score("dates", "dates", DATES, shown),
             )
 
     async def _score_better(self) -> None:
-        with _bars(self.console) as bars:
-            await self._score("contacts v2", "contacts", CONTACTS, bars)
+        with bars(self.console, TITLE) as shown:
+            await self._score("contacts v2", "contacts", CONTACTS, shown)
 
-    async def _score(self, who: str, model: str, task: Task, bars: Progress) -> None:
+    async def _score(self, who: str, model: str, task: Task, shown: Progress) -> None:
         """Ask ``model`` all held-out rows of ``task``, ``AT_ONCE`` at a time."""
         rows = self.held_out[task.name]
-        bar = bars.add_task(who, total=len(rows))
+        bar = shown.add_task(who, total=len(rows))
         slots = asyncio.Semaphore(AT_ONCE)
 
         async def one(row: TaskRow) -> Answer:
             async with slots:
-                answer = await self.asker.ask(ChatQuestion(model, row.prompt, task.max_tokens))
-                bars.advance(bar)
+                answer = await self.client.ask(ChatQuestion(model, row.prompt, task.max_tokens))
+                shown.advance(bar)
                 return answer
 
         answers = await asyncio.gather(*(one(row) for row in rows))
@@ -112,10 +114,10 @@ class Live:
         into = self.findings.answers
         contacts, dates = self._questions("contacts", CONTACTS), self._questions("dates", DATES)
         long = [Stream([question], 1, into) for question in self._long_questions(contacts)]
-        async with traffic(self.asker, Stream(contacts, 1, into), Stream(dates, 1, into), *long):
+        async with traffic(self.client, Stream(contacts, 1, into), Stream(dates, 1, into), *long):
             with self._phase("replace"):
                 await self._publish(BETTER.name, "contacts", "--replace")
-                into.append(await self.asker.ask(contacts[0]))  # answered by version 2 while others still run on 1
+                into.append(await self.client.ask(contacts[0]))  # answered by version 2 while others still run on 1
 
     def _questions(self, model: str, task: Task) -> list[ChatQuestion]:
         """The rows that are asked alone, too."""
@@ -129,8 +131,3 @@ class Live:
         least, most = LONG_TOKENS
         tokens = [min(most, max(least, math.ceil(factor * upload))) for factor in LONG_FACTORS]
         return [replace(q, max_tokens=n, ignore_eos=True) for q, n in zip(questions, tokens, strict=False)]
-
-
-def _bars(console: Console) -> Progress:
-    columns = (TextColumn("  {task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console)

@@ -19,13 +19,13 @@ from bases.names import QUANTIZATIONS
 from server.adapter_key import AdapterKey
 from server.app import make_context
 from server.config import EngineConfig
-from server.engine.ipc.local_client import LocalEngineClient
 from server.model.inputs import ModelInput, SequenceInput
 from server.model.loader import load_base as load_served
 from server.model.model_runner import ModelRunner
 from server.model.prepared import distance
 from server.settings import ServerConfig
 from tests.factory import make_tokenizer
+from tests.server.engine.ipc.local_client import LocalEngineClient
 from tests.server.live import live_server
 from tests.trainer.support import make_config
 from trainer.base_model import Base, load_base
@@ -125,15 +125,15 @@ def assert_answers_as_trained(runner: ModelRunner, result: RunResult) -> None:
     """The server measures its own type and quantization, and computes the logits that the trainer recorded."""
     assert result.package is not None
     prepared = runner.prepare(result.package)
-    assert prepared.trial is not None
-    assert prepared.trial.golden_tolerance == prepared.trial.golden_warning  # base and type are those of the training
+    assert prepared.plan is not None
+    assert prepared.plan.golden_tolerance == prepared.plan.golden_warning  # base and type are those of the training
     key = AdapterKey("a", 1, "a")
     runner.install(key, prepared.adapter)
     for probe in read_golden(result.package):
         ids = probe.input_ids.tolist()
         blocks = list(range(-(-len(ids) // runner.block_size)))
         logits = runner.execute(ModelInput([SequenceInput(key, ids, 0, blocks, [len(ids) - 1])]))
-        assert distance(logits, probe.logits[None]) <= prepared.trial.golden_tolerance
+        assert distance(logits, probe.logits[None]) <= prepared.plan.golden_tolerance
 
 
 SOURCES = ("tokenizer", "template", "generation_config", "config")
@@ -155,7 +155,7 @@ def test_whatever_names_an_end_token_ends_outputs_of_both(tiny_base: Path, tmp_p
     stopped = free[: free.index(wanted)]
     assert answer(base) == stopped
     with live_server(path, tmp_path / "data", engine={"dtype": "float32"}) as live:
-        assert set(live.parts.engine.info.eos_token_ids) == set(base.end_ids)
+        assert set(live.context.engine.info.eos_token_ids) == set(base.end_ids)
         body = {"model": "base", "prompt": PROMPT, "max_tokens": len(free), "temperature": 0}
         reply = live.post("/v1/completions", body).json()
     assert reply["choices"][0]["finish_reason"] == "stop"

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 from trainer.config.loading import load_config
 from trainer.config.schema import TrainConfig
+from trainer.loop.records import read_metrics
+from trainer.loop.session import RunResult
 
 WORDS = ("red", "blue", "green", "black", "white", "grey")
+DEADLINE = 120.0  # seconds for what takes a few
 
 
 def write_jsonl(path: Path, rows: list[Any]) -> Path:
@@ -36,3 +41,18 @@ def make_config(folder: Path, base: Path, *overrides: str, rows: list[Any] | Non
         encoding="utf-8",
     )
     return load_config(file, overrides, {})
+
+
+def losses(result: RunResult | TrainConfig, key: str = "loss") -> dict[int, float]:
+    """What the run logged as ``key``, by step."""
+    records = read_metrics(Path(result.output) / "metrics.jsonl")
+    return {record["step"]: record[key] for record in records if key in record}
+
+
+def wait_for_step(metrics: Path, step: int, process: subprocess.Popen[str]) -> None:
+    """Until ``process``, a training run, has logged ``step``."""
+    end = time.monotonic() + DEADLINE
+    while not any(record["step"] >= step for record in read_metrics(metrics)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)

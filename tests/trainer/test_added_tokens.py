@@ -21,9 +21,8 @@ from server.engine.messages import AdapterLoaded
 from tests.factory import make_base
 from tests.server.live import live_server
 from tests.trainer.every_method import METHODS
-from tests.trainer.export.test_result_served import serve
-from tests.trainer.support import WORDS, make_config
-from tests.trainer.test_run import losses
+from tests.trainer.served import serve
+from tests.trainer.support import WORDS, losses, make_config
 from trainer.base_model import load_base
 from trainer.errors import ConfigError
 from trainer.methods import apply_method

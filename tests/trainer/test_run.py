@@ -18,18 +18,12 @@ from adapters.package.manifest import read_manifest
 from adapters.package.reading import read_package
 from tests import oracle
 from tests.trainer.every_method import METHODS, WEAK
-from tests.trainer.support import WORDS, colour_rows, make_config
-from trainer.config.schema import TrainConfig
+from tests.trainer.support import WORDS, colour_rows, losses, make_config
 from trainer.errors import CheckpointError, DataError, TrainingError
 from trainer.loop.records import read_metrics
 from trainer.loop.session import RunResult
 from trainer.progress import SilentDisplay
 from trainer.run import train
-
-
-def losses(result: RunResult | TrainConfig, key: str = "loss") -> dict[int, float]:
-    records = read_metrics(Path(result.output) / "metrics.jsonl")
-    return {record["step"]: record[key] for record in records if key in record}
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -78,7 +78,7 @@ def test_a_sweep_of_other_settings_is_not_mixed_in(file: Path) -> None:
     [
         (["learning_rate=1e-3"], None, "a setting with several values"),
         (["learning_rate=1e-3,oops"], None, "training.learning_rate: Expected float"),
-        (["seed=1,2"], "bleu", "'bleu' is none of validation_loss"),
+        (["seed=1,2"], "bleu", "unknown metric 'bleu'; choose from validation_loss"),
         (["seed=1,2"], "exact_match", "exact_match_rows"),
         (["seed=1,2", "validation=0"], "validation_loss", "no validation rows"),
     ],

@@ -94,20 +94,22 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    from trainer.errors import EvaluationError
     from trainer.evaluation.metrics import find_metrics
-    from trainer.evaluation.report import check_writable, lines, warnings, write_answers, write_json
+    from trainer.evaluation.report import lines, warnings, write_answers, write_report
     from trainer.evaluation.rows import RowSource, load_rows
     from trainer.evaluation.scoring import check_scorable, scorable
     from trainer.evaluation.suite import EvalOptions, run_suite
     from trainer.evaluation.targets import find_target
-    from trainer.progress import show, silent
+    from trainer.files import check_writable
+    from trainer.progress import show_bar, silent
 
     candidate = find_target(args.model, on_server=bool(args.server))
     versus = find_target(args.vs, on_server=bool(args.server)) if args.vs else None
     asked = args.metrics.split(",") if args.metrics else None
     named = find_metrics(asked) if asked else []  # before anything is loaded
     for file in filter(None, (args.json, args.answers)):
-        check_writable(file)
+        check_writable(file, EvaluationError)
     config = args.config or candidate.config
     source = RowSource(config, args.data, args.recipe, args.path, args.split, args.rows, args.overrides)
     rows = load_rows(source)
@@ -127,12 +129,12 @@ def _evaluate(args: argparse.Namespace) -> int:
         probe_folders=_folders(args.probe),
         probe_rows=args.probe_rows,
     )
-    report = run_suite(candidate, versus, rows, metrics, options, bar=silent if args.quiet else show)
+    report = run_suite(candidate, versus, rows, metrics, options, bar=silent if args.quiet else show_bar)
     print("\n".join(lines(report)))
     for warning in warnings(report):
         print(f"warning: {warning}", file=sys.stderr)
     if args.json:
-        write_json(report, args.json)
+        write_report(report, args.json)
     if args.answers:
         write_answers(report, args.answers)
     return 0

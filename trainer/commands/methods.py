@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from textwrap import indent
+from typing import TYPE_CHECKING, Any
 
 from trainer.commands.common import guarded
+from trainer.tables import aligned
+
+if TYPE_CHECKING:
+    from trainer.config.keys import MethodDescription
 
 
 def methods(argv: list[str]) -> int:
@@ -21,9 +26,9 @@ def methods(argv: list[str]) -> int:
 
 
 def _methods(args: argparse.Namespace) -> int:
-    from trainer.config.keys import MethodDescription, describe_method, describe_methods
+    from trainer.config.keys import describe_method, describe_methods
 
-    found: list[MethodDescription] = [describe_method(args.name)] if args.name else describe_methods()
+    found = [describe_method(args.name)] if args.name else describe_methods()
     if args.json:
         import json
 
@@ -38,16 +43,15 @@ def _methods(args: argparse.Namespace) -> int:
     return 0
 
 
-def _one(method: Any) -> str:
-    width = max((len(setting.key) for setting in method.settings), default=0)
-    type_width = max((len(setting.type) for setting in method.settings), default=0)
-    settings = [f"  {s.key:<{width}}  {s.type:<{type_width}}  {s.default}".rstrip() for s in method.settings]
+def _one(method: MethodDescription) -> str:
+    settings = [(setting.key, setting.type, setting.default) for setting in method.settings]
+    table = indent(aligned(settings[0], settings[1:], left=(0, 1, 2)), "  ") if settings else ""
     return "\n".join(
         [
             f"{method.name}: {method.summary}",
             *([method.details] if method.details else []),
             "",
-            *(["settings, with what they may be and their defaults:", *settings] if settings else ["no settings"]),
+            *(["settings, with what they may be and their defaults:", table] if settings else ["no settings"]),
             "",
             f"learning rate {method.learning_rate} unless training.learning_rate says otherwise",
             f"on bases quantized as {', '.join(method.quantized)}",
@@ -55,14 +59,11 @@ def _one(method: Any) -> str:
     )
 
 
-def _all(methods: list[Any]) -> str:
-    width = max(len(method.name) for method in methods)
-    rows = [f"{'method':<{width}}  {'rate':>6}  {'bases':<13}  what it does"]
-    for method in methods:
-        rows.append(f"{method.name:<{width}}  {method.learning_rate:>6}  {_bases(method)}  {method.summary}")
-    return "\n".join([*rows, "", "all settings of one: hotswap methods NAME; what it takes: hotswap plan"])
+def _all(methods: list[MethodDescription]) -> str:
+    rows = [(method.name, method.learning_rate, _bases(method), method.summary) for method in methods]
+    table = aligned(("method", "rate", "bases", "what it does"), rows, left=(0, 2, 3))
+    return f"{table}\n\nall settings of one: hotswap methods NAME; what it takes: hotswap plan"
 
 
-def _bases(method: Any) -> str:
-    words = "all" if len(method.quantized) == 6 else ", ".join(method.quantized)
-    return f"{words:<13}"
+def _bases(method: MethodDescription) -> str:
+    return "all" if len(method.quantized) == 6 else ", ".join(method.quantized)

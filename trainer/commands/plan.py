@@ -40,9 +40,9 @@ def plan(argv: list[str]) -> int:
 
 def _plan(args: argparse.Namespace) -> int:
     if args.shape == "list":
-        return _list_shapes()
+        return _list_presets()
     if args.shape:
-        return _plan_shape(args)
+        return _plan_preset(args)
     from trainer.config.loading import load_config
 
     config = load_config(args.config, args.settings, defaults={"output": "plan"})  # where nothing is written
@@ -55,34 +55,34 @@ def _plan(args: argparse.Namespace) -> int:
     return 0
 
 
-def _plan_shape(args: argparse.Namespace) -> int:
+def _plan_preset(args: argparse.Namespace) -> int:
     from trainer.config.loading import load_config
     from trainer.plan.model_presets import model_preset
 
-    shape = model_preset(args.shape)
+    preset = model_preset(args.shape)
     given = ["output=plan", "data.path=plan", *args.settings]  # neither is read
     config = load_config(None, given)
     one = any(item.partition("=")[0].removeprefix("--").split(".")[0] == "method" for item in args.settings)
-    rows = [] if one else [(label, words, load_config(None, [*given, *words.split()])) for label, words in shape.rows]
+    rows = [] if one else [(label, words, load_config(None, [*given, *words.split()])) for label, words in preset.rows]
     silence_libraries()
     from trainer.plan.planning import compare_methods, plan_preset
     from trainer.plan.report import preset_data, preset_text, run_data, run_text
 
     if one:
-        planned = plan_preset(shape, config)
+        planned = plan_preset(preset, config)
         _print(args.json, run_data(planned), run_text(planned))
     else:
-        compared = compare_methods(shape, rows)
+        compared = compare_methods(preset, rows)
         _print(args.json, preset_data(compared), preset_text(compared))
     return 0
 
 
-def _list_shapes() -> int:
+def _list_presets() -> int:
     from trainer.plan.model_presets import MODEL_PRESETS
+    from trainer.tables import aligned
 
-    width = max(map(len, MODEL_PRESETS))
-    for shape in MODEL_PRESETS.values():
-        print(f"{shape.name:<{width}}  {shape.parameters:>13,}  {shape.summary}")
+    rows = [(preset.name, f"{preset.parameters:,}", preset.summary) for preset in MODEL_PRESETS.values()]
+    print(aligned(rows[0], rows[1:], left=(0, 2)))
     return 0
 
 

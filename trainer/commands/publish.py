@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _publish(args: argparse.Namespace) -> int:
-    from trainer.progress import show_progress
+    from trainer.progress import show_upload
     from trainer.serving.upload import find_package
     from trainer.serving.upload import publish as upload
 
@@ -105,7 +105,7 @@ def _publish(args: argparse.Namespace) -> int:
         allow_noop=args.allow_noop,
         admin_key=args.admin_key,
         timeout=args.timeout,
-        progress=None if args.quiet else show_progress,
+        progress=None if args.quiet else show_upload,
     )
     print(f"published {published.name} version {published.version}  digest {published.digest}")
     for warning in published.warnings:
@@ -114,8 +114,10 @@ def _publish(args: argparse.Namespace) -> int:
 
 
 def _publish_gated(args: argparse.Namespace) -> int:
-    from trainer.progress import show, show_progress, silent
-    from trainer.publishing.gate_report import check_writable, write_report
+    from trainer.errors import PublishError
+    from trainer.files import check_writable
+    from trainer.progress import show_bar, show_upload, silent
+    from trainer.publishing.gate_report import write_report
     from trainer.publishing.gated_publish import Feedback, GateOptions, publish_gated
     from trainer.publishing.gates import parse_gates
     from trainer.serving.client import AdminClient
@@ -123,7 +125,7 @@ def _publish_gated(args: argparse.Namespace) -> int:
 
     gates = parse_gates(args.gate)
     if args.report:
-        check_writable(args.report)
+        check_writable(args.report, PublishError)
     package = find_package(args.directory)
     rows = _rows(args, package)
     options = GateOptions(
@@ -137,7 +139,7 @@ def _publish_gated(args: argparse.Namespace) -> int:
         concurrency=args.concurrency,
         timeout=args.timeout,
     )
-    bar, upload = (silent, None) if args.quiet else (show, show_progress)
+    bar, upload = (silent, None) if args.quiet else (show_bar, show_upload)
     feedback = Feedback(lambda text: print(f"hotswap: {text}", file=sys.stderr), bar, upload)
     with AdminClient(args.server, args.admin_key, timeout=args.timeout) as client:
         report = publish_gated(package, client, args.name, rows, options=options, feedback=feedback)

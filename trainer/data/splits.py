@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,7 @@ from trainer.data.conversations import DroppedRow
 from trainer.data.rows import RawRow
 from trainer.data.sources import Source, find_source, find_train_source
 from trainer.errors import DataError
+from trainer.progress import LINE_SECONDS, Throttle
 from trainer.tables import counted
 
 Indices = npt.NDArray[np.int64]
@@ -163,17 +163,12 @@ def _key_number(key: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
 
 
-_PROGRESS_SECONDS = 10.0
-
-
-def progress_messages(tell: Callable[[str], None], seconds: float = _PROGRESS_SECONDS) -> Progress:
+def progress_messages(tell: Callable[[str], None], seconds: float = LINE_SECONDS) -> Progress:
     """A Progress that ``tell``s how far it is, at most once in ``seconds``; short work stays silent."""
-    last = time.monotonic()
+    throttle = Throttle(seconds)
 
     def progress(what: str, done: int, total: int | None) -> None:
-        nonlocal last
-        if time.monotonic() - last >= seconds:
-            last = time.monotonic()
+        if throttle.is_due():
             tell(f"{what}: {done:,} rows" if total is None else f"{what}: {done:,} of {total:,} rows")
 
     return progress

@@ -88,9 +88,9 @@ def _port(folder: Path) -> int:
     """A port that is free now, the same for all processes of this run."""
     file = folder / "port"
     if not file.exists():
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            file.write_text(str(probe.getsockname()[1]))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            file.write_text(str(free.getsockname()[1]))
     return int(file.read_text())
 
 

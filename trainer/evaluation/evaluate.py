@@ -20,7 +20,7 @@ from trainer.evaluation.metrics import Case, Metric, find_metrics
 from trainer.evaluation.results import Evaluation, ScoredAnswer
 from trainer.evaluation.scoring import row_values, score_rows
 from trainer.progress import ProgressCallback
-from trainer.serving.client import ContextTooLong, Endpoint, InferenceClient, not_like_hotswap
+from trainer.serving.client import ContextTooLong, Endpoint, InferenceClient
 
 TOO_LONG = "too_long"  # our own finish_reason, of a question that does not fit the server's context
 _LONGEST_TRIED = 8  # references that are tokenised to find the longest
@@ -60,7 +60,7 @@ class ModelClient:
         if question.messages is None:
             answer = await self.connection.post("/v1/completions", {**body, "prompt": question.prompt})
         else:
-            answer = await self.connection.post("/v1/chat/completions", {**body, "messages": _messages(question)})
+            answer = await self.connection.post("/v1/chat/completions", {**body, "messages": chat_messages(question)})
         try:
             choice = answer["choices"][0]
             text = choice["text"] if question.messages is None else choice["message"]["content"]
@@ -68,7 +68,7 @@ class ModelClient:
                 str(text or ""), str(choice["finish_reason"]), int(answer["usage"]["completion_tokens"])
             )
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise not_like_hotswap(self.model, f"no {error} in its answer") from error
+            raise self.connection.not_ours(f"no {error} in its answer") from error
 
     async def reference_logprobs(self, question: Question) -> list[float]:
         """log p of every token of the reference given the prompt; empty where there is none, or no room for it.
@@ -76,7 +76,7 @@ class ModelClient:
         The prompt is tokenised alone, as it is for an answer. Raises EvaluationError.
         """
         if question.messages is not None:
-            prompt = await self.tokenize(messages=_messages(question))
+            prompt = await self.tokenize(messages=chat_messages(question))
         else:
             prompt = await self.tokenize(prompt=question.prompt)
         reference = await self.tokenize(prompt=question.reference, add_special_tokens=False)
@@ -91,14 +91,14 @@ class ModelClient:
             values = answer["choices"][0]["logprobs"]["token_logprobs"][len(prompt) :]
             return [float(value) for value in values if value is not None]  # nothing predicts a text's first token
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise not_like_hotswap(self.model, f"no {error} in its answer") from error
+            raise self.connection.not_ours(f"no {error} in its answer") from error
 
     async def tokenize(self, **what: Any) -> list[int]:
         """Token ids of ``prompt`` or ``messages``. Raises EvaluationError."""
         answer = await self.connection.post("/tokenize", {"model": self.model, **what})
         tokens = answer.get("tokens")
         if not isinstance(tokens, list):
-            raise not_like_hotswap(self.model, "no tokens in its answer")
+            raise self.connection.not_ours("no tokens in its answer")
         return tokens
 
     async def enough_tokens(self, references: Sequence[str]) -> int:
@@ -108,7 +108,8 @@ class ModelClient:
         return max(counts) * 3 // 2 + _SLACK
 
 
-def _messages(question: Question) -> list[dict[str, str]]:
+def chat_messages(question: Question) -> list[dict[str, str]]:
+    """The messages of ``question`` as they are sent. Raises EvaluationError for a plain prompt."""
     if question.messages is None:
         raise EvaluationError("a question without messages cannot be sent as a chat")
     return [{"role": message.role, "content": message.content} for message in question.messages]
@@ -189,18 +190,20 @@ async def _ask(
     answers = any(not metric.from_logprobs for metric in metrics)
     references = any(metric.from_logprobs for metric in metrics)
     concurrency = options.concurrency
-    async with InferenceClient(endpoint, options.timeout, concurrency) as connection:
-        asker = ModelClient(connection, endpoint.model)
-        limit = options.max_tokens or await asker.enough_tokens([question.reference for question in questions])
+    async with InferenceClient(
+        endpoint.server, endpoint.api_key, timeout=options.timeout, connections=concurrency
+    ) as connection:
+        model = ModelClient(connection, endpoint.model)
+        limit = options.max_tokens or await model.enough_tokens([question.reference for question in questions])
         count = _Count(len(questions) * (answers + references), options.progress)
         started = time.monotonic()
         replies = [GreedyAnswer("", _NOT_ASKED, 0)] * len(questions)
         if answers:
-            replies = await _each(questions, lambda question: asker.answer(question, limit), concurrency, count)
+            replies = await _each(questions, lambda question: model.answer(question, limit), concurrency, count)
         seconds = time.monotonic() - started
         logprobs: list[list[float] | None] = [None] * len(questions)
         if references:
-            logprobs = [*await _each(questions, asker.reference_logprobs, concurrency, count)]
+            logprobs = [*await _each(questions, model.reference_logprobs, concurrency, count)]
     if all(reply.finish_reason == TOO_LONG for reply in replies):
         raise EvaluationError(f"no question fits the context of {endpoint.model}; serve it with more --max-model-len")
     tokens = sum(reply.tokens for reply in replies)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from trainer.data.messages import Question
 from trainer.errors import EvaluationError
-from trainer.evaluation.evaluate import TOO_LONG
+from trainer.evaluation.evaluate import TOO_LONG, chat_messages
 from trainer.evaluation.metrics import METRICS
 from trainer.evaluation.results import Comparison, Evaluation, Score, ScoredAnswer
 from trainer.evaluation.suite import EvalReport
-from trainer.files import write_whole
+from trainer.files import write_json, write_whole
 
 _WIDE = 0.1  # of a metric's range, or of its value where it has no highest one
 
@@ -67,15 +68,10 @@ def as_dict(report: EvalReport) -> dict[str, Any]:
     }
 
 
-def check_writable(path: Path) -> None:
-    """Raise EvaluationError, before any work, for a file in a folder that is not there."""
-    if not path.absolute().parent.is_dir():
-        raise EvaluationError(f"{path} cannot be written: there is no folder {path.parent}")
-
-
-def write_json(report: EvalReport, path: Path) -> None:
+def write_report(report: EvalReport, path: Path) -> None:
     """Write ``as_dict`` to ``path``, whole or not at all. Raises EvaluationError."""
-    _write(path, json.dumps(as_dict(report), ensure_ascii=False, indent=2) + "\n")
+    with _writing(path):
+        write_json(path, as_dict(report))
 
 
 def write_answers(report: EvalReport, path: Path) -> None:
@@ -86,7 +82,8 @@ def write_answers(report: EvalReport, path: Path) -> None:
         if report.versus:
             row["versus"] = _answer(report.versus.answers[i])
         rows.append(json.dumps(row, ensure_ascii=False) + "\n")
-    _write(path, "".join(rows))
+    with _writing(path):
+        write_whole(path, "".join(rows))
 
 
 def _table(evaluation: Evaluation) -> Iterator[str]:
@@ -126,15 +123,16 @@ def _counted(count: int) -> str:
 def _asked(question: Question) -> dict[str, Any]:
     if question.messages is None:
         return {"prompt": question.prompt}
-    return {"messages": [{"role": message.role, "content": message.content} for message in question.messages]}
+    return {"messages": chat_messages(question)}
 
 
 def _answer(answer: ScoredAnswer) -> dict[str, Any]:
     return {"answer": answer.text, "finish_reason": answer.finish_reason, "scores": answer.per_row}
 
 
-def _write(path: Path, text: str) -> None:
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
     try:
-        write_whole(path, text)
+        yield
     except OSError as error:
         raise EvaluationError(f"{path} cannot be written: {error.strerror}") from error

@@ -8,7 +8,7 @@ right answer includes one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -112,38 +112,33 @@ class RetentionTask:
 
 
 def retention_tasks(folders: Mapping[str, Path], rows: int, *, chat: bool) -> list[RetentionTask]:
-    """Our own probes, and ``rows`` rows of each published set in ``folders`` (by name). ``chat``: ask as messages.
+    """Our own tasks, and ``rows`` rows of each published set in ``folders`` (by name). ``chat``: ask as messages.
 
     Raises EvaluationError for an unknown set, DataError for a folder that does not hold it.
     """
+    questions = tuple(_question(text, accept[0], {"accept": list(accept)}, chat) for text, accept in ITEMS)
+    texts = tuple(Question(None, "", text) for text in TEXTS)
     own = [
-        RetentionTask(
-            "questions", tuple(_question(text, accept, chat) for text, accept in ITEMS), "includes", _SHORT_ANSWER
-        )
+        RetentionTask("questions", questions, "includes", _SHORT_ANSWER),
+        RetentionTask("text", texts, "perplexity", 1),
     ]
-    own.append(RetentionTask("text", tuple(Question(None, "", text) for text in TEXTS), "perplexity", 1))
     return own + [_published(name, folder, rows, chat) for name, folder in folders.items()]
 
 
-def _question(text: str, accept: Sequence[str], chat: bool) -> Question:
-    row: dict[str, Any] = {"accept": list(accept)}
+def _question(text: str, reference: str, row: Mapping[str, Any], chat: bool) -> Question:
     if chat:
-        return Question((Message("user", text),), None, accept[0], row)
-    return Question(None, f"Question: {text}\nAnswer:", accept[0], row)
+        return Question((Message("user", text),), None, reference, row)
+    return Question(None, f"Question: {text}\nAnswer:", reference, row)
 
 
 def _published(name: str, folder: Path, rows: int, chat: bool) -> RetentionTask:
     from trainer.recipes import RECIPES
 
     if name not in PUBLISHED:
-        raise EvaluationError(f"there is no retention probe {name!r}; choose from {', '.join(PUBLISHED)}")
+        raise EvaluationError(f"unknown retention set {name!r}; choose from {', '.join(PUBLISHED)}")
     chosen = islice(RECIPES[name].rows(folder, "test"), rows)
     if name == "humaneval":
         questions = [Question(None, row["prompt"], row["response"], row) for row in chosen]
         return RetentionTask(name, tuple(questions), "perplexity", 1)
-    asked = [(row["prompt"], row["response"], row) for row in chosen]
-    if chat:
-        found = [Question((Message("user", prompt),), None, response, row) for prompt, response, row in asked]
-    else:
-        found = [Question(None, f"Question: {prompt}\nAnswer:", response, row) for prompt, response, row in asked]
-    return RetentionTask(name, tuple(found), "gsm8k_accuracy", _SOLUTION)
+    asked = [_question(row["prompt"], row["response"], row, chat) for row in chosen]
+    return RetentionTask(name, tuple(asked), "gsm8k_accuracy", _SOLUTION)

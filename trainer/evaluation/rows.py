@@ -104,7 +104,7 @@ def _held_out_split(recipe: str) -> HeldOut:
     from trainer.recipes import RECIPES
 
     if recipe not in RECIPES:
-        raise EvaluationError(f"there is no recipe {recipe!r}; choose from {', '.join(RECIPES)}")
+        raise EvaluationError(f"unknown recipe {recipe!r}; choose from {', '.join(RECIPES)}")
     return "test" if "test" in RECIPES[recipe].splits else "validation"
 
 

@@ -18,9 +18,9 @@ from trainer.evaluation.targets import (
     Endpoints,
     ServeOptions,
     Target,
-    base_serving,
+    base_serve_options_of,
     running_server,
-    serving_of,
+    serve_options_of,
     started_server,
 )
 from trainer.progress import OpenBar
@@ -50,7 +50,7 @@ class EvalOptions:
 @dataclass(frozen=True)
 class EvalReport:
     """What a run found. ``served`` is where and how the candidate was; ``retention`` compares it with the base, by
-    probe."""
+    task."""
 
     rows: EvaluationRows
     candidate: Evaluation
@@ -69,25 +69,25 @@ def run_suite(
     *,
     bar: OpenBar,
 ) -> EvalReport:
-    """Evaluate ``candidate`` on ``rows``, ``versus`` too, and both candidate and base on the probes if asked for.
+    """Evaluate ``candidate`` on ``rows``, ``versus`` too, and candidate and base on the retention tasks if asked for.
 
     Raises EvaluationError and what else keeps answers from coming; a server that was started is stopped in any case.
     """
-    probed = _retention_tasks(rows, options) if options.retention else []
+    tasks = _retention_tasks(rows, options) if options.retention else []
     base = Target(BASE)
-    targets = list(dict.fromkeys([candidate, *([versus] if versus else []), *([base] if probed else [])]))
+    targets = list(dict.fromkeys([candidate, *([versus] if versus else []), *([base] if tasks else [])]))
     work = _Evaluator(rows, metrics, options, bar)
-    tasks: dict[Target, Evaluation] = {}
-    probes_of: dict[Target, dict[str, Evaluation]] = {}
+    found: dict[Target, Evaluation] = {}
+    retained: dict[Target, dict[str, Evaluation]] = {}
     for place in _places(targets, candidate, options):
         with place as endpoints:
             for target, endpoint in endpoints.items():
                 if target in (candidate, versus):
-                    tasks[target] = work.task(target, endpoint)
+                    found[target] = work.rows_of(target, endpoint)
                 if target in (candidate, base):
-                    probes_of[target] = {probe.name: work.probe(target, endpoint, probe) for probe in probed}
-    ours, theirs = tasks[candidate], tasks[versus] if versus else None
-    retention = {probe.name: compare(probes_of[candidate][probe.name], probes_of[base][probe.name]) for probe in probed}
+                    retained[target] = {task.name: work.retention_of(target, endpoint, task) for task in tasks}
+    ours, theirs = found[candidate], found[versus] if versus else None
+    retention = {task.name: compare(retained[candidate][task.name], retained[base][task.name]) for task in tasks}
     compared = compare(ours, theirs) if theirs else None
     return EvalReport(rows, ours, theirs, compared, retention, _served(candidate, options))
 
@@ -108,14 +108,14 @@ class _Evaluator:
     options: EvalOptions
     bar: OpenBar
 
-    def task(self, target: Target, endpoint: Endpoint) -> Evaluation:
+    def rows_of(self, target: Target, endpoint: Endpoint) -> Evaluation:
         found = self._evaluate(target.label, endpoint, self.rows.questions, self.metrics, self.options.max_tokens)
         return replace(found, model=target.label)
 
-    def probe(self, target: Target, endpoint: Endpoint, probe: RetentionTask) -> Evaluation:
-        title = f"{target.label}: {probe.name}"
+    def retention_of(self, target: Target, endpoint: Endpoint, task: RetentionTask) -> Evaluation:
+        title = f"{target.label}: {task.name}"
         return replace(
-            self._evaluate(title, endpoint, probe.questions, [probe.metric], probe.max_tokens), model=target.label
+            self._evaluate(title, endpoint, task.questions, [task.metric], task.max_tokens), model=target.label
         )
 
     def _evaluate(
@@ -154,5 +154,5 @@ def _places(
 def _serving(target: Target, candidate: Target, options: EvalOptions) -> ServeOptions:
     """How the base of ``target`` is served; the plain base is that of ``candidate``."""
     if target.directory:
-        return serving_of(target, base=options.base, quantize=options.quantize)
-    return base_serving(candidate, base=options.base, quantize=options.quantize)
+        return serve_options_of(target, base=options.base, quantize=options.quantize)
+    return base_serve_options_of(candidate, base=options.base, quantize=options.quantize)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.errors import AdapterError
+from adapters.kinds.config import CONFIG_FILE
 from adapters.package.files import MANIFEST_FILE
 from adapters.package.manifest import Manifest, read_manifest
 from trainer.config.loading import load_config
@@ -24,7 +25,7 @@ from trainer.config.schema import TrainConfig
 from trainer.errors import EvaluationError, PublishError
 from trainer.evaluation.rows import config_beside
 from trainer.files import BASE_DIR, PACKAGE_DIR, SERVED_TEMPLATE
-from trainer.serving.client import AdminClient, Endpoint, InferenceClient, not_like_hotswap
+from trainer.serving.client import AdminClient, Endpoint, InferenceClient
 from trainer.serving.local_server import start_server, wait_until_ready
 from trainer.serving.upload import publish
 
@@ -81,7 +82,7 @@ def find_target(text: str, *, on_server: bool) -> Target:
 
 def _in_directory(path: Path, text: str) -> Target:
     for place in (path, *(path / name for name in (PACKAGE_DIR, BASE_DIR))):
-        if (place / "adapter_config.json").is_file():  # some trainers leave the base's config.json beside it
+        if (place / CONFIG_FILE).is_file():  # some trainers leave the base's config.json beside it
             return Target(text, package=place)
         if (place / "config.json").is_file():
             return Target(text, trained_base=place)
@@ -90,7 +91,7 @@ def _in_directory(path: Path, text: str) -> Target:
     raise EvaluationError(f"{text} holds no adapter package (adapter_config.json) and no base (config.json)")
 
 
-def serving_of(target: Target, *, base: str | None, quantize: str | None) -> ServeOptions:
+def serve_options_of(target: Target, *, base: str | None, quantize: str | None) -> ServeOptions:
     """How to serve the base of ``target``, which has a directory: as its manifest and its run say; ``base`` and
     ``quantize`` override that. Raises EvaluationError when the base is not known."""
     if target.trained_base:
@@ -98,7 +99,7 @@ def serving_of(target: Target, *, base: str | None, quantize: str | None) -> Ser
     return _trained_with(target, base, quantize)
 
 
-def base_serving(target: Target, *, base: str | None, quantize: str | None) -> ServeOptions:
+def base_serve_options_of(target: Target, *, base: str | None, quantize: str | None) -> ServeOptions:
     """How to serve the base that ``target`` was trained from: of a fully trained base, what it was before."""
     return _trained_with(target, base, quantize)
 
@@ -154,7 +155,7 @@ def started_server(serving: ServeOptions, targets: Sequence[Target]) -> Iterator
     with start_server([*options, *adapters], folder / "server.log") as server:
         asyncio.run(wait_until_ready(server))
         try:
-            base = asyncio.run(_base_name(Endpoint(server.url, "", server.key)))
+            base = asyncio.run(_base_name(server.url, server.key))
             yield {target: Endpoint(server.url, names.get(target, base), server.key) for target in targets}
         finally:
             shutil.rmtree(folder)  # of a server that did not start the log stays
@@ -170,7 +171,7 @@ def running_server(
     """
     key = api_key or admin_key
     uploaded: dict[Target, str] = {}
-    base = asyncio.run(_base_name(Endpoint(server, "", key)))
+    base = asyncio.run(_base_name(server, key))
     try:
         for target in targets:
             if target.trained_base:
@@ -186,13 +187,9 @@ def running_server(
         _remove(server, uploaded.values(), admin_key)
 
 
-async def _base_name(endpoint: Endpoint) -> str:
-    async with InferenceClient(endpoint, _SECONDS, 1) as connection:
-        models = await connection.get("/v1/models")
-    try:
-        return str(next(model["id"] for model in models["data"] if model.get("parent") is None))
-    except (KeyError, TypeError, StopIteration) as error:
-        raise not_like_hotswap(endpoint.server, "no base among its models") from error
+async def _base_name(server: str, key: str | None) -> str:
+    async with InferenceClient(server, key, timeout=_SECONDS) as client:
+        return await client.base_name()
 
 
 def _remove(server: str, names: Iterable[str], admin_key: str | None) -> None:

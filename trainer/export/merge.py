@@ -28,10 +28,11 @@ from bases.fingerprint import base_fingerprint, template_sha256
 from bases.tokenizer import load_tokenizer
 from trainer.base_model import load_model
 from trainer.errors import CheckpointError, ConfigError, first_line
-from trainer.export.result import GOLDEN_PROMPTS, dtype_of, golden_logits, save_base, versions
+from trainer.export.result import GOLDEN_PROMPTS, RECORDED_PACKAGES, dtype_of, golden_logits, save_base
+from trainer.files import SERVED_TEMPLATE
+from trainer.loop.output import package_versions
 
 TOLERANCE = 1e-3  # of the spread of the logits, in float32: only the order of sums differs
-_TEMPLATE_FILE = "chat_template.jinja"  # beside a package that was trained with another template than its base's
 _OURS = ("trainable_token_indices",)  # written into the tables already; for most kinds no key of peft's
 _PREFIX = "base_model.model."
 _TOKEN_ROWS = ".token_adapter.trainable_tokens_delta"
@@ -122,7 +123,7 @@ def _tokenizer(adapter: AdapterPackage, source: Path) -> Any:
             raise BaseMismatchError(f"the added token {token.content!r} has another number in the base's tokenizer")
     wanted = manifest.chat_template_sha256 if manifest else None
     if wanted and template_sha256(tokenizer.chat_template or "") != wanted:
-        beside = adapter.path.parent / _TEMPLATE_FILE
+        beside = adapter.path.parent / SERVED_TEMPLATE
         text = beside.read_text(encoding="utf-8") if beside.is_file() else ""
         if template_sha256(text) != wanted:
             raise ConfigError(
@@ -188,12 +189,12 @@ def _merged(
 
 
 def _prompts(adapter: AdapterPackage, tokenizer: Any) -> list[list[int]]:
-    recorded = [probe.input_ids.tolist() for probe in read_golden(adapter.path)]
+    recorded = [golden.input_ids.tolist() for golden in read_golden(adapter.path)]
     return recorded or [tokenizer(text).input_ids for text in GOLDEN_PROMPTS]
 
 
 def _logits(model: Any, prompts: list[list[int]]) -> list[Tensor]:
-    return [probe.logits for probe in golden_logits(model.eval(), prompts)]
+    return [golden.logits for golden in golden_logits(model.eval(), prompts)]
 
 
 def _distance(before: list[Tensor], after: list[Tensor]) -> float:
@@ -210,7 +211,7 @@ def _manifest(adapter: AdapterPackage, base: BaseRef) -> Manifest:
         chat_template_sha256=made.chat_template_sha256 if made else None,
         data=made.data if made else None,
         seed=made.seed if made else None,
-        versions=versions(),
+        versions=package_versions(RECORDED_PACKAGES),
         metrics=made.metrics if made else {},
         training={**(made.training if made else {}), "adapter": adapter.config.KIND, "adapter_digest": adapter.digest},
     )

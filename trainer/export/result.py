@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ from trainer.data.messages import Message
 from trainer.data.rendering import is_foreign, make_renderer, template_name, template_text
 from trainer.errors import TrainingError
 from trainer.files import SERVED_TEMPLATE, replacing
-from trainer.loop.output import result_directory
+from trainer.loop.output import package_versions, result_directory
 from trainer.methods import adapter_of
 
 # Not rows of the training data: packages travel further than data may.
@@ -44,7 +43,7 @@ GOLDEN_PROMPTS = (
     "On 7 March 2021 we met at 18:45 in room B-12.",
     'Repeat this list: {"name": "Ada", "tags": ["x", "y"], "count": 3}',
 )
-_PACKAGES = ("hotswap", "torch", "transformers", "peft", "bitsandbytes")
+RECORDED_PACKAGES = ("hotswap", "torch", "transformers", "peft", "bitsandbytes")
 
 
 def export_adapter(
@@ -78,19 +77,14 @@ def make_manifest(base: Base, config: TrainConfig, data: DataRef, metrics: dict[
         added_tokens=[AddedToken(id=token.id, content=token.text) for token in base.tokens if token.is_new],
         data=data,
         seed=config.training.seed,
-        versions=versions(),
+        versions=package_versions(RECORDED_PACKAGES),
         metrics=metrics,
         training=_summary(config, base),
     )
 
 
-def versions() -> dict[str, str]:
-    """The versions of what computed the result."""
-    return {name: version(name) for name in _PACKAGES}
-
-
 def golden_prompt_ids(base: Base, config: TrainConfig) -> list[list[int]]:
-    """Token ids of the probe prompts, as a server would tokenise them."""
+    """Token ids of GOLDEN_PROMPTS, as a server would tokenise them."""
     renderer = make_renderer(config.data, base.tokenizer)
     encoder = Encoder(base.tokenizer, base.end_ids, config.data.max_length, "drop")
     return [encoder.prompt_ids(renderer.prompt([Message("user", text)])) for text in GOLDEN_PROMPTS]
@@ -99,12 +93,12 @@ def golden_prompt_ids(base: Base, config: TrainConfig) -> list[list[int]]:
 @torch.no_grad()
 def golden_logits(model: Any, prompts: Sequence[Sequence[int]]) -> list[GoldenLogits]:
     """The logits of the last position of each prompt."""
-    probes = []
+    golden = []
     for ids in prompts:
         input_ids = torch.tensor([list(ids)], device=model.device)
         out = model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), use_cache=False)
-        probes.append(GoldenLogits(input_ids[0].cpu(), out.logits[0, -1].float().cpu()))
-    return probes
+        golden.append(GoldenLogits(input_ids[0].cpu(), out.logits[0, -1].float().cpu()))
+    return golden
 
 
 def _special_tokens(tokenizer: Any) -> dict[str, str | list[str]]:

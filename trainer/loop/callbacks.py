@@ -24,10 +24,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trainer.distributed import processes
 from trainer.errors import TrainingError
 from trainer.loop.records import RecordSink
-from trainer.methods.adalora import Dynamics
+from trainer.methods.adalora import AdaLoraDynamics
 from trainer.progress import Display, StepMetrics
 
-_OTHERS = ("kl", "accuracy", "margin", "reward")
+_PREFERENCE_METRICS = ("kl", "accuracy", "margin", "reward")
 
 
 class RecordCallback(TrainerCallback):  # type: ignore[misc]
@@ -76,7 +76,7 @@ class RecordCallback(TrainerCallback):  # type: ignore[misc]
         before, tokens_before = self._mark
         self._mark = (now, tokens)
         done = state.global_step - self._first_step
-        reading = StepMetrics(
+        metrics = StepMetrics(
             step=state.global_step,
             loss=logs["loss"],
             epoch=state.epoch or 0.0,
@@ -92,13 +92,13 @@ class RecordCallback(TrainerCallback):  # type: ignore[misc]
                 "loss": logs["loss"],
                 "learning_rate": logs.get("learning_rate"),
                 "grad_norm": logs.get("grad_norm"),
-                "tokens_per_second": round(reading.tokens_per_second, 1),
+                "tokens_per_second": round(metrics.tokens_per_second, 1),
                 "seconds": round(now - self._began, 3),
-                "peak_memory_mb": round(reading.peak_memory_mb, 1),
+                "peak_memory_mb": round(metrics.peak_memory_mb, 1),
                 **_others(logs),
             }
         )
-        self._display.update(reading)
+        self._display.update(metrics)
         if not math.isfinite(logs["loss"]):
             raise TrainingError(
                 f"the loss became {logs['loss']} at step {state.global_step}; lower training.learning_rate "
@@ -108,7 +108,9 @@ class RecordCallback(TrainerCallback):  # type: ignore[misc]
 
 def _others(logs: dict[str, float]) -> dict[str, float]:
     """Figures of the trainer's own, such as those of preference training."""
-    return {name: value for name, value in logs.items() if "/" in name or name.removeprefix("eval_") in _OTHERS}
+    return {
+        name: value for name, value in logs.items() if "/" in name or name.removeprefix("eval_") in _PREFERENCE_METRICS
+    }
 
 
 class StopCallback(TrainerCallback):  # type: ignore[misc]
@@ -204,7 +206,7 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
 class DynamicsCallback(TrainerCallback):  # type: ignore[misc]
     """Calls ``dynamics`` after each step, when the gradients of all its accumulated batches are still there."""
 
-    def __init__(self, dynamics: Dynamics) -> None:
+    def __init__(self, dynamics: AdaLoraDynamics) -> None:
         self._dynamics = dynamics
 
     def on_optimizer_step(

@@ -18,6 +18,7 @@ import msgspec
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from transformers import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from bases.compute import is_out_of_memory
@@ -30,7 +31,7 @@ from trainer.methods.adalora import dynamics_of
 
 PARAMETERS_FILE = "trainable.safetensors"
 METHOD_FILE = "method.safetensors"  # what a method with dynamics of its own depends on beside its parameters
-IDENTITY_FILE = "run.json"
+IDENTITY_FILE = "run.json"  # in a checkpoint; the output directory has another of this name (loop.output)
 STATE_FILE = "trainer_state.json"  # transformers writes it last: a checkpoint without it is incomplete
 _NAME = re.compile(r"checkpoint-[0-9]+")
 _FREE = {
@@ -172,12 +173,32 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 class WholeCheckpoints:
-    """To be mixed in before transformers' Trainer: checkpoints are whole, and every new best has one."""
+    """To be mixed in before transformers' Trainer: whole checkpoints of what is trained, one for every new best."""
 
+    identity: RunIdentity
     args: Any
     state: Any
     control: Any
+    model: Any
+    accelerator: Any
     _limit: int | None = None
+
+    @property
+    def trained(self) -> Any:
+        """The model that is trained, as no process of several holds it wrapped."""
+        return self.accelerator.unwrap_model(self.model)
+
+    def restore(self, checkpoint: Path) -> None:
+        """Be as after the run that ended with ``checkpoint``."""
+        load_parameters(self.trained, checkpoint)
+        self.state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+        self.find_best()
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
+            self._load_best_model()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the trained parameters; all processes take part."""
+        save_parameters(self.trained, Path(output_dir or self.args.output_dir), self.identity)
 
     def find_best(self) -> None:
         """Look for the best checkpoint in this run's directory: it may have been moved since the state was saved."""
@@ -189,6 +210,12 @@ class WholeCheckpoints:
         """As transformers', but which checkpoints to keep is decided here: it would remove copies made by hand too."""
         self._limit, self.args.save_total_limit = self.args.save_total_limit or self._limit, None
         return super().train(*args, **kwargs)  # type: ignore[misc]
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_parameters(self.trained, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        load_parameters(self.trained, Path(self.state.best_model_checkpoint))
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> Any:
         begun = super()._init_training_state(*args, **kwargs)  # type: ignore[misc]

@@ -10,6 +10,8 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,11 +27,11 @@ from trainer.config.preference import RewardPreference
 from trainer.config.schema import TrainConfig
 from trainer.distributed.launch import process_count
 from trainer.errors import CheckpointError
-from trainer.files import BASE_DIR, CONFIG_FILE, PACKAGE_DIR, REWARD_DIR, SERVED_TEMPLATE, write_whole
+from trainer.files import BASE_DIR, CONFIG_FILE, PACKAGE_DIR, REWARD_DIR, SERVED_TEMPLATE, write_json
 from trainer.loop.checkpoint import checkpoints, is_torn, step_directories, step_of
 from trainer.loop.records import METRICS_FILE, PLOT_FILE, TENSORBOARD_DIR
 
-RECORD_FILE = "run.json"
+RECORD_FILE = "run.json"  # in the output directory; a checkpoint has another of this name (loop.checkpoint)
 _PACKAGES = (
     "hotswap",
     "torch",
@@ -58,7 +60,7 @@ def write_record(
         "seed": config.training.seed,
         "starts": [*starts, {"step": resume_step or 0, **_environment()}],
     }
-    write_whole(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    write_json(path, record)
 
 
 def _earlier_starts(path: Path) -> list[Any]:
@@ -78,15 +80,17 @@ def _environment() -> dict[str, Any]:
         "device": torch.cuda.get_device_name(on) if on.type == "cuda" else platform.machine(),
         "threads": torch.get_num_threads(),
         "processes": process_count(),
-        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
+        "packages": package_versions(_PACKAGES),
     }
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+def package_versions(names: Iterable[str]) -> dict[str, str]:
+    """The versions of those of the packages ``names`` that are installed."""
+    found = {}
+    for name in names:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def check_output(output: Path, resume: bool, overwrite: bool) -> Path | None:

@@ -97,7 +97,9 @@ def require_trackers(names: Sequence[str]) -> None:
     installed = get_available_reporting_integrations()
     for name in names:
         if name not in INTEGRATION_TO_CALLBACK:
-            raise ConfigError(f"training.trackers: {name!r} is none of {', '.join(sorted(INTEGRATION_TO_CALLBACK))}")
+            raise ConfigError(
+                f"training.trackers: unknown tracker {name!r}; choose from {', '.join(sorted(INTEGRATION_TO_CALLBACK))}"
+            )
         if name not in installed:
             raise ConfigError(f"training.trackers: {name} is not installed; install it, or leave it out")
 

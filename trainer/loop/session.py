@@ -154,9 +154,7 @@ class TrainingSession:
         validation = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
         if validation:
             figures["validation_loss"] = min(validation) if self.config.training.best_checkpoint else validation[-1]
-        figures["trainable_parameters"] = sum(
-            shape_of(value).numel() for value in trainable_parameters(trainer.model).values()
-        )
+        figures["trainable_parameters"] = _count_trainable(trainer.model)
         figures["train_seconds"] = round(seconds, 3)
         figures["cpu_seconds"] = round(time.process_time() - self._cpu_began, 3)  # holds on a shared machine too
         figures["tokens_per_second"] = round(trainer.tokens_seen / seconds, 1)
@@ -176,6 +174,21 @@ class TrainingSession:
         training = self.config.training
         patience = training.early_stopping
         return EarlyStopping(patience, training.early_stopping_min_delta) if patience else None
+
+
+def describe(config: TrainConfig, base: Base, model: Any, *, train_rows: int, validation_rows: int) -> str:
+    """The run in one line."""
+    method = f"{config.preference.KIND} of {config.method.KIND}" if config.preference else config.method.KIND
+    quantize = "" if config.training.quantize == "none" else f" {config.training.quantize}"
+    return (
+        f"{method} on {base.name}{quantize} ({dtype_name(base.dtype)}): {_count_trainable(model):,} "
+        f"trainable parameters, {train_rows} rows to train, {validation_rows} to validate"
+    )
+
+
+def _count_trainable(model: Any) -> int:
+    """Of all processes together, before and after ``model`` is divided among them."""
+    return sum(shape_of(value).numel() for value in trainable_parameters(model).values())
 
 
 def write_config(output: Path, config: TrainConfig) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
-from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerControl, TrainingArguments
 
 from bases.compute import resolve_dtype
 from trainer.base_model import device
@@ -36,7 +36,7 @@ from trainer.distributed.launch import process_count
 from trainer.distributed.shards import is_sharded, load_state, save_state
 from trainer.distributed.strategies import deepspeed_config
 from trainer.loop.callbacks import DynamicsCallback
-from trainer.loop.checkpoint import STATE_FILE, RunIdentity, WholeCheckpoints, load_parameters, save_parameters
+from trainer.loop.checkpoint import RunIdentity, WholeCheckpoints
 from trainer.loop.loss import LabelledHead, row_losses, token_losses
 from trainer.methods.adalora import dynamics_of
 
@@ -94,7 +94,7 @@ class AdapterTrainer(WholeCheckpoints, Trainer):  # type: ignore[misc]
         )
         self.head = LabelledHead(model)
         self._config = config.training
-        self._identity = identity
+        self.identity = identity
         self._dynamics = dynamics_of(model)
         if self._dynamics:
             self.add_callback(DynamicsCallback(self._dynamics))
@@ -144,14 +144,6 @@ class AdapterTrainer(WholeCheckpoints, Trainer):  # type: ignore[misc]
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def restore(self, checkpoint: Path) -> None:
-        """Be as after the run that ended with ``checkpoint``."""
-        load_parameters(self.accelerator.unwrap_model(self.model), checkpoint)
-        self.state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
-        self.find_best()
-        if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
-            self._load_best_model()
-
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """transformers' optimizer, with LoRA+'s learning rates where they are asked for."""
         new = self.optimizer is None
@@ -169,12 +161,6 @@ class AdapterTrainer(WholeCheckpoints, Trainer):  # type: ignore[misc]
         single = LengthBucketSampler(lengths_of(dataset.examples), batch, self.args.seed)
         return FilledBatches(single, batch, filler=BLANK) if self.args.world_size > 1 else single
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the trained parameters; all processes take part."""
-        save_parameters(
-            self.accelerator.unwrap_model(self.model), Path(output_dir or self.args.output_dir), self._identity
-        )
-
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if is_sharded(self.model):
             save_state(self, Path(output_dir))
@@ -186,12 +172,6 @@ class AdapterTrainer(WholeCheckpoints, Trainer):  # type: ignore[misc]
             load_state(self, Path(checkpoint))
         else:
             super()._load_optimizer_and_scheduler(checkpoint)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_parameters(self.accelerator.unwrap_model(model or self.model), Path(resume_from_checkpoint))
-
-    def _load_best_model(self) -> None:
-        load_parameters(self.accelerator.unwrap_model(self.model), Path(self.state.best_model_checkpoint))
 
 
 def make_arguments(config: TrainConfig, train_rows: int) -> TrainingArguments:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from peft import AdaLoraConfig, PeftModel
@@ -55,7 +55,7 @@ def apply_adalora(base: Base, method: AdaLoraMethod, steps: int | None = None) -
 
 
 class AdaLoraDynamics:
-    """What AdaLoRA does beside the gradient steps. See trainer.methods.adalora.Dynamics."""
+    """AdaLoRA's part in the training loop, beside the gradient steps. Its state goes into checkpoints."""
 
     def __init__(self, model: PeftModel) -> None:
         assert isinstance(model.base_model, AdaLoraModel)
@@ -63,7 +63,10 @@ class AdaLoraDynamics:
         self._config: Any = model.active_peft_config
 
     def penalty(self) -> Tensor:
-        """``orth_reg_weight`` times the mean over all factors of ``||P.T P - I||`` (Frobenius), as in peft."""
+        """``orth_reg_weight`` times the mean over all factors of ``||P.T P - I||`` (Frobenius), as in peft.
+
+        A scalar whose gradient is added to that of the mean loss.
+        """
         norms = []
         for name, parameter in self._tuner.model.named_parameters():
             if "lora_A" in name or "lora_B" in name:
@@ -77,14 +80,14 @@ class AdaLoraDynamics:
         self._tuner.update_and_allocate(step)
 
     def state(self) -> dict[str, Tensor]:
-        """The allocator's moving averages and what it has masked."""
+        """What later steps depend on beside the parameters: the allocator's moving averages, and what it has masked."""
         allocator = self._tuner.rankallocator
         out = {f"{score}/{name}": t for score in _SCORES for name, t in getattr(allocator, score).items()}
         kept = self._config.rank_pattern or {}
         return out | {f"{_PATTERN}/{name}": torch.tensor(mask) for name, mask in kept.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Be as ``state`` says."""
+        """Be as when ``state`` was taken."""
         found: dict[str, dict[str, Tensor]] = {kind: {} for kind in (*_SCORES, _PATTERN)}
         for path, tensor in state.items():
             kind, _, name = path.partition("/")
@@ -115,27 +118,7 @@ def _steps(value: float, total: int) -> int:
     return int(value * total) if value < 1 else int(value)
 
 
-class Dynamics(Protocol):
-    """A method's part in the training loop. Its state goes into checkpoints."""
-
-    def penalty(self) -> Tensor:
-        """A scalar whose gradient is added to that of the mean loss."""
-        ...
-
-    def after_step(self, step: int) -> None:
-        """Called after optimizer step number ``step`` (from 1), before gradients are cleared."""
-        ...
-
-    def state(self) -> dict[str, Tensor]:
-        """Everything beside the trained parameters that later steps depend on."""
-        ...
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Be as when ``state`` was taken."""
-        ...
-
-
-def dynamics_of(model: Any) -> Dynamics | None:
+def dynamics_of(model: Any) -> AdaLoraDynamics | None:
     """The dynamics of the method in ``model``; None for most."""
     if isinstance(model, PeftModel) and isinstance(model.base_model, AdaLoraModel):
         return AdaLoraDynamics(model)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from trainer.base_model import Base
 from trainer.config.methods import BottleneckMethod, FreezeMethod, FullMethod
@@ -72,8 +73,8 @@ class BottleneckModel(OwnModel):
         for name, bottleneck in zip(modules, self.bottlenecks, strict=True):
             base.model.get_submodule(name).register_forward_hook(lambda _module, _args, y, b=bottleneck: b(y))
 
+    @override
     def adapter_tensors(self) -> dict[str, Tensor]:
-        """See OwnModel.adapter_tensors."""
         out: dict[str, Tensor] = {}
         for name, bottleneck in zip(self.names, self.bottlenecks, strict=True):
             for part in ("down", "up"):
@@ -92,8 +93,8 @@ class FreezeModel(OwnModel):
         for name in names:
             base.model.get_parameter(name).requires_grad_(True)
 
+    @override
     def adapter_tensors(self) -> dict[str, Tensor]:
-        """See OwnModel.adapter_tensors."""
         return {f"base_model.model.{name}": self.base_model.get_parameter(name) for name in self.names}
 
 

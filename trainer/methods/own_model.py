@@ -14,6 +14,12 @@ ENCODED = (
 )
 
 
+def enable_checkpointing(model: Any, **arguments: Any) -> None:
+    """Let ``model`` compute its activations again for the gradients; transformers renamed this during version 5."""
+    renamed = getattr(model, "activation_checkpointing_enable", None)
+    (renamed or model.gradient_checkpointing_enable)(**arguments)
+
+
 class OwnModel(nn.Module):
     """A base with an adapter of ours. ``adapter_config`` is the configuration that its package holds."""
 
@@ -44,8 +50,7 @@ class OwnModel(nn.Module):
     def activation_checkpointing_enable(self, **arguments: Any) -> None:
         """As the base's own, with inputs that let gradients reach the adapters of recomputed layers."""
         self.base_model.enable_input_require_grads()
-        renamed = getattr(self.base_model, "activation_checkpointing_enable", None)  # during transformers 5
-        (renamed or self.base_model.gradient_checkpointing_enable)(**arguments)
+        enable_checkpointing(self.base_model, **arguments)
 
     gradient_checkpointing_enable = activation_checkpointing_enable
 

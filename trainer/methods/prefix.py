@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
+from typing_extensions import override
 
 from trainer.base_model import Base
 from trainer.config.methods import PrefixMethod
@@ -60,13 +61,15 @@ class PrefixModel(OwnModel):
         _Current.prefix = self._rows().view(self.tokens, self._shape[0], 2, *self._shape[1:]).permute(1, 2, 3, 0, 4)
         return self.base_model(**inputs, position_ids=positions.expand_as(input_ids))
 
+    @override
     def adapter_tensors(self) -> dict[str, Tensor]:
-        """See OwnModel.adapter_tensors: the projection's output, as peft saves it."""
+        """The projection's output, as peft saves it."""
         with torch.no_grad():
             return {"prompt_embeddings": self._rows()}
 
+    @override
     def load_adapter_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """See OwnModel.load_adapter_tensors. A projection cannot be told from what it has made."""
+        """Without a projection: none can be told from what it has made."""
         if not isinstance(self.encoder, nn.Embedding):
             raise ConfigError(ENCODED)
         with torch.no_grad():

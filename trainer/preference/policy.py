@@ -21,7 +21,7 @@ from trainer.base_model import Base
 from trainer.data.batches import Collator
 from trainer.data.encoding import IGNORED, Example
 from trainer.loop.loss import LabelledHead, token_losses
-from trainer.methods.own_model import OwnModel
+from trainer.methods.own_model import OwnModel, enable_checkpointing
 from trainer.preference.preference_data import JudgedIds, PairIds
 
 
@@ -44,8 +44,7 @@ class WrappedModel(nn.Module):
 
     def activation_checkpointing_enable(self, **arguments: Any) -> None:
         """As the model's own."""
-        renamed = getattr(self.model, "activation_checkpointing_enable", None)  # during transformers 5
-        (renamed or self.model.gradient_checkpointing_enable)(**arguments)
+        enable_checkpointing(self.model, **arguments)
 
     gradient_checkpointing_enable = activation_checkpointing_enable
 

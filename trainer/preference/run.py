@@ -15,9 +15,9 @@ from trainer.config.preference import DpoPreference, GrpoPreference, KtoPreferen
 from trainer.config.schema import TrainConfig
 from trainer.data.splits import describe_dropped
 from trainer.errors import ConfigError
-from trainer.loop.session import RunResult, TrainingSession, check_context
+from trainer.loop.session import RunResult, TrainingSession, check_context, describe
 from trainer.loop.trainer import make_arguments, total_steps
-from trainer.methods import apply_method, trainable_parameters
+from trainer.methods import apply_method
 from trainer.preference.reference_tasks import DpoTask, KtoTask
 from trainer.preference.task import PreferenceTask
 
@@ -65,7 +65,8 @@ def train_preference(session: TrainingSession) -> RunResult:
     if session.start:
         task.compute_reference(model)
     arguments = make_arguments(config, task.num_rows())
-    session.display.message(_headline(config, base, task, model))
+    counts = {"train_rows": len(task.data.train), "validation_rows": len(task.data.validation)}
+    session.display.message(describe(config, base, model, **counts))
     session.open_records(base, {"sha256": task.data.sha256, "train_rows": len(task.data.train)})
     trainer = task.make_trainer(model, arguments, [])
     trainer.identity = identity
@@ -77,14 +78,3 @@ def _finish(session: TrainingSession, task: PreferenceTask, trainer: Any, second
     results = session.summary(trainer, seconds) | task.evaluate(trainer)
     session.append({"step": trainer.state.global_step, **results})
     return session.result(trainer, task.export(trainer, results), results)
-
-
-def _headline(config: TrainConfig, base: Base, task: PreferenceTask, model: Any) -> str:
-    assert config.preference is not None
-    count = sum(parameter.numel() for parameter in trainable_parameters(model).values())
-    quantize = "" if config.training.quantize == "none" else f" {config.training.quantize}"
-    return (
-        f"{config.preference.KIND} of {config.method.KIND} on {base.name}{quantize} "
-        f"({str(base.dtype).removeprefix('torch.')}): {count:,} trainable parameters, "
-        f"{len(task.data.train)} rows to train, {len(task.data.validation)} to validate"
-    )

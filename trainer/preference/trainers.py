@@ -9,17 +9,17 @@ import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from torch import Tensor
-from transformers import TrainerCallback, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
+from typing_extensions import override
 
 from trainer.base_model import Base
 from trainer.config.preference import DpoPreference, KtoPreference
-from trainer.loop.checkpoint import STATE_FILE, RunIdentity, WholeCheckpoints, load_parameters, save_parameters
+from trainer.loop.checkpoint import WholeCheckpoints
 from trainer.preference.policy import PolicyModel, Table
 
 
@@ -38,41 +38,19 @@ def as_config(kind: type[Any], arguments: TrainingArguments, **settings: Any) ->
 class HotswapCheckpoints(WholeCheckpoints):
     """What every trainer of trl does our way. To be mixed in before trl's class; set ``identity`` before training."""
 
-    identity: RunIdentity
     tokens_seen = 0  # in this process; padding not counted
-    args: Any
-    accelerator: Any
-    model: Any
-    state: Any
 
     @property
+    @override
     def trained(self) -> Any:
-        """The model with the adapter."""
-        model = self.accelerator.unwrap_model(self.model)
+        model = super().trained
         return model.model if isinstance(model, PolicyModel) else model
-
-    def restore(self, checkpoint: Path) -> None:
-        """Be as after the run that ended with ``checkpoint``."""
-        load_parameters(self.trained, checkpoint)
-        self.state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
-        self.find_best()
-        if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
-            self._load_best_model()
 
     def create_model_card(self, *_args: Any, **_kwargs: Any) -> None:
         """Not written: packages have manifests."""
 
     def _send_telemetry(self) -> None:
         """Not sent."""
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        save_parameters(self.trained, Path(output_dir or self.args.output_dir), self.identity)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_parameters(self.trained, Path(resume_from_checkpoint))
-
-    def _load_best_model(self) -> None:
-        load_parameters(self.trained, Path(self.state.best_model_checkpoint))
 
 
 class _WithReference(HotswapCheckpoints):

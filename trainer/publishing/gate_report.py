@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -14,7 +12,7 @@ from trainer.errors import PublishError
 from trainer.evaluation.report import warnings_of
 from trainer.evaluation.results import Comparison, Evaluation
 from trainer.evaluation.rows import EvaluationRows
-from trainer.files import write_whole
+from trainer.files import write_json
 from trainer.publishing.gates import Judgement
 from trainer.serving.client import ServedVersion
 
@@ -136,15 +134,9 @@ class GateReport:
         }
 
 
-def check_writable(path: Path) -> None:
-    """Find out before anything is done that a report cannot be written. Raises PublishError."""
-    if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
-        raise PublishError(f"--report {path} cannot be written there; name a file in a folder that exists")
-
-
 def write_report(report: GateReport, path: Path) -> None:
     """Write ``as_dict`` to ``path``, whole or not at all. Raises PublishError."""
     try:
-        write_whole(path, json.dumps(report.as_dict(), ensure_ascii=False, indent=2) + "\n")
+        write_json(path, report.as_dict())
     except OSError as error:
         raise PublishError(f"{path} cannot be written: {error.strerror}; the outcome was: {report.reason}") from error

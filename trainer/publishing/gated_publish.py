@@ -20,11 +20,10 @@ from trainer.evaluation.metrics import find_metrics
 from trainer.evaluation.results import Evaluation
 from trainer.evaluation.rows import EvaluationRows
 from trainer.evaluation.scoring import check_scorable, compare, scorable
-from trainer.progress import OpenBar
+from trainer.progress import OpenBar, ProgressCallback
 from trainer.publishing.gate_report import GateOutcome, GateReport
 from trainer.publishing.gates import Gate, judge
 from trainer.serving.client import AdminClient, Endpoint, RefusedError, ServedVersion
-from trainer.serving.upload import Progress as UploadProgress
 from trainer.serving.upload import upload
 
 Say = Callable[[str], None]
@@ -53,7 +52,7 @@ class Feedback:
 
     say: Say
     bar: OpenBar
-    upload: UploadProgress | None = None
+    upload: ProgressCallback | None = None
 
 
 def publish_gated(

@@ -1,4 +1,4 @@
-"""The trainer's client of a hotswap server: questions to a model, and the admin API of versions.
+"""The trainer's one HTTP client of a hotswap server: questions to a model, and the admin API of versions.
 
 It tries again where the server asks for it, and says errors in one plain line. Knows neither rows nor packages.
 """
@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 import httpx
+from typing_extensions import override
 
-from trainer.errors import ConfigError, EvaluationError, PublishError
+from trainer.errors import ConfigError, EvaluationError, PublishError, TrainerError
+
+CONNECT_SECONDS = 10.0
+_BROKEN = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
+_UNSENT = (httpx.TransportError, httpx.InvalidURL, UnicodeError)  # what a request raises that has no answer
 
 
 def bearer(key: str | None) -> dict[str, str]:
@@ -30,6 +36,92 @@ def bearer(key: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
+class _Client(ABC):
+    """What both clients share: the server's address, its errors in our words, and when a request is sent again."""
+
+    error: ClassVar[type[TrainerError]]  # what trouble is raised as
+    key_option: ClassVar[str]  # where a person gives the key
+    when_late: ClassVar[str]  # what a person can do about an answer that takes too long
+    busy_statuses: ClassVar[tuple[int, ...]] = (503,)
+    busy_seconds: ClassVar[float] = 60.0  # how long a server may go on answering one of ``busy_statuses``
+    longest_pause: ClassVar[float] = 5.0
+    resends: ClassVar[int] = 0  # times that a request is sent again when its connection broke
+
+    def __init__(self, server: str, timeout: float) -> None:
+        self.server = server.rstrip("/").removesuffix("/v1")
+        self.timeout = timeout
+
+    def not_ours(self, what: str = "") -> TrainerError:
+        """What to raise for an answer of another form than the server's."""
+        return self.error(f"{self.server} answered, but not like a hotswap server{what and f': {what}'}")
+
+    def _unanswered(self, error: Exception) -> TrainerError:
+        """What to raise for a request without an answer."""
+        reason = str(error) or type(error).__name__
+        match error:
+            case httpx.InvalidURL() | httpx.UnsupportedProtocol() | UnicodeError():
+                return self.error(f"{self.server!r} is not a server address; give one like http://localhost:8000")
+            case httpx.ConnectTimeout():
+                return self.error(f"{self.server} cannot be reached: it did not answer in time")
+            case httpx.TimeoutException():
+                return self.error(f"{self.server} did not answer within {self.timeout:g} s; {self.when_late}")
+            case _ if isinstance(error, _BROKEN):
+                return self.error(f"{self.server} broke off while it answered ({reason}); see its log")
+            case _:
+                return self.error(f"{self.server} cannot be reached: {reason}")
+
+    def _body(self, response: httpx.Response, what: str = "") -> dict[str, Any]:
+        """The answer's fields. Raises what ``_refusal`` makes of an error, ``what`` being what was asked."""
+        try:
+            body = response.json()
+        except ValueError:
+            body = None
+        error = body.get("error") if isinstance(body, dict) else None
+        if response.is_success and isinstance(body, dict) and error is None:
+            return body
+        raise self._refusal(response, error if isinstance(error, dict) else None, what)
+
+    @abstractmethod
+    def _refusal(self, response: httpx.Response, error: Mapping[str, Any] | None, what: str) -> Exception:
+        """What to raise for an answer that is an error; ``error`` is the server's own account of it, if it is ours."""
+
+    def _refused(self, response: httpx.Response, words: object, what: str) -> str:
+        key = f"; give a key with {self.key_option}" if response.status_code in (401, 403) else ""
+        return f"the server refused{what and f' {what}'} ({response.status_code}): {words}{key}"
+
+    def _base_of(self, body: Mapping[str, Any]) -> str:
+        """What requests call the base, by the list of models."""
+        for model in _listed(body, "data"):
+            if model.get("parent") is None and isinstance(model.get("id"), str):
+                return str(model["id"])
+        raise self.not_ours("no base among its models")
+
+
+class _Tries:
+    """One request of ``client``, as often as it is sent."""
+
+    def __init__(self, client: _Client) -> None:
+        self._client = client
+        self._deadline = time.monotonic() + client.busy_seconds
+        self._resends = client.resends
+
+    def pause(self, response: httpx.Response) -> float | None:
+        """The seconds to wait before the request is sent again; None where ``response`` is the answer."""
+        if response.status_code not in self._client.busy_statuses or time.monotonic() > self._deadline:
+            return None
+        try:
+            return min(max(float(response.headers.get("retry-after", "1")), 0.1), self._client.longest_pause)
+        except ValueError:
+            return 1.0
+
+    def resend(self, error: Exception) -> bool:
+        """Whether the request, which got ``error`` instead of an answer, is sent again."""
+        if not isinstance(error, _BROKEN) or not self._resends:
+            return False
+        self._resends -= 1
+        return True
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """A model on a server: ``name`` or ``name@version`` of an adapter, or the base's name."""
@@ -39,31 +131,29 @@ class Endpoint:
     api_key: str | None = None
 
 
-CONNECT_SECONDS = 10.0
-BUSY_SECONDS = 120.0  # how long a server may go on answering 429 or 503
-_LONGEST_PAUSE = 30.0
-_BROKEN_OFF = 2  # times that a request is sent again when its connection broke
-
-
 class ContextTooLong(Exception):  # noqa: N818  (an outcome that is counted)
     """A prompt, or it and its answer, do not fit the server's context."""
 
 
-class InferenceClient:
-    """Requests to one endpoint. ``timeout`` is for each, in seconds. Use it as an async context manager."""
+class InferenceClient(_Client):
+    """Questions to a server, ``connections`` at a time. ``timeout`` is for each, in seconds. Use it as an async context
+    manager. All calls raise EvaluationError."""
 
-    def __init__(self, endpoint: Endpoint, timeout: float, connections: int) -> None:
-        self._server = endpoint.server
-        self._timeout = timeout
-        try:
-            self._client = httpx.AsyncClient(
-                base_url=endpoint.server.rstrip("/").removesuffix("/v1"),
-                headers=bearer(endpoint.api_key),
-                timeout=httpx.Timeout(timeout, connect=CONNECT_SECONDS, pool=None),
-                limits=httpx.Limits(max_connections=connections),
-            )
-        except (httpx.InvalidURL, UnicodeError) as error:
-            raise self._no_address() from error
+    error = EvaluationError
+    key_option = "--api-key or HOTSWAP_API_KEY"
+    when_late = "give it longer with --timeout, or ask fewer at a time with --concurrency"
+    busy_statuses = (429, 503)
+    busy_seconds = 120.0
+    longest_pause = 30.0
+    resends = 2
+
+    def __init__(self, server: str, key: str | None = None, *, timeout: float = 60.0, connections: int = 1) -> None:
+        super().__init__(server, timeout)
+        self._client = httpx.AsyncClient(
+            headers=bearer(key),
+            timeout=httpx.Timeout(timeout, connect=CONNECT_SECONDS, pool=None),
+            limits=httpx.Limits(max_connections=connections),
+        )
 
     async def __aenter__(self) -> InferenceClient:
         return self
@@ -71,82 +161,49 @@ class InferenceClient:
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
 
-    async def get(self, path: str) -> dict[str, Any]:
-        """The answer to a GET. Raises EvaluationError."""
-        return await self._asked("GET", path, None)
-
     async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """The answer to a JSON request. Raises EvaluationError, and TooLong."""
+        """The answer to a JSON request. Raises ContextTooLong, too."""
         return await self._asked("POST", path, body)
 
-    async def _asked(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-        deadline, broken = time.monotonic() + BUSY_SECONDS, 0
+    async def base_name(self) -> str:
+        """What requests call the base."""
+        return self._base_of(await self._asked("GET", "/v1/models"))
+
+    async def is_ready(self) -> bool:
+        """Whether the server takes requests by now."""
+        try:
+            return (await self._client.get(f"{self.server}/ready")).status_code == 200
+        except httpx.TransportError:
+            return False  # it does not listen yet
+
+    async def _asked(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        tries = _Tries(self)
         while True:
             try:
-                response = await self._client.request(method, path, json=body)
-            except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
-                broken += 1
-                if broken > _BROKEN_OFF:
-                    raise EvaluationError(f"{self._server} broke off while it answered; see its log") from error
+                response = await self._client.request(method, self.server + path, json=body)
+            except _UNSENT as error:
+                if not tries.resend(error):
+                    raise self._unanswered(error) from error
                 continue
-            except httpx.TimeoutException as error:
-                raise EvaluationError(
-                    f"{self._server} did not answer within {self._timeout:g} s; give it longer with --timeout, or ask "
-                    "fewer at a time with --concurrency"
-                ) from error
-            except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as error:
-                raise self._no_address() from error
-            except httpx.TransportError as error:
-                raise EvaluationError(
-                    f"{self._server} cannot be reached: {str(error) or type(error).__name__}"
-                ) from error
-            if response.status_code in (429, 503) and time.monotonic() < deadline:
-                await asyncio.sleep(_pause(response))
-                continue
-            return self._read(response)
+            pause = tries.pause(response)
+            if pause is None:
+                return self._body(response)
+            await asyncio.sleep(pause)
 
-    def _no_address(self) -> EvaluationError:
-        return EvaluationError(f"{self._server!r} is not a server address; give one like http://localhost:8000")
-
-    def _read(self, response: httpx.Response) -> dict[str, Any]:
-        try:
-            body = response.json()
-        except ValueError:
-            body = None
-        error = body.get("error") if isinstance(body, dict) else None
-        if response.is_success and isinstance(body, dict) and error is None:
-            return body
-        if not isinstance(error, dict):
-            raise not_like_hotswap(self._server, f"{response.status_code} {response.reason_phrase}")
+    @override
+    def _refusal(self, response: httpx.Response, error: Mapping[str, Any] | None, what: str) -> Exception:
+        if error is None:
+            return self.not_ours(f"{response.status_code} {response.reason_phrase}")
         if error.get("code") == "context_length_exceeded":
-            raise ContextTooLong(str(error.get("message")))
-        key = "; give a key with --api-key or HOTSWAP_API_KEY" if response.status_code in (401, 403) else ""
-        raise EvaluationError(f"the server refused ({response.status_code}): {error.get('message')}{key}")
-
-
-def not_like_hotswap(server: str, what: str) -> EvaluationError:
-    """What to raise for an answer of another form than the server's."""
-    return EvaluationError(f"{server} answered, but not like a hotswap server: {what}")
-
-
-def _pause(response: httpx.Response) -> float:
-    """The seconds that the server asks to wait; 1 where it says nothing that can be read."""
-    try:
-        return min(max(float(response.headers.get("retry-after", "1")), 0.1), _LONGEST_PAUSE)
-    except ValueError:
-        return 1.0
-
-
-ADMIN_BUSY_SECONDS = 60.0  # for a server that says it is busy for the moment: while its engine starts again, say
-_ADMIN_LONGEST_PAUSE = 5.0
+            return ContextTooLong(str(error.get("message")))
+        return EvaluationError(self._refused(response, error.get("message"), what))
 
 
 class RefusedError(PublishError):
-    """The server answered with an error. ``code`` is the server's word for it, ``status`` HTTP's."""
+    """The server answered with an error. ``code`` is the server's word for it."""
 
-    def __init__(self, message: str, status: int, code: str | None) -> None:
+    def __init__(self, message: str, code: str | None) -> None:
         super().__init__(message)
-        self.status = status
         self.code = code
 
 
@@ -168,12 +225,16 @@ class ServedVersion:
         return f"{self.name}@{self.version}"
 
 
-class AdminClient:
+class AdminClient(_Client):
     """The admin API of the server at ``server``. ``timeout`` in seconds is for one call. All calls raise PublishError,
     ``RefusedError`` where the server says why."""
 
+    error = PublishError
+    key_option = "--admin-key or HOTSWAP_ADMIN_KEY"
+    when_late = "is it up and ready?"
+
     def __init__(self, server: str, key: str | None = None, *, timeout: float = 600.0) -> None:
-        self.server = server.rstrip("/").removesuffix("/v1")
+        super().__init__(server, timeout)
         self.key = key
         self._client = httpx.Client(headers=bearer(key), timeout=httpx.Timeout(timeout, connect=CONNECT_SECONDS))
 
@@ -232,52 +293,30 @@ class AdminClient:
     def base_name(self) -> str:
         """What requests call the base."""
         response = self._asked("GET", "/v1/models")
-        models = _listed(self._body(response, "to list its models"), "data")
-        for model in models:
-            if model.get("parent") is None and isinstance(model.get("id"), str):
-                return str(model["id"])
-        raise self._not_ours()
+        return self._base_of(self._body(response, "to list its models"))
 
     # ---- inside ----
 
     def _asked(self, method: str, path: str, **options: Any) -> httpx.Response:
         """The answer to a small call that may be repeated; a server that is busy is asked again for a while."""
-        deadline = time.monotonic() + ADMIN_BUSY_SECONDS
+        tries = _Tries(self)
         while True:
             response = self._send(method, path, **options)
-            if response.status_code != 503 or time.monotonic() > deadline:
+            pause = tries.pause(response)
+            if pause is None:
                 return response
-            time.sleep(_admin_pause(response))
+            time.sleep(pause)
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
             return self._client.request(method, self.server + path, **options)
-        except httpx.ConnectTimeout as error:
-            raise PublishError(f"{self.server} cannot be reached: it did not answer in time") from error
-        except httpx.TimeoutException as error:
-            raise PublishError(f"{self.server} did not answer in time; is it up and ready?") from error
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as error:
-            raise PublishError(
-                f"{self.server!r} is not a server address; give one like http://localhost:8000"
-            ) from error
-        except httpx.TransportError as error:
-            reason = str(error) or type(error).__name__
-            raise PublishError(f"{self.server} cannot be reached or broke off: {reason}") from error
+        except _UNSENT as error:
+            raise self._unanswered(error) from error
 
-    def _body(self, response: httpx.Response, what: str) -> dict[str, Any]:
-        """The answer's fields. Raises RefusedError with the server's own words, ``what`` being what was asked."""
-        try:
-            body = response.json()
-        except ValueError:
-            body = None
-        if response.is_success and isinstance(body, dict):
-            return body
-        error = body.get("error") if isinstance(body, dict) else None
-        if not isinstance(error, dict):
-            error = {"message": f"it answered {response.status_code} {response.reason_phrase}"}
-        key = "; give a key with --admin-key or HOTSWAP_ADMIN_KEY" if response.status_code in (401, 403) else ""
-        message = f"the server refused {what} ({response.status_code}): {error.get('message')}{key}"
-        raise RefusedError(message, response.status_code, error.get("code"))
+    @override
+    def _refusal(self, response: httpx.Response, error: Mapping[str, Any] | None, what: str) -> Exception:
+        found = error or {"message": f"it answered {response.status_code} {response.reason_phrase}"}
+        return RefusedError(self._refused(response, found.get("message"), what), found.get("code"))
 
     def _version(self, body: Mapping[str, Any]) -> ServedVersion:
         try:
@@ -290,10 +329,7 @@ class AdminClient:
                 replaced=body.get("replaced"),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise self._not_ours() from error
-
-    def _not_ours(self) -> PublishError:
-        return PublishError(f"{self.server} answered, but not like a hotswap server")
+            raise self.not_ours() from error
 
 
 def _path(name: str) -> str:
@@ -307,11 +343,3 @@ def _given(fields: Mapping[str, int | None]) -> dict[str, int]:
 def _listed(body: Mapping[str, Any], field: str) -> list[Mapping[str, Any]]:
     found = body.get(field)
     return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
-
-
-def _admin_pause(response: httpx.Response) -> float:
-    """The seconds that the server asks to wait; 1 where it says nothing that can be read."""
-    try:
-        return min(max(float(response.headers.get("retry-after", "1")), 0.1), _ADMIN_LONGEST_PAUSE)
-    except ValueError:
-        return 1.0

@@ -16,9 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
-
 from trainer.errors import ServerStartError
+from trainer.serving.client import InferenceClient
 
 HOTSWAP = (sys.executable, "-m", "hotswap")
 START_SECONDS, STOP_SECONDS = 180, 60
@@ -70,7 +69,7 @@ def start_server(options: Sequence[str], log: Path) -> Iterator[LocalServer]:
 
 
 def _start(options: Sequence[str], log: Path) -> LocalServer:
-    port = _free_port()
+    port = free_port()
     key, admin_key = secrets.token_urlsafe(16), secrets.token_urlsafe(16)
     # keys go by the environment: other users can read a command line
     env = environment({"HOTSWAP_API_KEY": key, "HOTSWAP_ADMIN_KEY": admin_key})
@@ -97,18 +96,15 @@ def _interruptions_held() -> Iterator[None]:
             signal.raise_signal(number)
 
 
-async def wait_until_ready(server: LocalServer) -> None:
-    """Raises ServerStartError with the server's last line when it ends, or is not ready in time."""
-    deadline = time.monotonic() + START_SECONDS
-    async with httpx.AsyncClient(timeout=5) as client:
+async def wait_until_ready(server: LocalServer, seconds: float = START_SECONDS) -> None:
+    """Raises ServerStartError with the server's last line when it ends, or is not ready after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    async with InferenceClient(server.url, server.key, timeout=5) as client:
         while server.process.poll() is None:
-            try:
-                if (await client.get(f"{server.url}/ready")).status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass  # it does not listen yet
+            if await client.is_ready():
+                return
             if time.monotonic() > deadline:
-                raise ServerStartError(f"the server was not ready after {START_SECONDS} s; its log is {server.log}")
+                raise ServerStartError(f"the server was not ready after {seconds:g} s; its log is {server.log}")
             await asyncio.sleep(0.2)
     raise ServerStartError(f"the server ended at its start: {last_line(server.log)} (its log is {server.log})")
 
@@ -127,8 +123,9 @@ def environment(more: Mapping[str, str]) -> dict[str, str]:
     return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **more}
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
         return port

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from adapters.kinds.config import CONFIG_FILE
 from adapters.names import check_name
 from adapters.package.archive import pack
 from adapters.package.reading import read_package
 from trainer.files import PACKAGE_DIR
+from trainer.progress import ProgressCallback
 from trainer.serving.client import AdminClient, ServedVersion
-
-Progress = Callable[[int, int], None]
 
 
 def publish(
@@ -26,7 +25,7 @@ def publish(
     allow_noop: bool = False,
     admin_key: str | None = None,
     timeout: float = 600.0,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> ServedVersion:
     """Check the package in ``directory`` and upload it to ``server`` under ``name``, which serves it from then on.
 
@@ -48,7 +47,7 @@ def upload(
     replace: bool = False,
     activate: bool = True,
     allow_noop: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> ServedVersion:
     """Upload a package that was checked; unless ``activate`` it only becomes a candidate. Raises PublishError."""
     with tempfile.TemporaryDirectory(prefix="hotswap-publish-") as folder:
@@ -63,13 +62,13 @@ def upload(
 def find_package(directory: Path) -> Path:
     """``directory``, or the package in it when it is the output of a run."""
     inner = directory / PACKAGE_DIR
-    return inner if inner.is_dir() and not (directory / "adapter_config.json").exists() else directory
+    return inner if inner.is_dir() and not (directory / CONFIG_FILE).exists() else directory
 
 
 class _Counted:
     """A file that tells how much of it was read."""
 
-    def __init__(self, file: BinaryIO, size: int, progress: Progress | None) -> None:
+    def __init__(self, file: BinaryIO, size: int, progress: ProgressCallback | None) -> None:
         self._file = file
         self._size = size
         self._progress = progress

@@ -2,46 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
 
 from hotswap.demo.asking import Answer
 from hotswap.demo.checks import all_checks
-from hotswap.demo.findings import Findings, Phase, Scored, Verdict, key_of
-from hotswap.demo.tasks import DATES, TaskRow
-from tests.hotswap.demo.answers import answer
-
-ROWS = [TaskRow(f"p{i}", f"r{i}") for i in range(10)]
-
-
-def scored(who: str, right: int) -> Scored:
-    return Scored(who, DATES, ROWS, [answer([row.response if i < right else "?"]) for i, row in enumerate(ROWS)])
-
-
-def good() -> Findings:
-    """A run in which everything went well: the replacement takes from second 10 to second 20."""
-    lone = [answer(["old"], version="contacts@1"), answer(["new"], version="contacts@2")]
-    return Findings(
-        scores={
-            "base on contacts": scored("base on contacts", 1),
-            "base on dates": scored("base on dates", 0),
-            "contacts v1": scored("contacts v1", 3),
-            "contacts v2": scored("contacts v2", 10),
-            "dates": scored("dates", 9),
-        },
-        phases=[Phase("mixed", 0, 10), Phase("replace", 10, 20), Phase("after", 20, 30)],
-        answers=[
-            answer(["old"], version="contacts@1", start=2),
-            answer(["old"] * 8, version="contacts@1", start=12),  # until 20: past version 2's first token at 18
-            answer(["new"], version="contacts@2", start=17),
-            answer(["new"], version="contacts@2", start=22),
-            answer(["b"], model="base", version="", start=22),
-        ],
-        lone={key_of(a): a for a in lone},
-        verdicts=Counter({Verdict.SAME: 5}),
-        server_exit_code=0,
-    )
+from hotswap.demo.findings import Findings, Verdict
+from tests.hotswap.demo.answers import answer, good, scored
 
 
 def failing(findings: Findings) -> list[str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hotswap.demo.commands import run_to_end, start_server, wait_until_ready
+from hotswap.demo.commands import run_to_end
 from hotswap.errors import DemoError
 
 
@@ -16,12 +16,3 @@ async def test_a_command_that_works_leaves_its_output_in_the_log(tmp_path: Path)
 async def test_a_command_that_fails_is_told_in_its_own_last_words(tmp_path: Path) -> None:
     with pytest.raises(DemoError, match=r"hotswap trian failed: hotswap: 'trian' is not a command.*log is"):
         await run_to_end(["trian"], tmp_path / "log")
-
-
-async def test_a_server_that_cannot_start_is_told_in_its_own_last_words(tmp_path: Path) -> None:
-    with (
-        start_server(str(tmp_path / "no-such-base"), "none", tmp_path / "log") as server,
-        pytest.raises(DemoError, match=r"the server ended at its start: hotswap: .*no-such-base"),
-    ):
-        await wait_until_ready(server)
-    assert server.exit_code == 1

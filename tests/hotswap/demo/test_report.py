@@ -8,7 +8,7 @@ from rich.console import Console
 
 from hotswap.demo.checks import all_checks
 from hotswap.demo.report import write_report
-from tests.hotswap.demo.test_checks import good
+from tests.hotswap.demo.answers import good
 
 
 def test_the_report_shows_the_findings_and_both_files_agree(tmp_path: Path) -> None:

@@ -255,10 +255,10 @@ def test_a_package_with_the_bases_configuration_beside_it_is_a_package(run: RunR
     [
         (["nowhere"], "there is no package nowhere; give a directory, or --server URL"),
         (["RUN", "--vs", "live:colours"], "there is no package live:colours"),
-        (["RUN", "--metrics", "slot_f2"], "there is no metric 'slot_f2'; choose from exact_match"),
+        (["RUN", "--metrics", "slot_f2"], "unknown metric 'slot_f2'; choose from exact_match"),
         (["RUN", "--data", "gone.jsonl"], "gone.jsonl"),
         (["RUN", "--split", "test"], "there are no test rows"),
-        (["RUN", "--recipe", "snaps", "--path", "."], "there is no recipe 'snaps'; choose from snips"),
+        (["RUN", "--recipe", "snaps", "--path", "."], "unknown recipe 'snaps'; choose from snips"),
         (["RUN", "--recipe", "snips"], "say where the files of snips are with --path FOLDER"),
         (["RUN", "--base", "nowhere"], "the server ended at its start: hotswap: there is no base model 'nowhere'"),
         (["RUN", "data.clumns.prompt=q"], "data.columns"),

@@ -19,6 +19,7 @@ from trainer.data.sources import FileSource
 from trainer.errors import DataError
 
 GOOD = '{"prompt": "a", "response": "b"}'
+PACKED = gzip.compress(GOOD.encode() * 99, mtime=0)  # or every worker would name the test otherwise
 CHINESE = [{"prompt": "请把“你好”译成英文", "response": "Hello，你好！"}, {"prompt": "１＋１＝？", "response": "２"}]
 
 GBK = "prompt,response\n你好吗,很好\n".encode("gbk")
@@ -171,7 +172,7 @@ def test_the_format_may_be_said_where_the_name_does_not(tmp_path: Path) -> None:
         ("a.csv", b'prompt,response\n"a,b\n', "is not valid CSV"),
         ("a.csv", b"prompt,response,prompt\na,b,c\n", "names a column twice"),
         ("a.jsonl.gz", b"not packed", "cannot be unpacked: it is no whole gzip file"),
-        ("a.jsonl.gz", gzip.compress(GOOD.encode() * 99, mtime=0)[:-20], "cannot be unpacked: it is no whole gzip file"),
+        ("a.jsonl.gz", PACKED[:-20], "cannot be unpacked: it is no whole gzip file"),
         ("a.parquet", b"PAR1 and no more", "cannot be read as Parquet"),
         ("a.jsonl", GOOD.encode() + b'\n{"prompt": "hi \\ud83d"}\n', "line 2 holds half of a character"),
         ("a.json", b'[{"prompt": "x"},\n{"prompt": "hi \\uD83D!"}]', "line 2 holds half of a character"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch.multiprocessing.spawn import spawn
 
 from trainer.config.loading import dump_config, load_config
 from trainer.config.schema import TrainConfig
+from trainer.serving.local_server import free_port
 
 
 def train_in(nproc: int, configs: Sequence[TrainConfig], folder: Path, *, resume: bool = False) -> None:
@@ -20,7 +20,7 @@ def train_in(nproc: int, configs: Sequence[TrainConfig], folder: Path, *, resume
     for number, config in enumerate(configs):
         files.append(folder / f"several-{number}.yaml")
         files[-1].write_text(dump_config(config), encoding="utf-8")
-    ports = [_free_port() for _ in configs]
+    ports = [free_port() for _ in configs]
     spawn(_work, (nproc, files, ports, resume), nproc)  # type: ignore[no-untyped-call]
 
 
@@ -34,10 +34,3 @@ def _work(rank: int, nproc: int, files: Sequence[Path], ports: Sequence[int], re
     for file, port in zip(files, ports, strict=True):
         os.environ["MASTER_PORT"] = str(port)
         train(load_config(file, [], {}), resume=resume)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -13,8 +13,7 @@ import msgspec
 import psutil
 import pytest
 
-from tests.trainer.loop.test_callbacks import DEADLINE, wait_for_step
-from tests.trainer.support import make_config
+from tests.trainer.support import DEADLINE, make_config, wait_for_step
 from trainer.config.loading import dump_config
 from trainer.config.schema import TrainConfig
 from trainer.loop.records import read_metrics

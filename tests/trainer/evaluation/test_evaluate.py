@@ -20,7 +20,7 @@ from trainer.data.messages import Message, Question
 from trainer.errors import EvaluationError
 from trainer.evaluation.evaluate import TOO_LONG, evaluate
 from trainer.evaluation.scoring import compare
-from trainer.serving.client import Endpoint
+from trainer.serving.client import Endpoint, InferenceClient
 
 PROMPTS = ("hello", "what is red", "1 2 3", "some more words here")
 
@@ -236,7 +236,7 @@ def test_what_passes_is_tried_again(scripted: tuple[Endpoint, list[Any]]) -> Non
 
 
 def test_what_stays_is_told(scripted: tuple[Endpoint, list[Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.serving.client.BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(InferenceClient, "busy_seconds", 0.2)
     endpoint, script = scripted
     for answer, words in [
         (error(503, "the server is shutting down", Retry_After="0"), r"refused \(503\): the server is shutting down"),

@@ -272,7 +272,7 @@ def test_perplexity_is_that_of_all_tokens_together() -> None:
 
 
 def test_an_unknown_metric_is_named_with_those_there_are() -> None:
-    with pytest.raises(EvaluationError, match=r"there is no metric 'slot_f2'; choose from exact_match.*perplexity"):
+    with pytest.raises(EvaluationError, match=r"unknown metric 'slot_f2'; choose from exact_match.*perplexity"):
         find_metrics(["exact_match", "slot_f2"])
 
 

@@ -16,7 +16,7 @@ from trainer.evaluation.results import Evaluation, ScoredAnswer
 from trainer.evaluation.rows import EvaluationRows, RowSource, load_rows
 from trainer.evaluation.scoring import score_rows
 from trainer.evaluation.suite import EvalReport
-from trainer.evaluation.targets import ServeOptions, base_serving, find_target, serving_of
+from trainer.evaluation.targets import ServeOptions, base_serve_options_of, find_target, serve_options_of
 
 
 def report(answers: list[str], metric: str, finish_reason: str = "stop") -> EvalReport:
@@ -95,22 +95,22 @@ def package(folder: Path, **training: str) -> Path:
 
 def test_a_package_is_served_as_it_was_trained(tiny_base: Path, tmp_path: Path) -> None:
     alone = find_target(str(package(tmp_path / "a", quantize="nf4-dq", dtype="float32")), on_server=False)
-    assert serving_of(alone, base=None, quantize=None) == ServeOptions("org/base", "nf4-dq", "float32")
-    assert serving_of(alone, base="other", quantize="int8") == ServeOptions("other", "int8", "float32")
+    assert serve_options_of(alone, base=None, quantize=None) == ServeOptions("org/base", "nf4-dq", "float32")
+    assert serve_options_of(alone, base="other", quantize="int8") == ServeOptions("other", "int8", "float32")
     config = make_config(tmp_path / "b", tiny_base, "quantize=nf4")
     package(tmp_path / "b" / "run", quantize="nf4", dtype="bfloat16")
     template = tmp_path / "b" / "run" / "chat_template.jinja"
     template.write_text("Jinja")
     (tmp_path / "b" / "run" / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     run = find_target(config.output, on_server=True)
-    found = serving_of(run, base=None, quantize=None)
+    found = serve_options_of(run, base=None, quantize=None)
     assert found == ServeOptions(str(tiny_base), "nf4", "bfloat16", template.resolve())
-    assert base_serving(run, base=None, quantize=None) == found
+    assert base_serve_options_of(run, base=None, quantize=None) == found
 
 
 def test_a_package_of_peft_s_own_needs_its_base_named(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     target = find_target(str(tmp_path), on_server=False)
-    assert serving_of(target, base="b", quantize=None) == ServeOptions("b", "none", "auto")
+    assert serve_options_of(target, base="b", quantize=None) == ServeOptions("b", "none", "auto")
     with pytest.raises(EvaluationError, match="does not say which base it is for; name it with --base"):
-        serving_of(target, base=None, quantize=None)
+        serve_options_of(target, base=None, quantize=None)

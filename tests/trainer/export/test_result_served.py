@@ -7,36 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from server.adapter_key import AdapterKey
-from server.config import EngineConfig
-from server.engine.engine import Engine
-from server.engine.messages import AdapterFailed, AdapterLoaded
-from server.model.model_runner import load_runner
+from server.engine.messages import AdapterLoaded
 from tests.trainer.every_method import METHODS
+from tests.trainer.served import serve
 from tests.trainer.support import make_config
 from trainer.config.methods import METHODS as CONFIGS
 from trainer.errors import ConfigError
 from trainer.loop.session import RunResult
 from trainer.run import train
-
-
-def load(engine: Engine, package: Path) -> AdapterLoaded | AdapterFailed:
-    engine.load_adapter(AdapterKey("new", 1, "new"), package)
-    for _ in range(3000):
-        for event in engine.step():
-            if isinstance(event, (AdapterLoaded, AdapterFailed)):
-                return event
-    raise AssertionError("no answer")
-
-
-def serve(base: Path, package: Path, quantize: str) -> AdapterLoaded | AdapterFailed:
-    config = EngineConfig(model=str(base), quantize=quantize, dtype="float32", kv_cache_gb=0.02, threads=1)
-    engine = Engine(load_runner(config), config)
-    try:
-        return load(engine, package)
-    finally:
-        engine.check_integrity()
-        engine.close()
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -12,7 +12,7 @@ from server.config import EngineConfig
 from server.engine.engine import Engine
 from server.engine.messages import AdapterFailed, AdapterLoaded
 from server.model.model_runner import load_runner
-from tests.trainer.export.test_result_served import load
+from tests.trainer.served import load
 from tests.trainer.support import make_config
 from trainer.data.rendering import TEMPLATES
 from trainer.run import train

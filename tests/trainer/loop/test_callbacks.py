@@ -6,31 +6,20 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.trainer.support import make_config
+from tests.trainer.support import DEADLINE, make_config, wait_for_step
 from trainer.config.loading import dump_config
 from trainer.loop.checkpoint import checkpoints
 from trainer.loop.records import read_metrics
-
-DEADLINE = 120.0
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "hotswap", "train", str(folder / "c.yaml"), "--quiet", *arguments]
     return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def wait_for_step(metrics: Path, step: int, process: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + DEADLINE
-    while not any(record["step"] >= step for record in read_metrics(metrics)):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(("signum", "eval_steps"), [(signal.SIGINT, 600), (signal.SIGTERM, 1)])

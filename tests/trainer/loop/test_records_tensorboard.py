@@ -47,7 +47,9 @@ def test_without_tensorboard_the_extra_is_named(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("name", "words"), [("wandb", "wandb is not installed"), ("notes", "'notes' is none of ")])
+@pytest.mark.parametrize(
+    ("name", "words"), [("wandb", "wandb is not installed"), ("notes", "unknown tracker 'notes'; choose from ")]
+)
 def test_trackers_that_cannot_be_used_are_said_so(tiny_base: Path, tmp_path: Path, name: str, words: str) -> None:
     if name == "wandb" and importlib.util.find_spec("wandb"):
         pytest.skip("wandb is installed here")

@@ -20,8 +20,7 @@ from tests import oracle
 from tests.factory import make_base
 from tests.trainer.every_method import METHODS
 from tests.trainer.preference.support import judged_rows, pair_rows, preference_config
-from tests.trainer.support import make_config
-from tests.trainer.test_run import losses
+from tests.trainer.support import losses, make_config
 from trainer.base_model import load_base
 from trainer.errors import CheckpointError, ConfigError
 from trainer.export.result import golden_logits

@@ -8,9 +8,8 @@ import pytest
 
 from server.engine.messages import AdapterLoaded
 from tests.bases.test_quantization_saved import CONFIGS, save_quantized
-from tests.trainer.export.test_result_served import serve
-from tests.trainer.support import make_config
-from tests.trainer.test_run import losses
+from tests.trainer.served import serve
+from tests.trainer.support import losses, make_config
 from trainer.errors import ConfigError
 from trainer.export.merge import merge
 from trainer.run import train

@@ -16,8 +16,7 @@ from adapters.package.manifest import read_manifest
 from bases.fingerprint import base_fingerprint
 from tests.factory import make_base
 from tests.server.live import live_server
-from tests.trainer.support import WORDS, colour_rows, make_config
-from tests.trainer.test_run import losses
+from tests.trainer.support import WORDS, colour_rows, losses, make_config
 from trainer.commands.train import train as command
 from trainer.data.rendering import TEMPLATES
 from trainer.errors import CheckpointError, ConfigError

@@ -12,10 +12,9 @@ import torch
 
 from server.engine.messages import AdapterLoaded
 from tests.trainer.every_method import METHODS
-from tests.trainer.export.test_result_served import serve
 from tests.trainer.preference.support import preference_config
-from tests.trainer.support import WORDS
-from tests.trainer.test_run import losses
+from tests.trainer.served import serve
+from tests.trainer.support import WORDS, losses
 from trainer.config.schema import TrainConfig
 from trainer.errors import ConfigError, TrainerError
 from trainer.loop.records import read_metrics

@@ -11,7 +11,7 @@ import pytest
 from adapters.package.reading import read_package
 from bases.finding import DEFAULT_BASE, resolve_base
 from server.engine.messages import AdapterLoaded
-from tests.trainer.export.test_result_served import serve
+from tests.trainer.served import serve
 from trainer.config.loading import load_config
 from trainer.loop.records import read_metrics
 from trainer.preference.grpo import load_reward

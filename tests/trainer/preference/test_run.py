@@ -17,10 +17,9 @@ from safetensors.torch import load_file
 from adapters.package.manifest import read_manifest
 from server.engine.messages import AdapterLoaded
 from tests.trainer.every_method import METHODS
-from tests.trainer.export.test_result_served import serve
 from tests.trainer.preference.support import answer_log_prob, judged_rows, pair_rows, preference_config
-from tests.trainer.support import write_jsonl
-from tests.trainer.test_run import losses
+from tests.trainer.served import serve
+from tests.trainer.support import losses, write_jsonl
 from trainer.config.schema import TrainConfig
 from trainer.errors import ConfigError
 from trainer.loop.records import read_metrics

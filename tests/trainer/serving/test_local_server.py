@@ -10,7 +10,8 @@ from typing import Any
 import psutil
 import pytest
 
-from trainer.serving.local_server import start_server
+from trainer.errors import ServerStartError
+from trainer.serving.local_server import start_server, wait_until_ready
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -35,3 +36,12 @@ def test_an_interruption_while_it_is_started_leaves_no_server(
     (process,) = started
     assert process.returncode is not None
     assert not psutil.pid_exists(process.pid)
+
+
+async def test_a_server_that_cannot_start_is_told_in_its_own_last_words(tmp_path: Path) -> None:
+    with (
+        start_server(["--model", str(tmp_path / "no-such-base"), "--quantize", "none"], tmp_path / "log") as server,
+        pytest.raises(ServerStartError, match=r"the server ended at its start: hotswap: .*no-such-base"),
+    ):
+        await wait_until_ready(server)
+    assert server.exit_code == 1

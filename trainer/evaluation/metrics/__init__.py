@@ -28,7 +28,7 @@ def find_metrics(names: Iterable[str]) -> list[Metric]:
     wanted = list(dict.fromkeys(names))
     unknown = [name for name in wanted if name not in METRICS]
     if unknown:
-        raise EvaluationError(f"there is no metric {unknown[0]!r}; choose from {', '.join(METRICS)}")
+        raise EvaluationError(f"unknown metric {unknown[0]!r}; choose from {', '.join(METRICS)}")
     if not wanted:
         raise EvaluationError(f"name at least one metric of {', '.join(METRICS)}")
     return [METRICS[name] for name in wanted]
