@@ -58,7 +58,7 @@ class Settings(BaseSettings, ServerConfig):
         return init_settings, env_settings, SettingsFile(settings_cls)
 
 
-class _Parser(argparse.ArgumentParser):
+class _SettingsParser(argparse.ArgumentParser):
     """Ends with one line and exit code 2."""
 
     @override
@@ -73,7 +73,7 @@ def option(name: str) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of ``hotswap serve``; every absent flag is None."""
-    out = _Parser(
+    out = _SettingsParser(
         prog="hotswap serve",
         description="Serve one base model and its adapters over the OpenAI API.",
         epilog="Every flag can also be given as HOTSWAP_<NAME> in the environment (lists separated by commas) or as "

@@ -19,11 +19,11 @@ def main(argv: list[str]) -> int:
         raise DemoError("the demo drives the server with the openai client; run: pip install 'hotswap[demo]'")
     from rich.console import Console
 
-    from hotswap.demo.commands import Settings
+    from hotswap.demo.commands import DemoSettings
     from hotswap.demo.flow import Demo
     from hotswap.demo.report import WIDTH
 
-    settings = Settings(out=args.out, base=args.base, quantize=args.quantize, seed=args.seed, reuse=args.reuse)
+    settings = DemoSettings(out=args.out, base=args.base, quantize=args.quantize, seed=args.seed, reuse=args.reuse)
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = WIDTH

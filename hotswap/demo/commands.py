@@ -40,7 +40,7 @@ BATCH_SIZE = 8
 
 
 @dataclass(frozen=True)
-class Settings:
+class DemoSettings:
     """What may differ between two runs of the demo.
 
     ``base`` and ``quantize`` as for ``hotswap serve``. ``held_out`` rows of each task are scored, ``lone_rows`` of them
@@ -82,7 +82,7 @@ async def run_to_end(arguments: list[str], log: Path, env: Mapping[str, str] | N
         raise DemoError(f"hotswap {arguments[0]} failed: {last_line(log)} (its log is {log})")
 
 
-async def train_all(settings: Settings, rows: Mapping[str, Sequence[TaskRow]], console: Console) -> dict[str, Path]:
+async def train_all(settings: DemoSettings, rows: Mapping[str, Sequence[TaskRow]], console: Console) -> dict[str, Path]:
     """Train every recipe on the ``rows`` of its task; gives the package of each by name. Raises DemoError."""
     packages: dict[str, Path] = {}
     with bars(console, "  {task.description:<12}", "steps", "{task.fields[loss]}") as progress:
@@ -93,7 +93,7 @@ async def train_all(settings: Settings, rows: Mapping[str, Sequence[TaskRow]], c
 
 
 async def _train(
-    settings: Settings, recipe: TrainingRecipe, rows: Sequence[TaskRow], progress: Progress, task: TaskID
+    settings: DemoSettings, recipe: TrainingRecipe, rows: Sequence[TaskRow], progress: Progress, task: TaskID
 ) -> Path:
     run = settings.out / "runs" / recipe.name
     package = run / "adapter"
@@ -113,7 +113,7 @@ async def _train(
     return package
 
 
-def _config(settings: Settings, recipe: TrainingRecipe, data: Path, run: Path) -> dict[str, Any]:
+def _config(settings: DemoSettings, recipe: TrainingRecipe, data: Path, run: Path) -> dict[str, Any]:
     """What ``hotswap train`` reads (JSON is YAML): every row once, none held back, the method's own rate.
 
     The base is quantized as it will be served: a small base changes so much by it that an adapter must know.

@@ -19,7 +19,7 @@ from bases.default_base import import_default_base
 from bases.finding import DEFAULT_BASE
 from hotswap.demo.asking import BASE_PROMPTS, Answer, ChatQuestion, StreamingClient, open_client
 from hotswap.demo.checks import OLD, all_checks
-from hotswap.demo.commands import BATCH_SIZE, FIRST, RECIPES, Settings, publish, train_all
+from hotswap.demo.commands import BATCH_SIZE, FIRST, RECIPES, DemoSettings, publish, train_all
 from hotswap.demo.findings import AnswerKey, Findings, compare_all, key_of
 from hotswap.demo.live import Live
 from hotswap.demo.report import write_report
@@ -58,7 +58,7 @@ Rows = dict[str, list[TaskRow]]
 class Demo:
     """One run of the demo."""
 
-    settings: Settings
+    settings: DemoSettings
     console: Console
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -116,7 +116,7 @@ class Demo:
         self.seconds[name] = round(time.perf_counter() - start, 1)
 
 
-def draw_rows(settings: Settings) -> tuple[Rows, Rows]:
+def draw_rows(settings: DemoSettings) -> tuple[Rows, Rows]:
     """Training rows and held-out rows by task name."""
     count = max(recipe.steps for recipe in RECIPES) * BATCH_SIZE
     drawn = {task.name: task.rows(count, settings.held_out, seed=settings.seed) for task in (CONTACTS, DATES)}

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from hotswap.demo.asking import BASE_PROMPTS, Answer, ChatQuestion, Stream, StreamingClient, traffic
-from hotswap.demo.commands import BETTER, FIRST, PREFIX, Settings, publish
+from hotswap.demo.commands import BETTER, FIRST, PREFIX, DemoSettings, publish
 from hotswap.demo.findings import Findings, Phase, Scored, latency_in
 from hotswap.demo.tasks import CONTACTS, DATES, Task, TaskRow
 from trainer.progress import bars
@@ -33,7 +33,7 @@ LONG_TOKENS = (48, 256)  # their least and greatest length
 class Live:
     """One server, the packages to upload by name, and the held-out rows by task."""
 
-    settings: Settings
+    settings: DemoSettings
     server: LocalServer
     base: str
     packages: dict[str, Path]

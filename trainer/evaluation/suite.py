@@ -16,8 +16,8 @@ from trainer.evaluation.scoring import compare
 from trainer.evaluation.targets import (
     BASE,
     Endpoints,
+    EvaluationTarget,
     ServeOptions,
-    Target,
     base_serve_options_of,
     running_server,
     serve_options_of,
@@ -61,8 +61,8 @@ class EvalReport:
 
 
 def run_suite(
-    candidate: Target,
-    versus: Target | None,
+    candidate: EvaluationTarget,
+    versus: EvaluationTarget | None,
     rows: EvaluationRows,
     metrics: Sequence[str],
     options: EvalOptions,
@@ -74,11 +74,11 @@ def run_suite(
     Raises EvaluationError and what else keeps answers from coming; a server that was started is stopped in any case.
     """
     tasks = _retention_tasks(rows, options) if options.retention else []
-    base = Target(BASE)
+    base = EvaluationTarget(BASE)
     targets = list(dict.fromkeys([candidate, *([versus] if versus else []), *([base] if tasks else [])]))
     work = _Evaluator(rows, metrics, options, bar)
-    found: dict[Target, Evaluation] = {}
-    retained: dict[Target, dict[str, Evaluation]] = {}
+    found: dict[EvaluationTarget, Evaluation] = {}
+    retained: dict[EvaluationTarget, dict[str, Evaluation]] = {}
     for place in _places(targets, candidate, options):
         with place as endpoints:
             for target, endpoint in endpoints.items():
@@ -92,7 +92,7 @@ def run_suite(
     return EvalReport(rows, ours, theirs, compared, retention, _served(candidate, options))
 
 
-def _served(candidate: Target, options: EvalOptions) -> dict[str, str]:
+def _served(candidate: EvaluationTarget, options: EvalOptions) -> dict[str, str]:
     if options.server:
         return {"server": options.server}
     serving = _serving(candidate, candidate, options)
@@ -108,11 +108,11 @@ class _Evaluator:
     options: EvalOptions
     bar: OpenBar
 
-    def rows_of(self, target: Target, endpoint: Endpoint) -> Evaluation:
+    def rows_of(self, target: EvaluationTarget, endpoint: Endpoint) -> Evaluation:
         found = self._evaluate(target.label, endpoint, self.rows.questions, self.metrics, self.options.max_tokens)
         return replace(found, model=target.label)
 
-    def retention_of(self, target: Target, endpoint: Endpoint, task: RetentionTask) -> Evaluation:
+    def retention_of(self, target: EvaluationTarget, endpoint: Endpoint, task: RetentionTask) -> Evaluation:
         title = f"{target.label}: {task.name}"
         return replace(
             self._evaluate(title, endpoint, task.questions, [task.metric], task.max_tokens), model=target.label
@@ -140,7 +140,7 @@ def _retention_tasks(rows: EvaluationRows, options: EvalOptions) -> list[Retenti
 
 
 def _places(
-    targets: Sequence[Target], candidate: Target, options: EvalOptions
+    targets: Sequence[EvaluationTarget], candidate: EvaluationTarget, options: EvalOptions
 ) -> Iterator[AbstractContextManager[Endpoints]]:
     """The servers that ``targets`` are asked on, to be opened one after the other."""
     if options.server:
@@ -151,7 +151,7 @@ def _places(
         yield started_server(serving, [target for target in targets if servings[target] == serving])
 
 
-def _serving(target: Target, candidate: Target, options: EvalOptions) -> ServeOptions:
+def _serving(target: EvaluationTarget, candidate: EvaluationTarget, options: EvalOptions) -> ServeOptions:
     """How the base of ``target`` is served; the plain base is that of ``candidate``."""
     if target.directory:
         return serve_options_of(target, base=options.base, quantize=options.quantize)

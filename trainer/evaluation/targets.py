@@ -33,7 +33,7 @@ BASE, LIVE = "base", "live:"
 
 
 @dataclass(frozen=True)
-class Target:
+class EvaluationTarget:
     """One model. ``package`` is an adapter's directory, ``trained_base`` that of a whole model, ``name`` what a server
     serves; the base itself has none of them."""
 
@@ -63,13 +63,13 @@ class ServeOptions:
     template: Path | None = None
 
 
-def find_target(text: str, *, on_server: bool) -> Target:
+def find_target(text: str, *, on_server: bool) -> EvaluationTarget:
     """What ``text`` means: ``base``, ``live:NAME``, a directory (a run's output, too), or a name that a server serves.
 
     Raises EvaluationError where it means nothing.
     """
     if text == BASE:
-        return Target(BASE)
+        return EvaluationTarget(BASE)
     path = Path(text).expanduser()
     if path.is_dir() and not text.startswith(LIVE):
         return _in_directory(path, text)
@@ -77,21 +77,21 @@ def find_target(text: str, *, on_server: bool) -> Target:
         raise EvaluationError(
             f"there is no package {text}; give a directory, or --server URL to evaluate what a server serves"
         )
-    return Target(text.removeprefix(LIVE), name=text.removeprefix(LIVE))
+    return EvaluationTarget(text.removeprefix(LIVE), name=text.removeprefix(LIVE))
 
 
-def _in_directory(path: Path, text: str) -> Target:
+def _in_directory(path: Path, text: str) -> EvaluationTarget:
     for place in (path, *(path / name for name in (PACKAGE_DIR, BASE_DIR))):
         if (place / CONFIG_FILE).is_file():  # some trainers leave the base's config.json beside it
-            return Target(text, package=place)
+            return EvaluationTarget(text, package=place)
         if (place / "config.json").is_file():
-            return Target(text, trained_base=place)
+            return EvaluationTarget(text, trained_base=place)
         if (place / MANIFEST_FILE).is_file():
-            return Target(text, package=place)
+            return EvaluationTarget(text, package=place)
     raise EvaluationError(f"{text} holds no adapter package (adapter_config.json) and no base (config.json)")
 
 
-def serve_options_of(target: Target, *, base: str | None, quantize: str | None) -> ServeOptions:
+def serve_options_of(target: EvaluationTarget, *, base: str | None, quantize: str | None) -> ServeOptions:
     """How to serve the base of ``target``, which has a directory: as its manifest and its run say; ``base`` and
     ``quantize`` override that. Raises EvaluationError when the base is not known."""
     if target.trained_base:
@@ -99,12 +99,12 @@ def serve_options_of(target: Target, *, base: str | None, quantize: str | None) 
     return _trained_with(target, base, quantize)
 
 
-def base_serve_options_of(target: Target, *, base: str | None, quantize: str | None) -> ServeOptions:
+def base_serve_options_of(target: EvaluationTarget, *, base: str | None, quantize: str | None) -> ServeOptions:
     """How to serve the base that ``target`` was trained from: of a fully trained base, what it was before."""
     return _trained_with(target, base, quantize)
 
 
-def _trained_with(target: Target, base: str | None, quantize: str | None) -> ServeOptions:
+def _trained_with(target: EvaluationTarget, base: str | None, quantize: str | None) -> ServeOptions:
     manifest = _manifest(target)
     config = _config(target)
     name = base or (config.base if config else None) or (manifest.base.name if manifest else None)
@@ -118,30 +118,30 @@ def _trained_with(target: Target, base: str | None, quantize: str | None) -> Ser
     return ServeOptions(name, quantize or str(recorded or "none"), str(dtype or "auto"), _template(target))
 
 
-def _config(target: Target) -> TrainConfig | None:
+def _config(target: EvaluationTarget) -> TrainConfig | None:
     return load_config(target.config, (), {}) if target.config else None
 
 
-def _template(target: Target) -> Path | None:
+def _template(target: EvaluationTarget) -> Path | None:
     """The template that it was trained with, which training leaves beside it where it is not the base's own."""
     file = target.directory.resolve().parent / SERVED_TEMPLATE if target.directory else None
     return file if file and file.is_file() else None
 
 
-def _manifest(target: Target) -> Manifest | None:
+def _manifest(target: EvaluationTarget) -> Manifest | None:
     try:
         return read_manifest(target.package) if target.package else None
     except AdapterError as error:
         raise EvaluationError(f"{target.label} is not a sound package: {error}") from error
 
 
-Endpoints = Mapping[Target, Endpoint]
+Endpoints = Mapping[EvaluationTarget, Endpoint]
 _SECONDS = 60.0
 _log = logging.getLogger(__name__)
 
 
 @contextmanager
-def started_server(serving: ServeOptions, targets: Sequence[Target]) -> Iterator[Endpoints]:
+def started_server(serving: ServeOptions, targets: Sequence[EvaluationTarget]) -> Iterator[Endpoints]:
     """``hotswap serve`` with the packages of ``targets``, which all have the base of ``serving``; stopped at the end.
 
     Raises ServerStartError with the server's own last words.
@@ -163,14 +163,14 @@ def started_server(serving: ServeOptions, targets: Sequence[Target]) -> Iterator
 
 @contextmanager
 def running_server(
-    server: str, targets: Sequence[Target], *, api_key: str | None, admin_key: str | None
+    server: str, targets: Sequence[EvaluationTarget], *, api_key: str | None, admin_key: str | None
 ) -> Iterator[Endpoints]:
     """The server at ``server``. Packages are uploaded under a name of their own and removed at the end.
 
     Raises EvaluationError, and PublishError for a package that it does not take.
     """
     key = api_key or admin_key
-    uploaded: dict[Target, str] = {}
+    uploaded: dict[EvaluationTarget, str] = {}
     base = asyncio.run(_base_name(server, key))
     try:
         for target in targets:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hotswap.demo.commands import BATCH_SIZE, RECIPES, Settings
+from hotswap.demo.commands import BATCH_SIZE, RECIPES, DemoSettings
 from hotswap.demo.flow import draw_rows
 from hotswap.demo.tasks import CONTACTS, DATES, Task, TaskRow, same_json, same_text, write_jsonl
 
@@ -79,6 +79,6 @@ def test_jsonl_has_the_columns_that_the_trainer_reads(tmp_path: Path) -> None:
 
 
 def test_every_recipe_has_its_rows(tmp_path: Path) -> None:
-    train, held_out = draw_rows(Settings(out=tmp_path, base="b", held_out=7))
+    train, held_out = draw_rows(DemoSettings(out=tmp_path, base="b", held_out=7))
     assert all(len(train[recipe.task.name]) >= recipe.steps * BATCH_SIZE for recipe in RECIPES)
     assert [len(rows) for rows in held_out.values()] == [7, 7]

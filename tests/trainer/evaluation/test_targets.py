@@ -11,7 +11,7 @@ import pytest
 
 from tests.server.live import Live, live_server
 from trainer.evaluation import targets as places
-from trainer.evaluation.targets import Target, running_server
+from trainer.evaluation.targets import EvaluationTarget, running_server
 from trainer.serving.client import AdminClient
 from trainer.serving.upload import publish
 
@@ -23,8 +23,11 @@ def server(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture
-def targets(tiny_adapters: Mapping[str, Path]) -> list[Target]:
-    return [Target("a", package=tiny_adapters["lora-r8"]), Target("b", package=tiny_adapters["lora-r4"])]
+def targets(tiny_adapters: Mapping[str, Path]) -> list[EvaluationTarget]:
+    return [
+        EvaluationTarget("a", package=tiny_adapters["lora-r8"]),
+        EvaluationTarget("b", package=tiny_adapters["lora-r4"]),
+    ]
 
 
 def served(server: Live) -> list[str]:
@@ -33,7 +36,7 @@ def served(server: Live) -> list[str]:
     return [model["id"] for model in models if model["id"].startswith("eval-")]
 
 
-def test_they_are_removed_whatever_happens(server: Live, targets: list[Target]) -> None:
+def test_they_are_removed_whatever_happens(server: Live, targets: list[EvaluationTarget]) -> None:
     with running_server(server.url, targets, api_key=None, admin_key="secret") as endpoints:
         assert sorted(served(server)) == sorted(endpoint.model for endpoint in endpoints.values())
         assert len(served(server)) == 2
@@ -44,7 +47,7 @@ def test_they_are_removed_whatever_happens(server: Live, targets: list[Target]) 
 
 
 def test_one_that_arrived_without_our_hearing_of_it_is_removed_too(
-    server: Live, targets: list[Target], monkeypatch: pytest.MonkeyPatch
+    server: Live, targets: list[EvaluationTarget], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*args: Any, **kwargs: Any) -> None:
         publish(*args, **kwargs)
@@ -58,7 +61,7 @@ def test_one_that_arrived_without_our_hearing_of_it_is_removed_too(
 
 
 def test_what_cannot_be_removed_is_said_and_loses_no_answers(
-    server: Live, targets: list[Target], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: Live, targets: list[EvaluationTarget], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with (
         caplog.at_level(logging.WARNING),
