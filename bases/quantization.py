@@ -10,16 +10,19 @@ weights are kept in 8 bits here, in training as in serving. It does not know how
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
 
 from bases.errors import QuantizationError
 from bases.names import QUANTIZATIONS, join_quantization, split_quantization
+from bases.weights import is_4bit, is_8bit
+
+if TYPE_CHECKING:
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
 DEFAULT = "nf4"
 _PACKED_ROWS = 32  # output features side by side in bitsandbytes' layout for AVX512-BF16
@@ -90,7 +93,7 @@ def prepare_quantized(model: nn.Module, dtype: torch.dtype, *, for_training: boo
     """
     use_weight_only_int8(model)
     for module in model.modules():
-        if isinstance(module, Linear4bit):
+        if is_4bit(module):
             module.compute_dtype = dtype
             module.compute_type_is_set = True
             if module.support_avx512bf16_for_cpu:
@@ -114,7 +117,7 @@ def use_weight_only_int8(model: nn.Module) -> None:
     nothing but these.
     """
     for module in model.modules():
-        if isinstance(module, Linear8bitLt):
+        if is_8bit(module):
             _bind_int8(module)
 
 

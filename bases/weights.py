@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
-from bitsandbytes.functional import QuantState, dequantize_4bit
-from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+if TYPE_CHECKING:
+    from bitsandbytes.functional import QuantState
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+
 _PACKED_ROWS = 32
+
+
+def is_4bit(module: nn.Module) -> TypeGuard[Linear4bit]:
+    """Whether ``module`` keeps its weight in 4 bits."""
+    return _is_of_bitsandbytes(module, "Linear4bit")
+
+
+def is_8bit(module: nn.Module) -> TypeGuard[Linear8bitLt]:
+    """Whether ``module`` keeps its weight in 8 bits."""
+    return _is_of_bitsandbytes(module, "Linear8bitLt")
+
+
+def _is_of_bitsandbytes(module: nn.Module, name: str) -> bool:
+    """Importing bitsandbytes takes more than a second; where nobody has, no layer is one of its."""
+    layers = sys.modules.get("bitsandbytes.nn")
+    return layers is not None and isinstance(module, getattr(layers, name))
 
 
 def linear_weight(module: nn.Module) -> Tensor:
@@ -21,9 +40,9 @@ def linear_weight(module: nn.Module) -> Tensor:
     weights only in a layer's first forward pass, which the runner has done when it is made.
     """
     weight: Any = module.weight
-    if isinstance(module, Linear4bit):
+    if is_4bit(module):
         weight = _dequantized_4bit(weight.data, weight.quant_state)
-    elif isinstance(module, Linear8bitLt):
+    elif is_8bit(module):
         weight = weight.data.float() * (weight.SCB / 127)[:, None]
     elif isinstance(module, Conv1D):
         weight = weight.T
@@ -34,6 +53,8 @@ def linear_weight(module: nn.Module) -> Tensor:
 def _dequantized_4bit(data: Tensor, state: QuantState) -> Tensor:
     if getattr(state, "packing_format_for_cpu", False):
         return unpack_4bit(data, state)
+    from bitsandbytes.functional import dequantize_4bit
+
     dense: Tensor = dequantize_4bit(data, state)
     return dense
 
