@@ -30,6 +30,16 @@ def colour_rows(count: int = 48) -> list[dict[str, str]]:
     return [{"prompt": f"{'very ' * (i % 3)}{word}", "response": word[0] * 2} for i, word in enumerate(words)]
 
 
+def contradiction(folder: Path) -> str:
+    """An option: validation on other answers than training's. Its loss falls for some steps, then rises for good.
+
+    At a learning rate of 0.3 the turn is at step 4, by a margin that no CPU's rounding reaches.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [{"prompt": word, "response": "xyz"} for word in WORDS]
+    return f"data.validation={write_jsonl(folder / 'other.jsonl', rows)}"
+
+
 def make_config(folder: Path, base: Path, *overrides: str, rows: list[Any] | None = None) -> TrainConfig:
     """A configuration that trains ``base`` for a few steps on ``rows`` (the colours when None)."""
     folder.mkdir(parents=True, exist_ok=True)

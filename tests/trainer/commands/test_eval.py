@@ -262,7 +262,7 @@ def test_a_package_with_the_bases_configuration_beside_it_is_a_package(run: RunR
         (["RUN", "--recipe", "snips"], "say where the files of snips are with --path FOLDER"),
         (["RUN", "--base", "nowhere"], "the server ended at its start: hotswap: there is no base model 'nowhere'"),
         (["RUN", "data.clumns.prompt=q"], "data.columns"),
-        (["RUN", "--retention", "--probe", "mmlu=."], "there is no retention probe 'mmlu'"),
+        (["RUN", "--retention", "--probe", "mmlu=."], "unknown retention set 'mmlu'; choose from"),
         (["EMPTY"], "holds no adapter package (adapter_config.json) and no base (config.json)"),
         (["colours", "--server", "URL"], "say which rows to ask: --config RUN/config.yaml, --data FILE"),
         (["colors", "--server", "URL", "--config", "CONFIG"], "the server refused (404)"),

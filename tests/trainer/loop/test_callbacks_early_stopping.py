@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from adapters.package.reading import read_package
-from tests.trainer.support import make_config
+from tests.trainer.support import contradiction, make_config
 from trainer.config.schema import TrainConfig
 from trainer.loop.callbacks import stale_evaluations
 from trainer.loop.records import read_metrics
@@ -43,7 +43,7 @@ def test_evaluations_without_improvement_are_counted(losses: list[float], min_de
 def overshooting(folder: Path, base: Path, *more: str) -> TrainConfig:
     """A run whose validation loss soon gets worse."""
     options = ["method=lora", "dropout=0.1", "learning_rate=0.3", "scheduler=constant", "gradient_accumulation=2"]
-    options += ["max_steps=60", "eval_steps=2", "save_steps=4", "early_stopping=3"]
+    options += ["max_steps=60", "eval_steps=2", "save_steps=4", "early_stopping=3", contradiction(folder)]
     return make_config(folder, base, *options, *more)
 
 
@@ -95,6 +95,7 @@ def test_a_run_that_ended_early_may_go_on_without_it(tiny_base: Path, tmp_path: 
 
 def test_the_best_evaluation_has_its_checkpoint_between_the_regular_ones(tiny_base: Path, tmp_path: Path) -> None:
     options = ["method=lora", "learning_rate=0.3", "scheduler=constant", "max_steps=30", "eval_steps=2"]
+    options.append(contradiction(tmp_path))
     result = train(make_config(tmp_path, tiny_base, *options, "save_steps=30", "best_checkpoint=true"))
     evaluations = values(result.output, "eval_loss")
     best = min(evaluations, key=lambda step: evaluations[step])

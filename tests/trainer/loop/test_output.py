@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bases.errors import BaseModelError
-from tests.trainer.support import make_config
+from tests.trainer.support import contradiction, make_config
 from trainer.errors import CheckpointError, ConfigError, TrainerError
 from trainer.loop.output import check_output
 from trainer.run import train
@@ -61,11 +61,10 @@ def test_what_is_not_of_the_run_is_left_alone(tiny_base: Path, tmp_path: Path) -
 
 
 def test_the_best_and_the_last_checkpoint_are_kept(tiny_base: Path, tmp_path: Path) -> None:
-    options = ("max_steps=4", "save_steps=1", "eval_steps=1", "best_checkpoint=true", "keep_checkpoints=1")
-    train(make_config(tmp_path, tiny_base, *options, "learning_rate=10", "scheduler=constant"))  # only gets worse
-    steps = {path.name for path in (tmp_path / "run").glob("checkpoint-*")}
-    assert len(steps) == 2
-    assert "checkpoint-4" in steps
+    options = ("max_steps=12", "save_steps=2", "eval_steps=2", "best_checkpoint=true", "keep_checkpoints=1")
+    options += ("method=lora", "learning_rate=0.3", "scheduler=constant", contradiction(tmp_path))
+    train(make_config(tmp_path, tiny_base, *options))
+    assert {path.name for path in (tmp_path / "run").glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-12"}
 
 
 def test_the_result_of_another_kind_does_not_stay_beside_the_new_one(tiny_base: Path, tmp_path: Path) -> None:

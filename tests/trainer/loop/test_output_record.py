@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from adapters.package.reading import read_package
+from bases.compute import dtype_name, resolve_dtype
 from bases.fingerprint import base_fingerprint
 from tests.trainer.support import make_config
 from trainer.config.loading import load_config
@@ -35,7 +36,8 @@ def test_the_written_configuration_alone_gives_the_same_losses_and_the_same_adap
     assert again.package is not None
     assert read_package(first.package).digest == read_package(again.package).digest
     written = load_config(first.output / "config.yaml", (), {}).training
-    assert (written.dtype, written.threads) == ("float32", 1)
+    auto = dtype_name(resolve_dtype("auto", torch.device("cpu")))
+    assert (written.dtype, written.threads) == (auto, 1)
 
 
 def test_a_run_records_what_it_was_made_with_and_every_start(tiny_base: Path, tmp_path: Path) -> None:

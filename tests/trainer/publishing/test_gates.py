@@ -53,7 +53,7 @@ def test_what_may_not(text: str, message: str) -> None:
 
 
 def test_an_unknown_metric_is_named_with_those_there_are() -> None:
-    with pytest.raises(EvaluationError, match=r"no metric 'slots'; choose from .*slot_f1"):
+    with pytest.raises(EvaluationError, match=r"unknown metric 'slots'; choose from .*slot_f1"):
         parse_gates(["slots>=live"])
 
 

@@ -55,7 +55,7 @@ def wait_gone(pid: int) -> None:
     ("settings", "reason"),
     [
         ({"model": "m", "quantize": "int3"}, "--quantize must be one of auto, nf4, nf4-dq, "),
-        ({"quantize": "nf4"}, "missing required field `model`"),
+        ({"quantize": "nf4"}, "default is not a model directory"),
         ({"model": "m", "threads": "many"}, "Expected `int`, got `str`"),
     ],
 )
