@@ -5,10 +5,12 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PYTEST := $(BIN)/pytest
 ARGS   ?=
+# A worker a core, of one thread each (tests/conftest.py); with workers, neighbours in a file mostly stay together.
+WORKERS := -n auto --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help install hooks base demo serve loadtest perplexity adapter-memory lint format test
-.PHONY: test-numeric-avx2 test-slow test-gpu
+.PHONY: test-fast test-numeric-avx2 test-slow test-gpu
 .PHONY: families method-results method-results-full versus-trl test-peers clean distclean
 
 help: ## show this
@@ -68,12 +70,15 @@ format: $(STAMP) ## let ruff format and mend what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: $(STAMP) ## the test suite, minutes
-	$(PYTEST) $(ARGS)
+test: $(STAMP) ## the test suite that CI runs, ten minutes on two cores
+	$(PYTEST) $(WORKERS) $(ARGS)
+
+test-fast: $(STAMP) ## the part of it that takes two minutes
+	$(PYTEST) $(WORKERS) -m 'not long and not slow and not gpu and not peers' $(ARGS)
 
 test-numeric-avx2: $(STAMP) ## the tests of the CPU's arithmetic, as on a machine with AVX2 only
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
-	  $(PYTEST) -m 'numeric and not slow and not gpu and not peers' $(ARGS)
+	  $(PYTEST) $(WORKERS) -m 'numeric and not slow and not gpu and not peers' $(ARGS)
 
 test-slow: base ## real training and serving on the default base
 	$(PYTEST) -m slow $(ARGS)

@@ -26,6 +26,54 @@ settings.load_profile("untimed")
 transformers_logging.disable_progress_bar()
 
 
+# Whole runs, processes of their own, every kind at once: seconds a test. `make test-fast` leaves them out.
+LONG = (
+    "adapters/kinds/replacement/test_modules_to_save.py",
+    "adapters/kinds/test_against_peft.py",
+    "adapters/kinds/test_bad_packages.py",
+    "bases/test_gguf.py",
+    "bases/test_one_rule.py",
+    "bases/test_quantization_saved.py",
+    "benchmarks/",
+    "loadtests/test_cli.py",
+    "server/api/test_admin_versions.py",
+    "server/api/test_auth.py",
+    "server/api/test_context_admission.py",
+    "server/catalog/test_lifecycle_candidates.py",
+    "server/engine/ipc/",
+    "server/engine/test_engine_every_kind.py",
+    "server/engine/test_engine_parity.py",
+    "server/engine/test_engine_seq2seq.py",
+    "server/model/families/",
+    "server/model/seq2seq/",
+    "server/model/test_model_runner.py",
+    "server/test_serving.py",
+    "trainer/commands/test_eval.py",
+    "trainer/commands/test_plan.py",
+    "trainer/data/test_training_data_memory.py",
+    "trainer/distributed/",
+    "trainer/evaluation/test_evaluate.py",
+    "trainer/export/",
+    "trainer/loop/",
+    "trainer/methods/test_own_full.py",
+    "trainer/plan/",
+    "trainer/preference/test_run.py",
+    "trainer/preference/test_grpo",
+    "trainer/publishing/",
+    "trainer/test_added_tokens.py",
+    "trainer/test_run.py",
+    "trainer/test_sweep.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what stands in ``LONG``."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(here).as_posix().startswith(LONG):
+            item.add_marker(pytest.mark.long)
+
+
 def pytest_collection_finish() -> None:
     """What imports have made stays: accelerate collects garbage after every run, and would look at all of it."""
     gc.collect()

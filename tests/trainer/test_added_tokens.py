@@ -85,9 +85,23 @@ def test_they_begin_as_the_mean_of_their_pieces_or_as_the_base_has_them(bases: d
         torch.testing.assert_close(rows, torch.stack([table[ids[2]], table[258], table[ids[:2]].mean(0)]))
 
 
-@pytest.mark.parametrize("quantize", ["none", "nf4", "int8"])
-@pytest.mark.parametrize("base", ["tied", "untied"])
-@pytest.mark.parametrize("method", ["lora", "dora", "prefix", "adalora"])
+PAIRWISE = [  # every two of method, base and quantization once together
+    ("lora", "tied", "none"),
+    ("lora", "untied", "nf4"),
+    ("lora", "tied", "int8"),
+    ("dora", "untied", "none"),
+    ("dora", "tied", "nf4"),
+    ("dora", "untied", "int8"),
+    ("prefix", "tied", "none"),
+    ("prefix", "untied", "nf4"),
+    ("prefix", "tied", "int8"),
+    ("adalora", "untied", "none"),
+    ("adalora", "tied", "nf4"),
+    ("adalora", "untied", "int8"),
+]
+
+
+@pytest.mark.parametrize(("method", "base", "quantize"), PAIRWISE)
 def test_the_server_replays_them(bases: dict[str, Path], tmp_path: Path, method: str, base: str, quantize: str) -> None:
     options = [*METHODS[method], ADDED, f"quantize={quantize}", "max_steps=4"]
     result = train(make_config(tmp_path, bases[base], *options, rows=ROWS))
