@@ -23,7 +23,7 @@ from trainer.run import train
             "method.target_modules: the base has no module 'qproj'; did you mean q_proj",
         ),
         (["target_modules=[c_attn]"], "has no module 'c_attn'; its linear maps are q_proj, k_proj, v_proj, o_proj"),
-        (["target_modules=[input_layernorm]"], "method.target_modules: EvaluationTarget module .* is not supported"),
+        (["target_modules=[input_layernorm]"], "method.target_modules: Target module .* is not supported"),
         (["target_modules='(q_proj'"], "method.target_modules: "),
         (["target_modules='.*nothing'"], "method.target_modules: .*nothing"),
         (["method=bottleneck", "target_modules=[down_proj, x]"], "has no module 'x'"),
