@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from tests.bounds import bound
 from tests.factory import make_base
 from tests.trainer.every_method import METHODS
 from tests.trainer.support import make_config
@@ -63,9 +64,13 @@ def assert_equal_to_unpacked(model: Any) -> None:
     alone_loss, alone = loss_and_gradients(model, Collator(0)(EXAMPLES))
     torch.testing.assert_close(loss, alone_loss, rtol=1e-6, atol=1e-6)
     assert gradients.keys() == alone.keys()
-    assert any(gradient.abs().max() > 1e-3 for gradient in alone.values())
+    largest = max(float(gradient.abs().max()) for gradient in alone.values())
+    assert largest > 1e-3
+    # eighteen sums one after another as in logits (tests.bounds), and as many on the way back; what cancels in a small
+    # gradient comes from the large ones
+    rounding = bound(torch.float32, length=128, depth=36, scale=largest)
     for name, gradient in alone.items():
-        torch.testing.assert_close(gradients[name], gradient, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(gradients[name], gradient, rtol=0, atol=rounding)
 
 
 def test_loss_and_gradients_equal_unpacked_for_every_weight(base_path: Path) -> None:
