@@ -61,8 +61,8 @@ def test_what_is_not_of_the_run_is_left_alone(tiny_base: Path, tmp_path: Path) -
 
 
 def test_the_best_and_the_last_checkpoint_are_kept(tiny_base: Path, tmp_path: Path) -> None:
-    options = ("max_steps=12", "save_steps=2", "eval_steps=2", "best_checkpoint=true", "keep_checkpoints=1")
-    options += ("method=lora", "learning_rate=0.3", "scheduler=constant", contradiction(tmp_path))
+    options = ["max_steps=12", "save_steps=2", "eval_steps=2", "best_checkpoint=true", "keep_checkpoints=1"]
+    options += ["method=lora", "learning_rate=0.3", "scheduler=constant", contradiction(tmp_path)]
     train(make_config(tmp_path, tiny_base, *options))
     assert {path.name for path in (tmp_path / "run").glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-12"}
 
