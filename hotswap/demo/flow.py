@@ -19,7 +19,7 @@ from bases.default_base import import_default_base
 from bases.finding import DEFAULT_BASE
 from hotswap.demo.asking import BASE_PROMPTS, Answer, ChatQuestion, StreamingClient, open_client
 from hotswap.demo.checks import OLD, all_checks
-from hotswap.demo.commands import BATCH_SIZE, FIRST, RECIPES, DemoSettings, publish, train_all
+from hotswap.demo.commands import BATCH_SIZE, DTYPE, FIRST, RECIPES, DemoSettings, publish, train_all
 from hotswap.demo.findings import AnswerKey, Findings, compare_all, key_of
 from hotswap.demo.live import Live
 from hotswap.demo.report import write_report
@@ -75,7 +75,7 @@ class Demo:
         train, held_out = draw_rows(settings)
         with self._act("training", "three adapters, each by hotswap train (logs and data in the output folder)"):
             packages = await train_all(settings, train, self.console)
-        options = ["--model", settings.base, "--quantize", settings.quantize]
+        options = ["--model", settings.base, "--quantize", settings.quantize, "--dtype", DTYPE]
         with start_server(options, settings.out / "server.log") as server:
             with self._act("start", f"hotswap serve --quantize {settings.quantize}"):
                 await wait_until_ready(server)
