@@ -77,7 +77,7 @@ class Demo:
             packages = await train_all(settings, train, self.console)
         options = ["--model", settings.base, "--quantize", settings.quantize, "--dtype", DTYPE]
         with start_server(options, settings.out / "server.log") as server:
-            with self._act("start", f"hotswap serve --quantize {settings.quantize}"):
+            with self._act("start", f"hotswap serve --quantize {settings.quantize} --dtype {DTYPE}"):
                 await wait_until_ready(server)
             async with open_client(server.url, server.key) as client:
                 findings = await self._exercise(server, client, packages, held_out)
