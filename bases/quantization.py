@@ -19,13 +19,12 @@ from transformers import BitsAndBytesConfig
 
 from bases.errors import QuantizationError
 from bases.names import QUANTIZATIONS, join_quantization, split_quantization
-from bases.weights import is_4bit, is_8bit
+from bases.weights import PACKED_ROWS, is_4bit, is_8bit
 
 if TYPE_CHECKING:
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
 DEFAULT = "nf4"
-_PACKED_ROWS = 32  # output features side by side in bitsandbytes' layout for AVX512-BF16
 
 
 def quantization_config(name: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
@@ -107,7 +106,7 @@ def _fits_bf16_kernel(module: Linear4bit, dtype: torch.dtype) -> bool:
     computes in bf16 even when the inputs are fp32.
     """
     rows, columns = module.out_features, module.in_features
-    return dtype == torch.bfloat16 and rows % _PACKED_ROWS == 0 and columns % module.weight.blocksize == 0
+    return dtype == torch.bfloat16 and rows % PACKED_ROWS == 0 and columns % module.weight.blocksize == 0
 
 
 def use_weight_only_int8(model: nn.Module) -> None:

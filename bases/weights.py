@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bitsandbytes.functional import QuantState
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
-_PACKED_ROWS = 32
+PACKED_ROWS = 32  # output features side by side in bitsandbytes' layout for AVX512-BF16
 
 
 def is_4bit(module: nn.Module) -> TypeGuard[Linear4bit]:
@@ -71,9 +71,9 @@ def unpack_4bit(packed: Tensor, state: QuantState) -> Tensor:
     [K / blocksize, N] bf16; ``state.code`` [16].
     """
     rows, half = packed.shape
-    blocks = packed.view(rows // _PACKED_ROWS, half, _PACKED_ROWS)
+    blocks = packed.view(rows // PACKED_ROWS, half, PACKED_ROWS)
     nibbles = torch.cat((blocks & 0xF, blocks >> 4), dim=-1)  # [N / 32, K / 2, 32 features * 2]
-    nibbles = nibbles.view(-1, half, _PACKED_ROWS, 2).transpose(1, 2).reshape(rows, 2 * half)
+    nibbles = nibbles.view(-1, half, PACKED_ROWS, 2).transpose(1, 2).reshape(rows, 2 * half)
     scales = state.absmax.T.float().repeat_interleave(state.blocksize, dim=1)
     weight: Tensor = state.code.float()[nibbles.long()] * scales
     return weight

@@ -21,21 +21,21 @@ from trainer.config.methods import (
     PTuningMethod,
 )
 from trainer.errors import ConfigError
-from trainer.methods import own, prefix, token_rows
-from trainer.methods import peft_kinds as prompts
+from trainer.methods import token_rows
 from trainer.methods.adalora import apply_adalora, pruned
 from trainer.methods.fit import check_fit, check_package
-from trainer.methods.own import apply_full
+from trainer.methods.own import apply_bottleneck, apply_freeze, apply_full
 from trainer.methods.own_model import ENCODED, OwnModel
-from trainer.methods.peft_kinds import CONFIGS, apply_peft
+from trainer.methods.peft_kinds import CONFIGS, apply_p_tuning, apply_peft, apply_prompt
+from trainer.methods.prefix import apply_prefix
 
 _BUILDERS: dict[type[Any], Callable[[Base, Any], Any]] = {
     **dict.fromkeys(CONFIGS, apply_peft),
-    PrefixMethod: prefix.apply_prefix,
-    PromptMethod: prompts.apply_prompt,
-    PTuningMethod: prompts.apply_p_tuning,
-    BottleneckMethod: own.apply_bottleneck,
-    FreezeMethod: own.apply_freeze,
+    PrefixMethod: apply_prefix,
+    PromptMethod: apply_prompt,
+    PTuningMethod: apply_p_tuning,
+    BottleneckMethod: apply_bottleneck,
+    FreezeMethod: apply_freeze,
 }
 
 
