@@ -1,8 +1,7 @@
-"""``POST /v1/chat/completions`` and ``POST /v1/completions``: the forms of their choices and log-probabilities."""
+"""``POST /v1/chat/completions`` and ``POST /v1/completions``: the forms of their choices."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -12,83 +11,11 @@ from typing_extensions import override
 from server.api.auth import InferenceKey
 from server.api.context import ContextDep
 from server.api.generation import Completion, TextDelta, TokenEntry
+from server.api.logprobs import chat_logprobs, completion_logprobs, joined, prompt_logprobs, ranked_prompt
 from server.api.prepare import Job, Prompt, chat_job, completion_job
 from server.api.respond import ChoiceFormat, answer
 from server.api.wire import ChatCompletionBody, CompletionBody, json_body
-from server.engine.messages import TokenLogprobs
-from server.text.detokenize import IncrementalDecoder
-from server.text.tokenizer import TextProcessor
-
-LEAST = -9999.0  # JSON has no minus infinity; other servers write this too
-
-
-def chat_logprobs(entries: Sequence[TokenEntry], top: int, text: TextProcessor) -> dict[str, Any]:
-    """``choices[].logprobs`` of a chat completion; ``top`` alternatives per token."""
-    content = []
-    for entry in entries:
-        chosen = _chat_token(entry.logprobs.token_id, entry.logprobs.logprob, text)
-        alternatives = [_chat_token(token_id, value, text) for token_id, value in entry.logprobs.top[:top]]
-        content.append({**chosen, "top_logprobs": alternatives})
-    return {"content": content, "refusal": None}
-
-
-def _chat_token(token_id: int, logprob: float, text: TextProcessor) -> dict[str, Any]:
-    return {
-        "token": text.token_text(token_id),
-        "logprob": _finite(logprob),
-        "bytes": list(text.token_bytes(token_id)),
-    }
-
-
-def completion_logprobs(
-    entries: Sequence[TokenEntry], top: int, text: TextProcessor, *, base_offset: int = 0
-) -> dict[str, list[Any]]:
-    """``choices[].logprobs`` of a completion; offsets count from the beginning of the choice's whole text."""
-    rows = [(entry.logprobs.token_id, entry.logprobs, base_offset + entry.offset) for entry in entries]
-    return _columns(rows, top, text)
-
-
-def prompt_logprobs(
-    ids: Sequence[int], values: Sequence[TokenLogprobs | None], top: int, text: TextProcessor, *, prompt_text: str
-) -> dict[str, list[Any]]:
-    """The part of an echoed prompt: null for its first token, which nothing predicts."""
-    decoder = IncrementalDecoder(text)
-    rows, offset = [], 0
-    for token_id, value in zip(ids, values, strict=True):
-        rows.append((token_id, value, min(offset, len(prompt_text))))
-        offset += len(decoder.push(token_id))
-    return _columns(rows, top, text)
-
-
-def joined(first: dict[str, list[Any]], second: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Prompt and output, one after the other."""
-    return {key: first[key] + second[key] for key in first}
-
-
-def _columns(
-    rows: Sequence[tuple[int, TokenLogprobs | None, int]], top: int, text: TextProcessor
-) -> dict[str, list[Any]]:
-    return {
-        "tokens": [text.token_text(token_id) for token_id, _, _ in rows],
-        "token_logprobs": [None if value is None else _finite(value.logprob) for _, value, _ in rows],
-        "top_logprobs": [None if value is None else _top_logprobs(value, top, text) for _, value, _ in rows],
-        "text_offset": [offset for _, _, offset in rows],
-    }
-
-
-def _top_logprobs(value: TokenLogprobs, top: int, text: TextProcessor) -> dict[str, float] | None:
-    """The most likely tokens and the chosen one; of tokens that read alike the likeliest is kept."""
-    if top == 0:
-        return None
-    out: dict[str, float] = {}
-    for token_id, logprob in [*value.top[:top], (value.token_id, value.logprob)]:
-        out.setdefault(text.token_text(token_id), _finite(logprob))
-    return out
-
-
-def _finite(logprob: float) -> float:
-    return max(logprob, LEAST)
-
+from server.text.echo import echo_of
 
 router = APIRouter()
 ChatBody = Annotated[ChatCompletionBody, Depends(json_body(ChatCompletionBody))]
@@ -129,6 +56,15 @@ class ChatChoices(ChoiceFormat):
             out.append(self._chunk(delta, {}, finish_reason=delta.finish_reason))
         return out
 
+    @override
+    def fields(self, job: Job, completions: list[Completion]) -> dict[str, Any]:
+        """The prompt's log-probabilities stand beside the choices, which share it."""
+        values = completions[0].prompt_logprobs
+        if job.prompt_logprobs is None or values is None:
+            return {}
+        ranked = ranked_prompt(job.prompts[0].ids, values, job.prompt_logprobs, job.tokenizer)
+        return {"prompt_logprobs": ranked}
+
     def _chunk(
         self,
         delta: TextDelta,
@@ -159,16 +95,24 @@ class CompletionChoices(ChoiceFormat):
     object = "text_completion"
     chunk_object = "text_completion"
 
+    def __init__(self) -> None:
+        self._echoes: dict[int, str] = {}
+
     @override
     def choice(self, job: Job, completion: Completion) -> dict[str, Any]:
         """A whole choice."""
         echoed = self._echoed(job, completion.index)
-        return {
+        choice = {
             "index": completion.index,
             "text": echoed + completion.text,
-            "logprobs": self._logprobs(job, completion.index, completion.tokens, completion.prompt_logprobs, echoed),
+            "logprobs": self._logprobs(job, completion, echoed),
             "finish_reason": completion.finish_reason,
         }
+        if job.prompt_logprobs is not None and completion.prompt_logprobs is not None:
+            ids = self._prompt(job, completion.index).ids
+            ranked = ranked_prompt(ids, completion.prompt_logprobs, job.prompt_logprobs, job.tokenizer)
+            choice["prompt_logprobs"] = ranked
+        return choice
 
     @override
     def chunk_choices(self, job: Job, delta: TextDelta) -> list[dict[str, Any]]:
@@ -180,33 +124,31 @@ class CompletionChoices(ChoiceFormat):
             {
                 "index": delta.index,
                 "text": (echoed if delta.first else "") + delta.text,
-                "logprobs": self._logprobs(job, delta.index, delta.tokens, delta.prompt_logprobs, echoed),
+                "logprobs": self._logprobs(job, delta, echoed),
                 "finish_reason": delta.finish_reason,
             }
         ]
 
-    def _logprobs(
-        self,
-        job: Job,
-        index: int,
-        tokens: list[TokenEntry],
-        of_prompt: list[TokenLogprobs | None] | None,
-        echoed: str,
-    ) -> dict[str, list[Any]] | None:
+    def _logprobs(self, job: Job, part: Completion | TextDelta, echoed: str) -> dict[str, list[Any]] | None:
         top = job.sampling.logprobs
         if top is None:
             return None
-        output = completion_logprobs(tokens, top, job.tokenizer, base_offset=len(echoed))
-        if of_prompt is None:
+        output = completion_logprobs(part.tokens, top, job.tokenizer, base_offset=len(echoed))
+        if part.prompt_logprobs is None or not job.echo:
             return output
-        ids = self._prompt(job, index).ids
-        return joined(prompt_logprobs(ids, of_prompt, top, job.tokenizer, prompt_text=echoed), output)
+        ids = self._prompt(job, part.index).ids
+        return joined(prompt_logprobs(ids, part.prompt_logprobs, top, job.tokenizer, prompt_text=echoed), output)
 
     def _echoed(self, job: Job, index: int) -> str:
         if not job.echo:
             return ""
         prompt = self._prompt(job, index)
-        return prompt.text or job.tokenizer.decode(prompt.ids)
+        if prompt.text is not None:
+            return prompt.text
+        number = index // job.n
+        if number not in self._echoes:
+            self._echoes[number] = echo_of(job.tokenizer, prompt.ids)
+        return self._echoes[number]
 
     def _prompt(self, job: Job, index: int) -> Prompt:
         return job.prompts[index // job.n]

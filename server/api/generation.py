@@ -16,15 +16,22 @@ from server.engine.ipc.client import EngineClient
 from server.engine.messages import EngineRequest, FinishReason, RequestOutput, TokenLogprobs
 from server.errors import UnknownModelError
 from server.metrics import RequestClock
-from server.text.detokenize import IncrementalDecoder, OutputText, StopFinder
+from server.text.detokenize import IncrementalDecoder, OutputText, PlacedToken, StopFinder
+from server.text.token_spelling import INSIDE
 
 
 @dataclass(frozen=True)
 class TokenEntry:
-    """A shown token, where its text begins in the output, and its log-probabilities."""
+    """A shown token, where its text begins in the output, and its log-probabilities.
+
+    ``before`` is what it stands behind and ``spelt`` what of the text is its (see ``PlacedToken``); None: what it
+    writes there, nothing when it is special.
+    """
 
     offset: int
     logprobs: TokenLogprobs
+    before: int | None = INSIDE
+    spelt: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class Sequence:
         self._prompt: Prompt = job.prompts[index // job.n]
         self._clock = clock
         self._text = _output_text(job, self._prompt)
-        self._waiting: list[TokenEntry] = []
+        self._waiting: list[tuple[PlacedToken, TokenLogprobs]] = []
         self._first = True
         self._completion_tokens = 0
         self._ended = False
@@ -88,13 +95,13 @@ class Sequence:
         self._clock.tokens(len(output.token_ids), queued_seconds=output.queued_seconds)
         self._check(output)
         shown = output.token_ids[:-1] if output.stop_token_id is not None else output.token_ids
-        piece, offsets = self._text.push(shown)
+        piece, places = self._text.push(shown)
         reason = self._finish_reason(output)
         if reason is not None:
             piece += self._text.finish()
             reason = "stop" if self._text.stopped else reason
-        self._completion_tokens += len(offsets) if self._text.stopped else len(output.token_ids)
-        self._waiting += [TokenEntry(o, lp) for o, lp in zip(offsets, output.logprobs or [], strict=False)]
+        self._completion_tokens += len(places) if self._text.stopped else len(output.token_ids)
+        self._waiting += zip(places, output.logprobs or [], strict=False)
         delta = TextDelta(
             index=self.index,
             text=piece,
@@ -122,13 +129,15 @@ class Sequence:
         return output.finish_reason.value if output.finish_reason is not None else None
 
     def _released(self, *, ended: bool) -> list[TokenEntry]:
-        """Tokens whose text is out. Those of a stop string never are."""
-        if ended and not self._text.stopped:
-            released, self._waiting = self._waiting, []
-            return released
-        released = [entry for entry in self._waiting if entry.offset < self._text.length]
-        self._waiting = self._waiting[len(released) :]
-        return released
+        """Tokens whose text is out, whole. Those of a stop string never are; one that it begins in, up to there."""
+        if ended and self._text.stopped:
+            released = [(kept, values) for place, values in self._waiting if (kept := self._text.cut(place))]
+        elif ended:
+            released = self._waiting
+        else:
+            released = [(place, values) for place, values in self._waiting if self._text.shows(place)]
+        self._waiting = [] if ended else self._waiting[len(released) :]
+        return [TokenEntry(place.offset, values, place.before, place.spelt) for place, values in released]
 
 
 def _output_text(job: Job, prompt: Prompt) -> OutputText:
@@ -154,9 +163,10 @@ class Usage:
         if delta.first and delta.index % n == 0:
             self.cached_tokens += delta.cached_tokens
 
-    def body(self, index: int | None = None) -> dict[str, object]:
-        """OpenAI's usage object; of one sequence when ``index`` is given."""
-        completion = sum(self.completion.values()) if index is None else self.completion.get(index, 0)
+    def body(self, index: int | None = None, *, begun: bool = True) -> dict[str, object]:
+        """OpenAI's usage object; of one sequence when ``index`` is given, of its prompt alone unless ``begun``."""
+        counts = self.completion.values() if index is None else [self.completion.get(index, 0)]
+        completion = sum(counts) if begun else 0
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": completion,

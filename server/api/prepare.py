@@ -25,10 +25,10 @@ from server.text.tokenizer import OFFLOAD_CHARS, TextProcessor
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt: its tokens, and its text as the client gave it (empty when given as tokens)."""
+    """One prompt: its tokens, and its text as the client gave it (None when given as tokens)."""
 
     ids: list[int]
-    text: str = ""
+    text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Job:
     ``tokenizer`` is the adapter's.
 
     ``started`` is perf_counter's. ``continues``: outputs go on from the prompt's text, and do not begin a text of
-    their own.
+    their own. ``prompt_logprobs``: as many likeliest tokens of each of the prompt are told.
     """
 
     id: str
@@ -64,6 +64,7 @@ class Job:
     echo: bool = False
     cache_salt: str = ""
     continues: bool = True
+    prompt_logprobs: int | None = None
 
     @property
     def prompt_tokens(self) -> int:
@@ -237,6 +238,12 @@ async def _completion_prompt(prompt: str | list[int], budget: ContextBudget, spe
 
 def _check_bounds(context: ServerContext, body: SamplingBody, adapter: AdapterKey | None, *, prompts: int) -> None:
     """Caps on what one request fans out to, before any work."""
+    if body.prompt_logprobs is not None and context.engine.info.is_encoder_decoder:
+        raise InvalidRequestError(
+            "`prompt_logprobs` is not possible: the base is an encoder-decoder, which has no log-probabilities of what "
+            "it reads; leave it out",
+            param="prompt_logprobs",
+        )
     config, vocab_size = context.config, context.vocab_size(adapter)
     sequences = prompts * (body.n or 1)
     if sequences > config.max_sequences_per_request:
@@ -261,7 +268,8 @@ def _sampling(body: SamplingBody, max_tokens: int, logprobs: int | None) -> Samp
         raise InvalidRequestError(
             f"min_tokens ({min_tokens}) exceeds the {max_tokens} tokens allowed", param="min_tokens"
         )
-    echoed = isinstance(body, CompletionBody) and body.echo
+    echoed = logprobs if isinstance(body, CompletionBody) and body.echo else None
+    of_prompt = [count for count in (echoed, body.prompt_logprobs) if count is not None]
     return SamplingParams(
         max_tokens=max_tokens,
         min_tokens=min_tokens,
@@ -277,7 +285,7 @@ def _sampling(body: SamplingBody, max_tokens: int, logprobs: int | None) -> Samp
         stop_token_ids=tuple(body.stop_token_ids or ()),
         ignore_eos=bool(body.ignore_eos),
         logprobs=logprobs,
-        prompt_logprobs=logprobs if echoed else None,
+        prompt_logprobs=max(of_prompt, default=None),
     )
 
 
@@ -315,6 +323,7 @@ def _job(
         echo=echo,
         cache_salt=body.cache_salt or "",
         continues=not context.engine.info.is_encoder_decoder,
+        prompt_logprobs=body.prompt_logprobs,
     )
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -70,7 +71,9 @@ class _Work:
         async with self._generation() as generation:
             completions = await generation.collect()
             self._note(generation)
-            body = completion_body(self._form, generation.job, completions, generation.usage)
+            make = partial(completion_body, self._form, generation.job, completions, generation.usage)
+            scored = any(completion.prompt_logprobs for completion in completions)
+            body = await asyncio.to_thread(make) if scored else make()  # a long prompt's take a while
             return json_response(body, headers=generation.job.headers)
 
     async def stream(self) -> Response:
@@ -85,7 +88,8 @@ class _Work:
             chunks = Chunks(self._form, generation.job, self._body)
             async with aclosing(generation.deltas()) as deltas:
                 async for delta in deltas:
-                    for chunk in chunks.of(delta, generation.usage):
+                    make = partial(chunks.of, delta, generation.usage)
+                    for chunk in await asyncio.to_thread(make) if delta.prompt_logprobs else make():
                         yield event(chunk)
             for chunk in chunks.last(generation.usage):
                 yield event(chunk)
@@ -136,6 +140,10 @@ class ChoiceFormat(Protocol):
     def chunk_choices(self, job: Job, delta: TextDelta) -> list[dict[str, Any]]:
         """The entries of ``choices`` that a delta makes, each a chunk of its own."""
 
+    def fields(self, job: Job, completions: list[Completion]) -> dict[str, Any]:
+        """What a whole answer has beside ``choices`` and ``usage``."""
+        return {}
+
 
 def head(job: Job, kind: str) -> dict[str, Any]:
     """The fields that every answer and every chunk of a job begins with."""
@@ -151,7 +159,8 @@ def head(job: Job, kind: str) -> dict[str, Any]:
 def completion_body(form: ChoiceFormat, job: Job, completions: list[Completion], usage: Usage) -> dict[str, Any]:
     """The body of an answer that is not streamed."""
     choices = [form.choice(job, completion) for completion in completions]
-    return {**head(job, form.object), "choices": choices, "usage": usage.body()}
+    body = {**head(job, form.object), "choices": choices, "usage": usage.body()}
+    return body | form.fields(job, completions)
 
 
 class Chunks:
@@ -163,16 +172,18 @@ class Chunks:
         self._job = job
         self._head = head(job, form.chunk_object)
         self._final_usage = bool(options and options.include_usage)
-        self._running_usage = bool(options and options.continuous_usage_stats)
+        self._running_usage = bool(self._final_usage and options and options.continuous_usage_stats)
 
     def of(self, delta: TextDelta, usage: Usage) -> list[dict[str, Any]]:
         """The chunks of one delta."""
-        common = dict(self._head)
+        choices = self._form.chunk_choices(self._job, delta)
+        return [{**self._head, **self._usage(choice, usage), "choices": [choice]} for choice in choices]
+
+    def _usage(self, choice: dict[str, Any], usage: Usage) -> dict[str, Any]:
+        """What a chunk says of usage. One that tells the role comes before all tokens, and counts none."""
         if self._running_usage:
-            common["usage"] = usage.body(delta.index)
-        elif self._final_usage:
-            common["usage"] = None
-        return [{**common, "choices": [choice]} for choice in self._form.chunk_choices(self._job, delta)]
+            return {"usage": usage.body(choice["index"], begun="role" not in choice.get("delta", ()))}
+        return {"usage": None} if self._final_usage else {}
 
     def last(self, usage: Usage) -> list[dict[str, Any]]:
         """The chunk with the usage of all choices, if asked for."""

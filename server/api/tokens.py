@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
@@ -13,7 +14,7 @@ from server.api.error_responses import json_response
 from server.api.prepare import last_user_text, reads_plain_text
 from server.api.wire import DetokenizeBody, TokenizeBody, json_body
 from server.errors import InvalidRequestError
-from server.text.tokenizer import TextProcessor
+from server.text.tokenizer import OFFLOAD_CHARS, TextProcessor
 
 router = APIRouter()
 
@@ -33,7 +34,8 @@ async def tokenize(
     special = plain if body.add_special_tokens is None else body.add_special_tokens
     tokens = await tokenizer.encode_off_loop(text, add_special_tokens=special)
     length = context.engine.info.max_model_len if context.engine.ready else None
-    return json_response({"count": len(tokens), "max_model_len": length, "tokens": tokens})
+    strings = {"token_strs": [tokenizer.piece(token) for token in tokens]} if body.return_token_strs else {}
+    return json_response({"count": len(tokens), "max_model_len": length, "tokens": tokens, **strings})
 
 
 @router.post("/detokenize", response_model=None)
@@ -43,9 +45,19 @@ async def detokenize(
 ) -> Response:
     """The text of token ids, special tokens included."""
     tokenizer = _tokenizer(context, body.model)
-    if any(token >= 2**31 for token in body.tokens):
-        raise InvalidRequestError("token ids must be below 2**31", param="tokens")
-    return json_response({"prompt": tokenizer.decode(body.tokens, skip_special_tokens=False)})
+    if len(body.tokens) <= OFFLOAD_CHARS:
+        text = _decode(tokenizer, body.tokens)
+    else:
+        text = await asyncio.to_thread(_decode, tokenizer, body.tokens)
+    return json_response({"prompt": text})
+
+
+def _decode(tokenizer: TextProcessor, tokens: list[int]) -> str:
+    """The text of ``tokens``. Raises InvalidRequestError for one that is not in the vocabulary."""
+    unknown = next((token for token in tokens if token >= 2**31 or tokenizer.piece(token) is None), None)
+    if unknown is not None:
+        raise InvalidRequestError(f"tokens: token id {unknown} is not in the tokenizer's vocabulary", param="tokens")
+    return tokenizer.decode(tokens, skip_special_tokens=False)
 
 
 def _tokenizer(context: ServerContext, model: str | None) -> TextProcessor:

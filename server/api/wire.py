@@ -77,6 +77,7 @@ class SamplingBody(Wire):
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     cache_salt: str | None = Field(None, max_length=256)
+    prompt_logprobs: int | None = Field(None, ge=0, le=20)
 
     @field_validator("stop")
     @classmethod
@@ -109,6 +110,12 @@ class SamplingBody(Wire):
     def _check_stream_options(self) -> SamplingBody:
         if self.stream_options is not None and not self.stream:
             raise ValueError("`stream_options` is only allowed with `stream: true`")
+        return self
+
+    @model_validator(mode="after")
+    def _check_prompt_logprobs(self) -> SamplingBody:
+        if self.prompt_logprobs is not None and self.stream:
+            raise ValueError("`prompt_logprobs` comes with whole answers only; leave `stream` out")
         return self
 
     @property
@@ -235,6 +242,7 @@ class TokenizeBody(Wire):
     prompt: str | None = None
     messages: Annotated[list[ChatMessage], Field(fail_fast=True)] | None = Field(None, min_length=1)
     add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
 
     @model_validator(mode="after")
     def _one_of(self) -> TokenizeBody:

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 from torch import Tensor
 
 from adapters.ops import Adapter
 from server.adapter_key import AdapterKey
 from server.engine.messages import TokenLogprobs
 from server.engine.request import Request
-from server.engine.sampling.sampler import NonFiniteLogitsError, Sampler, token_logprobs
+from server.engine.sampling.sampler import NonFiniteLogitsError, Sampler, token_logprobs, token_ranks
 from server.engine.scheduler import SchedulerOutput
 from server.model.inputs import ModelInput, SequenceInput
 from server.model.prepared import PreparedAdapter
@@ -223,4 +224,6 @@ def _prompt_logprobs(work: Work, logits: Tensor) -> list[TokenLogprobs]:
     request = work.request
     assert request.sampling.prompt_logprobs is not None
     targets = [request.token_ids[i] for i in work.prompt_targets]
-    return token_logprobs(logits, targets, [request.sampling.prompt_logprobs] * len(targets))
+    told = token_logprobs(logits, targets, [request.sampling.prompt_logprobs] * len(targets))
+    ranks = token_ranks(logits, targets)
+    return [msgspec.structs.replace(value, rank=rank) for value, rank in zip(told, ranks, strict=True)]

@@ -49,11 +49,15 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
-    """Log-probability of one chosen token, and the most likely ones as (token_id, logprob), best first."""
+    """Log-probability of one chosen token, and the most likely ones as (token_id, logprob), best first.
+
+    ``rank`` counts the chosen token among all, from 1; told of prompt tokens only.
+    """
 
     token_id: int
     logprob: float
     top: list[tuple[int, float]]
+    rank: int = 0
 
 
 # ---- to the engine ----

@@ -1,60 +1,65 @@
 """Output tokens to text, as they come: whole characters only, and never a part of a stop string.
 
-Decodes a small window of tokens again at each step. ``tokenizers.DecodeStream`` was measured and not taken: after
-bytes that are not UTF-8 it stays silent for good on byte-fallback tokenizers.
+The text is the bytes that ``token_spelling`` gives each token, read as UTF-8. ``tokenizers.DecodeStream`` was measured
+and not taken: after bytes that are not UTF-8 it stays silent for good on byte-fallback tokenizers.
 """
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
+from typing import NamedTuple
 
+from server.text.token_spelling import first_chars
 from server.text.tokenizer import TextProcessor
 
-REPLACEMENT = "\ufffd"
-CONTEXT_TOKENS = 6  # tokens decoded before the new ones, so that spacing comes out as inside a text
-MAX_WINDOW = 64  # tokens without a clean end before they are shown as they are
+_Utf8 = codecs.getincrementaldecoder("utf-8")
+
+
+class PlacedToken(NamedTuple):
+    """A token in a text: what it stands behind (see ``TokenSpelling``), its bytes there, and its characters' places.
+
+    A special token that is left out has no bytes. The characters are those that the token completes.
+    """
+
+    before: int | None
+    spelt: bytes
+    offset: int
+    end: int
 
 
 class IncrementalDecoder:
     """Turns tokens into text one by one. The pieces, joined, are the text of all tokens after ``context``."""
 
     def __init__(self, text: TextProcessor, context: Sequence[int] = (), *, skip_special_tokens: bool = True) -> None:
-        self._text = text
+        self._spelling = text.spelling
         self._skip = skip_special_tokens
-        self._window = self._clean_tail(context)
-        self._known = len(self._window)  # tokens of the window whose text is out
-        self._shown = len(self._decode(self._window))  # characters of the window's text that are out
+        self._utf8 = _Utf8("replace")
+        self.before = self._spelling.end_of(context, skip_special_tokens=skip_special_tokens)
+        self.chars = 0
+
+    def spell(self, token_id: int) -> bytes:
+        """The bytes that ``token_id`` would write next."""
+        shown = self._spelling.shows(token_id, skip_special_tokens=self._skip)
+        return self._spelling.spell(token_id, self.before) if shown else b""
 
     def push(self, token_id: int) -> str:
         """The text that ``token_id`` completes: empty while a character is incomplete."""
-        self._window.append(token_id)
-        decoded = self._decode(self._window)
-        if decoded.endswith(REPLACEMENT) and len(self._window) < MAX_WINDOW:
-            stable = len(decoded) - min(3, len(decoded) - len(decoded.rstrip(REPLACEMENT)))
-            piece = decoded[self._shown : stable]
-            self._shown = max(self._shown, stable)
-            return piece
-        piece = decoded[self._shown :]
-        if not piece and len(self._window) < MAX_WINDOW:
-            return ""  # a special token: it is no context to take spacing from
-        del self._window[: self._known]
-        self._known = len(self._window)
-        self._shown = len(self._decode(self._window))
-        return piece
+        return self.place(token_id)[0]
+
+    def place(self, token_id: int) -> tuple[str, PlacedToken]:
+        """Like ``push``, and where the token stands in the text so far."""
+        before, offset, spelt = self.before, self.chars, b""
+        if self._spelling.shows(token_id, skip_special_tokens=self._skip):
+            spelt = self._spelling.spell(token_id, before)
+            self.before = self._spelling.after(token_id)
+        piece = self._utf8.decode(spelt)
+        self.chars += len(piece)
+        return piece, PlacedToken(before, spelt, offset, self.chars)
 
     def flush(self) -> str:
         """What is left at the end: U+FFFD for bytes that never became a character."""
-        decoded = self._decode(self._window)
-        piece, self._shown = decoded[self._shown :], len(decoded)
-        return piece
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        return self._text.decode(ids, skip_special_tokens=self._skip)
-
-    def _clean_tail(self, context: Sequence[int]) -> list[int]:
-        """The end of ``context``; nothing of it where it ends inside a character."""
-        tail = list(context[-CONTEXT_TOKENS:])
-        return [] if self._decode(tail).endswith(REPLACEMENT) else tail
+        return self._utf8.decode(b"", final=True)
 
 
 class StopFinder:
@@ -97,7 +102,7 @@ def _overlap(text: str, stop: str) -> int:
 
 
 class OutputText:
-    """The text of one output: decoder and stop strings together, and where each token's text begins.
+    """The text of one output: decoder and stop strings together, and where each token stands in it.
 
     Stop strings are looked for only after ``min_tokens`` tokens.
     """
@@ -106,7 +111,6 @@ class OutputText:
         self._decoder = decoder
         self._stops = stops
         self._min_tokens = min_tokens
-        self._decoded = 0
         self._count = 0
         self.length = 0
 
@@ -115,18 +119,29 @@ class OutputText:
         """Whether a stop string ended the text."""
         return self._stops.stopped
 
-    def push(self, token_ids: Sequence[int]) -> tuple[str, list[int]]:
-        """The text to show, and for each token consumed the offset of its text. Fewer than given when stopped."""
-        pieces, offsets = [], []
+    def push(self, token_ids: Sequence[int]) -> tuple[str, list[PlacedToken]]:
+        """The text to show, and where each token consumed stands. Fewer than given when stopped."""
+        pieces, places = [], []
         for token_id in token_ids:
-            offsets.append(self._decoded)
-            piece = self._decoder.push(token_id)
-            self._decoded += len(piece)
+            piece, place = self._decoder.place(token_id)
             self._count += 1
             pieces.append(self._search(piece))
+            places.append(place)
             if self.stopped:
                 break
-        return self._emit(pieces), offsets
+        return self._emit(pieces), places
+
+    def shows(self, place: PlacedToken) -> bool:
+        """Whether all characters of a token are out; those of a stop string never are."""
+        return place.offset < self.length and place.end <= self.length
+
+    def cut(self, place: PlacedToken) -> PlacedToken | None:
+        """A token of a text that a stop string ended, without what of it is not in the text; None when all is not."""
+        if place.offset >= self.length:
+            return None
+        if place.end <= self.length:
+            return place
+        return place._replace(spelt=first_chars(place.spelt, self.length - place.offset), end=self.length)
 
     def finish(self) -> str:
         """The rest of the text, at the end of the output."""

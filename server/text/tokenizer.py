@@ -24,6 +24,7 @@ from bases.end_tokens import end_token_ids
 from bases.fingerprint import template_sha256
 from bases.tokenizer import load_tokenizer
 from server.errors import InvalidRequestError
+from server.text.token_spelling import INSIDE, TokenSpelling, readable
 
 
 def tokens_beside(base: Tokenizer, tokens: Sequence[AddedToken]) -> tuple[AddedToken, ...]:
@@ -84,9 +85,8 @@ class TextProcessor:
 
     def _use(self, backend: Tokenizer) -> None:
         self._backend = backend
-        self._byte_level = b'"ByteLevel"' in (backend.decoder.__getstate__() if backend.decoder else b"")
+        self.spelling = TokenSpelling(backend)
         self._longest = max((len(token) for token in backend.get_vocab()), default=1)
-        self.token_text = lru_cache(maxsize=65536)(self._token_text)
 
     def new_tokens(self, tokens: Sequence[AddedToken]) -> tuple[AddedToken, ...]:
         """Those of an adapter's ``tokens`` that this tokenizer does not have; ``with_tokens`` is ready for them then.
@@ -156,22 +156,28 @@ class TextProcessor:
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of ``ids``; bytes that are not UTF-8 become U+FFFD."""
-        return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+        pieces = self.spelling.spell_all(ids, skip_special_tokens=skip_special_tokens)
+        return b"".join(pieces).decode(errors="replace")
 
-    def _token_text(self, token_id: int) -> str:
-        """How one token reads alone, special tokens shown (cached as ``token_text``)."""
-        return self._backend.decode([token_id], skip_special_tokens=False)
+    def piece(self, token_id: int) -> str | None:
+        """How the vocabulary writes a token, which no other has; None for an id that is none of its."""
+        return self._backend.id_to_token(token_id)
 
-    def token_bytes(self, token_id: int) -> bytes:
-        """The exact bytes of one token, also where it is a part of a character."""
-        token = self._backend.id_to_token(token_id)
-        if token is None:
-            return b""
-        if self._byte_level and all(char in _BYTE_OF_CHAR for char in token):
-            return bytes(_BYTE_OF_CHAR[char] for char in token)
-        if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-            return bytes([int(token[3:5], 16)])
-        return self.token_text(token_id).encode()
+    def token_bytes(self, token_id: int, before: int | None = INSIDE) -> bytes:
+        """The exact bytes of one token, special or not, also where it is a part of a character."""
+        return self.spelling.spell(token_id, before)
+
+    def token_text(self, token_id: int, before: int | None = INSIDE) -> str:
+        """How one token reads, special or not."""
+        return readable(self.spelling.spell(token_id, before))
+
+    def char_spans(self, text: str, ids: list[int]) -> list[tuple[int, int]] | None:
+        """Which characters of ``text`` each of its tokens ``ids`` was made of; None when they are not its tokens."""
+        for special in (True, False):
+            encoding = self._backend.encode(text, add_special_tokens=special)
+            if encoding.ids == ids:
+                return encoding.offsets
+        return None
 
     def render_chat(self, messages: list[dict[str, Any]], template_kwargs: Mapping[str, Any] | None = None) -> str:
         """The prompt of a conversation, exactly as ``apply_chat_template`` renders it in training.
@@ -198,13 +204,3 @@ class TextProcessor:
         except (TypeError, ValueError, LookupError, ArithmeticError, RecursionError, MemoryError) as error:
             raise InvalidRequestError("the chat template cannot render these messages", param="messages") from error
         return str(rendered)
-
-
-def _byte_of_char() -> dict[str, int]:
-    """The map that byte-level tokenizers (GPT-2's and its heirs) use to write each byte as a printable character."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
-
-
-_BYTE_OF_CHAR = _byte_of_char()

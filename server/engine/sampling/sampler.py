@@ -38,6 +38,13 @@ def token_logprobs(logits: Tensor, token_ids: Sequence[int], num_top: Sequence[i
     ]
 
 
+def token_ranks(logits: Tensor, token_ids: Sequence[int]) -> list[int]:
+    """For each row of ``logits`` [n, vocab]: the place of its token, 1 for the most likely."""
+    chosen = logits.gather(1, torch.tensor(token_ids, device=logits.device)[:, None])
+    ranks: list[int] = ((logits > chosen).sum(dim=1) + 1).tolist()
+    return ranks
+
+
 MIN_TEMPERATURE = 1e-5  # below it a float32 softmax is one-hot anyway
 
 

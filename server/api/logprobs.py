@@ -1,0 +1,141 @@
+"""Log-probabilities in the forms that clients know: OpenAI's of chat and of completions, and vLLM's of a prompt.
+
+In OpenAI's forms the tokens, joined, are the text, and their bytes the text's, so a token is written as it stands in
+its place, and a special token that the text leaves out is written as nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from server.api.generation import TokenEntry
+from server.engine.messages import TokenLogprobs
+from server.text.detokenize import IncrementalDecoder
+from server.text.echo import place_prompt
+from server.text.token_spelling import readable
+from server.text.tokenizer import TextProcessor
+
+LEAST = -9999.0  # JSON has no minus infinity; other servers write this too
+
+
+def chat_logprobs(entries: Sequence[TokenEntry], top: int, text: TextProcessor) -> dict[str, Any]:
+    """``choices[].logprobs`` of a chat completion; ``top`` alternatives per token."""
+    content = []
+    for entry in entries:
+        value, spelt = entry.logprobs, _spelt(entry, text)
+        content.append(
+            {
+                **_chat_token(readable(spelt), spelt, value.logprob),
+                "top_logprobs": [_chat_token(*told) for told in _alternatives(value, top, text, entry.before, spelt)],
+            }
+        )
+    return {"content": content, "refusal": None}
+
+
+def _chat_token(token: str, spelt: bytes, logprob: float) -> dict[str, Any]:
+    return {"token": token, "logprob": _finite(logprob), "bytes": list(spelt)}
+
+
+def completion_logprobs(
+    entries: Sequence[TokenEntry], top: int, text: TextProcessor, *, base_offset: int = 0
+) -> dict[str, list[Any]]:
+    """``choices[].logprobs`` of a completion; offsets count from the beginning of the choice's whole text."""
+    rows = [_Row(base_offset + e.offset, e.logprobs, e.before, _spelt(e, text)) for e in entries]
+    return _columns(rows, top, text)
+
+
+def prompt_logprobs(
+    ids: Sequence[int], values: Sequence[TokenLogprobs | None], top: int, text: TextProcessor, *, prompt_text: str
+) -> dict[str, list[Any]]:
+    """The part of an echoed prompt: null for its first token, which nothing predicts."""
+    placed = zip(place_prompt(text, ids, prompt_text), values, strict=True)
+    return _columns([_Row(place.offset, value, place.before, place.spelt) for place, value in placed], top, text)
+
+
+def joined(first: dict[str, list[Any]], second: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Prompt and output, one after the other."""
+    return {key: first[key] + second[key] for key in first}
+
+
+def ranked_prompt(
+    ids: Sequence[int], values: Sequence[TokenLogprobs | None], top: int, text: TextProcessor
+) -> list[dict[str, dict[str, Any]] | None]:
+    """``prompt_logprobs`` as vLLM answers it: for each token of the prompt it and the likeliest, by their ids."""
+    decoder = IncrementalDecoder(text, skip_special_tokens=False)
+    out: list[dict[str, dict[str, Any]] | None] = []
+    for token_id, value in zip(ids, values, strict=True):
+        before = decoder.before
+        decoder.push(token_id)
+        out.append(None if value is None else _ranked(value, top, text, before))
+    return out
+
+
+def _ranked(value: TokenLogprobs, top: int, text: TextProcessor, before: int | None) -> dict[str, dict[str, Any]]:
+    ranked = [(value.token_id, value.logprob, value.rank)]
+    ranked += [(token_id, logprob, rank) for rank, (token_id, logprob) in enumerate(value.top[:top], 1)]
+    return {
+        str(token_id): {
+            "logprob": _finite(logprob),
+            "rank": rank,
+            "decoded_token": text.token_text(token_id, before),
+        }
+        for token_id, logprob, rank in ranked
+    }
+
+
+class _Row(NamedTuple):
+    """A token of a completion: where its text begins, its log-probabilities, what it stands behind, its bytes."""
+
+    offset: int
+    value: TokenLogprobs | None
+    before: int | None
+    spelt: bytes
+
+
+def _columns(rows: Sequence[_Row], top: int, text: TextProcessor) -> dict[str, list[Any]]:
+    return {
+        "tokens": [readable(row.spelt) for row in rows],
+        "token_logprobs": [None if row.value is None else _finite(row.value.logprob) for row in rows],
+        "top_logprobs": [_top_logprobs(row, top, text) for row in rows],
+        "text_offset": [row.offset for row in rows],
+    }
+
+
+def _top_logprobs(row: _Row, top: int, text: TextProcessor) -> dict[str, float] | None:
+    """The most likely tokens, and the chosen one whether it is among them or not."""
+    if row.value is None:
+        return None
+    told = _alternatives(row.value, top, text, row.before, row.spelt)
+    return {token: _finite(logprob) for token, _, logprob in told} | {readable(row.spelt): _finite(row.value.logprob)}
+
+
+def _spelt(entry: TokenEntry, text: TextProcessor) -> bytes:
+    if entry.spelt is not None:
+        return entry.spelt
+    token_id = entry.logprobs.token_id
+    return b"" if text.spelling.is_special(token_id) else text.token_bytes(token_id, entry.before)
+
+
+def _alternatives(
+    value: TokenLogprobs, top: int, text: TextProcessor, before: int | None, spelt: bytes
+) -> list[tuple[str, bytes, float]]:
+    """The ``top`` likeliest tokens as they would stand in the chosen one's place, which is written ``spelt`` there.
+
+    One that would read like another, or like nothing, is named as the vocabulary writes it, or else by its number.
+    """
+    named, told = {readable(spelt): value.token_id}, []
+    for token_id, logprob in value.top[:top]:
+        own = spelt if token_id == value.token_id else text.token_bytes(token_id, before)
+        token = readable(own)
+        if token_id != value.token_id and (not token or token in named):
+            token = text.piece(token_id) or ""
+        if token_id != value.token_id and (not token or token in named):
+            token = f"token_id:{token_id}"
+        named[token] = token_id
+        told.append((token, own, logprob))
+    return told
+
+
+def _finite(logprob: float) -> float:
+    return max(logprob, LEAST)
