@@ -52,7 +52,7 @@ def _by_spans(text: TextProcessor, ids: Sequence[int], prompt_text: str) -> list
         if is_text(place.spelt):
             place = place._replace(spelt=prompt_text[at:stop].encode(), offset=at, end=stop)
         else:  # the parts of one character were made of the same
-            place = place._replace(offset=min(at, start), end=stop)
+            place = place._replace(offset=start, end=stop)
         places.append(place)
         at = stop
     return places

@@ -103,6 +103,9 @@ def test_what_has_no_meaning_is_refused_in_words(server: Live) -> None:
     response = server.post("/v1/completions", {**body, "echo": True, "logprobs": 1})
     assert response.status_code == 400
     assert "encoder-decoder" in response.json()["error"]["message"]
+    response = server.post("/v1/completions", {**body, "prompt_logprobs": 1})
+    assert response.status_code == 400
+    assert "encoder-decoder" in response.json()["error"]["message"]
     messages = [{"role": "system", "content": "be brief"}]
     response = server.post("/v1/chat/completions", {"model": "flan", "messages": messages})
     assert response.status_code == 400

@@ -58,6 +58,24 @@ def test_continuous_usage_grows(server: Live) -> None:
     assert counts == [1, 2, 3, 4, 5, 6, 6]
 
 
+def test_the_role_counts_no_tokens(server: Live) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    chunks = events(server, CHAT, chat(stream_options=options, n=2, max_tokens=4, ignore_eos=True))
+    for index in range(2):
+        own = [c for c in chunks if c["choices"] and c["choices"][0]["index"] == index]
+        assert own[0]["choices"][0]["delta"]["role"] == "assistant"
+        usage = own[0]["usage"]
+        assert (usage["completion_tokens"], usage["total_tokens"]) == (0, usage["prompt_tokens"])
+        assert own[-1]["usage"]["completion_tokens"] == 4
+
+
+@pytest.mark.parametrize("include", [False, None])
+def test_no_usage_at_all_unless_included(server: Live, include: bool | None) -> None:
+    options = {"include_usage": include, "continuous_usage_stats": True}
+    for path, body in ((CHAT, chat()), (TEXT, {"model": BASE, "prompt": "a", "max_tokens": 2})):
+        assert all("usage" not in chunk for chunk in events(server, path, {**body, "stream_options": options}))
+
+
 def test_completion_chunks_with_echo_and_logprobs(server: Live) -> None:
     body = {"model": "lora", "prompt": ["äb", "c"], "max_tokens": 10, "echo": True, "logprobs": 2, "seed": 2, "n": 2}
     whole = server.post(TEXT, body).json()

@@ -30,4 +30,13 @@ def test_mistakes(server: Live) -> None:
     error_of(server.post("/tokenize", {"prompt": "x", "messages": [{"role": "user", "content": "x"}]}))
     error_of(server.post("/detokenize", {"tokens": [-1]}))
     error_of(server.post("/detokenize", {"tokens": [2**40]}))
-    assert server.post("/detokenize", {"tokens": [2**31 - 1]}).json() == {"prompt": ""}
+    assert "token id 300 " in error_of(server.post("/detokenize", {"tokens": [5, 300]}))["message"]
+    assert "token id 400 " in error_of(server.post("/detokenize", {"tokens": [5] * 5000 + [400]}))["message"]
+    error_of(server.post("/detokenize", {"tokens": [2**31 - 1]}))
+
+
+def test_tokens_as_the_vocabulary_writes_them(server: Live, base: Path) -> None:
+    answer = server.post("/tokenize", {"prompt": "é a<|im_end|>", "return_token_strs": True}).json()
+    assert answer["token_strs"] == AutoTokenizer.from_pretrained(base).convert_ids_to_tokens(answer["tokens"])
+    assert answer["token_strs"][-3:] == ["Ġ", "a", "<|im_end|>"]
+    assert "token_strs" not in server.post("/tokenize", {"prompt": "a"}).json()

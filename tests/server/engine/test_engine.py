@@ -248,6 +248,7 @@ def test_prompt_logprobs(make_engine: MakeEngine, tmp_path: Path, key: AdapterKe
             assert entry is not None
             assert entry.token_id == prompt[position + 1]
             assert entry.logprob == pytest.approx(float(expected[position, entry.token_id]), abs=1e-5)
+            assert entry.rank == int((expected[position] > expected[position, entry.token_id]).sum()) + 1
             best = expected[position].topk(2)
             assert [token for token, _ in entry.top] == ([] if "echo" in name else best.indices.tolist())
         if "echo" in name:

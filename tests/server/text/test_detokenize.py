@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from server.text.detokenize import MAX_WINDOW, IncrementalDecoder, OutputText, StopFinder
+from server.text.detokenize import IncrementalDecoder, OutputText, StopFinder
 from server.text.tokenizer import TextProcessor
 from tests.factory import VOCAB_SIZE, make_tokenizer
+from tests.server.text.tokenizer_kinds import number, processor
 
 BYTES = TextProcessor(make_tokenizer())
 
@@ -27,6 +28,7 @@ def sentencepiece_like() -> TextProcessor:
 
 
 PIECES = sentencepiece_like()
+TRUE = processor("llama-2")
 
 
 def stream(text: TextProcessor, ids: list[int], context: list[int] | None = None, *, skip: bool = True) -> list[str]:
@@ -61,11 +63,9 @@ def test_an_incomplete_end_is_shown_as_such() -> None:
     assert stream(BYTES, ids) == ["x", "", "", "\ufffd"]
 
 
-def test_endless_garbage_is_shown_in_the_end() -> None:
-    garbage = BYTES.encode("€", add_special_tokens=False)[1:2] * (3 * MAX_WINDOW)
-    pieces = stream(BYTES, garbage)
-    assert "".join(pieces) == "\ufffd" * len(garbage)
-    assert any(pieces[:MAX_WINDOW])
+def test_garbage_is_shown_at_once() -> None:
+    garbage = BYTES.encode("€", add_special_tokens=False)[1:2] * 9
+    assert stream(BYTES, garbage) == ["\ufffd"] * 9 + [""]
 
 
 def test_spaces_are_those_inside_a_text() -> None:
@@ -145,15 +145,33 @@ def output(stops: list[str], min_tokens: int = 0) -> OutputText:
 
 def test_offsets_are_where_characters_begin() -> None:
     text = output([])
-    shown, offsets = text.push(BYTES.encode("a€b", add_special_tokens=False))
-    assert (shown, offsets) == ("a€b", [0, 1, 1, 1, 2])
+    shown, places = text.push(BYTES.encode("a€b", add_special_tokens=False))
+    assert (shown, [place.offset for place in places]) == ("a€b", [0, 1, 1, 1, 2])
 
 
 def test_tokens_after_the_stop_are_not_consumed() -> None:
     text = output(["c"])
-    shown, offsets = text.push(BYTES.encode("abcde", add_special_tokens=False))
-    assert (shown, offsets, text.stopped, text.length) == ("ab", [0, 1, 2], True, 2)
+    shown, places = text.push(BYTES.encode("abcde", add_special_tokens=False))
+    assert (shown, len(places), text.stopped, text.length) == ("ab", 3, True, 2)
+    assert [text.cut(place) for place in places] == [*places[:2], None]
     assert text.finish() == ""
+
+
+@pytest.mark.parametrize(("stop", "include", "wanted"), [("u", False, [b"lo", b" tr"]), ("u", True, [b"lo", b" tru"])])
+def test_a_stop_string_may_begin_inside_a_token(stop: str, include: bool, wanted: list[bytes]) -> None:
+    text = OutputText(IncrementalDecoder(TRUE), StopFinder([stop], include=include))
+    shown, places = text.push([number(TRUE, token) for token in ("l", "o", "▁true", "a")])
+    assert shown == b"".join(wanted).decode()
+    cut = [kept.spelt for place in places if (kept := text.cut(place))]
+    assert cut == [b"l", b"o", wanted[-1]]
+
+
+def test_a_token_is_out_when_all_its_text_is() -> None:
+    text = OutputText(IncrementalDecoder(TRUE), StopFinder(["uex"]))
+    shown, places = text.push([number(TRUE, "a"), number(TRUE, "▁true")])
+    assert (shown, [text.shows(place) for place in places]) == ("a tr", [True, False])
+    text.finish()
+    assert all(map(text.shows, places))
 
 
 @pytest.mark.parametrize(("min_tokens", "wanted"), [(0, ""), (1, "a"), (2, "aa"), (9, "aaa")])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from server.engine.sampling.sampler import token_logprobs
+from server.engine.sampling.sampler import token_logprobs, token_ranks
 
 
 def test_chosen_and_top() -> None:
@@ -24,3 +24,9 @@ def test_no_more_than_the_vocabulary() -> None:
 
 def test_nothing() -> None:
     assert token_logprobs(torch.zeros(0, 3), [], []) == []
+
+
+def test_ranks() -> None:
+    logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]])
+    assert token_ranks(logits, [0, 0]) == [3, 1]
+    assert token_ranks(logits, [1, 2]) == [1, 2]
