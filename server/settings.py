@@ -137,6 +137,9 @@ class ServerConfig(BaseModel):
     max_waiting_requests: Annotated[Count, Flag(LIMITS, "sequences queued before new ones get 429", "N")] = 512
     max_sequences_per_request: Annotated[Positive, Flag(LIMITS, "n times prompts of one request", "N")] = 256
     max_stop_strings: Annotated[Positive, Flag(LIMITS, "stop strings of one request", "N")] = 16
+    max_prompt_logprobs: Annotated[
+        Positive, Flag(LIMITS, "log-probabilities of prompt tokens that one request may ask for", "N")
+    ] = 262_144
     max_body_mb: Annotated[Size, Flag(LIMITS, "size of one JSON request", "MB")] = 8.0
     max_upload_mb: Annotated[Size, Flag(LIMITS, "size of one adapter upload", "MB")] = 2048.0
     drain_seconds: Annotated[Seconds, Flag(LIMITS, "time running requests get to finish at shutdown", "S")] = 30.0

@@ -289,6 +289,17 @@ def _sampling(body: SamplingBody, max_tokens: int, logprobs: int | None) -> Samp
     )
 
 
+def _check_prompt_logprobs(context: ServerContext, body: SamplingBody, prompts: list[Prompt], top: int) -> None:
+    """Refuse an answer too large to hold: ``top`` alternatives of each token of the prompts, for each output."""
+    asked = sum(len(prompt.ids) for prompt in prompts) * (body.n or 1) * (top + 1)
+    if asked > (limit := context.config.max_prompt_logprobs):
+        raise InvalidRequestError(
+            f"{asked} log-probabilities of prompt tokens asked for; one request may ask for {limit} "
+            "(--max-prompt-logprobs): send fewer or shorter prompts, or ask for fewer alternatives",
+            param="logprobs" if body.prompt_logprobs is None else "prompt_logprobs",
+        )
+
+
 def _or(value: float | None, default: float) -> float:
     return default if value is None else value
 
@@ -304,6 +315,8 @@ def _job(
     started: float,
     echo: bool = False,
 ) -> Job:
+    if sampling.prompt_logprobs is not None:
+        _check_prompt_logprobs(context, body, prompts, sampling.prompt_logprobs)
     return Job(
         id=f"{prefix}-{uuid.uuid4().hex}",
         created=int(time.time()),

@@ -127,7 +127,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def live(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    with live_server(base, tmp_path_factory.mktemp("data")) as made:
+    with live_server(base, tmp_path_factory.mktemp("data"), max_prompt_logprobs=1000) as made:
         yield made
         made.wait_idle()
 
@@ -271,3 +271,12 @@ def test_prompt_logprobs_of_several_prompts_and_of_a_chat(live: Live) -> None:
 def test_prompt_logprobs_that_are_refused(live: Live, options: dict[str, Any], words: str) -> None:
     for path, asked in ((COMPLETIONS, {"prompt": "x"}), (CHAT, {"messages": [{"role": "user", "content": "x"}]})):
         assert words in str(error_of(live.post(path, {"model": "pieces", **asked, **options})))
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [({"prompt_logprobs": 20, "n": 2}, 2 * 60 * 21), ({"logprobs": 5, "echo": True, "n": 3}, 3 * 60 * 6)],
+)
+def test_no_more_than_the_answer_can_hold(live: Live, options: dict[str, Any], asked: int) -> None:
+    body = {"model": "pieces", "prompt": [LETTER] * 60, "max_tokens": 1}
+    assert f"{asked} log-probabilities" in error_of(live.post(COMPLETIONS, {**body, **options}))["message"]
