@@ -154,8 +154,8 @@ class TextProcessor:
         """A lower bound of ``len(encode(text))`` that costs nothing: enough to refuse absurdly long texts."""
         return len(text) // self._longest
 
-    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """Text of ``ids``; bytes that are not UTF-8 become U+FFFD."""
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        """Text of ``ids``, special tokens shown unless skipped; bytes that are not UTF-8 become U+FFFD."""
         pieces = self.spelling.spell_all(ids, skip_special_tokens=skip_special_tokens)
         return b"".join(pieces).decode(errors="replace")
 

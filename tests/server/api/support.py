@@ -57,4 +57,6 @@ def answer(server: Live, model: str) -> str:
 
 def wanted(base: Path, package: Path | None) -> str:
     text = TextProcessor.load(base)
-    return text.decode(oracle.greedy(base, package, text.encode("who?", add_special_tokens=True), 8))
+    return text.decode(
+        oracle.greedy(base, package, text.encode("who?", add_special_tokens=True), 8), skip_special_tokens=True
+    )

@@ -50,7 +50,7 @@ def ask(server: Live, model: str, text: str = QUESTION, **options: Any) -> Any:
 def expected(server: Live, base: Path, package: Path | None, text: str = QUESTION, count: int = 8) -> str:
     source = server.context.text.encode(text, add_special_tokens=True)
     assert source[-1] == support.EOS
-    return server.context.text.decode(support.greedy(base, package, source, count))
+    return server.context.text.decode(support.greedy(base, package, source, count), skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("name", ["flan", *ADAPTERS])
