@@ -1,6 +1,6 @@
 """Changes to logits that a request asks for: bias, penalties, tokens it allows or forbids.
 
-Work is proportional to the tokens concerned, and to the vocabulary only in rows that allow or forbid tokens.
+Work is proportional to the tokens concerned, and to rows × vocabulary only where tokens are allowed or forbidden.
 """
 
 from __future__ import annotations
@@ -86,9 +86,7 @@ def _forbid(logits: Tensor, requests: Sequence[Request]) -> None:
         rows, tokens = _pairs(logits, forbidden)
         before = logits[rows, tokens]
         logits[rows, tokens] = -torch.inf
-        concerned = [i for i, _ in forbidden]
-        emptied = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
-        emptied[concerned] = logits[concerned].amax(dim=-1) == -torch.inf
+        emptied = logits.amax(dim=-1) == -torch.inf
         logits[rows, tokens] = before.where(emptied[rows], -torch.inf)
 
 
