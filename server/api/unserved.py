@@ -72,9 +72,9 @@ _BY_REASON = {
         typical_p typical tfs tfs_z top_a top_h top_n_sigma nsigma epsilon_cutoff eta_cutoff smoothing_factor
         smoothing_curve dry_multiplier dry_base dry_allowed_length dry_penalty_last_n dry_sequence_breakers dry_range
         mirostat mirostat_mode mirostat_target mirostat_lr mirostat_tau mirostat_eta xtc_probability xtc_threshold
-        dynatemp_range dynatemp_exponent dynatemp_low dynatemp_high dynamic_temperature adaptive_target adaptive_decay samplers sampler_priority
-        sampler_order min_keep top_p_min top_p_decay no_repeat_ngram_size repetition_detection guidance_scale cfg_scale
-        negative_prompt""",
+        dynatemp_range dynatemp_exponent dynatemp_low dynatemp_high dynamic_temperature adaptive_target adaptive_decay
+        samplers sampler_priority sampler_order min_keep top_p_min top_p_decay no_repeat_ngram_size repetition_detection
+        guidance_scale cfg_scale negative_prompt""",
     "requests bring no code or parameters of their own": """
         logits_processors logits_processor custom_logit_processor custom_params vllm_xargs extra_args""",
     "outputs are not marked": "watermark watermarking",

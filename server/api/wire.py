@@ -128,7 +128,6 @@ class SamplingBody(ModelBody):
     logit_bias: dict[str, float] | None = None
     seed: Integer | None = None
     response_format: dict[str, Any] | None = None
-    user: str | None = None
     # extensions
     top_k: Integer | None = Field(None, ge=-1)
     min_p: float | None = Field(None, ge=0, le=1)
@@ -331,7 +330,7 @@ class TokenizeBody(ModelBody):
     @model_validator(mode="after")
     def _one_of(self) -> TokenizeBody:
         if (self.prompt is None) == (self.messages is None):
-            raise ValueError("give either `prompt` or `messages`")
+            raise ValueError("`prompt` or `messages` must be given, and not both")
         return self
 
 

@@ -113,7 +113,7 @@ OFF: dict[str, Any] = {
     "allowed_token_ids": [],
 }
 BOOKKEEPING: dict[str, Any] = {
-    "user": "me",
+    "user": 5,
     "metadata": {"a": "b"},
     "store": True,
     "service_tier": "auto",

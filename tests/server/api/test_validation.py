@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from server.api.admin import ChangeBody, RollbackBody
+from server.api.validation import first_fault, json_fault
+from server.api.wire import ChatCompletionBody, CompletionBody, DetokenizeBody, TokenizeBody, Wire
 from tests.server.api.support import error_of
 from tests.server.live import Live
 
@@ -92,3 +97,68 @@ def test_bodies_of_the_admin_api(server: Live, version: Any) -> None:
             assert len(error["message"]) < 100
         whole = http.patch("/v1/adapters/lora", json={"version": 1.0, "expected_live": 1.0})
     assert whole.json()["version"] == 1
+
+
+NASTY: list[Any] = [
+    *(
+        "x",
+        LONG,
+        "",
+        None,
+        True,
+        -1,
+        0,
+        1.5,
+        -0.5,
+        1e308,
+        2**63,
+        10**4000,
+        -(10**4000),
+        [],
+        {},
+        [LONG],
+        [[LONG]],
+        [10**4000],
+    ),
+    *(
+        [1.5],
+        [True],
+        [{}],
+        [None],
+        [[[]]],
+        {LONG: LONG},
+        {"x": {}},
+        {"1": LONG},
+        {"type": LONG},
+        {"include_usage": LONG},
+    ),
+    *([{"role": LONG, "content": [{"type": LONG}]}], [{"role": "user", "content": {LONG: 1}}], [{"role": 10**4000}]),
+]
+
+
+@pytest.mark.parametrize(
+    "model", [ChatCompletionBody, CompletionBody, TokenizeBody, DetokenizeBody, ChangeBody, RollbackBody]
+)
+def test_whatever_a_field_holds_the_words_are_ours_and_few(model: type[Wire]) -> None:
+    good = {"messages": [{"role": "user", "content": "x"}], "prompt": "x", "tokens": [1], "version": 1, "stream": True}
+    base = {name: value for name, value in good.items() if name in model.model_fields}
+    if model is TokenizeBody:
+        del base["messages"]
+    for name in model.model_fields:
+        for value in NASTY:
+            if (error := fault(model, {**base, name: value})) is not None:
+                message, param = first_fault(error)
+                assert json_fault(error) is None
+                assert len(message) < 250, message
+                assert param is not None
+                assert param.partition("[")[0].partition(".")[0] in {name, *base, "adapter_id", "lora_path"}, message
+                for word in ("Input", "valid", "parse", "Value", "https", "not possible"):
+                    assert word not in message, message
+
+
+def fault(model: type[Wire], body: dict[str, Any]) -> ValidationError | None:
+    try:
+        model.model_validate_json(json.dumps(body))
+    except ValidationError as error:
+        return error
+    return None
