@@ -332,6 +332,10 @@ def _sampling(body: SamplingBody, max_tokens: int, logprobs: int | None) -> Samp
     )
 
 
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
 def _without_bad_words(sampling: SamplingParams, budget: ContextBudget, body: SamplingBody) -> SamplingParams:
     """``sampling`` that forbids the tokens of each word, at the beginning of a text and behind a space."""
     spelled: dict[tuple[int, ...], None] = {}
@@ -344,10 +348,6 @@ def _without_bad_words(sampling: SamplingParams, budget: ContextBudget, body: Sa
             if max(ids) < budget.vocab_size:  # others are never generated
                 spelled[tuple(ids)] = None
     return msgspec.structs.replace(sampling, bad_words=tuple(spelled)) if spelled else sampling
-
-
-def _or(value: float | None, default: float) -> float:
-    return default if value is None else value
 
 
 def _job(

@@ -324,8 +324,8 @@ class TokenizeBody(ModelBody):
 
     prompt: str | None = None
     messages: Annotated[list[ChatMessage], Field(fail_fast=True)] | None = Field(None, min_length=1)
-    add_special_tokens: bool | None = None
     truncate_prompt_tokens: Integer | None = Field(None, ge=1)
+    add_special_tokens: bool | None = None
 
     @model_validator(mode="after")
     def _one_of(self) -> TokenizeBody:

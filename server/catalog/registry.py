@@ -78,7 +78,7 @@ class Registry:
         if not at:
             return self.live(name).key  # shares of traffic (canaries) would be drawn here
         entry = self._entry(name)
-        version = self._version(entry, name, version_number(number), number)
+        version = self._version(entry, name, number)
         if entry.state(version.key.version) not in (VersionState.LIVE, VersionState.CANDIDATE):
             raise UnknownModelError(
                 f"Version {version.key.version} of {name!r} is not being served, {_served(name, entry)}. "
@@ -210,7 +210,7 @@ class Registry:
 
     def version(self, name: str, number: int) -> AdapterVersion:
         """One version of ``name``. Raises UnknownModelError."""
-        return self._version(self._entry(name), name, number, str(number))
+        return self._version(self._entry(name), name, str(number))
 
     def versions(self, name: str) -> list[AdapterVersion]:
         """All versions of ``name`` that can be activated, oldest first. Raises UnknownModelError."""
@@ -240,10 +240,10 @@ class Registry:
             raise UnknownModelError(f"The adapter {quote(name)} was removed. Upload it again to use it.")
         raise UnknownModelError(f"The model {quote(name)} does not exist. GET /v1/models lists what is served.")
 
-    def _version(self, entry: VersionHistory, name: str, number: int | None, asked: str) -> AdapterVersion:
-        version = entry.get(number)
+    def _version(self, entry: VersionHistory, name: str, number: str) -> AdapterVersion:
+        version = entry.get(version_number(number))
         if version is None:
-            raise UnknownModelError(f"The adapter {quote(name)} has no version {quote(asked)}.")
+            raise UnknownModelError(f"The adapter {quote(name)} has no version {quote(number)}.")
         return version
 
     def _check_room(self) -> None:
