@@ -250,7 +250,6 @@ class ChatCompletionBody(SamplingBody):
         **UNSERVED,
         "echo": "an answer does not repeat its conversation; use /v1/completions",
         "add_special_tokens": "the chat template writes them; use /v1/completions for a prompt as it is",
-        "prompt": "a conversation has `messages`; use /v1/completions for a prompt",
         "suffix": "the base cannot fill in the middle; leave it out",
     }
 
@@ -281,7 +280,6 @@ class CompletionBody(SamplingBody):
     unsupported: ClassVar[Mapping[str, str]] = {
         **UNSERVED,
         "suffix": "the base cannot fill in the middle; leave it out",
-        "messages": "a completion has a `prompt`; use /v1/chat/completions for a conversation",
         "chat_template_kwargs": "a prompt is not rendered; use /v1/chat/completions",
         "top_logprobs": "use `logprobs`, the number of alternatives",
         "max_completion_tokens": "use `max_tokens`",

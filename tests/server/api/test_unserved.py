@@ -19,10 +19,9 @@ BODIES: dict[str, dict[str, Any]] = {
     "/tokenize": {"prompt": "x"},
     "/detokenize": {"tokens": [1]},
 }
-CHAT_ONLY = {"echo": True, "add_special_tokens": True, "prompt": "x", "suffix": "x"}
+CHAT_ONLY = {"echo": True, "add_special_tokens": True, "suffix": "x"}
 TEXT_ONLY: dict[str, Any] = {
     "suffix": "x",
-    "messages": MESSAGES,
     "chat_template_kwargs": {"x": 1},
     "top_logprobs": 3,
     "max_completion_tokens": 5,
