@@ -19,6 +19,7 @@ from bases.finding import DEFAULT_BASE, is_gguf, resolve_base
 from server.api import admin, completions, error_responses, health, models, tokens
 from server.api.context import Admission, ServerContext
 from server.api.middleware import BodyLimit, RequestLog
+from server.api.routing import PlainPath
 from server.catalog.lifecycle import AdapterLifecycle
 from server.catalog.registry import Registry
 from server.catalog.store import AdapterStore
@@ -109,11 +110,12 @@ def create_app(context: ServerContext, on_started: OnStarted | None = None) -> F
             await context.lifecycle.close()
             await context.engine.close()
 
-    app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.context = context
     for router in ROUTERS:
         app.include_router(router)
     error_responses.install(app)
+    app.add_middleware(PlainPath)
     app.add_middleware(BodyLimit, limit=_body_limit(context))
     app.add_middleware(RequestLog)
     return app

@@ -14,12 +14,12 @@ from starlette.responses import Response
 
 from adapters.errors import AdapterError
 from adapters.package.inspection import inspect_package
-from server.adapter_key import AdapterKey
+from server.adapter_key import AdapterKey, version_number
 from server.api import uploads
 from server.api.auth import AdminKey
 from server.api.context import ContextDep, LifecycleDep, RegistryDep, ServerContext
 from server.api.error_responses import ApiError, json_response
-from server.api.wire import Wire, json_body
+from server.api.wire import Integer, Wire, json_body
 from server.catalog.lifecycle import Activation
 from server.catalog.registry import Registry
 from server.catalog.versions import AdapterVersion, VersionState
@@ -181,13 +181,13 @@ def _states(registry: Registry, name: str) -> dict[AdapterKey, VersionState]:
     return {version.key: registry.state(version.key) for version in versions}
 
 
-Number = Annotated[int, Field(ge=1)]
+Number = Annotated[Integer, Field(ge=1)]
 
 
 class _Precondition(Wire):
     """What both changes share. ``expected_live``: change nothing unless this version is live (0: none)."""
 
-    expected_live: int | None = Field(None, ge=0)
+    expected_live: Integer | None = Field(None, ge=0)
 
 
 class ChangeBody(_Precondition):
@@ -237,7 +237,7 @@ async def delete_version(
     _: AdminKey, request: Request, lifecycle: LifecycleDep, name: str, version: str, mode: Mode = "drain"
 ) -> Response:
     """Delete a version that is not live: a candidate, or one that nobody will go back to."""
-    number = int(version) if version.isdecimal() and len(version) < 10 else 0
+    number = version_number(version) or 0
     with refusals_audited(request, name, version=number):
         if not number:
             raise ApiError(400, "version: must be a version's number, like 3", param="version")

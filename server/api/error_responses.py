@@ -11,9 +11,10 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.types import Scope
 
 from adapters.errors import AdapterError
+from server.api.routing import methods_of
+from server.api.validation import first_fault, json_fault, sentence
 from server.errors import (
     ConflictError,
     EngineUnavailableError,
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 INVALID_REQUEST = "invalid_request_error"
 RETRY_AFTER_SECONDS = 1
+MAX_SHOWN = 200  # characters of a client's path that a message repeats
 
 
 class GenerationError(Exception):
@@ -103,45 +105,21 @@ def _retry(status: int, message: str, kind: str, code: str) -> ApiError:
 
 def from_validation(error: ValidationError) -> ApiError:
     """The first fault of a body, in one sentence that names the field."""
-    details = error.errors(include_url=False, include_input=False, include_context=False)
-    first = details[0]
-    if first["type"] == "json_invalid":
-        return ApiError(
-            400, f"the body is not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}", code="invalid_json"
-        )
-    # Of a field that may have several forms, the error deepest inside is that of the form the client meant.
-    same_field = [d for d in details if d["loc"][:1] == first["loc"][:1]]
-    param = max((_path(d["loc"]) for d in same_field), key=lambda path: len(path or ""))
-    message = "; or: ".join(dict.fromkeys(_plain(d["msg"]) for d in same_field if _path(d["loc"]) == param))
-    if param is None and message.startswith("`"):  # a rule between fields names its field first
-        return ApiError(400, message, param=message.split("`")[1])
-    return ApiError(400, f"{param or 'body'}: {message}", param=param)
+    if (reason := json_fault(error)) is not None:
+        return ApiError(400, reason, code="invalid_json")
+    message, param = first_fault(error)
+    return ApiError(400, message, param=param)
 
 
-def _plain(message: str) -> str:
-    return message.removeprefix("Value error, ").replace("Input should be", "must be")
-
-
-def _path(loc: tuple[int | str, ...]) -> str | None:
-    """``messages[0].content`` from pydantic's location; names of union members are left out."""
-    out = ""
-    for part in loc:
-        if isinstance(part, int):
-            out += f"[{part}]"
-        elif part.isidentifier() and part not in ("str", "int", "float", "bool"):
-            out += f".{part}" if out else part
-    return out or None
-
-
-def from_http(error: HTTPException, scope: Scope) -> ApiError:
+def from_http(error: HTTPException, request: Request) -> ApiError:
     """Starlette's own refusals: no such route, wrong method."""
-    path, method = scope.get("path", ""), scope.get("method", "")
+    path, method = request.scope["path"][:MAX_SHOWN], request.scope["method"][:MAX_SHOWN]
     if error.status_code == 404:
         return ApiError(404, f"there is no {method} {path} here", code="not_found")
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
-        message = f"{path} does not take {method}" + (f"; it takes {allowed}" if allowed else "")
-        return ApiError(405, message, code="method_not_allowed", headers=dict(error.headers or {}))
+        allowed = ", ".join(methods_of(request.app.router.routes, request.scope))
+        message = f"{path} does not take {method}; it takes {allowed}"
+        return ApiError(405, message, code="method_not_allowed", headers={"Allow": allowed})
     return ApiError(error.status_code, str(error.detail), headers=dict(error.headers or {}))
 
 
@@ -153,13 +131,13 @@ def install(app: FastAPI) -> None:
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return from_http(error, request.scope).response()
+        return from_http(error, request).response()
 
     async def on_parameters(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         name = str(first["loc"][-1])
-        return ApiError(400, f"{name}: {first['msg']}", param=name).response()
+        return ApiError(400, f"{name}: {sentence(first)}", param=name).response()
 
     for kind in (ApiError, GenerationError, ServerError, AdapterError, ValidationError, Exception):
         app.add_exception_handler(kind, on_error)

@@ -10,14 +10,16 @@ import asyncio
 import secrets
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 
+from adapters.quoting import quote
 from server.adapter_key import AdapterKey
 from server.api.context import ServerContext
-from server.api.wire import ChatCompletionBody, CompletionBody, SamplingBody
+from server.api.wire import ChatCompletionBody, CompletionBody, ModelBody, SamplingBody
+from server.catalog.registry import Registry
 from server.engine.messages import EngineRequest, SamplingParams
 from server.errors import InvalidRequestError
 from server.text.tokenizer import OFFLOAD_CHARS, TextProcessor
@@ -91,15 +93,32 @@ class Job:
         ]
 
 
+def asked_model(registry: Registry, body: ModelBody) -> str:
+    """The name of the model that ``body`` asks for, to be resolved.
+
+    Raises InvalidRequestError when it names two, UnknownModelError.
+    """
+    named = body.named(registry.base_name)
+    if body.adapter is not None and registry.resolve(body.adapter) != registry.resolve(named):
+        field_name = "adapter_id" if body.adapter_id else "lora_path"
+        raise InvalidRequestError(
+            f"{field_name} is {quote(body.adapter)}, but model is {quote(named)}; leave one of them out",
+            param=field_name,
+        )
+    return named
+
+
 COMPLETION_TOKENS = 16  # OpenAI's default of completions
 MAX_LENGTH_CODE = "context_length_exceeded"
+MAX_CUT_CHARS = 2**20  # of a text of which only the end is kept: all of it has to be tokenised
 
 
 @dataclass(frozen=True)
 class ContextBudget:
     """How many positions a sequence has: ``limit`` in all, ``virtual`` of them the adapter's own; and what goes there.
 
-    ``text`` is the adapter's tokenizer, ``vocab_size`` the token ids it knows.
+    ``text`` is the adapter's tokenizer, ``vocab_size`` the token ids it knows. Of a prompt longer than ``keep`` only
+    its end is read.
     """
 
     limit: int
@@ -107,9 +126,11 @@ class ContextBudget:
     field_name: str  # what the client called its input
     text: TextProcessor
     vocab_size: int
+    keep: int | None = None
 
     async def encode(self, text: str, *, add_special_tokens: bool) -> Prompt:
         """The tokens of ``text``. Raises InvalidRequestError when they do not fit, or are none."""
+        self._check_cut(text)
         self.check(self.text.fewest_tokens(text), 0, at_least=True)  # spares the work on what can never fit
         ids = await self.text.encode_off_loop(text, add_special_tokens=add_special_tokens)
         if not ids:
@@ -117,7 +138,20 @@ class ContextBudget:
                 raise InvalidRequestError(f"the {self.field_name} holds no tokens", param=self.field_name)
             ids = [self.text.bos_token_id]
         self.check_known(ids)
-        return Prompt(ids, text)
+        return self.cut(Prompt(ids, text))
+
+    def cut(self, prompt: Prompt) -> Prompt:
+        """What of ``prompt`` is read. The text of one that is cut is that of its tokens."""
+        cut = self.keep is not None and len(prompt.ids) > self.keep
+        return Prompt(prompt.ids[-self.keep :]) if cut and self.keep else prompt
+
+    def _check_cut(self, text: str) -> None:
+        if self.keep is not None and len(text) > MAX_CUT_CHARS:
+            raise InvalidRequestError(
+                f"a text that is cut (`truncate_prompt_tokens`) may have at most {MAX_CUT_CHARS} characters, and the "
+                f"{self.field_name} has {len(text)}; send its end",
+                param=self.field_name,
+            )
 
     def check_known(self, ids: list[int]) -> None:
         """Raise InvalidRequestError for a token that the adapter does not know."""
@@ -127,6 +161,8 @@ class ContextBudget:
 
     def check(self, prompt_tokens: int, completion_tokens: int, *, at_least: bool = False) -> None:
         """Raise InvalidRequestError, in OpenAI's words, when a prompt and its completion do not fit."""
+        if at_least and self.keep is not None:
+            return  # it will be cut
         need = 1 if completion_tokens else 0  # a completion of one token must fit, a scored prompt may fill all
         if prompt_tokens + self.virtual + need > self.limit:
             count = f"at least {prompt_tokens}" if at_least else str(prompt_tokens)
@@ -140,6 +176,11 @@ class ContextBudget:
                 f"completion){self._of_adapter()}",
                 f"{self.field_name} or completion",
             )
+
+    def cutting(self, body: SamplingBody, completion_tokens: int) -> ContextBudget:
+        """For the prompts of ``body``, which may ask to keep their ends; -1 keeps as much as fits."""
+        keep = body.truncate_prompt_tokens
+        return replace(self, keep=max(self.left(completion_tokens), 1) if keep == -1 else keep)
 
     def left(self, prompt_tokens: int) -> int:
         """Positions for the completion."""
@@ -160,7 +201,7 @@ class ContextBudget:
 async def chat_job(context: ServerContext, body: ChatCompletionBody, adapter: AdapterKey | None, started: float) -> Job:
     """The job of a chat completion. Raises InvalidRequestError."""
     _check_bounds(context, body, adapter, prompts=1)
-    budget = budget_for(context, adapter, "messages")
+    budget = budget_for(context, adapter, "messages").cutting(body, body.max_completion_tokens or body.max_tokens or 1)
     messages = [message.for_template() for message in body.messages]
     if reads_plain_text(context):
         prompt = await budget.encode(last_user_text(messages), add_special_tokens=True)
@@ -171,6 +212,7 @@ async def chat_job(context: ServerContext, body: ChatCompletionBody, adapter: Ad
     budget.check(len(prompt.ids), asked or 1)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     sampling = _sampling(body, asked or budget.left(len(prompt.ids)), logprobs)
+    sampling = _without_bad_words(sampling, budget, body)
     return _job(context, body, adapter, [prompt], sampling, prefix="chatcmpl", started=started)
 
 
@@ -208,13 +250,16 @@ async def completion_job(
             "log-probabilities of its tokens; leave one of them out",
             param="echo",
         )
-    budget = budget_for(context, adapter, "prompt")
+    budget = budget_for(context, adapter, "prompt").cutting(
+        body, COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
+    )
     special = body.add_special_tokens is not False
     prompts = [await _completion_prompt(prompt, budget, special) for prompt in body.prompts]
     longest = max(len(prompt.ids) for prompt in prompts)
     budget.check(longest, 1 if body.max_tokens is None else body.max_tokens)
     default = min(COMPLETION_TOKENS, budget.left(longest))
     sampling = _sampling(body, default if body.max_tokens is None else body.max_tokens, body.logprobs)
+    sampling = _without_bad_words(sampling, budget, body)
     return _job(context, body, adapter, prompts, sampling, prefix="cmpl", started=started, echo=bool(body.echo))
 
 
@@ -229,11 +274,12 @@ def budget_for(context: ServerContext, adapter: AdapterKey | None, field_name: s
 async def _completion_prompt(prompt: str | list[int], budget: ContextBudget, special: bool) -> Prompt:
     if isinstance(prompt, str):
         return await budget.encode(prompt, add_special_tokens=special)
-    budget.check(len(prompt), 0)
+    kept = budget.cut(Prompt(prompt))
+    budget.check(len(kept.ids), 0)
     if not prompt:
         raise InvalidRequestError("a prompt of token ids is empty", param="prompt")
     budget.check_known(prompt)
-    return Prompt(prompt)
+    return kept
 
 
 def _check_bounds(context: ServerContext, body: SamplingBody, adapter: AdapterKey | None, *, prompts: int) -> None:
@@ -254,7 +300,11 @@ def _check_bounds(context: ServerContext, body: SamplingBody, adapter: AdapterKe
         )
     if len(body.stops) > config.max_stop_strings:
         raise InvalidRequestError(f"at most {config.max_stop_strings} stop strings are allowed", param="stop")
-    for param, ids in (("logit_bias", map(int, body.logit_bias or {})), ("stop_token_ids", body.stop_token_ids or [])):
+    for param, ids in (
+        ("logit_bias", map(int, body.logit_bias or {})),
+        ("stop_token_ids", body.stop_token_ids or []),
+        ("allowed_token_ids", body.allowed_token_ids or []),
+    ):
         wrong = [token_id for token_id in ids if token_id >= vocab_size]
         if wrong:
             message = f"{param}: token id {wrong[0]} is not in the vocabulary of {vocab_size}"
@@ -282,6 +332,7 @@ def _sampling(body: SamplingBody, max_tokens: int, logprobs: int | None) -> Samp
         frequency_penalty=body.frequency_penalty or 0.0,
         repetition_penalty=_or(body.repetition_penalty, 1.0),
         logit_bias={int(token): bias for token, bias in (body.logit_bias or {}).items()},
+        allowed_token_ids=tuple(body.allowed_token_ids or ()),
         stop_token_ids=tuple(body.stop_token_ids or ()),
         ignore_eos=bool(body.ignore_eos),
         logprobs=logprobs,
@@ -304,6 +355,20 @@ def _or(value: float | None, default: float) -> float:
     return default if value is None else value
 
 
+def _without_bad_words(sampling: SamplingParams, budget: ContextBudget, body: SamplingBody) -> SamplingParams:
+    """``sampling`` that forbids the tokens of each word, at the beginning of a text and behind a space."""
+    spelled: dict[tuple[int, ...], None] = {}
+    for word in body.bad_words or ():
+        bare = word.lstrip()
+        for form in (bare, f" {bare}") if bare else (word,):
+            ids = budget.text.encode(form, add_special_tokens=False)
+            if not ids:
+                raise InvalidRequestError(f"bad_words: {quote(word)} makes no token", param="bad_words")
+            if max(ids) < budget.vocab_size:  # others are never generated
+                spelled[tuple(ids)] = None
+    return msgspec.structs.replace(sampling, bad_words=tuple(spelled)) if spelled else sampling
+
+
 def _job(
     context: ServerContext,
     body: SamplingBody,
@@ -320,7 +385,7 @@ def _job(
     return Job(
         id=f"{prefix}-{uuid.uuid4().hex}",
         created=int(time.time()),
-        model=body.model,
+        model=body.named(context.base_name),
         adapter=adapter,
         fingerprint=system_fingerprint(context, adapter),
         prompts=prompts,

@@ -23,7 +23,7 @@ from server.api.auth import tenant
 from server.api.context import ServerContext
 from server.api.error_responses import json_response, to_api_error
 from server.api.generation import Completion, Generation, TextDelta, Usage, running
-from server.api.prepare import Job
+from server.api.prepare import Job, asked_model
 from server.api.wire import SamplingBody
 from server.errors import EngineUnavailableError
 
@@ -101,7 +101,7 @@ class _Work:
         context = self._context
         if context.admission.closed_because:
             raise EngineUnavailableError(context.admission.closed_because)
-        with context.registry.lease(self._body.model) as lease:
+        with context.registry.lease(asked_model(context.registry, self._body)) as lease:
             self._adapter = lease.key
             job = await self._prepare(context, self._body, lease.key, self._started)
             salted = replace(job, cache_salt=tenant(self._request, context.config) + job.cache_salt)

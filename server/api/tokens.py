@@ -11,8 +11,8 @@ from starlette.responses import Response
 from server.api.auth import InferenceKey
 from server.api.context import ContextDep, ServerContext
 from server.api.error_responses import json_response
-from server.api.prepare import last_user_text, reads_plain_text
-from server.api.wire import DetokenizeBody, TokenizeBody, json_body
+from server.api.prepare import asked_model, last_user_text, reads_plain_text
+from server.api.wire import DetokenizeBody, ModelBody, TokenizeBody, json_body
 from server.errors import InvalidRequestError
 from server.text.tokenizer import OFFLOAD_CHARS, TextProcessor
 
@@ -25,7 +25,7 @@ async def tokenize(
     _: InferenceKey, context: ContextDep, body: Annotated[TokenizeBody, Depends(json_body(TokenizeBody))]
 ) -> Response:
     """Token ids of a text (with special tokens unless told otherwise), or of a rendered conversation."""
-    tokenizer = _tokenizer(context, body.model)
+    tokenizer = _tokenizer(context, body)
     text, plain = body.prompt or "", True
     if body.messages is not None:
         messages = [message.for_template() for message in body.messages]
@@ -33,6 +33,7 @@ async def tokenize(
         text = last_user_text(messages) if plain else context.text.render_chat(messages)
     special = plain if body.add_special_tokens is None else body.add_special_tokens
     tokens = await tokenizer.encode_off_loop(text, add_special_tokens=special)
+    tokens = tokens[-(body.truncate_prompt_tokens or len(tokens)) :]
     length = context.engine.info.max_model_len if context.engine.ready else None
     strings = {"token_strs": [tokenizer.piece(token) for token in tokens]} if body.return_token_strs else {}
     return json_response({"count": len(tokens), "max_model_len": length, "tokens": tokens, **strings})
@@ -44,7 +45,7 @@ async def detokenize(
     _: InferenceKey, context: ContextDep, body: Annotated[DetokenizeBody, Depends(json_body(DetokenizeBody))]
 ) -> Response:
     """The text of token ids, special tokens included."""
-    tokenizer = _tokenizer(context, body.model)
+    tokenizer = _tokenizer(context, body)
     if len(body.tokens) <= OFFLOAD_CHARS:
         text = _decode(tokenizer, body.tokens)
     else:
@@ -60,6 +61,6 @@ def _decode(tokenizer: TextProcessor, tokens: list[int]) -> str:
     return tokenizer.decode(tokens, skip_special_tokens=False)
 
 
-def _tokenizer(context: ServerContext, model: str | None) -> TextProcessor:
-    """The tokenizer of ``model``, the base's when it names none. Raises UnknownModelError."""
-    return context.text_of(None if model is None else context.registry.resolve(model))
+def _tokenizer(context: ServerContext, body: ModelBody) -> TextProcessor:
+    """The tokenizer of the model that ``body`` names. Raises UnknownModelError or InvalidRequestError."""
+    return context.text_of(context.registry.resolve(asked_model(context.registry, body)))

@@ -5,43 +5,104 @@ Anything that depends on the base, the adapter or the configuration is checked i
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from starlette.requests import ClientDisconnect
 
+from adapters.quoting import quote
 from server.api.error_responses import ApiError
+from server.api.unserved import UNSERVED, find_unserved
 
 MAX_STOP_CHARS = 256
 MAX_STOP_STRINGS = 1024  # of any configuration; the configured limit is usually 16
 MAX_LOGIT_BIAS = 1024
 MAX_STOP_TOKEN_IDS = 256
+MAX_ALLOWED_TOKEN_IDS = 4096
+MAX_BAD_WORDS = 128
+MAX_BAD_WORD_CHARS = 64
+MAX_MODEL_CHARS = 512
+MIN_REPETITION_PENALTY = 0.01  # logits are divided by it, and must stay finite
 MAX_TEMPLATE_KWARGS = 32
 RESERVED_TEMPLATE_KWARGS = frozenset(
     {"conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt", "tokenize",
      "continue_final_message", "padding", "truncation", "max_length", "return_tensors", "return_dict",
      "return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens"}
 )  # fmt: skip
+
+
+def _whole(value: Any) -> Any:
+    """JSON knows one kind of number: 3.0 is 3. Beyond 64 bits nothing here counts, and no message can carry it."""
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    if type(value) is int and not -(2**63) <= value < 2**63:
+        raise ValueError("must be an integer of at most 64 bits")
+    return value
+
+
+def _all_whole(values: Any) -> Any:
+    """``_whole`` of a long list, at no cost where nothing needs it."""
+    if isinstance(values, list) and float in set(map(type, values)):
+        return [int(x) if type(x) is float and x.is_integer() else x for x in values]
+    return values
+
+
+Integer = Annotated[int, BeforeValidator(_whole)]
 # fail_fast: a list of a million wrong items makes one error, not a million.
-TokenId = Annotated[int, Field(ge=0)]
-TokenIds = Annotated[list[TokenId], Field(fail_fast=True)]
+TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(fail_fast=True), BeforeValidator(_all_whole)]
+Texts = Annotated[list[str], Field(fail_fast=True)]
 
 
 class Wire(BaseModel):
     """Base of all bodies. ``unsupported``: fields that clients know and that are not served, with the reason."""
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, frozen=True, protected_namespaces=())
-    unsupported: ClassVar[dict[str, str]] = {}
+    unsupported: ClassVar[Mapping[str, str]] = {}
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_unsupported(cls, data: Any) -> Any:
-        for name, reason in cls.unsupported.items():
-            if isinstance(data, dict) and data.get(name) not in (None, False, [], {}, ""):
-                raise ValueError(f"`{name}` is not supported: {reason}")
+        if isinstance(data, dict) and (name := find_unserved(data, cls.unsupported)) is not None:
+            raise ValueError(f"`{name}` is not supported: {cls.unsupported[name]}")
         return data
+
+
+class ModelBody(Wire):
+    """What every body with a prompt or tokens shares: which model it means, and what is not served anywhere.
+
+    Without ``model`` that is the base. Other servers take the name of an adapter beside the base's: LoRAX in
+    ``adapter_id``, SGLang in ``lora_path``, which may have an entry for each prompt.
+    """
+
+    unsupported: ClassVar[Mapping[str, str]] = UNSERVED
+
+    model: str | None = Field(None, min_length=1, max_length=MAX_MODEL_CHARS)
+    adapter_id: str | None = Field(None, max_length=MAX_MODEL_CHARS)
+    lora_path: str | Annotated[list[str | None], Field(fail_fast=True)] | None = None
+
+    @model_validator(mode="after")
+    def _check_adapter(self) -> ModelBody:
+        paths = set(self.lora_path) if isinstance(self.lora_path, list) else {self.lora_path}
+        if len(paths) > 1:
+            raise ValueError("`lora_path` names several adapters, and a request goes to one; send a request for each")
+        if any(len(path or "") > MAX_MODEL_CHARS for path in paths):
+            raise ValueError(f"`lora_path` must be the name of an adapter, of at most {MAX_MODEL_CHARS} characters")
+        if self.adapter_id and self.adapter != self.adapter_id:
+            raise ValueError("`lora_path` and `adapter_id` name different adapters; leave one of them out")
+        return self
+
+    @property
+    def adapter(self) -> str | None:
+        """The adapter that is named beside the model."""
+        path = next(iter(self.lora_path), None) if isinstance(self.lora_path, list) else self.lora_path
+        return path or self.adapter_id or None
+
+    def named(self, base_name: str) -> str:
+        """The model that answers: an adapter that is named beside the base is meant, not the base."""
+        model = self.model or base_name
+        return (self.adapter or model) if model == base_name else model
 
 
 class StreamOptions(Wire):
@@ -51,33 +112,36 @@ class StreamOptions(Wire):
     continuous_usage_stats: bool | None = False
 
 
-class SamplingBody(Wire):
+class SamplingBody(ModelBody):
     """The fields that chat completions and completions share."""
 
-    model: str = Field(min_length=1, max_length=512)
-    max_tokens: int | None = Field(None, ge=0)
+    max_tokens: Integer | None = Field(None, ge=0)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
-    n: int | None = Field(None, ge=1, le=128)
-    stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
+    n: Integer | None = Field(None, ge=1, le=128)
+    best_of: Integer | None = Field(None, ge=1, le=128)
+    stop: str | Texts | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     logit_bias: dict[str, float] | None = None
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    user: str | None = None
+    seed: Integer | None = None
+    response_format: dict[str, Any] | None = None
     # extensions
-    top_k: int | None = Field(None, ge=-1)
+    top_k: Integer | None = Field(None, ge=-1)
     min_p: float | None = Field(None, ge=0, le=1)
-    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    repetition_penalty: float | None = Field(None, ge=MIN_REPETITION_PENALTY, le=10)
+    allowed_token_ids: TokenIds | None = Field(None, max_length=MAX_ALLOWED_TOKEN_IDS)
+    bad_words: Texts | None = Field(None, max_length=MAX_BAD_WORDS)
     stop_token_ids: TokenIds | None = Field(None, max_length=MAX_STOP_TOKEN_IDS)
     ignore_eos: bool | None = None
-    min_tokens: int | None = Field(None, ge=0)
+    min_tokens: Integer | None = Field(None, ge=0)
+    truncate_prompt_tokens: Integer | None = Field(None, ge=-1)
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     cache_salt: str | None = Field(None, max_length=256)
-    prompt_logprobs: int | None = Field(None, ge=0, le=20)
+    prompt_logprobs: Integer | None = Field(None, ge=0, le=20)
 
     @field_validator("stop")
     @classmethod
@@ -89,22 +153,47 @@ class SamplingBody(Wire):
             raise ValueError(f"each stop string must have 1 to {MAX_STOP_CHARS} characters")
         return stop
 
+    @field_validator("bad_words")
+    @classmethod
+    def _check_bad_words(cls, words: list[str] | None) -> list[str] | None:
+        if any(not word or len(word) > MAX_BAD_WORD_CHARS for word in words or ()):
+            raise ValueError(f"each word must have 1 to {MAX_BAD_WORD_CHARS} characters")
+        return words
+
+    @field_validator("truncate_prompt_tokens")
+    @classmethod
+    def _check_truncation(cls, kept: int | None) -> int | None:
+        if kept == 0:
+            raise ValueError("must be at least 1, or -1 to keep as many tokens as fit")
+        return kept
+
+    @field_validator("response_format")
+    @classmethod
+    def _check_format(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        asked = {name: setting for name, setting in (value or {}).items() if setting not in (None, False, {}, [])}
+        if asked not in ({}, {"type": "text"}):
+            raise ValueError("only {'type': 'text'} is served; ask for the form in the prompt, and check the answer")
+        return value
+
     @field_validator("logit_bias", mode="before")
     @classmethod
-    def _count_logit_bias(cls, bias: Any) -> Any:
-        if isinstance(bias, dict) and len(bias) > MAX_LOGIT_BIAS:
+    def _check_logit_bias(cls, bias: Any) -> Any:
+        if not isinstance(bias, dict):
+            return bias
+        if len(bias) > MAX_LOGIT_BIAS:
             raise ValueError(f"at most {MAX_LOGIT_BIAS} entries")
+        for token, value in bias.items():
+            if not (token.isascii() and token.isdigit() and len(token) < 10 and str(int(token)) == token):
+                raise ValueError(f"the key {quote(token)} is no token id, like '42'")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not -100 <= value <= 100:
+                raise ValueError(f"the value of the key {quote(token)} must be a number between -100 and 100")
         return bias
 
-    @field_validator("logit_bias")
-    @classmethod
-    def _check_logit_bias(cls, bias: dict[str, float] | None) -> dict[str, float] | None:
-        for token, value in (bias or {}).items():
-            if not (token.isascii() and token.isdigit() and len(token) < 10):
-                raise ValueError("keys must be token ids")
-            if not -100 <= value <= 100:
-                raise ValueError("values must be between -100 and 100")
-        return bias
+    @model_validator(mode="after")
+    def _check_best_of(self) -> SamplingBody:
+        if self.best_of is not None and self.best_of != (self.n or 1):
+            raise ValueError("`best_of` is not supported other than equal to `n`; ask for `n` outputs and choose")
+        return self
 
     @model_validator(mode="after")
     def _check_stream_options(self) -> SamplingBody:
@@ -135,6 +224,12 @@ class ChatMessage(Wire):
     """One message of a conversation; other fields (name, tool calls of a history) go to the template as they are."""
 
     model_config = ConfigDict(extra="allow")
+    unsupported: ClassVar[Mapping[str, str]] = {
+        "prefix": "use `continue_final_message`",
+        "partial": "use `continue_final_message`",
+        "audio": "only text is served",
+        "images": "only text is served",
+    }
 
     role: str = Field(min_length=1, max_length=64)
     content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
@@ -158,27 +253,19 @@ class ChatMessage(Wire):
 class ChatCompletionBody(SamplingBody):
     """``POST /v1/chat/completions``."""
 
-    unsupported: ClassVar[dict[str, str]] = {
-        "tools": "this server does not call tools",
-        "functions": "this server does not call functions",
-        "audio": "only text is served",
-        "chat_template": "templates come only from the operator of the server",
+    unsupported: ClassVar[Mapping[str, str]] = {
+        **UNSERVED,
+        "echo": "an answer does not repeat its conversation; use /v1/completions",
+        "add_special_tokens": "the chat template writes them; use /v1/completions for a prompt as it is",
+        "suffix": "the base cannot fill in the middle; leave it out",
     }
 
     messages: Annotated[list[ChatMessage], Field(fail_fast=True)] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: Integer | None = Field(None, ge=1)
+    max_tokens: Integer | None = Field(None, ge=1)
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=20)
-    response_format: dict[str, Any] | None = None
+    top_logprobs: Integer | None = Field(None, ge=0, le=20)
     chat_template_kwargs: dict[str, Any] | None = Field(None, max_length=MAX_TEMPLATE_KWARGS)
-
-    @field_validator("response_format")
-    @classmethod
-    def _check_format(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        if value is not None and value.get("type") != "text":
-            raise ValueError("only {'type': 'text'} is supported")
-        return value
 
     @field_validator("chat_template_kwargs")
     @classmethod
@@ -197,14 +284,17 @@ class ChatCompletionBody(SamplingBody):
 class CompletionBody(SamplingBody):
     """``POST /v1/completions``."""
 
-    unsupported: ClassVar[dict[str, str]] = {"suffix": "the base cannot fill in the middle; leave it out"}
+    unsupported: ClassVar[Mapping[str, str]] = {
+        **UNSERVED,
+        "suffix": "the base cannot fill in the middle; leave it out",
+        "chat_template_kwargs": "a prompt is not rendered; use /v1/chat/completions",
+        "top_logprobs": "use `logprobs`, the number of alternatives",
+        "max_completion_tokens": "use `max_tokens`",
+    }
 
-    prompt: (
-        str | Annotated[list[str], Field(fail_fast=True)] | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)]
-    )
+    prompt: str | Texts | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)]
     echo: bool | None = None
-    logprobs: int | None = Field(None, ge=0, le=5)
-    best_of: int | None = Field(None, ge=1, le=128)
+    logprobs: Integer | None = Field(None, ge=0, le=5)
     add_special_tokens: bool | None = None
 
     @field_validator("prompt", mode="before")
@@ -212,15 +302,14 @@ class CompletionBody(SamplingBody):
     def _check_prompt(cls, prompt: Any) -> Any:
         if prompt == []:
             raise ValueError("the list of prompts is empty")
-        kinds = {type(item) for item in prompt} if isinstance(prompt, list) else {type(prompt)}
-        if kinds not in ({str}, {int}, {list}) or (kinds == {int} and not isinstance(prompt, list)):
+        kinds = set(map(type, prompt)) if isinstance(prompt, list) else {type(prompt)}
+        numbers = kinds <= {int, float}
+        if not (numbers or kinds in ({str}, {list})) or (numbers and not isinstance(prompt, list)):
             raise ValueError("must be a text, a list of texts, token ids, or a list of lists of token ids")
         return prompt
 
     @model_validator(mode="after")
-    def _check_best_of(self) -> CompletionBody:
-        if self.best_of is not None and self.best_of != (self.n or 1):
-            raise ValueError("`best_of` is not supported other than equal to `n`; ask for `n` outputs and choose")
+    def _check_output(self) -> CompletionBody:
         if self.max_tokens == 0 and not self.echo:
             raise ValueError("`max_tokens` must be at least 1 (0 is for scoring a prompt with `echo: true`)")
         return self
@@ -235,26 +324,25 @@ class CompletionBody(SamplingBody):
         return self.prompt
 
 
-class TokenizeBody(Wire):
+class TokenizeBody(ModelBody):
     """``POST /tokenize``: a text, or a conversation."""
 
-    model: str | None = None
     prompt: str | None = None
     messages: Annotated[list[ChatMessage], Field(fail_fast=True)] | None = Field(None, min_length=1)
+    truncate_prompt_tokens: Integer | None = Field(None, ge=1)
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
 
     @model_validator(mode="after")
     def _one_of(self) -> TokenizeBody:
         if (self.prompt is None) == (self.messages is None):
-            raise ValueError("give either `prompt` or `messages`")
+            raise ValueError("`prompt` or `messages` must be given, and not both")
         return self
 
 
-class DetokenizeBody(Wire):
+class DetokenizeBody(ModelBody):
     """``POST /detokenize``."""
 
-    model: str | None = None
     tokens: TokenIds
 
 

@@ -14,7 +14,7 @@ from typing import Self
 
 from adapters.names import check_name
 from adapters.quoting import quote
-from server.adapter_key import AdapterKey
+from server.adapter_key import AdapterKey, version_number
 from server.catalog.versions import AdapterVersion, VersionHistory, VersionState
 from server.errors import ConflictError, InvalidRequestError, UnknownModelError
 
@@ -241,7 +241,7 @@ class Registry:
         raise UnknownModelError(f"The model {quote(name)} does not exist. GET /v1/models lists what is served.")
 
     def _version(self, entry: VersionHistory, name: str, number: str) -> AdapterVersion:
-        version = entry.get(int(number)) if number.isdecimal() and len(number) < 10 else None
+        version = entry.get(version_number(number))
         if version is None:
             raise UnknownModelError(f"The adapter {quote(name)} has no version {quote(number)}.")
         return version

@@ -28,7 +28,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     ``temperature`` 0 is greedy. ``top_k`` 0 and ``top_p`` 1 keep everything. ``seed`` is always set: the API draws
     one when the client gives none. ``logprobs`` n asks for the n most likely tokens besides the chosen one (0: only
     the chosen); None for none. ``prompt_logprobs`` likewise for prompt tokens. ``stop_token_ids`` end the output,
-    as the base's end-of-sequence ids do unless ``ignore_eos``; neither before ``min_tokens``.
+    as the base's end-of-sequence ids do unless ``ignore_eos``; neither before ``min_tokens``. Outputs are of
+    ``allowed_token_ids`` alone, unless that is empty, and hold none of the token sequences ``bad_words``.
     """
 
     max_tokens: int
@@ -42,6 +43,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     logit_bias: dict[int, float] = {}
+    allowed_token_ids: tuple[int, ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None

@@ -8,6 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
 
 from server.adapter_key import AdapterKey
 from server.engine.messages import EngineRequest, FinishReason, SamplingParams, TokenLogprobs
@@ -56,6 +60,23 @@ class TokenHistory:
         self.output_counts[i] += 1
 
 
+class BadWords:
+    """Token sequences that must not be generated, indexed so that a step looks only at those that may end with it."""
+
+    def __init__(self, words: Sequence[Sequence[int]]) -> None:
+        self._single = [word[0] for word in words if len(word) == 1]
+        self._longer: dict[int, list[list[int]]] = {}  # by the last token but one
+        for word in words:
+            if len(word) > 1:
+                self._longer.setdefault(word[-2], []).append(list(word))
+
+    def last_tokens(self, token_ids: Sequence[int], num_outputs: int) -> list[int]:
+        """The tokens that would complete a word. Only the last ``num_outputs`` of ``token_ids`` count, the output."""
+        candidates = self._longer.get(token_ids[-1], ()) if num_outputs else ()
+        longer = [w[-1] for w in candidates if len(w) - 1 <= num_outputs and token_ids[1 - len(w) :] == w[:-1]]
+        return self._single + longer
+
+
 @dataclass(eq=False)
 class Request:
     """The state of one request.
@@ -89,6 +110,8 @@ class Request:
     num_cached_tokens: int = 0
     prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=lambda: [None])
     history: TokenHistory | None = None
+    allowed: NDArray[np.int64] | None = None
+    bad_words: BadWords | None = None
 
     @classmethod
     def make(
@@ -107,6 +130,8 @@ class Request:
             arrived_at=now,
             stop_ids=frozenset(sampling.stop_token_ids) | frozenset(() if sampling.ignore_eos else eos_token_ids),
             history=TokenHistory(message.prompt_ids) if penalized else None,
+            allowed=np.unique(sampling.allowed_token_ids).astype(np.int64) if sampling.allowed_token_ids else None,
+            bad_words=BadWords(sampling.bad_words) if sampling.bad_words else None,
         )
 
     def attach(self, num_virtual_tokens: int, max_model_len: int, start_ids: Sequence[int] = ()) -> None:
@@ -152,6 +177,14 @@ class Request:
         """Whether the next token must not end the output."""
         return self.num_output_tokens < self.sampling.min_tokens
 
+    @property
+    def forbidden_tokens(self) -> list[int]:
+        """What must not come next: an end before ``min_tokens``, the last token of a bad word."""
+        ends = list(self.stop_ids) if self.forbids_stop else []
+        if self.bad_words is None:
+            return ends
+        return ends + self.bad_words.last_tokens(self.token_ids, self.num_output_tokens)
+
     def append(self, token: int) -> FinishReason | None:
         """Add a sampled token; returns why the request is over, if it is."""
         may_stop = not self.forbids_stop
@@ -173,9 +206,10 @@ def find_problem(request: Request, vocab_size: int, max_model_len: int) -> str |
     """Why an attached request can never run, in words for its client; None if it can."""
     if not request.prompt_ids:
         return "The prompt is empty; it needs at least one token."
-    ids = [*request.prompt_ids, *request.sampling.logit_bias]
+    sampling = request.sampling
+    ids = (*request.prompt_ids, *sampling.logit_bias, *sampling.allowed_token_ids, *chain(*sampling.bad_words))
     if min(ids) < 0 or max(ids) >= vocab_size:
-        return f"Token ids in the prompt and in logit_bias must be between 0 and {vocab_size - 1}."
+        return f"Token ids in the prompt and in sampling parameters must be between 0 and {vocab_size - 1}."
     if request.num_start_tokens and request.sampling.prompt_logprobs is not None:
         return "The base is an encoder-decoder: it reads a prompt and has no log-probabilities of its tokens."
     if request.max_tokens < min(1, request.sampling.max_tokens):

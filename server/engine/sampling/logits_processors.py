@@ -1,6 +1,6 @@
-"""Changes to logits that a request asks for: bias, penalties, no stop before ``min_tokens``.
+"""Changes to logits that a request asks for: bias, penalties, tokens it allows or forbids.
 
-Sparse: work is proportional to the tokens concerned, never rows × vocabulary.
+Work is proportional to the tokens concerned, and to rows × vocabulary only where tokens are allowed or forbidden.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,15 +17,21 @@ from server.engine.request import Request
 
 def needs_processing(request: Request) -> bool:
     """Whether any of the changes concerns the request's next token."""
-    return bool(request.history or request.sampling.logit_bias or (request.forbids_stop and request.stop_ids))
+    if request.history or request.sampling.logit_bias or request.allowed is not None or request.bad_words:
+        return True
+    return bool(request.forbids_stop and request.stop_ids)
 
 
 def process_logits(logits: Tensor, requests: Sequence[Request]) -> Tensor:
-    """``logits`` [n, vocab] of ``requests`` after bias, then penalties, then ``min_tokens``; the input is kept."""
+    """``logits`` [n, vocab] of ``requests`` after bias, penalties, and what they allow and forbid; the input is kept.
+
+    No row is left without a token: what would forbid all that is allowed forbids nothing.
+    """
     logits = logits.clone()
     _add_bias(logits, requests)
     _penalize(logits, requests)
-    _forbid_stop(logits, requests)
+    _keep_allowed(logits, requests)
+    _forbid(logits, requests)
     return logits
 
 
@@ -60,16 +67,27 @@ def _penalize(logits: Tensor, requests: Sequence[Request]) -> None:
     logits[rows, tokens] = values - frequency * counts - presence * (counts > 0)
 
 
-def _forbid_stop(logits: Tensor, requests: Sequence[Request]) -> None:
+def _keep_allowed(logits: Tensor, requests: Sequence[Request]) -> None:
+    limited = [(i, r.allowed) for i, r in enumerate(requests) if r.allowed is not None]
+    if limited:
+        concerned = [i for i, _ in limited]
+        rows = torch.from_numpy(np.repeat(concerned, [len(allowed) for _, allowed in limited])).to(logits.device)
+        tokens = torch.from_numpy(np.concatenate([allowed for _, allowed in limited])).to(logits.device)
+        kept = logits[rows, tokens]
+        logits[concerned] = -torch.inf
+        logits[rows, tokens] = kept
+
+
+def _forbid(logits: Tensor, requests: Sequence[Request]) -> None:
     vocab_size = logits.shape[1]
-    forbidden = [
-        (i, [t for t in r.stop_ids if 0 <= t < vocab_size])
-        for i, r in enumerate(requests)
-        if r.forbids_stop and r.stop_ids
-    ]
+    found = ((i, [t for t in r.forbidden_tokens if 0 <= t < vocab_size]) for i, r in enumerate(requests))
+    forbidden = [(i, tokens) for i, tokens in found if tokens]
     if forbidden:
         rows, tokens = _pairs(logits, forbidden)
+        before = logits[rows, tokens]
         logits[rows, tokens] = -torch.inf
+        emptied = logits.amax(dim=-1) == -torch.inf
+        logits[rows, tokens] = before.where(emptied[rows], -torch.inf)
 
 
 def _pairs(

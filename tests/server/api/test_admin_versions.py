@@ -15,7 +15,7 @@ import httpx
 import openai
 import pytest
 
-from server.api.prepare import Job, completion_job
+from server.api.prepare import Job, asked_model, completion_job
 from server.api.wire import CompletionBody
 from server.engine.messages import RequestOutput
 from tests.server.api.support import BASE, answer, archive, error_of, wanted
@@ -204,7 +204,7 @@ def test_a_request_that_came_before_a_deletion_is_prepared_and_answered(
     context = server.context
 
     async def late() -> tuple[Job, list[RequestOutput]]:
-        with context.registry.lease(body.model) as lease:
+        with context.registry.lease(asked_model(context.registry, body)) as lease:
             await context.lifecycle.remove_version(NAME, 1)
             job = await completion_job(context, body, lease.key, 0.0)
             return job, [output async for output in context.engine.submit(job.requests()[0])]

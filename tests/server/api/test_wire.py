@@ -57,10 +57,15 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
     (CHAT, {"top_logprobs": 2}, "top_logprobs"),
     (CHAT, {"stream": "yes"}, "stream"),
-    (CHAT, {"tools": [{"type": "function"}]}, "tools"),
-    (CHAT, {"functions": [{"name": "f"}]}, "functions"),
     (CHAT, {"response_format": {"type": "json_object"}}, "response_format"),
-    (CHAT, {"chat_template": "{{ 'a' * 10**10 }}"}, "chat_template"),
+    (CHAT, {"bad_words": [""]}, "bad_words"),
+    (CHAT, {"bad_words": ["x" * 65]}, "bad_words"),
+    (CHAT, {"bad_words": ["x"] * 129}, "bad_words"),
+    (CHAT, {"bad_words": "x"}, "bad_words"),
+    (CHAT, {"allowed_token_ids": [320]}, "allowed_token_ids"),
+    (CHAT, {"allowed_token_ids": [1] * 4097}, "allowed_token_ids"),
+    (CHAT, {"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
+    (CHAT, {"truncate_prompt_tokens": -2}, "truncate_prompt_tokens"),
     (CHAT, {"chat_template_kwargs": {"chat_template": "x"}}, "chat_template_kwargs"),
     (TEXT, {"prompt": None}, "prompt"),
     (TEXT, {"prompt": []}, "prompt"),
@@ -73,7 +78,6 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     (TEXT, {"prompt": [320]}, "prompt"),
     (TEXT, {"prompt": ["x"] * 257}, "prompt"),
     (TEXT, {"prompt": ["x"] * 100, "n": 3}, "prompt"),
-    (TEXT, {"suffix": "tail"}, "suffix"),
     (TEXT, {"best_of": 5}, "best_of"),
     (TEXT, {"logprobs": 6}, "logprobs"),
     (TEXT, {"max_tokens": 0}, "max_tokens"),
@@ -117,8 +121,90 @@ def test_numbers_that_are_none(server: Live) -> None:
             error_of(http.post(TEXT, content=content))
 
 
-def test_a_missing_model(server: Live) -> None:
-    assert error_of(server.post(TEXT, {"prompt": "x"}))["param"] == "model"
+@pytest.mark.parametrize("model", [{}, {"model": None}])
+def test_no_model_means_the_base(server: Live, model: dict[str, Any]) -> None:
+    for path, body in ((CHAT, {"messages": HELLO}), (TEXT, {"prompt": "x"})):
+        answer = server.post(path, {**model, **body, "max_tokens": 1})
+        assert answer.json()["model"] == BASE
+        assert "x-hotswap-adapter" not in answer.headers
+
+
+INTEGERS: list[tuple[str, str, dict[str, Any]]] = [
+    *((CHAT, name, {}) for name in ("max_tokens", "max_completion_tokens", "n", "seed", "top_k", "min_tokens")),
+    (CHAT, "top_logprobs", {"logprobs": True}),
+    (CHAT, "truncate_prompt_tokens", {}),
+    *((TEXT, name, {}) for name in ("max_tokens", "n", "best_of", "seed", "top_k", "min_tokens", "logprobs")),
+    ("/tokenize", "truncate_prompt_tokens", {}),
+]
+
+
+@pytest.mark.parametrize(("path", "name", "more"), INTEGERS, ids=str)
+def test_integers(server: Live, path: str, name: str, more: dict[str, Any]) -> None:
+    good = {"messages": HELLO} if path == CHAT else {"prompt": "x"}
+    body = {**good, "max_tokens": 2, **more} if path != "/tokenize" else good
+    assert server.post(path, {**body, name: 1.0}).status_code == 200
+    for wrong in (1.5, True, "1", [1], 2**63, -(2**63) - 1, 10**4000, 1e300):
+        error = error_of(server.post(path, {**body, name: wrong}))
+        assert (error["param"], len(error["message"]) < 100) == (name, True)
+        assert error["message"].startswith(f"{name}: must be ")
+    with server.http() as http:
+        for digits in (b"1e999", b"-1e999", b"9" * 5000):
+            content = json.dumps({**body, name: 0}).encode().replace(b'": 0}', b'": ' + digits + b"}")
+            assert len(error_of(http.post(path, content=content))["message"]) < 200
+
+
+@pytest.mark.parametrize("name", ["stop_token_ids", "allowed_token_ids", "prompt"])
+def test_lists_of_integers(server: Live, name: str) -> None:
+    body = {"prompt": "x", "max_tokens": 1}
+    assert server.post(TEXT, {**body, name: [5.0, 6]}).status_code == 200
+    for wrong in ([5, 6.5], [2**64], [10**4000], [-1], [1e300], [300_000]):
+        error = error_of(server.post(TEXT, {**body, name: wrong}))
+        assert error["param"].partition("[")[0] == name
+        assert len(error["message"]) < 100
+    assert server.post("/detokenize", {"tokens": [72.0, 73]}).json() == {"prompt": "ij"}
+
+
+@pytest.mark.parametrize("penalty", [1e-320, 1e-30, 1e-5, 0.0099])
+def test_a_repetition_penalty_near_zero(server: Live, penalty: float) -> None:
+    error = error_of(server.post(TEXT, {"prompt": "x", "repetition_penalty": penalty}))
+    assert error["message"] == "repetition_penalty: must be at least 0.01"
+
+
+FLOATS = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_floats(server: Live, name: str) -> None:
+    body = {"prompt": "x", "max_tokens": 1}
+    assert server.post(TEXT, {**body, name: 1}).status_code == 200
+    for wrong in (True, "1", [1], 1e308, -1e308, 10**400, 10**4000, -(10**4000)):
+        error = error_of(server.post(TEXT, {**body, name: wrong}))
+        assert (error["param"], len(error["message"]) < 100) == (name, True)
+        assert error["message"].startswith(f"{name}: must be ")
+
+
+@pytest.mark.parametrize("temperature", [0, 1e-320, 2])
+@pytest.mark.parametrize("penalty", [0.01, 10])
+def test_extreme_numbers_that_are_served(server: Live, temperature: float, penalty: float) -> None:
+    body = {"prompt": "xyxyxy", "max_tokens": 20, "repetition_penalty": penalty, "temperature": temperature}
+    extreme = {"top_k": 2**63 - 1, "top_p": 1e-320, "min_p": 1e-320, "frequency_penalty": -2, "logprobs": 3}
+    for more in ({}, extreme):
+        answer = server.post(TEXT, {**body, **more, "logit_bias": {"5": 100, "6": -100}})
+        assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("key", ["x" * 100_000, "01", "+1", "-1", "1.0", " 1", "\uff11", "9" * 5000, ""])
+def test_a_wrong_logit_bias_names_its_key(server: Live, key: str) -> None:
+    error = error_of(server.post(TEXT, {"prompt": "x", "logit_bias": {"5": 1, key: 1}}))
+    assert error["param"] == "logit_bias"
+    assert ascii(key)[:60] in error["message"]
+    assert len(error["message"]) < 200
+
+
+@pytest.mark.parametrize("value", ["x", None, [], True, 10**400, -101, "x" * 100_000])
+def test_a_wrong_logit_bias_names_the_key_of_its_value(server: Live, value: Any) -> None:
+    error = error_of(server.post(TEXT, {"prompt": "x", "logit_bias": {"5": 1, "77": value}}))
+    assert error["message"] == "logit_bias: the value of the key '77' must be a number between -100 and 100"
 
 
 @pytest.mark.parametrize("model", ["nobody", "nobody@1", "lora@2", "lora@x", "tiny:nobody", "", "x" * 512, "../../etc"])

@@ -40,7 +40,21 @@ def test_every_way_to_name_a_model(registry: Registry) -> None:
 
 @pytest.mark.parametrize(
     "model",
-    ["", "nobody", "json@2", "json@0", "json@-1", "json@one", "json@" + "9" * 5000, f"{BASE}:", "other:json", "@1"],
+    [
+        *(
+            "",
+            "nobody",
+            "json@2",
+            "json@0",
+            "json@-1",
+            "json@one",
+            "json@" + "9" * 5000,
+            f"{BASE}:",
+            "other:json",
+            "@1",
+        ),
+        *("json@01", "json@+1", "json@1 ", "json@ 1", "json@1\n", "json@\uff11", "json@\u0661", "json@1.0", "json@@1"),
+    ],
 )
 def test_what_does_not_exist_is_refused_shortly(registry: Registry, model: str) -> None:
     add(registry, "json")

@@ -55,12 +55,22 @@ def test_no_history_without_penalties() -> None:
     assert make_request().history is None
 
 
+def test_what_must_not_come_next() -> None:
+    request = make_request(prompt_ids=[1, 2], eos=(9,), min_tokens=1, bad_words=((5,), (2, 6), (1, 2, 7), (7, 7, 8)))
+    assert sorted(request.forbidden_tokens) == [5, 9]
+    for token, forbidden in ((1, [5]), (2, [5, 6, 7]), (7, [5]), (7, [5, 8]), (2, [5, 6])):
+        request.append(token)
+        assert sorted(request.forbidden_tokens) == forbidden
+
+
 @pytest.mark.parametrize(
     ("request_", "words"),
     [
         (make_request(), None),
         (make_request(prompt_ids=[1, 64]), "between 0 and 63"),
         (make_request(logit_bias={-1: 1.0}), "between 0 and 63"),
+        (make_request(allowed_token_ids=(3, 64)), "between 0 and 63"),
+        (make_request(bad_words=((3,), (5, 64))), "between 0 and 63"),
         (make_request(prompt_ids=[1] * 10, max_model_len=10), "10 tokens of the model's context"),
         (make_request(prompt_ids=[1] * 8, num_virtual_tokens=2, max_model_len=10), "2 virtual"),
         (make_request(prompt_ids=[1] * 10, max_tokens=0, max_model_len=10), None),

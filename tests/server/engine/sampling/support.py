@@ -32,5 +32,7 @@ def random_request(rng: random.Random) -> Request:
         repetition_penalty=rng.choice([1.0, 1.2]),
         logit_bias=rng.choice([{}, {5: 20.0, 9: -100.0}]),
         min_tokens=rng.choice([0, 3]),
+        allowed_token_ids=rng.choice([(), (), tuple(rng.sample(range(VOCAB), 40))]),
+        bad_words=rng.choice([(), ((5,), (9, 5)), tuple((t, t) for t in range(VOCAB))]),
         logprobs=rng.choice([None, 0, 4]),
     )

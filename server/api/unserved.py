@@ -1,0 +1,166 @@
+"""Fields that clients of other servers send and that are not served here, each with its reason.
+
+To ignore one would answer a request that was not made: an output that was to be JSON, of another adapter, or shorter.
+What asks for nothing (bookkeeping, speed) stands in no table, and like fields that nobody knows it is ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+_BY_REASON = {
+    "name the adapter in `model`; GET /v1/models lists what is served": """
+        lora lora_request lora_name lora_id lora_int_id lora_adapter lora_adapters lora_weights loras adapter adapters
+        adapter_name adapter_names adapters_name""",
+    "adapters are uploaded to this server first; name one of GET /v1/models": "adapter_source adapter_revision",
+    "one adapter answers a request; merge them before the upload": "merged_adapters adapter_weights",
+    "outputs are not held to a form; ask for the form in the prompt, and check the answer": """
+        structured_outputs guided_json guided_regex guided_choice guided_grammar guided_json_object guided_decoding
+        guided_decoding_params guided_decoding_backend guided_whitespace_pattern guided_structural_tag structural_tag
+        structured_output response_schema json_schema json_object grammar grammar_lazy grammar_triggers grammar_string
+        grammar_root regex ebnf format output_format whitespace_pattern""",
+    'this server calls no tools; leave it out, or send `tool_choice`: "none"': "tools functions",
+    "this server calls no tools": "tool_choice function_call tool_prompt tool_resources plugins mcp_servers",
+    "this server has no search; put what was found into the prompt": """
+        web_search_options web_search search_parameters enable_search data_sources""",
+    "documents are not rendered; put their text into the prompt": "documents rag_documents citation_options",
+    "only text is read and written": """
+        audio modalities image images image_data image_url video_data audio_data multi_modal_data multi_modal_uuids
+        mm_processor_kwargs media_io_kwargs images_config max_dynamic_patch min_dynamic_patch use_audio_in_video""",
+    "prompts are text or token ids": "prompt_embeds input_embeds inputs_embeds input_ids prompt_token_ids",
+    "templates come only from the operator of the server": "chat_template template",
+    "put it into `messages`": "system system_prompt safe_prompt guideline",
+    "put its fields beside `model`": "extra_body options parameters sampling_params model_kwargs generation_config",
+    "pass it in `chat_template_kwargs`, by the name that the template of the base reads": """
+        reasoning reasoning_effort thinking think enable_thinking""",
+    "thoughts are not counted, cut or told apart; they are part of the text": """
+        thinking_token_budget thinking_budget reasoning_budget reasoning_budget_tokens reasoning_format
+        reasoning_in_content thinking_forced_open reasoning_split include_reasoning""",
+    "ask for it in the prompt": "verbosity",
+    "outputs are sampled, and no beams are searched; ask for `n` outputs and choose": """
+        use_beam_search num_beams beam_width beam_search_diversity_rate num_beam_groups diversity_penalty
+        length_penalty early_stopping num_return_sequences n_cmpl penalty_alpha""",
+    "use `max_tokens`": "max_new_tokens max_length n_predict num_predict max_tokens_to_sample max_output_tokens",
+    "use `min_tokens`": "min_new_tokens min_length",
+    "use `stop`": "stop_sequences stop_words stop_strings end_strings stopping_strings",
+    "patterns do not end an output; use `stop`": "stop_regex",
+    "use `include_stop_str_in_output`": "no_stop_trim",
+    "use `stop_token_ids`": "end_id stop_token_id",
+    "use `ignore_eos`": "ignore_eos_token ban_eos_token",
+    "use `seed`": "random_seed sampling_seed sampler_seed",
+    "use `temperature`, 0 for the likeliest tokens": "do_sample",
+    "use `repetition_penalty`": "repeat_penalty rep_pen",
+    "`repetition_penalty` looks at the whole prompt and output": """
+        repeat_last_n repetition_penalty_range encoder_repetition_penalty prompt_ignore_length""",
+    "use `bad_words`, or `logit_bias` with -100": """
+        bad_words_ids banned_tokens banned_strings custom_token_bans suppress_tokens begin_suppress_tokens""",
+    "use `logit_bias`": "sequence_bias embedding_bias force_words_ids force_words forced_bos_token_id",
+    "use `logprobs`": "n_probs top_n_tokens return_k_alternatives return_logprob top_logprobs_num",
+    "only the likeliest tokens are told; use `logprobs`": "logprob_token_ids token_ids_logprob logprob_start_len",
+    "use `truncate_prompt_tokens`": """
+        truncate truncation max_input_length prompt_truncate_len context_length_exceeded_behavior""",
+    "`truncate_prompt_tokens` keeps the end of a prompt": "truncation_side n_keep n_discard",
+    "use `echo` of /v1/completions": "return_full_text",
+    "the answer has OpenAI's form, without more": """
+        return_token_ids return_tokens_as_token_ids return_tokens return_prompt_token_ids return_prompt_text
+        return_token_offsets return_hidden_states return_routed_experts return_meta_info return_cached_tokens_details
+        return_context_logits return_generation_logits return_encoder_output return_perf_metrics return_progress
+        response_fields details decoder_input_details post_sampling_probs timings_per_token detokenize raw_output""",
+    "this way of sampling is not served; use `temperature`, `top_k`, `top_p` and `min_p`": """
+        typical_p typical tfs tfs_z top_a top_h top_n_sigma nsigma epsilon_cutoff eta_cutoff smoothing_factor
+        smoothing_curve dry_multiplier dry_base dry_allowed_length dry_penalty_last_n dry_sequence_breakers dry_range
+        mirostat mirostat_mode mirostat_target mirostat_lr mirostat_tau mirostat_eta xtc_probability xtc_threshold
+        dynatemp_range dynatemp_exponent dynatemp_low dynatemp_high dynamic_temperature adaptive_target adaptive_decay
+        samplers sampler_priority sampler_order min_keep top_p_min top_p_decay no_repeat_ngram_size repetition_detection
+        guidance_scale cfg_scale negative_prompt""",
+    "requests bring no code or parameters of their own": """
+        logits_processors logits_processor custom_logit_processor custom_params vllm_xargs extra_args""",
+    "outputs are not marked": "watermark watermarking",
+    "outputs are not predicted; leave it out": "prediction",
+    "nothing is moderated here": "moderation safety_model",
+    "all requests have the same right; the least served adapter goes first": "priority",
+    "this server computes prompts itself, and its engines are not chosen by a request": """
+        kv_transfer_params ec_transfer_params disaggregated_params bootstrap_host bootstrap_port bootstrap_room
+        data_parallel_rank routed_dp_rank disagg_prefill_dp_rank id_slot slot_id""",
+    "use no time limit; `max_tokens` bounds an output": "t_max_predict_ms",
+}
+UNSERVED: Mapping[str, str] = MappingProxyType(
+    {name: reason for reason, names in _BY_REASON.items() for name in names.split()}
+)
+"""Field to reason, on every endpoint that reads a prompt."""
+
+_OFF: Mapping[str, tuple[object, ...]] = {
+    **dict.fromkeys(("max_new_tokens", "max_length", "n_predict", "num_predict", "max_tokens_to_sample"), ()),
+    "max_output_tokens": (),
+    "web_search_options": (),  # {} asks for a search
+    "do_sample": (True,),
+    "detokenize": (True,),
+    "modalities": (["text"],),
+    "tool_choice": ("none", "auto"),
+    "function_call": ("none", "auto"),
+    "reasoning_effort": ("none",),
+    "think": (False, "none"),
+    "thinking": (False, {"type": "disabled"}),
+    "include_reasoning": (True,),
+    "reasoning_format": ("none",),
+    "reasoning_budget": (-1,),
+    "reasoning_budget_tokens": (-1,),
+    "thinking_token_budget": (-1,),
+    "thinking_budget": (-1,),
+    "verbosity": ("medium",),
+    "truncation": (False, "disabled", "do_not_truncate"),
+    "truncation_side": ("left",),
+    "context_length_exceeded_behavior": ("error",),
+    "length_penalty": (1, 0),
+    "num_beams": (1,),
+    "beam_width": (1,),
+    "num_beam_groups": (1,),
+    "num_return_sequences": (1,),
+    "n_cmpl": (1,),
+    "repeat_penalty": (1,),
+    "rep_pen": (1,),
+    "encoder_repetition_penalty": (1,),
+    "repeat_last_n": (0, 64, -1),
+    "typical_p": (1,),
+    "typical": (1,),
+    "tfs": (1,),
+    "tfs_z": (1,),
+    "top_n_sigma": (0, -1),
+    "nsigma": (0, -1),
+    "smoothing_curve": (1,),
+    "guidance_scale": (1,),
+    "cfg_scale": (1,),
+    "adaptive_target": (-1,),
+    "adaptive_decay": (0, 0.9),
+    "id_slot": (-1,),
+    "slot_id": (-1,),
+    "end_id": (-1,),
+    "logprob_start_len": (-1,),
+    # What does nothing while its switch is off: the value that clients send then.
+    "dry_base": (0, 1.75),
+    "dry_allowed_length": (0, 2),
+    "dry_penalty_last_n": (0, -1),
+    "dry_sequence_breakers": ([], ["\n", ":", '"', "*"]),
+    "mirostat_tau": (0, 5),
+    "mirostat_eta": (0, 0.1),
+    "xtc_threshold": (0, 0.1, 0.5),
+    "dynatemp_exponent": (0, 1),
+    "dynatemp_low": (0, 1),
+    "dynatemp_high": (0, 1),
+    "top_p_decay": (0, 1),
+}
+_EMPTY: tuple[object, ...] = (False, [], {}, "")  # 0 equals False
+_SWITCHES = {"tools": "tool_choice", "functions": "function_call"}
+
+
+def find_unserved(body: Mapping[str, Any], reasons: Mapping[str, str]) -> str | None:
+    """The first field of ``body``, by name, that stands in ``reasons`` and asks for something."""
+    return next((name for name in sorted(reasons.keys() & body.keys()) if not _is_off(name, body)), None)
+
+
+def _is_off(name: str, body: Mapping[str, Any]) -> bool:
+    if body[name] is None or body[name] in _OFF.get(name, _EMPTY):
+        return True
+    return name in _SWITCHES and "none" in (body.get("tool_choice"), body.get(_SWITCHES[name]))
