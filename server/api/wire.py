@@ -141,14 +141,40 @@ class ChatMessage(Wire):
         return content
 
     def for_template(self) -> dict[str, Any]:
-        """Plain data, content as one string."""
-        plain = {**(self.model_extra or {}), "role": self.role, "content": self.content or ""}
-        if isinstance(self.content, list):
-            plain["content"] = "\n".join(part.text for part in self.content)
-        return plain
+        """Plain data, content as it was sent."""
+        parts = [{"type": part.type, "text": part.text} for part in self.content or () if isinstance(part, TextPart)]
+        content = parts if isinstance(self.content, list) else self.content
+        return {**(self.model_extra or {}), "role": self.role, "content": content}
 
 
-class ChatCompletionBody(SamplingBody):
+class ConversationBody(Wire):
+    """The fields of a conversation that is rendered by a chat template."""
+
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True)] | None = Field(None, min_length=1)
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    given_template_kwargs: dict[str, Any] | None = Field(
+        None, alias="chat_template_kwargs", max_length=MAX_TEMPLATE_KWARGS
+    )
+
+    @field_validator("given_template_kwargs")
+    @classmethod
+    def _check_template_kwargs(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if reserved := sorted(RESERVED_TEMPLATE_KWARGS & set(value or {})):
+            raise ValueError(f"`{reserved[0]}` cannot be set")
+        return value
+
+    @property
+    def chat_template_kwargs(self) -> dict[str, Any]:
+        """All that the template is told beside the messages."""
+        flags = {
+            "add_generation_prompt": self.add_generation_prompt,
+            "continue_final_message": self.continue_final_message,
+        }
+        return {**(self.given_template_kwargs or {}), **{k: v for k, v in flags.items() if v is not None}}
+
+
+class ChatCompletionBody(SamplingBody, ConversationBody):
     """``POST /v1/chat/completions``."""
 
     unsupported: ClassVar[dict[str, str]] = {
@@ -164,20 +190,12 @@ class ChatCompletionBody(SamplingBody):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: dict[str, Any] | None = None
-    chat_template_kwargs: dict[str, Any] | None = Field(None, max_length=MAX_TEMPLATE_KWARGS)
 
     @field_validator("response_format")
     @classmethod
     def _check_format(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
         if value is not None and value.get("type") != "text":
             raise ValueError("only {'type': 'text'} is supported")
-        return value
-
-    @field_validator("chat_template_kwargs")
-    @classmethod
-    def _check_template_kwargs(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        if reserved := sorted(RESERVED_TEMPLATE_KWARGS & set(value or {})):
-            raise ValueError(f"`{reserved[0]}` cannot be set")
         return value
 
     @model_validator(mode="after")
@@ -228,12 +246,11 @@ class CompletionBody(SamplingBody):
         return self.prompt
 
 
-class TokenizeBody(Wire):
+class TokenizeBody(ConversationBody):
     """``POST /tokenize``: a text, or a conversation."""
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[ChatMessage], Field(fail_fast=True)] | None = Field(None, min_length=1)
     add_special_tokens: bool | None = None
 
     @model_validator(mode="after")
