@@ -239,7 +239,8 @@ class AdapterLifecycle:
 
     def _read_chat(self, info: PackageInfo, tokens: Tokens) -> PackageChat:
         """What it brings for conversations, as far as it is served."""
-        return self._vocabulary.fit_chat(read_chat(info.path), tokens, self._engine.info.eos_token_ids)
+        ends = self._engine.info.eos_token_ids if self._engine.ready else ()  # which then refuses the package
+        return self._vocabulary.fit_chat(read_chat(info.path), tokens, ends)
 
     # ---- activating ----
 

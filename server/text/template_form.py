@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Any
 
@@ -55,7 +55,7 @@ def _part(text: str) -> dict[str, str]:
 class TemplateForm:
     """What a template takes. ``content`` by role, that of users for others.
 
-    ``developer``: it knows that role. ``merges_system``: it takes one system message, not several in a row.
+    ``developer``: it knows that role. ``merges_system``: it takes one message of that sort, not several in a row.
     ``text_arguments``: it wants the arguments of tool calls encoded, as clients send them.
     """
 
@@ -113,10 +113,10 @@ def _as_system(message: Message) -> Message:
 
 
 def _merged(messages: Sequence[Message]) -> list[Message]:
-    """``messages`` with neighbouring system messages made one."""
+    """``messages`` with neighbouring system messages made one, of the role of the first."""
     out: list[Message] = []
     for message in messages:
-        if out and message["role"] == out[-1]["role"] == SYSTEM:
+        if out and {message["role"], out[-1]["role"]} <= {SYSTEM, DEVELOPER}:
             texts = [content_text(one.get("content")) for one in (out[-1], message)]
             out[-1] = {**message, **out[-1], "content": "\n\n".join(text for text in texts if text)}
         else:
@@ -139,12 +139,9 @@ def find_form(attempt: Attempt) -> TemplateForm:
     for role in (USER, SYSTEM, ASSISTANT, TOOL):
         if (found := _find_content_form(attempt, role, content.get(USER, ContentForm.TEXT))) is not None:
             content[role] = found
-    form = TemplateForm(content)
-    return TemplateForm(
-        content,
-        developer=_knows_developer(attempt, form),
-        merges_system=_merges_system(attempt, form),
-        text_arguments=_wants_text_arguments(attempt, form),
+    form = TemplateForm(content, developer=_knows_developer(attempt, TemplateForm(content)))
+    return replace(
+        form, merges_system=_merges_system(attempt, form), text_arguments=_wants_text_arguments(attempt, form)
     )
 
 
@@ -181,6 +178,7 @@ def _conversations(role: str, content: Content, user: ContentForm) -> list[list[
         return [[said, asked]]
     if role == ASSISTANT:
         return [[asked, said], [asked, said, asked]]
+    said["tool_call_id"] = _CALL_ID
     return [[asked, _calling({}, user), said], [asked, _calling("{}", user), said], [asked, said]]
 
 
@@ -206,13 +204,18 @@ def _knows_developer(attempt: Attempt, form: TemplateForm) -> bool:
 def _merges_system(attempt: Attempt, form: TemplateForm) -> bool:
     """Whether one system message comes through and of two in a row something is lost."""
 
-    def shows(*said: str) -> bool:
-        messages = [{"role": SYSTEM, "content": form.content_form(SYSTEM).of(text)} for text in said]
-        text = attempt([*messages, {"role": USER, "content": form.content_form(USER).of(_FILLER)}])
-        return text is not None and all(one in text for one in said)
+    def shows(*roles: str) -> bool:
+        said = [f"{_TEXT} {number}" for number in range(len(roles))]
+        messages = [
+            {"role": role, "content": form.content_form(SYSTEM).of(text)}
+            for role, text in zip(roles, said, strict=True)
+        ]
+        found = attempt([*messages, {"role": USER, "content": form.content_form(USER).of(_FILLER)}])
+        return found is not None and all(text in found for text in said)
 
-    first, second = _TEXT + " A", _TEXT + " B"
-    return shows(first) and not shows(first, second)
+    if not shows(SYSTEM):
+        return False
+    return not shows(SYSTEM, SYSTEM) or (form.developer and not shows(SYSTEM, DEVELOPER))
 
 
 def _wants_text_arguments(attempt: Attempt, form: TemplateForm) -> bool:

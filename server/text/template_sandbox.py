@@ -79,9 +79,9 @@ class TemplateSandbox:
         """End all processes, those that render as well."""
         with self._lock:
             self._closed = True
-            for process in self._processes.values():
-                process.kill()
-        self.threads.shutdown(wait=False, cancel_futures=True)
+        for process in self._processes.values():
+            process.close()
+        self.threads.shutdown(cancel_futures=True)
 
     @contextlib.contextmanager
     def _process(self, source: str) -> Iterator[_TemplateProcess]:
@@ -139,10 +139,12 @@ class _TemplateProcess:
                 self.end()
             return answer
 
-    def kill(self) -> None:
+    def close(self) -> None:
         """End the process whatever it does; who waits for it is told so."""
         if (child := self._child) is not None:
             child.kill()
+        with self._lock:
+            self.end()
 
     def end(self, grace: float = 0.0) -> int | None:
         """Let go of the process. One that does not end by itself in ``grace`` seconds is killed; returns its status."""

@@ -7,6 +7,7 @@ written by ``server.text.chat_template``. Imports no torch.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -28,7 +29,7 @@ from server.errors import InvalidRequestError
 from server.text.chat_template import OFFLOAD_CHARS, ChatTemplate, ForeignRenderer, OwnRenderer
 from server.text.template_environment import Message
 from server.text.template_form import TemplateForm
-from server.text.template_sandbox import TemplateSandbox
+from server.text.template_sandbox import TemplateOverrunError, TemplateSandbox
 
 
 def tokens_beside(base: Tokenizer, tokens: Sequence[AddedToken]) -> tuple[AddedToken, ...]:
@@ -177,17 +178,21 @@ class TextProcessor:
     def _end_of_turn(self, warnings: list[str]) -> set[int]:
         """What this template writes behind an answer."""
         assert self._chat is not None
-        problems: list[str] = []
+        problems: list[InvalidRequestError] = []
 
         def render(messages: list[Message]) -> str | None:
             try:
                 return self.render_chat(messages, {"add_generation_prompt": False})
             except InvalidRequestError as error:
-                problems.append(str(error))
+                problems.append(error)
+                if isinstance(error, TemplateOverrunError):  # it would be another time
+                    raise
                 return None
 
+        end = None
         special = [number for number, token in self._backend.get_added_tokens_decoder().items() if token.special]
-        end = end_of_turn(render, lambda text: self.encode(text, add_special_tokens=False), special)
+        with contextlib.suppress(TemplateOverrunError):
+            end = end_of_turn(render, lambda text: self.encode(text, add_special_tokens=False), special)
         warnings += [f"its chat template fails on a short conversation: {problem}" for problem in problems[:1]]
         return set() if end is None else {end}
 
