@@ -175,7 +175,7 @@ async def chat_job(context: ServerContext, body: ChatCompletionBody, adapter: Ad
 
 def reads_plain_text(context: ServerContext, text: TextProcessor) -> bool:
     """Whether the base is an encoder-decoder without a chat template: it reads a text, not a conversation."""
-    return not text.has_chat_template and context.engine.ready and context.engine.info.is_encoder_decoder
+    return not text.has_chat_template and context.engine.info.is_encoder_decoder
 
 
 def last_user_text(messages: list[dict[str, Any]]) -> str:

@@ -28,7 +28,7 @@ async def tokenize(
     text, plain = body.prompt or "", True
     if body.messages is not None:
         messages = [message.for_template() for message in body.messages]
-        plain = reads_plain_text(context, tokenizer)
+        plain = context.engine.ready and reads_plain_text(context, tokenizer)
         if plain:
             text = last_user_text(messages)
         else:

@@ -7,7 +7,7 @@ fails is the request's fault, and its own words are the reason.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, Protocol
 
@@ -17,11 +17,10 @@ from typing_extensions import override
 from bases.fingerprint import template_sha256
 from server.errors import EngineUnavailableError, InvalidRequestError
 from server.text.template_environment import Message, reason_of
-from server.text.template_form import ASSISTANT, TemplateForm, content_text, find_form
+from server.text.template_form import ASSISTANT, TemplateForm, find_form
 from server.text.template_frames import Failure
 from server.text.template_sandbox import TemplateOverrunError, TemplateSandbox
 
-OFFLOAD_CHARS = 4096  # about a millisecond of rendering: beyond it the event loop is not held up
 _TAG = "CONTINUE_FROM_HERE "  # ends in a space, which shows whether the template trims what it is given
 
 
@@ -111,28 +110,29 @@ class ChatTemplate:
         tagged, said = _tagged(self.form.arrange(messages))
         return _up_to_tag(self._render(tagged, given), said)
 
-    async def render_off_loop(self, messages: Sequence[Message], arguments: Mapping[str, Any] | None = None) -> str:
-        """Like ``render``; a long conversation on another thread. A template of an adapter's waits for its turn."""
-        render = partial(self.render, messages, arguments)
-        if isinstance(self._renderer, ForeignRenderer):
-            return await self._in_turn(render, self._renderer.sandbox)
-        if sum(len(content_text(message.get("content"))) for message in messages) <= OFFLOAD_CHARS:
-            return render()
-        return await asyncio.to_thread(render)
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it came with an adapter: ``render`` waits for another process then."""
+        return isinstance(self._renderer, ForeignRenderer)
 
-    async def _in_turn(self, render: Callable[[], str], sandbox: TemplateSandbox) -> str:
-        """Run ``render``, which blocks; one at a time, so that one template cannot take all threads."""
+    async def render_foreign(self, messages: Sequence[Message], arguments: Mapping[str, Any] | None = None) -> str:
+        """As ``render``, off the event loop; one at a time, so that one template cannot take all threads."""
+        assert isinstance(self._renderer, ForeignRenderer)
+        sandbox = self._renderer.sandbox
         try:
-            await asyncio.wait_for(self._turn.acquire(), sandbox.limits.wall_seconds)
+            async with asyncio.timeout(sandbox.limits.wall_seconds):
+                await self._turn.acquire()
         except TimeoutError:
             raise EngineUnavailableError("the adapter's chat template is busy with other requests; try again") from None
+        render = partial(self.render, messages, arguments)
         running = asyncio.get_running_loop().run_in_executor(sandbox.threads, render)
         running.add_done_callback(self._end_turn)
         return await asyncio.shield(running)  # a client that leaves does not end the turn
 
     def _end_turn(self, running: asyncio.Future[str]) -> None:
         self._turn.release()
-        running.exception()  # its client may have gone
+        if not running.cancelled():
+            running.exception()  # seen here, as its client may have gone
 
     def _render(self, messages: Sequence[Message], arguments: Mapping[str, Any]) -> str:
         try:

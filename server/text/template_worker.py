@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import resource
 import signal
 import socket
@@ -41,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def confine(megabytes: int) -> None:
-    """Leave this process ``megabytes`` of address space, no files to write and no processes to start."""
+    """Leave this process ``megabytes`` of address space, no files to write, no processes to start, and others first."""
+    os.nice(10)
     limits = {
         resource.RLIMIT_AS: megabytes * _MEBIBYTE,
         resource.RLIMIT_FSIZE: 0,

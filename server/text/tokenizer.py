@@ -26,9 +26,9 @@ from adapters.quoting import quote
 from bases.end_tokens import end_of_turn, end_token_ids
 from bases.tokenizer import load_tokenizer
 from server.errors import InvalidRequestError
-from server.text.chat_template import OFFLOAD_CHARS, ChatTemplate, ForeignRenderer, OwnRenderer
+from server.text.chat_template import ChatTemplate, ForeignRenderer, OwnRenderer
 from server.text.template_environment import Message
-from server.text.template_form import TemplateForm
+from server.text.template_form import TemplateForm, content_text
 from server.text.template_sandbox import TemplateOverrunError, TemplateSandbox
 
 
@@ -72,6 +72,7 @@ def _native(token: AddedToken) -> tokenizers.AddedToken:
     )
 
 
+OFFLOAD_CHARS = 4096  # about a millisecond of tokenising: beyond it the event loop is not held up
 MAX_EXTENDED = 16  # tokenizers kept for adapters that add tokens; each weighs tens of megabytes
 MAX_TEMPLATES = 256  # of adapters, kept with what is known of them
 
@@ -161,10 +162,10 @@ class TextProcessor:
 
     def _fit_template(self, chat: PackageChat, warnings: list[str]) -> PackageChat:
         """``chat`` with its template where that is another than the base's and may be used."""
-        ours = self._chat.source if self._chat is not None else None
+        ours = self._chat.source.removesuffix("\n") if self._chat is not None else None  # as Jinja reads it
         theirs, special = chat.template, {**self._hf.special_tokens_map, **dict(chat.special_tokens)}
-        differing = {role for role, text in special.items() if self._hf.special_tokens_map.get(role) != text}
-        if theirs is None or (theirs == ours and not any(role in theirs for role in differing)):
+        differing = [role for role, text in special.items() if self._hf.special_tokens_map.get(role) != text]
+        if theirs is None or (theirs.removesuffix("\n") == ours and not any(role in theirs for role in differing)):
             return replace(chat, template=None, special_tokens=())
         if self._sandbox is None:
             instead = "are rendered with the base's" if ours else "cannot be rendered, as the base has none"
@@ -295,7 +296,12 @@ class TextProcessor:
         self, messages: Sequence[Message], template_kwargs: Mapping[str, Any] | None = None
     ) -> str:
         """Like ``render_chat``; what takes a while, or is an adapter's, happens on another thread."""
-        return await self._needed_template.render_off_loop(messages, template_kwargs)
+        template = self._needed_template
+        if template.is_foreign:
+            return await template.render_foreign(messages, template_kwargs)
+        if sum(len(content_text(message.get("content"))) for message in messages) <= OFFLOAD_CHARS:
+            return template.render(messages, template_kwargs)
+        return await asyncio.to_thread(template.render, messages, template_kwargs)
 
     @property
     def _needed_template(self) -> ChatTemplate:
