@@ -26,7 +26,8 @@ from adapters.quoting import quote
 from bases.end_tokens import end_of_turn, end_token_ids
 from bases.tokenizer import load_tokenizer
 from server.errors import InvalidRequestError
-from server.text.chat_template import ChatTemplate, ForeignRenderer, OwnRenderer
+from server.text.adapter_templates import AdapterTemplates
+from server.text.chat_template import ChatTemplate, OwnRenderer
 from server.text.template_environment import Message
 from server.text.template_form import TemplateForm, content_text
 from server.text.template_sandbox import TemplateOverrunError, TemplateSandbox
@@ -74,7 +75,6 @@ def _native(token: AddedToken) -> tokenizers.AddedToken:
 
 OFFLOAD_CHARS = 4096  # about a millisecond of tokenising: beyond it the event loop is not held up
 MAX_EXTENDED = 16  # tokenizers kept for adapters that add tokens; each weighs tens of megabytes
-MAX_TEMPLATES = 256  # of adapters, kept with what is known of them
 
 
 class TextProcessor:
@@ -88,10 +88,9 @@ class TextProcessor:
         Templates of adapters are rendered by ``sandbox``, and not used without one.
         """
         self._hf = tokenizer
-        self._sandbox = sandbox
         source = chat_template or _default_template(tokenizer)
         self._chat = ChatTemplate(source, OwnRenderer(tokenizer, source)) if source else None
-        self._templates = lru_cache(maxsize=MAX_TEMPLATES)(self._template_of)
+        self._templates = AdapterTemplates(source, tokenizer.special_tokens_map, sandbox)
         tokenizer.backend_tokenizer.no_truncation()  # some tokenizer.json files carry a limit: it would cut prompts
         tokenizer.backend_tokenizer.no_padding()
         self._extended = lru_cache(maxsize=MAX_EXTENDED)(self._extend)
@@ -139,7 +138,8 @@ class TextProcessor:
         ``tokens`` are those that it adds to this tokenizer. Raises EngineUnavailableError. Takes a while.
         """
         mine = self.with_tokens(tokens)
-        warnings = list(chat.warnings)
+        served = self._templates.fit(chat)
+        warnings = list(served.warnings)
         ends = {token for token in chat.end_token_ids if mine.has_token(token)}
         if (eos := chat.eos_token) is not None:
             number = mine._backend.token_to_id(eos)
@@ -150,7 +150,6 @@ class TextProcessor:
                 )
             else:
                 ends.add(number)
-        served = self._fit_template(chat, warnings)
         if served.template is not None:
             ends |= mine.with_chat(served)._end_of_turn(warnings)
         if own := sorted(ends - set(base_ends)):
@@ -159,22 +158,6 @@ class TextProcessor:
                 f"it ends an output with {texts}, unlike the base: its outputs end there and where the base's do"
             )
         return replace(served, end_token_ids=tuple(own), warnings=tuple(warnings))
-
-    def _fit_template(self, chat: PackageChat, warnings: list[str]) -> PackageChat:
-        """``chat`` with its template where that is another than the base's and may be used."""
-        ours = self._chat.source.removesuffix("\n") if self._chat is not None else None  # as Jinja reads it
-        theirs, special = chat.template, {**self._hf.special_tokens_map, **dict(chat.special_tokens)}
-        differing = [role for role, text in special.items() if self._hf.special_tokens_map.get(role) != text]
-        if theirs is None or (theirs.removesuffix("\n") == ours and not any(role in theirs for role in differing)):
-            return replace(chat, template=None, special_tokens=())
-        if self._sandbox is None:
-            instead = "are rendered with the base's" if ours else "cannot be rendered, as the base has none"
-            warnings.append(
-                f"it comes with a chat template of its own, which is not used: conversations {instead} (the server's "
-                "--adapter-templates lets adapters use theirs)"
-            )
-            return replace(chat, template=None, special_tokens=())
-        return replace(chat, special_tokens=tuple(sorted(special.items())))
 
     def _end_of_turn(self, warnings: list[str]) -> set[int]:
         """What this template writes behind an answer."""
@@ -199,20 +182,15 @@ class TextProcessor:
 
     def with_chat(self, chat: PackageChat) -> TextProcessor:
         """This tokenizer, writing conversations as ``chat`` says, which ``fit_chat`` gave."""
-        if chat.template is None:
+        if (template := self._templates.get(chat)) is None:
             return self
         found = copy.copy(self)
-        found._chat = self._templates(chat.template, chat.special_tokens)
+        found._chat = template
         return found
-
-    def _template_of(self, source: str, special_tokens: tuple[tuple[str, str], ...]) -> ChatTemplate:
-        assert self._sandbox is not None, "adapters' templates are not allowed"
-        return ChatTemplate(source, ForeignRenderer(self._sandbox, source, dict(special_tokens)))
 
     def close(self) -> None:
         """End what renders adapters' templates."""
-        if self._sandbox is not None:
-            self._sandbox.close()
+        self._templates.close()
 
     # ---- text, tokens, conversations ----
 
