@@ -53,7 +53,8 @@ def check_base(package: AdapterPackage, base: BaseSpec) -> None:
     if theirs is not None and ours is not None and theirs != ours:
         raise BaseMismatchError(
             f"the adapter was trained with another chat template ({theirs[:12]}) than this server uses ({ours[:12]}) "
-            f"for {quote(base.name)}; serve with the template it was trained with, or train it again"
+            f"for {quote(base.name)}; serve with the template it was trained with (--chat-template, or in the package "
+            "and --adapter-templates), or train it again"
         )
 
 

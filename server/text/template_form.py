@@ -74,6 +74,8 @@ class TemplateForm:
         plain = {**message, "content": self.content_form(message["role"]).of(message.get("content"))}
         if isinstance(calls := message.get("tool_calls"), list):
             plain["tool_calls"] = [self._with_arguments(call, "function") for call in calls]
+        if not calls:  # some templates only ask whether there is a list
+            plain.pop("tool_calls", None)
         if "function_call" in message:  # before there were tools
             plain["function_call"] = self._with_arguments(message, "function_call")["function_call"]
         return plain
@@ -98,10 +100,10 @@ class TemplateForm:
 
 def _decoded(arguments: Any) -> Any:
     """The object that an encoded one spells; anything else as it is. Nothing stands for no arguments."""
+    if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
+        return {}
     if not isinstance(arguments, str):
         return arguments
-    if not arguments.strip():
-        return {}
     try:
         return msgspec.json.decode(arguments, type=dict[str, Any])  # strict: no NaN, no lone surrogates
     except (ValueError, RecursionError):

@@ -166,7 +166,7 @@ def test_arguments_that_are_no_object_stay_as_they_are(arguments: str) -> None:
     assert json.dumps(arguments, ensure_ascii=False) in processor(AS_JSON).render_chat(calling(arguments))
 
 
-@pytest.mark.parametrize("arguments", ["", "  "])
+@pytest.mark.parametrize("arguments", ["", "  ", None])
 def test_no_arguments_are_an_empty_object(arguments: str) -> None:
     assert "assistant\n{}<|im_end|>" in processor(AS_JSON).render_chat(calling(arguments))
 
@@ -174,6 +174,12 @@ def test_no_arguments_are_an_empty_object(arguments: str) -> None:
 def test_calls_from_before_there_were_tools() -> None:
     message = {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": '{"a": 1}'}}
     assert 'assistant\n{"a": 1}<' in processor(LEGACY).render_chat([message])
+
+
+@pytest.mark.parametrize("calls", [[], None])
+def test_an_empty_list_of_calls_is_none(calls: Any) -> None:
+    template = ROLE + "{% if m.tool_calls is defined %}CALLS{% else %}{{ m.content }}{% endif %}" + END
+    assert "CALLS" not in processor(template).render_chat([{"role": "assistant", "content": "x", "tool_calls": calls}])
 
 
 @pytest.mark.parametrize("calls", ["x", [1], [None], [{"function": "f"}], [{"function": {"name": "f"}}], {}, 3])
