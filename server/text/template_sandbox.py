@@ -124,7 +124,7 @@ class _TemplateProcess:
             try:
                 sock = self._sock or self._start()
             except OSError as error:
-                self.end()
+                logger.error("no process for a chat template: %s; it ended with status %s", error, self.end(grace=1.0))
                 raise EngineUnavailableError(
                     "there is no process for the adapter's chat template; try again"
                 ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from server.errors import EngineUnavailableError
+from server.text.chat_template import ChatTemplate, ForeignRenderer
 from server.text.template_sandbox import SandboxLimits, TemplateOverrunError, TemplateSandbox
 
 MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": "Hi"}]
@@ -131,6 +133,32 @@ def test_closed_it_leaves_no_process_and_renders_no_more() -> None:
     child.wait(10)
     with pytest.raises(EngineUnavailableError):
         made.render(ECHO, MESSAGES, {})
+
+
+def test_a_process_that_does_not_start_is_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = TemplateSandbox(SandboxLimits())
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")
+    with pytest.raises(EngineUnavailableError, match="no process"):
+        made.render(ECHO, MESSAGES, {})
+    monkeypatch.delenv("PYTHONHOME")
+    assert made.render(ECHO, MESSAGES, {}).text == "Hi"
+    made.close()
+
+
+async def test_a_flood_to_one_template_leaves_others_their_threads() -> None:
+    """Also when its clients leave meanwhile."""
+    made = TemplateSandbox(SandboxLimits(seconds=0.3, max_processes=2))
+    slow, quick = (ChatTemplate(source, ForeignRenderer(made, source, {})) for source in (ENDLESS, ECHO))
+    assert await quick.render_foreign(MESSAGES) == "Hi"
+    asked = [asyncio.create_task(slow.render_foreign(MESSAGES)) for _ in range(6)]
+    assert await quick.render_foreign(MESSAGES) == "Hi"
+    assert not any(task.done() for task in asked)
+    asked[0].cancel()
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert isinstance(answers[0], asyncio.CancelledError)
+    assert all(isinstance(answer, TemplateOverrunError | EngineUnavailableError) for answer in answers[1:])
+    assert await quick.render_foreign(MESSAGES) == "Hi"
+    made.close()
 
 
 def test_messages_may_be_large(sandbox: TemplateSandbox) -> None:
