@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -162,7 +163,7 @@ async def chat_job(context: ServerContext, body: ChatCompletionBody, adapter: Ad
     budget = budget_for(context, adapter, "messages")
     messages = [message.for_template() for message in body.messages]
     if reads_plain_text(context, budget.text):
-        prompt = await budget.encode(last_user_text(messages), add_special_tokens=True)
+        prompt = await budget.encode(last_user_text(messages, body.chat_template_kwargs), add_special_tokens=True)
     else:
         text = await budget.text.render_chat_off_loop(messages, body.chat_template_kwargs)
         prompt = await budget.encode(text, add_special_tokens=False)
@@ -178,8 +179,13 @@ def reads_plain_text(context: ServerContext, text: TextProcessor) -> bool:
     return not text.has_chat_template and context.engine.info.is_encoder_decoder
 
 
-def last_user_text(messages: list[dict[str, Any]]) -> str:
+def last_user_text(messages: list[dict[str, Any]], template_kwargs: Mapping[str, Any]) -> str:
     """What a base without a chat template is given of a conversation. Raises InvalidRequestError."""
+    if template_kwargs.get("continue_final_message"):
+        raise InvalidRequestError(
+            "this base has no chat template and reads the last user message, so that no answer can be continued",
+            param="continue_final_message",
+        )
     for message in reversed(messages):
         if message["role"] == "user":
             return content_text(message["content"])

@@ -30,7 +30,7 @@ async def tokenize(
         messages = [message.for_template() for message in body.messages]
         plain = context.engine.ready and reads_plain_text(context, tokenizer)
         if plain:
-            text = last_user_text(messages)
+            text = last_user_text(messages, body.chat_template_kwargs)
         else:
             text = await tokenizer.render_chat_off_loop(messages, body.chat_template_kwargs)
     special = plain if body.add_special_tokens is None else body.add_special_tokens
