@@ -29,7 +29,7 @@ class BaseSpec:
     computes with it (dequantized), in float32 on the CPU. ``embed_scale`` is what the embedding module multiplies its
     rows by. ``head_dim`` is 0 where keys and values, or layers, differ in size. ``is_encoder_decoder``: ``num_layers``
     and the heads are the decoder's, and ``embedding`` is empty, as adapters cannot act on an embedding that two stacks
-    share.
+    share. ``adapter_templates``: a chat template that comes with an adapter is used in the place of the base's.
     """
 
     name: str
@@ -51,4 +51,5 @@ class BaseSpec:
     tied: bool = False
     weight: Callable[[str], Tensor] = _no_weight
     chat_template_sha256: str | None = None
+    adapter_templates: bool = False
     is_encoder_decoder: bool = False

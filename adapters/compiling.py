@@ -12,6 +12,7 @@ from adapters.kinds.replacement.modules_to_save import take_saved_modules
 from adapters.kinds.replacement.tokens import take_tokens
 from adapters.kinds.replacement.vocabulary import with_sizes, with_vocabulary
 from adapters.ops import Adapter, Op
+from adapters.package.chat_template import read_chat
 from adapters.package.reading import AdapterPackage
 from adapters.quoting import quote
 
@@ -47,10 +48,13 @@ def check_base(package: AdapterPackage, base: BaseSpec) -> None:
             f"(fingerprint {quote(base.fingerprint[:12])}); serve that base, or train the adapter on this one"
         )
     theirs, ours = manifest.chat_template_sha256, base.chat_template_sha256
+    if theirs != ours and base.adapter_templates and theirs == read_chat(package.path).template_sha256:
+        return
     if theirs is not None and ours is not None and theirs != ours:
         raise BaseMismatchError(
             f"the adapter was trained with another chat template ({theirs[:12]}) than this server uses ({ours[:12]}) "
-            f"for {quote(base.name)}; serve with the template it was trained with, or train it again"
+            f"for {quote(base.name)}; serve with the template it was trained with (--chat-template, or in the package "
+            "and --adapter-templates), or train it again"
         )
 
 

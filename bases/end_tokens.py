@@ -7,7 +7,7 @@ template writes a third after every answer. A model may have learned any of them
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +33,30 @@ def end_token_ids(directory: Path, tokenizer: Any, template: str | None = None) 
 
 
 def _end_of_turn(tokenizer: Any, template: str | None) -> int | None:
-    """The first special token that the template writes after an answer."""
-    messages = [{"role": "user", "content": _ASKED}, {"role": "assistant", "content": _ANSWERED}]
-    try:
-        text = str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False))
-    except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError):
-        return None  # it has none, or one that wants other messages than these
-    _, found, tail = text.rpartition(_ANSWERED)
-    if not found:
-        return None
-    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return next((token for token in tokenizer(tail, add_special_tokens=False).input_ids if token in special), None)
+    def render(messages: list[dict[str, Any]]) -> str | None:
+        try:
+            return str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False))
+        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError):
+            return None  # it has none, or one that wants other messages than these
+
+    special = [number for number, token in tokenizer.added_tokens_decoder.items() if token.special]
+    return end_of_turn(render, lambda text: tokenizer(text, add_special_tokens=False).input_ids, special)
+
+
+def end_of_turn(
+    render: Callable[[list[dict[str, Any]]], str | None], encode: Callable[[str], list[int]], special: Collection[int]
+) -> int | None:
+    """The first of the ``special`` tokens that a template writes after an answer; ``render`` gives None for none."""
+    for form in (str, _parts):  # templates want content as a text, or as a list of parts
+        text = render([{"role": "user", "content": form(_ASKED)}, {"role": "assistant", "content": form(_ANSWERED)}])
+        _, found, tail = (text or "").rpartition(_ANSWERED)
+        if found:
+            return next((token for token in encode(tail) if token in special), None)
+    return None
+
+
+def _parts(text: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text}]
 
 
 def _read(file: Path) -> dict[str, Any]:

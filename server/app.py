@@ -29,6 +29,7 @@ from server.engine.ipc.process_client import ProcessEngineClient
 from server.errors import EngineStartError, EngineUnavailableError
 from server.metrics import Metrics
 from server.settings import ServerConfig
+from server.text.template_sandbox import SandboxLimits, TemplateSandbox
 from server.text.tokenizer import TextProcessor
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,8 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
     spec = DEFAULT_BASE if config.engine.model == DEFAULT_MODEL else config.engine.model
     directory = import_gguf(Path(spec), log.info) if is_gguf(spec) else resolve_base(spec)
     name = config.served_model_name or _name(spec, directory)
-    text = TextProcessor.load(directory, _template(config.chat_template))
+    text = TextProcessor.load(directory, _template(config.chat_template), _sandbox(config))
+    log.debug("the chat template takes %s", text.template_form)  # found out now, not at the first request
     engine = make_engine(
         msgspec.structs.replace(
             config.engine,
@@ -88,6 +90,18 @@ def _template(path: str) -> str | None:
         raise BaseModelError(f"--chat-template {path} cannot be read as text") from error
 
 
+def _sandbox(config: ServerConfig) -> TemplateSandbox | None:
+    """What renders chat templates of adapters; None where the operator does not allow them."""
+    if not config.engine.adapter_templates:
+        return None
+    limits = SandboxLimits(
+        seconds=config.adapter_template_seconds,
+        megabytes=config.adapter_template_mb,
+        max_chars=int(config.max_body_mb * 2**20),
+    )
+    return TemplateSandbox(limits)
+
+
 OnStarted = Callable[[EngineStartError | None], None]
 UPLOAD_PATH = "/v1/adapters"
 ROUTERS = (completions.router, models.router, admin.router, tokens.router, health.router)
@@ -109,6 +123,7 @@ def create_app(context: ServerContext, on_started: OnStarted | None = None) -> F
             await asyncio.wait([starting])
             await context.lifecycle.close()
             await context.engine.close()
+            context.text.close()
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.context = context

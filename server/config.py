@@ -61,6 +61,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     kv_cache_gb: Annotated[float, Flag(ENGINE, "memory for the KV cache", "GB")] = 1.0
     prefix_caching: Annotated[bool, Flag(ENGINE, "share the KV of equal prompt beginnings")] = True
     threads: Annotated[int, Flag(ENGINE, "CPU threads of the engine (default: torch's choice)", "N")] = 0
+    adapter_templates: Annotated[
+        bool, Flag(ENGINE, "render conversations of an adapter with the chat template that its package brings")
+    ] = False
     trust_remote_code: Annotated[bool, Flag(ENGINE, "run model code that comes with the base")] = False
     chat_template_sha256: str = ""
     end_token_ids: tuple[int, ...] = ()

@@ -142,6 +142,8 @@ class ServerConfig(BaseModel):
     ] = 262_144
     max_body_mb: Annotated[Size, Flag(LIMITS, "size of one JSON request", "MB")] = 8.0
     max_upload_mb: Annotated[Size, Flag(LIMITS, "size of one adapter upload", "MB")] = 2048.0
+    adapter_template_seconds: Annotated[Size, Flag(LIMITS, "computing time of an adapter's chat template", "S")] = 2.0
+    adapter_template_mb: Annotated[Positive, Flag(LIMITS, "memory of the process that renders it", "MB")] = 256
     drain_seconds: Annotated[Seconds, Flag(LIMITS, "time running requests get to finish at shutdown", "S")] = 30.0
     metrics_adapters: Annotated[Positive, Flag(LIMITS, "adapters with metrics of their own", "N")] = 100
     max_candidates: Annotated[Count, Flag(LIMITS, "adapter versions uploaded but not live, at once", "N")] = 16

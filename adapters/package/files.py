@@ -14,7 +14,21 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 MANIFEST_FILE = "hotswap.json"
 GOLDEN_FILE = "golden.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
-PACKAGE_FILES = (CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE, GOLDEN_FILE, TOKENIZER_FILE)
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+SPECIAL_TOKENS_FILE = "special_tokens_map.json"
+GENERATION_FILE = "generation_config.json"
+TEMPLATE_FILE = "chat_template.jinja"
+PACKAGE_FILES = (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    MANIFEST_FILE,
+    GOLDEN_FILE,
+    TOKENIZER_FILE,
+    TOKENIZER_CONFIG_FILE,
+    SPECIAL_TOKENS_FILE,
+    GENERATION_FILE,
+    TEMPLATE_FILE,
+)
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 _TRAINING_STATE = ("training_args.bin", "optimizer.", "scheduler.", "scaler.", "rng_state")
@@ -23,7 +37,7 @@ _TRAINING_STATE = ("training_args.bin", "optimizer.", "scheduler.", "scaler.", "
 def is_kept(name: str) -> bool:
     """Whether a file of this name, in the package's own folder, is part of the package.
 
-    False for files that do no harm and are never read (README.md, chat templates, optimizer states).
+    False for files that do no harm and are never read (README.md, optimizer states).
     PackageError for weights in a form that is not read, since leaving them out would change the adapter.
     """
     if name in PACKAGE_FILES:

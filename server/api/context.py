@@ -97,11 +97,19 @@ class ServerContext:
         return own or self.engine.info.vocab_size
 
     def text_of(self, adapter: AdapterKey | None) -> TextProcessor:
-        """The tokenizer of an adapter: the base's, with those tokens that the adapter brought and has rows for."""
-        if adapter is None or not (tokens := self.registry.leased(adapter).tokens):
+        """The tokenizer of an adapter: the base's, with those tokens that the adapter brought and has rows for.
+
+        It writes conversations as the adapter's own template says, where that is served.
+        """
+        if adapter is None:
             return self.text
-        size = self.vocab_size(adapter)
-        return self.text.with_tokens(tuple(token for token in tokens if token.id < size))
+        version, size = self.registry.leased(adapter), self.vocab_size(adapter)
+        tokens = tuple(token for token in version.tokens if token.id < size)
+        return self.text.with_tokens(tokens).with_chat(version.chat)
+
+    def end_token_ids(self, adapter: AdapterKey | None) -> tuple[int, ...]:
+        """What ends an output of an adapter beside what ends the base's."""
+        return () if adapter is None else self.registry.leased(adapter).chat.end_token_ids
 
 
 async def get_context(request: Request) -> ServerContext:

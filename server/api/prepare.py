@@ -6,10 +6,10 @@ a lease on the adapter version meanwhile, and while the job runs.
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +22,8 @@ from server.api.wire import ChatCompletionBody, CompletionBody, ModelBody, Sampl
 from server.catalog.registry import Registry
 from server.engine.messages import EngineRequest, SamplingParams
 from server.errors import InvalidRequestError
-from server.text.tokenizer import OFFLOAD_CHARS, TextProcessor
+from server.text.template_form import content_text
+from server.text.tokenizer import TextProcessor
 
 
 @dataclass(frozen=True)
@@ -203,40 +204,37 @@ async def chat_job(context: ServerContext, body: ChatCompletionBody, adapter: Ad
     _check_bounds(context, body, adapter, prompts=1)
     budget = budget_for(context, adapter, "messages").cutting(body, body.max_completion_tokens or body.max_tokens or 1)
     messages = [message.for_template() for message in body.messages]
-    if reads_plain_text(context):
-        prompt = await budget.encode(last_user_text(messages), add_special_tokens=True)
+    if reads_plain_text(context, budget.text):
+        prompt = await budget.encode(last_user_text(messages, body.chat_template_kwargs), add_special_tokens=True)
     else:
-        text = await _render(context, messages, body.chat_template_kwargs)
+        text = await budget.text.render_chat_off_loop(messages, body.chat_template_kwargs)
         prompt = await budget.encode(text, add_special_tokens=False)
     asked = body.max_completion_tokens or body.max_tokens
     budget.check(len(prompt.ids), asked or 1)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    sampling = _sampling(body, asked or budget.left(len(prompt.ids)), logprobs)
+    sampling = _sampling(body, asked or budget.left(len(prompt.ids)), logprobs, context.end_token_ids(adapter))
     sampling = _without_bad_words(sampling, budget, body)
     return _job(context, body, adapter, [prompt], sampling, prefix="chatcmpl", started=started)
 
 
-def reads_plain_text(context: ServerContext) -> bool:
+def reads_plain_text(context: ServerContext, text: TextProcessor) -> bool:
     """Whether the base is an encoder-decoder without a chat template: it reads a text, not a conversation."""
-    return context.engine.info.is_encoder_decoder and not context.text.has_chat_template
+    return not text.has_chat_template and context.engine.info.is_encoder_decoder
 
 
-def last_user_text(messages: list[dict[str, Any]]) -> str:
+def last_user_text(messages: list[dict[str, Any]], template_kwargs: Mapping[str, Any]) -> str:
     """What a base without a chat template is given of a conversation. Raises InvalidRequestError."""
+    if template_kwargs.get("continue_final_message"):
+        raise InvalidRequestError(
+            "this base has no chat template and reads the last user message, so that no answer can be continued",
+            param="continue_final_message",
+        )
     for message in reversed(messages):
         if message["role"] == "user":
-            return str(message["content"])
+            return content_text(message["content"])
     raise InvalidRequestError(
         "this base has no chat template and reads the last user message, but there is none", param="messages"
     )
-
-
-async def _render(
-    context: ServerContext, messages: list[dict[str, Any]], template_kwargs: dict[str, Any] | None
-) -> str:
-    if sum(len(message["content"]) for message in messages) > OFFLOAD_CHARS:
-        return await asyncio.to_thread(context.text.render_chat, messages, template_kwargs)
-    return context.text.render_chat(messages, template_kwargs)
 
 
 async def completion_job(
@@ -258,7 +256,8 @@ async def completion_job(
     longest = max(len(prompt.ids) for prompt in prompts)
     budget.check(longest, 1 if body.max_tokens is None else body.max_tokens)
     default = min(COMPLETION_TOKENS, budget.left(longest))
-    sampling = _sampling(body, default if body.max_tokens is None else body.max_tokens, body.logprobs)
+    max_tokens = default if body.max_tokens is None else body.max_tokens
+    sampling = _sampling(body, max_tokens, body.logprobs, context.end_token_ids(adapter))
     sampling = _without_bad_words(sampling, budget, body)
     return _job(context, body, adapter, prompts, sampling, prefix="cmpl", started=started, echo=bool(body.echo))
 
@@ -311,8 +310,8 @@ def _check_bounds(context: ServerContext, body: SamplingBody, adapter: AdapterKe
             raise InvalidRequestError(message, param=param)
 
 
-def _sampling(body: SamplingBody, max_tokens: int, logprobs: int | None) -> SamplingParams:
-    """Sampling parameters; absent and null fields mean OpenAI's defaults."""
+def _sampling(body: SamplingBody, max_tokens: int, logprobs: int | None, ends: tuple[int, ...]) -> SamplingParams:
+    """Sampling parameters; absent and null fields mean OpenAI's defaults. ``ends`` are the adapter's end tokens."""
     min_tokens = body.min_tokens or 0
     if min_tokens > max_tokens:
         raise InvalidRequestError(
@@ -333,7 +332,7 @@ def _sampling(body: SamplingBody, max_tokens: int, logprobs: int | None) -> Samp
         repetition_penalty=_or(body.repetition_penalty, 1.0),
         logit_bias={int(token): bias for token, bias in (body.logit_bias or {}).items()},
         allowed_token_ids=tuple(body.allowed_token_ids or ()),
-        stop_token_ids=tuple(body.stop_token_ids or ()),
+        stop_token_ids=(*(body.stop_token_ids or ()), *(() if body.ignore_eos else ends)),
         ignore_eos=bool(body.ignore_eos),
         logprobs=logprobs,
         prompt_logprobs=max(of_prompt, default=None),

@@ -29,8 +29,11 @@ async def tokenize(
     text, plain = body.prompt or "", True
     if body.messages is not None:
         messages = [message.for_template() for message in body.messages]
-        plain = context.engine.ready and reads_plain_text(context)
-        text = last_user_text(messages) if plain else context.text.render_chat(messages)
+        plain = context.engine.ready and reads_plain_text(context, tokenizer)
+        if plain:
+            text = last_user_text(messages, body.chat_template_kwargs)
+        else:
+            text = await tokenizer.render_chat_off_loop(messages, body.chat_template_kwargs)
     special = plain if body.add_special_tokens is None else body.add_special_tokens
     tokens = await tokenizer.encode_off_loop(text, add_special_tokens=special)
     tokens = tokens[-(body.truncate_prompt_tokens or len(tokens)) :]

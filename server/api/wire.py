@@ -243,14 +243,40 @@ class ChatMessage(Wire):
         return content
 
     def for_template(self) -> dict[str, Any]:
-        """Plain data, content as one string."""
-        plain = {**(self.model_extra or {}), "role": self.role, "content": self.content or ""}
-        if isinstance(self.content, list):
-            plain["content"] = "\n".join(part.text for part in self.content)
-        return plain
+        """Plain data, content as it was sent."""
+        parts = [{"type": part.type, "text": part.text} for part in self.content or () if isinstance(part, TextPart)]
+        content = parts if isinstance(self.content, list) else self.content
+        return {**(self.model_extra or {}), "role": self.role, "content": content}
 
 
-class ChatCompletionBody(SamplingBody):
+class ConversationBody(Wire):
+    """The fields of a conversation that is rendered by a chat template."""
+
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True)] | None = Field(None, min_length=1)
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    given_template_kwargs: dict[str, Any] | None = Field(
+        None, alias="chat_template_kwargs", max_length=MAX_TEMPLATE_KWARGS
+    )
+
+    @field_validator("given_template_kwargs")
+    @classmethod
+    def _check_template_kwargs(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if reserved := sorted(RESERVED_TEMPLATE_KWARGS & set(value or {})):
+            raise ValueError(f"`{reserved[0]}` cannot be set")
+        return value
+
+    @property
+    def chat_template_kwargs(self) -> dict[str, Any]:
+        """All that the template is told beside the messages."""
+        flags = {
+            "add_generation_prompt": self.add_generation_prompt,
+            "continue_final_message": self.continue_final_message,
+        }
+        return {**(self.given_template_kwargs or {}), **{k: v for k, v in flags.items() if v is not None}}
+
+
+class ChatCompletionBody(SamplingBody, ConversationBody):
     """``POST /v1/chat/completions``."""
 
     unsupported: ClassVar[Mapping[str, str]] = {
@@ -265,14 +291,6 @@ class ChatCompletionBody(SamplingBody):
     max_tokens: Integer | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: Integer | None = Field(None, ge=0, le=20)
-    chat_template_kwargs: dict[str, Any] | None = Field(None, max_length=MAX_TEMPLATE_KWARGS)
-
-    @field_validator("chat_template_kwargs")
-    @classmethod
-    def _check_template_kwargs(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        if reserved := sorted(RESERVED_TEMPLATE_KWARGS & set(value or {})):
-            raise ValueError(f"`{reserved[0]}` cannot be set")
-        return value
 
     @model_validator(mode="after")
     def _check_top_logprobs(self) -> ChatCompletionBody:
@@ -324,11 +342,10 @@ class CompletionBody(SamplingBody):
         return self.prompt
 
 
-class TokenizeBody(ModelBody):
+class TokenizeBody(ModelBody, ConversationBody):
     """``POST /tokenize``: a text, or a conversation."""
 
     prompt: str | None = None
-    messages: Annotated[list[ChatMessage], Field(fail_fast=True)] | None = Field(None, min_length=1)
     truncate_prompt_tokens: Integer | None = Field(None, ge=1)
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None

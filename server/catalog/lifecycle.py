@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from weakref import WeakValueDictionary
 
 from adapters.errors import AdapterError
 from adapters.package.added_tokens import AddedToken, read_added_tokens
+from adapters.package.chat_template import NO_CHAT, PackageChat, read_chat
 from adapters.package.inspection import PackageInfo, inspect_package
 from server.adapter_key import AdapterKey
 from server.catalog.draining import Background, Draining
@@ -72,6 +73,10 @@ class Vocabulary(Protocol):
         """Raise AdapterError when a package was trained with other special tokens, by role."""
         ...
 
+    def fit_chat(self, chat: PackageChat, tokens: Tokens, base_ends: Collection[int]) -> PackageChat:
+        """What of a package's ``chat`` is served beside the base's end tokens. Raises EngineUnavailableError."""
+        ...
+
 
 class _AnyVocabulary:
     def new_tokens(self, tokens: Tokens) -> Tokens:
@@ -79,6 +84,9 @@ class _AnyVocabulary:
 
     def check_special_tokens(self, recorded: Mapping[str, str | list[str]]) -> None:
         pass
+
+    def fit_chat(self, chat: PackageChat, tokens: Tokens, base_ends: Collection[int]) -> PackageChat:
+        return NO_CHAT
 
 
 class AdapterLifecycle:
@@ -164,9 +172,10 @@ class AdapterLifecycle:
             self.registry.check_new_name(name)
             info = await asyncio.to_thread(inspect_package, package)
             tokens = await asyncio.to_thread(self._read_tokens, info)
+            chat = await asyncio.to_thread(self._read_chat, info, tokens)
             async with self._lock(name):
-                if (same := self._resident(name, info.digest, tokens)) is None:
-                    return await self._add(name, info, tokens, activate=activate, allow_noop=allow_noop)
+                if (same := self._resident(name, info.digest, tokens, chat)) is None:
+                    return await self._add(name, info, tokens, chat, activate=activate, allow_noop=allow_noop)
                 if activate:
                     await self._make_live(same, "replace")
                 return same
@@ -177,15 +186,16 @@ class AdapterLifecycle:
         finally:
             await asyncio.to_thread(self.store.discard, package)
 
-    def _resident(self, name: str, digest: str, tokens: Tokens) -> AdapterVersion | None:
+    def _resident(self, name: str, digest: str, tokens: Tokens, chat: PackageChat) -> AdapterVersion | None:
         """The live version of ``name``, else a candidate, whose content is this one."""
         versions = self.registry.versions(name) if name in self.registry.known_names() else []
-        same = [version for version in versions if (version.key.digest, version.tokens) == (digest, tokens)]
+        content = (digest, tokens, chat)
+        same = [version for version in versions if (version.key.digest, version.tokens, version.chat) == content]
         by_state = {self.registry.state(version.key): version for version in same}
         return by_state.get(VersionState.LIVE) or by_state.get(VersionState.CANDIDATE)
 
     async def _add(
-        self, name: str, info: PackageInfo, tokens: Tokens, *, activate: bool, allow_noop: bool
+        self, name: str, info: PackageInfo, tokens: Tokens, chat: PackageChat, *, activate: bool, allow_noop: bool
     ) -> AdapterVersion:
         key = self.registry.reserve(name, info.digest, candidate=not activate)
         path: Path | None = None
@@ -205,9 +215,10 @@ class AdapterLifecycle:
             num_virtual_tokens=loaded.num_virtual_tokens,
             vocab_size=loaded.vocab_size,
             tokens=tokens,
+            chat=chat,
             created=time.time(),
             manifest=info.manifest,
-            warnings=tuple(loaded.warnings),
+            warnings=(*loaded.warnings, *chat.warnings),
         )
         self._observer.adapter_loaded(loaded)
         replaced = self.registry.commit(version)
@@ -225,6 +236,11 @@ class AdapterLifecycle:
                 self._vocabulary.check_special_tokens(info.manifest.special_tokens)
             named = tuple(info.manifest.added_tokens)
         return self._vocabulary.new_tokens(read_added_tokens(info.path, named))
+
+    def _read_chat(self, info: PackageInfo, tokens: Tokens) -> PackageChat:
+        """What it brings for conversations, as far as it is served."""
+        ends = self._engine.info.eos_token_ids if self._engine.ready else ()  # which then refuses the package
+        return self._vocabulary.fit_chat(read_chat(info.path), tokens, ends)
 
     # ---- activating ----
 

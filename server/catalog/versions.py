@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from adapters.package.added_tokens import AddedToken
+from adapters.package.chat_template import NO_CHAT, PackageChat
 from adapters.package.manifest import Manifest
 from server.adapter_key import AdapterKey
 
@@ -33,7 +34,8 @@ class VersionState(StrEnum):
 class AdapterVersion:
     """What is known of one version; never changes. ``created`` is in Unix seconds, ``nbytes`` those of its tensors.
 
-    ``vocab_size`` is set when it is not the base's; ``tokens`` are those that the adapter adds to the base's tokenizer.
+    ``vocab_size`` is set when it is not the base's; ``tokens`` are those that the adapter adds to the base's tokenizer,
+    ``chat`` its own chat template and end tokens.
     """
 
     key: AdapterKey
@@ -44,6 +46,7 @@ class AdapterVersion:
     created: float
     vocab_size: int | None = None
     tokens: tuple[AddedToken, ...] = ()
+    chat: PackageChat = NO_CHAT
     manifest: Manifest | None = None
     warnings: tuple[str, ...] = ()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -40,7 +41,8 @@ class ModelRunner:
         layers = self._forward.layers()
         self._cache = _make_cache(layers, base, config)
         kv = (len(layers), layers[0].num_heads, common_head_dim(layers))
-        self.spec = self._forward.spec(base_spec(base, Path(config.model).name, kv))
+        spec = self._forward.spec(base_spec(base, Path(config.model).name, kv))
+        self.spec = replace(spec, adapter_templates=config.adapter_templates)
         self._forward.adapt(self.spec)
         self.block_size = config.block_size
         self.max_model_len = min(config.max_model_len or base.max_positions, self._cache.num_blocks * config.block_size)

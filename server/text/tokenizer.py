@@ -1,29 +1,36 @@
-"""Text to token ids and back: the tokenizer and the chat template of the base, and the tokens that an adapter brings.
+"""Text to token ids and back: the tokenizer and the chat template of the base, and what an adapter brings of either.
 
-It knows nothing of requests or the engine; incremental output is in ``server.text.detokenize``. Imports no torch.
+It knows nothing of requests or the engine; incremental output is in ``server.text.detokenize``, conversations are
+written by ``server.text.chat_template``. Imports no torch.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import tokenizers
-from jinja2 import TemplateError
 from tokenizers import Tokenizer
 
 from adapters.errors import BaseMismatchError, PackageError
 from adapters.package.added_tokens import AddedToken
+from adapters.package.chat_template import PackageChat
 from adapters.quoting import quote
-from bases.end_tokens import end_token_ids
-from bases.fingerprint import template_sha256
+from bases.end_tokens import end_of_turn, end_token_ids
 from bases.tokenizer import load_tokenizer
 from server.errors import InvalidRequestError
+from server.text.adapter_templates import AdapterTemplates
+from server.text.chat_template import ChatTemplate, OwnRenderer
+from server.text.template_environment import Message
+from server.text.template_form import TemplateForm, content_text
+from server.text.template_sandbox import TemplateOverrunError, TemplateSandbox
 from server.text.token_spelling import INSIDE, TokenSpelling, readable
 
 
@@ -72,12 +79,19 @@ MAX_EXTENDED = 16  # tokenizers kept for adapters that add tokens; each weighs t
 
 
 class TextProcessor:
-    """The tokenizer of one base."""
+    """The tokenizer of one base, and what writes conversations for it."""
 
-    def __init__(self, tokenizer: Any, chat_template: str | None = None) -> None:
-        """Wrap a fast tokenizer of transformers'; ``chat_template`` replaces its own."""
+    def __init__(
+        self, tokenizer: Any, chat_template: str | None = None, sandbox: TemplateSandbox | None = None
+    ) -> None:
+        """Wrap a fast tokenizer of transformers'; ``chat_template`` replaces its own.
+
+        Templates of adapters are rendered by ``sandbox``, and not used without one.
+        """
         self._hf = tokenizer
-        self._chat_template = chat_template or tokenizer.chat_template
+        source = chat_template or _default_template(tokenizer)
+        self._chat = ChatTemplate(source, OwnRenderer(tokenizer, source)) if source else None
+        self._templates = AdapterTemplates(source, tokenizer.special_tokens_map, sandbox)
         tokenizer.backend_tokenizer.no_truncation()  # some tokenizer.json files carry a limit: it would cut prompts
         tokenizer.backend_tokenizer.no_padding()
         self._extended = lru_cache(maxsize=MAX_EXTENDED)(self._extend)
@@ -116,24 +130,99 @@ class TextProcessor:
         found._use(extended_tokenizer(self._backend, tokens))
         return found
 
+    # ---- what an adapter brings for conversations ----
+
+    def fit_chat(self, chat: PackageChat, tokens: tuple[AddedToken, ...], base_ends: Collection[int]) -> PackageChat:
+        """What of a package's ``chat`` is served, beside the end tokens of the base; with warnings of what is not.
+
+        ``tokens`` are those that it adds to this tokenizer. Raises EngineUnavailableError. Takes a while.
+        """
+        mine = self.with_tokens(tokens)
+        served = self._templates.fit(chat)
+        warnings = list(served.warnings)
+        ends = {token for token in chat.end_token_ids if mine.has_token(token)}
+        if (eos := chat.eos_token) is not None:
+            number = mine._backend.token_to_id(eos)
+            if number is None:
+                warnings.append(
+                    f"its tokenizer ends a text with {quote(eos)}, which the base's does not know: outputs end where "
+                    "the base's do"
+                )
+            else:
+                ends.add(number)
+        if served.template is not None:
+            ends |= mine.with_chat(served)._end_of_turn(warnings)
+        if own := sorted(ends - set(base_ends)):
+            texts = ", ".join(quote(mine._backend.id_to_token(token)) for token in own)
+            warnings.append(
+                f"it ends an output with {texts}, unlike the base: its outputs end there and where the base's do"
+            )
+        return replace(served, end_token_ids=tuple(own), warnings=tuple(warnings))
+
+    def _end_of_turn(self, warnings: list[str]) -> set[int]:
+        """What this template writes behind an answer."""
+        assert self._chat is not None
+        problems: list[InvalidRequestError] = []
+
+        def render(messages: list[Message]) -> str | None:
+            try:
+                return self.render_chat(messages, {"add_generation_prompt": False})
+            except InvalidRequestError as error:
+                problems.append(error)
+                if isinstance(error, TemplateOverrunError):  # it would be another time
+                    raise
+                return None
+
+        end = None
+        special = [number for number, token in self._backend.get_added_tokens_decoder().items() if token.special]
+        with contextlib.suppress(TemplateOverrunError):
+            end = end_of_turn(render, lambda text: self.encode(text, add_special_tokens=False), special)
+        warnings += [f"its chat template fails on a short conversation: {problem}" for problem in problems[:1]]
+        return set() if end is None else {end}
+
+    def with_chat(self, chat: PackageChat) -> TextProcessor:
+        """This tokenizer, writing conversations as ``chat`` says, which ``fit_chat`` gave."""
+        if (template := self._templates.get(chat)) is None:
+            return self
+        found = copy.copy(self)
+        found._chat = template
+        return found
+
+    def close(self) -> None:
+        """End what renders adapters' templates."""
+        self._templates.close()
+
+    # ---- text, tokens, conversations ----
+
     @classmethod
-    def load(cls, path: Path, chat_template: str | None = None) -> TextProcessor:
+    def load(
+        cls, path: Path, chat_template: str | None = None, sandbox: TemplateSandbox | None = None
+    ) -> TextProcessor:
         """The tokenizer saved in ``path``. Raises BaseModelError when there is none that can be read."""
-        return cls(load_tokenizer(path), chat_template)
+        return cls(load_tokenizer(path), chat_template, sandbox)
 
     @property
     def has_chat_template(self) -> bool:
         """Whether conversations can be rendered."""
-        return bool(self._chat_template)
+        return self._chat is not None
+
+    @property
+    def template_form(self) -> TemplateForm | None:
+        """What form of conversations the template takes."""
+        return self._chat.form if self._chat is not None else None
 
     @property
     def chat_template_sha256(self) -> str:
         """Hash of the template that conversations are rendered with; empty without one."""
-        return template_sha256(self._chat_template) if isinstance(self._chat_template, str) else ""
+        return self._chat.sha256 if self._chat is not None else ""
 
     def end_token_ids(self, base: Path) -> tuple[int, ...]:
         """What ends an output of the base in the directory ``base``, whose conversations this renders."""
-        return end_token_ids(base, self._hf, self._chat_template if isinstance(self._chat_template, str) else None)
+        return end_token_ids(base, self._hf, self._chat.source if self._chat is not None else None)
+
+    def has_token(self, token_id: int) -> bool:
+        """Whether there is a token of this number."""
+        return token_id < 1 << 31 and self._backend.id_to_token(token_id) is not None
 
     @property
     def bos_token_id(self) -> int | None:
@@ -179,28 +268,36 @@ class TextProcessor:
                 return encoding.offsets
         return None
 
-    def render_chat(self, messages: list[dict[str, Any]], template_kwargs: Mapping[str, Any] | None = None) -> str:
+    def render_chat(self, messages: Sequence[Message], template_kwargs: Mapping[str, Any] | None = None) -> str:
         """The prompt of a conversation, exactly as ``apply_chat_template`` renders it in training.
 
-        Raises InvalidRequestError when the base has no template, or its template refuses the messages.
+        ``add_generation_prompt`` (true unless said) and ``continue_final_message`` are among ``template_kwargs``.
+        Raises InvalidRequestError when there is no template, or it refuses the messages.
         """
-        if not self._chat_template:
+        return self._needed_template.render(messages, template_kwargs)
+
+    async def render_chat_off_loop(
+        self, messages: Sequence[Message], template_kwargs: Mapping[str, Any] | None = None
+    ) -> str:
+        """Like ``render_chat``; what takes a while, or is an adapter's, happens on another thread."""
+        template = self._needed_template
+        if template.is_foreign:
+            return await template.render_foreign(messages, template_kwargs)
+        if sum(len(content_text(message.get("content"))) for message in messages) <= OFFLOAD_CHARS:
+            return template.render(messages, template_kwargs)
+        return await asyncio.to_thread(template.render, messages, template_kwargs)
+
+    @property
+    def _needed_template(self) -> ChatTemplate:
+        if self._chat is None:
             raise InvalidRequestError(
                 "this base has no chat template; use /v1/completions, or start the server with --chat-template",
                 param="messages",
             )
-        try:
-            rendered = self._hf.apply_chat_template(
-                messages,
-                chat_template=self._chat_template,
-                add_generation_prompt=True,
-                tokenize=False,
-                **(template_kwargs or {}),
-            )
-        except TemplateError as error:
-            raise InvalidRequestError(
-                f"the chat template refuses these messages: {error.message}", param="messages"
-            ) from error
-        except (TypeError, ValueError, LookupError, ArithmeticError, RecursionError, MemoryError) as error:
-            raise InvalidRequestError("the chat template cannot render these messages", param="messages") from error
-        return str(rendered)
+        return self._chat
+
+
+def _default_template(tokenizer: Any) -> str | None:
+    """The template that a tokenizer's conversations are rendered with; of several, the one that needs no tools."""
+    found = tokenizer.chat_template
+    return found.get("default") if isinstance(found, dict) else found

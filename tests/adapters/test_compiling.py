@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,3 +38,18 @@ def test_another_chat_template_is_refused(tmp_path: Path) -> None:
         compile_package(package, SMALL_SPEC)
     assert compile_package(package, replace(SMALL_SPEC, chat_template_sha256="b" * 64)).ops
     assert compile_package(package, replace(SMALL_SPEC, chat_template_sha256=None)).ops
+
+
+def test_a_template_that_comes_along_is_no_mismatch_where_it_is_used(tmp_path: Path) -> None:
+    own = "{{ messages }}"
+    path = write_with_manifest(tmp_path / "p", SMALL_SPEC.fingerprint, hashlib.sha256(own.encode()).hexdigest())
+    allowing = replace(SMALL_SPEC, adapter_templates=True)
+    with pytest.raises(BaseMismatchError, match="another chat template"):
+        compile_package(read_package(path), allowing)
+    (path / "chat_template.jinja").write_text(own)
+    assert compile_package(read_package(path), allowing).ops
+    with pytest.raises(BaseMismatchError, match="another chat template"):
+        compile_package(read_package(path), SMALL_SPEC)
+    (path / "chat_template.jinja").write_text("another")
+    with pytest.raises(BaseMismatchError, match="another chat template"):
+        compile_package(read_package(path), allowing)

@@ -51,6 +51,11 @@ def test_the_template_that_is_used_counts_not_the_one_that_is_there(tmp_path: Pa
     assert end_token_ids(tmp_path, tokenizer_of("<|endoftext|>", PLAIN), CHAT_TEMPLATE) == (EOT, END)
 
 
+def test_a_template_that_takes_parts_ends_turns_too(tmp_path: Path) -> None:
+    template = CHAT_TEMPLATE.replace("message.content", "message.content[0]['text']")
+    assert end_token_ids(tmp_path, tokenizer_of("<|endoftext|>", template)) == (EOT, END)
+
+
 @pytest.mark.parametrize(
     "template",
     [

@@ -72,7 +72,7 @@ def test_unpacks_what_is_ours_and_nothing_else(package: Path, tmp_path: Path, ki
     folder = {prefix: b""} if prefix not in ("", "./") else {}
     files = {**folder, **extras, **nested, **files_of(package, prefix), "__MACOSX/._x": b""}
     found = unpack(make(tmp_path / "upload", kind, files), tmp_path / "into")
-    kept = ["adapter_config.json", "adapter_model.safetensors", "tokenizer.json"]
+    kept = ["adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "tokenizer.json"]
     assert sorted(path.name for path in found.iterdir()) == kept
     assert read_package(found).digest == read_package(package).digest
 

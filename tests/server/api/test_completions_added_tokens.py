@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tests import oracle, resized
 from tests.factory import make_adapter, make_base
+from tests.server.api.support import archive
 from tests.server.live import Live, live_server
 
 VOCAB = 259  # as many as the tokenizer has: what is added lies beyond
@@ -115,6 +116,19 @@ def test_token_ids_are_known_to_the_adapter_alone(live: Live, base: Path) -> Non
         assert f"token id {CALL} is not in the vocabulary of {VOCAB}" in refusal(live, model, prompt=[CALL])
         assert f"token id {CALL}" in refusal(live, model, logit_bias={str(CALL): 1})
     assert f"{CALL + 1} is not in the vocabulary of {VOCAB + 2}" in refusal(live, "tools", prompt=[CALL + 1])
+
+
+def test_a_token_of_its_own_may_end_its_outputs(live: Live, base: Path, package: Path, tmp_path: Path) -> None:
+    ending = Path(shutil.copytree(package, tmp_path / "ending"))
+    config = json.loads((ending / "tokenizer_config.json").read_text())
+    (ending / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": "<|tool|>"}))
+    with live.http() as http:
+        answer = http.put("/v1/adapters/ending", files={"file": ("p.tar", archive(ending, tmp_path))})
+        assert any("'<|tool|>'" in warning for warning in answer.json()["warnings"]), answer.text
+        body: dict[str, Any] = {"logit_bias": {str(TOOL): 100}, "ignore_eos": False, "max_tokens": 3}
+        assert complete(live, "ending", **body)["choices"][0]["finish_reason"] == "stop"
+        assert complete(live, "tools", **body)["choices"][0]["finish_reason"] == "length"
+        http.delete("/v1/adapters/ending")
 
 
 def test_penalties_sampling_and_logprobs(live: Live, base: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from adapters.package.archive import pack
-from tests.server.api.support import events
+from tests.server.api.support import error_of, events
 from tests.server.live import Live, live_server
 from tests.server.model.seq2seq import support
 
@@ -112,6 +112,17 @@ def test_what_has_no_meaning_is_refused_in_words(server: Live) -> None:
     assert "last user message" in response.json()["error"]["message"]
     response = server.post("/v1/completions", {**body, "prompt": "x" * 3000})
     assert response.json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_a_conversation_without_a_template(server: Live) -> None:
+    parts = [{"type": "text", "text": "who are"}, {"type": "text", "text": "you?"}]
+    tokens = server.post("/tokenize", {"messages": [{"role": "user", "content": parts}]}).json()["tokens"]
+    assert tokens == server.post("/tokenize", {"prompt": "who are\nyou?"}).json()["tokens"]
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+    for path in ("/tokenize", "/v1/chat/completions"):
+        body = {"model": "flan", "messages": messages, "continue_final_message": True}
+        error = error_of(server.post(path, body))
+        assert "no answer can be continued" in error["message"]
 
 
 def test_tokenize_says_what_the_encoder_reads(server: Live) -> None:
