@@ -56,9 +56,13 @@ class AdapterFailedError(ServerError, AdapterError):
 class StoreError(ServerError):
     """The disk does not take, or give, packages."""
 
+    code = "store_unavailable"
+
 
 class StoreFullError(StoreError):
     """The disk, or its quota, is full."""
+
+    code = "insufficient_storage"
 
 
 class BudgetError(ServerError):

@@ -53,7 +53,7 @@ def load_tensors(path: Path, infos: Mapping[str, TensorInfo]) -> dict[str, Tenso
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
     """The memory of a contiguous tensor on the CPU."""
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _read(file: BinaryIO, info: TensorInfo, name: str) -> Tensor:

@@ -138,7 +138,7 @@ def test_adapters_coming_and_going() -> None:
     assert [value(metrics, "hotswap_adapter_swaps_total", action=a) for a in actions] == [1, 1, 1, 1, 1]
     counted = [value(metrics, "hotswap_adapter_versions", model="base", state=s.value) for s in VersionState]
     assert dict(zip(VersionState, counted, strict=True)) == {
-        "live": 2, "candidate": 1, "draining": 0, "stored": 0,
+        "live": 2, "candidate": 1, "draining": 0, "stored": 0, "failed": 0,
     }  # fmt: skip
     assert value(metrics, "hotswap_adapter_load_errors_total", code="base_mismatch") == 1
 
