@@ -188,7 +188,7 @@ class Upload:
 
 @asynccontextmanager
 async def receive(request: Request, store: AdapterStore, max_megabytes: float) -> AsyncIterator[Upload]:
-    """Stream the body into quarantine; nothing of it is left afterwards. Raises ApiError, PackageError or StoreError."""
+    """Stream the body into quarantine; nothing of it stays. Raises ApiError, PackageError or StoreError."""
     place = await asyncio.to_thread(store.new_quarantine)
     try:
         with disk_errors():
