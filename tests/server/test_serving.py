@@ -165,6 +165,10 @@ def test_a_second_signal_ends_at_once(tiny_base: Path) -> None:
         (["--model", "{base}", "--chat-template", "/nowhere.jinja"], 1, "--chat-template"),
         (["--model", "{base}", "--host", "0.0.0.0"], 2, "--admin-key"),
         (["--model", "{base}", "--port", "{taken}"], 1, "choose another --port"),
+        (["--model", "/nowhere/base", "--data-dir", "{file}"], 1, "cannot keep adapters in {file}: Not a directory"),
+        (["--model", "{base}", "--data-dir", "{file}/below"], 1, "choose another --data-dir"),
+        (["--model", "{base}", "--data-dir", "/proc/nowhere"], 1, "cannot keep adapters in /proc/nowhere"),
+        (["--model", "{base}", "--data-dir", "~nobody-here/x"], 1, "choose another --data-dir"),
         (["--quantize", "int3"], 2, "--quantize must be one of auto, nf4,"),
         (["--quantise", "nf4"], 2, "did you mean --quantize?"),
     ],
@@ -173,7 +177,12 @@ def test_failing_to_start_is_one_line(
     tiny_base: Path, tiny_adapters: Mapping[str, Path], argv: list[str], code: int, words: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        values = {"base": tiny_base, "lora": tiny_adapters["lora-r4"], "taken": taken.getsockname()[1]}
+        values = {
+            "base": tiny_base,
+            "lora": tiny_adapters["lora-r4"],
+            "taken": taken.getsockname()[1],
+            "file": tiny_base / "config.json",
+        }
         with serving(*(arg.format(**values) for arg in argv), "--log-level", "error") as (process, _):
             returned, _, err = end(process)
     last = [line for line in err.splitlines() if not line.startswith("{")]
