@@ -22,7 +22,7 @@ from server.adapter_key import AdapterKey
 from server.catalog.draining import Background, Draining
 from server.catalog.registry import Registry
 from server.catalog.removal import Removal
-from server.catalog.store import AdapterStore
+from server.catalog.store import AdapterStore, disk_errors
 from server.catalog.versions import AdapterVersion, VersionState
 from server.engine.ipc.client import EngineClient
 from server.engine.messages import AdapterLoaded
@@ -205,8 +205,9 @@ class AdapterLifecycle:
     async def _upload(self, name: str, package: Path, activate: bool, replace: bool, allow_noop: bool) -> Upload:
         try:
             self.registry.check_new_name(name)
-            info = await asyncio.to_thread(inspect_package, package)
-            tokens = await asyncio.to_thread(self._read_tokens, info)
+            with disk_errors():
+                info = await asyncio.to_thread(inspect_package, package)
+                tokens = await asyncio.to_thread(self._read_tokens, info)
             async with self._lock(name):
                 same = self._same_content(name, info.digest, tokens, activate=activate)
                 if activate and not replace:

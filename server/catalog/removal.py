@@ -10,7 +10,7 @@ from pathlib import Path
 from server.adapter_key import AdapterKey
 from server.catalog.draining import Background, Draining
 from server.catalog.registry import Registry
-from server.catalog.store import AdapterStore
+from server.catalog.store import AdapterStore, disk_errors
 from server.catalog.versions import AdapterVersion
 from server.errors import StoreError
 
@@ -47,7 +47,8 @@ class Removal:
     async def delete_files(self, key: AdapterKey, path: Path) -> None:
         """Delete a package that nothing needs any more."""
         try:
-            await asyncio.to_thread(self._store.delete, path)
+            with disk_errors():
+                await asyncio.to_thread(self._store.delete, path)
         except StoreError as error:
             self._undeleted[key] = f"its files are still there, in packages/{path.name}: {error}"
             logger.warning("the files of adapter %s remain in %s: %s", key, path, error)

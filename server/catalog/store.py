@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import filecmp
 import logging
-import os
 import re
 import secrets
 import shutil
@@ -34,22 +33,26 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """Let what the disk refuses be a StoreError, or StoreFullError. Also a decorator."""
+    """Let what the disk refuses, in writing or in reading, be a StoreError or StoreFullError. Also a decorator."""
     try:
         yield
-    except (ConnectionError, TimeoutError):
-        raise  # of a client
-    except OSError as error:
-        if error.errno is None:
+    except (OSError, PackageError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        of_client = isinstance(cause, (ConnectionError, TimeoutError))
+        if not isinstance(cause, OSError) or cause.errno is None or of_client:
             raise
-        reason = error.strerror or os.strerror(error.errno)
-        logger.error("the disk of --data-dir: %s", error)
-        if error.errno in _NO_ROOM:
-            raise StoreFullError(
-                f"there is no room for the adapter's files ({reason}); delete versions that nobody needs, or give "
-                "--data-dir more room"
-            ) from error
-        raise StoreError(f"the adapter's files cannot be kept ({reason}); look at the disk of --data-dir") from error
+        raise _store_error(cause) from error
+
+
+def _store_error(error: OSError) -> StoreError:
+    logger.error("the disk of --data-dir: %s", error)
+    reason = error.strerror or "unknown error"
+    if error.errno in _NO_ROOM:
+        return StoreFullError(
+            f"there is no room for the adapter's files ({reason}); delete versions that nobody needs, or give "
+            "--data-dir more room"
+        )
+    return StoreError(f"the adapter's files cannot be kept ({reason}); look at the disk of --data-dir")
 
 
 @dataclass(frozen=True)
@@ -220,10 +223,11 @@ def _same_files(left: Path, right: Path) -> bool:
 
 
 def _check_readable(file: Path) -> None:
+    """Raise PackageError for a file of the operator's that is not ours to read."""
     try:
         file.open("rb").close()
     except OSError as error:
-        raise PackageError.unreadable(file.name, error) from error
+        raise PackageError.unreadable(file.name, error) from None  # no fault of our disk
 
 
 def _copy_package(source: Path, target: Path) -> None:

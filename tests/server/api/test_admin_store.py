@@ -169,6 +169,34 @@ def test_a_file_in_the_place_of_a_folder(store: Live, data_dir: Path, uploads: d
         assert list((data_dir / "packages").iterdir()) == []
 
 
+# ---- leaving ----
+
+
+def test_force_after_drain_ends_the_requests_that_run(store: Live, uploads: dict[str, Any]) -> None:
+    body = {"model": "lora", "prompt": "x", "max_tokens": 1900, "ignore_eos": True, "stream": True}
+    for path in ("/v1/adapters/lora", "/v1/adapters/lora/versions/2"):
+        with store.http() as http, http.stream("POST", "/v1/completions", json=body) as stream:
+            events = stream.iter_lines()
+            next(events)
+            if path.endswith("2"):
+                http.put("/v1/adapters/lora", files=uploads["prefix"])
+            assert http.delete(path).json()["mode"] == "drain"
+            assert "run still" in error_of(http.delete(path), 404)["message"]
+            forced = http.delete(f"{path}?mode=force")
+            assert (forced.status_code, forced.json()["deleted"]) == (200, True)
+            rest = [line for line in events if line]
+        assert "was removed while this request ran" in rest[-2]
+        error_of(http_delete(store, f"{path}?mode=force"), 404)
+        with store.http() as http:
+            assert http.put("/v1/adapters/lora", files=uploads["lora"]).status_code == 201
+    store.wait_idle()
+
+
+def http_delete(live: Live, path: str) -> httpx.Response:
+    with live.http() as http:
+        return http.delete(path)
+
+
 # ---- at once ----
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 
 from adapters.errors import PackageError
 from adapters.package.archive import pack
-from adapters.package.files import PACKAGE_FILES
+from adapters.package.files import PACKAGE_FILES, sync
 from server.catalog.store import AdapterStore, disk_errors
 from server.errors import BudgetError, EngineStartError, StoreError, StoreFullError
 
@@ -208,6 +209,38 @@ def test_a_file_in_the_place_of_a_folder(
     place.write_text("no package")
     store.delete(place)
     assert not place.exists()
+
+
+def test_a_disk_that_fails_at_any_step_of_an_adoption(
+    store: AdapterStore, tiny_adapters: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = iter(range(100))
+    failing = 0
+
+    def sync_or_fail(path: Path) -> None:
+        if next(steps) == failing:
+            raise OSError(errno.EIO, "Input/output error")
+        sync(path)
+
+    monkeypatch.setattr("server.catalog.store.sync", sync_or_fail)
+    for failing in range(4):  # noqa: B007 - two files, their folder, the folder of packages
+        steps = iter(range(100))
+        package = store.stage_copy(tiny_adapters["lora-r4"])
+        with pytest.raises(StoreError, match="Input/output error"):
+            store.adopt(package)
+        store.discard(package)
+        assert leftovers(tmp_path) == []
+        assert not store._sizes
+    steps = iter(range(4, 100))
+    store.adopt(store.stage_copy(tiny_adapters["lora-r4"]))
+
+
+def test_a_file_that_cannot_be_read_is_the_disks_fault() -> None:
+    broken = OSError(errno.EIO, "Input/output error")
+    refusal = PackageError.unreadable("adapter_config.json", broken)
+    refusal.__cause__ = broken
+    with pytest.raises(StoreError, match="Input/output error"), disk_errors():
+        raise refusal
 
 
 def test_what_has_no_errno_is_no_fault_of_the_disk() -> None:
