@@ -211,7 +211,7 @@ class AdapterLifecycle:
             async with self._lock(name):
                 same = self._same_content(name, info.digest, tokens, activate=activate)
                 if activate and not replace:
-                    self._check_free(name, same)
+                    self._check_free(name, info.digest)
                 if same is None:
                     return await self._add(name, info, tokens, activate=activate, allow_noop=allow_noop)
                 return await self._repeat(same, info, activate=activate)
@@ -234,10 +234,10 @@ class AdapterLifecycle:
             return failed
         return found
 
-    def _check_free(self, name: str, same: AdapterVersion | None) -> None:
-        """Raise ConflictError when ``name`` serves other content than that of ``same``."""
+    def _check_free(self, name: str, digest: str) -> None:
+        """Raise ConflictError when ``name`` has a live version of another ``digest``: an upload may be repeated."""
         live = self.registry.live_number(name)
-        if live is None or (same is not None and same.key.version == live):
+        if live is None or self.registry.live(name).key.digest == digest:
             return
         raise ConflictError(
             f"the adapter {name!r} exists (version {live}); to replace it, send PUT /v1/adapters/{name} or add "
@@ -252,7 +252,7 @@ class AdapterLifecycle:
         if failed:
             same = await self._restore(same, info)
         if activate and self.registry.state(same.key) is not VersionState.LIVE:
-            activation = await self._make_live(same, "replace")
+            activation = self._switch(same, "replace") if failed else await self._make_live(same, "replace")
             return Upload(same, "replace" if activation.replaced else "load")
         return Upload(same, "restore" if failed else "unchanged")
 
@@ -352,6 +352,10 @@ class AdapterLifecycle:
         if self.registry.live_number(version.key.name) == version.key.version:  # it had failed
             logger.info("adapter %s is served again", version.key)
             return Activation(version)
+        return self._switch(version, action)
+
+    def _switch(self, version: AdapterVersion, action: Action) -> Activation:
+        """Let its name mean a version that is resident."""
         replaced = self.registry.activate(version.key, back=action == "rollback")
         self._went_live(version, replaced, action)
         return Activation(version, replaced)

@@ -19,6 +19,7 @@ from server.errors import AdapterFailedError, BudgetError, UnknownModelError
 from tests.server.catalog.spoil import SPOILS, WEIGHTS, flip_a_bit
 from tests.server.catalog.support import Backend
 from tests.server.engine.ipc.clients import config_for, until
+from tests.server.engine.ipc.local_client import LocalEngineClient
 
 
 async def restart(client: ProcessEngineClient) -> None:
@@ -183,7 +184,7 @@ async def test_resident_adapters_have_a_budget(
     await probe.client.close()
 
     config = config_for(tiny_base, max_adapter_gb=(sum(weights.values()) + 1) / 1e9)
-    backend = Backend(tiny_base, tmp_path / "store", ProcessEngineClient(config))
+    backend = Backend(tiny_base, tmp_path / "store", LocalEngineClient(config))
     await backend.client.start()
     try:
         await backend.lifecycle.install_copy("small", tiny_adapters["lora-r4"])
