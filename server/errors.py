@@ -65,6 +65,9 @@ class StoreFullError(StoreError):
     code = "insufficient_storage"
 
 
+ADAPTER_MEMORY = "adapter_memory_exceeded"  # a BudgetError's code, between engine and API process
+
+
 class BudgetError(ServerError):
     """More than a setting allows; the message says which, and ``code`` is of it."""
 

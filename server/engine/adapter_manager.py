@@ -13,6 +13,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from adapters.errors import AdapterError, PackageChangedError, PackageError
 from adapters.ops import Adapter
 from server.adapter_key import AdapterKey
@@ -20,7 +22,7 @@ from server.engine.executor import Runner
 from server.engine.messages import AdapterFailed, AdapterLoaded, AdapterUnloaded
 from server.engine.scheduler import AdapterSlot, Scheduler
 from server.engine.verification import AdapterVerification
-from server.errors import BudgetError
+from server.errors import ADAPTER_MEMORY, BudgetError
 from server.model.prepared import PreparedAdapter, VerificationPlan
 
 Resident = tuple[AdapterKey, Adapter]
@@ -131,7 +133,7 @@ class Loading:
                 f"{self._key} takes {adapter.nbytes / 1e6:.1f} MB of memory, and resident adapters take "
                 f"{resident / 1e6:.1f} of {self._max_bytes / 1e6:.1f} MB (--max-adapter-gb). Delete adapters or "
                 "candidates, or raise it; a replaced version counts until its last request has ended",
-                code="adapter_memory_exceeded",
+                code=ADAPTER_MEMORY,
             )
 
     def _check_length(self, adapter: Adapter) -> None:
@@ -292,4 +294,6 @@ def _failure(key: AdapterKey, error: Exception) -> AdapterFailed:
     if isinstance(error, OSError):  # of the disk that the package lies on
         return AdapterFailed(key, PackageError.code, f"its files cannot be read: {error.strerror or 'unknown error'}")
     logger.error("adapter %s failed to load", key, exc_info=error)
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+        return AdapterFailed(key, ADAPTER_MEMORY, f"there is no memory left for {key}; delete adapters or candidates")
     return AdapterFailed(key, AdapterError.code, "The adapter could not be loaded; the engine's log says why.")

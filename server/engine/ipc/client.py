@@ -41,7 +41,7 @@ from server.engine.messages import (
     ToEngine,
     UnloadAdapter,
 )
-from server.errors import BudgetError, EngineStartError, EngineUnavailableError
+from server.errors import ADAPTER_MEMORY, BudgetError, EngineStartError, EngineUnavailableError
 
 
 class EngineClient(Protocol):
@@ -93,7 +93,6 @@ _ERRORS = {
     error.code: error
     for error in (AdapterError, PackageError, PackageChangedError, UnsupportedKindError, BaseMismatchError)
 }
-_BUDGET_CODES = frozenset({"adapter_memory_exceeded"})
 
 
 @dataclass(frozen=True)
@@ -269,7 +268,7 @@ class ClientCore(EngineClient):
 
 
 def _adapter_error(message: AdapterFailed) -> AdapterError | BudgetError:
-    if message.code in _BUDGET_CODES:
+    if message.code == ADAPTER_MEMORY:
         return BudgetError(message.message, code=message.code)
     error = _ERRORS.get(message.code, AdapterError)(message.message)
     error.code = message.code
