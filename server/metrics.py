@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from typing_extensions import override
 
 from server.adapter_key import AdapterKey
-from server.catalog.lifecycle import Action, LifecycleObserver
+from server.catalog.observer import Action, LifecycleObserver
 from server.catalog.versions import VersionState
 from server.collectors import EngineCollector, InfoCollector, VersionCollector
 from server.engine.messages import AdapterLoaded, EngineInfo, EngineStats, StepOutputs

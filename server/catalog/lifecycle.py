@@ -20,34 +20,17 @@ from adapters.package.added_tokens import AddedToken, read_added_tokens
 from adapters.package.inspection import PackageInfo, inspect_package
 from server.adapter_key import AdapterKey
 from server.catalog.draining import Background, Draining
+from server.catalog.observer import Action, LifecycleObserver
 from server.catalog.registry import Registry
 from server.catalog.removal import Removal
 from server.catalog.store import AdapterStore, disk_errors
 from server.catalog.versions import AdapterVersion, VersionState
 from server.engine.ipc.client import EngineClient
-from server.engine.messages import AdapterLoaded
 from server.errors import AdapterFailedError, BudgetError, ConflictError, InvalidRequestError, StoreError
 
 logger = logging.getLogger(__name__)
 Tokens = tuple[AddedToken, ...]
-Action = Literal["load", "replace", "activate", "rollback", "remove"]
 Uploaded = Literal["load", "replace", "candidate", "restore", "unchanged"]
-
-
-class LifecycleObserver:
-    """Is told what happens; this one ignores it."""
-
-    def adapter_loaded(self, loaded: AdapterLoaded) -> None:
-        """A version became resident: one that goes into service, or a candidate."""
-
-    def name_changed(self, action: Action) -> None:
-        """What a name serves changed: by an upload (a first one: load), an activation, a rollback, or its removal."""
-
-    def adapter_refused(self, code: str) -> None:
-        """A package was refused."""
-
-    def retire(self, key: AdapterKey) -> None:
-        """A version serves no new requests."""
 
 
 @dataclass(frozen=True)
@@ -247,17 +230,19 @@ class AdapterLifecycle:
         )
 
     async def _repeat(self, same: AdapterVersion, info: PackageInfo, *, activate: bool) -> Upload:
-        """The upload of content that a version has: load it if it failed, and let the name serve it."""
+        """The upload of content that a version has: mend it if it needs that, and let the name serve it."""
         failed = self.registry.state(same.key) is VersionState.FAILED
-        if failed:
+        restored = failed or not await asyncio.to_thread(_is_sound, same)
+        if restored:
             same = await self._restore(same, info)
         if activate and self.registry.state(same.key) is not VersionState.LIVE:
             activation = self._switch(same, "replace") if failed else await self._make_live(same, "replace")
             return Upload(same, "replace" if activation.replaced else "load")
-        return Upload(same, "restore" if failed else "unchanged")
+        return Upload(same, "restore" if restored else "unchanged")
 
     async def _restore(self, version: AdapterVersion, info: PackageInfo) -> AdapterVersion:
-        """Give a version that failed the files of ``info``, whose content is its own, and make it resident."""
+        """Give a version the files of ``info``, whose content is its own, and make it resident if it is not."""
+        failed = self.registry.state(version.key) is VersionState.FAILED
         if await self._draining.cancel(version.key):
             self.registry.drained(version.key)
         path = await asyncio.to_thread(self.store.adopt, info.path)
@@ -266,7 +251,8 @@ class AdapterLifecycle:
         except BaseException:
             await self._removal.delete_files(version.key, path)
             raise
-        self._observer.adapter_loaded(loaded)
+        if failed:
+            self._observer.adapter_loaded(loaded)
         restored = replace(version, path=path)
         self.registry.healed(restored)
         await self._removal.delete_files(version.key, version.path)
@@ -451,3 +437,11 @@ class AdapterLifecycle:
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
+
+
+def _is_sound(version: AdapterVersion) -> bool:
+    """Whether its files would be taken for it again, after a restart of the engine, say."""
+    try:
+        return inspect_package(version.path).digest == version.key.digest
+    except (AdapterError, OSError):
+        return False

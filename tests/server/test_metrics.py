@@ -4,7 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.adapter_key import AdapterKey
-from server.catalog.lifecycle import Action
+from server.catalog.observer import Action
 from server.catalog.versions import VersionState
 from server.engine.messages import AdapterLoaded, EngineInfo, EngineStats, StepOutputs
 from server.metrics import FINISH_REASONS, REQUEST_BUCKETS, TOKEN_BUCKETS, TTFT_BUCKETS, Metrics, RequestClock

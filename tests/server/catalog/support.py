@@ -8,7 +8,8 @@ from pathlib import Path
 from typing_extensions import override
 
 from server.adapter_key import AdapterKey
-from server.catalog.lifecycle import Action, AdapterLifecycle, LifecycleObserver
+from server.catalog.lifecycle import AdapterLifecycle
+from server.catalog.observer import Action, LifecycleObserver
 from server.catalog.registry import Registry
 from server.catalog.store import AdapterStore
 from server.catalog.versions import VersionState

@@ -92,7 +92,13 @@ async def test_what_is_resident_does_not_change_with_its_files(
     assert await backend.ask("json") == before
     os.truncate(weights, 8)
     assert await backend.ask("json") == before
-    weights.write_bytes(data)
+
+    assert await backend.lifecycle.install_copy("json", tiny_adapters["lora-r8"]) is not version
+    mended = backend.registry.live("json")
+    assert (mended.key, mended.path.exists(), version.path.exists()) == (version.key, True, False)
+    assert (mended.path / WEIGHTS).read_bytes() == data
+    assert await backend.ask("json") == before
+    assert backend.witness.loaded == [version.key]
 
 
 async def test_a_stored_version_that_changed_is_not_activated(
