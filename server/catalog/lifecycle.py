@@ -105,7 +105,7 @@ class AdapterLifecycle:
         self._removal = Removal(registry, store, self._draining, self._background)
         if (found := store.found).count:
             logger.warning(
-                "%d packages of an earlier server (%d bytes) are in %s; they are kept, and not served",
+                "packages of an earlier server: %d (%d bytes) in %s; they are kept, and not served",
                 found.count, found.nbytes, found.folder,
             )  # fmt: skip
 

@@ -19,6 +19,7 @@ import httpx
 import openai
 import pytest
 
+from server.catalog.store import AdapterStore
 from tests.server.live import wait_until
 
 COMMAND = [sys.executable, "-m", "hotswap", "serve", "--port", "0", "--quantize", "none", "--kv-cache-gb", "0.02"]
@@ -207,3 +208,19 @@ def test_the_api_process_imports_no_torch(tiny_base: Path) -> None:
         f"TextProcessor.load(pathlib.Path({str(tiny_base)!r}))\nassert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_what_an_earlier_server_left_is_said_and_kept(
+    tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path
+) -> None:
+    store = AdapterStore(tmp_path)
+    left = [store.adopt(store.stage_copy(tiny_adapters[name])) for name in ("lora-r4", "lora-r8")]
+    store.close()
+    argv = ("--model", str(tiny_base), "--data-dir", str(tmp_path), "--adapter", f"mine={tiny_adapters['lora-r4']}")
+    with serving(*argv) as (process, lines):
+        found = next(line for line in lines if line.startswith("  found"))
+        assert "packages of an earlier server: 1 (" in found, "the other one is in use again"
+        assert str(tmp_path / "packages") in found
+        process.send_signal(signal.SIGTERM)
+        assert end(process)[0] == 0
+    assert sorted((tmp_path / "packages").iterdir()) == sorted(left)
