@@ -49,7 +49,7 @@ def _found(context: ServerContext) -> dict[str, str]:
     if not found.count:
         return {}
     return {
-        "found": f"{found.count} packages of an earlier server ({_size(found.nbytes)}) in {found.folder}; not served"
+        "found": f"packages of an earlier server: {found.count} ({_size(found.nbytes)}) in {found.folder}; not served"
     }
 
 

@@ -122,7 +122,7 @@ class Loading:
         """What was read must be what the key names: files may change between two loads of a version."""
         if prepared.digest not in (None, self._key.digest):
             raise PackageChangedError(
-                f"the stored files of {self._key} are not those that were uploaded: their digest is "
+                "its stored files are not those that were uploaded: their digest is "
                 f"{prepared.digest[:12]}, not {self._key.digest[:12]}"
             )
 

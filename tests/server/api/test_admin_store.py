@@ -274,7 +274,7 @@ def test_another_server_keeps_what_is_there_and_says_so(
     before = sorted((data_dir / "packages").iterdir())
     with live_server(base, data_dir) as live, live.http() as http:
         assert sorted((data_dir / "packages").iterdir()) == before
-        assert "2 packages of an earlier server" in caplog.text
+        assert "packages of an earlier server: 2 (" in caplog.text
         assert str(data_dir / "packages") in caplog.text
         assert http.get("/v1/adapters").json()["data"] == []
         assert http.put("/v1/adapters/again", files=uploads["lora"]).status_code == 201
