@@ -2,6 +2,7 @@
 
 AdapterError
 ├── PackageError          the files are not a sound adapter package
+│   └── PackageChangedError   sound perhaps, but not those that were accepted
 ├── UnsupportedKindError  a sound package of a kind that is not served
 └── BaseMismatchError     a sound package made for another base
 """
@@ -26,6 +27,12 @@ class PackageError(AdapterError):
     def unreadable(cls, name: str, error: OSError) -> Self:
         """The system does not give us the file ``name``."""
         return cls(f"{name} cannot be read: {error.strerror or 'unknown error'}")
+
+
+class PackageChangedError(PackageError):
+    """What is stored is not what was accepted under that digest."""
+
+    code = "adapter_changed"
 
 
 class UnsupportedKindError(AdapterError):

@@ -26,7 +26,7 @@ from server.catalog.store import AdapterStore
 from server.config import DEFAULT_MODEL, EngineConfig
 from server.engine.ipc.client import ClientCore
 from server.engine.ipc.process_client import ProcessEngineClient
-from server.errors import EngineStartError, EngineUnavailableError
+from server.errors import EngineStartError, ServerError
 from server.metrics import Metrics
 from server.settings import ServerConfig
 from server.text.template_sandbox import SandboxLimits, TemplateSandbox
@@ -59,14 +59,17 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
         versions=registry.counts,
         max_adapters=config.metrics_adapters,
     )
+    store = AdapterStore(data_dir, max_bytes=int(config.max_stored_gb * 1e9))
+    lifecycle = AdapterLifecycle(registry, store, engine, metrics, text, max_versions=config.max_versions)
     engine.on_step = metrics.observe_step
+    engine.on_lost = lifecycle.lost
     return ServerContext(
         config=config,
         base_name=name,
         base_root=spec,
         engine=engine,
         registry=registry,
-        lifecycle=AdapterLifecycle(registry, AdapterStore(data_dir), engine, metrics, text),
+        lifecycle=lifecycle,
         text=text,
         metrics=metrics,
         admission=Admission(config.engine.max_num_seqs + config.max_waiting_requests),
@@ -168,5 +171,5 @@ async def _start(context: ServerContext, on_started: OnStarted | None) -> None:
 async def _load(context: ServerContext, name: str, path: Path) -> None:
     try:
         await context.lifecycle.install_copy(name, path, allow_noop=context.config.allow_noop)
-    except (AdapterError, EngineUnavailableError) as error:
+    except (AdapterError, ServerError) as error:
         raise EngineStartError(f"--adapter {name}={path}: {error}") from error

@@ -59,6 +59,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_num_batched_tokens: Annotated[int, Flag(ENGINE, "tokens of one step", "N")] = 512
     block_size: Annotated[int, Flag(ENGINE, "positions of one KV block", "N")] = 16
     kv_cache_gb: Annotated[float, Flag(ENGINE, "memory for the KV cache", "GB")] = 1.0
+    max_adapter_gb: Annotated[float, Flag(ENGINE, "memory for resident adapters; 0: what there is", "GB")] = 16.0
     prefix_caching: Annotated[bool, Flag(ENGINE, "share the KV of equal prompt beginnings")] = True
     threads: Annotated[int, Flag(ENGINE, "CPU threads of the engine (default: torch's choice)", "N")] = 0
     adapter_templates: Annotated[
@@ -77,5 +78,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
         if self.kv_cache_gb <= 0:
             raise ValueError(f"--kv-cache-gb must be above 0, not {self.kv_cache_gb}")
+        if self.max_adapter_gb < 0:
+            raise ValueError(f"--max-adapter-gb must not be negative, not {self.max_adapter_gb}")
         if self.max_model_len < 0 or self.threads < 0:
             raise ValueError("--max-model-len and --threads must not be negative")

@@ -6,10 +6,16 @@ ServerError
 ├── UnknownModelError        no such base, adapter or version        404
 ├── QueueFullError           too many requests at once               429
 ├── EngineUnavailableError   starting, restarting or draining        503
+├── AdapterFailedError       a version cannot be loaded again        503
+├── StoreError               packages cannot be kept on the disk     503
+│   └── StoreFullError       there is no room on it                  507
+├── BudgetError              more than the operator allows           507
 └── EngineStartError         the base cannot be served: ends start-up
 """
 
 from __future__ import annotations
+
+from adapters.errors import AdapterError
 
 
 class ServerError(Exception):
@@ -39,6 +45,35 @@ class QueueFullError(ServerError):
 
 class EngineUnavailableError(ServerError):
     """The engine is not serving at the moment; the request may be repeated."""
+
+
+class AdapterFailedError(ServerError, AdapterError):
+    """What is stored of a version, which was accepted once, cannot be loaded; the message has the reason."""
+
+    code = "adapter_failed"
+
+
+class StoreError(ServerError):
+    """The disk does not take, or give, packages."""
+
+    code = "store_unavailable"
+
+
+class StoreFullError(StoreError):
+    """The disk, or its quota, is full."""
+
+    code = "insufficient_storage"
+
+
+ADAPTER_MEMORY = "adapter_memory_exceeded"  # a BudgetError's code, between engine and API process
+
+
+class BudgetError(ServerError):
+    """More than a setting allows; the message says which, and ``code`` is of it."""
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class EngineStartError(ServerError):

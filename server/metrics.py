@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from typing_extensions import override
 
 from server.adapter_key import AdapterKey
-from server.catalog.lifecycle import Action, LifecycleObserver
+from server.catalog.observer import Action, LifecycleObserver
 from server.catalog.versions import VersionState
 from server.collectors import EngineCollector, InfoCollector, VersionCollector
 from server.engine.messages import AdapterLoaded, EngineInfo, EngineStats, StepOutputs
@@ -37,7 +37,7 @@ class AdapterLabels:
         self._requests = 0
 
     def count(self, key: AdapterKey | None) -> Label:
-        """The label of ``key`` for one more request."""
+        """The label of ``key`` for one more request, or one more error. What ``other`` has counted stays there."""
         self._age()
         if key is None:
             return BASE
@@ -211,8 +211,11 @@ class Metrics(LifecycleObserver):
         return RequestClock(self._series(self._labels.count(key)), started)
 
     def error(self, key: AdapterKey | None, kind: str) -> None:
-        """A request for ``key`` was answered by an error of type ``kind``."""
-        self._errors.labels(self._model, *self._labels.current(key), kind).inc()
+        """A request for ``key`` was answered by an error of type ``kind``, be it before anything ran."""
+        label = self._labels.current(key)
+        if label == OTHER:  # perhaps because it never ran: those that did were counted then
+            label = self._labels.count(key)
+        self._errors.labels(self._model, *label, kind).inc()
 
     @override
     def adapter_loaded(self, loaded: AdapterLoaded) -> None:

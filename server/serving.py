@@ -20,6 +20,7 @@ from adapters.errors import AdapterError
 from adapters.package.inspection import inspect_package
 from server.api.context import ServerContext
 from server.app import create_app, make_context
+from server.catalog.store import AdapterStore
 from server.errors import EngineStartError, InvalidRequestError
 from server.logs import configure_logging
 from server.settings import ServerConfig
@@ -34,11 +35,22 @@ def banner(context: ServerContext, url: str) -> str:
         "base": f"{context.base_name} ({info.quantization}, {info.dtype} on {info.device}, {_size(info.base_bytes)})",
         "kv cache": f"{_size(info.kv_bytes)}, {tokens:,} tokens; up to {info.max_model_len:,} per sequence",
         "adapters": ", ".join(_adapter(context, name) for name in names) or "none yet",
+        **_found(context),
         "listening": f"{url}  ({_access(context)})",
         "try": _curl(context, url, names[0] if names else context.base_name),
         "talk": f"hotswap chat --url {url}",
     }
     return "\n".join([f"hotswap {context.version} is ready", *(f"  {key:<10}{value}" for key, value in rows.items())])
+
+
+def _found(context: ServerContext) -> dict[str, str]:
+    """What is on the disk and not served, if anything is."""
+    found = context.lifecycle.store.found
+    if not found.count:
+        return {}
+    return {
+        "found": f"packages of an earlier server: {found.count} ({_size(found.nbytes)}) in {found.folder}; not served"
+    }
 
 
 def _adapter(context: ServerContext, name: str) -> str:
@@ -179,12 +191,20 @@ def bind(host: str, port: int) -> socket.socket:
 @contextmanager
 def _data_dir(config: ServerConfig) -> Iterator[Path]:
     if config.data_dir:
-        path = Path(config.data_dir).expanduser()
-        path.mkdir(parents=True, exist_ok=True)
-        yield path
+        yield _checked(config.data_dir)
         return
     with tempfile.TemporaryDirectory(prefix="hotswap-") as path_name:
         yield Path(path_name)
+
+
+def _checked(data_dir: str) -> Path:
+    """The directory, made if need be and seen to take packages: before a base is loaded for minutes."""
+    try:
+        path = Path(data_dir).expanduser()
+    except RuntimeError as error:  # of a user that is not there
+        raise EngineStartError(f"cannot keep adapters in {data_dir}: {error}; choose another --data-dir") from error
+    AdapterStore(path).close()
+    return path
 
 
 def _url(host: str, port: int) -> str:

@@ -104,6 +104,7 @@ Positive = Annotated[int, Field(ge=1)]
 PortNumber = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(ge=0)]
 Size = Annotated[float, Field(gt=0)]
+Amount = Annotated[float, Field(ge=0)]
 Level = Literal["debug", "info", "warning", "error"]
 
 
@@ -114,7 +115,8 @@ class ServerConfig(BaseModel):
     ``engine.model`` is as the operator gave it (a hub id or a directory) until ``server.app.make_context`` resolves it.
     ``adapter`` are (name, directory or archive) loaded at start; those that answer exactly as the base does are refused
     unless ``allow_noop``. Keys are kept only as SHA-256 digests. ``max_waiting_requests`` bounds the sequences accepted
-    beyond ``max_num_seqs``; ``max_candidates`` bounds the adapter versions that are resident without being live.
+    beyond ``max_num_seqs``; ``max_candidates`` bounds the adapter versions that are resident without being live,
+    ``max_versions`` those kept of one name, ``max_stored_gb`` what the packages of all weigh on the disk.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
@@ -147,6 +149,10 @@ class ServerConfig(BaseModel):
     drain_seconds: Annotated[Seconds, Flag(LIMITS, "time running requests get to finish at shutdown", "S")] = 30.0
     metrics_adapters: Annotated[Positive, Flag(LIMITS, "adapters with metrics of their own", "N")] = 100
     max_candidates: Annotated[Count, Flag(LIMITS, "adapter versions uploaded but not live, at once", "N")] = 16
+    max_versions: Annotated[
+        Count, Flag(LIMITS, "versions kept of one adapter; an upload deletes the oldest unused; 0: all", "N")
+    ] = 32
+    max_stored_gb: Annotated[Amount, Flag(LIMITS, "adapter packages kept in --data-dir; 0: what fits", "GB")] = 64.0
     data_dir: Annotated[
         str, Flag(LIMITS, "where adapter packages are kept (default: a temporary directory)", "DIR")
     ] = ""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from adapters.errors import PackageError
 from adapters.kinds.config import CONFIG_FILE, AdapterConfig
@@ -25,31 +26,45 @@ from adapters.quoting import quote
 _CHUNK = 1 << 20
 
 
-def content_digest(config: AdapterConfig, weights: Path, infos: Mapping[str, TensorInfo]) -> str:
+Data = bytes | memoryview
+
+
+def content_digest(
+    config: AdapterConfig, infos: Mapping[str, TensorInfo], data: Callable[[TensorInfo], Iterable[Data]]
+) -> str:
     """Hex SHA-256 over what decides the adapter's outputs.
 
     That is the semantic part of ``config`` and, for every tensor in the order of names, its name, dtype, shape and
-    bytes in the file ``weights``. Order of tensors in the file, metadata and keys that concern training do not count.
-    Raises PackageError when the file cannot be read.
+    bytes, which ``data`` gives. Order of tensors in the file, metadata and keys that concern training do not count.
     """
     digest = hashlib.sha256()
     digest.update(_digest_line("hotswap-adapter-1", config.semantics()))
+    for name in sorted(infos):
+        info = infos[name]
+        digest.update(_digest_line(name, [info.dtype, list(info.shape)]))
+        for chunk in data(info):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _digest_of_file(config: AdapterConfig, weights: Path, infos: Mapping[str, TensorInfo]) -> str:
+    """``content_digest`` of the tensors in the file ``weights``. Raises PackageError when it cannot be read."""
     try:
         with weights.open("rb") as file:
-            for name in sorted(infos):
-                info = infos[name]
-                digest.update(_digest_line(name, [info.dtype, list(info.shape)]))
-                file.seek(info.begin)
-                left = info.nbytes
-                while left:
-                    chunk = file.read(min(left, _CHUNK))
-                    if not chunk:
-                        raise PackageError(f"{weights.name} became shorter while it was read")
-                    digest.update(chunk)
-                    left -= len(chunk)
+            return content_digest(config, infos, lambda info: _chunks(file, info, weights.name))
     except OSError as error:
         raise PackageError.unreadable(weights.name, error) from error
-    return digest.hexdigest()
+
+
+def _chunks(file: BinaryIO, info: TensorInfo, name: str) -> Iterator[bytes]:
+    file.seek(info.begin)
+    left = info.nbytes
+    while left:
+        chunk = file.read(min(left, _CHUNK))
+        if not chunk:
+            raise PackageError(f"{name} became shorter while it was read")
+        yield chunk
+        left -= len(chunk)
 
 
 def _digest_line(name: str, value: object) -> bytes:
@@ -91,6 +106,14 @@ def inspect_package(path: Path, limits: PackageLimits = DEFAULT_LIMITS) -> Packa
 
     Raises PackageError or UnsupportedKindError.
     """
+    config, manifest, infos = inspect_files(path, limits)
+    return PackageInfo(path, config, manifest, infos, _digest_of_file(config, path / WEIGHTS_FILE, infos))
+
+
+def inspect_files(
+    path: Path, limits: PackageLimits = DEFAULT_LIMITS
+) -> tuple[AdapterConfig, Manifest | None, dict[str, TensorInfo]]:
+    """What ``inspect_package`` finds, without the digest, for whoever reads the tensors anyway. Raises as it does."""
     if not path.is_dir():
         raise PackageError("the package is not a directory")
     names = sorted(child.name for child in path.iterdir() if child.is_file())
@@ -111,4 +134,4 @@ def inspect_package(path: Path, limits: PackageLimits = DEFAULT_LIMITS) -> Packa
         raise PackageError(f"{WEIGHTS_FILE} holds no tensors")
     if GOLDEN_FILE in names:
         read_header(path / GOLDEN_FILE, limits, dtypes=GOLDEN_DTYPES)
-    return PackageInfo(path, config, manifest, infos, content_digest(config, weights, infos))
+    return config, manifest, infos

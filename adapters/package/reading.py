@@ -12,10 +12,9 @@ from pathlib import Path
 from adapters.kinds.saved_adapter import SavedAdapter
 from adapters.limits import DEFAULT_LIMITS, PackageLimits
 from adapters.package.files import WEIGHTS_FILE
-from adapters.package.header import WEIGHT_DTYPES
-from adapters.package.inspection import inspect_package
+from adapters.package.inspection import content_digest, inspect_files
 from adapters.package.manifest import Manifest
-from adapters.package.tensors import read_tensors
+from adapters.package.tensors import load_tensors, tensor_bytes
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -29,16 +28,18 @@ class AdapterPackage(SavedAdapter):
 
 
 def read_package(path: Path, limits: PackageLimits = DEFAULT_LIMITS) -> AdapterPackage:
-    """Load the package in the directory ``path``. Raises PackageError or UnsupportedKindError."""
-    info = inspect_package(path, limits)
-    dtypes = (*WEIGHT_DTYPES, *info.config.INDEX_DTYPES)
-    tensors = read_tensors(path / WEIGHTS_FILE, limits, dtypes=dtypes, empty=info.config.EMPTY_TENSORS)
+    """Load the package in the directory ``path``. Raises PackageError or UnsupportedKindError.
+
+    The digest is of what was loaded: the files are read once, and may change afterwards.
+    """
+    config, manifest, infos = inspect_files(path, limits)
+    tensors = load_tensors(path / WEIGHTS_FILE, infos)
     return AdapterPackage(
         path=path,
-        config=info.config,
+        config=config,
         tensors=tensors,
-        manifest=info.manifest,
-        digest=info.digest,
-        nbytes=info.nbytes,
+        manifest=manifest,
+        digest=content_digest(config, infos, lambda info: [tensor_bytes(tensors[info.name])]),
+        nbytes=sum(info.nbytes for info in infos.values()),
         limits=limits,
     )

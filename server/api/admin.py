@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +12,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from adapters.errors import AdapterError
-from adapters.package.inspection import inspect_package
-from server.adapter_key import AdapterKey, version_number
+from server.adapter_key import version_number
 from server.api import uploads
 from server.api.auth import AdminKey
 from server.api.context import ContextDep, LifecycleDep, RegistryDep, ServerContext
@@ -22,24 +20,24 @@ from server.api.error_responses import ApiError, json_response
 from server.api.wire import Integer, Wire, json_body
 from server.catalog.lifecycle import Activation
 from server.catalog.registry import Registry
-from server.catalog.versions import AdapterVersion, VersionState
+from server.catalog.versions import AdapterVersion
 from server.errors import EngineUnavailableError, ServerError
 
 _audit = logging.getLogger("server.audit")
-_OF_LIVE = ("version", "digest", "kind", "bytes", "num_virtual_tokens", "created", "state")
+_OF_LIVE = ("version", "digest", "kind", "bytes", "num_virtual_tokens", "created", "state", "reason")
 
 
 def adapter_body(registry: Registry, name: str) -> dict[str, Any]:
     """One name: what is known of its live version (all None before there is one), and its versions."""
     versions = [version_body(registry, version) for version in registry.versions(name)]
     none: dict[str, Any] = {"id": name, "name": name, "warnings": [], **dict.fromkeys(_OF_LIVE)}
-    live = version_body(registry, registry.live(name)) if name in registry.names() else none
+    live = none if registry.live_number(name) is None else version_body(registry, registry.live(name))
     running = sum(version["running"] for version in versions)
     return {**live, "object": "adapter", "running": running, "versions": versions}
 
 
 def version_body(registry: Registry, version: AdapterVersion) -> dict[str, Any]:
-    """One version that is kept."""
+    """One version that is kept. ``reason``: why it failed, None unless it did."""
     key = version.key
     return {
         "object": "adapter.version",
@@ -52,6 +50,7 @@ def version_body(registry: Registry, version: AdapterVersion) -> dict[str, Any]:
         "num_virtual_tokens": version.num_virtual_tokens,
         "created": int(version.created),
         "state": registry.state(key).value,
+        "reason": registry.failure(key),
         "running": registry.running(key),
         "warnings": list(version.warnings),
     }
@@ -123,9 +122,13 @@ async def inspect(_: AdminKey, registry: RegistryDep, name: str) -> Response:
 @router.delete("/v1/adapters/{name}", response_model=None)
 async def delete(_: AdminKey, request: Request, lifecycle: LifecycleDep, name: str, mode: Mode = "drain") -> Response:
     """Stop serving a name: running requests finish (drain) or are ended (force)."""
-    versions = await lifecycle.remove(name, force=mode == "force")
-    audit(request, "remove", name, mode=mode, versions=[version.key.version for version in versions])
-    return json_response({"object": "adapter.deleted", "name": name, "deleted": True, "mode": mode})
+    with refusals_audited(request, name):
+        versions = await lifecycle.remove(name, force=mode == "force")
+    warnings = lifecycle.undeleted(versions)
+    numbers = [version.key.version for version in versions]
+    audit(request, "remove", name, mode=mode, versions=numbers, **_noted(warnings))
+    body = {"object": "adapter.deleted", "name": name, "deleted": True, "mode": mode, **_noted(warnings)}
+    return json_response(body)
 
 
 async def _upload(
@@ -142,43 +145,25 @@ async def _upload(
                 raise ApiError(
                     400, "say what to call the adapter, in the field or query parameter `name`", param="name"
                 )
-            activate = activate and received.flag("activate", default=True)
-            replace = received.flag("replace") or replace
-            before = _states(context.registry, name)
-            live = next((key for key, state in before.items() if state is VersionState.LIVE), None)
-            if live is not None and activate and not replace:
-                await _require_same_content(received, live)
-            allow_noop = received.flag("allow_noop") or allow_noop
-            version = await context.lifecycle.install(name, received.package, activate=activate, allow_noop=allow_noop)
+            done = await context.lifecycle.upload(
+                name,
+                received.package,
+                activate=activate and received.flag("activate", default=True),
+                replace=received.flag("replace") or replace,
+                allow_noop=received.flag("allow_noop") or allow_noop,
+            )
     except (AdapterError, ServerError, ApiError) as error:
         audit(request, "refuse", name, reason=str(error))
         raise
-    changed = version.key not in before or (activate and version.key != live)
-    action = "unchanged" if not changed else "candidate" if not activate else "replace" if live else "load"
-    audit(request, action, name, version=version.key.version, digest=version.key.digest)
-    body = {**version_body(context.registry, version), "base_fingerprint": context.engine.info.base_fingerprint}
-    return json_response(body, 201 if changed else 200)
+    key = done.version.key
+    evicted = {"evicted": [version.key.version for version in done.evicted]} if done.evicted else {}
+    audit(request, done.action, name, version=key.version, digest=key.digest, **evicted)
+    body = {**version_body(context.registry, done.version), "base_fingerprint": context.engine.info.base_fingerprint}
+    return json_response(body, 200 if done.action in ("restore", "unchanged") else 201)
 
 
-async def _require_same_content(received: uploads.Upload, live: AdapterKey) -> None:
-    """An upload that is repeated (after a lost answer, say) is no conflict; other content under the name is."""
-    info = await asyncio.to_thread(inspect_package, received.package)
-    if info.digest != live.digest:
-        raise ApiError(
-            409,
-            f"the adapter {live.name!r} exists (version {live.version}); "
-            f"to replace it, send PUT /v1/adapters/{live.name} or add ?replace=true; "
-            "to upload a candidate beside it, add ?activate=false",
-            param="name",
-            code="adapter_exists",
-            headers={"x-should-retry": "false"},
-        )
-
-
-def _states(registry: Registry, name: str) -> dict[AdapterKey, VersionState]:
-    """The versions of a name, which may be new."""
-    versions = registry.versions(name) if name in registry.known_names() else []
-    return {version.key: registry.state(version.key) for version in versions}
+def _noted(warnings: list[str]) -> dict[str, list[str]]:
+    return {"warnings": warnings} if warnings else {}
 
 
 Number = Annotated[Integer, Field(ge=1)]
@@ -242,7 +227,8 @@ async def delete_version(
         if not number:
             raise ApiError(400, "version: must be a version's number, like 3", param="version")
         deleted = await lifecycle.remove_version(name, number, force=mode == "force")
-    audit(request, "remove_version", name, mode=mode, version=number, digest=deleted.key.digest)
+    warnings = lifecycle.undeleted([deleted])
+    audit(request, "remove_version", name, mode=mode, version=number, digest=deleted.key.digest, **_noted(warnings))
     return json_response(
         {
             "object": "adapter.version.deleted",
@@ -252,6 +238,7 @@ async def delete_version(
             "digest": deleted.key.digest,
             "deleted": True,
             "mode": mode,
+            **_noted(warnings),
         }
     )
 

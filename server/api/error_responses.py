@@ -12,15 +12,19 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from adapters.errors import AdapterError
+from adapters.errors import AdapterError, PackageChangedError
 from server.api.routing import methods_of
 from server.api.validation import first_fault, json_fault, sentence
 from server.errors import (
+    AdapterFailedError,
+    BudgetError,
     ConflictError,
     EngineUnavailableError,
     InvalidRequestError,
     QueueFullError,
     ServerError,
+    StoreError,
+    StoreFullError,
     UnknownModelError,
 )
 
@@ -85,6 +89,10 @@ def to_api_error(error: Exception) -> ApiError:
             return ApiError(404, str(error), param="model", code="model_not_found")
         case QueueFullError():
             return _retry(429, str(error), "rate_limit_error", "rate_limit_exceeded")
+        case AdapterFailedError() | PackageChangedError() | StoreError() | BudgetError():
+            status = 507 if isinstance(error, (StoreFullError, BudgetError)) else 503
+            headers = {"x-should-retry": "false"}  # it takes an operator
+            return ApiError(status, str(error), type="server_error", code=error.code, headers=headers)
         case EngineUnavailableError():
             return _retry(503, str(error), "server_error", "engine_unavailable")
         case GenerationError():

@@ -6,6 +6,7 @@ Answers are whole, or server-sent events; work for a client that leaves ends at 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager
@@ -25,7 +26,7 @@ from server.api.error_responses import json_response, to_api_error
 from server.api.generation import Completion, Generation, TextDelta, Usage, running
 from server.api.prepare import Job, asked_model
 from server.api.wire import SamplingBody
-from server.errors import EngineUnavailableError
+from server.errors import EngineUnavailableError, UnknownModelError
 
 T = TypeVar("T")
 Body = TypeVar("Body", bound=SamplingBody)
@@ -121,7 +122,9 @@ class _Work:
         )
 
     def count_error(self, error: Exception) -> None:
-        """Count an error that is answered."""
+        """Count an error that is answered, under the adapter that was asked for if there is one."""
+        with contextlib.suppress(UnknownModelError):
+            self._adapter = self._adapter or self._context.registry.find(self._body.named(self._context.base_name))
         self._context.metrics.error(self._adapter, to_api_error(error).code or "invalid_request")
 
 

@@ -21,7 +21,7 @@ from adapters.limits import PackageLimits
 from adapters.package.archive import unpack
 from adapters.package.files import PACKAGE_FILES, is_kept
 from server.api.error_responses import ApiError
-from server.catalog.store import AdapterStore
+from server.catalog.store import AdapterStore, disk_errors
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -188,11 +188,12 @@ class Upload:
 
 @asynccontextmanager
 async def receive(request: Request, store: AdapterStore, max_megabytes: float) -> AsyncIterator[Upload]:
-    """Stream the body into quarantine; nothing of it is left there afterwards. Raises ApiError or PackageError."""
+    """Stream the body into quarantine; nothing of it stays. Raises ApiError, PackageError or StoreError."""
     place = await asyncio.to_thread(store.new_quarantine)
     try:
-        form = await read_form(request, place)
-        package = await asyncio.to_thread(_package, form.files, place, max_megabytes)
+        with disk_errors():
+            form = await read_form(request, place)
+            package = await asyncio.to_thread(_package, form.files, place, max_megabytes)
         yield Upload(package, form.fields)
     finally:
         await asyncio.to_thread(store.discard, place)

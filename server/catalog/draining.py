@@ -1,4 +1,4 @@
-"""Lets adapter versions go: out of the engine once nobody uses them, then perhaps off the disk.
+"""Lets adapter versions go: out of the engine once nobody uses them.
 
 That work goes on when whoever asked for it has left. Asyncio-confined.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from adapters.errors import AdapterError
@@ -81,18 +81,19 @@ class Draining:
         await asyncio.wait([task])
         return task.cancelled()
 
-    async def finish(self, key: AdapterKey, then: Callable[[], None]) -> None:
-        """Unload ``key`` once its last lease is released, then call ``then`` in a thread."""
+    async def finish(self, key: AdapterKey) -> None:
+        """Unload ``key`` once its last lease is released, or, if that is forced meanwhile, at once."""
         self.begin(key)
-        await asyncio.wait([self._tasks[key]])
-        await asyncio.to_thread(then)
+        task = self._tasks[key]
+        await asyncio.wait([task])
+        if task.cancelled():
+            await self.force(key)
 
-    async def force(self, key: AdapterKey, then: Callable[[], None]) -> None:
-        """Unload ``key`` now, aborting its requests, then call ``then`` in a thread."""
+    async def force(self, key: AdapterKey) -> None:
+        """Unload ``key`` now, aborting its requests."""
         if key in self._tasks and key not in self._unloading:
             self._tasks[key].cancel()
         await self._engine.unload_adapter(key, force=True)
-        await asyncio.to_thread(then)
 
     async def _unload_when_unused(self, key: AdapterKey) -> None:
         await self._registry.unused(key)

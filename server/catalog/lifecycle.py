@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 from weakref import WeakValueDictionary
@@ -22,32 +21,18 @@ from adapters.package.chat_template import NO_CHAT, PackageChat, read_chat
 from adapters.package.inspection import PackageInfo, inspect_package
 from server.adapter_key import AdapterKey
 from server.catalog.draining import Background, Draining
+from server.catalog.observer import Action, LifecycleObserver
 from server.catalog.registry import Registry
-from server.catalog.store import AdapterStore
+from server.catalog.removal import Removal
+from server.catalog.store import AdapterStore, disk_errors
 from server.catalog.versions import AdapterVersion, VersionState
 from server.engine.ipc.client import EngineClient
-from server.engine.messages import AdapterLoaded
-from server.errors import ConflictError, InvalidRequestError
+from server.errors import AdapterFailedError, BudgetError, ConflictError, InvalidRequestError, StoreError
 
 logger = logging.getLogger(__name__)
 Tokens = tuple[AddedToken, ...]
-Action = Literal["load", "replace", "activate", "rollback", "remove"]
-
-
-class LifecycleObserver:
-    """Is told what happens; this one ignores it."""
-
-    def adapter_loaded(self, loaded: AdapterLoaded) -> None:
-        """A version became resident: one that goes into service, or a candidate."""
-
-    def name_changed(self, action: Action) -> None:
-        """What a name serves changed: by an upload (a first one: load), an activation, a rollback, or its removal."""
-
-    def adapter_refused(self, code: str) -> None:
-        """A package was refused."""
-
-    def retire(self, key: AdapterKey) -> None:
-        """A version serves no new requests."""
+Content = tuple[str, Tokens, PackageChat]  # digest of the weights, tokens and conversations: what makes a version
+Uploaded = Literal["load", "replace", "candidate", "restore", "unchanged"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +45,18 @@ class Activation:
     version: AdapterVersion
     replaced: AdapterVersion | None = None
     changed: bool = True
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What became of an uploaded package, and which older versions were deleted for it.
+
+    ``restore``: ``version``, which had failed, has its files again, and is what it was before.
+    """
+
+    version: AdapterVersion
+    action: Uploaded
+    evicted: tuple[AdapterVersion, ...] = ()
 
 
 class Vocabulary(Protocol):
@@ -90,7 +87,10 @@ class _AnyVocabulary:
 
 
 class AdapterLifecycle:
-    """All changes of what a server serves. ``registry`` answers which version a request gets."""
+    """All changes of what a server serves. ``registry`` answers which version a request gets.
+
+    Beyond ``max_versions`` of a name (0: no limit) the oldest that nobody uses are deleted with every upload.
+    """
 
     def __init__(
         self,
@@ -99,6 +99,8 @@ class AdapterLifecycle:
         engine: EngineClient,
         observer: LifecycleObserver | None = None,
         vocabulary: Vocabulary | None = None,
+        *,
+        max_versions: int = 0,
     ) -> None:
         self.registry = registry
         self.store = store
@@ -108,8 +110,13 @@ class AdapterLifecycle:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._background = Background()
         self._draining = Draining(registry, engine, self._background)
-        known = [version.path for name in registry.known_names() for version in registry.versions(name)]
-        store.sweep(known)
+        self._max_versions = max_versions
+        self._removal = Removal(registry, store, self._draining, self._background)
+        if (found := store.found).count:
+            logger.warning(
+                "packages of an earlier server: %d (%d bytes) in %s; they are kept, and not served",
+                found.count, found.nbytes, found.folder,
+            )  # fmt: skip
 
     async def install(
         self, name: str, package: Path, *, activate: bool = True, allow_noop: bool = False
@@ -119,9 +126,19 @@ class AdapterLifecycle:
         Unless ``activate`` it only becomes a candidate: resident, and served as ``name@version`` alone. Content that
         ``name`` serves already, or that is such a candidate, is not loaded again. The quarantined files are gone
         afterwards in any case. An adapter that answers exactly as the base does is refused unless ``allow_noop``.
-        Raises AdapterError, InvalidRequestError or EngineUnavailableError; everything is as before then.
+        Raises AdapterError, InvalidRequestError, BudgetError, StoreError or EngineUnavailableError; everything is as
+        before then.
         """
-        return await self._background.to_the_end(self._install(name, package, activate, allow_noop))
+        return (await self.upload(name, package, activate=activate, replace=True, allow_noop=allow_noop)).version
+
+    async def upload(
+        self, name: str, package: Path, *, activate: bool = True, replace: bool = False, allow_noop: bool = False
+    ) -> Upload:
+        """As ``install``, saying what was done; ConflictError where ``name`` serves other content, unless ``replace``.
+
+        A version of that content which failed is not added again: it gets the files, and is loaded.
+        """
+        return await self._background.to_the_end(self._upload(name, package, activate, replace, allow_noop))
 
     async def install_copy(
         self, name: str, source: Path, *, activate: bool = True, allow_noop: bool = False
@@ -134,7 +151,8 @@ class AdapterLifecycle:
         """Let ``name`` serve another of its versions, a candidate or an older one.
 
         With ``expected_live`` (0: none) only if that is what it serves now, or if there is nothing to change. Raises
-        UnknownModelError, ConflictError, or as ``install``; everything is as before then.
+        UnknownModelError, ConflictError, or as ``install``; everything is as before then, but that a version whose
+        files cannot be loaded has failed (AdapterFailedError).
         """
         return await self._background.to_the_end(self._activate(name, number, expected_live))
 
@@ -149,13 +167,22 @@ class AdapterLifecycle:
         """Stop serving ``name`` and delete its versions, which are returned. New requests are refused at once.
 
         Running requests finish and the files go after the last one; with ``force`` they are aborted and all is gone
-        on return. Raises UnknownModelError.
+        on return, what was removed before and still finishes requests included. Files that the disk does not let go
+        stay, see ``undeleted``. Raises UnknownModelError.
         """
         return await self._background.to_the_end(self._remove(name, force))
 
     async def remove_version(self, name: str, number: int, *, force: bool = False) -> AdapterVersion:
         """Delete a version that is not live, as ``remove`` does. Raises UnknownModelError, or ConflictError."""
         return await self._background.to_the_end(self._remove_version(name, number, force))
+
+    def undeleted(self, versions: Iterable[AdapterVersion]) -> list[str]:
+        """Why files of removed ``versions`` are still on the disk; empty when none are."""
+        return self._removal.undeleted(versions)
+
+    def lost(self, key: AdapterKey, reason: str) -> None:
+        """A restarted engine could not load ``key``: it has failed, until it is uploaded or activated again."""
+        self.registry.failed(key, reason)
 
     async def settle(self) -> None:
         """Wait until everything under way has ended: installs, drains, deletions."""
@@ -167,36 +194,86 @@ class AdapterLifecycle:
 
     # ---- installing ----
 
-    async def _install(self, name: str, package: Path, activate: bool, allow_noop: bool) -> AdapterVersion:
+    async def _upload(self, name: str, package: Path, activate: bool, replace: bool, allow_noop: bool) -> Upload:
         try:
             self.registry.check_new_name(name)
-            info = await asyncio.to_thread(inspect_package, package)
-            tokens = await asyncio.to_thread(self._read_tokens, info)
-            chat = await asyncio.to_thread(self._read_chat, info, tokens)
+            with disk_errors():
+                info = await asyncio.to_thread(inspect_package, package)
+                tokens = await asyncio.to_thread(self._read_tokens, info)
+                chat = await asyncio.to_thread(self._read_chat, info, tokens)
             async with self._lock(name):
-                if (same := self._resident(name, info.digest, tokens, chat)) is None:
+                same = self._same_content(name, info.digest, tokens, chat, activate=activate)
+                if activate and not replace:
+                    self._check_free(name, (info.digest, tokens, chat))
+                if same is None:
                     return await self._add(name, info, tokens, chat, activate=activate, allow_noop=allow_noop)
-                if activate:
-                    await self._make_live(same, "replace")
-                return same
-        except AdapterError as error:
+                return await self._repeat(same, info, activate=activate)
+        except (AdapterError, BudgetError, StoreError) as error:
             self._observer.adapter_refused(error.code)
             logger.info("adapter %s refused: %s", name, error)
             raise
         finally:
             await asyncio.to_thread(self.store.discard, package)
 
-    def _resident(self, name: str, digest: str, tokens: Tokens, chat: PackageChat) -> AdapterVersion | None:
-        """The live version of ``name``, else a candidate, whose content is this one."""
+    def _same_content(
+        self, name: str, digest: str, tokens: Tokens, chat: PackageChat, *, activate: bool
+    ) -> AdapterVersion | None:
+        """The live version of ``name``, else a candidate, else one that failed, whose content is this one."""
         versions = self.registry.versions(name) if name in self.registry.known_names() else []
-        content = (digest, tokens, chat)
-        same = [version for version in versions if (version.key.digest, version.tokens, version.chat) == content]
+        same = [version for version in versions if _content(version) == (digest, tokens, chat)]
+        same.sort(key=lambda version: self.registry.serves(version.key))
         by_state = {self.registry.state(version.key): version for version in same}
-        return by_state.get(VersionState.LIVE) or by_state.get(VersionState.CANDIDATE)
+        found = by_state.get(VersionState.LIVE) or by_state.get(VersionState.CANDIDATE)
+        failed = by_state.get(VersionState.FAILED)
+        if found is None and failed is not None and (activate or self.registry.serves(failed.key)):
+            return failed
+        return found
+
+    def _check_free(self, name: str, content: Content) -> None:
+        """Raise ConflictError when ``name`` has a live version of other ``content``: an upload may be repeated."""
+        live = self.registry.live_number(name)
+        if live is None or _content(self.registry.live(name)) == content:
+            return
+        raise ConflictError(
+            f"the adapter {name!r} exists (version {live}); to replace it, send PUT /v1/adapters/{name} or add "
+            "?replace=true; to upload a candidate beside it, add ?activate=false",
+            param="name",
+            code="adapter_exists",
+        )
+
+    async def _repeat(self, same: AdapterVersion, info: PackageInfo, *, activate: bool) -> Upload:
+        """The upload of content that a version has: mend it if it needs that, and let the name serve it."""
+        failed = self.registry.state(same.key) is VersionState.FAILED
+        restored = failed or not await asyncio.to_thread(_is_sound, same)
+        if restored:
+            same = await self._restore(same, info)
+        if activate and self.registry.state(same.key) is not VersionState.LIVE:
+            activation = self._switch(same, "replace") if failed else await self._make_live(same, "replace")
+            return Upload(same, "replace" if activation.replaced else "load")
+        return Upload(same, "restore" if restored else "unchanged")
+
+    async def _restore(self, version: AdapterVersion, info: PackageInfo) -> AdapterVersion:
+        """Give a version the files of ``info``, whose content is its own, and make it resident if it is not."""
+        failed = self.registry.state(version.key) is VersionState.FAILED
+        if await self._draining.cancel(version.key):
+            self.registry.drained(version.key)
+        path = await asyncio.to_thread(self.store.adopt, info.path)
+        try:
+            loaded = await self._engine.load_adapter(version.key, path, allow_noop=True)  # accepted before
+        except BaseException:
+            await self._removal.delete_files(version.key, path)
+            raise
+        if failed:
+            self._observer.adapter_loaded(loaded)
+        restored = replace(version, path=path)
+        self.registry.healed(restored)
+        await self._removal.delete_files(version.key, version.path)
+        logger.info("adapter %s has its files again", version.key)
+        return restored
 
     async def _add(
         self, name: str, info: PackageInfo, tokens: Tokens, chat: PackageChat, *, activate: bool, allow_noop: bool
-    ) -> AdapterVersion:
+    ) -> Upload:
         key = self.registry.reserve(name, info.digest, candidate=not activate)
         path: Path | None = None
         try:
@@ -205,7 +282,7 @@ class AdapterLifecycle:
         except BaseException:
             self.registry.release(key)
             if path is not None:
-                await asyncio.to_thread(self.store.delete, path)
+                await self._removal.delete_files(key, path)
             raise
         version = AdapterVersion(
             key=key,
@@ -226,7 +303,19 @@ class AdapterLifecycle:
             self._went_live(version, replaced, "replace")
         else:
             logger.info("adapter %s waits as a candidate", key)
-        return version
+        action: Uploaded = "candidate" if not activate else "replace" if replaced else "load"
+        return Upload(version, action, self._evict(name))
+
+    def _evict(self, name: str) -> tuple[AdapterVersion, ...]:
+        """Delete the oldest versions of ``name`` that nobody uses, beyond those that are to be kept."""
+        if not self._max_versions:
+            return ()
+        evicted = self.registry.superfluous(name, self._max_versions)
+        for version in evicted:
+            self.registry.forget_version(version.key)
+            logger.info("adapter %s deleted: there are more than %d versions", version.key, self._max_versions)
+            self._end(version, force=False)
+        return tuple(evicted)
 
     def _read_tokens(self, info: PackageInfo) -> Tokens:
         """What its tokens are beside the base's, once both tokenizers are known to agree. Raises AdapterError."""
@@ -254,7 +343,7 @@ class AdapterLifecycle:
         async with self._lock(name):
             self.registry.live(name)  # or there is nothing to go back from
             version = None if number is None else self.registry.version(name, number)
-            if version is not None and self.registry.state(version.key) is VersionState.CANDIDATE:
+            if version is not None and self.registry.is_candidate(version.key):
                 raise InvalidRequestError(
                     f"{version.key} has never been live; to activate it send PATCH /v1/adapters/{name}", param="version"
                 )
@@ -266,17 +355,33 @@ class AdapterLifecycle:
         if self.registry.state(version.key) is VersionState.LIVE:
             return Activation(version, changed=False)
         await self._make_resident(version)
+        if self.registry.live_number(version.key.name) == version.key.version:  # it had failed
+            logger.info("adapter %s is served again", version.key)
+            return Activation(version)
+        return self._switch(version, action)
+
+    def _switch(self, version: AdapterVersion, action: Action) -> Activation:
+        """Let its name mean a version that is resident."""
         replaced = self.registry.activate(version.key, back=action == "rollback")
         self._went_live(version, replaced, action)
         return Activation(version, replaced)
 
     async def _make_resident(self, version: AdapterVersion) -> None:
-        """Load a version, unless it is draining and can be kept."""
-        if await self._draining.cancel(version.key):
-            return
-        candidate = self.registry.state(version.key) is VersionState.CANDIDATE
-        loaded = await self._engine.load_adapter(version.key, version.path, allow_noop=True)  # accepted before
-        if not candidate:  # a candidate was only asked whether it is resident still
+        """Load a version, unless it is draining and can be kept. Raises AdapterFailedError, also by then."""
+        key, state = version.key, self.registry.state(version.key)
+        if await self._draining.cancel(key):
+            if state is not VersionState.FAILED:
+                return
+            self.registry.drained(key)  # it is not there: the engine has been another since
+        try:
+            loaded = await self._engine.load_adapter(key, version.path, allow_noop=True)  # accepted before
+        except AdapterError as error:
+            self.registry.failed(key, str(error))
+            raise AdapterFailedError(
+                f"{key} cannot be loaded: {error}. Upload it again, or activate it once its files are mended"
+            ) from error
+        self.registry.healed(version)
+        if state is not VersionState.CANDIDATE:  # which was only asked whether it is resident still
             self._observer.adapter_loaded(loaded)
 
     def _went_live(self, version: AdapterVersion, replaced: AdapterVersion | None, action: Action) -> None:
@@ -292,7 +397,7 @@ class AdapterLifecycle:
 
         A ``target`` that it serves already is fine too: the call was repeated.
         """
-        live = self.registry.live(name).key.version if name in self.registry.names() else 0
+        live = self.registry.live_number(name) or 0
         if expected_live in (None, live) or (live and live == target):
             return
         serves = f"{name!r} serves version {live}" if live else f"{name!r} serves no version"
@@ -307,40 +412,60 @@ class AdapterLifecycle:
 
     async def _remove(self, name: str, force: bool) -> list[AdapterVersion]:
         async with self._lock(name):
-            served = name in self.registry.names()
-            versions = self.registry.remove(name)
-            if served:
-                self._observer.name_changed("remove")
+            leaving = self.registry.leaving(name) if force else []
+            versions: list[AdapterVersion] = []
+            if name in self.registry.known_names() or not leaving:
+                served = self.registry.live_number(name) is not None
+                versions = self.registry.remove(name)
+                if served:
+                    self._observer.name_changed("remove")
             logger.info("adapter %s removed, %s", name, "by force" if force else "draining")
             ends = [self._end(version, force) for version in versions]
         if force:
-            await asyncio.gather(*ends)
-        return versions
+            await asyncio.gather(*ends, *(self._removal.hasten(version) for version in leaving))
+        return leaving + versions
 
     async def _remove_version(self, name: str, number: int, force: bool) -> AdapterVersion:
         async with self._lock(name):
-            version = self.registry.version(name, number)
-            if self.registry.state(version.key) is VersionState.LIVE:
-                raise ConflictError(
-                    f"{version.key} is being served; activate another version first, or delete the whole adapter",
-                    code="version_is_live",
-                )
-            self.registry.forget_version(version.key)
+            leaving = self.registry.leaving(name) if force else []
+            version = next((v for v in leaving if v.key.version == number), None)
+            if version is not None:
+                await self._removal.hasten(version)
+                return version
+            version = self._forget(name, number)
             logger.info("adapter %s removed, %s", version.key, "by force" if force else "draining")
             end = self._end(version, force)
         if force:
             await end
         return version
 
+    def _forget(self, name: str, number: int) -> AdapterVersion:
+        """Take a version out of the registry. Raises UnknownModelError, or ConflictError for the live one."""
+        version = self.registry.version(name, number)
+        if self.registry.live_number(name) == number:
+            raise ConflictError(
+                f"{version.key} is being served; activate another version first, or delete the whole adapter",
+                code="version_is_live",
+            )
+        self.registry.forget_version(version.key)
+        return version
+
     def _end(self, version: AdapterVersion, force: bool) -> asyncio.Task[None]:
         """Unload a version that the registry has let go, and delete its files."""
         self._observer.retire(version.key)
-        return self._background.spawn(self._unload_and_delete(version, force))
-
-    async def _unload_and_delete(self, version: AdapterVersion, force: bool) -> None:
-        delete = partial(self.store.delete, version.path)
-        await (self._draining.force if force else self._draining.finish)(version.key, delete)
-        self.registry.deleted(version.key)
+        return self._removal.begin(version, force=force)
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
+
+
+def _content(version: AdapterVersion) -> Content:
+    return version.key.digest, version.tokens, version.chat
+
+
+def _is_sound(version: AdapterVersion) -> bool:
+    """Whether its files would be taken for it again, after a restart of the engine, say."""
+    try:
+        return inspect_package(version.path).digest == version.key.digest
+    except (AdapterError, OSError):
+        return False

@@ -16,7 +16,7 @@ from adapters.names import check_name
 from adapters.quoting import quote
 from server.adapter_key import AdapterKey, version_number
 from server.catalog.versions import AdapterVersion, VersionHistory, VersionState
-from server.errors import ConflictError, InvalidRequestError, UnknownModelError
+from server.errors import AdapterFailedError, ConflictError, InvalidRequestError, UnknownModelError
 
 
 class Lease:
@@ -70,8 +70,18 @@ class Registry:
         """The version that ``model`` means now; None for the base.
 
         ``model`` is the base's name, ``name``, ``name@version`` (live or candidate), or either after ``base:``.
-        Raises UnknownModelError.
+        Raises UnknownModelError, or AdapterFailedError.
         """
+        key = self.find(model)
+        if key is not None and (reason := self.failure(key)) is not None:
+            raise AdapterFailedError(
+                f"{key} cannot be loaded: {reason}. Upload it again, activate it once its files are mended "
+                f"(PATCH /v1/adapters/{key.name}), or activate another version"
+            )
+        return key
+
+    def find(self, model: str) -> AdapterKey | None:
+        """As ``resolve``, also for a version that failed."""
         if model == self.base_name:
             return None
         name, at, number = model.removeprefix(f"{self.base_name}:").partition("@")
@@ -79,7 +89,7 @@ class Registry:
             return self.live(name).key  # shares of traffic (canaries) would be drawn here
         entry = self._entry(name)
         version = self._version(entry, name, number)
-        if entry.state(version.key.version) not in (VersionState.LIVE, VersionState.CANDIDATE):
+        if entry.state(version.key.version) not in (VersionState.LIVE, VersionState.CANDIDATE, VersionState.FAILED):
             raise UnknownModelError(
                 f"Version {version.key.version} of {name!r} is not being served, {_served(name, entry)}. "
                 f"Ask for {name!r}, or have the other version activated."
@@ -89,7 +99,7 @@ class Registry:
     def lease(self, model: str) -> Lease:
         """Resolve ``model`` and hold its version until the lease is released, so that it is not unloaded before.
 
-        Raises UnknownModelError.
+        Raises UnknownModelError, or AdapterFailedError.
         """
         lease = Lease(self.resolve(model), self._release)
         if lease.key is not None:
@@ -160,6 +170,16 @@ class Registry:
         if (entry := self._entries.get(key.name)) is not None:
             entry.drained(key.version)
 
+    def failed(self, key: AdapterKey, reason: str) -> None:
+        """A version, if it is known still, could not be loaded."""
+        entry = self._entries.get(key.name)
+        if entry is not None and entry.get(key.version) is not None:
+            entry.fail(key.version, reason)
+
+    def healed(self, version: AdapterVersion) -> None:
+        """A known version is resident (again), from the place that ``version`` names."""
+        self._entry(version.key.name).heal(version)
+
     def remove(self, name: str) -> list[AdapterVersion]:
         """Leave a tombstone in the place of ``name``; returns its versions, each to be ``deleted`` later.
 
@@ -183,11 +203,17 @@ class Registry:
     # ---- inspection ----
 
     def names(self) -> list[str]:
-        """Names that are served, sorted."""
-        return sorted(name for name, entry in self._entries.items() if entry.live is not None)
+        """Names that are served, sorted; without those whose live version failed."""
+        entries = self._entries.items()
+        return sorted(name for name, entry in entries if entry.live is not None and entry.live not in entry.failures)
+
+    def live_number(self, name: str) -> int | None:
+        """The number of the version that ``name`` means, failed or not."""
+        entry = self._entries.get(name)
+        return None if entry is None else entry.live
 
     def known_names(self) -> list[str]:
-        """Names that are served or have a candidate, sorted."""
+        """Names that have a version, sorted."""
         return sorted(name for name, entry in self._entries.items() if entry.all())
 
     def counts(self) -> Counter[VersionState]:
@@ -195,7 +221,7 @@ class Registry:
         return Counter(entry.state(v.key.version) for entry in self._entries.values() for v in entry.all())
 
     def live(self, name: str) -> AdapterVersion:
-        """The version that ``name`` serves. Raises UnknownModelError."""
+        """The version that ``name`` means, failed or not. Raises UnknownModelError."""
         entry = self._entry(name)
         if (version := entry.get(entry.live)) is None:
             raise UnknownModelError(f"The adapter {quote(name)} is not served yet: {_served(name, entry)}.")
@@ -215,6 +241,26 @@ class Registry:
     def versions(self, name: str) -> list[AdapterVersion]:
         """All versions of ``name`` that can be activated, oldest first. Raises UnknownModelError."""
         return self._entry(name).all()
+
+    def leaving(self, name: str) -> list[AdapterVersion]:
+        """Versions of ``name`` that were removed and finish their last requests."""
+        return [version for key, version in self._leaving.items() if key.name == name]
+
+    def superfluous(self, name: str, most: int) -> list[AdapterVersion]:
+        """Versions of ``name`` beyond ``most`` that nobody uses, oldest first."""
+        return self._entry(name).superfluous(most)
+
+    def serves(self, key: AdapterKey) -> bool:
+        """Whether a version of a known name is live or a candidate, failed or not."""
+        return self.is_candidate(key) or self.live_number(key.name) == key.version
+
+    def is_candidate(self, key: AdapterKey) -> bool:
+        """Whether a version of a known name has never been live, failed or not."""
+        return key.version in self._entry(key.name).candidates
+
+    def failure(self, key: AdapterKey) -> str | None:
+        """Why a version of a known name could not be loaded; None when it is not in that state."""
+        return self._entry(key.name).failures.get(key.version)
 
     def state(self, key: AdapterKey) -> VersionState:
         """Where a version of a known name stands. Raises UnknownModelError."""
@@ -237,13 +283,19 @@ class Registry:
         if entry is not None and entry.all():
             return entry
         if entry is not None and entry.removed:
-            raise UnknownModelError(f"The adapter {quote(name)} was removed. Upload it again to use it.")
+            running = sum(self.running(version.key) for version in self.leaving(name))
+            still = f" {running} sequences of it run still; DELETE ?mode=force ends them." if running else ""
+            raise UnknownModelError(f"The adapter {quote(name)} was removed. Upload it again to use it.{still}")
         raise UnknownModelError(f"The model {quote(name)} does not exist. GET /v1/models lists what is served.")
 
     def _version(self, entry: VersionHistory, name: str, number: str) -> AdapterVersion:
         version = entry.get(version_number(number))
         if version is None:
-            raise UnknownModelError(f"The adapter {quote(name)} has no version {quote(number)}.")
+            left = [self.running(gone.key) for gone in self.leaving(name) if number == str(gone.key.version)]
+            still = (
+                f" It was deleted; {left[0]} sequences of it run still, DELETE ?mode=force ends them." if left else ""
+            )
+            raise UnknownModelError(f"The adapter {quote(name)} has no version {quote(number)}.{still}")
         return version
 
     def _check_room(self) -> None:

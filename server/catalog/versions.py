@@ -21,13 +21,14 @@ class VersionState(StrEnum):
     """Where a version stands.
 
     Serving its name; resident but answering only to ``name@version``, never having been live; finishing its last
-    requests; or only kept on disk.
+    requests; only kept on disk; or, whichever of these it was, not to be loaded from there.
     """
 
     LIVE = "live"
     CANDIDATE = "candidate"
     DRAINING = "draining"
     STORED = "stored"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,8 @@ class AdapterVersion:
 class VersionHistory:
     """One name. ``live`` is the number that the name means: one assignment changes it.
 
-    It is None before a version has gone live. ``removed``: the name was served once and has been taken away.
+    It is None before a version has gone live. ``removed``: the name was served once and has been taken away. A version
+    that failed keeps its place, so that it is served again once it could be loaded; ``failures`` has the reasons.
     """
 
     def __init__(self, *, last: int = 0, removed: bool = False) -> None:
@@ -62,6 +64,7 @@ class VersionHistory:
         self.removed = removed
         self.last = last
         self.candidates: set[int] = set()
+        self.failures: dict[int, str] = {}
         self._known: dict[int, AdapterVersion] = {}
         self._draining: set[int] = set()
         self._served: list[int] = []  # that were live before the live one, in that order; may repeat
@@ -76,6 +79,8 @@ class VersionHistory:
 
     def state(self, number: int) -> VersionState:
         """Where a version that is kept stands."""
+        if number in self.failures:
+            return VersionState.FAILED
         if number == self.live:
             return VersionState.LIVE
         if number in self.candidates:
@@ -100,6 +105,15 @@ class VersionHistory:
         """Keep a version whose number was reserved."""
         self._known[version.key.version] = version
 
+    def fail(self, number: int, reason: str) -> None:
+        """A version that is kept could not be loaded."""
+        self.failures[number] = reason
+
+    def heal(self, version: AdapterVersion) -> None:
+        """A version that is kept is resident again, from where ``version`` says."""
+        self._known[version.key.version] = version
+        self.failures.pop(version.key.version, None)
+
     def activate(self, number: int) -> AdapterVersion | None:
         """Make a version live; returns the one it replaces."""
         replaced = self.get(self.live)
@@ -121,6 +135,15 @@ class VersionHistory:
         """The version that was live before the live one, and is still kept."""
         return next((number for number in reversed(self._served) if number != self.live), None)
 
+    def superfluous(self, most: int) -> list[AdapterVersion]:
+        """Those to delete so that at most ``most`` are kept, oldest first.
+
+        They are versions that nobody uses: neither live, nor draining, nor a candidate, nor the one to go back to.
+        """
+        kept = {self.live, self.before(), *self.candidates, *self._draining}
+        idle = [version for version in self.all() if version.key.version not in kept]
+        return idle[: max(len(self._known) - most, 0)]
+
     def drained(self, number: int) -> None:
         """The version's last request has ended."""
         self._draining.discard(number)
@@ -131,6 +154,7 @@ class VersionHistory:
         del self._known[number]
         self._draining.discard(number)
         self.candidates.discard(number)
+        self.failures.pop(number, None)
         self._served = [served for served in self._served if served != number]
 
     def _go_live(self, number: int) -> None:

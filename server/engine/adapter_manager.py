@@ -13,13 +13,16 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters.errors import AdapterError
+import torch
+
+from adapters.errors import AdapterError, PackageChangedError, PackageError
 from adapters.ops import Adapter
 from server.adapter_key import AdapterKey
 from server.engine.executor import Runner
 from server.engine.messages import AdapterFailed, AdapterLoaded, AdapterUnloaded
 from server.engine.scheduler import AdapterSlot, Scheduler
 from server.engine.verification import AdapterVerification
+from server.errors import ADAPTER_MEMORY, BudgetError
 from server.model.prepared import PreparedAdapter, VerificationPlan
 
 Resident = tuple[AdapterKey, Adapter]
@@ -40,11 +43,13 @@ class Loading:
         *,
         residents: Callable[[], Sequence[Resident]],
         allow_noop: bool,
+        max_bytes: int,
     ) -> None:
         self.future = future
         self._key, self._allow_noop = key, allow_noop
         self._runner, self._scheduler = runner, scheduler
         self._residents = residents
+        self._max_bytes = max_bytes
         self._stages = self._begin()
 
     def advance(self) -> tuple[Adapter, AdapterLoaded] | None:
@@ -60,7 +65,9 @@ class Loading:
         prepared = self.future.result()
         adapter, warnings = prepared.adapter, list(prepared.warnings)
         started = time.monotonic()
+        self._check_content(prepared)
         self._check_length(adapter)
+        self._check_budget(adapter)
         self._runner.install(self._key, adapter)
         try:
             placed = time.monotonic()
@@ -111,6 +118,24 @@ class Loading:
         slot = AdapterSlot(adapter.num_virtual_tokens, blocks, adapter.vocab_size, adapter.invocation_tokens)
         self._scheduler.add_adapter(self._key, slot)
 
+    def _check_content(self, prepared: PreparedAdapter) -> None:
+        """What was read must be what the key names: files may change between two loads of a version."""
+        if prepared.digest not in (None, self._key.digest):
+            raise PackageChangedError(
+                "its stored files are not those that were uploaded: their digest is "
+                f"{prepared.digest[:12]}, not {self._key.digest[:12]}"
+            )
+
+    def _check_budget(self, adapter: Adapter) -> None:
+        resident = self._runner.adapter_bytes
+        if self._max_bytes and resident + adapter.nbytes > self._max_bytes:
+            raise BudgetError(
+                f"{self._key} takes {adapter.nbytes / 1e6:.1f} MB of memory, and resident adapters take "
+                f"{resident / 1e6:.1f} of {self._max_bytes / 1e6:.1f} MB (--max-adapter-gb). Delete adapters or "
+                "candidates, or raise it; a replaced version counts until its last request has ended",
+                code=ADAPTER_MEMORY,
+            )
+
     def _check_length(self, adapter: Adapter) -> None:
         count, limit = adapter.num_virtual_tokens, self._runner.max_model_len
         if count > limit - 2:  # a token of prompt, a token of output
@@ -146,12 +171,16 @@ class _Entry:
 
 
 class AdapterManager:
-    """The adapters of an engine; what happens to them is told in ``events``."""
+    """The adapters of an engine; what happens to them is told in ``events``.
 
-    def __init__(self, runner: Runner, scheduler: Scheduler) -> None:
+    Together they take at most ``max_bytes`` of memory (0: whatever there is).
+    """
+
+    def __init__(self, runner: Runner, scheduler: Scheduler, *, max_bytes: int = 0) -> None:
         self.events: list[AdapterEvent] = []
         self._runner = runner
         self._scheduler = scheduler
+        self._max_bytes = max_bytes
         self._entries: dict[AdapterKey, _Entry] = {}
         self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="adapter-loader")
 
@@ -171,7 +200,15 @@ class AdapterManager:
         if entry is None:
             future = self._loader.submit(self._runner.prepare, path)
             self._entries[key] = _Entry(
-                Loading(key, future, self._runner, self._scheduler, residents=self._residents, allow_noop=allow_noop)
+                Loading(
+                    key,
+                    future,
+                    self._runner,
+                    self._scheduler,
+                    residents=self._residents,
+                    allow_noop=allow_noop,
+                    max_bytes=self._max_bytes,
+                )
             )
         elif entry.leaving:
             self.events.append(AdapterFailed(key, AdapterError.code, f"{key} is being removed; load it again later."))
@@ -252,7 +289,11 @@ class AdapterManager:
 
 
 def _failure(key: AdapterKey, error: Exception) -> AdapterFailed:
-    if isinstance(error, AdapterError):
+    if isinstance(error, (AdapterError, BudgetError)):
         return AdapterFailed(key, error.code, str(error))
+    if isinstance(error, OSError):  # of the disk that the package lies on
+        return AdapterFailed(key, PackageError.code, f"its files cannot be read: {error.strerror or 'unknown error'}")
     logger.error("adapter %s failed to load", key, exc_info=error)
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+        return AdapterFailed(key, ADAPTER_MEMORY, f"there is no memory left for {key}; delete adapters or candidates")
     return AdapterFailed(key, AdapterError.code, "The adapter could not be loaded; the engine's log says why.")

@@ -57,7 +57,7 @@ class Engine:
             base_fingerprint=runner.base_fingerprint,
         )
         self.scheduler = Scheduler(bounds, blocks)
-        self.adapters = AdapterManager(runner, self.scheduler)
+        self.adapters = AdapterManager(runner, self.scheduler, max_bytes=int(config.max_adapter_gb * 1e9))
         self._executor = Executor(runner, Sampler())
         self._arrivals = 0
         self._outputs: list[RequestOutput] = []

@@ -114,7 +114,8 @@ class ModelRunner:
         stages = zip(("read", "validate", "copy"), times, times[1:], strict=False)
         seconds = {stage: end - start for stage, start, end in stages}
         plan = make_verification_plan(read_golden(path), package.manifest, self.quantization, self.dtype)
-        return PreparedAdapter(adapter, seconds, warnings=_template_warnings(package.manifest), plan=plan)
+        warnings = _template_warnings(package.manifest)
+        return PreparedAdapter(adapter, seconds, warnings=warnings, plan=plan, digest=package.digest)
 
     def _place(self, tensor: Tensor) -> Tensor:
         """``tensor`` on the base's device, in its compute type unless it holds indices."""

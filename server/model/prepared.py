@@ -33,12 +33,16 @@ class VerificationPlan:
 
 @dataclass(frozen=True, eq=False)
 class PreparedAdapter:
-    """``seconds`` were spent by stage (read, validate, copy); ``warnings`` are for whoever uploaded it."""
+    """``seconds`` were spent by stage (read, validate, copy); ``warnings`` are for whoever uploaded it.
+
+    ``digest`` is of the content that was read; None where that was no package.
+    """
 
     adapter: Adapter
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     plan: VerificationPlan | None = None
+    digest: str | None = None
 
 
 # Shares of the logits' own spread. Within one quantization only kernels, batch shapes and roundings differ. Between

@@ -15,7 +15,7 @@ import httpx
 import uvicorn
 
 from server.api.context import ServerContext
-from server.app import create_app, make_context
+from server.app import MakeEngine, create_app, make_context
 from server.settings import ServerConfig
 from tests.server.engine.ipc.local_client import LocalEngineClient
 
@@ -78,12 +78,13 @@ def live_server(
     *,
     adapters: Iterable[tuple[str, str]] = (),
     engine: dict[str, Any] | None = None,
+    make_engine: MakeEngine = LocalEngineClient,
     **config: Any,
 ) -> Iterator[Live]:
     """Serve ``base`` and ``adapters`` (name, path) until the block is left; ``engine`` and ``config`` are settings."""
     common = {"model": str(base), "quantize": "none", "threads": 1, "adapter": dict(adapters)}
     settings = ServerConfig.model_validate({**common, **ENGINE, **(engine or {}), **config})
-    context = make_context(settings, data_dir, LocalEngineClient)
+    context = make_context(settings, data_dir, make_engine)
     started: list[Exception | None] = []
     app = create_app(context, started.append)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none", lifespan="on"))

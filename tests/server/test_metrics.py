@@ -4,7 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.adapter_key import AdapterKey
-from server.catalog.lifecycle import Action
+from server.catalog.observer import Action
 from server.catalog.versions import VersionState
 from server.engine.messages import AdapterLoaded, EngineInfo, EngineStats, StepOutputs
 from server.metrics import FINISH_REASONS, REQUEST_BUCKETS, TOKEN_BUCKETS, TTFT_BUCKETS, Metrics, RequestClock
@@ -79,6 +79,31 @@ def test_labels_are_bounded_and_old_series_end() -> None:
     assert "other" in adapters
 
 
+def test_errors_count_under_their_adapter_though_it_never_ran_a_request() -> None:
+    metrics = Metrics("base", max_adapters=2)
+    for _ in range(3):
+        metrics.error(KEY, "context_length_exceeded")
+    assert value(metrics, "hotswap_errors_total", type="context_length_exceeded", **LABELS) == 3
+    assert value(metrics, "hotswap_requests_total", finish_reason="stop", **LABELS) is None
+    metrics.error(None, "oops")
+    assert value(metrics, "hotswap_errors_total", model="base", adapter="", version="", type="oops") == 1
+
+
+def test_errors_keep_to_the_bound_and_what_other_has_counted_stays() -> None:
+    metrics = Metrics("base", max_adapters=1)
+    for _ in range(10):
+        metrics.clock(KEY, 0.0).finish("stop", 1)
+    for _ in range(25):
+        metrics.error(AdapterKey("b", 1, "d"), "oops")  # twice as busy as the other, from the twentieth on
+    counted = {
+        sample.labels["adapter"]: sample.value
+        for family in text_string_to_metric_families(metrics.render().decode())
+        for sample in family.samples
+        if sample.name == "hotswap_errors_total"
+    }
+    assert counted == {"other": 19, "b": 6}
+
+
 def test_the_engines_statistics_are_read_when_scraped() -> None:
     stats = EngineStats()
     metrics = Metrics("base", stats=lambda: stats, restarts=lambda: 4)
@@ -138,7 +163,7 @@ def test_adapters_coming_and_going() -> None:
     assert [value(metrics, "hotswap_adapter_swaps_total", action=a) for a in actions] == [1, 1, 1, 1, 1]
     counted = [value(metrics, "hotswap_adapter_versions", model="base", state=s.value) for s in VersionState]
     assert dict(zip(VersionState, counted, strict=True)) == {
-        "live": 2, "candidate": 1, "draining": 0, "stored": 0,
+        "live": 2, "candidate": 1, "draining": 0, "stored": 0, "failed": 0,
     }  # fmt: skip
     assert value(metrics, "hotswap_adapter_load_errors_total", code="base_mismatch") == 1
 

@@ -19,6 +19,7 @@ import httpx
 import openai
 import pytest
 
+from server.catalog.store import AdapterStore
 from tests.server.live import wait_until
 
 COMMAND = [sys.executable, "-m", "hotswap", "serve", "--port", "0", "--quantize", "none", "--kv-cache-gb", "0.02"]
@@ -165,6 +166,10 @@ def test_a_second_signal_ends_at_once(tiny_base: Path) -> None:
         (["--model", "{base}", "--chat-template", "/nowhere.jinja"], 1, "--chat-template"),
         (["--model", "{base}", "--host", "0.0.0.0"], 2, "--admin-key"),
         (["--model", "{base}", "--port", "{taken}"], 1, "choose another --port"),
+        (["--model", "/nowhere/base", "--data-dir", "{file}"], 1, "cannot keep adapters in {file}: Not a directory"),
+        (["--model", "{base}", "--data-dir", "{file}/below"], 1, "choose another --data-dir"),
+        (["--model", "{base}", "--data-dir", "/proc/nowhere"], 1, "cannot keep adapters in /proc/nowhere"),
+        (["--model", "{base}", "--data-dir", "~nobody-here/x"], 1, "choose another --data-dir"),
         (["--quantize", "int3"], 2, "--quantize must be one of auto, nf4,"),
         (["--quantise", "nf4"], 2, "did you mean --quantize?"),
     ],
@@ -173,7 +178,12 @@ def test_failing_to_start_is_one_line(
     tiny_base: Path, tiny_adapters: Mapping[str, Path], argv: list[str], code: int, words: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        values = {"base": tiny_base, "lora": tiny_adapters["lora-r4"], "taken": taken.getsockname()[1]}
+        values = {
+            "base": tiny_base,
+            "lora": tiny_adapters["lora-r4"],
+            "taken": taken.getsockname()[1],
+            "file": tiny_base / "config.json",
+        }
         with serving(*(arg.format(**values) for arg in argv), "--log-level", "error") as (process, _):
             returned, _, err = end(process)
     last = [line for line in err.splitlines() if not line.startswith("{")]
@@ -198,3 +208,19 @@ def test_the_api_process_imports_no_torch(tiny_base: Path) -> None:
         f"TextProcessor.load(pathlib.Path({str(tiny_base)!r}))\nassert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_what_an_earlier_server_left_is_said_and_kept(
+    tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path
+) -> None:
+    store = AdapterStore(tmp_path)
+    left = [store.adopt(store.stage_copy(tiny_adapters[name])) for name in ("lora-r4", "lora-r8")]
+    store.close()
+    argv = ("--model", str(tiny_base), "--data-dir", str(tmp_path), "--adapter", f"mine={tiny_adapters['lora-r4']}")
+    with serving(*argv) as (process, lines):
+        found = next(line for line in lines if line.startswith("  found"))
+        assert "packages of an earlier server: 1 (" in found, "the other one is in use again"
+        assert str(tmp_path / "packages") in found
+        process.send_signal(signal.SIGTERM)
+        assert end(process)[0] == 0
+    assert sorted((tmp_path / "packages").iterdir()) == sorted(left)

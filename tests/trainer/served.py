@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from server.adapter_key import AdapterKey
 from server.config import EngineConfig
 from server.engine.engine import Engine
 from server.engine.messages import AdapterFailed, AdapterLoaded
 from server.model.model_runner import load_runner
+from tests.server.keys import key_of
 
 
 def load(engine: Engine, package: Path) -> AdapterLoaded | AdapterFailed:
     """What the engine says of ``package`` as a new adapter."""
-    engine.load_adapter(AdapterKey("new", 1, "new"), package)
+    engine.load_adapter(key_of("new", package), package)
     for _ in range(3000):
         for event in engine.step():
             if isinstance(event, (AdapterLoaded, AdapterFailed)):

@@ -16,7 +16,13 @@ from typing import Any, Protocol, TypeVar
 
 from typing_extensions import override
 
-from adapters.errors import AdapterError, BaseMismatchError, PackageError, UnsupportedKindError
+from adapters.errors import (
+    AdapterError,
+    BaseMismatchError,
+    PackageChangedError,
+    PackageError,
+    UnsupportedKindError,
+)
 from server.adapter_key import AdapterKey
 from server.engine.ipc.buffers import OutputBuffer, OutputStream
 from server.engine.messages import (
@@ -35,7 +41,7 @@ from server.engine.messages import (
     ToEngine,
     UnloadAdapter,
 )
-from server.errors import EngineStartError, EngineUnavailableError
+from server.errors import ADAPTER_MEMORY, BudgetError, EngineStartError, EngineUnavailableError
 
 
 class EngineClient(Protocol):
@@ -65,7 +71,7 @@ class EngineClient(Protocol):
         """
 
     async def load_adapter(self, key: AdapterKey, path: Path, *, allow_noop: bool = False) -> AdapterLoaded:
-        """Make an adapter resident; raises an AdapterError subclass when it is refused.
+        """Make an adapter resident; raises an AdapterError subclass, or BudgetError, when it is refused.
 
         One that answers exactly as the base does is refused unless ``allow_noop``.
         """
@@ -82,7 +88,11 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Send = Callable[[ToEngine], None]
 OnStep = Callable[[StepOutputs], None]
-_ERRORS = {error.code: error for error in (AdapterError, PackageError, UnsupportedKindError, BaseMismatchError)}
+OnLost = Callable[[AdapterKey, str], None]
+_ERRORS = {
+    error.code: error
+    for error in (AdapterError, PackageError, PackageChangedError, UnsupportedKindError, BaseMismatchError)
+}
 
 
 @dataclass(frozen=True)
@@ -97,11 +107,13 @@ class ClientCore(EngineClient):
     """Routes messages; the subclass carries them.
 
     ``on_step`` is called with every StepOutputs, after its outputs have been routed; what it raises goes to the
-    loop's exception handler and disturbs nothing.
+    loop's exception handler and disturbs nothing. ``on_lost`` is told which adapter did not come back with a new
+    engine, and why; it may be loaded again.
     """
 
     def __init__(self, on_step: OnStep | None = None) -> None:
         self.on_step = on_step
+        self.on_lost: OnLost = lambda key, reason: None
         self._info: EngineInfo | None = None
         self._stats = EngineStats()
         self._ready = False
@@ -189,15 +201,16 @@ class ClientCore(EngineClient):
                 _resolve(self._unloads.pop(message.key, None), None)
 
     async def _restore(self) -> None:
-        """Load again what was resident; a package that has become unusable is dropped and logged."""
+        """Load again what was resident. One that cannot be is dropped and told of: the others are served."""
         keys = list(self._paths)
         results = await asyncio.gather(
             *(self._load(k, self._paths[k], allow_noop=True) for k in keys), return_exceptions=True
         )
         for key, result in zip(keys, results, strict=True):
-            if isinstance(result, AdapterError):
+            if isinstance(result, (AdapterError, BudgetError)):
                 logger.error("adapter %s could not be loaded again: %s", key, result)
-                self._paths.pop(key, None)
+                if self._paths.pop(key, None) is not None:  # else it was let go meanwhile
+                    self.on_lost(key, str(result))
             elif isinstance(result, BaseException):
                 raise result
 
@@ -254,7 +267,9 @@ class ClientCore(EngineClient):
             del self._buffers[output.request_id]
 
 
-def _adapter_error(message: AdapterFailed) -> AdapterError:
+def _adapter_error(message: AdapterFailed) -> AdapterError | BudgetError:
+    if message.code == ADAPTER_MEMORY:
+        return BudgetError(message.message, code=message.code)
     error = _ERRORS.get(message.code, AdapterError)(message.message)
     error.code = message.code
     return error

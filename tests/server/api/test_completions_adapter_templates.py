@@ -31,7 +31,7 @@ ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% 
 @pytest.fixture(scope="module")
 def allowing(base: Path, packages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """A server whose operator lets adapters bring templates."""
-    data, settings = tmp_path_factory.mktemp("data"), {"adapter_template_seconds": 0.5}
+    data, settings = tmp_path_factory.mktemp("data"), dict[str, Any](adapter_template_seconds=0.5)
     engine = {"adapter_templates": True}
     with live_server(base, data, adapters=[("lora", str(packages["lora"]))], engine=engine, **settings) as live:
         yield live

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing_extensions import override
 
 from server.adapter_key import AdapterKey
-from server.catalog.lifecycle import Action, AdapterLifecycle, LifecycleObserver
+from server.catalog.lifecycle import AdapterLifecycle
+from server.catalog.observer import Action, LifecycleObserver
 from server.catalog.registry import Registry
 from server.catalog.store import AdapterStore
 from server.catalog.versions import VersionState
@@ -47,13 +48,25 @@ class Witness(LifecycleObserver):
 class Backend:
     """A whole server but for HTTP."""
 
-    def __init__(self, base: Path, root: Path, client: ClientCore | None = None, max_candidates: int = 16) -> None:
+    def __init__(
+        self,
+        base: Path,
+        root: Path,
+        client: ClientCore | None = None,
+        max_candidates: int = 16,
+        *,
+        max_versions: int = 0,
+        store: AdapterStore | None = None,
+    ) -> None:
         self.root = root
         self.witness = Witness()
         self.client = client or LocalEngineClient(config_for(base))
         self.registry = Registry("base", max_candidates)
-        self.store = AdapterStore(root)
-        self.lifecycle = AdapterLifecycle(self.registry, self.store, self.client, self.witness)
+        self.store = store or AdapterStore(root)
+        self.lifecycle = AdapterLifecycle(
+            self.registry, self.store, self.client, self.witness, max_versions=max_versions
+        )
+        self.client.on_lost = self.lifecycle.lost
 
     async def ask(self, model: str, *, max_tokens: int = 12) -> list[int]:
         self.asked = getattr(self, "asked", 0) + 1

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+import shutil
+import subprocess
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +15,9 @@ import pytest
 
 from adapters.errors import PackageError
 from adapters.package.archive import pack
-from server.catalog.store import AdapterStore
-from server.errors import EngineStartError
+from adapters.package.files import PACKAGE_FILES, sync
+from server.catalog.store import AdapterStore, disk_errors
+from server.errors import BudgetError, EngineStartError, StoreError, StoreFullError
 
 
 @pytest.fixture
@@ -75,20 +81,172 @@ def test_files_outside_are_never_touched(store: AdapterStore, tmp_path: Path) ->
     assert outside.is_dir()
 
 
-def test_a_new_server_clears_what_the_last_one_left(
+def test_a_new_server_keeps_what_the_last_one_left(
     store: AdapterStore, tiny_adapters: Mapping[str, Path], tmp_path: Path
 ) -> None:
+    root = tmp_path / "store"
+    place = store.adopt(store.stage_copy(tiny_adapters["lora-r4"]))
+    mine = [
+        root / "mine.txt",
+        root / "packages" / "mine" / "adapter_config.json",
+        root / "quarantine" / ("a" * 32) / "looks like ours",
+        root / "quarantine" / "upload-mine" / "notes",
+    ]
+    for file in mine:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("an operator's")
+    store.close()
+    again = AdapterStore(root)
+    assert (again.found.count, again.found.folder) == (1, root / "packages")
+    assert again.found.nbytes == sum(file.stat().st_size for file in place.iterdir())
+    assert place.is_dir()
+    assert all(file.is_file() for file in mine)
+
+
+def test_a_crash_in_an_upload_or_a_deletion_leaves_nothing(
+    store: AdapterStore, tiny_adapters: Mapping[str, Path], tmp_path: Path
+) -> None:
+    root = tmp_path / "store"
     upload = store.new_quarantine()
     (upload / "half").write_text("an upload")
-    kept, lost = (store.adopt(store.stage_copy(tiny_adapters["lora-r4"])) for _ in range(2))
-    strange = tmp_path / "store" / "packages" / "mine"
-    strange.mkdir()
+    shutil.move(store.adopt(store.stage_copy(tiny_adapters["lora-r4"])), root / "quarantine" / f"deleted-{'0' * 32}")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (root / "quarantine" / f"upload-{'1' * 32}").symlink_to(elsewhere)
     store.close()
-    AdapterStore(tmp_path / "store").sweep([kept])
-    assert kept.is_dir()
-    assert strange.is_dir()
-    assert not lost.exists()
-    assert not upload.exists()
+    AdapterStore(root).close()
+    assert [path.name for path in (root / "quarantine").iterdir()] == [f"upload-{'1' * 32}"]
+    assert elsewhere.is_dir()
+    assert list((root / "packages").iterdir()) == []
+
+
+def test_the_same_files_after_a_start_are_used_again(
+    store: AdapterStore, tiny_adapters: Mapping[str, Path], tmp_path: Path
+) -> None:
+    first = store.adopt(store.stage_copy(tiny_adapters["lora-r4"]))
+    store.close()
+    again = AdapterStore(tmp_path / "store")
+    other, same, more = (
+        again.adopt(again.stage_copy(tiny_adapters[name])) for name in ("lora-r8", "lora-r4", "lora-r4")
+    )
+    assert (again.found.count, again.found.nbytes) == (0, 0)
+    assert same == first
+    assert len({first, other, more}) == 3, "one place is never two versions'"
+
+
+# ---- a disk that does not take it ----
+
+
+def test_a_budget_of_bytes(tiny_adapters: Mapping[str, Path], tmp_path: Path) -> None:
+    small = AdapterStore(tmp_path / "small", max_bytes=100)
+    package = small.stage_copy(tiny_adapters["lora-r4"])
+    with pytest.raises(BudgetError, match=r"--max-stored-gb") as caught:
+        small.adopt(package)
+    assert caught.value.code == "storage_budget_exceeded"
+    assert list((tmp_path / "small" / "packages").iterdir()) == []
+    source = tiny_adapters["lora-r4"]
+    weight = sum((source / name).stat().st_size for name in PACKAGE_FILES if (source / name).exists())
+    store = AdapterStore(tmp_path / "store", max_bytes=2 * weight)
+    first = store.adopt(store.stage_copy(source))
+    store.adopt(store.stage_copy(source))
+    with pytest.raises(BudgetError):
+        store.adopt(store.stage_copy(source))
+    store.delete(first)
+    second = store.adopt(store.stage_copy(source))
+    store.close()
+    counted = AdapterStore(tmp_path / "store", max_bytes=2 * weight)
+    with pytest.raises(BudgetError, match="left by an earlier server"):
+        counted.adopt(counted.stage_copy(tiny_adapters["lora-r8"]))
+    assert second.is_dir()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
+def test_a_full_disk(tiny_adapters: Mapping[str, Path], tmp_path: Path) -> None:
+    root = tmp_path / "mounted"
+    root.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(root)], check=False).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        store = AdapterStore(root)
+        kept = store.adopt(store.stage_copy(tiny_adapters["lora-r4"]))
+        filling = root / "filling"
+        with contextlib.suppress(OSError), filling.open("wb", buffering=0) as file:
+            while file.write(b"x" * 4096):
+                pass
+        with pytest.raises(StoreFullError, match="No space left"):
+            store.stage_copy(tiny_adapters["lora-r8"])
+        store.delete(kept)  # a full disk still lets go
+        filling.unlink()
+        package = store.stage_copy(tiny_adapters["lora-r8"])
+        store.close()  # an open lock keeps the disk from becoming read-only by a command
+        subprocess.run(["mount", "-o", "remount,ro", str(root)], check=True)
+        with pytest.raises(StoreError, match="Read-only file system"):
+            store.adopt(package)
+        with pytest.raises(StoreError, match="Read-only file system"):
+            store.new_quarantine()
+        with pytest.raises(EngineStartError, match="Read-only file system"):
+            AdapterStore(root)
+        subprocess.run(["mount", "-o", "remount,rw", str(root)], check=True)
+        assert list((root / "packages").iterdir()) == []
+    finally:
+        subprocess.run(["umount", "-l", str(root)], check=True)
+
+
+def test_a_file_in_the_place_of_a_folder(
+    store: AdapterStore, tiny_adapters: Mapping[str, Path], tmp_path: Path
+) -> None:
+    root = tmp_path / "store"
+    package = store.stage_copy(tiny_adapters["lora-r4"])
+    (root / "packages").rmdir()
+    (root / "packages").write_text("")
+    with pytest.raises(StoreError, match="Not a directory"):
+        store.adopt(package)
+    assert package.is_dir(), "nothing was moved"
+    (root / "packages").unlink()
+    (root / "packages").mkdir()
+    place = store.adopt(package)
+    shutil.rmtree(place)
+    place.write_text("no package")
+    store.delete(place)
+    assert not place.exists()
+
+
+def test_a_disk_that_fails_at_any_step_of_an_adoption(
+    store: AdapterStore, tiny_adapters: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = iter(range(100))
+    failing = 0
+
+    def sync_or_fail(path: Path) -> None:
+        if next(steps) == failing:
+            raise OSError(errno.EIO, "Input/output error")
+        sync(path)
+
+    monkeypatch.setattr("server.catalog.store.sync", sync_or_fail)
+    for failing in range(4):  # noqa: B007 - two files, their folder, the folder of packages
+        steps = iter(range(100))
+        package = store.stage_copy(tiny_adapters["lora-r4"])
+        with pytest.raises(StoreError, match="Input/output error"):
+            store.adopt(package)
+        store.discard(package)
+        assert leftovers(tmp_path) == []
+        assert not store._sizes
+    steps = iter(range(4, 100))
+    store.adopt(store.stage_copy(tiny_adapters["lora-r4"]))
+
+
+def test_a_file_that_cannot_be_read_is_the_disks_fault() -> None:
+    broken = OSError(errno.EIO, "Input/output error")
+    refusal = PackageError.unreadable("adapter_config.json", broken)
+    refusal.__cause__ = broken
+    with pytest.raises(StoreError, match="Input/output error"), disk_errors():
+        raise refusal
+
+
+def test_what_has_no_errno_is_no_fault_of_the_disk() -> None:
+    for error in (ConnectionResetError(104, "reset"), TimeoutError(), OSError("odd")):
+        with pytest.raises(type(error)), disk_errors():
+            raise error
 
 
 def test_two_servers_cannot_share_a_folder(store: AdapterStore, tmp_path: Path) -> None:
@@ -109,3 +267,19 @@ def test_a_folder_that_cannot_be_made_is_a_start_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EngineStartError, match="cannot keep adapters in"):
         AdapterStore(tmp_path / "file")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_is_not_ours_to_write(
+    store: AdapterStore, tiny_adapters: Mapping[str, Path], tmp_path: Path
+) -> None:
+    root = tmp_path / "store"
+    package = store.stage_copy(tiny_adapters["lora-r4"])
+    (root / "packages").chmod(0o500)
+    with pytest.raises(StoreError, match="Permission denied"):
+        store.adopt(package)
+    store.close()
+    with pytest.raises(EngineStartError, match="Permission denied"):
+        AdapterStore(root)
+    (root / "packages").chmod(0o700)
+    assert list((root / "packages").iterdir()) == []

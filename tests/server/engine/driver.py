@@ -25,6 +25,7 @@ from server.model.model_runner import load_runner
 from tests import oracle
 from tests.bounds import LOGITS
 from tests.factory import VOCAB_SIZE
+from tests.server.keys import key_of
 
 TOLERANCE = LOGITS
 
@@ -43,7 +44,7 @@ class Driver:
         self.cached: dict[str, int] = {}
 
     def load(self, name: str, path: Path, version: int = 1) -> AdapterKey:
-        key = AdapterKey(name, version, f"{name}-{version}")
+        key = key_of(name, path, version)
         self.engine.load_adapter(key, path)
         deadline = time.monotonic() + 60
         while not any(isinstance(e, AdapterLoaded) and e.key == key for e in self.events):

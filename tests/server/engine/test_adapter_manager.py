@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from typing_extensions import override
 
 from server.adapter_key import AdapterKey
 from server.engine.adapter_manager import AdapterManager
 from server.engine.block_manager import BlockManager
-from server.engine.messages import AdapterLoaded, AdapterUnloaded
+from server.engine.messages import AdapterFailed, AdapterLoaded, AdapterUnloaded
 from server.engine.scheduler import Scheduler, SchedulerConfig
+from server.model.prepared import PreparedAdapter
 from tests.server.engine.harness import DEADLINE
 from tests.server.engine.requests import make_request
 from tests.server.engine.toy_runner import ToyRunner, make_package
@@ -79,6 +83,51 @@ def test_loads_of_a_key_under_way_are_joined(manager: AdapterManager, tmp_path: 
     manager.load(KEY, package)
     load(manager, package)
     assert len(manager.events) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "word"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "adapter_memory_exceeded", "no memory left"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "adapter_memory_exceeded", "no memory left"),
+        (PermissionError(13, "Permission denied"), "invalid_adapter_package", "cannot be read: Permission denied"),
+        (ZeroDivisionError("a mistake of ours"), "invalid_adapter", "log says why"),
+    ],
+)
+def test_what_keeps_an_adapter_from_loading_is_told(
+    scheduler: Scheduler, tmp_path: Path, error: Exception, code: str, word: str
+) -> None:
+    class Failing(ToyRunner):
+        @override
+        def prepare(self, path: Path) -> PreparedAdapter:
+            raise error
+
+    manager = AdapterManager(Failing(), scheduler)
+    load(manager, tmp_path)
+    (event,) = manager.events
+    assert isinstance(event, AdapterFailed)
+    assert event.code == code
+    assert word in event.message
+    assert not manager.knows(KEY)
+    manager.close()
+
+
+def test_other_content_than_the_keys_is_refused_before_it_is_installed(scheduler: Scheduler, tmp_path: Path) -> None:
+    class Reading(ToyRunner):
+        @override
+        def prepare(self, path: Path) -> PreparedAdapter:
+            return replace(super().prepare(path), digest=path.name)
+
+    runner = Reading()
+    checking = AdapterManager(runner, scheduler)
+    load(checking, make_package(tmp_path / "changed", "lora"))
+    (event,) = checking.events
+    assert isinstance(event, AdapterFailed)
+    assert (event.code, runner.adapters) == ("adapter_changed", {})
+    checking.events.clear()
+    load(checking, make_package(tmp_path / "digest", "lora"))  # the key's
+    assert [type(event) for event in checking.events] == [AdapterLoaded]
+    checking.close()
 
 
 def test_waiting_for_nothing_returns(manager: AdapterManager) -> None:

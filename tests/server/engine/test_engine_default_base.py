@@ -10,13 +10,13 @@ import torch
 
 from bases.errors import BaseModelError
 from bases.finding import DEFAULT_BASE, resolve_base
-from server.adapter_key import AdapterKey
 from server.config import EngineConfig
 from server.engine.engine import Engine
 from server.engine.messages import AdapterLoaded, EngineRequest, SamplingParams, StepOutputs
 from server.model.model_runner import load_runner
 from tests import oracle
 from tests.factory import make_adapter
+from tests.server.keys import key_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -71,7 +71,7 @@ def test_mixed_greedy_tokens_equal_pefts(base: Path, adapters: dict[str, Path], 
     torch.set_num_threads(2)
     config = EngineConfig(model=str(base), quantize=quantize, dtype="float32", kv_cache_gb=0.3, threads=2)
     engine = Engine(load_runner(config), config)
-    keys = {name: AdapterKey(name, 1, name) for name in adapters}
+    keys = {name: key_of(name, package) for name, package in adapters.items()}
     for adapter, key in keys.items():
         engine.load_adapter(key, adapters[adapter])
     tokens: dict[str, list[int]] = {}

@@ -16,11 +16,11 @@ from adapters.package.golden import GoldenLogits
 from adapters.package.manifest import BaseRef, Manifest
 from adapters.package.writing import write_package
 from bases.fingerprint import base_fingerprint
-from server.adapter_key import AdapterKey
 from server.engine.messages import AdapterFailed, AdapterLoaded
 from tests import oracle
 from tests.factory import make_adapter
 from tests.server.engine.driver import Driver, prompt_of
+from tests.server.keys import key_of
 
 PROMPTS = [prompt_of(seed, length) for seed, length in ((1, 9), (2, 23), (3, 14))]
 
@@ -40,7 +40,7 @@ def recorded(base: Path, source: Path, path: Path, *, kind: str, of: Path | None
 
 
 def load(driver: Driver, path: Path, *, allow_noop: bool = False, name: str = "new") -> AdapterLoaded | AdapterFailed:
-    key = AdapterKey(name, 1, name)
+    key = key_of(name, path)
     driver.engine.load_adapter(key, path, allow_noop=allow_noop)
     for _ in range(3000):
         driver_events = driver.engine.step()

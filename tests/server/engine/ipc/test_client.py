@@ -17,6 +17,7 @@ from server.engine.messages import EngineInfo, FinishReason, FromEngine, StepOut
 from server.errors import EngineStartError, EngineUnavailableError
 from tests.server.engine.ipc.clients import answer, config_for, key, request, until
 from tests.server.engine.ipc.local_client import LocalEngineClient
+from tests.server.keys import key_of
 
 LONG = 400
 
@@ -51,12 +52,14 @@ async def test_requests_run_beside_each_other(client: LocalEngineClient) -> None
 
 
 async def test_adapters_answer_differently(client: LocalEngineClient, tiny_adapters: Mapping[str, Path]) -> None:
-    loaded = await client.load_adapter(key("a"), tiny_adapters["lora-r8"])
-    assert (loaded.key, loaded.kind) == (key("a"), "lora")
-    assert client.resident == {key("a")}
-    base, adapted = await asyncio.gather(answer(client, "base"), answer(client, "adapted", key("a")))
+    package = tiny_adapters["lora-r8"]
+    a = key_of("a", package)
+    loaded = await client.load_adapter(a, package)
+    assert (loaded.key, loaded.kind) == (a, "lora")
+    assert client.resident == {a}
+    base, adapted = await asyncio.gather(answer(client, "base"), answer(client, "adapted", a))
     assert base != adapted
-    await client.unload_adapter(key("a"))
+    await client.unload_adapter(a)
     assert client.resident == frozenset()
     await until(lambda: client.stats.adapters_resident == 0)
 
@@ -70,7 +73,8 @@ async def test_a_refused_adapter_says_why(client: LocalEngineClient, tmp_path: P
 
 async def test_a_load_asked_for_twice_runs_once(client: LocalEngineClient, tiny_adapters: Mapping[str, Path]) -> None:
     path = tiny_adapters["lora-r4"]
-    first, second = await asyncio.gather(client.load_adapter(key("a"), path), client.load_adapter(key("a"), path))
+    a = key_of("a", path)
+    first, second = await asyncio.gather(client.load_adapter(a, path), client.load_adapter(a, path))
     assert first is second
 
 

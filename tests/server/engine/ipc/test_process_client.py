@@ -14,9 +14,11 @@ import pytest
 import pytest_asyncio
 
 from adapters.errors import PackageError
+from server.adapter_key import AdapterKey
 from server.engine.ipc.process_client import ProcessEngineClient, RestartPolicy
 from server.errors import EngineStartError, EngineUnavailableError
 from tests.server.engine.ipc.clients import answer, config_for, key, request, until
+from tests.server.keys import key_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 LONG = 400
@@ -43,11 +45,12 @@ async def kill(client: ProcessEngineClient) -> None:
 
 async def test_requests_and_adapters(client: ProcessEngineClient, tiny_adapters: Mapping[str, Path]) -> None:
     assert client.info.num_kv_blocks == client.stats.kv_blocks_total or client.stats.steps == 0
-    loaded = await client.load_adapter(key("a"), tiny_adapters["prefix-5"])
+    a = key_of("a", tiny_adapters["prefix-5"])
+    loaded = await client.load_adapter(a, tiny_adapters["prefix-5"])
     assert (loaded.kind, loaded.num_virtual_tokens) == ("prefix", 5)
-    base, adapted = await asyncio.gather(answer(client, "base"), answer(client, "adapted", key("a")))
+    base, adapted = await asyncio.gather(answer(client, "base"), answer(client, "adapted", a))
     assert base != adapted
-    await client.unload_adapter(key("a"))
+    await client.unload_adapter(a)
 
 
 async def test_errors_of_adapters_keep_their_class(client: ProcessEngineClient, tmp_path: Path) -> None:
@@ -73,11 +76,12 @@ async def test_interrupts_are_the_parents_business(client: ProcessEngineClient) 
 
 
 async def test_kill_mid_stream_and_come_back(client: ProcessEngineClient, tiny_adapters: Mapping[str, Path]) -> None:
-    names = {"one": "lora-r8", "two": "prefix-16", "three": "prompt-7"}
-    for name, path in names.items():
-        await client.load_adapter(key(name), tiny_adapters[path])
-    before = {name: await answer(client, f"before-{name}", key(name)) for name in names}
-    streams = [client.submit(request(f"s{i}", key("one"), max_tokens=LONG)) for i in range(3)]
+    packages = [tiny_adapters[name] for name in ("lora-r8", "prefix-16", "prompt-7")]
+    keys = [key_of("a", package, i) for i, package in enumerate(packages, 1)]
+    for key_, package in zip(keys, packages, strict=True):
+        await client.load_adapter(key_, package)
+    before = [await answer(client, f"before-{key_}", key_) for key_ in keys]
+    streams = [client.submit(request(f"s{i}", keys[0], max_tokens=LONG)) for i in range(3)]
     for stream in streams:
         await anext(stream)
     restarts = client.restarts
@@ -90,11 +94,10 @@ async def test_kill_mid_stream_and_come_back(client: ProcessEngineClient, tiny_a
         client.submit(request("while down"))
     await until(lambda: client.ready)
     assert client.restarts == restarts + 1
-    assert client.resident == {key(name) for name in names}
-    after = {name: await answer(client, f"after-{name}", key(name)) for name in names}
-    assert after == before
-    for name in names:
-        await client.unload_adapter(key(name))
+    assert client.resident == set(keys)
+    assert [await answer(client, f"after-{key_}", key_) for key_ in keys] == before
+    for key_ in keys:
+        await client.unload_adapter(key_)
 
 
 async def test_death_during_a_load(client: ProcessEngineClient, tiny_adapters: Mapping[str, Path]) -> None:
@@ -112,14 +115,15 @@ async def test_death_during_a_load(client: ProcessEngineClient, tiny_adapters: M
 async def test_an_adapter_unloaded_while_down_stays_away(
     client: ProcessEngineClient, tiny_adapters: Mapping[str, Path]
 ) -> None:
-    await client.load_adapter(key("gone"), tiny_adapters["lora-r4"])
-    await client.load_adapter(key("kept"), tiny_adapters["lora-r8"])
+    gone, kept = key_of("gone", tiny_adapters["lora-r4"]), key_of("kept", tiny_adapters["lora-r8"])
+    await client.load_adapter(gone, tiny_adapters["lora-r4"])
+    await client.load_adapter(kept, tiny_adapters["lora-r8"])
     await kill(client)
-    await client.unload_adapter(key("gone"))
+    await client.unload_adapter(gone)
     await until(lambda: client.ready)
-    assert client.resident == {key("kept")}
+    assert client.resident == {kept}
     await until(lambda: client.stats.adapters_resident == 1)
-    await client.unload_adapter(key("kept"))
+    await client.unload_adapter(kept)
 
 
 async def test_an_adapter_whose_files_vanished_does_not_keep_the_engine_down(
@@ -128,11 +132,15 @@ async def test_an_adapter_whose_files_vanished_does_not_keep_the_engine_down(
     moved = tmp_path / "moved"
     here = tmp_path / "here"
     here.symlink_to(tiny_adapters["lora-r4"])
-    await client.load_adapter(key("lost"), here)
+    lost: list[tuple[AdapterKey, str]] = []
+    client.on_lost = lambda key, reason: lost.append((key, reason))
+    loaded = key_of("lost", here)
+    await client.load_adapter(loaded, here)
     here.rename(moved)
     await kill(client)
     await until(lambda: client.ready)
     assert client.resident == frozenset()
+    assert lost == [(loaded, "the package is not a directory")]
     assert await answer(client, "r")
 
 

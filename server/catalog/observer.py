@@ -1,0 +1,26 @@
+"""What may be told of changes of what is served."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from server.adapter_key import AdapterKey
+from server.engine.messages import AdapterLoaded
+
+Action = Literal["load", "replace", "activate", "rollback", "remove"]
+
+
+class LifecycleObserver:
+    """Is told what happens; this one ignores it."""
+
+    def adapter_loaded(self, loaded: AdapterLoaded) -> None:
+        """A version became resident: one that goes into service, or a candidate."""
+
+    def name_changed(self, action: Action) -> None:
+        """What a name serves changed: by an upload (a first one: load), an activation, a rollback, or its removal."""
+
+    def adapter_refused(self, code: str) -> None:
+        """A package was refused."""
+
+    def retire(self, key: AdapterKey) -> None:
+        """A version serves no new requests."""
