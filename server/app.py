@@ -17,8 +17,10 @@ from bases.cache import import_gguf
 from bases.errors import BaseModelError
 from bases.finding import DEFAULT_BASE, is_gguf, resolve_base
 from server.api import admin, completions, error_responses, health, models, tokens
+from server.api.bodies import BodyBudget, BodyLimit, BodyRule
 from server.api.context import Admission, ServerContext
-from server.api.middleware import BodyLimit, RequestLog
+from server.api.middleware import RequestLog
+from server.api.origins import Cors
 from server.catalog.lifecycle import AdapterLifecycle
 from server.catalog.registry import Registry
 from server.catalog.store import AdapterStore
@@ -109,27 +111,31 @@ def create_app(context: ServerContext, on_started: OnStarted | None = None) -> F
             await context.lifecycle.close()
             await context.engine.close()
 
-    app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
+    config = context.config
+    app = FastAPI(lifespan=lifespan, root_path=config.root_path, openapi_url=None, docs_url=None, redoc_url=None)
     app.state.context = context
     for router in ROUTERS:
         app.include_router(router)
     error_responses.install(app)
-    app.add_middleware(BodyLimit, limit=_body_limit(context))
+    budget = BodyBudget(int(config.max_bodies_mb * 2**20))
     app.add_middleware(RequestLog)
+    app.add_middleware(BodyLimit, rule=_body_rule(context), budget=budget, seconds=config.body_seconds)
+    if config.cors_origin:
+        app.add_middleware(Cors, origins=config.cors_origin)
     return app
 
 
-def _body_limit(context: ServerContext) -> Callable[[str, str], int]:
+def _body_rule(context: ServerContext) -> Callable[[str, str], BodyRule]:
     """Uploads are streamed to disk and may be large; everything else is read whole."""
-    json_limit, upload_limit = int(context.config.max_body_mb * 2**20), int(context.config.max_upload_mb * 2**20)
+    json = BodyRule(int(context.config.max_body_mb * 2**20))
+    upload = BodyRule(int(context.config.max_upload_mb * 2**20), counted=False)
 
-    def limit(method: str, path: str) -> int:
+    def rule(method: str, path: str) -> BodyRule:
         if method == "PUT":
-            return upload_limit if path.startswith(UPLOAD_PATH) else json_limit
-        upload = method == "POST" and path.rstrip("/") == UPLOAD_PATH
-        return upload_limit if upload else json_limit
+            return upload if path.startswith(UPLOAD_PATH) else json
+        return upload if method == "POST" and path.rstrip("/") == UPLOAD_PATH else json
 
-    return limit
+    return rule
 
 
 async def _start(context: ServerContext, on_started: OnStarted | None) -> None:

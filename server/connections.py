@@ -1,0 +1,257 @@
+"""uvicorn for clients that cannot be trusted: connections are counted, and cut when they neither send nor take.
+
+uvicorn alone waits for ever for the rest of a head, and for a client to take its answer. How long a body may take is
+``server.api.bodies``'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import partial
+from http import HTTPStatus
+from typing import Any
+
+import h11
+import msgspec
+import uvicorn
+from starlette.types import ASGIApp
+from typing_extensions import override
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from server.api.error_responses import RETRY_AFTER_SECONDS, ApiError
+from server.errors import EngineStartError
+from server.settings import ServerConfig
+
+log = logging.getLogger("server.connections")
+request_log = logging.getLogger("server.requests")
+
+KEEP_ALIVE_SECONDS = 75
+CLOSE_SECONDS = 5  # for answers on their way out, once the drain is over
+SWEEP_SECONDS = 0.25
+REPORT_SECONDS = 10.0
+HIGHEST_BACKLOG = 512  # connections that may be accepted in one turn of the event loop, before any is counted
+OTHER_DESCRIPTORS = 128  # files, the engine, packages that are being unpacked
+
+
+@dataclass(frozen=True)
+class ConnectionLimits:
+    """How many connections there may be, and how long a client may take over a head and over taking an answer."""
+
+    connections: int
+    backlog: int
+    head_seconds: float
+    send_seconds: float
+
+    @classmethod
+    def of(cls, config: ServerConfig) -> ConnectionLimits:
+        """Those of a configuration that this process has file descriptors for; raises its own limit if it may."""
+        spare = raise_descriptor_limit(config.max_connections + 2 * HIGHEST_BACKLOG + OTHER_DESCRIPTORS)
+        spare -= OTHER_DESCRIPTORS
+        if spare < 4:
+            raise EngineStartError("too few files may be open (ulimit -n); allow this process some hundreds")
+        connections = min(config.max_connections, spare // 2)
+        if connections < config.max_connections:
+            log.warning("at most %d connections, not %d: see ulimit -n", connections, config.max_connections)
+        return cls(connections, min(HIGHEST_BACKLOG, spare // 4), config.head_seconds, config.send_seconds)
+
+
+def raise_descriptor_limit(wanted: int) -> int:
+    """How many files this process may open, which is ``wanted`` if the system allows it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft = most
+    return wanted if soft == resource.RLIM_INFINITY else soft
+
+
+@dataclass
+class ConnectionFaults:
+    """What went wrong with connections since it was last reported: one line of the log for any number of them."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    reported: float = float("-inf")
+
+    def report(self, now: float) -> None:
+        """Log what there is, if it is time."""
+        if self.counts and now - self.reported >= REPORT_SECONDS:
+            log.warning("connections: %s", ", ".join(f"{count} {fault}" for fault, count in self.counts.items()))
+            self.counts.clear()
+            self.reported = now
+
+
+def _only_failures(record: logging.LogRecord) -> bool:
+    """uvicorn warns of every bad request and every upgrade; what is answered has its line in the log already."""
+    return record.exc_info is not None and not isinstance(record.exc_info[1], asyncio.CancelledError)
+
+
+_protocol_log = logging.getLogger("server.connections.protocol")
+_protocol_log.addFilter(_only_failures)
+
+
+class Connection(H11Protocol):
+    """One connection; ``sweep`` is called a few times a second."""
+
+    def __init__(
+        self,
+        limits: ConnectionLimits,
+        faults: ConnectionFaults,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.logger = _protocol_log
+        self._limits = limits
+        self._faults = faults
+        self._head_since = 0.0  # when the head that is being waited for began
+        self._unsent = 0
+        self._taken_at = 0.0  # when the client last took something, or had nothing to take
+
+    @override
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._head_since = self._taken_at = self.loop.time()
+        if len(self.connections) > self._limits.connections and not self._close_an_idle_one():
+            self._faults.counts["refused over --max-connections"] += 1
+            self._refuse(
+                503, "too many connections are open; try again", {"retry-after": str(RETRY_AFTER_SECONDS)}, "overloaded"
+            )
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        if self._idle:
+            self._head_since = self.loop.time()
+        super().data_received(data)
+
+    @override
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, unless an answer is on its way already."""
+        if self._answering:
+            self.transport.close()  # whoever answers is told that the client is gone
+            return
+        request_log.info("invalid HTTP", extra={"fields": {"status": 400, "client": self.client and self.client[0]}})
+        self._refuse(400, "this is not a valid HTTP request", {}, "invalid_http")
+
+    def sweep(self, now: float) -> None:
+        """Cut the connection if the client takes nothing, or does not finish a head."""
+        if self._is_deaf(now):
+            self._faults.counts["cut, for nothing was taken for --send-seconds"] += 1
+            self.transport.abort()
+        elif self._wants_head and now - self._head_since > self._limits.head_seconds:
+            self._faults.counts["cut, for no request came in --head-seconds"] += 1
+            self._time_out()
+
+    @property
+    def _wants_head(self) -> bool:
+        return not (self._answering or self._idle or self.transport.is_closing())
+
+    @property
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    @property
+    def _idle(self) -> bool:
+        """Kept alive after an answer; nothing of a next request has come."""
+        return self.timeout_keep_alive_task is not None
+
+    def _is_deaf(self, now: float) -> bool:
+        unsent = self.transport.get_write_buffer_size()
+        # While the application may write the buffer can grow although the client takes something.
+        settled = self.flow.write_paused or not self._answering
+        if not unsent or not settled or unsent < self._unsent:
+            self._taken_at = now
+        self._unsent = unsent
+        return now - self._taken_at > self._limits.send_seconds
+
+    def _time_out(self) -> None:
+        if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
+            self._refuse(408, "the head of the request did not arrive in time", {}, "head_timeout")
+        else:
+            self.transport.abort()
+
+    def _close_an_idle_one(self) -> bool:
+        for other in self.connections:
+            if isinstance(other, Connection) and other._idle and not other.transport.is_closing():
+                other.shutdown()
+                return True
+        return False
+
+    def _refuse(self, status: int, message: str, headers: dict[str, str], code: str) -> None:
+        """Answer without the application, and close."""
+        kind = "invalid_request_error" if status < 500 else "server_error"
+        body = msgspec.json.encode(ApiError(status, message, type=kind, code=code).body())
+        lines = {
+            "content-type": "application/json",
+            "content-length": str(len(body)),
+            "connection": "close",
+            "x-request-id": uuid.uuid4().hex,
+            **headers,
+        }
+        head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        self.transport.write(f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{head}\r\n".encode() + body)
+        if self.conn.our_state is not h11.ERROR:
+            self.conn.send_failed()
+        self.transport.close()
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn, serving ``app`` by Connections."""
+
+    def __init__(self, app: ASGIApp, config: ServerConfig, *, port: int = 0) -> None:
+        self._limits = ConnectionLimits.of(config)
+        self._faults = ConnectionFaults()
+        self._sweeping: asyncio.Task[None] | None = None
+        super().__init__(
+            uvicorn.Config(
+                app,
+                port=port,
+                http=partial(Connection, self._limits, self._faults),  # type: ignore[arg-type]
+                backlog=self._limits.backlog,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                ws="none",
+                lifespan="on",
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=CLOSE_SECONDS,
+            )
+        )
+
+    @override
+    async def startup(self, sockets: Any = None) -> None:
+        """Begin to serve."""
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._on_loop_error)
+        self._sweeping = loop.create_task(self._sweep())
+        await super().startup(sockets)
+
+    @override
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Close what is open."""
+        await super().shutdown(sockets)
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.sweep(now)
+            self._faults.report(now)
+
+    def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Of descriptors that have run out asyncio tells for each connection, with a traceback."""
+        if "out of system resource" in context["message"]:
+            self._faults.counts["not accepted: no file descriptor is left"] += 1
+        else:
+            loop.default_exception_handler(context)
