@@ -16,7 +16,7 @@ from adapters.errors import AdapterError
 from bases.cache import import_gguf
 from bases.errors import BaseModelError
 from bases.finding import DEFAULT_BASE, is_gguf, resolve_base
-from server.api import admin, completions, error_responses, health, models, tokens
+from server.api import admin, completions, error_responses, health, models, openapi, tokens
 from server.api.bodies import BodyBudget, BodyLimit, BodyRule
 from server.api.context import Admission, ServerContext
 from server.api.middleware import RequestLog
@@ -117,6 +117,8 @@ def create_app(context: ServerContext, on_started: OnStarted | None = None) -> F
     for router in ROUTERS:
         app.include_router(router)
     error_responses.install(app)
+    if config.docs:
+        openapi.install(app, ROUTERS, context.version)
     budget = BodyBudget(int(config.max_bodies_mb * 2**20))
     app.add_middleware(RequestLog)
     app.add_middleware(BodyLimit, rule=_body_rule(context), budget=budget, seconds=config.body_seconds)

@@ -25,6 +25,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from server.api.error_responses import RETRY_AFTER_SECONDS, ApiError
+from server.api.middleware import REQUEST_ID
 from server.errors import EngineStartError
 from server.settings import ServerConfig
 
@@ -133,12 +134,18 @@ class Connection(H11Protocol):
 
     @override
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, unless an answer is on its way already."""
+        """Answer what is no HTTP. An application that waits for the rest of a body sees the client leave."""
+        begun = self._answering and self.cycle.response_started
         if self._answering:
-            self.transport.close()  # whoever answers is told that the client is gone
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if begun:
+            self.transport.close()
             return
-        request_log.info("invalid HTTP", extra={"fields": {"status": 400, "client": self.client and self.client[0]}})
-        self._refuse(400, "this is not a valid HTTP request", {}, "invalid_http")
+        request_id = self._refuse(400, "this is not a valid HTTP request", {}, "invalid_http")
+        if not self._answering:  # else the application writes the line
+            fields = {"request_id": request_id, "client": self.client[0] if self.client else None, "status": 400}
+            request_log.info("a request that is no HTTP", extra={"fields": fields})
 
     def sweep(self, now: float) -> None:
         """Cut the connection if the client takes nothing, or does not finish a head."""
@@ -184,15 +191,15 @@ class Connection(H11Protocol):
                 return True
         return False
 
-    def _refuse(self, status: int, message: str, headers: dict[str, str], code: str) -> None:
-        """Answer without the application, and close."""
-        kind = "invalid_request_error" if status < 500 else "server_error"
+    def _refuse(self, status: int, message: str, headers: dict[str, str], code: str) -> str:
+        """Answer without the application, and close; returns the id that the answer bears."""
+        kind, request_id = "invalid_request_error" if status < 500 else "server_error", uuid.uuid4().hex
         body = msgspec.json.encode(ApiError(status, message, type=kind, code=code).body())
         lines = {
             "content-type": "application/json",
             "content-length": str(len(body)),
             "connection": "close",
-            "x-request-id": uuid.uuid4().hex,
+            REQUEST_ID: request_id,
             **headers,
         }
         head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
@@ -200,6 +207,7 @@ class Connection(H11Protocol):
         if self.conn.our_state is not h11.ERROR:
             self.conn.send_failed()
         self.transport.close()
+        return request_id
 
 
 class HttpServer(uvicorn.Server):

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.error_responses import ApiError, retry_later
@@ -20,6 +21,7 @@ DISCARD_BYTES = 4 * 2**20
 DISCARD_SECONDS = 5.0
 FREE_BYTES = 64 * 2**10  # of each body, which no budget counts: ordinary requests always get through
 SLOWEST_BYTES_PER_SECOND = 64 * 2**10
+SILENT_SECONDS = 1.0  # after which a client may have to give way to others
 
 
 @dataclass(frozen=True)
@@ -31,27 +33,36 @@ class BodyRule:
 
 
 class BodyBudget:
-    """Bytes of the bodies in memory, over all requests."""
+    """Bytes of the bodies in memory, over all requests. Where they are too many the most silent client gives way."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self.held = 0
+        self._held: dict[Body, int] = {}
 
-    def take(self, nbytes: int) -> None:
-        """Count more bytes. Raises ApiError, a 503, when there is no room for them."""
-        if self.held + nbytes > self._limit:
-            raise retry_later(503, "too many large requests are arriving at once; try again", code="overloaded")
-        self.held += nbytes
+    @property
+    def held(self) -> int:
+        """Bytes that are counted now."""
+        return sum(self._held.values())
 
-    def give_back(self, nbytes: int) -> None:
-        """Those bytes are no longer in memory."""
-        self.held -= nbytes
+    def take(self, body: Body, nbytes: int) -> None:
+        """Count ``nbytes`` in all for ``body``. Raises ApiError, a 503, when there is no room for them."""
+        more = nbytes - self._held.get(body, 0)
+        while self.held + more > self._limit:
+            silent = max(self._held, key=lambda held: held.silent_seconds, default=body)
+            if silent is body or silent.silent_seconds < SILENT_SECONDS:
+                raise retry_later(503, "too many large requests are arriving at once; try again", code="overloaded")
+            silent.give_up()
+        self._held[body] = nbytes
+
+    def give_back(self, body: Body) -> None:
+        """Nothing of ``body`` is in memory any more."""
+        self._held.pop(body, None)
 
 
 class BodyLimit:
     """Holds every body to its route's rule, to ``seconds`` (and more for what arrives), and to a common budget.
 
-    ``scope["state"]["body"]`` is the Body; whoever has made something else of it may ``release`` it.
+    ``scope["state"]["body"]`` is the Body.
     """
 
     def __init__(self, app: ASGIApp, rule: Callable[[str, str], BodyRule], budget: BodyBudget, seconds: float) -> None:
@@ -88,9 +99,10 @@ class Body:
         self._receive = receive
         self._rule = rule
         self._budget = budget
-        self._patience = seconds
+        self._seconds = self._patience = seconds
         self._seen = 0
-        self._held = 0
+        self._waiting: asyncio.Timeout | None = None
+        self._waiting_since = 0.0
 
     async def receive(self) -> Message:
         """The next message. Raises ApiError for a body that is too large or too slow, or where the budget is spent."""
@@ -101,15 +113,24 @@ class Body:
         message = await self._in_time()
         if self._seen > self._rule.limit:
             raise too_large(self._rule.limit)
-        if self._rule.counted and (more := self._seen - FREE_BYTES - self._held) > 0:
-            self._budget.take(more)
-            self._held += more
+        if self._rule.counted and self._seen > FREE_BYTES:
+            self._budget.take(self, self._seen - FREE_BYTES)
         return message
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long the client has sent nothing, although it was asked."""
+        return asyncio.get_running_loop().time() - self._waiting_since if self._waiting else 0.0
+
+    def give_up(self) -> None:
+        """Wait no longer."""
+        self.release()
+        if self._waiting is not None:
+            self._waiting.reschedule(asyncio.get_running_loop().time())
 
     def release(self) -> None:
         """Nothing of the body is in memory any more."""
-        self._budget.give_back(self._held)
-        self._held = 0
+        self._budget.give_back(self)
 
     async def answer(self, message: Message, send: Send) -> None:
         """Send a message of the response; where it ends before the body does, throw the rest of that away first."""
@@ -123,15 +144,17 @@ class Body:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _in_time(self) -> Message:
-        """Only the time spent waiting for the client counts."""
-        began = asyncio.get_running_loop().time()
+        """Only the time spent waiting for the client counts; a silence may not be longer than the whole at first."""
+        self._waiting_since = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(min(self._patience, self._seconds)) as self._waiting:
                 message = await self._next()
         except TimeoutError as error:
             raise ApiError(408, "the body did not arrive in time", code="body_timeout") from error
-        nbytes = len(message.get("body", b""))
-        self._patience += nbytes / SLOWEST_BYTES_PER_SECOND - (asyncio.get_running_loop().time() - began)
+        finally:
+            self._patience -= self.silent_seconds
+            self._waiting = None
+        self._patience += len(message.get("body", b"")) / SLOWEST_BYTES_PER_SECOND
         return message
 
     async def _next(self) -> Message:
@@ -152,6 +175,12 @@ class Body:
             async with asyncio.timeout(DISCARD_SECONDS):
                 while not self._complete and self._seen < end:
                     await self._next()
+
+
+def forget_body(request: Request) -> None:
+    """The body is parsed: it need not stay in memory, nor in the budget, for as long as the answer takes."""
+    request.__dict__.pop("_body", None)  # where starlette keeps what ``Request.body`` has read
+    request.scope["state"]["body"].release()
 
 
 def route_path(scope: Scope) -> str:

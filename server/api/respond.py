@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from server.adapter_key import AdapterKey
 from server.api.auth import tenant
+from server.api.bodies import forget_body
 from server.api.context import ServerContext
 from server.api.error_responses import json_response, to_api_error
 from server.api.generation import Completion, Generation, TextDelta, Usage, running
@@ -39,6 +40,7 @@ async def answer(
     request: Request, context: ServerContext, body: Body, form: ChoiceFormat, prepare: Prepare[Body]
 ) -> Response:
     """The whole life of one generation request."""
+    forget_body(request)
     work = _Work(request, context, body, form, prepare)
     try:
         return await (work.stream() if body.stream else work.complete())
