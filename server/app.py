@@ -19,7 +19,7 @@ from bases.finding import DEFAULT_BASE, is_gguf, resolve_base
 from server.api import admin, completions, error_responses, health, models, openapi, tokens
 from server.api.bodies import BodyBudget, BodyLimit, BodyRule
 from server.api.context import Admission, ServerContext
-from server.api.middleware import RequestLog
+from server.api.middleware import RequestLog, RootPath
 from server.api.origins import Cors
 from server.catalog.lifecycle import AdapterLifecycle
 from server.catalog.registry import Registry
@@ -112,18 +112,20 @@ def create_app(context: ServerContext, on_started: OnStarted | None = None) -> F
             await context.engine.close()
 
     config = context.config
-    app = FastAPI(lifespan=lifespan, root_path=config.root_path, openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
     app.state.context = context
     for router in ROUTERS:
         app.include_router(router)
     error_responses.install(app)
     if config.docs:
-        openapi.install(app, ROUTERS, context.version)
-    budget = BodyBudget(int(config.max_bodies_mb * 2**20))
+        openapi.install(app, ROUTERS, version=context.version, root_path=config.root_path)
+    budget = BodyBudget(int(max(config.max_bodies_mb, config.max_body_mb) * 2**20))
     app.add_middleware(RequestLog)
     app.add_middleware(BodyLimit, rule=_body_rule(context), budget=budget, seconds=config.body_seconds)
     if config.cors_origin:
         app.add_middleware(Cors, origins=config.cors_origin)
+    if config.root_path:
+        app.add_middleware(RootPath, root_path=config.root_path)
     return app
 
 

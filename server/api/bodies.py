@@ -101,6 +101,7 @@ class Body:
         self._budget = budget
         self._seconds = self._patience = seconds
         self._seen = 0
+        self._late = False
         self._waiting: asyncio.Timeout | None = None
         self._waiting_since = 0.0
 
@@ -134,9 +135,9 @@ class Body:
 
     async def answer(self, message: Message, send: Send) -> None:
         """Send a message of the response; where it ends before the body does, throw the rest of that away first."""
-        if message["type"] == "http.response.start" and self._left() > DISCARD_BYTES:
+        if message["type"] == "http.response.start" and (self._late or self._left() > DISCARD_BYTES):
             MutableHeaders(scope=message)["connection"] = "close"
-        if message["type"] != "http.response.body" or message.get("more_body") or self._complete:
+        if message["type"] != "http.response.body" or message.get("more_body") or self._complete or self._late:
             await send(message)
             return
         await send({**message, "more_body": True})
@@ -150,6 +151,7 @@ class Body:
             async with asyncio.timeout(min(self._patience, self._seconds)) as self._waiting:
                 message = await self._next()
         except TimeoutError as error:
+            self._late = True
             raise ApiError(408, "the body did not arrive in time", code="body_timeout") from error
         finally:
             self._patience -= self.silent_seconds

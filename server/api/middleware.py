@@ -91,3 +91,15 @@ class RequestLog:
                 await to_api_error(error).response()(scope, receive, send_with_id)
         finally:
             record.write(scope)
+
+
+class RootPath:
+    """Serves below a prefix as well, whether or not the proxy takes it off the path."""
+
+    def __init__(self, app: ASGIApp, root_path: str) -> None:
+        self._app = app
+        self._root_path = root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        await self._app({**scope, "root_path": self._root_path}, receive, send)

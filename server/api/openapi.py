@@ -52,9 +52,11 @@ _UPLOAD = {
 }
 
 
-def install(app: FastAPI, routers: Sequence[APIRouter], version: str) -> None:
+def install(app: FastAPI, routers: Sequence[APIRouter], *, version: str, root_path: str) -> None:
     """Serve the description of ``app``, which has the routes of ``routers``."""
     schema = describe(app, routers, version)
+    if root_path:
+        schema["servers"] = [{"url": root_path}]
     page = docs_page(schema)
 
     async def openapi_json(_: Request) -> Response:
@@ -77,8 +79,6 @@ def describe(app: FastAPI, routers: Sequence[APIRouter], version: str) -> dict[s
         "schemas": {**definitions.get("$defs", {}), "Error": _ERROR},
         "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
     }
-    if app.root_path:
-        schema["servers"] = [{"url": app.root_path}]
     for route in routes:
         for method in route.methods or ():
             if (operation := schema["paths"].get(route.path_format, {}).get(method.lower())) is not None:
