@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
+import socket
 import uuid
 from collections import Counter
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ request_log = logging.getLogger("server.requests")
 
 KEEP_ALIVE_SECONDS = 75
 CLOSE_SECONDS = 5  # for answers on their way out, once the drain is over
+SEND_BUFFER_BYTES = 128 * 2**10  # the system's own, per connection: left alone it keeps megabytes for who does not read
 SWEEP_SECONDS = 0.25
 REPORT_SECONDS = 10.0
 HIGHEST_BACKLOG = 512  # connections that may be accepted in one turn of the event loop, before any is counted
@@ -110,6 +112,7 @@ class Connection(H11Protocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.logger = _protocol_log
+        self.access_log = False  # the application has a log of requests
         self._limits = limits
         self._faults = faults
         self._head_since = 0.0  # when the head that is being waited for began
@@ -119,6 +122,7 @@ class Connection(H11Protocol):
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self._head_since = self._taken_at = self.loop.time()
         if len(self.connections) > self._limits.connections and not self._close_an_idle_one():
             self._faults.counts["refused over --max-connections"] += 1

@@ -30,7 +30,13 @@ HUGE = 64 << 20
 def strict(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """Keys, little time and little room for bodies."""
     folder = tmp_path_factory.mktemp("strict")
-    limits: dict[str, Any] = {"body_seconds": 2.0, "max_bodies_mb": 1.0, "max_body_mb": 1.0, "api_key": "sk", "admin_key": "root"}
+    limits: dict[str, Any] = {
+        "body_seconds": 2.0,
+        "max_bodies_mb": 1.0,
+        "max_body_mb": 1.0,
+        "api_key": "sk",
+        "admin_key": "root",
+    }
     with live_server(base, folder, **limits) as live:
         yield live
 
