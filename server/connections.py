@@ -38,6 +38,7 @@ CLOSE_SECONDS = 5  # for answers on their way out, once the drain is over
 SEND_BUFFER_BYTES = 128 * 2**10  # the system's own, per connection: left alone it keeps megabytes for who does not read
 SWEEP_SECONDS = 0.25
 REPORT_SECONDS = 10.0
+PROMPT_SECONDS = 1.0  # in which the head of a request comes, or its connection may have to give way to others
 HIGHEST_BACKLOG = 512  # connections that may be accepted in one turn of the event loop, before any is counted
 OTHER_DESCRIPTORS = 128  # files, the engine, packages that are being unpacked
 
@@ -124,7 +125,7 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self._head_since = self._taken_at = self.loop.time()
-        if len(self.connections) > self._limits.connections and not self._close_an_idle_one():
+        if len(self.connections) > self._limits.connections and not self._make_room():
             self._faults.counts["refused over --max-connections"] += 1
             self._refuse(
                 503, "too many connections are open; try again", {"retry-after": str(RETRY_AFTER_SECONDS)}, "overloaded"
@@ -171,7 +172,7 @@ class Connection(H11Protocol):
     @property
     def _idle(self) -> bool:
         """Kept alive after an answer; nothing of a next request has come."""
-        return self.timeout_keep_alive_task is not None
+        return self.timeout_keep_alive_task is not None and not self.transport.is_closing()
 
     def _is_deaf(self, now: float) -> bool:
         unsent = self.transport.get_write_buffer_size()
@@ -188,12 +189,18 @@ class Connection(H11Protocol):
         else:
             self.transport.abort()
 
-    def _close_an_idle_one(self) -> bool:
-        for other in self.connections:
-            if isinstance(other, Connection) and other._idle and not other.transport.is_closing():
-                other.shutdown()
-                return True
-        return False
+    def _make_room(self) -> bool:
+        """Close a connection that is idle, or else the one whose head has been awaited longest; false if all work."""
+        others = [other for other in self.connections if isinstance(other, Connection) and other is not self]
+        if (idle := next((other for other in others if other._idle), None)) is not None:
+            idle.shutdown()
+            return True
+        slow = min((other for other in others if other._wants_head), key=lambda other: other._head_since, default=None)
+        if slow is None or self.loop.time() - slow._head_since < PROMPT_SECONDS:
+            return False
+        self._faults.counts["cut, for their heads did not come and others did"] += 1
+        slow._time_out()
+        return True
 
     def _refuse(self, status: int, message: str, headers: dict[str, str], code: str) -> str:
         """Answer without the application, and close; returns the id that the answer bears."""

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from peft import LoraConfig
 
+from server import connections
 from server.adapter_key import AdapterKey
 from server.errors import UnknownModelError
 from tests.factory import make_adapter, make_base
@@ -107,6 +108,15 @@ def test_an_idle_connection_gives_way(hasty: Live) -> None:
             sock.sendall(head("GET", "/health"))
             assert sock.recv(10) == b"HTTP/1.1 2"
         assert _health(hasty) == 200
+
+
+def test_who_sends_no_head_gives_way(hasty: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "PROMPT_SECONDS", 0.0)
+    with ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(connect(hasty)).sendall(b"GET /v1/models HTTP/1.1\r\nHost: loc")
+        for _ in range(5):
+            assert _health(hasty) == 200
 
 
 def _health(server: Live) -> int:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
+from collections.abc import AsyncGenerator
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from starlette.types import Message
 
+from server.api.respond import EventStream
 from tests.server.api.support import BASE
 from tests.server.live import Live
 
@@ -71,3 +75,30 @@ def test_a_body_that_never_ends(server: Live) -> None:
             f"POST /v1/completions HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: 50\r\n\r\n{{".encode()
         )
     assert server.post("/v1/completions", {"model": BASE, "prompt": "x", "max_tokens": 1}).status_code == 200
+
+
+async def test_a_stream_that_is_cut_ends_as_if_its_client_had_left() -> None:
+    closed, cut, sent = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def source() -> AsyncGenerator[bytes, None]:
+        try:
+            while True:
+                yield b"data: x\n\n"
+        finally:
+            closed.set()
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            sent.set()
+            await asyncio.Event().wait()  # the client does not read
+
+    stream = EventStream(source(), {}, comment_seconds=0.01, cut=cut)
+    answering = asyncio.create_task(stream({"type": "http"}, receive, send))
+    await asyncio.wait_for(sent.wait(), 30)
+    cut.set()
+    await asyncio.wait_for(answering, 30)
+    assert closed.is_set()
