@@ -181,7 +181,7 @@ class ServerConfig(BaseModel):
     max_connections: Annotated[Positive, Flag(LIMITS, "connections open before new ones get 503", "N")] = 1024
     head_seconds: Annotated[Deadline, Flag(LIMITS, "time a client has to send the head of a request", "S")] = 15.0
     body_seconds: Annotated[
-        Deadline, Flag(LIMITS, "time a client has to send a body, and one second more for each 64 KiB", "S")
+        Deadline, Flag(LIMITS, "time a client has to send a body, and one second more for each 32 KiB", "S")
     ] = 30.0
     send_seconds: Annotated[Deadline, Flag(LIMITS, "a client that takes nothing for so long is cut off", "S")] = 30.0
     stream_comment_seconds: Annotated[

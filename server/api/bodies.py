@@ -17,10 +17,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.error_responses import ApiError, retry_later
 
-DISCARD_BYTES = 4 * 2**20
+DISCARD_BYTES = 8 * 2**20
+DISCARD_TOO_LARGE_BYTES = 64 * 2**20  # of a body that may be sent, and is only too large
 DISCARD_SECONDS = 5.0
 FREE_BYTES = 64 * 2**10  # of each body, which no budget counts: ordinary requests always get through
-SLOWEST_BYTES_PER_SECOND = 64 * 2**10
+SLOWEST_BYTES_PER_SECOND = 32 * 2**10
 SILENT_SECONDS = 1.0  # after which a client may have to give way to others
 
 
@@ -102,6 +103,7 @@ class Body:
         self._seconds = self._patience = seconds
         self._seen = 0
         self._late = False
+        self._quota = DISCARD_BYTES
         self._waiting: asyncio.Timeout | None = None
         self._waiting_since = 0.0
 
@@ -135,8 +137,10 @@ class Body:
 
     async def answer(self, message: Message, send: Send) -> None:
         """Send a message of the response; where it ends before the body does, throw the rest of that away first."""
-        if message["type"] == "http.response.start" and (self._late or self._left() > DISCARD_BYTES):
-            MutableHeaders(scope=message)["connection"] = "close"
+        if message["type"] == "http.response.start":
+            self._quota = DISCARD_TOO_LARGE_BYTES if message["status"] == 413 else DISCARD_BYTES
+            if self._late or self._left() > self._quota:
+                MutableHeaders(scope=message)["connection"] = "close"
         if message["type"] != "http.response.body" or message.get("more_body") or self._complete or self._late:
             await send(message)
             return
@@ -172,7 +176,7 @@ class Body:
         return float("inf") if self._announced is None else self._announced - self._seen
 
     async def _discard(self) -> None:
-        end = self._seen + DISCARD_BYTES
+        end = self._seen + self._quota
         with suppress(TimeoutError):
             async with asyncio.timeout(DISCARD_SECONDS):
                 while not self._complete and self._seen < end:
