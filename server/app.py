@@ -17,7 +17,7 @@ from bases.cache import import_gguf
 from bases.errors import BaseModelError
 from bases.finding import DEFAULT_BASE, is_gguf, resolve_base
 from server.api import admin, completions, error_responses, health, models, openapi, tokens
-from server.api.bodies import BodyBudget, BodyLimit, BodyRule
+from server.api.body_limits import BodyBudget, BodyLimit, BodyRule
 from server.api.context import Admission, ServerContext
 from server.api.middleware import RequestLog, RootPath
 from server.api.origins import Cors

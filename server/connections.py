@@ -1,7 +1,7 @@
 """uvicorn for clients that cannot be trusted: connections are counted, and cut when they neither send nor take.
 
 uvicorn alone waits for ever for the rest of a head, and for a client to take its answer. How long a body may take is
-``server.api.bodies``'s.
+``server.api.body_limits``'s.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.api.bodies import route_path
+from server.api.body_limits import route_path
 from server.api.error_responses import INTERNAL_ERROR, to_api_error
 from server.api.origins import check_host
 

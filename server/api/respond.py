@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from server.adapter_key import AdapterKey
 from server.api.auth import tenant
-from server.api.bodies import forget_body
+from server.api.body_limits import forget_body
 from server.api.context import ServerContext
 from server.api.error_responses import json_response, to_api_error
 from server.api.generation import Completion, Generation, TextDelta, Usage, running

@@ -15,8 +15,8 @@ import openai
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from server.api import bodies
-from server.api.bodies import BodyBudget, BodyLimit, BodyRule
+from server.api import body_limits
+from server.api.body_limits import BodyBudget, BodyLimit, BodyRule
 from server.api.error_responses import ApiError
 from tests.server.api.raw import answer, connect, head, post
 from tests.server.api.support import BASE, error_of
@@ -169,7 +169,7 @@ def limited(budget: BodyBudget) -> BodyLimit:
 
 
 async def test_all_bodies_share_one_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "SILENT_SECONDS", 1000.0)
+    monkeypatch.setattr(body_limits, "SILENT_SECONDS", 1000.0)
     server = limited(budget := BodyBudget(1 << 20))
     first, second, small = (Sender(server, nbytes) for nbytes in (700_000, 700_000, 50_000))
     await first.send(600_000, more=True)
@@ -189,7 +189,7 @@ async def test_all_bodies_share_one_budget(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 async def test_the_silent_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "SILENT_SECONDS", 0.0)
+    monkeypatch.setattr(body_limits, "SILENT_SECONDS", 0.0)
     server = limited(budget := BodyBudget(1 << 20))
     longest, silent, busy = (Sender(server, 500_000) for _ in range(3))
     await longest.send(450_000, more=True)
