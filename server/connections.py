@@ -12,6 +12,7 @@ import resource
 import socket
 import uuid
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
@@ -70,8 +71,9 @@ def raise_descriptor_limit(wanted: int) -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-        soft = most
+        with suppress(ValueError, OSError):  # some systems have a limit besides
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            soft = most
     return wanted if soft == resource.RLIM_INFINITY else soft
 
 
@@ -158,8 +160,7 @@ class Connection(H11Protocol):
             self._faults.counts["cut, for nothing was taken for --send-seconds"] += 1
             self.transport.abort()
         elif self._wants_head and now - self._head_since > self._limits.head_seconds:
-            self._faults.counts["cut, for no request came in --head-seconds"] += 1
-            self._time_out()
+            self._time_out("cut, for a head took longer than --head-seconds")
 
     @property
     def _wants_head(self) -> bool:
@@ -183,8 +184,13 @@ class Connection(H11Protocol):
         self._unsent = unsent
         return now - self._taken_at > self._limits.send_seconds
 
-    def _time_out(self) -> None:
-        if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
+    def _time_out(self, fault: str) -> None:
+        """Wait no longer for a head. Who has not begun one is no fault: browsers and probes connect in advance."""
+        if self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
+            self.transport.abort()
+            return
+        self._faults.counts[fault] += 1
+        if self.conn.their_state is h11.IDLE:
             self._refuse(408, "the head of the request did not arrive in time", {}, "head_timeout")
         else:
             self.transport.abort()
@@ -198,8 +204,7 @@ class Connection(H11Protocol):
         slow = min((other for other in others if other._wants_head), key=lambda other: other._head_since, default=None)
         if slow is None or self.loop.time() - slow._head_since < PROMPT_SECONDS:
             return False
-        self._faults.counts["cut, for their heads did not come and others did"] += 1
-        slow._time_out()
+        slow._time_out("cut, for a head that did not come when others did")
         return True
 
     def _refuse(self, status: int, message: str, headers: dict[str, str], code: str) -> str:

@@ -96,7 +96,8 @@ def test_an_allowed_page_uses_it(paged: Live) -> None:
             response = http.post(CHAT, json=body)
             assert response.status_code == 200
             check_cors(response)
-        for refused in (http.post(CHAT, json={}), http.get("/v1/nothing"), http.post(CHAT, content=b"x" * (9 << 20))):
+        large = http.post(CHAT, content=b"x" * (9 << 20), headers={"content-type": "application/json"})
+        for refused in (http.post(CHAT, json={}), http.get("/v1/nothing"), large):
             assert refused.status_code in (400, 404, 413)
             check_cors(refused)
         assert http.get("/v1/models", headers={"Host": "app.example"}).status_code == 200
