@@ -19,6 +19,7 @@ log = logging.getLogger("server.requests")
 
 REQUEST_ID = "x-request-id"
 _SOUND_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+MAX_PATH = 500  # characters of a path that the log repeats
 _QUIET = ("/health", "/ready", "/metrics")
 
 
@@ -41,7 +42,7 @@ class RequestRecord:
 
     def write(self, scope: Scope) -> None:
         """Log the request; that is one line, with the traceback where this server is at fault."""
-        path = scope["path"]
+        path = scope["path"][:MAX_PATH]
         quiet = route_path(scope) in _QUIET
         level = logging.ERROR if self.failure else logging.DEBUG if quiet else logging.INFO
         entry = {

@@ -57,7 +57,7 @@ def _name(host: str) -> str:
     found = _HOST.fullmatch(host.strip())
     if found is None:
         raise ApiError(400, "the header Host is malformed", code="invalid_header")
-    return found[1].strip("[]").lower()
+    return found[1].strip("[]").lower().removesuffix(".")
 
 
 def _refused(why: str) -> ApiError:
