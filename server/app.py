@@ -16,9 +16,11 @@ from adapters.errors import AdapterError
 from bases.cache import import_gguf
 from bases.errors import BaseModelError
 from bases.finding import DEFAULT_BASE, is_gguf, resolve_base
-from server.api import admin, completions, error_responses, health, models, tokens
+from server.api import admin, completions, error_responses, health, models, openapi, tokens
+from server.api.body_limits import BodyBudget, BodyLimit, BodyRule
 from server.api.context import Admission, ServerContext
-from server.api.middleware import BodyLimit, RequestLog
+from server.api.middleware import RequestLog, RootPath
+from server.api.origins import Cors
 from server.api.routing import PlainPath
 from server.catalog.lifecycle import AdapterLifecycle
 from server.catalog.registry import Registry
@@ -128,28 +130,36 @@ def create_app(context: ServerContext, on_started: OnStarted | None = None) -> F
             await context.engine.close()
             context.text.close()
 
+    config = context.config
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.context = context
     for router in ROUTERS:
         app.include_router(router)
     error_responses.install(app)
     app.add_middleware(PlainPath)
-    app.add_middleware(BodyLimit, limit=_body_limit(context))
+    if config.docs:
+        openapi.install(app, ROUTERS, version=context.version, root_path=config.root_path)
+    budget = BodyBudget(int(max(config.max_bodies_mb, config.max_body_mb) * 2**20))
     app.add_middleware(RequestLog)
+    app.add_middleware(BodyLimit, rule=_body_rule(context), budget=budget, seconds=config.body_seconds)
+    if config.cors_origin:
+        app.add_middleware(Cors, origins=config.cors_origin)
+    if config.root_path:
+        app.add_middleware(RootPath, root_path=config.root_path)
     return app
 
 
-def _body_limit(context: ServerContext) -> Callable[[str, str], int]:
+def _body_rule(context: ServerContext) -> Callable[[str, str], BodyRule]:
     """Uploads are streamed to disk and may be large; everything else is read whole."""
-    json_limit, upload_limit = int(context.config.max_body_mb * 2**20), int(context.config.max_upload_mb * 2**20)
+    json = BodyRule(int(context.config.max_body_mb * 2**20))
+    upload = BodyRule(int(context.config.max_upload_mb * 2**20), counted=False)
 
-    def limit(method: str, path: str) -> int:
+    def rule(method: str, path: str) -> BodyRule:
         if method == "PUT":
-            return upload_limit if path.startswith(UPLOAD_PATH) else json_limit
-        upload = method == "POST" and path.rstrip("/") == UPLOAD_PATH
-        return upload_limit if upload else json_limit
+            return upload if path.startswith(UPLOAD_PATH) else json
+        return upload if method == "POST" and path.rstrip("/") == UPLOAD_PATH else json
 
-    return limit
+    return rule
 
 
 async def _start(context: ServerContext, on_started: OnStarted | None) -> None:

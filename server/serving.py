@@ -14,13 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-import uvicorn
-
 from adapters.errors import AdapterError
 from adapters.package.inspection import inspect_package
 from server.api.context import ServerContext
 from server.app import create_app, make_context
 from server.catalog.store import AdapterStore
+from server.connections import HttpServer
 from server.errors import EngineStartError, InvalidRequestError
 from server.logs import configure_logging
 from server.settings import ServerConfig
@@ -76,11 +75,6 @@ def _size(nbytes: int) -> str:
     return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.1f} MB"
 
 
-KEEP_ALIVE_SECONDS = 75
-CLOSE_SECONDS = 5  # for answers on their way out, once the drain is over
-HIGHEST_BACKLOG = 2048
-
-
 def run(config: ServerConfig) -> int:
     """Serve until told to stop; returns the exit code. Raises EngineStartError or BaseModelError with the reason."""
     configure_logging(config.log_level)
@@ -98,8 +92,8 @@ def run(config: ServerConfig) -> int:
     return 0
 
 
-class DrainingServer(uvicorn.Server):
-    """uvicorn, but a signal first drains: no new requests, running ones finish up to the deadline, then exit 0.
+class DrainingServer(HttpServer):
+    """Serves, but a signal first drains: no new requests, running ones finish up to the deadline, then exit 0.
 
     A second signal ends at once. ``failure`` is set when the server could not start.
     """
@@ -109,18 +103,7 @@ class DrainingServer(uvicorn.Server):
         self._context = context
         self._url = url
         self._draining: asyncio.Task[None] | None = None
-        super().__init__(
-            uvicorn.Config(
-                create_app(context, self._started),
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                ws="none",
-                lifespan="on",
-                timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=CLOSE_SECONDS,
-            )
-        )
+        super().__init__(create_app(context, self._started), context.config)
 
     def _started(self, failure: EngineStartError | None) -> None:
         if failure is None:
@@ -180,7 +163,7 @@ def bind(host: str, port: int) -> socket.socket:
         sock = socket.socket(family, kind, protocol)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
-        sock.listen(HIGHEST_BACKLOG)
+        sock.listen()
     except OSError as error:
         raise EngineStartError(
             f"cannot listen on {host} port {port}: {error.strerror}; choose another --port"

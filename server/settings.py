@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import re
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -27,6 +28,10 @@ from pydantic import (
 from server.config import ADDRESS, ENGINE, KEYS, LIMITS, EngineConfig, Flag
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?)/?")
+_PATH = re.compile(r"[A-Za-z0-9._~/-]+")
 
 
 class WrongKindError(ValueError):
@@ -70,6 +75,28 @@ def _names_and_paths(value: object) -> list[tuple[str, str]]:
     return found
 
 
+def _origins(value: object) -> list[str]:
+    return [text if text == "*" else read_origin(text) for text in _texts(value)]
+
+
+def read_origin(text: str) -> str:
+    """An origin as browsers write it: scheme, host and perhaps a port. Raises ValueError for anything else."""
+    found = _ORIGIN.fullmatch(text.strip().lower())
+    if found is None:
+        raise ValueError(
+            f"--cors-origin wants an origin such as https://app.example or http://10.0.0.5:3000, not {text!r}"
+        )
+    return found[1]
+
+
+def _root_path(value: object) -> object:
+    if isinstance(value, str) and value.strip("/"):
+        if not _PATH.fullmatch(value):
+            raise ValueError(f"--root-path must be a path such as /llm, not {value!r}")
+        return "/" + value.strip("/")
+    return "" if isinstance(value, str) else value
+
+
 def _digests(value: object) -> list[bytes]:
     return [hash_key(key) for key in _texts(value)]
 
@@ -101,10 +128,13 @@ Keys = Annotated[tuple[bytes, ...], BeforeValidator(_digests)]
 KeyFiles = Annotated[tuple[bytes, ...], BeforeValidator(_digests_of_files)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
+Origins = Annotated[tuple[str, ...], BeforeValidator(_origins)]
+RootPath = Annotated[str, BeforeValidator(_root_path)]
 PortNumber = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(ge=0)]
 Size = Annotated[float, Field(gt=0)]
 Amount = Annotated[float, Field(ge=0)]
+Deadline = Annotated[float, Field(gt=0)]  # seconds
 Level = Literal["debug", "info", "warning", "error"]
 
 
@@ -116,7 +146,8 @@ class ServerConfig(BaseModel):
     ``adapter`` are (name, directory or archive) loaded at start; those that answer exactly as the base does are refused
     unless ``allow_noop``. Keys are kept only as SHA-256 digests. ``max_waiting_requests`` bounds the sequences accepted
     beyond ``max_num_seqs``; ``max_candidates`` bounds the adapter versions that are resident without being live,
-    ``max_versions`` those kept of one name, ``max_stored_gb`` what the packages of all weigh on the disk.
+    ``max_versions`` those kept of one name, ``max_stored_gb`` what the packages of all weigh on the disk. Pages of a
+    ``cors_origin`` may read answers and use a server without keys; its host may be the Host of requests.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
@@ -131,6 +162,13 @@ class ServerConfig(BaseModel):
         "127.0.0.1"
     )
     port: Annotated[PortNumber, Flag(ADDRESS, "port to listen on (default {default}; 0: any free one)", "PORT")] = 8000
+    root_path: Annotated[
+        RootPath, Flag(ADDRESS, "prefix under which a proxy serves this server, such as /llm", "PATH")
+    ] = ""
+    cors_origin: Annotated[
+        Origins, Flag(ADDRESS, "origin whose web pages may use this server, as https://app.example; repeatable", "URL")
+    ] = ()
+    docs: Annotated[bool, Flag(ADDRESS, "serve /openapi.json, and /docs made from it, to everybody")] = False
     api_key: Annotated[Keys, Flag(KEYS, "key for inference; repeatable", "KEY")] = ()
     api_key_file: Annotated[KeyFiles, Flag(KEYS, "file with one inference key a line; repeatable", "FILE")] = ()
     admin_key: Annotated[Keys, Flag(KEYS, "key for the admin API, and for inference; repeatable", "KEY")] = ()
@@ -146,6 +184,16 @@ class ServerConfig(BaseModel):
     max_upload_mb: Annotated[Size, Flag(LIMITS, "size of one adapter upload", "MB")] = 2048.0
     adapter_template_seconds: Annotated[Size, Flag(LIMITS, "computing time of an adapter's chat template", "S")] = 2.0
     adapter_template_mb: Annotated[Positive, Flag(LIMITS, "memory of the process that renders it", "MB")] = 256
+    max_bodies_mb: Annotated[Size, Flag(LIMITS, "JSON bodies in memory at once before more get 503", "MB")] = 64.0
+    max_connections: Annotated[Positive, Flag(LIMITS, "connections open before new ones get 503", "N")] = 1024
+    head_seconds: Annotated[Deadline, Flag(LIMITS, "time a client has to send the head of a request", "S")] = 15.0
+    body_seconds: Annotated[
+        Deadline, Flag(LIMITS, "time a client has to send a body, and one second more for each 32 KiB", "S")
+    ] = 30.0
+    send_seconds: Annotated[Deadline, Flag(LIMITS, "a client that takes nothing for so long is cut off", "S")] = 30.0
+    stream_comment_seconds: Annotated[
+        Seconds, Flag(LIMITS, "send a comment line in streams silent for so long (0: never)", "S")
+    ] = 5.0
     drain_seconds: Annotated[Seconds, Flag(LIMITS, "time running requests get to finish at shutdown", "S")] = 30.0
     metrics_adapters: Annotated[Positive, Flag(LIMITS, "adapters with metrics of their own", "N")] = 100
     max_candidates: Annotated[Count, Flag(LIMITS, "adapter versions uploaded but not live, at once", "N")] = 16
@@ -178,6 +226,11 @@ class ServerConfig(BaseModel):
                 f"--host {self.host} can be reached from other machines and no key is configured, so anyone could "
                 "replace adapters; give --admin-key (and --api-key for inference), or use --host 127.0.0.1"
             )
+        if "*" in self.cors_origin and not self.api_keys:
+            raise ValueError(
+                "--cors-origin * lets every web page use this server, and no key is asked for; give --api-key, or name "
+                "the origins"
+            )
         self._engine = EngineConfig(**{name: getattr(self, name) for name in _ENGINE_SETTINGS})
         return self
 
@@ -209,7 +262,11 @@ class ServerConfig(BaseModel):
 
 def is_loopback_name(host: str) -> bool:
     """Whether a host name or address means this machine only."""
+    if host == "localhost":
+        return True
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
         return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback

@@ -9,18 +9,19 @@ import hashlib
 import hmac
 from collections.abc import Iterable
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 
 from server.api.context import ConfigDep
 from server.api.error_responses import ApiError
-from server.settings import ServerConfig, is_loopback_name
+from server.api.origins import check_local
+from server.settings import ServerConfig
 
 
 async def require_inference(request: Request, config: ConfigDep) -> None:
-    """Let inference and admin keys through; everyone where no inference key is configured."""
+    """Let inference and admin keys through; where no inference key is configured, all but foreign web pages."""
     if not config.api_keys:
+        _refuse_pages(request, config)
         return
     digest = _digest(request)
     if not (_matches(digest, config.api_keys) | _matches(digest, config.admin_keys)):
@@ -30,7 +31,8 @@ async def require_inference(request: Request, config: ConfigDep) -> None:
 async def require_admin(request: Request, config: ConfigDep) -> None:
     """Let admin keys through; without any keys at all, only local programs (not web pages) on a loopback address."""
     if config.admin_is_open:
-        _require_local(request)
+        refusal = "without --admin-key the admin API answers only local programs"
+        check_local(request.headers, allowed=(), any_host=False, refusal=refusal)
         return
     if not config.admin_keys:
         raise ApiError(
@@ -51,7 +53,10 @@ async def require_admin(request: Request, config: ConfigDep) -> None:
 
 async def require_metrics(request: Request, config: ConfigDep) -> None:
     """Like inference, open with --public-metrics; also closed where only admin keys are configured."""
-    if config.public_metrics or not (config.api_keys or config.admin_keys):
+    if config.public_metrics:
+        return
+    if not (config.api_keys or config.admin_keys):
+        _refuse_pages(request, config)
         return
     digest = _digest(request)
     if not (_matches(digest, config.api_keys) | _matches(digest, config.admin_keys)):
@@ -66,6 +71,15 @@ def tenant(request: Request, config: ServerConfig) -> str:
     """Tells clients with different keys apart: they share no cached prompts, whose timing would tell of each other."""
     several = len(config.api_keys) + len(config.admin_keys) > 1
     return _digest(request).hex()[:32] if config.api_keys and several else ""
+
+
+def _refuse_pages(request: Request, config: ServerConfig) -> None:
+    """No key is asked for, so a page on the web could use this server through the browser of whoever reaches it."""
+    refusal = (
+        "without --api-key this server answers only programs and pages of its own machine; "
+        "its operator can allow a page's origin with --cors-origin"
+    )
+    check_local(request.headers, allowed=config.cors_origin, any_host=not config.is_loopback, refusal=refusal)
 
 
 def _digest(request: Request) -> bytes:
@@ -90,15 +104,6 @@ def _unauthorized() -> ApiError:
         code="invalid_api_key",
         headers={"WWW-Authenticate": "Bearer"},
     )
-
-
-def _require_local(request: Request) -> None:
-    """A web page in the operator's browser can reach a loopback server; it cannot hide its Origin or Host."""
-    named = [f"//{request.headers.get('host', '')}"]
-    if (origin := request.headers.get("origin")) is not None:
-        named.append(origin)
-    if not all(is_loopback_name(urlsplit(url).hostname or "") for url in named):
-        raise ApiError(403, "without --admin-key the admin API answers only local programs", type="permission_error")
 
 
 InferenceKey = Annotated[None, Depends(require_inference)]

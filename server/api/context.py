@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -24,20 +24,46 @@ from server.settings import ServerConfig
 from server.text.tokenizer import TextProcessor
 
 
+class Place:
+    """The place of one accepted sequence: active until the engine has ended it, then unread until its reader has."""
+
+    def __init__(self, admission: Admission, cut: Callable[[], None]) -> None:
+        self._admission = admission
+        self.cut = cut
+
+    def ended(self) -> None:
+        """The engine works on it no more; again, or after ``left``: nothing."""
+        self._admission._to_unread(self)
+
+    def left(self) -> None:
+        """Nothing of it is kept any more; again: nothing."""
+        self._admission._leave(self)
+
+
 class Admission:
-    """Counts accepted sequences up to ``limit``; closed while loading (until ``open``) and while draining."""
+    """Counts accepted sequences up to ``limit``; closed while loading (until ``open``) and while draining.
+
+    A client that does not read takes no place from others: what the engine has ended is counted apart. Of such
+    sequences ``limit`` are kept as well; beyond that the one that has been waiting longest is ``cut``.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._active = 0
+        self._active: set[Place] = set()
+        self._unread: dict[Place, None] = {}  # oldest first
         self._closed = "the server is loading the base; try again"
         self._idle = asyncio.Event()
         self._idle.set()
 
     @property
     def active(self) -> int:
-        """Sequences that have not ended."""
-        return self._active
+        """Sequences that the engine has not ended."""
+        return len(self._active)
+
+    @property
+    def unread(self) -> int:
+        """Sequences that the engine has ended and their readers have not."""
+        return len(self._unread)
 
     @property
     def closed_because(self) -> str:
@@ -53,26 +79,45 @@ class Admission:
         self._closed = reason
 
     @contextmanager
-    def admit(self, sequences: int) -> Iterator[None]:
-        """Hold room for ``sequences``. Raises QueueFullError, or EngineUnavailableError while closed."""
+    def admit(self, sequences: int, cut: Callable[[], None] = lambda: None) -> Iterator[list[Place]]:
+        """Places for ``sequences``, left with the block; ``cut`` is called where one of them has to be given up.
+
+        Raises QueueFullError, or EngineUnavailableError while closed.
+        """
         if self._closed:
             raise EngineUnavailableError(self._closed)
-        if self._active + sequences > self._limit:
+        if self.active + sequences > self._limit:
             raise QueueFullError(
-                f"{self._active} sequences are running or waiting, the limit is {self._limit}; try later"
+                f"{self.active} sequences are running or waiting, the limit is {self._limit}; try later"
             )
-        self._active += sequences
+        places = [Place(self, cut) for _ in range(sequences)]
+        self._active.update(places)
         self._idle.clear()
         try:
-            yield
+            yield places
         finally:
-            self._active -= sequences
-            if not self._active:
-                self._idle.set()
+            for place in places:
+                place.left()
 
     async def idle(self) -> None:
-        """Wait until no accepted sequence is left."""
+        """Wait until no accepted sequence is left, and none that is unread."""
         await self._idle.wait()
+
+    def _to_unread(self, place: Place) -> None:
+        if place not in self._active:
+            return
+        self._active.remove(place)
+        self._unread[place] = None
+        if len(self._unread) > self._limit:
+            oldest = next(iter(self._unread))
+            self._leave(oldest)
+            oldest.cut()
+
+    def _leave(self, place: Place) -> None:
+        self._active.discard(place)
+        self._unread.pop(place, None)
+        if not self._active and not self._unread:
+            self._idle.set()
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import msgspec
@@ -28,9 +27,8 @@ from server.errors import (
     UnknownModelError,
 )
 
-log = logging.getLogger(__name__)
-
 INVALID_REQUEST = "invalid_request_error"
+INTERNAL_ERROR = "internal_error"
 RETRY_AFTER_SECONDS = 1
 MAX_SHOWN = 200  # characters of a client's path that a message repeats
 
@@ -76,7 +74,7 @@ def json_response(body: Any, status: int = 200, headers: dict[str, str] | None =
 
 
 def to_api_error(error: Exception) -> ApiError:
-    """What a client is told about ``error``; an unknown one is logged and answered by a bare 500."""
+    """What a client is told about ``error``: a bare 500 where it is unknown, for the log alone to explain."""
     match error:
         case ApiError():
             return error
@@ -88,13 +86,13 @@ def to_api_error(error: Exception) -> ApiError:
         case UnknownModelError():
             return ApiError(404, str(error), param="model", code="model_not_found")
         case QueueFullError():
-            return _retry(429, str(error), "rate_limit_error", "rate_limit_exceeded")
+            return retry_later(429, str(error), type="rate_limit_error", code="rate_limit_exceeded")
         case AdapterFailedError() | PackageChangedError() | StoreError() | BudgetError():
             status = 507 if isinstance(error, (StoreFullError, BudgetError)) else 503
             headers = {"x-should-retry": "false"}  # it takes an operator
             return ApiError(status, str(error), type="server_error", code=error.code, headers=headers)
         case EngineUnavailableError():
-            return _retry(503, str(error), "server_error", "engine_unavailable")
+            return retry_later(503, str(error), code="engine_unavailable")
         case GenerationError():
             return ApiError(500, str(error), type="server_error", code="generation_failed")
         case AdapterError():
@@ -103,12 +101,12 @@ def to_api_error(error: Exception) -> ApiError:
             return ApiError(400, str(error))
         case ValidationError():
             return from_validation(error)
-    log.error("internal error", exc_info=error)
-    return ApiError(500, "internal error; the server's log has the reason", type="server_error", code="internal_error")
+    return ApiError(500, "internal error; the server's log has the reason", type="server_error", code=INTERNAL_ERROR)
 
 
-def _retry(status: int, message: str, kind: str, code: str) -> ApiError:
-    return ApiError(status, message, type=kind, code=code, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+def retry_later(status: int, message: str, *, type: str = "server_error", code: str) -> ApiError:
+    """A refusal that has nothing to do with the request itself."""
+    return ApiError(status, message, type=type, code=code, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
 
 
 def from_validation(error: ValidationError) -> ApiError:
@@ -132,7 +130,7 @@ def from_http(error: HTTPException, request: Request) -> ApiError:
 
 
 def install(app: FastAPI) -> None:
-    """Make every error of ``app`` an OpenAI error body."""
+    """Make every known error of ``app`` an OpenAI error body; unknown ones go up to the log of requests."""
 
     async def on_error(_: Request, error: Exception) -> Response:
         return to_api_error(error).response()
@@ -147,7 +145,7 @@ def install(app: FastAPI) -> None:
         name = str(first["loc"][-1])
         return ApiError(400, f"{name}: {sentence(first)}", param=name).response()
 
-    for kind in (ApiError, GenerationError, ServerError, AdapterError, ValidationError, Exception):
+    for kind in (ApiError, GenerationError, ServerError, AdapterError, ValidationError):
         app.add_exception_handler(kind, on_error)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_parameters)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
-from server.api.context import ServerContext
+from server.api.context import Place, ServerContext
 from server.api.error_responses import GenerationError
 from server.api.prepare import Job, Prompt
 from server.catalog.registry import Lease
@@ -54,17 +55,28 @@ class TextDelta:
 class Sequence:
     """Submits one engine request when made; iterate ``deltas`` to its end, or close it to abort."""
 
-    def __init__(self, engine: EngineClient, job: Job, index: int, request: EngineRequest, clock: RequestClock) -> None:
+    def __init__(
+        self,
+        engine: EngineClient,
+        job: Job,
+        index: int,
+        request: EngineRequest,
+        *,
+        clock: RequestClock,
+        place: Place,
+        on_end: Callable[[], None],
+    ) -> None:
         self.index = index
         self._job = job
         self._prompt: Prompt = job.prompts[index // job.n]
         self._clock = clock
+        self._place = place
         self._text = _output_text(job, self._prompt)
         self._waiting: list[tuple[PlacedToken, TokenLogprobs]] = []
         self._first = True
         self._completion_tokens = 0
         self._ended = False
-        self._outputs = cast(AsyncGenerator[RequestOutput, None], engine.submit(request))
+        self._outputs = cast(AsyncGenerator[RequestOutput, None], engine.submit(request, on_end))
 
     async def deltas(self) -> AsyncGenerator[TextDelta, None]:
         """Deltas up to the one with a finish reason. Raises GenerationError, EngineUnavailableError."""
@@ -90,6 +102,7 @@ class Sequence:
         if not self._ended:
             self._ended = True
             self._clock.finish(reason, len(self._prompt.ids))
+            self._place.left()
 
     def _consume(self, output: RequestOutput) -> TextDelta:
         self._clock.tokens(len(output.token_ids), queued_seconds=output.queued_seconds)
@@ -222,23 +235,43 @@ class Generation:
 
 
 @asynccontextmanager
-async def running(context: ServerContext, job: Job, lease: Lease) -> AsyncIterator[Generation]:
+async def running(
+    context: ServerContext, job: Job, lease: Lease, cut: Callable[[], None] = lambda: None
+) -> AsyncIterator[Generation]:
     """Submit all sequences of ``job`` at once, counted in its ``lease``; abort those that run when the block is left.
 
-    Raises QueueFullError or EngineUnavailableError before anything runs.
+    A sequence is counted until the engine has ended it, however slowly it is read, and with the last the lease ends.
+    ``cut`` is called when what nobody reads has to go. Raises QueueFullError or EngineUnavailableError before anything
+    runs.
     """
     requests = job.requests()
-    with context.admission.admit(len(requests)):
+    with context.admission.admit(len(requests), cut) as places:
         lease.sequences = len(requests)
         sequences: list[Sequence] = []
         try:
-            for index, request in enumerate(requests):
-                clock = context.metrics.clock(job.adapter, job.started)
-                sequences.append(Sequence(context.engine, job, index, request, clock))
+            for index, (request, place) in enumerate(zip(requests, places, strict=True)):
+                sequences.append(
+                    Sequence(
+                        context.engine,
+                        job,
+                        index,
+                        request,
+                        clock=context.metrics.clock(job.adapter, job.started),
+                        place=place,
+                        on_end=partial(_engine_ended, place, lease),
+                    )
+                )
             yield Generation(job, sequences)
         finally:
             for sequence in sequences:
                 await sequence.close()
+
+
+def _engine_ended(place: Place, lease: Lease) -> None:
+    place.ended()
+    lease.sequences -= 1
+    if not lease.sequences:
+        lease.release()
 
 
 async def _merge(streams: list[AsyncGenerator[TextDelta, None]]) -> AsyncGenerator[TextDelta, None]:

@@ -1,4 +1,4 @@
-"""What happens to every request: an id, a size limit, one log line. Plain ASGI, so that streams pass untouched."""
+"""What happens to every request: an id, one log line, an answer. Plain ASGI, so that streams pass untouched."""
 
 from __future__ import annotations
 
@@ -6,22 +6,64 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.api.error_responses import ApiError
+from server.api.body_limits import route_path
+from server.api.error_responses import INTERNAL_ERROR, to_api_error
+from server.api.origins import check_host
 
 log = logging.getLogger("server.requests")
 
 REQUEST_ID = "x-request-id"
 _SOUND_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+MAX_PATH = 500  # characters of a path that the log repeats
 _QUIET = ("/health", "/ready", "/metrics")
 
 
+@dataclass
+class RequestRecord:
+    """What the line of one request will say; routes add ``facts``, and the ``failure`` that is nobody's mistake."""
+
+    id: str
+    started: float = field(default_factory=time.perf_counter)
+    status: int = 0
+    facts: dict[str, object] = field(default_factory=dict)
+    failure: Exception | None = None
+
+    def note_error(self, error: Exception) -> None:
+        """An error was answered in a stream that has begun, or instead of any other answer."""
+        code = to_api_error(error).code
+        self.facts["error"] = code
+        if code == INTERNAL_ERROR:
+            self.failure = error
+
+    def write(self, scope: Scope) -> None:
+        """Log the request; that is one line, with the traceback where this server is at fault."""
+        path = scope["path"][:MAX_PATH]
+        quiet = route_path(scope) in _QUIET
+        level = logging.ERROR if self.failure else logging.DEBUG if quiet else logging.INFO
+        entry = {
+            "request_id": self.id,
+            "method": scope["method"],
+            "path": path,
+            "status": self.status,
+            "seconds": round(time.perf_counter() - self.started, 4),
+            **self.facts,
+        }
+        extra = {"fields": entry}
+        log.log(level, "%s %s %d", scope["method"], path, self.status, exc_info=self.failure, extra=extra)
+
+
+def sound_id(given: str) -> str:
+    """The id of a request: the client's own where it is sound."""
+    return given if _SOUND_ID.fullmatch(given) else uuid.uuid4().hex
+
+
 class RequestLog:
-    """Gives each request an id (the client's own where it is sound) and logs it when it has ended."""
+    """Gives each request an id, answers the errors that nobody else has, and logs it when it has ended."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -31,83 +73,34 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(REQUEST_ID, "")
-        request_id = given if _SOUND_ID.fullmatch(given) else uuid.uuid4().hex
-        facts: dict[str, object] = {}
-        scope.setdefault("state", {}).update(request_id=request_id, facts=facts)
-        started, status = time.perf_counter(), 0
+        headers = Headers(scope=scope)
+        record = RequestRecord(sound_id(headers.get(REQUEST_ID, "")))
+        scope.setdefault("state", {}).update(request_id=record.id, facts=record.facts, record=record)
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+                record.status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID] = record.id
             await send(message)
 
         try:
+            check_host(headers)
             await self._app(scope, receive, send_with_id)
+        except Exception as error:  # noqa: BLE001 - logged below; the server closes what has begun and does not end
+            record.note_error(error)
+            if not record.status:
+                await to_api_error(error).response()(scope, receive, send_with_id)
         finally:
-            self._write(scope, status, time.perf_counter() - started, request_id, facts)
-
-    def _write(self, scope: Scope, status: int, seconds: float, request_id: str, facts: dict[str, object]) -> None:
-        level = logging.DEBUG if scope["path"] in _QUIET else logging.INFO
-        entry = {
-            "request_id": request_id,
-            "method": scope["method"],
-            "path": scope["path"],
-            "status": status,
-            "seconds": round(seconds, 4),
-            **facts,
-        }
-        log.log(level, "%s %s %d", scope["method"], scope["path"], status, extra={"fields": entry})
+            record.write(scope)
 
 
-DISCARD_BYTES = 64 * 2**20  # read and thrown away before a refusal: most clients listen only once they have sent
+class RootPath:
+    """Serves below a prefix as well, whether or not the proxy takes it off the path."""
 
-
-class BodyLimit:
-    """Refuses bodies larger than ``limit(method, path)`` bytes: by their announced length, else while they are read."""
-
-    def __init__(self, app: ASGIApp, limit: Callable[[str, str], int]) -> None:
+    def __init__(self, app: ASGIApp, root_path: str) -> None:
         self._app = app
-        self._limit = limit
+        self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        limit = self._limit(scope["method"], scope["path"])
-        announced = Headers(scope=scope).get("content-length", "0")
-        if announced.isdigit() and int(announced) > limit:
-            await _discard(receive)
-            await too_large(limit).response()(scope, receive, send)
-            return
-        seen = 0
-
-        async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > limit:
-                if message.get("more_body"):
-                    await _discard(receive)
-                raise too_large(limit)
-            return message
-
-        await self._app(scope, counted, send)
-
-
-async def _discard(receive: Receive) -> None:
-    left = DISCARD_BYTES
-    while left > 0:
-        message = await receive()
-        if not message.get("more_body"):
-            return
-        left -= len(message["body"])
-
-
-def too_large(limit: int) -> ApiError:
-    """The refusal of a body; the connection closes, because the rest of the body is not read."""
-    message = f"the body is larger than the limit of {limit / 2**20:g} MiB"
-    return ApiError(413, message, code="body_too_large", headers={"Connection": "close"})
+        await self._app({**scope, "root_path": self._root_path}, receive, send)

@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from server.adapter_key import AdapterKey
 from server.api.auth import tenant
+from server.api.body_limits import forget_body
 from server.api.context import ServerContext
 from server.api.error_responses import json_response, to_api_error
 from server.api.generation import Completion, Generation, TextDelta, Usage, running
@@ -33,6 +34,7 @@ Body = TypeVar("Body", bound=SamplingBody)
 Prepare = Callable[[ServerContext, Body, AdapterKey | None, float], Awaitable[Job]]
 GONE_STATUS = 499  # nginx's number; nobody is there to read it
 DONE = b"data: [DONE]\n\n"
+COMMENT = b": still working\n\n"
 _encode = msgspec.json.Encoder().encode
 
 
@@ -40,6 +42,7 @@ async def answer(
     request: Request, context: ServerContext, body: Body, form: ChoiceFormat, prepare: Prepare[Body]
 ) -> Response:
     """The whole life of one generation request."""
+    forget_body(request)
     work = _Work(request, context, body, form, prepare)
     try:
         return await (work.stream() if body.stream else work.complete())
@@ -63,6 +66,7 @@ class _Work:
         self._prepare = prepare
         self._started = time.perf_counter()
         self._adapter: AdapterKey | None = None
+        self._cut = asyncio.Event()  # what this request has not taken is no longer kept
 
     async def complete(self) -> Response:
         """Run to the end, then answer."""
@@ -78,14 +82,17 @@ class _Work:
             return json_response(body, headers=generation.job.headers)
 
     async def stream(self) -> Response:
-        """Answer with the first token, then go on."""
+        """Answer as soon as the request is admitted, then go on."""
         headers: dict[str, str] = {}
         source = with_errors(self._events(headers), self.count_error)
-        return await EventStream.begin(self._request, source, headers)
+        comments = self._context.config.stream_comment_seconds
+        return await EventStream.begin(self._request, source, headers, comment_seconds=comments, cut=self._cut)
 
     async def _events(self, headers: dict[str, str]) -> AsyncGenerator[bytes, None]:
+        """The events, after an empty one that says that the request is admitted and its headers are known."""
         async with self._generation() as generation:
             headers.update(generation.job.headers)
+            yield b""
             chunks = Chunks(self._form, generation.job, self._body)
             async with aclosing(generation.deltas()) as deltas:
                 async for delta in deltas:
@@ -106,12 +113,12 @@ class _Work:
             self._adapter = lease.key
             job = await self._prepare(context, self._body, lease.key, self._started)
             salted = replace(job, cache_salt=tenant(self._request, context.config) + job.cache_salt)
-            async with running(context, salted, lease) as generation:
+            async with running(context, salted, lease, self._cut.set) as generation:
                 yield generation
 
     def _note(self, generation: Generation) -> None:
         """What the log line of this request says."""
-        facts = self._request.scope["state"]["facts"]
+        facts = self._request.scope["state"]["record"].facts
         usage = generation.usage
         facts.update(
             model=generation.job.model,
@@ -123,6 +130,7 @@ class _Work:
 
     def count_error(self, error: Exception) -> None:
         """Count an error that is answered, under the adapter that was asked for if there is one."""
+        self._request.scope["state"]["record"].note_error(error)
         with contextlib.suppress(UnknownModelError):
             self._adapter = self._adapter or self._context.registry.find(self._body.named(self._context.base_name))
         self._context.metrics.error(self._adapter, to_api_error(error).code or "invalid_request")
@@ -227,54 +235,85 @@ async def until_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
 class EventStream(Response):
     """Streams events and stops the source the moment the client leaves, also while nothing is being sent.
 
-    The source's first event is awaited by ``begin``, before anything is sent: what fails until then gets an HTTP
-    status of its own. A later failure becomes an error event.
+    The source's first event is empty and awaited by ``begin``, before anything is sent: what is refused until then gets
+    an HTTP status of its own. A later failure becomes an error event. A stream that is silent for ``comment_seconds``
+    (unless 0) says so in a comment, because proxies cut idle connections. ``cut`` ends it as if the client had left.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, source: AsyncGenerator[bytes, None], first: bytes, headers: dict[str, str]) -> None:
+    def __init__(
+        self, source: AsyncGenerator[bytes, None], headers: dict[str, str], comment_seconds: float, cut: asyncio.Event
+    ) -> None:
         self._source = source
-        self._first = first
+        self._comment_seconds = comment_seconds
+        self._cut = cut
+        self._sent = 0.0  # when something was last sent, by the loop's clock
         self.status_code = 200
         self.background = None
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
 
     @classmethod
-    async def begin(cls, request: Request, source: AsyncGenerator[bytes, None], headers: dict[str, str]) -> EventStream:
+    async def begin(
+        cls,
+        request: Request,
+        source: AsyncGenerator[bytes, None],
+        headers: dict[str, str],
+        *,
+        comment_seconds: float,
+        cut: asyncio.Event,
+    ) -> EventStream:
         """Wait for the first event. Raises what the source raises, or ClientGone."""
         try:
-            first = await until_gone(request, _first(source))
+            await until_gone(request, _first(source))
         except BaseException:
             await source.aclose()
             raise
-        return cls(source, first, headers)
+        return cls(source, headers, comment_seconds, cut)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send all events, or as many as the client waits for."""
         sending = asyncio.create_task(self._send_all(send))
-        watch = asyncio.create_task(gone(receive))
+        ends = {sending, asyncio.create_task(gone(receive)), asyncio.create_task(self._cut.wait())}
+        commenting = asyncio.create_task(self._comment(send))
         try:
-            await asyncio.wait({sending, watch}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if sending.done():
                 sending.result()
         finally:
-            await _stop(sending, watch)
+            await _stop(*ends, commenting)
             await self._source.aclose()
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": self._first, "more_body": True})
         async with aclosing(self._source):
             async for data in self._source:
-                await send({"type": "http.response.body", "body": data, "more_body": True})
+                await self._send(send, data)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send(self, send: Send, data: bytes) -> None:
+        await send({"type": "http.response.body", "body": data, "more_body": True})
+        self._sent = asyncio.get_running_loop().time()
+
+    async def _comment(self, send: Send) -> None:
+        """Beside ``_send_all``; the server writes each body it is given whole, so that they never mix."""
+        if not self._comment_seconds:
+            return
+        loop = asyncio.get_running_loop()
+        self._sent = loop.time()
+        while True:
+            await asyncio.sleep(self._sent + self._comment_seconds - loop.time())
+            if loop.time() - self._sent >= self._comment_seconds:
+                await self._send(send, COMMENT)
 
 
 async def with_errors(
     source: AsyncGenerator[bytes, None], on_error: Callable[[Exception], None]
 ) -> AsyncGenerator[bytes, None]:
-    """``source``, ended by DONE; a failure after its first event is told ``on_error`` and becomes an error event."""
+    """``source``, ended by DONE; a failure after its first event is told ``on_error`` and becomes an error event.
+
+    What is raised before that is raised here too.
+    """
     begun = False
     try:
         async with aclosing(source):
@@ -289,8 +328,8 @@ async def with_errors(
     yield DONE
 
 
-async def _first(source: AsyncGenerator[bytes, None]) -> bytes:
-    return await anext(source)
+async def _first(source: AsyncGenerator[bytes, None]) -> None:
+    await anext(source)
 
 
 async def _stop(*tasks: asyncio.Task[Any]) -> None:

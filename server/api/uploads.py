@@ -84,6 +84,7 @@ class _Sink:
         self.form = Form()
         self.buffered = 0
         self.ended = False
+        self._parts = 0
         self._folder = folder
         self._pending: list[tuple[BinaryIO, bytes]] = []
         self._open: list[BinaryIO] = []
@@ -123,7 +124,8 @@ class _Sink:
 
     def _part_begin(self) -> None:
         self._headers, self._header, self._value = {}, b"", b""
-        if len(self.form.fields) + len(self.form.files) >= MAX_PARTS:
+        self._parts += 1
+        if self._parts > MAX_PARTS:
             raise ApiError(400, f"more than {MAX_PARTS} parts", code="invalid_multipart")
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 
 from server.api.context import ServerContext
 from server.app import MakeEngine, create_app, make_context
+from server.connections import HttpServer
 from server.settings import ServerConfig
 from tests.server.engine.ipc.local_client import LocalEngineClient
 
@@ -87,7 +87,7 @@ def live_server(
     context = make_context(settings, data_dir, make_engine)
     started: list[Exception | None] = []
     app = create_app(context, started.append)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none", lifespan="on"))
+    server = HttpServer(app, settings)
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def serve() -> None:

@@ -30,10 +30,10 @@ def test_the_engine_is_told_what_was_set() -> None:
 def test_keys_are_kept_as_digests_only(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("# ours\nfrom-file\n\n  spaced  \n")
-    config = ServerConfig.model_validate({"api_key": "one", "api_key_file": [str(path)], "admin_key": ["root"]})
+    config = ServerConfig.model_validate({"api_key": "one", "api_key_file": [str(path)], "admin_key": ["master"]})
     assert config.api_keys == tuple(hashlib.sha256(k).digest() for k in (b"one", b"from-file", b"spaced"))
-    assert config.admin_keys == (hash_key("root"),)
-    for key in ("one", "from-file", "root"):
+    assert config.admin_keys == (hash_key("master"),)
+    for key in ("one", "from-file", "master"):
         assert f"'{key}'" not in repr(config)
         assert key.encode() not in repr(config.model_dump()).encode()
     assert not config.admin_is_open

@@ -66,9 +66,13 @@ MAX_PENDING = 256  # outputs kept apart for a reader that stalls; beyond it they
 
 
 class OutputBuffer:
-    """Outputs not yet taken, then perhaps an error. Bounded by the tokens in it: stalled outputs are joined."""
+    """Outputs not yet taken, then perhaps an error. Bounded by the tokens in it: stalled outputs are joined.
 
-    def __init__(self, max_pending: int = MAX_PENDING) -> None:
+    ``on_end`` is for whoever puts: to be called once nothing more will be put.
+    """
+
+    def __init__(self, max_pending: int = MAX_PENDING, on_end: Callable[[], None] = lambda: None) -> None:
+        self.on_end = on_end
         self._max_pending = max_pending
         self._pending: deque[RequestOutput] = deque()
         self._error: Exception | None = None

@@ -44,6 +44,10 @@ from server.engine.messages import (
 from server.errors import ADAPTER_MEMORY, BudgetError, EngineStartError, EngineUnavailableError
 
 
+def _nothing() -> None:
+    """Nobody asked."""
+
+
 class EngineClient(Protocol):
     """An engine behind any transport: a child process, this process, a replica elsewhere."""
 
@@ -63,9 +67,10 @@ class EngineClient(Protocol):
     async def start(self) -> None:
         """Start and wait until ready. Raises EngineStartError with the engine's own reason."""
 
-    def submit(self, request: EngineRequest) -> AsyncIterator[RequestOutput]:
+    def submit(self, request: EngineRequest, on_end: Callable[[], None] = _nothing) -> AsyncIterator[RequestOutput]:
         """Hand over a request; iterate its outputs up to the terminal one.
 
+        ``on_end`` is called once, when the engine has ended the request: its outputs may still wait to be taken.
         Leaving the iterator early (``aclose``, cancellation) aborts the request. Raises EngineUnavailableError when
         the engine is down or dies underneath: the request may be sent again.
         """
@@ -149,11 +154,11 @@ class ClientCore(EngineClient):
         return frozenset(self._paths)
 
     @override
-    def submit(self, request: EngineRequest) -> OutputStream:
+    def submit(self, request: EngineRequest, on_end: Callable[[], None] = _nothing) -> OutputStream:
         """Send a request now; iterate its outputs. Raises EngineUnavailableError at once when the engine is down."""
         assert request.request_id not in self._buffers, f"request {request.request_id} is already running"
         self._checked_send()(request)
-        buffer = self._buffers[request.request_id] = OutputBuffer()
+        buffer = self._buffers[request.request_id] = OutputBuffer(on_end=on_end)
         return OutputStream(buffer, partial(self._abandon, request.request_id))
 
     @override
@@ -223,6 +228,7 @@ class ClientCore(EngineClient):
         error = EngineUnavailableError("the engine stopped while serving this request; it can be sent again")
         for buffer in self._buffers.values():
             buffer.fail(error)
+            buffer.on_end()
         for load in self._loads.values():
             _refuse(load.reply, EngineUnavailableError("the engine stopped while loading the adapter; try again"))
         for unload in self._unloads.values():
@@ -248,8 +254,10 @@ class ClientCore(EngineClient):
         return await asyncio.shield(load.reply)
 
     def _abandon(self, request_id: str) -> None:
-        if self._buffers.pop(request_id, None) is not None and self._send is not None:
-            self._send(Abort(request_id))
+        if (buffer := self._buffers.pop(request_id, None)) is not None:
+            if self._send is not None:
+                self._send(Abort(request_id))
+            buffer.on_end()
 
     def _route(self, step: StepOutputs) -> None:
         self._stats = step.stats
@@ -265,6 +273,7 @@ class ClientCore(EngineClient):
         buffer.put(output)
         if output.finish_reason is not None:
             del self._buffers[output.request_id]
+            buffer.on_end()
 
 
 def _adapter_error(message: AdapterFailed) -> AdapterError | BudgetError:

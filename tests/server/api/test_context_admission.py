@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,44 @@ async def test_idle_waits_for_the_last() -> None:
         await asyncio.sleep(0)
         assert not waiting.done()
     await asyncio.wait_for(waiting, 5)
+
+
+def test_what_the_engine_has_ended_takes_no_place() -> None:
+    admission = Admission(2)
+    admission.open()
+    with admission.admit(2) as places:
+        for place in places:
+            place.ended()
+            place.ended()
+        assert (admission.active, admission.unread) == (0, 2)
+        with admission.admit(2):
+            places[0].left()
+            assert (admission.active, admission.unread) == (2, 1)
+    assert (admission.active, admission.unread) == (0, 0)
+
+
+async def test_idle_waits_for_readers_too() -> None:
+    admission = Admission(1)
+    admission.open()
+    with admission.admit(1) as (place,):
+        place.ended()
+        waiting = asyncio.create_task(admission.idle())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        place.left()
+        await asyncio.wait_for(waiting, 5)
+
+
+def test_who_has_not_read_for_longest_is_cut() -> None:
+    admission = Admission(2)
+    admission.open()
+    cut: list[str] = []
+    with ExitStack() as stack:
+        for name in ("first", "second", "third"):
+            for place in stack.enter_context(admission.admit(1, partial(cut.append, name))):
+                place.ended()
+        assert cut == ["first"]
+        assert admission.unread == 2
 
 
 def test_a_full_queue_is_429(base: Path, tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 import socket
+from collections.abc import AsyncGenerator
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
+from starlette.types import Message
 
+from server.api.respond import EventStream
+from tests.server.api.raw import connect, head, post
 from tests.server.api.support import BASE
 from tests.server.live import Live
 
@@ -17,11 +20,8 @@ ENDLESS = {"model": "lora", "max_tokens": 1900, "n": 6, "ignore_eos": True}
 
 def send(server: Live, path: str, body: dict[str, Any]) -> socket.socket:
     """A request on a raw socket, its answer not read."""
-    data = json.dumps(body).encode()
-    address = urlsplit(server.url)
-    sock = socket.create_connection((address.hostname, address.port))
-    head = f"POST {path} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: {len(data)}\r\n\r\n"
-    sock.sendall(head.encode() + data)
+    sock = connect(server)
+    sock.sendall(post(path, body))
     return sock
 
 
@@ -65,9 +65,33 @@ def test_leaving_while_waiting_in_the_queue(server: Live) -> None:
 
 
 def test_a_body_that_never_ends(server: Live) -> None:
-    address = urlsplit(server.url)
-    with socket.create_connection((address.hostname, address.port)) as sock:
-        sock.sendall(
-            f"POST /v1/completions HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: 50\r\n\r\n{{".encode()
-        )
+    with connect(server) as sock:
+        sock.sendall(head("POST", "/v1/completions", Content_Length=50) + b"{")
     assert server.post("/v1/completions", {"model": BASE, "prompt": "x", "max_tokens": 1}).status_code == 200
+
+
+async def test_a_stream_that_is_cut_ends_as_if_its_client_had_left() -> None:
+    closed, cut, sent = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def source() -> AsyncGenerator[bytes, None]:
+        try:
+            while True:
+                yield b"data: x\n\n"
+        finally:
+            closed.set()
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            sent.set()
+            await asyncio.Event().wait()  # the client does not read
+
+    stream = EventStream(source(), {}, comment_seconds=0.01, cut=cut)
+    answering = asyncio.create_task(stream({"type": "http"}, receive, send))
+    await asyncio.wait_for(sent.wait(), 30)
+    cut.set()
+    await asyncio.wait_for(answering, 30)
+    assert closed.is_set()

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -7,7 +10,7 @@ import openai
 import pytest
 
 from tests.server.api.support import BASE, events
-from tests.server.live import Live
+from tests.server.live import Live, live_server
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
@@ -150,8 +153,6 @@ async def test_the_official_async_client_streams(server: Live) -> None:
 def test_removal_by_force_ends_a_stream_with_an_error_event(
     server: Live, packages: dict[str, Any], client: openai.OpenAI
 ) -> None:
-    import asyncio
-
     asyncio.run_coroutine_threadsafe(
         server.context.lifecycle.install_copy("doomed", packages["lora-2"]), server.loop
     ).result(30)
@@ -173,3 +174,61 @@ def test_stream_options_need_a_stream(server: Live, path: str) -> None:
     response: httpx.Response = server.post(path, body)
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "stream_options"
+
+
+@pytest.fixture(scope="module")
+def waiting(base: Path, packages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A server that computes one sequence at a time and says soon that it still works."""
+    settings: dict[str, Any] = {"engine": {"max_num_seqs": 1}, "stream_comment_seconds": 0.05}
+    adapters = [("lora", str(packages["lora"]))]
+    with live_server(base, tmp_path_factory.mktemp("waiting"), adapters=adapters, **settings) as live:
+        yield live
+
+
+def test_headers_come_at_once_and_comments_while_waiting(waiting: Live) -> None:
+    long = {"model": BASE, "prompt": "x", "max_tokens": 1900, "ignore_eos": True, "stream": True}
+    short = {"model": "lora", "prompt": "x", "max_tokens": 3, "logit_bias": {"72": 100}, "stream": True}
+    with waiting.http() as http, http.stream("POST", TEXT, json=long) as running:
+        tokens = running.iter_lines()
+        next(tokens)
+        with waiting.http() as other, other.stream("POST", TEXT, json=short) as queued:
+            assert waiting.stats.num_running == 1, "the first one still runs"
+            assert queued.headers["x-hotswap-adapter"] == "lora@1"
+            lines = queued.iter_lines()
+            assert next(lines) == ": still working"
+            running.close()  # its place is free
+            rest = [line for line in lines if line and not line.startswith(":")]
+    assert len(rest) == 4
+    assert rest[-1] == "data: [DONE]"
+    waiting.wait_idle()
+
+
+def test_the_official_client_passes_over_comments(waiting: Live) -> None:
+    body = {"model": BASE, "prompt": "x", "max_tokens": 300, "ignore_eos": True}
+    with openai.OpenAI(base_url=f"{waiting.url}/v1", api_key="none", max_retries=0) as client:
+        stream = client.completions.create(model="lora", prompt="x", max_tokens=3, stream=True, logit_bias={"72": 100})
+        assert waiting.post(TEXT, body).status_code == 200
+        assert len(list(stream)) == 3
+
+
+def test_what_is_refused_without_the_engine_has_a_status(waiting: Live) -> None:
+    for change, status in (({"model": "nobody"}, 404), ({"max_tokens": 5000}, 400), ({"n": 129}, 400)):
+        body = {"model": BASE, "prompt": "x", "stream": True}
+        assert waiting.post(TEXT, body | change).status_code == status
+
+
+def test_what_fails_later_is_an_error_event(waiting: Live, packages: dict[str, Path]) -> None:
+    adding = waiting.context.lifecycle.install_copy("later", packages["lora-2"])
+    asyncio.run_coroutine_threadsafe(adding, waiting.loop).result(30)
+    long = {"model": BASE, "prompt": "x", "max_tokens": 1900, "ignore_eos": True, "stream": True}
+    with waiting.http() as http, http.stream("POST", TEXT, json=long) as running:
+        tokens = running.iter_lines()
+        next(tokens)
+        with waiting.http() as other, other.stream("POST", TEXT, json={**long, "model": "later"}) as queued:
+            assert queued.status_code == 200
+            with waiting.http() as admin:
+                assert admin.delete("/v1/adapters/later", params={"mode": "force"}).status_code == 200
+            lines = [line for line in queued.iter_lines() if line.startswith("data:")]
+    assert "later@1 was removed" in lines[0]
+    assert lines[1:] == ["data: [DONE]"]
+    waiting.wait_idle()

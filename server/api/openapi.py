@@ -1,0 +1,158 @@
+"""The API described: /openapi.json, and /docs, a page made from it that loads nothing from anywhere.
+
+Bodies are parsed by dependencies of our own, which FastAPI does not see: what a route takes is read from the types of
+its parameters, and written here where the route reads the body itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any, get_type_hints
+
+from fastapi import APIRouter, FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from pydantic.json_schema import models_json_schema
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from server.api.admin import RollbackBody
+from server.api.auth import open_to_all
+from server.api.error_responses import json_response
+from server.api.wire import SamplingBody, Wire
+
+_REF = "#/components/schemas/{model}"
+_TEXT = {"type": "string"}
+_SWITCH = {"type": "boolean"}
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": _TEXT,
+                "type": _TEXT,
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+_UPLOAD = {
+    "type": "object",
+    "required": ["file"],
+    "properties": {
+        "file": {"type": "string", "format": "binary", "description": "one archive, or each file of the package"},
+        "name": _TEXT,
+        **dict.fromkeys(("replace", "activate", "allow_noop"), _SWITCH),
+    },
+}
+
+
+def install(app: FastAPI, routers: Sequence[APIRouter], *, version: str, root_path: str) -> None:
+    """Serve the description of ``app``, which has the routes of ``routers``."""
+    schema = describe(app, routers, version)
+    if root_path:
+        schema["servers"] = [{"url": root_path}]
+    page = docs_page(schema)
+
+    async def openapi_json(_: Request) -> Response:
+        return json_response(schema)
+
+    async def docs(_: Request) -> Response:
+        return HTMLResponse(page, headers={"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"})
+
+    app.add_route("/openapi.json", openapi_json)
+    app.add_route("/docs", docs)
+
+
+def describe(app: FastAPI, routers: Sequence[APIRouter], version: str) -> dict[str, Any]:
+    """The OpenAPI document."""
+    schema = get_openapi(title="hotswap", version=version, routes=app.routes)
+    routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
+    bodies = {body for route in routes if (body := _body(route)) is not None}
+    _, definitions = models_json_schema([(body, "validation") for body in bodies], ref_template=_REF)
+    schema["components"] = {
+        "schemas": {**definitions.get("$defs", {}), "Error": _ERROR},
+        "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+    }
+    for route in routes:
+        for method in route.methods or ():
+            if (operation := schema["paths"].get(route.path_format, {}).get(method.lower())) is not None:
+                _complete(operation, method, route)
+    return schema
+
+
+def _body(route: APIRoute) -> type[Wire] | None:
+    """The JSON body that a route takes."""
+    if route.path.endswith("/rollback"):
+        return RollbackBody
+    hints = get_type_hints(route.endpoint).values()
+    return next((hint for hint in hints if isinstance(hint, type) and issubclass(hint, Wire)), None)
+
+
+def _complete(operation: dict[str, Any], method: str, route: APIRoute) -> None:
+    """Add what FastAPI does not know of an operation."""
+    body = _body(route)
+    if body is not None:
+        content = {"application/json": {"schema": {"$ref": _REF.format(model=body.__name__)}}}
+        operation["requestBody"] = {"required": body is not RollbackBody, "content": content}
+    elif route.path.startswith("/v1/adapters") and method in ("POST", "PUT"):
+        operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": _UPLOAD}}}
+    answers = {"text/plain": {"schema": _TEXT}} if route.path == "/metrics" else {"application/json": {"schema": {}}}
+    if body is not None and issubclass(body, SamplingBody):
+        answers["text/event-stream"] = {"schema": _TEXT}
+    error = {"application/json": {"schema": {"$ref": _REF.format(model="Error")}}}
+    operation["responses"] = {
+        "2XX": {"description": "Done", "content": answers},
+        "default": {"description": "An error", "content": error},
+    }
+    if not any(dependency.call is open_to_all for dependency in route.dependant.dependencies):
+        operation["security"] = [{"key": []}, {}]  # whether a key is needed is the operator's choice
+
+
+_STYLE = "body{font:15px sans-serif;max-width:60em;margin:2em auto;padding:0 1em}td{padding:.1em 1em .1em 0}"
+
+
+def docs_page(schema: dict[str, Any]) -> str:
+    """The document as a page."""
+    parts = [
+        f"<h2><code>{method.upper()} {escape(path)}</code></h2><p>{escape(operation.get('description', ''))}</p>"
+        + _fields(schema, operation)
+        for path, operations in schema["paths"].items()
+        for method, operation in operations.items()
+    ]
+    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>hotswap</title><style>{_STYLE}</style>"
+    intro = "<h1>hotswap</h1><p>Machines read <code>openapi.json</code>.</p>"
+    return head + intro + "".join(parts) + "</html>"
+
+
+def _fields(schema: dict[str, Any], operation: dict[str, Any]) -> str:
+    """A table of parameters and of the fields of the body."""
+    rows = [
+        (item["name"], item["in"], item["schema"], item.get("required")) for item in operation.get("parameters", ())
+    ]
+    for media, content in operation.get("requestBody", {}).get("content", {}).items():
+        body = content["schema"]
+        body = schema["components"]["schemas"][body["$ref"].rsplit("/", 1)[1]] if "$ref" in body else body
+        required = body.get("required", ())
+        rows += [(name, media, field, name in required) for name, field in body.get("properties", {}).items()]
+    cells = [
+        f"<tr><td><code>{escape(name)}</code><td>{escape(_type(field))}<td>{where}<td>{'required' if needed else ''}"
+        for name, where, field, needed in rows
+    ]
+    return f"<table>{''.join(cells)}</table>" if cells else ""
+
+
+def _type(field: dict[str, Any]) -> str:
+    if "$ref" in field:
+        return str(field["$ref"]).rsplit("/", 1)[1]
+    if "anyOf" in field:
+        return " or ".join(dict.fromkeys(_type(option) for option in field["anyOf"]))
+    if field.get("type") == "array":
+        return f"list of {_type(field.get('items', {}))}"
+    values = field.get("enum") or ([field["const"]] if "const" in field else [])
+    return " or ".join(map(str, values)) or str(field.get("type", "anything"))
