@@ -138,6 +138,13 @@ class ServerConfig(BaseModel):
     max_sequences_per_request: Annotated[Positive, Flag(LIMITS, "n times prompts of one request", "N")] = 256
     max_stop_strings: Annotated[Positive, Flag(LIMITS, "stop strings of one request", "N")] = 16
     max_body_mb: Annotated[Size, Flag(LIMITS, "size of one JSON request", "MB")] = 8.0
+    max_json_values: Annotated[
+        Positive, Flag(LIMITS, "values in one JSON request (a field, list or object counts as 4)", "N")
+    ] = 262_144
+    max_messages: Annotated[Positive, Flag(LIMITS, "messages of one conversation", "N")] = 4096
+    max_prompt_chars: Annotated[Positive, Flag(LIMITS, "characters of one conversation, or of /tokenize", "N")] = (
+        2_000_000
+    )
     max_upload_mb: Annotated[Size, Flag(LIMITS, "size of one adapter upload", "MB")] = 2048.0
     drain_seconds: Annotated[Seconds, Flag(LIMITS, "time running requests get to finish at shutdown", "S")] = 30.0
     metrics_adapters: Annotated[Positive, Flag(LIMITS, "adapters with metrics of their own", "N")] = 100

@@ -17,9 +17,10 @@ from adapters.package.inspection import inspect_package
 from server.adapter_key import AdapterKey
 from server.api import uploads
 from server.api.auth import AdminKey
+from server.api.body import json_body
 from server.api.context import ContextDep, LifecycleDep, RegistryDep, ServerContext
 from server.api.error_responses import ApiError, json_response
-from server.api.wire import Wire, json_body
+from server.api.wire import Wire
 from server.catalog.lifecycle import Activation
 from server.catalog.registry import Registry
 from server.catalog.versions import AdapterVersion, VersionState

@@ -18,6 +18,8 @@ from server.errors import UnknownModelError
 from server.metrics import RequestClock
 from server.text.detokenize import IncrementalDecoder, OutputText, StopFinder
 
+LONG_PROMPT = 4096  # tokens; to hand it over takes a while, and one request may do it many times
+
 
 @dataclass(frozen=True)
 class TokenEntry:
@@ -225,6 +227,8 @@ async def running(context: ServerContext, job: Job, lease: Lease) -> AsyncIterat
             for index, request in enumerate(requests):
                 clock = context.metrics.clock(job.adapter, job.started)
                 sequences.append(Sequence(context.engine, job, index, request, clock))
+                if len(request.prompt_ids) > LONG_PROMPT:
+                    await asyncio.sleep(0)
             yield Generation(job, sequences)
         finally:
             for sequence in sequences:

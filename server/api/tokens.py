@@ -8,10 +8,11 @@ from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
 from server.api.auth import InferenceKey
+from server.api.body import json_body
 from server.api.context import ContextDep, ServerContext
 from server.api.error_responses import json_response
-from server.api.prepare import last_user_text, reads_plain_text
-from server.api.wire import DetokenizeBody, TokenizeBody, json_body
+from server.api.prepare import last_user_text, reads_plain_text, render
+from server.api.wire import DetokenizeBody, TokenizeBody
 from server.errors import InvalidRequestError
 from server.text.tokenizer import TextProcessor
 
@@ -29,9 +30,16 @@ async def tokenize(
     if body.messages is not None:
         messages = [message.for_template() for message in body.messages]
         plain = context.engine.ready and reads_plain_text(context)
-        text = last_user_text(messages) if plain else context.text.render_chat(messages)
+        text = last_user_text(messages) if plain else await render(context, messages, None)
+    elif len(text) > context.config.max_prompt_chars:
+        raise InvalidRequestError(
+            f"prompt: {len(text)} characters; at most {context.config.max_prompt_chars} are tokenised at once "
+            "(--max-prompt-chars)",
+            param="prompt",
+            code="string_above_max_length",
+        )
     special = plain if body.add_special_tokens is None else body.add_special_tokens
-    tokens = await tokenizer.encode_off_loop(text, add_special_tokens=special)
+    (tokens,) = await tokenizer.encode_off_loop([text], add_special_tokens=special)
     length = context.engine.info.max_model_len if context.engine.ready else None
     return json_response({"count": len(tokens), "max_model_len": length, "tokens": tokens})
 
@@ -43,9 +51,9 @@ async def detokenize(
 ) -> Response:
     """The text of token ids, special tokens included."""
     tokenizer = _tokenizer(context, body.model)
-    if any(token >= 2**31 for token in body.tokens):
+    if max(body.tokens, default=0) >= 2**31:
         raise InvalidRequestError("token ids must be below 2**31", param="tokens")
-    return json_response({"prompt": tokenizer.decode(body.tokens, skip_special_tokens=False)})
+    return json_response({"prompt": await tokenizer.decode_off_loop(body.tokens, skip_special_tokens=False)})
 
 
 def _tokenizer(context: ServerContext, model: str | None) -> TextProcessor:

@@ -1,18 +1,13 @@
-"""The bodies of requests: read whole (the size is limited before), parsed and checked in one pass.
+"""The bodies of requests, field by field; ``server.api.body`` reads and parses them.
 
 Anything that depends on the base, the adapter or the configuration is checked in ``server.api.prepare``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from starlette.requests import ClientDisconnect
-
-from server.api.error_responses import ApiError
 
 MAX_STOP_CHARS = 256
 MAX_STOP_STRINGS = 1024  # of any configuration; the configured limit is usually 16
@@ -248,21 +243,3 @@ class DetokenizeBody(Wire):
 
     model: str | None = None
     tokens: TokenIds
-
-
-Body = TypeVar("Body", bound=Wire)
-
-
-def json_body(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
-    """A dependency that gives the body as ``model``; ValidationError becomes a 400."""
-
-    async def parse(request: Request) -> Body:
-        media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media.startswith("multipart/"):  # anything else may be JSON: `curl -d` calls it a form
-            raise ApiError(415, f"send JSON here, not {media}", code="unsupported_media_type")
-        try:
-            return model.model_validate_json(await request.body())
-        except ClientDisconnect as error:
-            raise ApiError(400, "the body ended early") from error
-
-    return parse

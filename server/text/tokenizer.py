@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from itertools import groupby
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tokenizers
 from jinja2 import TemplateError
 from tokenizers import Tokenizer
 
 from adapters.errors import BaseMismatchError, PackageError
+from adapters.limits import DEFAULT_LIMITS
 from adapters.package.added_tokens import AddedToken
 from adapters.quoting import quote
 from bases.end_tokens import end_token_ids
@@ -41,18 +42,36 @@ def tokens_beside(base: Tokenizer, tokens: Sequence[AddedToken]) -> tuple[AddedT
 
 
 def extended_tokenizer(base: Tokenizer, tokens: Sequence[AddedToken]) -> Tokenizer:
-    """A copy of ``base`` that has ``tokens`` too, which are sorted by id. Raises PackageError when it cannot."""
-    copy = Tokenizer.from_str(base.to_str())
-    for special, run in groupby(tokens, key=lambda token: token.special):
-        add = copy.add_special_tokens if special else copy.add_tokens
-        add([_native(token) for token in run])
+    """A tokenizer that has ``tokens``, sorted by id, beside all of ``base``. Raises PackageError when it cannot."""
+    extended = _beside(base)
+    extended.add_tokens([_native(token) for token in tokens])  # at once: each call builds the search for all anew
     for token in tokens:
-        if copy.token_to_id(token.content) != token.id:  # a tokenizer numbers what is added one after the other
+        if extended.token_to_id(token.content) != token.id:  # a tokenizer numbers what is added one after the other
             raise PackageError(
                 f"the added token {quote(token.content)} has the number {token.id}, but comes as number "
-                f"{copy.token_to_id(token.content)} behind the base's tokens; add all tokens in the order of their ids"
+                f"{extended.token_to_id(token.content)} behind the base's tokens; add all tokens in the order of their "
+                "ids"
             )
-    return copy
+    return extended
+
+
+def _beside(base: Tokenizer) -> Tokenizer:
+    """Another tokenizer that reads and writes as ``base`` does. The vocabulary, all of its weight, is shared.
+
+    A copy by way of JSON would hold the interpreter's lock for a second where the vocabulary is large.
+    """
+    other = Tokenizer(base.model)
+    for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):  # before tokens, which get normalized
+        if (found := getattr(base, part)) is not None:
+            setattr(other, part, found)
+    other.encode_special_tokens = base.encode_special_tokens
+    own = base.get_added_tokens_decoder()
+    other.add_tokens([own[token_id] for token_id in sorted(own)])
+    if {token_id: token.content for token_id, token in other.get_added_tokens_decoder().items()} != {
+        token_id: token.content for token_id, token in own.items()
+    }:
+        return Tokenizer.from_str(base.to_str())  # its tokens were numbered in another way
+    return other
 
 
 def _native(token: AddedToken) -> tokenizers.AddedToken:
@@ -67,7 +86,9 @@ def _native(token: AddedToken) -> tokenizers.AddedToken:
 
 
 OFFLOAD_CHARS = 4096  # about a millisecond of tokenising: beyond it the event loop is not held up
-MAX_EXTENDED = 16  # tokenizers kept for adapters that add tokens; each weighs tens of megabytes
+LONG_CHARS = 262_144  # about a tenth of a second: beyond it others do not wait behind it
+MAX_EXTENDED = 128  # tokenizers kept for adapters that add tokens; each weighs what its own tokens do
+T = TypeVar("T")
 
 
 class TextProcessor:
@@ -80,19 +101,29 @@ class TextProcessor:
         tokenizer.backend_tokenizer.no_truncation()  # some tokenizer.json files carry a limit: it would cut prompts
         tokenizer.backend_tokenizer.no_padding()
         self._extended = lru_cache(maxsize=MAX_EXTENDED)(self._extend)
-        self._use(tokenizer.backend_tokenizer)
+        # One thread each: however many ask at once, the engine and the event loop keep their share of the cores.
+        self._medium = ThreadPoolExecutor(1, "text")
+        self._long = ThreadPoolExecutor(1, "long-text")
+        self._longest = 1
+        self._use(tokenizer.backend_tokenizer, tokenizer.get_vocab())
 
-    def _use(self, backend: Tokenizer) -> None:
+    def _use(self, backend: Tokenizer, new: Iterable[str]) -> None:
         self._backend = backend
         self._byte_level = b'"ByteLevel"' in (backend.decoder.__getstate__() if backend.decoder else b"")
-        self._longest = max((len(token) for token in backend.get_vocab()), default=1)
+        self._longest = max((len(token) for token in new), default=1)
         self.token_text = lru_cache(maxsize=65536)(self._token_text)
 
     def new_tokens(self, tokens: Sequence[AddedToken]) -> tuple[AddedToken, ...]:
         """Those of an adapter's ``tokens`` that this tokenizer does not have; ``with_tokens`` is ready for them then.
 
-        Raises BaseMismatchError when they contradict it, PackageError when they cannot be added. Takes a while.
+        Raises BaseMismatchError when they contradict it, PackageError when they cannot be added or are too long. Takes
+        a while.
         """
+        if (chars := sum(len(token.content) for token in tokens)) > DEFAULT_LIMITS.max_added_token_chars:
+            raise PackageError(
+                f"the added tokens of the package have {chars} characters together; at most "
+                f"{DEFAULT_LIMITS.max_added_token_chars} are served"
+            )
         found = tokens_beside(self._backend, tokens)
         self.with_tokens(found)
         return found
@@ -113,7 +144,8 @@ class TextProcessor:
 
     def _extend(self, tokens: tuple[AddedToken, ...]) -> TextProcessor:
         found = copy.copy(self)
-        found._use(extended_tokenizer(self._backend, tokens))
+        found._use(extended_tokenizer(self._backend, tokens), [token.content for token in tokens])
+        found._longest = max(self._longest, found._longest)
         return found
 
     @classmethod
@@ -144,11 +176,28 @@ class TextProcessor:
         """Token ids of ``text``."""
         return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
 
-    async def encode_off_loop(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Like ``encode``; a long text is encoded on another thread."""
-        if len(text) <= OFFLOAD_CHARS:
-            return self.encode(text, add_special_tokens=add_special_tokens)
-        return await asyncio.to_thread(self.encode, text, add_special_tokens=add_special_tokens)
+    async def encode_off_loop(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[list[int]]:
+        """``encode`` of each of ``texts``, which are encoded on another thread when they are long together."""
+        encode = partial(self._encode_all, texts, add_special_tokens=add_special_tokens)
+        return await self.off_loop(sum(map(len, texts)), encode)
+
+    def _encode_all(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[list[int]]:
+        """``encode`` holds the interpreter's lock until it is done; this one lets go of it meanwhile."""
+        encode = partial(self._backend.encode_batch_fast, add_special_tokens=add_special_tokens)
+        return [encode([text])[0].ids for text in texts]
+
+    async def decode_off_loop(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """``decode``, on another thread when they are many."""
+        decode = partial(self._backend.decode_batch, [ids], skip_special_tokens=skip_special_tokens)
+        (text,) = await self.off_loop(len(ids), decode)
+        return text
+
+    async def off_loop(self, chars: int, work: Callable[[], T]) -> T:
+        """What ``work``, on a text of ``chars`` characters, returns; done on a thread for texts of its length."""
+        if chars <= OFFLOAD_CHARS:
+            return work()
+        lane = self._medium if chars <= LONG_CHARS else self._long
+        return await asyncio.get_running_loop().run_in_executor(lane, work)
 
     def fewest_tokens(self, text: str) -> int:
         """A lower bound of ``len(encode(text))`` that costs nothing: enough to refuse absurdly long texts."""
