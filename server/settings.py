@@ -139,7 +139,7 @@ class ServerConfig(BaseModel):
     max_stop_strings: Annotated[Positive, Flag(LIMITS, "stop strings of one request", "N")] = 16
     max_body_mb: Annotated[Size, Flag(LIMITS, "size of one JSON request", "MB")] = 8.0
     max_json_values: Annotated[
-        Positive, Flag(LIMITS, "values in one JSON request (a field, list or object counts as 4)", "N")
+        Positive, Flag(LIMITS, "values in one JSON request (a field, list or object counts as 6)", "N")
     ] = 262_144
     max_messages: Annotated[Positive, Flag(LIMITS, "messages of one conversation", "N")] = 4096
     max_prompt_chars: Annotated[Positive, Flag(LIMITS, "characters of one conversation, or of /tokenize", "N")] = (

@@ -23,7 +23,7 @@ Body = TypeVar("Body", bound=Wire)
 
 LARGE_BODY = 64 * 1024  # bytes; below it parsing and checking take a few milliseconds at worst
 SLICE = 64 * 1024  # bytes looked at before others have their turn: about a millisecond
-FIELD_COST = 4  # a field, list or object costs about as much to parse and check as this many numbers
+FIELD_COST = 6  # a field, list or object costs about as much to parse and check as this many numbers
 
 
 def json_body(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.api import body
-from server.api.body import count_characters, count_values
+from server.api.body import FIELD_COST, count_characters, count_values
 from tests.server.api.support import BASE, error_of
 from tests.server.live import Live, live_server
 
@@ -68,9 +68,9 @@ JSON_VALUES = st.recursive(
 
 def _cost(value: Any) -> int:
     if isinstance(value, dict):
-        return 4 * (1 + len(value)) + max(len(value) - 1, 0) + sum(map(_cost, value.values()))
+        return FIELD_COST * (1 + len(value)) + max(len(value) - 1, 0) + sum(map(_cost, value.values()))
     if isinstance(value, list):
-        return 4 + max(len(value) - 1, 0) + sum(map(_cost, value))
+        return FIELD_COST + max(len(value) - 1, 0) + sum(map(_cost, value))
     return 0
 
 
