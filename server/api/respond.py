@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -70,8 +71,12 @@ class _Work:
         async with self._generation() as generation:
             completions = await generation.collect()
             self._note(generation)
-            body = completion_body(self._form, generation.job, completions, generation.usage)
-            return json_response(body, headers=generation.job.headers)
+            job, make = generation.job, partial(self._whole, generation, completions)
+            return await job.tokenizer.off_loop(entries(job, completions), make)
+
+    def _whole(self, generation: Generation, completions: list[Completion]) -> Response:
+        body = completion_body(self._form, generation.job, completions, generation.usage)
+        return json_response(body, headers=generation.job.headers)
 
     async def stream(self) -> Response:
         """Answer with the first token, then go on."""
@@ -152,6 +157,13 @@ def completion_body(form: ChoiceFormat, job: Job, completions: list[Completion],
     """The body of an answer that is not streamed."""
     choices = [form.choice(job, completion) for completion in completions]
     return {**head(job, form.object), "choices": choices, "usage": usage.body()}
+
+
+def entries(job: Job, completions: list[Completion]) -> int:
+    """How many tokens and alternatives to them an answer tells of, which is the work of writing it."""
+    told = sum(len(completion.tokens) + len(completion.prompt_logprobs or ()) for completion in completions)
+    echoed = job.prompt_tokens * job.n if job.echo else 0
+    return told * (1 + (job.sampling.logprobs or 0)) + echoed
 
 
 class Chunks:
