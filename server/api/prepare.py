@@ -6,6 +6,7 @@ a lease on the adapter version meanwhile, and while the job runs.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 import uuid
@@ -91,9 +92,9 @@ class Job:
         ]
 
 
-MESSAGE_CHARS = 64  # what a template does for a message, counted in characters
 COMPLETION_TOKENS = 16  # OpenAI's default of completions
 MAX_LENGTH_CODE = "context_length_exceeded"
+MESSAGE_CHARS = 64  # what a template does for a message, counted in characters
 CHARS_A_TOKEN = 16  # hardly a text has more
 SEAM_TOKENS = 64  # at most so many are others where a text is cut
 
@@ -111,27 +112,23 @@ class ContextBudget:
     text: TextProcessor
     vocab_size: int
 
-    async def encode(self, texts: list[str], *, add_special_tokens: bool) -> list[Prompt]:
-        """The tokens of ``texts``. Raises InvalidRequestError when those of one do not fit, or are none."""
-        for text in texts:
-            await self._refuse_hopeless(text)
-        found = await self.text.encode_off_loop(texts, add_special_tokens=add_special_tokens)
-        return [self._prompt(text, ids) for text, ids in zip(texts, found, strict=True)]
-
-    async def _refuse_hopeless(self, text: str) -> None:
-        """Spare the work on a text that can never fit: what its beginning alone comes to says so."""
-        self.check(self.text.fewest_tokens(text), 0, at_least=True)
-        if len(text) > (enough := self.limit * CHARS_A_TOKEN + SEAM_TOKENS):
-            (ids,) = await self.text.encode_off_loop([text[:enough]], add_special_tokens=False)
-            self.check(len(ids) - SEAM_TOKENS, 0, at_least=True)
-
-    def _prompt(self, text: str, ids: list[int]) -> Prompt:
+    async def encode(self, text: str, *, add_special_tokens: bool) -> Prompt:
+        """The tokens of ``text``. Raises InvalidRequestError when they do not fit, or are none."""
+        await self._refuse_hopeless(text)
+        ids = await self.text.encode_off_loop(text, add_special_tokens=add_special_tokens)
         if not ids:
             if self.text.bos_token_id is None:
                 raise InvalidRequestError(f"the {self.field_name} holds no tokens", param=self.field_name)
             ids = [self.text.bos_token_id]
         self.check_known(ids)
         return Prompt(ids, text)
+
+    async def _refuse_hopeless(self, text: str) -> None:
+        """Spare the work on a text that can never fit: what its beginning alone comes to says so."""
+        self.check(self.text.fewest_tokens(text), 0, at_least=True)
+        if len(text) > (enough := self.limit * CHARS_A_TOKEN + SEAM_TOKENS):
+            ids = await self.text.encode_off_loop(text[:enough], add_special_tokens=False)
+            self.check(len(ids) - SEAM_TOKENS, 0, at_least=True)
 
     def check_known(self, ids: list[int]) -> None:
         """Raise InvalidRequestError for a token that the adapter does not know."""
@@ -177,10 +174,10 @@ async def chat_job(context: ServerContext, body: ChatCompletionBody, adapter: Ad
     budget = budget_for(context, adapter, "messages")
     messages = [message.for_template() for message in body.messages]
     if reads_plain_text(context):
-        (prompt,) = await budget.encode([last_user_text(messages)], add_special_tokens=True)
+        prompt = await budget.encode(last_user_text(messages), add_special_tokens=True)
     else:
         text = await render(context, messages, body.chat_template_kwargs)
-        (prompt,) = await budget.encode([text], add_special_tokens=False)
+        prompt = await budget.encode(text, add_special_tokens=False)
     asked = body.max_completion_tokens or body.max_tokens
     budget.check(len(prompt.ids), asked or 1)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
@@ -222,7 +219,10 @@ async def completion_job(
         )
     budget = budget_for(context, adapter, "prompt")
     special = body.add_special_tokens is not False
-    prompts = await _completion_prompts(body.prompts, budget, special)
+    prompts = []
+    for prompt in body.prompts:
+        prompts.append(await _completion_prompt(prompt, budget, special))
+        await asyncio.sleep(0)  # others have their turn between them
     longest = max(len(prompt.ids) for prompt in prompts)
     budget.check(longest, 1 if body.max_tokens is None else body.max_tokens)
     default = min(COMPLETION_TOKENS, budget.left(longest))
@@ -238,21 +238,14 @@ def budget_for(context: ServerContext, adapter: AdapterKey | None, field_name: s
     return ContextBudget(limit, virtual, field_name, context.text_of(adapter), context.vocab_size(adapter))
 
 
-async def _completion_prompts(
-    prompts: list[str] | list[list[int]], budget: ContextBudget, special: bool
-) -> list[Prompt]:
-    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
-    if texts:
-        return await budget.encode(texts, add_special_tokens=special)
-    return [_given_tokens(prompt, budget) for prompt in prompts if isinstance(prompt, list)]
-
-
-def _given_tokens(ids: list[int], budget: ContextBudget) -> Prompt:
-    budget.check(len(ids), 0)
-    if not ids:
+async def _completion_prompt(prompt: str | list[int], budget: ContextBudget, special: bool) -> Prompt:
+    if isinstance(prompt, str):
+        return await budget.encode(prompt, add_special_tokens=special)
+    budget.check(len(prompt), 0)
+    if not prompt:
         raise InvalidRequestError("a prompt of token ids is empty", param="prompt")
-    budget.check_known(ids)
-    return Prompt(ids)
+    budget.check_known(prompt)
+    return Prompt(prompt)
 
 
 def _check_bounds(context: ServerContext, body: SamplingBody, adapter: AdapterKey | None, *, prompts: int) -> None:

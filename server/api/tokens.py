@@ -39,7 +39,7 @@ async def tokenize(
             code="string_above_max_length",
         )
     special = plain if body.add_special_tokens is None else body.add_special_tokens
-    (tokens,) = await tokenizer.encode_off_loop([text], add_special_tokens=special)
+    tokens = await tokenizer.encode_off_loop(text, add_special_tokens=special)
     length = context.engine.info.max_model_len if context.engine.ready else None
     return json_response({"count": len(tokens), "max_model_len": length, "tokens": tokens})
 

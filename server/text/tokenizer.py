@@ -173,15 +173,16 @@ class TextProcessor:
         """Token ids of ``text``."""
         return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
 
-    async def encode_off_loop(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[list[int]]:
-        """``encode`` of each of ``texts``, which are encoded on another thread when they are long together."""
-        encode = partial(self._encode_all, texts, add_special_tokens=add_special_tokens)
-        return await self.off_loop(sum(map(len, texts)), encode)
+    async def encode_off_loop(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Like ``encode``; a long text is encoded on another thread."""
+        return await self.off_loop(
+            len(text), partial(self._encode_unlocked, text, add_special_tokens=add_special_tokens)
+        )
 
-    def _encode_all(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[list[int]]:
-        """``encode`` holds the interpreter's lock until it is done; this one lets go of it meanwhile."""
-        encode = partial(self._backend.encode_batch_fast, add_special_tokens=add_special_tokens)
-        return [encode([text])[0].ids for text in texts]
+    def _encode_unlocked(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """``encode``, which holds the interpreter's lock until it is done; this lets go of it meanwhile."""
+        (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        return encoding.ids
 
     async def decode_off_loop(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """``decode``, on another thread when they are many."""
