@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from fastapi import Request
 from pydantic_core import from_json
@@ -18,6 +18,7 @@ from server.api.context import ServerContext, get_context
 from server.api.error_responses import ApiError
 from server.api.wire import Wire
 from server.settings import ServerConfig
+from server.text.tokenizer import count_characters
 
 Body = TypeVar("Body", bound=Wire)
 
@@ -145,18 +146,3 @@ def _check_conversation(raw: bytes, config: ServerConfig) -> None:
             param="messages",
             code="string_above_max_length",
         )
-
-
-def count_characters(value: Any) -> int:
-    """Characters of all strings in plain data, keys included."""
-    total, left = 0, [value]
-    while left:
-        item = left.pop()
-        if isinstance(item, str):
-            total += len(item)
-        elif isinstance(item, dict):
-            left += item
-            left += item.values()
-        elif isinstance(item, list):
-            left += item
-    return total

@@ -11,13 +11,11 @@ import secrets
 import time
 import uuid
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import msgspec
 
 from server.adapter_key import AdapterKey
-from server.api.body import count_characters
 from server.api.context import ServerContext
 from server.api.wire import ChatCompletionBody, CompletionBody, SamplingBody
 from server.engine.messages import EngineRequest, SamplingParams
@@ -94,7 +92,6 @@ class Job:
 
 COMPLETION_TOKENS = 16  # OpenAI's default of completions
 MAX_LENGTH_CODE = "context_length_exceeded"
-MESSAGE_CHARS = 64  # what a template does for a message, counted in characters
 CHARS_A_TOKEN = 16  # hardly a text has more
 SEAM_TOKENS = 64  # at most so many are others where a text is cut
 
@@ -176,7 +173,7 @@ async def chat_job(context: ServerContext, body: ChatCompletionBody, adapter: Ad
     if reads_plain_text(context):
         prompt = await budget.encode(last_user_text(messages), add_special_tokens=True)
     else:
-        text = await render(context, messages, body.chat_template_kwargs)
+        text = await context.text.render_chat_off_loop(messages, body.chat_template_kwargs)
         prompt = await budget.encode(text, add_special_tokens=False)
     asked = body.max_completion_tokens or body.max_tokens
     budget.check(len(prompt.ids), asked or 1)
@@ -198,12 +195,6 @@ def last_user_text(messages: list[dict[str, Any]]) -> str:
     raise InvalidRequestError(
         "this base has no chat template and reads the last user message, but there is none", param="messages"
     )
-
-
-async def render(context: ServerContext, messages: list[dict[str, Any]], template_kwargs: dict[str, Any] | None) -> str:
-    """The prompt of a conversation; rendered on another thread when it is long. Raises InvalidRequestError."""
-    chars = count_characters([messages, template_kwargs]) + MESSAGE_CHARS * len(messages)
-    return await context.text.off_loop(chars, partial(context.text.render_chat, messages, template_kwargs))
 
 
 async def completion_job(

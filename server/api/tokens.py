@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
@@ -11,7 +12,7 @@ from server.api.auth import InferenceKey
 from server.api.body import json_body
 from server.api.context import ContextDep, ServerContext
 from server.api.error_responses import json_response
-from server.api.prepare import last_user_text, reads_plain_text, render
+from server.api.prepare import last_user_text, reads_plain_text
 from server.api.wire import DetokenizeBody, TokenizeBody
 from server.errors import InvalidRequestError
 from server.text.tokenizer import TextProcessor
@@ -30,7 +31,7 @@ async def tokenize(
     if body.messages is not None:
         messages = [message.for_template() for message in body.messages]
         plain = context.engine.ready and reads_plain_text(context)
-        text = last_user_text(messages) if plain else await render(context, messages, None)
+        text = last_user_text(messages) if plain else await context.text.render_chat_off_loop(messages)
     elif len(text) > context.config.max_prompt_chars:
         raise InvalidRequestError(
             f"prompt: {len(text)} characters; at most {context.config.max_prompt_chars} are tokenised at once "
@@ -53,7 +54,8 @@ async def detokenize(
     tokenizer = _tokenizer(context, body.model)
     if max(body.tokens, default=0) >= 2**31:
         raise InvalidRequestError("token ids must be below 2**31", param="tokens")
-    return json_response({"prompt": await tokenizer.decode_off_loop(body.tokens, skip_special_tokens=False)})
+    decode = partial(tokenizer.decode, body.tokens, skip_special_tokens=False)
+    return json_response({"prompt": await tokenizer.off_loop(len(body.tokens), decode)})
 
 
 def _tokenizer(context: ServerContext, model: str | None) -> TextProcessor:

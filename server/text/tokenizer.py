@@ -84,6 +84,7 @@ def _native(token: AddedToken) -> tokenizers.AddedToken:
 
 OFFLOAD_CHARS = 4096  # about a millisecond of tokenising: beyond it the event loop is not held up
 LONG_CHARS = 262_144  # about a tenth of a second: beyond it others do not wait behind it
+MESSAGE_CHARS = 64  # what a template does for a message, in characters
 MAX_EXTENDED = 128  # tokenizers kept for adapters that add tokens; each weighs what its own tokens do
 T = TypeVar("T")
 
@@ -184,12 +185,6 @@ class TextProcessor:
         (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
         return encoding.ids
 
-    async def decode_off_loop(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """``decode``, on another thread when they are many."""
-        decode = partial(self._backend.decode_batch, [ids], skip_special_tokens=skip_special_tokens)
-        (text,) = await self.off_loop(len(ids), decode)
-        return text
-
     async def off_loop(self, chars: int, work: Callable[[], T]) -> T:
         """What ``work``, on about ``chars`` characters or tokens, returns; done on a thread for work of its size."""
         if chars <= OFFLOAD_CHARS:
@@ -245,6 +240,28 @@ class TextProcessor:
         except (TypeError, ValueError, LookupError, ArithmeticError, RecursionError, MemoryError) as error:
             raise InvalidRequestError("the chat template cannot render these messages", param="messages") from error
         return str(rendered)
+
+    async def render_chat_off_loop(
+        self, messages: list[dict[str, Any]], template_kwargs: Mapping[str, Any] | None = None
+    ) -> str:
+        """Like ``render_chat``; a long conversation is rendered on another thread."""
+        size = count_characters([messages, template_kwargs]) + MESSAGE_CHARS * len(messages)
+        return await self.off_loop(size, partial(self.render_chat, messages, template_kwargs))
+
+
+def count_characters(value: Any) -> int:
+    """Characters of all strings in plain data, keys included."""
+    total, left = 0, [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, str):
+            total += len(item)
+        elif isinstance(item, dict):
+            left += item
+            left += item.values()
+        elif isinstance(item, list):
+            left += item
+    return total
 
 
 def _byte_of_char() -> dict[str, int]:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.api import body
-from server.api.body import FIELD_COST, count_characters, count_values
+from server.api.body import FIELD_COST, count_values
 from tests.server.api.support import BASE, error_of
 from tests.server.live import Live, live_server
 
@@ -79,10 +79,6 @@ async def test_values_are_counted_whatever_the_strings_and_slices(value: Any, si
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(body, "SLICE", size)
         assert await count_values(json.dumps(value, ensure_ascii=plain).encode()) == _cost(value)
-
-
-def test_characters_are_those_of_keys_and_texts() -> None:
-    assert count_characters({"ab": ["cde", 1, None, {"f": "世界"}], "g": True}) == 2 + 3 + 1 + 2 + 1
 
 
 # ---- limits ----
