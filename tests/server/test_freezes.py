@@ -161,10 +161,13 @@ ATTACKS: dict[str, Callable[[], list[tuple[str, bytes]]]] = {
 }
 
 
+SERVED = ("as much as allowed to tokenise", "as many keys as allowed", "as many ids as allowed", "24 tokenise requests")
+
+
 @pytest.mark.parametrize("name", list(ATTACKS))
 def test_nobody_notices_a_request(url: str, name: str) -> None:
-    requests = ATTACKS[name]()
-    _check_quiet(url, lambda: _send(url, requests), lambda took: time.sleep(max(QUIET, took)), {200, 400, 413})
+    requests, codes = ATTACKS[name](), {200} if name in SERVED else {200, 400, 413}
+    _check_quiet(url, lambda: _send(url, requests), lambda took: time.sleep(max(QUIET, took)), codes)
 
 
 TOKENS = {"17 MB of tokens": (17_000, 1000, 400), "as many tokens as allowed": (13_000, 10, 201)}
