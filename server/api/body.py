@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import Request
-from pydantic_core import from_json
+from pydantic import TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect
 
 from server.api.context import ServerContext, get_context
@@ -21,6 +21,7 @@ from server.settings import ServerConfig
 from server.text.tokenizer import count_characters
 
 Body = TypeVar("Body", bound=Wire)
+_ANYTHING = TypeAdapter[Any](Any)
 
 LARGE_BODY = 64 * 1024  # bytes; below it parsing and checking take a few milliseconds at worst
 SLICE = 64 * 1024  # bytes looked at before others have their turn: about a millisecond
@@ -90,11 +91,12 @@ async def _check_values(raw: bytes, limit: int) -> None:
 
 
 def _check_beginning(raw: bytes) -> None:
-    """Raise ApiError when what begins so is no JSON, or nested too deeply."""
+    """Raise ValidationError when what begins so is no JSON, or nested too deeply."""
     try:
-        from_json(raw, allow_partial=True)
-    except ValueError as error:
-        raise ApiError(400, f"the body is not valid JSON: {error}", code="invalid_json") from error
+        _ANYTHING.validate_json(raw)
+    except ValidationError as error:
+        if "EOF" not in error.errors(include_url=False, include_input=False)[0]["msg"]:
+            raise
 
 
 def _cost(text: bytes) -> int:
@@ -122,11 +124,11 @@ async def count_values(raw: bytes) -> int:
 
 
 def _check_conversation(raw: bytes, config: ServerConfig) -> None:
-    """Raise ApiError when a conversation has too many messages or, with all that its template is given, characters."""
-    try:
-        data = from_json(raw)
-    except ValueError:
-        return  # whoever validates it says what is wrong
+    """Raise ApiError when a conversation has too many messages or, with all that its template is given, characters.
+
+    Raises ValidationError for what is no JSON.
+    """
+    data = _ANYTHING.validate_json(raw)
     if not isinstance(data, dict):
         return
     messages = data.get("messages")
