@@ -37,6 +37,7 @@ request_log = logging.getLogger("server.requests")
 KEEP_ALIVE_SECONDS = 75
 CLOSE_SECONDS = 5  # for answers on their way out, once the drain is over
 SEND_BUFFER_BYTES = 128 * 2**10  # the system's own, per connection: left alone it keeps megabytes for who does not read
+READ_BYTES = 32 * 1024  # at once: a body in chunks of one byte takes a microsecond a byte to parse
 SWEEP_SECONDS = 0.25
 REPORT_SECONDS = 10.0
 PROMPT_SECONDS = 1.0  # in which the head of a request comes, or its connection may have to give way to others
@@ -126,6 +127,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        transport.max_size = READ_BYTES  # type: ignore[attr-defined]
         self._head_since = self._taken_at = self.loop.time()
         if len(self.connections) > self._limits.connections and not self._make_room():
             self._faults.counts["refused over --max-connections"] += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import signal
 import socket
@@ -68,7 +69,7 @@ def _access(context: ServerContext) -> str:
 def _curl(context: ServerContext, url: str, model: str) -> str:
     body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 32}
     key = ' -H "Authorization: Bearer $KEY"' if context.config.api_keys else ""
-    return f"curl {url}/v1/chat/completions{key} -d '{json.dumps(body)}'"
+    return f"curl {url}/v1/chat/completions{key} -H 'content-type: application/json' -d '{json.dumps(body)}'"
 
 
 def _size(nbytes: int) -> str:
@@ -107,6 +108,8 @@ class DrainingServer(HttpServer):
 
     def _started(self, failure: EngineStartError | None) -> None:
         if failure is None:
+            gc.collect()
+            gc.freeze()  # what is here stays: to look at all of it again would hold up streams
             _say(banner(self._context, self._url))
         else:
             self.failure = failure

@@ -181,6 +181,13 @@ class ServerConfig(BaseModel):
         Positive, Flag(LIMITS, "log-probabilities of prompt tokens that one request may ask for", "N")
     ] = 262_144
     max_body_mb: Annotated[Size, Flag(LIMITS, "size of one JSON request", "MB")] = 8.0
+    max_json_values: Annotated[
+        Positive, Flag(LIMITS, "values in one JSON request (a field, list or object counts as 6)", "N")
+    ] = 262_144
+    max_messages: Annotated[Positive, Flag(LIMITS, "messages of one conversation", "N")] = 4096
+    max_prompt_chars: Annotated[Positive, Flag(LIMITS, "characters of one conversation, or of /tokenize", "N")] = (
+        2_000_000
+    )
     max_upload_mb: Annotated[Size, Flag(LIMITS, "size of one adapter upload", "MB")] = 2048.0
     adapter_template_seconds: Annotated[Size, Flag(LIMITS, "computing time of an adapter's chat template", "S")] = 2.0
     adapter_template_mb: Annotated[Positive, Flag(LIMITS, "memory of the process that renders it", "MB")] = 256

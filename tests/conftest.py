@@ -47,6 +47,7 @@ LONG = (
     "server/model/families/",
     "server/model/seq2seq/",
     "server/model/test_model_runner.py",
+    "server/test_freezes.py",
     "server/test_serving.py",
     "trainer/commands/test_eval.py",
     "trainer/commands/test_plan.py",

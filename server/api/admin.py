@@ -15,9 +15,10 @@ from adapters.errors import AdapterError
 from server.adapter_key import version_number
 from server.api import uploads
 from server.api.auth import AdminKey
+from server.api.body import json_body
 from server.api.context import ContextDep, LifecycleDep, RegistryDep, ServerContext
 from server.api.error_responses import ApiError, json_response
-from server.api.wire import Integer, Wire, json_body
+from server.api.wire import Integer, Wire
 from server.catalog.lifecycle import Activation
 from server.catalog.registry import Registry
 from server.catalog.versions import AdapterVersion

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from server.adapter_key import AdapterKey
+from server.api.turns import Turns
 from server.catalog.lifecycle import AdapterLifecycle
 from server.catalog.registry import Registry
 from server.engine.ipc.client import EngineClient
@@ -135,6 +136,7 @@ class ServerContext:
     admission: Admission
     version: str
     created: int = field(default_factory=lambda: int(time.time()))
+    turns: Turns = field(default_factory=Turns)
 
     def vocab_size(self, adapter: AdapterKey | None) -> int:
         """How many token ids an adapter knows."""

@@ -20,6 +20,8 @@ from server.metrics import RequestClock
 from server.text.detokenize import IncrementalDecoder, OutputText, PlacedToken, StopFinder
 from server.text.token_spelling import INSIDE
 
+LONG_PROMPT = 4096  # tokens; to hand it over takes a while, and one request may do it many times
+
 
 @dataclass(frozen=True)
 class TokenEntry:
@@ -261,6 +263,8 @@ async def running(
                         on_end=partial(_engine_ended, place, lease),
                     )
                 )
+                if len(request.prompt_ids) > LONG_PROMPT:
+                    await asyncio.sleep(0)
             yield Generation(job, sequences)
         finally:
             for sequence in sequences:

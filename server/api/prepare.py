@@ -6,6 +6,7 @@ a lease on the adapter version meanwhile, and while the job runs.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 import uuid
@@ -112,6 +113,8 @@ def asked_model(registry: Registry, body: ModelBody) -> str:
 COMPLETION_TOKENS = 16  # OpenAI's default of completions
 MAX_LENGTH_CODE = "context_length_exceeded"
 MAX_CUT_CHARS = 2**20  # of a text of which only the end is kept: all of it has to be tokenised
+CHARS_A_TOKEN = 16  # hardly a text has more
+SEAM_TOKENS = 64  # at most so many are others where a text is cut
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ class ContextBudget:
     async def encode(self, text: str, *, add_special_tokens: bool) -> Prompt:
         """The tokens of ``text``. Raises InvalidRequestError when they do not fit, or are none."""
         self._check_cut(text)
-        self.check(self.text.fewest_tokens(text), 0, at_least=True)  # spares the work on what can never fit
+        await self._refuse_hopeless(text)
         ids = await self.text.encode_off_loop(text, add_special_tokens=add_special_tokens)
         if not ids:
             if self.text.bos_token_id is None:
@@ -153,6 +156,13 @@ class ContextBudget:
                 f"{self.field_name} has {len(text)}; send its end",
                 param=self.field_name,
             )
+
+    async def _refuse_hopeless(self, text: str) -> None:
+        """Spare the work on a text that can never fit: what its beginning alone comes to says so."""
+        self.check(self.text.fewest_tokens(text), 0, at_least=True)
+        if len(text) > (enough := self.limit * CHARS_A_TOKEN + SEAM_TOKENS):
+            ids = await self.text.encode_off_loop(text[:enough], add_special_tokens=False)
+            self.check(len(ids) - SEAM_TOKENS, 0, at_least=True)
 
     def check_known(self, ids: list[int]) -> None:
         """Raise InvalidRequestError for a token that the adapter does not know."""
@@ -252,7 +262,10 @@ async def completion_job(
         body, COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
     )
     special = body.add_special_tokens is not False
-    prompts = [await _completion_prompt(prompt, budget, special) for prompt in body.prompts]
+    prompts = []
+    for prompt in body.prompts:
+        prompts.append(await _completion_prompt(prompt, budget, special))
+        await asyncio.sleep(0)  # others have their turn between them
     longest = max(len(prompt.ids) for prompt in prompts)
     budget.check(longest, 1 if body.max_tokens is None else body.max_tokens)
     default = min(COMPLETION_TOKENS, budget.left(longest))

@@ -76,10 +76,12 @@ class _Work:
         async with self._generation() as generation:
             completions = await generation.collect()
             self._note(generation)
-            make = partial(completion_body, self._form, generation.job, completions, generation.usage)
-            scored = any(completion.prompt_logprobs for completion in completions)
-            body = await asyncio.to_thread(make) if scored else make()  # a long prompt's take a while
-            return json_response(body, headers=generation.job.headers)
+            job, make = generation.job, partial(self._whole, generation, completions)
+            return await job.tokenizer.off_loop(entries(job, completions), make)
+
+    def _whole(self, generation: Generation, completions: list[Completion]) -> Response:
+        body = completion_body(self._form, generation.job, completions, generation.usage)
+        return json_response(body, headers=generation.job.headers)
 
     async def stream(self) -> Response:
         """Answer as soon as the request is admitted, then go on."""
@@ -172,6 +174,15 @@ def completion_body(form: ChoiceFormat, job: Job, completions: list[Completion],
     choices = [form.choice(job, completion) for completion in completions]
     body = {**head(job, form.object), "choices": choices, "usage": usage.body()}
     return body | form.fields(job, completions)
+
+
+def entries(job: Job, completions: list[Completion]) -> int:
+    """How many tokens and alternatives to them an answer tells of, which is the work of writing it."""
+    told = sum(len(completion.tokens) for completion in completions)
+    of_prompts = sum(len(completion.prompt_logprobs or ()) for completion in completions)
+    echoed = job.prompt_tokens * job.n if job.echo else 0
+    alternatives = 1 + (job.sampling.logprobs or 0)
+    return told * alternatives + of_prompts * (alternatives + (job.prompt_logprobs or 0)) + echoed
 
 
 class Chunks:

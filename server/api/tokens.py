@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
 from server.api.auth import InferenceKey
+from server.api.body import json_body
 from server.api.context import ContextDep, ServerContext
 from server.api.error_responses import json_response
 from server.api.prepare import asked_model, last_user_text, reads_plain_text
-from server.api.wire import DetokenizeBody, ModelBody, TokenizeBody, json_body
+from server.api.wire import DetokenizeBody, ModelBody, TokenizeBody
 from server.errors import InvalidRequestError
-from server.text.tokenizer import OFFLOAD_CHARS, TextProcessor
+from server.text.tokenizer import TextProcessor
 
 router = APIRouter()
 
@@ -34,12 +35,21 @@ async def tokenize(
             text = last_user_text(messages, body.chat_template_kwargs)
         else:
             text = await tokenizer.render_chat_off_loop(messages, body.chat_template_kwargs)
+    elif len(text) > context.config.max_prompt_chars:
+        raise InvalidRequestError(
+            f"prompt: {len(text)} characters; at most {context.config.max_prompt_chars} are tokenised at once "
+            "(--max-prompt-chars)",
+            param="prompt",
+            code="string_above_max_length",
+        )
     special = plain if body.add_special_tokens is None else body.add_special_tokens
     tokens = await tokenizer.encode_off_loop(text, add_special_tokens=special)
     tokens = tokens[-(body.truncate_prompt_tokens or len(tokens)) :]
     length = context.engine.info.max_model_len if context.engine.ready else None
-    strings = {"token_strs": [tokenizer.piece(token) for token in tokens]} if body.return_token_strs else {}
-    return json_response({"count": len(tokens), "max_model_len": length, "tokens": tokens, **strings})
+    answer: dict[str, Any] = {"count": len(tokens), "max_model_len": length, "tokens": tokens}
+    if body.return_token_strs:
+        answer["token_strs"] = await tokenizer.off_loop(len(tokens), lambda: [tokenizer.piece(i) for i in tokens])
+    return json_response(answer)
 
 
 @router.post("/detokenize", response_model=None)
@@ -49,10 +59,7 @@ async def detokenize(
 ) -> Response:
     """The text of token ids, special tokens included."""
     tokenizer = _tokenizer(context, body)
-    if len(body.tokens) <= OFFLOAD_CHARS:
-        text = _decode(tokenizer, body.tokens)
-    else:
-        text = await asyncio.to_thread(_decode, tokenizer, body.tokens)
+    text = await tokenizer.off_loop(len(body.tokens), partial(_decode, tokenizer, body.tokens))
     return json_response({"prompt": text})
 
 

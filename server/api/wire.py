@@ -1,19 +1,16 @@
-"""The bodies of requests: read whole (the size is limited before), parsed and checked in one pass.
+"""The bodies of requests, field by field; ``server.api.body`` reads and parses them.
 
 Anything that depends on the base, the adapter or the configuration is checked in ``server.api.prepare``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from fastapi import Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
-from starlette.requests import ClientDisconnect
 
 from adapters.quoting import quote
-from server.api.error_responses import ApiError
 from server.api.unserved import UNSERVED, find_unserved
 
 MAX_STOP_CHARS = 256
@@ -361,21 +358,3 @@ class DetokenizeBody(ModelBody):
     """``POST /detokenize``."""
 
     tokens: TokenIds
-
-
-Body = TypeVar("Body", bound=Wire)
-
-
-def json_body(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
-    """A dependency that gives the body as ``model``; ValidationError becomes a 400."""
-
-    async def parse(request: Request) -> Body:
-        media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media.startswith("multipart/"):  # anything else may be JSON: `curl -d` calls it a form
-            raise ApiError(415, f"send JSON here, not {media}", code="unsupported_media_type")
-        try:
-            return model.model_validate_json(await request.body())
-        except ClientDisconnect as error:
-            raise ApiError(400, "the body ended early") from error
-
-    return parse

@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import lru_cache
-from itertools import groupby
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tokenizers
 from tokenizers import Tokenizer
 
 from adapters.errors import BaseMismatchError, PackageError
+from adapters.limits import DEFAULT_LIMITS
 from adapters.package.added_tokens import AddedToken
 from adapters.package.chat_template import PackageChat
 from adapters.quoting import quote
@@ -29,7 +30,7 @@ from server.errors import InvalidRequestError
 from server.text.adapter_templates import AdapterTemplates
 from server.text.chat_template import ChatTemplate, OwnRenderer
 from server.text.template_environment import Message
-from server.text.template_form import TemplateForm, content_text
+from server.text.template_form import TemplateForm
 from server.text.template_sandbox import TemplateOverrunError, TemplateSandbox
 from server.text.token_spelling import INSIDE, TokenSpelling, readable
 
@@ -49,18 +50,33 @@ def tokens_beside(base: Tokenizer, tokens: Sequence[AddedToken]) -> tuple[AddedT
 
 
 def extended_tokenizer(base: Tokenizer, tokens: Sequence[AddedToken]) -> Tokenizer:
-    """A copy of ``base`` that has ``tokens`` too, which are sorted by id. Raises PackageError when it cannot."""
-    copy = Tokenizer.from_str(base.to_str())
-    for special, run in groupby(tokens, key=lambda token: token.special):
-        add = copy.add_special_tokens if special else copy.add_tokens
-        add([_native(token) for token in run])
+    """A tokenizer that has ``tokens``, sorted by id, beside all of ``base``. Raises PackageError when it cannot."""
+    extended = _beside(base)
+    extended.add_tokens([_native(token) for token in tokens])  # at once: each call builds the search for all anew
     for token in tokens:
-        if copy.token_to_id(token.content) != token.id:  # a tokenizer numbers what is added one after the other
+        if extended.token_to_id(token.content) != token.id:  # a tokenizer numbers what is added one after the other
             raise PackageError(
                 f"the added token {quote(token.content)} has the number {token.id}, but comes as number "
-                f"{copy.token_to_id(token.content)} behind the base's tokens; add all tokens in the order of their ids"
+                f"{extended.token_to_id(token.content)} behind the base's tokens; add all tokens in the order of their "
+                "ids"
             )
-    return copy
+    return extended
+
+
+def _beside(base: Tokenizer) -> Tokenizer:
+    """Another tokenizer that reads and writes as ``base`` does. The vocabulary, which is all of its weight, is shared.
+
+    Reading the base's JSON once more comes to the same, and holds the interpreter's lock for 0.7 seconds where the
+    vocabulary has 256,000 tokens.
+    """
+    other = Tokenizer(base.model)
+    for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):  # before tokens, which get normalized
+        if (found := getattr(base, part)) is not None:
+            setattr(other, part, found)
+    other.encode_special_tokens = base.encode_special_tokens
+    own = base.get_added_tokens_decoder()
+    other.add_tokens([own[token_id] for token_id in sorted(own)])
+    return other
 
 
 def _native(token: AddedToken) -> tokenizers.AddedToken:
@@ -75,7 +91,10 @@ def _native(token: AddedToken) -> tokenizers.AddedToken:
 
 
 OFFLOAD_CHARS = 4096  # about a millisecond of tokenising: beyond it the event loop is not held up
-MAX_EXTENDED = 16  # tokenizers kept for adapters that add tokens; each weighs tens of megabytes
+LONG_CHARS = 262_144  # about a tenth of a second: beyond it others do not wait behind it
+MESSAGE_CHARS = 64  # what a template does for a message, in characters
+MAX_EXTENDED = 128  # tokenizers kept for adapters that add tokens; each weighs what its own tokens do
+T = TypeVar("T")
 
 
 class TextProcessor:
@@ -95,18 +114,28 @@ class TextProcessor:
         tokenizer.backend_tokenizer.no_truncation()  # some tokenizer.json files carry a limit: it would cut prompts
         tokenizer.backend_tokenizer.no_padding()
         self._extended = lru_cache(maxsize=MAX_EXTENDED)(self._extend)
-        self._use(tokenizer.backend_tokenizer)
+        # One thread each: however many ask at once, the engine and the event loop keep their share of the cores.
+        self._medium = ThreadPoolExecutor(1, "text")
+        self._long = ThreadPoolExecutor(1, "long-text")
+        self._longest = 1
+        self._use(tokenizer.backend_tokenizer, tokenizer.get_vocab())
 
-    def _use(self, backend: Tokenizer) -> None:
+    def _use(self, backend: Tokenizer, new: Iterable[str]) -> None:
         self._backend = backend
         self.spelling = TokenSpelling(backend)
-        self._longest = max((len(token) for token in backend.get_vocab()), default=1)
+        self._longest = max((len(token) for token in new), default=1)
 
     def new_tokens(self, tokens: Sequence[AddedToken]) -> tuple[AddedToken, ...]:
         """Those of an adapter's ``tokens`` that this tokenizer does not have; ``with_tokens`` is ready for them then.
 
-        Raises BaseMismatchError when they contradict it, PackageError when they cannot be added. Takes a while.
+        Raises BaseMismatchError when they contradict it, PackageError when they cannot be added or are too long. Takes
+        a while.
         """
+        if (chars := sum(len(token.content) for token in tokens)) > DEFAULT_LIMITS.max_added_token_chars:
+            raise PackageError(
+                f"the added tokens of the package have {chars} characters together; at most "
+                f"{DEFAULT_LIMITS.max_added_token_chars} are served"
+            )
         found = tokens_beside(self._backend, tokens)
         self.with_tokens(found)
         return found
@@ -127,7 +156,8 @@ class TextProcessor:
 
     def _extend(self, tokens: tuple[AddedToken, ...]) -> TextProcessor:
         found = copy.copy(self)
-        found._use(extended_tokenizer(self._backend, tokens))
+        found._use(extended_tokenizer(self._backend, tokens), [token.content for token in tokens])
+        found._longest = max(self._longest, found._longest)
         return found
 
     # ---- what an adapter brings for conversations ----
@@ -235,9 +265,21 @@ class TextProcessor:
 
     async def encode_off_loop(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Like ``encode``; a long text is encoded on another thread."""
-        if len(text) <= OFFLOAD_CHARS:
-            return self.encode(text, add_special_tokens=add_special_tokens)
-        return await asyncio.to_thread(self.encode, text, add_special_tokens=add_special_tokens)
+        return await self.off_loop(
+            len(text), partial(self._encode_unlocked, text, add_special_tokens=add_special_tokens)
+        )
+
+    def _encode_unlocked(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """``encode``, which holds the interpreter's lock until it is done; this lets go of it meanwhile."""
+        (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        return encoding.ids
+
+    async def off_loop(self, chars: int, work: Callable[[], T]) -> T:
+        """What ``work``, on about ``chars`` characters or tokens, returns; done on a thread for work of its size."""
+        if chars <= OFFLOAD_CHARS:
+            return work()
+        lane = self._medium if chars <= LONG_CHARS else self._long
+        return await asyncio.get_running_loop().run_in_executor(lane, work)
 
     def fewest_tokens(self, text: str) -> int:
         """A lower bound of ``len(encode(text))`` that costs nothing: enough to refuse absurdly long texts."""
@@ -263,7 +305,7 @@ class TextProcessor:
     def char_spans(self, text: str, ids: list[int]) -> list[tuple[int, int]] | None:
         """Which characters of ``text`` each of its tokens ``ids`` was made of; None when they are not its tokens."""
         for special in (True, False):
-            encoding = self._backend.encode(text, add_special_tokens=special)
+            (encoding,) = self._backend.encode_batch([text], add_special_tokens=special)  # lets go of the lock
             if encoding.ids == ids:
                 return encoding.offsets
         return None
@@ -283,9 +325,8 @@ class TextProcessor:
         template = self._needed_template
         if template.is_foreign:
             return await template.render_foreign(messages, template_kwargs)
-        if sum(len(content_text(message.get("content"))) for message in messages) <= OFFLOAD_CHARS:
-            return template.render(messages, template_kwargs)
-        return await asyncio.to_thread(template.render, messages, template_kwargs)
+        size = count_characters([*messages, template_kwargs]) + MESSAGE_CHARS * len(messages)
+        return await self.off_loop(size, partial(template.render, messages, template_kwargs))
 
     @property
     def _needed_template(self) -> ChatTemplate:
@@ -295,6 +336,21 @@ class TextProcessor:
                 param="messages",
             )
         return self._chat
+
+
+def count_characters(value: Any) -> int:
+    """Characters of all strings in plain data, keys included."""
+    total, left = 0, [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, str):
+            total += len(item)
+        elif isinstance(item, dict):
+            left += item
+            left += item.values()
+        elif isinstance(item, list):
+            left += item
+    return total
 
 
 def _default_template(tokenizer: Any) -> str | None:

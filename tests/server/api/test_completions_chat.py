@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from server.text.tokenizer import TextProcessor
 from tests import oracle
-from tests.server.api.support import BASE
+from tests.server.api.support import BASE, events
 from tests.server.live import Live
 
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello, wörld"}]
@@ -111,6 +111,17 @@ def test_logprobs(client: openai.OpenAI, base: Path) -> None:
         assert item["token"] == item["top_logprobs"][0]["token"]
     text = TextProcessor.load(base)
     assert [bytes(item["bytes"]) for item in content] == [text.token_bytes(token) for token in expected]
+
+
+def test_many_logprobs_are_those_of_the_stream(server: Live) -> None:
+    body = {"model": BASE, "messages": MESSAGES, "temperature": 0, "max_tokens": 250, "ignore_eos": True}
+    body |= {"logprobs": True, "top_logprobs": 20}  # 5250 in all: put together off the event loop
+    whole = server.post("/v1/chat/completions", body).json()["choices"][0]["logprobs"]["content"]
+    choices = [event["choices"][0] for event in events(server, "/v1/chat/completions", body)]
+    streamed = [entry for choice in choices for entry in (choice["logprobs"] or {"content": []})["content"]]
+    assert len(whole) == 250
+    assert [entry["token"] for entry in streamed] == [entry["token"] for entry in whole]
+    assert [len(entry["top_logprobs"]) for entry in whole] == [20] * 250
 
 
 def test_a_stop_string_ends_the_answer_before_it(client: openai.OpenAI) -> None:

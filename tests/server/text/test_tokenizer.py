@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from bases.errors import BaseModelError
 from server.errors import InvalidRequestError
-from server.text.tokenizer import TextProcessor
+from server.text.tokenizer import TextProcessor, count_characters
 from tests.factory import make_tokenizer
 
 TEXTS = ["", "plain", "Grüße 世界 🎉", "<|im_start|>user\nhi<|im_end|>", " leading", "tab\tnewline\n"]
@@ -82,10 +82,19 @@ def test_a_limit_in_the_tokenizer_file_does_not_cut(folder: Path, tmp_path: Path
 
 
 async def test_long_texts_are_encoded_off_the_loop(text: TextProcessor) -> None:
-    content = "x" * 20_000
-    assert await text.encode_off_loop(content, add_special_tokens=False) == text.encode(
-        content, add_special_tokens=False
-    )
+    for content in [*TEXTS, "x" * 5_000, "wordy é 世界 <|im_end|>\n" * 20_000]:
+        for special in (True, False):
+            ids = await text.encode_off_loop(content, add_special_tokens=special)
+            assert ids == text.encode(content, add_special_tokens=special)
+
+
+async def test_long_conversations_are_rendered_off_the_loop(text: TextProcessor) -> None:
+    for messages in ([{"role": "user", "content": "x" * 300_000}], [{"role": "user", "content": "x"}] * 5_000):
+        assert await text.render_chat_off_loop(messages) == text.render_chat(messages)
+
+
+def test_characters_are_those_of_keys_and_texts() -> None:
+    assert count_characters({"ab": ["cde", 1, None, {"f": "世界"}], "g": True}) == 2 + 3 + 1 + 2 + 1
 
 
 def test_fewest_tokens_is_a_lower_bound(text: TextProcessor) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tokenizers
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from adapters.errors import BaseMismatchError, PackageError
+from adapters.limits import DEFAULT_LIMITS
 from adapters.package.added_tokens import AddedToken, read_added_tokens
 from server.text.detokenize import IncrementalDecoder
-from server.text.tokenizer import TextProcessor
+from server.text.tokenizer import TextProcessor, extended_tokenizer
 from tests.factory import make_tokenizer
 
 TEXTS = ["", "<call>", "a <call> b", "<call><|tool|>x", "  <|tool|>  y", "<CALL> z", "wordy words word", "é<call>世界"]
@@ -98,3 +100,41 @@ def test_other_tokens_at_the_ends_of_texts_are_refused() -> None:
     base.check_special_tokens({key: value for key, value in same.items() if key != "bos_token"})
     with pytest.raises(BaseMismatchError, match="trained with the eos_token '</s>', and this server's tokenizer has"):
         base.check_special_tokens({"eos_token": "</s>"})
+
+
+def test_many_tokens_are_added_at_once_in_any_order_of_kinds() -> None:
+    base = TextProcessor(make_tokenizer())
+    tokens = tuple(AddedToken(259 + i, f"<{i}>", special=i % 2 == 0, normalized=i % 3 == 0) for i in range(5000))
+    text = base.with_tokens(tokens)
+    assert text.encode("".join(token.content for token in tokens), add_special_tokens=False) == list(range(259, 5259))
+    assert text.decode([259, 260, 261, 262]) == "<1><3>"
+    assert base.encode("<0>", add_special_tokens=False) == base.encode("<0>", add_special_tokens=True)
+
+
+def test_tokens_too_long_together_are_refused() -> None:
+    base, most = TextProcessor(make_tokenizer()), DEFAULT_LIMITS.max_added_token_chars
+    tokens = tuple(AddedToken(259 + i, f"{i:01000d}") for i in range(most // 1000 + 1))
+    with pytest.raises(PackageError, match=rf"have {len(tokens) * 1000} characters together; at most {most} are"):
+        base.new_tokens(tokens)
+
+
+@pytest.mark.parametrize("make", list(MAKE.values()))
+def test_an_extended_tokenizer_is_as_a_whole_copy(
+    make: Callable[[], PreTrainedTokenizerFast],
+) -> None:
+    base = make().backend_tokenizer
+    first = base.id_to_token(0)
+    base.post_processor = processors.TemplateProcessing(single=f"{first} $A", special_tokens=[(first, 0)])
+    base.add_tokens([tokenizers.AddedToken("Word", normalized=True), tokenizers.AddedToken("wor", single_word=True)])
+    before = base.to_str()
+    tokens = (AddedToken(base.get_vocab_size(), "<new>", special=True),)
+    extended, read_again = extended_tokenizer(base, tokens), Tokenizer.from_str(before)
+    read_again.add_tokens([tokenizers.AddedToken("<new>", normalized=False, special=True)])
+    assert extended.to_str() == read_again.to_str()
+    for content in [*TEXTS, "Word wor words", "a <new> b"]:
+        for special in (True, False):
+            ids = extended.encode(content, add_special_tokens=special).ids
+            assert ids == read_again.encode(content, add_special_tokens=special).ids
+            assert extended.decode(ids) == read_again.decode(ids)
+    assert base.to_str() == before
+    assert base.token_to_id("<new>") is None
