@@ -187,7 +187,7 @@ def test_nobody_notices_a_tokenizer(url: str, base: Path, tmp_path: Path, name: 
         (package / "tokenizer.json").write_text(json.dumps({"added_tokens": tokens}))
         files = [("files", (path.name, path.read_bytes())) for path in package.iterdir()]
         with httpx.Client(base_url=url, timeout=60) as http:
-            answer = http.post(f"/v1/adapters?name=of-{count}-{mine}", files=files)
+            answer = http.post(f"/v1/adapters?name=of-{count}-{length}-{mine}", files=files)
         assert answer.status_code == code, answer.text
         assert code == 201 or "characters" in answer.json()["error"]["message"]
         return {answer.status_code}

@@ -175,12 +175,12 @@ def test_chat(live: Live, tokenizer: PreTrainedTokenizerFast) -> None:
 # ---- packages ----
 
 
-def upload(live: Live, name: str, package: Path, path: Path) -> Any:
+def upload(live: Live, name: str, package: Path, path: Path, **fields: str) -> Any:
     from adapters.package.archive import pack
 
     pack(package, path)
     with live.http() as http:
-        return http.post("/v1/adapters", files={"file": path.read_bytes()}, data={"name": name})
+        return http.post("/v1/adapters", files={"file": path.read_bytes()}, data={"name": name, **fields})
 
 
 def renamed(package: Path, target: Path, old: str, new: str) -> Path:
@@ -198,7 +198,8 @@ def test_another_tokenizer_beside_the_same_weights_is_another_version(
     assert upload(live, "renamed", package, tmp_path / "1.tar").json()["version"] == 1
     assert upload(live, "renamed", package, tmp_path / "2.tar").json()["version"] == 1
     other = renamed(package, tmp_path / "other", "<call>", "<shout>")
-    assert upload(live, "renamed", other, tmp_path / "3.tar").json()["version"] == 2
+    assert upload(live, "renamed", other, tmp_path / "3.tar").status_code == 409
+    assert upload(live, "renamed", other, tmp_path / "3.tar", replace="true").json()["version"] == 2
     answer = complete(live, "renamed", "<shout>", logit_bias={str(CALL): 100}, max_tokens=1)
     assert answer["choices"][0]["text"] == "<shout>"
     assert answer["usage"]["prompt_tokens"] == 1

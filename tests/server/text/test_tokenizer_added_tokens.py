@@ -107,7 +107,7 @@ def test_many_tokens_are_added_at_once_in_any_order_of_kinds() -> None:
     tokens = tuple(AddedToken(259 + i, f"<{i}>", special=i % 2 == 0, normalized=i % 3 == 0) for i in range(5000))
     text = base.with_tokens(tokens)
     assert text.encode("".join(token.content for token in tokens), add_special_tokens=False) == list(range(259, 5259))
-    assert text.decode([259, 260, 261, 262]) == "<1><3>"
+    assert text.decode([259, 260, 261, 262], skip_special_tokens=True) == "<1><3>"
     assert base.encode("<0>", add_special_tokens=False) == base.encode("<0>", add_special_tokens=True)
 
 
