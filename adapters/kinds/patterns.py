@@ -14,7 +14,7 @@ import regex  # type: ignore[import-untyped]
 
 from adapters.errors import PackageError
 from adapters.kinds.config import TargetedConfig
-from adapters.quoting import quote
+from adapters.kinds.regular_expressions import compile_expression
 
 _SECONDS = 5.0  # for all patterns of one configuration
 T = TypeVar("T")
@@ -97,11 +97,11 @@ class PatternMatcher:
         left = self._deadline - time.monotonic()
         try:
             if pattern not in self._compiled:
-                self._compiled[pattern] = regex.compile(pattern)
+                self._compiled[pattern] = compile_expression(pattern)
             if left <= 0:
                 raise TimeoutError
             return self._compiled[pattern].fullmatch(module, timeout=left)
         except TimeoutError as error:
             raise PackageError("the module patterns in adapter_config.json take too long to match") from error
-        except (regex.error, RecursionError) as error:
-            raise PackageError(f"adapter_config.json: {quote(pattern)} is not a regular expression") from error
+        except MemoryError as error:
+            raise PackageError("the module patterns in adapter_config.json take too much memory to match") from error

@@ -95,7 +95,7 @@ def inspect_package(path: Path, limits: PackageLimits = DEFAULT_LIMITS) -> Packa
         raise PackageError("the package is not a directory")
     names = sorted(child.name for child in path.iterdir() if child.is_file())
     for name in names:
-        is_kept(name)
+        is_kept(name, beside=names)
     config = read_config(path, limits)
     if WEIGHTS_FILE not in names:
         raise PackageError(f"there is no {WEIGHTS_FILE}; a package holds what peft's save_pretrained writes")
