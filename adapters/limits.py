@@ -31,7 +31,8 @@ class PackageLimits:
     max_pattern_chars: int = 2048
     max_patterns: int = 10_000
     max_added_tokens: int = 65_536
-    max_tokenizer_bytes: int = 64 * _MIB
+    max_added_chars: int = 262_144
+    max_tokenizer_bytes: int = 48 * _MIB
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

@@ -1,8 +1,8 @@
 """Regular expressions from an upload, compiled where that takes bounded memory. Knows nothing of modules.
 
 They mean what they mean to Python's ``re``, by which peft reads them. The ``regex`` package, which can be stopped,
-knows more: recursion, which fills memory, and forms that ``re`` reads otherwise or not at all. Those are refused, and counted
-repetitions of repetitions, which it writes out.
+knows more: recursion, which fills memory, and forms that ``re`` reads otherwise or not at all. Those are refused, like
+counted repetitions of repetitions, which it writes out.
 """
 
 from __future__ import annotations

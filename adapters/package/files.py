@@ -16,7 +16,19 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 MANIFEST_FILE = "hotswap.json"
 GOLDEN_FILE = "golden.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
-PACKAGE_FILES = (CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE, GOLDEN_FILE, TOKENIZER_FILE)
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+ADDED_TOKENS_FILE = "added_tokens.json"
+SPECIAL_TOKENS_FILE = "special_tokens_map.json"
+PACKAGE_FILES = (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    MANIFEST_FILE,
+    GOLDEN_FILE,
+    TOKENIZER_FILE,
+    TOKENIZER_CONFIG_FILE,
+    ADDED_TOKENS_FILE,
+    SPECIAL_TOKENS_FILE,
+)
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 _LEFT_ASIDE = re.compile(
