@@ -113,9 +113,9 @@ def _check_size(tokens: Sequence[AddedToken], limits: PackageLimits) -> None:
     if len(tokens) > limits.max_added_tokens:
         raise PackageError(f"the package names {len(tokens)} added tokens; {limits.max_added_tokens} are read")
     chars = sum(len(token.content) for token in tokens)
-    if chars > limits.max_added_chars:
+    if chars > limits.max_added_token_chars:
         raise PackageError(
-            f"the package's added tokens have {chars} characters in all; {limits.max_added_chars} are read"
+            f"the package's added tokens have {chars} characters in all; {limits.max_added_token_chars} are read"
         )
 
 
