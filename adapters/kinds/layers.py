@@ -78,6 +78,11 @@ def unknown_module(name: str, module: str, base: BaseSpec) -> PackageError:
     layer = re.search(r"\.(\d+)\.", module)
     if layer and len(layer[1]) < 6 and int(layer[1]) >= base.num_layers:
         why = f"the base has {base.num_layers} layers; the adapter was made for a deeper one"
+    elif base.experts and re.search(r"\.experts\.\d+\.", module):
+        why = (
+            "experts are one parameter for each projection on this base: only LoRA of gate, up and down projections of "
+            "experts that it has is converted"
+        )
     else:
         why = "its names suggest that the adapter was made for another architecture, or a part that is not adapted"
     return PackageError(f"tensor {quote(name)} matches no linear map of the base {quote(base.name)}: {why}")
