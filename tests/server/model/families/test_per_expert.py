@@ -272,13 +272,14 @@ def test_swapped_factors_of_a_new_package_are_refused(bases: Any, tmp_path: Path
 
 @pytest.mark.parametrize("kind", ["IA3", "LOHA"])
 def test_other_kinds_of_experts_are_refused_by_name(bench: Bench, tmp_path: Path, kind: str) -> None:
-    config = {"peft_type": kind, "target_modules": ["gate_proj"], "feedforward_modules": []}
-    tensors = {FIRST.replace("lora_A.weight", "ia3_l"): torch.ones(32, 1)}
+    config: dict[str, Any] = {"peft_type": kind, "target_modules": ["gate_proj"]}
     if kind == "LOHA":
-        del config["feedforward_modules"]
         config |= {"r": 2, "alpha": 2}
         shapes = {"hada_w1_a": (32, 2), "hada_w1_b": (2, 64), "hada_w2_a": (32, 2), "hada_w2_b": (2, 64)}
-        tensors = {FIRST.replace("lora_A.weight", key): torch.ones(shape) for key, shape in shapes.items()}
+    else:
+        config["feedforward_modules"] = []
+        shapes = {"ia3_l": (32, 1)}
+    tensors = {FIRST.replace("lora_A.weight", key): torch.ones(shape) for key, shape in shapes.items()}
     path = tmp_path / "a"
     path.mkdir()
     save_file(tensors, path / "adapter_model.safetensors")
