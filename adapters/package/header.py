@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,8 +29,7 @@ _COLONS = 4  # of one entry: a name and three keys
 _METADATA_COLONS = 65_536
 
 
-@dataclass(frozen=True)
-class TensorInfo:
+class TensorInfo(msgspec.Struct, frozen=True, gc=False):  # 50,000 tracked objects make the collector stop everyone
     """One tensor as the header describes it; ``begin`` and ``end`` are offsets in the file."""
 
     name: str
