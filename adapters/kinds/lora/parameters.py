@@ -57,7 +57,7 @@ def compile_parameters(
         r, scale = rank_and_scale(parameter, config, matcher)
         module = parameter.rpartition(".")[0]
         count, in_features, out_features = _shape(parameter, base)
-        check_factor(tensor_name(wrapper, "lora_A.weight"), a, (count * r, in_features), a.shape[-1] != in_features)
+        check_factor(tensor_name(wrapper, "lora_A.weight"), a, (count * r, in_features), a.shape[-1:] != (in_features,))
         check_factor(
             tensor_name(wrapper, "lora_B.weight"), b, (out_features, r * count), b.shape[:1] != (out_features,)
         )
