@@ -62,7 +62,7 @@ def read_config(directory: Path, limits: PackageLimits = DEFAULT_LIMITS) -> Adap
     path = directory / CONFIG_FILE
     if not path.is_file():
         raise PackageError(f"there is no {CONFIG_FILE}; a package holds what peft's save_pretrained writes")
-    return parse_config(read_object(path, limits.max_json_bytes), limits)
+    return parse_config(read_object(path, limits.max_config_bytes), limits)
 
 
 @dataclass(frozen=True)
