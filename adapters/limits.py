@@ -11,7 +11,7 @@ _MIB = 1 << 20
 class PackageLimits:
     """Caps that hold before anything large is allocated. A package beyond one is a PackageError.
 
-    ``max_config_bytes`` bounds the configuration and the manifest, which are parsed whole, ``max_json_bytes`` other texts.
+    ``max_config_bytes`` bounds the configuration and the manifest, which are parsed whole, ``max_json_bytes`` others.
     ``max_bytes`` bounds what an archive unpacks to and what the weights file weighs; ``max_expansion`` is unpacked
     over packed bytes, checked once ``free_expansion_bytes`` are unpacked (short texts compress far).
     ``max_dense_bytes`` bounds the whole matrices, in float32, that an adapter's small tensors grow into

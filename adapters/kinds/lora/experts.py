@@ -115,6 +115,7 @@ class _Factors:
 class _Compiler:
     def __init__(self, base: BaseSpec, config: LoraConfig, matcher: PatternMatcher) -> None:
         self.factors: dict[str, list[_Factors]] = defaultdict(list)
+        self._taken: set[tuple[str, int, int | None]] = set()
         self._routers: dict[str, Op] = {}
         self._base, self._config, self._matcher = base, config, matcher
         self._containers = _containers(base)
@@ -160,8 +161,10 @@ class _Compiler:
             raise _other_scale(module, "use_rslora", self._config)
         shape = total // 2 if is_fused else total, in_features
         a, b = self._scaled(module, found, shape, "" if is_fused else parameter)
-        if any(part.expert == expert and part.features == features for part in self.factors[parameter]):
+        taken = (parameter, expert, features.start)
+        if taken in self._taken:
             raise PackageError(f"the package holds two updates of expert {expert} in {quote(parameter)}")
+        self._taken.add(taken)
         self.factors[parameter].append(_Factors(expert, features, a, b))
 
     def _scaled(
