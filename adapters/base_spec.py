@@ -23,8 +23,9 @@ class BaseSpec:
     linear or norm, to that bias; ``parameters`` maps each parameter of these modules, of norms and of the input
     embedding ``embedding`` to its shape before quantization, as a checkpoint stores it; ``transposed`` linear maps are
     stored [in_features, out_features]. ``experts`` maps each parameter of routed experts, in the order of its module,
-    to (num_experts, in_features, out_features); ``routers`` maps each module that chooses experts to the shape of its
-    weight, (num_experts, in_features). ``tied``: the head's weight is the embedding's. ``weight(module)`` is the weight
+    to (num_experts, in_features, out_features); gate's output features stand before up's, but alternate with them in
+    ``interleaved`` ones. ``routers`` maps each module that chooses experts to the shape of its weight, (num_experts,
+    in_features). ``tied``: the head's weight is the embedding's. ``weight(module)`` is the weight
     [out_features, in_features] of a linear map, or that of ``embedding`` [vocab_size, hidden_size], as the base
     computes with it (dequantized), in float32 on the CPU. ``embed_scale`` is what the embedding module multiplies its
     rows by. ``head_dim`` is 0 where keys and values, or layers, differ in size. ``is_encoder_decoder``: ``num_layers``
@@ -44,6 +45,7 @@ class BaseSpec:
     parameters: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     transposed: frozenset[str] = frozenset()
     experts: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    interleaved: frozenset[str] = frozenset()
     routers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     embedding: str = ""
     embed_scale: float = 1.0

@@ -11,6 +11,7 @@ _MIB = 1 << 20
 class PackageLimits:
     """Caps that hold before anything large is allocated. A package beyond one is a PackageError.
 
+    ``max_config_bytes`` bounds the configuration and the manifest, which are parsed whole, ``max_json_bytes`` others.
     ``max_bytes`` bounds what an archive unpacks to and what the weights file weighs; ``max_expansion`` is unpacked
     over packed bytes, checked once ``free_expansion_bytes`` are unpacked (short texts compress far).
     ``max_dense_bytes`` bounds the whole matrices, in float32, that an adapter's small tensors grow into
@@ -22,6 +23,7 @@ class PackageLimits:
     max_bytes: int = 4096 * _MIB
     max_expansion: int = 100
     free_expansion_bytes: int = 16 * _MIB
+    max_config_bytes: int = 1 * _MIB
     max_json_bytes: int = 4 * _MIB
     max_header_bytes: int = 16 * _MIB
     max_tensors: int = 50_000
@@ -33,7 +35,7 @@ class PackageLimits:
     max_patterns: int = 10_000
     max_added_tokens: int = 32_768
     max_added_token_chars: int = 131_072
-    max_tokenizer_bytes: int = 64 * _MIB
+    max_tokenizer_bytes: int = 48 * _MIB
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

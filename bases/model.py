@@ -158,6 +158,11 @@ def base_spec(base: LoadedBase, name: str, kv: tuple[int, int, int]) -> BaseSpec
         },
         parameters={f"{n}.{p}": stored_shape(m, p) for n, m in adapted.items() for p, _ in m.named_parameters()},
         experts=expert_shapes(base.model),
+        interleaved=frozenset(
+            f"{n}.gate_up_proj"
+            for n, m in expert_modules(base.model).items()
+            if not getattr(m, "is_concatenated", True)
+        ),
         routers=router_shapes(base.model),
         transposed=frozenset(n for n, m in linears.items() if _is_turned(m)),
         embedding=names[id(embedding)],

@@ -12,7 +12,7 @@ from torch import Tensor
 from adapters.base_spec import BaseSpec
 from adapters.errors import PackageError
 from adapters.kinds.config import PREFIX, TargetedConfig
-from adapters.kinds.patterns import PatternMatcher
+from adapters.kinds.patterns import PatternMatcher, ends_of
 from adapters.kinds.saved_adapter import (
     OTHER_BASE,
     SavedAdapter,
@@ -58,8 +58,9 @@ def check_targets(
             "correct target_modules in adapter_config.json"
         )
     listed = config.target_modules if isinstance(config.target_modules, list) else []
+    names = {name for module in parameters for name in (module, *ends_of(module))} if listed else set[str]()
     for entry in listed:
-        if not any(module == entry or module.endswith(f".{entry}") for module in parameters):
+        if entry not in names:
             raise PackageError(
                 f"target_modules names {quote(entry)}, which matches no linear map of the base {quote(base.name)}; "
                 "the adapter was made for another architecture, or the entry should be removed"
@@ -78,6 +79,11 @@ def unknown_module(name: str, module: str, base: BaseSpec) -> PackageError:
     layer = re.search(r"\.(\d+)\.", module)
     if layer and len(layer[1]) < 6 and int(layer[1]) >= base.num_layers:
         why = f"the base has {base.num_layers} layers; the adapter was made for a deeper one"
+    elif base.experts and re.search(r"\.experts\.\d+\.", module):
+        why = (
+            "experts are one parameter for each projection on this base: only LoRA of gate, up and down projections of "
+            "experts that it has is converted"
+        )
     else:
         why = "its names suggest that the adapter was made for another architecture, or a part that is not adapted"
     return PackageError(f"tensor {quote(name)} matches no linear map of the base {quote(base.name)}: {why}")

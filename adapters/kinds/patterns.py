@@ -7,14 +7,14 @@ The patterns are regular expressions from an upload: Python's ``re`` could be ma
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import regex  # type: ignore[import-untyped]
 
 from adapters.errors import PackageError
 from adapters.kinds.config import TargetedConfig
-from adapters.quoting import quote
+from adapters.kinds.regular_expressions import compile_expression
 
 _SECONDS = 5.0  # for all patterns of one configuration
 T = TypeVar("T")
@@ -27,6 +27,8 @@ class PatternMatcher:
         self._config = config
         self._deadline = time.monotonic() + seconds
         self._compiled: dict[str, regex.Pattern[str]] = {}
+        excluded = config.exclude_modules or ()
+        self._excluded = excluded if isinstance(excluded, str) else frozenset(excluded)
 
     def rank(self, module: str, default: int) -> int:
         """``rank_pattern``'s rank for ``module``, or ``default``. Raises PackageError for a bad pattern."""
@@ -56,29 +58,26 @@ class PatternMatcher:
         wanted = self._config.target_modules
         if wanted is None or (isinstance(wanted, str) and wanted.lower() == "all-linear"):
             return None
-        return {module for module in modules if self._is_target(wanted, module) and not self._is_excluded(module)}
+        names = wanted if isinstance(wanted, str) else frozenset(wanted)
+        return {module for module in modules if self._is_target(names, module) and not self._is_excluded(module)}
 
     def matches(self, pattern: str, module: str) -> bool:
         """Whether a pattern of the configuration matches all of ``module``. Raises PackageError for a bad pattern."""
         return self._run(pattern, module) is not None
 
-    def _is_target(self, wanted: list[str] | str, module: str) -> bool:
+    def _is_target(self, wanted: frozenset[str] | str, module: str) -> bool:
         if isinstance(wanted, str):
             return self.matches(wanted, module)
-        if module in wanted:
-            return True
-        return any(module.endswith(f".{name}") for name in wanted) and self._is_in_layers(module)
+        return module in wanted or (any(end in wanted for end in ends_of(module)) and self._is_in_layers(module))
 
     def _is_excluded(self, module: str) -> bool:
         # peft's own rule for what is trained whole: it reads names as patterns here, and as suffixes elsewhere
         if any(self.matches(rf"(^|.*\.){name}($|\..*)", module) for name in self._config.modules_to_save or ()):
             return True
-        excluded = self._config.exclude_modules
-        if not excluded:
-            return False
+        excluded = self._excluded
         if isinstance(excluded, str):
             return self.matches(excluded, module)
-        return module in excluded or any(module.endswith(f".{name}") for name in excluded)
+        return module in excluded or any(end in excluded for end in ends_of(module))
 
     def _is_in_layers(self, module: str) -> bool:
         layers, names = self._config.layers_to_transform, self._config.layers_pattern
@@ -97,11 +96,19 @@ class PatternMatcher:
         left = self._deadline - time.monotonic()
         try:
             if pattern not in self._compiled:
-                self._compiled[pattern] = regex.compile(pattern)
+                self._compiled[pattern] = compile_expression(pattern)
             if left <= 0:
                 raise TimeoutError
             return self._compiled[pattern].fullmatch(module, timeout=left)
         except TimeoutError as error:
             raise PackageError("the module patterns in adapter_config.json take too long to match") from error
-        except (regex.error, RecursionError) as error:
-            raise PackageError(f"adapter_config.json: {quote(pattern)} is not a regular expression") from error
+        except MemoryError as error:
+            raise PackageError("the module patterns in adapter_config.json take too much memory to match") from error
+
+
+def ends_of(module: str) -> Iterator[str]:
+    """What ``module`` ends with behind a dot: the names by which a list of targets may mean it, its own aside."""
+    at = module.find(".")
+    while at >= 0:
+        yield module[at + 1 :]
+        at = module.find(".", at + 1)

@@ -1,20 +1,27 @@
 """Tokens that an adapter's tokenizer has beside its base's: what turns their text into ids and back. Imports no torch.
 
-A package names them in its manifest, or carries the tokenizer that was saved beside the adapter; nothing else of that
-tokenizer is read.
+A package names them in its manifest, or carries files of the tokenizer that was saved beside the adapter: its
+tokenizer.json, tokenizer_config.json, added_tokens.json, special_tokens_map.json. Nothing else of these is read here.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 
 from adapters.errors import PackageError
 from adapters.limits import DEFAULT_LIMITS, PackageLimits
-from adapters.package.files import TOKENIZER_FILE
+from adapters.package.files import (
+    ADDED_TOKENS_FILE,
+    MANIFEST_FILE,
+    SPECIAL_TOKENS_FILE,
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+)
 from adapters.quoting import describe_error, quote
 
 
@@ -35,38 +42,136 @@ class AddedToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Tokenizer(msgspec.Struct, frozen=True):
-    """The part of a tokenizer.json that is read."""
+    """The part of a tokenizer.json that is read, not yet taken apart: the rest may weigh tens of megabytes."""
 
-    added_tokens: list[AddedToken] = []
+    added_tokens: msgspec.Raw = msgspec.Raw(b"[]")
+
+
+class _Described(msgspec.Struct, frozen=True):
+    """A token in the other files, where it stands under its number, or without one."""
+
+    content: str
+    special: bool = False
+    single_word: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+    normalized: bool = False
+
+
+class _TokenizerConfig(msgspec.Struct, frozen=True):
+    added_tokens_decoder: dict[str, _Described] | None = None
+
+
+_SpecialTokens = dict[str, str | _Described | list[str | _Described] | None]
+_Source = tuple[str, Sequence[AddedToken]]
+T = TypeVar("T")
 
 
 def read_added_tokens(
     directory: Path, named: tuple[AddedToken, ...] = (), limits: PackageLimits = DEFAULT_LIMITS
 ) -> tuple[AddedToken, ...]:
-    """The added tokens of the package in ``directory``, by id: those ``named`` by its manifest, or its tokenizer's.
+    """The added tokens of the package in ``directory``, by id: those ``named`` by its manifest and its tokenizer's.
 
-    A tokenizer lists its base's own special tokens too. Raises PackageError.
+    A tokenizer lists its base's own special tokens too. Where files describe one token otherwise, the manifest goes
+    first, then the file that says most. Raises PackageError, also when they contradict each other.
     """
-    path = directory / TOKENIZER_FILE
-    tokens = named or (_read_tokenizer(path, limits) if path.is_file() else ())
+    sources: list[_Source] = [
+        (MANIFEST_FILE, named),
+        (TOKENIZER_FILE, _read_tokenizer(directory, limits)),
+        (TOKENIZER_CONFIG_FILE, _read_config(directory, limits)),
+        (ADDED_TOKENS_FILE, _read_numbers(directory, limits)),
+    ]
+    found: dict[int, tuple[AddedToken, str]] = {}
+    for name, tokens in sources:
+        _check_size(tokens, limits)
+        _refuse_twice("id", [str(token.id) for token in tokens])
+        _refuse_twice("text", [token.content for token in tokens])
+        for token in tokens:
+            first, where = found.setdefault(token.id, (token, name))
+            if first.content != token.content:
+                raise PackageError(
+                    f"token {token.id} is {quote(first.content)} in {where} and {quote(token.content)} in {name}; "
+                    "save the tokenizer again beside the adapter"
+                )
+    tokens = [found[number][0] for number in sorted(found)]
+    _check_size(tokens, limits)
+    _refuse_twice("text", [token.content for token in tokens])
+    return tuple(tokens)
+
+
+def unnamed_rows(tokens: Sequence[AddedToken], base_size: int, size: int) -> str | None:
+    """What to tell whoever uploaded an embedding of ``size`` rows over one of ``base_size`` that names none of them."""
+    if size <= base_size or any(token.id >= base_size for token in tokens):
+        return None
+    return (
+        f"the adapter's embedding has {size - base_size} rows more than the base's, and the package names no token for "
+        "them: their text is read as the base's tokens. Add the tokenizer's files, as its save_pretrained writes them"
+    )
+
+
+def _check_size(tokens: Sequence[AddedToken], limits: PackageLimits) -> None:
     if len(tokens) > limits.max_added_tokens:
         raise PackageError(f"the package names {len(tokens)} added tokens; {limits.max_added_tokens} are read")
-    _refuse_twice("id", [str(token.id) for token in tokens])
-    _refuse_twice("text", [token.content for token in tokens])
-    return tuple(sorted(tokens, key=lambda token: token.id))
+    chars = sum(len(token.content) for token in tokens)
+    if chars > limits.max_added_token_chars:
+        raise PackageError(
+            f"the package's added tokens have {chars} characters in all; {limits.max_added_token_chars} are read"
+        )
 
 
-def _read_tokenizer(path: Path, limits: PackageLimits) -> tuple[AddedToken, ...]:
+def _read(path: Path, max_bytes: int, type_: type[T]) -> T | None:
+    """What is wanted of the file ``path``, None without one."""
+    if not path.is_file():
+        return None
     try:
-        if path.stat().st_size > limits.max_tokenizer_bytes:
-            raise PackageError(f"{path.name} is larger than {limits.max_tokenizer_bytes} bytes; leave it out")
-        return tuple(msgspec.json.decode(path.read_bytes(), type=_Tokenizer).added_tokens)
+        if path.stat().st_size > max_bytes:
+            raise PackageError(f"{path.name} is larger than {max_bytes} bytes; leave it out")
+        return msgspec.json.decode(path.read_bytes(), type=type_)
     except OSError as error:
         raise PackageError.unreadable(path.name, error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise PackageError(
-            f"{path.name}: {describe_error(error)}; leave it out if the adapter adds no tokens"
-        ) from error
+        raise _malformed(path.name, error) from error
+
+
+def _malformed(name: str, error: Exception) -> PackageError:
+    return PackageError(f"{name}: {describe_error(error)}; leave it out if the adapter adds no tokens")
+
+
+def _read_tokenizer(directory: Path, limits: PackageLimits) -> list[AddedToken]:
+    found = _read(directory / TOKENIZER_FILE, limits.max_tokenizer_bytes, _Tokenizer) or _Tokenizer()
+    if len(found.added_tokens) > limits.max_json_bytes:
+        raise PackageError(f"the added tokens of {TOKENIZER_FILE} take more than {limits.max_json_bytes} bytes")
+    try:
+        return msgspec.json.decode(found.added_tokens, type=list[AddedToken])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _malformed(TOKENIZER_FILE, error) from error
+
+
+def _read_config(directory: Path, limits: PackageLimits) -> list[AddedToken]:
+    found = _read(directory / TOKENIZER_CONFIG_FILE, limits.max_json_bytes, _TokenizerConfig) or _TokenizerConfig()
+    listed = found.added_tokens_decoder or {}
+    return [_token(TOKENIZER_CONFIG_FILE, {"id": id_, **msgspec.structs.asdict(one)}) for id_, one in listed.items()]
+
+
+def _read_numbers(directory: Path, limits: PackageLimits) -> list[AddedToken]:
+    """Those of added_tokens.json, which has no more than numbers; special are those with a role of their own."""
+    numbers = _read(directory / ADDED_TOKENS_FILE, limits.max_json_bytes, dict[str, int]) or {}
+    roles: _SpecialTokens = {}
+    if numbers:
+        roles = _read(directory / SPECIAL_TOKENS_FILE, limits.max_json_bytes, _SpecialTokens) or {}
+    special = set[str]()
+    for role in roles.values():
+        listed = role if isinstance(role, list) else [role]
+        special |= {one if isinstance(one, str) else one.content for one in listed if one is not None}
+    flags = {text: {"special": text in special, "normalized": text not in special} for text in numbers}
+    return [_token(ADDED_TOKENS_FILE, {"id": numbers[text], "content": text, **flags[text]}) for text in numbers]
+
+
+def _token(name: str, fields: Mapping[str, object]) -> AddedToken:
+    try:
+        return msgspec.convert(fields, AddedToken, strict=False)
+    except msgspec.ValidationError as error:
+        raise _malformed(name, error) from error
 
 
 def _refuse_twice(what: str, values: list[str]) -> None:

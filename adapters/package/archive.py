@@ -7,7 +7,6 @@ place of our choosing), every byte that comes out of a decompressor is counted, 
 from __future__ import annotations
 
 import contextlib
-import gzip
 import shutil
 import tarfile
 import tempfile
@@ -21,7 +20,8 @@ from adapters.errors import PackageError
 from adapters.kinds.config import CONFIG_FILE
 from adapters.limits import DEFAULT_LIMITS, PackageLimits
 from adapters.package.archive_entries import ArchiveEntry, ReadExactly, iter_tar, iter_zip, looks_like_tar
-from adapters.package.files import PACKAGE_FILES, is_kept
+from adapters.package.files import PACKAGE_FILES, is_junk, is_kept
+from adapters.package.gunzip import Gunzip
 from adapters.quoting import quote
 
 _NOT_AN_ARCHIVE = "the file is not an archive: a package is a .tar, .tar.gz or .zip of what save_pretrained writes"
@@ -41,7 +41,7 @@ def unpack(archive: Path, into: Path, limits: PackageLimits = DEFAULT_LIMITS) ->
             with archive.open("rb") as file:
                 budget = _Budget(limits, archive.stat().st_size)
                 found = _package_directory(_write_entries(_entries(file, budget), scratch, budget))
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        except (EOFError, zlib.error) as error:
             raise PackageError("the archive is damaged or truncated") from error
         undo.pop_all()
     return found
@@ -69,7 +69,7 @@ class _Budget:
 
     def __init__(self, limits: PackageLimits, packed: int) -> None:
         self.limits = limits
-        self._packed = max(packed, 1)
+        self.packed = max(packed, 1)
         self._files = 0
         self._bytes = 0
 
@@ -82,7 +82,7 @@ class _Budget:
         self._bytes += count
         if self._bytes > self.limits.max_bytes:
             raise PackageError(f"the archive is too large: it unpacks to more than {self.limits.max_bytes} bytes")
-        allowed = max(self.limits.free_expansion_bytes, self.limits.max_expansion * self._packed)
+        allowed = max(self.limits.free_expansion_bytes, self.limits.max_expansion * self.packed)
         if self._bytes > allowed:
             raise PackageError(
                 f"the archive is suspicious: it unpacks to more than {self.limits.max_expansion} times its size"
@@ -95,10 +95,9 @@ def _entries(file: BinaryIO, budget: _Budget) -> Iterator[ArchiveEntry]:
     if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return iter_zip(file, budget.limits.max_files, budget.count_bytes)
     if start.startswith(b"\x1f\x8b"):
-        unzipped = gzip.GzipFile(fileobj=file)
-        if not looks_like_tar(unzipped.read(512)):
+        unzipped = Gunzip(file, budget.packed)
+        if not looks_like_tar(unzipped.peek(512)):
             raise PackageError(_NOT_AN_ARCHIVE)
-        unzipped.seek(0)
         return iter_tar(_counted(unzipped.read, budget))
     if looks_like_tar(start):
         return iter_tar(_counted(file.read, budget))
@@ -128,13 +127,13 @@ def _write_entries(entries: Iterator[ArchiveEntry], scratch: Path, budget: _Budg
     for entry in entries:
         budget.count_file()
         parts = _safe_parts(entry.name)
-        if entry.is_folder or not 1 <= len(parts) <= 2:
+        if entry.is_folder or not 1 <= len(parts) <= 2 or any(map(is_junk, parts)):
             continue
         name, top = parts[-1], "/".join(parts[:-1])
         if top not in folders:
             folders[top] = _Folder(scratch / str(len(folders)))
             folders[top].place.mkdir()
-        if name in folders[top].names:
+        if name in folders[top].names and name in PACKAGE_FILES:
             raise PackageError(f"the archive holds {quote(entry.name)} twice")
         folders[top].names.add(name)
         if name in PACKAGE_FILES:
@@ -144,6 +143,8 @@ def _write_entries(entries: Iterator[ArchiveEntry], scratch: Path, budget: _Budg
 
 
 def _safe_parts(name: str) -> list[str]:
+    if not name:
+        raise PackageError("the archive holds an entry without a name; pack it again")
     parts = name.replace("\\", "/").split("/")
     if name.startswith(("/", "\\")) or ".." in parts or "\0" in name or parts[0].endswith(":"):
         raise PackageError(f"the archive entry {quote(name)} points outside of the package")
@@ -159,7 +160,7 @@ def _package_directory(folders: dict[str, _Folder]) -> Path:
         raise PackageError(f"the archive holds {len(found)} packages ({named}); upload them one by one")
     for top in found or folders:  # without any package, the names may still say what is wrong
         for name in sorted(folders[top].names):
-            is_kept(name)
+            is_kept(name, beside=folders[top].names)
     if not found:
         raise PackageError(f"the archive holds no {CONFIG_FILE} at its top or in one top-level folder")
     return folders[found[0]].place

@@ -21,6 +21,7 @@ from adapters.quoting import quote
 _BLOCK = 512
 _MAX_EXTENDED = 64 * 1024  # bytes of one GNU long name or pax header
 _MAX_CHAIN = 4  # of those before one file
+_MAX_EXTENDED_IN_ALL = 1 << 20  # bytes of those in an archive: a megabyte of short records takes a fifth of a second
 _BAD_PAX = "the archive is damaged: a pax header is malformed"
 _REGULAR, _FOLDER, _LONG_NAME, _PAX, _PAX_GLOBAL = (b"0", b"\0", b"7"), b"5", b"L", b"x", b"g"
 ReadExactly = Callable[[int], bytes]
@@ -47,14 +48,17 @@ def iter_tar(read: ReadExactly) -> Iterator[ArchiveEntry]:
     Raises PackageError for links, devices and other special entries, and for malformed or truncated streams.
     """
     overrides: dict[str, str] = {}
-    chain = 0
+    chain, extended = 0, 0
     while any(block := _exactly(read, _BLOCK)):
         if not _checksum_agrees(block):
             raise PackageError("the archive is damaged: a tar header has a wrong checksum")
         kind, size = block[156:157], _number(block[124:136])
         if kind in (_LONG_NAME, _PAX, _PAX_GLOBAL):
-            overrides |= _extended(kind, _padded(read, size))
-            chain += 1
+            data = _padded(read, size)
+            chain, extended = chain + 1, extended + size
+            if extended > _MAX_EXTENDED_IN_ALL:
+                raise PackageError(f"the archive has over {_MAX_EXTENDED_IN_ALL} bytes of extended headers")
+            overrides |= _extended(kind, data)
             if chain > _MAX_CHAIN:
                 raise PackageError("the archive is damaged: too many extended headers before one file")
             continue
@@ -171,6 +175,8 @@ def iter_zip(file: BinaryIO, max_files: int, count_bytes: Callable[[int], None])
     except _DAMAGE as error:
         raise PackageError("the archive is damaged: its list of files cannot be read") from error
     for info in opened.infolist():
+        if not info.filename:
+            raise PackageError("the archive holds an entry without a name; pack it again")
         _check_entry(info)
         yield ArchiveEntry(info.filename, info.file_size, info.is_dir(), _reader(opened, info, count_bytes))
 
@@ -188,10 +194,13 @@ def _check_directory(file: BinaryIO, max_files: int) -> None:
         raise PackageError("the archive is a zip64 file; pack it as .tar or .tar.gz instead")
     entries = int.from_bytes(tail[at + 10 : at + 12], "little")
     length = int.from_bytes(tail[at + 12 : at + 16], "little")
-    if entries > max_files:
-        raise PackageError(f"the archive holds more than {max_files} files")
     if length > max_files * _ENTRY_BYTES:
         raise PackageError("the archive's list of files is too long")
+    file.seek(max(0, size - (len(tail) - at) - length))
+    listed = file.read(length).count(b"PK\1\2")  # whatever the end record says, the standard library reads them all
+    file.seek(0)
+    if max(entries, listed) > max_files:
+        raise PackageError(f"the archive holds more than {max_files} files")
 
 
 def _check_entry(info: zipfile.ZipInfo) -> None:

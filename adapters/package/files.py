@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from adapters.errors import PackageError
@@ -15,6 +17,7 @@ MANIFEST_FILE = "hotswap.json"
 GOLDEN_FILE = "golden.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+ADDED_TOKENS_FILE = "added_tokens.json"
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 GENERATION_FILE = "generation_config.json"
 TEMPLATE_FILE = "chat_template.jinja"
@@ -25,25 +28,42 @@ PACKAGE_FILES = (
     GOLDEN_FILE,
     TOKENIZER_FILE,
     TOKENIZER_CONFIG_FILE,
+    ADDED_TOKENS_FILE,
     SPECIAL_TOKENS_FILE,
     GENERATION_FILE,
     TEMPLATE_FILE,
 )
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
-_TRAINING_STATE = ("training_args.bin", "optimizer.", "scheduler.", "scaler.", "rng_state")
+_LEFT_ASIDE = re.compile(
+    r"adapter_model\.bin|(pytorch_)?model([_-].*)?\.(bin|safetensors)"
+)  # by peft, beside our weights
+_TRAINING_STATE = re.compile(  # what Trainer, accelerate, DeepSpeed and FSDP save to go on from
+    r"(training_args|dl_state_dict)\.bin|recipe_state\.pt"
+    r"|(optimizer|scheduler|scaler|sampler|lr_scheduler|optim|random_states|rng_state|custom_checkpoint)([._-].*)?"
+    r"|.*(_optim_states|_model_states)\.pt"
+)
+_FOREIGN_FOLDERS = ("__MACOSX",)
 
 
-def is_kept(name: str) -> bool:
-    """Whether a file of this name, in the package's own folder, is part of the package.
+def is_junk(name: str) -> bool:
+    """Whether a file or folder of this name is a system's or a tool's own, never an adapter's: hidden, or a Mac's."""
+    return name.startswith(".") or name in _FOREIGN_FOLDERS
 
-    False for files that do no harm and are never read (README.md, optimizer states).
-    PackageError for weights in a form that is not read, since leaving them out would change the adapter.
+
+def is_kept(name: str, beside: Collection[str] = ()) -> bool:
+    """Whether a file of this name, in the package's own folder and ``beside`` others, is part of the package.
+
+    False for files that do no harm and are never read (README.md, optimizer states, ``._`` files of a Mac, a model's
+    whole weights beside those of the adapter). PackageError for weights in a form that is not read, since leaving
+    them out would change the adapter.
     """
     if name in PACKAGE_FILES:
         return True
     lower = name.lower()
-    if lower.startswith(_TRAINING_STATE):
+    if is_junk(name) or _TRAINING_STATE.fullmatch(lower):
+        return False
+    if WEIGHTS_FILE in beside and _LEFT_ASIDE.fullmatch(lower):
         return False
     if lower.endswith(_PICKLES):
         raise PackageError(

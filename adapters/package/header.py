@@ -1,14 +1,14 @@
 """The header of a safetensors file, checked before any tensor is loaded. Imports no torch.
 
 Layout: 8 bytes little-endian length n, n bytes JSON ``{name: {dtype, shape, data_offsets}}``, then the data, whose
-offsets must cover it exactly, in order, without holes.
+offsets must cover it exactly, in order, without holes. A header of many tensors is megabytes of JSON: it is taken apart
+entry by entry, as one call that parses all of it would keep every other thread waiting.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,7 +16,6 @@ import msgspec
 
 from adapters.errors import PackageError
 from adapters.limits import PackageLimits
-from adapters.package.strict_json import parse_object
 from adapters.quoting import describe_error, quote
 
 DTYPE_BYTES: Mapping[str, int] = {
@@ -26,10 +25,11 @@ DTYPE_BYTES: Mapping[str, int] = {
 WEIGHT_DTYPES = ("F32", "F16", "BF16")
 GOLDEN_DTYPES = ("F32", "I64")
 _MAX_NAME = 512
+_COLONS = 4  # of one entry: a name and three keys
+_METADATA_COLONS = 65_536
 
 
-@dataclass(frozen=True)
-class TensorInfo:
+class TensorInfo(msgspec.Struct, frozen=True, gc=False):  # 50,000 tracked objects make the collector stop everyone
     """One tensor as the header describes it; ``begin`` and ``end`` are offsets in the file."""
 
     name: str
@@ -44,10 +44,13 @@ class TensorInfo:
         return self.end - self.begin
 
 
-class _HeaderEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _HeaderEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     dtype: str
     shape: list[int]
     data_offsets: tuple[int, int]
+
+
+_ENTRY = msgspec.json.Decoder(_HeaderEntry)
 
 
 def read_header(
@@ -65,7 +68,7 @@ def read_header(
             raw, start = _read_json(file, path.name, size, limits)
     except OSError as error:
         raise PackageError.unreadable(path.name, error) from error
-    raw.pop("__metadata__", None)
+    raw.pop("__metadata__", None)  # for people; never built, it may be long
     if len(raw) > limits.max_tensors:
         raise PackageError(f"{path.name} holds {len(raw)} tensors; at most {limits.max_tensors} are read")
     allowed = frozenset(dtypes)
@@ -74,23 +77,40 @@ def read_header(
     return {info.name: info for info in sorted(infos, key=lambda info: info.name)}
 
 
-def _read_json(file: BinaryIO, name: str, size: int, limits: PackageLimits) -> tuple[dict[str, object], int]:
+def _read_json(file: BinaryIO, name: str, size: int, limits: PackageLimits) -> tuple[dict[str, msgspec.Raw], int]:
     length = int.from_bytes(file.read(8), "little")
     if size < 10 or 8 + length > size:
         raise PackageError(f"{name} is not a safetensors file, or it is truncated")
     if length > limits.max_header_bytes:
         raise PackageError(f"{name} has a header of {length} bytes; at most {limits.max_header_bytes} are read")
-    return parse_object(file.read(length), f"the header of {name}"), 8 + length
+    return _members(file.read(length), f"the header of {name}", limits), 8 + length
+
+
+def _members(data: bytes, what: str, limits: PackageLimits) -> dict[str, msgspec.Raw]:
+    """The entries of the object ``data``, each still JSON. PackageError, naming ``what``, for anything else."""
+    if data.count(b":") > _COLONS * limits.max_tensors + _METADATA_COLONS:
+        raise PackageError(f"{what} has more entries than {limits.max_tensors} tensors ask for")
+    try:
+        found = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    except msgspec.ValidationError as error:
+        raise PackageError(f"{what} must hold a JSON object") from error
+    except RecursionError as error:
+        raise PackageError(f"{what} is nested too deeply") from error
+    except ValueError as error:
+        raise PackageError(f"{what} is not valid JSON: {describe_error(error)}") from error
+    if data.count(b'"data_offsets"') > len(found):
+        raise PackageError(f"{what} names a tensor twice, or says twice where it lies")
+    return found
 
 
 def _check(  # noqa: PLR0917 - one call, in order
-    name: str, value: object, start: int, dtypes: frozenset[str], smallest: int, limits: PackageLimits
+    name: str, value: msgspec.Raw, start: int, dtypes: frozenset[str], smallest: int, limits: PackageLimits
 ) -> TensorInfo:
     if not name or len(name) > _MAX_NAME or not name.isascii() or not name.isprintable():
         raise PackageError(f"the tensor name {quote(name)} is empty, too long, or not printable ASCII")
     try:
-        entry = msgspec.convert(value, _HeaderEntry)
-    except msgspec.ValidationError as error:
+        entry = _ENTRY.decode(value)
+    except (ValueError, RecursionError) as error:  # msgspec.DecodeError among them
         raise PackageError(f"the header entry of tensor {quote(name)} is malformed: {describe_error(error)}") from error
     if entry.dtype not in dtypes:
         raise PackageError(f"tensor {quote(name)} has dtype {quote(entry.dtype)}; read are {', '.join(sorted(dtypes))}")

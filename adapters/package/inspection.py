@@ -77,7 +77,7 @@ def read_config(directory: Path, limits: PackageLimits = DEFAULT_LIMITS) -> Adap
     path = directory / CONFIG_FILE
     if not path.is_file():
         raise PackageError(f"there is no {CONFIG_FILE}; a package holds what peft's save_pretrained writes")
-    return parse_config(read_object(path, limits.max_json_bytes), limits)
+    return parse_config(read_object(path, limits.max_config_bytes), limits)
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def inspect_files(
         raise PackageError("the package is not a directory")
     names = sorted(child.name for child in path.iterdir() if child.is_file())
     for name in names:
-        is_kept(name)
+        is_kept(name, beside=names)
     config = read_config(path, limits)
     if WEIGHTS_FILE not in names:
         raise PackageError(f"there is no {WEIGHTS_FILE}; a package holds what peft's save_pretrained writes")

@@ -65,7 +65,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 def read_manifest(directory: Path, limits: PackageLimits = DEFAULT_LIMITS) -> Manifest | None:
     """The manifest of the package in ``directory``, None without one. PackageError for a malformed one."""
     path = directory / MANIFEST_FILE
-    return parse_manifest(read_object(path, limits.max_json_bytes)) if path.is_file() else None
+    return parse_manifest(read_object(path, limits.max_config_bytes)) if path.is_file() else None
 
 
 def parse_manifest(raw: dict[str, Any]) -> Manifest:

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 
 from adapters.limits import PackageLimits
 from adapters.package.archive import unpack
-from adapters.package.files import PACKAGE_FILES, is_kept
+from adapters.package.files import PACKAGE_FILES, is_junk, is_kept
 from server.api.error_responses import ApiError
 from server.catalog.store import AdapterStore, disk_errors
 
@@ -203,6 +203,7 @@ async def receive(request: Request, store: AdapterStore, max_megabytes: float) -
 
 def _package(files: list[UploadedFile], place: Path, max_megabytes: float) -> Path:
     """The directory of the package among ``files``."""
+    files = [file for file in files if not is_junk(file.name)]
     if not files:
         raise ApiError(400, "the form holds no file; attach the adapter's archive or its files", param="file")
     if not any(file.name in PACKAGE_FILES for file in files):
@@ -212,8 +213,9 @@ def _package(files: list[UploadedFile], place: Path, max_megabytes: float) -> Pa
         return unpack(files[0].path, place / "unpacked", PackageLimits(max_bytes=max(2 * limit, 1)))
     folder = place / "package"
     folder.mkdir()
+    names = {file.name for file in files}
     for file in files:
-        if not is_kept(file.name):
+        if not is_kept(file.name, beside=names):
             continue
         if (folder / file.name).exists():
             raise ApiError(400, f"the form holds {file.name} twice", param="file")

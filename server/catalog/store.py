@@ -231,8 +231,9 @@ def _check_readable(file: Path) -> None:
 
 
 def _copy_package(source: Path, target: Path) -> None:
-    for name in sorted(child.name for child in source.iterdir() if child.is_file()):
-        is_kept(name)  # refuses what would silently change the adapter if it were left out
+    names = sorted(child.name for child in source.iterdir() if child.is_file())
+    for name in names:
+        is_kept(name, beside=names)  # refuses what would silently change the adapter if it were left out
     for name in PACKAGE_FILES:
         if (source / name).is_file():
             _check_readable(source / name)

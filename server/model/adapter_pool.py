@@ -1,7 +1,8 @@
 """The adapters that are resident, and their ops stacked for the set of adapters in the batch.
 
 An adapter occupies what its tensors weigh; there are no slots. Stacking costs a copy of the active adapters, so a
-stack is kept as long as the batch's adapters are among its members.
+stack is kept as long as the batch's adapters are among its members, and a new one is made module by module, a part in
+each step: until its turn comes, a module has the stack it had, and whoever joined stands beside it.
 """
 
 from __future__ import annotations
@@ -12,15 +13,23 @@ from adapters.batch.grouped import Groups, group_ops
 from adapters.ops import Adapter, Op
 from server.adapter_key import AdapterKey
 
+STEP_BYTES = 64 << 20  # about 15 ms on a CPU
+_Members = dict[object, tuple[Op, ...]]
+
 
 class AdapterPool:
-    """Resident adapters by key. Owned by the stepping thread."""
+    """Resident adapters by key. Owned by the stepping thread.
 
-    def __init__(self) -> None:
+    A step copies about ``step_bytes`` into stacks at most, so that large adapters that join a batch do not hold it up.
+    """
+
+    def __init__(self, step_bytes: int = STEP_BYTES) -> None:
         self._adapters: dict[AdapterKey, Adapter] = {}
         self._nbytes = 0  # a running total: statistics ask for it in every step
+        self._step_bytes = step_bytes
         self._stacked: frozenset[AdapterKey] = frozenset()
         self._groups: dict[str, Groups] = {}
+        self._waiting: dict[str, _Members] = {}  # modules that are to be stacked anew
 
     def add(self, key: AdapterKey, adapter: Adapter) -> None:
         """Make an adapter resident."""
@@ -29,10 +38,10 @@ class AdapterPool:
         self._nbytes += adapter.nbytes
 
     def remove(self, key: AdapterKey) -> None:
-        """Forget an adapter and every stack it is part of."""
+        """Forget an adapter and every stack it may be part of."""
         self._nbytes -= self._adapters.pop(key).nbytes
-        if key in self._stacked:
-            self._stack(frozenset())
+        if key in self._stacked or self._waiting:
+            self._stacked, self._groups, self._waiting = frozenset(), {}, {}
 
     def __getitem__(self, key: AdapterKey) -> Adapter:
         return self._adapters[key]
@@ -52,7 +61,8 @@ class AdapterPool:
             return {}
         # Members that left cost idle products, members that join cost a copy of all: keep up to twice what is needed.
         if not (active <= self._stacked and len(self._stacked) <= 2 * len(active)):
-            self._stack(active)
+            self._join(active)
+        self._stack()
         return self._groups
 
     @property
@@ -60,10 +70,29 @@ class AdapterPool:
         """The most logits of an adapter whose ops ``groups`` gave out last; 0 when none differs from the base."""
         return max((self._adapters[key].num_logits or 0 for key in self._stacked), default=0)
 
-    def _stack(self, members: frozenset[AdapterKey]) -> None:
-        self._stacked = members
-        by_module: dict[str, dict[object, tuple[Op, ...]]] = {}
-        for key in sorted(members, key=str):
+    def _join(self, active: frozenset[AdapterKey]) -> None:
+        """Let ``active`` adapters act at once, without a copy, and have their stacks made."""
+        by_module: dict[str, _Members] = {}
+        for key in sorted(active, key=str):
             for module, ops in self._adapters[key].ops.items():
                 by_module.setdefault(module, {})[key] = ops
-        self._groups = {module: group_ops(ops) for module, ops in by_module.items()}
+        self._groups = {module: _beside(self._groups.get(module), ops) for module, ops in by_module.items()}
+        self._stacked, self._waiting = active, by_module
+
+    def _stack(self) -> None:
+        """Make the stacks of the next modules, as many as a step may copy, and of one at least."""
+        copied = 0
+        while self._waiting and copied < self._step_bytes:
+            module, members = self._waiting.popitem()
+            self._groups[module] = group_ops(members)
+            if len(members) > 1:
+                copied += sum(t.nbytes for ops in members.values() for op in ops if op.STACKS for t in op.tensors())
+
+
+def _beside(stacked: Groups | None, members: _Members) -> Groups:
+    """``stacked``, and beside it those of ``members`` that are not in it, each alone: nothing is copied."""
+    found = stacked or Groups()
+    present = {member for group in (*found.before, *found.after) for member in group.members}
+    alone = [group_ops({member: ops}) for member, ops in members.items() if member not in present]
+    before = [*found.before, *(group for groups in alone for group in groups.before)]
+    return Groups(before, [*found.after, *(group for groups in alone for group in groups.after)])

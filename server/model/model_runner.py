@@ -12,9 +12,10 @@ from torch import Tensor
 
 from adapters.compiling import compile_package
 from adapters.ops import Adapter
+from adapters.package.added_tokens import read_added_tokens, unnamed_rows
 from adapters.package.golden import read_golden
 from adapters.package.manifest import Manifest
-from adapters.package.reading import read_package
+from adapters.package.reading import AdapterPackage, read_package
 from bases.compute import dtype_name
 from bases.model import LoadedBase, base_spec
 from server.adapter_key import AdapterKey
@@ -114,8 +115,16 @@ class ModelRunner:
         stages = zip(("read", "validate", "copy"), times, times[1:], strict=False)
         seconds = {stage: end - start for stage, start, end in stages}
         plan = make_verification_plan(read_golden(path), package.manifest, self.quantization, self.dtype)
-        warnings = _template_warnings(package.manifest)
+        warnings = [*_template_warnings(package.manifest), *self._vocabulary_warnings(package, adapter)]
         return PreparedAdapter(adapter, seconds, warnings=warnings, plan=plan, digest=package.digest)
+
+    def _vocabulary_warnings(self, package: AdapterPackage, adapter: Adapter) -> list[str]:
+        """Rows of new tokens that nothing names: what they were trained on can be neither written nor read."""
+        if adapter.vocab_size is None or adapter.vocab_size <= self.spec.vocab_size:
+            return []
+        named = tuple(package.manifest.added_tokens) if package.manifest is not None else ()
+        warning = unnamed_rows(read_added_tokens(package.path, named), self.spec.vocab_size, adapter.vocab_size)
+        return [warning] if warning else []
 
     def _place(self, tensor: Tensor) -> Tensor:
         """``tensor`` on the base's device, in its compute type unless it holds indices."""

@@ -14,6 +14,7 @@ from adapters.errors import PackageError, UnsupportedKindError
 from adapters.kinds.config import PREFIX
 from adapters.kinds.layers import BIAS_NAME, check_targets, own_bias, trained_bias
 from adapters.kinds.lora.config import LoraConfig
+from adapters.kinds.lora.experts import take_experts
 from adapters.kinds.lora.modules import embedding_ops, factor, linear_ops
 from adapters.kinds.lora.parameters import compile_parameters
 from adapters.kinds.patterns import PatternMatcher
@@ -91,7 +92,11 @@ def compile_lora(package: SavedAdapter, base: BaseSpec) -> Adapter:
     assert isinstance(config, LoraConfig)
     matcher = PatternMatcher(config)
     parameters, tensors = compile_parameters(package.tensors, base, config, matcher)
-    layers, biases = sort_tensors(tensors, config)
+    experts = take_experts(tensors, base, config, matcher, package.limits)
+    if twice := sorted(parameters.keys() & experts.ops):
+        raise PackageError(f"the package adapts {quote(twice[0])} by target_parameters and as a module: peft does not")
+    parameters |= experts.ops
+    layers, biases = sort_tensors(experts.rest, config)
     if not layers and not parameters:
         raise PackageError("the package holds no LoRA tensors (base_model.model.<module>.lora_A.weight)")
     ops: dict[str, list[Op]] = defaultdict(list, {place: [op] for place, op in parameters.items()})
@@ -99,8 +104,10 @@ def compile_lora(package: SavedAdapter, base: BaseSpec) -> Adapter:
         compile_layer = embedding_ops if _is_embedding(found) else linear_ops
         ops[module] += compile_layer(module, found, base, config, matcher)
     tied = _tied_head(layers, base, config)
-    others = {base.embedding: "lora_embedding_A"} if base.embedding else {}
-    check_targets(set(layers) - tied, base, config, matcher, "lora_A.weight", others=others, exempt=tied)
+    others = dict.fromkeys(experts.known, "lora_A.weight")
+    others |= {base.embedding: "lora_embedding_A"} if base.embedding else {}
+    adapted, exempt = (set(layers) - tied) | experts.found, tied | (experts.silent - set(layers))
+    check_targets(adapted, base, config, matcher, "lora_A.weight", others=others, exempt=exempt)
     for module, trained in biases.items():
         ops[module].append(Bias(trained_bias(module, trained, base) - own_bias(module, base)))
     listed = {module: tuple(of_module) for module, of_module in ops.items()}

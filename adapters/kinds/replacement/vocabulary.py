@@ -41,7 +41,7 @@ class VocabularyTable:
 
 def base_size(module: str, base: BaseSpec) -> int:
     """Token ids that the base's embedding or head knows."""
-    return base.parameters[f"{module}.weight"][0]
+    return base.parameters.get(f"{module}.weight", (base.vocab_size,))[0]
 
 
 def check_size(name: str, size: int, module: str, base: BaseSpec) -> None:

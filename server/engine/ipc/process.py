@@ -7,6 +7,7 @@ other end of the socket closes, whatever it is doing. Interrupts are the parent'
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import queue
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 ORPHAN_GRACE_SECONDS = 3.0  # for the current step to finish after the other end has gone
 FLUSH_SECONDS = 5.0  # for the last messages to be taken
+_SWITCH_SECONDS = 0.0002
 
 
 def serve(sock: socket.socket) -> int:
@@ -71,7 +73,20 @@ def _build(config: bytes) -> tuple[SteppableEngine, EngineInfo]:
         decoded = msgspec.json.decode(config, type=EngineConfig)
     except msgspec.DecodeError as error:
         raise EngineStartError(f"the engine's settings are wrong: {error}") from error
-    return build_engine(decoded)
+    built = build_engine(decoded)
+    _keep_loading_beside()
+    return built
+
+
+def _keep_loading_beside() -> None:
+    """Let the loader thread cost the stepping thread little, whatever Python has to do for a package.
+
+    Each product lets go of the interpreter's lock and waits an interval at most to have it back; and collections look
+    at what is new, not at all that torch and the model consist of.
+    """
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    gc.collect()
+    gc.freeze()
 
 
 def feed(sock: socket.socket, inbox: Inbox, finished: threading.Event) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -33,6 +34,40 @@ def test_a_pattern_that_backtracks_for_ever_is_refused() -> None:
 def test_a_malformed_pattern_is_refused(pattern: str) -> None:
     with pytest.raises(PackageError, match="not a regular expression"):
         matcher(target_modules=pattern).targets(MODULES)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "(?:a|(?R))*", "(?P<x>a(?&x)?)", "(a(?1)?)", "(?:model){e<=3}", r"\p{L}+",
+        "(?x) # [\n (?R)* # ]", "(?#[)(?R)(?#])", r"\N{BULLET}", "(?V1)[a--b]", "(?<x>a)", "(*FAIL)", "a\\",
+    ],
+)  # fmt: skip
+def test_what_only_the_regex_package_knows_is_refused(pattern: str) -> None:
+    with pytest.raises(PackageError, match="not a regular expression as Python's re reads it"):
+        matcher(target_modules=pattern).targets(MODULES)
+
+
+@pytest.mark.parametrize("pattern", ["(?:(?:(?:m?){1000}){1000}){1000}", "a{99999}{99999}", "(?:[a-z]|b{90}){9000}"])
+def test_repetitions_that_would_be_written_out_are_bounded(pattern: str) -> None:
+    with pytest.raises(PackageError, match="repeats too much"):
+        matcher(rank_pattern={pattern: 2}).rank(MODULES[0], 4)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"(?:.*?(?:language|text).*?(?:attn|mlp).*?(?:q_proj|v_proj).*?)|(?:\bmodel\.layers\.[\d]{1,}\.(?:\w+)\.q_proj)",
+        r"^(?!.*vision)(?=.*layers\.(?:1|[2-9]\d?)\.).*(?<=_proj)$",
+        r"(?i:.*\.Q_PROJ)",
+        r".*layers\.\d{1,3}\.[]x_a-z]+\.(?P<a>[qkv])(?#of three)_pro(?P=a)?j",
+        r"(a)?(?(1)b|.*\x71_proj)",
+    ],
+)  # fmt: skip
+def test_real_expressions_mean_what_they_mean_to_re(pattern: str) -> None:
+    expected = {module for module in MODULES if re.fullmatch(pattern, module)}
+    assert expected
+    assert matcher(target_modules=pattern).targets(MODULES) == expected
 
 
 def test_all_linear_and_none_leave_it_to_the_tensors() -> None:

@@ -130,7 +130,7 @@ def test_prompt_kinds_check_their_counts() -> None:
 )
 def test_bad_json_is_a_package_error(text: bytes, words: str, tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_bytes(text)
-    limits = PackageLimits(max_json_bytes=64) if text == b" " * 100 else PackageLimits()
+    limits = PackageLimits(max_config_bytes=64) if text == b" " * 100 else PackageLimits()
     with pytest.raises(PackageError, match=words):
         read_config(tmp_path, limits)
 

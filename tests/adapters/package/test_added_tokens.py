@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 
 from adapters.errors import PackageError
 from adapters.limits import PackageLimits
-from adapters.package.added_tokens import AddedToken, read_added_tokens
+from adapters.package.added_tokens import AddedToken, read_added_tokens, unnamed_rows
 from adapters.package.manifest import encode_manifest, parse_manifest
 from tests.factory import make_tokenizer
 
@@ -25,6 +27,12 @@ MANIFEST: dict[str, Any] = {
 
 def write(path: Path, value: object) -> Path:
     (path / "tokenizer.json").write_text(value if isinstance(value, str) else json.dumps(value))
+    return path
+
+
+def write_all(path: Path, **files: object) -> Path:
+    for name, value in files.items():
+        (path / f"{name}.json").write_text(json.dumps(value))
     return path
 
 
@@ -45,10 +53,86 @@ def test_a_saved_tokenizer_lists_them_by_id(tmp_path: Path) -> None:
 
 
 def test_the_manifest_goes_before_the_tokenizer(tmp_path: Path) -> None:
-    write(tmp_path, {"added_tokens": [{"id": 1, "content": "x"}]})
+    write(tmp_path, {"added_tokens": [{"id": 1, "content": "x"}, {"id": 8, "content": "<b>", "special": False}]})
     manifest = parse_manifest(MANIFEST)
-    assert read_added_tokens(tmp_path, tuple(reversed(manifest.added_tokens))) == (A, B)
+    assert read_added_tokens(tmp_path, tuple(reversed(manifest.added_tokens))) == (AddedToken(1, "x"), A, B)
     assert parse_manifest(json.loads(encode_manifest(manifest))) == manifest
+
+
+def test_the_other_files_of_a_tokenizer_name_them_too(tmp_path: Path) -> None:
+    config = {
+        "model_max_length": 1000000000000000019884624838656,
+        "added_tokens_decoder": {"9": {"content": "<c>", "lstrip": True, "normalized": False, "special": True}},
+    }
+    write_all(tmp_path, tokenizer_config=config, added_tokens={"<a>": 7, "<b>": 8, "<c>": 9, "<d>": 10})
+    write_all(
+        tmp_path, special_tokens_map={"pad_token": "<a>", "additional_special_tokens": [{"content": "<d>"}, "<e>"]}
+    )
+    assert read_added_tokens(tmp_path) == (
+        AddedToken(7, "<a>", special=True),
+        AddedToken(8, "<b>", normalized=True),
+        AddedToken(9, "<c>", special=True, lstrip=True),
+        AddedToken(10, "<d>", special=True),
+    )
+
+
+def test_what_save_pretrained_writes_names_the_same_tokens_in_every_file(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["<call>"])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|tool|>"]})
+    tokenizer.save_pretrained(tmp_path)
+    whole = read_added_tokens(tmp_path)
+    decoder = {
+        str(id_): {name: getattr(token, name) for name in ("content", "special", "normalized", "lstrip", "rstrip")}
+        for id_, token in tokenizer.added_tokens_decoder.items()
+    }
+    (tmp_path / "tokenizer.json").unlink()
+    write_all(tmp_path, tokenizer_config={"added_tokens_decoder": decoder})
+    assert read_added_tokens(tmp_path) == whole
+
+
+CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "another text": (
+        {"tokenizer": {"added_tokens": [{"id": 7, "content": "<a>"}]}, "added_tokens": {"<b>": 7}},
+        "token 7 is '<a>' in tokenizer.json and '<b>' in added_tokens.json",
+    ),
+    "another number": (
+        {"tokenizer_config": {"added_tokens_decoder": {"7": {"content": "<a>"}}}, "added_tokens": {"<a>": 8}},
+        "2 added tokens with the text '<a>'",
+    ),
+    "one number for two": ({"added_tokens": {"<a>": 8, "<b>": 8}}, "2 added tokens with the id '8'"),
+    "no number": ({"tokenizer_config": {"added_tokens_decoder": {"x": {"content": "<a>"}}}}, "Expected `int`"),
+    "no text": ({"tokenizer_config": {"added_tokens_decoder": {"7": {}}}}, "missing required field `content`"),
+    "a list": ({"added_tokens": ["<a>"]}, "added_tokens.json: Expected `object`"),
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_sources_that_contradict_each_other_are_refused(name: str, tmp_path: Path) -> None:
+    files, words = CONTRADICTIONS[name]
+    with pytest.raises(PackageError, match=re.escape(words)):
+        read_added_tokens(write_all(tmp_path, **files))
+
+
+def test_rows_without_names_are_told() -> None:
+    assert unnamed_rows((A, B), 7, 9) is None
+    assert unnamed_rows((A, B), 9, 9) is None
+    assert "has 2 rows more than the base's, and the package names no token" in str(unnamed_rows((A, B), 9, 11))
+
+
+def test_a_large_vocabulary_is_passed_over(tmp_path: Path) -> None:
+    """Of a tokenizer.json of 256,000 tokens only what it adds is built."""
+    entries = b",".join(b'"%032x": %d' % (i, i) for i in range(256_000))
+    data = b'{"added_tokens": [{"id": 7, "content": "<a>"}], "model": {"vocab": {%s}, "merges": [%s"x"]}}'
+    (tmp_path / "tokenizer.json").write_bytes(data % (entries, b'["aaaaaaaa", "bbbbbbbbb"],\n' * 900_000))
+    size = (tmp_path / "tokenizer.json").stat().st_size
+    assert size > 32 << 20
+    tracemalloc.start()
+    try:
+        assert read_added_tokens(tmp_path) == (A,)
+        assert tracemalloc.get_traced_memory()[1] < size + (8 << 20)
+    finally:
+        tracemalloc.stop()
 
 
 REFUSED: dict[str, tuple[object, str]] = {
@@ -80,3 +164,10 @@ def test_limits(tmp_path: Path) -> None:
         read_added_tokens(tmp_path, limits=PackageLimits(max_added_tokens=4))
     with pytest.raises(PackageError, match="larger than 10 bytes"):
         read_added_tokens(tmp_path, limits=PackageLimits(max_tokenizer_bytes=10))
+    with pytest.raises(PackageError, match="have 5 characters in all; 4 are read"):
+        read_added_tokens(tmp_path, limits=PackageLimits(max_added_token_chars=4))
+    with pytest.raises(PackageError, match=r"added tokens of tokenizer\.json take more than 50 bytes"):
+        read_added_tokens(tmp_path, limits=PackageLimits(max_json_bytes=50))
+    write(tmp_path, {"added_tokens": [{"id": i, "content": f"{i:01000}"} for i in range(200)]})
+    with pytest.raises(PackageError, match="have 200000 characters in all; 131072 are read"):
+        read_added_tokens(tmp_path)

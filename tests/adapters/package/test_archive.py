@@ -19,6 +19,7 @@ from adapters.errors import PackageError
 from adapters.limits import PackageLimits
 from adapters.package.archive import pack, unpack
 from adapters.package.reading import read_package
+from tests.adapters.package.junk import JUNK
 from tests.adapters.support import LORA_CONFIG, lora_tensors, refusal, write_raw
 
 FORMATS = ["tar", "tar.gz", "zip", "tar.bsd", "tar.gnu"]
@@ -75,6 +76,58 @@ def test_unpacks_what_is_ours_and_nothing_else(package: Path, tmp_path: Path, ki
     kept = ["adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "tokenizer.json"]
     assert sorted(path.name for path in found.iterdir()) == kept
     assert read_package(found).digest == read_package(package).digest
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip", "tar.bsd"])
+@pytest.mark.parametrize("prefix", ["", "mine/"])
+def test_what_systems_and_training_leave_is_ignored(package: Path, tmp_path: Path, kind: str, prefix: str) -> None:
+    beside = {f"{prefix}{name}": b"\0\5\x16\7" for name in JUNK}
+    folders = ("global_step10", "checkpoint-3", "pytorch_model_fsdp_0", ".cache/huggingface", "runs/a")
+    deeper = {
+        f"{prefix}{folder}/{name}": b"x" for folder in folders for name in ("mp_rank_00_model_states.pt", "x.bin")
+    }
+    macs = {"__MACOSX/._mine": b"", "__MACOSX/adapter_config.json": b"", "._mine": b"", ".git/adapter_config.json": b""}
+    files = {**macs, **beside, **deeper, **files_of(package, prefix)}
+    found = unpack(make(tmp_path / "upload", kind, files), tmp_path / "into")
+    assert read_package(found).digest == read_package(package).digest
+
+
+def test_an_entry_without_a_name_is_refused(package: Path, tmp_path: Path) -> None:
+    as_zip = make(tmp_path / "a", "zip", {**files_of(package), "unnamed": b"x"}).read_bytes()
+    as_zip = as_zip.replace(b"unnamed", b"\0nnamed")
+    as_tar = tarfile.TarInfo("").tobuf() + make(tmp_path / "b", "tar", files_of(package)).read_bytes()
+    for data in (as_zip, as_tar, gzip.compress(as_tar)):
+        (tmp_path / "upload").write_bytes(data)
+        with pytest.raises(PackageError, match="an entry without a name"):
+            unpack(tmp_path / "upload", tmp_path / "into")
+
+
+def test_gzip_members_are_counted(package: Path, tmp_path: Path) -> None:
+    data, nothing = make(tmp_path / "plain", "tar", files_of(package)).read_bytes(), gzip.compress(b"")
+    parts = [gzip.compress(data[i : i + 700]) for i in range(0, len(data), 700)]
+    (tmp_path / "few").write_bytes(b"".join(part + nothing + bytes(3) for part in parts) + bytes(200_000))
+    assert read_package(unpack(tmp_path / "few", tmp_path / "into")).digest == read_package(package).digest
+    (tmp_path / "many").write_bytes(parts[0] + nothing * 100_000 + b"".join(parts[1:]))
+    with pytest.raises(PackageError, match=r"its gzip stream has more than \d+ members"):
+        unpack(tmp_path / "many", tmp_path / "into")
+
+
+def test_a_zip_may_not_list_more_files_than_it_says(package: Path, tmp_path: Path) -> None:
+    upload = make(tmp_path / "upload", "zip", {**files_of(package), **{f"{i}": b"" for i in range(2000)}})
+    data = bytearray(upload.read_bytes())
+    data[-14:-10] = (2).to_bytes(2, "little") * 2
+    upload.write_bytes(data)
+    with pytest.raises(PackageError, match="more than 1024 files"):
+        unpack(upload, tmp_path / "into")
+
+
+def test_extended_headers_are_counted_over_the_whole_archive(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XHDTYPE, 65_000
+    one = info.tobuf(tarfile.USTAR_FORMAT) + b"5 a=\n" * 13_000 + bytes(-65_000 % 512)
+    (tmp_path / "upload").write_bytes((one + tarfile.TarInfo("f").tobuf()) * 20 + bytes(1024))
+    with pytest.raises(PackageError, match="over 1048576 bytes of extended headers"):
+        unpack(tmp_path / "upload", tmp_path / "into")
 
 
 def test_pack_round_trip_is_deterministic(package: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from tests.adapters.support import raw_safetensors, refusal
 ONE = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 TWO = {"a": ONE, "b": {"dtype": "F32", "shape": [2], "data_offsets": [8, 16]}}
 LIMITS = PackageLimits(max_tensors=3, max_bytes=4096, max_header_bytes=2048)
+LONG = PackageLimits(max_tensors=3)
 
 BAD: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "not a safetensors file"),
@@ -30,8 +31,13 @@ BAD: dict[str, tuple[bytes, str]] = {
     "header too long": (raw_safetensors(b"{}" + b" " * 3000), "has a header of 3002 bytes"),
     "not json": (raw_safetensors(b"{nonsense"), "header of w is not valid JSON"),
     "not an object": (raw_safetensors([1]), "must hold a JSON object"),
-    "duplicate names": (raw_safetensors(b'{"a":{},"a":{}}'), "'a' appears twice"),
-    "deep": (raw_safetensors(b"[" * 2000), "nested too deeply|not valid JSON"),
+    "duplicate names": (
+        raw_safetensors(b'{"a":%b,"a":%b}' % ((json.dumps(ONE).encode(),) * 2), bytes(8)),
+        "a tensor twice",
+    ),
+    "too many keys": (raw_safetensors(b'{"":1' + b',"":1' * 70_000), "more entries than 3 tensors ask for"),
+    "deep": (raw_safetensors(b"[" * 2000), "must hold a JSON object"),
+    "deep entry": (raw_safetensors(b'{"a":' + b"[" * 2000), "nested too deeply|not valid JSON"),
     "entry no object": (raw_safetensors({"a": 1}), "'a' is malformed"),
     "missing offsets": (raw_safetensors({"a": {"dtype": "F32", "shape": [2]}}, bytes(8)), "malformed"),
     "extra key": (raw_safetensors({"a": {**ONE, "x": 1}}, bytes(8)), "malformed"),
@@ -61,7 +67,7 @@ def test_unsound_files(name: str, tmp_path: Path) -> None:
     data, words = BAD[name]
     (tmp_path / "w").write_bytes(data)
     with pytest.raises(PackageError, match=words):
-        read_tensors(tmp_path / "w", LIMITS)
+        read_tensors(tmp_path / "w", LONG if name == "too many keys" else LIMITS)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from adapters.errors import PackageError
 from adapters.limits import PackageLimits
 from adapters.package.manifest import encode_manifest
 from adapters.package.reading import read_package
+from tests.adapters.package.junk import JUNK
 from tests.adapters.support import LORA_CONFIG, MANIFEST, lora_tensors, write_raw
 
 
@@ -60,10 +61,17 @@ def test_other_unsound_directories(package: Path, tmp_path: Path) -> None:
         read_package(tmp_path / "absent")
     with pytest.raises(PackageError, match=r"weighs .* bytes; at most 100 are read"):
         read_package(package, PackageLimits(max_bytes=100))
-    (package / "adapter_model.bin").write_bytes(b"x")
+    (package / "value_head.bin").write_bytes(b"x")
     with pytest.raises(PackageError, match="pickle"):
         read_package(package)
-    (package / "adapter_model.bin").unlink()
+    (package / "value_head.bin").unlink()
     save_file({}, package / "adapter_model.safetensors")
     with pytest.raises(PackageError, match="holds no tensors"):
         read_package(package)
+
+
+def test_what_systems_and_training_leave_beside_a_package_is_no_part_of_it(package: Path) -> None:
+    digest = read_package(package).digest
+    for name in JUNK:
+        (package / name).write_bytes(b"\0\5\x16\7")
+    assert read_package(package).digest == digest

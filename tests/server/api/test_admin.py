@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import logging
@@ -18,6 +19,7 @@ import pytest
 from peft import LoraConfig
 from safetensors.numpy import load_file, save
 
+from tests.adapters.package.junk import JUNK
 from tests.factory import make_adapter, make_base
 from tests.server.api.support import BASE, answer, archive, error_of, wanted
 from tests.server.live import Live, live_server
@@ -244,6 +246,11 @@ def bad_packages(package: Path, tmp_path: Path) -> dict[str, tuple[bytes, str]]:
         info = tarfile.TarInfo(WEIGHTS)
         info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
         made.addfile(info)
+    unnamed = io.BytesIO()
+    with zipfile.ZipFile(unnamed, "w") as zipped:
+        for name, data in {**good, "unnamed": b"x"}.items():
+            zipped.writestr(name, data)
+    tokens = [{"id": 300 + i, "content": f"{i:01000}"} for i in range(300)]
     return {
         "not-an-archive": (b"hello, I am no archive" * 100, "not an archive"),
         "empty": (b"", "not an archive"),
@@ -262,7 +269,33 @@ def bad_packages(package: Path, tmp_path: Path) -> dict[str, tuple[bytes, str]]:
         "unknown-tensor": (with_tensors(tensors | {"base_model.model.surprise": np.zeros(3, np.float32)}), "surprise"),
         "missing-tensor": (with_tensors({k: v for k, v in tensors.items() if k != first}), ""),
         "nan": (with_tensors(tensors | {first: nan}), "NaN"),
+        "unnamed-entry": (unnamed.getvalue().replace(b"unnamed", b"\0nnamed"), "an entry without a name"),
+        "gzip-of-nothing": (gzip.compress(b"") * 5000 + gzip.compress(tar(good)), "members"),
+        "recursive-pattern": (with_config(rank_pattern={"(?:a|(?R))*": 4}), "not a regular expression"),
+        "long-tokens": (tar(good | {"tokenizer.json": json.dumps({"added_tokens": tokens}).encode()}), "characters"),
+        "other-tokens": (
+            tar(
+                good
+                | {
+                    "added_tokens.json": b'{"<a>": 300}',
+                    "tokenizer.json": json.dumps({"added_tokens": [{"id": 300, "content": "<b>"}]}).encode(),
+                }
+            ),
+            "token 300 is '<b>' in tokenizer.json and '<a>' in added_tokens.json",
+        ),
     }
+
+
+def test_files_beside_junk_one_by_one(admin: httpx.Client, packages: dict[str, Path]) -> None:
+    files = [("file", (name, data)) for name, data in files_of(packages["lora"]).items()]
+    junk = [("file", (name, b"\0\5\x16\7")) for name in JUNK]
+    answer = admin.post("/v1/adapters", files=[*junk, *files], data={"name": "beside"})
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["digest"] == admin.get("/v1/adapters/lora").json()["digest"]
+    assert admin.delete("/v1/adapters/beside").status_code == 200
+    alone = [*junk, ("file", ("adapter_config.json", files_of(packages["lora"])[CONFIG]))]
+    error = error_of(admin.post("/v1/adapters", files=alone, data={"name": "beside"}))
+    assert "convert the weights" in error["message"]
 
 
 def files_as_tar(package: Path) -> bytes:

@@ -233,7 +233,38 @@ def test_a_tokenizer_that_does_not_fit(live: Live, package: Path, tmp_path: Path
 def test_a_package_without_its_tokenizer_is_known_by_numbers(live: Live, package: Path, tmp_path: Path) -> None:
     bare = shutil.copytree(package, tmp_path / "bare")
     (bare / "tokenizer.json").unlink()
-    assert upload(live, "bare", bare, tmp_path / "bare.tar").status_code == 201
+    answer = upload(live, "bare", bare, tmp_path / "bare.tar")
+    assert answer.status_code == 201
+    assert "has 2 rows more than the base's, and the package names no token" in " ".join(answer.json()["warnings"])
     answer = complete(live, "bare", [CALL], logit_bias={str(CALL): 100}, max_tokens=2, logprobs=0)
     assert answer["choices"][0]["text"] == ""
     assert answer["usage"]["completion_tokens"] == 2
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("added_tokens.json", {"<|tool|>": TOOL, "<call>": CALL}),
+        (
+            "tokenizer_config.json",
+            {
+                "added_tokens_decoder": {
+                    str(TOOL): {"content": "<|tool|>", "special": True},
+                    str(CALL): {"content": "<call>"},
+                }
+            },
+        ),
+    ],
+)
+def test_tokens_named_by_another_file_of_the_tokenizer(
+    live: Live, package: Path, tmp_path: Path, file: str, content: Any
+) -> None:
+    other = shutil.copytree(package, tmp_path / "other")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (other / name).unlink()
+    (other / file).write_text(json.dumps(content))
+    answer = upload(live, "named", other, tmp_path / "other.tar")
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["warnings"] == []
+    found = complete(live, "named", "<call>", logit_bias={str(CALL): 100}, max_tokens=2)
+    assert (found["choices"][0]["text"], found["usage"]["prompt_tokens"]) == ("<call><call>", 1)

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import gc
+import weakref
+from collections.abc import Mapping
+
 import torch
 
+from adapters.batch.grouped import Groups
 from adapters.ops import Adapter, LowRank, PromptEmbeds
 from server.adapter_key import AdapterKey
 from server.model.adapter_pool import AdapterPool
@@ -47,6 +52,43 @@ def test_a_removed_adapter_leaves_the_stack() -> None:
     pool.remove(KEYS[0])
     assert members(pool, KEYS[1]) == {KEYS[1]}
     assert len(pool) == len(KEYS) - 1
+
+
+def actors(groups: Mapping[str, Groups]) -> dict[str, list[object]]:
+    """Who acts at each module, as often as they do."""
+    return {module: [m for group in found.after for m in group.members] for module, found in groups.items()}
+
+
+def test_a_step_copies_a_part_and_all_act_at_once() -> None:
+    modules = [f"layer{i}" for i in range(8)]
+    pool = AdapterPool(step_bytes=2 * 2 * 8 * 4 * 4)  # two members at a module
+    for key in KEYS:
+        ops = {module: (LowRank(torch.randn(8, 4), torch.randn(4, 8)),) for module in modules}
+        pool.add(key, Adapter("lora", ops))
+    for active in (KEYS[:2], KEYS[:2], KEYS[:3], KEYS[1:3], KEYS[3:], KEYS[:1], KEYS):
+        groups = pool.groups(frozenset(active))
+        for module, acting in actors(groups).items():
+            assert set(active) <= set(acting), module
+            assert len(acting) == len(set(acting)), "nobody acts twice"
+    for _ in modules:
+        groups = pool.groups(frozenset(KEYS))
+        stacked = [module for module in modules if len(groups[module].after) == 1]
+        assert stacked
+    assert stacked == modules, "in the end all are in one stack"
+
+
+def test_a_removed_adapter_leaves_unfinished_stacks_too() -> None:
+    pool = AdapterPool(step_bytes=1)
+    for key in KEYS:
+        ops = {module: (LowRank(torch.randn(8, 4), torch.randn(4, 8)),) for module in ("q", "v", "o")}
+        pool.add(key, Adapter("lora", ops))
+    pool.groups(frozenset(KEYS))
+    pool.groups(frozenset(KEYS[1:3]))
+    gone = weakref.ref(pool[KEYS[0]])
+    pool.remove(KEYS[0])
+    assert all(KEYS[0] not in acting for acting in actors(pool.groups(frozenset(KEYS[1:3]))).values())
+    gc.collect()
+    assert gone() is None
 
 
 def test_adapters_without_ops_need_no_stack() -> None:

@@ -148,7 +148,7 @@ LORA_REFUSED: dict[str, Refusal] = {
         {},
         named(model__embed_tokens__weight=torch.zeros(VOCAB + 70_000, HIDDEN)),
         PackageError,
-        "a vocabulary of 70032 tokens; at most 65568 are read",
+        "a vocabulary of 70032 tokens; at most 32800 are read",
     ),
     "tokens missing": ({"trainable_token_indices": [3, 5]}, {}, PackageError, "trainable_tokens_delta' is missing"),
     "tokens not named": ({}, EMBED_DELTA, PackageError, "is unknown"),
