@@ -61,6 +61,13 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     kv_cache_gb: Annotated[float, Flag(ENGINE, "memory for the KV cache", "GB")] = 1.0
     prefix_caching: Annotated[bool, Flag(ENGINE, "share the KV of equal prompt beginnings")] = True
     threads: Annotated[int, Flag(ENGINE, "CPU threads of the engine (default: torch's choice)", "N")] = 0
+    engine_timeout: Annotated[
+        float, Flag(ENGINE, "silence after which a hung engine is started again; 0: never", "S")
+    ] = 15.0
+    step_timeout: Annotated[float, Flag(ENGINE, "standstill of one step after which it is; 0: never", "S")] = 600.0
+    start_timeout: Annotated[
+        float, Flag(ENGINE, "time to load the base, or to load it again with all adapters; 0: any", "S")
+    ] = 3600.0
     trust_remote_code: Annotated[bool, Flag(ENGINE, "run model code that comes with the base")] = False
     chat_template_sha256: str = ""
     end_token_ids: tuple[int, ...] = ()
@@ -74,5 +81,6 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
         if self.kv_cache_gb <= 0:
             raise ValueError(f"--kv-cache-gb must be above 0, not {self.kv_cache_gb}")
-        if self.max_model_len < 0 or self.threads < 0:
-            raise ValueError("--max-model-len and --threads must not be negative")
+        for name in ("max_model_len", "threads", "engine_timeout", "step_timeout", "start_timeout"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name.replace('_', '-')} must not be negative, as {getattr(self, name)} is")
