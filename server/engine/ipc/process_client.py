@@ -117,7 +117,8 @@ class EngineChild:
             while (payload := await read_frame(self._reader)) is not None:
                 yield decode_from_engine(payload)
         except TransportError as error:
-            logger.warning("engine connection: %s", error)
+            if not self._ending:
+                logger.warning("engine connection: %s", error)
 
     async def end(self, grace: float) -> str:
         """Send no more, wait ``grace`` seconds for the process to end, then kill it; returns how it ended, in words."""
@@ -127,7 +128,7 @@ class EngineChild:
         try:
             await asyncio.wait_for(self._process.wait(), grace)
         except TimeoutError:
-            self._kill("it was told to end" if grace == 0 else f"it did not end by itself within {grace:g} s")
+            self._kill("the server stops" if grace == 0 else f"it did not end by itself within {grace:g} s")
         return self._ending_of(await self._process.wait())
 
     async def kill(self, reason: str) -> None:

