@@ -48,6 +48,7 @@ LONG = (
     "server/model/seq2seq/",
     "server/model/test_model_runner.py",
     "server/test_serving.py",
+    "server/test_serving_faults.py",
     "trainer/commands/test_eval.py",
     "trainer/commands/test_plan.py",
     "trainer/data/test_training_data_memory.py",
