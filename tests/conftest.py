@@ -35,6 +35,7 @@ LONG = (
     "bases/test_one_rule.py",
     "bases/test_quantization_saved.py",
     "benchmarks/",
+    "loadtests/soak/test_soak.py",
     "loadtests/test_cli.py",
     "server/api/test_admin_versions.py",
     "server/api/test_auth.py",

@@ -109,7 +109,8 @@ class Changer:
         status, body = await self._send(method, path, **request)
         if status in (200, 201):
             self._site.ledger.counts[done] += 1
-            return body
+            changed: dict[str, Any] = body
+            return changed
         self._site.ledger.counts["refused uploads" if done == "refused uploads" else "refused changes"] += 1
         excused = status == RETRYABLE and self._site.ledger.disturbed(began)
         if not (excused or 400 <= status < 500):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -31,9 +32,8 @@ def ticks(seconds: float) -> int:
 
 
 def watchdog(*, loaded: bool = True, serving: bool = True, **settings: float) -> Watchdog:
-    made = Watchdog(
-        EngineConfig(model="m", **{"engine_timeout": 5, "step_timeout": 20, "start_timeout": 0, **settings})
-    )  # type: ignore[arg-type]
+    defaults: dict[str, Any] = {"engine_timeout": 5, "step_timeout": 20, "start_timeout": 0}
+    made = Watchdog(EngineConfig(model="m", **{**defaults, **settings}))
     if loaded:
         made.heard(INFO)
     if serving:
