@@ -38,8 +38,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--comparers", type=int, default=6, help="who ask and compare (default %(default)s)")
     parser.add_argument("--names", type=int, default=3, help="adapters that change all the time (default %(default)s)")
     parser.add_argument("--deaf", type=int, default=3, help="connections that never read (default %(default)s)")
-    parser.add_argument("--deaf-seconds", type=float, default=0.0, help="within which the server must have"
-                        " dropped them; 0: not looked at (default %(default)g)")  # fmt: skip
+    parser.add_argument("--deaf-seconds", type=float, default=0.0, help="within which they must hold nothing"
+                        " any more; 0: not looked at (default %(default)g)")  # fmt: skip
     parser.add_argument(
         "--growth-mb", type=float, default=150.0, help="allowed to the server's memory (default %(default)g)"
     )
@@ -113,7 +113,7 @@ async def _soak(args: argparse.Namespace, site: Site, data_dir: Path) -> tuple[H
         work.append(saboteur(site, Random(random.random()), args.faults_every))
     await asyncio.gather(site.end_after(args.seconds, faults=bool(args.faults_every)), *work)
     if args.deaf_seconds:
-        await find_held_by_the_deaf(site, args.deaf_seconds, sequences=SEQUENCES + WAITING)
+        await find_held_by_the_deaf(site, deaf, args.deaf_seconds, sequences=SEQUENCES + WAITING)
     deaf.hang_up()
     for changer in changers:
         await changer.remove()

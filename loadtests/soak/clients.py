@@ -12,13 +12,15 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from loadtests.soak.asking import PATH, Reply, ask, events, streaming
+from loadtests.soak.asking import Reply, ask, events, streaming
 from loadtests.soak.references import Answer
 from loadtests.soak.site import Site
 
 PATIENCE = 120.0  # seconds for which a request is sent again before it counts as lost
 LONG_TOKENS = 200
-DEAF_SECONDS = 3.0
+DEAF_SECONDS = 60.0
+# Some 6 MB of events: Linux takes up to 4 MB off a sender's hands before anybody reads.
+DEAF_REQUEST = {"max_tokens": 400, "n": 8, "ignore_eos": True, "logprobs": True, "top_logprobs": 20}
 
 
 async def comparer(site: Site, random: Random) -> None:
@@ -41,7 +43,7 @@ async def settle(site: Site, model: str, answer: Answer, *, stream: bool = False
         if not reply.problem:
             if reply.tokens != answer.max_tokens:
                 site.ledger.lost.append(f"{model}: {reply.tokens} tokens came instead of {answer.max_tokens}")
-            site.ledger.answered(reply.version, answer, reply.text)
+            site.ledger.answered(None if model == site.base else model, reply.version, answer, reply.text)
             return reply
         if model in site.churned and reply.code == "model_not_found":
             site.ledger.counts["refused: removed"] += 1
@@ -105,7 +107,7 @@ async def leaver(site: Site, random: Random) -> None:
 
 
 class DeafReaders:
-    """At most ``count`` connections that ask for much and never read."""
+    """``count`` connections that ask for more than the system's buffers take, and never read."""
 
     def __init__(self, site: Site, random: Random, count: int) -> None:
         self._site = site
@@ -114,24 +116,24 @@ class DeafReaders:
         self._sockets: list[socket.socket] = []
 
     async def run(self) -> None:
-        """Open one every few seconds, in the place of the oldest when there are enough."""
-        while self._count and not self._site.over.is_set():
-            if len(self._sockets) == self._count:
-                self._sockets.pop(0).close()
-            await self._call()
+        """Call, and then let one after the other be followed by a new one."""
+        await self.call()
+        while not self._site.over.is_set():
             await self._site.pause(DEAF_SECONDS)
+            if self._sockets:
+                self._sockets.pop(0).close()
+                await self.call()
+
+    async def call(self) -> None:
+        """Open as many as there should be."""
+        while len(self._sockets) < self._count:
+            await self._call()
 
     async def _call(self) -> None:
-        model, answer = self._site.draw(self._random)
-        body = {
-            "model": model,
-            "prompt": list(answer.prompt),
-            "max_tokens": 2 * LONG_TOKENS,
-            "n": 4,
-            "ignore_eos": True,
-        }
-        payload = json.dumps(body | {"stream": True, "logprobs": 5}).encode()
-        head = f"POST {PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        model, _ = self._site.draw(self._random)
+        body = {"model": model, "messages": [{"role": "user", "content": "Go on."}], "stream": True, **DEAF_REQUEST}
+        payload = json.dumps(body).encode()
+        head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         parts = urlsplit(self._site.server.url)
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # so that little is taken off the server's hands

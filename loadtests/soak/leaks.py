@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from loadtests.soak.asking import ask
-from loadtests.soak.clients import settle
+from loadtests.soak.clients import DeafReaders, settle
 from loadtests.soak.site import Site
 
 SETTLE_SECONDS = 60.0
+MOST_WORK_SECONDS = 600.0  # for the engine to compute what the deaf asked for
 SPARE_DESCRIPTORS = 8  # a thread pool and a library may keep some that they open late
 T = TypeVar("T")
 
@@ -46,6 +47,12 @@ class Holdings:
             megabytes=site.server.megabytes,
             engine_megabytes=site.server.engine_megabytes,
         )
+
+
+async def _sequences(site: Site) -> float:
+    async with site.session.get("/metrics") as response:
+        text = await response.text()
+    return _value(text, "hotswap_requests_running") + _value(text, "hotswap_requests_waiting")
 
 
 def _value(text: str, name: str) -> float:
@@ -83,8 +90,12 @@ async def find_leaks(site: Site, before: Holdings, data_dir: Path, *, sequences:
     return after
 
 
-async def find_held_by_the_deaf(site: Site, seconds: float, *, sequences: int) -> None:
-    """Write into the ledger what those who never read still hold after so many seconds with their connections open."""
+async def find_held_by_the_deaf(site: Site, deaf: DeafReaders, seconds: float, *, sequences: int) -> None:
+    """Write into the ledger what those who never read hold for longer than so many seconds after the engine's work."""
+    deaf.hang_up()
+    await deaf.call()
+    await until(lambda: _sequences(site), lambda count: count > 0)
+    await until(lambda: _sequences(site), lambda count: count == 0, MOST_WORK_SECONDS)
     held = await until(lambda: versions_held(site), lambda held: not held, seconds)
     problem = await until(lambda: refusal(site, sequences), lambda problem: not problem, seconds)
     if held or problem:

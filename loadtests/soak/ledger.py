@@ -43,16 +43,18 @@ class Ledger:
 
     # ---- answers ----
 
-    def answered(self, version: str | None, answer: Answer, text: str) -> None:
-        """Somebody was answered, by a version or by the base; ``answer`` is the one its prompt belongs to."""
+    def answered(self, adapter: str | None, version: str | None, answer: Answer, text: str) -> None:
+        """Who asked for ``adapter`` (None: the base) was answered by ``version``; ``answer`` has the same prompt."""
         self.counts["answers"] += 1
-        if version is None:
+        if (version or "").partition("@")[0] != (adapter or ""):
+            self.wrong.append(f"{version or 'the base'} answered for {adapter or 'the base'}")
+        elif version is None:
             self._compare("the base", answer, text)
         else:
             self._unjudged.append((version, answer, text))
 
     def judge(self) -> None:
-        """Compare all answers whose version is known, and at the end of the soak (``unknown`` is wrong) the rest."""
+        """Compare all answers whose version is known by now."""
         left = []
         for version, answer, text in self._unjudged:
             package = self._contents.get(version)
