@@ -53,8 +53,10 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 @contextmanager
 def starting(*argv: str) -> Iterator[subprocess.Popen[str]]:
-    """The command, not waited for."""
-    with subprocess.Popen([*COMMAND, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    """The command, not waited for, and the first of a group of processes, as in a terminal."""
+    with subprocess.Popen(
+        [*COMMAND, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
         try:
             yield process
         finally:

@@ -46,7 +46,9 @@ def test_a_wrong_answer_is_told(references: Path, tmp_path: Path) -> None:
     for answer in known["packages"]["prefix-5"]["answers"]:
         answer["text"] += "!"
     (tmp_path / "references.json").write_text(json.dumps(known))
-    code, text, report = soak(tmp_path, tmp_path, "--seconds", "2", "--faults-every", "0", "--names", "0")
+    code, text, report = soak(
+        tmp_path, tmp_path, "--seconds", "2", "--faults-every", "0", "--names", "0", "--deaf", "0"
+    )
     assert code == 1
     assert report["wrong"], text
     assert report["lost"] == report["leaked"] == [], text

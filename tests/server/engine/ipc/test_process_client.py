@@ -216,7 +216,11 @@ Executor._run = run
 
 
 async def test_a_step_that_never_ends_is_noticed_too(
-    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tiny_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     flag = tmp_path / "hang"
     (tmp_path / "sitecustomize.py").write_text(HANGING_STEP.format(flag=str(flag)))
@@ -230,8 +234,16 @@ async def test_a_step_that_never_ends_is_noticed_too(
     assert "a step has not got on for 3 s (--step-timeout)" in caplog.text
     flag.unlink()
     await until(lambda: client.ready)
+    assert "executor.py" in capfd.readouterr().err, "it says where it hung"
     assert await answer(client, "again") == whole
     await client.close()
+
+
+async def test_a_start_that_takes_too_long_is_given_up(tiny_base: Path) -> None:
+    client = ProcessEngineClient(config_for(tiny_base, start_timeout=0.1))
+    with pytest.raises(EngineStartError, match=r"not ready 0.1 s after its start \(--start-timeout\)"):
+        await client.start()
+    assert client.pid is None
 
 
 async def test_closing_while_starting_leaves_no_process(tiny_base: Path) -> None:
