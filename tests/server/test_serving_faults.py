@@ -41,14 +41,15 @@ def test_a_hung_engine_is_replaced_and_nobody_waits_for_ever(
             seen = events(response)
             next(seen)
             engine.send_signal(signal.SIGSTOP)
+            refused = http.post("/v1/completions", json=ask)  # accepted, and never computed
             *_, last = seen
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"]
+        assert refused.json()["error"]["code"] == "engine_unavailable"
         assert last["error"]["code"] == "engine_unavailable"
         assert "can be sent again" in last["error"]["message"]
         for path in ("/ready", "/health"):
             assert http.get(path).status_code == 503, path
-        refused = http.post("/v1/completions", json=ask)
-        assert refused.status_code == 503
-        assert refused.headers["retry-after"]
         wait_until(lambda: http.get("/ready").status_code == 200, "the engine to be back")
         assert http.get("/health").status_code == 200
         assert not psutil.pid_exists(engine.pid)
