@@ -62,9 +62,11 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     prefix_caching: Annotated[bool, Flag(ENGINE, "share the KV of equal prompt beginnings")] = True
     threads: Annotated[int, Flag(ENGINE, "CPU threads of the engine (default: torch's choice)", "N")] = 0
     engine_timeout: Annotated[
-        float, Flag(ENGINE, "silence after which a hung engine is started again; 0: never", "S")
+        float, Flag(ENGINE, "silence of the engine process after which it is killed and started again; 0: never", "S")
     ] = 15.0
-    step_timeout: Annotated[float, Flag(ENGINE, "standstill of one step after which it is; 0: never", "S")] = 600.0
+    step_timeout: Annotated[
+        float, Flag(ENGINE, "standstill within a step after which it is killed as well; 0: never", "S")
+    ] = 600.0
     start_timeout: Annotated[
         float, Flag(ENGINE, "time to load the base, or to load it again with all adapters; 0: any", "S")
     ] = 3600.0

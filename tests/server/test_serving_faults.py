@@ -34,7 +34,7 @@ def test_a_hung_engine_is_replaced_and_nobody_waits_for_ever(
 ) -> None:
     ask = {"model": "mine", "prompt": "abc", "max_tokens": 12, "temperature": 0, "ignore_eos": True}
     argv = ("--model", str(tiny_base), "--adapter", f"mine={tiny_adapters['lora-r8']}", "--dtype", "float32")
-    with serving(*argv, "--engine-timeout", "3") as (process, lines), client_of(lines) as http:
+    with serving(*argv, "--engine-timeout", "4") as (process, lines), client_of(lines) as http:
         before = http.post("/v1/completions", json=ask).json()["choices"][0]["text"]
         (engine,) = children(process)
         with http.stream("POST", "/v1/completions", json=LONG | {"model": "mine"}) as response:

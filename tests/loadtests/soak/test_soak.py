@@ -34,7 +34,7 @@ def soak(references: Path, out: Path, *flags: str) -> tuple[int, str, dict[str, 
 
 
 def test_nothing_is_wrong_lost_or_leaked(references: Path, tmp_path: Path) -> None:
-    flags = ("--seconds", "10", "--faults-every", "2", "--engine-timeout", "2", "--comparers", "3", "--deaf", "2")
+    flags = ("--seconds", "10", "--faults-every", "2", "--engine-timeout", "4", "--comparers", "3", "--deaf", "2")
     code, text, report = soak(references, tmp_path, *flags)
     assert code == 0, text + (tmp_path / "server.log").read_text()[-4000:]
     for count in ("compared", "uploads", "activations", "kills", "hangs", "left early", "deaf readers"):

@@ -27,7 +27,7 @@ POLICY = RestartPolicy(first_delay=0.01, quick_failures=1, slow_delay=0.02)
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def client(tiny_base: Path) -> AsyncIterator[ProcessEngineClient]:
     """One client for all tests here; each leaves it idle."""
-    made = ProcessEngineClient(config_for(tiny_base, engine_timeout=3), policy=POLICY)
+    made = ProcessEngineClient(config_for(tiny_base, engine_timeout=4), policy=POLICY)
     await made.start()
     yield made
     pid = made.pid
@@ -115,7 +115,7 @@ async def test_a_stopped_engine_is_noticed_killed_and_replaced(
     await until(lambda: client.ready)
     assert (client.restarts, client.pid != pid) == (restarts + 1, True)
     assert not psutil.pid_exists(pid)
-    assert "nothing was heard of it for 3 s (--engine-timeout)" in caplog.text
+    assert "nothing was heard of it for 4 s (--engine-timeout)" in caplog.text
     assert await answer(client, "after", key("a")) == before
     await client.unload_adapter(key("a"))
 
