@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 
 PATH = "/v1/completions"
-REQUEST_SECONDS = 120.0  # longer than any answer, and than an outage
+REQUEST_SECONDS = 300.0  # longer than any answer, and than an outage
 
 
 def open_session(url: str) -> aiohttp.ClientSession:

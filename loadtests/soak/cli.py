@@ -19,7 +19,7 @@ from loadtests.soak.references import References
 from loadtests.soak.server import Server
 from loadtests.soak.site import Site
 
-SEQUENCES, WAITING = 16, 112  # of the server: 128 admitted at once, what one request may ask for
+SEQUENCES, WAITING = 32, 96  # of the server: 128 admitted at once, what one request may ask for
 BASE, FIXED = "soaked", 2
 
 
