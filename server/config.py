@@ -63,7 +63,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     threads: Annotated[int, Flag(ENGINE, "CPU threads of the engine (default: torch's choice)", "N")] = 0
     engine_timeout: Annotated[
         float, Flag(ENGINE, "silence of the engine process after which it is killed and started again; 0: never", "S")
-    ] = 15.0
+    ] = 10.0
     step_timeout: Annotated[
         float, Flag(ENGINE, "standstill within a step after which it is killed as well; 0: never", "S")
     ] = 600.0

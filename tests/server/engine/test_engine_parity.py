@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import pytest
+import torch
+from torch import Tensor
+
 from server.adapter_key import AdapterKey
 from server.engine.messages import (
     AdapterUnloaded,
     FinishReason,
 )
+from server.model.inputs import ModelInput
 from tests.factory import make_adapter
 from tests.server.engine.driver import Driver, prompt_of
 
@@ -102,6 +107,31 @@ def test_a_storm_of_preemptions_changes_no_answer(
             submit(calm, keys, row)
             calm.run()
             assert storm.tokens(request_id) == calm.tokens(request_id), request_id
+
+
+def test_steps_that_run_out_of_memory_change_no_answer(
+    make_driver: Callable[..., Driver], tiny_adapters: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every step of more than two sequences fails once its KV is written, and is computed again in parts."""
+    driver = make_driver()
+    compute, failed = driver.engine.runner.execute, []
+
+    def execute(inputs: ModelInput) -> Tensor:
+        logits = compute(inputs)
+        if len(inputs.sequences) > 2:
+            failed.append(inputs)
+            torch.empty(2**60)  # no machine has it
+        return logits
+
+    names = ["lora-r8", "prefix-5", "prompt-7", None]
+    keys = [driver.load(name, tiny_adapters[name]) if name else None for name in names]
+    monkeypatch.setattr(driver.engine.runner, "execute", execute)
+    for i, key in enumerate(keys):
+        driver.submit(f"r{i}", prompt_of(i, 9 + i), key)
+    driver.run()
+    assert len(failed) > 5
+    for i, name in enumerate(names):
+        driver.check(f"r{i}", prompt_of(i, 9 + i), tiny_adapters[name] if name else None)
 
 
 def test_replacing_and_removing_mid_stream_changes_nothing(
