@@ -54,7 +54,7 @@ WORKDIR /data
 VOLUME /data
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-# /health says that the process lives; /ready (for an orchestrator) that it can serve
+# /health says that the server and its engine live; /ready (for an orchestrator) that it can serve
 HEALTHCHECK --interval=15s --timeout=5s --start-period=120s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"HOTSWAP_PORT\"]}/health', timeout=4)"]
 ENTRYPOINT ["hotswap"]

@@ -9,7 +9,7 @@ ARGS   ?=
 WORKERS := -n auto --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install hooks base demo serve loadtest perplexity adapter-memory lint format test
+.PHONY: help install hooks base demo serve loadtest soak perplexity adapter-memory lint format test
 .PHONY: test-fast test-numeric-avx2 test-slow test-gpu
 .PHONY: families method-results method-results-full versus-trl test-peers clean distclean
 
@@ -41,6 +41,10 @@ serve: base ## serve the default base; more flags: make serve ARGS="--port 9000"
 
 loadtest: $(STAMP) ## drive a running server: make loadtest ARGS="--url http://127.0.0.1:8000 --models base"
 	$(BIN)/python -m loadtests $(ARGS)
+
+soak: base ## minutes of load, changes, rude clients and faults, all answers compared: make soak ARGS="--seconds 3600"
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.soak_references --base "$$($(BIN)/hotswap base path)" --out soak-out
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m loadtests.soak --references soak-out $(ARGS)
 
 perplexity: base ## perplexity and memory of each quantization: make perplexity ARGS="--text FILE"
 	$(BIN)/python -m benchmarks.perplexity $(ARGS)
@@ -90,7 +94,7 @@ test-peers: $(STAMP) ## what needs a rival server installed
 	$(PYTEST) -m peers $(ARGS)
 
 clean: ## remove outputs and caches of tools; keeps .venv and the base model
-	rm -rf build dist *.egg-info demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf build dist *.egg-info demo-out soak-out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## remove .venv too

@@ -65,6 +65,15 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     adapter_templates: Annotated[
         bool, Flag(ENGINE, "render conversations of an adapter with the chat template that its package brings")
     ] = False
+    engine_timeout: Annotated[
+        float, Flag(ENGINE, "silence of the engine process after which it is killed and started again; 0: never", "S")
+    ] = 10.0
+    step_timeout: Annotated[
+        float, Flag(ENGINE, "standstill within a step after which it is killed as well; 0: never", "S")
+    ] = 600.0
+    start_timeout: Annotated[
+        float, Flag(ENGINE, "time to load the base, or to load it again with all adapters; 0: any", "S")
+    ] = 3600.0
     trust_remote_code: Annotated[bool, Flag(ENGINE, "run model code that comes with the base")] = False
     chat_template_sha256: str = ""
     end_token_ids: tuple[int, ...] = ()
@@ -78,7 +87,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
         if self.kv_cache_gb <= 0:
             raise ValueError(f"--kv-cache-gb must be above 0, not {self.kv_cache_gb}")
-        if self.max_adapter_gb < 0:
-            raise ValueError(f"--max-adapter-gb must not be negative, not {self.max_adapter_gb}")
-        if self.max_model_len < 0 or self.threads < 0:
-            raise ValueError("--max-model-len and --threads must not be negative")
+        limits = ("max_adapter_gb", "max_model_len", "threads", "engine_timeout", "step_timeout", "start_timeout")
+        for name in limits:
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name.replace('_', '-')} must not be negative, as {getattr(self, name)} is")

@@ -82,15 +82,26 @@ def run(config: ServerConfig) -> int:
     sock = bind(config.host, config.port)
     with sock, _data_dir(config) as data_dir:
         url = _url(config.host, sock.getsockname()[1])
-        context = make_context(config, data_dir)
-        check_adapters(context)
-        _say(f"loading {context.base_root} ...")
-        server = DrainingServer(context, url)
-        server.run(sockets=[sock])
-        if server.failure is not None:
-            raise server.failure
+        with contextlib.suppress(KeyboardInterrupt), _sigterm_interrupts():
+            context = make_context(config, data_dir)
+            check_adapters(context)
+            _say(f"loading {context.base_root} ...")
+            server = DrainingServer(context, url)
+            server.run(sockets=[sock])
+            if server.failure is not None:
+                raise server.failure
         _say("stopped")
     return 0
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM as SIGINT, until the server takes both."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class DrainingServer(HttpServer):

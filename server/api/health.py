@@ -12,11 +12,14 @@ from server.api.error_responses import json_response
 from server.errors import EngineUnavailableError
 
 router = APIRouter()
+RESTARTING = "the engine is restarting; try again shortly"
 
 
 @router.get("/health", response_model=None)
-async def health(_: Open) -> Response:
-    """The process lives and answers. Says nothing of the engine: restarting this process would not help it."""
+async def health(_: Open, admission: AdmissionDep, engine: EngineDep) -> Response:
+    """The process lives, and so does its engine; 200 while loading and draining, 503 while a lost engine restarts."""
+    if not admission.closed_because and not engine.ready:
+        raise EngineUnavailableError(RESTARTING)
     return json_response({"status": "ok"})
 
 
@@ -26,7 +29,7 @@ async def ready(_: Open, admission: AdmissionDep, engine: EngineDep) -> Response
     if admission.closed_because:
         raise EngineUnavailableError(admission.closed_because)
     if not engine.ready:
-        raise EngineUnavailableError("the engine is restarting; try again shortly")
+        raise EngineUnavailableError(RESTARTING)
     return json_response({"status": "ready"})
 
 

@@ -102,6 +102,11 @@ class Engine:
     # ---- stepping ----
 
     @property
+    def passes(self) -> int:
+        """Passes of the model so far, those within the present step included."""
+        return self._executor.passes
+
+    @property
     def has_work(self) -> bool:
         """Whether ``step`` has anything to do, be it to wait a moment for an adapter that is being loaded."""
         return bool(self._outputs) or self.scheduler.has_work or self.adapters.has_work

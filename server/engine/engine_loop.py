@@ -43,6 +43,10 @@ class SteppableEngine(Protocol):
     """What is asked of an engine. All calls come from the thread that built it."""
 
     @property
+    def passes(self) -> int:
+        """Passes of the model so far: a long step is one that still gets on. Read from another thread."""
+
+    @property
     def has_work(self) -> bool:
         """Whether ``step`` has anything to do, be it to wait a moment for an adapter that is being loaded."""
 
@@ -71,8 +75,24 @@ class SteppableEngine(Protocol):
 Build = Callable[[], tuple[SteppableEngine, EngineInfo]]
 
 
-def run_engine(build: Build, inbox: Inbox, emit: Emit) -> bool:
-    """Build an engine, announce it and run it until told to shut down.
+class Progress:
+    """How far the stepping thread has come, for another thread to look at; each attribute is set in one assignment."""
+
+    def __init__(self) -> None:
+        self.engine: SteppableEngine | None = None
+        self.steps = 0
+        self.waiting = False
+
+    @property
+    def mark(self) -> int | None:
+        """Grows with every step, and within a step with every pass of the model; None while there is nothing to do."""
+        if self.engine is None or self.waiting:
+            return None
+        return self.steps + self.engine.passes
+
+
+def run_engine(build: Build, inbox: Inbox, emit: Emit, progress: Progress | None = None) -> bool:
+    """Build an engine, announce it and run it until told to shut down; ``progress`` is kept up to date.
 
     Whatever ends it otherwise is logged and emitted as EngineFailed; returns whether it ended as told.
     """
@@ -80,7 +100,7 @@ def run_engine(build: Build, inbox: Inbox, emit: Emit) -> bool:
         engine, info = build()
         emit(info)
         with closing(engine):
-            run_until_shutdown(engine, inbox, emit)
+            run_until_shutdown(engine, inbox, emit, progress or Progress())
     except EngineStartError as error:
         logger.error("the engine cannot start: %s", error)
         emit(EngineFailed(str(error)))
@@ -92,10 +112,12 @@ def run_engine(build: Build, inbox: Inbox, emit: Emit) -> bool:
     return True
 
 
-def run_until_shutdown(engine: SteppableEngine, inbox: Inbox, emit: Emit) -> None:
+def run_until_shutdown(engine: SteppableEngine, inbox: Inbox, emit: Emit, progress: Progress) -> None:
     """Take messages and step until a Shutdown comes. Waits without spinning while there is nothing to do."""
-    while _take_messages(engine, inbox):
+    progress.engine = engine
+    while _take_messages(engine, inbox, progress):
         messages = engine.step()
+        progress.steps += 1
         for message in messages:
             emit(message)
         if messages and not any(isinstance(message, StepOutputs) for message in messages):
@@ -109,14 +131,15 @@ def plain_reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _take_messages(engine: SteppableEngine, inbox: Inbox) -> bool:
+def _take_messages(engine: SteppableEngine, inbox: Inbox, progress: Progress) -> bool:
     """Apply all queued messages, waiting for the first when idle; False on Shutdown."""
-    wait = not engine.has_work
+    wait = progress.waiting = not engine.has_work
     while True:
         try:
             message = inbox.get(block=wait)
         except queue.Empty:
             return True
+        progress.waiting = False
         if isinstance(message, Shutdown):
             return False
         _apply(engine, message)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
+import torch
 from torch import Tensor
 
 from adapters.ops import Adapter
@@ -167,6 +168,7 @@ def _sequence(work: Work) -> SequenceInput:
 
 logger = logging.getLogger(__name__)
 INTERNAL_ERROR = "The engine failed while computing this request; other requests were not affected."
+OUT_OF_MEMORY = "The engine ran out of memory while computing this request; other requests were not affected."
 NON_FINITE = "The model computed values that are not finite for this request; its adapter may be broken."
 
 
@@ -185,6 +187,7 @@ class Executor:
     """Model and sampler behind one call."""
 
     def __init__(self, runner: Runner, sampler: Sampler) -> None:
+        self.passes = 0  # begun so far, to tell a long step from a hung one
         self._runner = runner
         self._sampler = sampler
 
@@ -195,13 +198,15 @@ class Executor:
         try:
             return self._run(make_batch(work))
         except Exception as error:  # noqa: BLE001 - whatever it is, it must cost only the requests that cause it
-            failure = error
-        if len(work) == 1:
-            return [_failed(work[0], failure)]
+            if len(work) == 1:
+                return [_failed(work[0], error)]
+        # Outside of the handler: the error holds the frames it went through, and with them all activations of the pass
+        # that may have failed for want of memory.
         half = len(work) // 2
         return self.run(work[:half]) + self.run(work[half:])
 
     def _run(self, batch: Batch) -> list[StepResult]:
+        self.passes += 1
         logits = self._runner.execute(batch.inputs)
         every_row = len(batch.sample_rows) == len(logits)
         sampled = self._sampler.sample(logits if every_row else logits[batch.sample_rows], batch.sampling)
@@ -217,7 +222,14 @@ class Executor:
 def _failed(work: Work, error: Exception) -> StepResult:
     request = work.request
     logger.error("request %s failed (adapter %s)", request.request_id, request.adapter, exc_info=error)
-    return StepResult(work, error=NON_FINITE if isinstance(error, NonFiniteLogitsError) else INTERNAL_ERROR)
+    if isinstance(error, NonFiniteLogitsError):
+        return StepResult(work, error=NON_FINITE)
+    return StepResult(work, error=OUT_OF_MEMORY if _is_out_of_memory(error) else INTERNAL_ERROR)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """torch has an error of its own for the device's memory, but for the CPU's only a message."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def _prompt_logprobs(work: Work, logits: Tensor) -> list[TokenLogprobs]:

@@ -207,5 +207,11 @@ class EngineFailed(msgspec.Struct, frozen=True, tag="failed"):
     message: str
 
 
+class Heartbeat(msgspec.Struct, frozen=True, tag="alive"):
+    """The process lives. ``progress`` grows while its stepping thread gets on; None while that waits or still loads."""
+
+    progress: int | None = None
+
+
 ToEngine = EngineRequest | Abort | LoadAdapter | UnloadAdapter | Shutdown
-FromEngine = EngineInfo | EngineFailed | StepOutputs | AdapterLoaded | AdapterFailed | AdapterUnloaded
+FromEngine = EngineInfo | EngineFailed | StepOutputs | AdapterLoaded | AdapterFailed | AdapterUnloaded | Heartbeat

@@ -23,7 +23,7 @@ import pytest
 from peft import LoraConfig
 
 from tests.factory import make_adapter, make_base
-from tests.server.test_serving import serving, url_of
+from tests.server.command import serving, url_of
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 BAR = 0.1  # seconds: what a stream's longest gap may grow by, and the slowest answer of /health

@@ -10,57 +10,16 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import httpx
 import openai
 import pytest
 
 from server.catalog.store import AdapterStore
+from tests.server.command import children, client_of, end, serving, starting, url_of
 from tests.server.live import wait_until
-
-COMMAND = [sys.executable, "-m", "hotswap", "serve", "--port", "0", "--quantize", "none", "--kv-cache-gb", "0.02"]
-
-
-@contextmanager
-def serving(*argv: str, **environ: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """The command, and the lines it has printed; killed in the end if still there."""
-    env = os.environ | environ
-    with subprocess.Popen(
-        [*COMMAND, *argv], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        lines: list[str] = []
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                lines.append(line.rstrip())
-                if line.startswith("  talk"):
-                    break
-            yield process, lines
-        finally:
-            process.kill()
-
-
-def url_of(lines: list[str]) -> str:
-    return next(line.split()[1] for line in lines if line.startswith("  listening"))
-
-
-def client_of(lines: list[str]) -> httpx.Client:
-    return httpx.Client(base_url=url_of(lines), timeout=60)
-
-
-def children(process: subprocess.Popen[str]) -> list[Any]:
-    import psutil
-
-    return list(psutil.Process(process.pid).children(recursive=True))
-
-
-def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=60)
-    return process.returncode, out, err
 
 
 def test_serve_load_ask_and_stop(tiny_base: Path, tiny_adapters: Mapping[str, Path]) -> None:
@@ -151,8 +110,43 @@ def test_a_second_signal_ends_at_once(tiny_base: Path) -> None:
             with contextlib.suppress(httpx.HTTPError):
                 rest = list(events)
                 assert sum('"finish_reason":"length"' in line for line in rest) < 64
-        end(process)
+        assert end(process)[0] == 0
         wait_until(lambda: not any(child.is_running() for child in engine), "the engine to end too")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_base_is_loading(tiny_base: Path, number: signal.Signals) -> None:
+    with starting("--model", str(tiny_base)) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("loading")
+        wait_until(lambda: bool(children(process)), "the engine process")
+        engine = children(process)
+        os.killpg(process.pid, number)  # Ctrl-C goes to the whole group
+        code, out, err = end(process)
+        assert (code, out) == (0, "stopped\n")
+        assert not any(child.is_running() for child in engine)
+    assert "memory" not in err
+    assert "Traceback" not in err
+    assert not any(json.loads(line)["level"] in ("warning", "error") for line in err.splitlines()), err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_there_is_an_engine(tiny_base: Path, tmp_path: Path, number: signal.Signals) -> None:
+    template = tmp_path / "template"
+    os.mkfifo(template)
+    with starting("--model", str(tiny_base), "--chat-template", str(template)) as process:
+        writer = -1
+
+        def is_read() -> bool:
+            nonlocal writer
+            with contextlib.suppress(OSError):  # nobody reads yet
+                writer = os.open(template, os.O_WRONLY | os.O_NONBLOCK)
+            return writer >= 0
+
+        wait_until(is_read, "the template to be read")
+        process.send_signal(number)
+        assert end(process) == (0, "stopped\n", "")
+        os.close(writer)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """The engine process: ``python -m server.engine.ipc.process --fd N``, N being its end of a socket pair.
 
-The main thread owns the model and steps; one thread reads messages, one writes them. The process ends when the
-other end of the socket closes, whatever it is doing. Interrupts are the parent's business and are ignored here.
+The main thread owns the model and steps; one thread reads messages, one writes them, one says that the process lives.
+The process ends when the other end of the socket closes, whatever it is doing. Interrupts are the parent's business
+and are ignored here; SIGUSR1 writes what every thread is doing to stderr.
 """
 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import gc
 import logging
 import os
@@ -21,10 +23,11 @@ from functools import partial
 import msgspec
 
 from server.config import EngineConfig
-from server.engine.engine_loop import Inbox, SteppableEngine, build_engine, run_engine
+from server.engine.engine_loop import Inbox, Progress, SteppableEngine, build_engine, run_engine
 from server.engine.ipc.buffers import Outbox
 from server.engine.ipc.transport import TransportError, decode_to_engine, encode, recv_frame
-from server.engine.messages import EngineInfo, Shutdown
+from server.engine.ipc.watchdog import BEAT_SECONDS
+from server.engine.messages import EngineInfo, Heartbeat, Shutdown
 from server.errors import EngineStartError
 from server.logs import configure_logging
 
@@ -41,12 +44,13 @@ def serve(sock: socket.socket) -> int:
     if first is None:
         return 0
     inbox: Inbox = queue.SimpleQueue()
-    outbox, finished = Outbox(), threading.Event()
+    outbox, finished, progress = Outbox(), threading.Event(), Progress()
     reader = threading.Thread(target=feed, args=(sock, inbox, finished), name="engine-reader", daemon=True)
     writer = threading.Thread(target=drain, args=(sock, outbox), name="engine-writer", daemon=True)
-    reader.start()
-    writer.start()
-    ended_as_told = run_engine(partial(_build, first), inbox, outbox.put)
+    heart = threading.Thread(target=beat, args=(progress, outbox, finished), name="engine-heartbeat", daemon=True)
+    for thread in (reader, writer, heart):
+        thread.start()
+    ended_as_told = run_engine(partial(_build, first), inbox, outbox.put, progress)
     finished.set()
     outbox.close()
     writer.join(FLUSH_SECONDS)
@@ -57,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the child; returns its exit status."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    faulthandler.register(signal.SIGUSR1)
     parser = argparse.ArgumentParser(prog="server.engine.ipc.process", description="The process that owns the model.")
     parser.add_argument("--fd", type=int, required=True, help="our end of a socket pair")
     parser.add_argument("--log-level", default="info")
@@ -112,6 +117,13 @@ def drain(sock: socket.socket, outbox: Outbox) -> None:
         except OSError as error:
             logger.warning("cannot write to the server: %s", error)
             return
+
+
+def beat(progress: Progress, outbox: Outbox, finished: threading.Event) -> None:
+    """Say until the end that the process lives, and whether its stepping thread gets on."""
+    while not finished.wait(BEAT_SECONDS):
+        if not len(outbox):  # else what is waiting to be sent says as much
+            outbox.put(Heartbeat(progress.mark))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from typing_extensions import override
 from server.config import EngineConfig
 from server.engine.ipc.client import ClientCore, OnStep
 from server.engine.ipc.transport import TransportError, decode_from_engine, encode, frame, read_frame
+from server.engine.ipc.watchdog import BEAT_SECONDS, Watchdog
 from server.engine.messages import FromEngine, Shutdown, ToEngine
 from server.errors import EngineStartError, EngineUnavailableError
 
@@ -56,6 +57,7 @@ class RestartPolicy:
 
 
 READ_BUFFER_BYTES = 1 << 20
+DUMP_SECONDS = 0.5  # for a hung process to write what it was doing, if it still can
 LINGER_SECONDS = 1.0  # for what a dead child has sent to be read
 
 
@@ -67,6 +69,7 @@ class EngineChild:
         self._reader = reader
         self._writer = writer
         self._ending = False
+        self._killed_because = ""
         self._watch = asyncio.create_task(self._hang_up_after_exit())
 
     @classmethod
@@ -78,7 +81,11 @@ class EngineChild:
         command = [sys.executable, "-P", "-m", "server.engine.ipc.process", "--fd", str(theirs.fileno())]
         try:
             process = await asyncio.create_subprocess_exec(
-                *command, "--log-level", level, stdin=asyncio.subprocess.DEVNULL, pass_fds=(theirs.fileno(),)
+                *command,
+                *("--log-level", level),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                process_group=0,  # Ctrl-C in a terminal is for us alone, from the child's first moment on
             )
         except BaseException:
             ours.close()
@@ -110,7 +117,8 @@ class EngineChild:
             while (payload := await read_frame(self._reader)) is not None:
                 yield decode_from_engine(payload)
         except TransportError as error:
-            logger.warning("engine connection: %s", error)
+            if not self._ending:
+                logger.warning("engine connection: %s", error)
 
     async def end(self, grace: float) -> str:
         """Send no more, wait ``grace`` seconds for the process to end, then kill it; returns how it ended, in words."""
@@ -120,10 +128,16 @@ class EngineChild:
         try:
             await asyncio.wait_for(self._process.wait(), grace)
         except TimeoutError:
-            logger.warning("engine process %d does not end by itself; killing it", self.pid)
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-        return _ending(await self._process.wait())
+            self._kill("the server stops" if grace == 0 else f"it did not end by itself within {grace:g} s")
+        return self._ending_of(await self._process.wait())
+
+    async def kill(self, reason: str) -> None:
+        """End a process that hangs, after it was asked to write to its stderr where it does."""
+        self._killed_because = reason
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGUSR1)
+        await asyncio.sleep(DUMP_SECONDS)
+        self._kill(reason)
 
     async def hang_up(self) -> None:
         """Close our end; the process has ended and been read to the last byte."""
@@ -132,19 +146,25 @@ class EngineChild:
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
 
+    def _kill(self, reason: str) -> None:
+        self._killed_because = self._killed_because or reason
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    def _ending_of(self, status: int) -> str:
+        if self._killed_because:
+            return f"the engine process was killed: {self._killed_because}"
+        if status >= 0:
+            return f"the engine process ended with status {status}; its log says why"
+        name = signal.Signals(-status).name
+        hint = " (out of memory?)" if name == "SIGKILL" else ""
+        return f"the engine process was ended by {name}{hint}"
+
     async def _hang_up_after_exit(self) -> None:
         """The socket alone would not tell, should something the child started still hold its end."""
         await self._process.wait()
         await asyncio.sleep(LINGER_SECONDS)
         self._writer.transport.abort()
-
-
-def _ending(status: int) -> str:
-    if status >= 0:
-        return f"the engine process ended with status {status}; its log says why"
-    name = signal.Signals(-status).name
-    hint = " (out of memory?)" if name == "SIGKILL" else ""
-    return f"the engine process was ended by {name}{hint}"
 
 
 logger = logging.getLogger(__name__)
@@ -157,7 +177,7 @@ class ProcessEngineClient(ClientCore):
 
     When the process dies, requests and adapter loads in flight end with EngineUnavailableError, ``ready`` is False,
     and the process is started again after a delay that grows with failures; adapters that were resident are loaded
-    before ``ready`` is True again.
+    before ``ready`` is True again. A process that hangs is killed: the same follows.
     """
 
     def __init__(
@@ -214,22 +234,34 @@ class ProcessEngineClient(ClientCore):
             self._child = await EngineChild.spawn(self._config)
         except OSError as error:
             raise EngineStartError(f"cannot start the engine process: {error}") from error
-        started = self._attach(self._child.send)
-        self._reading = asyncio.create_task(self._read(self._child), name="engine-reader")
+        started, watchdog = self._attach(self._child.send), Watchdog(self._config)
+        self._reading = asyncio.create_task(self._read(self._child, watchdog), name="engine-reader")
         await started
         await self._restore()
+        watchdog.serving()
         self._ready, self._ready_since = True, time.monotonic()
 
-    async def _read(self, child: EngineChild) -> None:
+    async def _read(self, child: EngineChild, watchdog: Watchdog) -> None:
         """Route what the process sends until it has gone, then end whatever waits for it."""
+        watching = asyncio.create_task(self._watch(child, watchdog), name="engine-watchdog")
         async for message in child.messages():
+            watchdog.heard(message)
             self._receive(message)
+        watching.cancel()
         self._ready = False
         ending = await child.end(END_SECONDS)
         await child.hang_up()
         logger.info("%s", ending)
         self._child = None
         self._detach(ending)
+
+    async def _watch(self, child: EngineChild, watchdog: Watchdog) -> None:
+        """Kill the process once it hangs; whatever waits for it ends first, for a process may take long to die."""
+        while (reason := watchdog.tick()) is None:
+            await asyncio.sleep(BEAT_SECONDS)
+        logger.error("the engine process %d hangs: %s", child.pid, reason)
+        self._detach(f"the engine process hung: {reason}")
+        await child.kill(reason)
 
     async def _supervise(self) -> None:
         failures = 0

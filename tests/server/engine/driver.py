@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,8 +54,9 @@ class Driver:
         self.paths[key] = path
         return key
 
-    def submit(self, name: str, prompt: list[int], key: AdapterKey | None, count: int = 8) -> None:
-        sampling = SamplingParams(max_tokens=count, temperature=0.0, ignore_eos=True, logprobs=VOCAB_SIZE)
+    def submit(self, name: str, prompt: list[int], key: AdapterKey | None, count: int = 8, **params: Any) -> None:
+        defaults: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True, "logprobs": VOCAB_SIZE}
+        sampling = SamplingParams(max_tokens=count, **{**defaults, **params})
         self.outputs[name] = []
         self.engine.add_request(EngineRequest(request_id=name, prompt_ids=prompt, sampling=sampling, adapter=key))
 

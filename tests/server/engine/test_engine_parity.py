@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import pytest
+import torch
+from torch import Tensor
+
 from server.adapter_key import AdapterKey
 from server.engine.messages import (
     AdapterUnloaded,
     FinishReason,
 )
+from server.model.inputs import ModelInput
 from tests.factory import make_adapter
 from tests.server.engine.driver import Driver, prompt_of
 
@@ -72,6 +77,61 @@ def test_preemption(make_driver: Callable[..., Driver], tiny_adapters: Mapping[s
     for i, name in enumerate(names):
         driver.check(name, prompt_of(i, 20), tiny_adapters[name], 24)
     driver.check("base", prompt_of(7, 20), None, 24)
+
+
+def test_a_storm_of_preemptions_changes_no_answer(
+    make_driver: Callable[..., Driver], tiny_adapters: Mapping[str, Path]
+) -> None:
+    """Many long requests in a cache that holds two or three of them; every third draws its tokens at random."""
+    block_bytes = 4 * 2 * 2 * (16 + 16) * 4  # positions, layers, heads, key and value, fp32
+    names = ["lora-r8", "prefix-5", "prompt-7", None]
+    rows = [(f"r{i}", prompt_of(i, 4 + 3 * (i % 6)), names[i % 4], 50 + i) for i in range(24)]
+    storm, calm = make_driver(kv_cache_gb=60 * block_bytes / 1e9), make_driver()
+    paths = {name: tiny_adapters[name] for name in names if name}
+
+    def submit(driver: Driver, keys: dict[str, AdapterKey], row: int) -> None:
+        request_id, prompt, name, count = rows[row]
+        driver.submit(request_id, prompt, keys.get(name or ""), count, temperature=float(row % 3 == 0), seed=row)
+
+    keys = {name: storm.load(name, path) for name, path in paths.items()}
+    for row in range(len(rows)):
+        submit(storm, keys, row)
+    storm.run()
+    storm.engine.check_integrity()
+    assert storm.engine.stats().preemptions > len(rows), "it was no storm"
+    keys = {name: calm.load(name, path) for name, path in paths.items()}
+    for row, (request_id, prompt, name, count) in enumerate(rows):
+        if row % 3:
+            storm.check(request_id, prompt, paths.get(name or ""), count)
+        else:
+            submit(calm, keys, row)
+            calm.run()
+            assert storm.tokens(request_id) == calm.tokens(request_id), request_id
+
+
+def test_steps_that_run_out_of_memory_change_no_answer(
+    make_driver: Callable[..., Driver], tiny_adapters: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every step of more than two sequences fails once its KV is written, and is computed again in parts."""
+    driver = make_driver()
+    compute, failed = driver.engine.runner.execute, []
+
+    def execute(inputs: ModelInput) -> Tensor:
+        logits = compute(inputs)
+        if len(inputs.sequences) > 2:
+            failed.append(inputs)
+            torch.empty(2**60)  # no machine has it
+        return logits
+
+    names = ["lora-r8", "prefix-5", "prompt-7", None]
+    keys = [driver.load(name, tiny_adapters[name]) if name else None for name in names]
+    monkeypatch.setattr(driver.engine.runner, "execute", execute)
+    for i, key in enumerate(keys):
+        driver.submit(f"r{i}", prompt_of(i, 9 + i), key)
+    driver.run()
+    assert len(failed) > 5
+    for i, name in enumerate(names):
+        driver.check(f"r{i}", prompt_of(i, 9 + i), tiny_adapters[name] if name else None)
 
 
 def test_replacing_and_removing_mid_stream_changes_nothing(

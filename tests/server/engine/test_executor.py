@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
+import torch
 from torch import Tensor
 
 from server.adapter_key import AdapterKey
-from server.engine.executor import Executor, Work, make_batch, scheduled_work
+from server.engine.executor import OUT_OF_MEMORY, Executor, Work, make_batch, scheduled_work
 from server.engine.messages import TokenLogprobs
 from server.engine.request import Request
 from server.engine.sampling.sampler import Sampler
@@ -90,6 +93,40 @@ def test_a_batch_that_is_only_too_large_costs_nobody() -> None:
 
     results = Executor(SmallRunner(), Sampler()).run(make_work([[i, 5] for i in range(7)]))
     assert all(result.error is None for result in results)
+
+
+class OutOfMemoryRunner(ToyRunner):
+    """Runs out of memory as torch does, with large activations in a frame of the pass, when a prompt is too long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.activations: list[weakref.ref[Tensor]] = []
+
+    def execute(self, inputs: ModelInput) -> Tensor:
+        assert not any(kept() is not None for kept in self.activations), "the failed pass is still in memory"
+        activations = torch.empty(8)
+        self.activations.append(weakref.ref(activations))
+        if max(len(sequence.token_ids) for sequence in inputs.sequences) > 3:
+            torch.empty(2**60)  # no machine has it
+        return super().execute(inputs)
+
+
+def test_out_of_memory_costs_the_one_that_needs_too_much_and_frees_what_the_pass_held() -> None:
+    runner = OutOfMemoryRunner()
+    prompts = [[i, 5] if i != 6 else [1, 2, 3, 4] for i in range(7)]  # the last: the captured log keeps its error
+    executor = Executor(runner, Sampler())
+    results = executor.run(make_work(prompts))
+    assert [result.error for result in results] == [OUT_OF_MEMORY if i == 6 else None for i in range(7)]
+    assert executor.passes == len(runner.activations) > 1, "a step that is run in parts still gets on"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")])
+def test_every_way_of_running_out_of_memory_is_called_so(error: Exception) -> None:
+    class Full(ToyRunner):
+        def execute(self, inputs: ModelInput) -> Tensor:
+            raise error
+
+    assert [result.error for result in Executor(Full(), Sampler()).run(make_work([[1]]))] == [OUT_OF_MEMORY]
 
 
 def test_an_interrupt_is_not_a_failed_request() -> None:

@@ -16,6 +16,7 @@ import pytest_asyncio
 from adapters.errors import PackageError
 from server.adapter_key import AdapterKey
 from server.engine.ipc.process_client import ProcessEngineClient, RestartPolicy
+from server.engine.ipc.watchdog import BEAT_SECONDS
 from server.errors import EngineStartError, EngineUnavailableError
 from tests.server.engine.ipc.clients import answer, config_for, key, request, until
 from tests.server.keys import key_of
@@ -28,7 +29,7 @@ POLICY = RestartPolicy(first_delay=0.01, quick_failures=1, slow_delay=0.02)
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def client(tiny_base: Path) -> AsyncIterator[ProcessEngineClient]:
     """One client for all tests here; each leaves it idle."""
-    made = ProcessEngineClient(config_for(tiny_base), policy=POLICY)
+    made = ProcessEngineClient(config_for(tiny_base, engine_timeout=4), policy=POLICY)
     await made.start()
     yield made
     pid = made.pid
@@ -100,6 +101,41 @@ async def test_kill_mid_stream_and_come_back(client: ProcessEngineClient, tiny_a
         await client.unload_adapter(key_)
 
 
+async def test_a_stopped_engine_is_noticed_killed_and_replaced(
+    client: ProcessEngineClient, tiny_adapters: Mapping[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    await client.load_adapter(key("a"), tiny_adapters["lora-r8"])
+    before = await answer(client, "before", key("a"))
+    stream = client.submit(request("s", key("a"), max_tokens=LONG))
+    await anext(stream)
+    pid, restarts = client.pid, client.restarts
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(EngineUnavailableError, match="can be sent again"):
+        async for _ in stream:
+            pass
+    assert not client.ready
+    await until(lambda: client.ready)
+    assert (client.restarts, client.pid != pid) == (restarts + 1, True)
+    assert not psutil.pid_exists(pid)
+    assert "nothing was heard of it for 4 s (--engine-timeout)" in caplog.text
+    assert await answer(client, "after", key("a")) == before
+    await client.unload_adapter(key("a"))
+
+
+async def test_a_stop_shorter_than_the_limit_is_no_hang(client: ProcessEngineClient) -> None:
+    pid = client.pid
+    assert pid is not None
+    stream = client.submit(request("s", max_tokens=50))
+    outputs = [await anext(stream)]
+    os.kill(pid, signal.SIGSTOP)
+    await asyncio.sleep(2 * BEAT_SECONDS)  # some beats are missed
+    os.kill(pid, signal.SIGCONT)
+    outputs += [output async for output in stream]
+    assert sum(len(output.token_ids) for output in outputs) == 50
+    assert client.pid == pid
+
+
 async def test_death_during_a_load(client: ProcessEngineClient, tiny_adapters: Mapping[str, Path]) -> None:
     assert client.pid is not None
     os.kill(client.pid, signal.SIGSTOP)  # so that the load cannot be answered before the end
@@ -169,6 +205,53 @@ async def test_start_failures_speak_plainly(tmp_path: Path, tiny_base: Path) -> 
     assert "no config.json" in str(results[0])
     assert "--kv-cache-gb" in str(results[1])
     assert missing.pid is starved.pid is None
+
+
+HANGING_STEP = """
+import time
+from pathlib import Path
+from server.engine.executor import Executor
+
+real = Executor._run
+
+def run(self, batch):
+    while Path({flag!r}).exists():
+        time.sleep(0.02)
+    return real(self, batch)
+
+Executor._run = run
+"""
+
+
+async def test_a_step_that_never_ends_is_noticed_too(
+    tiny_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    flag = tmp_path / "hang"
+    (tmp_path / "sitecustomize.py").write_text(HANGING_STEP.format(flag=str(flag)))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    client = ProcessEngineClient(config_for(tiny_base, step_timeout=3), policy=POLICY)
+    await client.start()
+    whole = await answer(client, "whole")
+    flag.touch()
+    with pytest.raises(EngineUnavailableError, match="can be sent again"):
+        await answer(client, "hung")
+    assert "a step has not got on for 3 s (--step-timeout)" in caplog.text
+    flag.unlink()
+    await until(lambda: client.ready)
+    assert "executor.py" in capfd.readouterr().err, "it says where it hung"
+    assert await answer(client, "again") == whole
+    await client.close()
+
+
+async def test_a_start_that_takes_too_long_is_given_up(tiny_base: Path) -> None:
+    client = ProcessEngineClient(config_for(tiny_base, start_timeout=0.1))
+    with pytest.raises(EngineStartError, match=r"not ready 0.1 s after its start \(--start-timeout\)"):
+        await client.start()
+    assert client.pid is None
 
 
 async def test_closing_while_starting_leaves_no_process(tiny_base: Path) -> None:

@@ -1,0 +1,55 @@
+"""A short soak of the real server: everything at once, nothing wrong, lost or leaked; and that it would tell."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.soak_references import write_references
+from tests.once import Once
+
+ROOT = Path(__file__).resolve().parents[3]
+NAMES = ("lora-r8", "prefix-5", "lora-r4", "prompt-7")
+
+
+@pytest.fixture(scope="session")
+def references(once: Once, tiny_base: Path, tiny_adapters: Mapping[str, Path]) -> Path:
+    packages = {name: tiny_adapters[name] for name in NAMES}
+    return once.make("soak", lambda path: write_references(path, tiny_base, packages))
+
+
+def soak(references: Path, out: Path, *flags: str) -> tuple[int, str, dict[str, Any]]:
+    """Run the real command; its status, what it wrote, its report."""
+    command = [sys.executable, "-m", "loadtests.soak", "--references", str(references), "--out", str(out), *flags]
+    engine = ("--", "--threads", "1", "--kv-cache-gb", "0.01")
+    done = subprocess.run([*command, *engine], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (out / "soak.json").exists(), done.stderr
+    return done.returncode, done.stdout + done.stderr, json.loads((out / "soak.json").read_text())
+
+
+def test_nothing_is_wrong_lost_or_leaked(references: Path, tmp_path: Path) -> None:
+    flags = ("--seconds", "10", "--faults-every", "2", "--engine-timeout", "4", "--comparers", "3", "--deaf", "2")
+    code, text, report = soak(references, tmp_path, *flags)
+    assert code == 0, text + (tmp_path / "server.log").read_text()[-4000:]
+    for count in ("compared", "uploads", "activations", "kills", "hangs", "left early", "deaf readers"):
+        assert report["counts"][count] > 0, text
+
+
+def test_a_wrong_answer_is_told(references: Path, tmp_path: Path) -> None:
+    known = json.loads((references / "references.json").read_text())
+    for answer in known["packages"]["prefix-5"]["answers"]:
+        answer["text"] += "!"
+    (tmp_path / "references.json").write_text(json.dumps(known))
+    code, text, report = soak(
+        tmp_path, tmp_path, "--seconds", "2", "--faults-every", "0", "--names", "0", "--deaf", "0"
+    )
+    assert code == 1
+    assert report["wrong"], text
+    assert report["lost"] == report["leaked"] == [], text
+    assert all("(prefix-5) answered" in sentence for sentence in report["wrong"])

@@ -1,0 +1,96 @@
+"""The real command while its engine hangs, and while somebody sets the clock."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from tests.server.command import children, client_of, serving
+from tests.server.live import wait_until
+
+LONG = {"prompt": "x", "max_tokens": 400, "ignore_eos": True, "stream": True}
+
+
+def events(response: httpx.Response) -> Iterator[Any]:
+    """The objects of a stream up to its ``[DONE]``, which must come."""
+    for line in response.iter_lines():
+        if line == "data: [DONE]":
+            return
+        if line:
+            yield json.loads(line.removeprefix("data: "))
+    raise AssertionError("the stream was cut off")
+
+
+def test_a_hung_engine_is_replaced_and_nobody_waits_for_ever(
+    tiny_base: Path, tiny_adapters: Mapping[str, Path]
+) -> None:
+    ask = {"model": "mine", "prompt": "abc", "max_tokens": 12, "temperature": 0, "ignore_eos": True}
+    argv = ("--model", str(tiny_base), "--adapter", f"mine={tiny_adapters['lora-r8']}", "--dtype", "float32")
+    with serving(*argv, "--engine-timeout", "4") as (process, lines), client_of(lines) as http:
+        before = http.post("/v1/completions", json=ask).json()["choices"][0]["text"]
+        (engine,) = children(process)
+        with http.stream("POST", "/v1/completions", json=LONG | {"model": "mine"}) as response:
+            seen = events(response)
+            next(seen)
+            engine.send_signal(signal.SIGSTOP)
+            refused = http.post("/v1/completions", json=ask)  # accepted, and never computed
+            *_, last = seen
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"]
+        assert refused.json()["error"]["code"] == "engine_unavailable"
+        assert last["error"]["code"] == "engine_unavailable"
+        assert "can be sent again" in last["error"]["message"]
+        for path in ("/ready", "/health"):
+            assert http.get(path).status_code == 503, path
+        wait_until(lambda: http.get("/ready").status_code == 200, "the engine to be back")
+        assert http.get("/health").status_code == 200
+        assert not psutil.pid_exists(engine.pid)
+        assert http.post("/v1/completions", json=ask).json()["choices"][0]["text"] == before
+        assert "hotswap_engine_restarts_total" in http.get("/metrics").text
+
+
+JUMPING_CLOCK = """
+import time
+from pathlib import Path
+
+real = time.time
+
+def jumped():
+    return real() + float(Path({offset!r}).read_text())
+
+time.time = jumped
+time.time_ns = lambda: int(jumped() * 1e9)
+"""
+
+
+def test_setting_the_clock_disturbs_nothing(tiny_base: Path, tmp_path: Path) -> None:
+    offset = tmp_path / "offset"
+    offset.write_text("0")
+    (tmp_path / "sitecustomize.py").write_text(JUMPING_CLOCK.format(offset=str(offset)))
+    environ = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+    argv = ("--model", str(tiny_base), "--engine-timeout", "5", "--step-timeout", "20")
+    with serving(*argv, **environ) as (process, lines), client_of(lines) as http:
+        (engine,) = children(process)
+        body = LONG | {"model": tiny_base.name}
+        with http.stream("POST", "/v1/completions", json=body) as response:
+            seen = events(response)
+            created = next(seen)["created"]
+            for jump in (86_400, -86_400, 0):
+                offset.write_text(str(jump))
+                for _ in range(50):
+                    next(seen)
+                assert http.get("/ready").status_code == 200
+            rest = list(seen)
+        assert rest[-1]["choices"][0]["finish_reason"] == "length"
+        offset.write_text("86400")
+        later = http.post("/v1/completions", json=body | {"stream": False, "max_tokens": 2}).json()["created"]
+        assert later >= created + 86_000, "the clock was not set: the test shows nothing"
+        assert children(process) == [engine]
