@@ -45,13 +45,14 @@ class Activation:
 
 @dataclass(frozen=True)
 class Upload:
-    """What became of an uploaded package, and which older versions were deleted for it.
+    """What became of an uploaded package, where it stood then, and which older versions were deleted for it.
 
     ``restore``: ``version``, which had failed, has its files again, and is what it was before.
     """
 
     version: AdapterVersion
     action: Uploaded
+    state: VersionState
     evicted: tuple[AdapterVersion, ...] = ()
 
 
@@ -214,8 +215,8 @@ class AdapterLifecycle:
             same = await self._restore(same, package)
         if activate and self.registry.state(same.key) is not VersionState.LIVE:
             activation = self._switch(same, "replace") if failed else await self._make_live(same, "replace")
-            return Upload(same, "replace" if activation.replaced else "load")
-        return Upload(same, "restore" if restored else "unchanged")
+            return Upload(same, "replace" if activation.replaced else "load", VersionState.LIVE)
+        return Upload(same, "restore" if restored else "unchanged", self.registry.state(same.key))
 
     async def _restore(self, version: AdapterVersion, package: Path) -> AdapterVersion:
         """Give a version the files of ``package``, whose content is its own, and make it resident if it is not."""
@@ -268,7 +269,7 @@ class AdapterLifecycle:
         else:
             logger.info("adapter %s waits as a candidate", key)
         action: Uploaded = "candidate" if not activate else "replace" if replaced else "load"
-        return Upload(version, action, self._evict(name))
+        return Upload(version, action, self.registry.state(key), self._evict(name))
 
     def _evict(self, name: str) -> tuple[AdapterVersion, ...]:
         """Delete the oldest versions of ``name`` that nobody uses, beyond those that are to be kept."""
