@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from server.command_line import load
 
@@ -17,9 +19,23 @@ def serve(argv: Sequence[str]) -> int:
     except ValueError as error:
         print(f"hotswap serve: {error} (see hotswap serve --help)", file=sys.stderr)
         return EXIT_USAGE
-    from server.serving import run
-
+    with _interrupts_end_at_once():
+        from server.serving import run
     return run(config)
+
+
+@contextmanager
+def _interrupts_end_at_once() -> Iterator[None]:
+    """For imports: libraries turn an interrupt amid their own into other errors."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:  # a test's, or ignored for good
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def chat(argv: Sequence[str]) -> int:

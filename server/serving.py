@@ -82,7 +82,7 @@ def run(config: ServerConfig) -> int:
     sock = bind(config.host, config.port)
     with sock, _data_dir(config) as data_dir:
         url = _url(config.host, sock.getsockname()[1])
-        with contextlib.suppress(KeyboardInterrupt), _sigterm_interrupts():
+        with _signals_stop():
             context = make_context(config, data_dir)
             check_adapters(context)
             _say(f"loading {context.base_root} ...")
@@ -95,13 +95,24 @@ def run(config: ServerConfig) -> int:
 
 
 @contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM as SIGINT, until the server takes both."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _signals_stop() -> Iterator[None]:
+    """SIGTERM and SIGINT end the block, until the server takes both."""
+    seen = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal seen
+        seen = True
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
+    except BaseException:
+        if not seen:  # else this is what libraries made of the interrupt
+            raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class DrainingServer(HttpServer):

@@ -38,8 +38,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--comparers", type=int, default=6, help="who ask and compare (default %(default)s)")
     parser.add_argument("--names", type=int, default=3, help="adapters that change all the time (default %(default)s)")
     parser.add_argument("--deaf", type=int, default=3, help="connections that never read (default %(default)s)")
-    parser.add_argument("--deaf-seconds", type=float, default=0.0, help="within which they must hold nothing"
-                        " any more; 0: not looked at (default %(default)g)")  # fmt: skip
+    parser.add_argument("--deaf-seconds", type=float, default=60.0, help="after the engine's work within"
+                        " which they must hold nothing; 0: not looked at (default %(default)g)")  # fmt: skip
     parser.add_argument(
         "--growth-mb", type=float, default=150.0, help="allowed to the server's memory (default %(default)g)"
     )

@@ -21,7 +21,7 @@ from server.api.error_responses import ApiError, json_response
 from server.api.wire import Integer, Wire
 from server.catalog.lifecycle import Activation
 from server.catalog.registry import Registry
-from server.catalog.versions import AdapterVersion
+from server.catalog.versions import AdapterVersion, VersionState
 from server.errors import EngineUnavailableError, ServerError
 
 _audit = logging.getLogger("server.audit")
@@ -40,6 +40,13 @@ def adapter_body(registry: Registry, name: str) -> dict[str, Any]:
 def version_body(registry: Registry, version: AdapterVersion) -> dict[str, Any]:
     """One version that is kept. ``reason``: why it failed, None unless it did."""
     key = version.key
+    return _version_body(version, registry.state(key), registry.running(key), registry.failure(key))
+
+
+def _version_body(
+    version: AdapterVersion, state: VersionState, running: int = 0, reason: str | None = None
+) -> dict[str, Any]:
+    key = version.key
     return {
         "object": "adapter.version",
         "id": str(key),
@@ -50,9 +57,9 @@ def version_body(registry: Registry, version: AdapterVersion) -> dict[str, Any]:
         "bytes": version.nbytes,
         "num_virtual_tokens": version.num_virtual_tokens,
         "created": int(version.created),
-        "state": registry.state(key).value,
-        "reason": registry.failure(key),
-        "running": registry.running(key),
+        "state": state.value,
+        "reason": reason,
+        "running": running,
         "warnings": list(version.warnings),
     }
 
@@ -159,8 +166,13 @@ async def _upload(
     key = done.version.key
     evicted = {"evicted": [version.key.version for version in done.evicted]} if done.evicted else {}
     audit(request, done.action, name, version=key.version, digest=key.digest, **evicted)
-    body = {**version_body(context.registry, done.version), "base_fingerprint": context.engine.info.base_fingerprint}
+    # As it was when it was done: somebody may have deleted it since.
+    body = {**_version_body(done.version, done.state, context.registry.running(key)), **_base(context)}
     return json_response(body, 200 if done.action in ("restore", "unchanged") else 201)
+
+
+def _base(context: ServerContext) -> dict[str, str]:
+    return {"base_fingerprint": context.engine.info.base_fingerprint}
 
 
 def _noted(warnings: list[str]) -> dict[str, list[str]]:
@@ -249,5 +261,6 @@ def _activated(request: Request, registry: Registry, activation: Activation, act
     key, replaced = activation.version.key, activation.replaced.key.version if activation.replaced else None
     done = action if activation.changed else "unchanged"
     audit(request, done, key.name, version=key.version, digest=key.digest, replaced=replaced)
-    body = {**version_body(registry, activation.version), "replaced": replaced, "changed": activation.changed}
+    body = _version_body(activation.version, VersionState.LIVE, registry.running(key))
+    body |= {"replaced": replaced, "changed": activation.changed}
     return json_response(body)

@@ -9,17 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 from weakref import WeakValueDictionary
 
 from adapters.errors import AdapterError
-from adapters.package.added_tokens import AddedToken, read_added_tokens
-from adapters.package.chat_template import NO_CHAT, PackageChat, read_chat
-from adapters.package.inspection import PackageInfo, inspect_package
 from server.adapter_key import AdapterKey
+from server.catalog.content import AnyVocabulary, Content, ContentReader, Vocabulary, is_sound
 from server.catalog.draining import Background, Draining
 from server.catalog.observer import Action, LifecycleObserver
 from server.catalog.registry import Registry
@@ -30,8 +28,6 @@ from server.engine.ipc.client import EngineClient
 from server.errors import AdapterFailedError, BudgetError, ConflictError, InvalidRequestError, StoreError
 
 logger = logging.getLogger(__name__)
-Tokens = tuple[AddedToken, ...]
-Content = tuple[str, Tokens, PackageChat]  # digest of the weights, tokens and conversations: what makes a version
 Uploaded = Literal["load", "replace", "candidate", "restore", "unchanged"]
 
 
@@ -49,41 +45,15 @@ class Activation:
 
 @dataclass(frozen=True)
 class Upload:
-    """What became of an uploaded package, and which older versions were deleted for it.
+    """What became of an uploaded package, where it stood then, and which older versions were deleted for it.
 
     ``restore``: ``version``, which had failed, has its files again, and is what it was before.
     """
 
     version: AdapterVersion
     action: Uploaded
+    state: VersionState
     evicted: tuple[AdapterVersion, ...] = ()
-
-
-class Vocabulary(Protocol):
-    """The tokenizer of the base, as far as packages must fit it."""
-
-    def new_tokens(self, tokens: Tokens) -> Tokens:
-        """Those of a package's added ``tokens`` that it does not have. Raises AdapterError."""
-        ...
-
-    def check_special_tokens(self, recorded: Mapping[str, str | list[str]]) -> None:
-        """Raise AdapterError when a package was trained with other special tokens, by role."""
-        ...
-
-    def fit_chat(self, chat: PackageChat, tokens: Tokens, base_ends: Collection[int]) -> PackageChat:
-        """What of a package's ``chat`` is served beside the base's end tokens. Raises EngineUnavailableError."""
-        ...
-
-
-class _AnyVocabulary:
-    def new_tokens(self, tokens: Tokens) -> Tokens:
-        return ()
-
-    def check_special_tokens(self, recorded: Mapping[str, str | list[str]]) -> None:
-        pass
-
-    def fit_chat(self, chat: PackageChat, tokens: Tokens, base_ends: Collection[int]) -> PackageChat:
-        return NO_CHAT
 
 
 class AdapterLifecycle:
@@ -106,7 +76,7 @@ class AdapterLifecycle:
         self.store = store
         self._engine = engine
         self._observer = observer or LifecycleObserver()
-        self._vocabulary: Vocabulary = vocabulary or _AnyVocabulary()
+        self._reader = ContentReader(engine, vocabulary or AnyVocabulary())
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._background = Background()
         self._draining = Draining(registry, engine, self._background)
@@ -198,16 +168,14 @@ class AdapterLifecycle:
         try:
             self.registry.check_new_name(name)
             with disk_errors():
-                info = await asyncio.to_thread(inspect_package, package)
-                tokens = await asyncio.to_thread(self._read_tokens, info)
-                chat = await asyncio.to_thread(self._read_chat, info, tokens)
+                content = await asyncio.to_thread(self._reader.read, package)
             async with self._lock(name):
-                same = self._same_content(name, info.digest, tokens, chat, activate=activate)
+                same = self._same_content(name, content, activate=activate)
                 if activate and not replace:
-                    self._check_free(name, (info.digest, tokens, chat))
+                    self._check_free(name, content)
                 if same is None:
-                    return await self._add(name, info, tokens, chat, activate=activate, allow_noop=allow_noop)
-                return await self._repeat(same, info, activate=activate)
+                    return await self._add(name, content, activate=activate, allow_noop=allow_noop)
+                return await self._repeat(same, package, activate=activate)
         except (AdapterError, BudgetError, StoreError) as error:
             self._observer.adapter_refused(error.code)
             logger.info("adapter %s refused: %s", name, error)
@@ -215,12 +183,10 @@ class AdapterLifecycle:
         finally:
             await asyncio.to_thread(self.store.discard, package)
 
-    def _same_content(
-        self, name: str, digest: str, tokens: Tokens, chat: PackageChat, *, activate: bool
-    ) -> AdapterVersion | None:
+    def _same_content(self, name: str, content: Content, *, activate: bool) -> AdapterVersion | None:
         """The live version of ``name``, else a candidate, else one that failed, whose content is this one."""
         versions = self.registry.versions(name) if name in self.registry.known_names() else []
-        same = [version for version in versions if _content(version) == (digest, tokens, chat)]
+        same = [version for version in versions if content.is_of(version)]
         same.sort(key=lambda version: self.registry.serves(version.key))
         by_state = {self.registry.state(version.key): version for version in same}
         found = by_state.get(VersionState.LIVE) or by_state.get(VersionState.CANDIDATE)
@@ -232,7 +198,7 @@ class AdapterLifecycle:
     def _check_free(self, name: str, content: Content) -> None:
         """Raise ConflictError when ``name`` has a live version of other ``content``: an upload may be repeated."""
         live = self.registry.live_number(name)
-        if live is None or _content(self.registry.live(name)) == content:
+        if live is None or content.is_of(self.registry.live(name)):
             return
         raise ConflictError(
             f"the adapter {name!r} exists (version {live}); to replace it, send PUT /v1/adapters/{name} or add "
@@ -241,27 +207,27 @@ class AdapterLifecycle:
             code="adapter_exists",
         )
 
-    async def _repeat(self, same: AdapterVersion, info: PackageInfo, *, activate: bool) -> Upload:
+    async def _repeat(self, same: AdapterVersion, package: Path, *, activate: bool) -> Upload:
         """The upload of content that a version has: mend it if it needs that, and let the name serve it."""
         failed = self.registry.state(same.key) is VersionState.FAILED
-        restored = failed or not await asyncio.to_thread(_is_sound, same)
+        restored = failed or not await asyncio.to_thread(is_sound, same)
         if restored:
-            same = await self._restore(same, info)
+            same = await self._restore(same, package)
         if activate and self.registry.state(same.key) is not VersionState.LIVE:
             activation = self._switch(same, "replace") if failed else await self._make_live(same, "replace")
-            return Upload(same, "replace" if activation.replaced else "load")
-        return Upload(same, "restore" if restored else "unchanged")
+            return Upload(same, "replace" if activation.replaced else "load", VersionState.LIVE)
+        return Upload(same, "restore" if restored else "unchanged", self.registry.state(same.key))
 
-    async def _restore(self, version: AdapterVersion, info: PackageInfo) -> AdapterVersion:
-        """Give a version the files of ``info``, whose content is its own, and make it resident if it is not."""
+    async def _restore(self, version: AdapterVersion, package: Path) -> AdapterVersion:
+        """Give a version the files of ``package``, whose content is its own, and make it resident if it is not."""
         failed = self.registry.state(version.key) is VersionState.FAILED
         if await self._draining.cancel(version.key):
             self.registry.drained(version.key)
-        path = await asyncio.to_thread(self.store.adopt, info.path)
+        path = await asyncio.to_thread(self.store.adopt, package)
         try:
             loaded = await self._engine.load_adapter(version.key, path, allow_noop=True)  # accepted before
         except BaseException:
-            await self._removal.delete_files(version.key, path)
+            await self._removal.return_files(version.key, path)
             raise
         if failed:
             self._observer.adapter_loaded(loaded)
@@ -271,9 +237,8 @@ class AdapterLifecycle:
         logger.info("adapter %s has its files again", version.key)
         return restored
 
-    async def _add(
-        self, name: str, info: PackageInfo, tokens: Tokens, chat: PackageChat, *, activate: bool, allow_noop: bool
-    ) -> Upload:
+    async def _add(self, name: str, content: Content, *, activate: bool, allow_noop: bool) -> Upload:
+        info = content.info
         key = self.registry.reserve(name, info.digest, candidate=not activate)
         path: Path | None = None
         try:
@@ -282,7 +247,7 @@ class AdapterLifecycle:
         except BaseException:
             self.registry.release(key)
             if path is not None:
-                await self._removal.delete_files(key, path)
+                await self._removal.return_files(key, path)
             raise
         version = AdapterVersion(
             key=key,
@@ -291,11 +256,11 @@ class AdapterLifecycle:
             nbytes=loaded.nbytes,
             num_virtual_tokens=loaded.num_virtual_tokens,
             vocab_size=loaded.vocab_size,
-            tokens=tokens,
-            chat=chat,
+            tokens=content.tokens,
+            chat=content.chat,
             created=time.time(),
             manifest=info.manifest,
-            warnings=(*loaded.warnings, *chat.warnings),
+            warnings=(*loaded.warnings, *content.chat.warnings),
         )
         self._observer.adapter_loaded(loaded)
         replaced = self.registry.commit(version)
@@ -304,7 +269,7 @@ class AdapterLifecycle:
         else:
             logger.info("adapter %s waits as a candidate", key)
         action: Uploaded = "candidate" if not activate else "replace" if replaced else "load"
-        return Upload(version, action, self._evict(name))
+        return Upload(version, action, self.registry.state(key), self._evict(name))
 
     def _evict(self, name: str) -> tuple[AdapterVersion, ...]:
         """Delete the oldest versions of ``name`` that nobody uses, beyond those that are to be kept."""
@@ -316,20 +281,6 @@ class AdapterLifecycle:
             logger.info("adapter %s deleted: there are more than %d versions", version.key, self._max_versions)
             self._end(version, force=False)
         return tuple(evicted)
-
-    def _read_tokens(self, info: PackageInfo) -> Tokens:
-        """What its tokens are beside the base's, once both tokenizers are known to agree. Raises AdapterError."""
-        named: Tokens = ()
-        if info.manifest is not None:
-            if info.manifest.base.fingerprint == self._engine.info.base_fingerprint:  # or the base is refused by name
-                self._vocabulary.check_special_tokens(info.manifest.special_tokens)
-            named = tuple(info.manifest.added_tokens)
-        return self._vocabulary.new_tokens(read_added_tokens(info.path, named))
-
-    def _read_chat(self, info: PackageInfo, tokens: Tokens) -> PackageChat:
-        """What it brings for conversations, as far as it is served."""
-        ends = self._engine.info.eos_token_ids if self._engine.ready else ()  # which then refuses the package
-        return self._vocabulary.fit_chat(read_chat(info.path), tokens, ends)
 
     # ---- activating ----
 
@@ -457,15 +408,3 @@ class AdapterLifecycle:
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
-
-
-def _content(version: AdapterVersion) -> Content:
-    return version.key.digest, version.tokens, version.chat
-
-
-def _is_sound(version: AdapterVersion) -> bool:
-    """Whether its files would be taken for it again, after a restart of the engine, say."""
-    try:
-        return inspect_package(version.path).digest == version.key.digest
-    except (AdapterError, OSError):
-        return False

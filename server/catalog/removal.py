@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from server.adapter_key import AdapterKey
@@ -46,16 +46,23 @@ class Removal:
 
     async def delete_files(self, key: AdapterKey, path: Path) -> None:
         """Delete a package that nothing needs any more."""
-        try:
-            with disk_errors():
-                await asyncio.to_thread(self._store.delete, path)
-        except StoreError as error:
-            self._undeleted[key] = f"its files are still there, in packages/{path.name}: {error}"
-            logger.warning("the files of adapter %s remain in %s: %s", key, path, error)
+        await self._let_go(key, path, self._store.delete)
+
+    async def return_files(self, key: AdapterKey, path: Path) -> None:
+        """Undo the adoption of a package that is not served after all."""
+        await self._let_go(key, path, self._store.undo_adopt)
 
     def undeleted(self, versions: Iterable[AdapterVersion]) -> list[str]:
         """Why files of ``versions``, which are gone, are still on the disk; empty when none are."""
         return [f"{v.key}: {self._undeleted[v.key]}" for v in versions if v.key in self._undeleted]
+
+    async def _let_go(self, key: AdapterKey, path: Path, end: Callable[[Path], None]) -> None:
+        try:
+            with disk_errors():
+                await asyncio.to_thread(end, path)
+        except StoreError as error:
+            self._undeleted[key] = f"its files are still there, in packages/{path.name}: {error}"
+            logger.warning("the files of adapter %s remain in %s: %s", key, path, error)
 
     async def _unload_and_delete(self, version: AdapterVersion, force: bool) -> None:
         await (self._draining.force if force else self._draining.finish)(version.key)

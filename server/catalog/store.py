@@ -88,7 +88,8 @@ class AdapterStore:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise EngineStartError(f"cannot keep adapters in {root}: {reason}; choose another --data-dir") from error
-        self._unclaimed = set(self._sizes)
+        self._left = frozenset(self._sizes)  # by an earlier server
+        self._unclaimed = set(self._left)
 
     def close(self) -> None:
         """Let another store have ``root``."""
@@ -156,6 +157,14 @@ class AdapterStore:
             del self._sizes[target]
             raise
         return target
+
+    def undo_adopt(self, package: Path) -> None:
+        """Delete an adopted package that was refused in the end, but not what an earlier server left."""
+        if package not in self._left:
+            self.delete(package)
+            return
+        with self._changing:
+            self._unclaimed.add(package)
 
     @disk_errors()
     def delete(self, path: Path) -> None:

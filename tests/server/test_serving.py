@@ -18,6 +18,7 @@ import openai
 import pytest
 
 from server.catalog.store import AdapterStore
+from server.serving import _signals_stop
 from tests.server.command import children, client_of, end, serving, starting, url_of
 from tests.server.live import wait_until
 
@@ -147,6 +148,19 @@ def test_a_signal_before_there_is_an_engine(tiny_base: Path, tmp_path: Path, num
         process.send_signal(number)
         assert end(process) == (0, "stopped\n", "")
         os.close(writer)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_a_library_makes_of_a_signal_is_no_error(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with _signals_stop():
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt as interrupt:
+            raise ValueError("cannot build a schema") from interrupt
+    assert signal.getsignal(number) is before
+    with pytest.raises(ValueError, match="no signal"), _signals_stop():
+        raise ValueError("no signal")
 
 
 @pytest.mark.parametrize(

@@ -94,3 +94,51 @@ def test_setting_the_clock_disturbs_nothing(tiny_base: Path, tmp_path: Path) -> 
         later = http.post("/v1/completions", json=body | {"stream": False, "max_tokens": 2}).json()["created"]
         assert later >= created + 86_000, "the clock was not set: the test shows nothing"
         assert children(process) == [engine]
+
+
+POISON = """
+import os, signal, sys
+
+def killed_by(event, args):
+    if event == "open" and isinstance(args[0], str) and args[0].endswith("adapter_model.safetensors"):
+        if os.path.exists(os.path.join(os.path.dirname(args[0]), ".poison")):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+if "server.engine.ipc.process" in sys.orig_argv:
+    sys.addaudithook(killed_by)
+"""
+
+
+def test_an_adapter_that_ends_the_engine_is_left_out_and_the_others_served(
+    tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(POISON)
+    environ = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+    names = {"sound": "lora-r8", "bad": "lora-r4"}
+    adapters = [word for name in names for word in ("--adapter", f"{name}={tiny_adapters[names[name]]}")]
+    argv = ("--model", str(tiny_base), "--dtype", "float32", "--data-dir", str(tmp_path / "data"), *adapters)
+    with serving(*argv, **environ) as (process, lines), client_of(lines) as http:
+        ask = {"prompt": "abc", "max_tokens": 12, "temperature": 0, "ignore_eos": True}
+        before = {name: http.post("/v1/completions", json=ask | {"model": name}).text for name in names}
+        texts = {name: json.loads(body)["choices"][0]["text"] for name, body in before.items()}
+        for package in (tmp_path / "data" / "packages").iterdir():
+            if b'"r": 4' in (package / "adapter_config.json").read_bytes():
+                (package / ".poison").touch()
+        (engine,) = children(process)
+        engine.kill()
+        wait_until(lambda: http.get("/ready").status_code == 503, "the death to be noticed")
+        for count in ("1.0", "2.0"):  # lives that end with it
+            restarts = f'hotswap_engine_restarts_total{{model="{tiny_base.name}"}} {count}'
+            wait_until(lambda line=restarts: line in http.get("/metrics").text, "the next life")  # type: ignore[misc]
+        wait_until(lambda: http.get("/ready").status_code == 200, "the engine to serve the others")
+        assert [model["id"] for model in http.get("/v1/models").json()["data"]] == [tiny_base.name, "sound"]
+        again = http.post("/v1/completions", json=ask | {"model": "sound"}).json()
+        assert again["choices"][0]["text"] == texts["sound"]
+        refused = http.post("/v1/completions", json=ask | {"model": "bad"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "adapter_failed")
+        assert "the engine ended while it was being loaded" in refused.json()["error"]["message"]
+        for poison in (tmp_path / "data" / "packages").glob("*/.poison"):
+            poison.unlink()
+        assert http.patch("/v1/adapters/bad", json={"version": 1}).status_code == 200
+        mended = http.post("/v1/completions", json=ask | {"model": "bad"}).json()
+        assert mended["choices"][0]["text"] == texts["bad"]

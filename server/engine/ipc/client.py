@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -129,6 +129,7 @@ class ClientCore(EngineClient):
         self._loads: dict[AdapterKey, _Load] = {}
         self._unloads: dict[AdapterKey, asyncio.Future[None]] = {}
         self._paths: dict[AdapterKey, Path] = {}  # of every adapter that should be resident
+        self._died_restoring = False
 
     # ---- EngineClient ----
 
@@ -206,18 +207,21 @@ class ClientCore(EngineClient):
                 _resolve(self._unloads.pop(message.key, None), None)
 
     async def _restore(self) -> None:
-        """Load again what was resident. One that cannot be is dropped and told of: the others are served."""
-        keys = list(self._paths)
-        results = await asyncio.gather(
-            *(self._load(k, self._paths[k], allow_noop=True) for k in keys), return_exceptions=True
-        )
-        for key, result in zip(keys, results, strict=True):
-            if isinstance(result, (AdapterError, BudgetError)):
-                logger.error("adapter %s could not be loaded again: %s", key, result)
-                if self._paths.pop(key, None) is not None:  # else it was let go meanwhile
-                    self.on_lost(key, str(result))
-            elif isinstance(result, BaseException):
-                raise result
+        """Load again what was resident. One that cannot be is dropped and told of: the others are served.
+
+        After a life that ended here they are loaded one by one. One that ends another such life is dropped as well,
+        for it would end every life.
+        """
+        keys, one_by_one = list(self._paths), self._died_restoring
+        self._died_restoring = True
+        for group in [[key] for key in keys] if one_by_one else [keys]:
+            try:
+                await self._load_again(group)
+            except EngineUnavailableError:
+                if one_by_one:
+                    self._drop(group[0], "the engine ended while it was being loaded, alone as well")
+                raise
+        self._died_restoring = False
 
     def _detach(self, ending: str) -> None:
         """The engine is gone: end whatever waits for it. ``ending`` says how it went."""
@@ -238,6 +242,21 @@ class ClientCore(EngineClient):
         self._unloads.clear()
 
     # ---- inside ----
+
+    async def _load_again(self, keys: Sequence[AdapterKey]) -> None:
+        keys = [key for key in keys if key in self._paths]  # the others were let go meanwhile
+        loads = (self._load(key, self._paths[key], allow_noop=True) for key in keys)
+        results = await asyncio.gather(*loads, return_exceptions=True)
+        for key, result in zip(keys, results, strict=True):
+            if isinstance(result, (AdapterError, BudgetError)):
+                self._drop(key, str(result))
+            elif isinstance(result, BaseException):
+                raise result
+
+    def _drop(self, key: AdapterKey, reason: str) -> None:
+        logger.error("adapter %s could not be loaded again: %s", key, reason)
+        if self._paths.pop(key, None) is not None:  # else it was let go meanwhile
+            self.on_lost(key, reason)
 
     def _checked_send(self) -> Send:
         if not self._ready or self._send is None:

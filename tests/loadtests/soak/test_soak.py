@@ -27,7 +27,7 @@ def references(once: Once, tiny_base: Path, tiny_adapters: Mapping[str, Path]) -
 def soak(references: Path, out: Path, *flags: str) -> tuple[int, str, dict[str, Any]]:
     """Run the real command; its status, what it wrote, its report."""
     command = [sys.executable, "-m", "loadtests.soak", "--references", str(references), "--out", str(out), *flags]
-    engine = ("--", "--threads", "1", "--kv-cache-gb", "0.01")
+    engine = ("--", "--threads", "1", "--kv-cache-gb", "0.01", "--send-seconds", "3")
     done = subprocess.run([*command, *engine], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (out / "soak.json").exists(), done.stderr
     return done.returncode, done.stdout + done.stderr, json.loads((out / "soak.json").read_text())
@@ -35,6 +35,7 @@ def soak(references: Path, out: Path, *flags: str) -> tuple[int, str, dict[str, 
 
 def test_nothing_is_wrong_lost_or_leaked(references: Path, tmp_path: Path) -> None:
     flags = ("--seconds", "10", "--faults-every", "2", "--engine-timeout", "4", "--comparers", "3", "--deaf", "2")
+    flags += ("--deaf-seconds", "30")
     code, text, report = soak(references, tmp_path, *flags)
     assert code == 0, text + (tmp_path / "server.log").read_text()[-4000:]
     for count in ("compared", "uploads", "activations", "kills", "hangs", "left early", "deaf readers"):
@@ -47,7 +48,7 @@ def test_a_wrong_answer_is_told(references: Path, tmp_path: Path) -> None:
         answer["text"] += "!"
     (tmp_path / "references.json").write_text(json.dumps(known))
     code, text, report = soak(
-        tmp_path, tmp_path, "--seconds", "2", "--faults-every", "0", "--names", "0", "--deaf", "0"
+        tmp_path, tmp_path, "--seconds", "2", "--faults-every", "0", "--names", "0", "--deaf", "0", "--deaf-seconds", "0"
     )
     assert code == 1
     assert report["wrong"], text

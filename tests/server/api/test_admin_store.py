@@ -220,6 +220,19 @@ def test_one_new_name_goes_to_one_of_many(store: Live, uploads: dict[str, Any]) 
             assert [v["version"] for v in http.get(f"/v1/adapters/{name}").json()["versions"]] == [1]
 
 
+def test_a_change_that_was_made_is_answered_so_though_it_was_undone_at_once(
+    store: Live, uploads: dict[str, Any]
+) -> None:
+    with store.http() as http, store.http() as other, ThreadPoolExecutor(1) as pool:
+        for activate in ("true", "false"):
+            query = {"name": "brief", "activate": activate}
+            upload = pool.submit(http.post, "/v1/adapters", params=query, files=uploads["lora-2"])
+            while other.delete("/v1/adapters/brief", params={"mode": "force"}).status_code == 404:
+                assert not upload.done() or upload.result().status_code == 201, upload.result().text
+            made = upload.result()
+            assert (made.status_code, made.json()["state"]) == (201, "live" if activate == "true" else "candidate")
+
+
 # ---- budgets ----
 
 

@@ -134,6 +134,26 @@ def test_the_same_files_after_a_start_are_used_again(
     assert len({first, other, more}) == 3, "one place is never two versions'"
 
 
+def test_what_an_earlier_server_left_outlives_a_refused_upload_of_the_same(
+    store: AdapterStore, tiny_adapters: Mapping[str, Path], tmp_path: Path
+) -> None:
+    left = store.adopt(store.stage_copy(tiny_adapters["lora-r4"]))
+    store.close()
+    again = AdapterStore(tmp_path / "store")
+    for _ in range(2):
+        assert again.adopt(again.stage_copy(tiny_adapters["lora-r4"])) == left
+        again.undo_adopt(left)
+        assert left.is_dir()
+        assert again.found.count == 1
+    new = again.adopt(again.stage_copy(tiny_adapters["lora-r8"]))
+    again.undo_adopt(new)
+    assert not new.exists()
+    assert again.adopt(again.stage_copy(tiny_adapters["lora-r4"])) == left
+    again.delete(left)
+    assert not left.exists()
+    assert again.found.count == 0
+
+
 # ---- a disk that does not take it ----
 
 
