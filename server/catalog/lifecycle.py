@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 from weakref import WeakValueDictionary
 
 from adapters.errors import AdapterError
-from adapters.package.added_tokens import AddedToken, read_added_tokens
+from adapters.package.added_tokens import AddedToken, read_added_tokens, unnamed_tokens
 from adapters.package.chat_template import NO_CHAT, PackageChat, read_chat
 from adapters.package.inspection import PackageInfo, inspect_package
 from server.adapter_key import AdapterKey
@@ -66,6 +66,10 @@ class Vocabulary(Protocol):
         """Those of a package's added ``tokens`` that it does not have. Raises AdapterError."""
         ...
 
+    def unnamed(self, ids: Sequence[int], tokens: Tokens) -> list[int]:
+        """Those of ``ids`` that neither it nor the added ``tokens`` of a package have a text for."""
+        ...
+
     def check_special_tokens(self, recorded: Mapping[str, str | list[str]]) -> None:
         """Raise AdapterError when a package was trained with other special tokens, by role."""
         ...
@@ -78,6 +82,9 @@ class Vocabulary(Protocol):
 class _AnyVocabulary:
     def new_tokens(self, tokens: Tokens) -> Tokens:
         return ()
+
+    def unnamed(self, ids: Sequence[int], tokens: Tokens) -> list[int]:
+        return []
 
     def check_special_tokens(self, recorded: Mapping[str, str | list[str]]) -> None:
         pass
@@ -295,7 +302,11 @@ class AdapterLifecycle:
             chat=chat,
             created=time.time(),
             manifest=info.manifest,
-            warnings=(*loaded.warnings, *chat.warnings),
+            warnings=(
+                *loaded.warnings,
+                *unnamed_tokens(self._vocabulary.unnamed(loaded.token_ids, tokens)),
+                *chat.warnings,
+            ),
         )
         self._observer.adapter_loaded(loaded)
         replaced = self.registry.commit(version)

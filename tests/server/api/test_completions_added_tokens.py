@@ -263,8 +263,8 @@ def test_tokens_named_by_another_file_of_the_tokenizer(
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (other / name).unlink()
     (other / file).write_text(json.dumps(content))
-    answer = upload(live, "named", other, tmp_path / "other.tar")
+    answer = upload(live, f"named-by-{file}", other, tmp_path / "other.tar")
     assert answer.status_code == 201, answer.text
     assert answer.json()["warnings"] == []
-    found = complete(live, "named", "<call>", logit_bias={str(CALL): 100}, max_tokens=2)
+    found = complete(live, f"named-by-{file}", "<call>", logit_bias={str(CALL): 100}, max_tokens=2)
     assert (found["choices"][0]["text"], found["usage"]["prompt_tokens"]) == ("<call><call>", 1)
