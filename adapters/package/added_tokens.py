@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -62,7 +62,6 @@ class _TokenizerConfig(msgspec.Struct, frozen=True):
     added_tokens_decoder: dict[str, _Described] | None = None
 
 
-_SpecialTokens = dict[str, str | _Described | list[str | _Described] | None]
 _Source = tuple[str, Sequence[AddedToken]]
 T = TypeVar("T")
 
@@ -169,13 +168,12 @@ def _read_config(directory: Path, limits: PackageLimits) -> list[AddedToken]:
 def _read_numbers(directory: Path, limits: PackageLimits) -> list[AddedToken]:
     """Those of added_tokens.json, which has no more than numbers; special are those with a role of their own."""
     numbers = _read(directory / ADDED_TOKENS_FILE, limits.max_token_list_bytes, dict[str, int]) or {}
-    roles: _SpecialTokens = {}
-    if numbers:
-        roles = _read(directory / SPECIAL_TOKENS_FILE, limits.max_json_bytes, _SpecialTokens) or {}
+    roles = _read(directory / SPECIAL_TOKENS_FILE, limits.max_json_bytes, dict[str, Any]) or {} if numbers else {}
     special = set[str]()
     for role in roles.values():
         listed = role if isinstance(role, list) else [role]
-        special |= {one if isinstance(one, str) else one.content for one in listed if one is not None}
+        texts = [one.get("content") if isinstance(one, dict) else one for one in listed]
+        special |= {text for text in texts if isinstance(text, str)}  # other tools keep other things there
     flags = {text: {"special": text in special, "normalized": text not in special} for text in numbers}
     return [_token(ADDED_TOKENS_FILE, {"id": numbers[text], "content": text, **flags[text]}) for text in numbers]
 

@@ -66,11 +66,16 @@ class AdapterVerification:
             )
         return not self._passes
 
+    @property
+    def _known(self) -> int:
+        """Token ids that the adapter reads."""
+        return self._row[1].vocab_size or self._runner.vocab_size
+
     # ---- passes ----
 
     def _golden_passes(self) -> list[Pass]:
         """Every recorded prompt alone; the shortest also by the base, and beside others."""
-        known = self._row[1].vocab_size or self._runner.vocab_size
+        known = self._known
         if any(int(golden.input_ids.max()) >= known for golden in self._plan.golden):
             raise AdapterError(
                 f"a recorded prompt holds ids beyond the {known} tokens that the adapter reads on this base"
@@ -88,7 +93,8 @@ class AdapterVerification:
 
     def _plain_passes(self) -> list[Pass]:
         generator = torch.Generator().manual_seed(0)
-        prompt: list[int] = torch.randint(self._runner.vocab_size, (_LENGTH,), generator=generator).tolist()
+        known = min(self._known, self._runner.vocab_size)  # a vocabulary may have been cut to the tokenizer's
+        prompt: list[int] = torch.randint(known, (_LENGTH,), generator=generator).tolist()
         return self._effect_passes([*prompt, *_own_tokens(self._row[1])])
 
     def _effect_passes(self, prompt: list[int]) -> list[Pass]:

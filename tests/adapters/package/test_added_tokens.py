@@ -171,3 +171,9 @@ def test_limits(tmp_path: Path) -> None:
     write(tmp_path, {"added_tokens": [{"id": i, "content": f"{i:01000}"} for i in range(200)]})
     with pytest.raises(PackageError, match="have 200000 characters together; at most 131072 are served"):
         check_added(read_added_tokens(tmp_path))
+
+
+def test_roles_that_are_no_tokens_are_passed_over(tmp_path: Path) -> None:
+    roles = {"eos_token": {"content": "<a>"}, "use_default": True, "more": [7, {"id": 1}, "<b>"], "image": {"x": "<c>"}}
+    write_all(tmp_path, added_tokens={"<a>": 7, "<b>": 8, "<c>": 9}, special_tokens_map=roles)
+    assert [token.special for token in read_added_tokens(tmp_path)] == [True, True, False]
