@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -25,7 +25,7 @@ from adapters.package.files import (
 from adapters.quoting import describe_error, quote
 
 
-class AddedToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class AddedToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """One token as the tokenizers library describes it. ``special`` ones are left out of decoded text unless asked for.
 
     The other flags say how it is found in a text: as a whole word only, with the white space around it, before or
@@ -47,7 +47,7 @@ class _Tokenizer(msgspec.Struct, frozen=True):
     added_tokens: msgspec.Raw = msgspec.Raw(b"[]")
 
 
-class _Described(msgspec.Struct, frozen=True):
+class _Described(msgspec.Struct, frozen=True, gc=False):
     """A token in the other files, where it stands under its number, or without one."""
 
     content: str
@@ -62,7 +62,6 @@ class _TokenizerConfig(msgspec.Struct, frozen=True):
     added_tokens_decoder: dict[str, _Described] | None = None
 
 
-_SpecialTokens = dict[str, str | _Described | list[str | _Described] | None]
 _Source = tuple[str, Sequence[AddedToken]]
 T = TypeVar("T")
 
@@ -83,7 +82,6 @@ def read_added_tokens(
     ]
     found: dict[int, tuple[AddedToken, str]] = {}
     for name, tokens in sources:
-        _check_size(tokens, limits)
         _refuse_twice("id", [str(token.id) for token in tokens])
         _refuse_twice("text", [token.content for token in tokens])
         for token in tokens:
@@ -94,9 +92,20 @@ def read_added_tokens(
                     "save the tokenizer again beside the adapter"
                 )
     tokens = [found[number][0] for number in sorted(found)]
-    _check_size(tokens, limits)
     _refuse_twice("text", [token.content for token in tokens])
     return tuple(tokens)
+
+
+def check_added(tokens: Sequence[AddedToken], limits: PackageLimits = DEFAULT_LIMITS) -> None:
+    """PackageError when ``tokens``, which a package has beside its base's, are too many or too long."""
+    if len(tokens) > limits.max_added_tokens:
+        raise PackageError(f"the package adds {len(tokens)} tokens; at most {limits.max_added_tokens} are served")
+    chars = sum(len(token.content) for token in tokens)
+    if chars > limits.max_added_token_chars:
+        raise PackageError(
+            f"the added tokens of the package have {chars} characters together; at most "
+            f"{limits.max_added_token_chars} are served"
+        )
 
 
 def unnamed_rows(tokens: Sequence[AddedToken], base_size: int, size: int) -> str | None:
@@ -109,14 +118,15 @@ def unnamed_rows(tokens: Sequence[AddedToken], base_size: int, size: int) -> str
     )
 
 
-def _check_size(tokens: Sequence[AddedToken], limits: PackageLimits) -> None:
-    if len(tokens) > limits.max_added_tokens:
-        raise PackageError(f"the package names {len(tokens)} added tokens; {limits.max_added_tokens} are read")
-    chars = sum(len(token.content) for token in tokens)
-    if chars > limits.max_added_token_chars:
-        raise PackageError(
-            f"the package's added tokens have {chars} characters in all; {limits.max_added_token_chars} are read"
-        )
+def unnamed_tokens(ids: Sequence[int]) -> list[str]:
+    """What to tell whoever uploaded rows for ``ids`` of the base's vocabulary, of which no tokenizer knows the text."""
+    if not ids:
+        return []
+    listed = ", ".join(map(str, ids[:8])) + (", ..." if len(ids) > 8 else "")
+    return [
+        f"the adapter has rows for {len(ids)} token ids ({listed}) that neither the base's tokenizer nor the package "
+        "names: their text is read as other tokens. Add the tokenizer's files, as its save_pretrained writes them"
+    ]
 
 
 def _read(path: Path, max_bytes: int, type_: type[T]) -> T | None:
@@ -139,8 +149,8 @@ def _malformed(name: str, error: Exception) -> PackageError:
 
 def _read_tokenizer(directory: Path, limits: PackageLimits) -> list[AddedToken]:
     found = _read(directory / TOKENIZER_FILE, limits.max_tokenizer_bytes, _Tokenizer) or _Tokenizer()
-    if len(found.added_tokens) > limits.max_json_bytes:
-        raise PackageError(f"the added tokens of {TOKENIZER_FILE} take more than {limits.max_json_bytes} bytes")
+    if len(found.added_tokens) > limits.max_token_list_bytes:
+        raise PackageError(f"the added tokens of {TOKENIZER_FILE} take more than {limits.max_token_list_bytes} bytes")
     try:
         return msgspec.json.decode(found.added_tokens, type=list[AddedToken])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -148,21 +158,22 @@ def _read_tokenizer(directory: Path, limits: PackageLimits) -> list[AddedToken]:
 
 
 def _read_config(directory: Path, limits: PackageLimits) -> list[AddedToken]:
-    found = _read(directory / TOKENIZER_CONFIG_FILE, limits.max_json_bytes, _TokenizerConfig) or _TokenizerConfig()
+    found = (
+        _read(directory / TOKENIZER_CONFIG_FILE, limits.max_token_list_bytes, _TokenizerConfig) or _TokenizerConfig()
+    )
     listed = found.added_tokens_decoder or {}
     return [_token(TOKENIZER_CONFIG_FILE, {"id": id_, **msgspec.structs.asdict(one)}) for id_, one in listed.items()]
 
 
 def _read_numbers(directory: Path, limits: PackageLimits) -> list[AddedToken]:
     """Those of added_tokens.json, which has no more than numbers; special are those with a role of their own."""
-    numbers = _read(directory / ADDED_TOKENS_FILE, limits.max_json_bytes, dict[str, int]) or {}
-    roles: _SpecialTokens = {}
-    if numbers:
-        roles = _read(directory / SPECIAL_TOKENS_FILE, limits.max_json_bytes, _SpecialTokens) or {}
+    numbers = _read(directory / ADDED_TOKENS_FILE, limits.max_token_list_bytes, dict[str, int]) or {}
+    roles = _read(directory / SPECIAL_TOKENS_FILE, limits.max_json_bytes, dict[str, Any]) or {} if numbers else {}
     special = set[str]()
     for role in roles.values():
         listed = role if isinstance(role, list) else [role]
-        special |= {one if isinstance(one, str) else one.content for one in listed if one is not None}
+        texts = [one.get("content") if isinstance(one, dict) else one for one in listed]
+        special |= {text for text in texts if isinstance(text, str)}  # other tools keep other things there
     flags = {text: {"special": text in special, "normalized": text not in special} for text in numbers}
     return [_token(ADDED_TOKENS_FILE, {"id": numbers[text], "content": text, **flags[text]}) for text in numbers]
 

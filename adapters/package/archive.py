@@ -30,8 +30,8 @@ _NOT_AN_ARCHIVE = "the file is not an archive: a package is a .tar, .tar.gz or .
 def unpack(archive: Path, into: Path, limits: PackageLimits = DEFAULT_LIMITS) -> Path:
     """Unpack the package in ``archive`` below the folder ``into``; return the package's directory.
 
-    The kind of archive is told by content. The package may sit in one top-level folder. On PackageError, whatever was
-    written is removed again.
+    The kind of archive is told by content. The package may sit in folders, others below it (checkpoints) are passed
+    over. On PackageError, whatever was written is removed again.
     """
     into.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix="unpack-", dir=into))
@@ -98,10 +98,17 @@ def _entries(file: BinaryIO, budget: _Budget) -> Iterator[ArchiveEntry]:
         unzipped = Gunzip(file, budget.packed)
         if not looks_like_tar(unzipped.peek(512)):
             raise PackageError(_NOT_AN_ARCHIVE)
-        return iter_tar(_counted(unzipped.read, budget))
+        return _to_the_end(_counted(unzipped.read, budget))
     if looks_like_tar(start):
         return iter_tar(_counted(file.read, budget))
     raise PackageError(_NOT_AN_ARCHIVE)
+
+
+def _to_the_end(read: ReadExactly) -> Iterator[ArchiveEntry]:
+    """The entries of a tar stream, and then whatever is behind them: gzip's checksum of all comes last."""
+    yield from iter_tar(read)
+    while read(1 << 20):
+        pass
 
 
 def _counted(read: ReadExactly, budget: _Budget) -> ReadExactly:
@@ -115,29 +122,29 @@ def _counted(read: ReadExactly, budget: _Budget) -> ReadExactly:
 
 @dataclass
 class _Folder:
-    """A top-level folder of the archive: the names in it, and where the files we may read are written."""
+    """A folder of the archive: the names in it, and where the files we may read are written."""
 
     place: Path
     names: set[str] = field(default_factory=set)
 
 
 def _write_entries(entries: Iterator[ArchiveEntry], scratch: Path, budget: _Budget) -> dict[str, _Folder]:
-    """Write the files that may belong to a package, by top-level folder; other names are only listed."""
+    """Write the files that may belong to a package, by folder; other names are only listed."""
     folders: dict[str, _Folder] = {}
     for entry in entries:
         budget.count_file()
         parts = _safe_parts(entry.name)
-        if entry.is_folder or not 1 <= len(parts) <= 2 or any(map(is_junk, parts)):
+        if entry.is_folder or not parts or any(map(is_junk, parts)):
             continue
-        name, top = parts[-1], "/".join(parts[:-1])
-        if top not in folders:
-            folders[top] = _Folder(scratch / str(len(folders)))
-            folders[top].place.mkdir()
-        if name in folders[top].names and name in PACKAGE_FILES:
+        name, path = parts[-1], "/".join(parts[:-1])
+        if path not in folders:
+            folders[path] = _Folder(scratch / str(len(folders)))
+            folders[path].place.mkdir()
+        if name in folders[path].names and name in PACKAGE_FILES:
             raise PackageError(f"the archive holds {quote(entry.name)} twice")
-        folders[top].names.add(name)
+        folders[path].names.add(name)
         if name in PACKAGE_FILES:
-            with (folders[top].place / name).open("xb") as out:
+            with (folders[path].place / name).open("xb") as out:
                 out.writelines(entry.chunks())
     return folders
 
@@ -152,15 +159,18 @@ def _safe_parts(name: str) -> list[str]:
 
 
 def _package_directory(folders: dict[str, _Folder]) -> Path:
-    found = [top for top, folder in folders.items() if CONFIG_FILE in folder.names]
-    if "" in found:
-        found = [""]
+    found = [path for path, folder in folders.items() if CONFIG_FILE in folder.names]
+    found = [path for path in found if not any(_is_below(path, other) for other in found)]
     if len(found) > 1:
-        named = ", ".join(quote(top) for top in sorted(found))
+        named = ", ".join(map(quote, sorted(found)))
         raise PackageError(f"the archive holds {len(found)} packages ({named}); upload them one by one")
-    for top in found or folders:  # without any package, the names may still say what is wrong
-        for name in sorted(folders[top].names):
-            is_kept(name, beside=folders[top].names)
+    for path in found or folders:  # without any package, the names may still say what is wrong
+        for name in sorted(folders[path].names):
+            is_kept(name, beside=folders[path].names)
     if not found:
-        raise PackageError(f"the archive holds no {CONFIG_FILE} at its top or in one top-level folder")
+        raise PackageError(f"the archive holds no {CONFIG_FILE} at its top or in a folder")
     return folders[found[0]].place
+
+
+def _is_below(path: str, other: str) -> bool:
+    return path != other and (not other or path.startswith(f"{other}/"))

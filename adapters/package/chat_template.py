@@ -20,6 +20,7 @@ from adapters.quoting import describe_error
 
 MAX_TEMPLATE_BYTES = 1 << 20  # the longest in use have 30,000
 _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_KEYS = frozenset((*_ROLES, "chat_template", "eos_token_id"))
 _MAX_TOKEN_CHARS = 1024
 _MAX_END_TOKENS = 64
 
@@ -71,9 +72,14 @@ def _read(path: Path, limits: PackageLimits, problems: list[str]) -> dict[str, A
     if not path.is_file():
         return {}
     try:
-        if path.stat().st_size > limits.max_json_bytes:
-            raise ValueError(f"it is longer than {limits.max_json_bytes} bytes")
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        most = limits.max_token_list_bytes if path.name == TOKENIZER_CONFIG_FILE else limits.max_json_bytes
+        if path.stat().st_size > most:
+            raise ValueError(f"it is longer than {most} bytes")
+        found = msgspec.json.decode(path.read_bytes(), type=dict[str, msgspec.Raw])  # most of it may be a vocabulary
+        wanted = {key: value for key, value in found.items() if key in _KEYS}
+        if any(len(value) > limits.max_json_bytes for value in wanted.values()):
+            raise ValueError(f"a value in it is longer than {limits.max_json_bytes} bytes")
+        return {key: msgspec.json.decode(value) for key, value in wanted.items()}
     except (OSError, ValueError, RecursionError) as error:
         problems.append(f"{path.name} is not used: {describe_error(error)}")
         return {}
@@ -83,14 +89,15 @@ def _template(file: Path, named: object, problems: list[str]) -> str | None:
     """The template in ``file``, which counts before what tokenizer_config.json names."""
     try:
         if file.is_file():
-            return _checked(file.read_bytes().decode())
+            with file.open("rb") as opened:
+                return _checked(opened.read(MAX_TEMPLATE_BYTES + 1))
         if isinstance(named, list):  # several by name; transformers takes this one unless there are tools
             named = {entry["name"]: entry["template"] for entry in named}
         if isinstance(named, dict):
             named = named["default"]
         if named is not None and not isinstance(named, str):
             raise TypeError("it is no text")
-        return _checked(named) if named else None
+        return _checked(named.encode()) if named else None
     except KeyError as error:
         problems.append(f"its chat templates are not used: there is none with the name {describe_error(error)}")
     except (OSError, ValueError, TypeError) as error:
@@ -98,10 +105,10 @@ def _template(file: Path, named: object, problems: list[str]) -> str | None:
     return None
 
 
-def _checked(template: str) -> str | None:
-    if len(template.encode()) > MAX_TEMPLATE_BYTES:
+def _checked(template: bytes) -> str | None:
+    if len(template) > MAX_TEMPLATE_BYTES:
         raise ValueError(f"it is longer than {MAX_TEMPLATE_BYTES} bytes")
-    return template or None
+    return template.decode() or None
 
 
 def _special_tokens(config: dict[str, Any]) -> Iterator[tuple[str, str]]:

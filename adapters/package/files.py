@@ -35,12 +35,13 @@ PACKAGE_FILES = (
 )
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
-_LEFT_ASIDE = re.compile(
-    r"adapter_model\.bin|(pytorch_)?model([_-].*)?\.(bin|safetensors)"
-)  # by peft, beside our weights
-_TRAINING_STATE = re.compile(  # what Trainer, accelerate, DeepSpeed and FSDP save to go on from
-    r"(training_args|dl_state_dict)\.bin|recipe_state\.pt"
-    r"|(optimizer|scheduler|scaler|sampler|lr_scheduler|optim|random_states|rng_state|custom_checkpoint)([._-].*)?"
+_LEFT_ASIDE = re.compile(  # by peft, beside our weights: the same in another form, whole models
+    r"(adapter_model|adapter_\d+)\.(bin|pt)|(pytorch_|ft[_-]|hf_)?model([_-].*)?\.(bin|pt|safetensors)"
+    r"|consolidated([._-].*)?\.(pth|safetensors)"
+)
+_TRAINING_STATE = re.compile(  # what Trainer, accelerate, DeepSpeed, FSDP and torchtune save to go on from
+    r"(training_args|dl_state_dict)\.bin|(recipe|trainer|training|dataloader|dataset)_state\.pt"
+    r"|(optimizer|scheduler|scaler|grad_scaler|sampler|lr_scheduler|optim|random_states|rng_state|custom_checkpoint)([._-].*)?"
     r"|.*(_optim_states|_model_states)\.pt"
 )
 _FOREIGN_FOLDERS = ("__MACOSX",)

@@ -44,6 +44,8 @@ def read_golden(directory: Path, limits: PackageLimits = DEFAULT_LIMITS) -> tupl
         return ()
     tensors = read_tensors(path, limits, dtypes=GOLDEN_DTYPES)
     golden = []
+    if len(tensors) > 2 * limits.max_golden:
+        raise PackageError(f"{GOLDEN_FILE} holds {len(tensors)} tensors; at most {limits.max_golden} probes are read")
     for i in range(len(tensors) // 2):
         ids, logits = tensors.pop(f"probe.{i}.input_ids", None), tensors.pop(f"probe.{i}.logits", None)
         if ids is None or logits is None:

@@ -5,7 +5,7 @@ Knows the tokenizer of the base and the disk; no names, no store and no requests
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +13,7 @@ from typing import Protocol
 from typing_extensions import override
 
 from adapters.errors import AdapterError
-from adapters.package.added_tokens import AddedToken, read_added_tokens
+from adapters.package.added_tokens import AddedToken, read_added_tokens, unnamed_tokens
 from adapters.package.chat_template import NO_CHAT, PackageChat, read_chat
 from adapters.package.inspection import PackageInfo, inspect_package
 from server.catalog.versions import AdapterVersion
@@ -27,6 +27,10 @@ class Vocabulary(Protocol):
 
     def new_tokens(self, tokens: Tokens) -> Tokens:
         """Those of a package's added ``tokens`` that it does not have. Raises AdapterError."""
+        ...
+
+    def unnamed(self, ids: Sequence[int], tokens: Tokens) -> list[int]:
+        """Those of ``ids`` that neither it nor the added ``tokens`` of a package have a text for."""
         ...
 
     def check_special_tokens(self, recorded: Mapping[str, str | list[str]]) -> None:
@@ -44,6 +48,10 @@ class AnyVocabulary(Vocabulary):
     @override
     def new_tokens(self, tokens: Tokens) -> Tokens:
         return ()
+
+    @override
+    def unnamed(self, ids: Sequence[int], tokens: Tokens) -> list[int]:
+        return []
 
     @override
     def check_special_tokens(self, recorded: Mapping[str, str | list[str]]) -> None:
@@ -80,6 +88,11 @@ class ContentReader:
         tokens = self._read_tokens(info)
         ends = self._engine.info.eos_token_ids if self._engine.ready else ()  # which then refuses the package
         return Content(info, tokens, self._vocabulary.fit_chat(read_chat(package), tokens, ends))
+
+    def warnings(self, content: Content, trained_ids: Sequence[int]) -> tuple[str, ...]:
+        """What to know of ``content``, which has embeddings of its own for ``trained_ids``."""
+        unnamed = self._vocabulary.unnamed(trained_ids, content.tokens)
+        return (*unnamed_tokens(unnamed), *content.chat.warnings)
 
     def _read_tokens(self, info: PackageInfo) -> Tokens:
         """What its tokens are beside the base's, once both tokenizers are known to agree."""

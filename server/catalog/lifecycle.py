@@ -260,7 +260,7 @@ class AdapterLifecycle:
             chat=content.chat,
             created=time.time(),
             manifest=info.manifest,
-            warnings=(*loaded.warnings, *content.chat.warnings),
+            warnings=(*loaded.warnings, *self._reader.warnings(content, loaded.token_ids)),
         )
         self._observer.adapter_loaded(loaded)
         replaced = self.registry.commit(version)

@@ -17,6 +17,7 @@ import torch
 
 from adapters.errors import AdapterError, PackageChangedError, PackageError
 from adapters.ops import Adapter
+from adapters.ops.embedding import EmbedRows, HeadRows
 from server.adapter_key import AdapterKey
 from server.engine.executor import Runner
 from server.engine.messages import AdapterFailed, AdapterLoaded, AdapterUnloaded
@@ -91,6 +92,7 @@ class Loading:
                 nbytes=adapter.nbytes,
                 num_virtual_tokens=adapter.num_virtual_tokens,
                 vocab_size=adapter.vocab_size,
+                token_ids=_token_ids(adapter, self._runner.vocab_size),
                 warnings=warnings,
                 seconds={**prepared.seconds, "copy": copying, "try": verified - placed},
             ),
@@ -156,7 +158,15 @@ class Loading:
         return blocks
 
 
+def _token_ids(adapter: Adapter, base_size: int) -> list[int]:
+    """Ids of the base's vocabulary whose rows the adapter brings, the highest: what no tokenizer names is there."""
+    tables = [op.ids for ops in adapter.ops.values() for op in ops if isinstance(op, EmbedRows | HeadRows)]
+    found = torch.cat(tables).unique() if tables else torch.empty(0)
+    return [int(token) for token in found[found < base_size][-_MAX_TOKEN_IDS:].tolist()]
+
+
 logger = logging.getLogger(__name__)
+_MAX_TOKEN_IDS = 4096
 AdapterEvent = AdapterLoaded | AdapterFailed | AdapterUnloaded
 
 

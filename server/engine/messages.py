@@ -175,7 +175,8 @@ class StepOutputs(msgspec.Struct, frozen=True, tag="outputs"):
 class AdapterLoaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):
     """The adapter is resident. ``seconds`` by stage: read, validate, copy, try.
 
-    ``vocab_size`` is how many token ids it knows, when they are not as many as the base's.
+    ``vocab_size`` is how many token ids it knows, when they are not as many as the base's; ``token_ids`` are those of
+    the base's that it has rows of its own for, the highest ones if they are many.
     """
 
     key: AdapterKey
@@ -183,6 +184,7 @@ class AdapterLoaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):
     nbytes: int
     num_virtual_tokens: int
     vocab_size: int | None = None
+    token_ids: list[int] = []
     warnings: list[str] = []
     seconds: dict[str, float] = {}
 

@@ -26,6 +26,7 @@ from server.model.prepared import VerificationPlan, distance
 _LENGTH = 16  # of the prompt for packages without recorded logits
 _POSITIONS = 8  # whose logits are looked at, the last of a prompt: the head is much of a small model's work
 _OWN = 4  # tokens of the adapter's own, after the prompt that shows its effect
+_LONGEST = 512  # tokens of one pass, unless a step takes more: running requests wait for it
 
 Pass = Callable[[], None]
 Row = tuple[AdapterKey, Adapter] | None
@@ -65,10 +66,20 @@ class AdapterVerification:
             )
         return not self._passes
 
+    @property
+    def _known(self) -> int:
+        """Token ids that the adapter reads."""
+        return self._row[1].vocab_size or self._runner.vocab_size
+
     # ---- passes ----
 
     def _golden_passes(self) -> list[Pass]:
         """Every recorded prompt alone; the shortest also by the base, and beside others."""
+        known = self._known
+        if any(int(golden.input_ids.max()) >= known for golden in self._plan.golden):
+            raise AdapterError(
+                f"a recorded prompt holds ids beyond the {known} tokens that the adapter reads on this base"
+            )
         first, *rest = sorted(self._plan.golden, key=lambda golden: len(golden.input_ids))
         prompt: list[int] = first.input_ids.tolist()
         passes: list[Pass] = [lambda: self._answer(prompt, first), lambda: self._beside_others(prompt)]
@@ -82,7 +93,8 @@ class AdapterVerification:
 
     def _plain_passes(self) -> list[Pass]:
         generator = torch.Generator().manual_seed(0)
-        prompt: list[int] = torch.randint(self._runner.vocab_size, (_LENGTH,), generator=generator).tolist()
+        known = min(self._known, self._runner.vocab_size)  # a vocabulary may have been cut to the tokenizer's
+        prompt: list[int] = torch.randint(known, (_LENGTH,), generator=generator).tolist()
         return self._effect_passes([*prompt, *_own_tokens(self._row[1])])
 
     def _effect_passes(self, prompt: list[int]) -> list[Pass]:
@@ -145,6 +157,9 @@ class AdapterVerification:
         virtual = [0 if row is None else row[1].num_virtual_tokens for row in rows]
         length = len(prompt) * (2 if self._runner.start_ids else 1)
         counts = [blocks.blocks_for(n + length) for n in virtual]
+        if length * len(rows) > max(_LONGEST, self._scheduler.config.max_num_batched_tokens):
+            self.warnings.append("the adapter was not verified on every prompt: they are longer than one step")
+            return torch.empty(0, self._runner.vocab_size)
         longest = max(virtual) + length
         if longest > self._runner.max_model_len or not self._scheduler.make_room(sum(counts)):
             self.warnings.append("the adapter was not verified on every prompt: the KV cache is too small for them")

@@ -20,8 +20,7 @@ import tokenizers
 from tokenizers import Tokenizer
 
 from adapters.errors import BaseMismatchError, PackageError
-from adapters.limits import DEFAULT_LIMITS
-from adapters.package.added_tokens import AddedToken
+from adapters.package.added_tokens import AddedToken, check_added
 from adapters.package.chat_template import PackageChat
 from adapters.quoting import quote
 from bases.end_tokens import end_of_turn, end_token_ids
@@ -131,14 +130,15 @@ class TextProcessor:
         Raises BaseMismatchError when they contradict it, PackageError when they cannot be added or are too long. Takes
         a while.
         """
-        if (chars := sum(len(token.content) for token in tokens)) > DEFAULT_LIMITS.max_added_token_chars:
-            raise PackageError(
-                f"the added tokens of the package have {chars} characters together; at most "
-                f"{DEFAULT_LIMITS.max_added_token_chars} are served"
-            )
         found = tokens_beside(self._backend, tokens)
+        check_added(found)
         self.with_tokens(found)
         return found
+
+    def unnamed(self, ids: Sequence[int], tokens: tuple[AddedToken, ...]) -> list[int]:
+        """Those of ``ids`` that neither this tokenizer nor an adapter's new ``tokens`` have a text for."""
+        mine = self.with_tokens(tokens) if ids else self
+        return [token for token in ids if not mine.has_token(token)]
 
     def check_special_tokens(self, recorded: Mapping[str, str | list[str]]) -> None:
         """BaseMismatchError when an adapter was trained with other tokens that begin or end a text, by role."""

@@ -12,7 +12,7 @@ import pytest
 
 from adapters.errors import PackageError
 from adapters.limits import PackageLimits
-from adapters.package.added_tokens import AddedToken, read_added_tokens, unnamed_rows
+from adapters.package.added_tokens import AddedToken, check_added, read_added_tokens, unnamed_rows
 from adapters.package.manifest import encode_manifest, parse_manifest
 from tests.factory import make_tokenizer
 
@@ -160,14 +160,20 @@ def test_refused(name: str, tmp_path: Path) -> None:
 
 def test_limits(tmp_path: Path) -> None:
     write(tmp_path, {"added_tokens": [{"id": i, "content": str(i)} for i in range(5)]})
-    with pytest.raises(PackageError, match="names 5 added tokens; 4 are read"):
-        read_added_tokens(tmp_path, limits=PackageLimits(max_added_tokens=4))
+    with pytest.raises(PackageError, match="adds 5 tokens; at most 4 are served"):
+        check_added(read_added_tokens(tmp_path), PackageLimits(max_added_tokens=4))
     with pytest.raises(PackageError, match="larger than 10 bytes"):
         read_added_tokens(tmp_path, limits=PackageLimits(max_tokenizer_bytes=10))
-    with pytest.raises(PackageError, match="have 5 characters in all; 4 are read"):
-        read_added_tokens(tmp_path, limits=PackageLimits(max_added_token_chars=4))
+    with pytest.raises(PackageError, match="have 5 characters together; at most 4 are served"):
+        check_added(read_added_tokens(tmp_path), PackageLimits(max_added_token_chars=4))
     with pytest.raises(PackageError, match=r"added tokens of tokenizer\.json take more than 50 bytes"):
-        read_added_tokens(tmp_path, limits=PackageLimits(max_json_bytes=50))
+        read_added_tokens(tmp_path, limits=PackageLimits(max_token_list_bytes=50))
     write(tmp_path, {"added_tokens": [{"id": i, "content": f"{i:01000}"} for i in range(200)]})
-    with pytest.raises(PackageError, match="have 200000 characters in all; 131072 are read"):
-        read_added_tokens(tmp_path)
+    with pytest.raises(PackageError, match="have 200000 characters together; at most 131072 are served"):
+        check_added(read_added_tokens(tmp_path))
+
+
+def test_roles_that_are_no_tokens_are_passed_over(tmp_path: Path) -> None:
+    roles = {"eos_token": {"content": "<a>"}, "use_default": True, "more": [7, {"id": 1}, "<b>"], "image": {"x": "<c>"}}
+    write_all(tmp_path, added_tokens={"<a>": 7, "<b>": 8, "<c>": 9}, special_tokens_map=roles)
+    assert [token.special for token in read_added_tokens(tmp_path)] == [True, True, False]

@@ -230,12 +230,27 @@ def test_which_folder_holds_the_package(package: Path, tmp_path: Path) -> None:
         unpack(make(tmp_path / "1", "tar", {**files_of(package, "a/"), **files_of(package, "b/")}), into)
     with pytest.raises(PackageError, match=r"holds no adapter_config\.json at its top"):
         unpack(make(tmp_path / "2", "tar", {"README.md": b""}), into)
-    with pytest.raises(PackageError, match=r"holds no adapter_config\.json at its top"):
-        unpack(make(tmp_path / "3", "tar", files_of(package, "a/b/")), into)
+    checkpoints = {f"out/checkpoint-{i}/{name}": data for i in (1, 2) for name, data in files_of(package).items()}
+    with pytest.raises(PackageError, match=r"holds 2 packages \('out/checkpoint-1', 'out/checkpoint-2'\)"):
+        unpack(make(tmp_path / "3", "tar", checkpoints), into)
     with pytest.raises(PackageError, match=r"adapter_model\.bin' is a pickle"):
         unpack(make(tmp_path / "4", "tar", {"a/adapter_model.bin": b""}), into)
-    top = unpack(make(tmp_path / "5", "tar", {**files_of(package, "a/"), **files_of(package)}), into)
-    assert read_package(top).digest == read_package(package).digest
+    for outer, inner in (("", "a/"), ("content/out/", "content/out/checkpoint-5/"), ("a/b/", "a/b/c/d/")):
+        other = dict.fromkeys((f"{inner}adapter_config.json", f"{inner}optimizer.pt", f"{inner}other.pt"), b"{}")
+        for kind in ("tar", "zip"):
+            upload = make(tmp_path / "upload", kind, {**other, **files_of(package, outer)})
+            assert read_package(unpack(upload, into)).digest == read_package(package).digest
+
+
+def test_all_of_a_gzip_stream_is_checked(package: Path, tmp_path: Path) -> None:
+    upload = make(tmp_path / "upload", "tar.gz", files_of(package))
+    data = upload.read_bytes()
+    for damaged in (data[:-8] + bytes([data[-8] ^ 1]) + data[-7:], data[:-4], data + b"x"):  # its checksum comes last
+        upload.write_bytes(damaged)
+        with pytest.raises(PackageError, match="damaged or truncated"):
+            unpack(upload, tmp_path / "into")
+    upload.write_bytes(data + bytes(512))
+    unpack(upload, tmp_path / "into")
 
 
 def test_a_file_twice(package: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +81,22 @@ def test_what_cannot_be_read_is_told_and_refuses_nothing(tmp_path: Path, files: 
 def test_a_template_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe")
     assert "can't decode" in read_chat(tmp_path).warnings[0]
+
+
+def test_a_template_of_any_length_is_not_read_whole(tmp_path: Path) -> None:
+    with (tmp_path / "chat_template.jinja").open("wb") as file:
+        file.truncate(1 << 32)
+    tracemalloc.start()
+    try:
+        assert "longer than 1048576 bytes" in read_chat(tmp_path).warnings[0]
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_vocabulary_beside_it_is_passed_over(tmp_path: Path) -> None:
+    listed = {str(i): {"content": f"<{i}>", "lstrip": False, "special": True} for i in range(20_000)}
+    config = {"added_tokens_decoder": listed, "chat_template": "{{ messages }}", "eos_token": "<7>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    found = read_chat(tmp_path)
+    assert (found.template, found.eos_token, found.warnings) == ("{{ messages }}", "<7>", ())

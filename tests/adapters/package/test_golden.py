@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from adapters.errors import PackageError
-from adapters.package.golden import read_golden
+from adapters.package.golden import GoldenLogits, encode_golden, read_golden
 from adapters.package.reading import read_package
 
 
@@ -30,6 +30,13 @@ from adapters.package.reading import read_package
 def test_bad_golden_files(tensors: dict[str, torch.Tensor], words: str, tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "golden.safetensors")
     with pytest.raises(PackageError, match=words):
+        read_golden(tmp_path)
+
+
+def test_too_many_probes(tmp_path: Path) -> None:
+    probes = [GoldenLogits(torch.tensor([1]), torch.ones(2))] * 33
+    (tmp_path / "golden.safetensors").write_bytes(encode_golden(probes))
+    with pytest.raises(PackageError, match="at most 32 probes"):
         read_golden(tmp_path)
 
 

@@ -48,7 +48,18 @@ def test_a_wrong_answer_is_told(references: Path, tmp_path: Path) -> None:
         answer["text"] += "!"
     (tmp_path / "references.json").write_text(json.dumps(known))
     code, text, report = soak(
-        tmp_path, tmp_path, "--seconds", "2", "--faults-every", "0", "--names", "0", "--deaf", "0", "--deaf-seconds", "0"
+        tmp_path,
+        tmp_path,
+        "--seconds",
+        "2",
+        "--faults-every",
+        "0",
+        "--names",
+        "0",
+        "--deaf",
+        "0",
+        "--deaf-seconds",
+        "0",
     )
     assert code == 1
     assert report["wrong"], text

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peft import LoraConfig
 
 from adapters.package.manifest import BaseRef, Manifest, encode_manifest
 from bases.fingerprint import base_fingerprint, template_sha256
-from tests.factory import CHAT_TEMPLATE
+from tests.factory import CHAT_TEMPLATE, make_adapter
 from tests.server.api.support import archive, error_of
 from tests.server.live import Live, live_server
 
@@ -228,6 +229,18 @@ def test_an_output_ends_where_its_template_ends_turns(allowing: Live, package: P
     body = {"model": "turned", "messages": MESSAGES, "logit_bias": {str(EOT): 100}, "temperature": 0}
     choice = allowing.post("/v1/chat/completions", body).json()["choices"][0]
     assert (choice["message"]["content"], choice["finish_reason"]) == ("", "stop")
+
+
+def test_rows_of_the_base_that_no_tokenizer_names_are_told(refusing: Live, base: Path, tmp_path: Path) -> None:
+    """The base has 320 rows and its tokenizer 259 tokens: what is trained there needs a name."""
+    config = LoraConfig(r=4, target_modules=["q_proj"], trainable_token_indices=[300, 7, 259], task_type="CAUSAL_LM")
+    package = make_adapter(base, tmp_path / "rows", config, std=0.3)
+    (warning,) = upload(refusing, package, "rows")["warnings"]
+    assert "rows for 2 token ids (259, 300) that neither the base's tokenizer nor the package names" in warning
+    named = {"<a>": 259, "<b>": 260}
+    (package / "added_tokens.json").write_text(json.dumps(named))
+    (warning,) = upload(refusing, package, "rows-2")["warnings"]
+    assert "rows for 1 token ids (300)" in warning
 
 
 def test_an_end_that_is_no_token_is_told(refusing: Live, package: Path) -> None:

@@ -95,6 +95,21 @@ def test_tokens_that_are_read_and_never_written(base: Path, tmp_path: Path) -> N
     assert all(token < VOCAB for token in driver.tokens("r"))
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_vocabulary_cut_to_the_tokenizers(tied: bool, tmp_path: Path) -> None:
+    """Bases have more rows than tokens, and ``resize_token_embeddings(len(tokenizer))`` drops the rest."""
+    base, size = make_base(tmp_path / "base", tie_word_embeddings=tied), VOCAB - 60
+    package = resized.save(base, tmp_path / "p", lora(modules_to_save=["embed_tokens", "lm_head"][: 2 - tied]), size)
+    driver, tokens = Driver(base), [size - 1, 5, 9]
+    driver.submit("mine", tokens, driver.load("cut", package), 6)
+    driver.submit("base", [VOCAB - 1, 9, 17], None, 6)
+    driver.run()
+    for token in driver.tokens("mine"):
+        tokens.append(int(resized.logits(base, package, size, tokens)[-1].argmax()))
+        assert token == tokens[-1]
+    driver.check("base", [VOCAB - 1, 9, 17], None, 6)
+
+
 def test_token_ids_are_checked_against_the_adapters_vocabulary(base: Path, tmp_path: Path) -> None:
     driver = Driver(base)
     keys = {

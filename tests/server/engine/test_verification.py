@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file
 
-from adapters.package.golden import GoldenLogits
+from adapters.package.golden import GoldenLogits, encode_golden
 from adapters.package.manifest import BaseRef, Manifest
 from adapters.package.writing import write_package
 from bases.fingerprint import base_fingerprint
@@ -144,6 +145,19 @@ def test_a_cache_too_small_for_the_probes_is_told(
     event = load(driver, package)
     assert isinstance(event, AdapterLoaded)
     assert event.warnings == ["the adapter was not verified on every prompt: the KV cache is too small for them"]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [([5, 400], "recorded prompt holds ids beyond the 320 tokens"), ([5] * 600, "they are longer than one step")],
+)
+def test_recorded_prompts_that_no_step_computes(
+    make_driver: Callable[..., Driver], tiny_adapters: Mapping[str, Path], tmp_path: Path, case: tuple[list[int], str]
+) -> None:
+    package = Path(shutil.copytree(tiny_adapters["lora-r8"], tmp_path / "p"))
+    (package / "golden.safetensors").write_bytes(encode_golden([GoldenLogits(torch.tensor(case[0]), torch.rand(500))]))
+    event = load(make_driver(), package)
+    assert case[1] in (event.message if isinstance(event, AdapterFailed) else " ".join(event.warnings))
 
 
 def test_another_quantization_than_the_trainings_is_told(
