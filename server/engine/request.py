@@ -50,10 +50,10 @@ class TokenHistory:
     """
 
     def __init__(self, prompt_ids: Sequence[int]) -> None:
-        self._tokens = np.fromiter(dict.fromkeys(prompt_ids), dtype=np.int64)
-        self._counts = np.zeros(len(self._tokens), dtype=np.int64)
-        self._size = len(self._tokens)
-        self._index = dict(zip(self._tokens.tolist(), range(self._size), strict=True))
+        self._index = {token: i for i, token in enumerate(dict.fromkeys(prompt_ids))}
+        self._size = len(self._index)
+        self._tokens = np.fromiter(self._index, dtype=np.int64)
+        self._counts = np.zeros(self._size, dtype=np.int64)
 
     @property
     def tokens(self) -> NDArray[np.int64]:
