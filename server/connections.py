@@ -131,6 +131,15 @@ class Waiting:
         return next((found for found in self._heads if found is not other_than), None)
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What all connections of a server know of each other."""
+
+    limits: ConnectionLimits
+    faults: ConnectionFaults = field(default_factory=ConnectionFaults)
+    waiting: Waiting = field(default_factory=Waiting)
+
+
 def _only_failures(record: logging.LogRecord) -> bool:
     """uvicorn warns of every bad request and every upgrade; what is answered has its line in the log already."""
     return record.exc_info is not None and not isinstance(record.exc_info[1], asyncio.CancelledError)
@@ -145,9 +154,7 @@ class Connection(H11Protocol):
 
     def __init__(
         self,
-        limits: ConnectionLimits,
-        faults: ConnectionFaults,
-        waiting: Waiting,
+        shared: Shared,
         config: uvicorn.Config,
         server_state: ServerState,
         app_state: dict[str, Any],
@@ -157,9 +164,7 @@ class Connection(H11Protocol):
         self.conn = Parser(config.h11_max_incomplete_event_size or HEAD_BYTES)
         self.logger = _protocol_log
         self.access_log = False  # the application has a log of requests
-        self._limits = limits
-        self._faults = faults
-        self._waiting = waiting
+        self._limits, self._faults, self._waiting = shared.limits, shared.faults, shared.waiting
         self._head_since = 0.0  # when the head that is being waited for began
         self._unsent = 0
         self._taken_at = 0.0  # when the client last took something, or had nothing to take
@@ -303,13 +308,14 @@ class HttpServer(uvicorn.Server):
 
     def __init__(self, app: ASGIApp, config: ServerConfig, *, port: int = 0) -> None:
         self._limits = ConnectionLimits.of(config)
-        self._faults = ConnectionFaults()
+        shared = Shared(self._limits)
+        self._faults = shared.faults
         self._sweeping: asyncio.Task[None] | None = None
         super().__init__(
             uvicorn.Config(
                 app,
                 port=port,
-                http=partial(Connection, self._limits, self._faults, Waiting()),  # type: ignore[arg-type]
+                http=partial(Connection, shared),  # type: ignore[arg-type]
                 backlog=min(ACCEPTED_AT_ONCE, self._limits.backlog),
                 log_config=None,
                 access_log=False,

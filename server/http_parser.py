@@ -1,4 +1,4 @@
-"""h11 for clients that cannot be trusted: what takes the event loop long to parse, or can be read in two ways, is refused.
+"""h11 for clients that cannot be trusted: refuses what takes long to parse, and what can be read in two ways.
 
 How much is parsed at once is ``server.connections``'s.
 """
