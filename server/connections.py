@@ -161,7 +161,7 @@ class Connection(H11Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.conn = Parser(config.h11_max_incomplete_event_size or HEAD_BYTES)
+        self.conn = self._parser = Parser(config.h11_max_incomplete_event_size or HEAD_BYTES)
         self.logger = _protocol_log
         self.access_log = False  # the application has a log of requests
         self._limits, self._faults, self._waiting = shared.limits, shared.faults, shared.waiting
@@ -196,7 +196,7 @@ class Connection(H11Protocol):
     @override
     def handle_events(self) -> None:
         super().handle_events()
-        sized = self.conn.their_state is h11.SEND_BODY and not self.conn.is_chunked
+        sized = self.conn.their_state is h11.SEND_BODY and not self._parser.is_chunked
         self.transport.max_size = READ_BYTES if sized else PARSED_BYTES  # type: ignore[attr-defined]
         self._waiting.note(self)
 
