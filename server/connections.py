@@ -12,6 +12,7 @@ import resource
 import socket
 import uuid
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +30,7 @@ from uvicorn.server import ServerState
 from server.api.error_responses import RETRY_AFTER_SECONDS, ApiError
 from server.api.middleware import REQUEST_ID
 from server.errors import EngineStartError
+from server.http_parser import Parser
 from server.settings import ServerConfig
 
 log = logging.getLogger("server.connections")
@@ -37,11 +39,14 @@ request_log = logging.getLogger("server.requests")
 KEEP_ALIVE_SECONDS = 75
 CLOSE_SECONDS = 5  # for answers on their way out, once the drain is over
 SEND_BUFFER_BYTES = 128 * 2**10  # the system's own, per connection: left alone it keeps megabytes for who does not read
-READ_BYTES = 32 * 1024  # at once: a body in chunks of one byte takes a microsecond a byte to parse
+READ_BYTES = 64 * 1024  # at once, of a body whose length is known
+PARSED_BYTES = 4 * 1024  # at once, of anything else: heads and small chunks take a few microseconds a byte to parse
 SWEEP_SECONDS = 0.25
 REPORT_SECONDS = 10.0
+HEAD_BYTES = 64 * 1024  # of a request's line and headers, as uvicorn has it
 PROMPT_SECONDS = 1.0  # in which the head of a request comes, or its connection may have to give way to others
-HIGHEST_BACKLOG = 512  # connections that may be accepted in one turn of the event loop, before any is counted
+HIGHEST_BACKLOG = 512  # connections that wait to be accepted
+ACCEPTED_AT_ONCE = 64  # in one turn of the event loop
 OTHER_DESCRIPTORS = 128  # files, the engine, packages that are being unpacked
 
 
@@ -53,6 +58,7 @@ class ConnectionLimits:
     backlog: int
     head_seconds: float
     send_seconds: float
+    unsent_bytes: int
 
     @classmethod
     def of(cls, config: ServerConfig) -> ConnectionLimits:
@@ -64,7 +70,8 @@ class ConnectionLimits:
         connections = min(config.max_connections, spare // 2)
         if connections < config.max_connections:
             log.warning("at most %d connections, not %d: see ulimit -n", connections, config.max_connections)
-        return cls(connections, min(HIGHEST_BACKLOG, spare // 4), config.head_seconds, config.send_seconds)
+        backlog, unsent = min(HIGHEST_BACKLOG, spare // 4), int(config.max_unsent_mb * 2**20)
+        return cls(connections, backlog, config.head_seconds, config.send_seconds, unsent)
 
 
 def raise_descriptor_limit(wanted: int) -> int:
@@ -93,6 +100,46 @@ class ConnectionFaults:
             self.reported = now
 
 
+class Waiting:
+    """The connections that wait for a request, in the order in which they began to: who has to give way is found at
+    once, however many there are.
+    """
+
+    def __init__(self) -> None:
+        self._idle: dict[Connection, None] = {}
+        self._heads: dict[Connection, None] = {}
+
+    def note(self, connection: Connection) -> None:
+        """``connection`` may have become idle, have begun a head, or do neither any more."""
+        for kept, waits in ((self._idle, connection.is_idle), (self._heads, connection.wants_head)):
+            if waits:
+                kept.setdefault(connection)
+            else:
+                kept.pop(connection, None)
+
+    def forget(self, connection: Connection) -> None:
+        """It is lost."""
+        self._idle.pop(connection, None)
+        self._heads.pop(connection, None)
+
+    def idle(self) -> Connection | None:
+        """The one that has been idle longest."""
+        return next(iter(self._idle), None)
+
+    def slowest(self, other_than: Connection) -> Connection | None:
+        """The one whose head has been awaited longest."""
+        return next((found for found in self._heads if found is not other_than), None)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all connections of a server know of each other."""
+
+    limits: ConnectionLimits
+    faults: ConnectionFaults = field(default_factory=ConnectionFaults)
+    waiting: Waiting = field(default_factory=Waiting)
+
+
 def _only_failures(record: logging.LogRecord) -> bool:
     """uvicorn warns of every bad request and every upgrade; what is answered has its line in the log already."""
     return record.exc_info is not None and not isinstance(record.exc_info[1], asyncio.CancelledError)
@@ -107,18 +154,17 @@ class Connection(H11Protocol):
 
     def __init__(
         self,
-        limits: ConnectionLimits,
-        faults: ConnectionFaults,
+        shared: Shared,
         config: uvicorn.Config,
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.conn = self._parser = Parser(config.h11_max_incomplete_event_size or HEAD_BYTES)
         self.logger = _protocol_log
         self.access_log = False  # the application has a log of requests
-        self._limits = limits
-        self._faults = faults
+        self._limits, self._faults, self._waiting = shared.limits, shared.faults, shared.waiting
         self._head_since = 0.0  # when the head that is being waited for began
         self._unsent = 0
         self._taken_at = 0.0  # when the client last took something, or had nothing to take
@@ -127,8 +173,9 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        transport.max_size = READ_BYTES  # type: ignore[attr-defined]
+        transport.max_size = PARSED_BYTES  # type: ignore[attr-defined]
         self._head_since = self._taken_at = self.loop.time()
+        self._waiting.note(self)
         if len(self.connections) > self._limits.connections and not self._make_room():
             self._faults.counts["refused over --max-connections"] += 1
             self._refuse(
@@ -136,10 +183,27 @@ class Connection(H11Protocol):
             )
 
     @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._waiting.forget(self)
+
+    @override
     def data_received(self, data: bytes) -> None:
-        if self._idle:
+        if self.is_idle:
             self._head_since = self.loop.time()
         super().data_received(data)
+
+    @override
+    def handle_events(self) -> None:
+        super().handle_events()
+        sized = self.conn.their_state is h11.SEND_BODY and not self._parser.is_chunked
+        self.transport.max_size = READ_BYTES if sized else PARSED_BYTES  # type: ignore[attr-defined]
+        self._waiting.note(self)
+
+    @override
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._waiting.note(self)
 
     @override
     def send_400_response(self, msg: str) -> None:
@@ -159,26 +223,36 @@ class Connection(H11Protocol):
     def sweep(self, now: float) -> None:
         """Cut the connection if the client takes nothing, or does not finish a head."""
         if self._is_deaf(now):
-            self._faults.counts["cut, for nothing was taken for --send-seconds"] += 1
-            self.transport.abort()
-        elif self._wants_head and now - self._head_since > self._limits.head_seconds:
+            self.cut("cut, for nothing was taken for --send-seconds")
+        elif self.wants_head and now - self._head_since > self._limits.head_seconds:
             self._time_out("cut, for a head took longer than --head-seconds")
 
     @property
-    def _wants_head(self) -> bool:
-        return not (self._answering or self._idle or self.transport.is_closing())
+    def unsent(self) -> int:
+        """Bytes of answers that the client has not taken, beyond what the system keeps for it."""
+        return self.transport.get_write_buffer_size()
+
+    def cut(self, fault: str) -> None:
+        """End the connection at once."""
+        self._faults.counts[fault] += 1
+        self.transport.abort()
+
+    @property
+    def wants_head(self) -> bool:
+        """Whether a request is awaited, or a part of its head has come."""
+        return not (self._answering or self.is_idle or self.transport.is_closing())
 
     @property
     def _answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
     @property
-    def _idle(self) -> bool:
+    def is_idle(self) -> bool:
         """Kept alive after an answer; nothing of a next request has come."""
         return self.timeout_keep_alive_task is not None and not self.transport.is_closing()
 
     def _is_deaf(self, now: float) -> bool:
-        unsent = self.transport.get_write_buffer_size()
+        unsent = self.unsent
         # While the application may write the buffer can grow although the client takes something.
         settled = self.flow.write_paused or not self._answering
         if not unsent or not settled or unsent < self._unsent:
@@ -199,14 +273,15 @@ class Connection(H11Protocol):
 
     def _make_room(self) -> bool:
         """Close a connection that is idle, or else the one whose head has been awaited longest; false if all work."""
-        others = [other for other in self.connections if isinstance(other, Connection) and other is not self]
-        if (idle := next((other for other in others if other._idle), None)) is not None:
+        if (idle := self._waiting.idle()) is not None:
             idle.shutdown()
+            self._waiting.note(idle)
             return True
-        slow = min((other for other in others if other._wants_head), key=lambda other: other._head_since, default=None)
+        slow = self._waiting.slowest(other_than=self)
         if slow is None or self.loop.time() - slow._head_since < PROMPT_SECONDS:
             return False
         slow._time_out("cut, for a head that did not come when others did")
+        self._waiting.note(slow)
         return True
 
     def _refuse(self, status: int, message: str, headers: dict[str, str], code: str) -> str:
@@ -233,14 +308,15 @@ class HttpServer(uvicorn.Server):
 
     def __init__(self, app: ASGIApp, config: ServerConfig, *, port: int = 0) -> None:
         self._limits = ConnectionLimits.of(config)
-        self._faults = ConnectionFaults()
+        shared = Shared(self._limits)
+        self._faults = shared.faults
         self._sweeping: asyncio.Task[None] | None = None
         super().__init__(
             uvicorn.Config(
                 app,
                 port=port,
-                http=partial(Connection, self._limits, self._faults),  # type: ignore[arg-type]
-                backlog=self._limits.backlog,
+                http=partial(Connection, shared),  # type: ignore[arg-type]
+                backlog=min(ACCEPTED_AT_ONCE, self._limits.backlog),
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -258,6 +334,8 @@ class HttpServer(uvicorn.Server):
         loop.set_exception_handler(self._on_loop_error)
         self._sweeping = loop.create_task(self._sweep())
         await super().startup(sockets)
+        for sock in sockets or ():
+            sock.listen(self._limits.backlog)  # more may wait than are accepted at once
 
     @override
     async def shutdown(self, sockets: Any = None) -> None:
@@ -270,10 +348,20 @@ class HttpServer(uvicorn.Server):
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             now = asyncio.get_running_loop().time()
-            for connection in list(self.server_state.connections):
-                if isinstance(connection, Connection):
-                    connection.sweep(now)
+            connections = [c for c in self.server_state.connections if isinstance(c, Connection)]
+            for connection in connections:
+                connection.sweep(now)
+            self._make_room(connections)
             self._faults.report(now)
+
+    def _make_room(self, connections: Iterable[Connection]) -> None:
+        """Cut those that leave most untaken, where all together leave too much."""
+        unsent = sum(connection.unsent for connection in connections)
+        for connection in sorted(connections, key=lambda connection: connection.unsent, reverse=True):
+            if unsent <= self._limits.unsent_bytes:
+                return
+            unsent -= connection.unsent
+            connection.cut("cut, for too much was not taken (--max-unsent-mb)")
 
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Of descriptors that have run out asyncio tells for each connection, with a traceback."""

@@ -198,6 +198,9 @@ class ServerConfig(BaseModel):
         Deadline, Flag(LIMITS, "time a client has to send a body, and one second more for each 32 KiB", "S")
     ] = 30.0
     send_seconds: Annotated[Deadline, Flag(LIMITS, "a client that takes nothing for so long is cut off", "S")] = 30.0
+    max_unsent_mb: Annotated[Size, Flag(LIMITS, "answers that clients do not take before some are cut off", "MB")] = (
+        256.0
+    )
     stream_comment_seconds: Annotated[
         Seconds, Flag(LIMITS, "send a comment line in streams silent for so long (0: never)", "S")
     ] = 5.0

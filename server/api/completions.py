@@ -11,6 +11,7 @@ from typing_extensions import override
 from server.api.auth import InferenceKey
 from server.api.body import json_body
 from server.api.context import ContextDep
+from server.api.error_responses import packed
 from server.api.generation import Completion, TextDelta, TokenEntry
 from server.api.logprobs import chat_logprobs, completion_logprobs, joined, prompt_logprobs, ranked_prompt
 from server.api.prepare import Job, Prompt, chat_job, completion_job
@@ -63,7 +64,7 @@ class ChatChoices(ChoiceFormat):
         values = completions[0].prompt_logprobs
         if job.prompt_logprobs is None or values is None:
             return {}
-        ranked = ranked_prompt(job.prompts[0].ids, values, job.prompt_logprobs, job.tokenizer)
+        ranked = ranked_prompt(job.prompts[0].ids, values, job.prompt_logprobs, job.tokenizer, pack=packed)
         return {"prompt_logprobs": ranked}
 
     def _chunk(
@@ -78,7 +79,7 @@ class ChatChoices(ChoiceFormat):
 
     def _logprobs(self, job: Job, tokens: list[TokenEntry]) -> dict[str, Any] | None:
         top = job.sampling.logprobs
-        return None if top is None else chat_logprobs(tokens, top, job.tokenizer)
+        return None if top is None else chat_logprobs(tokens, top, job.tokenizer, pack=packed)
 
 
 TextBody = Annotated[CompletionBody, Depends(json_body(CompletionBody))]
@@ -110,9 +111,8 @@ class CompletionChoices(ChoiceFormat):
             "finish_reason": completion.finish_reason,
         }
         if job.prompt_logprobs is not None and completion.prompt_logprobs is not None:
-            ids = self._prompt(job, completion.index).ids
-            ranked = ranked_prompt(ids, completion.prompt_logprobs, job.prompt_logprobs, job.tokenizer)
-            choice["prompt_logprobs"] = ranked
+            ids, values, top = self._prompt(job, completion.index).ids, completion.prompt_logprobs, job.prompt_logprobs
+            choice["prompt_logprobs"] = ranked_prompt(ids, values, top, job.tokenizer, pack=packed)
         return choice
 
     @override
@@ -134,11 +134,13 @@ class CompletionChoices(ChoiceFormat):
         top = job.sampling.logprobs
         if top is None:
             return None
-        output = completion_logprobs(part.tokens, top, job.tokenizer, base_offset=len(echoed))
+        output = completion_logprobs(part.tokens, top, job.tokenizer, base_offset=len(echoed), pack=packed)
         if part.prompt_logprobs is None or not job.echo:
             return output
         ids = self._prompt(job, part.index).ids
-        return joined(prompt_logprobs(ids, part.prompt_logprobs, top, job.tokenizer, prompt_text=echoed), output)
+        values = part.prompt_logprobs
+        prompt = prompt_logprobs(ids, values, top, job.tokenizer, prompt_text=echoed, pack=packed)
+        return joined(prompt, output)
 
     def _echoed(self, job: Job, index: int) -> str:
         if not job.echo:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -74,7 +75,7 @@ class Sequence:
         self._clock = clock
         self._place = place
         self._text = _output_text(job, self._prompt)
-        self._waiting: list[tuple[PlacedToken, TokenLogprobs]] = []
+        self._waiting: deque[tuple[PlacedToken, TokenLogprobs]] = deque()
         self._first = True
         self._completion_tokens = 0
         self._ended = False
@@ -145,13 +146,12 @@ class Sequence:
 
     def _released(self, *, ended: bool) -> list[TokenEntry]:
         """Tokens whose text is out, whole. Those of a stop string never are; one that it begins in, up to there."""
-        if ended and self._text.stopped:
-            released = [(kept, values) for place, values in self._waiting if (kept := self._text.cut(place))]
-        elif ended:
-            released = self._waiting
-        else:
-            released = [(place, values) for place, values in self._waiting if self._text.shows(place)]
-        self._waiting = [] if ended else self._waiting[len(released) :]
+        released = []
+        while self._waiting and (ended or self._text.shows(self._waiting[0][0])):  # in the order of their places
+            place, values = self._waiting.popleft()
+            kept = self._text.cut(place) if self._text.stopped else place
+            if kept is not None:
+                released.append((kept, values))
         return [TokenEntry(place.offset, values, place.before, place.spelt) for place, values in released]
 
 

@@ -6,7 +6,7 @@ its place, and a special token that the text leaves out is written as nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from server.api.generation import TokenEntry
@@ -17,19 +17,25 @@ from server.text.token_spelling import readable
 from server.text.tokenizer import TextProcessor
 
 LEAST = -9999.0  # JSON has no minus infinity; other servers write this too
+Pack = Callable[[Any], Any]  # what is done to each row, as soon as it is made
 
 
-def chat_logprobs(entries: Sequence[TokenEntry], top: int, text: TextProcessor) -> dict[str, Any]:
+def _plain(row: Any) -> Any:
+    return row
+
+
+def chat_logprobs(
+    entries: Sequence[TokenEntry], top: int, text: TextProcessor, *, pack: Pack = _plain
+) -> dict[str, Any]:
     """``choices[].logprobs`` of a chat completion; ``top`` alternatives per token."""
     content = []
     for entry in entries:
         value, spelt = entry.logprobs, _spelt(entry, text)
-        content.append(
-            {
-                **_chat_token(readable(spelt), spelt, value.logprob),
-                "top_logprobs": [_chat_token(*told) for told in _alternatives(value, top, text, entry.before, spelt)],
-            }
-        )
+        row = {
+            **_chat_token(readable(spelt), spelt, value.logprob),
+            "top_logprobs": [_chat_token(*told) for told in _alternatives(value, top, text, entry.before, spelt)],
+        }
+        content.append(pack(row))
     return {"content": content, "refusal": None}
 
 
@@ -38,19 +44,25 @@ def _chat_token(token: str, spelt: bytes, logprob: float) -> dict[str, Any]:
 
 
 def completion_logprobs(
-    entries: Sequence[TokenEntry], top: int, text: TextProcessor, *, base_offset: int = 0
+    entries: Sequence[TokenEntry], top: int, text: TextProcessor, *, base_offset: int = 0, pack: Pack = _plain
 ) -> dict[str, list[Any]]:
     """``choices[].logprobs`` of a completion; offsets count from the beginning of the choice's whole text."""
     rows = [_Row(base_offset + e.offset, e.logprobs, e.before, _spelt(e, text)) for e in entries]
-    return _columns(rows, top, text)
+    return _columns(rows, top, text, pack)
 
 
 def prompt_logprobs(
-    ids: Sequence[int], values: Sequence[TokenLogprobs | None], top: int, text: TextProcessor, *, prompt_text: str
+    ids: Sequence[int],
+    values: Sequence[TokenLogprobs | None],
+    top: int,
+    text: TextProcessor,
+    *,
+    prompt_text: str,
+    pack: Pack = _plain,
 ) -> dict[str, list[Any]]:
     """The part of an echoed prompt: null for its first token, which nothing predicts."""
     placed = zip(place_prompt(text, ids, prompt_text), values, strict=True)
-    return _columns([_Row(place.offset, value, place.before, place.spelt) for place, value in placed], top, text)
+    return _columns([_Row(place.offset, value, place.before, place.spelt) for place, value in placed], top, text, pack)
 
 
 def joined(first: dict[str, list[Any]], second: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -59,7 +71,12 @@ def joined(first: dict[str, list[Any]], second: dict[str, list[Any]]) -> dict[st
 
 
 def ranked_prompt(
-    ids: Sequence[int], values: Sequence[TokenLogprobs | None], top: int, text: TextProcessor
+    ids: Sequence[int],
+    values: Sequence[TokenLogprobs | None],
+    top: int,
+    text: TextProcessor,
+    *,
+    pack: Pack = _plain,
 ) -> list[dict[str, dict[str, Any]] | None]:
     """``prompt_logprobs`` as vLLM answers it: for each token of the prompt it and the likeliest, by their ids."""
     decoder = IncrementalDecoder(text, skip_special_tokens=False)
@@ -67,7 +84,7 @@ def ranked_prompt(
     for token_id, value in zip(ids, values, strict=True):
         before = decoder.before
         decoder.push(token_id)
-        out.append(None if value is None else _ranked(value, top, text, before))
+        out.append(None if value is None else pack(_ranked(value, top, text, before)))
     return out
 
 
@@ -93,11 +110,11 @@ class _Row(NamedTuple):
     spelt: bytes
 
 
-def _columns(rows: Sequence[_Row], top: int, text: TextProcessor) -> dict[str, list[Any]]:
+def _columns(rows: Sequence[_Row], top: int, text: TextProcessor, pack: Pack) -> dict[str, list[Any]]:
     return {
         "tokens": [readable(row.spelt) for row in rows],
         "token_logprobs": [None if row.value is None else _finite(row.value.logprob) for row in rows],
-        "top_logprobs": [_top_logprobs(row, top, text) for row in rows],
+        "top_logprobs": [pack(_top_logprobs(row, top, text)) for row in rows],
         "text_offset": [row.offset for row in rows],
     }
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from server.api.auth import InferenceKey
 from server.api.body import json_body
 from server.api.context import ContextDep, ServerContext
-from server.api.error_responses import json_response
+from server.api.error_responses import json_response, packed_list
 from server.api.prepare import asked_model, last_user_text, reads_plain_text
 from server.api.wire import DetokenizeBody, ModelBody, TokenizeBody
 from server.errors import InvalidRequestError
@@ -43,13 +43,33 @@ async def tokenize(
             code="string_above_max_length",
         )
     special = plain if body.add_special_tokens is None else body.add_special_tokens
+    _check_bytes(context, text, body)
     tokens = await tokenizer.encode_off_loop(text, add_special_tokens=special)
-    tokens = tokens[-(body.truncate_prompt_tokens or len(tokens)) :]
+    if body.truncate_prompt_tokens is not None:
+        tokens = tokens[-body.truncate_prompt_tokens :]
     length = context.engine.info.max_model_len if context.engine.ready else None
-    answer: dict[str, Any] = {"count": len(tokens), "max_model_len": length, "tokens": tokens}
+    answer = {"count": len(tokens), "max_model_len": length}
+    return await tokenizer.off_loop(len(tokens), partial(_written, tokenizer, answer, tokens, body))
+
+
+def _check_bytes(context: ServerContext, text: str, body: TokenizeBody) -> None:
+    """Raise InvalidRequestError for a text that may make more tokens than an answer can hold: one for each byte."""
+    limit = 2 * context.config.max_prompt_chars
+    if len(text) * 4 > limit and (size := len(text.encode(errors="replace"))) > limit:
+        param = "messages" if body.prompt is None else "prompt"
+        raise InvalidRequestError(
+            f"{param}: a text of {size} bytes; at most {limit} are tokenised at once (twice --max-prompt-chars)",
+            param=param,
+            code="string_above_max_length",
+        )
+
+
+def _written(tokenizer: TextProcessor, answer: dict[str, Any], tokens: list[int], body: TokenizeBody) -> Response:
+    """The answer, written part by part: it may be of millions of tokens."""
+    columns = {"tokens": packed_list(tokens)}
     if body.return_token_strs:
-        answer["token_strs"] = await tokenizer.off_loop(len(tokens), lambda: [tokenizer.piece(i) for i in tokens])
-    return json_response(answer)
+        columns["token_strs"] = packed_list(map(tokenizer.piece, tokens))
+    return json_response({**answer, **columns})
 
 
 @router.post("/detokenize", response_model=None)

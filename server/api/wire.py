@@ -79,6 +79,14 @@ class ModelBody(Wire):
     adapter_id: str | None = Field(None, max_length=MAX_MODEL_CHARS)
     lora_path: str | Annotated[list[str | None], Field(fail_fast=True)] | None = None
 
+    @field_validator("lora_path", mode="before")
+    @classmethod
+    def _one_path(cls, path: Any) -> Any:
+        """A list of one name many times is that name: to check a list entry by entry takes a while."""
+        if not isinstance(path, list) or not all(isinstance(item, str | None) for item in path):
+            return path
+        return list(dict.fromkeys(path))[:2]
+
     @model_validator(mode="after")
     def _check_adapter(self) -> ModelBody:
         paths = set(self.lora_path) if isinstance(self.lora_path, list) else {self.lora_path}
@@ -307,7 +315,9 @@ class CompletionBody(SamplingBody):
         "max_completion_tokens": "use `max_tokens`",
     }
 
-    prompt: str | Texts | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)]
+    prompt: Annotated[
+        str | Texts | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)], Field(union_mode="left_to_right")
+    ]
     echo: bool | None = None
     logprobs: Integer | None = Field(None, ge=0, le=5)
     add_special_tokens: bool | None = None

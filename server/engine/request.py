@@ -5,7 +5,7 @@ Knows neither the other requests nor the model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import chain
@@ -44,20 +44,45 @@ class RequestStatus(Enum):
 
 
 class TokenHistory:
-    """The distinct tokens of a sequence and how often each was generated: what penalties look at."""
+    """The distinct tokens of a sequence and how often each was generated: what penalties look at.
+
+    Arrays, for a step reads all of them, of up to a whole context of tokens for each sequence.
+    """
 
     def __init__(self, prompt_ids: Sequence[int]) -> None:
-        self.tokens = list(dict.fromkeys(prompt_ids))
-        self.output_counts = [0] * len(self.tokens)
-        self._index = {token: i for i, token in enumerate(self.tokens)}
+        self._index = {token: i for i, token in enumerate(dict.fromkeys(prompt_ids))}
+        self._size = len(self._index)
+        self._tokens = np.fromiter(self._index, dtype=np.int64)
+        self._counts = np.zeros(self._size, dtype=np.int64)
+
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        """All tokens, in the order in which they occurred first."""
+        return self._tokens[: self._size]
+
+    @property
+    def output_counts(self) -> NDArray[np.int64]:
+        """How often each of ``tokens`` was generated."""
+        return self._counts[: self._size]
 
     def add(self, token: int) -> None:
         """Count one generated token."""
-        i = self._index.setdefault(token, len(self.tokens))
-        if i == len(self.tokens):
-            self.tokens.append(token)
-            self.output_counts.append(0)
-        self.output_counts[i] += 1
+        i = self._index.setdefault(token, self._size)
+        if i == self._size:
+            if i == len(self._tokens):
+                self._tokens = np.concatenate([self._tokens, np.zeros(i + 16, dtype=np.int64)])
+                self._counts = np.concatenate([self._counts, np.zeros(i + 16, dtype=np.int64)])
+            self._tokens[i] = token
+            self._size += 1
+        self._counts[i] += 1
+
+
+class TokenBias:
+    """What is added to the logits of some tokens: the same for each step."""
+
+    def __init__(self, bias: Mapping[int, float]) -> None:
+        self.tokens = np.fromiter(bias, dtype=np.int64)
+        self.values = np.fromiter(bias.values(), dtype=np.float32)
 
 
 class BadWords:
@@ -110,6 +135,7 @@ class Request:
     num_cached_tokens: int = 0
     prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=lambda: [None])
     history: TokenHistory | None = None
+    bias: TokenBias | None = None
     allowed: NDArray[np.int64] | None = None
     bad_words: BadWords | None = None
 
@@ -130,6 +156,7 @@ class Request:
             arrived_at=now,
             stop_ids=frozenset(sampling.stop_token_ids) | frozenset(() if sampling.ignore_eos else eos_token_ids),
             history=TokenHistory(message.prompt_ids) if penalized else None,
+            bias=TokenBias(sampling.logit_bias) if sampling.logit_bias else None,
             allowed=np.unique(sampling.allowed_token_ids).astype(np.int64) if sampling.allowed_token_ids else None,
             bad_words=BadWords(sampling.bad_words) if sampling.bad_words else None,
         )

@@ -62,6 +62,29 @@ class IncrementalDecoder:
         return self._utf8.decode(b"", final=True)
 
 
+class _Matcher:
+    """How much of one stop string the text ends in. A character costs the same whatever came before (Knuth, Morris,
+    Pratt 1977): texts and stop strings are a client's to choose.
+    """
+
+    def __init__(self, stop: str) -> None:
+        self.stop = stop
+        self.size = 0  # characters of ``stop`` that the text ends in
+        self._borders = [0]  # by size less 1: how much of ``stop`` its beginning of that size ends in, itself aside
+        for char in stop[1:]:
+            self._borders.append(self._longer(self._borders[-1], char))
+
+    def push(self, char: str) -> bool:
+        """Whether ``char`` completes the stop string."""
+        self.size = self._longer(self.size, char)
+        return self.size == len(self.stop)
+
+    def _longer(self, size: int, char: str) -> int:
+        while size and self.stop[size] != char:
+            size = self._borders[size - 1]
+        return size + (self.stop[size] == char)
+
+
 class StopFinder:
     """Finds the first stop string in a text that comes in pieces, whatever the pieces are.
 
@@ -70,20 +93,23 @@ class StopFinder:
     """
 
     def __init__(self, stops: Sequence[str], *, include: bool = False) -> None:
-        self._stops = [stop for stop in stops if stop]
+        self._matchers = [_Matcher(stop) for stop in dict.fromkeys(stops) if stop]
+        self._first = {matcher.stop[0] for matcher in self._matchers}
         self._include = include
         self._held = ""
         self.stopped = False
 
     def push(self, piece: str) -> str:
         """The text that may be shown now. Sets ``stopped`` when a stop string is complete; no text comes after it."""
+        if not self._held and self._first.isdisjoint(piece):
+            return piece
         text = self._held + piece
-        found = [(text.find(stop) + len(stop), -len(stop)) for stop in self._stops if stop in text]
-        if found:
-            end, negative_length = min(found)
-            self.stopped, self._held = True, ""
-            return text[: end if self._include else end + negative_length]
-        keep = max((_overlap(text, stop) for stop in self._stops), default=0)
+        for end, char in enumerate(piece, len(self._held) + 1):
+            found = [len(matcher.stop) for matcher in self._matchers if matcher.push(char)]
+            if found:
+                self.stopped, self._held = True, ""
+                return text[: end if self._include else end - max(found)]
+        keep = max((matcher.size for matcher in self._matchers), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
@@ -91,14 +117,6 @@ class StopFinder:
         """What was held back and became no stop string."""
         held, self._held = self._held, ""
         return held
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of ``text`` that is a proper beginning of ``stop``."""
-    for size in range(min(len(stop) - 1, len(text)), 0, -1):
-        if text.endswith(stop[:size]):
-            return size
-    return 0
 
 
 class OutputText:

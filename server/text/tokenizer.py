@@ -92,6 +92,7 @@ def _native(token: AddedToken) -> tokenizers.AddedToken:
 OFFLOAD_CHARS = 4096  # about a millisecond of tokenising: beyond it the event loop is not held up
 LONG_CHARS = 262_144  # about a tenth of a second: beyond it others do not wait behind it
 MESSAGE_CHARS = 64  # what a template does for a message, in characters
+MAX_REPEATED_CHARS = 16_000_000  # that a template might write by repeating its arguments for each message
 MAX_EXTENDED = 128  # tokenizers kept for adapters that add tokens; each weighs what its own tokens do
 T = TypeVar("T")
 
@@ -325,7 +326,14 @@ class TextProcessor:
         template = self._needed_template
         if template.is_foreign:
             return await template.render_foreign(messages, template_kwargs)
-        size = count_characters([*messages, template_kwargs]) + MESSAGE_CHARS * len(messages)
+        given = count_characters(template_kwargs)
+        if given * len(messages) > MAX_REPEATED_CHARS:
+            raise InvalidRequestError(
+                f"chat_template_kwargs: {given} characters, which a template may write for each of {len(messages)} "
+                f"messages; these may come to {MAX_REPEATED_CHARS} together",
+                param="chat_template_kwargs",
+            )
+        size = count_characters(list(messages)) + given + MESSAGE_CHARS * len(messages)
         return await self.off_loop(size, partial(template.render, messages, template_kwargs))
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import socket
@@ -147,6 +148,75 @@ def test_connections_leave_descriptors_for_the_rest(soft: int, hard: int, wanted
     out = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
     assert int(out[0]) == connections
     assert int(out[1]) >= soft
+
+
+# ---- too much at once ----
+
+
+CHUNKED = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+CHUNKED += b"Transfer-Encoding: chunked\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        CHUNKED + b"\r\n" + b"1\r\n \r\n" * 100_000,
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"a:\r\n" * 12_000 + b"\r\n",
+        CHUNKED + b"Content-Length: 2\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    ],
+    ids=["chunks", "headers", "two-lengths"],
+)
+def test_what_takes_long_to_parse_or_may_mean_two_things_is_refused(hasty: Live, sent: bytes) -> None:
+    with connect(hasty) as sock:
+        with contextlib.suppress(ConnectionError):  # it may be cut while it sends
+            sock.sendall(sent)
+        status, error = answer(sock)
+    assert (status, error.get("code")) in ((400, "invalid_http"), (0, None))
+    assert _health(hasty) == 200
+
+
+def test_a_pipelined_head_is_bounded_too(hasty: Live) -> None:
+    with connect(hasty) as sock:
+        sock.sendall(
+            head("GET", "/health") + b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"a:\r\n" * 600 + b"\r\n"
+        )
+        received = b""
+        while piece := sock.recv(65536):
+            received += piece
+    assert received.count(b"HTTP/1.1 200") == 1
+    assert received.count(b"HTTP/1.1 400") == 1
+
+
+def test_bodies_in_chunks_of_ordinary_sizes(hasty: Live) -> None:
+    body = json.dumps({"model": BASE, "prompt": "x", "max_tokens": 1, "user": "y" * 400_000}).encode()
+    for size in (80, 4096, 65536):
+        chunks = [body[i : i + size] for i in range(0, len(body), size)]
+        sent = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
+        with connect(hasty) as sock:
+            sock.sendall(CHUNKED + b"Connection: close\r\n\r\n" + sent + b"0\r\n\r\n")
+            assert sock.recv(65536).startswith(b"HTTP/1.1 200"), size
+
+
+def test_answers_that_nobody_takes_are_bounded_together(base: Path, tmp_path: Path) -> None:
+    body = {"prompt": "x" * 300_000, "return_token_strs": True}  # 3 MB of answer each
+    with live_server(base, tmp_path, max_unsent_mb=8, send_seconds=60) as live, ExitStack() as stack:
+        deaf = [stack.enter_context(connect(live, receive_buffer=4096)) for _ in range(6)]
+        for sock in deaf:
+            sock.sendall(post("/tokenize", body))
+        cut = 0
+        while cut < 3:  # more than two do not fit
+            cut = sum(_is_cut(sock) for sock in deaf)
+        assert live.post("/tokenize", body).status_code == 200
+
+
+def _is_cut(sock: socket.socket) -> bool:
+    """Whether the other side is gone, seen without taking anything."""
+    sock.settimeout(0.05)
+    try:
+        sock.sendall(b"\r\n")
+    except ConnectionError:
+        return True
+    return False
 
 
 # ---- no HTTP ----

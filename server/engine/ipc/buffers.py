@@ -68,21 +68,24 @@ MAX_PENDING = 256  # outputs kept apart for a reader that stalls; beyond it they
 class OutputBuffer:
     """Outputs not yet taken, then perhaps an error. Bounded by the tokens in it: stalled outputs are joined.
 
+    Never all of them: who takes one does the work of as many steps at once, and holds up others meanwhile.
     ``on_end`` is for whoever puts: to be called once nothing more will be put.
     """
 
     def __init__(self, max_pending: int = MAX_PENDING, on_end: Callable[[], None] = lambda: None) -> None:
         self.on_end = on_end
         self._max_pending = max_pending
+        self._joined: deque[RequestOutput] = deque()  # of ``max_pending`` steps each, before those pending
         self._pending: deque[RequestOutput] = deque()
         self._error: Exception | None = None
         self._changed = asyncio.Event()
 
     def put(self, output: RequestOutput) -> None:
         """Append an output."""
+        if len(self._pending) >= self._max_pending:
+            self._joined.append(join_outputs(self._pending))
+            self._pending.clear()
         self._pending.append(output)
-        if len(self._pending) > self._max_pending:
-            self._pending = deque([join_outputs(self._pending)])
         self._changed.set()
 
     def fail(self, error: Exception) -> None:
@@ -92,15 +95,15 @@ class OutputBuffer:
 
     async def get(self) -> RequestOutput:
         """Wait for the next output. Raises the error given to ``fail``."""
-        while not self._pending:
+        while not len(self):
             if self._error is not None:
                 raise self._error
             self._changed.clear()
             await self._changed.wait()
-        return self._pending.popleft()
+        return (self._joined or self._pending).popleft()
 
     def __len__(self) -> int:
-        return len(self._pending)
+        return len(self._joined) + len(self._pending)
 
 
 class OutputStream(AsyncIterator[RequestOutput]):

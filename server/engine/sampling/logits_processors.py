@@ -6,10 +6,10 @@ Work is proportional to the tokens concerned, and to rows × vocabulary only whe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from server.engine.request import Request
@@ -17,7 +17,7 @@ from server.engine.request import Request
 
 def needs_processing(request: Request) -> bool:
     """Whether any of the changes concerns the request's next token."""
-    if request.history or request.sampling.logit_bias or request.allowed is not None or request.bad_words:
+    if request.history or request.bias or request.allowed is not None or request.bad_words:
         return True
     return bool(request.forbids_stop and request.stop_ids)
 
@@ -36,11 +36,11 @@ def process_logits(logits: Tensor, requests: Sequence[Request]) -> Tensor:
 
 
 def _add_bias(logits: Tensor, requests: Sequence[Request]) -> None:
-    biased = [(i, r.sampling.logit_bias) for i, r in enumerate(requests) if r.sampling.logit_bias]
+    biased = [(i, r.bias) for i, r in enumerate(requests) if r.bias is not None]
     if biased:
-        rows, tokens = _pairs(logits, [(i, bias) for i, bias in biased])
-        values = list(chain.from_iterable(bias.values() for _, bias in biased))
-        logits[rows, tokens] += torch.tensor(values, dtype=logits.dtype, device=logits.device)
+        rows, tokens = _pairs(logits, [(i, bias.tokens) for i, bias in biased])
+        values = torch.from_numpy(np.concatenate([bias.values for _, bias in biased]))
+        logits[rows, tokens] += values.to(logits)
 
 
 def _penalize(logits: Tensor, requests: Sequence[Request]) -> None:
@@ -49,15 +49,11 @@ def _penalize(logits: Tensor, requests: Sequence[Request]) -> None:
     Semantics: l(t) is divided by the repetition penalty if positive, else multiplied by it; then
     ``l(t) -= frequency * c(t) + presence * (c(t) > 0)``.
     """
-    histories = [(i, r, r.history) for i, r in enumerate(requests) if r.history]
+    histories = [(i, r.history) for i, r in enumerate(requests) if r.history]
     if not histories:
         return
-    rows, tokens = _pairs(logits, [(i, history.tokens) for i, _, history in histories])
-    counts = torch.tensor(
-        list(chain.from_iterable(history.output_counts for _, _, history in histories)),
-        dtype=logits.dtype,
-        device=logits.device,
-    )
+    rows, tokens = _pairs(logits, [(i, history.tokens) for i, history in histories])
+    counts = torch.from_numpy(np.concatenate([history.output_counts for _, history in histories])).to(logits)
     params = [r.sampling for r in requests]
     repetition = logits.new_tensor([p.repetition_penalty for p in params])[rows]
     frequency = logits.new_tensor([p.frequency_penalty for p in params])[rows]
@@ -70,18 +66,16 @@ def _penalize(logits: Tensor, requests: Sequence[Request]) -> None:
 def _keep_allowed(logits: Tensor, requests: Sequence[Request]) -> None:
     limited = [(i, r.allowed) for i, r in enumerate(requests) if r.allowed is not None]
     if limited:
-        concerned = [i for i, _ in limited]
-        rows = torch.from_numpy(np.repeat(concerned, [len(allowed) for _, allowed in limited])).to(logits.device)
-        tokens = torch.from_numpy(np.concatenate([allowed for _, allowed in limited])).to(logits.device)
+        rows, tokens = _pairs(logits, limited)
         kept = logits[rows, tokens]
-        logits[concerned] = -torch.inf
+        logits[[i for i, _ in limited]] = -torch.inf
         logits[rows, tokens] = kept
 
 
 def _forbid(logits: Tensor, requests: Sequence[Request]) -> None:
     vocab_size = logits.shape[1]
     found = ((i, [t for t in r.forbidden_tokens if 0 <= t < vocab_size]) for i, r in enumerate(requests))
-    forbidden = [(i, tokens) for i, tokens in found if tokens]
+    forbidden = [(i, np.array(tokens, dtype=np.int64)) for i, tokens in found if tokens]
     if forbidden:
         rows, tokens = _pairs(logits, forbidden)
         before = logits[rows, tokens]
@@ -90,10 +84,9 @@ def _forbid(logits: Tensor, requests: Sequence[Request]) -> None:
         logits[rows, tokens] = before.where(emptied[rows], -torch.inf)
 
 
-def _pairs(
-    logits: Tensor, tokens_by_row: Sequence[tuple[int, Sequence[int] | dict[int, float]]]
-) -> tuple[Tensor, Tensor]:
+def _pairs(logits: Tensor, tokens_by_row: Sequence[tuple[int, NDArray[np.int64]]]) -> tuple[Tensor, Tensor]:
     """Index tensors (rows, tokens) of all tokens of all rows listed."""
-    tokens = list(chain.from_iterable(tokens for _, tokens in tokens_by_row))
-    rows = list(chain.from_iterable([row] * len(tokens) for row, tokens in tokens_by_row))
-    return torch.tensor(rows, device=logits.device), torch.tensor(tokens, device=logits.device)
+    numbers = np.array([row for row, _ in tokens_by_row], dtype=np.int64)
+    rows = np.repeat(numbers, [len(tokens) for _, tokens in tokens_by_row])
+    tokens = np.concatenate([tokens for _, tokens in tokens_by_row])
+    return torch.from_numpy(rows).to(logits.device), torch.from_numpy(tokens).to(logits.device)

@@ -40,3 +40,21 @@ def test_tokens_as_the_vocabulary_writes_them(server: Live, base: Path) -> None:
     assert answer["token_strs"] == AutoTokenizer.from_pretrained(base).convert_ids_to_tokens(answer["tokens"])
     assert answer["token_strs"][-3:] == ["Ġ", "a", "<|im_end|>"]
     assert "token_strs" not in server.post("/tokenize", {"prompt": "a"}).json()
+
+
+def test_a_text_of_more_tokens_than_are_written_at_once(server: Live) -> None:
+    text = "ab" * 20_000
+    answer = server.post("/tokenize", {"prompt": text, "return_token_strs": True}).json()
+    assert answer["count"] == len(answer["tokens"]) == len(answer["token_strs"]) == 40_000
+    assert "".join(answer["token_strs"]) == text
+    end = server.post("/tokenize", {"prompt": text, "truncate_prompt_tokens": 3}).json()
+    assert end["tokens"] == answer["tokens"][-3:]
+    empty = server.post("/tokenize", {"prompt": "", "return_token_strs": True}).json()
+    assert (empty["tokens"], empty["token_strs"]) == ([], [])
+
+
+def test_a_text_is_bounded_by_the_tokens_that_it_may_make(server: Live) -> None:
+    """A character may be four tokens."""
+    error = error_of(server.post("/tokenize", {"prompt": "\U0001f701" * 1_100_000}))
+    assert (error["param"], error["code"]) == ("prompt", "string_above_max_length")
+    assert "4000000" in error["message"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 
@@ -118,3 +119,14 @@ def test_of_several_templates_the_default_is_taken() -> None:
     assert text.chat_template_sha256 == TextProcessor(make_tokenizer()).chat_template_sha256
     tokenizer.chat_template = {"tool_use": "other"}
     assert not TextProcessor(tokenizer).has_chat_template
+
+
+def test_arguments_are_not_repeated_without_end() -> None:
+    """A template may write one for each message: little is sent then, and much written."""
+    text = TextProcessor(
+        make_tokenizer(), "{% for message in messages %}{{ message.content }}{{ eos_token }}{% endfor %}"
+    )
+    with pytest.raises(InvalidRequestError, match="chat_template_kwargs: 500009 characters") as caught:
+        asyncio.run(text.render_chat_off_loop([USER] * 2000, {"eos_token": "y" * 500_000}))
+    assert caught.value.param == "chat_template_kwargs"
+    assert asyncio.run(text.render_chat_off_loop([USER], {"eos_token": "y" * 500_000})).endswith("y")

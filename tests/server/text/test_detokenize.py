@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -99,6 +101,26 @@ def run_finder(stops: list[str], pieces: list[str], *, include: bool = False) ->
             return out, True
     out.append(finder.flush())
     return out, False
+
+
+@given(st.lists(st.text("ab", min_size=1, max_size=6), max_size=4), st.lists(st.text("abc", max_size=5), max_size=8))
+def test_what_is_found_is_the_match_that_ends_first_and_of_those_the_longest(
+    stops: list[str], pieces: list[str]
+) -> None:
+    text = "".join(pieces)
+    ends = [(text.find(stop) + len(stop), -len(stop)) for stop in stops if stop in text]
+    shown, stopped = run_finder(stops, pieces)
+    assert stopped == bool(ends)
+    assert "".join(shown) == (text[: sum(min(ends))] if ends else text)
+
+
+def test_no_stop_string_makes_a_text_slow() -> None:
+    """What comes again and again may be the beginning of all of them, and looked at anew for each token."""
+    stops = ["a" * 255 + "b", *("a" * size + "c" + "a" * (255 - size) for size in range(100, 115))]
+    finder, started = StopFinder(stops), time.perf_counter()
+    for _ in range(20_000):
+        finder.push("a")
+    assert time.perf_counter() - started < 5  # a quarter of a second, alone; looking at all of it anew: 15
 
 
 def test_a_part_of_a_stop_string_is_held_back() -> None:

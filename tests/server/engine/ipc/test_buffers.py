@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from server.adapter_key import AdapterKey
-from server.engine.ipc.buffers import Outbox, compact, join_outputs, join_steps
+from server.engine.ipc.buffers import MAX_PENDING, Outbox, OutputBuffer, compact, join_outputs, join_steps
 from server.engine.messages import (
     AdapterUnloaded,
     EngineStats,
@@ -85,6 +86,22 @@ def test_other_messages_keep_their_place() -> None:
     messages = compact([step(1, output), step(2, output), AdapterUnloaded(KEY), step(3, output)])
     assert [type(message) for message in messages] == [StepOutputs, AdapterUnloaded, StepOutputs]
     assert tokens(messages) == {"r": [1, 1, 1]}
+
+
+def test_a_stalled_reader_gets_no_more_than_some_steps_at_once() -> None:
+    async def run() -> list[int]:
+        buffer = OutputBuffer()
+        for number in range(2000):
+            buffer.put(RequestOutput(request_id="a", token_ids=[number]))
+        assert len(buffer) < 300
+        taken: list[int] = []
+        while len(taken) < 2000:
+            part = (await buffer.get()).token_ids
+            assert len(part) <= MAX_PENDING
+            taken += part
+        return taken
+
+    assert asyncio.run(run()) == list(range(2000))
 
 
 @given(st.lists(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9)), max_size=4), max_size=40))
