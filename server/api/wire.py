@@ -108,6 +108,11 @@ class StreamOptions(Wire):
     include_usage: bool | None = False
     continuous_usage_stats: bool | None = False
 
+    @property
+    def asks(self) -> bool:
+        """Whether it asks for anything."""
+        return bool(self.include_usage or self.continuous_usage_stats)
+
 
 class SamplingBody(ModelBody):
     """The fields that chat completions and completions share."""
@@ -176,7 +181,7 @@ class SamplingBody(ModelBody):
     @classmethod
     def _check_logit_bias(cls, bias: Any) -> Any:
         if not isinstance(bias, dict):
-            return bias
+            return None if bias == [] else bias  # others' way to write none
         if len(bias) > MAX_LOGIT_BIAS:
             raise ValueError(f"at most {MAX_LOGIT_BIAS} entries")
         for token, value in bias.items():
@@ -194,7 +199,8 @@ class SamplingBody(ModelBody):
 
     @model_validator(mode="after")
     def _check_stream_options(self) -> SamplingBody:
-        if self.stream_options is not None and not self.stream:
+        asked = self.stream_options is not None and self.stream_options.asks
+        if asked and not self.stream:
             raise ValueError("`stream_options` is only allowed with `stream: true`")
         return self
 
@@ -217,6 +223,19 @@ class TextPart(Wire):
     text: str
 
 
+_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+
+
+def _text_part(part: Any) -> dict[str, Any]:
+    """A part in its plainest form: a text alone, and what OpenAI's other API and its histories call one, are texts."""
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    if isinstance(part, dict) and isinstance(kind := part.get("type"), str) and kind in _TEXT_PARTS:
+        if isinstance(text := part.get(_TEXT_PARTS[kind]), str):
+            return {"type": "text", "text": text}
+    raise ValueError("every part must be {'type': 'text', 'text': ...}; only text is served")
+
+
 class ChatMessage(Wire):
     """One message of a conversation; other fields (name, tool calls of a history) go to the template as they are."""
 
@@ -234,10 +253,7 @@ class ChatMessage(Wire):
     @field_validator("content", mode="before")
     @classmethod
     def _text_only(cls, content: Any) -> Any:
-        for part in content if isinstance(content, list) else ():
-            if not (isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)):
-                raise ValueError("every part must be {'type': 'text', 'text': ...}; only text is served")
-        return content
+        return list(map(_text_part, content)) if isinstance(content, list) else content
 
     def for_template(self) -> dict[str, Any]:
         """Plain data, content as it was sent."""
@@ -311,6 +327,11 @@ class CompletionBody(SamplingBody):
     echo: bool | None = None
     logprobs: Integer | None = Field(None, ge=0, le=5)
     add_special_tokens: bool | None = None
+
+    @field_validator("logprobs", mode="before")
+    @classmethod
+    def _check_logprobs(cls, logprobs: Any) -> Any:
+        return None if logprobs is False else logprobs  # as a chat would say it
 
     @field_validator("prompt", mode="before")
     @classmethod
