@@ -44,8 +44,9 @@ async def tokenize(
         )
     special = plain if body.add_special_tokens is None else body.add_special_tokens
     tokens = await tokenizer.encode_off_loop(text, add_special_tokens=special)
-    tokens = tokens[-(body.truncate_prompt_tokens or len(tokens)) :]
     length = context.engine.info.max_model_len if context.engine.ready else None
+    kept = length if body.truncate_prompt_tokens == -1 else body.truncate_prompt_tokens
+    tokens = tokens[-(kept or len(tokens)) :]
     answer: dict[str, Any] = {"count": len(tokens), "max_model_len": length, "tokens": tokens}
     if body.return_token_strs:
         answer["token_strs"] = await tokenizer.off_loop(len(tokens), lambda: [tokenizer.piece(i) for i in tokens])

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from adapters.quoting import quote
 from server.api.unserved import UNSERVED, find_unserved
@@ -46,7 +46,14 @@ def _all_whole(values: Any) -> Any:
     return values
 
 
+def _kept(tokens: int) -> int:
+    if tokens == 0:
+        raise ValueError("must be at least 1, or -1 to keep as many tokens as fit")
+    return tokens
+
+
 Integer = Annotated[int, BeforeValidator(_whole)]
+KeptTokens = Annotated[int, BeforeValidator(_whole), Field(ge=-1), AfterValidator(_kept)]
 # fail_fast: a list of a million wrong items makes one error, not a million.
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(fail_fast=True), BeforeValidator(_all_whole)]
 Texts = Annotated[list[str], Field(fail_fast=True)]
@@ -139,7 +146,7 @@ class SamplingBody(ModelBody):
     stop_token_ids: TokenIds | None = Field(None, max_length=MAX_STOP_TOKEN_IDS)
     ignore_eos: bool | None = None
     min_tokens: Integer | None = Field(None, ge=0)
-    truncate_prompt_tokens: Integer | None = Field(None, ge=-1)
+    truncate_prompt_tokens: KeptTokens | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     cache_salt: str | None = Field(None, max_length=256)
@@ -161,13 +168,6 @@ class SamplingBody(ModelBody):
         if any(not word or len(word) > MAX_BAD_WORD_CHARS for word in words or ()):
             raise ValueError(f"each word must have 1 to {MAX_BAD_WORD_CHARS} characters")
         return words
-
-    @field_validator("truncate_prompt_tokens")
-    @classmethod
-    def _check_truncation(cls, kept: int | None) -> int | None:
-        if kept == 0:
-            raise ValueError("must be at least 1, or -1 to keep as many tokens as fit")
-        return kept
 
     @field_validator("response_format")
     @classmethod
@@ -230,9 +230,10 @@ def _text_part(part: Any) -> dict[str, Any]:
     """A part in its plainest form: a text alone, and what OpenAI's other API and its histories call one, are texts."""
     if isinstance(part, str):
         return {"type": "text", "text": part}
-    if isinstance(part, dict) and isinstance(kind := part.get("type"), str) and kind in _TEXT_PARTS:
-        if isinstance(text := part.get(_TEXT_PARTS[kind]), str):
-            return {"type": "text", "text": text}
+    kind = part.get("type") if isinstance(part, dict) else None
+    key = _TEXT_PARTS.get(kind) if isinstance(kind, str) else None
+    if key is not None and isinstance(text := part.get(key), str):
+        return {"type": "text", "text": text}
     raise ValueError("every part must be {'type': 'text', 'text': ...}; only text is served")
 
 
@@ -364,7 +365,7 @@ class TokenizeBody(ModelBody, ConversationBody):
     """``POST /tokenize``: a text, or a conversation."""
 
     prompt: str | None = None
-    truncate_prompt_tokens: Integer | None = Field(None, ge=1)
+    truncate_prompt_tokens: KeptTokens | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
 

@@ -79,7 +79,7 @@ def _runs(placed: Sequence[PlacedToken]) -> list[list[PlacedToken]]:
 
 
 def _ends(spans: Sequence[tuple[int, int]], prompt_text: str) -> list[int]:
-    """Where the text of each token ends, with what was dropped behind it: an accent, but not blanks, or what follows."""
+    """Where the text of each token ends, with what was dropped behind it up to a blank, as accents are."""
     ends = [end for _, end in spans]
     for i in range(len(spans) - 2, -1, -1):
         if spans[i] == spans[i + 1]:

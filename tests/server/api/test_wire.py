@@ -95,6 +95,13 @@ def test_a_wrong_field_is_named(server: Live, path: str, change: dict[str, Any],
     assert param.partition("[")[0] in error["message"] or "sequences" in error["message"]
 
 
+def test_a_body_that_is_too_deep(server: Live) -> None:
+    deep = b'{"prompt": "x", "metadata": ' + b'{"a":' * 300 + b"1" + b"}" * 301
+    with server.http() as http:
+        error = error_of(http.post(TEXT, content=deep))
+    assert (error["code"], "nested too deeply" in error["message"]) == ("invalid_json", True)
+
+
 @pytest.mark.parametrize("path", [CHAT, TEXT, "/tokenize", "/detokenize"])
 @pytest.mark.parametrize(
     "content",
