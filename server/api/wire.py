@@ -24,7 +24,7 @@ MAX_MODEL_CHARS = 512
 MIN_REPETITION_PENALTY = 0.01  # logits are divided by it, and must stay finite
 MAX_TEMPLATE_KWARGS = 32
 RESERVED_TEMPLATE_KWARGS = frozenset(
-    {"conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt", "tokenize",
+    {"self", "conversation", "conversations", "messages", "tools", "documents", "chat_template", "add_generation_prompt", "tokenize",
      "continue_final_message", "padding", "truncation", "max_length", "return_tensors", "return_dict",
      "return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens"}
 )  # fmt: skip

@@ -67,6 +67,8 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
     (CHAT, {"truncate_prompt_tokens": -2}, "truncate_prompt_tokens"),
     (CHAT, {"chat_template_kwargs": {"chat_template": "x"}}, "chat_template_kwargs"),
+    (CHAT, {"chat_template_kwargs": {"self": 1}}, "chat_template_kwargs"),
+    (CHAT, {"chat_template_kwargs": {"conversations": 1}}, "chat_template_kwargs"),
     (TEXT, {"prompt": None}, "prompt"),
     (TEXT, {"prompt": []}, "prompt"),
     (TEXT, {"prompt": 5}, "prompt"),
