@@ -24,8 +24,8 @@ MAX_MODEL_CHARS = 512
 MIN_REPETITION_PENALTY = 0.01  # logits are divided by it, and must stay finite
 MAX_TEMPLATE_KWARGS = 32
 RESERVED_TEMPLATE_KWARGS = frozenset(
-    {"self", "conversation", "conversations", "messages", "tools", "documents", "chat_template", "add_generation_prompt", "tokenize",
-     "continue_final_message", "padding", "truncation", "max_length", "return_tensors", "return_dict",
+    {"self", "conversation", "conversations", "messages", "tools", "documents", "chat_template",
+     "add_generation_prompt", "tokenize", "continue_final_message", "padding", "truncation", "max_length", "return_tensors", "return_dict",
      "return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens"}
 )  # fmt: skip
 
