@@ -117,6 +117,8 @@ class Sequence:
             piece += self._text.finish()
             reason = "stop" if self._text.stopped else reason
         self._completion_tokens += len(places) if self._text.stopped else len(output.token_ids)
+        if output.stop_token_id is not None and self._job.lists_end:
+            places.append(self._text.end())
         self._waiting += zip(places, output.logprobs or [], strict=False)
         delta = TextDelta(
             index=self.index,

@@ -51,7 +51,8 @@ class Job:
     ``tokenizer`` is the adapter's.
 
     ``started`` is perf_counter's. ``continues``: outputs go on from the prompt's text, and do not begin a text of
-    their own. ``prompt_logprobs``: as many likeliest tokens of each of the prompt are told.
+    their own. ``prompt_logprobs``: as many likeliest tokens of each of the prompt are told. ``lists_end``: so is the
+    token that ends an output, among those of the output.
     """
 
     id: str
@@ -69,6 +70,7 @@ class Job:
     cache_salt: str = ""
     continues: bool = True
     prompt_logprobs: int | None = None
+    lists_end: bool = False
 
     @property
     def prompt_tokens(self) -> int:
@@ -414,6 +416,7 @@ def _job(
         cache_salt=body.cache_salt or "",
         continues=not context.engine.info.is_encoder_decoder,
         prompt_logprobs=body.prompt_logprobs,
+        lists_end=isinstance(body, CompletionBody),
     )
 
 

@@ -45,9 +45,9 @@ async def tokenize(
     special = plain if body.add_special_tokens is None else body.add_special_tokens
     _check_bytes(context, text, body)
     tokens = await tokenizer.encode_off_loop(text, add_special_tokens=special)
-    if body.truncate_prompt_tokens is not None:
-        tokens = tokens[-body.truncate_prompt_tokens :]
     length = context.engine.info.max_model_len if context.engine.ready else None
+    kept = length if body.truncate_prompt_tokens == -1 else body.truncate_prompt_tokens
+    tokens = tokens[-(kept or len(tokens)) :]
     answer = {"count": len(tokens), "max_model_len": length}
     return await tokenizer.off_loop(len(tokens), partial(_written, tokenizer, answer, tokens, body))
 

@@ -38,6 +38,10 @@ _SENTENCES = {
 }
 """By pydantic's type of error, or by that without its last words: ``int`` for ``int_type``, ``int_parsing``, ..."""
 
+_JSON_REASONS = {
+    "number out of range": "a number has too many digits",
+    "recursion limit": "it is nested too deeply",
+}
 _JSON_PLACE = re.compile(r"line \d+ column \d+")
 
 
@@ -78,7 +82,9 @@ def json_fault(error: ValidationError) -> str | None:
 
 def json_sentence(message: str) -> str:
     """What a parser of JSON says, in ours."""
-    reason = "a number has too many digits" if "number out of range" in message else "it breaks off or is malformed"
+    reason = next(
+        (ours for theirs, ours in _JSON_REASONS.items() if theirs in message), "it breaks off or is malformed"
+    )
     place = _JSON_PLACE.search(message)
     return f"the body is not valid JSON: {reason}" + (f" (at {place[0].replace(' col', ', col')})" if place else "")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from adapters.quoting import quote
 from server.api.unserved import UNSERVED, find_unserved
@@ -24,9 +24,9 @@ MAX_MODEL_CHARS = 512
 MIN_REPETITION_PENALTY = 0.01  # logits are divided by it, and must stay finite
 MAX_TEMPLATE_KWARGS = 32
 RESERVED_TEMPLATE_KWARGS = frozenset(
-    {"conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt", "tokenize",
-     "continue_final_message", "padding", "truncation", "max_length", "return_tensors", "return_dict",
-     "return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens"}
+    {"self", "conversation", "conversations", "messages", "tools", "documents", "chat_template",
+     "add_generation_prompt", "tokenize", "continue_final_message", "padding", "truncation", "max_length",
+     "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens"}
 )  # fmt: skip
 
 
@@ -46,7 +46,14 @@ def _all_whole(values: Any) -> Any:
     return values
 
 
+def _kept(tokens: int) -> int:
+    if tokens == 0:
+        raise ValueError("must be at least 1, or -1 to keep as many tokens as fit")
+    return tokens
+
+
 Integer = Annotated[int, BeforeValidator(_whole)]
+KeptTokens = Annotated[int, BeforeValidator(_whole), Field(ge=-1), AfterValidator(_kept)]
 # fail_fast: a list of a million wrong items makes one error, not a million.
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(fail_fast=True), BeforeValidator(_all_whole)]
 Texts = Annotated[list[str], Field(fail_fast=True)]
@@ -116,6 +123,11 @@ class StreamOptions(Wire):
     include_usage: bool | None = False
     continuous_usage_stats: bool | None = False
 
+    @property
+    def asks(self) -> bool:
+        """Whether it asks for anything."""
+        return bool(self.include_usage or self.continuous_usage_stats)
+
 
 class SamplingBody(ModelBody):
     """The fields that chat completions and completions share."""
@@ -142,7 +154,7 @@ class SamplingBody(ModelBody):
     stop_token_ids: TokenIds | None = Field(None, max_length=MAX_STOP_TOKEN_IDS)
     ignore_eos: bool | None = None
     min_tokens: Integer | None = Field(None, ge=0)
-    truncate_prompt_tokens: Integer | None = Field(None, ge=-1)
+    truncate_prompt_tokens: KeptTokens | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     cache_salt: str | None = Field(None, max_length=256)
@@ -165,13 +177,6 @@ class SamplingBody(ModelBody):
             raise ValueError(f"each word must have 1 to {MAX_BAD_WORD_CHARS} characters")
         return words
 
-    @field_validator("truncate_prompt_tokens")
-    @classmethod
-    def _check_truncation(cls, kept: int | None) -> int | None:
-        if kept == 0:
-            raise ValueError("must be at least 1, or -1 to keep as many tokens as fit")
-        return kept
-
     @field_validator("response_format")
     @classmethod
     def _check_format(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -184,7 +189,7 @@ class SamplingBody(ModelBody):
     @classmethod
     def _check_logit_bias(cls, bias: Any) -> Any:
         if not isinstance(bias, dict):
-            return bias
+            return None if bias == [] else bias  # others' way to write none
         if len(bias) > MAX_LOGIT_BIAS:
             raise ValueError(f"at most {MAX_LOGIT_BIAS} entries")
         for token, value in bias.items():
@@ -202,7 +207,8 @@ class SamplingBody(ModelBody):
 
     @model_validator(mode="after")
     def _check_stream_options(self) -> SamplingBody:
-        if self.stream_options is not None and not self.stream:
+        asked = self.stream_options is not None and self.stream_options.asks
+        if asked and not self.stream:
             raise ValueError("`stream_options` is only allowed with `stream: true`")
         return self
 
@@ -225,6 +231,20 @@ class TextPart(Wire):
     text: str
 
 
+_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+
+
+def _text_part(part: Any) -> dict[str, Any]:
+    """A part in its plainest form: a text alone, and what OpenAI's other API and its histories call one, are texts."""
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    kind = part.get("type") if isinstance(part, dict) else None
+    key = _TEXT_PARTS.get(kind) if isinstance(kind, str) else None
+    if key is not None and isinstance(text := part.get(key), str):
+        return {"type": "text", "text": text}
+    raise ValueError("every part must be {'type': 'text', 'text': ...}; only text is served")
+
+
 class ChatMessage(Wire):
     """One message of a conversation; other fields (name, tool calls of a history) go to the template as they are."""
 
@@ -242,10 +262,7 @@ class ChatMessage(Wire):
     @field_validator("content", mode="before")
     @classmethod
     def _text_only(cls, content: Any) -> Any:
-        for part in content if isinstance(content, list) else ():
-            if not (isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)):
-                raise ValueError("every part must be {'type': 'text', 'text': ...}; only text is served")
-        return content
+        return list(map(_text_part, content)) if isinstance(content, list) else content
 
     def for_template(self) -> dict[str, Any]:
         """Plain data, content as it was sent."""
@@ -322,6 +339,11 @@ class CompletionBody(SamplingBody):
     logprobs: Integer | None = Field(None, ge=0, le=5)
     add_special_tokens: bool | None = None
 
+    @field_validator("logprobs", mode="before")
+    @classmethod
+    def _check_logprobs(cls, logprobs: Any) -> Any:
+        return None if logprobs is False else logprobs  # as a chat would say it
+
     @field_validator("prompt", mode="before")
     @classmethod
     def _check_prompt(cls, prompt: Any) -> Any:
@@ -353,7 +375,7 @@ class TokenizeBody(ModelBody, ConversationBody):
     """``POST /tokenize``: a text, or a conversation."""
 
     prompt: str | None = None
-    truncate_prompt_tokens: Integer | None = Field(None, ge=1)
+    truncate_prompt_tokens: KeptTokens | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
 

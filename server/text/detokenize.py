@@ -10,7 +10,7 @@ import codecs
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from server.text.token_spelling import first_chars
+from server.text.token_spelling import CONTINUATION, first_chars
 from server.text.tokenizer import TextProcessor
 
 _Utf8 = codecs.getincrementaldecoder("utf-8")
@@ -49,11 +49,13 @@ class IncrementalDecoder:
 
     def place(self, token_id: int) -> tuple[str, PlacedToken]:
         """Like ``push``, and where the token stands in the text so far."""
-        before, offset, spelt = self.before, self.chars, b""
+        before, broken, spelt = self.before, "", b""
         if self._spelling.shows(token_id, skip_special_tokens=self._skip):
             spelt = self._spelling.spell(token_id, before)
             self.before = self._spelling.after(token_id)
-        piece = self._utf8.decode(spelt)
+        if spelt and not spelt.startswith(CONTINUATION):  # what came before will never be a character
+            broken = self._utf8.decode(b"", final=True)
+        offset, piece = self.chars + len(broken), broken + self._utf8.decode(spelt)
         self.chars += len(piece)
         return piece, PlacedToken(before, spelt, offset, self.chars)
 
@@ -148,6 +150,10 @@ class OutputText:
             if self.stopped:
                 break
         return self._emit(pieces), places
+
+    def end(self) -> PlacedToken:
+        """The place of a token that ends the text, and writes nothing."""
+        return PlacedToken(self._decoder.before, b"", self.length, self.length)
 
     def shows(self, place: PlacedToken) -> bool:
         """Whether all characters of a token are out; those of a stop string never are."""

@@ -95,7 +95,7 @@ def readable(spelt: bytes) -> str:
 
 def first_chars(spelt: bytes, count: int) -> bytes:
     """The beginning of ``spelt`` that makes ``count`` characters; bytes that end one begun before count as one."""
-    head = len(spelt) - len(spelt.lstrip(_CONTINUATION))
+    head = len(spelt) - len(spelt.lstrip(b"".join(CONTINUATION)))
     chars = spelt[head:].decode(errors="surrogateescape")[: count - bool(head)]
     return spelt[:head] + chars.encode(errors="surrogateescape")
 
@@ -118,4 +118,5 @@ def _byte_of_char() -> dict[str, int]:
 
 _BYTE_OF_CHAR = _byte_of_char()
 _BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")
-_CONTINUATION = bytes(range(0x80, 0xC0))
+CONTINUATION = tuple(bytes([byte]) for byte in range(0x80, 0xC0))
+"""The bytes that go on with a character."""

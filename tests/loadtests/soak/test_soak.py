@@ -34,9 +34,8 @@ def soak(references: Path, out: Path, *flags: str) -> tuple[int, str, dict[str, 
 
 
 def test_nothing_is_wrong_lost_or_leaked(references: Path, tmp_path: Path) -> None:
-    flags = ("--seconds", "10", "--faults-every", "2", "--engine-timeout", "4", "--comparers", "3", "--deaf", "2")
-    flags += ("--deaf-seconds", "30")
-    code, text, report = soak(references, tmp_path, *flags)
+    load = ("--seconds", "10", "--faults-every", "2", "--engine-timeout", "4", "--comparers", "3")
+    code, text, report = soak(references, tmp_path, *load, "--deaf", "2", "--deaf-seconds", "30")
     assert code == 0, text + (tmp_path / "server.log").read_text()[-4000:]
     for count in ("compared", "uploads", "activations", "kills", "hangs", "left early", "deaf readers"):
         assert report["counts"][count] > 0, text
@@ -47,20 +46,8 @@ def test_a_wrong_answer_is_told(references: Path, tmp_path: Path) -> None:
     for answer in known["packages"]["prefix-5"]["answers"]:
         answer["text"] += "!"
     (tmp_path / "references.json").write_text(json.dumps(known))
-    code, text, report = soak(
-        tmp_path,
-        tmp_path,
-        "--seconds",
-        "2",
-        "--faults-every",
-        "0",
-        "--names",
-        "0",
-        "--deaf",
-        "0",
-        "--deaf-seconds",
-        "0",
-    )
+    load = ("--seconds", "2", "--faults-every", "0", "--names", "0", "--deaf", "0", "--deaf-seconds", "0")
+    code, text, report = soak(tmp_path, tmp_path, *load)
     assert code == 1
     assert report["wrong"], text
     assert report["lost"] == report["leaked"] == [], text

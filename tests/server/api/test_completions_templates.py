@@ -42,7 +42,15 @@ def prompt(live: Live, messages: list[dict[str, Any]], **fields: Any) -> str:
     return text
 
 
-@pytest.mark.parametrize("content", ["Is it?", [{"type": "text", "text": "Is "}, {"type": "text", "text": "it?"}]])
+PARTED: list[Any] = [
+    "Is it?",
+    [{"type": "text", "text": "Is "}, {"type": "text", "text": "it?"}],
+    ["Is ", {"type": "input_text", "text": "it?"}],
+    [{"type": "output_text", "text": "Is ", "annotations": []}, {"type": "refusal", "refusal": "it?"}],
+]
+
+
+@pytest.mark.parametrize("content", PARTED)
 @pytest.mark.parametrize("role", ["system", "user", "assistant", "tool"])
 def test_content_reaches_a_template_of_parts(live: Live, role: str, content: Any) -> None:
     read = prompt(live, [USER, {"role": role, "content": content}])

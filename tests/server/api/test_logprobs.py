@@ -227,6 +227,34 @@ def test_echo(live: Live) -> None:
     assert complete(live, prompt="", echo=True, max_tokens=0)["text"] == ""
 
 
+def test_the_token_that_ends_a_completion_is_listed(live: Live) -> None:
+    """Evaluation harnesses read the scores of a prompt as all but the last: ``[context:-1]``."""
+    options = {"max_tokens": 1, "echo": True, "ignore_eos": False, "logit_bias": {str(END): 100}}
+    for body in (options, {**options, "prompt": [1, TRUE, LETTER]}):
+        choice = complete(live, **body)
+        check(choice, 3)
+        assert choice["finish_reason"] == "stop"
+        assert choice["logprobs"]["tokens"][-1] == "" != choice["logprobs"]["tokens"][-2]
+        assert choice["logprobs"]["text_offset"][-1] == len(choice["text"])
+        streamed = [chunk["choices"][0] for chunk in events(live, COMPLETIONS, {**SETTINGS, "prompt": "the true",
+                                                                                "logprobs": 3, **body})]  # fmt: skip
+        assert [*itertools.chain(*(one["logprobs"]["tokens"] for one in streamed))] == choice["logprobs"]["tokens"]
+    told = converse(live, max_tokens=1, ignore_eos=False, logit_bias={str(END): 100})["choices"][0]
+    assert told["logprobs"]["content"] == []
+
+
+def test_a_token_behind_a_broken_character_has_its_own_place(live: Live) -> None:
+    letters = {str(TRUE): 60, str(NUMBER("<0xE2>")): 60}
+    for stop in ([], ["ue"]):
+        choice = complete(live, seed=2, logit_bias=letters, stop=stop)
+        found, text = choice["logprobs"], choice["text"]
+        assert "\ufffd tr" in text
+        assert all(
+            token.startswith("bytes:") or text[offset : offset + len(token)] == token
+            for token, offset in zip(found["tokens"], found["text_offset"], strict=True)
+        )
+
+
 # ---- of a prompt, as vLLM has them ----
 
 

@@ -176,6 +176,8 @@ def test_a_conversation_is_cut(server: Live) -> None:
     assert answer["usage"]["prompt_tokens"] == 10
     fits = server.post(CHAT, {"messages": messages, "truncate_prompt_tokens": -1, "max_tokens": 1}).json()
     assert fits["usage"]["prompt_tokens"] == MAX_LEN - 1
+    whole = server.post("/tokenize", {"prompt": "x" * (MAX_LEN + 9), "truncate_prompt_tokens": -1}).json()
+    assert whole["count"] == MAX_LEN
     assert server.post("/tokenize", {"prompt": "abc xyz", "truncate_prompt_tokens": 3}).json()["tokens"] == ids_of(
         server, "xyz"
     )

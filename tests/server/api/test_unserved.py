@@ -110,6 +110,9 @@ OFF: dict[str, Any] = {
     "lora_path": [None],
     "bad_words": [],
     "allowed_token_ids": [],
+    "logit_bias": [],
+    "logprobs": False,
+    "stream_options": {"include_usage": False},
 }
 BOOKKEEPING: dict[str, Any] = {
     "user": 5,

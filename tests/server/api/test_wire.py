@@ -67,6 +67,8 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
     (CHAT, {"truncate_prompt_tokens": -2}, "truncate_prompt_tokens"),
     (CHAT, {"chat_template_kwargs": {"chat_template": "x"}}, "chat_template_kwargs"),
+    (CHAT, {"chat_template_kwargs": {"self": 1}}, "chat_template_kwargs"),
+    (CHAT, {"chat_template_kwargs": {"conversations": 1}}, "chat_template_kwargs"),
     (TEXT, {"prompt": None}, "prompt"),
     (TEXT, {"prompt": []}, "prompt"),
     (TEXT, {"prompt": 5}, "prompt"),
@@ -93,6 +95,13 @@ def test_a_wrong_field_is_named(server: Live, path: str, change: dict[str, Any],
     assert error["param"] == param
     assert error["type"] == "invalid_request_error"
     assert param.partition("[")[0] in error["message"] or "sequences" in error["message"]
+
+
+def test_a_body_that_is_too_deep(server: Live) -> None:
+    deep = b'{"prompt": "x", "metadata": ' + b'{"a":' * 300 + b"1" + b"}" * 301
+    with server.http() as http:
+        error = error_of(http.post(TEXT, content=deep))
+    assert (error["code"], "nested too deeply" in error["message"]) == ("invalid_json", True)
 
 
 @pytest.mark.parametrize("path", [CHAT, TEXT, "/tokenize", "/detokenize"])

@@ -49,7 +49,8 @@ def test_pieces_and_places_are_the_text_whatever_stands_before(kind: str, data: 
     shown = "".join(piece for piece, _ in placed) + decoder.flush()
     assert b"".join(place.spelt for _, place in placed).decode(errors="replace") == shown
     for piece, place in placed:
-        assert shown[place.offset : place.end] == piece
+        broken = "\ufffd" * (len(piece) - (place.end - place.offset))  # what the token leaves incomplete
+        assert broken + shown[place.offset : place.end] == piece
     before = text.decode(context, skip_special_tokens=skip)
     if "\ufffd" not in before + shown:
         assert before + shown == text.decode([*context, *output], skip_special_tokens=skip)
