@@ -21,9 +21,7 @@ from adapters.quoting import describe_error
 MAX_TEMPLATE_BYTES = 1 << 20  # the longest in use have 30,000
 _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _KEYS = (*_ROLES, "chat_template", "eos_token_id")
-_CONFIG = msgspec.defstruct(
-    "_Config", [(key, msgspec.Raw, msgspec.Raw(b"null")) for key in _KEYS]
-)  # others are skipped
+_CONFIG = msgspec.defstruct("_Config", [(key, msgspec.Raw, msgspec.Raw()) for key in _KEYS])  # others are skipped
 _MAX_VALUE_BYTES = 65_536  # of a token's description, or a list of end tokens
 _NO_TEXT = object()
 _MAX_TOKEN_CHARS = 1024
@@ -35,8 +33,8 @@ class PackageChat:
     """How conversations of an adapter are written. Compares by value.
 
     ``template`` is Jinja's text, None where the base's is used; ``special_tokens`` are (role, text) as
-    ``apply_chat_template`` gives them to it; ``end_token_ids`` end an output beside the base's; ``warnings`` are for
-    whoever uploaded it.
+    ``apply_chat_template`` gives them to it, without a text where its tokenizer says that it has none;
+    ``end_token_ids`` end an output beside the base's; ``warnings`` are for whoever uploaded it.
     """
 
     template: str | None = None
@@ -47,7 +45,7 @@ class PackageChat:
     @property
     def eos_token(self) -> str | None:
         """The token that ends a text."""
-        return dict(self.special_tokens).get("eos_token")
+        return dict(self.special_tokens).get("eos_token") or None
 
     @property
     def template_sha256(self) -> str | None:
@@ -69,7 +67,8 @@ def read_chat(directory: Path, limits: PackageLimits = DEFAULT_LIMITS) -> Packag
     configs = [
         _read(directory / name, limits, problems) for name in (TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE)
     ]  # what the first says counts, as in transformers
-    special = {role: text for config in reversed(configs) for role, text in _special_tokens(config)}
+    special = {role: "" for role in _ROLES if configs[0].get(role, "") is None}
+    special |= {role: text for config in reversed(configs) for role, text in _special_tokens(config)}
     return PackageChat(
         template=_template(directory / TEMPLATE_FILE, configs[0].get("chat_template"), problems),
         special_tokens=tuple(sorted(special.items())),
@@ -88,7 +87,7 @@ def _read(path: Path, limits: PackageLimits, problems: list[str]) -> dict[str, A
         found = msgspec.structs.asdict(msgspec.json.decode(path.read_bytes(), type=_CONFIG))
         if len(found["chat_template"]) > limits.max_json_bytes:
             raise ValueError(f"the templates in it are longer than {limits.max_json_bytes} bytes")
-        return {key: _decoded(key, value) for key, value in found.items()}
+        return {key: _decoded(key, value) for key, value in found.items() if value}
     except (OSError, ValueError, RecursionError) as error:
         problems.append(f"{path.name} is not used: {describe_error(error)}")
         return {}

@@ -53,6 +53,8 @@ def test_special_tokens_and_end_tokens(tmp_path: Path) -> None:
     found = read_chat(write(tmp_path, tokenizer_config=config, special_tokens_map=older, generation_config=ends))
     assert dict(found.special_tokens) == {"eos_token": "<e>", "bos_token": "<b>"}
     assert (found.eos_token, found.end_token_ids, found.warnings) == ("<e>", (7, 9), ())
+    found = read_chat(write(tmp_path, tokenizer_config={"bos_token": None, "eos_token": None}, special_tokens_map={}))
+    assert (dict(found.special_tokens), found.eos_token) == ({"eos_token": "", "bos_token": ""}, None)
 
 
 @pytest.mark.parametrize(
