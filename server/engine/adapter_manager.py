@@ -161,8 +161,8 @@ class Loading:
 def _token_ids(adapter: Adapter, base_size: int) -> list[int]:
     """Ids of the base's vocabulary whose rows the adapter brings, the highest: what no tokenizer names is there."""
     tables = [op.ids for ops in adapter.ops.values() for op in ops if isinstance(op, EmbedRows | HeadRows)]
-    found = torch.unique(torch.cat(tables)) if tables else torch.empty(0)
-    return [int(token) for token in found[found < base_size][-_MAX_TOKEN_IDS:].tolist()]
+    found = {int(token) for ids in tables for token in ids[ids < base_size].tolist()}
+    return sorted(found)[-_MAX_TOKEN_IDS:]
 
 
 logger = logging.getLogger(__name__)
