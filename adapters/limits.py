@@ -15,10 +15,10 @@ class PackageLimits:
     ``max_bytes`` bounds what an archive unpacks to and what the weights file weighs; ``max_expansion`` is unpacked
     over packed bytes, checked once ``free_expansion_bytes`` are unpacked (short texts compress far).
     ``max_dense_bytes`` bounds the whole matrices, in float32, that an adapter's small tensors grow into
-    (``adapters.kinds.dense``). ``max_token_list_bytes`` bounds the list of all tokens that a tokenizer calls added (its
-    base's own among them, 65,000 where a base speaks), ``max_added_tokens`` those that its base does not have, and
-    ``max_added_token_chars`` their texts together: the search for them is built while a server's other requests wait,
-    in about 0.3 seconds a million.
+    (``adapters.kinds.dense``). ``max_token_list_bytes`` and ``max_listed_tokens`` bound the list of all tokens that a
+    tokenizer calls added (its base's own among them, 65,000 where a base speaks), ``max_added_tokens`` those that its
+    base does not have, and ``max_added_token_chars`` their texts together: the search for them is built while a
+    server's other requests wait, in about 0.3 seconds a million.
     """
 
     max_files: int = 1024
@@ -36,6 +36,7 @@ class PackageLimits:
     max_pattern_chars: int = 2048
     max_patterns: int = 10_000
     max_token_list_bytes: int = 16 * _MIB
+    max_listed_tokens: int = 80_000
     max_added_tokens: int = 32_768
     max_added_token_chars: int = 131_072
     max_tokenizer_bytes: int = 48 * _MIB

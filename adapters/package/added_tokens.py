@@ -59,7 +59,7 @@ class _Described(msgspec.Struct, frozen=True, gc=False):
 
 
 class _TokenizerConfig(msgspec.Struct, frozen=True):
-    added_tokens_decoder: dict[str, _Described] | None = None
+    added_tokens_decoder: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 _Source = tuple[str, Sequence[AddedToken]]
@@ -147,27 +147,33 @@ def _malformed(name: str, error: Exception) -> PackageError:
     return PackageError(f"{name}: {describe_error(error)}; leave it out if the adapter adds no tokens")
 
 
+def _read_list(raw: msgspec.Raw, name: str, limits: PackageLimits, type_: type[T]) -> T:
+    """A list of tokens as the file ``name`` has it; one that is too long is not taken apart."""
+    if len(raw) > limits.max_token_list_bytes:
+        raise PackageError(f"the added tokens of {name} take more than {limits.max_token_list_bytes} bytes")
+    if (count := bytes(raw).count(b'"content"')) > limits.max_listed_tokens:
+        raise PackageError(f"{name} lists {count} added tokens; at most {limits.max_listed_tokens} are read")
+    try:
+        return msgspec.json.decode(raw, type=type_)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _malformed(name, error) from error
+
+
 def _read_tokenizer(directory: Path, limits: PackageLimits) -> list[AddedToken]:
     found = _read(directory / TOKENIZER_FILE, limits.max_tokenizer_bytes, _Tokenizer) or _Tokenizer()
-    if len(found.added_tokens) > limits.max_token_list_bytes:
-        raise PackageError(f"the added tokens of {TOKENIZER_FILE} take more than {limits.max_token_list_bytes} bytes")
-    try:
-        return msgspec.json.decode(found.added_tokens, type=list[AddedToken])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _malformed(TOKENIZER_FILE, error) from error
+    return _read_list(found.added_tokens, TOKENIZER_FILE, limits, list[AddedToken])
 
 
 def _read_config(directory: Path, limits: PackageLimits) -> list[AddedToken]:
-    found = (
-        _read(directory / TOKENIZER_CONFIG_FILE, limits.max_token_list_bytes, _TokenizerConfig) or _TokenizerConfig()
-    )
-    listed = found.added_tokens_decoder or {}
-    return [_token(TOKENIZER_CONFIG_FILE, {"id": id_, **msgspec.structs.asdict(one)}) for id_, one in listed.items()]
+    name = TOKENIZER_CONFIG_FILE
+    found = _read(directory / name, limits.max_token_list_bytes, _TokenizerConfig) or _TokenizerConfig()
+    listed = _read_list(found.added_tokens_decoder, name, limits, dict[str, _Described] | None)  # type: ignore[arg-type]
+    return [_token(name, {"id": id_, **msgspec.structs.asdict(one)}) for id_, one in (listed or {}).items()]
 
 
 def _read_numbers(directory: Path, limits: PackageLimits) -> list[AddedToken]:
     """Those of added_tokens.json, which has no more than numbers; special are those with a role of their own."""
-    numbers = _read(directory / ADDED_TOKENS_FILE, limits.max_token_list_bytes, dict[str, int]) or {}
+    numbers = _read(directory / ADDED_TOKENS_FILE, limits.max_json_bytes, dict[str, int]) or {}
     roles = _read(directory / SPECIAL_TOKENS_FILE, limits.max_json_bytes, dict[str, Any]) or {} if numbers else {}
     special = set[str]()
     for role in roles.values():

@@ -20,7 +20,10 @@ from adapters.quoting import describe_error
 
 MAX_TEMPLATE_BYTES = 1 << 20  # the longest in use have 30,000
 _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-_KEYS = frozenset((*_ROLES, "chat_template", "eos_token_id"))
+_KEYS = (*_ROLES, "chat_template", "eos_token_id")
+_CONFIG = msgspec.defstruct("_Config", [(key, msgspec.Raw, msgspec.Raw()) for key in _KEYS])  # others are skipped
+_MAX_VALUE_BYTES = 65_536  # of a token's description, or a list of end tokens
+_NO_TEXT = object()
 _MAX_TOKEN_CHARS = 1024
 _MAX_END_TOKENS = 64
 
@@ -30,8 +33,8 @@ class PackageChat:
     """How conversations of an adapter are written. Compares by value.
 
     ``template`` is Jinja's text, None where the base's is used; ``special_tokens`` are (role, text) as
-    ``apply_chat_template`` gives them to it; ``end_token_ids`` end an output beside the base's; ``warnings`` are for
-    whoever uploaded it.
+    ``apply_chat_template`` gives them to it, without a text where its tokenizer says that it has none;
+    ``end_token_ids`` end an output beside the base's; ``warnings`` are for whoever uploaded it.
     """
 
     template: str | None = None
@@ -42,7 +45,7 @@ class PackageChat:
     @property
     def eos_token(self) -> str | None:
         """The token that ends a text."""
-        return dict(self.special_tokens).get("eos_token")
+        return dict(self.special_tokens).get("eos_token") or None
 
     @property
     def template_sha256(self) -> str | None:
@@ -53,13 +56,19 @@ class PackageChat:
 NO_CHAT = PackageChat()
 
 
+class _Named(msgspec.Struct, frozen=True, gc=False):
+    name: str
+    template: str
+
+
 def read_chat(directory: Path, limits: PackageLimits = DEFAULT_LIMITS) -> PackageChat:
     """What the package in ``directory`` says; ``end_token_ids`` are those that its generation_config.json names."""
     problems: list[str] = []
     configs = [
         _read(directory / name, limits, problems) for name in (TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE)
     ]  # what the first says counts, as in transformers
-    special = {role: text for config in reversed(configs) for role, text in _special_tokens(config)}
+    special = {role: "" for role in _ROLES if configs[0].get(role, "") is None}
+    special |= {role: text for config in reversed(configs) for role, text in _special_tokens(config)}
     return PackageChat(
         template=_template(directory / TEMPLATE_FILE, configs[0].get("chat_template"), problems),
         special_tokens=tuple(sorted(special.items())),
@@ -75,14 +84,23 @@ def _read(path: Path, limits: PackageLimits, problems: list[str]) -> dict[str, A
         most = limits.max_token_list_bytes if path.name == TOKENIZER_CONFIG_FILE else limits.max_json_bytes
         if path.stat().st_size > most:
             raise ValueError(f"it is longer than {most} bytes")
-        found = msgspec.json.decode(path.read_bytes(), type=dict[str, msgspec.Raw])  # most of it may be a vocabulary
-        wanted = {key: value for key, value in found.items() if key in _KEYS}
-        if any(len(value) > limits.max_json_bytes for value in wanted.values()):
-            raise ValueError(f"a value in it is longer than {limits.max_json_bytes} bytes")
-        return {key: msgspec.json.decode(value) for key, value in wanted.items()}
+        found = msgspec.structs.asdict(msgspec.json.decode(path.read_bytes(), type=_CONFIG))
+        if len(found["chat_template"]) > limits.max_json_bytes:
+            raise ValueError(f"the templates in it are longer than {limits.max_json_bytes} bytes")
+        return {key: _decoded(key, value) for key, value in found.items() if value}
     except (OSError, ValueError, RecursionError) as error:
         problems.append(f"{path.name} is not used: {describe_error(error)}")
         return {}
+
+
+def _decoded(key: str, value: msgspec.Raw) -> object:
+    """A value of a configuration; what a list holds that has none of the expected is never made."""
+    if key != "chat_template":
+        return msgspec.json.decode(value) if len(value) <= _MAX_VALUE_BYTES else None
+    try:
+        return msgspec.json.decode(value, type=str | list[_Named] | dict[str, str] | None)
+    except msgspec.DecodeError:
+        return _NO_TEXT
 
 
 def _template(file: Path, named: object, problems: list[str]) -> str | None:
@@ -92,7 +110,7 @@ def _template(file: Path, named: object, problems: list[str]) -> str | None:
             with file.open("rb") as opened:
                 return _checked(opened.read(MAX_TEMPLATE_BYTES + 1))
         if isinstance(named, list):  # several by name; transformers takes this one unless there are tools
-            named = {entry["name"]: entry["template"] for entry in named}
+            named = {entry.name: entry.template for entry in named}
         if isinstance(named, dict):
             named = named["default"]
         if named is not None and not isinstance(named, str):

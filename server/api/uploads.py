@@ -139,8 +139,11 @@ class _Sink:
         self._header, self._value = b"", b""
 
     def _headers_finished(self) -> None:
-        _, options = parse_options_header(self._headers.get("content-disposition", b""))
+        disposition = self._headers.get("content-disposition", b"")
+        _, options = parse_options_header(disposition)
         self._field, self._text = options.get(b"name", b"").decode("utf-8", "replace"), b""
+        if b"filename*=" in disposition:  # how older clients write a name that is not ASCII; it is none of a package's
+            options.setdefault(b"filename", b"archive")
         if b"filename" in options:
             path = self._folder / f"part-{len(self.form.files)}"
             self._file = path.open("xb")

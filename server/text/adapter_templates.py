@@ -32,7 +32,7 @@ class AdapterTemplates:
             return none
         if self._sandbox is not None:
             special = {**self._special_tokens, **dict(chat.special_tokens)}
-            return replace(chat, special_tokens=tuple(sorted(special.items())))
+            return replace(chat, special_tokens=tuple(sorted((role, text) for role, text in special.items() if text)))
         instead = "are rendered with the base's" if self._source else "cannot be rendered, as the base has none"
         warning = (
             f"it comes with a chat template of its own, which is not used: conversations {instead} (the server's "
@@ -51,7 +51,7 @@ class AdapterTemplates:
 
     def _is_the_bases(self, template: str, special_tokens: Mapping[str, str]) -> bool:
         """Whether it writes what the base's does: it is that one, and special tokens that it looks at are as well."""
-        others = [role for role, text in special_tokens.items() if self._special_tokens.get(role) != text]
+        others = [role for role, text in special_tokens.items() if self._special_tokens.get(role, "") != text]
         same = template.removesuffix("\n") == (self._source or "").removesuffix("\n")  # as Jinja reads them
         return same and not any(role in template for role in others)
 

@@ -177,3 +177,12 @@ def test_roles_that_are_no_tokens_are_passed_over(tmp_path: Path) -> None:
     roles = {"eos_token": {"content": "<a>"}, "use_default": True, "more": [7, {"id": 1}, "<b>"], "image": {"x": "<c>"}}
     write_all(tmp_path, added_tokens={"<a>": 7, "<b>": 8, "<c>": 9}, special_tokens_map=roles)
     assert [token.special for token in read_added_tokens(tmp_path)] == [True, True, False]
+
+
+def test_a_speech_bases_own_tokens_are_not_too_many(tmp_path: Path) -> None:
+    """65,000 tokens for sounds: the tokenizer of every adapter for such a base lists them."""
+    listed = {str(1000 + i): {"content": f"<|s_{i}|>", "special": False} for i in range(65_536)}
+    write_all(tmp_path, tokenizer_config={"added_tokens_decoder": listed})
+    assert len(read_added_tokens(tmp_path)) == 65_536
+    with pytest.raises(PackageError, match="lists 65536 added tokens; at most 60000 are read"):
+        read_added_tokens(tmp_path, limits=PackageLimits(max_listed_tokens=60_000))

@@ -53,6 +53,8 @@ def test_special_tokens_and_end_tokens(tmp_path: Path) -> None:
     found = read_chat(write(tmp_path, tokenizer_config=config, special_tokens_map=older, generation_config=ends))
     assert dict(found.special_tokens) == {"eos_token": "<e>", "bos_token": "<b>"}
     assert (found.eos_token, found.end_token_ids, found.warnings) == ("<e>", (7, 9), ())
+    found = read_chat(write(tmp_path, tokenizer_config={"bos_token": None, "eos_token": None}, special_tokens_map={}))
+    assert (dict(found.special_tokens), found.eos_token) == ({"eos_token": "", "bos_token": ""}, None)
 
 
 @pytest.mark.parametrize(
@@ -100,3 +102,23 @@ def test_a_vocabulary_beside_it_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     found = read_chat(tmp_path)
     assert (found.template, found.eos_token, found.warnings) == ("{{ messages }}", "<7>", ())
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        b'{"chat_template": [' + b"[]," * 1_000_000 + b"[]]}",
+        b'{"eos_token": [' + b"[]," * 1_000_000 + b"[]]}",
+        b'{"x": 1' + b"".join(b',"%d":1' % i for i in range(300_000)) + b"}",
+    ],
+    ids=["templates", "a token", "keys"],
+)
+def test_lists_of_nothing_are_not_built(tmp_path: Path, config: bytes) -> None:
+    """A million empty lists take half a second in which the collector lets nobody else run."""
+    (tmp_path / "tokenizer_config.json").write_bytes(config)
+    tracemalloc.start()
+    try:
+        assert read_chat(tmp_path).template is None
+        assert tracemalloc.get_traced_memory()[1] < len(config) + (4 << 20)
+    finally:
+        tracemalloc.stop()

@@ -340,6 +340,15 @@ def test_bad_forms(admin: httpx.Client, packages: dict[str, Path], tmp_path: Pat
     assert "extra.safetensors" in error_of(admin.post("/v1/adapters?name=x", files=weights))["message"]
 
 
+def test_an_archive_whose_name_is_not_ascii(admin: httpx.Client, packages: dict[str, Path], tmp_path: Path) -> None:
+    """As older clients send it, with no plain ``filename`` beside."""
+    disposition = b"Content-Disposition: form-data; name=\"file\"; filename*=utf-8''%D0%B0.tar\r\n\r\n"
+    body = b"--b\r\n" + disposition + archive(packages["lora-2"], tmp_path) + b"\r\n--b--\r\n"
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    assert admin.put("/v1/adapters/not-ascii", content=body, headers=headers).status_code == 201
+    assert admin.delete("/v1/adapters/not-ascii").status_code == 200
+
+
 def test_malformed_multipart(admin: httpx.Client) -> None:
     def post(content: bytes, boundary: str = "b") -> dict[str, Any]:
         headers = {"content-type": f"multipart/form-data; boundary={boundary}"}

@@ -62,3 +62,15 @@ def test_what_is_not_allowed_is_told(source: str | None, words: str) -> None:
     assert (fitted.template, fitted.special_tokens, fitted.end_token_ids) == (None, (), (3,))
     assert fitted.warnings[0] == "before"
     assert words in fitted.warnings[1]
+
+
+def test_a_tokenizer_without_a_token_that_the_base_has(sandbox: TemplateSandbox) -> None:
+    """It says null, and its template then writes nothing there."""
+    templates = AdapterTemplates(BASES, {"bos_token": "<s>", "eos_token": "</s>"}, sandbox)
+    chat = PackageChat(template="{{ bos_token }}x", special_tokens=(("bos_token", ""), ("sep_token", "")))
+    fitted = templates.fit(chat)
+    assert fitted.special_tokens == (("eos_token", "</s>"),)
+    template = templates.get(fitted)
+    assert template is not None
+    assert template.render([{"role": "user", "content": "Hi"}]) == "x"
+    assert templates.fit(PackageChat(template=BASES, special_tokens=(("sep_token", ""),))).template is None
