@@ -180,6 +180,9 @@ class ServerConfig(BaseModel):
     max_prompt_logprobs: Annotated[
         Positive, Flag(LIMITS, "log-probabilities of prompt tokens that one request may ask for", "N")
     ] = 262_144
+    max_answer_logprobs: Annotated[
+        Positive, Flag(LIMITS, "log-probabilities of output tokens that one answer may hold, if it is no stream", "N")
+    ] = 4_194_304
     max_body_mb: Annotated[Size, Flag(LIMITS, "size of one JSON request", "MB")] = 8.0
     max_json_values: Annotated[
         Positive, Flag(LIMITS, "values in one JSON request (a field, list or object counts as 6)", "N")

@@ -42,4 +42,4 @@ async def version(_: Open, context: ContextDep) -> Response:
 @router.get("/metrics", response_model=None)
 async def metrics(_: MetricsKey, metrics: MetricsDep) -> Response:
     """Prometheus exposition."""
-    return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
+    return Response(await metrics.render_off_loop(), media_type=CONTENT_TYPE_LATEST)

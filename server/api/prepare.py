@@ -365,6 +365,19 @@ def _check_prompt_logprobs(context: ServerContext, body: SamplingBody, prompts: 
         )
 
 
+def _check_output_logprobs(context: ServerContext, body: SamplingBody, prompts: int, sampling: SamplingParams) -> None:
+    """Refuse a whole answer too large to hold. A stream passes on what it has."""
+    if sampling.logprobs is None or body.stream:
+        return
+    asked = prompts * (body.n or 1) * sampling.max_tokens * (sampling.logprobs + 1)
+    if asked > (limit := context.config.max_answer_logprobs):
+        raise InvalidRequestError(
+            f"up to {asked} log-probabilities of output tokens asked for; one answer may hold {limit} "
+            "(--max-answer-logprobs): give a smaller `max_tokens`, ask for fewer alternatives or outputs, or stream",
+            param="logprobs",
+        )
+
+
 def _or(value: float | None, default: float) -> float:
     return default if value is None else value
 
@@ -396,6 +409,7 @@ def _job(
 ) -> Job:
     if sampling.prompt_logprobs is not None:
         _check_prompt_logprobs(context, body, prompts, sampling.prompt_logprobs)
+    _check_output_logprobs(context, body, len(prompts), sampling)
     return Job(
         id=f"{prefix}-{uuid.uuid4().hex}",
         created=int(time.time()),

@@ -217,8 +217,9 @@ class Registry:
         return sorted(name for name, entry in self._entries.items() if entry.all())
 
     def counts(self) -> Counter[VersionState]:
-        """How many versions are in each state, over all names."""
-        return Counter(entry.state(v.key.version) for entry in self._entries.values() for v in entry.all())
+        """How many versions are in each state, over all names. May be asked in any thread."""
+        entries = list(self._entries.values())
+        return Counter(entry.state(v.key.version) for entry in entries for v in entry.all())
 
     def live(self, name: str) -> AdapterVersion:
         """The version that ``name`` means, failed or not. Raises UnknownModelError."""

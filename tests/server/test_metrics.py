@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -180,6 +182,23 @@ def test_info() -> None:
     assert 'quantization="nf4"' in text
     assert value(metrics, "hotswap_base_bytes", model="base") == 5
     assert value(metrics, "hotswap_kv_cache_bytes", model="base") == 7
+
+
+def test_a_scrape_leaves_the_event_loop_to_others() -> None:
+    metrics = Metrics("base")
+    for number in range(100):
+        metrics.clock(AdapterKey(f"a{number}", 1, "0" * 64), 0.0).finish("stop", 1)
+
+    async def scrape() -> tuple[bytes, int]:
+        running, turns = asyncio.create_task(metrics.render_off_loop()), 0
+        while not running.done():
+            await asyncio.sleep(0)
+            turns += 1
+        return running.result(), turns
+
+    text, turns = asyncio.run(scrape())
+    assert b'adapter="a99"' in text
+    assert turns > 10
 
 
 def test_two_servers_share_nothing() -> None:

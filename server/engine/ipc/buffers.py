@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from itertools import groupby
 
 from server.engine.messages import FromEngine, RequestOutput, StepOutputs, TokenLogprobs
@@ -31,6 +31,25 @@ def join_outputs(outputs: Sequence[RequestOutput]) -> RequestOutput:
         queued_seconds=max(output.queued_seconds for output in outputs),
         error=last.error,
     )
+
+
+def join_evenly(outputs: Iterable[RequestOutput], parts: int) -> list[RequestOutput]:
+    """At most about twice as many as ``parts`` outputs that say the same, none with much more than its share."""
+    outputs = list(outputs)
+    share = sum(map(_weight, outputs)) / max(parts, 1)
+    runs: list[list[RequestOutput]] = []
+    left = 0.0
+    for output in outputs:
+        left -= _weight(output)
+        if left < 0:
+            runs.append([])
+            left = share - _weight(output)
+        runs[-1].append(output)
+    return [join_outputs(run) for run in runs]
+
+
+def _weight(output: RequestOutput) -> int:
+    return max(len(output.token_ids), 1)
 
 
 def join_steps(steps: Sequence[StepOutputs]) -> StepOutputs:
@@ -68,24 +87,22 @@ MAX_PENDING = 256  # outputs kept apart for a reader that stalls; beyond it they
 class OutputBuffer:
     """Outputs not yet taken, then perhaps an error. Bounded by the tokens in it: stalled outputs are joined.
 
-    Never all of them: who takes one does the work of as many steps at once, and holds up others meanwhile.
+    Evenly: who takes one does the work of as many steps at once, and holds up others meanwhile.
     ``on_end`` is for whoever puts: to be called once nothing more will be put.
     """
 
     def __init__(self, max_pending: int = MAX_PENDING, on_end: Callable[[], None] = lambda: None) -> None:
         self.on_end = on_end
         self._max_pending = max_pending
-        self._joined: deque[RequestOutput] = deque()  # of ``max_pending`` steps each, before those pending
         self._pending: deque[RequestOutput] = deque()
         self._error: Exception | None = None
         self._changed = asyncio.Event()
 
     def put(self, output: RequestOutput) -> None:
         """Append an output."""
-        if len(self._pending) >= self._max_pending:
-            self._joined.append(join_outputs(self._pending))
-            self._pending.clear()
         self._pending.append(output)
+        if len(self._pending) > self._max_pending:
+            self._pending = deque(join_evenly(self._pending, self._max_pending // 4))
         self._changed.set()
 
     def fail(self, error: Exception) -> None:
@@ -95,15 +112,15 @@ class OutputBuffer:
 
     async def get(self) -> RequestOutput:
         """Wait for the next output. Raises the error given to ``fail``."""
-        while not len(self):
+        while not self._pending:
             if self._error is not None:
                 raise self._error
             self._changed.clear()
             await self._changed.wait()
-        return (self._joined or self._pending).popleft()
+        return self._pending.popleft()
 
     def __len__(self) -> int:
-        return len(self._joined) + len(self._pending)
+        return len(self._pending)
 
 
 class OutputStream(AsyncIterator[RequestOutput]):

@@ -13,7 +13,7 @@ import pytest
 from server.api.generation import TokenEntry
 from server.api.logprobs import chat_logprobs, completion_logprobs, prompt_logprobs, ranked_prompt
 from server.engine.messages import TokenLogprobs
-from server.text.detokenize import IncrementalDecoder
+from server.text.detokenize import IncrementalDecoder, OutputText, PlacedToken
 from tests import oracle
 from tests.factory import make_base
 from tests.server.api.support import error_of, events
@@ -127,7 +127,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def live(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    with live_server(base, tmp_path_factory.mktemp("data"), max_prompt_logprobs=1000) as made:
+    with live_server(base, tmp_path_factory.mktemp("data"), max_prompt_logprobs=1000, max_answer_logprobs=2000) as made:
         yield made
         made.wait_idle()
 
@@ -308,3 +308,29 @@ def test_prompt_logprobs_that_are_refused(live: Live, options: dict[str, Any], w
 def test_no_more_than_the_answer_can_hold(live: Live, options: dict[str, Any], asked: int) -> None:
     body = {"model": "pieces", "prompt": [LETTER] * 60, "max_tokens": 1}
     assert f"{asked} log-probabilities" in error_of(live.post(COMPLETIONS, {**body, **options}))["message"]
+
+
+def test_a_whole_answer_is_bounded(live: Live) -> None:
+    body = {**SETTINGS, "prompt": "the true", "logprobs": 4, "n": 4, "max_tokens": 101}
+    error = error_of(live.post(COMPLETIONS, body))
+    assert error["param"] == "logprobs"
+    assert "2020 log-probabilities" in error["message"]
+    assert "--max-answer-logprobs" in error["message"]
+    assert live.post(COMPLETIONS, body | {"stream": True}).status_code == 200, "a stream is not held"
+    assert live.post(COMPLETIONS, body | {"max_tokens": 100}).status_code == 200
+
+
+def test_tokens_that_wait_for_text_are_not_looked_at_again_and_again(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A special token has no text: it is told with the next that has, or at the end."""
+    looks, shows = [], OutputText.shows
+
+    def counted(text: OutputText, place: PlacedToken) -> bool:
+        looks.append(place)
+        return shows(text, place)
+
+    monkeypatch.setattr(OutputText, "shows", counted)
+    choice = complete(live, logit_bias={str(END): 100}, max_tokens=60, logprobs=1, stop=None)
+    assert len(choice["logprobs"]["tokens"]) == 60
+    assert len(looks) < 180
