@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from adapters.quoting import quote
-from server.api.unserved import UNSERVED, find_unserved
+from server.api.unserved import UNSERVED, UNSERVED_WORDS, find_unserved, with_words
 
 MAX_STOP_CHARS = 256
 MAX_STOP_STRINGS = 1024  # of any configuration; the configured limit is usually 16
@@ -25,8 +25,8 @@ MIN_REPETITION_PENALTY = 0.01  # logits are divided by it, and must stay finite
 MAX_TEMPLATE_KWARGS = 32
 RESERVED_TEMPLATE_KWARGS = frozenset(
     {"self", "conversation", "conversations", "messages", "tools", "documents", "chat_template",
-     "add_generation_prompt", "tokenize", "continue_final_message", "padding", "truncation", "max_length", "return_tensors", "return_dict",
-     "return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens"}
+     "add_generation_prompt", "tokenize", "continue_final_message", "padding", "truncation", "max_length",
+     "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens"}
 )  # fmt: skip
 
 
@@ -60,16 +60,24 @@ Texts = Annotated[list[str], Field(fail_fast=True)]
 
 
 class Wire(BaseModel):
-    """Base of all bodies. ``unsupported``: fields that clients know and that are not served, with the reason."""
+    """Base of all bodies.
+
+    ``unsupported``: fields that clients know and that are not served, with the reason; ``unsupported_words``: the same
+    for fields with such a word in their names.
+    """
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, frozen=True, protected_namespaces=())
     unsupported: ClassVar[Mapping[str, str]] = {}
+    unsupported_words: ClassVar[Mapping[str, str]] = {}
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_unsupported(cls, data: Any) -> Any:
-        if isinstance(data, dict) and (name := find_unserved(data, cls.unsupported)) is not None:
-            raise ValueError(f"`{name}` is not supported: {cls.unsupported[name]}")
+        if isinstance(data, dict):
+            named = with_words(data.keys() - cls.model_fields.keys(), cls.unsupported_words)
+            found = find_unserved(data, {**named, **cls.unsupported})
+            if found is not None:
+                raise ValueError(f"`{found[0]}` is not supported: {found[1]}")
         return data
 
 
@@ -81,6 +89,7 @@ class ModelBody(Wire):
     """
 
     unsupported: ClassVar[Mapping[str, str]] = UNSERVED
+    unsupported_words: ClassVar[Mapping[str, str]] = UNSERVED_WORDS
 
     model: str | None = Field(None, min_length=1, max_length=MAX_MODEL_CHARS)
     adapter_id: str | None = Field(None, max_length=MAX_MODEL_CHARS)

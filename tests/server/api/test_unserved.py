@@ -47,6 +47,22 @@ def test_fields_of_the_other_endpoint(server: Live) -> None:
     assert_refused(server, TEXT, TEXT_ONLY)
 
 
+@pytest.mark.parametrize("path", BODIES)
+def test_other_names_of_adapters_and_forms(server: Live, path: str) -> None:
+    names = ("lora_names", "loraName", "adapter-path", "active_adapters", "prompt_adapter_request", "peft_model",
+             "adapterVersion", "LORA_SCALE", "guided_something", "grammar_file", "ebnf_grammar")  # fmt: skip
+    assert_refused(server, path, dict.fromkeys(names, "x"))
+    harmless = {
+        "exploration": "x",
+        "collaborator": 1,
+        "lora_names": [],
+        "adapterName": None,
+        "lora" * 40: 1,
+        "é_lora": 1,
+    }
+    assert server.post(path, {**harmless, **BODIES[path]}).status_code == 200
+
+
 ON: dict[str, Any] = {
     "tools": [{"type": "function", "function": {"name": "f"}}],
     "functions": [{"name": "f"}],
