@@ -171,18 +171,16 @@ _SWITCHES = {"tools": "tool_choice", "functions": "function_call"}
 def with_words(names: Collection[str], reasons: Mapping[str, str]) -> dict[str, str]:
     """Those of ``names`` that have a word of ``reasons`` in them (``adapterName``, ``lora_name``), with its reason."""
     found = {}
-    for name in names if reasons and len(names) <= _MAX_NAMES else ():
+    for name in names if len(names) <= _MAX_NAMES else ():
         if len(name) <= _MAX_NAME_CHARS and name.isascii():
-            for word in _WORD.findall(name):
-                if (reason := reasons.get(word.lower())) is not None:
-                    found[name] = reason
+            known = (reasons[word] for word in map(str.lower, _WORD.findall(name)) if word in reasons)
+            found.update((name, reason) for reason in known)
     return found
 
 
-def find_unserved(body: Mapping[str, Any], reasons: Mapping[str, str]) -> tuple[str, str] | None:
-    """The first field of ``body``, by name, that stands in ``reasons`` and asks for something; and its reason."""
-    asked = (name for name in sorted(reasons.keys() & body.keys()) if not _is_off(name, body))
-    return next(((name, reasons[name]) for name in asked), None)
+def find_unserved(body: Mapping[str, Any], reasons: Mapping[str, str]) -> str | None:
+    """The first field of ``body``, by name, that stands in ``reasons`` and asks for something."""
+    return next((name for name in sorted(reasons.keys() & body.keys()) if not _is_off(name, body)), None)
 
 
 def _is_off(name: str, body: Mapping[str, Any]) -> bool:

@@ -73,11 +73,13 @@ class Wire(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _refuse_unsupported(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            named = with_words(data.keys() - cls.model_fields.keys(), cls.unsupported_words)
-            found = find_unserved(data, {**named, **cls.unsupported})
-            if found is not None:
-                raise ValueError(f"`{found[0]}` is not supported: {found[1]}")
+        if not isinstance(data, dict):
+            return data
+        reasons = cls.unsupported
+        if cls.unsupported_words:
+            reasons = {**with_words(data.keys() - cls.model_fields.keys(), cls.unsupported_words), **reasons}
+        if (name := find_unserved(data, reasons)) is not None:
+            raise ValueError(f"`{name}` is not supported: {reasons[name]}")
         return data
 
 
