@@ -170,7 +170,7 @@ _SWITCHES = {"tools": "tool_choice", "functions": "function_call"}
 
 def with_words(names: Collection[str], reasons: Mapping[str, str]) -> dict[str, str]:
     """Those of ``names`` that have a word of ``reasons`` in them (``adapterName``, ``lora_name``), with its reason."""
-    found = {}
+    found: dict[str, str] = {}
     for name in names if len(names) <= _MAX_NAMES else ():
         if len(name) <= _MAX_NAME_CHARS and name.isascii():
             known = (reasons[word] for word in map(str.lower, _WORD.findall(name)) if word in reasons)
