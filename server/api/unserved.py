@@ -94,6 +94,10 @@ UNSERVED: Mapping[str, str] = MappingProxyType(
 )
 """Field to reason, on every endpoint that reads a prompt."""
 
+_OTHER_NAME = re.compile("use `([a-z_]+)`")
+_OURS = {name: ours[1] for name, reason in UNSERVED.items() if (ours := _OTHER_NAME.fullmatch(reason))}
+"""Others' names to ours: clients of several servers send both."""
+
 UNSERVED_WORDS: Mapping[str, str] = MappingProxyType(
     dict.fromkeys(("lora", "loras", "adapter", "adapters", "peft"), _NAME_IT)
     | dict.fromkeys(("guided", "grammar", "ebnf", "regex"), _NO_FORM)
@@ -185,5 +189,7 @@ def find_unserved(body: Mapping[str, Any], reasons: Mapping[str, str]) -> str | 
 
 def _is_off(name: str, body: Mapping[str, Any]) -> bool:
     if body[name] is None or body[name] in _OFF.get(name, _EMPTY):
+        return True
+    if (ours := _OURS.get(name)) is not None and body.get(ours) == body[name]:
         return True
     return name in _SWITCHES and "none" in (body.get("tool_choice"), body.get(_SWITCHES[name]))

@@ -151,6 +151,20 @@ def test_values_that_ask_for_nothing(server: Live, path: str) -> None:
         assert answer.status_code == 200, answer.text
 
 
+def test_two_names_of_one_field(server: Live) -> None:
+    both = {
+        "max_tokens": 1,
+        "max_new_tokens": 1,
+        "stop": ["x"],
+        "stopping_strings": ["x"],
+        "seed": 3,
+        "sampler_seed": 3,
+    }
+    assert server.post(TEXT, {"prompt": "x", **both}).status_code == 200
+    error = error_of(server.post(TEXT, {"prompt": "x", **both, "max_new_tokens": 2}))
+    assert error["message"] == "`max_new_tokens` is not supported: use `max_tokens`"
+
+
 def test_tools_that_may_not_be_called(server: Live) -> None:
     for switch in ({"tool_choice": "none"}, {"function_call": "none", "functions": ON["functions"]}):
         tools = {} if "functions" in switch else {"tools": ON["tools"]}
