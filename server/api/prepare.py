@@ -10,7 +10,7 @@ import asyncio
 import secrets
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -225,7 +225,7 @@ async def chat_job(context: ServerContext, body: ChatCompletionBody, adapter: Ad
     budget.check(len(prompt.ids), asked or 1)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     sampling = _sampling(body, asked or budget.left(len(prompt.ids)), logprobs, context.end_token_ids(adapter))
-    sampling = _without_bad_words(sampling, budget, body)
+    sampling = _with_texts(sampling, budget, body)
     return _job(context, body, adapter, [prompt], sampling, prefix="chatcmpl", started=started)
 
 
@@ -273,7 +273,7 @@ async def completion_job(
     default = min(COMPLETION_TOKENS, budget.left(longest))
     max_tokens = default if body.max_tokens is None else body.max_tokens
     sampling = _sampling(body, max_tokens, body.logprobs, context.end_token_ids(adapter))
-    sampling = _without_bad_words(sampling, budget, body)
+    sampling = _with_texts(sampling, budget, body)
     return _job(context, body, adapter, prompts, sampling, prefix="cmpl", started=started, echo=bool(body.echo))
 
 
@@ -382,10 +382,20 @@ def _or(value: float | None, default: float) -> float:
     return default if value is None else value
 
 
-def _without_bad_words(sampling: SamplingParams, budget: ContextBudget, body: SamplingBody) -> SamplingParams:
-    """``sampling`` that forbids the tokens of each word, at the beginning of a text and behind a space."""
+def _with_texts(sampling: SamplingParams, budget: ContextBudget, body: SamplingBody) -> SamplingParams:
+    """``sampling`` with what depends on the tokenizer: the tokens of bad words, and of stops that no text shows."""
+    hidden = () if body.skip_special_tokens is False else map(budget.text.special_token, body.stops)
+    stops = tuple(token for token in hidden if token is not None)
+    bad_words = _bad_words(budget, body.bad_words or ())
+    if not stops and not bad_words:
+        return sampling
+    return msgspec.structs.replace(sampling, bad_words=bad_words, stop_token_ids=(*sampling.stop_token_ids, *stops))
+
+
+def _bad_words(budget: ContextBudget, words: Iterable[str]) -> tuple[tuple[int, ...], ...]:
+    """The tokens of each word, at the beginning of a text and behind a space."""
     spelled: dict[tuple[int, ...], None] = {}
-    for word in body.bad_words or ():
+    for word in words:
         bare = word.lstrip()
         for form in (bare, f" {bare}") if bare else (word,):
             ids = budget.text.encode(form, add_special_tokens=False)
@@ -393,7 +403,7 @@ def _without_bad_words(sampling: SamplingParams, budget: ContextBudget, body: Sa
                 raise InvalidRequestError(f"bad_words: {quote(word)} makes no token", param="bad_words")
             if max(ids) < budget.vocab_size:  # others are never generated
                 spelled[tuple(ids)] = None
-    return msgspec.structs.replace(sampling, bad_words=tuple(spelled)) if spelled else sampling
+    return tuple(spelled)
 
 
 def _job(

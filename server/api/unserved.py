@@ -6,17 +6,20 @@ What asks for nothing (bookkeeping, speed) stands in no table, and like fields t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
+_NAME_IT = "name the adapter in `model`; GET /v1/models lists what is served"
+_NO_FORM = "outputs are not held to a form; ask for the form in the prompt, and check the answer"
 _BY_REASON = {
-    "name the adapter in `model`; GET /v1/models lists what is served": """
+    _NAME_IT: """
         lora lora_request lora_name lora_id lora_int_id lora_adapter lora_adapters lora_weights loras adapter adapters
         adapter_name adapter_names adapters_name""",
     "adapters are uploaded to this server first; name one of GET /v1/models": "adapter_source adapter_revision",
     "one adapter answers a request; merge them before the upload": "merged_adapters adapter_weights",
-    "outputs are not held to a form; ask for the form in the prompt, and check the answer": """
+    _NO_FORM: """
         structured_outputs guided_json guided_regex guided_choice guided_grammar guided_json_object guided_decoding
         guided_decoding_params guided_decoding_backend guided_whitespace_pattern guided_structural_tag structural_tag
         structured_output response_schema json_schema json_object grammar grammar_lazy grammar_triggers grammar_string
@@ -91,6 +94,20 @@ UNSERVED: Mapping[str, str] = MappingProxyType(
 )
 """Field to reason, on every endpoint that reads a prompt."""
 
+_OTHER_NAME = re.compile("use `([a-z_]+)`")
+_OURS = {name: ours[1] for name, reason in UNSERVED.items() if (ours := _OTHER_NAME.fullmatch(reason))}
+"""Others' names to ours: clients of several servers send both."""
+
+UNSERVED_WORDS: Mapping[str, str] = MappingProxyType(
+    dict.fromkeys(("lora", "loras", "adapter", "adapters", "peft"), _NAME_IT)
+    | dict.fromkeys(("guided", "grammar", "ebnf", "regex"), _NO_FORM)
+)
+"""Word in the name of a field to reason: servers have many names for these, and new ones come."""
+
+_WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+")
+_MAX_NAME_CHARS = 64
+_MAX_NAMES = 256  # unknown fields of a body; no client sends more, and this must not take long
+
 _OFF: Mapping[str, tuple[object, ...]] = {
     **dict.fromkeys(("max_new_tokens", "max_length", "n_predict", "num_predict", "max_tokens_to_sample"), ()),
     "max_output_tokens": (),
@@ -155,6 +172,16 @@ _EMPTY: tuple[object, ...] = (False, [], {}, "")  # 0 equals False
 _SWITCHES = {"tools": "tool_choice", "functions": "function_call"}
 
 
+def with_words(names: Collection[str], reasons: Mapping[str, str]) -> dict[str, str]:
+    """Those of ``names`` that have a word of ``reasons`` in them (``adapterName``, ``lora_name``), with its reason."""
+    found: dict[str, str] = {}
+    for name in names if len(names) <= _MAX_NAMES else ():
+        if len(name) <= _MAX_NAME_CHARS and name.isascii():
+            known = (reasons[word] for word in map(str.lower, _WORD.findall(name)) if word in reasons)
+            found.update((name, reason) for reason in known)
+    return found
+
+
 def find_unserved(body: Mapping[str, Any], reasons: Mapping[str, str]) -> str | None:
     """The first field of ``body``, by name, that stands in ``reasons`` and asks for something."""
     return next((name for name in sorted(reasons.keys() & body.keys()) if not _is_off(name, body)), None)
@@ -162,5 +189,7 @@ def find_unserved(body: Mapping[str, Any], reasons: Mapping[str, str]) -> str | 
 
 def _is_off(name: str, body: Mapping[str, Any]) -> bool:
     if body[name] is None or body[name] in _OFF.get(name, _EMPTY):
+        return True
+    if (ours := _OURS.get(name)) is not None and body.get(ours) == body[name]:
         return True
     return name in _SWITCHES and "none" in (body.get("tool_choice"), body.get(_SWITCHES[name]))

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from adapters.quoting import quote
-from server.api.unserved import UNSERVED, find_unserved
+from server.api.unserved import UNSERVED, UNSERVED_WORDS, find_unserved, with_words
 
 MAX_STOP_CHARS = 256
 MAX_STOP_STRINGS = 1024  # of any configuration; the configured limit is usually 16
@@ -60,16 +60,26 @@ Texts = Annotated[list[str], Field(fail_fast=True)]
 
 
 class Wire(BaseModel):
-    """Base of all bodies. ``unsupported``: fields that clients know and that are not served, with the reason."""
+    """Base of all bodies.
+
+    ``unsupported``: fields that clients know and that are not served, with the reason; ``unsupported_words``: the same
+    for fields with such a word in their names.
+    """
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, frozen=True, protected_namespaces=())
     unsupported: ClassVar[Mapping[str, str]] = {}
+    unsupported_words: ClassVar[Mapping[str, str]] = {}
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_unsupported(cls, data: Any) -> Any:
-        if isinstance(data, dict) and (name := find_unserved(data, cls.unsupported)) is not None:
-            raise ValueError(f"`{name}` is not supported: {cls.unsupported[name]}")
+        if not isinstance(data, dict):
+            return data
+        reasons = cls.unsupported
+        if cls.unsupported_words:
+            reasons = {**with_words(data.keys() - cls.model_fields.keys(), cls.unsupported_words), **reasons}
+        if (name := find_unserved(data, reasons)) is not None:
+            raise ValueError(f"`{name}` is not supported: {reasons[name]}")
         return data
 
 
@@ -81,6 +91,7 @@ class ModelBody(Wire):
     """
 
     unsupported: ClassVar[Mapping[str, str]] = UNSERVED
+    unsupported_words: ClassVar[Mapping[str, str]] = UNSERVED_WORDS
 
     model: str | None = Field(None, min_length=1, max_length=MAX_MODEL_CHARS)
     adapter_id: str | None = Field(None, max_length=MAX_MODEL_CHARS)

@@ -255,6 +255,11 @@ class TextProcessor:
         """Whether there is a token of this number."""
         return token_id < 1 << 31 and self._backend.id_to_token(token_id) is not None
 
+    def special_token(self, text: str) -> int | None:
+        """The special token that is written so, if there is one."""
+        token_id = self._backend.token_to_id(text)
+        return token_id if token_id is not None and self.spelling.is_special(token_id) else None
+
     @property
     def bos_token_id(self) -> int | None:
         """The token that begins a text, if the base has one."""

@@ -187,3 +187,13 @@ def test_a_text_that_is_cut_is_bounded(server: Live) -> None:
     long = {"prompt": "x" * (2**20 + 1), "truncate_prompt_tokens": 3, "max_tokens": 1}
     assert error_of(server.post(TEXT, long))["param"] == "prompt"
     assert server.post(TEXT, long | {"prompt": "x" * 2**17}).json()["usage"]["prompt_tokens"] == 3
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_a_stop_string_that_is_a_special_token(server: Live, skip: bool) -> None:
+    hidden = {"logit_bias": {"256": 100}, "skip_special_tokens": skip, "max_tokens": 4}
+    for ignore in ({}, {"ignore_eos": True}):
+        body = {"prompt": "x", "stop": ["never", "<|endoftext|>"], **hidden, **ignore}
+        choice = server.post(TEXT, body).json()["choices"][0]
+        assert (choice["text"], choice["finish_reason"]) == ("", "stop")
+    assert server.post(TEXT, {"prompt": "x", **hidden}).json()["choices"][0]["finish_reason"] == "length"

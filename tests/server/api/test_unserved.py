@@ -47,6 +47,22 @@ def test_fields_of_the_other_endpoint(server: Live) -> None:
     assert_refused(server, TEXT, TEXT_ONLY)
 
 
+@pytest.mark.parametrize("path", BODIES)
+def test_other_names_of_adapters_and_forms(server: Live, path: str) -> None:
+    names = ("lora_names", "loraName", "adapter-path", "active_adapters", "prompt_adapter_request", "peft_model",
+             "adapterVersion", "LORA_SCALE", "guided_something", "grammar_file", "ebnf_grammar")  # fmt: skip
+    assert_refused(server, path, dict.fromkeys(names, "x"))
+    harmless = {
+        "exploration": "x",
+        "collaborator": 1,
+        "lora_names": [],
+        "adapterName": None,
+        "lora" * 40: 1,
+        "é_lora": 1,
+    }
+    assert server.post(path, {**harmless, **BODIES[path]}).status_code == 200
+
+
 ON: dict[str, Any] = {
     "tools": [{"type": "function", "function": {"name": "f"}}],
     "functions": [{"name": "f"}],
@@ -133,6 +149,20 @@ def test_values_that_ask_for_nothing(server: Live, path: str) -> None:
     for body in (OFF, BOOKKEEPING, dict.fromkeys(UNSERVED)):
         answer = server.post(path, {**body, **BODIES[path]})
         assert answer.status_code == 200, answer.text
+
+
+def test_two_names_of_one_field(server: Live) -> None:
+    both = {
+        "max_tokens": 1,
+        "max_new_tokens": 1,
+        "stop": ["x"],
+        "stopping_strings": ["x"],
+        "seed": 3,
+        "sampler_seed": 3,
+    }
+    assert server.post(TEXT, {"prompt": "x", **both}).status_code == 200
+    error = error_of(server.post(TEXT, {"prompt": "x", **both, "max_new_tokens": 2}))
+    assert error["message"] == "`max_new_tokens` is not supported: use `max_tokens`"
 
 
 def test_tools_that_may_not_be_called(server: Live) -> None:
