@@ -104,9 +104,10 @@ async def test_kill_mid_stream_and_come_back(client: ProcessEngineClient, tiny_a
 async def test_a_stopped_engine_is_noticed_killed_and_replaced(
     client: ProcessEngineClient, tiny_adapters: Mapping[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    await client.load_adapter(key("a"), tiny_adapters["lora-r8"])
-    before = await answer(client, "before", key("a"))
-    stream = client.submit(request("s", key("a"), max_tokens=LONG))
+    adapter = key_of("a", tiny_adapters["lora-r8"])
+    await client.load_adapter(adapter, tiny_adapters["lora-r8"])
+    before = await answer(client, "before", adapter)
+    stream = client.submit(request("s", adapter, max_tokens=LONG))
     await anext(stream)
     pid, restarts = client.pid, client.restarts
     assert pid is not None
@@ -119,8 +120,8 @@ async def test_a_stopped_engine_is_noticed_killed_and_replaced(
     assert (client.restarts, client.pid != pid) == (restarts + 1, True)
     assert not psutil.pid_exists(pid)
     assert "nothing was heard of it for 4 s (--engine-timeout)" in caplog.text
-    assert await answer(client, "after", key("a")) == before
-    await client.unload_adapter(key("a"))
+    assert await answer(client, "after", adapter) == before
+    await client.unload_adapter(adapter)
 
 
 async def test_a_stop_shorter_than_the_limit_is_no_hang(client: ProcessEngineClient) -> None:
