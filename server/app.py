@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from math import ceil
 from pathlib import Path
 
 import msgspec
@@ -61,7 +62,7 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
         versions=registry.counts,
         max_adapters=config.metrics_adapters,
     )
-    store = AdapterStore(data_dir, max_bytes=int(config.max_stored_gb * 1e9))
+    store = AdapterStore(data_dir, max_bytes=ceil(config.max_stored_gb * 1e9))
     lifecycle = AdapterLifecycle(registry, store, engine, metrics, text, max_versions=config.max_versions)
     engine.on_step = metrics.observe_step
     engine.on_lost = lifecycle.lost

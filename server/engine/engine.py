@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 from server.adapter_key import AdapterKey
@@ -57,7 +58,7 @@ class Engine:
             base_fingerprint=runner.base_fingerprint,
         )
         self.scheduler = Scheduler(bounds, blocks)
-        self.adapters = AdapterManager(runner, self.scheduler, max_bytes=int(config.max_adapter_gb * 1e9))
+        self.adapters = AdapterManager(runner, self.scheduler, max_bytes=ceil(config.max_adapter_gb * 1e9))
         self._executor = Executor(runner, Sampler())
         self._arrivals = 0
         self._outputs: list[RequestOutput] = []

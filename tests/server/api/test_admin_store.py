@@ -266,7 +266,7 @@ def test_versions_kept_have_a_budget(
 
 
 def test_memory_budget(base: Path, data_dir: Path, uploads: dict[str, Any]) -> None:
-    with live_server(base, data_dir, engine={"max_adapter_gb": 1e-6}) as live, live.http() as http:
+    with live_server(base, data_dir, engine={"max_adapter_gb": 1e-12}) as live, live.http() as http:
         refused = http.put("/v1/adapters/x", files=uploads["lora"])
         assert error_of(refused, 507)["code"] == "adapter_memory_exceeded"
         assert "--max-adapter-gb" in refused.json()["error"]["message"]
