@@ -146,7 +146,8 @@ def test_an_interrupted_eval_stops_its_server(run: RunResult, tmp_path: Path, nu
         else:  # while questions are asked: the rows are done, the probes not
             assert process.stderr.readline()
         process.send_signal(number)
-        assert process.wait(60) == 130
+        # CPython itself ends by SIGINT, which shells call 130 too, where the signal meets a library's exec() of a text.
+        assert process.wait(60) in (130, -signal.SIGINT)
     finally:
         process.kill()
         process.stderr.close()
