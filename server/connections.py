@@ -27,7 +27,7 @@ from typing_extensions import override
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from server.api.error_responses import RETRY_AFTER_SECONDS, ApiError
+from server.api.error_responses import INVALID_REQUEST, RETRY_AFTER_SECONDS, ApiError
 from server.api.middleware import REQUEST_ID
 from server.errors import EngineStartError
 from server.http_parser import Parser
@@ -286,7 +286,7 @@ class Connection(H11Protocol):
 
     def _refuse(self, status: int, message: str, headers: dict[str, str], code: str) -> str:
         """Answer without the application, and close; returns the id that the answer bears."""
-        kind, request_id = "invalid_request_error" if status < 500 else "server_error", uuid.uuid4().hex
+        kind, request_id = INVALID_REQUEST if status < 500 else "server_error", uuid.uuid4().hex
         body = msgspec.json.encode(ApiError(status, message, type=kind, code=code).body())
         lines = {
             "content-type": "application/json",

@@ -75,7 +75,7 @@ class RequestLog:
             return
         headers = Headers(scope=scope)
         record = RequestRecord(sound_id(headers.get(REQUEST_ID, "")))
-        scope.setdefault("state", {}).update(request_id=record.id, facts=record.facts, record=record)
+        scope.setdefault("state", {}).update(request_id=record.id, record=record)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

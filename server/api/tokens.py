@@ -85,7 +85,7 @@ async def detokenize(
 
 def _decode(tokenizer: TextProcessor, tokens: list[int]) -> str:
     """The text of ``tokens``. Raises InvalidRequestError for one that is not in the vocabulary."""
-    unknown = next((token for token in tokens if token >= 2**31 or tokenizer.piece(token) is None), None)
+    unknown = next((token for token in tokens if not tokenizer.has_token(token)), None)
     if unknown is not None:
         raise InvalidRequestError(f"tokens: token id {unknown} is not in the tokenizer's vocabulary", param="tokens")
     return tokenizer.decode(tokens, skip_special_tokens=False)

@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-Message = dict[str, Any]
+from server.text.template_environment import Message
+
 Content = str | list[Any] | None
 Attempt = Callable[[Sequence[Message]], str | None]
 SYSTEM, DEVELOPER, USER, ASSISTANT, TOOL = "system", "developer", "user", "assistant", "tool"

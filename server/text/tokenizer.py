@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -117,13 +117,12 @@ class TextProcessor:
         # One thread each: however many ask at once, the engine and the event loop keep their share of the cores.
         self._medium = ThreadPoolExecutor(1, "text")
         self._long = ThreadPoolExecutor(1, "long-text")
-        self._longest = 1
-        self._use(tokenizer.backend_tokenizer, tokenizer.get_vocab())
+        self._longest = max(map(len, tokenizer.get_vocab()), default=1)
+        self._use(tokenizer.backend_tokenizer)
 
-    def _use(self, backend: Tokenizer, new: Iterable[str]) -> None:
+    def _use(self, backend: Tokenizer) -> None:
         self._backend = backend
         self.spelling = TokenSpelling(backend)
-        self._longest = max((len(token) for token in new), default=1)
 
     def new_tokens(self, tokens: Sequence[AddedToken]) -> tuple[AddedToken, ...]:
         """Those of an adapter's ``tokens`` that this tokenizer does not have; ``with_tokens`` is ready for them then.
@@ -157,8 +156,8 @@ class TextProcessor:
 
     def _extend(self, tokens: tuple[AddedToken, ...]) -> TextProcessor:
         found = copy.copy(self)
-        found._use(extended_tokenizer(self._backend, tokens), [token.content for token in tokens])
-        found._longest = max(self._longest, found._longest)
+        found._use(extended_tokenizer(self._backend, tokens))
+        found._longest = max(self._longest, *(len(token.content) for token in tokens))
         return found
 
     # ---- what an adapter brings for conversations ----
@@ -266,19 +265,13 @@ class TextProcessor:
         return self._hf.bos_token_id  # type: ignore[no-any-return]
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids of ``text``."""
-        return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        """Token ids of ``text``. The interpreter's lock is free meanwhile, which the library's ``encode`` holds."""
+        (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        return encoding.ids
 
     async def encode_off_loop(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Like ``encode``; a long text is encoded on another thread."""
-        return await self.off_loop(
-            len(text), partial(self._encode_unlocked, text, add_special_tokens=add_special_tokens)
-        )
-
-    def _encode_unlocked(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """``encode``, which holds the interpreter's lock until it is done; this lets go of it meanwhile."""
-        (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
-        return encoding.ids
+        return await self.off_loop(len(text), partial(self.encode, text, add_special_tokens=add_special_tokens))
 
     async def off_loop(self, chars: int, work: Callable[[], T]) -> T:
         """What ``work``, on about ``chars`` characters or tokens, returns; done on a thread for work of its size."""
