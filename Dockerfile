@@ -13,6 +13,8 @@ FROM python:${PYTHON_VERSION}-slim AS runtime
 RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 libstdc++6 && rm -rf /var/lib/apt/lists/*
 
 FROM runtime AS build
+# the native kernels' compiler; the image that is served from has none
+RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 ARG TORCH_INDEX_URL=""
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 RUN python -m venv /opt/hotswap
@@ -22,7 +24,7 @@ WORKDIR /src
 COPY constraints.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install -c constraints.txt ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} torch
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml setup.py README.md LICENSE ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -c 'import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]))' \
       > /tmp/requirements.txt \
@@ -30,6 +32,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 COPY adapters adapters
 COPY bases bases
 COPY hotswap hotswap
+COPY kernels kernels
 COPY server server
 COPY trainer trainer
 RUN --mount=type=cache,target=/root/.cache/pip pip install --no-deps .

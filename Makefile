@@ -18,8 +18,8 @@ help: ## show this
 
 install: $(STAMP) ## create .venv and install hotswap with its development tools into it
 
-# Reruns only when the requirements change. torch comes first: everything else is resolved around it.
-$(STAMP): pyproject.toml constraints.txt
+# Reruns only when the requirements or the native sources change. torch comes first: everything else is resolved around it.
+$(STAMP): pyproject.toml constraints.txt setup.py $(wildcard kernels/csrc/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "hotswap needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

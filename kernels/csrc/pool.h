@@ -1,0 +1,16 @@
+// Threads that share the tasks of one op after another. Between ops they wait without burning: a moment of spinning,
+// then sleep. Tasks are claimed one by one, so a thread that the machine takes away holds up one task only.
+#pragma once
+
+#include <cstdint>
+
+// Calls body(context, i) once for every 0 <= i < count, in any order and on any thread, and returns when all are done.
+// What a task computes must not depend on which thread runs it. Runs on the caller alone where the pool is in use.
+void run_tasks(int64_t count, void (*body)(void*, int64_t), void* context);
+
+// The same for a callable: parallel(count, [&](int64_t i) { ... }).
+template <class F> static inline void parallel(int64_t count, F&& f) {
+  run_tasks(count, [](void* context, int64_t i) { (*static_cast<F*>(context))(i); }, (void*)&f);
+}
+
+int num_threads();

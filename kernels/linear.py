@@ -1,0 +1,70 @@
+"""Products with weights that stay packed as they are stored.
+
+A weight's numbers are blocks of ``block`` neighbours along a row, each with a scale and, in some formats, a minimum:
+GGUF's Q4_0, Q4_1 and Q8_0 (blocks of 32), bitsandbytes' NF4 and FP4 (blocks of 64, codes that stand for the values of a
+code book) and INT8 (one block a row). Float weights have neither.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class PackedWeight:
+    """A weight [out_features, in_features] of a linear map, as it is stored.
+
+    Semantics: ``W[n, k] = value(codes[n, k]) * scale[n, k // block] + minimum[n, k // block]``, where ``value`` is the
+    code itself, or ``book[code]`` with a code book; a float weight is ``codes`` alone.
+    Shape: ``codes`` [N, K] float, or int8; of four bits uint8 [N, K / 2], the even k in the low half, unsigned.
+    ``scale`` and ``minimum`` [N, K / block] float; ``book`` [16] float.
+    """
+
+    codes: Tensor
+    scale: Tensor | None = None
+    minimum: Tensor | None = None
+    book: Tensor | None = None
+
+    @property
+    def out_features(self) -> int:
+        """N."""
+        return self.codes.shape[0]
+
+    @property
+    def in_features(self) -> int:
+        """K."""
+        return self.codes.shape[1] * (2 if self.codes.dtype == torch.uint8 else 1)
+
+    def dense(self) -> Tensor:
+        """The weight in float32, [out_features, in_features]."""
+        codes = self.codes
+        if codes.dtype == torch.uint8:
+            codes = torch.stack((codes & 0xF, codes >> 4), dim=-1).flatten(-2)
+            if self.book is not None:
+                codes = self.book.float()[codes.int()]
+        if self.scale is None:
+            return codes.float()
+        blocks = codes.float().view(*self.scale.shape, -1) * self.scale.float()[..., None]
+        if self.minimum is not None:
+            blocks = blocks + self.minimum.float()[..., None]
+        return blocks.flatten(-2)
+
+
+def linear(x: Tensor, weight: PackedWeight, bias: Tensor | None = None) -> Tensor:
+    """The product with a packed weight.
+
+    Semantics: ``x @ weight.dense().T + bias``. Native products of integer codes round the activations to 16 bits a
+    block (14 with a code book), and add blocks in order, so that every row is the same in any batch.
+    Shape: ``x`` [T, K]; returns [T, N] in ``x``'s type.
+    """
+    return linear_torch(x, weight, bias)
+
+
+def linear_torch(x: Tensor, weight: PackedWeight, bias: Tensor | None = None) -> Tensor:
+    """The twin of ``linear``."""
+    y: Tensor = F.linear(x.float(), weight.dense(), None if bias is None else bias.float())
+    return y.to(x.dtype)

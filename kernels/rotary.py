@@ -1,0 +1,26 @@
+"""Rotary positions."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) -> None:
+    """Turn the first R numbers of every head by its row's angles, in place (https://arxiv.org/abs/2104.09864).
+
+    Semantics: pairs are ``(x[i], x[i + R / 2])``, or interleaved ``(x[2 i], x[2 i + 1])``; a pair (a, b) becomes
+    ``(a cos[i] - b sin[i], b cos[i] + a sin[i])``.
+    Shape: ``x`` [T, H, D], its rows any distance apart; ``cos``, ``sin`` [T, R / 2] float32.
+    """
+    rotate_torch(x, cos, sin, interleaved=interleaved)
+
+
+def rotate_torch(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) -> None:
+    """The twin of ``rotate``."""
+    half = cos.shape[-1]
+    head = x[..., : 2 * half]
+    a, b = (head[..., 0::2], head[..., 1::2]) if interleaved else (head[..., :half], head[..., half:])
+    cos, sin = cos[:, None], sin[:, None]
+    turned = (a * cos - b * sin).to(x.dtype), (b * cos + a * sin).to(x.dtype)
+    a.copy_(turned[0])
+    b.copy_(turned[1])
