@@ -7,6 +7,7 @@ code book) and INT8 (one block a row). Float weights have neither.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +16,8 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class PackedWeight:
-    """A weight [out_features, in_features] of a linear map, as it is stored.
+class StoredWeight:
+    """A weight [out_features, in_features] of a linear map, as files store it.
 
     Semantics: ``W[n, k] = value(codes[n, k]) * scale[n, k // block] + minimum[n, k // block]``, where ``value`` is the
     code itself, or ``book[code]`` with a code book; a float weight is ``codes`` alone.
@@ -52,6 +53,66 @@ class PackedWeight:
         if self.minimum is not None:
             blocks = blocks + self.minimum.float()[..., None]
         return blocks.flatten(-2)
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> StoredWeight:
+        """The same weight with ``fn`` applied to every tensor that has rows."""
+        scale = None if self.scale is None else fn(self.scale)
+        minimum = None if self.minimum is None else fn(self.minimum)
+        return StoredWeight(fn(self.codes), scale, minimum, self.book)
+
+
+@dataclass(frozen=True, eq=False)
+class PackedWeight:
+    """A weight laid out for the variant in use; made by ``pack``, and the only form of it that need be kept."""
+
+    stored: StoredWeight
+
+    @property
+    def out_features(self) -> int:
+        """N."""
+        return self.stored.out_features
+
+    @property
+    def in_features(self) -> int:
+        """K."""
+        return self.stored.in_features
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        tensors = (self.stored.codes, self.stored.scale, self.stored.minimum)
+        return sum(t.numel() * t.element_size() for t in tensors if t is not None)
+
+    def dense(self) -> Tensor:
+        """The weight in float32, [out_features, in_features]."""
+        return self.stored.dense()
+
+    def rows(self, start: int, stop: int) -> PackedWeight:
+        """Output features ``start .. stop`` alone, sharing this weight's memory. Both are multiples of ``ROWS``."""
+        assert start % ROWS == 0 and (stop % ROWS == 0 or stop == self.out_features)
+        return PackedWeight(self.stored.map(lambda tensor: tensor[start:stop]))
+
+
+ROWS = 16  # output features that lie side by side
+
+
+def pack(weights: Sequence[StoredWeight]) -> PackedWeight:
+    """Lay weights of equal format and in_features out, one below the other; ``rows`` gives back each.
+
+    Each must have a multiple of ``ROWS`` output features, except the last.
+    """
+    assert all(weight.out_features % ROWS == 0 for weight in weights[:-1])
+    first = weights[0]
+    if len(weights) == 1:
+        return PackedWeight(first)
+
+    def joined(name: str) -> Tensor | None:
+        parts = [getattr(weight, name) for weight in weights]
+        return None if parts[0] is None else torch.cat(parts)
+
+    codes = joined("codes")
+    assert codes is not None
+    return PackedWeight(StoredWeight(codes, joined("scale"), joined("minimum"), first.book))
 
 
 def linear(x: Tensor, weight: PackedWeight, bias: Tensor | None = None) -> Tensor:
