@@ -118,7 +118,8 @@ def _signals_stop() -> Iterator[None]:
 class DrainingServer(HttpServer):
     """Serves, but a signal first drains: no new requests, running ones finish up to the deadline, then exit 0.
 
-    A second signal ends at once. ``failure`` is set when the server could not start.
+    A second signal is the deadline: what runs ends with an error. A third waits for nothing. ``failure`` is set when
+    the server could not start.
     """
 
     def __init__(self, context: ServerContext, url: str) -> None:
@@ -126,6 +127,7 @@ class DrainingServer(HttpServer):
         self._context = context
         self._url = url
         self._draining: asyncio.Task[None] | None = None
+        self._deadline = asyncio.Event()
         super().__init__(create_app(context, self._started), context.config)
 
     def _started(self, failure: EngineStartError | None) -> None:
@@ -150,9 +152,11 @@ class DrainingServer(HttpServer):
                 loop.remove_signal_handler(number)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to drain; again: give up."""
+        """Begin to drain; again: wait for running requests no longer; again: nor for anything else."""
         if self._draining is None:
             self._draining = asyncio.get_running_loop().create_task(self._drain())
+        elif not self._deadline.is_set():
+            self._deadline.set()
         else:
             self.should_exit = self.force_exit = True
 
@@ -161,8 +165,11 @@ class DrainingServer(HttpServer):
         context.admission.close("the server is shutting down")
         if context.admission.active:
             _say(f"shutting down: {context.admission.active} running, at most {context.config.drain_seconds:g} s")
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(context.admission.idle(), context.config.drain_seconds)
+        ends = [asyncio.create_task(context.admission.idle()), asyncio.create_task(self._deadline.wait())]
+        await asyncio.wait(ends, timeout=context.config.drain_seconds, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+        self._deadline.set()
         if context.admission.active:
             await context.engine.close()  # what still runs is told so, in its own stream
         self.should_exit = True
@@ -221,5 +228,6 @@ def _url(host: str, port: int) -> str:
 
 
 def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    with contextlib.suppress(BrokenPipeError):  # who read it has gone; that is no reason not to serve, or not to drain
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()

@@ -23,7 +23,7 @@ from server.adapter_key import AdapterKey
 from server.api.auth import tenant
 from server.api.body_limits import forget_body
 from server.api.context import ServerContext
-from server.api.error_responses import json_response, to_api_error
+from server.api.error_responses import json_response, retry_later, to_api_error
 from server.api.generation import Completion, Generation, TextDelta, Usage, running
 from server.api.prepare import Job, asked_model
 from server.api.wire import SamplingBody
@@ -224,6 +224,10 @@ def event(data: Any) -> bytes:
     return b"data: " + _encode(data) + b"\n\n"
 
 
+_WHY_CUT = "the rest of this answer was given up: it was not read while many others waited; send the request again"
+NOT_TAKEN = event(retry_later(503, _WHY_CUT, type="server_error", code="answer_not_taken").body()) + DONE
+
+
 async def gone(receive: Receive) -> None:
     """Return when the client has closed the connection (the body must have been read)."""
     while (await receive())["type"] != "http.disconnect":
@@ -248,7 +252,8 @@ class EventStream(Response):
 
     The source's first event is empty and awaited by ``begin``, before anything is sent: what is refused until then gets
     an HTTP status of its own. A later failure becomes an error event. A stream that is silent for ``comment_seconds``
-    (unless 0) says so in a comment, because proxies cut idle connections. ``cut`` ends it as if the client had left.
+    (unless 0) says so in a comment, because proxies cut idle connections. With ``cut`` the source is left as if the
+    client had gone; should it read on, the last thing it finds is an error event.
     """
 
     media_type = "text/event-stream"
@@ -260,6 +265,8 @@ class EventStream(Response):
         self._comment_seconds = comment_seconds
         self._cut = cut
         self._sent = 0.0  # when something was last sent, by the loop's clock
+        self._begun = False
+        self._last = NOT_TAKEN
         self.status_code = 200
         self.background = None
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
@@ -294,13 +301,20 @@ class EventStream(Response):
         finally:
             await _stop(*ends, commenting)
             await self._source.aclose()
+        if self._cut.is_set() and self._begun and sending.cancelled():
+            await self._end(send)  # waits until there is room, or the connection is cut for taking nothing
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        self._begun = True
         async with aclosing(self._source):
             async for data in self._source:
                 await self._send(send, data)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        self._last = b""
+        await self._end(send)
+
+    async def _end(self, send: Send) -> None:
+        await send({"type": "http.response.body", "body": self._last, "more_body": False})
 
     async def _send(self, send: Send, data: bytes) -> None:
         await send({"type": "http.response.body", "body": data, "more_body": True})

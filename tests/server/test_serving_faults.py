@@ -57,6 +57,7 @@ def test_a_hung_engine_is_replaced_and_nobody_waits_for_ever(
         assert "hotswap_engine_restarts_total" in http.get("/metrics").text
 
 
+# Every clock of the process and its children reads the file: whoever raises here ends the server itself.
 JUMPING_CLOCK = """
 import time
 from pathlib import Path
@@ -71,9 +72,16 @@ time.time_ns = lambda: int(jumped() * 1e9)
 """
 
 
+def set_clock(offset: Path, seconds: int) -> None:
+    """In one piece: a file that is being written is empty for a moment."""
+    written = offset.with_suffix(".new")
+    written.write_text(str(seconds))
+    written.replace(offset)
+
+
 def test_setting_the_clock_disturbs_nothing(tiny_base: Path, tmp_path: Path) -> None:
     offset = tmp_path / "offset"
-    offset.write_text("0")
+    set_clock(offset, 0)
     (tmp_path / "sitecustomize.py").write_text(JUMPING_CLOCK.format(offset=str(offset)))
     environ = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
     argv = ("--model", str(tiny_base), "--engine-timeout", "5", "--step-timeout", "20")
@@ -84,13 +92,13 @@ def test_setting_the_clock_disturbs_nothing(tiny_base: Path, tmp_path: Path) -> 
             seen = events(response)
             created = next(seen)["created"]
             for jump in (86_400, -86_400, 0):
-                offset.write_text(str(jump))
+                set_clock(offset, jump)
                 for _ in range(50):
                     next(seen)
                 assert http.get("/ready").status_code == 200
             rest = list(seen)
         assert rest[-1]["choices"][0]["finish_reason"] == "length"
-        offset.write_text("86400")
+        set_clock(offset, 86_400)
         later = http.post("/v1/completions", json=body | {"stream": False, "max_tokens": 2}).json()["created"]
         assert later >= created + 86_000, "the clock was not set: the test shows nothing"
         assert children(process) == [engine]
