@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from itertools import groupby
 
+from server.adapter_key import AdapterKey
 from server.engine.messages import FromEngine, RequestOutput, StepOutputs, TokenLogprobs
 
 
@@ -88,11 +89,18 @@ class OutputBuffer:
     """Outputs not yet taken, then perhaps an error. Bounded by the tokens in it: stalled outputs are joined.
 
     Evenly: who takes one does the work of as many steps at once, and holds up others meanwhile.
-    ``on_end`` is for whoever puts: to be called once nothing more will be put.
+    Two things are for whoever puts: ``on_end`` is to be called once nothing more will be put, and ``adapter`` (None:
+    the base) is whose outputs these are.
     """
 
-    def __init__(self, max_pending: int = MAX_PENDING, on_end: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        max_pending: int = MAX_PENDING,
+        on_end: Callable[[], None] = lambda: None,
+        adapter: AdapterKey | None = None,
+    ) -> None:
         self.on_end = on_end
+        self.adapter = adapter
         self._max_pending = max_pending
         self._pending: deque[RequestOutput] = deque()
         self._error: Exception | None = None
