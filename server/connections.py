@@ -227,7 +227,7 @@ class Connection(H11Protocol):
         elif self.wants_head and now - self._head_since > self._limits.head_seconds:
             self._time_out("cut, for a head took longer than --head-seconds")
 
-    def give_way(self, now: float, patience: float = PROMPT_SECONDS) -> bool:
+    def give_way(self, now: float, patience: float) -> bool:
         """Close the connection if it is idle, or its head has not come for so long."""
         if self.is_idle:
             self.shutdown()
@@ -285,7 +285,10 @@ class Connection(H11Protocol):
     def _make_room(self) -> bool:
         """Close a connection that is idle, or else the one whose head has been awaited longest; false if all work."""
         now = self.loop.time()
-        return any(c is not None and c.give_way(now) for c in (self._waiting.idle(), self._waiting.slowest(self)))
+        return any(
+            c is not None and c.give_way(now, PROMPT_SECONDS)
+            for c in (self._waiting.idle(), self._waiting.slowest(self))
+        )
 
     def _refuse(self, status: int, message: str, headers: dict[str, str], code: str) -> str:
         """Answer without the application, and close; returns the id that the answer bears."""
