@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import json
+import os
 import signal
 import socket
 import sys
@@ -228,6 +228,9 @@ def _url(host: str, port: int) -> str:
 
 
 def _say(text: str) -> None:
-    with contextlib.suppress(BrokenPipeError):  # who read it has gone; that is no reason not to serve, or not to drain
+    """Tell whoever reads our output; that nobody does any more is no reason not to serve, or not to drain."""
+    try:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed at the end, too

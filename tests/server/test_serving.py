@@ -104,6 +104,8 @@ def test_a_second_signal_ends_what_runs_and_says_so(tiny_base: Path) -> None:
         with http.stream("POST", "/v1/completions", json=body) as response:
             events = response.iter_lines()
             next(events)
+            assert process.stdout is not None
+            process.stdout.close()  # as when what it was piped to has ended: it drains all the same
             process.send_signal(signal.SIGTERM)
             wait_until(lambda: http.get("/ready").status_code == 503, "the drain to begin")
             process.send_signal(signal.SIGTERM)
