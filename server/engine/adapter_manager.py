@@ -1,7 +1,8 @@
 """Brings adapters in and out of the runner while requests run.
 
 A loader thread prepares packages; the stepping thread places, verifies and admits them, one stage between two steps,
-or a slice of one while requests run. An adapter leaves when it was asked to and its last request has ended. Knows neither tokens nor batches.
+or a slice of one while requests run. An adapter leaves when it was asked to and its last request has ended. Knows
+neither tokens nor batches.
 """
 
 from __future__ import annotations

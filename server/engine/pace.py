@@ -22,6 +22,7 @@ class Pace:
         self._since = time.monotonic()
 
     def __call__(self) -> None:
+        """Rest, if it is time to."""
         worked = time.monotonic() - self._since
         if worked < _WORK:
             return
