@@ -19,6 +19,7 @@ from adapters.kinds.ranked_patterns import RankedPatterns
 from adapters.kinds.regular_expressions import compile_expression
 
 _SECONDS = 5.0  # for all patterns of one configuration
+_RULE = r"(.*\.)?({})"
 T = TypeVar("T")
 
 
@@ -41,10 +42,11 @@ class PatternMatcher:
         """``alpha_pattern``'s alpha for ``module``, or ``default``. Raises PackageError for a bad pattern."""
         return self._ranked(self._alphas, module, self._config.alphas.get(module, default))
 
-    def value(self, patterns: Mapping[str, T] | None, module: str, default: T, rule: str) -> T:
+    def value(self, patterns: Mapping[str, T] | None, module: str, default: T, rule: str = _RULE) -> T:
         """The value of the first pattern that matches when put into ``rule``, else ``default``. May raise PackageError.
 
-        peft then also looks up the module's own name, which a pattern with special characters may equal.
+        peft then also looks up the module's own name, which a pattern with special characters may equal. The default
+        rule is that of ``rank_pattern``; some kinds' code in peft has another.
         """
         found = patterns or {}
         for pattern, value in found.items():
@@ -53,7 +55,7 @@ class PatternMatcher:
         return found.get(module, default)
 
     def _ranked(self, patterns: RankedPatterns[T], module: str, default: T) -> T:
-        return patterns.value((module, *ends_of(module)), lambda p: self.matches(rf"(.*\.)?({p})", module), default)
+        return patterns.value((module, *ends_of(module)), lambda p: self.matches(_RULE.replace("{}", p), module), default)
 
     def targets(self, modules: Iterable[str]) -> set[str] | None:
         """Those of ``modules`` that the configuration targets; None when only the tensors tell.

@@ -242,7 +242,7 @@ def begin_pass(driver: Driver, path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("after", [5, 20, 35])
-def test_an_adapter_may_go_while_another_is_verified_beside_it(
+def test_an_adapter_may_go_while_another_is_verified_beside_it(  # noqa: PLR0917 - fixtures
     make_driver: Callable[..., Driver], tiny_base: Path, tiny_adapters: Mapping[str, Path],
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int,
 ) -> None:  # fmt: skip
