@@ -55,7 +55,9 @@ class PatternMatcher:
         return found.get(module, default)
 
     def _ranked(self, patterns: RankedPatterns[T], module: str, default: T) -> T:
-        return patterns.value((module, *ends_of(module)), lambda p: self.matches(_RULE.replace("{}", p), module), default)
+        return patterns.value(
+            (module, *ends_of(module)), lambda p: self.matches(_RULE.replace("{}", p), module), default
+        )
 
     def targets(self, modules: Iterable[str]) -> set[str] | None:
         """Those of ``modules`` that the configuration targets; None when only the tensors tell.
