@@ -28,6 +28,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from server.api.error_responses import INVALID_REQUEST, RETRY_AFTER_SECONDS, ApiError
+from server.api.large_answer import UNSENT
 from server.api.middleware import REQUEST_ID
 from server.errors import EngineStartError
 from server.http_parser import Parser
@@ -241,7 +242,8 @@ class Connection(H11Protocol):
     @property
     def unsent(self) -> int:
         """Bytes of answers that the client has not taken, beyond what the system keeps for it."""
-        return self.transport.get_write_buffer_size()
+        held: int = self.cycle.scope["state"].get(UNSENT, 0) if self._answering else 0
+        return self.transport.get_write_buffer_size() + held
 
     def cut(self, fault: str) -> None:
         """End the connection at once."""

@@ -25,6 +25,8 @@ from server.errors import EngineStartError, InvalidRequestError
 from server.logs import configure_logging
 from server.settings import ServerConfig
 
+SWITCH_SECONDS = 0.0005
+
 
 def banner(context: ServerContext, url: str) -> str:
     """A few lines for a person."""
@@ -132,8 +134,7 @@ class DrainingServer(HttpServer):
 
     def _started(self, failure: EngineStartError | None) -> None:
         if failure is None:
-            gc.collect()
-            gc.freeze()  # what is here stays: to look at all of it again would hold up streams
+            _share_interpreter()
             _say(banner(self._context, self._url))
         else:
             self.failure = failure
@@ -173,6 +174,17 @@ class DrainingServer(HttpServer):
         if context.admission.active:
             await context.engine.close()  # what still runs is told so, in its own stream
         self.should_exit = True
+
+
+def _share_interpreter() -> None:
+    """Let work on other threads, and the collector, hold up the event loop little.
+
+    The loop lets go of the interpreter's lock with each thing it reads or sends, and then waits an interval for a
+    thread that computes; and collections look at what is new, not at all that is loaded.
+    """
+    sys.setswitchinterval(SWITCH_SECONDS)
+    gc.collect()
+    gc.freeze()
 
 
 def check_adapters(context: ServerContext) -> None:

@@ -109,7 +109,7 @@ class Work:
         request = self.request
         if not request.wants_prompt_logprobs:
             return range(0)
-        first = request.num_virtual_tokens + len(request.prompt_logprobs)
+        first = request.num_virtual_tokens + request.num_prompt_logprobs
         start = request.num_computed_tokens + 1
         return range(max(first, start), min(request.num_prompt_tokens, start + self.num_tokens))
 
