@@ -28,10 +28,10 @@ def token_logprobs(logits: Tensor, token_ids: Sequence[int], num_top: Sequence[i
     logprobs = torch.log_softmax(logits, dim=-1)
     chosen = logprobs.gather(1, torch.tensor(token_ids, device=logits.device)[:, None])[:, 0].tolist()
     if not any(num_top):
-        return [TokenLogprobs(token, logprob, []) for token, logprob in zip(token_ids, chosen, strict=True)]
+        return [TokenLogprobs(token, logprob) for token, logprob in zip(token_ids, chosen, strict=True)]
     values, places = largest(as_blocks(logprobs, -torch.inf), max(MIN_WIDTH, *num_top))
     values, places = values[:, : logits.shape[1]], places[:, : logits.shape[1]]
-    pairs = (list(zip(i, v, strict=True)) for i, v in zip(places.tolist(), values.tolist(), strict=True))
+    pairs = (tuple(zip(i, v, strict=True)) for i, v in zip(places.tolist(), values.tolist(), strict=True))
     return [
         TokenLogprobs(token, logprob, best[:n])
         for token, logprob, best, n in zip(token_ids, chosen, pairs, num_top, strict=True)
