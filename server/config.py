@@ -54,6 +54,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = "auto"
     dtype: Annotated[str, Flag(ENGINE, f"{', '.join(DTYPES[:-1])} or {DTYPES[-1]}", "TYPE")] = "auto"
     device: Annotated[str, Flag(ENGINE, "auto, cpu or cuda", "DEVICE")] = "auto"
+    forward: Annotated[
+        str, Flag(ENGINE, "auto: by a plan read off the model, where the two agree; generic: by transformers", "HOW")
+    ] = "auto"
     max_model_len: Annotated[int, Flag(ENGINE, "positions of one sequence (default: what the base allows)", "N")] = 0
     max_num_seqs: Annotated[int, Flag(ENGINE, "sequences computed at once", "N")] = 64
     max_num_batched_tokens: Annotated[int, Flag(ENGINE, "tokens of one step", "N")] = 512
@@ -79,7 +82,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     end_token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, known in (("quantize", SERVED_QUANTIZATIONS), ("dtype", DTYPES)):
+        for name, known in (("quantize", SERVED_QUANTIZATIONS), ("dtype", DTYPES), ("forward", ("auto", "generic"))):
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"--{name} must be one of {', '.join(known)}, not {value!r}")
         for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):

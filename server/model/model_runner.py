@@ -38,7 +38,9 @@ class ModelRunner:
     def __init__(self, base: LoadedBase, config: EngineConfig) -> None:
         self._base = base
         self._pool = AdapterPool()
-        self._forward: Forward = Seq2SeqForward(base) if base.is_encoder_decoder else DecoderForward(base)
+        self._forward: Forward = (
+            Seq2SeqForward(base) if base.is_encoder_decoder else DecoderForward(base, config.forward)
+        )
         layers = self._forward.layers()
         self._cache = _make_cache(layers, base, config)
         kv = (len(layers), layers[0].num_heads, common_head_dim(layers))
