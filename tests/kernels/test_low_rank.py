@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
@@ -61,7 +63,7 @@ def test_a_row_is_the_same_in_any_batch(variant: str, rank: int) -> None:
         native.set_num_threads(threads)
         for bounds in ([0, 70], [0, 1, 3, 40, 70], [0, 2, 9, 26, 70]):
             y = before.clone()
-            add_low_rank(x, y, [LowRankRows(*rows, a, b) for rows in zip(bounds, bounds[1:], strict=False)])
+            add_low_rank(x, y, [LowRankRows(*rows, a, b) for rows in pairwise(bounds)])
             assert torch.equal(y, alone)
 
 
