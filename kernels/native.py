@@ -26,6 +26,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "avx2": ("avx2", "fma3", "f16c"),
     "generic": (),
 }
+# How stored.h numbers the types of stored numbers.
+STORED: dict[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
 class KernelError(Exception):
