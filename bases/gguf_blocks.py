@@ -65,7 +65,7 @@ def find_blocks(tensors: Iterable[ReaderTensor], model: nn.Module) -> dict[str, 
     tensor in the model's type: what transformers merges, splits or changes has none, nor has what is of other kinds.
     """
     wanted = defaultdict(list)
-    for name, weight in _matrices(model):
+    for name, weight in matrices(model):
         hashes = _row_hashes(weight)
         wanted[hash(np.sort(hashes).tobytes())].append((name, weight, hashes))
     found = {}
@@ -83,8 +83,8 @@ def find_blocks(tensors: Iterable[ReaderTensor], model: nn.Module) -> dict[str, 
     return found
 
 
-def _matrices(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Weights [out_features, in_features], those that are tied under their first name."""
+def matrices(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Weights [out_features, in_features] of linear maps and embeddings; tied ones once, by their first name."""
     seen = set()
     for name, module in model.named_modules():
         if isinstance(module, (nn.Linear, nn.Embedding, Conv1D)) and id(module.weight) not in seen:
