@@ -55,7 +55,7 @@ class PackedEmbedding(nn.Embedding):
         weight = self.weight
         if weight is not self.__dict__["_placeholder"]:
             return F.embedding(input_ids, weight)
-        return take_rows(self.packed, input_ids.flatten()).view(*input_ids.shape, self.embedding_dim)
+        return self.packed.take(input_ids.flatten()).view(*input_ids.shape, self.embedding_dim)
 
 
 def looks_up(module: nn.Embedding, table: PackedWeight, weight: nn.Parameter) -> bool:
@@ -91,8 +91,3 @@ def placeholder(out_features: int, in_features: int) -> nn.Parameter:
 def is_placeholder(tensor: Tensor) -> bool:
     """Whether it stands in the place of a packed weight."""
     return tensor.dim() == 2 and tensor.stride() == (0, 0)
-
-
-def take_rows(table: PackedWeight, ids: Tensor) -> Tensor:
-    """Rows of a weight in float32, dequantizing no others. Shape: ``ids`` [n]; returns [n, in_features]."""
-    return table.stored.map(lambda tensor: tensor[ids]).dense()
