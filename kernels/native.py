@@ -54,6 +54,15 @@ def variant() -> str:
     return asked
 
 
+def why_torch() -> str:
+    """Why there is no native library, where ``variant`` is ``torch``."""
+    if os.environ.get(VARIABLE) == TORCH:
+        return f"{VARIABLE} says so"
+    if not any(_library_path(name).is_file() for name in VARIANTS):
+        return "the native kernels were not built: there was no C++ compiler when hotswap was installed"
+    return "this processor can run none of the native kernels"
+
+
 @cache
 def library() -> ctypes.CDLL | None:
     """The library of the variant in use; None when torch does the work."""

@@ -113,6 +113,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     base_fingerprint: str
     quantization: str
     dtype: str
+    kernels: str = ""
     device: str
     base_bytes: int
     kv_bytes: int

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from bases.fingerprint import base_fingerprint
+from bases.packed import PackedLinear
 from server.config import EngineConfig
 from server.errors import EngineStartError
 from server.model.loader import load_base
@@ -72,7 +73,10 @@ def test_the_compute_type_is_ours_to_choose(checkpoints: Mapping[str, Path], dty
     base = load_base(EngineConfig(model=str(checkpoints["nf4"]), dtype=dtype, device="cpu"))
     assert (base.quantization, base.dtype) == ("nf4", getattr(torch, dtype))
     layer = base.model.get_submodule("model.layers.0.mlp.up_proj")
-    assert layer.compute_dtype == base.dtype
+    if isinstance(layer, PackedLinear):
+        assert layer(torch.ones(1, layer.in_features)).dtype == base.dtype
+    else:
+        assert layer.compute_dtype == base.dtype
 
 
 @pytest.mark.parametrize("quantize", CONFIGS)
