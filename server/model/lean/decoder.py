@@ -84,10 +84,8 @@ class _Layer:
 def _normed(norm: Norm | None, stream: Tensor, added: Tensor | None, scale: float, step: Step) -> Tensor:
     """The norm of ``stream`` after ``added`` went into it."""
     if norm is not None:
-        return norm.after(stream, added, scale, step)
-    if added is not None:
-        stream.add_(added, alpha=scale)
-    return stream
+        return norm(stream, step) if added is None else norm(added, step, stream, scale)
+    return stream if added is None else stream.add_(added, alpha=scale)
 
 
 class _Attention:

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from adapters.batch.grouped import Groups
 from adapters.batch.rows import RowSegment, plan_rows
-from kernels.linear import ROWS, PackedWeight, StoredWeight, linear, pack
-from kernels.norm import rms_norm
+from bases.packed import PackedLinear
+from kernels import native
+from kernels.linear import PackedWeight, StoredWeight, linear, pack
+from kernels.norm import layer_norm, rms_norm
 from server.model.lean.plan import NormPlan, Place
 from server.model.sites import BaseSite, change_output, changed_input
 from server.model.step import Step
@@ -26,25 +28,23 @@ class Norm:
         self._site = BaseSite(plan.place.module)
         self._is_rms, self._weight, self._bias, self._eps = plan.kind == "rms", plan.weight, plan.bias, plan.eps
 
-    def __call__(self, x: Tensor, step: Step, *, at_head: bool = False) -> Tensor:
-        """The norm of ``x`` [T, n], which stays as it is."""
+    def __call__(
+        self, x: Tensor, step: Step, residual: Tensor | None = None, scale: float = 1.0, *, at_head: bool = False
+    ) -> Tensor:
+        """The norm of ``x`` [T, n], or with a ``residual`` of ``residual + scale x``, which it becomes."""
         groups = step.groups.get(self.name) if step.groups else None
         if groups is None:
-            return self._normed(x)
-        y = self._normed(changed_input(x, groups, step, self._site, at_head=at_head))
+            return self._normed(x, residual, scale)
+        if residual is not None:
+            x = residual.add_(x, alpha=scale)
+        y = self._normed(changed_input(x, groups, step, self._site, at_head=at_head), None, 1.0)
         change_output(x, y, groups, step, self._site, at_head=at_head)
         return y
 
-    def after(self, stream: Tensor, added: Tensor | None, scale: float, step: Step) -> Tensor:
-        """The norm of ``stream + scale added``, which ``stream`` becomes."""
-        if added is not None:
-            stream.add_(added, alpha=scale)
-        return self(stream, step)
-
-    def _normed(self, x: Tensor) -> Tensor:
+    def _normed(self, x: Tensor, residual: Tensor | None, scale: float) -> Tensor:
         if self._is_rms:
-            return rms_norm(x, self._weight, self._eps)
-        return F.layer_norm(x, self._weight.shape, self._weight, self._bias, self._eps)
+            return rms_norm(x, self._weight, self._eps, residual=residual, scale=scale)
+        return layer_norm(x, self._weight, self._bias, self._eps, residual=residual, scale=scale)
 
 
 class HeadNorm:
@@ -52,27 +52,32 @@ class HeadNorm:
 
     def __init__(self, plan: NormPlan) -> None:
         self.name = plan.place.name
-        self._plan, self._site = plan, BaseSite(plan.place.module)
+        self._site = BaseSite(plan.place.module)
+        self._is_rms, self._weight, self._bias, self._eps = plan.kind == "rms", plan.weight, plan.bias, plan.eps
 
     def __call__(self, heads: Tensor, step: Step) -> None:
         """Norm ``heads`` [T, H, D] in place."""
         groups = step.groups.get(self.name) if step.groups else None
-        plan, (rows, count, dim) = self._plan, heads.shape
-        is_whole = plan.weight.dim() == 1 and plan.weight.shape[0] == count * dim
-        x = heads.reshape(rows, count * dim) if is_whole else heads.reshape(rows * count, dim)
-        y = self._normed(x, count)
-        if groups is not None:
-            self._adapt(x, y, groups, step, 1 if is_whole else count)
-        heads.copy_(y.view(heads.shape))
+        rows, count, dim = heads.shape
+        is_whole = self._weight.dim() == 1 and self._weight.shape[0] == count * dim
+        x = heads.view(rows, count * dim) if is_whole else heads
+        if groups is None:
+            return self._norm_(x)
+        given = x.clone(memory_format=torch.contiguous_format).view(-1, x.shape[-1])
+        self._norm_(x)
+        y = x.clone(memory_format=torch.contiguous_format).view(given.shape)
+        self._adapt(given, y, groups, step, 1 if is_whole else count)
+        x.copy_(y.view(x.shape))
+        return None
 
-    def _normed(self, x: Tensor, count: int) -> Tensor:
-        plan = self._plan
-        weight = plan.weight if plan.weight.dim() == 1 else torch.ones_like(plan.weight[0])
-        if plan.kind == "rms":
-            y = rms_norm(x, weight, plan.eps)
+    def _norm_(self, x: Tensor) -> None:
+        if self._is_rms:
+            rms_norm(x, self._weight, self._eps, out=x)
+        elif self._weight.dim() == 1 and x.dim() == 2:
+            layer_norm(x, self._weight, self._bias, self._eps, out=x)
         else:
-            y = F.layer_norm(x, weight.shape, weight, plan.bias, plan.eps)
-        return y if plan.weight.dim() == 1 else (y.view(-1, count, x.shape[-1]) * plan.weight).view(x.shape)
+            y = F.layer_norm(x, x.shape[-1:], None, None, self._eps) * self._weight
+            x.copy_(y if self._bias is None else y + self._bias)
 
     def _adapt(self, x: Tensor, y: Tensor, groups: Groups, step: Step, count: int) -> None:
         """The ops of adapters, whose rows are here ``count`` heads each."""
@@ -94,11 +99,8 @@ class Projection:
         self.out_features = ends[-1]
         self._bias = _joined_bias(modules)
         self._weight = _joined_weight(modules)
-        self._parts = (
-            [_own_weight(module) for module in modules]
-            if self._weight is None
-            else [self._weight.rows(s.start, s.stop) for s in self._slices]
-        )
+        self._parts = [weight for module in modules if (weight := packed(module)) is not None]
+        assert len(self._parts) == len(modules), "a weight that no kernel knows; see reading"
 
     def __call__(self, x: Tensor, step: Step, *, at_head: bool = False) -> Tensor:
         """The outputs for ``x`` [T, in]; wider at the head in a batch with adapters that brought tokens."""
@@ -138,26 +140,27 @@ def _width(module: nn.Module) -> int:
     return module.out_features
 
 
-def _stored(module: nn.Module) -> StoredWeight:
-    return StoredWeight(module.get_parameter("weight").data)
-
-
-def _own_weight(module: nn.Module) -> PackedWeight:
-    return pack([_stored(module)])
+def packed(module: nn.Module) -> PackedWeight | None:
+    """The weight of a linear map as ``kernels`` take it; None where it is kept in a form that they do not know."""
+    if isinstance(module, PackedLinear):
+        return module.packed
+    is_plain = isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+    if not is_plain or native.library() is not None:
+        return None
+    return pack([StoredWeight(module.get_parameter("weight").detach())])
 
 
 def _joined_weight(modules: Sequence[nn.Module]) -> PackedWeight | None:
-    """The weights of ``modules`` in one piece, which takes the place of their own; None when they do not join."""
+    """The one weight that all ``modules`` are parts of, in this order; None when there is none."""
     if len(modules) == 1:
-        return _own_weight(modules[0])
-    weights = [_stored(module) for module in modules]
-    if any(w.out_features % ROWS for w in weights[:-1]) or len({w.codes.dtype for w in weights}) > 1:
-        return None
-    joined, end = pack(weights), 0
-    for module, weight in zip(modules, weights, strict=True):
-        start, end = end, end + weight.out_features
-        module.get_parameter("weight").data = joined.stored.codes[start:end]
-    return joined
+        return packed(modules[0])
+    first, end = modules[0], 0
+    joined = first.joined if isinstance(first, PackedLinear) else None
+    for module in modules:
+        if not isinstance(module, PackedLinear) or module.joined is not joined or module.offset != end:
+            return None
+        end += module.out_features
+    return joined if joined is not None and end == joined.out_features else None
 
 
 def _joined_bias(modules: Sequence[nn.Module]) -> Tensor | None:

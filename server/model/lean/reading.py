@@ -15,6 +15,7 @@ from kernels.activation import Activation, activated_torch
 from kernels.norm import rms_norm_torch
 from kernels.rotary import rotate_torch
 from server.model.families import PATCHES
+from server.model.lean.parts import packed
 from server.model.lean.plan import AttentionPlan, LayerPlan, MlpPlan, NormPlan, Place, Plan, TablePlan
 from server.model.lean.trace import Attended, Call, Trace, trace
 
@@ -36,6 +37,9 @@ def read_plan(model: PreTrainedModel) -> Plan:
         raise NoPlanError(f"it cannot be traced ({type(error).__name__}: {error})") from error
     plan = _Reader(traced, model).plan()
     _check_coverage(model, plan)
+    for place in places(plan):
+        if isinstance(place.module, nn.Linear) and packed(place.module) is None:
+            raise NoPlanError(f"{place.name} keeps its weight as {type(place.module).__name__}, which no kernel knows")
     return plan
 
 

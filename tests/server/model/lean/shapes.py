@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from bases.loader import load_model
 from server.model.attention import NAME
 from tests.factory import make_base
 
@@ -76,7 +77,7 @@ def make_shape(name: str, path: Path) -> Path:
     """A base of that shape, none of whose numbers is at the value that would hide it."""
     model_type, config = SHAPES[name]
     make_base(path, model_type=model_type, **config)
-    model = load(path)
+    model = AutoModelForCausalLM.from_pretrained(path)
     torch.manual_seed(5)
     for parameter_name, parameter in model.named_parameters():
         if "norm" in parameter_name and parameter_name.endswith("weight"):
@@ -87,4 +88,4 @@ def make_shape(name: str, path: Path) -> Path:
 
 def load(base: Path) -> Any:
     """The model as the server loads it."""
-    return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation=NAME).eval()
+    return load_model(base, dtype=torch.float32, device=torch.device("cpu"), attn_implementation=NAME).eval()

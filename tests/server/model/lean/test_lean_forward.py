@@ -92,7 +92,7 @@ def test_a_plan_that_disagrees_is_not_used(
     tiny_base: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def wrong(model: object) -> Plan:
-        plan = read_plan(model)  # type: ignore[arg-type]
+        plan = read_plan(model)
         last = plan.layers[-1]
         attention = replace(last.attention, rule=replace(last.attention.rule, scaling=0.2))
         return replace(plan, layers=(*plan.layers[:-1], replace(last, attention=attention)))
