@@ -125,33 +125,44 @@ class Block {
       rows_[i].from = std::max<int64_t>(b_.first_seen(rows_[i].position) - base, 0);
       rows_[i].to = std::min(rows_[i].position + 1 - base, RUN);
     }
-    begin_ = rows_[0].from, end_ = rows_[t_.rows - 1].to; // positions grow with rows
-    find_slots(base);
-    for (int64_t strip = begin_ / STRIP * STRIP; strip < end_; strip += STRIP) multiply_keys(strip);
+    if (run == t_.first_run) now_ = find(run);
+    next_ = run + 1 < t_.end_run ? find(run + 1) : Seen{};
+    int64_t const first = now_.from / STRIP * STRIP;
+    for (int64_t strip = first; strip < now_.to; strip += STRIP) multiply_keys(strip);
     for (int64_t i = 0; i < t_.rows; i++)
       if (rows_[i].from < rows_[i].to) {
         const float* bias = b_.bias == nullptr ? nullptr : b_.bias + rows_[i].head * b_.bias_stride + base;
         result.masses[i] = weigh(scratch_.logits + i * RUN, rows_[i].from, rows_[i].to, b_.softcap, bias);
       }
-    for (int64_t strip = begin_ / STRIP * STRIP; strip < end_; strip += STRIP) add_values_of(strip, result.values);
+    for (int64_t strip = first; strip < now_.to; strip += STRIP) add_values_of(strip, result.values);
+    now_ = next_;
   }
 
-  void find_slots(int64_t base) {
+  // What any row sees of a run, and where that lies.
+  struct Seen {
+    int64_t from = 0, to = 0;
+    int64_t slots[RUN];
+  };
+
+  Seen find(int64_t run) const {
+    Seen seen;
+    seen.from = std::max<int64_t>(b_.first_seen(rows_[0].position) - run * RUN, 0);
+    seen.to = std::min(rows_[t_.rows - 1].position + 1 - run * RUN, RUN); // positions grow with rows
     const int32_t* blocks = b_.blocks + t_.sequence * b_.blocks_stride;
-    int64_t block = (base + begin_) / b_.block_size, offset = (base + begin_) % b_.block_size;
-    for (int64_t p = begin_; p < end_; p++) {
-      slots_[p] = blocks[block] * b_.block_size + offset;
+    int64_t block = (run * RUN + seen.from) / b_.block_size, offset = (run * RUN + seen.from) % b_.block_size;
+    for (int64_t p = seen.from; p < seen.to; p++) {
+      seen.slots[p] = blocks[block] * b_.block_size + offset;
       if (++offset == b_.block_size) offset = 0, block++;
     }
+    return seen;
   }
 
-  void fetch_strip(const Side& side, int64_t strip) {
-    int64_t const from = std::max(begin_, strip), to = std::min(end_, strip + STRIP);
-    b_.fetch(side, t_.kv_head, slots_ + strip, from - strip, to - strip, scratch_.strip);
+  static Part part(const Side& side, const Seen& seen, int64_t strip) {
+    return {&side, seen.slots + strip, std::max<int64_t>(seen.from - strip, 0), std::min(seen.to - strip, STRIP)};
   }
 
   void multiply_keys(int64_t strip) {
-    fetch_strip(b_.keys, strip);
+    b_.fetch(part(b_.keys, now_, strip), part(b_.values, now_, strip), t_.kv_head, scratch_.strip);
     for (int64_t i = 0; i < t_.rows; i++)
       if (rows_[i].from < strip + STRIP && rows_[i].to > strip)
         for (int64_t k = 0; k < STRIP; k += W)
@@ -160,7 +171,7 @@ class Block {
 
   // A row reads no value that it does not see: what lies there may not be a number.
   void add_values_of(int64_t strip, float* out) {
-    fetch_strip(b_.values, strip);
+    b_.fetch(part(b_.values, now_, strip), part(b_.keys, next_, strip), t_.kv_head, scratch_.strip);
     for (int64_t i = 0; i < t_.rows;) {
       int64_t const from = std::max(rows_[i].from, strip) - strip, to = std::min(rows_[i].to, strip + STRIP) - strip;
       int64_t alike = 1;
@@ -198,9 +209,8 @@ class Block {
   const Task& t_;
   Scratch& scratch_;
   int64_t const d_, dv_;
-  int64_t begin_ = 0, end_ = 0; // what any row sees of the run at hand
   Row rows_[ROWS];
-  int64_t slots_[RUN];
+  Seen now_, next_;
 };
 
 // What a call shares out. A task that is large beside all others is cut into parts, its whole kept to combine them.

@@ -25,23 +25,38 @@ struct Side {
   }
 };
 
-// A strip in floats: [padded(size) / W][STRIP][W], so that neighbours of a product lie together.
-template <class T> static void fetch(const Side& side, int64_t head, const int64_t* slots, int64_t from, int64_t to, float* strip) {
-  for (int64_t p = from; p < to; p++) {
-    const T* numbers = side.at<T>(slots[p], head);
-    bool const is_scaled = sizeof(T) == 1;
-    vf const scale = all(is_scaled ? side.scale[slots[p] * side.heads + head] : 1.0f);
+// Positions from .. to of a strip, and their slots: some of one run's keys or values.
+struct Part {
+  const Side* side;
+  const int64_t* slots; // of the strip's first position ..
+  int64_t from, to;
+};
+
+// Write a strip in floats, [padded(size) / W][STRIP][W], so that neighbours of a product lie together; and ask for
+// another's, which is fetched later.
+template <class T> static void fetch(const Part& part, const Part& later, int64_t head, float* strip) {
+  constexpr int64_t LINE = 64;
+  Side const side = *part.side, other = *later.side; // copies, which no store can change
+  for (int64_t p = part.from; p < part.to; p++) {
+    if (p >= later.from && p < later.to) {
+      const char* numbers = reinterpret_cast<const char*>(other.at<T>(later.slots[p], head));
+      for (int64_t i = 0; i < other.size * (int64_t)sizeof(T); i += LINE) __builtin_prefetch(numbers + i);
+    }
+    const T* numbers = side.at<T>(part.slots[p], head);
+    constexpr bool IS_SCALED = sizeof(T) == 1;
+    vf const scale = all(IS_SCALED ? side.scale[part.slots[p] * side.heads + head] : 1.0f);
     float* out = strip + p * W;
     int64_t i = 0;
-    for (; i + W <= side.size; i += W, out += STRIP * W) store(out, is_scaled ? widen(numbers + i) * scale : widen(numbers + i));
+#pragma GCC unroll 4
+    for (; i + W <= side.size; i += W, out += STRIP * W) store(out, IS_SCALED ? widen(numbers + i) * scale : widen(numbers + i));
     if (i < side.size) {
       vf const tail = widen(numbers + i, side.size - i);
-      store(out, is_scaled ? tail * scale : tail);
+      store(out, IS_SCALED ? tail * scale : tail);
     }
   }
 }
 
-using Fetch = void (*)(const Side&, int64_t, const int64_t*, int64_t, int64_t, float*);
+using Fetch = void (*)(const Part&, const Part&, int64_t, float*);
 constexpr Fetch FETCH[] = {fetch<float>, fetch<bfloat16>, fetch<float16>, fetch<int8_t>};
 
 // The sum of every vector's lanes.

@@ -17,7 +17,13 @@ static inline vf widen(const float* p) { return load(p); }
 static inline vf widen(const bfloat16* p) {
   vh h;
   std::memcpy(&h, p, sizeof h);
+#if defined(__AVX512F__)
+  return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)h), 16);
+#elif defined(__AVX2__)
+  return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32((__m128i)h), 16);
+#else
   return (vf)(__builtin_convertvector(h, vu) << 16);
+#endif
 }
 
 static inline vf widen(const float16* p) {
@@ -37,9 +43,15 @@ static inline vf widen(const float16* p) {
 }
 
 static inline vf widen(const int8_t* p) {
+#if defined(__AVX512F__)
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+#elif defined(__AVX2__)
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+#else
   vb b;
   std::memcpy(&b, p, sizeof b);
   return to_float(__builtin_convertvector(b, vi));
+#endif
 }
 
 // The first n < W numbers, the others 0.

@@ -23,7 +23,8 @@ def exact(x: Tensor, kind: Activation) -> Tensor:
     """In fp64, without the cancellation that torch has far below zero."""
     match kind:
         case "gelu":
-            return x * 0.5 * torch.special.erfc(-x / math.sqrt(2))
+            share: Tensor = torch.special.erfc(-x / math.sqrt(2))
+            return x * 0.5 * share
         case "gelu_tanh":
             return x * torch.sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
         case _:
