@@ -52,7 +52,10 @@ class StoredWeight:
                 codes = self.book.float()[codes.int()]
         if self.scale is None:
             return codes.float()
-        blocks = codes.float().unflatten(-1, (self.scale.shape[1], -1)) * self.scale.float()[..., None]
+        blocks = (
+            codes.float().view(*self.scale.shape, self.in_features // self.scale.shape[1])
+            * self.scale.float()[..., None]
+        )
         if self.minimum is not None:
             blocks = blocks + self.minimum.float()[..., None]
         return blocks.flatten(-2)

@@ -49,8 +49,8 @@ def in_bf16(base: Path, out: Path) -> Path:
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2", "qwen2", "olmo2", "phi3", "starcoder2", "gptj"])
 def test_a_bf16_checkpoint_computes_as_transformers_does_in_fp32(family: str, tmp_path: Path) -> None:
     """What is no weight too: scales of embeddings and tables of positions are not rounded to bf16."""
-    own = {"gptj": {"rotary_dim": 8}, "phi3": {"tie_word_embeddings": False}}.get(family, {})
-    path = in_bf16(make_base(tmp_path / "base", model_type=family, **own), tmp_path / "bf16")
+    own: dict[str, dict[str, Any]] = {"gptj": {"rotary_dim": 8}, "phi3": {"tie_word_embeddings": False}}
+    path = in_bf16(make_base(tmp_path / "base", model_type=family, **own.get(family, {})), tmp_path / "bf16")
     model = load(path)
     packed = [m for m in model.modules() if isinstance(m, (PackedLinear, PackedEmbedding))]
     assert len(packed) >= 8
