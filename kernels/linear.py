@@ -52,7 +52,10 @@ class StoredWeight:
                 codes = self.book.float()[codes.int()]
         if self.scale is None:
             return codes.float()
-        blocks = codes.float().unflatten(-1, (self.scale.shape[1], -1)) * self.scale.float()[..., None]
+        blocks = (
+            codes.float().view(*self.scale.shape, self.in_features // self.scale.shape[1])
+            * self.scale.float()[..., None]
+        )
         if self.minimum is not None:
             blocks = blocks + self.minimum.float()[..., None]
         return blocks.flatten(-2)
@@ -273,9 +276,7 @@ class _Layout:
         scale, minimum = (None if t is None else t[tile, :, row] for t in (scale, minimum))
         return self._stored(words[tile, :, :, row], scale, minimum, book)
 
-    def _stored(
-        self, words: Tensor, scale: Tensor | None, minimum: Tensor | None, book: Tensor | None
-    ) -> StoredWeight:
+    def _stored(self, words: Tensor, scale: Tensor | None, minimum: Tensor | None, book: Tensor | None) -> StoredWeight:
         """Shape: ``words`` [N, blocks, words]; ``scale`` and ``minimum`` [N, blocks]."""
         kept = self.in_features // self.blocks * self.codes.itemsize // (2 if self.codes == torch.uint8 else 1)
         codes = words.contiguous().view(torch.uint8)[..., :kept].flatten(1)

@@ -51,8 +51,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         str, Flag(ENGINE, "the base: hub id, directory or GGUF file (default: a small built-in one)", "ID|PATH")
     ] = DEFAULT_MODEL
     quantize: Annotated[
-        str,
-        Flag(ENGINE, f"{', '.join(SERVED_QUANTIZATIONS[1:])} (default: as saved, gguf of a GGUF file, or nf4)", "HOW"),
+        str, Flag(ENGINE, f"{', '.join(SERVED_QUANTIZATIONS[1:])} (default: as saved or stored, else nf4)", "HOW")
     ] = "auto"
     dtype: Annotated[str, Flag(ENGINE, f"{', '.join(DTYPES[:-1])} or {DTYPES[-1]}", "TYPE")] = "auto"
     device: Annotated[str, Flag(ENGINE, "auto, cpu or cuda", "DEVICE")] = "auto"

@@ -11,7 +11,6 @@ from pathlib import Path
 from bases.finding import DEFAULT_BASE
 from hotswap.errors import DemoError
 
-
 CHOICES = ("auto", "gguf", "nf4", "int8", "none")
 
 

@@ -77,7 +77,7 @@ def test_logits_are_those_of_the_original_rounded_alike(
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])
 def test_weights_are_kept_as_they_were_stored(tmp_path: Path, kind: Type, architecture: str) -> None:
     """To the last bit, under transformers' names, and in its order of a llama's query and key rows."""
-    own = {"head_dim": 16, "rms_norm_eps": 1e-6} if architecture == "qwen2" else {"rms_norm_eps": 1e-5}
+    own: dict[str, Any] = {"head_dim": 16, "rms_norm_eps": 1e-6} if architecture == "qwen2" else {"rms_norm_eps": 1e-5}
     base = make_base(tmp_path / "base", model_type=architecture, tie_word_embeddings=architecture == "llama", **own)
     said = convert_gguf(write_gguf(base, tmp_path / "a.gguf", kind=kind, architecture=architecture), tmp_path / "out")
     stored = StoredBlocks(tmp_path / "out")

@@ -17,8 +17,9 @@ from server.config import EngineConfig
 from server.errors import EngineStartError
 from server.model.loader import load_base
 from tests import oracle
+from tests.bounds import packed_logits
 from tests.factory import make_base, make_tokenizer
-from tests.server.model.support import TOLERANCE, assert_mixed_batch_equals_peft, make_runner
+from tests.server.model.support import assert_mixed_batch_equals_peft, make_runner
 
 pytestmark = pytest.mark.numeric
 
@@ -65,7 +66,7 @@ def test_the_oracle_reads_the_checkpoint_too(checkpoints: Mapping[str, Path], qu
         ModelInput([SequenceInput(None, ids, 0, [0, 1], [len(ids) - 1])])
     )
     want = oracle.logits(checkpoints[quantize], None, ids)[-1]
-    torch.testing.assert_close(got[0], want, rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(got[0], want, rtol=0, atol=packed_logits(quantize))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -73,7 +73,10 @@ def test_a_weight_is_what_its_layer_multiplies_by(any_base: Path, quantize: str,
         packed = getattr(getattr(module.weight, "quant_state", None), "packing_format_for_cpu", False)
         eps = torch.finfo(base.dtype).eps
         rtol = eps * (1 + 2 * eps) if quantize == "int8" or packed else 0
-        torch.testing.assert_close(weight, seen, rtol=rtol, atol=1e-7 if quantize == "int8" else 0)
+        atol = 1e-7 if quantize == "int8" else 0.0
+        if isinstance(module, PackedLinear):  # codes and minimum are added up apart; values of a book are words
+            atol = float(weight.abs().max()) * (0.51 / 8191 if quantize in FOUR_BITS else 2**-22)
+        torch.testing.assert_close(weight, seen, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("quantize", QUANTIZATIONS)
