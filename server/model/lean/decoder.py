@@ -11,11 +11,12 @@ from kernels.activation import activated, gated
 from kernels.attention import Sequences, paged_attention
 from kernels.rotary import rotate
 from server.model.layout import Assembled
+from server.model.lean.angles import Table
 from server.model.lean.parts import HeadNorm, Norm, Projection
-from server.model.lean.plan import AttentionPlan, LayerPlan, MlpPlan, Place, Plan, TablePlan
+from server.model.lean.plan import AttentionPlan, LayerPlan, MlpPlan, Place, Plan
 from server.model.step import Step
 
-Table = tuple[Tensor, Tensor]
+Angles = tuple[Tensor, Tensor]
 
 
 class LeanDecoder:
@@ -23,6 +24,7 @@ class LeanDecoder:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
+        self._tables = [Table(table) for table in plan.tables]
         self._embed: Any = plan.embedding.module
         self._layers = [_Layer(index, layer) for index, layer in enumerate(plan.layers)]
         self._norm = None if plan.norm is None else Norm(plan.norm)
@@ -33,11 +35,12 @@ class LeanDecoder:
         step, stream = batch.step, self._embed(batch.input_ids)
         if self._plan.embedding_scale != 1.0:
             stream *= self._plan.embedding_scale
-        tables = [_angles(table, stream, batch.positions) for table in self._plan.tables]
+        last = int(batch.positions.max()) if self._tables else 0
+        angles = [table.rows(stream, batch.positions, last) for table in self._tables]
         sequences = _sequences(step)
         added: Tensor | None = None
         for layer in self._layers:
-            added = layer(stream, added, tables, sequences, step)
+            added = layer(stream, added, angles, sequences, step)
         return self._logits(stream, added, batch)
 
     def _logits(self, stream: Tensor, added: Tensor | None, batch: Assembled) -> Tensor:
@@ -64,12 +67,12 @@ class _Layer:
         )
 
     def __call__(
-        self, stream: Tensor, added: Tensor | None, tables: list[Table], sequences: Sequences, step: Step
+        self, stream: Tensor, added: Tensor | None, angles: list[Angles], sequences: Sequences, step: Step
     ) -> Tensor:
         """Take in what the layer before ``added``; what this one adds comes back, not yet in ``stream``."""
         plan = self._plan
         x = _normed(self._pre_attention, stream, added, plan.scale, step)
-        a = self._attention(x, tables, sequences, step)
+        a = self._attention(x, angles, sequences, step)
         if self._post_attention is not None:
             a = self._post_attention(a, step)
         if plan.is_parallel:
@@ -96,14 +99,14 @@ class _Attention:
         self._k_norm = None if plan.k_norm is None else HeadNorm(plan.k_norm)
         self._keys = slice(plan.num_heads, plan.num_heads + plan.num_kv_heads)
 
-    def __call__(self, x: Tensor, tables: list[Table], sequences: Sequences, step: Step) -> Tensor:
+    def __call__(self, x: Tensor, angles: list[Angles], sequences: Sequences, step: Step) -> Tensor:
         plan, keys = self._plan, self._keys
         heads = self._inputs(x, step).view(len(x), -1, plan.head_dim)  # queries, then keys, then values
         q, k = heads[:, : keys.start], heads[:, keys]
         if not plan.norm_is_last:
             self._norm(q, k, step)
         if plan.table is not None:
-            rotate(heads[:, : keys.stop], *tables[plan.table], interleaved=plan.interleaved)
+            rotate(heads[:, : keys.stop], *angles[plan.table], interleaved=plan.interleaved)
         if plan.norm_is_last:
             self._norm(q, k, step)
         cache = step.cache
@@ -138,15 +141,6 @@ class _Whole:
         y = y[0] if isinstance(y, tuple) else y
         assert isinstance(y, Tensor)
         return y.view(x.shape)
-
-
-def _angles(plan: TablePlan, x: Tensor, positions: Tensor) -> Table:
-    """Cosines and sines of the rows' positions, [T, R / 2] each."""
-    cos, sin = (t[0].float() for t in plan.module(x[None], positions[None], *plan.extra))
-    half = cos.shape[-1] // 2
-    if plan.halves == "twice":
-        return cos[:, :half], sin[:, :half]
-    return (cos[:, ::2].contiguous(), sin[:, ::2].contiguous()) if plan.halves == "paired" else (cos, sin)
 
 
 def _sequences(step: Step) -> Sequences:

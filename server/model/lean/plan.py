@@ -41,11 +41,13 @@ class TablePlan:
     """Where a layer's angles come from: ``module(x, positions, *extra)`` gives cosines and sines [1, T, R].
 
     ``halves`` says how the R / 2 angles stand in these: twice one after the other, each twice side by side, or once.
+    ``is_fixed`` says that a position's angles are the same whatever positions are beside it.
     """
 
     module: nn.Module
     extra: tuple[Any, ...]
     halves: Literal["twice", "paired", "once"]
+    is_fixed: bool
 
 
 @dataclass(frozen=True, eq=False)

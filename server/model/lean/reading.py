@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from kernels.activation import Activation, activated_torch
 from kernels.norm import rms_norm_torch
 from kernels.rotary import rotate_torch
 from server.model.families import PATCHES
+from server.model.lean.angles import angles
 from server.model.lean.parts import packed
 from server.model.lean.plan import AttentionPlan, LayerPlan, MlpPlan, NormPlan, Place, Plan, TablePlan
 from server.model.lean.trace import Attended, Call, Trace, trace
@@ -58,7 +60,7 @@ class _Reader:
 
     def __init__(self, traced: Trace, model: PreTrainedModel) -> None:
         self._traced, self._calls, self._model = traced, traced.calls, model
-        self._tables = list(_tables(traced.calls))
+        self._tables = list(_tables(traced.calls, int(getattr(model.config, "max_position_embeddings", 0) or 2048)))
 
     def plan(self) -> Plan:
         """The whole decoder."""
@@ -211,7 +213,7 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
     return y
 
 
-def _tables(calls: Sequence[Call]) -> Iterator[tuple[TablePlan, Tensor, Tensor]]:
+def _tables(calls: Sequence[Call], most: int) -> Iterator[tuple[TablePlan, Tensor, Tensor]]:
     """Modules that give a pair of equal shape from hidden states and positions, in every reading of their angles."""
     for call in calls:
         if len(call.outputs) != 2:
@@ -221,12 +223,19 @@ def _tables(calls: Sequence[Call]) -> Iterator[tuple[TablePlan, Tensor, Tensor]]
             continue
         extra = tuple(argument for argument in call.arguments if isinstance(argument, str))
         half = cos.shape[-1] // 2
-        if torch.equal(cos[..., :half], cos[..., half:]):
-            yield TablePlan(call.module, extra, "twice"), cos[0, :, :half].float(), sin[0, :, :half].float()
-        elif torch.equal(cos[..., ::2], cos[..., 1::2]):
-            yield TablePlan(call.module, extra, "paired"), cos[0, :, ::2].float(), sin[0, :, ::2].float()
-        else:
-            yield TablePlan(call.module, extra, "once"), cos[0].float(), sin[0].float()
+        is_twice, is_paired = (torch.equal(*parts) for parts in (cos.split(half, -1), (cos[..., ::2], cos[..., 1::2])))
+        halves: Literal["twice", "paired", "once"] = "twice" if is_twice else "paired" if is_paired else "once"
+        plan = TablePlan(call.module, extra, halves, _is_fixed(call, extra, most))
+        yield plan, *angles(plan, cos, sin)
+
+
+def _is_fixed(call: Call, extra: tuple[str, ...], most: int) -> bool:
+    """Whether positions far beyond ``most``, which a model is made for, leave the angles of others as they are."""
+    near = torch.arange(1, 4, device=call.x.device)
+    alone: Tensor = call.module(call.x, near[None], *extra)[0]
+    beside: Tensor = call.module(call.x, torch.cat([near, near + 64 * most])[None], *extra)[0]
+    call.module(call.x, near[None], *extra)  # some keep what they found
+    return _close(beside[:, : len(near)], alone)
 
 
 def _read_norm(call: Call) -> NormPlan:

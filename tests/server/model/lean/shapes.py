@@ -14,6 +14,7 @@ from tests.factory import make_base
 
 WINDOW = 6
 LOCAL_AND_GLOBAL = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": WINDOW}
+THETA = {"rope_theta": 1e4}
 NO_DIM = {"head_dim": None}
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 # name: architecture, configuration
@@ -23,18 +24,12 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, no groups": ("llama", {"num_key_value_heads": 4}),
     "llama, one KV head": ("llama", {"num_key_value_heads": 1, "hidden_act": "relu2"}),
     "llama, heads that do not join": ("llama", {"head_dim": 12}),
-    "llama, linear": ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}}),
+    "llama, linear": ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 4.0, **THETA}}),
     "llama, yarn": (
         "llama",
-        {
-            "rope_parameters": {
-                "rope_type": "yarn",
-                "factor": 4.0,
-                "rope_theta": 1e4,
-                "original_max_position_embeddings": 128,
-            }
-        },
+        {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128, **THETA}},
     ),
+    "llama, dynamic": ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, **THETA}}),
     "mistral": ("mistral", {"sliding_window": WINDOW}),
     "qwen2": ("qwen2", {"sliding_window": WINDOW, "use_sliding_window": True, "max_window_layers": 1}),
     "qwen3": ("qwen3", {}),

@@ -79,6 +79,11 @@ def test_how_pairs_stand(name: str, interleaved: bool, tmp_path: Path) -> None:
     assert plan_of(name, tmp_path).layers[0].attention.interleaved == interleaved
 
 
+@pytest.mark.parametrize(("name", "is_fixed"), [("llama", True), ("llama, yarn", True), ("llama, dynamic", False)])
+def test_angles_that_depend_on_the_position_alone(name: str, is_fixed: bool, tmp_path: Path) -> None:
+    assert [table.is_fixed for table in plan_of(name, tmp_path).tables] == [is_fixed]
+
+
 def test_projections_in_one_piece(tmp_path: Path) -> None:
     layer = plan_of("phi3", tmp_path).layers[0]
     assert [place.name for place in layer.attention.inputs] == ["model.layers.0.self_attn.qkv_proj"]
