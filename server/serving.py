@@ -35,6 +35,7 @@ def banner(context: ServerContext, url: str) -> str:
     tokens = info.num_kv_blocks * info.block_size
     rows = {
         "base": f"{context.base_name} ({info.quantization}, {info.dtype} on {info.device}, {_size(info.base_bytes)})",
+        "kernels": info.kernels,
         "kv cache": f"{_size(info.kv_bytes)}, {tokens:,} tokens; up to {info.max_model_len:,} per sequence",
         "adapters": ", ".join(_adapter(context, name) for name in names) or "none yet",
         **_found(context),

@@ -114,6 +114,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     base_fingerprint: str
     quantization: str
     dtype: str
+    kernels: str = ""
     device: str
     base_bytes: int
     kv_bytes: int
