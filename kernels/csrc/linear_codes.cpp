@@ -6,11 +6,10 @@
 
 namespace {
 
-constexpr int64_t MOST = W == 16 ? 8 : W == 8 ? 6 : 2;        // rows of a group: as many as there are registers for
-constexpr int64_t MOST_FUSED = W == 16 ? 8 : W == 8 ? 4 : 2;  // where units are decoded in the midst of it
-constexpr int64_t ROW_BLOCK = 8;                               // groups that share a tile's decoding
-constexpr int64_t CHUNK = 8;                                   // runs that are decoded at once: 8 KB
-constexpr float FULL = 32767;                                  // largest word of an activation with integer codes
+constexpr int64_t MOST = W == 16 ? 8 : W == 8 ? 6 : 2; // rows of a group: as many as there are registers for
+constexpr int64_t ROW_BLOCK = 8;                       // groups that share a tile in the caches
+constexpr int64_t CHUNK = 8;                           // runs that are decoded at once: 8 KB
+constexpr float FULL = 32767;                          // largest word of an activation with integer codes
 
 // What stands beside the 32 words of a row's run.
 struct RunScale {
@@ -165,6 +164,8 @@ template <class Code, size_t... G> Product<Code> of_size(int64_t rows, std::inde
   return sizes[rows - 1];
 }
 
+constexpr std::make_index_sequence<MOST> sizes;
+
 // Runs of a tile as words, each with its scales as floats: blocks of one run.
 class Chunk {
  public:
@@ -197,9 +198,10 @@ class Chunk {
 template <class Code>
 void tile_product(const Code& code, const Blocks& tile, const Words16& x, int64_t first_group, int64_t end, float* sums) {
   int64_t const first_row = x.groups.first(first_group);
-  if (W == 16 || x.groups.rows <= MOST_FUSED) { // registers for all: decoding runs beside the products for free
+  bool const cheap = W == 16 || Code::PAIRS == 1; // to decode beside the products, once a group
+  if (cheap || x.groups.count == 1) {
     for (int64_t group = first_group; group < end; group++) {
-      auto const product_of = of_size<Code>(x.groups.size(group), std::make_index_sequence<MOST_FUSED>());
+      auto const product_of = of_size<Code>(x.groups.size(group), sizes);
       product_of(code, tile, x.of(group, 0), x.scales_of(group, 0), sums + (x.groups.first(group) - first_row) * TILE);
     }
     return;
@@ -209,7 +211,7 @@ void tile_product(const Code& code, const Blocks& tile, const Words16& x, int64_
     int64_t const count = x.runs - run < CHUNK ? x.runs - run : CHUNK;
     Blocks const decoded = chunk.decode(code, tile, run, count);
     for (int64_t group = first_group; group < end; group++) {
-      auto const product_of = of_size<Decoded>(x.groups.size(group), std::make_index_sequence<MOST>());
+      auto const product_of = of_size<Decoded>(x.groups.size(group), sizes);
       float* of_group = sums + (x.groups.first(group) - first_row) * TILE;
       product_of(Decoded{}, decoded, x.of(group, run), x.scales_of(group, run), of_group);
     }
@@ -239,7 +241,7 @@ template <class Code> void all_tiles(const Code& code, const Weight& weight, con
 
 void linear_codes(const Weight& weight, const float* x, int64_t x_stride, int64_t rows, const Result& result) {
   static thread_local Scratch words, scales;
-  Groups const groups(rows, rows <= MOST_FUSED ? MOST_FUSED : MOST);
+  Groups const groups(rows, MOST);
   Words16 const activations{groups, weight.runs(), words.get<int16_t>(rows * weight.runs() * RUN),
                             scales.get<RunScale>(rows * weight.runs())};
   Book4 const book(weight.book);
