@@ -58,6 +58,10 @@ struct Groups {
   Groups(int64_t rows, int64_t most) : rows(rows), count((rows + most - 1) / most) {}
   int64_t first(int64_t group) const { return group * (rows / count) + (group < rows % count ? group : rows % count); }
   int64_t size(int64_t group) const { return first(group + 1) - first(group); }
+  int64_t of(int64_t row) const {
+    int64_t const larger = rows % count, size = rows / count, rest = row - larger * (size + 1);
+    return rest < 0 ? row / (size + 1) : larger + rest / size;
+  }
 };
 
 void linear_floats(const Weight& weight, const float* x, int64_t x_stride, int64_t rows, const Result& result);
