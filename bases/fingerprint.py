@@ -23,6 +23,7 @@ _WHOLE = 64 * 1024  # bytes up to which a tensor is hashed whole
 _WINDOW = 4096
 _WINDOWS = 8
 _LIMITS = PackageLimits(max_bytes=1 << 50, max_header_bytes=1 << 27, max_tensors=10_000_000, max_dims=8)
+_TYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 # Keys of config.json that do not change what the model computes from token ids.
 _UNRELATED = frozenset((
@@ -54,6 +55,27 @@ def base_fingerprint(directory: Path) -> str:
         digest.update(_line(name, [info.dtype, list(info.shape)]))
         digest.update(_sample(path, info))
     return digest.hexdigest()
+
+
+def common_type(directory: Path) -> str:
+    """The float type, as torch names it, that all weights in ``directory`` are saved in; float32 where they differ.
+
+    Raises BaseModelError when they cannot be read. Constants of weights that were saved quantized are none of them.
+    """
+    found = {
+        _TYPES[info.dtype]
+        for path in _weight_files(directory)
+        for name, info in _header(path).items()
+        if info.dtype in _TYPES and name.endswith((".weight", ".bias"))
+    }
+    return found.pop() if len(found) == 1 else "float32"
+
+
+def _header(path: Path) -> Mapping[str, TensorInfo]:
+    try:
+        return read_header(path, _LIMITS)
+    except PackageError as error:
+        raise BaseModelError(f"the base model in {path.parent} cannot be read: {error}") from error
 
 
 def template_sha256(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Turns a GGUF file into a plain transformers directory: safetensors and tokenizer.
+"""Turns a GGUF file into a plain transformers directory: safetensors and tokenizer, and its weights as it stored them.
 
 transformers dequantizes GGUF when it loads, for the architectures it knows, but refuses to save such a model again, so
 the weights are moved into a plain model of the same shape. Whatever it would leave out silently is refused here. It
@@ -65,16 +65,18 @@ _HEADS_TIED = ("falcon", "bloom")  # their files hold the head although it is th
 _PLAIN = (GGMLQuantizationType.F32, GGMLQuantizationType.F16)
 
 
-def convert_gguf(gguf: Path, out: Path) -> None:
-    """Write the model and tokenizer of ``gguf`` into directory ``out``.
+def convert_gguf(gguf: Path, out: Path) -> str:
+    """Write the model and tokenizer of ``gguf`` into directory ``out``; says in a line what became of the weights.
 
-    Weights keep the type of an F32 or F16 file and become bf16 otherwise. Raises BaseModelError saying what to do.
+    They keep the type of an F32 or F16 file and become bf16 otherwise. Beside them are kept those of Q4_0, Q4_1 and
+    Q8_0 as they were stored, if they are the larger part. Raises BaseModelError saying what to do.
     """
     reader = open_gguf(gguf)
     with _explained(gguf, architecture(reader)), tempfile.TemporaryDirectory() as folder:
         link = Path(folder) / "model.gguf"  # alone: files beside the original must not be taken for its own
         link.symlink_to(gguf.resolve())
-        _convert(link, reader, out)
+        model = _convert(link, reader, out)
+        return _keep_blocks(reader, model, out)
 
 
 def open_gguf(gguf: Path) -> GGUFReader:
@@ -122,7 +124,7 @@ def _explained(gguf: Path, arch: str) -> Iterator[None]:
         raise BaseModelError(f"{gguf} holds a {arch} model that cannot be imported: {reason}") from error
 
 
-def _convert(link: Path, reader: GGUFReader, out: Path) -> None:
+def _convert(link: Path, reader: GGUFReader, out: Path) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
@@ -136,7 +138,23 @@ def _convert(link: Path, reader: GGUFReader, out: Path) -> None:
     _refuse_left_out(reader, loaded, report)
     plain = _plain_config(loaded.config)
     _restore_rope(reader, plain)
-    _plain_model(loaded, plain).save_pretrained(out)
+    model = _plain_model(loaded, plain)
+    model.save_pretrained(out)
+    return model
+
+
+def _keep_blocks(reader: GGUFReader, model: PreTrainedModel, out: Path) -> str:
+    from bases.gguf_blocks import BLOCKED, find_blocks, write_blocks
+
+    matrices = [tensor for tensor in reader.tensors if len(tensor.shape) > 1]
+    kinds = sorted({tensor.tensor_type.name for tensor in matrices})
+    blocked = sum(int(tensor.n_elements) for tensor in matrices if tensor.tensor_type in BLOCKED)
+    if 2 * blocked < sum(int(tensor.n_elements) for tensor in matrices):
+        kept = "" if set(kinds) <= {kind.name for kind in _PLAIN} else "; Q4_0, Q4_1 and Q8_0 are kept as stored"
+        return f"weights of {', '.join(kinds)} became {str(model.dtype).removeprefix('torch.')}{kept}"
+    blocks = find_blocks(reader.tensors, model)
+    write_blocks(out, blocks)
+    return f"{len(blocks)} of {len(matrices)} weight matrices are kept as stored ({', '.join(kinds)})"
 
 
 def _dtype(reader: GGUFReader) -> torch.dtype:
@@ -201,7 +219,7 @@ def _plain_model(loaded: PreTrainedModel, config: PretrainedConfig) -> PreTraine
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
     try:
-        convert_gguf(Path(sys.argv[1]), Path(sys.argv[2]))
+        sys.stdout.write(convert_gguf(Path(sys.argv[1]), Path(sys.argv[2])) + "\n")
     except BaseModelError as refused:
         sys.stderr.write(f"{refused}\n")
         sys.exit(1)

@@ -6,9 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from accelerate import init_empty_weights
+from transformers import AutoModelForCausalLM
 
-from bases.quantization import prepare_quantized
+from bases.compute import uses_kernels
+from bases.fingerprint import common_type
+from bases.gguf_blocks import StoredBlocks
+from bases.packing import pack_model, use_values
+from bases.quantization import GGUF_MARK, prepare_quantized, quantization_config
 
 
 def load_model(
@@ -16,25 +21,48 @@ def load_model(
     *,
     dtype: torch.dtype,
     device: torch.device,
-    quantization: BitsAndBytesConfig | None = None,
+    quantize: str = "none",
     auto_class: Any = AutoModelForCausalLM,
     trust_remote_code: bool = False,  # None would ask on stdin
     for_training: bool = False,
     **options: Any,
 ) -> Any:
-    """The model in ``path`` on ``device``; what transformers raises is passed on.
+    """The model in ``path`` on ``device``, computing in ``dtype``; what transformers raises is passed on.
 
-    ``quantization`` None leaves the weights as they were saved. ``options`` are from_pretrained's own.
+    ``quantize`` is one of QUANTIZATIONS: "none" leaves the weights as they were saved, "gguf" gives them the values of
+    the GGUF file that the base is from, and raises QuantizationError where it is from none. They are packed where
+    native kernels can compute with them, and otherwise, and ``for_training``, are plain modules' or bitsandbytes'.
+    ``options`` are from_pretrained's own.
     """
-    if quantization is not None:  # given as None it would undo the quantization that a checkpoint has
-        options["quantization_config"] = quantization
+    packs = uses_kernels(device, dtype) and not for_training
+    blocks = StoredBlocks(path) if quantize == "gguf" else {}
+    if (quantization := quantization_config(quantize, dtype)) is not None:
+        options["quantization_config"] = quantization  # given as None it would undo what a checkpoint has
+    loaded = getattr(torch, common_type(path)) if packs else dtype
     model = auto_class.from_pretrained(
         path,
-        dtype=dtype,
+        dtype=loaded,
         device_map={"": device},
         trust_remote_code=trust_remote_code,
         use_safetensors=True,
         **options,
     )
+    if packs:
+        if loaded != dtype:
+            _renew_buffers(model, auto_class, trust_remote_code)
+        pack_model(model, blocks)
+    else:
+        use_values(model, blocks)
+    setattr(model, GGUF_MARK, quantize == "gguf")
     prepare_quantized(model, dtype, for_training=for_training)
     return model
+
+
+def _renew_buffers(model: Any, auto_class: Any, trust_remote_code: bool) -> None:
+    """Compute what is no weight, such as frequencies of positions, in float32: transformers computed it as it loads."""
+    with init_empty_weights(include_buffers=False):
+        exact = auto_class.from_config(model.config, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    for name, module in exact.named_modules():
+        for buffer in module._non_persistent_buffers_set:
+            if module._buffers[buffer] is not None:
+                model.get_submodule(name)._buffers[buffer] = module._buffers[buffer]

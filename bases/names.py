@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-Quantized = Literal["nf4", "nf4-dq", "fp4", "fp4-dq", "int8"]
+Quantized = Literal["nf4", "nf4-dq", "fp4", "fp4-dq", "int8", "gguf"]
 Quantization = Literal["none", Quantized]
 QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
-SERVED_QUANTIZATIONS = ("auto", *get_args(Quantized), "none")  # auto: as the checkpoint was saved, or nf4
+SERVED_QUANTIZATIONS = ("auto", *get_args(Quantized), "none")  # auto: as it was saved, or nf4
 TrainedDtype = Literal["auto", "float32", "bfloat16"]
 DTYPES = (*get_args(TrainedDtype), "float16")
 _DOUBLE = "-dq"

@@ -10,6 +10,7 @@ weights are kept in 8 bits here, in training as in serving. It does not know how
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,18 +19,19 @@ from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
 
 from bases.errors import QuantizationError
+from bases.finding import default_quantization
 from bases.names import QUANTIZATIONS, join_quantization, split_quantization
 from bases.weights import PACKED_ROWS, is_4bit, is_8bit
 
 if TYPE_CHECKING:
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
-DEFAULT = "nf4"
+GGUF_MARK = "has_gguf_values"  # of a model whose plain weights are those of a GGUF file
 
 
 def quantization_config(name: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """What to tell transformers about the quantization called ``name``; None for "none"."""
-    if name == "none":
+    """What to tell transformers about the quantization called ``name``; None where it is to load plain weights."""
+    if name in ("none", "gguf"):
         return None
     if name == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
@@ -42,15 +44,15 @@ def quantization_config(name: str, dtype: torch.dtype) -> BitsAndBytesConfig | N
     )
 
 
-def choose_quantization(asked: str, hf_config: Any) -> tuple[str, str]:
+def choose_quantization(asked: str, hf_config: Any, directory: Path) -> tuple[str, str]:
     """How the weights will be kept, and how to quantize them for that ("none" where the checkpoint is so already).
 
-    ``asked`` is ``--quantize``. Raises QuantizationError when the checkpoint is already quantized in another way, or in
-    one that is not served.
+    ``asked`` is ``--quantize``. Raises QuantizationError when the checkpoint in ``directory`` is already quantized in
+    another way, or in one that is not served.
     """
     saved = saved_quantization(hf_config)
     if saved == "none":
-        name = DEFAULT if asked == "auto" else asked
+        name = default_quantization(directory) if asked == "auto" else asked
         return name, name
     if saved not in QUANTIZATIONS:
         raise QuantizationError(
@@ -81,6 +83,8 @@ def saved_quantization(hf_config: Any) -> str:
 
 def quantization_of(model: Any) -> str:
     """How the weights of a loaded ``model`` are kept."""
+    if getattr(model, GGUF_MARK, False):
+        return "gguf"
     return saved_quantization(model.config) if getattr(model, "is_quantized", False) else "none"
 
 

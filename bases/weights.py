@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from bases.packed import PackedEmbedding, PackedLinear, is_placeholder
+
 if TYPE_CHECKING:
     from bitsandbytes.functional import QuantState
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
@@ -40,7 +42,9 @@ def linear_weight(module: nn.Module) -> Tensor:
     weights only in a layer's first forward pass, which the runner has done when it is made.
     """
     weight: Any = module.weight
-    if is_4bit(module):
+    if isinstance(module, (PackedLinear, PackedEmbedding)):
+        weight = module.packed.dense()
+    elif is_4bit(module):
         weight = _dequantized_4bit(weight.data, weight.quant_state)
     elif is_8bit(module):
         weight = weight.data.float() * (weight.SCB / 127)[:, None]
@@ -81,12 +85,16 @@ def unpack_4bit(packed: Tensor, state: QuantState) -> Tensor:
 
 def weight_bytes(model: nn.Module) -> int:
     """Bytes of parameters and buffers and of the quantization constants beside them; what is shared counts once."""
+    packed = {id(m.packed): m.packed for m in model.modules() if isinstance(m, (PackedLinear, PackedEmbedding))}
     tensors = {tensor.data_ptr(): tensor for tensor in _all_tensors(model)}
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    dense = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    return dense + sum(weight.nbytes for weight in packed.values())
 
 
 def _all_tensors(model: nn.Module) -> Iterator[Tensor]:
     for tensor in (*model.parameters(), *model.buffers()):
+        if is_placeholder(tensor):
+            continue
         yield tensor.data
         yield from _constants(getattr(tensor, "quant_state", None))
         if (scales := getattr(tensor, "SCB", None)) is not None:

@@ -52,7 +52,10 @@ class StoredWeight:
                 codes = self.book.float()[codes.int()]
         if self.scale is None:
             return codes.float()
-        blocks = codes.float().view(*self.scale.shape, -1) * self.scale.float()[..., None]
+        blocks = (
+            codes.float().view(*self.scale.shape, self.in_features // self.scale.shape[1])
+            * self.scale.float()[..., None]
+        )
         if self.minimum is not None:
             blocks = blocks + self.minimum.float()[..., None]
         return blocks.flatten(-2)
@@ -89,6 +92,13 @@ class PackedWeight(ABC):
     @abstractmethod
     def rows(self, start: int, stop: int) -> PackedWeight:
         """Output features ``start .. stop`` alone, sharing this weight's memory. Both are multiples of ``ROWS``."""
+
+    @abstractmethod
+    def take(self, indices: Tensor) -> Tensor:
+        """Some output features' weights, dequantizing no others: rows of an embedding's table.
+
+        Semantics: ``dense()[indices]``. Shape: ``indices`` [n] int64; returns [n, in_features] float32.
+        """
 
     @property
     def address(self) -> int | None:
@@ -170,6 +180,9 @@ class _AsStored(PackedWeight):
     def rows(self, start: int, stop: int) -> PackedWeight:
         _check_rows(self, start, stop)
         return _AsStored(self.stored.map(lambda tensor: tensor[start:stop]))
+
+    def take(self, indices: Tensor) -> Tensor:
+        return self.stored.map(lambda tensor: tensor[indices]).dense()
 
 
 def _joined(weights: Sequence[StoredWeight]) -> StoredWeight:
@@ -253,9 +266,20 @@ class _Layout:
     def stored(self, tiles: Tensor, rows: int, book: Tensor | None) -> StoredWeight:
         """The weight that was put in."""
         words, scale, minimum = self.parts(tiles)
-        kept = self.in_features // self.blocks * self.codes.itemsize // (2 if self.codes == torch.uint8 else 1)
-        codes = words.permute(0, 3, 1, 2).contiguous().view(torch.uint8)[..., :kept].flatten(2).flatten(0, 1)[:rows]
+        by_row = words.permute(0, 3, 1, 2).flatten(0, 1)[:rows]
         scale, minimum = (None if t is None else t.mT.flatten(0, 1)[:rows] for t in (scale, minimum))
+        return self._stored(by_row, scale, minimum, book)
+
+    def taken(self, tiles: Tensor, tile: Tensor, row: Tensor, book: Tensor | None) -> StoredWeight:
+        """Of each ``tile`` the ``row``. Shape: both [n]."""
+        words, scale, minimum = self.parts(tiles)
+        scale, minimum = (None if t is None else t[tile, :, row] for t in (scale, minimum))
+        return self._stored(words[tile, :, :, row], scale, minimum, book)
+
+    def _stored(self, words: Tensor, scale: Tensor | None, minimum: Tensor | None, book: Tensor | None) -> StoredWeight:
+        """Shape: ``words`` [N, blocks, words]; ``scale`` and ``minimum`` [N, blocks]."""
+        kept = self.in_features // self.blocks * self.codes.itemsize // (2 if self.codes == torch.uint8 else 1)
+        codes = words.contiguous().view(torch.uint8)[..., :kept].flatten(1)
         if self.zero and scale is not None:
             minimum = scale.float() * -self.zero
         return StoredWeight(codes.contiguous().view(self.codes), scale, minimum, book)
@@ -331,3 +355,6 @@ class _Tiled(PackedWeight):
     def rows(self, start: int, stop: int) -> PackedWeight:
         _check_rows(self, start, stop)
         return _Tiled(self._tiles[start // ROWS : -(-stop // ROWS)], self._layout, stop - start, self._book)
+
+    def take(self, indices: Tensor) -> Tensor:
+        return self._layout.taken(self._tiles, indices // ROWS, indices % ROWS, self._book).dense()

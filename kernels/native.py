@@ -26,6 +26,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "avx2": ("avx2", "fma3", "f16c"),
     "generic": (),
 }
+# How stored.h numbers the types of stored numbers.
+STORED: dict[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
 class KernelError(Exception):
@@ -50,6 +52,15 @@ def variant() -> str:
         why = "this processor lacks it" if _library_path(asked).is_file() else "it was not built: is there a compiler?"
         raise KernelError(f"{VARIABLE}={asked} cannot run here: {why}")
     return asked
+
+
+def why_torch() -> str:
+    """Why there is no native library, where ``variant`` is ``torch``."""
+    if os.environ.get(VARIABLE) == TORCH:
+        return f"{VARIABLE} says so"
+    if not any(_library_path(name).is_file() for name in VARIANTS):
+        return "the native kernels were not built: there was no C++ compiler when hotswap was installed"
+    return "this processor can run none of the native kernels"
 
 
 @cache
@@ -101,9 +112,12 @@ def is_native(*tensors: Tensor | None) -> bool:
     """
     first = tensors[0]
     assert first is not None
-    if first.dtype != torch.float32 or library() is None:
+    if first.dtype is not torch.float32 or library() is None:
         return False
-    return all(t is None or (t.device.type == "cpu" and (t.dim() == 0 or t.stride(-1) == 1)) for t in tensors)
+    for tensor in tensors:  # asked some three hundred times a step: no generator
+        if tensor is not None and not (tensor.is_cpu and (tensor.dim() == 0 or tensor.stride(-1) == 1)):
+            return False
+    return True
 
 
 def _library_path(name: str) -> Path:

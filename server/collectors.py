@@ -111,6 +111,7 @@ class InfoCollector(Collector):
             "fingerprint": info.base_fingerprint,
             "quantization": info.quantization,
             "dtype": info.dtype,
+            "kernels": info.kernels,
             "device": info.device,
             "max_model_len": str(info.max_model_len),
         }

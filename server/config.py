@@ -41,21 +41,25 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Engine settings. Bad combinations raise ValueError naming the flag.
 
     ``model`` is a resolved directory. ``quantize`` is one of SERVED_QUANTIZATIONS: auto keeps a quantized checkpoint as
-    it is and makes nf4 of others; -dq quantizes the scales as well. ``dtype`` is one of DTYPES: auto means bf16 where
-    the device computes in it natively, else fp32. ``kv_dtype`` is one of KV_DTYPES: auto means as ``dtype``.
-    ``max_model_len`` and ``threads`` are 0 where nobody chose. ``chat_template_sha256`` is of the template that is
-    served, which adapters must have been trained with, and ``end_token_ids`` end an output; empty: as the base's own
-    files say. They are computed, so they have no flags.
+    it is, serves a base from a GGUF file as that stored it, and makes nf4 of others; -dq quantizes the scales as well.
+    ``dtype`` is one of DTYPES: auto means fp32 where native kernels compute, elsewhere bf16 where the device multiplies
+    it natively, else fp32. ``kv_dtype`` is one of KV_DTYPES: auto means as ``dtype``. ``max_model_len`` and ``threads``
+    are 0 where nobody chose. ``chat_template_sha256`` is of the template served, which adapters must have been trained
+    with, and ``end_token_ids`` end an output; empty: as the base's own files say. They are computed, so they have no
+    flags.
     """
 
     model: Annotated[
         str, Flag(ENGINE, "the base: hub id, directory or GGUF file (default: a small built-in one)", "ID|PATH")
     ] = DEFAULT_MODEL
     quantize: Annotated[
-        str, Flag(ENGINE, f"{', '.join(SERVED_QUANTIZATIONS[1:])} (default: as saved, or nf4)", "HOW")
+        str, Flag(ENGINE, f"{', '.join(SERVED_QUANTIZATIONS[1:])} (default: as saved or stored, else nf4)", "HOW")
     ] = "auto"
     dtype: Annotated[str, Flag(ENGINE, f"{', '.join(DTYPES[:-1])} or {DTYPES[-1]}", "TYPE")] = "auto"
     device: Annotated[str, Flag(ENGINE, "auto, cpu or cuda", "DEVICE")] = "auto"
+    forward: Annotated[
+        str, Flag(ENGINE, "auto: by a plan read off the model, where the two agree; generic: by transformers", "HOW")
+    ] = "auto"
     max_model_len: Annotated[int, Flag(ENGINE, "positions of one sequence (default: what the base allows)", "N")] = 0
     max_num_seqs: Annotated[int, Flag(ENGINE, "sequences computed at once", "N")] = 64
     max_num_batched_tokens: Annotated[int, Flag(ENGINE, "tokens of one step", "N")] = 512
@@ -84,7 +88,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     end_token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, known in (("quantize", SERVED_QUANTIZATIONS), ("dtype", DTYPES), ("kv_dtype", KV_DTYPES)):
+        known_by_name = {
+            "quantize": SERVED_QUANTIZATIONS, "dtype": DTYPES, "kv_dtype": KV_DTYPES, "forward": ("auto", "generic")
+        }  # fmt: skip
+        for name, known in known_by_name.items():
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"--{name.replace('_', '-')} must be one of {', '.join(known)}, not {value!r}")
         for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):

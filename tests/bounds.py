@@ -6,6 +6,8 @@ import math
 
 import torch
 
+from kernels import native
+
 
 def bound(dtype: torch.dtype, length: int, depth: int = 1, scale: float = 1.0) -> float:
     """The distance up to which two results are the same up to rounding in ``dtype``.
@@ -36,3 +38,19 @@ LOGITS = bound(torch.float32, length=128, depth=18, scale=64 * 0.8 * 0.8 * 0.12)
 # Those of the tiny encoder-decoders: in each of two layers eight such sums in the encoder and thirteen in the decoder,
 # which attends twice, then two norms and the head.
 SEQ2SEQ_LOGITS = bound(torch.float32, length=128, depth=45, scale=64 * 0.8 * 0.8 * 0.12)
+
+
+def packed_logits(quantize: str) -> float:
+    """As LOGITS, over a base in ``quantize`` that native kernels may multiply by.
+
+    They round activations to words: a number of a run of 32 to half a unit, ``largest / 32767``, or ``largest / 8191``
+    where codes stand for the values of a book, which are rounded to 1 / 8191 of the largest of them too. Half units go
+    either way, so of 64 products ``sqrt(64)`` of them add up. Activations of size 1 have a largest of 3 in a run, and
+    weights of size 0.12 one of 0.3 in a block. Nine linear maps are one after another.
+    """
+    if native.library() is None or quantize == "none":
+        return LOGITS
+    maps, products = 9, math.sqrt(64)
+    if quantize in ("int8", "gguf"):
+        return LOGITS + maps * products * (0.5 / 32767 * 3) * 0.12
+    return LOGITS + maps * products * ((0.5 / 8191 * 3) * 0.12 + (0.5 / 8191 * 0.3) * 1)

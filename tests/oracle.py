@@ -12,9 +12,12 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from peft import PeftModel
 from peft.tuners.lora.variants import calculate_alora_offsets
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.pytorch_utils import Conv1D
 
+from bases.finding import GGUF_BLOCKS
 from tests.own_formats import apply_own, is_own
 
 
@@ -31,6 +34,8 @@ def _model(base: Path, adapter: Path | None, quantize: str) -> Any:
     compute_in_fp32(model)
     if quantize == "int8":
         _round_to_int8(model)
+    if quantize == "gguf":
+        _take_gguf_values(model, load_file(base / GGUF_BLOCKS))
     if adapter is not None:
         model = apply_own(model, adapter) if is_own(adapter) else PeftModel.from_pretrained(model, adapter)
     return model.eval()
@@ -55,6 +60,22 @@ def _round_to_int8(model: Any) -> None:
         if isinstance(module, torch.nn.Linear) and name != "lm_head":
             rounded, scale, _ = bitsandbytes.functional.int8_vectorwise_quant(module.weight.data.half())
             module.weight.data = rounded.float() * scale[:, None] / 127
+
+
+@torch.no_grad()
+def _take_gguf_values(model: Any, tensors: dict[str, Tensor]) -> None:
+    """Replace the weights by those that a GGUF file stored: ``code * scale + minimum`` in each block of 32."""
+    for name in (key.removesuffix(".codes") for key in tensors if key.endswith(".codes")):
+        codes, scale = tensors[f"{name}.codes"], tensors[f"{name}.scale"].float().repeat_interleave(32, dim=1)
+        if codes.dtype == torch.uint8:
+            halves = torch.empty(codes.shape[0], 2 * codes.shape[1])
+            halves[:, 0::2], halves[:, 1::2] = codes % 16, codes // 16
+            minimum = tensors[f"{name}.minimum"].float().repeat_interleave(32, dim=1)
+            weight = halves * scale + minimum
+        else:
+            weight = codes * scale
+        module = model.get_submodule(name.removesuffix(".weight"))
+        module.weight.data.copy_(weight.T if isinstance(module, Conv1D) else weight)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from bases.errors import BaseModelError
 from bases.finding import resolve_base
 from bases.fingerprint import base_fingerprint, template_sha256
 from bases.model import LoadedBase
-from bases.quantization import quantization_config, quantization_of
+from bases.quantization import quantization_of
 from bases.tokenizer import load_tokenizer
 from trainer.added_tokens import TrainedToken, add_tokens
 from trainer.config.data import DataConfig
@@ -89,11 +89,8 @@ def _template(config: DataConfig, tokenizer: Any) -> str | None:
 
 def load_model(path: Path, dtype: torch.dtype, quantize: str, on: torch.device | None = None) -> Any:
     """The causal language model in ``path``, frozen, on the device that trains or ``on``. Raises BaseModelError."""
-    quantization = quantization_config(quantize, dtype)
     try:
-        model = loader.load_model(
-            path, dtype=dtype, device=on or device(), quantization=quantization, for_training=True
-        )
+        model = loader.load_model(path, dtype=dtype, device=on or device(), quantize=quantize, for_training=True)
     except (OSError, ValueError, KeyError, RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             smaller = "" if quantize == "nf4" else f"quantize=nf4 (now {quantize}) where the method allows it, or "

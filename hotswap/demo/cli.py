@@ -11,6 +11,8 @@ from pathlib import Path
 from bases.finding import DEFAULT_BASE
 from hotswap.errors import DemoError
 
+CHOICES = ("auto", "gguf", "nf4", "int8", "none")
+
 
 def main(argv: list[str]) -> int:
     """Run the demo; 0 when every check held, 1 when one did not. Raises HotswapError or TrainerError when it cannot."""
@@ -42,7 +44,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=Path("demo-out"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--base", default=DEFAULT_BASE, metavar="ID|DIR", help="the base model (default: %(default)s)")
-    parser.add_argument("--quantize", choices=("nf4", "int8", "none"), default="nf4", help="default: %(default)s")
+    parser.add_argument(
+        "--quantize", choices=CHOICES, default="auto", help="default: as a GGUF file stored the base, or nf4"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of data and training (default: %(default)s)")
     parser.add_argument("--reuse", action="store_true", help="take the adapters that an earlier run left in DIR")
     return parser.parse_args(argv)

@@ -54,7 +54,7 @@ class DemoSettings:
 
     out: Path
     base: str
-    quantize: str = "nf4"
+    quantize: str = "auto"
     seed: int = 0
     held_out: int = 24
     lone_rows: int = 3

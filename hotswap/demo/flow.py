@@ -16,7 +16,7 @@ from openai import AsyncOpenAI
 from rich.console import Console
 
 from bases.default_base import import_default_base
-from bases.finding import DEFAULT_BASE
+from bases.finding import DEFAULT_BASE, default_quantization, resolve_base
 from hotswap.demo.asking import BASE_PROMPTS, Answer, ChatQuestion, StreamingClient, open_client
 from hotswap.demo.checks import OLD, all_checks
 from hotswap.demo.commands import BATCH_SIZE, DTYPE, FIRST, RECIPES, DemoSettings, publish, train_all
@@ -67,11 +67,13 @@ class Demo:
 
         Raises HotswapError, and TrainerError for the server.
         """
-        settings = self.settings
-        settings.out.mkdir(parents=True, exist_ok=True)
-        if settings.base == DEFAULT_BASE:
+        self.settings.out.mkdir(parents=True, exist_ok=True)
+        if self.settings.base == DEFAULT_BASE:
             with self._act("base", "the base model"):
                 import_default_base(lambda text: self.console.print(f"  {text}"))
+        if self.settings.quantize == "auto":
+            self.settings = replace(self.settings, quantize=default_quantization(resolve_base(self.settings.base)))
+        settings = self.settings
         train, held_out = draw_rows(settings)
         with self._act("training", "three adapters, each by hotswap train (logs and data in the output folder)"):
             packages = await train_all(settings, train, self.console)

@@ -9,8 +9,8 @@
 void run_tasks(int64_t count, void (*body)(void*, int64_t), void* context);
 
 // The same for a callable: parallel(count, [&](int64_t i) { ... }).
-template <class F> static inline void parallel(int64_t count, F&& f) {
-  run_tasks(count, [](void* context, int64_t i) { (*static_cast<F*>(context))(i); }, (void*)&f);
+template <class F> static inline void parallel(int64_t count, const F& f) {
+  run_tasks(count, [](void* context, int64_t i) { (*static_cast<const F*>(context))(i); }, (void*)&f);
 }
 
 int num_threads();

@@ -173,6 +173,7 @@ def engine_info(runner: ModelRunner) -> EngineInfo:
         base_fingerprint=runner.base_fingerprint,
         quantization=runner.quantization,
         dtype=runner.dtype,
+        kernels=runner.kernels,
         device=runner.device,
         base_bytes=runner.base_bytes,
         kv_bytes=runner.kv_bytes,

@@ -8,38 +8,22 @@ product is made once for all rows of the batch that go to it.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.functional import pad
 
+from adapters.checkpoints import checkpoint
 from adapters.ops.replace import ReplaceParameters
 from adapters.ops.routed_experts import ExpertLowRank, Routed, expert_product
 from bases.model import experts_are_transposed
+from server.model.sites import BaseSite, change_output, changed_input
 from server.model.step import Step, current
 
 ModuleForward = Callable[[Tensor], Tensor]
-
-
-class BaseSite:
-    """The base's own module at a place where adapters act; see ``adapters.ops.Site``. To be made before binding."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._shell = copy.copy(module)
-        self._shell._parameters = dict(module._parameters)
-        if isinstance(module, nn.Embedding):
-            # matters to gradients only, and may lie beyond a table of few rows
-            self._shell.__dict__["padding_idx"] = None
-
-    def call(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """What the module computes for ``x`` with some of its parameters replaced."""
-        y: Tensor = functional_call(self._shell, dict(parameters), (x,))
-        return y
 
 
 def adapt_module(module: nn.Module, name: str, *, is_head: bool = False) -> None:
@@ -48,24 +32,17 @@ def adapt_module(module: nn.Module, name: str, *, is_head: bool = False) -> None
     site = BaseSite(module)
 
     def forward(x: Tensor) -> Tensor:
+        checkpoint()
         step = current()
         groups = step.groups.get(name)
         if groups is None:
             return base(x)
-        given = x
-        if groups.before:
-            given = x.clone()
-            rows = given.view(-1, x.shape[-1])
-            for group in groups.before:
-                group.apply(rows, rows, step.plan(group.members, is_head), site)
-        y = base(given)
-        own = y.shape[-1]
-        if is_head and step.head_width > y.shape[-1]:
-            y = pad(y, (0, step.head_width - y.shape[-1]))  # for tokens that adapters brought
-        rows_in, rows_out = x.reshape(-1, x.shape[-1]), y.view(-1, y.shape[-1])
-        for group in groups.after:
-            known = rows_out[:, : group.op.columns(own, rows_out.shape[-1])] if is_head else rows_out
-            group.apply(rows_in, known, step.plan(group.members, is_head), site)
+        rows = x.reshape(-1, x.shape[-1])
+        y = base(changed_input(rows, groups, step, site, at_head=is_head).view(x.shape))
+        own = y.shape[-1] if is_head else 0
+        if step.head_width > own > 0:
+            y = pad(y, (0, step.head_width - own))  # for tokens that adapters brought
+        change_output(rows, y.view(-1, y.shape[-1]), groups, step, site, at_head=is_head, own=own)
         return y
 
     module.forward = forward
@@ -101,6 +78,7 @@ def adapt_experts(module: Any, name: str) -> None:
     first = "gate_up_proj" if module.has_gate else "up_proj"
 
     def forward(hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        checkpoint()
         routing = _Routing.of(top_k_index)
         x = hidden_states[routing.tokens]
         y = _project(module, name, first, x, routing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Protocol, cast
 
@@ -12,6 +13,7 @@ from typing_extensions import override
 
 from adapters.base_spec import BaseSpec
 from adapters.batch.rows import RowSegment
+from bases.compute import dtype_name
 from bases.model import LoadedBase, adaptable_modules, expert_modules, router_modules
 from server.adapter_key import AdapterKey
 from server.model.adapted_modules import adapt_embedding, adapt_experts, adapt_module, adapt_router
@@ -20,8 +22,13 @@ from server.model.architecture_check import check_untested, probe_layers
 from server.model.families import TESTED
 from server.model.inputs import ModelInput, SequenceInput
 from server.model.kv_cache import KVCache, LayerShape
-from server.model.layout import assemble
+from server.model.layout import Assembled, assemble
+from server.model.lean.check import TOLERANCE, disagreement
+from server.model.lean.decoder import LeanDecoder
+from server.model.lean.reading import NoPlanError, read_plan
 from server.model.step import computing
+
+logger = logging.getLogger(__name__)
 
 
 def mask_unknown(logits: Tensor, segments: Sequence[RowSegment], pool: AdapterPool, num_logits: int) -> Tensor:
@@ -68,19 +75,30 @@ class Forward(Protocol):
 
 
 class DecoderForward(Forward):
-    """A decoder-only base: an unmodified transformers model, run once over all rows of a step."""
+    """A decoder-only base, run once over all rows of a step.
 
-    def __init__(self, base: LoadedBase) -> None:
+    By the plan that is read off its transformers model, where that agrees with the model (``server.model.lean``), else
+    by the model itself, unmodified; ``choice`` "generic" wants the latter.
+    """
+
+    def __init__(self, base: LoadedBase, choice: str = "auto") -> None:
         self.start_ids: list[int] = []
-        self._base = base
+        self._base, self._choice = base, choice
         self._num_logits = 0
+        self._layers: list[LayerShape] = []
+        self._lean: LeanDecoder | None = None
+
+    @property
+    def is_lean(self) -> bool:
+        """Whether a plan runs in place of the model."""
+        return self._lean is not None
 
     @override
     def layers(self) -> list[LayerShape]:
-        layers = probe_layers(self._base)
+        self._layers = probe_layers(self._base)
         if self._base.model.config.model_type not in TESTED:
-            check_untested(self._base, layers)
-        return layers
+            check_untested(self._base, self._layers)
+        return self._layers
 
     @override
     def spec(self, spec: BaseSpec) -> BaseSpec:
@@ -89,6 +107,7 @@ class DecoderForward(Forward):
     @override
     def adapt(self, spec: BaseSpec) -> None:
         self._num_logits = spec.linears[spec.head][0]
+        found = self._planned()
         for name, module in adaptable_modules(self._base.model).items():
             adapt_module(module, name, is_head=name == spec.head)
         for name, module in expert_modules(self._base.model).items():
@@ -96,18 +115,46 @@ class DecoderForward(Forward):
         for name, module in router_modules(self._base.model).items():
             adapt_router(module, name)
         adapt_embedding(self._base.model.get_input_embeddings(), spec.embedding)
+        self._choose(found)
+
+    def _planned(self) -> LeanDecoder | str:
+        """A plan, ready to run, or why there is none. To be made while the modules are as they were loaded."""
+        if self._choice == "generic":
+            return "as --forward says"
+        if self._base.device.type != "cpu" or self._base.dtype != torch.float32:
+            return f"it computes in {dtype_name(self._base.dtype)} on {self._base.device}, not in float32 on the CPU"
+        try:
+            return LeanDecoder(read_plan(self._base.model))
+        except NoPlanError as error:
+            return str(error)
+
+    def _choose(self, found: LeanDecoder | str) -> None:
+        """Take a plan that agrees with the model, and say what runs."""
+        if isinstance(found, LeanDecoder):
+            off = disagreement(found.logits, self._by_model, self._layers, self._num_logits)
+            if off <= TOLERANCE:
+                self._lean = found
+                logger.info("lean forward, by the plan of the model; off by %.1g of the logits' spread", off)
+                return
+            found = f"its plan gives other logits (off by {off:.2g} of their spread)"
+        logger.info("generic forward, by transformers: %s", found)
 
     @override
     def execute(self, inputs: ModelInput, cache: KVCache, pool: AdapterPool) -> Tensor:
         batch = assemble(inputs, cache, pool, self._base.device)
         with computing(batch.step):
-            output = self._base.model(
-                input_ids=batch.input_ids[None],
-                position_ids=batch.positions[None],
-                use_cache=False,
-                logits_to_keep=batch.logits_rows,
-            )
-        return mask_unknown(output.logits[0], batch.step.head_segments, pool, self._num_logits)
+            logits = self._by_model(batch) if self._lean is None else self._lean.logits(batch)
+        return mask_unknown(logits, batch.step.head_segments, pool, self._num_logits)
+
+    def _by_model(self, batch: Assembled) -> Tensor:
+        output = self._base.model(
+            input_ids=batch.input_ids[None],
+            position_ids=batch.positions[None],
+            use_cache=False,
+            logits_to_keep=batch.logits_rows,
+        )
+        logits: Tensor = output.logits[0]
+        return logits
 
     @override
     def warm_up_inputs(self, block_size: int) -> list[ModelInput]:

@@ -6,14 +6,15 @@ from pathlib import Path
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from bases.compute import resolve_device, resolve_dtype
+from bases.compute import free_unused, resolve_device, serving_dtype
 from bases.end_tokens import end_token_ids
 from bases.errors import BaseModelError, QuantizationError
 from bases.fingerprint import base_fingerprint, template_sha256
 from bases.loader import load_model
 from bases.model import LoadedBase
-from bases.quantization import choose_quantization, quantization_config
+from bases.quantization import choose_quantization
 from bases.tokenizer import find_tokenizer
+from kernels.native import KernelError
 from server.config import EngineConfig
 from server.errors import EngineStartError
 from server.model.architecture_check import ENCODER_DECODERS, check_architecture, check_code
@@ -24,7 +25,7 @@ def load_base(config: EngineConfig) -> LoadedBase:
     """Load ``config.model``. Raises EngineStartError in plain words when it cannot be served."""
     try:
         base = _load(config)
-    except QuantizationError as error:
+    except (QuantizationError, KernelError) as error:
         raise EngineStartError(str(error)) from error
     except (BaseModelError, OSError, ValueError, KeyError) as error:
         raise EngineStartError(f"cannot load the base model in {config.model}: {error}") from error
@@ -38,23 +39,24 @@ def load_base(config: EngineConfig) -> LoadedBase:
 def _load(config: EngineConfig) -> LoadedBase:
     path = Path(config.model)
     device = resolve_device(config.device)
-    dtype = resolve_dtype(config.dtype, device)
+    dtype = serving_dtype(config.dtype, device)
     fingerprint = base_fingerprint(path)
     check_code(path, config.trust_remote_code)
     hf_config = AutoConfig.from_pretrained(path, trust_remote_code=config.trust_remote_code)
     check_architecture(hf_config)
-    kept, to_make = choose_quantization(config.quantize, hf_config)
+    kept, to_make = choose_quantization(config.quantize, hf_config, path)
     model = load_model(
         path,
         dtype=dtype,
         device=device,
-        quantization=quantization_config(to_make, dtype),
+        quantize=to_make,
         auto_class=AutoModelForSeq2SeqLM if hf_config.model_type in ENCODER_DECODERS else AutoModelForCausalLM,
         trust_remote_code=config.trust_remote_code,
         config=hf_config,
         attn_implementation=prepare_loading(hf_config),
     )
     patch_attention(model)
+    free_unused()
     template, end_ids = _text_facts(config)
     return LoadedBase(
         model=model.eval().requires_grad_(False),

@@ -16,8 +16,9 @@ from adapters.package.added_tokens import read_added_tokens, unnamed_rows
 from adapters.package.golden import read_golden
 from adapters.package.manifest import Manifest
 from adapters.package.reading import AdapterPackage, read_package
-from bases.compute import dtype_name
+from bases.compute import describe_kernels, dtype_name
 from bases.model import LoadedBase, base_spec
+from kernels import native
 from server.adapter_key import AdapterKey
 from server.config import EngineConfig
 from server.errors import EngineStartError
@@ -38,7 +39,9 @@ class ModelRunner:
     def __init__(self, base: LoadedBase, config: EngineConfig) -> None:
         self._base = base
         self._pool = AdapterPool()
-        self._forward: Forward = Seq2SeqForward(base) if base.is_encoder_decoder else DecoderForward(base)
+        self._forward: Forward = (
+            Seq2SeqForward(base) if base.is_encoder_decoder else DecoderForward(base, config.forward)
+        )
         layers = self._forward.layers()
         self._cache = _make_cache(layers, base, config)
         kv = (len(layers), layers[0].num_heads, common_head_dim(layers))
@@ -82,6 +85,11 @@ class ModelRunner:
     def kv_dtype(self) -> str:
         """Type that keys and values are kept in."""
         return dtype_name(self._cache.stored)
+
+    @property
+    def kernels(self) -> str:
+        """Which kernels compute, in a few words."""
+        return describe_kernels(self._base.device, self._base.dtype)
 
     @property
     def quantization(self) -> str:
@@ -167,13 +175,14 @@ def load_runner(config: EngineConfig) -> ModelRunner:
     """Load the base and everything around it. Raises EngineStartError in plain words."""
     if config.threads:
         torch.set_num_threads(config.threads)
+        native.set_num_threads(config.threads)
     started = time.monotonic()
     runner = ModelRunner(load_base(config), config)
     runner.warm_up()
     logger.info(
-        "base resident: %.0f MB as %s, computed in %s on %s; KV cache %.0f MB of %s; %.1f s",
-        runner.base_bytes / 1e6, runner.quantization, runner.dtype, runner.device, runner.kv_bytes / 1e6,
-        runner.kv_dtype, time.monotonic() - started,
+        "base resident: %.0f MB as %s, computed in %s on %s; kernels: %s; KV cache %.0f MB of %s; %.1f s",
+        runner.base_bytes / 1e6, runner.quantization, runner.dtype, runner.device, runner.kernels,
+        runner.kv_bytes / 1e6, runner.kv_dtype, time.monotonic() - started,
     )  # fmt: skip
     return runner
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Type
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from bases.gguf_blocks import matrices, stored_weight, write_blocks
 
 _LLAMA = {
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
@@ -63,6 +66,18 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def add_blocks(base: Path, out: Path, kind: Type = Type.Q4_1) -> Path:
+    """A copy of ``base`` in ``out``, returned, with its matrices as a file of ``kind`` and Q8_0 would store them."""
+    shutil.copytree(base, out)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype="float32")
+    blocks = {}
+    for name, weight in matrices(model):
+        in_kind = Type.Q8_0 if "embed" in name or "wte" in name else kind
+        blocks[name] = stored_weight(gguf.quantize(weight.contiguous().numpy(), in_kind), in_kind)
+    write_blocks(out, blocks)
+    return out
 
 
 def rounded(data: np.ndarray[Any, Any], kind: Type) -> np.ndarray[Any, Any]:

@@ -54,7 +54,10 @@ def test_a_finished_import_is_taken_as_it_is(cache: Path) -> None:
     assert {path.name: path.stat().st_mtime_ns for path in target.iterdir()} == before
 
 
-@pytest.mark.parametrize("damage", ["missing file", "cut file", "no source", "source is not JSON", "source of a list"])
+DAMAGES = ["missing file", "cut file", "an earlier conversion", "no source", "source is not JSON", "source of a list"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_import_is_not_complete(damage: str, cache: Path) -> None:
     target = finished_import(default_base_dir())
     assert base.default_is_complete(target)
@@ -62,6 +65,9 @@ def test_a_damaged_import_is_not_complete(damage: str, cache: Path) -> None:
         (target / "tokenizer.json").unlink()
     elif damage == "cut file":
         (target / "model.safetensors").write_text("m")
+    elif damage == "an earlier conversion":
+        source = json.loads((target / SOURCE_FILE).read_text())
+        (target / SOURCE_FILE).write_text(json.dumps({**source, "conversion": 1}))
     elif damage == "no source":
         (target / SOURCE_FILE).unlink()
     else:

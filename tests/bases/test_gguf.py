@@ -15,10 +15,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bases import cache as gguf_import
 from bases.errors import BaseModelError
-from bases.finding import gguf_base_dir, resolve_base
-from bases.gguf import _llama3_factors, convert_gguf
+from bases.finding import gguf_base_dir, keeps_gguf, resolve_base
+from bases.gguf import _llama3_factors, convert_gguf, open_gguf
+from bases.gguf_blocks import StoredBlocks, find_blocks
 from hotswap.base_cli import main as base_main
 from tests import oracle
+from tests.adapters.support import load_model
 from tests.bases.gguf_files import rounded, write_gguf
 from tests.factory import make_base
 from tests.server.model.support import make_runner
@@ -69,6 +71,45 @@ def test_logits_are_those_of_the_original_rounded_alike(
     assert json.loads((out / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
     got = oracle.logits(out, None, IDS)
     torch.testing.assert_close(got, rounded_logits(plain_base, kind, dtype), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [Type.Q4_0, Type.Q4_1, Type.Q8_0])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+def test_weights_are_kept_as_they_were_stored(tmp_path: Path, kind: Type, architecture: str) -> None:
+    """To the last bit, under transformers' names, and in its order of a llama's query and key rows."""
+    own: dict[str, Any] = {"head_dim": 16, "rms_norm_eps": 1e-6} if architecture == "qwen2" else {"rms_norm_eps": 1e-5}
+    base = make_base(tmp_path / "base", model_type=architecture, tie_word_embeddings=architecture == "llama", **own)
+    said = convert_gguf(write_gguf(base, tmp_path / "a.gguf", kind=kind, architecture=architecture), tmp_path / "out")
+    stored = StoredBlocks(tmp_path / "out")
+    matrices = {n: p.numpy() for n, p in load_model(base).state_dict().items() if p.dim() == 2}
+    if architecture == "llama":
+        del matrices["lm_head.weight"]
+    assert set(stored) == set(matrices)
+    assert said == f"{len(stored)} of {len(stored)} weight matrices are kept as stored ({kind.name})"
+    for name, weight in matrices.items():
+        assert np.array_equal(stored[name].dense().numpy(), rounded(weight, kind)), name
+    runner = make_runner(tmp_path / "out", "auto")
+    assert runner.quantization == "gguf"
+
+
+@pytest.mark.parametrize("kind", [Type.Q5_1, Type.BF16, Type.F16])
+def test_other_kinds_are_not(plain_base: Path, tmp_path: Path, kind: Type) -> None:
+    said = convert_gguf(write_gguf(plain_base, tmp_path / "a.gguf", kind=kind), tmp_path / "out")
+    became = "float16" if kind == Type.F16 else "bfloat16"
+    assert said.startswith(f"weights of {kind.name} became {became}")
+    assert ("Q4_0, Q4_1 and Q8_0 are kept" in said) == (kind != Type.F16)
+    assert not keeps_gguf(tmp_path / "out")
+
+
+def test_a_weight_that_is_not_the_tensors_is_not_found(plain_base: Path, tmp_path: Path) -> None:
+    """One number of one row is another: the whole weight stays what transformers made of it."""
+    reader = open_gguf(write_gguf(plain_base, tmp_path / "a.gguf", kind=Type.Q4_1))
+    convert_gguf(tmp_path / "a.gguf", tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.bfloat16)
+    model.model.layers[0].self_attn.q_proj.weight.data[3, 5] += 1
+    assert set(StoredBlocks(tmp_path / "out")) - set(find_blocks(reader.tensors, model)) == {
+        "model.layers.0.self_attn.q_proj.weight"
+    }
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -221,3 +221,12 @@ def test_variants_share_their_layout() -> None:
             packed[name] = pack([stored])
             for other in packed.values():
                 torch.testing.assert_close(linear(x, other), linear_torch(x, other), rtol=1e-3, atol=1e-2)
+
+
+@formats
+@pytest.mark.usefixtures("variant")
+def test_rows_of_a_table_are_looked_up(name: str) -> None:
+    stored = make(name, 37, 96 if name in ("q4_0", "q4_1", "q8_0", "float32") else K)
+    indices = torch.tensor([36, 0, 17, 17, 31])
+    assert torch.equal(pack([stored]).take(indices), stored.dense()[indices])
+    assert pack([stored]).take(indices[:0]).shape == (0, stored.in_features)

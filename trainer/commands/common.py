@@ -96,7 +96,7 @@ settings, as key=value, --key value or --key=value; a key is dotted (training.le
   method.r, method.alpha, method.target_modules (lora); method.tokens, method.projection (prefix)
   learning_rate                 default: the method's own
   epochs, max_steps, batch_size, gradient_accumulation, warmup, scheduler, optimizer
-  quantize                      nf4 or int8: train on the base as it is served; dtype, gradient_checkpointing, packing
+  quantize                      gguf, nf4, int8: the base as it is served; dtype, gradient_checkpointing, packing
   eval_steps, save_steps, best_checkpoint, early_stopping, seed, tensorboard
 
 Names of the ChatGLM scripts, LLaMA-Factory, Axolotl, TRL and transformers are understood (--pre_seq_len,

@@ -6,6 +6,7 @@ import argparse
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
+from bases.names import QUANTIZATIONS
 from trainer.commands.common import guarded
 from trainer.tables import aligned
 
@@ -66,4 +67,4 @@ def _all(methods: list[MethodDescription]) -> str:
 
 
 def _bases(method: MethodDescription) -> str:
-    return "all" if len(method.quantized) == 6 else ", ".join(method.quantized)
+    return "all" if len(method.quantized) == len(QUANTIZATIONS) else ", ".join(method.quantized)

@@ -89,7 +89,7 @@ class LohaMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="l
     target_modules: Targets = "all-linear"
 
     KIND: ClassVar[str] = "loha"
-    QUANTIZED: ClassVar[tuple[str, ...]] = ("none", "int8")
+    QUANTIZED: ClassVar[tuple[str, ...]] = ("none", "int8", "gguf")
     default_learning_rate: ClassVar[float] = 2e-3
 
 
@@ -102,7 +102,7 @@ class LokrMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="l
     target_modules: Targets = "all-linear"
 
     KIND: ClassVar[str] = "lokr"
-    QUANTIZED: ClassVar[tuple[str, ...]] = ("none", "int8")
+    QUANTIZED: ClassVar[tuple[str, ...]] = ("none", "int8", "gguf")
     default_learning_rate: ClassVar[float] = 5e-3
 
 

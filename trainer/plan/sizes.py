@@ -52,7 +52,7 @@ def linear_bytes(weights: int, outputs: int, quantize: str) -> int:
 
 def quantized_linears(model: Any, quantize: str) -> list[nn.Linear]:
     """The linear maps that ``quantize`` replaces: all but the head."""
-    if quantize == "none":
+    if quantize in ("none", "gguf"):  # the trainer computes with a GGUF file's values in plain modules
         return []
     from transformers.quantizers.base import get_keys_to_not_convert
 

@@ -13,28 +13,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels.logits import argmax, log_probabilities
 from server.engine.messages import TokenLogprobs
 from server.engine.request import Request
-from server.engine.sampling.draw import Filters, as_blocks, draw, largest, uniforms
+from server.engine.sampling.draw import Filters, draw, uniforms
 from server.engine.sampling.logits_processors import needs_processing, process_logits
-
-MIN_WIDTH = 20  # a constant where the API's bound is kept, so that ties do not fall by what other rows ask for
 
 
 def token_logprobs(logits: Tensor, token_ids: Sequence[int], num_top: Sequence[int]) -> list[TokenLogprobs]:
     """For each row of ``logits`` [n, vocab]: its token's log-probability and its ``num_top`` most likely tokens."""
     if not token_ids:
         return []
-    logprobs = torch.log_softmax(logits, dim=-1)
-    chosen = logprobs.gather(1, torch.tensor(token_ids, device=logits.device)[:, None])[:, 0].tolist()
+    tokens = torch.tensor(token_ids, device=logits.device)
+    chosen, values, places = log_probabilities(logits, tokens, max(num_top))
     if not any(num_top):
-        return [TokenLogprobs(token, logprob, []) for token, logprob in zip(token_ids, chosen, strict=True)]
-    values, places = largest(as_blocks(logprobs, -torch.inf), max(MIN_WIDTH, *num_top))
-    values, places = values[:, : logits.shape[1]], places[:, : logits.shape[1]]
-    pairs = (list(zip(i, v, strict=True)) for i, v in zip(places.tolist(), values.tolist(), strict=True))
+        return [TokenLogprobs(token, logprob) for token, logprob in zip(token_ids, chosen.tolist(), strict=True)]
+    pairs = (tuple(zip(i, v, strict=True)) for i, v in zip(places.tolist(), values.tolist(), strict=True))
     return [
         TokenLogprobs(token, logprob, best[:n])
-        for token, logprob, best, n in zip(token_ids, chosen, pairs, num_top, strict=True)
+        for token, logprob, best, n in zip(token_ids, chosen.tolist(), pairs, num_top, strict=True)
     ]
 
 
@@ -71,13 +68,13 @@ class Sampler:
         """
         if not requests:
             return SamplerOutput([], [])
-        best, tokens = logits.max(dim=-1)
+        best, tokens = argmax(logits)
         if not bool(torch.isfinite(best).all()):
             raise NonFiniteLogitsError("logits are not finite")
         processed = logits
         if any(map(needs_processing, requests)):
             processed = process_logits(logits, requests)
-            best, tokens = processed.max(dim=-1)
+            best, tokens = argmax(processed)
         rows = [i for i, r in enumerate(requests) if r.sampling.temperature > 0 and r.sampling.top_k != 1]
         if len(rows) == len(requests):
             tokens = _draw(processed, best, requests)

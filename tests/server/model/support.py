@@ -12,10 +12,9 @@ from server.config import EngineConfig
 from server.model.inputs import VIRTUAL, ModelInput, SequenceInput
 from server.model.model_runner import ModelRunner, load_runner
 from tests import oracle
-from tests.bounds import LOGITS
+from tests.bounds import packed_logits
 
 NAMES = ["lora-r8", "lora-r4", "lora-bias", "prompt-7", "prefix-5"]
-TOLERANCE = LOGITS  # both sides multiply by the same dequantized fp32 weights
 
 
 def make_runner(base: Path, quantize: str, dtype: str = "float32") -> ModelRunner:
@@ -46,4 +45,4 @@ def assert_mixed_batch_equals_peft(
     for name, logits in zip(["base", *names], mixed, strict=True):
         path = None if name == "base" else adapters[name]
         want = oracle.logits(base, path, prompts[name], quantize)[-1]
-        torch.testing.assert_close(logits, want, rtol=0, atol=TOLERANCE)
+        torch.testing.assert_close(logits, want, rtol=0, atol=packed_logits(quantize))

@@ -13,11 +13,10 @@ from server.config import EngineConfig
 from server.model.inputs import ModelInput, SequenceInput
 from server.model.model_runner import load_runner
 from tests import oracle
-from tests.bounds import LOGITS
+from tests.bounds import packed_logits
 
 pytestmark = pytest.mark.numeric
 
-TOLERANCE = LOGITS  # both sides multiply by the same dequantized fp32 weights
 # What bitsandbytes rounds to INT8 the oracle keeps in plain fp32, where peft serves every kind; over 4-bit weights peft
 # itself serves HiRA alone of these. ("osf" parts singular values so close that the weights' last bit shows: 3e-5.)
 KINDS = {
@@ -42,4 +41,4 @@ def test_mixed_batch_equals_peft(tiny_base: Path, tiny_adapters: Mapping[str, Pa
     mixed = runner.execute(ModelInput(sequences))
     for name, prompt, logits in zip(KINDS[quantize], prompts, mixed, strict=True):
         want = oracle.logits(tiny_base, tiny_adapters[name], prompt, quantize)[-1]
-        assert (logits - want).abs().max() < TOLERANCE, name
+        assert (logits - want).abs().max() < 2 * packed_logits(quantize), name  # GLoRA's scales make activations larger

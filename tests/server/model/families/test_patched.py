@@ -11,6 +11,7 @@ from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 from transformers.models.mpt.modeling_mpt import build_mpt_alibi_tensor
 
 from adapters.errors import UnsupportedKindError
+from bases.packed import PackedLinear
 from server.config import EngineConfig
 from server.model.families.alibi import alibi_slopes
 from server.model.families.mpt import mpt_slopes
@@ -37,10 +38,17 @@ def test_slopes(heads: int) -> None:
 
 
 @pytest.mark.parametrize("model_type", PATCHED)
-def test_quantize_replaces_all_linear_maps_but_the_head(model_type: str, tmp_path: Path) -> None:
-    config = EngineConfig(model=str(make(model_type, tmp_path)), quantize="nf4", dtype="float32", device="cpu")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_quantize_replaces_all_linear_maps_but_the_head(model_type: str, dtype: str, tmp_path: Path) -> None:
+    config = EngineConfig(model=str(make(model_type, tmp_path)), quantize="nf4", dtype=dtype, device="cpu")
     linears = [m for m in load_base(config).model.modules() if isinstance(m, torch.nn.Linear)]
-    assert [isinstance(m, Linear4bit) for m in linears].count(False) == 1
+    assert [is_in_4_bits(m) for m in linears].count(False) == 1
+
+
+def is_in_4_bits(module: torch.nn.Linear) -> bool:
+    if isinstance(module, PackedLinear):
+        return module.packed.nbytes < 0.6 * module.in_features * module.out_features
+    return isinstance(module, Linear4bit)
 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if model_type_of(name) in PATCHED])

@@ -1,0 +1,106 @@
+// Rows times a matrix that is stored with its input features first, in a fixed order of additions per row.
+//
+// Every lane of an output is a chain of fmas over the inputs, or two (even and odd inputs, added last) where the matrix
+// is too narrow for one chain to keep the processor busy. Which of the two is a matter of the matrix's width alone, so
+// neither the rows that are computed together nor the columns that one task computes change a result.
+#pragma once
+
+#include "stored.h"
+
+// Memory that will be read soon, fetched bit by bit while something else is computed.
+struct Ahead {
+  const char* next;
+  int64_t step; // bytes for each time
+
+  // `bytes` from `from` on, fetched over `times` calls; none are the best thing to do where nothing is known.
+  static Ahead of(const void* from, int64_t bytes, int64_t times) {
+    return {(const char*)from, times > 0 ? bytes / times + 1 : 0};
+  }
+  void fetch() { __builtin_prefetch(next); next += step; }
+};
+
+// Shape: x rows of `in` floats; w [in, out], rows w_stride apart; y rows of out floats. y += x @ w where `add`.
+template <class T> struct Product {
+  const float* x;
+  int64_t x_stride;
+  const T* w;
+  int64_t w_stride;
+  float* y;
+  int64_t y_stride;
+  int64_t in, out;
+  bool add;
+  Ahead* ahead; // is asked once for every row of w in every tile
+
+  // Rows [row, row_end), columns [column, column_end); column is a multiple of W, column_end too or the last.
+  void run(int64_t row, int64_t row_end, int64_t column, int64_t column_end) const {
+    if (out <= 2 * W) return rows<2>(row, row_end, column, column_end);
+    rows<1>(row, row_end, column, column_end);
+  }
+
+ private:
+  template <int CHAINS> void rows(int64_t row, int64_t row_end, int64_t column, int64_t column_end) const {
+    int64_t const fours = row + (row_end - row) / 4 * 4;
+    // Column by column: the part of w that is being read stays close while all rows pass over it.
+    columns<4, 2, CHAINS>(row, fours, column, column_end);
+    if (row_end - fours >= 2) columns<2, 4, CHAINS>(fours, fours + 2, column, column_end);
+    if ((row_end - fours) % 2) columns<1, 8, CHAINS>(row_end - 1, row_end, column, column_end);
+  }
+
+  template <int ROWS, int MOST, int CHAINS>
+  void columns(int64_t row, int64_t row_end, int64_t column, int64_t column_end) const {
+    if (row >= row_end) return;
+    constexpr int WIDE = MOST / CHAINS; // vectors of columns: 8 chains in all hide the latency of an fma
+    for (; column + WIDE * W <= column_end; column += WIDE * W) tile<ROWS, WIDE, CHAINS>(row, row_end, column, W);
+    for (; column + W <= column_end; column += W) tile<ROWS, 1, CHAINS>(row, row_end, column, W);
+    if (column < column_end) tile<ROWS, 1, CHAINS>(row, row_end, column, (int)(column_end - column));
+  }
+
+  // `last` lanes of the last vector are columns of w.
+  template <int ROWS, int WIDE, int CHAINS>
+  void tile(int64_t row, int64_t row_end, int64_t column, int last) const {
+    int64_t const whole = last == W ? in : whole_loads(column);
+    for (; row < row_end; row += ROWS) {
+      vf sums[CHAINS][ROWS][WIDE] = {};
+      int64_t k = 0;
+      for (; k + CHAINS <= whole; k += CHAINS)
+        for (int c = 0; c < CHAINS; c++) step<ROWS, WIDE>(sums[c], row, k + c, column);
+      for (; k < whole; k++) step<ROWS, WIDE>(sums[k % CHAINS], row, k, column);
+      for (; k < in; k++) last_step<ROWS, WIDE>(sums[k % CHAINS], row, k, column, last);
+      for (int r = 0; r < ROWS; r++)
+        for (int v = 0; v < WIDE; v++) {
+          vf sum = sums[0][r][v];
+          if (CHAINS == 2) sum += sums[CHAINS - 1][r][v];
+          write(y + (row + r) * y_stride + column + v * W, sum, v == WIDE - 1 ? last : W);
+        }
+    }
+  }
+
+  // How many rows of w a whole vector at `column` can be read from without leaving w; lanes beyond its columns are
+  // the next row's, and go nowhere.
+  int64_t whole_loads(int64_t column) const {
+    int64_t const room = (in - 1) * w_stride + out - column - W;
+    int64_t const count = room < 0 ? 0 : room / w_stride + 1;
+    return count < in ? count : in;
+  }
+
+  template <int ROWS, int WIDE> void step(vf (&sums)[ROWS][WIDE], int64_t row, int64_t k, int64_t column) const {
+    ahead->fetch();
+    vf weights[WIDE];
+    for (int v = 0; v < WIDE; v++) weights[v] = load(w + k * w_stride + column + v * W);
+    for (int r = 0; r < ROWS; r++) {
+      vf const given = all(x[(row + r) * x_stride + k]);
+      for (int v = 0; v < WIDE; v++) sums[r][v] = fma(given, weights[v], sums[r][v]);
+    }
+  }
+
+  template <int ROWS, int WIDE>
+  void last_step(vf (&sums)[ROWS][WIDE], int64_t row, int64_t k, int64_t column, int last) const {
+    for (int r = 0; r < ROWS; r++)
+      sums[r][0] = fma(all(x[(row + r) * x_stride + k]), load(w + k * w_stride + column, last), sums[r][0]);
+  }
+
+  void write(float* to, vf sum, int lanes) const {
+    if (lanes == W) return store(to, add ? load(to) + sum : sum);
+    store(to, add ? load(to, lanes) + sum : sum, lanes);
+  }
+};

@@ -1,0 +1,173 @@
+"""Norms and linear maps of a plan, ready to run, with what adapters do at them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adapters.batch.grouped import Groups
+from adapters.batch.rows import RowSegment, plan_rows
+from bases.packed import PackedLinear
+from kernels import native
+from kernels.linear import PackedWeight, StoredWeight, linear, pack
+from kernels.norm import layer_norm, rms_norm
+from server.model.lean.plan import NormPlan, Place
+from server.model.sites import BaseSite, change_output, changed_input
+from server.model.step import Step
+
+
+class Norm:
+    """A norm of whole rows."""
+
+    def __init__(self, plan: NormPlan) -> None:
+        self.name = plan.place.name
+        self._site = BaseSite(plan.place.module)
+        self._is_rms, self._weight, self._bias, self._eps = plan.kind == "rms", plan.weight, plan.bias, plan.eps
+
+    def __call__(
+        self, x: Tensor, step: Step, residual: Tensor | None = None, scale: float = 1.0, *, at_head: bool = False
+    ) -> Tensor:
+        """The norm of ``x`` [T, n], or with a ``residual`` of ``residual + scale x``, which it becomes."""
+        groups = step.groups.get(self.name) if step.groups else None
+        if groups is None:
+            return self._normed(x, residual, scale)
+        if residual is not None:
+            x = residual.add_(x, alpha=scale)
+        y = self._normed(changed_input(x, groups, step, self._site, at_head=at_head), None, 1.0)
+        change_output(x, y, groups, step, self._site, at_head=at_head)
+        return y
+
+    def _normed(self, x: Tensor, residual: Tensor | None, scale: float) -> Tensor:
+        if self._is_rms:
+            return rms_norm(x, self._weight, self._eps, residual=residual, scale=scale)
+        return layer_norm(x, self._weight, self._bias, self._eps, residual=residual, scale=scale)
+
+
+class HeadNorm:
+    """A norm of the queries or keys: of every head by itself, or of all heads of a row together."""
+
+    def __init__(self, plan: NormPlan) -> None:
+        self.name = plan.place.name
+        self._site = BaseSite(plan.place.module)
+        self._is_rms, self._weight, self._bias, self._eps = plan.kind == "rms", plan.weight, plan.bias, plan.eps
+
+    def __call__(self, heads: Tensor, step: Step) -> None:
+        """Norm ``heads`` [T, H, D] in place."""
+        groups = step.groups.get(self.name) if step.groups else None
+        rows, count, dim = heads.shape
+        is_whole = self._weight.dim() == 1 and self._weight.shape[0] == count * dim
+        x = heads.view(rows, count * dim) if is_whole else heads
+        if groups is None:
+            return self._norm_(x)
+        given = x.clone(memory_format=torch.contiguous_format).view(-1, x.shape[-1])
+        self._norm_(x)
+        y = x.clone(memory_format=torch.contiguous_format).view(given.shape)
+        self._adapt(given, y, groups, step, 1 if is_whole else count)
+        x.copy_(y.view(x.shape))
+        return None
+
+    def _norm_(self, x: Tensor) -> None:
+        if self._is_rms:
+            rms_norm(x, self._weight, self._eps, out=x)
+        elif self._weight.dim() == 1 and x.dim() == 2:
+            layer_norm(x, self._weight, self._bias, self._eps, out=x)
+        else:
+            y = F.layer_norm(x, x.shape[-1:], None, None, self._eps) * self._weight
+            x.copy_(y if self._bias is None else y + self._bias)
+
+    def _adapt(self, x: Tensor, y: Tensor, groups: Groups, step: Step, count: int) -> None:
+        """The ops of adapters, whose rows are here ``count`` heads each."""
+        assert not groups.before, "no op changes the input of a norm"
+        segments = [RowSegment(s.member, s.start * count, s.stop * count) for s in step.segments]
+        for group in groups.after:
+            group.apply(x, y, plan_rows(group.members, segments, x.device), self._site)
+
+
+class Projection:
+    """Linear maps of one input, their outputs side by side."""
+
+    def __init__(self, places: Sequence[Place]) -> None:
+        self.names = [place.name for place in places]
+        self._sites = [BaseSite(place.module) for place in places]
+        modules = [place.module for place in places]
+        ends = list(accumulate(_width(module) for module in modules))
+        self._slices = [slice(end - _width(module), end) for end, module in zip(ends, modules, strict=True)]
+        self.out_features = ends[-1]
+        self._bias = _joined_bias(modules)
+        self._weight = _joined_weight(modules)
+        self._parts = [weight for module in modules if (weight := packed(module)) is not None]
+        assert len(self._parts) == len(modules), "a weight that no kernel knows; see reading"
+
+    def __call__(self, x: Tensor, step: Step, *, at_head: bool = False) -> Tensor:
+        """The outputs for ``x`` [T, in]; wider at the head in a batch with adapters that brought tokens."""
+        if not step.groups:
+            return self._all(x)
+        found = [step.groups.get(name) for name in self.names]
+        if not any(found):
+            return self._all(x)
+        y = self._given(x, found, step, at_head)
+        own = self.out_features if at_head else 0
+        if step.head_width > own > 0:
+            y = F.pad(y, (0, step.head_width - own))  # for tokens that adapters brought
+        for groups, site, part in zip(found, self._sites, self._slices, strict=True):
+            if groups is not None:
+                change_output(x, y if own else y[:, part], groups, step, site, at_head=at_head, own=own)
+        return y
+
+    def _given(self, x: Tensor, found: Sequence[Groups | None], step: Step, at_head: bool) -> Tensor:
+        """The base's product, of an input that adapters may have changed for one map or the other."""
+        if not any(groups is not None and groups.before for groups in found):
+            return self._all(x)
+        y = x.new_empty(len(x), self.out_features)
+        for groups, site, part, weight in zip(found, self._sites, self._slices, self._parts, strict=True):
+            given = x if groups is None else changed_input(x, groups, step, site, at_head=at_head)
+            y[:, part] = linear(given, weight, None if self._bias is None else self._bias[part])
+        return y
+
+    def _all(self, x: Tensor) -> Tensor:
+        if self._weight is not None:
+            return linear(x, self._weight, self._bias)
+        y = torch.cat([linear(x, weight) for weight in self._parts], -1)
+        return y if self._bias is None else y.add_(self._bias)
+
+
+def _width(module: nn.Module) -> int:
+    assert isinstance(module, nn.Linear)
+    return module.out_features
+
+
+def packed(module: nn.Module) -> PackedWeight | None:
+    """The weight of a linear map as ``kernels`` take it; None where it is kept in a form that they do not know."""
+    if isinstance(module, PackedLinear):
+        return module.packed
+    is_plain = isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+    if not is_plain or native.library() is not None:
+        return None
+    return pack([StoredWeight(module.get_parameter("weight").detach())])
+
+
+def _joined_weight(modules: Sequence[nn.Module]) -> PackedWeight | None:
+    """The one weight that all ``modules`` are parts of, in this order; None when there is none."""
+    if len(modules) == 1:
+        return packed(modules[0])
+    first, end = modules[0], 0
+    joined = first.joined if isinstance(first, PackedLinear) else None
+    for module in modules:
+        if not isinstance(module, PackedLinear) or module.joined is not joined or module.offset != end:
+            return None
+        end += module.out_features
+    return joined if joined is not None and end == joined.out_features else None
+
+
+def _joined_bias(modules: Sequence[nn.Module]) -> Tensor | None:
+    biases = [getattr(module, "bias", None) for module in modules]
+    if all(bias is None for bias in biases):
+        return None
+    return torch.cat([
+        torch.zeros(_width(module)) if bias is None else bias.detach().float()
+        for module, bias in zip(modules, biases, strict=True)
+    ])  # fmt: skip

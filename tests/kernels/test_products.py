@@ -1,0 +1,41 @@
+"""Products of a stack of matrices."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kernels import native
+from kernels.products import matmul
+from tests.kernels.conftest import THREADS
+
+pytestmark = pytest.mark.numeric
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("rows", "size", "out"), [(1, 77, 5), (3, 20, 51), (37, 9, 700), (2, 1, 1)])
+@pytest.mark.usefixtures("variant")
+def test_products_are_their_twin(dtype: torch.dtype, rows: int, size: int, out: int) -> None:
+    x, w = torch.randn(3, rows, size), torch.randn(3, size, out).to(dtype)
+    bound = (size + 2) * 2**-24 * (x.double().abs() @ w.double().abs())
+    assert bool(((matmul(x, w) - x.double() @ w.double()).abs() <= bound).all())
+
+
+@pytest.mark.parametrize("out", [3, 16, 40, 530])
+def test_a_row_is_the_same_in_any_batch(variant: str, out: int) -> None:
+    if variant == native.TORCH:
+        pytest.skip("torch promises no such thing")
+    x, w = torch.randn(2, 23, 130), torch.randn(2, 130, out)
+    alone = torch.cat([matmul(x[:, i : i + 1], w) for i in range(23)], 1)
+    for threads in THREADS:
+        native.set_num_threads(threads)
+        assert torch.equal(matmul(x, w), alone)
+        assert torch.equal(matmul(x[1:, 4:11], w[1:]), alone[1:, 4:11])
+
+
+@pytest.mark.usefixtures("variant")
+def test_a_corner_of_a_matrix_is_read_in_place() -> None:
+    x, w = torch.randn(2, 3, 9), torch.randn(2, 20, 30)
+    assert torch.equal(matmul(x, w[:, :9, :17]), matmul(x, w[:, :9, :17].contiguous()))
+    shared = w[:1].expand(2, -1, -1)
+    assert torch.equal(matmul(x, shared[:, :9]), matmul(x, shared[:, :9].contiguous()))
