@@ -1,6 +1,7 @@
 """How fast the native ops are, beside their twins and beside torch.
 
     python -m benchmarks.kernels linear --rows 1,8,32 --formats q4_1,q8_0
+    python -m benchmarks.kernels attention --rows 1,8,32
     HOTSWAP_KERNELS=avx2 python -m benchmarks.kernels linear
 
 The shapes are those of the default base. Each layer has weights of its own, so that what does not fit the caches is
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels import native
+from kernels.attention import AttentionRule, Sequences, paged_attention, paged_attention_torch
 from kernels.linear import PackedWeight, StoredWeight, linear, linear_torch, pack
 
 
@@ -125,7 +127,55 @@ def _torchs(weights: Sequence[Tensor], rows: int) -> list[Callable[[], object]]:
     return [call(weight) for weight in weights]
 
 
-OPS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {"linear": linear_lines}
+STORED = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
+HEADS, KV_HEADS, HEAD_DIM, BLOCK_SIZE = 9, 3, 64, 16
+
+
+def attention_lines(args: argparse.Namespace) -> Iterator[Line]:
+    """Attention of all layers: rows that decode, each of a sequence of its own, then a prompt's rows, by context."""
+    for stored in STORED:
+        name = str(stored).removeprefix("torch.")
+        for context in (64, 1024):
+            for rows in (n for n in args.rows if n <= 32):
+                yield _attention(f"decode at {context} {name}", rows, 1, context, stored)
+        for count, context in ((128, 128), (512, 1024)):
+            yield _attention(f"prompt of {context} {name}", 1, count, context, stored)
+    if args.twins:
+        yield _attention("decode at 1024 float32 twin", 8, 1, 1024, torch.float32, op=paged_attention_torch)
+
+
+def _attention(
+    name: str,
+    sequences: int,
+    count: int,
+    context: int,
+    stored: torch.dtype,
+    *,
+    op: Callable[..., Tensor] = paged_attention,
+) -> Line:
+    """``count`` last rows of each sequence of ``context`` positions, whose blocks lie in random order."""
+    width = -(-context // BLOCK_SIZE)
+    blocks = torch.randperm(sequences * width).view(sequences, width).int()
+    row, count_of, start = (
+        torch.tensor(v, dtype=torch.int32)
+        for v in ([i * count for i in range(sequences)], [count] * sequences, [context - count] * sequences)
+    )
+    where, rule = Sequences(row, count_of, start, blocks, BLOCK_SIZE), AttentionRule(HEAD_DIM**-0.5)
+    slots = blocks.numel() * BLOCK_SIZE
+    shared = (torch.rand(slots, KV_HEADS), torch.rand(slots, KV_HEADS)) if stored == torch.int8 else None
+
+    def call() -> Callable[[], object]:
+        q = torch.randn(sequences * count, HEADS, HEAD_DIM)
+        keys, values = ((torch.randn(slots, KV_HEADS, HEAD_DIM) * 20).to(stored) for _ in range(2))
+        return lambda: op(q, keys, values, where, rule, scales=shared)
+
+    seen = sequences * sum(context - i for i in range(count))  # keys of all rows together
+    read = sequences * context * KV_HEADS * HEAD_DIM * 2 * stored.itemsize
+    multiplications = seen * HEADS * HEAD_DIM * 2
+    return Line(name, sequences * count, [call() for _ in range(LAYERS)], multiplications * LAYERS, read * LAYERS)
+
+
+OPS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {"linear": linear_lines, "attention": attention_lines}
 
 
 @torch.inference_mode()
