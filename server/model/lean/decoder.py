@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from adapters.checkpoints import checkpoint
 from kernels.activation import activated, gated
-from kernels.attention import Sequences, paged_attention
+from kernels.attention import Sequences
 from kernels.rotary import rotate
 from server.model.layout import Assembled
 from server.model.lean.angles import Table
@@ -38,7 +37,8 @@ class LeanDecoder:
             stream *= self._plan.embedding_scale
         last = int(batch.positions.max()) if self._tables else 0
         angles = [table.rows(stream, batch.positions, last) for table in self._tables]
-        sequences = _sequences(step)
+        sequences = step.sequences
+        assert sequences is not None, "a plan runs on the CPU"
         added: Tensor | None = None
         for layer in self._layers:
             checkpoint()
@@ -113,7 +113,7 @@ class _Attention:
             self._norm(q, k, step)
         cache = step.cache
         cache.write(self._index, step.slots, k, heads[:, keys.stop :])
-        y = paged_attention(q, cache.keys[self._index], cache.values[self._index], sequences, plan.rule)
+        y = cache.attend(self._index, q, sequences, plan.rule)
         return self._output(y.view(len(x), -1), step)
 
     def _norm(self, q: Tensor, k: Tensor, step: Step) -> None:
@@ -143,26 +143,3 @@ class _Whole:
         y = y[0] if isinstance(y, tuple) else y
         assert isinstance(y, Tensor)
         return y.view(x.shape)
-
-
-def _sequences(step: Step) -> Sequences:
-    """Where the batch's sequences stand."""
-    size = step.cache.block_size
-    rows: list[int] = []
-    counts: list[int] = []
-    starts: list[int] = []
-    tables: list[list[int]] = []
-    if step.decode is not None:
-        rows += step.decode.rows.tolist()
-        counts += [1] * len(rows)
-        starts += [length - 1 for length in step.decode.lengths.tolist()]
-        tables += (step.decode.slots[:, ::size] // size).tolist()
-    for part in step.prefills:
-        rows.append(part.row)
-        counts.append(part.count)
-        starts.append(part.start)
-        tables.append((part.slots[0, ::size] // size).tolist())
-    most = max(map(len, tables))
-    blocks = [table + [0] * (most - len(table)) for table in tables]
-    row, count, start, table = (torch.tensor(v, dtype=torch.int32) for v in (rows, counts, starts, blocks))
-    return Sequences(row, count, start, table, size)
