@@ -150,7 +150,9 @@ static inline vi dot(vi sum, vi a, vi b) {
 // How a unit of codes becomes words: `BYTES` of it become `PAIRS` words of each output feature.
 struct Decoded {
   static constexpr int PAIRS = 1, BYTES = 2 * UNIT;
-  void words(const uint8_t* unit, Words* w) const { std::memcpy(w, unit, BYTES); }
+  void words(const uint8_t* unit, Words* w) const {
+    for (int i = 0; i < V; i++) w->v[i] = load_as<vi>(unit + i * 4 * W);
+  }
 };
 
 struct Signed8 {
