@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from bases import packed
+from kernels.linear import linear
 from server.adapter_key import AdapterKey
 from server.engine.messages import FinishReason
 from server.model.inputs import ModelInput
@@ -204,7 +205,7 @@ def test_one_base_product_per_linear_map(
         return counted
 
     monkeypatch.setattr(nn.functional, "linear", counting(nn.functional.linear))
-    monkeypatch.setattr(packed, "linear", counting(packed.linear))
+    monkeypatch.setattr(packed, "linear", counting(linear))
     mixed.wave("counted")
     assert len(products) == len(weights) * mixed.recorder.steps
     assert set(products.values()) == {1}
