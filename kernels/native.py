@@ -105,7 +105,7 @@ def is_native(*tensors: Tensor | None) -> bool:
     assert first is not None
     if first.dtype != torch.float32 or library() is None:
         return False
-    return all(t is None or (t.device.type == "cpu" and (t.dim() == 0 or t.stride(-1) == 1)) for t in tensors)
+    return all(t is None or (t.device.type == "cpu" and (t.dim() == 0 or 1 in (t.stride(-1), t.shape[-1]))) for t in tensors)
 
 
 def _library_path(name: str) -> Path:
