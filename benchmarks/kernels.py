@@ -1,0 +1,164 @@
+"""How fast the native ops are, beside their twins and beside torch.
+
+    python -m benchmarks.kernels linear --rows 1,8,32 --formats q4_1,q8_0
+    HOTSWAP_KERNELS=avx2 python -m benchmarks.kernels linear
+
+The shapes are those of the default base. Each layer has weights of its own, so that what does not fit the caches is
+read from memory, as in a step. A line's time is the sum of every call's fastest of many: other work on the machine
+makes some calls slow, and does not change which is the fastest. A new op is one function in ``OPS``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels import native
+from kernels.linear import PackedWeight, StoredWeight, linear, linear_torch, pack
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a table: what is called in turn, and what all the calls do together."""
+
+    name: str
+    rows: int
+    calls: Sequence[Callable[[], object]]
+    multiplications: float
+    bytes_read: float
+
+
+def fastest(calls: Sequence[Callable[[], object]], budget: float) -> float:
+    """Seconds of all calls, each taken at its fastest. At least three rounds, then as many as ``budget`` seconds hold."""
+    best = [float("inf")] * len(calls)
+    end, rounds = time.perf_counter() + budget, 0
+    while rounds < 3 or time.perf_counter() < end:
+        rounds += 1
+        for i, call in enumerate(calls):
+            start = time.perf_counter()
+            call()
+            best[i] = min(best[i], time.perf_counter() - start)
+    return sum(best)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of weights: how codes, scales and minima are stored."""
+
+    codes: torch.dtype
+    scale: torch.dtype | None = None
+    block: int = 32
+    minimum: bool = False
+    centred: bool = False
+    book: bool = False
+
+    def random(self, n: int, k: int) -> StoredWeight:
+        """A weight [n, k]."""
+        if self.scale is None:
+            return StoredWeight(torch.randn(n, k).div_(k**0.5).to(self.codes))
+        scale = torch.rand(n, k // self.block if self.block else 1).to(self.scale) / 100
+        if self.codes == torch.int8:
+            return StoredWeight(torch.randint(-127, 128, (n, k), dtype=torch.int8), scale)
+        codes = torch.randint(0, 256, (n, k // 2), dtype=torch.uint8)
+        minimum = scale * -8 if self.centred else torch.randn(scale.shape).to(self.scale) / 100
+        book = torch.linspace(-1, 1, 16) if self.book else None
+        return StoredWeight(codes, scale, minimum if self.minimum else None, book)
+
+
+FORMATS = {
+    "q4_1": Format(torch.uint8, torch.float16, minimum=True),
+    "q4_0": Format(torch.uint8, torch.float16, minimum=True, centred=True),
+    "nf4": Format(torch.uint8, torch.float32, block=64, book=True),
+    "q8_0": Format(torch.int8, torch.float16),
+    "int8": Format(torch.int8, torch.float32, block=0),
+    "bf16": Format(torch.bfloat16),
+    "fp16": Format(torch.float16),
+    "fp32": Format(torch.float32),
+}
+LAYERS = 30
+SHAPES = ((960, 576), (576, 576), (3072, 576), (576, 1536))  # qkv, o, gate and up, down
+HEAD = (49152, 576)
+
+
+def linear_lines(args: argparse.Namespace) -> Iterator[Line]:
+    """All linear maps of the default base's layers, then its head, in each format; and F.linear in fp32 and bf16."""
+    for part, shapes in (("layers", SHAPES * LAYERS), ("head", (HEAD,))):
+        size = sum(n * k for n, k in shapes)
+        for name in args.formats.split(","):
+            weights = [pack([FORMATS[name].random(n, k)]) for n, k in shapes]
+            moved = sum(weight.nbytes for weight in weights)
+            for rows in args.rows:
+                yield Line(f"{part} {name}", rows, _ours(weights, rows), size * rows, moved)
+            if args.twins:
+                twins = [_twin(weight, torch.randn(1, weight.in_features)) for weight in weights]
+                yield Line(f"{part} {name} twin", 1, twins, size, moved)
+        for dtype in (torch.float32, torch.bfloat16) if args.torch else ():
+            dense = [torch.randn(n, k).to(dtype) for n, k in shapes]
+            for rows in args.rows:
+                name = f"{part} torch {str(dtype).removeprefix('torch.')}"
+                yield Line(name, rows, _torchs(dense, rows), size * rows, size * dtype.itemsize)
+
+
+def _ours(weights: Sequence[PackedWeight], rows: int) -> list[Callable[[], object]]:
+    def call(weight: PackedWeight) -> Callable[[], object]:
+        x, out = torch.randn(rows, weight.in_features), torch.empty(rows, weight.out_features)
+        return lambda: linear(x, weight, out=out)
+
+    return [call(weight) for weight in weights]
+
+
+def _twin(weight: PackedWeight, x: Tensor) -> Callable[[], object]:
+    return lambda: linear_torch(x, weight)
+
+
+def _torchs(weights: Sequence[Tensor], rows: int) -> list[Callable[[], object]]:
+    def call(weight: Tensor) -> Callable[[], object]:
+        x = torch.randn(rows, weight.shape[1], dtype=weight.dtype)
+        return lambda: F.linear(x, weight)
+
+    return [call(weight) for weight in weights]
+
+
+OPS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {"linear": linear_lines}
+
+
+@torch.inference_mode()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a line for each case of the ops asked for."""
+    args = _parse(argv)
+    torch.set_num_threads(args.threads)
+    native.set_num_threads(args.threads)
+    print(f"{native.variant()}, {args.threads} threads")
+    for op in args.ops:
+        print(f"{op:30} {'rows':>5} {'ms':>9} {'GMAC/s':>8} {'GB/s':>7}")
+        for line in OPS[op](args):
+            took = fastest(line.calls, args.seconds)
+            rate, read = line.multiplications / took / 1e9, line.bytes_read / took / 1e9
+            print(f"{line.name:30} {line.rows:5} {took * 1e3:9.3f} {rate:8.1f} {read:7.1f}", flush=True)
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks.kernels", description="Ops against their twins and torch.")
+    parser.add_argument("ops", nargs="*", choices=[*OPS, []], default=list(OPS), metavar="op", help=", ".join(OPS))
+    parser.add_argument("--rows", type=_numbers, default=(1, 2, 4, 8, 16, 32, 64, 128, 256), help="rows of a batch")
+    parser.add_argument("--formats", default=",".join(FORMATS), help="formats of weights, with commas between")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seconds", type=float, default=1.0, help="time for each line (default 1)")
+    parser.add_argument("--no-torch", dest="torch", action="store_false", help="leave torch's own products out")
+    parser.add_argument("--no-twins", dest="twins", action="store_false", help="leave the twins out")
+    return parser.parse_args(argv)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(","))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
