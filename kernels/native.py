@@ -103,9 +103,13 @@ def is_native(*tensors: Tensor | None) -> bool:
     """
     first = tensors[0]
     assert first is not None
-    if first.dtype != torch.float32 or library() is None:
+    if first.dtype is not torch.float32 or library() is None:
         return False
-    return all(t is None or (t.device.type == "cpu" and (t.dim() == 0 or 1 in (t.stride(-1), t.shape[-1]))) for t in tensors)
+    for tensor in tensors:  # asked some three hundred times a step: no generator
+        if tensor is None or (tensor.is_cpu and (tensor.dim() == 0 or 1 in (tensor.stride(-1), tensor.shape[-1]))):
+            continue
+        return False
+    return True
 
 
 def _library_path(name: str) -> Path:
