@@ -44,7 +44,7 @@ class Line:
 
 
 def fastest(calls: Sequence[Callable[[], object]], budget: float) -> float:
-    """Seconds of all calls, each taken at its fastest. Three rounds, then as many as ``budget`` seconds hold."""
+    """Seconds of all calls, each taken at its fastest. At least three rounds, then what ``budget`` seconds hold."""
     best = [float("inf")] * len(calls)
     end, rounds = time.perf_counter() + budget, 0
     while rounds < 3 or time.perf_counter() < end:
