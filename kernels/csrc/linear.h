@@ -39,11 +39,15 @@ struct Result {
 
   // Shape: sums [rows, 16], of a tile's output features.
   void put(const Weight& weight, int64_t tile, int64_t first_row, int64_t rows, const float* sums) const {
-    for (int64_t n = tile * TILE; n < weight.out_features && n < (tile + 1) * TILE; n += W, sums += W) {
+    float* out = y + first_row * y_stride + tile * TILE;
+    for (int64_t n = tile * TILE; n < weight.out_features && n < (tile + 1) * TILE; n += W, sums += W, out += W) {
       int const count = weight.out_features - n < W ? (int)(weight.out_features - n) : W;
       vf const added = bias ? load(bias + n, count) : vf{};
-      for (int64_t row = 0; row < rows; row++)
-        store(y + (first_row + row) * y_stride + n, load(sums + row * TILE) + added, count);
+      if (count == W) {
+        for (int64_t row = 0; row < rows; row++) store(out + row * y_stride, load(sums + row * TILE) + added);
+      } else {
+        for (int64_t row = 0; row < rows; row++) store(out + row * y_stride, load(sums + row * TILE) + added, count);
+      }
     }
   }
 };
@@ -147,6 +151,27 @@ static inline vi dot(vi sum, vi a, vi b) {
 #endif
 }
 
+// The bytes of W lanes as words. The compiler's own conversion goes by halves.
+static inline vs unsigned_words(const uint8_t* p) {
+#if defined(__AVX512BW__)
+  return (vs)_mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)p));
+#elif defined(__AVX2__)
+  return (vs)_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)p));
+#else
+  return __builtin_convertvector(load_as<vb>(p), vs);
+#endif
+}
+
+static inline vs signed_words(const uint8_t* p) {
+#if defined(__AVX512BW__)
+  return (vs)_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p));
+#elif defined(__AVX2__)
+  return (vs)_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p));
+#else
+  return __builtin_convertvector(load_as<vc>(p), vs);
+#endif
+}
+
 // How a unit of codes becomes words: `BYTES` of it become `PAIRS` words of each output feature.
 struct Decoded {
   static constexpr int PAIRS = 1, BYTES = 2 * UNIT;
@@ -158,7 +183,7 @@ struct Decoded {
 struct Signed8 {
   static constexpr int PAIRS = 1, BYTES = UNIT;
   void words(const uint8_t* unit, Words* w) const {
-    for (int i = 0; i < V; i++) w->v[i] = (vi)__builtin_convertvector(load_as<vc>(unit + i * 2 * W), vs);
+    for (int i = 0; i < V; i++) w->v[i] = (vi)signed_words(unit + i * 2 * W);
   }
 };
 
@@ -166,18 +191,18 @@ struct Unsigned4 {
   static constexpr int PAIRS = 2, BYTES = UNIT;
   void words(const uint8_t* unit, Words* w) const {
     for (int i = 0; i < V; i++) {
-      vs const both = __builtin_convertvector(load_as<vb>(unit + i * 2 * W), vs);
+      vs const both = unsigned_words(unit + i * 2 * W);
       w[0].v[i] = (vi)(both & 15);
       w[1].v[i] = (vi)(both >> 4);
     }
   }
 };
 
-// 4-bit codes that stand for the words of a table, rounded from a code book.
+// 4-bit codes that stand for words, rounded from a code book.
 struct Book4 {
   static constexpr int PAIRS = 2, BYTES = UNIT;
   static constexpr float MOST = 8191; // of words, and of activations: 32 * MOST * MOST fits 31 bits
-  alignas(64) int16_t table[32] = {}; // the 16 entries twice, so that a fifth bit does no harm
+  int16_t word[32] = {};              // the 16 twice, so that a fifth bit does no harm
   float unit = 1;                     // of the words
 
   explicit Book4(const float* book) {
@@ -185,21 +210,27 @@ struct Book4 {
     float most = 0;
     for (int i = 0; i < 16; i++) most = std::fabs(book[i]) > most ? std::fabs(book[i]) : most;
     if (most > 0) unit = most / MOST;
-    for (int i = 0; i < 32; i++) table[i] = (int16_t)std::lrint(book[i % 16] / unit);
+    for (int i = 0; i < 32; i++) word[i] = (int16_t)std::lrint(book[i % 16] / unit);
+#if defined(__AVX512BW__)
+    table = _mm512_loadu_si512(word);
+#elif defined(__AVX2__)
+    __m256i const words = _mm256_loadu_si256((const __m256i*)word);
+    __m256i const bytes = _mm256_packus_epi16(words & _mm256_set1_epi16(0xff), _mm256_srli_epi16(words, 8));
+    lows = _mm256_permute4x64_epi64(bytes, 0x88), highs = _mm256_permute4x64_epi64(bytes, 0xdd);
+#endif
   }
 
 #if defined(__AVX512BW__)
+  __m512i table;
   void words(const uint8_t* unit, Words* w) const {
-    __m512i const entries = _mm512_load_si512(table);
-    __m512i const both = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)unit));
-    w[0].v[0] = (vi)_mm512_permutexvar_epi16(both, entries);
-    w[1].v[0] = (vi)_mm512_permutexvar_epi16(_mm512_srli_epi16(both, 4), entries);
+    __m512i const both = (__m512i)unsigned_words(unit);
+    w[0].v[0] = (vi)_mm512_permutexvar_epi16(both, table);
+    w[1].v[0] = (vi)_mm512_permutexvar_epi16(_mm512_srli_epi16(both, 4), table);
   }
 #elif defined(__AVX2__)
+  __m256i lows, highs; // bytes of the words
   void words(const uint8_t* unit, Words* w) const {
-    __m256i const entries = _mm256_load_si256((const __m256i*)table), low = _mm256_set1_epi8(15);
-    __m256i const bytes = _mm256_packus_epi16(entries & _mm256_set1_epi16(0xff), _mm256_srli_epi16(entries, 8));
-    __m256i const lows = _mm256_permute4x64_epi64(bytes, 0x88), highs = _mm256_permute4x64_epi64(bytes, 0xdd);
+    __m256i const low = _mm256_set1_epi8(15);
     __m256i const both = _mm256_permute4x64_epi64(_mm256_loadu_si256((const __m256i*)unit), 0xd8);
     __m256i const codes[2] = {both & low, _mm256_srli_epi16(both, 4) & low};
     for (int p = 0; p < 2; p++) {
@@ -211,7 +242,7 @@ struct Book4 {
 #else
   void words(const uint8_t* unit, Words* w) const {
     int16_t out[2][UNIT];
-    for (int i = 0; i < UNIT; i++) out[0][i] = table[unit[i] & 15], out[1][i] = table[unit[i] >> 4];
+    for (int i = 0; i < UNIT; i++) out[0][i] = word[unit[i] & 15], out[1][i] = word[unit[i] >> 4];
     std::memcpy(w, out, sizeof out);
   }
 #endif

@@ -6,8 +6,8 @@
 
 namespace {
 
-constexpr int64_t MOST = W == 16 ? 12 : W == 8 ? 6 : 2;        // rows of a group: as many as there are registers for
-constexpr int64_t MOST_FUSED = W == 16 ? 12 : W == 8 ? 4 : 2;  // where units are decoded in the midst of it
+constexpr int64_t MOST = W == 16 ? 8 : W == 8 ? 6 : 2;        // rows of a group: as many as there are registers for
+constexpr int64_t MOST_FUSED = W == 16 ? 8 : W == 8 ? 4 : 2;  // where units are decoded in the midst of it
 constexpr int64_t ROW_BLOCK = 8;                               // groups that share a tile's decoding
 constexpr int64_t CHUNK = 8;                                   // runs that are decoded at once: 8 KB
 constexpr float FULL = 32767;                                  // largest word of an activation with integer codes
@@ -18,7 +18,7 @@ struct RunScale {
   int32_t start;    // of the sums of products, so that the weight's zero is subtracted
 };
 
-// The activations of a call. Those of a group lie together: [runs, rows of the group, 32 words].
+// The activations of a call. Those of a group lie together: [runs, 16 pairs of words, rows of the group, 2].
 struct Words16 {
   Groups groups;
   int64_t runs;
@@ -104,8 +104,10 @@ void round_group(const Weight& weight, const Rounding& rounding, const float* x,
     for (int64_t run = 0; run < into.runs; run++) {
       int64_t const inside = run % of_block * RUN, k = run / of_block * weight.block + inside;
       int64_t const left = weight.block - inside;
-      int64_t const at = first * into.runs + run * rows + row;
-      rounding.run(from + k, left < RUN ? (int)left : RUN, into.words + at * RUN, into.scales + at);
+      int16_t words[RUN];
+      rounding.run(from + k, left < RUN ? (int)left : RUN, words, into.scales + first * into.runs + run * rows + row);
+      int16_t* out = into.words + (first * into.runs + run * rows) * RUN + 2 * row;
+      for (int i = 0; i < RUN; i += 2, out += 2 * rows) std::memcpy(out, words + i, 4);
     }
   }
 }
@@ -121,7 +123,7 @@ struct Blocks {
 
 // sums [G, 16] += the product of G rows with the blocks of a tile.
 template <class Code, int G>
-void product(const Code& code, Blocks blocks, const int16_t* words, const RunScale* scales, float* sums) {
+void product(Code code, Blocks blocks, const int16_t* words, const RunScale* scales, float* sums) {
   vf sum[G][V];
   for (int g = 0; g < G; g++)
     for (int v = 0; v < V; v++) sum[g][v] = load(sums + g * TILE + v * W);
@@ -140,7 +142,7 @@ void product(const Code& code, Blocks blocks, const int16_t* words, const RunSca
         code.words(at, w);
         for (int p = 0; p < Code::PAIRS; p++)
           for (int g = 0; g < G; g++) {
-            vi const both = load_as<int32_t>(words + g * RUN + 2 * (pair + p)) - vi{};
+            vi const both = load_as<int32_t>(words + 2 * ((pair + p) * G + g)) - vi{};
             for (int v = 0; v < V; v++) exact[g][v] = dot(exact[g][v], w[p].v[v], both);
           }
       }
@@ -155,7 +157,7 @@ void product(const Code& code, Blocks blocks, const int16_t* words, const RunSca
     for (int v = 0; v < V; v++) store(sums + g * TILE + v * W, sum[g][v]);
 }
 
-template <class Code> using Product = void (*)(const Code&, Blocks, const int16_t*, const RunScale*, float*);
+template <class Code> using Product = void (*)(Code, Blocks, const int16_t*, const RunScale*, float*);
 
 // The product of a group by its size.
 template <class Code, size_t... G> Product<Code> of_size(int64_t rows, std::index_sequence<G...>) {
@@ -166,7 +168,7 @@ template <class Code, size_t... G> Product<Code> of_size(int64_t rows, std::inde
 // Runs of a tile as words, each with its scales as floats: blocks of one run.
 class Chunk {
  public:
-  template <class Code> Blocks decode(const Code& code, const Blocks& from, int64_t first, int64_t count) {
+  template <class Code> Blocks decode(Code code, const Blocks& from, int64_t first, int64_t count) {
     int64_t const run_bytes = RUN / 2 / Code::PAIRS * Code::BYTES, header = from.header();
     uint8_t* out = bytes_;
     for (int64_t run = first; run < first + count; run++) {
@@ -191,18 +193,24 @@ class Chunk {
   alignas(64) uint8_t bytes_[CHUNK * (2 * TILE * 4 + RUN * UNIT)];
 };
 
-// One task: the rows of some groups with a tile.
+// The rows of some groups with a tile. Shape: sums [rows, 16].
 template <class Code>
 void tile_product(const Code& code, const Blocks& tile, const Words16& x, int64_t first_group, int64_t end, float* sums) {
-  if (x.groups.rows <= MOST_FUSED)
-    return of_size<Code>(x.groups.rows, std::make_index_sequence<MOST_FUSED>())(code, tile, x.words, x.scales, sums);
+  int64_t const first_row = x.groups.first(first_group);
+  if (W == 16 || x.groups.rows <= MOST_FUSED) { // registers for all: decoding runs beside the products for free
+    for (int64_t group = first_group; group < end; group++) {
+      auto const product_of = of_size<Code>(x.groups.size(group), std::make_index_sequence<MOST_FUSED>());
+      product_of(code, tile, x.of(group, 0), x.scales_of(group, 0), sums + (x.groups.first(group) - first_row) * TILE);
+    }
+    return;
+  }
   Chunk chunk;
   for (int64_t run = 0; run < x.runs; run += CHUNK) {
     int64_t const count = x.runs - run < CHUNK ? x.runs - run : CHUNK;
     Blocks const decoded = chunk.decode(code, tile, run, count);
     for (int64_t group = first_group; group < end; group++) {
       auto const product_of = of_size<Decoded>(x.groups.size(group), std::make_index_sequence<MOST>());
-      float* of_group = sums + (x.groups.first(group) - x.groups.first(first_group)) * TILE;
+      float* of_group = sums + (x.groups.first(group) - first_row) * TILE;
       product_of(Decoded{}, decoded, x.of(group, run), x.scales_of(group, run), of_group);
     }
   }
