@@ -189,10 +189,14 @@ def write_cache_torch(
         step.index_copy_(0, slots, scale.where(scale.isfinite(), torch.nan))
 
 
-def read_cache(stored: Tensor, slots: Tensor, scale: Tensor | None = None) -> Tensor:
-    """Keys or values at ``slots`` [n] in float32, [n, Hkv, D]; with the scale of int8."""
-    numbers = stored.index_select(0, slots).float()
-    return numbers if scale is None else numbers * scale.index_select(0, slots)[..., None]
+def read_cache(
+    stored: Tensor, slots: Tensor, scale: Tensor | None = None, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Keys or values at ``slots`` [n] in ``dtype``, [n, Hkv, D]; with the scale of int8."""
+    numbers = stored.index_select(0, slots)
+    if scale is not None:
+        numbers = numbers.float() * scale.index_select(0, slots)[..., None]
+    return numbers.to(dtype)
 
 
 def _scales(stored: Tensor, scales: Scales | None) -> tuple[int | None, int | None]:

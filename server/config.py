@@ -14,6 +14,8 @@ import msgspec
 from bases.names import DTYPES, SERVED_QUANTIZATIONS
 
 DEFAULT_MODEL = "default"
+FORWARDS = ("auto", "generic")
+KV_DTYPES = (*DTYPES, "int8")
 ENGINE, ADDRESS, KEYS, LIMITS = "base model and engine", "address", "keys", "limits and the rest"
 
 
@@ -42,9 +44,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     ``model`` is a resolved directory. ``quantize`` is one of SERVED_QUANTIZATIONS: auto keeps a quantized checkpoint as
     it is, serves a base from a GGUF file as that stored it, and makes nf4 of others; -dq quantizes the scales as well.
     ``dtype`` is one of DTYPES: auto means fp32 where native kernels compute, elsewhere bf16 where the device multiplies
-    it natively, else fp32. ``max_model_len`` and ``threads`` are 0 where nobody chose.
-    ``chat_template_sha256`` is of the template served, which adapters must have been trained with, and
-    ``end_token_ids`` end an output; empty: as the base's own files say. They are computed, so they have no flags.
+    it natively, else fp32. ``forward`` is one of FORWARDS. ``kv_dtype`` is one of KV_DTYPES: auto means as ``dtype``.
+    ``max_model_len`` and ``threads`` are 0 where nobody chose. ``chat_template_sha256`` is of the template that is
+    served, which adapters must have been trained with, and ``end_token_ids`` end an output; empty: as the base's own
+    files say. They are computed, so they have no flags.
     """
 
     model: Annotated[
@@ -63,6 +66,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_num_batched_tokens: Annotated[int, Flag(ENGINE, "tokens of one step", "N")] = 512
     block_size: Annotated[int, Flag(ENGINE, "positions of one KV block", "N")] = 16
     kv_cache_gb: Annotated[float, Flag(ENGINE, "memory for the KV cache", "GB")] = 1.0
+    kv_dtype: Annotated[
+        str, Flag(ENGINE, f"{', '.join(KV_DTYPES[:-1])} or {KV_DTYPES[-1]}, of keys and values", "TYPE")
+    ] = "auto"
     max_adapter_gb: Annotated[float, Flag(ENGINE, "memory for resident adapters; 0: what there is", "GB")] = 16.0
     prefix_caching: Annotated[bool, Flag(ENGINE, "share the KV of equal prompt beginnings")] = True
     threads: Annotated[int, Flag(ENGINE, "CPU threads of the engine (default: torch's choice)", "N")] = 0
@@ -83,9 +89,12 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     end_token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, known in (("quantize", SERVED_QUANTIZATIONS), ("dtype", DTYPES), ("forward", ("auto", "generic"))):
+        chosen = (
+            ("quantize", SERVED_QUANTIZATIONS), ("dtype", DTYPES), ("kv_dtype", KV_DTYPES), ("forward", FORWARDS),
+        )  # fmt: skip
+        for name, known in chosen:
             if (value := getattr(self, name)) not in known:
-                raise ValueError(f"--{name} must be one of {', '.join(known)}, not {value!r}")
+                raise ValueError(f"--{name.replace('_', '-')} must be one of {', '.join(known)}, not {value!r}")
         for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")

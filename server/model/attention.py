@@ -2,13 +2,15 @@
 
 Architectures that do not use the interface are brought to ``attend`` by a patch, in ``server.model.families``. The
 function sees queries, keys and values after any norm and rotary embedding. It stores the new keys and values, then
-attends: all single-token rows in one call, every prefill chunk in one of its own.
+attends: where the cache can be read in place, all rows in one call; elsewhere all single-token rows in one, every
+prefill chunk in one of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from kernels.attention import AttentionRule
 from server.model.step import DecodePart, PrefillPart, current
 
 NAME = "hotswap_paged"
@@ -25,20 +28,37 @@ NAME = "hotswap_paged"
 class Rule:
     """How one layer attends.
 
-    ``scaling`` of the logits (None: 1 / sqrt(D)), ``window`` of positions seen, ``softcap`` of the logits, ``sinks``
+    ``scaling`` of the logits, ``window`` of positions seen, ``softcap`` of the logits, ``sinks``
     [Hq], and ``bias``: what is added to the scaled logits, from key positions [K] to [Hq, K].
     """
 
-    scaling: float | None = None
+    scaling: float
     window: int | None = None
     softcap: float | None = None
     sinks: Tensor | None = None
     bias: Callable[[Tensor], Tensor] | None = None
+    _tables: list[AttentionRule] = field(default_factory=list, init=False, repr=False)
 
     @property
     def plain(self) -> bool:
         """Whether scaled_dot_product_attention can do it."""
         return self.softcap is None and self.sinks is None and self.bias is None
+
+    def table(self, positions: int) -> AttentionRule:
+        """The same with the bias of at least so many positions; kept until more are asked for."""
+        if not self._tables or (self._tables[0].bias is not None and self._tables[0].bias.shape[1] < positions):
+            bias = None if self.bias is None else self.bias(torch.arange(_power_of_two(positions))).float()
+            self._tables[:] = [AttentionRule(self.scaling, self.window or 0, self.softcap or 0.0, self.sinks, bias)]
+        return self._tables[0]
+
+
+def _power_of_two(least: int) -> int:
+    return 1 << max(least - 1, 0).bit_length()
+
+
+@cache
+def _simple_rule(scaling: float, window: int | None, softcap: float | None) -> Rule:
+    return Rule(scaling, window, softcap)
 
 
 def paged_attention(  # noqa: PLR0917 - the signature is transformers'
@@ -63,7 +83,9 @@ def paged_attention(  # noqa: PLR0917 - the signature is transformers'
     if attention_mask is not None or position_bias is not None or not getattr(module, "is_causal", True):
         raise ValueError("it attends by a mask or bias of its own, or not causally")  # see architecture_check
     layer: int = module.layer_idx  # type: ignore[assignment]
-    return attend(layer, query, key, value, Rule(scaling, sliding_window, softcap, s_aux)), None
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    rule = _simple_rule(scaling, sliding_window, softcap)
+    return attend(layer, query, key, value, rule if s_aux is None else replace(rule, sinks=s_aux)), None
 
 
 def attend(layer: int, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
@@ -71,6 +93,8 @@ def attend(layer: int, query: Tensor, key: Tensor, value: Tensor, rule: Rule) ->
     step = current()
     step.cache.write(layer, step.slots, key[0].transpose(0, 1), value[0].transpose(0, 1))
     q = query[0].transpose(0, 1)  # [T, Hq, D]
+    if step.sequences is not None:
+        return step.cache.attend(layer, q, step.sequences, rule.table(step.num_positions))[None].to(query.dtype)
     out = torch.empty(*q.shape[:2], value.shape[-1], dtype=query.dtype, device=query.device)
     if step.decode is not None:
         keys, values = step.cache.read(layer, step.decode.slots)
@@ -121,7 +145,7 @@ def _with_bias(mask: Tensor, rule: Rule, shape: tuple[int, ...]) -> Tensor:
 
 def _explicit(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, rule: Rule) -> Tensor:
     """Attention written out, for what scaled_dot_product_attention has no argument for."""
-    logits = (q @ k.transpose(-1, -2)).float() * (q.shape[-1] ** -0.5 if rule.scaling is None else rule.scaling)
+    logits = (q @ k.transpose(-1, -2)).float() * rule.scaling
     if rule.softcap is not None:
         logits = torch.tanh(logits / rule.softcap) * rule.softcap
     logits = logits + mask if mask.is_floating_point() else logits.masked_fill(~mask, float("-inf"))

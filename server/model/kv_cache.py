@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from adapters.ops import PrefixKV
+from kernels import native
+from kernels.attention import AttentionRule, Scales, Sequences, paged_attention, read_cache, write_cache
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,10 @@ class LayerShape:
     key_dim: int
     value_dim: int
 
-    @property
-    def size(self) -> int:
-        """Numbers stored for one position."""
-        return self.num_heads * (self.key_dim + self.value_dim)
+    def nbytes(self, stored: torch.dtype) -> int:
+        """Bytes of one position; int8 has two scales a head."""
+        scales = 2 * torch.float32.itemsize if stored == torch.int8 else 0
+        return self.num_heads * ((self.key_dim + self.value_dim) * stored.itemsize + scales)
 
 
 def common_head_dim(layers: Sequence[LayerShape]) -> int:
@@ -36,44 +38,72 @@ def common_head_dim(layers: Sequence[LayerShape]) -> int:
 
 
 class KVCache:
-    """Keys and values of all layers. ``keys[l]`` is [num_blocks * block_size, num_heads, key_dim]."""
+    """Keys and values of all layers. ``keys[l]`` is [num_blocks * block_size, num_heads, key_dim].
 
-    def __init__(
-        self, layers: Sequence[LayerShape], num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+    They are written and read in ``dtype``, and kept in ``stored``, which is ``dtype`` where nobody chose; int8 with
+    ``scales[l]``.
+    """
+
+    def __init__(  # noqa: PLR0917 - all but one are of the kind that nobody mistakes
+        self,
+        layers: Sequence[LayerShape],
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        stored: torch.dtype | None = None,
     ) -> None:
-        slots = num_blocks * block_size
+        slots, kept = num_blocks * block_size, stored or dtype
         self.num_blocks, self.block_size = num_blocks, block_size
-        self.keys = [torch.zeros(slots, s.num_heads, s.key_dim, dtype=dtype, device=device) for s in layers]
-        self.values = [torch.zeros(slots, s.num_heads, s.value_dim, dtype=dtype, device=device) for s in layers]
+        self.dtype, self.stored, self.device = dtype, kept, device
+        self.keys = [torch.zeros(slots, s.num_heads, s.key_dim, dtype=kept, device=device) for s in layers]
+        self.values = [torch.zeros(slots, s.num_heads, s.value_dim, dtype=kept, device=device) for s in layers]
+        self.scales: list[Scales | None] = [None] * len(layers)
+        if kept == torch.int8:
+            zeros = [torch.zeros(slots, s.num_heads, device=device) for s in layers]
+            self.scales = [(zero, zero.clone()) for zero in zeros]
 
     @staticmethod
-    def num_blocks_for(layers: Sequence[LayerShape], nbytes: int, block_size: int, dtype: torch.dtype) -> int:
+    def num_blocks_for(layers: Sequence[LayerShape], nbytes: int, block_size: int, stored: torch.dtype) -> int:
         """How many blocks fit into ``nbytes``."""
-        return nbytes // (block_size * dtype.itemsize * sum(s.size for s in layers))
+        return nbytes // (block_size * sum(s.nbytes(stored) for s in layers))
 
     @property
     def nbytes(self) -> int:
         """Bytes of the whole cache."""
-        return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
+        return sum(t.numel() * t.element_size() for t in self._tensors())
+
+    @property
+    def is_read_in_place(self) -> bool:
+        """Whether ``attend`` does better than reading and attending to what was read."""
+        return self.device.type == "cpu" and self.dtype == torch.float32 and native.library() is not None
 
     def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
         """Store ``key`` and ``value`` [T, num_heads, dim] at ``slots`` [T]."""
-        self.keys[layer].index_copy_(0, slots, key)
-        self.values[layer].index_copy_(0, slots, value)
+        write_cache(key, value, slots, self.keys[layer], self.values[layer], scales=self.scales[layer])
+
+    def attend(self, layer: int, q: Tensor, sequences: Sequences, rule: AttentionRule) -> Tensor:
+        """Attention of every row of ``q`` [T, Hq, key_dim] over its own sequence, [T, Hq, value_dim]."""
+        return paged_attention(q, self.keys[layer], self.values[layer], sequences, rule, scales=self.scales[layer])
 
     def read(self, layer: int, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values at ``slots`` [B, K], each as [B, num_heads, K, dim]."""
-        flat = slots.flatten()
-        key = self.keys[layer].index_select(0, flat).view(*slots.shape, *self.keys[layer].shape[1:])
-        value = self.values[layer].index_select(0, flat).view(*slots.shape, *self.values[layer].shape[1:])
-        return key.transpose(1, 2), value.transpose(1, 2)
+        stored, flat = (self.keys[layer], self.values[layer]), slots.flatten()
+        key, value = (
+            read_cache(t, flat, scale, self.dtype).view(*slots.shape, *t.shape[1:]).transpose(1, 2)
+            for t, scale in zip(stored, self.scales[layer] or (None, None), strict=True)
+        )
+        return key, value
+
+    def _tensors(self) -> list[Tensor]:
+        return [*self.keys, *self.values, *(scale for pair in self.scales for scale in pair or ())]
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy whole blocks, (source, target) each."""
         if not pairs:
             return
-        source, target = torch.tensor(pairs, device=self.keys[0].device).unbind(1)
-        for tensor in (*self.keys, *self.values):
+        source, target = torch.tensor(pairs, device=self.device).unbind(1)
+        for tensor in self._tensors():
             blocks = tensor.view(self.num_blocks, self.block_size, *tensor.shape[1:])
             blocks.index_copy_(0, target, blocks.index_select(0, source))
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from adapters.batch.rows import RowSegment
+from kernels.attention import Sequences
 from server.adapter_key import AdapterKey
 from server.model.adapter_pool import AdapterPool
 from server.model.inputs import VIRTUAL, ModelInput, SequenceInput
@@ -125,29 +126,54 @@ def assemble(inputs: ModelInput, cache: KVCache, pool: AdapterPool, device: torc
     """Lay the sequences out in rows, equal adapters together, and build everything the model's modules look up."""
     placed = place(inputs.sequences)
     by_adapter = sorted(placed, key=lambda p: p.row)
-    slots = [slots_of(p, cache.block_size, device) for p in by_adapter]
     embed_rows, embeds = virtual_rows(by_adapter, pool, device)
     groups = pool.groups(frozenset(p.sequence.adapter for p in placed if p.sequence.adapter is not None))
+    decode, prefills = (None, []) if cache.is_read_in_place else _parts(by_adapter, cache.block_size, device)
     step = Step(
         cache=cache,
-        slots=torch.cat([s[p.sequence.start :] for s, p in zip(slots, by_adapter, strict=True)]),
-        decode=_decode_part([(p, s) for p, s in zip(by_adapter, slots, strict=True) if p.count == 1], device),
-        prefills=[
-            PrefillPart(p.row, p.count, p.sequence.start, s[None])
-            for p, s in zip(by_adapter, slots, strict=True)
-            if p.count > 1
-        ],
+        slots=new_slots(by_adapter, cache.block_size, device),
+        decode=decode,
+        prefills=prefills,
         segments=row_segments(by_adapter),
         head_segments=head_segments(placed),
         groups=groups,
         embed_rows=embed_rows,
         embeds=embeds,
         head_width=pool.num_logits if groups else 0,
+        sequences=_sequences(by_adapter, cache.block_size, device) if cache.is_read_in_place else None,
+        num_positions=max((p.total for p in placed), default=0),
     )
     token_ids = [t for p in by_adapter for t in p.sequence.token_ids]
     positions = [i for p in by_adapter for i in range(p.sequence.start, p.total)]
     wanted = [p.row + i for p in placed for i in p.sequence.logits_at]
     return Assembled(step, *(torch.tensor(v, dtype=torch.long, device=device) for v in (token_ids, positions, wanted)))
+
+
+def new_slots(by_row: Sequence[Placed], block_size: int, device: torch.device) -> Tensor:
+    """Where the batch's rows go in the cache, [T]."""
+    slots = [
+        p.sequence.block_table[i // block_size] * block_size + i % block_size
+        for p in by_row
+        for i in range(p.sequence.start, p.total)
+    ]
+    return torch.tensor(slots, dtype=torch.long, device=device)
+
+
+def _sequences(by_row: Sequence[Placed], block_size: int, device: torch.device) -> Sequences:
+    width = max((len(p.sequence.block_table) for p in by_row), default=0)
+    tables = [[*p.sequence.block_table, *[0] * (width - len(p.sequence.block_table))] for p in by_row]
+    numbers = ([p.row for p in by_row], [p.count for p in by_row], [p.sequence.start for p in by_row])
+    row, count, start = torch.tensor(numbers, dtype=torch.int32, device=device).unbind()
+    blocks = torch.tensor(tables, dtype=torch.int32, device=device).view(len(by_row), width)
+    return Sequences(row, count, start, blocks, block_size)
+
+
+def _parts(
+    by_row: Sequence[Placed], block_size: int, device: torch.device
+) -> tuple[DecodePart | None, list[PrefillPart]]:
+    slots = [(p, slots_of(p, block_size, device)) for p in by_row]
+    decode = _decode_part([(p, s) for p, s in slots if p.count == 1], device)
+    return decode, [PrefillPart(p.row, p.count, p.sequence.start, s[None]) for p, s in slots if p.count > 1]
 
 
 def _decode_part(rows: list[tuple[Placed, Tensor]], device: torch.device) -> DecodePart | None:

@@ -87,6 +87,11 @@ class ModelRunner:
         return describe_kernels(self._base.device, self._base.dtype)
 
     @property
+    def kv_dtype(self) -> str:
+        """Type that keys and values are kept in."""
+        return dtype_name(self._cache.stored)
+
+    @property
     def quantization(self) -> str:
         """How the base's weights are kept, by the name that --quantize has for it."""
         return self._base.quantization
@@ -122,7 +127,7 @@ class ModelRunner:
         times.append(time.monotonic())
         stages = zip(("read", "validate", "copy"), times, times[1:], strict=False)
         seconds = {stage: end - start for stage, start, end in stages}
-        plan = make_verification_plan(read_golden(path), package.manifest, self.quantization, self.dtype)
+        plan = make_verification_plan(read_golden(path), package.manifest, self.quantization, self.dtype, self.kv_dtype)
         warnings = [*_template_warnings(package.manifest), *self._vocabulary_warnings(package, adapter)]
         return PreparedAdapter(adapter, seconds, warnings=warnings, plan=plan, digest=package.digest)
 
@@ -175,19 +180,25 @@ def load_runner(config: EngineConfig) -> ModelRunner:
     runner = ModelRunner(load_base(config), config)
     runner.warm_up()
     logger.info(
-        "base resident: %.0f MB as %s, computed in %s on %s; kernels: %s; KV cache %.0f MB; %.1f s",
+        "base resident: %.0f MB as %s, computed in %s on %s; kernels: %s; KV cache %.0f MB of %s; %.1f s",
         runner.base_bytes / 1e6, runner.quantization, runner.dtype, runner.device, runner.kernels,
-        runner.kv_bytes / 1e6, time.monotonic() - started,
+        runner.kv_bytes / 1e6, runner.kv_dtype, time.monotonic() - started,
     )  # fmt: skip
     return runner
 
 
 def _make_cache(layers: list[LayerShape], base: LoadedBase, config: EngineConfig) -> KVCache:
-    budget = int(config.kv_cache_gb * 1e9)
-    num_blocks = KVCache.num_blocks_for(layers, budget, config.block_size, base.dtype)
+    budget, stored = int(config.kv_cache_gb * 1e9), _stored_dtype(config, base)
+    num_blocks = KVCache.num_blocks_for(layers, budget, config.block_size, stored)
     if num_blocks < 2:
         raise EngineStartError(f"--kv-cache-gb {config.kv_cache_gb} holds {num_blocks} blocks; raise it")
-    return KVCache(layers, num_blocks, config.block_size, base.dtype, base.device)
+    return KVCache(layers, num_blocks, config.block_size, base.dtype, base.device, stored)
+
+
+def _stored_dtype(config: EngineConfig, base: LoadedBase) -> torch.dtype:
+    dtype = base.dtype if config.kv_dtype == "auto" else getattr(torch, config.kv_dtype)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
 
 
 def _template_warnings(manifest: Manifest | None) -> list[str]:

@@ -52,6 +52,7 @@ ROUNDING = {"float32": 0.01, "float16": 0.05, "bfloat16": 0.15}
 _SCALES = 0.15  # double quantization rounds the scales alone
 _COARSE = {"int8": 0.3, "nf4": 2.0, "fp4": 4.0}
 _BATCH = {"float32": 1e-3, "float16": 0.03, "bfloat16": 0.1}
+_KV_INT8 = "bfloat16"  # keys and values of int8 round about as those do
 
 
 def distance(measured: Tensor, expected: Tensor) -> float:
@@ -65,20 +66,21 @@ def distance(measured: Tensor, expected: Tensor) -> float:
 
 
 def make_verification_plan(
-    golden: Sequence[GoldenLogits], manifest: Manifest | None, quantization: str, dtype: str
+    golden: Sequence[GoldenLogits], manifest: Manifest | None, quantization: str, dtype: str, kv_dtype: str
 ) -> VerificationPlan:
-    """What to hold an adapter against on a base in ``quantization``, computed in ``dtype``.
+    """What to hold an adapter against on a base in ``quantization``, with such types of products and cache.
 
     The tolerance is tight when the training's base was quantized and computed alike, wider where the base differs;
     a package whose distance exceeds the tight one is served with a warning then.
     """
     training = manifest.training if manifest is not None else {}
     theirs, their_dtype = str(training.get("quantize", "none")), str(training.get("dtype", "float32"))
-    rounding = max(ROUNDING[dtype], ROUNDING.get(their_dtype, 0.0))
+    ours = dtype, _KV_INT8 if kv_dtype == "int8" else kv_dtype
+    rounding = max(*(ROUNDING[name] for name in ours), ROUNDING.get(their_dtype, 0.0))
     coarse = {split_quantization(name)[0] for name in (theirs, quantization)}
     tolerance = rounding
     if len(coarse) > 1:
         tolerance = max(rounding, *(_COARSE.get(name, 0.0) for name in coarse))
     elif theirs != quantization:
         tolerance = max(rounding, _SCALES)
-    return VerificationPlan(tuple(golden), tolerance, rounding, _BATCH[dtype])
+    return VerificationPlan(tuple(golden), tolerance, rounding, max(_BATCH[name] for name in ours))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from adapters.batch.grouped import Groups
 from adapters.batch.rows import RowPlan, RowSegment, plan_rows
+from kernels.attention import Sequences
 from server.model.kv_cache import KVCache
 
 
@@ -75,6 +76,8 @@ class PrefillPart:
 class Step:
     """Everything the model's modules need to know of the batch at hand.
 
+    ``sequences`` say what the rows attend to where the cache is read in place, ``num_positions`` being those of the
+    longest; elsewhere ``decode`` and ``prefills`` do, whose slots are read first.
     ``segments`` say which rows of the batch belong to which adapter, ``head_segments`` the same for the rows whose
     logits are wanted, which alone reach the output head. ``groups`` are the adapters' ops by module; ``embed_rows``
     [N] and ``embeds`` [N, hidden] replace embeddings. ``head_width`` is how many columns the output head must have at
@@ -91,6 +94,8 @@ class Step:
     embed_rows: Tensor | None = None
     embeds: Tensor | None = None
     head_width: int = 0
+    sequences: Sequences | None = None
+    num_positions: int = 0
     plans: dict[tuple[tuple[object, ...], bool], RowPlan] = field(default_factory=dict)
 
     def plan(self, members: tuple[object, ...], is_head: bool) -> RowPlan:

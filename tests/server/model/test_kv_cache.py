@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from adapters.ops import PrefixKV
@@ -8,8 +9,11 @@ from server.model.kv_cache import KVCache, LayerShape
 LAYERS = [LayerShape(2, 4, 4), LayerShape(2, 4, 6)]
 
 
-def make_cache() -> KVCache:
-    return KVCache(LAYERS, num_blocks=5, block_size=3, dtype=torch.float32, device=torch.device("cpu"))
+STORED = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
+
+
+def make_cache(stored: torch.dtype = torch.float32) -> KVCache:
+    return KVCache(LAYERS, 5, 3, torch.float32, torch.device("cpu"), stored)
 
 
 def test_written_slots_are_read_back_in_order() -> None:
@@ -21,21 +25,35 @@ def test_written_slots_are_read_back_in_order() -> None:
     assert torch.equal(values[1].transpose(0, 1), value[[3, 2]])
 
 
-def test_blocks_are_copied_in_every_layer() -> None:
-    cache = make_cache()
+@pytest.mark.parametrize("stored", STORED)
+def test_numbers_are_kept_within_the_rounding_of_their_type(stored: torch.dtype) -> None:
+    cache, slots = make_cache(stored), torch.tensor([7, 2, 9, 0])
+    key, value = torch.randn(4, 2, 4), torch.randn(4, 2, 6)
+    cache.write(1, slots, key, value)
+    keys, values = cache.read(1, slots[None])
+    step = 2 / 127 if stored == torch.int8 else torch.finfo(stored).eps  # of numbers below 4
+    assert keys.dtype == torch.float32
+    for got, want in ((keys, key), (values, value)):
+        torch.testing.assert_close(got[0].transpose(0, 1), want, rtol=0, atol=2 * step)
+
+
+@pytest.mark.parametrize("stored", STORED)
+def test_blocks_are_copied_in_every_layer(stored: torch.dtype) -> None:
+    cache = make_cache(stored)
     for layer, shape in enumerate(LAYERS):
         cache.write(layer, torch.arange(3, 6), torch.randn(3, 2, shape.key_dim), torch.randn(3, 2, shape.value_dim))
     cache.copy_blocks([(1, 4), (0, 2)])
-    for keys, values in zip(cache.keys, cache.values, strict=True):
-        assert torch.equal(keys[12:15], keys[3:6])
-        assert torch.equal(values[12:15], values[3:6])
-        assert keys[3:6].abs().sum() > 0
+    for layer in range(len(LAYERS)):
+        source, target = cache.read(layer, torch.tensor([[3, 4, 5], [12, 13, 14]]))[0].unbind()
+        assert torch.equal(source, target)
+        assert source.abs().sum() > 0
 
 
-def test_size_is_as_computed() -> None:
-    cache = make_cache()
-    assert KVCache.num_blocks_for(LAYERS, cache.nbytes, 3, torch.float32) == 5
-    assert KVCache.num_blocks_for(LAYERS, cache.nbytes - 1, 3, torch.float32) == 4
+@pytest.mark.parametrize("stored", STORED)
+def test_size_is_as_computed(stored: torch.dtype) -> None:
+    cache = make_cache(stored)
+    assert KVCache.num_blocks_for(LAYERS, cache.nbytes, 3, stored) == 5
+    assert KVCache.num_blocks_for(LAYERS, cache.nbytes - 1, 3, stored) == 4
 
 
 def test_a_prefix_fills_its_slots() -> None:

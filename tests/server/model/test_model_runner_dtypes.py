@@ -66,6 +66,17 @@ def test_half_types(half_base: Path, tiny_adapters: Mapping[str, Path], dtype: s
     assert float((got - want).abs().mean()) < ROUNDING[dtype]
 
 
+@pytest.mark.parametrize("kv_dtype", ["bfloat16", "float16", "int8"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_types_of_the_cache(half_base: Path, tiny_adapters: Mapping[str, Path], dtype: str, kv_dtype: str) -> None:
+    """Keys and values alone are rounded, those of int8 about as in bf16."""
+    want = mixed_logits(half_base, tiny_adapters, dtype="float32", device="cpu")
+    got = mixed_logits(half_base, tiny_adapters, dtype=dtype, kv_dtype=kv_dtype, device="cpu")
+    rounding = max(ROUNDING.get(name, 0.0) for name in (dtype, "bfloat16" if kv_dtype == "int8" else kv_dtype))
+    torch.testing.assert_close(got, want, rtol=0, atol=5 * rounding)
+    assert not torch.equal(got, want)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda(tiny_base: Path, tiny_adapters: Mapping[str, Path]) -> None:

@@ -62,5 +62,5 @@ def test_bytes_reported_are_those_of_the_packed_weights_and_their_scales(tiny_ba
 
 @pytest.mark.parametrize("quantize", BITS)
 def test_adapters_of_an_unquantized_base_are_tried_out_with_room_for_its_rounding(quantize: str) -> None:
-    assert make_verification_plan([], None, quantize, "float32").golden_tolerance >= 0.25
-    assert make_verification_plan([], None, "none", "float32").golden_tolerance < 0.05
+    assert make_verification_plan([], None, quantize, "float32", "float32").golden_tolerance >= 0.25
+    assert make_verification_plan([], None, "none", "float32", "float32").golden_tolerance < 0.05
