@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -51,6 +52,18 @@ class LowRankFactors:
     b: Tensor
     column: int = 0
 
+    @cached_property
+    def numbers(self) -> Tensor:
+        """As the library reads them. Shape: [7] int64."""
+        a_type, b_type = native.STORED.get(self.a.dtype, 0), native.STORED.get(self.b.dtype, 0)
+        pointers = self.a.data_ptr(), self.b.data_ptr()
+        return torch.tensor([*pointers, self.a.shape[1], a_type, b_type, self.column, self.b.shape[1]])
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the library can read them."""
+        return all(t.device.type == "cpu" and t.dtype in native.STORED and t.is_contiguous() for t in (self.a, self.b))
+
 
 def row_segments(segments: Iterable[tuple[int, int, int]]) -> Tensor:
     """Which rows are whose: (member, start, stop) of each segment. Shape: [S, 3] int64, on the CPU."""
@@ -67,20 +80,27 @@ class LowRankTable:
     def __init__(self, members: Sequence[Sequence[LowRankFactors]]) -> None:
         self._members = members  # keeps the tensors alive
         most = max(map(len, members), default=0)
-        none = [0] * 7
-        rows = [[*map(_as_numbers, factors), *[none] * (most - len(factors))] for factors in members]
-        self._table = torch.tensor(rows, dtype=torch.int64).view(len(members), most, 7)
+        none = torch.zeros(7, dtype=torch.int64)
+        rows = [row for factors in members for row in (*(f.numbers for f in factors), *[none] * (most - len(factors)))]
+        self._table = torch.stack(rows) if rows else none
         self._pointer, self._most = self._table.data_ptr(), most
-        self._native = all(_is_plain(t) for factors in members for f in factors for t in (f.a, f.b))
+        self._native = all(f.is_plain for factors in members for f in factors)
 
     def add(self, x: Tensor, y: Tensor, segments: Tensor) -> None:
         """Add the members' updates to the rows of ``y`` that ``segments`` (``row_segments``) says are theirs.
 
         Segments do not overlap. Shape: ``x`` [T, in], ``y`` [T, out], rows any distance apart.
         """
-        if self._native and native.is_native(x, y) and y.dtype == torch.float32:
+        if not self._native or x.device.type != "cpu" or native.library() is None:
+            self._add_torch(x, y, segments)
+        elif native.is_native(x, y) and y.dtype == torch.float32:
             self.add_native(x, y, segments.data_ptr(), len(segments))
-            return
+        else:
+            given, changed = x.float().contiguous(), y.float().contiguous()
+            self.add_native(given, changed, segments.data_ptr(), len(segments))
+            y.copy_(changed)
+
+    def _add_torch(self, x: Tensor, y: Tensor, segments: Tensor) -> None:
         for member, start, stop in segments.tolist():
             for f in self._members[member]:
                 columns = y[:, f.column : f.column + f.b.shape[1]]
@@ -92,12 +112,3 @@ class LowRankTable:
             x.data_ptr(), x.stride(0), y.data_ptr(), y.stride(0), x.shape[1],
             self._pointer, self._most, segments, count,
         )  # fmt: skip
-
-
-def _as_numbers(f: LowRankFactors) -> list[int]:
-    a_type, b_type = native.STORED.get(f.a.dtype, 0), native.STORED.get(f.b.dtype, 0)
-    return [f.a.data_ptr(), f.b.data_ptr(), f.a.shape[1], a_type, b_type, f.column, f.b.shape[1]]
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu" and tensor.dtype in native.STORED and tensor.is_contiguous()

@@ -7,24 +7,31 @@ from torch import Tensor
 
 from kernels import native
 
-_MATMUL = native.Function("matmul", "piipiiipiiii")
+_MATMUL = native.Function("matmul", "piipiiiipiiii")
 
 
 def matmul(x: Tensor, w: Tensor) -> Tensor:
     """The product of every matrix of a stack, the same for a row whatever rows are beside it.
 
-    Semantics: ``y[g] = x[g] @ w[g]``, in float32, added up in order.
-    Shape: ``x`` [G, n, in], ``w`` [G, in, out] float32, bfloat16 or float16, its rows and those of ``x`` any distance
-    apart; returns [G, n, out] in ``x``'s type.
+    Semantics: ``y[g] = x[g] @ w[g]``, in float32, added up in an order that the shape of ``w[g]`` alone decides.
+    Shape: ``x`` [G, n, in]; ``w`` [G, in, out] float32, bfloat16 or float16; returns [G, n, out] in ``x``'s type. Rows
+    may lie any distance apart, and ``w`` may be transposed; it is read in place then, too.
     """
-    if not native.is_native(x, w) or w.dtype not in native.STORED:
+    if native.library() is None or x.dtype != torch.float32 or w.device.type != "cpu" or w.dtype not in native.STORED:
         return matmul_torch(x, w)
+    if x.stride(2) != 1:
+        x = x.contiguous()
     groups, rows, size = x.shape
-    y = torch.empty(groups, rows, w.shape[2], dtype=torch.float32)
+    is_transposed = w.stride(2) != 1 and w.stride(1) == 1
+    if is_transposed:
+        w = w.mT
+    elif w.stride(2) != 1:
+        w = w.contiguous()
+    y = torch.empty(groups, rows, w.shape[1 if is_transposed else 2], dtype=torch.float32)
     _MATMUL(
         x.data_ptr(), x.stride(0), x.stride(1),
-        w.data_ptr(), native.STORED[w.dtype], w.stride(0), w.stride(1),
-        y.data_ptr(), groups, rows, size, w.shape[2],
+        w.data_ptr(), native.STORED[w.dtype], w.stride(0), w.stride(1), is_transposed,
+        y.data_ptr(), groups, rows, size, y.shape[2],
     )  # fmt: skip
     return y
 
@@ -32,3 +39,16 @@ def matmul(x: Tensor, w: Tensor) -> Tensor:
 def matmul_torch(x: Tensor, w: Tensor) -> Tensor:
     """The twin of ``matmul``."""
     return torch.bmm(x, w.to(x.dtype))
+
+
+def block_matmul(x: Tensor, w: Tensor) -> Tensor:
+    """``matmul`` block by block: of every row, each of K runs of features has a matrix of its own.
+
+    Semantics: ``y[g, i, k] = x[g, i, k] @ w[g, k]``, or ``w[g, 0]`` for every k where there is but one.
+    Shape: ``x`` [G, n, K, in], ``w`` [G, K or 1, in, out]; returns [G, n, K, out].
+    """
+    groups, rows, blocks, size = x.shape
+    if w.shape[1] == 1:
+        return matmul(x.reshape(groups, rows * blocks, size), w[:, 0]).view(groups, rows, blocks, -1)
+    apart = x.transpose(1, 2).reshape(groups * blocks, rows, size)
+    return matmul(apart, w.flatten(0, 1)).view(groups, blocks, rows, -1).transpose(1, 2)

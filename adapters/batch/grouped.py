@@ -1,34 +1,74 @@
 """Ops of many adapters at one module, run together: the fast form of ``adapters.batch.reference``.
 
-The members of a group share one op type, its constants and its shapes (for low-rank updates: the rank); their tensors
-are stacked, so a step costs a few batched products per module whatever the number of adapters. Nothing is padded to a
-maximum rank.
+Low-rank updates of any ranks are one native call, where they lie. The members of any other group share one op type,
+its constants and its shapes; their tensors are stacked, so a step costs a few batched products per module whatever the
+number of adapters. Nothing is padded to a maximum rank.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
+from typing_extensions import override
 
 from adapters.batch.rows import RowPlan
-from adapters.ops import AddOp, Op, Site
+from adapters.ops import AddOp, LowRank, Op, Site
+from kernels import native
+from kernels.low_rank import LowRankTable
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
-    """Ops of equal signature, stacked: ``op``'s tensors have the member as their first dimension."""
+class Group(ABC):
+    """Ops of several members that run together; ``op`` stands for all of them."""
 
     members: tuple[object, ...]
     op: Op
-    _single: dict[int, Op] = field(default_factory=dict)
 
+    @property
+    @abstractmethod
+    def copied(self) -> int:
+        """Bytes that were copied to make it."""
+
+    @abstractmethod
     def apply(self, x: Tensor, y: Tensor, plan: RowPlan, site: Site | None = None) -> None:
         """Apply to the members' rows of ``y`` [T, out] in place, from ``x`` [T, in]. Other rows stay untouched.
 
         Ops on the input side are given the module's input as both.
         """
+
+
+@dataclass(frozen=True, eq=False)
+class LowRankGroup(Group):
+    """Low-rank updates of any ranks, each read where it lies; ``op`` is the first."""
+
+    table: LowRankTable
+
+    @property
+    @override
+    def copied(self) -> int:
+        return 0
+
+    @override
+    def apply(self, x: Tensor, y: Tensor, plan: RowPlan, site: Site | None = None) -> None:
+        self.table.add(x, y, plan.segments)
+
+
+@dataclass(frozen=True, eq=False)
+class StackedGroup(Group):
+    """Ops of equal signature, stacked: ``op``'s tensors have the member as their first dimension."""
+
+    _single: dict[int, Op] = field(default_factory=dict)
+
+    @property
+    @override
+    def copied(self) -> int:
+        return 0 if len(self.members) == 1 else sum(t.nbytes for t in self.op.tensors())
+
+    @override
+    def apply(self, x: Tensor, y: Tensor, plan: RowPlan, site: Site | None = None) -> None:
         for g, start, stop in plan.long:
             self._segment(self._member(g), x[start:stop], y[start:stop], site)
         if plan.width:
@@ -71,23 +111,35 @@ class Groups:
 
 
 def group_ops(members: Mapping[object, Sequence[Op]]) -> Groups:
-    """Stack the ops that ``members`` have at one module into groups.
+    """Put the ops that ``members`` have at one module into groups.
 
     A member's ops act in their order: first what stands first in every member's list, then what stands second.
     """
     buckets: dict[Hashable, list[tuple[object, Op]]] = {}
     for member, ops in members.items():
         for position, op in enumerate(ops):
-            alone = None if op.STACKS else member
-            buckets.setdefault((position, op.signature(), alone), []).append((member, op))
+            buckets.setdefault((position, *_company(member, op)), []).append((member, op))
     order = sorted(buckets, key=lambda key: key[0])  # type: ignore[index]
-    groups = [_stack(buckets[key]) for key in order]
+    groups = [_group(buckets[key]) for key in order]
     return Groups(
         before=[g for g in groups if g.op.SIDE == "input"],
         after=[g for g in groups if g.op.SIDE == "output"],
     )
 
 
-def _stack(bucket: Sequence[tuple[object, Op]]) -> Group:
+def _company(member: object, op: Op) -> tuple[Hashable, ...]:
+    """What ops have in common that run together."""
+    if _is_native(op):
+        return type(op), op.columns(0, 0)  # any ranks
+    return op.signature(), None if op.STACKS else member
+
+
+def _is_native(op: Op) -> bool:
+    return isinstance(op, LowRank) and native.library() is not None and op.factors.is_plain
+
+
+def _group(bucket: Sequence[tuple[object, Op]]) -> Group:
     members, ops = zip(*bucket, strict=True)
-    return Group(members, type(ops[0]).stack(ops))
+    if _is_native(ops[0]):
+        return LowRankGroup(members, ops[0], LowRankTable([[op.factors] for op in ops]))
+    return StackedGroup(members, type(ops[0]).stack(ops))

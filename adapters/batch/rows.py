@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels.low_rank import row_segments
+
 # Segments longer than this (prefill chunks) run as a product of their own: padding every other member of the group
 # to their length would cost more than the extra call.
 MAX_PADDED_ROWS = 8
@@ -32,6 +34,7 @@ class RowPlan:
     ``long`` is (index of the member in the group, start, stop) of segments handled one by one. The others are
     gathered to a padded [G, width] table: ``gather`` [G * width] are row numbers (padding repeats row 0),
     ``flat`` [N] the places in that table that are real, ``rows`` [N] the rows they stand for.
+    ``segments`` [S, 3] are all of them as ``long`` has them, int64 on the CPU.
     """
 
     long: tuple[tuple[int, int, int], ...]
@@ -39,6 +42,7 @@ class RowPlan:
     gather: Tensor
     flat: Tensor
     rows: Tensor
+    segments: Tensor
 
 
 def plan_rows(members: Sequence[object], segments: Sequence[RowSegment], device: torch.device) -> RowPlan:
@@ -52,10 +56,12 @@ def plan_rows(members: Sequence[object], segments: Sequence[RowSegment], device:
         for i, start, stop in mine:
             if stop - start <= MAX_PADDED_ROWS:
                 lists[i].extend(range(start, stop))
-    return _table(long, lists, device)
+    return _table(long, lists, row_segments(mine), device)
 
 
-def _table(long: tuple[tuple[int, int, int], ...], lists: list[list[int]], device: torch.device) -> RowPlan:
+def _table(
+    long: tuple[tuple[int, int, int], ...], lists: list[list[int]], segments: Tensor, device: torch.device
+) -> RowPlan:
     width = max(map(len, lists))
     gather = [row for rows in lists for row in (*rows, *[0] * (width - len(rows)))]
     flat = [i * width + j for i, rows in enumerate(lists) for j in range(len(rows))]
@@ -66,4 +72,5 @@ def _table(long: tuple[tuple[int, int, int], ...], lists: list[list[int]], devic
         torch.tensor(gather, dtype=torch.long, device=device),
         torch.tensor(flat, dtype=torch.long, device=device),
         torch.tensor(rows, dtype=torch.long, device=device),
+        segments,
     )

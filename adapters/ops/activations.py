@@ -12,6 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from adapters.ops.op import AddOp, Op, Site
+from kernels.products import matmul
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,5 +120,5 @@ class Bottleneck(Op):
 
     @override
     def batched(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        inner = ACTIVATIONS[self.activation](torch.baddbmm(self.down_bias[:, None], y, self.down))
-        return y + torch.baddbmm(self.up_bias[:, None], inner, self.up)
+        inner = ACTIVATIONS[self.activation](matmul(y, self.down) + self.down_bias[:, None])
+        return y + (matmul(inner, self.up) + self.up_bias[:, None])

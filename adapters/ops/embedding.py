@@ -11,6 +11,7 @@ from torch.nn.functional import embedding
 from typing_extensions import override
 
 from adapters.ops.op import AddOp, Op, Site
+from kernels.products import matmul
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +36,7 @@ class LowRankEmbedding(AddOp):
     @override
     def update(self, x: Tensor) -> Tensor:
         tokens = x[0, :, 0].clamp(0, self.a.shape[1] - 1)
-        return (embedding(tokens, self.a[0]) @ self.b[0])[None]
+        return matmul(embedding(tokens, self.a[0])[None], self.b)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +93,7 @@ class HeadRows(Op):
 
     @override
     def batched(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
-        logits = torch.bmm(x, self.rows.mT)  # [G, n, k]
+        logits = matmul(x, self.rows.mT)  # [G, n, k]
         return y.scatter(2, self.ids[:, None].expand_as(logits), logits)
 
     @override

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from adapters.ops.op import AddOp, Site
+from kernels.low_rank import LowRankFactors
+from kernels.products import matmul
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,17 +31,18 @@ class LowRank(AddOp):
         """The inner dimension."""
         return self.a.shape[-1]
 
+    @cached_property
+    def factors(self) -> LowRankFactors:
+        """The factors as the native op takes them."""
+        return LowRankFactors(self.a, self.b)
+
     @override
     def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
         return y + (x @ self.a.float()) @ self.b.float()
 
     @override
     def update(self, x: Tensor) -> Tensor:
-        return torch.bmm(torch.bmm(x, self.a), self.b)
-
-    @override
-    def add_(self, x: Tensor, y: Tensor) -> None:
-        y.addmm_(x @ self.a[0], self.b[0])
+        return matmul(matmul(x, self.a), self.b)
 
     @override
     def columns(self, base: int, given: int) -> int:
@@ -82,7 +86,7 @@ class SharedLowRank(AddOp):
     @override
     def update(self, x: Tensor) -> Tensor:
         a, b = self.a[:, : x.shape[-1]], self.b[:, :, : self.outer.shape[-1]]
-        return torch.bmm(torch.bmm(x, a) * self.inner[:, None], b) * self.outer[:, None]
+        return matmul(matmul(x, a) * self.inner[:, None], b) * self.outer[:, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,5 +128,5 @@ class RandomBases(AddOp):
         small = scaled.flatten(1, 2)
         big = self.big[:, : small.shape[1]]
         if m == in_features:
-            return torch.bmm(torch.bmm(x, small.mT), big[..., : self.out_features])
-        return torch.bmm(torch.bmm(x, big[..., :in_features].mT), small)
+            return matmul(matmul(x, small.mT), big[..., : self.out_features])
+        return matmul(matmul(x, big[..., :in_features].mT), small)

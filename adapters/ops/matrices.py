@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from adapters.ops.op import AddOp, Site
+from kernels.products import matmul
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,11 +32,7 @@ class Delta(AddOp):
 
     @override
     def update(self, x: Tensor) -> Tensor:
-        return torch.bmm(x, self.weight)
-
-    @override
-    def add_(self, x: Tensor, y: Tensor) -> None:
-        y.addmm_(x, self.weight[0])
+        return matmul(x, self.weight)
 
 
 @dataclass(frozen=True, eq=False)

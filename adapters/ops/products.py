@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 from typing_extensions import override
 
 from adapters.ops.op import AddOp, Site
+from kernels.products import block_matmul, matmul
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +35,12 @@ class Kron(AddOp):
     @override
     def update(self, x: Tensor) -> Tensor:
         members, rows, _ = x.shape
-        hidden = torch.bmm(x.reshape(members, -1, self.down.shape[1]), self.down)
+        hidden = matmul(x.reshape(members, -1, self.down.shape[1]), self.down)
         if self.up is not None:
-            hidden = torch.bmm(hidden, self.up)
-        product = self.w1[:, None] @ hidden.reshape(members, rows, -1, hidden.shape[-1])
-        return product.flatten(2)
+            hidden = matmul(hidden, self.up)
+        columns = hidden.view(members, rows, -1, hidden.shape[-1]).transpose(2, 3)  # [G, n, out2, in1]
+        product = matmul(columns.reshape(members, -1, columns.shape[3]), self.w1.mT)
+        return product.view(*columns.shape[:3], -1).transpose(2, 3).flatten(2)
 
 
 _STEP_ELEMENTS = 1 << 24  # of what one step over a few rows computes in between
@@ -73,8 +75,9 @@ class Hadamard(AddOp):
         return torch.cat(parts, dim=1)
 
     def _update(self, x: Tensor) -> Tensor:
-        hidden = (x[:, :, None] * self.b1[:, None]) @ self.b2.mT[:, None]  # [G, n, r, r]
-        return ((hidden @ self.a2[:, None]) * self.a1[:, None]).sum(2)
+        scaled = x[:, :, None] * self.b1[:, None]  # [G, n, r, in]
+        hidden = matmul(scaled.flatten(1, 2), self.b2.mT)  # [G, n r, r]
+        return (matmul(hidden, self.a2).view(*scaled.shape[:3], -1) * self.a1[:, None]).sum(2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +109,9 @@ class BlockLowRank(AddOp):
     @override
     def update(self, x: Tensor) -> Tensor:
         members, rows, k = *x.shape[:2], self.a.shape[1]
-        read = torch.einsum("gnip,gipr->gnir", x.reshape(members, rows, k, -1), self.a)
+        read = block_matmul(x.reshape(members, rows, k, -1), self.a)
         exchanged = read.reshape(members, rows, k, k, -1).transpose(2, 3).flatten(3)
-        return torch.einsum("gnjr,gjro->gnjo", exchanged, self.b).flatten(2)
+        return block_matmul(exchanged, self.b).flatten(2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,4 +136,4 @@ class BlockSum(AddOp):
         r = self.block.shape[-2]
         padded = pad(x, (0, -x.shape[-1] % r))
         summed = padded.reshape(*x.shape[:-1], -1, r).sum(-2)
-        return torch.bmm(summed, self.block).repeat(1, 1, self.repeats)
+        return matmul(summed, self.block).repeat(1, 1, self.repeats)

@@ -10,6 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from adapters.ops.op import AddOp, Op, Site
+from kernels.products import block_matmul
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,7 @@ class RotateInput(AddOp):
     def update(self, x: Tensor) -> Tensor:
         size = self.change.shape[-1]
         blocks = self._swapped(x, 2, self.fold).reshape(*x.shape[:-1], -1, size)
-        rotated = torch.einsum("gnkb,gkbc->gnkc", blocks, self.change).reshape(x.shape)
+        rotated = block_matmul(blocks, self.change).reshape(x.shape)
         return self._swapped(rotated, self.fold, 2)
 
     def _places(self, block: int, size: int) -> list[int]:

@@ -1,5 +1,4 @@
-// Low-rank updates of many adapters in one call, and products of a stack of matrices. See kernels/low_rank.py and
-// kernels/products.py for what is computed.
+// Low-rank updates of many adapters in one call. See kernels/low_rank.py for what is computed.
 #include <type_traits>
 #include <vector>
 
@@ -125,24 +124,4 @@ EXPORT void add_low_rank(const float* x, int64_t x_stride, float* y, int64_t y_s
   };
   if (work > ENOUGH) return parallel(runs, run);
   for (int64_t g = 0; g < runs; g++) run(g);
-}
-
-// y[g] = x[g] @ w[g]. Shape: x [groups, rows, in], w [groups, in, out] of type w_type, y [groups, rows, out].
-EXPORT void matmul(const float* x, int64_t x_group, int64_t x_stride, const void* w, int64_t w_type, int64_t w_group,
-                   int64_t w_stride, float* y, int64_t groups, int64_t rows, int64_t in, int64_t out) {
-  int64_t const row_parts = parts(rows, MOST_ROWS), column_parts = parts(out, COLUMNS);
-  with_stored(w, w_type, [&](auto* weights) {
-    auto const run = [&](int64_t task) {
-      int64_t const g = task / (row_parts * column_parts), part = task % (row_parts * column_parts);
-      int64_t const row = part / column_parts * MOST_ROWS, column = part % column_parts * COLUMNS;
-      auto* const matrix = weights + g * w_group;
-      Ahead ahead = Ahead::of(matrix, 0, 0);
-      Product<StoredBehind<decltype(weights)>> const product{
-          x + g * x_group, x_stride, matrix, w_stride, y + g * rows * out, out, in, out, false, &ahead};
-      product.run(row, least(row + MOST_ROWS, rows), column, least(column + COLUMNS, out));
-    };
-    int64_t const tasks = groups * row_parts * column_parts;
-    if (groups * rows * in * out > ENOUGH) return parallel(tasks, run);
-    for (int64_t task = 0; task < tasks; task++) run(task);
-  });
 }

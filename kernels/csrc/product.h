@@ -104,3 +104,44 @@ template <class T> struct Product {
     store(to, add ? load(to, lanes) + sum : sum, lanes);
   }
 };
+
+// The same with a matrix that is stored with its output features first: w [out, in], rows w_stride apart. Every output is
+// one chain of vectors over the inputs, and then the sum of its lanes.
+template <class T> struct Dots {
+  const float* x;
+  int64_t x_stride;
+  const T* w;
+  int64_t w_stride;
+  float* y;
+  int64_t y_stride;
+  int64_t in;
+
+  void run(int64_t row, int64_t row_end, int64_t column, int64_t column_end) const {
+    for (; row + 4 <= row_end; row += 4) columns<4, 2>(row, column, column_end);
+    for (; row < row_end; row++) columns<1, 8>(row, column, column_end);
+  }
+
+ private:
+  template <int ROWS, int OUTS> void columns(int64_t row, int64_t column, int64_t column_end) const {
+    for (; column + OUTS <= column_end; column += OUTS) tile<ROWS, OUTS>(row, column);
+    for (; column < column_end; column++) tile<ROWS, 1>(row, column);
+  }
+
+  template <int ROWS, int OUTS> void tile(int64_t row, int64_t column) const {
+    vf sums[ROWS][OUTS] = {};
+    int64_t k = 0;
+    auto const step = [&](auto&& read) {
+      vf weights[OUTS];
+      for (int o = 0; o < OUTS; o++) weights[o] = read(w + (column + o) * w_stride + k);
+      for (int r = 0; r < ROWS; r++) {
+        vf const given = read(x + (row + r) * x_stride + k);
+        for (int o = 0; o < OUTS; o++) sums[r][o] = fma(given, weights[o], sums[r][o]);
+      }
+    };
+    for (; k + W <= in; k += W) step([](auto* p) { return load(p); });
+    int const rest = (int)(in - k);
+    if (rest > 0) step([rest](auto* p) { return load(p, rest); });
+    for (int r = 0; r < ROWS; r++)
+      for (int o = 0; o < OUTS; o++) y[(row + r) * y_stride + column + o] = sum(sums[r][o]);
+  }
+};

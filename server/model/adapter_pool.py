@@ -14,6 +14,7 @@ from adapters.ops import Adapter, Op
 from server.adapter_key import AdapterKey
 
 STEP_BYTES = 64 << 20  # about 15 ms on a CPU
+MODULES = 64  # the most that a step makes groups for
 _Members = dict[object, tuple[Op, ...]]
 
 
@@ -85,8 +86,9 @@ class AdapterPool:
         while self._waiting and copied < self._step_bytes:
             module, members = self._waiting.popitem()
             self._groups[module] = group_ops(members)
-            if len(members) > 1:
-                copied += sum(t.nbytes for ops in members.values() for op in ops if op.STACKS for t in op.tensors())
+            made = self._groups[module]
+            # making a group without a copy takes time as well
+            copied += max(sum(group.copied for group in (*made.before, *made.after)), self._step_bytes // MODULES)
 
 
 def _beside(stacked: Groups | None, members: _Members) -> Groups:

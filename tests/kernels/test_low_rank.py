@@ -132,9 +132,11 @@ def test_every_half_precision_number_is_read_exactly() -> None:
         assert torch.equal(y[0], numbers.float())
 
 
-def test_other_types_take_the_twin() -> None:
+@pytest.mark.usefixtures("variant")
+def test_rows_of_other_types_are_rounded_to_them_at_the_end() -> None:
     x, y = torch.randn(4, IN).bfloat16(), torch.randn(4, OUT).bfloat16()
     twin, updates = y.clone(), [LowRankRows(1, 3, *factors(4, torch.bfloat16))]
     add_low_rank(x, y, updates)
     add_low_rank_torch(x, twin, updates)
-    assert torch.equal(y, twin)
+    torch.testing.assert_close(y, twin, rtol=2**-7, atol=0.2)  # the twin rounds the update before it adds it
+    assert torch.equal(y[[0, 3]], twin[[0, 3]])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kernels import native
-from kernels.products import matmul
+from kernels.products import block_matmul, matmul
 from tests.kernels.conftest import THREADS
 
 pytestmark = pytest.mark.numeric
@@ -18,14 +18,16 @@ pytestmark = pytest.mark.numeric
 def test_products_are_their_twin(dtype: torch.dtype, rows: int, size: int, out: int) -> None:
     x, w = torch.randn(3, rows, size), torch.randn(3, size, out).to(dtype)
     bound = (size + 2) * 2**-24 * (x.double().abs() @ w.double().abs())
-    assert bool(((matmul(x, w) - x.double() @ w.double()).abs() <= bound).all())
+    for laid_out in (w, w.mT.contiguous().mT):
+        assert bool(((matmul(x, laid_out) - x.double() @ w.double()).abs() <= bound).all())
 
 
-@pytest.mark.parametrize("out", [3, 16, 40, 530])
-def test_a_row_is_the_same_in_any_batch(variant: str, out: int) -> None:
+@pytest.mark.parametrize("is_transposed", [False, True])
+@pytest.mark.parametrize("out", [1, 3, 16, 40, 530])
+def test_a_row_is_the_same_in_any_batch(variant: str, out: int, is_transposed: bool) -> None:
     if variant == native.TORCH:
         pytest.skip("torch promises no such thing")
-    x, w = torch.randn(2, 23, 130), torch.randn(2, 130, out)
+    x, w = torch.randn(2, 23, 130), torch.randn(2, out, 130).mT if is_transposed else torch.randn(2, 130, out)
     alone = torch.cat([matmul(x[:, i : i + 1], w) for i in range(23)], 1)
     for threads in THREADS:
         native.set_num_threads(threads)
@@ -39,3 +41,13 @@ def test_a_corner_of_a_matrix_is_read_in_place() -> None:
     assert torch.equal(matmul(x, w[:, :9, :17]), matmul(x, w[:, :9, :17].contiguous()))
     shared = w[:1].expand(2, -1, -1)
     assert torch.equal(matmul(x, shared[:, :9]), matmul(x, shared[:, :9].contiguous()))
+    across = w.mT[:, :9]
+    assert torch.equal(matmul(x, across), matmul(x, across.mT.contiguous().mT))
+
+
+@pytest.mark.parametrize("blocks", [1, 4])
+@pytest.mark.usefixtures("variant")
+def test_blocks_have_matrices_of_their_own(blocks: int) -> None:
+    x, w = torch.randn(2, 5, 4, 6), torch.randn(2, blocks, 6, 3)
+    wanted = torch.einsum("gnkb,gkbc->gnkc", x, w.expand(-1, 4, -1, -1))
+    torch.testing.assert_close(block_matmul(x, w), wanted)

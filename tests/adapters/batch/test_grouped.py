@@ -12,6 +12,7 @@ from adapters.batch.grouped import group_ops
 from adapters.batch.reference import apply_reference
 from adapters.batch.rows import MAX_PADDED_ROWS, RowSegment, plan_rows
 from adapters.ops import LowRank, Op
+from kernels import native
 from tests.adapters.ops.cases import CASES, IN, OUT
 from tests.adapters.support import StockSite
 
@@ -27,6 +28,9 @@ POPULARITY = {
     "skewed": [MAX_PADDED_ROWS + 30, 1, 1, 2],
     "all-long": [MAX_PADDED_ROWS + 1, MAX_PADDED_ROWS + 5],
 }
+
+# The others compute by torch's Fourier transforms and bags, or by the base's own module.
+EQUAL = sorted(set(CASES) - {"circulant", "spectrum", "sparse", "replace parameters"})
 
 
 def check(members: dict[object, tuple[Op, ...]], sizes: Sequence[tuple[object, int]], dtype: torch.dtype) -> None:
@@ -92,8 +96,48 @@ def test_other_rows_stay_bitwise_untouched() -> None:
 
 
 def test_ranks_are_never_padded() -> None:
-    groups = group_ops({"a": CASES["low-rank-1"](torch.float32), "b": CASES["low-rank-13"](torch.float32)}).after
+    members: dict[object, tuple[Op, ...]] = {
+        "a": CASES["low-rank-1"](torch.float32),
+        "b": CASES["low-rank-13"](torch.float32),
+    }
+    with native.using(native.TORCH):
+        groups = group_ops(members).after
     assert sorted(g.op.rank for g in groups if isinstance(g.op, LowRank)) == [1, 13]
+
+
+@pytest.mark.skipif(native.variant() == native.TORCH, reason="nothing native is here")
+def test_any_ranks_are_one_native_call_without_a_copy() -> None:
+    members: dict[object, tuple[Op, ...]] = {
+        name: CASES[f"low-rank-{rank}"](torch.float32) for name, rank in (("a", 1), ("b", 13), ("c", 8))
+    }
+    (group,) = group_ops(members).after
+    assert group.members == ("a", "b", "c")
+    assert group.copied == 0
+
+
+@pytest.mark.skipif(native.variant() == native.TORCH, reason="torch promises no such thing")
+@pytest.mark.parametrize("case", EQUAL)
+def test_a_row_is_the_same_beside_any_others(case: str) -> None:
+    """Bit for bit: alone, in a run of rows of its own, and among rows of another member."""
+    torch.manual_seed(0)
+    members: dict[object, tuple[Op, ...]] = {name: CASES[case](torch.float32) for name in "ab"}
+    base, x = Linear(IN, OUT).requires_grad_(False), torch.randn(2 * MAX_PADDED_ROWS + 9, IN)
+    outputs = torch.cat([base(row[None]) for row in x])
+
+    def computed(rows: slice, *segments: RowSegment) -> torch.Tensor:
+        given, groups = x[rows].clone(), group_ops(members)
+        for group in groups.before:
+            group.apply(given, given, plan_rows(group.members, segments, x.device), StockSite(base))
+        y = outputs[rows].clone()
+        for group in groups.after:
+            group.apply(x[rows], y, plan_rows(group.members, segments, x.device), StockSite(base))
+        return torch.cat([given, y], 1)
+
+    alone = torch.cat([computed(slice(i, i + 1), RowSegment("a", 0, 1)) for i in range(len(x))])
+    everything = slice(0, len(x))
+    assert torch.equal(computed(everything, RowSegment("a", 0, len(x))), alone)
+    mixed = computed(everything, *(RowSegment("ab"[i % 2], i, i + 1) for i in range(len(x))))
+    assert torch.equal(mixed[::2], alone[::2])
 
 
 def test_a_lone_members_stack_is_no_copy() -> None:
