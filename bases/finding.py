@@ -73,9 +73,11 @@ def resolve_base(spec: str) -> Path:
             return imported
         raise BaseModelError(f"{spec} is not imported yet; run: hotswap base import {spec}")
     if spec == DEFAULT_BASE:
-        if (default_base_dir() / "config.json").is_file():
+        if (default_base_dir() / "config.json").is_file() and keeps_gguf(default_base_dir()):
             return default_base_dir()
-        raise BaseModelError(f"the default base {DEFAULT_BASE} is not imported yet; run: hotswap base import")
+        raise BaseModelError(
+            f"the default base {DEFAULT_BASE} is not imported yet, or by an earlier version; run: hotswap base import"
+        )
     if _HUB_ID.fullmatch(spec):
         return _download(spec)
     raise BaseModelError(

@@ -1,6 +1,8 @@
-"""Perplexity and memory of a base under each quantization: starts ``hotswap serve`` for each and scores one text.
+"""Perplexity, memory and speed of a base under each quantization: starts ``hotswap serve`` for each.
 
-    python -m benchmarks.perplexity --text FILE --quantize none,int8,nf4
+    python -m benchmarks.perplexity --text FILE --quantize none,gguf,int8,nf4
+
+Speed is that of the scoring, and of one stream that decodes.
 
 The text is cut into windows that are scored alone, so each token but the first of a window is predicted from those
 before it in the window. With JSONL, ``--fields`` names what of each row is the text.
@@ -21,12 +23,15 @@ from pathlib import Path
 from bases.names import QUANTIZATIONS
 from benchmarks.own_server import OwnServer, own_server
 
-NAMES = ",".join(QUANTIZATIONS)
+NAMES = ",".join(QUANTIZATIONS)  # the first, none, is what the others are compared with
 
 
 @dataclass(frozen=True)
 class QuantizationScore:
-    """What one quantization costs and gives. ``base_bytes`` are those of the resident weights."""
+    """What one quantization costs and gives. ``base_bytes`` are those of the resident weights.
+
+    ``seconds`` are of scoring ``tokens``, ``decode_rate`` is tokens a second of one stream.
+    """
 
     quantize: str
     base_bytes: int
@@ -34,6 +39,7 @@ class QuantizationScore:
     tokens: int
     perplexity: float
     seconds: float
+    decode_rate: float
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,25 +90,38 @@ def score(server: OwnServer, quantize: str, text: str, tokens: int, window: int)
         body = {"model": "base", "prompt": ids[start : start + window], "max_tokens": 0, "echo": True, "logprobs": 0}
         answer = server.post("/v1/completions", body)
         logprobs += [value for value in answer["choices"][0]["logprobs"]["token_logprobs"] if value is not None]
+    scored = time.monotonic()
     return QuantizationScore(
         quantize=quantize,
         base_bytes=int(server.metric("hotswap_base_bytes")),
         engine_bytes=server.private_bytes()["engine"],
         tokens=len(logprobs),
         perplexity=math.exp(-sum(logprobs) / len(logprobs)),
-        seconds=time.monotonic() - started,
+        seconds=scored - started,
+        decode_rate=decode_rate(server),
     )
+
+
+def decode_rate(server: OwnServer, short: int = 8, long: int = 72) -> float:
+    """Tokens a second of one stream, between its first ones and its last."""
+    seconds = []
+    for count in (short, long):
+        started = time.monotonic()
+        body = {"model": "base", "prompt": "Once", "max_tokens": count, "temperature": 0, "ignore_eos": True}
+        server.post("/v1/completions", body)
+        seconds.append(time.monotonic() - started)
+    return (long - short) / (seconds[1] - seconds[0])
 
 
 def table(scores: Sequence[QuantizationScore]) -> str:
     """Markdown. The change is against the first quantization."""
     rows = [
-        "| quantize | base, MB | engine process, MB | perplexity | change | tokens/s |",
-        "|---|---|---|---|---|---|",
+        "| quantize | base, MB | engine process, MB | perplexity | change | scored, tokens/s | decoded, tokens/s |",
+        "|---|---|---|---|---|---|---|",
     ]
     rows += [
         f"| {s.quantize} | {s.base_bytes / 1e6:.1f} | {s.engine_bytes / 1e6:.0f} | {s.perplexity:.3f} | "
-        f"{s.perplexity / scores[0].perplexity - 1:+.1%} | {s.tokens / s.seconds:.0f} |"
+        f"{s.perplexity / scores[0].perplexity - 1:+.2%} | {s.tokens / s.seconds:.0f} | {s.decode_rate:.0f} |"
         for s in scores
     ]
     return "\n".join([*rows, "", f"{scores[0].tokens:,} tokens scored"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from bases.compute import free_unused, resolve_device, serving_dtype
+from bases.compute import resolve_device, serving_dtype
 from bases.end_tokens import end_token_ids
 from bases.errors import BaseModelError, QuantizationError
 from bases.fingerprint import base_fingerprint, template_sha256
@@ -56,7 +56,6 @@ def _load(config: EngineConfig) -> LoadedBase:
         attn_implementation=prepare_loading(hf_config),
     )
     patch_attention(model)
-    free_unused()
     template, end_ids = _text_facts(config)
     return LoadedBase(
         model=model.eval().requires_grad_(False),

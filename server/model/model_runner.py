@@ -16,7 +16,7 @@ from adapters.package.added_tokens import read_added_tokens, unnamed_rows
 from adapters.package.golden import read_golden
 from adapters.package.manifest import Manifest
 from adapters.package.reading import AdapterPackage, read_package
-from bases.compute import describe_kernels, dtype_name
+from bases.compute import describe_kernels, dtype_name, free_unused
 from bases.model import LoadedBase, base_spec
 from kernels import native
 from server.adapter_key import AdapterKey
@@ -179,6 +179,7 @@ def load_runner(config: EngineConfig) -> ModelRunner:
     started = time.monotonic()
     runner = ModelRunner(load_base(config), config)
     runner.warm_up()
+    free_unused()
     logger.info(
         "base resident: %.0f MB as %s, computed in %s on %s; kernels: %s; KV cache %.0f MB of %s; %.1f s",
         runner.base_bytes / 1e6, runner.quantization, runner.dtype, runner.device, runner.kernels,

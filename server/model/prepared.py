@@ -46,11 +46,11 @@ class PreparedAdapter:
 
 
 # Shares of the logits' own spread. Within one quantization only kernels, batch shapes and roundings differ. Between
-# quantizations the base itself answers differently: on the default base by 0.15 for int8, 0.9 for nf4, 2.1 for fp4,
+# quantizations the base itself answers differently: on the default base by 0.07 for gguf, 0.15 int8, 0.9 nf4, 2.1 fp4,
 # where an adapter of a few steps changes it by 0.3 to 0.5. There only gross errors can be seen.
 ROUNDING = {"float32": 0.01, "float16": 0.05, "bfloat16": 0.15}
 _SCALES = 0.15  # double quantization rounds the scales alone
-_COARSE = {"int8": 0.3, "nf4": 2.0, "fp4": 4.0}
+_COARSE = {"int8": 0.3, "gguf": 0.2, "nf4": 2.0, "fp4": 4.0}
 _BATCH = {"float32": 1e-3, "float16": 0.03, "bfloat16": 0.1}
 _KV_INT8 = "bfloat16"  # keys and values of int8 round about as those do
 

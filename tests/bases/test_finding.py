@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bases.errors import BaseModelError
-from bases.finding import DEFAULT_BASE, cache_dir, default_base_dir, resolve_base
+from bases.finding import DEFAULT_BASE, GGUF_BLOCKS, cache_dir, default_base_dir, resolve_base
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +31,9 @@ def test_the_default_base_once_imported() -> None:
     with pytest.raises(BaseModelError, match="run: hotswap base import"):
         resolve_base(DEFAULT_BASE)  # an interrupted import
     (default_base_dir() / "config.json").write_text("{}")
+    with pytest.raises(BaseModelError, match="by an earlier version; run: hotswap base import"):
+        resolve_base(DEFAULT_BASE)
+    (default_base_dir() / GGUF_BLOCKS).touch()
     assert resolve_base(DEFAULT_BASE) == default_base_dir()
 
 

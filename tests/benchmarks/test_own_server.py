@@ -29,7 +29,7 @@ def test_perplexity_is_that_of_transformers(
         logits = oracle.logits(tiny_base, None, window, "nf4")
         losses += torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(window[1:]), reduction="none").tolist()
     out = capsys.readouterr().out
-    row = re.search(r"\| nf4 \| (\S+) \| (\S+) \| (\S+) \| \+0.0% \|", out)
+    row = re.search(r"\| nf4 \| (\S+) \| (\S+) \| (\S+) \| \+0.00% \| \d+ \| \d+ \|", out)
     assert row is not None
     assert float(row[3]) == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-4)
     assert "147 tokens scored" in out

@@ -9,6 +9,8 @@ import torch
 
 from bases.compute import resolve_dtype
 from bases.errors import BaseModelError
+from bases.gguf_blocks import StoredBlocks
+from tests.bases.gguf_files import add_blocks
 from tests.bases.test_quantization_saved import CONFIGS, save_quantized
 from tests.trainer.support import make_config
 from trainer.base_model import load_base, load_model, load_vocabulary
@@ -59,6 +61,18 @@ def test_4bit_weights_still_carry_gradients_after_an_evaluation(
         layer.train()(x).sum().backward()
         assert x.grad is not None
         assert x.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gguf_files_values_are_trained_on(tiny_base: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+    base = add_blocks(tiny_base, tmp_path / "base")
+    model, blocks = load_model(base, dtype, "gguf"), StoredBlocks(base)
+    assert len(blocks) == 15
+    for name, stored in blocks.items():
+        assert torch.equal(model.get_parameter(name), stored.dense().to(dtype)), name
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    with pytest.raises(BaseModelError, match="keeps no weights of a GGUF file"):
+        load_model(tiny_base, dtype, "gguf")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
