@@ -111,7 +111,8 @@ class _Attention:
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, step: Step) -> Tensor:
         if step.sequences is None:
-            return attend(self._index, *(tensor.transpose(0, 1)[None] for tensor in (q, k, v)), self._rule)[0]
+            q, k, v = (tensor.transpose(0, 1)[None] for tensor in (q, k, v))
+            return attend(self._index, q, k, v, self._rule)[0]
         step.cache.write(self._index, step.slots, k, v)
         return step.cache.attend(self._index, q, step.sequences, self._plan.rule)
 
