@@ -1,7 +1,7 @@
 """How fast the native ops are, beside their twins and beside torch.
 
-    python -m benchmarks.kernels linear --rows 1,8,32 --formats q4_1,q8_0
-    HOTSWAP_KERNELS=avx2 python -m benchmarks.kernels linear
+    python -m benchmarks.kernels --ops linear --rows 1,8,32 --formats q4_1,q8_0
+    HOTSWAP_KERNELS=avx2 python -m benchmarks.kernels
 
 The shapes are those of the default base. Each layer has weights of its own, so that what does not fit the caches is
 read from memory, as in a step. A line's time is the sum of every call's fastest of many: other work on the machine
@@ -35,7 +35,7 @@ class Line:
 
 
 def fastest(calls: Sequence[Callable[[], object]], budget: float) -> float:
-    """Seconds of all calls, each taken at its fastest. At least three rounds, then as many as ``budget`` seconds hold."""
+    """Seconds of all calls, each at its fastest: of three rounds, or as many more as ``budget`` seconds hold."""
     best = [float("inf")] * len(calls)
     end, rounds = time.perf_counter() + budget, 0
     while rounds < 3 or time.perf_counter() < end:
@@ -81,14 +81,13 @@ FORMATS = {
     "fp16": Format(torch.float16),
     "fp32": Format(torch.float32),
 }
-LAYERS = 30
 SHAPES = ((960, 576), (576, 576), (3072, 576), (576, 1536))  # qkv, o, gate and up, down
 HEAD = (49152, 576)
 
 
 def linear_lines(args: argparse.Namespace) -> Iterator[Line]:
     """All linear maps of the default base's layers, then its head, in each format; and F.linear in fp32 and bf16."""
-    for part, shapes in (("layers", SHAPES * LAYERS), ("head", (HEAD,))):
+    for part, shapes in (("layers", SHAPES * args.layers), ("head", (HEAD,))):
         size = sum(n * k for n, k in shapes)
         for name in args.formats.split(","):
             weights = [pack([FORMATS[name].random(n, k)]) for n, k in shapes]
@@ -135,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(args.threads)
     native.set_num_threads(args.threads)
     print(f"{native.variant()}, {args.threads} threads")
-    for op in args.ops:
+    for op in args.ops.split(","):
         print(f"{op:30} {'rows':>5} {'ms':>9} {'GMAC/s':>8} {'GB/s':>7}")
         for line in OPS[op](args):
             took = fastest(line.calls, args.seconds)
@@ -146,9 +145,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.kernels", description="Ops against their twins and torch.")
-    parser.add_argument("ops", nargs="*", choices=[*OPS, []], default=list(OPS), metavar="op", help=", ".join(OPS))
+    parser.add_argument("--ops", default=",".join(OPS), help=f"ops, with commas between (default {','.join(OPS)})")
     parser.add_argument("--rows", type=_numbers, default=(1, 2, 4, 8, 16, 32, 64, 128, 256), help="rows of a batch")
     parser.add_argument("--formats", default=",".join(FORMATS), help="formats of weights, with commas between")
+    parser.add_argument("--layers", type=int, default=30, help="layers of the base (default 30)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seconds", type=float, default=1.0, help="time for each line (default 1)")
     parser.add_argument("--no-torch", dest="torch", action="store_false", help="leave torch's own products out")

@@ -58,6 +58,10 @@ struct Groups {
   Groups(int64_t rows, int64_t most) : rows(rows), count((rows + most - 1) / most) {}
   int64_t first(int64_t group) const { return group * (rows / count) + (group < rows % count ? group : rows % count); }
   int64_t size(int64_t group) const { return first(group + 1) - first(group); }
+  int64_t of(int64_t row) const {
+    int64_t const larger = rows % count, size = rows / count, rest = row - larger * (size + 1);
+    return rest < 0 ? row / (size + 1) : larger + rest / size;
+  }
 };
 
 void linear_floats(const Weight& weight, const float* x, int64_t x_stride, int64_t rows, const Result& result);
@@ -100,16 +104,27 @@ typedef int8_t vc __attribute__((vector_size(2 * W)));
 
 template <class T> static inline T load_as(const void* p) { T v; std::memcpy(&v, p, sizeof v); return v; }
 
+// W half words as ints, from byte p on. The compiler's own conversion goes by halves.
+static inline vi unsigned_ints(const uint8_t* p) {
+#if defined(__AVX512F__)
+  return (vi)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
+#elif defined(__AVX2__)
+  return (vi)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
+#else
+  return __builtin_convertvector(load_as<vh>(p), vi);
+#endif
+}
+
 // W floats of a type, from byte p on.
 template <int KIND> static inline vf widen(const uint8_t* p) {
   if constexpr (KIND == FLOAT32) return load_as<vf>(p);
-  if constexpr (KIND == BFLOAT16) return from_bits(__builtin_convertvector(load_as<vh>(p), vi) << 16);
+  if constexpr (KIND == BFLOAT16) return from_bits(unsigned_ints(p) << 16);
 #if defined(__AVX512F__)
   return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
 #elif defined(__F16C__)
   return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
 #else
-  vi const half = __builtin_convertvector(load_as<vh>(p), vi), rest = half & 0x7fff;
+  vi const half = unsigned_ints(p), rest = half & 0x7fff;
   vf const finite = from_bits(rest << 13) * all(0x1p112f); // the exponents' biases differ by 112
   vi const infinite = (rest >= 0x7c00) & 0x7f800000;
   return from_bits(bits(finite) | infinite | (half & 0x8000) << 16);
@@ -151,7 +166,7 @@ static inline vi dot(vi sum, vi a, vi b) {
 #endif
 }
 
-// The bytes of W lanes as words. The compiler's own conversion goes by halves.
+// The bytes of W lanes as words.
 static inline vs unsigned_words(const uint8_t* p) {
 #if defined(__AVX512BW__)
   return (vs)_mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)p));

@@ -6,11 +6,10 @@
 
 namespace {
 
-constexpr int64_t MOST = W == 16 ? 8 : W == 8 ? 6 : 2;        // rows of a group: as many as there are registers for
-constexpr int64_t MOST_FUSED = W == 16 ? 8 : W == 8 ? 4 : 2;  // where units are decoded in the midst of it
-constexpr int64_t ROW_BLOCK = 8;                               // groups that share a tile's decoding
-constexpr int64_t CHUNK = 8;                                   // runs that are decoded at once: 8 KB
-constexpr float FULL = 32767;                                  // largest word of an activation with integer codes
+constexpr int64_t MOST = W == 16 ? 8 : W == 8 ? 6 : 2; // rows of a group: as many as there are registers for
+constexpr int64_t ROW_BLOCK = 8;                       // groups that share a tile in the caches
+constexpr int64_t CHUNK = 8;                           // runs that are decoded at once: 8 KB
+constexpr float FULL = 32767;                          // largest word of an activation with integer codes
 
 // What stands beside the 32 words of a row's run.
 struct RunScale {
@@ -37,6 +36,10 @@ struct Words16 {
 float largest_magnitude(vi magnitudes) {
 #if defined(__AVX512F__)
   int32_t const most = _mm512_reduce_max_epi32((__m512i)magnitudes);
+#elif defined(__AVX2__)
+  __m128i m = _mm_max_epi32(_mm256_castsi256_si128((__m256i)magnitudes), _mm256_extracti128_si256((__m256i)magnitudes, 1));
+  m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
+  int32_t const most = _mm_cvtsi128_si32(_mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1)));
 #else
   int32_t most = 0;
   for (int i = 0; i < W; i++) most = magnitudes[i] > most ? magnitudes[i] : most;
@@ -49,6 +52,10 @@ float largest_magnitude(vi magnitudes) {
 int32_t total(vi v) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_epi32((__m512i)v);
+#elif defined(__AVX2__)
+  __m128i s = _mm_add_epi32(_mm256_castsi256_si128((__m256i)v), _mm256_extracti128_si256((__m256i)v, 1));
+  s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
 #else
   int32_t sum = 0;
   for (int i = 0; i < W; i++) sum += v[i];
@@ -56,15 +63,33 @@ int32_t total(vi v) {
 #endif
 }
 
-// k, k + 2, k + 1, k + 3: the order of 4-bit codes.
-void swap_middle(int16_t* words) {
-  for (int i = 0; i < RUN; i += 4) std::swap(words[i + 1], words[i + 2]);
+// Of every four words the first, third, second and last: the order of 4-bit codes.
+vh swap_middle(vh v) {
+#if defined(__AVX512F__)
+  return (vh)_mm256_shufflehi_epi16(_mm256_shufflelo_epi16((__m256i)v, 0xd8), 0xd8);
+#elif defined(__AVX2__)
+  return (vh)_mm_shufflehi_epi16(_mm_shufflelo_epi16((__m128i)v, 0xd8), 0xd8);
+#else
+  for (int i = 0; i < W; i += 4) std::swap(v[i + 1], v[i + 2]);
+  return v;
+#endif
+}
+
+// The low words of the lanes.
+vh narrow(vi v) {
+#if defined(__AVX512F__)
+  return (vh)_mm512_cvtepi32_epi16((__m512i)v);
+#elif defined(__AVX2__)
+  return (vh)_mm_packs_epi32(_mm256_castsi256_si128((__m256i)v), _mm256_extracti128_si256((__m256i)v, 1));
+#else
+  return __builtin_convertvector(v, vh);
+#endif
 }
 
 // How the activations of a call are rounded.
 struct Rounding {
-  float range;    // largest word
-  float unit;     // what a word of the weight stands for, without its scale
+  float range;    // the largest word
+  float step;     // times a run's largest magnitude and a weight's scale: what a product of words counts in
   bool swapped;   // 4-bit codes
   int32_t zero;
 
@@ -86,29 +111,24 @@ void Rounding::run(const float* x, int count, int16_t* words, RunScale* scale) c
   for (int i = 0; i < N; i++) {
     vi const rounded = bits(fma(part[i], inverse, shift)) - bits(shift);
     sum += rounded;
-    auto const narrow = __builtin_convertvector(rounded, vh);
-    std::memcpy(words + i * W, &narrow, sizeof narrow);
+    vh const in_order = swapped ? swap_middle(narrow(rounded)) : narrow(rounded);
+    std::memcpy(words + i * W, &in_order, sizeof in_order);
   }
-  if (swapped) swap_middle(words);
   int32_t const added = total(sum);
-  scale->scale = most / range * unit;
+  scale->scale = most * step;
   scale->sum = (float)added * scale->scale;
   scale->start = (int32_t)(0u - (uint32_t)zero * (uint32_t)added); // unsigned: of NaN it is anything
 }
 
-void round_group(const Weight& weight, const Rounding& rounding, const float* x, int64_t x_stride, const Words16& into,
-                 int64_t group) {
-  int64_t const first = into.groups.first(group), rows = into.groups.size(group), of_block = weight.runs_a_block();
-  for (int64_t row = 0; row < rows; row++) {
-    const float* from = x + (first + row) * x_stride;
-    for (int64_t run = 0; run < into.runs; run++) {
-      int64_t const inside = run % of_block * RUN, k = run / of_block * weight.block + inside;
-      int64_t const left = weight.block - inside;
-      int16_t words[RUN];
-      rounding.run(from + k, left < RUN ? (int)left : RUN, words, into.scales + first * into.runs + run * rows + row);
-      int16_t* out = into.words + (first * into.runs + run * rows) * RUN + 2 * row;
-      for (int i = 0; i < RUN; i += 2, out += 2 * rows) std::memcpy(out, words + i, 4);
-    }
+void round_row(const Weight& weight, const Rounding& rounding, const float* x, const Words16& into, int64_t row) {
+  int64_t const group = into.groups.of(row), rows = into.groups.size(group), of_block = weight.runs_a_block();
+  int64_t at = into.groups.first(group) * into.runs, inside = row - into.groups.first(group);
+  for (int64_t run = 0; run < into.runs; run++, at += rows) {
+    int64_t const k = run % of_block * RUN, left = weight.block - k;
+    int16_t words[RUN];
+    rounding.run(x + run / of_block * weight.block + k, left < RUN ? (int)left : RUN, words, into.scales + at + inside);
+    int16_t* out = into.words + at * RUN + 2 * inside;
+    for (int i = 0; i < RUN; i += 2, out += 2 * rows) std::memcpy(out, words + i, 4);
   }
 }
 
@@ -165,6 +185,8 @@ template <class Code, size_t... G> Product<Code> of_size(int64_t rows, std::inde
   return sizes[rows - 1];
 }
 
+constexpr std::make_index_sequence<MOST> sizes;
+
 // Runs of a tile as words, each with its scales as floats: blocks of one run.
 class Chunk {
  public:
@@ -197,9 +219,10 @@ class Chunk {
 template <class Code>
 void tile_product(const Code& code, const Blocks& tile, const Words16& x, int64_t first_group, int64_t end, float* sums) {
   int64_t const first_row = x.groups.first(first_group);
-  if (W == 16 || x.groups.rows <= MOST_FUSED) { // registers for all: decoding runs beside the products for free
+  bool const cheap = W == 16 || Code::PAIRS == 1; // to decode beside the products, once a group
+  if (cheap || x.groups.count == 1) {
     for (int64_t group = first_group; group < end; group++) {
-      auto const product_of = of_size<Code>(x.groups.size(group), std::make_index_sequence<MOST_FUSED>());
+      auto const product_of = of_size<Code>(x.groups.size(group), sizes);
       product_of(code, tile, x.of(group, 0), x.scales_of(group, 0), sums + (x.groups.first(group) - first_row) * TILE);
     }
     return;
@@ -209,7 +232,7 @@ void tile_product(const Code& code, const Blocks& tile, const Words16& x, int64_
     int64_t const count = x.runs - run < CHUNK ? x.runs - run : CHUNK;
     Blocks const decoded = chunk.decode(code, tile, run, count);
     for (int64_t group = first_group; group < end; group++) {
-      auto const product_of = of_size<Decoded>(x.groups.size(group), std::make_index_sequence<MOST>());
+      auto const product_of = of_size<Decoded>(x.groups.size(group), sizes);
       float* of_group = sums + (x.groups.first(group) - first_row) * TILE;
       product_of(Decoded{}, decoded, x.of(group, run), x.scales_of(group, run), of_group);
     }
@@ -239,12 +262,17 @@ template <class Code> void all_tiles(const Code& code, const Weight& weight, con
 
 void linear_codes(const Weight& weight, const float* x, int64_t x_stride, int64_t rows, const Result& result) {
   static thread_local Scratch words, scales;
-  Groups const groups(rows, rows <= MOST_FUSED ? MOST_FUSED : MOST);
+  Groups const groups(rows, MOST);
   Words16 const activations{groups, weight.runs(), words.get<int16_t>(rows * weight.runs() * RUN),
                             scales.get<RunScale>(rows * weight.runs())};
   Book4 const book(weight.book);
-  Rounding const rounding{weight.book ? Book4::MOST : FULL, book.unit, weight.kind == CODES4, (int32_t)weight.zero};
-  parallel(groups.count, [&](int64_t group) { round_group(weight, rounding, x, x_stride, activations, group); });
+  float const range = weight.book ? Book4::MOST : FULL;
+  Rounding const rounding{range, book.unit / range, weight.kind == CODES4, (int32_t)weight.zero};
+  int64_t const some = 4096 / weight.in_features + 1; // rows worth waking a thread for
+  parallel((rows + some - 1) / some, [&](int64_t task) {
+    for (int64_t row = task * some; row < rows && row < (task + 1) * some; row++)
+      round_row(weight, rounding, x + row * x_stride, activations, row);
+  });
   if (weight.kind == CODES8) all_tiles(Signed8{}, weight, activations, result);
   else if (weight.book) all_tiles(book, weight, activations, result);
   else all_tiles(Unsigned4{}, weight, activations, result);
