@@ -1,7 +1,8 @@
 """How fast the native ops are, beside their twins and beside torch.
 
-    python -m benchmarks.kernels --ops linear --rows 1,8,32 --formats q4_1,q8_0
-    HOTSWAP_KERNELS=avx2 python -m benchmarks.kernels
+    python -m benchmarks.kernels linear --rows 1,8,32 --formats q4_1,q8_0
+    python -m benchmarks.kernels attention --rows 1,8,32
+    HOTSWAP_KERNELS=avx2 python -m benchmarks.kernels linear
 
 The shapes are those of the default base. Each layer has weights of its own, so that what does not fit the caches is
 read from memory, as in a step. A line's time is the sum of every call's fastest of many: other work on the machine
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels import native
+from kernels.attention import AttentionRule, Sequences, paged_attention, paged_attention_torch
 from kernels.linear import PackedWeight, StoredWeight, linear, linear_torch, pack
 
 
@@ -35,7 +37,7 @@ class Line:
 
 
 def fastest(calls: Sequence[Callable[[], object]], budget: float) -> float:
-    """Seconds of all calls, each at its fastest: of three rounds, or as many more as ``budget`` seconds hold."""
+    """Seconds of all calls, each taken at its fastest. Three rounds, then as many as ``budget`` seconds hold."""
     best = [float("inf")] * len(calls)
     end, rounds = time.perf_counter() + budget, 0
     while rounds < 3 or time.perf_counter() < end:
@@ -81,13 +83,14 @@ FORMATS = {
     "fp16": Format(torch.float16),
     "fp32": Format(torch.float32),
 }
+LAYERS = 30
 SHAPES = ((960, 576), (576, 576), (3072, 576), (576, 1536))  # qkv, o, gate and up, down
 HEAD = (49152, 576)
 
 
 def linear_lines(args: argparse.Namespace) -> Iterator[Line]:
     """All linear maps of the default base's layers, then its head, in each format; and F.linear in fp32 and bf16."""
-    for part, shapes in (("layers", SHAPES * args.layers), ("head", (HEAD,))):
+    for part, shapes in (("layers", SHAPES * LAYERS), ("head", (HEAD,))):
         size = sum(n * k for n, k in shapes)
         for name in args.formats.split(","):
             weights = [pack([FORMATS[name].random(n, k)]) for n, k in shapes]
@@ -124,7 +127,55 @@ def _torchs(weights: Sequence[Tensor], rows: int) -> list[Callable[[], object]]:
     return [call(weight) for weight in weights]
 
 
-OPS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {"linear": linear_lines}
+STORED = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
+HEADS, KV_HEADS, HEAD_DIM, BLOCK_SIZE = 9, 3, 64, 16
+
+
+def attention_lines(args: argparse.Namespace) -> Iterator[Line]:
+    """Attention of all layers: rows that decode, each of a sequence of its own, then a prompt's rows, by context."""
+    for stored in STORED:
+        name = str(stored).removeprefix("torch.")
+        for context in (64, 1024):
+            for rows in (n for n in args.rows if n <= 32):
+                yield _attention(f"decode at {context} {name}", rows, 1, context, stored)
+        for count, context in ((128, 128), (512, 1024)):
+            yield _attention(f"prompt of {context} {name}", 1, count, context, stored)
+    if args.twins:
+        yield _attention("decode at 1024 float32 twin", 8, 1, 1024, torch.float32, op=paged_attention_torch)
+
+
+def _attention(
+    name: str,
+    sequences: int,
+    count: int,
+    context: int,
+    stored: torch.dtype,
+    *,
+    op: Callable[..., Tensor] = paged_attention,
+) -> Line:
+    """``count`` last rows of each sequence of ``context`` positions, whose blocks lie in random order."""
+    width = -(-context // BLOCK_SIZE)
+    blocks = torch.randperm(sequences * width).view(sequences, width).int()
+    row, count_of, start = (
+        torch.tensor(v, dtype=torch.int32)
+        for v in ([i * count for i in range(sequences)], [count] * sequences, [context - count] * sequences)
+    )
+    where, rule = Sequences(row, count_of, start, blocks, BLOCK_SIZE), AttentionRule(HEAD_DIM**-0.5)
+    slots = blocks.numel() * BLOCK_SIZE
+    shared = (torch.rand(slots, KV_HEADS), torch.rand(slots, KV_HEADS)) if stored == torch.int8 else None
+
+    def call() -> Callable[[], object]:
+        q = torch.randn(sequences * count, HEADS, HEAD_DIM)
+        keys, values = ((torch.randn(slots, KV_HEADS, HEAD_DIM) * 20).to(stored) for _ in range(2))
+        return lambda: op(q, keys, values, where, rule, scales=shared)
+
+    seen = sequences * sum(context - i for i in range(count))  # keys of all rows together
+    read = sequences * context * KV_HEADS * HEAD_DIM * 2 * stored.itemsize
+    multiplications = seen * HEADS * HEAD_DIM * 2
+    return Line(name, sequences * count, [call() for _ in range(LAYERS)], multiplications * LAYERS, read * LAYERS)
+
+
+OPS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {"linear": linear_lines, "attention": attention_lines}
 
 
 @torch.inference_mode()
@@ -134,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(args.threads)
     native.set_num_threads(args.threads)
     print(f"{native.variant()}, {args.threads} threads")
-    for op in args.ops.split(","):
+    for op in args.ops:
         print(f"{op:30} {'rows':>5} {'ms':>9} {'GMAC/s':>8} {'GB/s':>7}")
         for line in OPS[op](args):
             took = fastest(line.calls, args.seconds)
@@ -145,10 +196,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.kernels", description="Ops against their twins and torch.")
-    parser.add_argument("--ops", default=",".join(OPS), help=f"ops, with commas between (default {','.join(OPS)})")
+    parser.add_argument("ops", nargs="*", choices=[*OPS, []], default=list(OPS), metavar="op", help=", ".join(OPS))
     parser.add_argument("--rows", type=_numbers, default=(1, 2, 4, 8, 16, 32, 64, 128, 256), help="rows of a batch")
     parser.add_argument("--formats", default=",".join(FORMATS), help="formats of weights, with commas between")
-    parser.add_argument("--layers", type=int, default=30, help="layers of the base (default 30)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seconds", type=float, default=1.0, help="time for each line (default 1)")
     parser.add_argument("--no-torch", dest="torch", action="store_false", help="leave torch's own products out")

@@ -28,6 +28,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from server.api.error_responses import INVALID_REQUEST, RETRY_AFTER_SECONDS, ApiError
+from server.api.large_answer import UNSENT
 from server.api.middleware import REQUEST_ID
 from server.errors import EngineStartError
 from server.http_parser import Parser
@@ -46,7 +47,7 @@ REPORT_SECONDS = 10.0
 HEAD_BYTES = 64 * 1024  # of a request's line and headers, as uvicorn has it
 PROMPT_SECONDS = 1.0  # in which the head of a request comes, or its connection may have to give way to others
 HIGHEST_BACKLOG = 512  # connections that wait to be accepted
-ACCEPTED_AT_ONCE = 64  # in one turn of the event loop
+ACCEPTED_AT_ONCE = 1  # in a turn of the event loop; asyncio fails, and tries again, that often without descriptors
 OTHER_DESCRIPTORS = 128  # files, the engine, packages that are being unpacked
 
 
@@ -227,10 +228,22 @@ class Connection(H11Protocol):
         elif self.wants_head and now - self._head_since > self._limits.head_seconds:
             self._time_out("cut, for a head took longer than --head-seconds")
 
+    def give_way(self, now: float, patience: float) -> bool:
+        """Close the connection if it is idle, or its head has not come for so long."""
+        if self.is_idle:
+            self.shutdown()
+        elif self.wants_head and now - self._head_since >= patience:
+            self._time_out("cut, for a head that did not come when others did")
+        else:
+            return False
+        self._waiting.note(self)
+        return True
+
     @property
     def unsent(self) -> int:
         """Bytes of answers that the client has not taken, beyond what the system keeps for it."""
-        return self.transport.get_write_buffer_size()
+        held: int = self.cycle.scope["state"].get(UNSENT, 0) if self._answering else 0
+        return self.transport.get_write_buffer_size() + held
 
     def cut(self, fault: str) -> None:
         """End the connection at once."""
@@ -273,16 +286,11 @@ class Connection(H11Protocol):
 
     def _make_room(self) -> bool:
         """Close a connection that is idle, or else the one whose head has been awaited longest; false if all work."""
-        if (idle := self._waiting.idle()) is not None:
-            idle.shutdown()
-            self._waiting.note(idle)
-            return True
-        slow = self._waiting.slowest(other_than=self)
-        if slow is None or self.loop.time() - slow._head_since < PROMPT_SECONDS:
-            return False
-        slow._time_out("cut, for a head that did not come when others did")
-        self._waiting.note(slow)
-        return True
+        now = self.loop.time()
+        return any(
+            c is not None and c.give_way(now, PROMPT_SECONDS)
+            for c in (self._waiting.idle(), self._waiting.slowest(self))
+        )
 
     def _refuse(self, status: int, message: str, headers: dict[str, str], code: str) -> str:
         """Answer without the application, and close; returns the id that the answer bears."""
@@ -316,7 +324,7 @@ class HttpServer(uvicorn.Server):
                 app,
                 port=port,
                 http=partial(Connection, shared),  # type: ignore[arg-type]
-                backlog=min(ACCEPTED_AT_ONCE, self._limits.backlog),
+                backlog=ACCEPTED_AT_ONCE,
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -348,11 +356,21 @@ class HttpServer(uvicorn.Server):
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             now = asyncio.get_running_loop().time()
-            connections = [c for c in self.server_state.connections if isinstance(c, Connection)]
+            connections = self._connections()
             for connection in connections:
                 connection.sweep(now)
             self._make_room(connections)
             self._faults.report(now)
+
+    def _free_descriptors(self, now: float) -> None:
+        """Close who says nothing; only where there is none, who was answered and may ask again."""
+        connections = self._connections()
+        silent = [connection for connection in connections if connection.wants_head]
+        for connection in silent or connections:
+            connection.give_way(now, PROMPT_SECONDS / 2)
+
+    def _connections(self) -> list[Connection]:
+        return [c for c in self.server_state.connections if isinstance(c, Connection)]
 
     def _make_room(self, connections: Iterable[Connection]) -> None:
         """Cut those that leave most untaken, where all together leave too much."""
@@ -367,5 +385,6 @@ class HttpServer(uvicorn.Server):
         """Of descriptors that have run out asyncio tells for each connection, with a traceback."""
         if "out of system resource" in context["message"]:
             self._faults.counts["not accepted: no file descriptor is left"] += 1
+            self._free_descriptors(loop.time())  # asyncio accepts again in a second
         else:
             loop.default_exception_handler(context)

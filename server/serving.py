@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import json
+import os
 import signal
 import socket
 import sys
@@ -24,6 +24,8 @@ from server.connections import HttpServer
 from server.errors import EngineStartError, InvalidRequestError
 from server.logs import configure_logging
 from server.settings import ServerConfig
+
+SWITCH_SECONDS = 0.0005
 
 
 def banner(context: ServerContext, url: str) -> str:
@@ -119,7 +121,8 @@ def _signals_stop() -> Iterator[None]:
 class DrainingServer(HttpServer):
     """Serves, but a signal first drains: no new requests, running ones finish up to the deadline, then exit 0.
 
-    A second signal ends at once. ``failure`` is set when the server could not start.
+    A second signal is the deadline: what runs ends with an error. A third waits for nothing. ``failure`` is set when
+    the server could not start.
     """
 
     def __init__(self, context: ServerContext, url: str) -> None:
@@ -127,12 +130,12 @@ class DrainingServer(HttpServer):
         self._context = context
         self._url = url
         self._draining: asyncio.Task[None] | None = None
+        self._deadline = asyncio.Event()
         super().__init__(create_app(context, self._started), context.config)
 
     def _started(self, failure: EngineStartError | None) -> None:
         if failure is None:
-            gc.collect()
-            gc.freeze()  # what is here stays: to look at all of it again would hold up streams
+            _share_interpreter()
             _say(banner(self._context, self._url))
         else:
             self.failure = failure
@@ -151,9 +154,11 @@ class DrainingServer(HttpServer):
                 loop.remove_signal_handler(number)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to drain; again: give up."""
+        """Begin to drain; again: wait for running requests no longer; again: nor for anything else."""
         if self._draining is None:
             self._draining = asyncio.get_running_loop().create_task(self._drain())
+        elif not self._deadline.is_set():
+            self._deadline.set()
         else:
             self.should_exit = self.force_exit = True
 
@@ -162,11 +167,25 @@ class DrainingServer(HttpServer):
         context.admission.close("the server is shutting down")
         if context.admission.active:
             _say(f"shutting down: {context.admission.active} running, at most {context.config.drain_seconds:g} s")
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(context.admission.idle(), context.config.drain_seconds)
+        ends = [asyncio.create_task(context.admission.idle()), asyncio.create_task(self._deadline.wait())]
+        await asyncio.wait(ends, timeout=context.config.drain_seconds, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+        self._deadline.set()
         if context.admission.active:
             await context.engine.close()  # what still runs is told so, in its own stream
         self.should_exit = True
+
+
+def _share_interpreter() -> None:
+    """Let work on other threads, and the collector, hold up the event loop little.
+
+    The loop lets go of the interpreter's lock with each thing it reads or sends, and then waits an interval for a
+    thread that computes; and collections look at what is new, not at all that is loaded.
+    """
+    sys.setswitchinterval(SWITCH_SECONDS)
+    gc.collect()
+    gc.freeze()
 
 
 def check_adapters(context: ServerContext) -> None:
@@ -222,5 +241,9 @@ def _url(host: str, port: int) -> str:
 
 
 def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    """Tell whoever reads our output; that nobody does any more is no reason not to serve, or not to drain."""
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed at the end, too

@@ -12,11 +12,14 @@ from typing import TypeVar
 
 import regex  # type: ignore[import-untyped]
 
+from adapters.checkpoints import checkpoint
 from adapters.errors import PackageError
 from adapters.kinds.config import TargetedConfig
+from adapters.kinds.ranked_patterns import RankedPatterns
 from adapters.kinds.regular_expressions import compile_expression
 
 _SECONDS = 5.0  # for all patterns of one configuration
+_RULE = r"(.*\.)?({})"
 T = TypeVar("T")
 
 
@@ -25,20 +28,21 @@ class PatternMatcher:
 
     def __init__(self, config: TargetedConfig, seconds: float = _SECONDS) -> None:
         self._config = config
-        self._deadline = time.monotonic() + seconds
+        self._deadline = time.thread_time() + seconds  # of work: what holds this thread up is none of the patterns'
         self._compiled: dict[str, regex.Pattern[str]] = {}
+        self._ranks, self._alphas = RankedPatterns(config.ranks), RankedPatterns(config.alphas)
         excluded = config.exclude_modules or ()
         self._excluded = excluded if isinstance(excluded, str) else frozenset(excluded)
 
     def rank(self, module: str, default: int) -> int:
         """``rank_pattern``'s rank for ``module``, or ``default``. Raises PackageError for a bad pattern."""
-        return self.value(self._config.ranks, module, default)
+        return self._ranked(self._ranks, module, self._config.ranks.get(module, default))
 
     def alpha(self, module: str, default: float) -> float:
         """``alpha_pattern``'s alpha for ``module``, or ``default``. Raises PackageError for a bad pattern."""
-        return self.value(self._config.alphas, module, default)
+        return self._ranked(self._alphas, module, self._config.alphas.get(module, default))
 
-    def value(self, patterns: Mapping[str, T] | None, module: str, default: T, rule: str = r"(.*\.)?({})") -> T:
+    def value(self, patterns: Mapping[str, T] | None, module: str, default: T, rule: str = _RULE) -> T:
         """The value of the first pattern that matches when put into ``rule``, else ``default``. May raise PackageError.
 
         peft then also looks up the module's own name, which a pattern with special characters may equal. The default
@@ -49,6 +53,11 @@ class PatternMatcher:
             if self.matches(rule.replace("{}", pattern), module):
                 return value
         return found.get(module, default)
+
+    def _ranked(self, patterns: RankedPatterns[T], module: str, default: T) -> T:
+        return patterns.value(
+            (module, *ends_of(module)), lambda p: self.matches(_RULE.replace("{}", p), module), default
+        )
 
     def targets(self, modules: Iterable[str]) -> set[str] | None:
         """Those of ``modules`` that the configuration targets; None when only the tensors tell.
@@ -93,7 +102,8 @@ class PatternMatcher:
         return False
 
     def _run(self, pattern: str, module: str) -> regex.Match[str] | None:
-        left = self._deadline - time.monotonic()
+        checkpoint()
+        left = self._deadline - time.thread_time()
         try:
             if pattern not in self._compiled:
                 self._compiled[pattern] = compile_expression(pattern)

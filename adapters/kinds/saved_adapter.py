@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from adapters.checkpoints import checkpoint
 from adapters.errors import PackageError
 from adapters.kinds.config import PREFIX, AdapterConfig
 from adapters.limits import DEFAULT_LIMITS, PackageLimits
@@ -42,6 +43,7 @@ def by_module(tensors: Mapping[str, Tensor], parameters: Collection[str], kind: 
     """
     found: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for name, tensor in tensors.items():
+        checkpoint()
         module, parameter = _split_name(name, parameters)
         if not module:
             known = ", ".join(f"{PREFIX}<module>.{parameter}" for parameter in parameters)

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from adapters.checkpoints import checkpoint
 from adapters.errors import PackageError
 from adapters.limits import PackageLimits
 from adapters.quoting import describe_error, quote
@@ -106,6 +107,7 @@ def _members(data: bytes, what: str, limits: PackageLimits) -> dict[str, msgspec
 def _check(  # noqa: PLR0917 - one call, in order
     name: str, value: msgspec.Raw, start: int, dtypes: frozenset[str], smallest: int, limits: PackageLimits
 ) -> TensorInfo:
+    checkpoint()
     if not name or len(name) > _MAX_NAME or not name.isascii() or not name.isprintable():
         raise PackageError(f"the tensor name {quote(name)} is empty, too long, or not printable ASCII")
     try:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from adapters.checkpoints import checkpoint
 from adapters.errors import PackageError
 from adapters.kinds.config import CONFIG_FILE, AdapterConfig
 from adapters.kinds.registry import parse_config
@@ -40,6 +41,7 @@ def content_digest(
     digest = hashlib.sha256()
     digest.update(_digest_line("hotswap-adapter-1", config.semantics()))
     for name in sorted(infos):
+        checkpoint()
         info = infos[name]
         digest.update(_digest_line(name, [info.dtype, list(info.shape)]))
         for chunk in data(info):

@@ -9,6 +9,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from adapters.checkpoints import checkpoint
 from adapters.errors import PackageError
 from adapters.limits import DEFAULT_LIMITS, PackageLimits
 from adapters.package.header import WEIGHT_DTYPES, TensorInfo, read_header
@@ -57,6 +58,7 @@ def tensor_bytes(tensor: Tensor) -> memoryview:
 
 
 def _read(file: BinaryIO, info: TensorInfo, name: str) -> Tensor:
+    checkpoint()
     memory = torch.empty(info.nbytes, dtype=torch.uint8)
     file.seek(info.begin)
     if info.nbytes and file.readinto(memory.numpy()) != info.nbytes:  # type: ignore[attr-defined]
@@ -67,5 +69,6 @@ def _read(file: BinaryIO, info: TensorInfo, name: str) -> Tensor:
 def check_finite(tensors: Mapping[str, Tensor]) -> None:
     """PackageError naming the first tensor that holds NaN or infinity."""
     for name, tensor in tensors.items():
+        checkpoint()
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise PackageError(f"tensor {quote(name)} holds NaN or infinity; the training diverged")

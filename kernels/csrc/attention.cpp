@@ -162,26 +162,31 @@ class Block {
   }
 
   void multiply_keys(int64_t strip) {
-    b_.fetch(part(b_.keys, now_, strip), part(b_.values, now_, strip), t_.kv_head, scratch_.strip);
+    b_.fetch(part(b_.keys, now_, strip), part(b_.values, now_, strip), t_.kv_head, scratch_.strip, scales_);
     for (int64_t i = 0; i < t_.rows; i++)
       if (rows_[i].from < strip + STRIP && rows_[i].to > strip)
-        for (int64_t k = 0; k < STRIP; k += W)
-          store(scratch_.logits + i * RUN + strip + k, products(scratch_.q + i * d_, scratch_.strip + k * W, d_));
+        for (int64_t k = 0; k < STRIP; k += W) {
+          vf const logit = products(scratch_.q + i * d_, scratch_.strip + k * W, d_);
+          store(scratch_.logits + i * RUN + strip + k, b_.keys.scale == nullptr ? logit : logit * load(scales_ + k));
+        }
   }
 
   // A row reads no value that it does not see: what lies there may not be a number.
   void add_values_of(int64_t strip, float* out) {
-    b_.fetch(part(b_.values, now_, strip), part(b_.keys, next_, strip), t_.kv_head, scratch_.strip);
+    b_.fetch(part(b_.values, now_, strip), part(b_.keys, next_, strip), t_.kv_head, scratch_.strip, scales_);
     for (int64_t i = 0; i < t_.rows;) {
       int64_t const from = std::max(rows_[i].from, strip) - strip, to = std::min(rows_[i].to, strip + STRIP) - strip;
       int64_t alike = 1;
-      while (alike < 4 && i + alike < t_.rows && std::max(rows_[i + alike].from, strip) - strip == from &&
+      while (alike < ALIKE && i + alike < t_.rows && std::max(rows_[i + alike].from, strip) - strip == from &&
              std::min(rows_[i + alike].to, strip + STRIP) - strip == to)
         alike++;
-      int64_t const step = W == 16 && alike == 4 ? 4 : alike > 1 ? 2 : 1; // as many as there are registers for
-      auto const add = step == 4 ? add_strip<4> : step == 2 ? add_strip<2> : add_strip<1>;
-      if (from < to) add(scratch_.logits + i * RUN + strip, scratch_.strip, from, to, out + i * dv_, dv_);
-      i += step;
+      float* weights = scratch_.logits + i * RUN + strip;
+      if (b_.values.scale != nullptr)
+        for (int64_t row = 0; row < alike; row++)
+          for (int64_t k = row * RUN; k < row * RUN + STRIP; k += W)
+            store(weights + k, load(weights + k) * load(scales_ + k % RUN));
+      if (from < to) ADD_STRIP[alike - 1](weights, scratch_.strip, from, to, out + i * dv_, dv_);
+      i += alike;
     }
   }
 
@@ -211,6 +216,7 @@ class Block {
   int64_t const d_, dv_;
   Row rows_[ROWS];
   Seen now_, next_;
+  float scales_[STRIP] = {};
 };
 
 // What a call shares out. A task that is large beside all others is cut into parts, its whole kept to combine them.

@@ -32,9 +32,9 @@ struct Part {
   int64_t from, to;
 };
 
-// Write a strip in floats, [padded(size) / W][STRIP][W], so that neighbours of a product lie together; and ask for
-// another's, which is fetched later.
-template <class T> static void fetch(const Part& part, const Part& later, int64_t head, float* strip) {
+// Write a strip in floats, [padded(size) / W][STRIP][W], so that neighbours of a product lie together, int8 without its
+// scales, which go to `scales`; and ask for another part, which is fetched later.
+template <class T> static void fetch(const Part& part, const Part& later, int64_t head, float* strip, float* scales) {
   constexpr int64_t LINE = 64;
   Side const side = *part.side, other = *later.side; // copies, which no store can change
   for (int64_t p = part.from; p < part.to; p++) {
@@ -43,20 +43,16 @@ template <class T> static void fetch(const Part& part, const Part& later, int64_
       for (int64_t i = 0; i < other.size * (int64_t)sizeof(T); i += LINE) __builtin_prefetch(numbers + i);
     }
     const T* numbers = side.at<T>(part.slots[p], head);
-    constexpr bool IS_SCALED = sizeof(T) == 1;
-    vf const scale = all(IS_SCALED ? side.scale[part.slots[p] * side.heads + head] : 1.0f);
+    if (sizeof(T) == 1) scales[p] = side.scale[part.slots[p] * side.heads + head];
     float* out = strip + p * W;
     int64_t i = 0;
 #pragma GCC unroll 4
-    for (; i + W <= side.size; i += W, out += STRIP * W) store(out, IS_SCALED ? widen(numbers + i) * scale : widen(numbers + i));
-    if (i < side.size) {
-      vf const tail = widen(numbers + i, side.size - i);
-      store(out, IS_SCALED ? tail * scale : tail);
-    }
+    for (; i + W <= side.size; i += W, out += STRIP * W) store(out, widen(numbers + i));
+    if (i < side.size) store(out, widen(numbers + i, side.size - i));
   }
 }
 
-using Fetch = void (*)(const Part&, const Part&, int64_t, float*);
+using Fetch = void (*)(const Part&, const Part&, int64_t, float*, float*);
 constexpr Fetch FETCH[] = {fetch<float>, fetch<bfloat16>, fetch<float16>, fetch<int8_t>};
 
 // The sum of every vector's lanes.
@@ -104,7 +100,7 @@ template <int R, int N> static inline void add_values(const float* weights, cons
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) {
       vf const weight = all(weights[r * RUN + p]);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int n = 0; n < N; n++) part[r][n] = fma(weight, load(strip + (n * STRIP + p) * W), part[r][n]);
     }
   for (int r = 0; r < R; r++)
@@ -112,10 +108,16 @@ template <int R, int N> static inline void add_values(const float* weights, cons
 }
 
 template <int R> static void add_strip(const float* weights, const float* strip, int64_t from, int64_t to, float* out, int64_t size) {
+  constexpr int N = R == 1 ? 8 : 4; // enough sums at once to keep the machine busy, and as registers hold
   int64_t i = 0;
-  for (; i + 4 * W <= size; i += 4 * W) add_values<R, 4>(weights, strip + i * STRIP, from, to, out + i, size);
-  for (; i < size; i += W) add_values<R, 1>(weights, strip + i * STRIP, from, to, out + i, size);
+  for (; i + N * W <= size; i += N * W) add_values<R, N>(weights, strip + i * STRIP, from, to, out + i, size);
+  for (; i + 2 * W <= size; i += 2 * W) add_values<R, 2>(weights, strip + i * STRIP, from, to, out + i, size);
+  if (i < size) add_values<R, 1>(weights, strip + i * STRIP, from, to, out + i, size);
 }
+
+using AddStrip = void (*)(const float*, const float*, int64_t, int64_t, float*, int64_t);
+constexpr AddStrip ADD_STRIP[] = {add_strip<1>, add_strip<2>, add_strip<3>, add_strip<4>};
+constexpr int64_t ALIKE = W == 16 ? 4 : 3; // the most of them that registers hold
 
 // Within 3 units in the last place: Cephes' polynomial for small numbers, e^2x for others.
 static inline vf tangent(vf x) {

@@ -11,8 +11,8 @@ from typing_extensions import override
 from server.api.auth import InferenceKey
 from server.api.body import json_body
 from server.api.context import ContextDep
-from server.api.error_responses import packed
 from server.api.generation import Completion, TextDelta, TokenEntry
+from server.api.large_answer import packed
 from server.api.logprobs import chat_logprobs, completion_logprobs, joined, prompt_logprobs, ranked_prompt
 from server.api.prepare import Job, Prompt, chat_job, completion_job
 from server.api.respond import ChoiceFormat, answer

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import islice
 from typing import Any
 
 import msgspec
@@ -32,7 +30,6 @@ from server.errors import (
 INVALID_REQUEST = "invalid_request_error"
 INTERNAL_ERROR = "internal_error"
 RETRY_AFTER_SECONDS = 1
-PACKED_AT_ONCE = 8192  # values: about a millisecond
 MAX_SHOWN = 200  # characters of a client's path that a message repeats
 
 
@@ -74,23 +71,6 @@ class ApiError(Exception):
 def json_response(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """A JSON answer of plain data."""
     return Response(msgspec.json.encode(body), status, headers, media_type="application/json")
-
-
-def packed(value: Any) -> msgspec.Raw:
-    """``value`` as it will stand in a JSON answer.
-
-    Answers of many small objects are packed part by part: while one large one is encoded, or the collector looks at all
-    that it is made of, nothing else runs, other threads or not.
-    """
-    return msgspec.Raw(msgspec.json.encode(value))
-
-
-def packed_list(values: Iterable[Any]) -> msgspec.Raw:
-    """A long list of plain values, ``packed`` a few thousand at once."""
-    rest, parts = iter(values), []
-    while part := list(islice(rest, PACKED_AT_ONCE)):
-        parts.append(msgspec.json.encode(part)[1:-1])
-    return msgspec.Raw(b"[" + b",".join(parts) + b"]")
 
 
 def to_api_error(error: Exception) -> ApiError:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
 
+import msgspec
+
 from server.api.context import Place, ServerContext
 from server.api.error_responses import GenerationError
 from server.api.prepare import Job, Prompt
@@ -24,8 +26,7 @@ from server.text.token_spelling import INSIDE
 LONG_PROMPT = 4096  # tokens; to hand it over takes a while, and one request may do it many times
 
 
-@dataclass(frozen=True)
-class TokenEntry:
+class TokenEntry(msgspec.Struct, frozen=True, gc=False):
     """A shown token, where its text begins in the output, and its log-probabilities.
 
     ``before`` is what it stands behind and ``spelt`` what of the text is its (see ``PlacedToken``); None: what it
@@ -77,6 +78,7 @@ class Sequence:
         self._text = _output_text(job, self._prompt)
         self._waiting: deque[tuple[PlacedToken, TokenLogprobs]] = deque()
         self._first = True
+        self._prompt_logprobs: list[TokenLogprobs | None] = []
         self._completion_tokens = 0
         self._ended = False
         self._outputs = cast(AsyncGenerator[RequestOutput, None], engine.submit(request, on_end))
@@ -86,6 +88,9 @@ class Sequence:
         try:
             async with aclosing(self._outputs):
                 async for output in self._outputs:
+                    self._prompt_logprobs += output.prompt_logprobs or ()
+                    if not output.token_ids and output.finish_reason is None:
+                        continue
                     delta = self._consume(output)
                     if delta.finish_reason is not None:
                         self._end(delta.finish_reason)
@@ -128,9 +133,9 @@ class Sequence:
             first=self._first,
             completion_tokens=self._completion_tokens,
             cached_tokens=output.cached_tokens if self._first else 0,
-            prompt_logprobs=output.prompt_logprobs,
+            prompt_logprobs=self._prompt_logprobs if self._first and self._prompt_logprobs else None,
         )
-        self._first = False
+        self._first, self._prompt_logprobs = False, []
         return delta
 
     def _check(self, output: RequestOutput) -> None:

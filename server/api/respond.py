@@ -23,8 +23,9 @@ from server.adapter_key import AdapterKey
 from server.api.auth import tenant
 from server.api.body_limits import forget_body
 from server.api.context import ServerContext
-from server.api.error_responses import json_response, to_api_error
+from server.api.error_responses import retry_later, to_api_error
 from server.api.generation import Completion, Generation, TextDelta, Usage, running
+from server.api.large_answer import LargeAnswer, counted, json_parts
 from server.api.prepare import Job, asked_model
 from server.api.wire import SamplingBody
 from server.errors import EngineUnavailableError, UnknownModelError
@@ -34,6 +35,7 @@ Body = TypeVar("Body", bound=SamplingBody)
 Prepare = Callable[[ServerContext, Body, AdapterKey | None, float], Awaitable[Job]]
 GONE_STATUS = 499  # nginx's number; nobody is there to read it
 DONE = b"data: [DONE]\n\n"
+EVENT_END = b"\n\n"
 COMMENT = b": still working\n\n"
 _encode = msgspec.json.Encoder().encode
 
@@ -81,7 +83,7 @@ class _Work:
 
     def _whole(self, generation: Generation, completions: list[Completion]) -> Response:
         body = completion_body(self._form, generation.job, completions, generation.usage)
-        return json_response(body, headers=generation.job.headers)
+        return LargeAnswer(json_parts(body), generation.job.headers)
 
     async def stream(self) -> Response:
         """Answer as soon as the request is admitted, then go on."""
@@ -98,8 +100,12 @@ class _Work:
             chunks = Chunks(self._form, generation.job, self._body)
             async with aclosing(generation.deltas()) as deltas:
                 async for delta in deltas:
-                    make = partial(chunks.of, delta, generation.usage)
-                    for chunk in await asyncio.to_thread(make) if delta.prompt_logprobs else make():
+                    if delta.prompt_logprobs:
+                        make = partial(chunks.parts_of, delta, generation.usage)
+                        for part in counted(await asyncio.to_thread(make), self._request.scope["state"]):
+                            yield part
+                        continue
+                    for chunk in chunks.of(delta, generation.usage):
                         yield event(chunk)
             for chunk in chunks.last(generation.usage):
                 yield event(chunk)
@@ -170,10 +176,14 @@ def head(job: Job, kind: str) -> dict[str, Any]:
 
 
 def completion_body(form: ChoiceFormat, job: Job, completions: list[Completion], usage: Usage) -> dict[str, Any]:
-    """The body of an answer that is not streamed."""
-    choices = [form.choice(job, completion) for completion in completions]
-    body = {**head(job, form.object), "choices": choices, "usage": usage.body()}
-    return body | form.fields(job, completions)
+    """The body of an answer that is not streamed. Its choices are made while it is written, and take ``completions``.
+
+    What they hold is let go on the way: all at once, on the event loop, that would take a while.
+    """
+    fields = form.fields(job, completions)
+    completions.reverse()
+    choices = (form.choice(job, completions.pop()) for _ in range(len(completions)))
+    return {**head(job, form.object), "choices": choices, "usage": usage.body(), **fields}
 
 
 def entries(job: Job, completions: list[Completion]) -> int:
@@ -201,6 +211,10 @@ class Chunks:
         choices = self._form.chunk_choices(self._job, delta)
         return [{**self._head, **self._usage(choice, usage), "choices": [choice]} for choice in choices]
 
+    def parts_of(self, delta: TextDelta, usage: Usage) -> list[bytes]:
+        """The events of a delta that tells of a whole prompt."""
+        return [part for chunk in self.of(delta, usage) for part in event_parts(chunk)]
+
     def _usage(self, choice: dict[str, Any], usage: Usage) -> dict[str, Any]:
         """What a chunk says of usage. One that tells the role comes before all tokens, and counts none."""
         if self._running_usage:
@@ -221,7 +235,16 @@ class ClientGone(Exception):  # noqa: N818 - an event, not a fault
 
 def event(data: Any) -> bytes:
     """One event."""
-    return b"data: " + _encode(data) + b"\n\n"
+    return b"data: " + _encode(data) + EVENT_END
+
+
+def event_parts(data: Any) -> list[bytes]:
+    """A large event."""
+    return [b"data: ", *json_parts(data), EVENT_END]
+
+
+_WHY_CUT = "the rest of this answer was given up: it was not read while many others waited; send the request again"
+NOT_TAKEN = event(retry_later(503, _WHY_CUT, type="server_error", code="answer_not_taken").body()) + DONE
 
 
 async def gone(receive: Receive) -> None:
@@ -248,7 +271,8 @@ class EventStream(Response):
 
     The source's first event is empty and awaited by ``begin``, before anything is sent: what is refused until then gets
     an HTTP status of its own. A later failure becomes an error event. A stream that is silent for ``comment_seconds``
-    (unless 0) says so in a comment, because proxies cut idle connections. ``cut`` ends it as if the client had left.
+    (unless 0) says so in a comment, because proxies cut idle connections. With ``cut`` the source is left as if the
+    client had gone; should it read on, the last thing it finds is an error event.
     """
 
     media_type = "text/event-stream"
@@ -260,6 +284,9 @@ class EventStream(Response):
         self._comment_seconds = comment_seconds
         self._cut = cut
         self._sent = 0.0  # when something was last sent, by the loop's clock
+        self._begun = False
+        self._last = NOT_TAKEN
+        self._whole = True  # whether what was sent ends with an event
         self.status_code = 200
         self.background = None
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
@@ -294,28 +321,44 @@ class EventStream(Response):
         finally:
             await _stop(*ends, commenting)
             await self._source.aclose()
+        if self._cut.is_set() and self._begun and sending.cancelled():
+            await self._end(send)  # waits until there is room, or the connection is cut for taking nothing
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        self._begun = True
         async with aclosing(self._source):
             async for data in self._source:
                 await self._send(send, data)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        self._last = b""
+        await self._end(send)
+
+    async def _end(self, send: Send) -> None:
+        between = (
+            b"" if self._whole else EVENT_END
+        )  # a large event was cut off: what follows must not be read as its rest
+        await send({"type": "http.response.body", "body": between + self._last, "more_body": False})
 
     async def _send(self, send: Send, data: bytes) -> None:
+        self._whole = self._whole and data.endswith(EVENT_END)
         await send({"type": "http.response.body", "body": data, "more_body": True})
         self._sent = asyncio.get_running_loop().time()
+        self._whole = data.endswith(EVENT_END)
 
     async def _comment(self, send: Send) -> None:
-        """Beside ``_send_all``; the server writes each body it is given whole, so that they never mix."""
+        """Beside ``_send_all``, between two events; the server writes each body it is given whole."""
         if not self._comment_seconds:
             return
         loop = asyncio.get_running_loop()
         self._sent = loop.time()
         while True:
             await asyncio.sleep(self._sent + self._comment_seconds - loop.time())
-            if loop.time() - self._sent >= self._comment_seconds:
+            if loop.time() - self._sent < self._comment_seconds:
+                continue
+            if self._whole:
                 await self._send(send, COMMENT)
+            else:  # the client takes a large event slowly
+                self._sent = loop.time()
 
 
 async def with_errors(

@@ -11,7 +11,8 @@ from starlette.responses import Response
 from server.api.auth import InferenceKey
 from server.api.body import json_body
 from server.api.context import ContextDep, ServerContext
-from server.api.error_responses import json_response, packed_list
+from server.api.error_responses import json_response
+from server.api.large_answer import LargeAnswer, json_parts
 from server.api.prepare import asked_model, last_user_text, reads_plain_text
 from server.api.wire import DetokenizeBody, ModelBody, TokenizeBody
 from server.errors import InvalidRequestError
@@ -66,10 +67,10 @@ def _check_bytes(context: ServerContext, text: str, body: TokenizeBody) -> None:
 
 def _written(tokenizer: TextProcessor, answer: dict[str, Any], tokens: list[int], body: TokenizeBody) -> Response:
     """The answer, written part by part: it may be of millions of tokens."""
-    columns = {"tokens": packed_list(tokens)}
+    columns: dict[str, Any] = {"tokens": tokens}
     if body.return_token_strs:
-        columns["token_strs"] = packed_list(map(tokenizer.piece, tokens))
-    return json_response({**answer, **columns})
+        columns["token_strs"] = map(tokenizer.piece, tokens)
+    return LargeAnswer(json_parts({**answer, **columns}))
 
 
 @router.post("/detokenize", response_model=None)

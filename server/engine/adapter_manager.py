@@ -1,26 +1,31 @@
 """Brings adapters in and out of the runner while requests run.
 
-A loader thread prepares packages; the stepping thread places, verifies and admits them, one stage between two steps. An
-adapter leaves when it was asked to and its last request has ended. Knows neither tokens nor batches.
+A loader thread prepares packages; the stepping thread places, verifies and admits them, one stage between two steps,
+or a slice of one while requests run. An adapter leaves when it was asked to and its last request has ended. Knows
+neither tokens nor batches.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from adapters.checkpoints import held_up_by
 from adapters.errors import AdapterError, PackageChangedError, PackageError
 from adapters.ops import Adapter
 from adapters.ops.embedding import EmbedRows, HeadRows
 from server.adapter_key import AdapterKey
 from server.engine.executor import Runner
 from server.engine.messages import AdapterFailed, AdapterLoaded, AdapterUnloaded
+from server.engine.pace import Pace
 from server.engine.scheduler import AdapterSlot, Scheduler
 from server.engine.verification import AdapterVerification
 from server.errors import ADAPTER_MEMORY, BudgetError
@@ -32,7 +37,7 @@ Resident = tuple[AdapterKey, Adapter]
 class Loading:
     """The load of ``key``, whose package the loader thread turns into ``future``.
 
-    It is verified beside ``residents``, asked for when that begins.
+    It is verified beside ``residents``, asked for when that begins. To be closed if it does not come to its end.
     """
 
     def __init__(
@@ -52,17 +57,27 @@ class Loading:
         self._residents = residents
         self._max_bytes = max_bytes
         self._stages = self._begin()
+        self._until = math.inf
+        self._verification: AdapterVerification | None = None
 
-    def advance(self) -> tuple[Adapter, AdapterLoaded] | None:
-        """Take one stage; the adapter and the answer once requests may use it.
+    def advance(self, until: float = math.inf) -> tuple[Adapter, AdapterLoaded] | None:
+        """Take one stage, if it can be done ``until`` then (monotonic); the adapter and the answer once all are done.
 
         Raises what the package, its verification or the runner have to say; nothing is left behind then.
         """
+        self._until = until
         return next(self._stages)
 
-    def _begin(self) -> Iterator[tuple[Adapter, AdapterLoaded] | None]:
-        while not self.future.done():
-            yield None
+    def finish_pass(self) -> None:
+        """End the pass of the verification that is under way, if any: what it uses may go then."""
+        if self._verification is not None:
+            self._verification.finish_pass()
+
+    def close(self) -> None:
+        """Give up."""
+        self._stages.close()
+
+    def _begin(self) -> Generator[tuple[Adapter, AdapterLoaded] | None, None, None]:
         prepared = self.future.result()
         adapter, warnings = prepared.adapter, list(prepared.warnings)
         started = time.monotonic()
@@ -73,10 +88,10 @@ class Loading:
         try:
             placed = time.monotonic()
             if prepared.plan is not None:
-                verification = self._verification(adapter, prepared.plan)
-                yield None
-                while not verification.advance():
+                with closing(self._verify(adapter, prepared.plan)) as verification:
                     yield None
+                    while not verification.advance(self._until):
+                        yield None
                 warnings += dict.fromkeys(verification.warnings)
             verified = time.monotonic()
             self._admit(adapter)
@@ -98,15 +113,16 @@ class Loading:
             ),
         )
 
-    def _verification(self, adapter: Adapter, plan: VerificationPlan) -> AdapterVerification:
-        return AdapterVerification(
+    def _verify(self, adapter: Adapter, plan: VerificationPlan) -> AdapterVerification:
+        self._verification = AdapterVerification(
             (self._key, adapter),
             plan,
             self._runner,
             self._scheduler,
-            others=self._residents(),
+            others=self._residents,
             allow_noop=self._allow_noop,
         )
+        return self._verification
 
     def _admit(self, adapter: Adapter) -> None:
         """Give a prefix adapter its blocks and let requests use it."""
@@ -167,6 +183,7 @@ def _token_ids(adapter: Adapter, base_size: int) -> list[int]:
 
 logger = logging.getLogger(__name__)
 _MAX_TOKEN_IDS = 4096
+_SLICE = 0.03  # seconds of a step that running requests wait for adapters on their way in
 AdapterEvent = AdapterLoaded | AdapterFailed | AdapterUnloaded
 
 
@@ -208,7 +225,7 @@ class AdapterManager:
         """Start loading, answered by AdapterLoaded or AdapterFailed. A load already under way is joined."""
         entry = self._entries.get(key)
         if entry is None:
-            future = self._loader.submit(self._runner.prepare, path)
+            future = self._loader.submit(self._prepare, path)
             self._entries[key] = _Entry(
                 Loading(
                     key,
@@ -232,12 +249,19 @@ class AdapterManager:
             wait(reading, timeout=timeout, return_when=FIRST_COMPLETED)
 
     def install_prepared(self) -> list[AdapterKey]:
-        """Take every adapter on its way in one stage further; returns the keys that are resident now, or failed.
+        """Take adapters on their way in further; returns the keys that are resident now, or failed.
 
+        One is verified after the other, a stage at a time, or for a short while only if there are requests to compute.
         Blocked requests of those keys must then be queued or ended, and ``settle`` called.
         """
-        coming = [(key, entry) for key, entry in self._entries.items() if entry.loading is not None]
-        return [key for key, entry in coming if self._advance(key, entry)]
+        until = time.monotonic() + _SLICE if self._scheduler.has_work else math.inf
+        ended = []
+        for key, entry in list(self._entries.items()):
+            if entry.loading is not None and entry.loading.future.done():
+                if not self._advance(key, entry, until):
+                    break
+                ended.append(key)
+        return ended
 
     def unload(self, key: AdapterKey) -> None:
         """Let an adapter go when its last request has ended, answered by AdapterUnloaded."""
@@ -256,6 +280,7 @@ class AdapterManager:
         """Drop an adapter that is to leave, once it is loaded and the scheduler has no request of it."""
         entry = self._entries.get(key)
         if entry is not None and entry.leaving and entry.loaded is not None and not self._scheduler.users(key):
+            self._finish_pass()
             self._scheduler.remove_adapter(key)
             self._runner.remove(key)
             del self._entries[key]
@@ -263,6 +288,9 @@ class AdapterManager:
 
     def close(self) -> None:
         """Stop the loader thread; loads under way are not waited for."""
+        for entry in self._entries.values():
+            if entry.loading is not None:
+                entry.loading.close()
         self._loader.shutdown(wait=False, cancel_futures=True)
 
     def check_integrity(self) -> None:
@@ -279,11 +307,21 @@ class AdapterManager:
         """A resident adapter, for another to be verified beside it."""
         return [(key, entry.adapter) for key, entry in self._entries.items() if entry.adapter is not None][-1:]
 
-    def _advance(self, key: AdapterKey, entry: _Entry) -> bool:
+    def _finish_pass(self) -> None:
+        for entry in self._entries.values():
+            if entry.loading is not None:
+                entry.loading.finish_pass()
+
+    def _prepare(self, path: Path) -> PreparedAdapter:
+        """In the loader thread."""
+        with held_up_by(Pace(lambda: self._scheduler.has_work)):
+            return self._runner.prepare(path)
+
+    def _advance(self, key: AdapterKey, entry: _Entry, until: float) -> bool:
         """Take one stage of a load; True when the adapter is resident, or failed and gone."""
         assert entry.loading is not None
         try:
-            done = entry.loading.advance()
+            done = entry.loading.advance(until)
         except Exception as error:  # noqa: BLE001 - a bad package must never end the stepping thread
             del self._entries[key]
             self.events.append(_failure(key, error))

@@ -194,7 +194,8 @@ class Engine:
             self._end(request, FinishReason.ERROR, result.error)
             return
         self.scheduler.update(request, result.work.num_tokens)
-        request.prompt_logprobs += result.prompt_logprobs
+        if result.prompt_logprobs:
+            self._tell_prompt(request, result.prompt_logprobs)
         if result.token is not None:
             self._append(request, result.token, result.logprobs)
         elif request.num_pending_tokens == 0:  # only the prompt was wanted
@@ -206,6 +207,13 @@ class Engine:
         self.scheduler.waiting.charge_output(request)
         self._tell(request, first=first, token=token, finish_reason=reason, logprobs=logprobs)
 
+    def _tell_prompt(self, request: Request, values: list[TokenLogprobs]) -> None:
+        """Report what this step found of the prompt: all of it at once would keep others' tokens waiting behind it."""
+        part: list[TokenLogprobs | None] = [None] if request.num_prompt_logprobs == 1 else []
+        part += values
+        request.num_prompt_logprobs += len(values)
+        self._outputs.append(RequestOutput(request_id=request.request_id, prompt_logprobs=part))
+
     def _tell(
         self,
         request: Request,
@@ -216,7 +224,7 @@ class Engine:
         logprobs: TokenLogprobs | None = None,
     ) -> None:
         """Report progress of a request; the ``first`` report also says how it started, the last one ends it."""
-        wants_prompt = request.sampling.prompt_logprobs is not None
+        untold = request.sampling.prompt_logprobs is not None and len(request.prompt_ids) == 1
         self._outputs.append(
             RequestOutput(
                 request_id=request.request_id,
@@ -224,7 +232,7 @@ class Engine:
                 finish_reason=finish_reason,
                 stop_token_id=token if finish_reason is FinishReason.STOP else None,
                 logprobs=None if logprobs is None else [logprobs],
-                prompt_logprobs=request.prompt_logprobs if first and wants_prompt else None,
+                prompt_logprobs=[None] if first and untold else None,
                 cached_tokens=request.num_cached_tokens if first else 0,
                 queued_seconds=(request.scheduled_at or request.arrived_at) - request.arrived_at if first else 0.0,
             )

@@ -70,7 +70,8 @@ class Runner(Protocol):
         ``width`` is ``vocab_size``, or that of the adapter in the batch that knows the most tokens; logits of tokens
         that a row's adapter does not have are minus infinity.
 
-        Must be safe to repeat on a part of the sequences after it raised: all writes are to the positions given.
+        Must be safe to repeat on a part of the sequences after it raised: all writes are to the positions given. Has
+        checkpoints (``adapters.checkpoints``), and is safe to call while another thread is held up within it.
         """
 
     def prepare(self, path: Path) -> PreparedAdapter:
@@ -108,7 +109,7 @@ class Work:
         request = self.request
         if not request.wants_prompt_logprobs:
             return range(0)
-        first = request.num_virtual_tokens + len(request.prompt_logprobs)
+        first = request.num_virtual_tokens + request.num_prompt_logprobs
         start = request.num_computed_tokens + 1
         return range(max(first, start), min(request.num_prompt_tokens, start + self.num_tokens))
 

@@ -51,15 +51,16 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     prompt_logprobs: int | None = None
 
 
-class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Log-probability of one chosen token, and the most likely ones as (token_id, logprob), best first.
 
-    ``rank`` counts the chosen token among all, from 1; told of prompt tokens only.
+    ``rank`` counts the chosen token among all, from 1; told of prompt tokens only. One answer may hold hundreds of
+    thousands of these: they are made of what the garbage collector need not look at.
     """
 
     token_id: int
     logprob: float
-    top: list[tuple[int, float]]
+    top: tuple[tuple[int, float], ...] = ()
     rank: int = 0
 
 
@@ -129,9 +130,10 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """What one step did for one request.
 
     ``token_ids`` are the new tokens (an end token included, which the API does not show). ``stop_token_id`` is the
-    token that ended the request, if one did. ``prompt_logprobs`` comes once, with the first token: entry i is for
-    prompt token i, None for the first. ``queued_seconds`` (arrival to first scheduling) and ``cached_tokens`` come
-    with the first token. ``error`` is set exactly when ``finish_reason`` is ERROR.
+    token that ended the request, if one did. ``prompt_logprobs`` comes in parts, as they are computed, the last before
+    the first token or with it: joined, entry i is for prompt token i, None for the first. ``queued_seconds`` (arrival
+    to first scheduling) and ``cached_tokens`` come with the first token. ``error`` is set exactly when
+    ``finish_reason`` is ERROR.
     """
 
     request_id: str

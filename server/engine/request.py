@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.adapter_key import AdapterKey
-from server.engine.messages import EngineRequest, FinishReason, SamplingParams, TokenLogprobs
+from server.engine.messages import EngineRequest, FinishReason, SamplingParams
 from server.model.inputs import NEVER, VIRTUAL
 
 
@@ -133,7 +133,7 @@ class Request:
     num_published_blocks: int = 0
     scheduled_at: float | None = None
     num_cached_tokens: int = 0
-    prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=lambda: [None])
+    num_prompt_logprobs: int = 1  # of prompt tokens told, or, of the first, known to have none
     history: TokenHistory | None = None
     bias: TokenBias | None = None
     allowed: NDArray[np.int64] | None = None
@@ -197,7 +197,7 @@ class Request:
     @property
     def wants_prompt_logprobs(self) -> bool:
         """Whether log-probabilities of prompt tokens are still missing."""
-        return self.sampling.prompt_logprobs is not None and len(self.prompt_logprobs) < len(self.prompt_ids)
+        return self.sampling.prompt_logprobs is not None and self.num_prompt_logprobs < len(self.prompt_ids)
 
     @property
     def forbids_stop(self) -> bool:

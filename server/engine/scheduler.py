@@ -7,7 +7,7 @@ Bounds are the tokens and sequences of a step and the KV blocks. Knows neither t
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from operator import attrgetter
 
@@ -44,6 +44,14 @@ class AdapterSlot:
     invocation_tokens: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class Loan:
+    """Blocks held by what is no request. ``call_in`` has them returned at once, when requests need them."""
+
+    blocks: list[int]
+    call_in: Callable[[], None]
+
+
 @dataclass
 class SchedulerOutput:
     """One step's work: tokens to compute by request id.
@@ -70,6 +78,7 @@ class Scheduler:
         self.preempted: list[Request] = []
         self.blocked: dict[AdapterKey, list[Request]] = {}
         self.slots: dict[AdapterKey | None, AdapterSlot] = {None: AdapterSlot()}
+        self._loans: list[Loan] = []
         self.num_preemptions = 0
         self.num_queried_tokens = 0
         self.num_cached_tokens = 0
@@ -145,17 +154,32 @@ class Scheduler:
         self._free(num_blocks)
         return self.blocks.allocate(num_blocks)
 
-    def make_room(self, num_blocks: int) -> bool:
-        """Let ``num_blocks`` be free, preempting requests if need be; False when that many can never be."""
+    def lend(self, num_blocks: int, call_in: Callable[[], None]) -> Loan | None:
+        """Lend out blocks, preempting requests if need be; None when that many can never be free.
+
+        When requests need them, ``call_in`` is called, and has to return the loan.
+        """
         held = sum(len(slot.prefix_blocks) for slot in self.slots.values())
         if held + num_blocks > self.blocks.num_blocks:
-            return False
+            return None
         self._free(num_blocks)
-        return True
+        self._loans.append(loan := Loan(self.blocks.allocate(num_blocks), call_in))
+        return loan
+
+    def take_back(self, loan: Loan) -> None:
+        """Have the blocks of a loan again."""
+        self._loans.remove(loan)
+        self.blocks.release(loan.blocks)
 
     def _free(self, num_blocks: int) -> None:
-        while self.blocks.num_free < num_blocks:
+        while self._lacks(num_blocks):
             self._preempt(self._last_arrived())
+
+    def _lacks(self, num_blocks: int) -> bool:
+        """Whether fewer than ``num_blocks`` are free, those that are lent included."""
+        while self._loans and self.blocks.num_free < num_blocks:
+            self._loans[-1].call_in()
+        return self.blocks.num_free < num_blocks
 
     # ---- one step ----
 
@@ -186,7 +210,7 @@ class Scheduler:
         for request in self.requests.values():
             self._check_request(request)
         tables = [r.block_table for r in self.running] + [s.prefix_blocks for s in self.slots.values()]
-        self.blocks.check_integrity(tables)
+        self.blocks.check_integrity([*tables, *(loan.blocks for loan in self._loans)])
 
     # ---- inside a step ----
 
@@ -209,7 +233,7 @@ class Scheduler:
     def _grow(self, request: Request, output: SchedulerOutput) -> bool:
         """Give a running request blocks for all its tokens; False when it cannot go on in this step."""
         missing = self.blocks.blocks_for(len(request.token_ids)) - len(request.block_table)
-        while missing > self.blocks.num_free:
+        while self._lacks(missing):
             victim = self._last_arrived()
             if victim is request and len(self.running) == 1:
                 output.exhausted.append(request)
@@ -243,7 +267,7 @@ class Scheduler:
         cached = self._lookup(request, len(head))
         self.blocks.acquire(cached)
         needed = self.blocks.blocks_for(len(request.token_ids)) - len(head) - len(cached)
-        if needed > self.blocks.num_free:
+        if self._lacks(needed):
             self.blocks.release(cached)
             return False
         self.blocks.acquire(head)

@@ -1,13 +1,14 @@
-"""Verifies an adapter between two steps, before any request may use it.
+"""Verifies an adapter between steps, before any request may use it.
 
 It answers a few prompts alone, then beside the base and other adapters. It is refused when its logits are not finite,
-are not those that its trainer recorded, change with what else is in the batch, or are exactly the base's. One forward
-pass a step, so that running requests wait for no more than that.
+are not those that its trainer recorded, change with what else is in the batch, or are exactly the base's. Each forward
+pass is one of its own, whatever requests run, and is held up half-way where they must not wait for all of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -20,20 +21,23 @@ from server.adapter_key import AdapterKey
 from server.engine.executor import Runner
 from server.engine.request import activation_start
 from server.engine.scheduler import Scheduler
+from server.engine.slices import Slices
 from server.model.inputs import VIRTUAL, ModelInput, SequenceInput
 from server.model.prepared import VerificationPlan, distance
 
 _LENGTH = 16  # of the prompt for packages without recorded logits
 _POSITIONS = 8  # whose logits are looked at, the last of a prompt: the head is much of a small model's work
 _OWN = 4  # tokens of the adapter's own, after the prompt that shows its effect
-_LONGEST = 512  # tokens of one pass, unless a step takes more: running requests wait for it
+_LONGEST = 512  # tokens of one pass, unless a step takes more
 
 Pass = Callable[[], None]
 Row = tuple[AdapterKey, Adapter] | None
 
 
 class AdapterVerification:
-    """The verification of one adapter, installed on the runner but not yet in use. ``others`` are run beside it.
+    """The verification of one adapter, installed on the runner but not yet in use.
+
+    ``others`` are run beside it; they must stay installed while a pass is under way, see ``finish_pass``.
 
     ``warnings`` are for whoever uploaded it.
     """
@@ -45,7 +49,7 @@ class AdapterVerification:
         runner: Runner,
         scheduler: Scheduler,
         *,
-        others: Sequence[tuple[AdapterKey, Adapter]] = (),
+        others: Callable[[], Sequence[tuple[AdapterKey, Adapter]]],
         allow_noop: bool = False,
     ) -> None:
         self.warnings: list[str] = []
@@ -54,17 +58,32 @@ class AdapterVerification:
         self._alone = torch.empty(0)
         self._worst = 0.0
         self._width = row[1].num_logits or runner.vocab_size
-        self._passes = self._golden_passes() if plan.golden else self._plain_passes()
+        self._passes = [Slices(run) for run in (self._golden_passes() if plan.golden else self._plain_passes())]
 
-    def advance(self) -> bool:
-        """Run one pass; True when it was the last one. Raises AdapterError when the adapter fails."""
-        self._passes.pop(0)()
+    def advance(self, until: float) -> bool:
+        """Run one pass, or as much of it as can be done ``until`` then; True when the last one has ended.
+
+        Raises AdapterError when the adapter fails.
+        """
+        if not self._passes[0].advance(until):
+            return False
+        del self._passes[0]
         if not self._passes and self._worst:
             self.warnings.append(
                 "the base is quantized otherwise than at the adapter's training, and answers otherwise: the recorded "
                 f"logits differ by {self._worst:.3g} of their spread. Train on the base as it is served"
             )
         return not self._passes
+
+    def finish_pass(self) -> None:
+        """End the pass that is under way, if any; how it went is for ``advance`` to say."""
+        if self._passes and self._passes[0].begun:
+            self._passes[0].finish()
+
+    def close(self) -> None:
+        """Give up what is left to do."""
+        for run in self._passes:
+            run.close()
 
     @property
     def _known(self) -> int:
@@ -123,7 +142,7 @@ class AdapterVerification:
     def _beside_others(self, prompt: list[int]) -> None:
         if not len(self._alone):
             return
-        rows: list[Row] = [None, *self._others, self._row]
+        rows: list[Row] = [None, *self._others(), self._row]
         together = self._run(rows, prompt)[-len(self._alone) :, : self._width]
         measured = distance(together, self._alone) if len(together) else 0.0
         if not measured <= self._plan.batch_tolerance:
@@ -153,7 +172,7 @@ class AdapterVerification:
 
         Shape: [len(rows) * positions, vocab_size].
         """
-        blocks, held = self._scheduler.blocks, list[int]()
+        blocks = self._scheduler.blocks
         virtual = [0 if row is None else row[1].num_virtual_tokens for row in rows]
         length = len(prompt) * (2 if self._runner.start_ids else 1)
         counts = [blocks.blocks_for(n + length) for n in virtual]
@@ -161,18 +180,17 @@ class AdapterVerification:
             self.warnings.append("the adapter was not verified on every prompt: they are longer than one step")
             return torch.empty(0, self._runner.vocab_size)
         longest = max(virtual) + length
-        if longest > self._runner.max_model_len or not self._scheduler.make_room(sum(counts)):
+        fits = longest <= self._runner.max_model_len
+        loan = self._scheduler.lend(sum(counts), self.finish_pass) if fits else None
+        if loan is None:
             self.warnings.append("the adapter was not verified on every prompt: the KV cache is too small for them")
             return torch.empty(0, self._runner.vocab_size)
         try:
-            sequences = []
-            for row, count in zip(rows, counts, strict=True):
-                table = blocks.allocate(count)
-                held += table
-                sequences.append(self._sequence(row, prompt, table))
+            tables = [loan.blocks[end - count : end] for count, end in zip(counts, accumulate(counts), strict=True)]
+            sequences = [self._sequence(row, prompt, table) for row, table in zip(rows, tables, strict=True)]
             return self._runner.execute(ModelInput(sequences)).cpu()
         finally:
-            blocks.release(held)
+            self._scheduler.take_back(loan)
 
     def _sequence(self, row: Row, prompt: list[int], table: list[int]) -> SequenceInput:
         key, virtual, given = None, 0, 0

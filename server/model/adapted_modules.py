@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from adapters.checkpoints import checkpoint
 from adapters.ops.replace import ReplaceParameters
 from adapters.ops.routed_experts import ExpertLowRank, Routed, expert_product
 from bases.model import experts_are_transposed
@@ -31,6 +32,7 @@ def adapt_module(module: nn.Module, name: str, *, is_head: bool = False) -> None
     site = BaseSite(module)
 
     def forward(x: Tensor) -> Tensor:
+        checkpoint()
         step = current()
         groups = step.groups.get(name)
         if groups is None:
@@ -76,6 +78,7 @@ def adapt_experts(module: Any, name: str) -> None:
     first = "gate_up_proj" if module.has_gate else "up_proj"
 
     def forward(hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        checkpoint()
         routing = _Routing.of(top_k_index)
         x = hidden_states[routing.tokens]
         y = _project(module, name, first, x, routing)

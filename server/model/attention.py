@@ -93,7 +93,7 @@ def attend(layer: int, query: Tensor, key: Tensor, value: Tensor, rule: Rule) ->
     step = current()
     step.cache.write(layer, step.slots, key[0].transpose(0, 1), value[0].transpose(0, 1))
     q = query[0].transpose(0, 1)  # [T, Hq, D]
-    if step.sequences is not None:
+    if step.sequences is not None and step.cache.is_read_in_place:
         return step.cache.attend(layer, q, step.sequences, rule.table(step.num_positions))[None].to(query.dtype)
     out = torch.empty(*q.shape[:2], value.shape[-1], dtype=query.dtype, device=query.device)
     if step.decode is not None:

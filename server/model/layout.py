@@ -140,7 +140,7 @@ def assemble(inputs: ModelInput, cache: KVCache, pool: AdapterPool, device: torc
         embed_rows=embed_rows,
         embeds=embeds,
         head_width=pool.num_logits if groups else 0,
-        sequences=_sequences(by_adapter, cache.block_size, device) if cache.is_read_in_place else None,
+        sequences=_sequences(by_adapter, cache.block_size) if device.type == "cpu" else None,
         num_positions=max((p.total for p in placed), default=0),
     )
     token_ids = [t for p in by_adapter for t in p.sequence.token_ids]
@@ -159,12 +159,12 @@ def new_slots(by_row: Sequence[Placed], block_size: int, device: torch.device) -
     return torch.tensor(slots, dtype=torch.long, device=device)
 
 
-def _sequences(by_row: Sequence[Placed], block_size: int, device: torch.device) -> Sequences:
+def _sequences(by_row: Sequence[Placed], block_size: int) -> Sequences:
     width = max((len(p.sequence.block_table) for p in by_row), default=0)
     tables = [[*p.sequence.block_table, *[0] * (width - len(p.sequence.block_table))] for p in by_row]
     numbers = ([p.row for p in by_row], [p.count for p in by_row], [p.sequence.start for p in by_row])
-    row, count, start = torch.tensor(numbers, dtype=torch.int32, device=device).unbind()
-    blocks = torch.tensor(tables, dtype=torch.int32, device=device).view(len(by_row), width)
+    row, count, start = torch.tensor(numbers, dtype=torch.int32).unbind()
+    blocks = torch.tensor(tables, dtype=torch.int32).view(len(by_row), width)
     return Sequences(row, count, start, blocks, block_size)
 
 

@@ -1,11 +1,13 @@
 """The step being computed, where attention and adapted modules find it.
 
 Some models do not pass extra arguments down to attention, and none pass any to linear maps, so the current step is
-one module-level variable. It is owned by the stepping thread: set and cleared by ``ModelRunner.execute`` alone.
+one variable of the thread that computes it: a step that is held up half-way leaves others theirs. It is set and cleared
+by ``ModelRunner.execute`` alone.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -76,8 +78,8 @@ class PrefillPart:
 class Step:
     """Everything the model's modules need to know of the batch at hand.
 
-    ``sequences`` say what the rows attend to where the cache is read in place, ``num_positions`` being those of the
-    longest; elsewhere ``decode`` and ``prefills`` do, whose slots are read first.
+    On the CPU ``sequences`` say what the rows attend to, ``num_positions`` being those of the longest; where the cache
+    is not read in place ``decode`` and ``prefills`` do, whose slots are read first.
     ``segments`` say which rows of the batch belong to which adapter, ``head_segments`` the same for the rows whose
     logits are wanted, which alone reach the output head. ``groups`` are the adapters' ops by module; ``embed_rows``
     [N] and ``embeds`` [N, hidden] replace embeddings. ``head_width`` is how many columns the output head must have at
@@ -107,21 +109,24 @@ class Step:
         return plan
 
 
-class _CurrentStep:
+class _Current(threading.local):
     step: Step | None = None
+
+
+_current = _Current()
 
 
 def current() -> Step:
     """The step being computed."""
-    assert _CurrentStep.step is not None, "the model ran outside of ModelRunner.execute"
-    return _CurrentStep.step
+    assert _current.step is not None, "the model ran outside of ModelRunner.execute"
+    return _current.step
 
 
 @contextmanager
 def computing(step: Step) -> Iterator[None]:
     """Make ``step`` the current one for the duration of a forward pass."""
-    _CurrentStep.step = step
+    _current.step = step
     try:
         yield
     finally:
-        _CurrentStep.step = None
+        _current.step = None

@@ -31,14 +31,18 @@ class AdapterTemplates:
         if chat.template is None or self._is_the_bases(chat.template, dict(chat.special_tokens)):
             return none
         if self._sandbox is not None:
-            special = {**self._special_tokens, **dict(chat.special_tokens)}
-            return replace(chat, special_tokens=tuple(sorted((role, text) for role, text in special.items() if text)))
+            return replace(chat, special_tokens=tuple(sorted(self.special_tokens_of(chat).items())))
         instead = "are rendered with the base's" if self._source else "cannot be rendered, as the base has none"
         warning = (
             f"it comes with a chat template of its own, which is not used: conversations {instead} (the server's "
             "--adapter-templates lets adapters use theirs)"
         )
         return replace(none, warnings=(*chat.warnings, warning))
+
+    def special_tokens_of(self, chat: PackageChat) -> dict[str, str]:
+        """What its template is given, by role: its own before the base's."""
+        special = {**self._special_tokens, **dict(chat.special_tokens)}
+        return {role: text for role, text in special.items() if text}
 
     def get(self, chat: PackageChat) -> ChatTemplate | None:
         """The template of what ``fit`` gave; None where it is the base's."""

@@ -30,6 +30,7 @@ from server.text.adapter_templates import AdapterTemplates
 from server.text.chat_template import ChatTemplate, OwnRenderer
 from server.text.template_environment import Message
 from server.text.template_form import TemplateForm
+from server.text.template_reader import read_template
 from server.text.template_sandbox import TemplateOverrunError, TemplateSandbox
 from server.text.token_spelling import INSIDE, TokenSpelling, readable
 
@@ -182,6 +183,8 @@ class TextProcessor:
                 ends.add(number)
         if served.template is not None:
             ends |= mine.with_chat(served)._end_of_turn(warnings)
+        elif chat.template is not None:
+            ends |= mine._end_of_unused(chat.template, self._templates.special_tokens_of(chat))
         if own := sorted(ends - set(base_ends)):
             texts = ", ".join(quote(mine._backend.id_to_token(token)) for token in own)
             warnings.append(
@@ -203,11 +206,20 @@ class TextProcessor:
                     raise
                 return None
 
-        end = None
-        special = [number for number, token in self._backend.get_added_tokens_decoder().items() if token.special]
+        ends: set[int] = set()
         with contextlib.suppress(TemplateOverrunError):
-            end = end_of_turn(render, lambda text: self.encode(text, add_special_tokens=False), special)
+            ends = self._written_last(render)
         warnings += [f"its chat template fails on a short conversation: {problem}" for problem in problems[:1]]
+        return ends
+
+    def _end_of_unused(self, template: str, special_tokens: Mapping[str, str]) -> set[int]:
+        """What a template that is not allowed to run writes behind an answer: the adapter has learned to end there."""
+        arguments = {**special_tokens, "add_generation_prompt": False}
+        return self._written_last(lambda messages: read_template(template, messages, arguments))
+
+    def _written_last(self, render: Callable[[list[Message]], str | None]) -> set[int]:
+        special = [number for number, token in self._backend.get_added_tokens_decoder().items() if token.special]
+        end = end_of_turn(render, lambda text: self.encode(text, add_special_tokens=False), special)
         return set() if end is None else {end}
 
     def with_chat(self, chat: PackageChat) -> TextProcessor:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import itertools
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import pytest
 from peft import LoraConfig
 
 from tests.factory import make_adapter, make_base
+from tests.server.bystanders import bystanders
 from tests.server.command import serving, url_of
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -37,59 +37,18 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_base(tmp_path_factory.mktemp("freezes") / "tiny", max_position_embeddings=8192)
 
 
-@pytest.fixture(scope="module")
-def url(base: Path) -> Iterator[str]:
-    with serving("--model", str(base), "--threads", "1", "--log-level", "error") as (_, lines):
-        yield url_of(lines)
-
-
-@dataclass
-class Bystanders:
-    """Somebody's stream, and somebody who polls /health: the longest gap of each since ``reset``."""
+@dataclass(frozen=True)
+class Served:
+    """A server: where, and its process."""
 
     url: str
-    gap: float = 0.0
-    health: float = 0.0
-    stop: threading.Event = field(default_factory=threading.Event)
-
-    def reset(self) -> None:
-        self.gap = self.health = 0.0
-
-    def stream(self, begun: threading.Event) -> None:
-        body = {"model": "tiny", "prompt": "x", "max_tokens": 4000, "ignore_eos": True, "stream": True}
-        with httpx.Client(base_url=self.url, timeout=60) as http:
-            while not self.stop.is_set():
-                with http.stream("POST", TEXT, json=body) as response:
-                    last = None
-                    for _ in response.iter_raw():
-                        now = time.perf_counter()
-                        if last is not None:
-                            self.gap = max(self.gap, now - last)
-                        last = now
-                        begun.set()
-                        if self.stop.is_set():
-                            return
-
-    def poll(self) -> None:
-        with httpx.Client(base_url=self.url, timeout=60) as http:
-            while not self.stop.wait(0.01):
-                started = time.perf_counter()
-                assert http.get("/health").status_code == 200
-                self.health = max(self.health, time.perf_counter() - started)
+    pid: int
 
 
-@contextmanager
-def bystanders(url: str) -> Iterator[Bystanders]:
-    who, begun = Bystanders(url), threading.Event()
-    with ThreadPoolExecutor(2) as threads:
-        running = [threads.submit(who.stream, begun), threads.submit(who.poll)]
-        try:
-            assert begun.wait(60)
-            yield who
-        finally:
-            who.stop.set()
-        for done in running:
-            done.result()
+@pytest.fixture(scope="module")
+def served(base: Path) -> Iterator[Served]:
+    with serving("--model", str(base), "--threads", "1", "--log-level", "error") as (process, lines):
+        yield Served(url_of(lines), process.pid)
 
 
 def _send(url: str, requests: list[tuple[str, bytes]]) -> set[int]:
@@ -165,16 +124,16 @@ SERVED = ("as much as allowed to tokenise", "as many keys as allowed", "as many 
 
 
 @pytest.mark.parametrize("name", list(ATTACKS))
-def test_nobody_notices_a_request(url: str, name: str) -> None:
+def test_nobody_notices_a_request(served: Served, name: str) -> None:
     requests, codes = ATTACKS[name](), {200} if name in SERVED else {200, 400, 413}
-    _check_quiet(url, lambda: _send(url, requests), lambda took: time.sleep(max(QUIET, took)), codes)
+    _check_quiet(served, lambda: _send(served.url, requests), lambda took: time.sleep(max(QUIET, took)), codes)
 
 
 TOKENS = {"17 MB of tokens": (17_000, 1000, 400), "as many tokens as allowed": (13_000, 10, 201)}
 
 
 @pytest.mark.parametrize("name", list(TOKENS))
-def test_nobody_notices_a_tokenizer(url: str, base: Path, tmp_path: Path, name: str) -> None:
+def test_nobody_notices_a_tokenizer(served: Served, base: Path, tmp_path: Path, name: str) -> None:
     count, length, code = TOKENS[name]
     config = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM")
     package = make_adapter(base, tmp_path / "package", config)
@@ -186,27 +145,31 @@ def test_nobody_notices_a_tokenizer(url: str, base: Path, tmp_path: Path, name: 
         tokens = [{"id": 259 + i, "content": f"{mine}-{i:0{length - 2}d}", "special": i % 2 == 0} for i in range(count)]
         (package / "tokenizer.json").write_text(json.dumps({"added_tokens": tokens}))
         files = [("files", (path.name, path.read_bytes())) for path in package.iterdir()]
-        with httpx.Client(base_url=url, timeout=60) as http:
+        with httpx.Client(base_url=served.url, timeout=60) as http:
             answer = http.post(f"/v1/adapters?name=of-{count}-{length}-{mine}", files=files)
         assert answer.status_code == code, answer.text
         assert code == 201 or "added tokens" in answer.json()["error"]["message"]
         return {answer.status_code}
 
-    _check_quiet(url, lambda: upload(count, code), lambda _: upload(3, 201), {code})
+    _check_quiet(served, lambda: upload(count, code), lambda _: upload(3, 201), {code})
 
 
-def _check_quiet(url: str, send: Callable[[], set[int]], control: Callable[[float], object], codes: set[int]) -> None:
+def _check_quiet(
+    served: Served, send: Callable[[], set[int]], control: Callable[[float], object], codes: set[int]
+) -> None:
     """Fail unless, in one of some tries, ``send`` leaves everybody else as much alone as ``control`` does."""
     seen = []
-    with bystanders(url) as who:
+
+    def act() -> None:
+        assert send() <= codes
+
+    with bystanders(served.url, "tiny", served.pid) as others:
         for _ in range(TRIES):
-            who.reset()
             started = time.perf_counter()
-            assert send() <= codes
-            took, gap, health = time.perf_counter() - started, who.gap, who.health
-            who.reset()
-            control(took)
-            seen.append((gap - who.gap, health - who.health, took))
+            attacked = others.during(act)
+            took = time.perf_counter() - started
+            alone = others.during(lambda: control(took))  # noqa: B023 - called at once
+            seen.append((attacked.gap - alone.gap, attacked.health - alone.health, took))
             if max(seen[-1][:2]) < BAR:
                 return
     pytest.fail(f"the longest gap and the slowest /health grew by (and this took seconds): {seen}")

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
+import socket
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
+import pytest
 
-from tests.server.command import children, client_of, serving
+from tests.server.command import children, client_of, end, serving, url_of
 from tests.server.live import wait_until
 
 LONG = {"prompt": "x", "max_tokens": 400, "ignore_eos": True, "stream": True}
@@ -57,6 +61,7 @@ def test_a_hung_engine_is_replaced_and_nobody_waits_for_ever(
         assert "hotswap_engine_restarts_total" in http.get("/metrics").text
 
 
+# Every clock of the process and its children reads the file: whoever raises here ends the server itself.
 JUMPING_CLOCK = """
 import time
 from pathlib import Path
@@ -71,9 +76,16 @@ time.time_ns = lambda: int(jumped() * 1e9)
 """
 
 
+def set_clock(offset: Path, seconds: int) -> None:
+    """In one piece: a file that is being written is empty for a moment."""
+    written = offset.with_suffix(".new")
+    written.write_text(str(seconds))
+    written.replace(offset)
+
+
 def test_setting_the_clock_disturbs_nothing(tiny_base: Path, tmp_path: Path) -> None:
     offset = tmp_path / "offset"
-    offset.write_text("0")
+    set_clock(offset, 0)
     (tmp_path / "sitecustomize.py").write_text(JUMPING_CLOCK.format(offset=str(offset)))
     environ = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
     argv = ("--model", str(tiny_base), "--engine-timeout", "5", "--step-timeout", "20")
@@ -84,16 +96,44 @@ def test_setting_the_clock_disturbs_nothing(tiny_base: Path, tmp_path: Path) -> 
             seen = events(response)
             created = next(seen)["created"]
             for jump in (86_400, -86_400, 0):
-                offset.write_text(str(jump))
+                set_clock(offset, jump)
                 for _ in range(50):
                     next(seen)
                 assert http.get("/ready").status_code == 200
             rest = list(seen)
         assert rest[-1]["choices"][0]["finish_reason"] == "length"
-        offset.write_text("86400")
+        set_clock(offset, 86_400)
         later = http.post("/v1/completions", json=body | {"stream": False, "max_tokens": 2}).json()["created"]
         assert later >= created + 86_000, "the clock was not set: the test shows nothing"
         assert children(process) == [engine]
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of another process are Linux's")
+def test_descriptors_run_out_and_come_back(tiny_base: Path) -> None:
+    ask = {"model": tiny_base.name, "prompt": "x", "max_tokens": 2}
+    with ExitStack() as stack:
+        process, lines = stack.enter_context(serving("--model", str(tiny_base)))
+        http = stack.enter_context(client_of(lines))
+        assert http.post("/v1/completions", json=ask).status_code == 200
+        least = max(map(int, os.listdir(f"/proc/{process.pid}/fd"))) + 1
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (least + 20, least + 20))
+        host, port = url_of(lines).removeprefix("http://").split(":")
+        silent = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(30)]
+        wait_until(lambda: psutil.Process(process.pid).num_fds() >= least + 20, "the last descriptor to go")
+        assert http.post("/v1/completions", json=ask).status_code == 200, "who is connected is served"
+        with client_of(lines) as other:
+            assert other.post("/v1/completions", json=ask).status_code == 200, "who says nothing gives way"
+        for connection in silent:
+            connection.close()
+        with client_of(lines) as other:
+            assert other.post("/v1/completions", json=ask).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        code, _, err = end(process)
+    assert code == 0
+    told = [line for line in map(json.loads, err.splitlines()) if "no file descriptor" in line["message"]]
+    assert 1 <= len(told) <= 3
+    counts = [int(line["message"].split(" not accepted")[0].split()[-1]) for line in told]
+    assert sum(counts) < 30, "asyncio tries again once a second"
 
 
 POISON = """

@@ -57,7 +57,11 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("directory", type=Path, help="the output of a training run, its adapter, or peft's files")
+    parser.add_argument(
+        "directory",
+        type=Path,
+        help="the output of a training run, its adapter, or peft's files; also as .zip, .tar, .tar.gz",
+    )
     parser.add_argument("--server", required=True, metavar="URL", help="for example http://localhost:8000")
     parser.add_argument("--as", required=True, dest="name", metavar="NAME", help="the name that requests will use")
     parser.add_argument("--replace", action="store_true", help="replace the adapter of this name; no request fails")
@@ -94,19 +98,20 @@ def _parser() -> argparse.ArgumentParser:
 
 def _publish(args: argparse.Namespace) -> int:
     from trainer.progress import show_upload
-    from trainer.serving.upload import find_package
+    from trainer.serving.upload import found_package
     from trainer.serving.upload import publish as upload
 
-    published = upload(
-        find_package(args.directory),
-        args.server,
-        args.name,
-        replace=args.replace,
-        allow_noop=args.allow_noop,
-        admin_key=args.admin_key,
-        timeout=args.timeout,
-        progress=None if args.quiet else show_upload,
-    )
+    with found_package(args.directory) as package:
+        published = upload(
+            package,
+            args.server,
+            args.name,
+            replace=args.replace,
+            allow_noop=args.allow_noop,
+            admin_key=args.admin_key,
+            timeout=args.timeout,
+            progress=None if args.quiet else show_upload,
+        )
     print(f"published {published.name} version {published.version}  digest {published.digest}")
     for warning in published.warnings:
         print(f"warning: {warning}", file=sys.stderr)
@@ -114,6 +119,13 @@ def _publish(args: argparse.Namespace) -> int:
 
 
 def _publish_gated(args: argparse.Namespace) -> int:
+    from trainer.serving.upload import found_package
+
+    with found_package(args.directory) as package:
+        return _publish_through_gates(args, package)
+
+
+def _publish_through_gates(args: argparse.Namespace, package: Path) -> int:
     from trainer.errors import PublishError
     from trainer.files import check_writable
     from trainer.progress import show_bar, show_upload, silent
@@ -121,12 +133,10 @@ def _publish_gated(args: argparse.Namespace) -> int:
     from trainer.publishing.gated_publish import Feedback, GateOptions, publish_gated
     from trainer.publishing.gates import parse_gates
     from trainer.serving.client import AdminClient
-    from trainer.serving.upload import find_package
 
     gates = parse_gates(args.gate)
     if args.report:
         check_writable(args.report, PublishError)
-    package = find_package(args.directory)
     rows = _rows(args, package)
     options = GateOptions(
         gates=gates,

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from adapters.errors import PackageError
 from adapters.kinds.config import CONFIG_FILE
 from adapters.names import check_name
-from adapters.package.archive import pack
+from adapters.package.archive import pack, unpack
+from adapters.package.files import WEIGHTS_FILE
 from adapters.package.reading import read_package
 from trainer.files import PACKAGE_DIR
 from trainer.progress import ProgressCallback
@@ -59,10 +63,25 @@ def upload(
             return client.upload(counted, fields, replace=replace)
 
 
-def find_package(directory: Path) -> Path:
-    """``directory``, or the package in it when it is the output of a run."""
-    inner = directory / PACKAGE_DIR
-    return inner if inner.is_dir() and not (directory / CONFIG_FILE).exists() else directory
+@contextmanager
+def found_package(path: Path) -> Iterator[Path]:
+    """The directory of the package at ``path``, which is that directory, the output of a run, weights beside their
+    configuration, or an archive, unpacked as long as the block lasts. Raises PackageError.
+    """
+    if path.is_dir():
+        inner = path / PACKAGE_DIR
+        yield inner if inner.is_dir() and not (path / CONFIG_FILE).exists() else path
+    elif path.name == WEIGHTS_FILE and path.is_file():
+        yield path.parent
+    elif path.is_file():
+        with tempfile.TemporaryDirectory(prefix="hotswap-publish-") as folder:
+            try:
+                package = unpack(path, Path(folder))
+            except OSError as error:
+                raise PackageError.unreadable(path.name, error) from error
+            yield package
+    else:
+        raise PackageError(f"{path} is neither a package's directory nor an archive of one")
 
 
 class _Counted:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from adapters.base_spec import BaseSpec
+from adapters.checkpoints import checkpoint
 from adapters.errors import PackageError, UnsupportedKindError
 from adapters.kinds.config import PREFIX
 from adapters.kinds.layers import BIAS_NAME, check_targets, own_bias, trained_bias
@@ -40,6 +41,7 @@ def sort_tensors(tensors: Mapping[str, Tensor], config: LoraConfig) -> tuple[Ten
     layers: TensorsByModule = defaultdict(dict)
     biases: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
+        checkpoint()
         short = name.removeprefix(PREFIX) if name.startswith(PREFIX) else ""
         if found := _PARAMETER.fullmatch(short):
             _check_option(name, found["parameter"], config)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from adapters.base_spec import BaseSpec
+from adapters.checkpoints import checkpoint
 from adapters.errors import PackageError, UnsupportedKindError
 from adapters.kinds.config import TargetedConfig
 from adapters.kinds.replacement.vocabulary import VocabularyTable, base_size, compare_table, table_ops
@@ -93,6 +94,7 @@ class SavedModuleSorter:
     def check_rest(self, rest: Iterable[str]) -> None:
         """PackageError for tensors of modules that are saved whole and yet are something else."""
         for name in rest:
+            checkpoint()
             for entry in set(self.wanted.values()):
                 if any(path.endswith(entry) for path in _paths(name.removeprefix(self.prefix))[:-1]):
                     raise PackageError(
@@ -127,6 +129,7 @@ def wanted_modules(names: Iterable[str], base: BaseSpec) -> dict[str, str]:
     wanted: dict[str, str] = {}
     modules = dict.fromkeys(path.rpartition(".")[0] for path in base.parameters)
     for name in names:
+        checkpoint()
         hits = [module for module in modules if name and any(path.endswith(name) for path in _paths(module))]
         if not hits:
             raise PackageError(

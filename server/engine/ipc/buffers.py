@@ -11,8 +11,12 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from itertools import groupby
+from typing import TypeVar
 
-from server.engine.messages import FromEngine, RequestOutput, StepOutputs, TokenLogprobs
+from server.adapter_key import AdapterKey
+from server.engine.messages import FromEngine, RequestOutput, StepOutputs
+
+T = TypeVar("T")
 
 
 def join_outputs(outputs: Sequence[RequestOutput]) -> RequestOutput:
@@ -25,8 +29,8 @@ def join_outputs(outputs: Sequence[RequestOutput]) -> RequestOutput:
         token_ids=[token for output in outputs for token in output.token_ids],
         finish_reason=last.finish_reason,
         stop_token_id=last.stop_token_id,
-        logprobs=_join_logprobs(outputs),
-        prompt_logprobs=next((o.prompt_logprobs for o in outputs if o.prompt_logprobs is not None), None),
+        logprobs=_join([output.logprobs for output in outputs]),
+        prompt_logprobs=_join([output.prompt_logprobs for output in outputs]),
         cached_tokens=max(output.cached_tokens for output in outputs),
         queued_seconds=max(output.queued_seconds for output in outputs),
         error=last.error,
@@ -76,9 +80,9 @@ def compact(messages: Sequence[FromEngine]) -> list[FromEngine]:
     return out
 
 
-def _join_logprobs(outputs: Sequence[RequestOutput]) -> list[TokenLogprobs] | None:
-    present = [output.logprobs for output in outputs if output.logprobs is not None]
-    return [entry for entries in present for entry in entries] if present else None
+def _join(parts: Sequence[list[T] | None]) -> list[T] | None:
+    present = [part for part in parts if part is not None]
+    return [entry for part in present for entry in part] if present else None
 
 
 MAX_PENDING = 256  # outputs kept apart for a reader that stalls; beyond it they are joined
@@ -88,11 +92,18 @@ class OutputBuffer:
     """Outputs not yet taken, then perhaps an error. Bounded by the tokens in it: stalled outputs are joined.
 
     Evenly: who takes one does the work of as many steps at once, and holds up others meanwhile.
-    ``on_end`` is for whoever puts: to be called once nothing more will be put.
+    Two things are for whoever puts: ``on_end`` is to be called once nothing more will be put, and ``adapter`` (None:
+    the base) is whose outputs these are.
     """
 
-    def __init__(self, max_pending: int = MAX_PENDING, on_end: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        max_pending: int = MAX_PENDING,
+        on_end: Callable[[], None] = lambda: None,
+        adapter: AdapterKey | None = None,
+    ) -> None:
         self.on_end = on_end
+        self.adapter = adapter
         self._max_pending = max_pending
         self._pending: deque[RequestOutput] = deque()
         self._error: Exception | None = None

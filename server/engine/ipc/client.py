@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -94,6 +95,7 @@ T = TypeVar("T")
 Send = Callable[[ToEngine], None]
 OnStep = Callable[[StepOutputs], None]
 OnLost = Callable[[AdapterKey, str], None]
+MOST_TOLD = 16  # adapters, in a line of the log
 _ERRORS = {
     error.code: error
     for error in (AdapterError, PackageError, PackageChangedError, UnsupportedKindError, BaseMismatchError)
@@ -159,7 +161,7 @@ class ClientCore(EngineClient):
         """Send a request now; iterate its outputs. Raises EngineUnavailableError at once when the engine is down."""
         assert request.request_id not in self._buffers, f"request {request.request_id} is already running"
         self._checked_send()(request)
-        buffer = self._buffers[request.request_id] = OutputBuffer(on_end=on_end)
+        buffer = self._buffers[request.request_id] = OutputBuffer(on_end=on_end, adapter=request.adapter)
         return OutputStream(buffer, partial(self._abandon, request.request_id))
 
     @override
@@ -229,6 +231,7 @@ class ClientCore(EngineClient):
         self._stats = EngineStats()
         reason = self._failure or ending
         _refuse(self._started, EngineStartError(reason))
+        self._report_in_flight()
         error = EngineUnavailableError("the engine stopped while serving this request; it can be sent again")
         for buffer in self._buffers.values():
             buffer.fail(error)
@@ -242,6 +245,13 @@ class ClientCore(EngineClient):
         self._unloads.clear()
 
     # ---- inside ----
+
+    def _report_in_flight(self) -> None:
+        """Whose requests an engine leaves: it cannot be told which of them ended it, if any did."""
+        owners = Counter("the base" if b.adapter is None else str(b.adapter) for b in self._buffers.values())
+        if owners:
+            told = ", ".join(f"{owner} {count}" for owner, count in owners.most_common(MOST_TOLD))
+            logger.warning("the engine left requests of %d models unfinished: %s", len(owners), told)
 
     async def _load_again(self, keys: Sequence[AdapterKey]) -> None:
         keys = [key for key in keys if key in self._paths]  # the others were let go meanwhile

@@ -26,7 +26,9 @@ def token_logprobs(logits: Tensor, token_ids: Sequence[int], num_top: Sequence[i
         return []
     tokens = torch.tensor(token_ids, device=logits.device)
     chosen, values, places = log_probabilities(logits, tokens, max(num_top))
-    pairs = (list(zip(i, v, strict=True)) for i, v in zip(places.tolist(), values.tolist(), strict=True))
+    if not any(num_top):
+        return [TokenLogprobs(token, logprob) for token, logprob in zip(token_ids, chosen.tolist(), strict=True)]
+    pairs = (tuple(zip(i, v, strict=True)) for i, v in zip(places.tolist(), values.tolist(), strict=True))
     return [
         TokenLogprobs(token, logprob, best[:n])
         for token, logprob, best, n in zip(token_ids, chosen.tolist(), pairs, num_top, strict=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from adapters.checkpoints import checkpoint
 from kernels.activation import activated, gated
 from kernels.rotary import rotate
 from server.model.attention import Rule, attend
@@ -37,6 +38,7 @@ class LeanDecoder:
         angles = [table.rows(stream, batch.positions, step.num_positions) for table in self._tables]
         added: Tensor | None = None
         for layer in self._layers:
+            checkpoint()
             added = layer(stream, added, angles, step)
         return self._logits(stream, added, batch)
 

@@ -231,6 +231,16 @@ def test_an_output_ends_where_its_template_ends_turns(allowing: Live, package: P
     assert (choice["message"]["content"], choice["finish_reason"]) == ("", "stop")
 
 
+def test_an_output_ends_where_a_template_that_may_not_run_ends_turns(refusing: Live, package: Path) -> None:
+    (package / "chat_template.jinja").write_text(OWN)
+    warnings = upload(refusing, package, "unused")["warnings"]
+    assert any("'<|endoftext|>', unlike the base" in line for line in warnings)
+    assert ending(refusing, "unused", EOT) == ("stop", 1)
+    assert read(refusing, "unused") == BASES
+    (package / "chat_template.jinja").write_text(ENDLESS)
+    assert not any("unlike the base" in line for line in upload(refusing, package, "endless")["warnings"])
+
+
 def test_rows_of_the_base_that_no_tokenizer_names_are_told(refusing: Live, base: Path, tmp_path: Path) -> None:
     """The base has 320 rows and its tokenizer 259 tokens: what is trained there needs a name."""
     config = LoraConfig(r=4, target_modules=["q_proj"], trainable_token_indices=[300, 7, 259], task_type="CAUSAL_LM")

@@ -30,7 +30,7 @@ def entries(ids: list[int], context: list[int], *, skip: bool = True) -> tuple[s
     """Tokens that were chosen, each with all of ``ids`` as alternatives, and their text."""
     decoder = IncrementalDecoder(PIECES, context, skip_special_tokens=skip)
     placed = [decoder.place(token) for token in ids]
-    top = [(token, -1.0 - n) for n, token in enumerate(dict.fromkeys(ids))]
+    top = tuple((token, -1.0 - n) for n, token in enumerate(dict.fromkeys(ids)))
     told = [
         TokenEntry(place.offset, TokenLogprobs(token, dict(top)[token], top), place.before, place.spelt)
         for token, (_, place) in zip(ids, placed, strict=True)
@@ -58,13 +58,13 @@ def test_tokens_are_the_text_wherever_it_begins(context: list[int]) -> None:
 
 
 def test_an_entry_that_says_nothing_of_its_place_stands_inside_a_text() -> None:
-    bare = [TokenEntry(0, TokenLogprobs(token, -1.0, [])) for token in (TRUE, END)]
+    bare = [TokenEntry(0, TokenLogprobs(token, -1.0)) for token in (TRUE, END)]
     assert completion_logprobs(bare, 0, PIECES)["tokens"] == [" true", ""]
 
 
 def test_alternatives_that_read_alike_are_told_apart() -> None:
     byte = NUMBER("<0x61>")
-    top = [(byte, -1.0), (LETTER, -2.0), (END, -3.0), (9999, -4.0)]
+    top = ((byte, -1.0), (LETTER, -2.0), (END, -3.0), (9999, -4.0))
     found = completion_logprobs([TokenEntry(0, TokenLogprobs(LETTER, -2.0, top))], 4, PIECES)
     assert found["top_logprobs"] == [{"<0x61>": -1.0, "a": -2.0, "</s>": -3.0, "token_id:9999": -4.0}]
     assert found["tokens"] == ["a"]
@@ -92,7 +92,7 @@ def test_a_special_token_reads_as_it_is_shown(skip: bool, token: str) -> None:
 def test_a_prompts_tokens_stand_where_its_text_has_them() -> None:
     prompt = "<s>true</s> true the"
     ids = PIECES.encode(prompt, add_special_tokens=True)
-    values = [None, *(TokenLogprobs(token, -1.0, []) for token in ids[1:])]
+    values = [None, *(TokenLogprobs(token, -1.0) for token in ids[1:])]
     found = prompt_logprobs(ids, values, 1, PIECES, prompt_text=prompt)
     assert "".join(found["tokens"]) == prompt
     assert sorted(found["tokens"][:2]) == ["", "<s>"]  # the tokenizer puts one before every text
@@ -102,7 +102,7 @@ def test_a_prompts_tokens_stand_where_its_text_has_them() -> None:
 
 
 def test_a_ranked_prompt() -> None:
-    values = [None, TokenLogprobs(TRUE, -5.0, [(PLAIN, -0.1), (TRUE, -5.0)], 2), TokenLogprobs(LETTER, -1e9, [], 7)]
+    values = [None, TokenLogprobs(TRUE, -5.0, ((PLAIN, -0.1), (TRUE, -5.0)), 2), TokenLogprobs(LETTER, -1e9, (), 7)]
     assert ranked_prompt([1, TRUE, LETTER], values, 1, PIECES) == [
         None,
         {

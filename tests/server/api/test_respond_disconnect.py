@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -70,8 +71,9 @@ def test_a_body_that_never_ends(server: Live) -> None:
     assert server.post("/v1/completions", {"model": BASE, "prompt": "x", "max_tokens": 1}).status_code == 200
 
 
-async def test_a_stream_that_is_cut_ends_as_if_its_client_had_left() -> None:
-    closed, cut, sent = asyncio.Event(), asyncio.Event(), asyncio.Event()
+async def test_a_stream_that_is_cut_frees_its_source_and_says_why_should_it_be_read_on() -> None:
+    closed, cut, blocked, read_on = asyncio.Event(), asyncio.Event(), asyncio.Event(), asyncio.Event()
+    sent: list[Message] = []
 
     async def source() -> AsyncGenerator[bytes, None]:
         try:
@@ -85,13 +87,21 @@ async def test_a_stream_that_is_cut_ends_as_if_its_client_had_left() -> None:
         raise AssertionError
 
     async def send(message: Message) -> None:
-        if message["type"] == "http.response.body":
-            sent.set()
-            await asyncio.Event().wait()  # the client does not read
+        if len(sent) == 2:
+            blocked.set()
+            await read_on.wait()
+        sent.append(message)
 
     stream = EventStream(source(), {}, comment_seconds=0.01, cut=cut)
     answering = asyncio.create_task(stream({"type": "http"}, receive, send))
-    await asyncio.wait_for(sent.wait(), 30)
+    await asyncio.wait_for(blocked.wait(), 30)
     cut.set()
+    await asyncio.wait_for(closed.wait(), 30)
+    read_on.set()
     await asyncio.wait_for(answering, 30)
-    assert closed.is_set()
+    *_, last = sent
+    assert len(sent) == 3, "what waited to be sent is dropped"
+    assert last["more_body"] is False
+    error, done = last["body"].decode().strip().split("\n\n")
+    assert json.loads(error.removeprefix("data: "))["error"]["code"] == "answer_not_taken"
+    assert done == "data: [DONE]"

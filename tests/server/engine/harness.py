@@ -52,9 +52,7 @@ class Result:
 
     @property
     def prompt_logprobs(self) -> list[TokenLogprobs | None]:
-        told = [output.prompt_logprobs for output in self.outputs if output.prompt_logprobs is not None]
-        assert len(told) == 1, "prompt logprobs come exactly once"
-        return told[0]
+        return [entry for output in self.outputs for entry in output.prompt_logprobs or []]
 
 
 class Harness:
@@ -91,7 +89,7 @@ class Harness:
                     result = self.results[output.request_id]
                     assert result.finish_reason is None, "nothing follows a terminal output"
                     assert (output.error is not None) == (output.finish_reason is FinishReason.ERROR)
-                    if result.outputs:
+                    if result.token_ids or not (output.token_ids or output.finish_reason):
                         assert (output.cached_tokens, output.queued_seconds) == (0, 0), "told with the first token only"
                     result.outputs.append(output)
             else:

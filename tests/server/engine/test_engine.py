@@ -243,7 +243,9 @@ def test_prompt_logprobs(make_engine: MakeEngine, tmp_path: Path, key: AdapterKe
         entries = result.prompt_logprobs
         assert entries[0] is None
         assert len(entries) == 11
-        assert result.outputs[0].prompt_logprobs is entries
+        parts = [output.prompt_logprobs or [] for output in result.outputs]
+        assert max(map(len, parts)) <= budget + 1, "each step tells what it has computed"
+        assert not any(parts[-1:] if "echo" in name else parts[-2:]), "all is told before the first token"
         for position, entry in enumerate(entries[1:]):
             assert entry is not None
             assert entry.token_id == prompt[position + 1]

@@ -89,7 +89,7 @@ def test_tokens_that_are_read_and_never_written(base: Path, tmp_path: Path) -> N
     driver.outputs["r"] = []
     driver.engine.add_request(EngineRequest(request_id="r", prompt_ids=[5, VOCAB, 9], sampling=sampling, adapter=key))
     driver.run()
-    (entries,) = [output.prompt_logprobs for output in driver.outputs["r"] if output.prompt_logprobs]
+    entries = [entry for output in driver.outputs["r"] for entry in output.prompt_logprobs or []]
     assert entries[1] is not None
     assert entries[1].logprob == -float("inf")
     assert all(token < VOCAB for token in driver.tokens("r"))

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from server.adapter_key import AdapterKey
 from server.engine.executor import OUT_OF_MEMORY, Executor, Work, make_batch, scheduled_work
-from server.engine.messages import TokenLogprobs
 from server.engine.request import Request
 from server.engine.sampling.sampler import Sampler
 from server.engine.scheduler import SchedulerOutput
@@ -42,7 +41,7 @@ def test_virtual_tokens_have_no_logprobs() -> None:
 
 def test_prompt_logprobs_already_told_are_not_asked_again() -> None:
     request = make_request(prompt_ids=[1, 2, 3, 4], prompt_logprobs=0)
-    request.prompt_logprobs += [TokenLogprobs(2, -1.0, [])]
+    request.num_prompt_logprobs += 1
     assert list(Work(request, 4).prompt_targets) == [2, 3]
     request.num_computed_tokens = 3
     assert list(Work(request, 1).prompt_targets) == []

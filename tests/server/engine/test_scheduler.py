@@ -13,7 +13,7 @@ from server.adapter_key import AdapterKey
 from server.engine.block_manager import BlockManager
 from server.engine.messages import FinishReason
 from server.engine.request import Request, RequestStatus
-from server.engine.scheduler import AdapterSlot, Scheduler, SchedulerConfig, SchedulerOutput
+from server.engine.scheduler import AdapterSlot, Loan, Scheduler, SchedulerConfig, SchedulerOutput
 from tests.server.engine.requests import make_request
 
 KEY = AdapterKey("a", 1, "digest")
@@ -254,6 +254,29 @@ def test_adapters_get_the_same_service() -> None:
     assert order.count("b") == 6, "all of b ran while a had dozens before it"
 
 
+def test_requests_have_lent_blocks_back_when_they_need_them() -> None:
+    scheduler = make_scheduler(8)
+    called: list[Loan] = []
+
+    def call_in() -> None:
+        assert loan is not None
+        called.append(loan)
+        scheduler.take_back(loan)
+
+    add(scheduler, "a", 14, max_tokens=4)
+    step(scheduler)
+    loan = scheduler.lend(3, call_in)
+    assert loan is not None
+    step(scheduler)
+    assert not called, "the request has room"
+    add(scheduler, "b", 8)
+    output = step(scheduler)
+    assert called == [loan]
+    assert output.num_tokens.keys() == {"a", "b"}
+    assert not output.preempted
+    assert scheduler.lend(9, call_in) is None
+
+
 class SchedulerMachine(RuleBasedStateMachine):
     """Random arrivals, aborts, steps, and adapters coming and going on few blocks."""
 
@@ -261,6 +284,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         super().__init__()
         self.scheduler = make_scheduler(num_blocks=12, block_size=2, tokens=9, seqs=4)
         self.keys = [AdapterKey(name, 1, name) for name in ("lora", "prefix", "prompt")]
+        self.loans: list[Loan] = []
         self.arrivals = 0
         self.submitted: set[str] = set()
         self.ended: list[str] = []
@@ -284,6 +308,22 @@ class SchedulerMachine(RuleBasedStateMachine):
             request.token_ids = []  # attached when the adapter comes
         self.submitted.add(request.request_id)
         self.scheduler.add(request)
+
+    @rule(count=st.integers(1, 12))
+    def lend(self, count: int) -> None:
+        def call_in() -> None:
+            assert loan is not None
+            self.scheduler.take_back(loan)
+            self.loans.remove(loan)
+
+        loan = self.scheduler.lend(count, call_in)
+        if loan is not None:
+            self.loans.append(loan)
+
+    @precondition(lambda self: self.loans)
+    @rule()
+    def take_back(self) -> None:
+        self.scheduler.take_back(self.loans.pop(0))
 
     @rule()
     def run_step(self) -> None:
@@ -343,6 +383,8 @@ class SchedulerMachine(RuleBasedStateMachine):
                 break
             self.run_step()
         assert not self.scheduler.has_work
+        while self.loans:
+            self.scheduler.take_back(self.loans.pop())
         for request in list(self.scheduler.requests.values()):
             self.scheduler.remove(request)
         prefixes = sum(len(slot.prefix_blocks) for slot in self.scheduler.slots.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file
 
+from adapters.checkpoints import checkpoint
 from adapters.package.golden import GoldenLogits, encode_golden
 from adapters.package.manifest import BaseRef, Manifest
 from adapters.package.writing import write_package
@@ -168,3 +170,102 @@ def test_another_quantization_than_the_trainings_is_told(
     assert isinstance(event, AdapterLoaded), event
     (warning,) = event.warnings
     assert "Train on the base as it is served" in warning
+
+
+def count_parts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Who computes a module from now on, module by module: the thread's name."""
+    computed: list[str] = []
+
+    def counted() -> None:
+        computed.append(threading.current_thread().name)
+        checkpoint()
+
+    monkeypatch.setattr("server.model.adapted_modules.checkpoint", counted)
+    return computed
+
+
+def test_running_requests_wait_for_a_part_of_a_pass_only(
+    make_driver: Callable[..., Driver],
+    tiny_base: Path,
+    tiny_adapters: Mapping[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    driver = make_driver()
+    old = driver.load("lora-r4", tiny_adapters["lora-r4"])
+    package = recorded(tiny_base, tiny_adapters["lora-r8"], tmp_path / "p", kind="lora")
+    key = key_of("lora-r8", package)
+    driver.submit("busy", PROMPTS[1], old, 300)
+    monkeypatch.setattr("server.engine.adapter_manager._SLICE", 0.0)
+    computed, verified = count_parts(monkeypatch), 0
+    driver.engine.load_adapter(key, package)
+    while not any(isinstance(event, AdapterLoaded) and event.key == key for event in driver.events):
+        told = len(driver.tokens("busy"))
+        driver.step()
+        driver.engine.check_integrity()
+        assert len(driver.tokens("busy")) == told + 1, "the request goes on in every step"
+        assert computed.count("slices") <= 1, "and waits for one module"
+        verified += computed.count("slices")
+        computed.clear()
+    assert verified > 5 * 10, "five passes over all modules"
+    driver.submit("after", PROMPTS[0], key)
+    driver.run()
+    driver.check("busy", PROMPTS[1], tiny_adapters["lora-r4"], 300)
+    driver.check("after", PROMPTS[0], tiny_adapters["lora-r8"])
+
+
+def test_a_pass_is_whole_where_nobody_waits(
+    make_driver: Callable[..., Driver], tiny_adapters: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.engine.adapter_manager._SLICE", 0.0)
+    driver = make_driver()
+    computed, most = count_parts(monkeypatch), 0
+    driver.engine.load_adapter(key_of("a", tiny_adapters["lora-r8"]), tiny_adapters["lora-r8"])
+    while not driver.events:
+        driver.step()
+        most = max(most, len(computed))
+        computed.clear()
+    assert most > 10
+
+
+def begin_pass(driver: Driver, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step until the verification of ``path`` is held up within a pass."""
+    monkeypatch.setattr("server.engine.adapter_manager._SLICE", 0.0)
+    before = driver.engine.stats().kv_blocks_used
+    driver.engine.load_adapter(key_of("new", path), path)
+    for _ in range(3000):
+        driver.step()
+        if driver.engine.stats().kv_blocks_used > before + 2:  # more than a request takes meanwhile
+            return
+        before = driver.engine.stats().kv_blocks_used
+    raise AssertionError("no pass began")
+
+
+@pytest.mark.parametrize("after", [5, 20, 35])
+def test_an_adapter_may_go_while_another_is_verified_beside_it(  # noqa: PLR0917 - fixtures
+    make_driver: Callable[..., Driver], tiny_base: Path, tiny_adapters: Mapping[str, Path],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int,
+) -> None:  # fmt: skip
+    driver = make_driver()
+    beside = driver.load("lora-r4", tiny_adapters["lora-r4"])
+    driver.submit("busy", PROMPTS[1], None, 300)
+    package = recorded(tiny_base, tiny_adapters["lora-r8"], tmp_path / "p", kind="lora")
+    begin_pass(driver, package, monkeypatch)
+    for _ in range(after):
+        driver.step()
+    driver.engine.unload_adapter(beside)
+    new = driver.load("new", package)
+    driver.submit("after", PROMPTS[0], new)
+    driver.run()
+    driver.check("after", PROMPTS[0], tiny_adapters["lora-r8"])
+
+
+def test_an_engine_closes_amid_a_pass(
+    make_driver: Callable[..., Driver], tiny_adapters: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = make_driver()
+    driver.submit("busy", PROMPTS[1], None, 20)
+    begin_pass(driver, tiny_adapters["lora-r8"], monkeypatch)
+    driver.engine.adapters.close()
+    driver.engine.scheduler.check_integrity()
+    assert driver.engine.stats().kv_blocks_used == sum(len(r.block_table) for r in driver.engine.scheduler.running)

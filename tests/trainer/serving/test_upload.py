@@ -80,6 +80,31 @@ def test_the_command_says_what_is_served(
     assert capsys.readouterr().out == f"published by-command version 1  digest {digest}\n"
 
 
+@pytest.mark.parametrize("form", ["zip", "tar", "gztar", "weights"])
+def test_a_package_of_every_form(
+    server: Live, packages: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    package = packages["lora"]
+    path = package / "adapter_model.safetensors"
+    if form != "weights":
+        path = Path(shutil.make_archive(str(tmp_path / "package"), form, package.parent, package.name))
+    arguments = [str(path), "--server", server.url, "--as", f"form-{form}", "--admin-key", "secret", "--quiet"]
+    assert publish_command(arguments) == 0
+    digest = read_package(package).digest
+    assert capsys.readouterr().out == f"published form-{form} version 1  digest {digest}\n"
+
+
+def test_what_is_no_package_is_one_line(server: Live, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.zip").write_bytes(b"PK\x03\x04nonsense")
+    (tmp_path / "weights.safetensors").write_bytes(b"{}")
+    for name, words in {"bad.zip": "", "weights.safetensors": "not an archive", "nowhere": "neither"}.items():
+        arguments = [str(tmp_path / name), "--server", server.url, "--as", "none", "--admin-key", "secret", "--quiet"]
+        assert publish_command(arguments) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("hotswap: ")
+        assert words in line
+
+
 def test_a_package_for_another_base_is_refused_in_the_servers_words(server: Live, tmp_path: Path) -> None:
     other = make_base(tmp_path / "other", seed=5, attention_bias=True, mlp_bias=True)
     package = train(make_config(tmp_path, other, "max_steps=1")).package

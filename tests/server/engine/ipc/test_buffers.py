@@ -41,7 +41,7 @@ def test_one_output_is_itself() -> None:
 
 
 def test_everything_that_came_once_survives_in_order() -> None:
-    first, second = TokenLogprobs(1, -0.1, []), TokenLogprobs(2, -0.2, [(2, -0.2)])
+    first, second = TokenLogprobs(1, -0.1), TokenLogprobs(2, -0.2, ((2, -0.2),))
     joined = join_outputs(
         [
             RequestOutput(
@@ -52,7 +52,7 @@ def test_everything_that_came_once_survives_in_order() -> None:
                 cached_tokens=8,
                 queued_seconds=0.3,
             ),
-            RequestOutput(request_id="r", token_ids=[2], logprobs=[second]),
+            RequestOutput(request_id="r", token_ids=[2], logprobs=[second], prompt_logprobs=[first]),
             RequestOutput(request_id="r", token_ids=[9], finish_reason=FinishReason.STOP, stop_token_id=9),
         ]
     )
@@ -62,7 +62,7 @@ def test_everything_that_came_once_survives_in_order() -> None:
         finish_reason=FinishReason.STOP,
         stop_token_id=9,
         logprobs=[first, second],
-        prompt_logprobs=[None],
+        prompt_logprobs=[None, first],
         cached_tokens=8,
         queued_seconds=0.3,
     )

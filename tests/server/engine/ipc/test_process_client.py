@@ -76,13 +76,16 @@ async def test_interrupts_are_the_parents_business(client: ProcessEngineClient) 
     assert client.pid == pid
 
 
-async def test_kill_mid_stream_and_come_back(client: ProcessEngineClient, tiny_adapters: Mapping[str, Path]) -> None:
+async def test_kill_mid_stream_and_come_back(
+    client: ProcessEngineClient, tiny_adapters: Mapping[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
     packages = [tiny_adapters[name] for name in ("lora-r8", "prefix-16", "prompt-7")]
     keys = [key_of("a", package, i) for i, package in enumerate(packages, 1)]
     for key_, package in zip(keys, packages, strict=True):
         await client.load_adapter(key_, package)
     before = [await answer(client, f"before-{key_}", key_) for key_ in keys]
     streams = [client.submit(request(f"s{i}", keys[0], max_tokens=LONG)) for i in range(3)]
+    streams.append(client.submit(request("of-base", max_tokens=LONG)))
     for stream in streams:
         await anext(stream)
     restarts = client.restarts
@@ -96,6 +99,7 @@ async def test_kill_mid_stream_and_come_back(client: ProcessEngineClient, tiny_a
     await until(lambda: client.ready)
     assert client.restarts == restarts + 1
     assert client.resident == set(keys)
+    assert f"left requests of 2 models unfinished: {keys[0]} 3, the base 1" in caplog.text
     assert [await answer(client, f"after-{key_}", key_) for key_ in keys] == before
     for key_ in keys:
         await client.unload_adapter(key_)

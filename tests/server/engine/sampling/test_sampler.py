@@ -142,7 +142,7 @@ def test_logprobs_are_of_the_unchanged_logits() -> None:
     assert first.logprob == pytest.approx(float(expected[0, 4]))
     assert [token for token, _ in first.top] == expected[0].topk(3).indices.tolist()
     assert [value for _, value in first.top] == pytest.approx(expected[0].topk(3).values.tolist())
-    assert last.top == []
+    assert last.top == ()
     assert last.logprob == pytest.approx(float(expected[2, last.token_id]))
 
 

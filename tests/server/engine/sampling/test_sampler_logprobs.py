@@ -15,7 +15,7 @@ def test_chosen_and_top() -> None:
     assert first.logprob == pytest.approx(float(expected[0, 0]))
     assert [token for token, _ in first.top] == [1, 2]
     assert first.top[0][1] == pytest.approx(float(expected[0, 1]))
-    assert (second.token_id, second.top) == (0, [])
+    assert (second.token_id, second.top) == (0, ())
 
 
 def test_no_more_than_the_vocabulary() -> None:

@@ -22,11 +22,12 @@ from adapters.errors import AdapterError, PackageError, UnsupportedKindError
 from adapters.limits import PackageLimits
 from adapters.package.reading import read_package
 from server.model.inputs import ModelInput, SequenceInput
+from tests.bounds import LOGITS
 from tests.factory import make_adapter, make_base
 from tests.server.model.bench import BLOCK_SIZE, Bench
 from tests.server.model.families.catalog import FAMILIES
 from tests.server.model.families.per_expert import LEAVES, MIXTRAL, Saved, load, logits, peft_logits, swap
-from tests.server.model.families.sweep import STD, TOLERANCE, lora
+from tests.server.model.families.sweep import STD, lora
 
 IDS = list(range(20, 52))
 BOTH = ["gate_up_proj", "down_proj"]
@@ -63,7 +64,7 @@ def served(base: Path, path: Path) -> Tensor:
 
 
 def assert_same(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found.log_softmax(-1), expected.log_softmax(-1), rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(found.log_softmax(-1), expected.log_softmax(-1), rtol=0, atol=LOGITS)
 
 
 @pytest.mark.parametrize("name", [*CONVERTED_BY_PEFT, *DROPPED_BY_PEFT, "deepseek_v3"])
