@@ -15,14 +15,21 @@ import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kernels import native
+from kernels.activation import gated, gated_torch
 from kernels.attention import AttentionRule, Sequences, paged_attention, paged_attention_torch
 from kernels.linear import PackedWeight, StoredWeight, linear, linear_torch, pack
+from kernels.logits import argmax, argmax_torch
+from kernels.low_rank import LowRankFactors, LowRankTable, row_segments
+from kernels.norm import rms_norm, rms_norm_torch
+from kernels.rotary import rotate, rotate_torch
 
 
 @dataclass(frozen=True)
@@ -175,7 +182,90 @@ def _attention(
     return Line(name, sequences * count, [call() for _ in range(LAYERS)], multiplications * LAYERS, read * LAYERS)
 
 
-OPS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {"linear": linear_lines, "attention": attention_lines}
+def low_rank_lines(args: argparse.Namespace) -> Iterator[Line]:
+    """Adapters of rank 8 on all linear maps of the layers, each on its share of the rows; and torch's grouped bmm."""
+    for count in (1, 16):
+        for dtype in (torch.float32, torch.bfloat16):
+            members = [_module(count, widths, k, dtype) for widths, k in MAPS * LAYERS]
+            size = sum(f.a.numel() + f.b.numel() for module in members for m in module for f in m)
+            for rows in args.rows:
+                if rows % count:
+                    continue
+                name = f"{count} adapters, {str(dtype).removeprefix('torch.')}"
+                moved = size * dtype.itemsize
+                yield Line(name, rows, _low_rank(members, rows, count), size * rows // count, moved)
+                if args.torch and dtype == torch.float32:
+                    yield Line(f"{name} torch", rows, _grouped(members, rows, count), size * rows // count, moved)
+
+
+MAPS = (((576, 192, 192), 576), ((576,), 576), ((1536, 1536), 576), ((576,), 1536))
+Factors = list[list[LowRankFactors]]  # of a module: of each member, of each map
+
+
+def _module(count: int, widths: Sequence[int], k: int, dtype: torch.dtype) -> Factors:
+    def factors(out: int) -> LowRankFactors:
+        return LowRankFactors(torch.randn(k, 8).to(dtype), torch.randn(8, out).to(dtype) / 100)
+
+    return [[factors(out) for out in widths] for _ in range(count)]
+
+
+def _low_rank(members: Sequence[Factors], rows: int, count: int) -> list[Callable[[], object]]:
+    size = rows // count
+    segments = row_segments((m, m * size, (m + 1) * size) for m in range(count))
+
+    def call(module: Factors) -> Callable[[], object]:
+        placed: Factors = [[] for _ in module]
+        column = 0
+        for parts in zip(*module, strict=True):
+            for member, f in zip(placed, parts, strict=True):
+                member.append(LowRankFactors(f.a, f.b, column))
+            column += parts[0].b.shape[1]
+        table, x, y = LowRankTable(placed), torch.randn(rows, module[0][0].a.shape[0]), torch.zeros(rows, column)
+        return lambda: table.add(x, y, segments)
+
+    return [call(module) for module in members]
+
+
+def _grouped(members: Sequence[Factors], rows: int, count: int) -> list[Callable[[], object]]:
+    def call(parts: Sequence[LowRankFactors]) -> Callable[[], object]:
+        a, b = torch.stack([f.a for f in parts]), torch.stack([f.b for f in parts])
+        x, y = torch.randn(rows, a.shape[1]), torch.zeros(rows, b.shape[2])
+        return lambda: y.add_(torch.bmm(torch.bmm(x.view(count, -1, x.shape[1]), a), b).view(rows, -1))
+
+    return [call(parts) for module in members for parts in zip(*module, strict=True)]
+
+
+def small_lines(args: argparse.Namespace) -> Iterator[Line]:
+    """The ops between products, as often as a step of the default base has them."""
+    weight, angles = torch.randn(576), torch.randn(max(args.rows), 32)
+    for rows in args.rows:
+        x, residual, heads = torch.randn(rows, 576), torch.randn(rows, 576), torch.randn(rows, 12, 64)
+        pair, logits, cos = torch.randn(rows, 3072), torch.randn(rows, HEAD[0]), angles[:rows]
+        added: dict[str, Any] = {"residual": residual, "scale": 0.0}
+        calls: dict[str, tuple[int, Callable[[], object]]] = {
+            "norm with residual": (2 * LAYERS, partial(rms_norm, x, weight, 1e-5, **added)),
+            "norm with residual twin": (
+                2 * LAYERS,
+                partial(rms_norm_torch, x, weight, 1e-5, **added),
+            ),
+            "rotary": (LAYERS, partial(rotate, heads, cos, cos)),
+            "rotary twin": (LAYERS, partial(rotate_torch, heads, cos, cos)),
+            "silu, gated": (LAYERS, partial(gated, pair, "silu")),
+            "silu, gated twin": (LAYERS, partial(gated_torch, pair, "silu")),
+            "argmax": (1, partial(argmax, logits)),
+            "argmax twin": (1, partial(argmax_torch, logits)),
+        }
+        for name, (times, call) in calls.items():
+            if args.twins or not name.endswith("twin"):
+                yield Line(name, rows, [call] * times, 0, 0)
+
+
+OPS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {
+    "linear": linear_lines,
+    "attention": attention_lines,
+    "low_rank": low_rank_lines,
+    "small": small_lines,
+}
 
 
 @torch.inference_mode()

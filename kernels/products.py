@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kernels import native
 
+_WEIGHTED_ROWS = native.Function("weighted_rows", "pipppipii")
 _MATMUL = native.Function("matmul", "piipiiiipiiii")
 
 
@@ -52,3 +54,27 @@ def block_matmul(x: Tensor, w: Tensor) -> Tensor:
         return matmul(x.reshape(groups, rows * blocks, size), w[:, 0]).view(groups, rows, blocks, -1)
     apart = x.transpose(1, 2).reshape(groups * blocks, rows, size)
     return matmul(apart, w.flatten(0, 1)).view(groups, blocks, rows, -1).transpose(1, 2)
+
+
+def weighted_rows(x: Tensor, starts: Tensor, inputs: Tensor, values: Tensor) -> Tensor:
+    """Sums of weighted rows: the product of a sparse matrix in compressed rows with ``x``.
+
+    Semantics: ``y[o] = sum of values[i] * x[inputs[i]]`` over ``starts[o] <= i < starts[o + 1]``, added up in order.
+    Shape: ``x`` [in, n] float32; ``starts`` [out + 1], ``inputs`` [k], both int32; ``values`` [k] float32, bfloat16 or
+    float16; returns [out, n].
+    """
+    if not native.is_native(x, starts, inputs, values) or values.dtype not in native.STORED:
+        return weighted_rows_torch(x, starts, inputs, values)
+    y = torch.empty(len(starts) - 1, x.shape[1], dtype=torch.float32)
+    _WEIGHTED_ROWS(
+        x.data_ptr(), x.stride(0), starts.data_ptr(), inputs.data_ptr(),
+        values.data_ptr(), native.STORED[values.dtype], y.data_ptr(), *y.shape,
+    )  # fmt: skip
+    return y
+
+
+def weighted_rows_torch(x: Tensor, starts: Tensor, inputs: Tensor, values: Tensor) -> Tensor:
+    """The twin of ``weighted_rows``."""
+    return F.embedding_bag(
+        inputs, x.contiguous(), starts, mode="sum", per_sample_weights=values.to(x.dtype), include_last_offset=True
+    )

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
 from adapters.ops.op import AddOp, Site
-from kernels.products import matmul
+from kernels.products import matmul, weighted_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,14 +71,8 @@ class Sparse(AddOp):
         return matrix.index_put_((rows, self.inputs.long()), self.values.float(), accumulate=True)
 
     def _sums(self, x: Tensor) -> Tensor:
-        """The products of a stack of one with ``x`` [in_features, k]; [out_features, k].
-
-        A bag of weighted rows for each output feature: faster than torch's sparse products, and the same in any batch.
-        """
-        return F.embedding_bag(
-            self.inputs[0], x.contiguous(), self.starts[0],
-            mode="sum", per_sample_weights=self.values[0].float(), include_last_offset=True,
-        )  # fmt: skip
+        """The products of a stack of one with ``x`` [in_features, k]; [out_features, k]."""
+        return weighted_rows(x.contiguous(), self.starts[0], self.inputs[0], self.values[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +126,18 @@ class Circulant(AddOp):
     def update(self, x: Tensor) -> Tensor:
         blocks = x.float().view(*x.shape[:-1], -1, self.size)
         frequencies = torch.fft.rfft(blocks).permute(0, 3, 1, 2)  # [G, f, rows, n]
-        product = torch.matmul(frequencies, self.spectrum)  # [G, f, rows, m]
+        product = _complex_product(frequencies, self.spectrum)  # [G, f, rows, m]
         found: Tensor = torch.fft.irfft(product.permute(0, 2, 3, 1), n=self.size)
         return found.flatten(-2).to(x.dtype)
+
+
+def _complex_product(x: Tensor, w: Tensor) -> Tensor:
+    """``x @ w`` by products of real numbers, which keep every row the same in any batch.
+
+    Shape: ``x`` [G, f, n, in], ``w`` [G, f, in, out], both complex64.
+    """
+    members, frequencies, rows, _ = x.shape
+    parts = torch.view_as_real(x).permute(0, 1, 4, 2, 3).flatten(2, 3).flatten(0, 1)  # [G f, 2 n, in]
+    products = matmul(parts, torch.view_as_real(w).flatten(3).flatten(0, 1))
+    real, imaginary = products.view(members, frequencies, 2, rows, -1, 2).unbind(2)
+    return torch.complex(real[..., 0] - imaginary[..., 1], real[..., 1] + imaginary[..., 0])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from kernels import native
-from kernels.products import block_matmul, matmul
+from kernels.products import block_matmul, matmul, weighted_rows, weighted_rows_torch
 from tests.kernels.conftest import THREADS
 
 pytestmark = pytest.mark.numeric
@@ -51,3 +52,30 @@ def test_blocks_have_matrices_of_their_own(blocks: int) -> None:
     x, w = torch.randn(2, 5, 4, 6), torch.randn(2, blocks, 6, 3)
     wanted = torch.einsum("gnkb,gkbc->gnkc", x, w.expand(-1, 4, -1, -1))
     torch.testing.assert_close(block_matmul(x, w), wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("columns", [1, 7, 40])
+@pytest.mark.usefixtures("variant")
+def test_weighted_rows_are_their_twin(dtype: torch.dtype, columns: int) -> None:
+    x, starts, inputs, values = sparse()
+    x, values = x[:, :columns], values.to(dtype)
+    wanted = weighted_rows_torch(x.double(), starts, inputs, values)
+    torch.testing.assert_close(weighted_rows(x, starts, inputs, values).double(), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_weighted_column_is_the_same_beside_any_others(variant: str) -> None:
+    if variant == native.TORCH:
+        pytest.skip("torch promises no such thing")
+    x, *matrix = sparse()
+    alone = torch.cat([weighted_rows(x[:, i : i + 1], *matrix) for i in range(40)], 1)
+    for threads in THREADS:
+        native.set_num_threads(threads)
+        assert torch.equal(weighted_rows(x, *matrix), alone)
+
+
+def sparse() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    counts = torch.randint(0, 9, (150,))
+    starts = torch.cat((counts.new_zeros(1), counts.cumsum(0))).int()
+    total = int(starts[-1])
+    return torch.randn(30, 40), starts, torch.randint(30, (total,)).int(), torch.randn(total)
