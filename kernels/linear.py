@@ -250,7 +250,8 @@ class _Layout:
     def fill(self, tiles: Tensor, weight: StoredWeight) -> None:
         """Put a weight into its tiles."""
         whole = weight.out_features // ROWS
-        self._fill(tiles[:whole], weight.map(lambda tensor: tensor[: whole * ROWS]))
+        if whole:
+            self._fill(tiles[:whole], weight.map(lambda tensor: tensor[: whole * ROWS]))
         if rest := weight.out_features % ROWS:
             self._fill(tiles[whole:], weight.map(lambda tensor: F.pad(tensor[-rest:], (0, 0, 0, ROWS - rest))))
 
