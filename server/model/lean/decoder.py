@@ -8,7 +8,7 @@ from torch import Tensor
 
 from adapters.checkpoints import checkpoint
 from kernels.activation import activated, gated
-from kernels.rotary import rotate
+from kernels.rotary import rotate, rotate_native
 from server.model.attention import Rule, attend
 from server.model.layout import Assembled
 from server.model.lean.angles import Table
@@ -105,7 +105,8 @@ class _Attention:
         if not plan.norm_is_last:
             self._norm(q, k, step)
         if plan.table is not None:
-            rotate(heads[:, : keys.stop], *angles[plan.table], interleaved=plan.interleaved)
+            turn = rotate if step.sequences is None else rotate_native
+            turn(heads[:, : keys.stop], *angles[plan.table], interleaved=plan.interleaved)
         if plan.norm_is_last:
             self._norm(q, k, step)
         y = self._attend(q, k, heads[:, keys.stop :], step)

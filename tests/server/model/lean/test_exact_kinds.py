@@ -17,8 +17,6 @@ pytestmark = [
     pytest.mark.skipif(native.variant() == native.TORCH, reason="torch's products depend on what is beside a row"),
 ]
 
-INEXACT: dict[str, str] = {}
-
 
 @pytest.fixture(scope="module")
 def bench(tiny_base: Path, tiny_adapters: Mapping[str, Path]) -> Bench:
@@ -27,6 +25,4 @@ def bench(tiny_base: Path, tiny_adapters: Mapping[str, Path]) -> Bench:
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_kind(name: str, bench: Bench) -> None:
-    if name in INEXACT:
-        pytest.xfail(INEXACT[name])
     assert differing(ways(bench, name, [*NEIGHBOURS, name])) == {}
