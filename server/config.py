@@ -14,6 +14,7 @@ import msgspec
 from bases.names import DTYPES, SERVED_QUANTIZATIONS
 
 DEFAULT_MODEL = "default"
+FORWARDS = ("auto", "generic")
 KV_DTYPES = (*DTYPES, "int8")
 ENGINE, ADDRESS, KEYS, LIMITS = "base model and engine", "address", "keys", "limits and the rest"
 
@@ -43,10 +44,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     ``model`` is a resolved directory. ``quantize`` is one of SERVED_QUANTIZATIONS: auto keeps a quantized checkpoint as
     it is, serves a base from a GGUF file as that stored it, and makes nf4 of others; -dq quantizes the scales as well.
     ``dtype`` is one of DTYPES: auto means fp32 where native kernels compute, elsewhere bf16 where the device multiplies
-    it natively, else fp32. ``kv_dtype`` is one of KV_DTYPES: auto means as ``dtype``. ``max_model_len`` and ``threads``
-    are 0 where nobody chose. ``chat_template_sha256`` is of the template served, which adapters must have been trained
-    with, and ``end_token_ids`` end an output; empty: as the base's own files say. They are computed, so they have no
-    flags.
+    it natively, else fp32. ``forward`` is one of FORWARDS. ``kv_dtype`` is one of KV_DTYPES: auto means as ``dtype``.
+    ``max_model_len`` and ``threads`` are 0 where nobody chose. ``chat_template_sha256`` is of the template that is
+    served, which adapters must have been trained with, and ``end_token_ids`` end an output; empty: as the base's own
+    files say. They are computed, so they have no flags.
     """
 
     model: Annotated[
@@ -88,10 +89,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     end_token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        known_by_name = {
-            "quantize": SERVED_QUANTIZATIONS, "dtype": DTYPES, "kv_dtype": KV_DTYPES, "forward": ("auto", "generic")
-        }  # fmt: skip
-        for name, known in known_by_name.items():
+        chosen = (
+            ("quantize", SERVED_QUANTIZATIONS), ("dtype", DTYPES), ("kv_dtype", KV_DTYPES), ("forward", FORWARDS),
+        )  # fmt: skip
+        for name, known in chosen:
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"--{name.replace('_', '-')} must be one of {', '.join(known)}, not {value!r}")
         for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):

@@ -46,6 +46,7 @@ LONG = (
     "server/engine/test_engine_parity.py",
     "server/engine/test_engine_seq2seq.py",
     "server/model/families/",
+    "server/model/lean/test_exact_kinds.py",
     "server/model/seq2seq/",
     "server/model/test_model_runner.py",
     "server/test_freezes.py",

@@ -23,7 +23,7 @@ from server.model.families import TESTED
 from server.model.inputs import ModelInput, SequenceInput
 from server.model.kv_cache import KVCache, LayerShape
 from server.model.layout import Assembled, assemble
-from server.model.lean.check import TOLERANCE, disagreement
+from server.model.lean.check import disagreement, tolerance
 from server.model.lean.decoder import LeanDecoder
 from server.model.lean.reading import NoPlanError, read_plan
 from server.model.step import computing
@@ -132,7 +132,7 @@ class DecoderForward(Forward):
         """Take a plan that agrees with the model, and say what runs."""
         if isinstance(found, LeanDecoder):
             off = disagreement(found.logits, self._by_model, self._layers, self._num_logits)
-            if off <= TOLERANCE:
+            if off <= tolerance(self._base.quantization):
                 self._lean = found
                 logger.info("lean forward, by the plan of the model; off by %.1g of the logits' spread", off)
                 return

@@ -82,14 +82,14 @@ class ModelRunner:
         return dtype_name(self._base.dtype)
 
     @property
-    def kv_dtype(self) -> str:
-        """Type that keys and values are kept in."""
-        return dtype_name(self._cache.stored)
-
-    @property
     def kernels(self) -> str:
         """Which kernels compute, in a few words."""
         return describe_kernels(self._base.device, self._base.dtype)
+
+    @property
+    def kv_dtype(self) -> str:
+        """Type that keys and values are kept in."""
+        return dtype_name(self._cache.stored)
 
     @property
     def quantization(self) -> str:

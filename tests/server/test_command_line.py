@@ -70,6 +70,7 @@ def test_every_setting_by_flag_environment_and_file(name: str, tmp_path: Path, m
         (["--kv-cache-gb", "nan"], "--kv-cache-gb"),
         (["--quantize", "int4"], "--quantize must be one of auto, nf4, nf4-dq, fp4, fp4-dq, int8, gguf, none"),
         (["--kv-dtype", "int4"], "--kv-dtype must be one of auto, float32, bfloat16, float16, int8"),
+        (["--forward", "fast"], "--forward must be one of auto, generic"),
         (["--max-num-seqs", "0"], "--max-num-seqs must be at least 1"),
         (["--max-waiting-requests", "-1"], "--max-waiting-requests must be 0 or more"),
         (["--max-body-mb", "0"], "--max-body-mb must be above 0"),

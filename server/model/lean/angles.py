@@ -25,11 +25,11 @@ class Table:
         self._plan = plan
         self._cos, self._sin = torch.empty(0), torch.empty(0)
 
-    def rows(self, x: Tensor, positions: Tensor, most: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of ``positions`` [T], of which ``most`` is the last; ``x`` is any of the hidden states."""
+    def rows(self, x: Tensor, positions: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of ``positions`` [T], all below ``count``; ``x`` is any of the hidden states."""
         if not self._plan.is_fixed:
             return self._compute(x, positions)
-        while most >= len(self._cos):
+        while count > len(self._cos):
             found = self._compute(x, torch.arange(len(self._cos), len(self._cos) + _CHUNK))
             self._cos, self._sin = (
                 torch.cat([old, new]) if len(old) else new

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from adapters.checkpoints import checkpoint
 from kernels.activation import activated, gated
-from kernels.attention import Sequences
-from kernels.rotary import rotate
+from kernels.rotary import rotate, rotate_native
+from server.model.attention import Rule, attend
 from server.model.layout import Assembled
 from server.model.lean.angles import Table
 from server.model.lean.parts import HeadNorm, Norm, Projection
@@ -35,14 +35,11 @@ class LeanDecoder:
         step, stream = batch.step, self._embed(batch.input_ids)
         if self._plan.embedding_scale != 1.0:
             stream *= self._plan.embedding_scale
-        last = int(batch.positions.max()) if self._tables else 0
-        angles = [table.rows(stream, batch.positions, last) for table in self._tables]
-        sequences = step.sequences
-        assert sequences is not None, "a plan runs on the CPU"
+        angles = [table.rows(stream, batch.positions, step.num_positions) for table in self._tables]
         added: Tensor | None = None
         for layer in self._layers:
             checkpoint()
-            added = layer(stream, added, angles, sequences, step)
+            added = layer(stream, added, angles, step)
         return self._logits(stream, added, batch)
 
     def _logits(self, stream: Tensor, added: Tensor | None, batch: Assembled) -> Tensor:
@@ -68,13 +65,11 @@ class _Layer:
             None if norm is None else Norm(norm) for norm in norms
         )
 
-    def __call__(
-        self, stream: Tensor, added: Tensor | None, angles: list[Angles], sequences: Sequences, step: Step
-    ) -> Tensor:
+    def __call__(self, stream: Tensor, added: Tensor | None, angles: list[Angles], step: Step) -> Tensor:
         """Take in what the layer before ``added``; what this one adds comes back, not yet in ``stream``."""
         plan = self._plan
         x = _normed(self._pre_attention, stream, added, plan.scale, step)
-        a = self._attention(x, angles, sequences, step)
+        a = self._attention(x, angles, step)
         if self._post_attention is not None:
             a = self._post_attention(a, step)
         if plan.is_parallel:
@@ -99,22 +94,30 @@ class _Attention:
         self._inputs, self._output = Projection(plan.inputs), Projection([plan.output])
         self._q_norm = None if plan.q_norm is None else HeadNorm(plan.q_norm)
         self._k_norm = None if plan.k_norm is None else HeadNorm(plan.k_norm)
+        rule = plan.rule
+        self._rule = Rule(rule.scaling, rule.window or None, rule.softcap or None, rule.sinks)
         self._keys = slice(plan.num_heads, plan.num_heads + plan.num_kv_heads)
 
-    def __call__(self, x: Tensor, angles: list[Angles], sequences: Sequences, step: Step) -> Tensor:
+    def __call__(self, x: Tensor, angles: list[Angles], step: Step) -> Tensor:
         plan, keys = self._plan, self._keys
         heads = self._inputs(x, step).view(len(x), -1, plan.head_dim)  # queries, then keys, then values
         q, k = heads[:, : keys.start], heads[:, keys]
         if not plan.norm_is_last:
             self._norm(q, k, step)
         if plan.table is not None:
-            rotate(heads[:, : keys.stop], *angles[plan.table], interleaved=plan.interleaved)
+            turn = rotate if step.sequences is None else rotate_native
+            turn(heads[:, : keys.stop], *angles[plan.table], interleaved=plan.interleaved)
         if plan.norm_is_last:
             self._norm(q, k, step)
-        cache = step.cache
-        cache.write(self._index, step.slots, k, heads[:, keys.stop :])
-        y = cache.attend(self._index, q, sequences, plan.rule)
+        y = self._attend(q, k, heads[:, keys.stop :], step)
         return self._output(y.view(len(x), -1), step)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, step: Step) -> Tensor:
+        if step.sequences is None:
+            q, k, v = (tensor.transpose(0, 1)[None] for tensor in (q, k, v))
+            return attend(self._index, q, k, v, self._rule)[0]
+        step.cache.write(self._index, step.slots, k, v)
+        return step.cache.attend(self._index, q, step.sequences, self._plan.rule)
 
     def _norm(self, q: Tensor, k: Tensor, step: Step) -> None:
         if self._q_norm is not None:

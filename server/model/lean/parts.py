@@ -13,8 +13,8 @@ from adapters.batch.grouped import Groups
 from adapters.batch.rows import RowSegment, plan_rows
 from bases.packed import PackedLinear
 from kernels import native
-from kernels.linear import PackedWeight, StoredWeight, linear, pack
-from kernels.norm import layer_norm, rms_norm
+from kernels.linear import NATIVE_LINEAR, PackedWeight, StoredWeight, linear, pack
+from kernels.norm import layer_norm, rms_norm, rms_norm_native
 from server.model.lean.plan import NormPlan, Place
 from server.model.sites import BaseSite, change_output, changed_input
 from server.model.step import Step
@@ -34,14 +34,18 @@ class Norm:
         """The norm of ``x`` [T, n], or with a ``residual`` of ``residual + scale x``, which it becomes."""
         groups = step.groups.get(self.name) if step.groups else None
         if groups is None:
-            return self._normed(x, residual, scale)
+            return self._normed(x, residual, scale, step.sequences is not None)
         if residual is not None:
             x = residual.add_(x, alpha=scale)
-        y = self._normed(changed_input(x, groups, step, self._site, at_head=at_head), None, 1.0)
+        y = self._normed(changed_input(x, groups, step, self._site, at_head=at_head), None, 1.0, False)
         change_output(x, y, groups, step, self._site, at_head=at_head)
         return y
 
-    def _normed(self, x: Tensor, residual: Tensor | None, scale: float) -> Tensor:
+    def _normed(self, x: Tensor, residual: Tensor | None, scale: float, is_native: bool) -> Tensor:
+        if self._is_rms and is_native:
+            y = torch.empty(x.shape)
+            rms_norm_native(x, self._weight, self._eps, y, residual=residual, scale=scale)
+            return y
         if self._is_rms:
             return rms_norm(x, self._weight, self._eps, residual=residual, scale=scale)
         return layer_norm(x, self._weight, self._bias, self._eps, residual=residual, scale=scale)
@@ -99,16 +103,18 @@ class Projection:
         self.out_features = ends[-1]
         self._bias = _joined_bias(modules)
         self._weight = _joined_weight(modules)
+        self._address = None if self._weight is None else self._weight.address
+        self._bias_address = None if self._bias is None else self._bias.data_ptr()
         self._parts = [weight for module in modules if (weight := packed(module)) is not None]
         assert len(self._parts) == len(modules), "a weight that no kernel knows; see reading"
 
     def __call__(self, x: Tensor, step: Step, *, at_head: bool = False) -> Tensor:
         """The outputs for ``x`` [T, in]; wider at the head in a batch with adapters that brought tokens."""
         if not step.groups:
-            return self._all(x)
+            return self._all(x, step)
         found = [step.groups.get(name) for name in self.names]
         if not any(found):
-            return self._all(x)
+            return self._all(x, step)
         y = self._given(x, found, step, at_head)
         own = self.out_features if at_head else 0
         if step.head_width > own > 0:
@@ -121,14 +127,19 @@ class Projection:
     def _given(self, x: Tensor, found: Sequence[Groups | None], step: Step, at_head: bool) -> Tensor:
         """The base's product, of an input that adapters may have changed for one map or the other."""
         if not any(groups is not None and groups.before for groups in found):
-            return self._all(x)
+            return self._all(x, step)
         y = x.new_empty(len(x), self.out_features)
         for groups, site, part, weight in zip(found, self._sites, self._slices, self._parts, strict=True):
             given = x if groups is None else changed_input(x, groups, step, site, at_head=at_head)
             y[:, part] = linear(given, weight, None if self._bias is None else self._bias[part])
         return y
 
-    def _all(self, x: Tensor) -> Tensor:
+    def _all(self, x: Tensor, step: Step) -> Tensor:
+        if self._address is not None and step.sequences is not None:  # without checks: a step has a hundred products
+            rows, width = x.shape[0], self.out_features
+            y = torch.empty(rows, width)
+            NATIVE_LINEAR(self._address, x.data_ptr(), x.stride(0), rows, self._bias_address, y.data_ptr(), width)
+            return y
         if self._weight is not None:
             return linear(x, self._weight, self._bias)
         y = torch.cat([linear(x, weight) for weight in self._parts], -1)
