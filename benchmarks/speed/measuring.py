@@ -1,0 +1,105 @@
+"""Runs loads against servers, one server at a time and all of them in turn, so that a slow minute meets each alike."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speed.loads import Load
+from benchmarks.speed.servers import Endpoint, Server, Work
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run of a load. Milliseconds, tokens a second, megabytes; ``errors`` counts requests."""
+
+    server: str
+    load: str
+    round: int
+    tok_s: float
+    ttft_p50_ms: float
+    ttft_p95_ms: float
+    itl_p50_ms: float
+    itl_p95_ms: float
+    pss_mb: float
+    errors: int
+
+
+def measure(
+    servers: Sequence[Server], loads: Sequence[Load], work: Work, rounds: int, progress: Progress
+) -> list[Measured]:
+    """All loads, ``rounds`` times."""
+    found: list[Measured] = []
+    sets = list(dict.fromkeys(load.adapters for load in loads))
+    for number in range(rounds):
+        for adapters in sets:
+            for server in servers:
+                if adapters in server.sets:
+                    mine = [load for load in loads if load.adapters == adapters]
+                    found += _measure_server(server.name, server.start(work, adapters), mine, number, progress)
+    return found
+
+
+def _measure_server(
+    name: str, started: AbstractContextManager[Endpoint], loads: Sequence[Load], number: int, progress: Progress
+) -> Iterator[Measured]:
+    with started as endpoint:
+        for load in loads:
+            with _neighbour(load.neighbour):
+                report = _ask(endpoint, load, seed=number)
+            measured = _measured(name, load, number, report, endpoint.pss_mb())
+            progress(f"{name}: {load.name}: {measured.tok_s:.1f} tok/s")
+            yield measured
+
+
+def _ask(endpoint: Endpoint, load: Load, seed: int) -> dict[str, Any]:
+    """The report of ``python -m loadtests``: a process of its own, as any client is."""
+    models = {"base": (endpoint.base,), "one": endpoint.adapters[:1], "all": endpoint.adapters}[load.asked]
+    with tempfile.TemporaryDirectory() as out:
+        command = [sys.executable, "-m", "loadtests", "--url", endpoint.url, "--models", ",".join(models)]
+        command += ["--concurrency", str(load.concurrency), "--requests", str(load.requests), "--ignore-eos"]
+        command += ["--prompt-tokens", str(load.prompt_tokens), "--max-tokens", str(load.max_tokens)]
+        command += ["--seed", str(seed), "--out", out]
+        if endpoint.key:
+            command += ["--api-key", endpoint.key]
+        subprocess.run(command, capture_output=True, check=False)
+        report: dict[str, Any] = json.loads((Path(out) / "report.json").read_text(encoding="utf-8"))
+    run: dict[str, Any] = report["runs"][0]
+    return run
+
+
+def _measured(server: str, load: Load, number: int, run: dict[str, Any], pss_mb: float) -> Measured:
+    return Measured(
+        server=server,
+        load=load.name,
+        round=number,
+        tok_s=run["output_tokens_per_s"],
+        ttft_p50_ms=run["ttft_ms"]["p50"] or 0.0,
+        ttft_p95_ms=run["ttft_ms"]["p95"] or 0.0,
+        itl_p50_ms=run["itl_ms"]["p50"] or 0.0,
+        itl_p95_ms=run["itl_ms"]["p95"] or 0.0,
+        pss_mb=pss_mb,
+        errors=run["requests"] - run["ok"],
+    )
+
+
+@contextmanager
+def _neighbour(wanted: bool) -> Iterator[None]:
+    if not wanted:
+        yield
+        return
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        busy.kill()
+        busy.wait()
