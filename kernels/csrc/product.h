@@ -1,8 +1,8 @@
 // Rows times a matrix that is stored with its input features first, in a fixed order of additions per row.
 //
-// Every lane of an output is a chain of fmas over the inputs, or two (even and odd inputs, added last) where the matrix
-// is too narrow for one chain to keep the processor busy. Which of the two is a matter of the matrix's width alone, so
-// neither the rows that are computed together nor the columns that one task computes change a result.
+// Every lane of an output is a chain of fmas over the inputs, or four (of every fourth input, added last) where the matrix
+// is too narrow for one chain to keep the processor busy; four round less, too. Which of the two is a matter of the
+// matrix's width alone, so neither the rows that are computed together nor the columns of a task change a result.
 #pragma once
 
 #include "stored.h"
@@ -33,23 +33,24 @@ template <class T> struct Product {
 
   // Rows [row, row_end), columns [column, column_end); column is a multiple of W, column_end too or the last.
   void run(int64_t row, int64_t row_end, int64_t column, int64_t column_end) const {
-    if (out <= 2 * W) return rows<2>(row, row_end, column, column_end);
+    if (out <= 2 * W) return rows<4>(row, row_end, column, column_end);
     rows<1>(row, row_end, column, column_end);
   }
 
  private:
   template <int CHAINS> void rows(int64_t row, int64_t row_end, int64_t column, int64_t column_end) const {
-    int64_t const fours = row + (row_end - row) / 4 * 4;
+    constexpr int TALL = CHAINS == 1 || W == 16 ? 4 : 2; // as many sums as there are registers for
+    int64_t const even = row + (row_end - row) / TALL * TALL;
     // Column by column: the part of w that is being read stays close while all rows pass over it.
-    columns<4, 2, CHAINS>(row, fours, column, column_end);
-    if (row_end - fours >= 2) columns<2, 4, CHAINS>(fours, fours + 2, column, column_end);
-    if ((row_end - fours) % 2) columns<1, 8, CHAINS>(row_end - 1, row_end, column, column_end);
+    columns<TALL, 8 / TALL, CHAINS>(row, even, column, column_end);
+    if (row_end - even >= 2) columns<2, 4, CHAINS>(even, even + 2, column, column_end);
+    if ((row_end - even) % 2) columns<1, 8, CHAINS>(row_end - 1, row_end, column, column_end);
   }
 
   template <int ROWS, int MOST, int CHAINS>
   void columns(int64_t row, int64_t row_end, int64_t column, int64_t column_end) const {
     if (row >= row_end) return;
-    constexpr int WIDE = MOST / CHAINS; // vectors of columns: 8 chains in all hide the latency of an fma
+    constexpr int WIDE = MOST > CHAINS ? MOST / CHAINS : 1; // vectors of columns: 8 chains hide the latency of an fma
     for (; column + WIDE * W <= column_end; column += WIDE * W) tile<ROWS, WIDE, CHAINS>(row, row_end, column, W);
     for (; column + W <= column_end; column += W) tile<ROWS, 1, CHAINS>(row, row_end, column, W);
     if (column < column_end) tile<ROWS, 1, CHAINS>(row, row_end, column, (int)(column_end - column));
@@ -69,7 +70,7 @@ template <class T> struct Product {
       for (int r = 0; r < ROWS; r++)
         for (int v = 0; v < WIDE; v++) {
           vf sum = sums[0][r][v];
-          if (CHAINS == 2) sum += sums[CHAINS - 1][r][v];
+          if (CHAINS == 4) sum = (sum + sums[1 % CHAINS][r][v]) + (sums[2 % CHAINS][r][v] + sums[3 % CHAINS][r][v]);
           write(y + (row + r) * y_stride + column + v * W, sum, v == WIDE - 1 ? last : W);
         }
     }
