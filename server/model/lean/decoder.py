@@ -8,8 +8,7 @@ from torch import Tensor
 
 from adapters.checkpoints import checkpoint
 from kernels.activation import activated, gated
-from kernels.rotary import rotate, rotate_native
-from server.model.attention import Rule, attend
+from kernels.rotary import rotate
 from server.model.layout import Assembled
 from server.model.lean.angles import Table
 from server.model.lean.parts import HeadNorm, Norm, Projection
@@ -94,8 +93,6 @@ class _Attention:
         self._inputs, self._output = Projection(plan.inputs), Projection([plan.output])
         self._q_norm = None if plan.q_norm is None else HeadNorm(plan.q_norm)
         self._k_norm = None if plan.k_norm is None else HeadNorm(plan.k_norm)
-        rule = plan.rule
-        self._rule = Rule(rule.scaling, rule.window or None, rule.softcap or None, rule.sinks)
         self._keys = slice(plan.num_heads, plan.num_heads + plan.num_kv_heads)
 
     def __call__(self, x: Tensor, angles: list[Angles], step: Step) -> Tensor:
@@ -105,17 +102,14 @@ class _Attention:
         if not plan.norm_is_last:
             self._norm(q, k, step)
         if plan.table is not None:
-            turn = rotate if step.sequences is None else rotate_native
-            turn(heads[:, : keys.stop], *angles[plan.table], interleaved=plan.interleaved)
+            rotate(heads[:, : keys.stop], *angles[plan.table], interleaved=plan.interleaved)
         if plan.norm_is_last:
             self._norm(q, k, step)
         y = self._attend(q, k, heads[:, keys.stop :], step)
         return self._output(y.view(len(x), -1), step)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, step: Step) -> Tensor:
-        if step.sequences is None:
-            q, k, v = (tensor.transpose(0, 1)[None] for tensor in (q, k, v))
-            return attend(self._index, q, k, v, self._rule)[0]
+        assert step.sequences is not None, "a plan runs on the CPU"
         step.cache.write(self._index, step.slots, k, v)
         return step.cache.attend(self._index, q, step.sequences, self._plan.rule)
 

@@ -34,15 +34,15 @@ class Norm:
         """The norm of ``x`` [T, n], or with a ``residual`` of ``residual + scale x``, which it becomes."""
         groups = step.groups.get(self.name) if step.groups else None
         if groups is None:
-            return self._normed(x, residual, scale, step.sequences is not None)
+            return self._normed(x, residual, scale)
         if residual is not None:
             x = residual.add_(x, alpha=scale)
-        y = self._normed(changed_input(x, groups, step, self._site, at_head=at_head), None, 1.0, False)
+        y = self._normed(changed_input(x, groups, step, self._site, at_head=at_head), None, 1.0)
         change_output(x, y, groups, step, self._site, at_head=at_head)
         return y
 
-    def _normed(self, x: Tensor, residual: Tensor | None, scale: float, is_native: bool) -> Tensor:
-        if self._is_rms and is_native:
+    def _normed(self, x: Tensor, residual: Tensor | None, scale: float) -> Tensor:
+        if self._is_rms and native.library() is not None:
             y = torch.empty(x.shape)
             rms_norm_native(x, self._weight, self._eps, y, residual=residual, scale=scale)
             return y
@@ -111,10 +111,10 @@ class Projection:
     def __call__(self, x: Tensor, step: Step, *, at_head: bool = False) -> Tensor:
         """The outputs for ``x`` [T, in]; wider at the head in a batch with adapters that brought tokens."""
         if not step.groups:
-            return self._all(x, step)
+            return self._all(x)
         found = [step.groups.get(name) for name in self.names]
         if not any(found):
-            return self._all(x, step)
+            return self._all(x)
         y = self._given(x, found, step, at_head)
         own = self.out_features if at_head else 0
         if step.head_width > own > 0:
@@ -127,15 +127,15 @@ class Projection:
     def _given(self, x: Tensor, found: Sequence[Groups | None], step: Step, at_head: bool) -> Tensor:
         """The base's product, of an input that adapters may have changed for one map or the other."""
         if not any(groups is not None and groups.before for groups in found):
-            return self._all(x, step)
+            return self._all(x)
         y = x.new_empty(len(x), self.out_features)
         for groups, site, part, weight in zip(found, self._sites, self._slices, self._parts, strict=True):
             given = x if groups is None else changed_input(x, groups, step, site, at_head=at_head)
             y[:, part] = linear(given, weight, None if self._bias is None else self._bias[part])
         return y
 
-    def _all(self, x: Tensor, step: Step) -> Tensor:
-        if self._address is not None and step.sequences is not None:  # without checks: a step has a hundred products
+    def _all(self, x: Tensor) -> Tensor:
+        if self._address is not None:  # without checks: a step has a hundred products
             rows, width = x.shape[0], self.out_features
             y = torch.empty(rows, width)
             NATIVE_LINEAR(self._address, x.data_ptr(), x.stride(0), rows, self._bias_address, y.data_ptr(), width)
