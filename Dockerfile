@@ -31,8 +31,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && pip install -c constraints.txt -r /tmp/requirements.txt
 COPY adapters adapters
 COPY bases bases
+COPY hotkernels hotkernels
 COPY hotswap hotswap
-COPY kernels kernels
 COPY server server
 COPY trainer trainer
 RUN --mount=type=cache,target=/root/.cache/pip pip install --no-deps .

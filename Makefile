@@ -1,4 +1,4 @@
-# hotswap: `make demo` and `make test` on a fresh machine need Python 3.11+, pip, make and a C compiler.
+# hotswap: `make demo` and `make test` on a fresh machine need Python 3.11+, pip, make and a C++ compiler.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -9,7 +9,7 @@ ARGS   ?=
 WORKERS := -n auto --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install hooks base demo serve loadtest soak perplexity adapter-memory lint format test
+.PHONY: help install hooks base demo serve loadtest soak bench perplexity adapter-memory lint format test
 .PHONY: test-fast test-numeric-avx2 test-slow test-gpu
 .PHONY: families method-results method-results-full versus-trl test-peers clean distclean
 
@@ -19,7 +19,7 @@ help: ## show this
 install: $(STAMP) ## create .venv and install hotswap with its development tools into it
 
 # Reruns only when the requirements or the native sources change. torch comes first: everything else is resolved around it.
-$(STAMP): pyproject.toml constraints.txt setup.py $(wildcard kernels/csrc/*)
+$(STAMP): pyproject.toml constraints.txt setup.py $(wildcard hotkernels/csrc/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "hotswap needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -45,6 +45,10 @@ loadtest: $(STAMP) ## drive a running server: make loadtest ARGS="--url http://1
 soak: base ## minutes of load, changes, rude clients and faults, all answers compared: make soak ARGS="--seconds 3600"
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.soak_references --base "$$($(BIN)/hotswap base path)" --out soak-out
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m loadtests.soak --references soak-out $(ARGS)
+
+bench: base ## speed over HTTP and of every op, minutes: make bench ARGS="--rounds 5"
+	$(BIN)/python -m benchmarks.speed --base "$$($(BIN)/hotswap base path)" $(ARGS)
+	$(BIN)/python -m benchmarks.kernels all
 
 perplexity: base ## perplexity and memory of each quantization: make perplexity ARGS="--text FILE"
 	$(BIN)/python -m benchmarks.perplexity $(ARGS)

@@ -1,7 +1,7 @@
 """Builds the native kernels: the same C++ sources once per variant of the processor, each a library of its own.
 
-No headers but the compiler's are needed, and a variant that cannot be built is left out: ``kernels`` then takes the
-next best, and torch where there is none (``kernels/native.py``).
+No headers but the compiler's are needed, and a variant that cannot be built is left out: ``hotkernels`` then takes the
+next best, and torch where there is none (``hotkernels/native.py``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-SOURCES = "kernels/csrc"
+SOURCES = "hotkernels/csrc"
 # No contraction: only where the sources say fma is a product rounded once with its sum.
 COMMON = [
     "-std=c++17",
@@ -74,7 +74,7 @@ def _extension(name: str, flags: list[str]) -> Extension:
     headers = sorted(map(str, Path(SOURCES).glob("*.h")))
     sources = sorted(map(str, Path(SOURCES).glob("*.cpp")))
     return Extension(
-        f"kernels.lib{name}", sources, depends=headers, extra_compile_args=[*COMMON, *flags], optional=True
+        f"hotkernels.lib{name}", sources, depends=headers, extra_compile_args=[*COMMON, *flags], optional=True
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from kernels import native
+from hotkernels import native
 
 _LIBC = ctypes.CDLL(None)
 _MEMORY_WORDS = ("DefaultCPUAllocator", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")

@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from bases.errors import QuantizationError
 from bases.finding import GGUF_BLOCKS
-from kernels.linear import StoredWeight
+from hotkernels.linear import StoredWeight
 
 BLOCKED = (GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q4_1, GGMLQuantizationType.Q8_0)
 BLOCK = 32

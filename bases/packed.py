@@ -1,4 +1,4 @@
-"""Linear maps and embeddings that keep their weights packed, for ``kernels`` to multiply by.
+"""Linear maps and embeddings that keep their weights packed, for ``hotkernels`` to multiply by.
 
 They are torch's modules but for the weight: in its place stands a parameter of the right shape, type and device that
 holds no numbers of its own. It is NaN throughout, so that code which reads it past the module shows.
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from kernels.linear import PackedWeight, linear
+from hotkernels.linear import PackedWeight, linear
 
 
 class PackedLinear(nn.Linear):

@@ -1,4 +1,4 @@
-"""Packs the weights of a freshly loaded model for ``kernels``, from whatever form they were loaded in."""
+"""Packs the weights of a freshly loaded model for ``hotkernels``, from whatever form they were loaded in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from bases.model import adaptable_modules
 from bases.packed import PackedLinear, looks_up, placeholder
 from bases.weights import is_4bit, is_8bit
-from kernels.linear import ROWS, PackedWeight, StoredWeight, pack
+from hotkernels.linear import ROWS, PackedWeight, StoredWeight, pack
 
 if TYPE_CHECKING:
     from bitsandbytes.functional import QuantState

@@ -22,14 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels import native
-from kernels.activation import gated, gated_torch
-from kernels.attention import AttentionRule, Sequences, paged_attention, paged_attention_torch
-from kernels.linear import PackedWeight, StoredWeight, linear, linear_torch, pack
-from kernels.logits import argmax, argmax_torch
-from kernels.low_rank import LowRankFactors, LowRankTable, row_segments
-from kernels.norm import rms_norm, rms_norm_torch
-from kernels.rotary import rotate, rotate_torch
+from hotkernels import native
+from hotkernels.activation import gated, gated_torch
+from hotkernels.attention import AttentionRule, Sequences, paged_attention, paged_attention_torch
+from hotkernels.linear import PackedWeight, StoredWeight, linear, linear_torch, pack
+from hotkernels.logits import argmax, argmax_torch
+from hotkernels.low_rank import LowRankFactors, LowRankTable, row_segments
+from hotkernels.norm import rms_norm, rms_norm_torch
+from hotkernels.rotary import rotate, rotate_torch
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from kernels import native
+from hotkernels import native
 
 
 def bound(dtype: torch.dtype, length: int, depth: int = 1, scale: float = 1.0) -> float:

@@ -16,8 +16,8 @@ from typing_extensions import override
 
 from adapters.batch.rows import RowPlan
 from adapters.ops import AddOp, LowRank, Op, Site
-from kernels import native
-from kernels.low_rank import LowRankTable
+from hotkernels import native
+from hotkernels.low_rank import LowRankTable
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.low_rank import row_segments
+from hotkernels.low_rank import row_segments
 
 # Segments longer than this (prefill chunks) run as a product of their own: padding every other member of the group
 # to their length would cost more than the extra call.

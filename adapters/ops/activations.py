@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from adapters.ops.op import AddOp, Op, Site
-from kernels.products import matmul
+from hotkernels.products import matmul
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from torch.nn.functional import embedding
 from typing_extensions import override
 
 from adapters.ops.op import AddOp, Op, Site
-from kernels.products import matmul
+from hotkernels.products import matmul
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from adapters.ops.op import AddOp, Site
-from kernels.low_rank import LowRankFactors
-from kernels.products import matmul
+from hotkernels.low_rank import LowRankFactors
+from hotkernels.products import matmul
 
 
 @dataclass(frozen=True, eq=False)

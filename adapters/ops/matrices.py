@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from adapters.ops.op import AddOp, Site
-from kernels.products import matmul, weighted_rows
+from hotkernels.products import matmul, weighted_rows
 
 
 @dataclass(frozen=True, eq=False)

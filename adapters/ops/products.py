@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 from typing_extensions import override
 
 from adapters.ops.op import AddOp, Site
-from kernels.products import block_matmul, matmul
+from hotkernels.products import block_matmul, matmul
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from adapters.ops.op import Op, Site
-from kernels.products import matmul
+from hotkernels.products import matmul
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from adapters.ops.op import AddOp, Op, Site
-from kernels.products import block_matmul
+from hotkernels.products import block_matmul
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from kernels.attention import AttentionRule
+from hotkernels.attention import AttentionRule
 from server.model.step import DecodePart, PrefillPart, current
 
 NAME = "hotswap_paged"

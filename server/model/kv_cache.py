@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from adapters.ops import PrefixKV
-from kernels import native
-from kernels.attention import AttentionRule, Scales, Sequences, paged_attention, read_cache, write_cache
+from hotkernels import native
+from hotkernels.attention import AttentionRule, Scales, Sequences, paged_attention, read_cache, write_cache
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from adapters.batch.rows import RowSegment
-from kernels.attention import Sequences
+from hotkernels.attention import Sequences
 from server.adapter_key import AdapterKey
 from server.model.adapter_pool import AdapterPool
 from server.model.inputs import VIRTUAL, ModelInput, SequenceInput

@@ -14,7 +14,7 @@ from bases.loader import load_model
 from bases.model import LoadedBase
 from bases.quantization import choose_quantization
 from bases.tokenizer import find_tokenizer
-from kernels.native import KernelError
+from hotkernels.native import KernelError
 from server.config import EngineConfig
 from server.errors import EngineStartError
 from server.model.architecture_check import ENCODER_DECODERS, check_architecture, check_code

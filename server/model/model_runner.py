@@ -18,7 +18,7 @@ from adapters.package.manifest import Manifest
 from adapters.package.reading import AdapterPackage, read_package
 from bases.compute import describe_kernels, dtype_name, free_unused
 from bases.model import LoadedBase, base_spec
-from kernels import native
+from hotkernels import native
 from server.adapter_key import AdapterKey
 from server.config import EngineConfig
 from server.errors import EngineStartError

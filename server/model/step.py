@@ -17,7 +17,7 @@ from torch import Tensor
 
 from adapters.batch.grouped import Groups
 from adapters.batch.rows import RowPlan, RowSegment, plan_rows
-from kernels.attention import Sequences
+from hotkernels.attention import Sequences
 from server.model.kv_cache import KVCache
 
 

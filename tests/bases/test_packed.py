@@ -16,7 +16,7 @@ from bases.errors import QuantizationError
 from bases.loader import load_model
 from bases.packed import PackedEmbedding, PackedLinear, is_placeholder
 from bases.weights import linear_weight, weight_bytes
-from kernels import native
+from hotkernels import native
 from tests.bases.gguf_files import add_blocks
 from tests.bounds import LOGITS, packed_logits
 from tests.factory import make_base

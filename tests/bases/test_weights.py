@@ -18,7 +18,7 @@ from bases.names import QUANTIZATIONS
 from bases.packed import PackedLinear
 from bases.quantization import _fits_bf16_kernel
 from bases.weights import linear_weight, weight_bytes
-from kernels import native
+from hotkernels import native
 from server.config import EngineConfig
 from server.model.loader import load_base
 from tests.bases.gguf_files import add_blocks

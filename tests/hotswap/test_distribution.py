@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TOP_LEVEL = ("adapters", "bases", "hotswap", "server", "trainer")
+TOP_LEVEL = ("adapters", "bases", "hotkernels", "hotswap", "server", "trainer")
 
 
 def test_every_package_is_listed() -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.logits import argmax, log_probabilities
+from hotkernels.logits import argmax, log_probabilities
 from server.engine.messages import TokenLogprobs
 from server.engine.request import Request
 from server.engine.sampling.draw import Filters, draw, uniforms

@@ -11,7 +11,7 @@ _CHUNK = 1024  # positions computed at once
 
 
 def angles(plan: TablePlan, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """What the module gave, [1, T, R], as ``kernels.rotary.rotate`` takes it, [T, R / 2] in float32."""
+    """What the module gave, [1, T, R], as ``hotkernels.rotary.rotate`` takes it, [T, R / 2] in float32."""
     half = cos.shape[-1] // 2
     parts = {"twice": slice(half), "paired": slice(None, None, 2), "once": slice(None)}
     cos, sin = (tensor[0, :, parts[plan.halves]].float().contiguous() for tensor in (cos, sin))

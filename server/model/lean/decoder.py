@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from adapters.checkpoints import checkpoint
-from kernels.activation import activated, gated
-from kernels.rotary import rotate
+from hotkernels.activation import activated, gated
+from hotkernels.rotary import rotate
 from server.model.layout import Assembled
 from server.model.lean.angles import Table
 from server.model.lean.parts import HeadNorm, Norm, Projection

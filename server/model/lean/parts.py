@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from adapters.batch.grouped import Groups
 from adapters.batch.rows import RowSegment, plan_rows
 from bases.packed import PackedLinear
-from kernels import native
-from kernels.linear import NATIVE_LINEAR, PackedWeight, StoredWeight, linear, pack
-from kernels.norm import layer_norm, rms_norm, rms_norm_native
+from hotkernels import native
+from hotkernels.linear import NATIVE_LINEAR, PackedWeight, StoredWeight, linear, pack
+from hotkernels.norm import layer_norm, rms_norm, rms_norm_native
 from server.model.lean.plan import NormPlan, Place
 from server.model.sites import BaseSite, change_output, changed_input
 from server.model.step import Step
@@ -152,7 +152,7 @@ def _width(module: nn.Module) -> int:
 
 
 def packed(module: nn.Module) -> PackedWeight | None:
-    """The weight of a linear map as ``kernels`` take it; None where it is kept in a form that they do not know."""
+    """The weight of a linear map as ``hotkernels`` take it; None where it is kept in a form that they do not know."""
     if isinstance(module, PackedLinear):
         return module.packed
     is_plain = isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward

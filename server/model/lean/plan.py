@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from kernels.activation import Activation
-from kernels.attention import AttentionRule
+from hotkernels.activation import Activation
+from hotkernels.attention import AttentionRule
 
 
 @dataclass(frozen=True, eq=False)

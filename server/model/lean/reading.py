@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bases.model import adaptable_modules, expert_modules, router_modules
-from kernels.activation import Activation, activated_torch
-from kernels.norm import rms_norm_torch
-from kernels.rotary import rotate_torch
+from hotkernels.activation import Activation, activated_torch
+from hotkernels.norm import rms_norm_torch
+from hotkernels.rotary import rotate_torch
 from server.model.families import PATCHES
 from server.model.lean.angles import angles
 from server.model.lean.parts import packed

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from kernels.attention import AttentionRule
+from hotkernels.attention import AttentionRule
 
 NAME = "hotswap_traced"
 TOKENS = (13, 11)  # the first that is no number of heads, so that shapes tell what is what

@@ -12,7 +12,7 @@ from adapters.batch.grouped import group_ops
 from adapters.batch.reference import apply_reference
 from adapters.batch.rows import MAX_PADDED_ROWS, RowSegment, plan_rows
 from adapters.ops import LowRank, Op
-from kernels import native
+from hotkernels import native
 from tests.adapters.ops.cases import CASES, IN, OUT
 from tests.adapters.support import StockSite
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from bases import packed
-from kernels.linear import linear
+from hotkernels.linear import linear
 from server.adapter_key import AdapterKey
 from server.engine.messages import FinishReason
 from server.model.inputs import ModelInput

@@ -8,7 +8,7 @@ import torch
 
 from adapters.batch.grouped import Groups
 from adapters.ops import Adapter, LowRank, PromptEmbeds
-from kernels import native
+from hotkernels import native
 from server.adapter_key import AdapterKey
 from server.model.adapter_pool import AdapterPool
 

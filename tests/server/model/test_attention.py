@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import native
+from hotkernels import native
 from server.model.adapter_pool import AdapterPool
 from server.model.attention import Rule, attend
 from server.model.inputs import ModelInput, SequenceInput

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import native
+from hotkernels import native
 from server.model.inputs import ModelInput, SequenceInput
 from tests.server.model.bench import Bench, Row
 from tests.server.model.lean.shapes import make_shape

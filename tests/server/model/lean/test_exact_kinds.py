@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kernels import native
+from hotkernels import native
 from tests.kinds import CASES
 from tests.server.model.bench import Bench
 from tests.server.model.lean.test_exact import NEIGHBOURS, differing, ways

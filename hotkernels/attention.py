@@ -1,0 +1,208 @@
+"""Attention over a paged cache, for rows that decode and rows that prefill alike, and what is stored there.
+
+Keys and values are kept in float32, bfloat16, float16, or int8 with a scale per slot and head: code times scale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hotkernels import native
+
+_STORED = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}  # as attention_cache.h numbers them
+_ATTENTION = native.Function("paged_attention", "piiiippppiiiippppiiififppip")
+_WRITE = native.Function("write_cache", "piipiipippppiiii")
+_MOST = 127  # the largest code of int8
+
+Scales = tuple[Tensor, Tensor]  # of int8 keys and values, each [slots, Hkv] float32
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """Where the sequences of a batch stand, and where their keys and values lie.
+
+    Sequence s has batch rows ``row[s] .. row[s] + count[s]``, which are its positions ``start[s] ..``; position p lies
+    in slot ``blocks[s, p // block_size] * block_size + p % block_size`` of the cache.
+    Shape: ``row``, ``count``, ``start`` [S] int32; ``blocks`` [S, most blocks] int32, filled up with any number.
+    """
+
+    row: Tensor
+    count: Tensor
+    start: Tensor
+    blocks: Tensor
+    block_size: int
+
+    def __post_init__(self) -> None:
+        tensors = (self.row, self.count, self.start, self.blocks)
+        assert all(t.dtype == torch.int32 and t.is_contiguous() for t in tensors)
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionRule:
+    """How a layer attends.
+
+    ``scaling`` of the logits, ``window`` of positions seen (0: all), ``softcap`` of the logits (0: none), ``sinks``
+    [Hq] logits that take weight and give no value, ``bias`` [Hq, positions] added to the logits by key position.
+    """
+
+    scaling: float
+    window: int = 0
+    softcap: float = 0.0
+    sinks: Tensor | None = None
+    bias: Tensor | None = None
+
+
+def paged_attention(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    sequences: Sequences,
+    rule: AttentionRule,
+    *,
+    scales: Scales | None = None,
+) -> Tensor:
+    """Causal attention of every row over its own sequence.
+
+    Semantics: with l[p] = softcap(q . keys[p] * scaling) + bias[p] over the positions p that the row sees (its own and
+    those before it, in the window), the softmax of l (and the sink) times values. Positions are taken in runs that
+    begin at multiples of a constant, so a row's result does not depend on what else is computed with it; no row reads
+    what it does not see.
+    Shape: ``q`` [T, Hq, D] float32, its rows and heads any distance apart; ``keys`` [slots, Hkv, D], ``values``
+    [slots, Hkv, Dv] float32, bfloat16, float16, or int8 with ``scales`` of both, [slots, Hkv] float32; all contiguous;
+    returns [T, Hq, Dv] float32, rows of no sequence 0.
+    """
+    if not native.is_native(q, keys, values):
+        return paged_attention_torch(q, keys, values, sequences, rule, scales=scales)
+    num_rows, heads, dim = q.shape
+    _, kv_heads, value_dim = values.shape
+    s, sinks, bias = sequences, rule.sinks, rule.bias
+    assert keys.is_contiguous()
+    assert values.is_contiguous()
+    key_scale, value_scale = _scales(keys, scales)
+    if sinks is not None:
+        sinks = sinks.float().contiguous()
+    if bias is not None:
+        assert bias.stride(1) == 1
+        assert not s.row.numel() or int((s.start + s.count).max()) <= bias.shape[1]
+    out = torch.empty(num_rows, heads, value_dim)
+    _ATTENTION(
+        q.data_ptr(), q.stride(0), q.stride(1), num_rows, heads, keys.data_ptr(), values.data_ptr(),
+        key_scale, value_scale, _STORED[keys.dtype], kv_heads, dim, value_dim, s.row.data_ptr(),
+        s.count.data_ptr(), s.start.data_ptr(), s.blocks.data_ptr(), s.blocks.shape[0], s.blocks.shape[1], s.block_size,
+        rule.scaling, rule.window, rule.softcap, _pointer(sinks), _pointer(bias), 0 if bias is None else bias.stride(0),
+        out.data_ptr(),
+    )  # fmt: skip
+    return out
+
+
+def paged_attention_torch(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    sequences: Sequences,
+    rule: AttentionRule,
+    *,
+    scales: Scales | None = None,
+) -> Tensor:
+    """The twin of ``paged_attention``."""
+    out = q.new_zeros(*q.shape[:2], values.shape[-1], dtype=torch.float32)
+    for row, count, start, blocks in zip(
+        sequences.row.tolist(), sequences.count.tolist(), sequences.start.tolist(), sequences.blocks, strict=True
+    ):
+        position = torch.arange(start + count, device=q.device)
+        slots = blocks.long()[position // sequences.block_size] * sequences.block_size + position % sequences.block_size
+        query = position[start:, None]
+        seen = (position <= query) & ((position > query - rule.window) | (rule.window == 0))
+        key, value = (
+            read_cache(t, slots, scale) for t, scale in zip((keys, values), scales or (None, None), strict=True)
+        )
+        out[row : row + count] = _attend(q[row : row + count], key, value, seen, rule)
+    return out
+
+
+def _attend(q: Tensor, keys: Tensor, values: Tensor, seen: Tensor, rule: AttentionRule) -> Tensor:
+    """Shape: ``q`` [n, Hq, D]; ``keys`` [K, Hkv, D]; ``values`` [K, Hkv, Dv]; ``seen`` [n, K]; returns [n, Hq, Dv]."""
+    group = q.shape[1] // keys.shape[1]
+    keys, values = (t.repeat_interleave(group, 1).transpose(0, 1) for t in (keys, values))
+    logits = q.float().transpose(0, 1) @ keys.mT * rule.scaling  # [Hq, n, K]
+    if rule.softcap:
+        logits = torch.tanh(logits / rule.softcap) * rule.softcap
+    if rule.bias is not None:
+        logits = logits + rule.bias[:, None, : logits.shape[-1]]
+    logits = logits.masked_fill(~seen, float("-inf"))
+    if rule.sinks is not None:
+        logits = torch.cat([logits, rule.sinks.float()[:, None, None].expand(*logits.shape[:-1], 1)], -1)
+    weights = logits.softmax(-1)[..., : keys.shape[1]]
+    return (weights @ values).transpose(0, 1)
+
+
+def write_cache(
+    k: Tensor,
+    v: Tensor,
+    slots: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    scales: Scales | None = None,
+) -> None:
+    """Store keys and values at their slots, in the type of the cache.
+
+    Semantics: ``keys[slots] = k``, rounded to the nearest; int8 codes are ``round(k / scale)`` with the scale of a slot
+    and head ``max |k| / 127``, NaN where a number of it is not finite.
+    Shape: ``k`` [T, Hkv, D], ``v`` [T, Hkv, Dv], rows and heads any distance apart; ``slots`` [T] int64, no two alike;
+    the cache as in ``paged_attention``.
+    """
+    if not (native.is_native(k, v, keys, values) and v.dtype == torch.float32 and slots.is_contiguous()):
+        return write_cache_torch(k, v, slots, keys, values, scales=scales)
+    assert keys.is_contiguous()
+    assert values.is_contiguous()
+    key_scale, value_scale = _scales(keys, scales)
+    num_rows, kv_heads, dim = k.shape
+    _WRITE(
+        k.data_ptr(), k.stride(0), k.stride(1), v.data_ptr(), v.stride(0), v.stride(1), slots.data_ptr(), num_rows,
+        keys.data_ptr(), values.data_ptr(), key_scale, value_scale, _STORED[keys.dtype], kv_heads,
+        dim, v.shape[2],
+    )  # fmt: skip
+    return None
+
+
+def write_cache_torch(
+    k: Tensor,
+    v: Tensor,
+    slots: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    scales: Scales | None = None,
+) -> None:
+    """The twin of ``write_cache``."""
+    for x, stored, step in zip((k, v), (keys, values), scales or (None, None), strict=True):
+        if step is None:
+            stored.index_copy_(0, slots, x.to(stored.dtype))
+            continue
+        scale = x.float().abs().amax(-1) / _MOST
+        codes = (x.float() / scale[..., None]).round().nan_to_num(0.0).clamp(-_MOST, _MOST)
+        stored.index_copy_(0, slots, codes.to(torch.int8))
+        step.index_copy_(0, slots, scale.where(scale.isfinite(), torch.nan))
+
+
+def read_cache(
+    stored: Tensor, slots: Tensor, scale: Tensor | None = None, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Keys or values at ``slots`` [n] in ``dtype``, [n, Hkv, D]; with the scale of int8."""
+    numbers = stored.index_select(0, slots)
+    if scale is not None:
+        numbers = numbers.float() * scale.index_select(0, slots)[..., None]
+    return numbers.to(dtype)
+
+
+def _scales(stored: Tensor, scales: Scales | None) -> tuple[int | None, int | None]:
+    assert (scales is not None) == (stored.dtype == torch.int8)
+    return (None, None) if scales is None else (scales[0].data_ptr(), scales[1].data_ptr())
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
