@@ -12,7 +12,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-INSTALLED = ("adapters", "bases", "hotswap", "server", "trainer")
+INSTALLED = ("adapters", "bases", "hotkernels", "hotswap", "server", "trainer")
 BESIDE = ("benchmarks", "loadtests", "tests")
 # Declared without an import of ours, and why.
 NEVER_IMPORTED = {

@@ -16,6 +16,7 @@ import httpx
 from server.api.context import ServerContext
 from server.app import MakeEngine, create_app, make_context
 from server.connections import HttpServer
+from server.serving import bind
 from server.settings import ServerConfig
 from tests.server.engine.ipc.local_client import LocalEngineClient
 
@@ -87,20 +88,19 @@ def live_server(
     context = make_context(settings, data_dir, make_engine)
     started: list[Exception | None] = []
     app = create_app(context, started.append)
-    server = HttpServer(app, settings)
+    server, sock = HttpServer(app, settings), bind("127.0.0.1", 0)
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def serve() -> None:
         loops.append(asyncio.get_running_loop())
-        await server.serve()
+        await server.serve([sock])
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()), name="live-server")
     thread.start()
     try:
         wait_until(lambda: bool(started), "the server to start")
         assert started == [None], started
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield Live(f"http://127.0.0.1:{port}", context, loops[0])
+        yield Live(f"http://127.0.0.1:{sock.getsockname()[1]}", context, loops[0])
     finally:
         server.should_exit = True
         thread.join(DEADLINE)

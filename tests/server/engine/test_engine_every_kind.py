@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from bases import packed
-from hotkernels.linear import linear
+from hotkernels.linear import NATIVE_LINEAR, linear
 from server.adapter_key import AdapterKey
 from server.engine.messages import FinishReason
 from server.model.inputs import ModelInput
+from server.model.lean import parts
 from tests import oracle
 from tests.bounds import LOGITS, packed_logits
 from tests.factory import make_base
@@ -29,7 +30,7 @@ from tests.kinds import CASES
 from tests.kinds.case import Case
 from tests.server.engine.driver import Driver, prompt_of
 
-TOLERANCE = 1e-6
+TOLERANCE = 2e-6  # sixteen roundings of a logit near 2, where bounds.LOGITS would allow for hundreds
 EFFECT = 1e-3  # what an adapter must change at least, so that the tolerance means something
 COUNT = 6
 ACTIVATED, INVOCATION = "alora", [301, 302, 303]  # a LoRA that acts from these tokens on
@@ -193,19 +194,32 @@ def test_one_base_product_per_linear_map(
     mixed = MixedEngine(toy_base, toy_adapters)
     model = mixed.driver.engine.runner._base.model  # type: ignore[attr-defined]
     linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
-    weights = {id(getattr(m, "packed", m.weight)): name for name, m in linears.items()}
     products: Counter[tuple[str, int]] = Counter()
+    names: dict[int, set[str]] = {}  # of the maps in a weight, by its id or its address
+    for name, module in linears.items():
+        own, joined = getattr(module, "packed", module.weight), getattr(module, "joined", None)
+        for key in (id(own), getattr(own, "address", None), getattr(joined, "address", None)):
+            names.setdefault(key or 0, set()).add(name)
+    del names[0]
+
+    def counted(key: int) -> None:
+        products.update((name, mixed.recorder.steps) for name in names.get(key, ()))
 
     def counting(product: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def counted(x: Tensor, weight: Any, bias: Tensor | None = None) -> Tensor:
-            if id(weight) in weights:
-                products[weights[id(weight)], mixed.recorder.steps] += 1
+        def call(x: Tensor, weight: Any, bias: Tensor | None = None) -> Tensor:
+            counted(id(weight))
             return product(x, weight, bias)
 
-        return counted
+        return call
+
+    def unchecked(address: int, *arguments: Any) -> None:
+        counted(address)
+        NATIVE_LINEAR(address, *arguments)
 
     monkeypatch.setattr(nn.functional, "linear", counting(nn.functional.linear))
     monkeypatch.setattr(packed, "linear", counting(linear))
+    monkeypatch.setattr(parts, "linear", counting(linear))
+    monkeypatch.setattr(parts, "NATIVE_LINEAR", unchecked)
     mixed.wave("counted")
-    assert len(products) == len(weights) * mixed.recorder.steps
+    assert len(products) == len(linears) * mixed.recorder.steps
     assert set(products.values()) == {1}

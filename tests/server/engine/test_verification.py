@@ -180,7 +180,8 @@ def count_parts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         computed.append(threading.current_thread().name)
         checkpoint()
 
-    monkeypatch.setattr("server.model.adapted_modules.checkpoint", counted)
+    for where in ("adapted_modules", "lean.decoder"):
+        monkeypatch.setattr(f"server.model.{where}.checkpoint", counted)
     return computed
 
 
