@@ -17,8 +17,9 @@ def test_there_is_a_line_for_each_format_and_for_torch(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernels, "HEAD", (64, 576))
-    flags = {"--layers": "1", "--rows": "1,2", "--formats": "q4_1", "--seconds": "0", "--threads": "1"}
+    monkeypatch.setattr(kernels, "LAYERS", 1)
+    flags = {"--rows": "1,2", "--formats": "q4_1", "--seconds": "0", "--threads": "1"}
     assert kernels.main(["linear", *(part for flag in flags.items() for part in flag)]) == 0
-    names = [line[:26].rstrip() for line in capsys.readouterr().out.splitlines()[2:]]
+    names = [line[:30].rstrip() for line in capsys.readouterr().out.splitlines()[2:]]
     part = ["q4_1", "q4_1", "q4_1 twin", "torch float32", "torch float32", "torch bfloat16", "torch bfloat16"]
     assert names == [f"{where} {what}" for where in ("layers", "head") for what in part]

@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor
 
-from adapters.checkpoints import checkpoint
 from hotkernels.activation import activated, gated
 from hotkernels.rotary import rotate
 from server.model.layout import Assembled
@@ -37,7 +36,6 @@ class LeanDecoder:
         angles = [table.rows(stream, batch.positions, step.num_positions) for table in self._tables]
         added: Tensor | None = None
         for layer in self._layers:
-            checkpoint()
             added = layer(stream, added, angles, step)
         return self._logits(stream, added, batch)
 

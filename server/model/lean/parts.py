@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from adapters.batch.grouped import Groups
 from adapters.batch.rows import RowSegment, plan_rows
+from adapters.checkpoints import checkpoint
 from bases.packed import PackedLinear
 from hotkernels import native
 from hotkernels.linear import NATIVE_LINEAR, PackedWeight, StoredWeight, linear, pack
@@ -32,6 +33,7 @@ class Norm:
         self, x: Tensor, step: Step, residual: Tensor | None = None, scale: float = 1.0, *, at_head: bool = False
     ) -> Tensor:
         """The norm of ``x`` [T, n], or with a ``residual`` of ``residual + scale x``, which it becomes."""
+        checkpoint()
         groups = step.groups.get(self.name) if step.groups else None
         if groups is None:
             return self._normed(x, residual, scale)
@@ -110,6 +112,7 @@ class Projection:
 
     def __call__(self, x: Tensor, step: Step, *, at_head: bool = False) -> Tensor:
         """The outputs for ``x`` [T, in]; wider at the head in a batch with adapters that brought tokens."""
+        checkpoint()
         if not step.groups:
             return self._all(x)
         found = [step.groups.get(name) for name in self.names]

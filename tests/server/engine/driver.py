@@ -45,8 +45,11 @@ class Driver:
         self.cached: dict[str, int] = {}
 
     def load(self, name: str, path: Path, version: int = 1) -> AdapterKey:
+        self.engine.load_adapter(key_of(name, path, version), path)
+        return self.wait_for(name, path, version)
+
+    def wait_for(self, name: str, path: Path, version: int = 1) -> AdapterKey:
         key = key_of(name, path, version)
-        self.engine.load_adapter(key, path)
         deadline = time.monotonic() + 60
         while not any(isinstance(e, AdapterLoaded) and e.key == key for e in self.events):
             assert time.monotonic() < deadline, f"{key} was not loaded: {self.events}"
