@@ -14,6 +14,7 @@ from server.adapter_key import AdapterKey
 from server.config import EngineConfig
 from server.engine.adapter_manager import AdapterManager
 from server.engine.block_manager import BlockManager
+from server.engine.chunk_size import ChunkSize
 from server.engine.executor import Executor, Runner, StepResult, scheduled_work
 from server.engine.messages import (
     EngineRequest,
@@ -60,6 +61,7 @@ class Engine:
         self.scheduler = Scheduler(bounds, blocks)
         self.adapters = AdapterManager(runner, self.scheduler, max_bytes=ceil(config.max_adapter_gb * 1e9))
         self._executor = Executor(runner, Sampler())
+        self._chunk_size = ChunkSize()
         self._arrivals = 0
         self._outputs: list[RequestOutput] = []
         self._totals = _Totals()
@@ -116,9 +118,10 @@ class Engine:
         """Compute one step for all requests that are scheduled, and return everything there is to tell."""
         self._install_adapters()
         started = time.monotonic()
-        scheduled = self.scheduler.schedule()
+        scheduled = self.scheduler.schedule(self._chunk_size.limit())
         self._mark_scheduled(scheduled, started)
         results = self._executor.run(scheduled_work(scheduled, self.scheduler.requests))
+        self._learn(scheduled, time.monotonic() - started)
         for result in results:
             self._update(result)
         self._end_exhausted(scheduled)
@@ -187,6 +190,12 @@ class Engine:
             request = self.scheduler.requests[request_id]
             if request.scheduled_at is None:
                 request.scheduled_at = now
+
+    def _learn(self, scheduled: SchedulerOutput, seconds: float) -> None:
+        counts = scheduled.num_tokens.values()
+        if counts:
+            prompts = sum(count for count in counts if count > 1)
+            self._chunk_size.observe(prompts, sum(counts) - prompts, seconds)
 
     def _update(self, result: StepResult) -> None:
         request = result.work.request

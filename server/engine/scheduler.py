@@ -7,7 +7,7 @@ Bounds are the tokens and sequences of a step and the KV blocks. Knows neither t
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from operator import attrgetter
 
@@ -183,12 +183,22 @@ class Scheduler:
 
     # ---- one step ----
 
-    def schedule(self) -> SchedulerOutput:
-        """Share out the next step: running requests first, then preempted, then waiting ones."""
+    def schedule(self, prompt_tokens: int | None = None) -> SchedulerOutput:
+        """Share out the next step: running requests first, then preempted, then waiting ones.
+
+        While some generate, at most ``prompt_tokens`` (None: any number) are of prompts, for which they have to wait.
+        """
         output = SchedulerOutput()
-        budget = self._continue_running(output)
-        self._admit(output, budget)
+        budget = self.config.max_num_batched_tokens
+        prompts = budget if prompt_tokens is None or not self._is_generating() else min(budget, prompt_tokens)
+        for count in self._continue_running(output, prompts):
+            budget -= count
+            prompts -= count if count > 1 else 0
+        self._admit(output, min(budget, prompts))
         return output
+
+    def _is_generating(self) -> bool:
+        return any(request.num_pending_tokens == 1 for request in self.running)
 
     def update(self, request: Request, num_tokens: int) -> None:
         """Record that a step has computed ``num_tokens`` of a request, and publish the blocks that are full now."""
@@ -214,8 +224,8 @@ class Scheduler:
 
     # ---- inside a step ----
 
-    def _continue_running(self, output: SchedulerOutput) -> int:
-        """Schedule running requests; returns the budget left.
+    def _continue_running(self, output: SchedulerOutput, prompts: int) -> Iterable[int]:
+        """Schedule running requests, at most ``prompts`` tokens of one amid its prompt; returns how many of each.
 
         Only the one admitted last can be amid its prompt, so that generation never waits for somebody's prompt.
         """
@@ -226,9 +236,10 @@ class Scheduler:
             if request.status is not RequestStatus.RUNNING:  # preempted in favour of one before it
                 continue
             if self._grow(request, output):
-                output.num_tokens[request.request_id] = min(request.num_pending_tokens, budget)
+                pending = request.num_pending_tokens
+                output.num_tokens[request.request_id] = min(pending, budget, prompts if pending > 1 else 1)
                 budget -= output.num_tokens[request.request_id]
-        return budget
+        return output.num_tokens.values()
 
     def _grow(self, request: Request, output: SchedulerOutput) -> bool:
         """Give a running request blocks for all its tokens; False when it cannot go on in this step."""

@@ -52,8 +52,8 @@ def finish_step(scheduler: Scheduler, output: SchedulerOutput) -> list[Request]:
     return ended
 
 
-def step(scheduler: Scheduler) -> SchedulerOutput:
-    output = scheduler.schedule()
+def step(scheduler: Scheduler, prompt_tokens: int | None = None) -> SchedulerOutput:
+    output = scheduler.schedule(prompt_tokens)
     scheduler.check_integrity()
     finish_step(scheduler, output)
     return output
@@ -66,6 +66,26 @@ def test_prompts_are_chunked_to_the_budget() -> None:
     assert step(scheduler).num_tokens == {"a": 7, "b": 3}
     assert step(scheduler).num_tokens == {"a": 1, "b": 9}
     assert step(scheduler).num_tokens == {"a": 1, "b": 1}
+
+
+def test_prompts_take_their_part_of_a_step_while_others_generate() -> None:
+    scheduler = make_scheduler(tokens=20)
+    add(scheduler, "a", 10)
+    assert step(scheduler, 3).num_tokens == {"a": 10}, "nobody waits for it"
+    add(scheduler, "b", 7)
+    add(scheduler, "c", 4)
+    assert step(scheduler, 3).num_tokens == {"a": 1, "b": 3}
+    assert step(scheduler, 3).num_tokens == {"a": 1, "b": 3}
+    assert step(scheduler, 3).num_tokens == {"a": 1, "b": 1, "c": 3}, "the last token of a prompt is no prompt's part"
+    assert step(scheduler).num_tokens == {"a": 1, "b": 1, "c": 1}
+
+
+def test_a_prompt_computed_whole_is_not_cut_for_others() -> None:
+    scheduler = make_scheduler(tokens=20, whole_prompts=True)
+    add(scheduler, "a", 2)
+    step(scheduler, 3)
+    add(scheduler, "b", 9)
+    assert step(scheduler, 3).num_tokens == {"a": 1, "b": 9}
 
 
 def test_a_long_prompt_does_not_hold_up_generation() -> None:
