@@ -14,8 +14,8 @@ class ChunkSize:
     """Learns from every step."""
 
     def __init__(self) -> None:
-        self._decode: float | None = None  # seconds of a step without prompts
-        self._token: float | None = None  # seconds that a token of a prompt adds
+        self._decode: float | None = None  # seconds of a step, what prompts take of it left out
+        self._token: float | None = None  # seconds that a token of a prompt takes
 
     def limit(self) -> int | None:
         """Tokens of prompts for the next step, in which others generate; None before anything is known."""
@@ -25,8 +25,9 @@ class ChunkSize:
 
     def observe(self, prompt_tokens: int, others: int, seconds: float) -> None:
         """Tell of a step of ``prompt_tokens`` tokens of prompts and ``others`` that took ``seconds``."""
-        if not prompt_tokens:
-            self._decode = _moved(self._decode, seconds)
+        if others and (self._token is not None or not prompt_tokens):
+            prompts = (self._token or 0.0) * prompt_tokens
+            self._decode = _moved(self._decode, max(seconds - prompts, 0.1 * seconds))
         elif prompt_tokens >= _SMALLEST:
             decode = (self._decode or 0.0) if others else 0.0
             self._token = _moved(self._token, max(seconds - decode, 0.1 * seconds) / prompt_tokens)

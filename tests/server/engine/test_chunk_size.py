@@ -24,6 +24,13 @@ def test_prompts_take_two_decode_steps() -> None:
     assert taught((0, 4, 0.05), (100, 4, 0.15)).limit() == 100, "what others take is not the prompts'"
 
 
+def test_more_that_generate_are_seen_while_prompts_come_in() -> None:
+    size = taught((100, 0, 0.1), (0, 1, 0.05))
+    for _ in range(20):
+        size.observe(100, 32, 0.2)
+    assert size.limit() == pytest.approx(200, rel=0.05)
+
+
 def test_a_chunk_is_worth_reading_the_weights_for() -> None:
     assert taught((100, 0, 1.0), (0, 1, 0.01)).limit() == 32
 
