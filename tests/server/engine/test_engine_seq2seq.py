@@ -12,6 +12,7 @@ from torch import Tensor
 from server.adapter_key import AdapterKey
 from server.engine.messages import AdapterUnloaded, EngineRequest, FinishReason, SamplingParams
 from tests.server.engine.driver import Driver, prompt_of
+from tests.server.keys import key_of
 from tests.server.model.seq2seq import support
 
 
@@ -107,11 +108,13 @@ def test_cancelling_and_replacing_mid_stream(
     better = support.make_seq2seq_adapter(base, tmp_path / "v2", "lora-qv", seed=77)
     driver = make_driver()
     old = driver.load("task", packages["lora-qv"], 1)
-    for name in ("before", "cancelled"):
-        driver.submit(name, prompt_of(3, 12), old, 16)
+    for name, count in (("before", 16), ("cancelled", 200)):  # the latter is still running when the load has ended
+        driver.submit(name, prompt_of(3, 12), old, count)
     for _ in range(4):
         driver.step()
-    new = driver.load("task", better, 2)
+    driver.engine.load_adapter(key_of("task", better, 2), better)
+    driver.engine.adapters._loader.submit(int).result()
+    new = driver.wait_for("task", better, 2)
     driver.engine.unload_adapter(old, force=False)
     driver.submit("after", prompt_of(3, 12), new, 16)
     driver.engine.abort("cancelled")
