@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hotkernels import native
 
-_STORED = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}  # as attention_cache.h numbers them
+_STORED = {**native.STORED, torch.int8: 3}  # as attention_cache.h numbers them
 _ATTENTION = native.Function("paged_attention", "piiiippppiiiippppiiififppip")
 _WRITE = native.Function("write_cache", "piipiipippppiiii")
 _MOST = 127  # the largest code of int8
@@ -92,8 +92,8 @@ def paged_attention(
         q.data_ptr(), q.stride(0), q.stride(1), num_rows, heads, keys.data_ptr(), values.data_ptr(),
         key_scale, value_scale, _STORED[keys.dtype], kv_heads, dim, value_dim, s.row.data_ptr(),
         s.count.data_ptr(), s.start.data_ptr(), s.blocks.data_ptr(), s.blocks.shape[0], s.blocks.shape[1], s.block_size,
-        rule.scaling, rule.window, rule.softcap, _pointer(sinks), _pointer(bias), 0 if bias is None else bias.stride(0),
-        out.data_ptr(),
+        rule.scaling, rule.window, rule.softcap, native.pointer(sinks), native.pointer(bias),
+        0 if bias is None else bias.stride(0), out.data_ptr(),
     )  # fmt: skip
     return out
 
@@ -202,7 +202,3 @@ def read_cache(
 def _scales(stored: Tensor, scales: Scales | None) -> tuple[int | None, int | None]:
     assert (scales is not None) == (stored.dtype == torch.int8)
     return (None, None) if scales is None else (scales[0].data_ptr(), scales[1].data_ptr())
-
-
-def _pointer(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()

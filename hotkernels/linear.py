@@ -140,8 +140,7 @@ def linear(x: Tensor, weight: PackedWeight, bias: Tensor | None = None, *, out: 
     if bias is not None:
         bias = bias.float()
     y = x.new_empty(x.shape[0], weight.out_features) if out is None else out
-    added = None if bias is None else bias.data_ptr()
-    NATIVE_LINEAR(address, x.data_ptr(), x.stride(0), x.shape[0], added, y.data_ptr(), y.stride(0))
+    NATIVE_LINEAR(address, x.data_ptr(), x.stride(0), x.shape[0], native.pointer(bias), y.data_ptr(), y.stride(0))
     return y
 
 
@@ -200,7 +199,7 @@ def _check_rows(weight: PackedWeight, start: int, stop: int) -> None:
     assert stop % ROWS == 0 or stop == weight.out_features
 
 
-_FLOATS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # Kind in csrc/linear.h
+_FLOATS = native.STORED  # Kind in csrc/linear.h begins with these
 _CODES = {torch.uint8: 3, torch.int8: 4}
 _NONE = 5
 _RUN = 32

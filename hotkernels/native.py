@@ -121,6 +121,11 @@ def is_native(*tensors: Tensor | None) -> bool:
     return True
 
 
+def pointer(tensor: Tensor | None) -> int | None:
+    """Where a tensor's numbers begin; null for None."""
+    return None if tensor is None else tensor.data_ptr()
+
+
 def _library_path(name: str) -> Path:
     return Path(__file__).with_name(f"lib{name}.so")
 

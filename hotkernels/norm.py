@@ -48,11 +48,10 @@ def rms_norm_native(
 ) -> None:
     """``rms_norm`` without its checks."""
     heads, x_head, y_head = (x.shape[1], x.stride(1), out.stride(1)) if x.dim() == 3 else (1, 0, 0)
-    added, added_stride = (None, 0) if residual is None else (residual.data_ptr(), residual.stride(0))
     _RMS_NORM(
         x.data_ptr(), x.stride(0), x_head,
         weight.data_ptr(), native.STORED[weight.dtype], weight.stride(0) if weight.dim() == 2 else 0,
-        offset, eps, added, added_stride, scale,
+        offset, eps, *_place(residual), scale,
         out.data_ptr(), out.stride(0), y_head, x.shape[0], heads, x.shape[-1],
     )  # fmt: skip
 
@@ -109,11 +108,10 @@ def layer_norm_native(
     scale: float = 1.0,
 ) -> None:
     """``layer_norm`` without its checks."""
-    added, added_stride = (None, 0) if residual is None else (residual.data_ptr(), residual.stride(0))
     _LAYER_NORM(
         x.data_ptr(), x.stride(0),
-        weight.data_ptr(), None if bias is None else bias.data_ptr(), native.STORED[weight.dtype], eps,
-        added, added_stride, scale, out.data_ptr(), out.stride(0), *x.shape,
+        weight.data_ptr(), native.pointer(bias), native.STORED[weight.dtype], eps,
+        *_place(residual), scale, out.data_ptr(), out.stride(0), *x.shape,
     )  # fmt: skip
 
 
@@ -131,6 +129,11 @@ def layer_norm_torch(
     x = _added(x, residual, scale).float()
     y = F.layer_norm(x, weight.shape, weight.float(), None if bias is None else bias.float(), eps)
     return y if out is None else out.copy_(y)
+
+
+def _place(residual: Tensor | None) -> tuple[int | None, int]:
+    """Where it begins, and the floats between its rows."""
+    return (None, 0) if residual is None else (residual.data_ptr(), residual.stride(0))
 
 
 def _added(x: Tensor, residual: Tensor | None, scale: float) -> Tensor:
