@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import signal
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,13 +23,14 @@ def main(argv: list[str]) -> int:
     from hotswap.demo.commands import DemoSettings
     from hotswap.demo.flow import Demo
     from hotswap.demo.report import WIDTH
+    from trainer.commands.common import end_on_sigterm
 
     settings = DemoSettings(out=args.out, base=args.base, quantize=args.quantize, seed=args.seed, reuse=args.reuse)
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = WIDTH
     # as Ctrl-C does: the server and a training that runs are stopped too
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    end_on_sigterm()
     ok = asyncio.run(Demo(settings, console).run())
     console.print(f"\nreport.txt, report.json, logs and adapters are in {args.out}", markup=False)
     return 0 if ok else 1

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
 
 
 def guarded(work: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
@@ -22,6 +24,22 @@ def guarded(work: Callable[[argparse.Namespace], int], args: argparse.Namespace)
         if not leave_error(line):
             print(f"hotswap: {line}", file=sys.stderr)
         return 1
+
+
+def end_on_sigterm() -> None:
+    """Let SIGTERM end the process as Ctrl-C does, so that what it started is stopped too.
+
+    What asyncio.run makes of Ctrl-C, it then makes of SIGTERM: its main task is cancelled. An exception that came in
+    the midst of anything would be lost where nobody can receive it, in a destructor or a callback of the interpreter.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(_: int, frame: FrameType | None) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler):  # a shell starts what it puts into the background so that it ignores Ctrl-C
+        handler = signal.default_int_handler
+    handler(signal.SIGINT, frame)
 
 
 def silence_libraries() -> None:

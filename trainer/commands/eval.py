@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from pathlib import Path
 
-from trainer.commands.common import guarded
+from trainer.commands.common import end_on_sigterm, guarded
 
 _EXAMPLES = """\
 examples:
@@ -37,7 +36,7 @@ def evaluate(argv: list[str]) -> int:
         parser.error("--path is the folder of a --recipe")
     if args.probe and not args.retention:
         parser.error("--probe names a set for --retention")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C does: our server is stopped too
+    end_on_sigterm()  # as Ctrl-C does: our server is stopped too
     return guarded(_evaluate, args)
 
 

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.commands.common import guarded
+from trainer.commands.common import end_on_sigterm, guarded
 
 if TYPE_CHECKING:
     from trainer.evaluation.rows import EvaluationRows
@@ -46,7 +45,7 @@ def publish(argv: list[str]) -> int:
                 parser.error(f"--{option.replace('_', '-')} is for a --gate")
     if not args.gate:
         return guarded(_publish, args)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C does: the candidate is removed
+    end_on_sigterm()  # as Ctrl-C does: the candidate is removed
     return guarded(_publish_gated, args)
 
 
