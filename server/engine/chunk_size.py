@@ -1,6 +1,8 @@
 """How many tokens of prompts a step may hold while others generate: what the machine computes in a few decode steps.
 
-It knows neither requests nor the model, only how long steps took.
+It knows neither requests nor the model, only how long steps took. What a decode step takes is measured by steps that
+hold nothing else; while prompts come in without end, one in sixteen is such a step. What a token of a prompt takes is
+what a step with some took beyond it, so that long contexts and log-probabilities are seen as they come.
 """
 
 from __future__ import annotations
@@ -8,29 +10,44 @@ from __future__ import annotations
 _DECODES = 2.0  # decode steps that the prompts' part of a step may take, so that a gap is three at most
 _SMALLEST = 32  # tokens: fewer would read all weights for little, and keep prompts waiting for long
 _MEMORY = 0.8  # what an estimate keeps of itself at a new measurement
+_EVERY = 16  # steps with prompts for one without
+_ALIKE = 2.0  # so many times more or fewer that generate, and a decode step is measured again
 
 
 class ChunkSize:
     """Learns from every step."""
 
     def __init__(self) -> None:
-        self._decode: float | None = None  # seconds of a step, what prompts take of it left out
+        self._decode: float | None = None  # seconds of a step without prompts
+        self._others = 0  # how many generated in it
         self._token: float | None = None  # seconds that a token of a prompt takes
+        self._is_due = True  # whether to measure a decode step
+        self._since = 0  # steps with prompts since one was
 
-    def limit(self) -> int | None:
-        """Tokens of prompts for the next step, in which others generate; None before anything is known."""
-        if self._decode is None or self._token is None:
-            return None
+    def limit(self) -> int:
+        """Tokens of prompts for the next step, in which others generate; 0 where a decode step is to be measured."""
+        if self._is_due or self._decode is None:
+            return 0
+        if self._token is None:
+            return _SMALLEST
         return max(_SMALLEST, int(_DECODES * self._decode / self._token))
 
     def observe(self, prompt_tokens: int, others: int, seconds: float) -> None:
         """Tell of a step of ``prompt_tokens`` tokens of prompts and ``others`` that took ``seconds``."""
-        if others and (self._token is not None or not prompt_tokens):
-            prompts = (self._token or 0.0) * prompt_tokens
-            self._decode = _moved(self._decode, max(seconds - prompts, 0.1 * seconds))
-        elif prompt_tokens >= _SMALLEST:
+        if not prompt_tokens:
+            is_new = not self._are_alike(others)  # a mean of 1 and 32 streams would fit neither
+            self._decode = _moved(None if is_new else self._decode, seconds)
+            self._others, self._is_due, self._since = others, False, 0
+            return
+        if others:
+            self._since += 1
+            self._is_due = self._since >= _EVERY or not self._are_alike(others)
+        if prompt_tokens >= _SMALLEST:
             decode = (self._decode or 0.0) if others else 0.0
             self._token = _moved(self._token, max(seconds - decode, 0.1 * seconds) / prompt_tokens)
+
+    def _are_alike(self, others: int) -> bool:
+        return self._others <= _ALIKE * others and others <= _ALIKE * self._others
 
 
 def _moved(estimate: float | None, measured: float) -> float:

@@ -237,8 +237,10 @@ class Scheduler:
                 continue
             if self._grow(request, output):
                 pending = request.num_pending_tokens
-                output.num_tokens[request.request_id] = min(pending, budget, prompts if pending > 1 else 1)
-                budget -= output.num_tokens[request.request_id]
+                count = min(pending, budget, prompts if pending > 1 else 1)
+                if count:
+                    output.num_tokens[request.request_id] = count
+                budget -= count
         return output.num_tokens.values()
 
     def _grow(self, request: Request, output: SchedulerOutput) -> bool:

@@ -14,9 +14,13 @@ def taught(*steps: tuple[int, int, float]) -> ChunkSize:
     return size
 
 
-@pytest.mark.parametrize("steps", [(), ((100, 0, 1.0),), ((0, 8, 0.01),), ((8, 1, 1.0), (0, 1, 0.1))])
-def test_what_is_not_known_is_no_limit(steps: tuple[tuple[int, int, float], ...]) -> None:
-    assert taught(*steps).limit() is None
+@pytest.mark.parametrize("steps", [(), ((100, 0, 1.0),)])
+def test_a_decode_step_is_measured_first(steps: tuple[tuple[int, int, float], ...]) -> None:
+    assert taught(*steps).limit() == 0
+
+
+def test_the_first_prompt_is_begun_with_little() -> None:
+    assert taught((0, 8, 1.0)).limit() == 32
 
 
 def test_prompts_take_two_decode_steps() -> None:
@@ -24,11 +28,31 @@ def test_prompts_take_two_decode_steps() -> None:
     assert taught((0, 4, 0.05), (100, 4, 0.15)).limit() == 100, "what others take is not the prompts'"
 
 
-def test_more_that_generate_are_seen_while_prompts_come_in() -> None:
+def test_tokens_that_become_dearer_while_prompts_come_in_make_smaller_chunks() -> None:
+    size = taught((100, 0, 0.1), (0, 1, 0.1))  # later a long context, or log-probabilities
+    for _ in range(15):
+        size.observe(100, 1, 0.5)
+    size.observe(0, 1, 0.1)
+    assert size.limit() == pytest.approx(50, rel=0.05)
+
+
+def test_a_decode_step_is_measured_now_and_then() -> None:
     size = taught((100, 0, 0.1), (0, 1, 0.05))
-    for _ in range(20):
-        size.observe(100, 32, 0.2)
-    assert size.limit() == pytest.approx(200, rel=0.05)
+    for _ in range(15):
+        size.observe(100, 1, 0.15)
+        assert size.limit()
+    size.observe(100, 1, 0.15)
+    assert size.limit() == 0
+    size.observe(0, 1, 0.05)
+    assert size.limit()
+
+
+@pytest.mark.parametrize(("before", "now"), [(1, 3), (32, 8)])
+def test_a_decode_step_of_other_size_is_measured_at_once(before: int, now: int) -> None:
+    size = taught((100, 0, 0.1), (0, before, 0.05), (100, now, 0.2))
+    assert size.limit() == 0
+    size.observe(0, now, 0.1)
+    assert size.limit() == pytest.approx(200, rel=0.2)
 
 
 def test_a_chunk_is_worth_reading_the_weights_for() -> None:
