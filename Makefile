@@ -48,6 +48,7 @@ soak: base ## minutes of load, changes, rude clients and faults, all answers com
 
 bench: base ## speed over HTTP and of every op, minutes: make bench ARGS="--rounds 5"
 	$(BIN)/python -m benchmarks.speed --base "$$($(BIN)/hotswap base path)" $(ARGS)
+	$(BIN)/python -m benchmarks.adapter_loading --base "$$($(BIN)/hotswap base path)"
 	$(BIN)/python -m benchmarks.kernels --rows 1,8,32,128 --seconds 0.3 --no-twins
 
 perplexity: base ## perplexity and memory of each quantization: make perplexity ARGS="--text FILE"

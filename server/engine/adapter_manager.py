@@ -183,7 +183,6 @@ def _token_ids(adapter: Adapter, base_size: int) -> list[int]:
 
 logger = logging.getLogger(__name__)
 _MAX_TOKEN_IDS = 4096
-_SLICE = 0.03  # seconds of a step that running requests wait for adapters on their way in
 AdapterEvent = AdapterLoaded | AdapterFailed | AdapterUnloaded
 
 
@@ -248,13 +247,13 @@ class AdapterManager:
         if reading:
             wait(reading, timeout=timeout, return_when=FIRST_COMPLETED)
 
-    def install_prepared(self) -> list[AdapterKey]:
+    def install_prepared(self, seconds: float = math.inf) -> list[AdapterKey]:
         """Take adapters on their way in further; returns the keys that are resident now, or failed.
 
-        One is verified after the other, a stage at a time, or for a short while only if there are requests to compute.
+        One is verified after the other, a stage at a time, or for about ``seconds`` if there are requests to compute.
         Blocked requests of those keys must then be queued or ended, and ``settle`` called.
         """
-        until = time.monotonic() + _SLICE if self._scheduler.has_work else math.inf
+        until = time.monotonic() + seconds if self._scheduler.has_work else math.inf
         ended = []
         for key, entry in list(self._entries.items()):
             if entry.loading is not None and entry.loading.future.done():

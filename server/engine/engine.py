@@ -14,7 +14,6 @@ from server.adapter_key import AdapterKey
 from server.config import EngineConfig
 from server.engine.adapter_manager import AdapterManager
 from server.engine.block_manager import BlockManager
-from server.engine.chunk_size import ChunkSize
 from server.engine.executor import Executor, Runner, StepResult, scheduled_work
 from server.engine.messages import (
     EngineRequest,
@@ -28,6 +27,7 @@ from server.engine.messages import (
 from server.engine.request import Request, activation_start, find_problem
 from server.engine.sampling.sampler import Sampler
 from server.engine.scheduler import Scheduler, SchedulerConfig, SchedulerOutput
+from server.engine.step_budget import StepBudget
 
 KV_EXHAUSTED = "The prompt does not fit into the KV cache beside the resident prefix adapters."
 NOT_RESIDENT = "The adapter {} is not loaded."
@@ -61,7 +61,7 @@ class Engine:
         self.scheduler = Scheduler(bounds, blocks)
         self.adapters = AdapterManager(runner, self.scheduler, max_bytes=ceil(config.max_adapter_gb * 1e9))
         self._executor = Executor(runner, Sampler())
-        self._chunk_size = ChunkSize()
+        self._budget = StepBudget()
         self._arrivals = 0
         self._outputs: list[RequestOutput] = []
         self._totals = _Totals()
@@ -118,7 +118,7 @@ class Engine:
         """Compute one step for all requests that are scheduled, and return everything there is to tell."""
         self._install_adapters()
         started = time.monotonic()
-        scheduled = self.scheduler.schedule(self._chunk_size.limit())
+        scheduled = self.scheduler.schedule(self._budget.prompt_tokens())
         self._mark_scheduled(scheduled, started)
         results = self._executor.run(scheduled_work(scheduled, self.scheduler.requests))
         self._learn(scheduled, time.monotonic() - started)
@@ -164,7 +164,7 @@ class Engine:
     def _install_adapters(self) -> None:
         if not (self.scheduler.has_work or self._outputs or self.adapters.events):
             self.adapters.wait(IDLE_WAIT)
-        for key in self.adapters.install_prepared():
+        for key in self.adapters.install_prepared(self._budget.pause()):
             for request in self.scheduler.pop_blocked(key):
                 if key in self.scheduler.slots:
                     self._enqueue(request)
@@ -195,7 +195,7 @@ class Engine:
         counts = scheduled.num_tokens.values()
         if counts:
             prompts = sum(count for count in counts if count > 1)
-            self._chunk_size.observe(prompts, sum(counts) - prompts, seconds)
+            self._budget.observe(prompts, sum(counts) - prompts, seconds)
 
     def _update(self, result: StepResult) -> None:
         request = result.work.request

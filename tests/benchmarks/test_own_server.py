@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from benchmarks import adapter_memory, perplexity
+from benchmarks import adapter_loading, adapter_memory, perplexity
 from tests import oracle
 
 TEXT = "It was the best of times, it was the worst of times. " * 8
@@ -53,3 +53,16 @@ def test_the_server_reports_what_adapters_weigh(tiny_base: Path, capsys: pytest.
     weights = [2 * rank * (64 + 64 + 64 + 32) * 4 / 1e6 for rank in (4, 64, 4)]
     for count, nbytes in ((1, weights[0]), (3, sum(weights))):
         assert f"| {count} | {nbytes:,.1f} | {nbytes:,.1f} |" in out
+
+
+def test_streams_are_measured_with_and_without_adapters_that_load(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--base", str(tiny_base), "--streams", "1", "--seconds", "1", "--rounds", "1", "--out", str(tmp_path)]
+    assert adapter_loading.main(argv) == 0
+    out = capsys.readouterr().out
+    loaded = re.search(r"\| adapters loaded \| \| (\d+) \|", out)
+    assert loaded is not None
+    assert int(loaded[1]) >= 1
+    for name in ("inter-token p50 ms", "inter-token p99 ms", "tokens/s"):
+        assert re.search(rf"\| {name} \| \d+\.\d \| \d+\.\d \| \d+\.\d\d \|", out)

@@ -199,7 +199,7 @@ def test_running_requests_wait_for_a_part_of_a_pass_only(
     package = recorded(tiny_base, tiny_adapters["lora-r8"], tmp_path / "p", kind="lora")
     key = key_of("lora-r8", package)
     driver.submit("busy", PROMPTS[1], old, 300)
-    monkeypatch.setattr("server.engine.adapter_manager._SLICE", 0.0)
+    monkeypatch.setattr("server.engine.step_budget._LONGEST_PAUSE", 0.0)
     computed, verified = count_parts(monkeypatch), 0
     driver.engine.load_adapter(key, package)
     while not any(isinstance(event, AdapterLoaded) and event.key == key for event in driver.events):
@@ -220,7 +220,7 @@ def test_running_requests_wait_for_a_part_of_a_pass_only(
 def test_a_pass_is_whole_where_nobody_waits(
     make_driver: Callable[..., Driver], tiny_adapters: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.engine.adapter_manager._SLICE", 0.0)
+    monkeypatch.setattr("server.engine.step_budget._LONGEST_PAUSE", 0.0)
     driver = make_driver()
     computed, most = count_parts(monkeypatch), 0
     driver.engine.load_adapter(key_of("a", tiny_adapters["lora-r8"]), tiny_adapters["lora-r8"])
@@ -233,7 +233,7 @@ def test_a_pass_is_whole_where_nobody_waits(
 
 def begin_pass(driver: Driver, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Step until the verification of ``path`` is held up within a pass."""
-    monkeypatch.setattr("server.engine.adapter_manager._SLICE", 0.0)
+    monkeypatch.setattr("server.engine.step_budget._LONGEST_PAUSE", 0.0)
     before = driver.engine.stats().kv_blocks_used
     driver.engine.load_adapter(key_of("new", path), path)
     for _ in range(3000):

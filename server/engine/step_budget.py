@@ -1,4 +1,4 @@
-"""How many tokens of prompts a step may hold while others generate: what the machine computes in a few decode steps.
+"""What a step may hold while others generate: tokens of prompts for a few decode steps, other work for a part of one.
 
 It knows neither requests nor the model, only how long steps took. What a decode step takes is measured by steps that
 hold nothing else; while prompts come in without end, one in sixteen is such a step. What a token of a prompt takes is
@@ -8,13 +8,15 @@ what a step with some took beyond it, so that long contexts and log-probabilitie
 from __future__ import annotations
 
 _DECODES = 2.0  # decode steps that the prompts' part of a step may take, so that a gap is three at most
+_PAUSE = 0.25  # of a decode step: what requests wait in a step for adapters that are verified
+_LONGEST_PAUSE = 0.03  # seconds
 _SMALLEST = 32  # tokens: fewer would read all weights for little, and keep prompts waiting for long
 _MEMORY = 0.8  # what an estimate keeps of itself at a new measurement
 _EVERY = 16  # steps with prompts for one without
 _ALIKE = 2.0  # so many times more or fewer that generate, and a decode step is measured again
 
 
-class ChunkSize:
+class StepBudget:
     """Learns from every step."""
 
     def __init__(self) -> None:
@@ -24,13 +26,17 @@ class ChunkSize:
         self._is_due = True  # whether to measure a decode step
         self._since = 0  # steps with prompts since one was
 
-    def limit(self) -> int:
+    def prompt_tokens(self) -> int:
         """Tokens of prompts for the next step, in which others generate; 0 where a decode step is to be measured."""
         if self._is_due or self._decode is None:
             return 0
         if self._token is None:
             return _SMALLEST
         return max(_SMALLEST, int(_DECODES * self._decode / self._token))
+
+    def pause(self) -> float:
+        """Seconds that a step may be put off for other work; shorter ones get little done beside long steps."""
+        return _LONGEST_PAUSE if self._decode is None else min(_LONGEST_PAUSE, _PAUSE * self._decode)
 
     def observe(self, prompt_tokens: int, others: int, seconds: float) -> None:
         """Tell of a step of ``prompt_tokens`` tokens of prompts and ``others`` that took ``seconds``."""

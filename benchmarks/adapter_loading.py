@@ -1,0 +1,114 @@
+"""What running streams notice of adapters that load: gaps between tokens with and without uploads, in turn.
+
+    python -m benchmarks.adapter_loading --base DIR
+
+Streams are a closed loop over HTTP (``python -m loadtests``, a process of its own). In every other window sixteen
+random LoRA are uploaded, verified and deleted, one after the other without a pause. All of it shares this machine's
+cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+from benchmarks.adapter_memory import upload
+from benchmarks.own_server import OwnServer, own_server
+from benchmarks.speed.adapter_sets import write_sets
+
+
+@dataclass(frozen=True)
+class Window:
+    """What the streams saw: milliseconds between tokens, tokens a second; and how many adapters were loaded."""
+
+    p50: float
+    p99: float
+    tok_s: float
+    loaded: int
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, and print the table."""
+    args = _parser().parse_args(argv)
+    packages = write_sets(args.base, args.out / "adapters")["sixteen"]
+    quiet, loading = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        options = ["--model", str(args.base), "--data-dir", folder, "--log-level", "warning", *args.serve.split()]
+        with own_server(options, args.out / "server.log") as server:
+            for number in range(args.rounds):
+                quiet.append(_window(server, args.streams, args.seconds, (), seed=number))
+                loading.append(_window(server, args.streams, args.seconds, packages, seed=number))
+                print(quiet[-1], loading[-1], file=sys.stderr, flush=True)
+    print(_table(quiet, loading))
+    return 0
+
+
+def _window(server: OwnServer, streams: int, seconds: float, packages: Sequence[Path], seed: int) -> Window:
+    """Streams for so long, beside uploads of ``packages`` if there are any."""
+    over, counts = threading.Event(), [0]
+    loader = threading.Thread(target=_load, args=(server, packages, over, counts))
+    loader.start()
+    try:
+        run = _streams(server, streams, seconds, seed)
+    finally:
+        over.set()
+        loader.join()
+    gaps = run["itl_ms"]
+    return Window(gaps["p50"], gaps["p99"], run["output_tokens_per_s"], counts[0])
+
+
+def _load(server: OwnServer, packages: Sequence[Path], over: threading.Event, counts: list[int]) -> None:
+    for package in cycle(packages):
+        if over.is_set():
+            return
+        upload(server, "loading", package)
+        server.client.delete("/v1/adapters/loading").raise_for_status()
+        counts[0] += 1
+
+
+def _streams(server: OwnServer, count: int, seconds: float, seed: int) -> dict[str, Any]:
+    base = server.client.get("/v1/models").json()["data"][0]["id"]
+    with tempfile.TemporaryDirectory() as out:
+        command = [sys.executable, "-m", "loadtests", "--url", str(server.client.base_url), "--models", base]
+        command += ["--concurrency", str(count), "--duration", str(seconds), "--ignore-eos", "--seed", str(seed)]
+        command += ["--prompt-tokens", "32", "--max-tokens", "256", "--out", out]
+        command += ["--api-key", server.client.headers["authorization"].removeprefix("Bearer ")]
+        subprocess.run(command, capture_output=True, check=True)
+        run: dict[str, Any] = json.loads((Path(out) / "report.json").read_text("utf-8"))["runs"][0]
+    return run
+
+
+def _table(quiet: Sequence[Window], loading: Sequence[Window]) -> str:
+    """Markdown: medians of the windows; the last column is the median of the ratios of neighbouring windows."""
+    rows = ["| | alone | beside adapters that load | ratio |", "|---|---|---|---|"]
+    for name, figure in (("inter-token p50 ms", "p50"), ("inter-token p99 ms", "p99"), ("tokens/s", "tok_s")):
+        before, beside = ([getattr(window, figure) for window in windows] for windows in (quiet, loading))
+        ratio = statistics.median(b / a for a, b in zip(before, beside, strict=True))
+        rows.append(f"| {name} | {statistics.median(before):.1f} | {statistics.median(beside):.1f} | {ratio:.2f} |")
+    rows.append(f"| adapters loaded | | {sum(window.loaded for window in loading)} | |")
+    return "\n".join(rows)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", type=Path, required=True, help="directory of the base model")
+    parser.add_argument("--streams", type=int, default=4, help="default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of a window (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="windows of each kind (default: %(default)s)")
+    parser.add_argument("--serve", default="", help="more options for hotswap serve, as one argument")
+    parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder of adapters and log")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
