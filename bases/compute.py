@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 from typing import Any
 
 import torch
 
 from hotkernels import native
 
-_LIBC = ctypes.CDLL(None)
 _MEMORY_WORDS = ("DefaultCPUAllocator", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
@@ -71,13 +68,6 @@ def _cpu_has_bf16() -> bool:
     # not mkldnn's own answer: it says yes wherever it can emulate
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
-
-
-def free_unused() -> None:
-    """Give memory that loading left behind back to the machine: what is freed in small pieces else stays for reuse."""
-    gc.collect()
-    if hasattr(_LIBC, "malloc_trim"):  # glibc's
-        _LIBC.malloc_trim(0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

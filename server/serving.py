@@ -23,6 +23,7 @@ from server.catalog.store import AdapterStore
 from server.connections import HttpServer
 from server.errors import EngineStartError, InvalidRequestError
 from server.logs import configure_logging
+from server.memory import free_unused, share_heap
 from server.settings import ServerConfig
 
 SWITCH_SECONDS = 0.0005
@@ -81,6 +82,7 @@ def _size(nbytes: int) -> str:
 
 def run(config: ServerConfig) -> int:
     """Serve until told to stop; returns the exit code. Raises EngineStartError or BaseModelError with the reason."""
+    share_heap()
     configure_logging(config.log_level)
     sock = bind(config.host, config.port)
     with sock, _data_dir(config) as data_dir:
@@ -184,7 +186,7 @@ def _share_interpreter() -> None:
     thread that computes; and collections look at what is new, not at all that is loaded.
     """
     sys.setswitchinterval(SWITCH_SECONDS)
-    gc.collect()
+    free_unused()
     gc.freeze()
 
 

@@ -29,6 +29,7 @@ from server.engine.pace import Pace
 from server.engine.scheduler import AdapterSlot, Scheduler
 from server.engine.verification import AdapterVerification
 from server.errors import ADAPTER_MEMORY, BudgetError
+from server.memory import give_back
 from server.model.prepared import PreparedAdapter, VerificationPlan
 
 Resident = tuple[AdapterKey, Adapter]
@@ -213,7 +214,7 @@ class AdapterManager:
     @property
     def has_work(self) -> bool:
         """Whether there are events to collect, or adapters on their way in."""
-        return bool(self.events) or any(entry.loading is not None for entry in self._entries.values())
+        return bool(self.events) or self._on_their_way()
 
     @property
     def num_resident(self) -> int:
@@ -260,7 +261,12 @@ class AdapterManager:
                 if not self._advance(key, entry, until):
                     break
                 ended.append(key)
+        if ended and not self._on_their_way():
+            give_back()  # of what loading them took
         return ended
+
+    def _on_their_way(self) -> bool:
+        return any(entry.loading is not None for entry in self._entries.values())
 
     def unload(self, key: AdapterKey) -> None:
         """Let an adapter go when its last request has ended, answered by AdapterUnloaded."""
@@ -284,6 +290,7 @@ class AdapterManager:
             self._runner.remove(key)
             del self._entries[key]
             self.events.append(AdapterUnloaded(key))
+            give_back()
 
     def close(self) -> None:
         """Stop the loader thread; loads under way are not waited for."""

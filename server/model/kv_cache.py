@@ -5,8 +5,10 @@ Which block belongs to whom is the block manager's business.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -41,7 +43,7 @@ class KVCache:
     """Keys and values of all layers. ``keys[l]`` is [num_blocks * block_size, num_heads, key_dim].
 
     They are written and read in ``dtype``, and kept in ``stored``, which is ``dtype`` where nobody chose; int8 with
-    ``scales[l]``.
+    ``scales[l]``. Slots that were never written hold zeros, and on the CPU no memory.
     """
 
     def __init__(  # noqa: PLR0917 - all but one are of the kind that nobody mistakes
@@ -56,12 +58,12 @@ class KVCache:
         slots, kept = num_blocks * block_size, stored or dtype
         self.num_blocks, self.block_size = num_blocks, block_size
         self.dtype, self.stored, self.device = dtype, kept, device
-        self.keys = [torch.zeros(slots, s.num_heads, s.key_dim, dtype=kept, device=device) for s in layers]
-        self.values = [torch.zeros(slots, s.num_heads, s.value_dim, dtype=kept, device=device) for s in layers]
+        self.keys = [_zeros((slots, s.num_heads, s.key_dim), kept, device) for s in layers]
+        self.values = [_zeros((slots, s.num_heads, s.value_dim), kept, device) for s in layers]
         self.scales: list[Scales | None] = [None] * len(layers)
         if kept == torch.int8:
-            zeros = [torch.zeros(slots, s.num_heads, device=device) for s in layers]
-            self.scales = [(zero, zero.clone()) for zero in zeros]
+            shapes = [(slots, s.num_heads) for s in layers]
+            self.scales = [(_zeros(s, torch.float32, device), _zeros(s, torch.float32, device)) for s in shapes]
 
     @staticmethod
     def num_blocks_for(layers: Sequence[LayerShape], nbytes: int, block_size: int, stored: torch.dtype) -> int:
@@ -111,3 +113,14 @@ class KVCache:
         """Store a prefix adapter's positions at ``slots`` [num_virtual_tokens]."""
         for layer in range(len(self.keys)):
             self.write(layer, slots, prefix.keys[layer], prefix.values[layer])
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros. On the CPU of fresh pages, which the machine gives memory to when they are first written.
+
+    torch.zeros writes them all.
+    """
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    pages = mmap.mmap(-1, prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)

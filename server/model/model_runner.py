@@ -16,12 +16,13 @@ from adapters.package.added_tokens import read_added_tokens, unnamed_rows
 from adapters.package.golden import read_golden
 from adapters.package.manifest import Manifest
 from adapters.package.reading import AdapterPackage, read_package
-from bases.compute import describe_kernels, dtype_name, free_unused
+from bases.compute import describe_kernels, dtype_name
 from bases.model import LoadedBase, base_spec
 from hotkernels import native
 from server.adapter_key import AdapterKey
 from server.config import EngineConfig
 from server.errors import EngineStartError
+from server.memory import free_unused
 from server.model.adapter_pool import AdapterPool
 from server.model.forward import DecoderForward, Forward
 from server.model.inputs import ModelInput

@@ -30,6 +30,7 @@ from server.engine.ipc.watchdog import BEAT_SECONDS
 from server.engine.messages import EngineInfo, Heartbeat, Shutdown
 from server.errors import EngineStartError
 from server.logs import configure_logging
+from server.memory import share_heap
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ def serve(sock: socket.socket) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the child; returns its exit status."""
+    share_heap()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     faulthandler.register(signal.SIGUSR1)
