@@ -38,7 +38,7 @@ Resident = tuple[AdapterKey, Adapter]
 class Loading:
     """The load of ``key``, whose package the loader thread turns into ``future``.
 
-    It is verified beside ``residents``, asked for when that begins. To be closed if it does not come to its end.
+    It is verified beside ``residents``, asked for when that begins. To be closed in the end, or to give up.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Loading:
             self._verification.finish_pass()
 
     def close(self) -> None:
-        """Give up."""
+        """Give up, or let go of what it held."""
         self._stages.close()
 
     def _begin(self) -> Generator[tuple[Adapter, AdapterLoaded] | None, None, None]:
@@ -337,6 +337,7 @@ class AdapterManager:
         if done is None:
             return False
         entry.adapter, entry.loaded = done
+        entry.loading.close()  # what it was verified by is in memory until then
         entry.loading = None
         self.events.append(entry.loaded)
         return True
