@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -29,6 +29,7 @@ from server.engine.messages import (
     UnloadAdapter,
 )
 from server.errors import EngineStartError, ServerError
+from server.memory import give_back
 
 if TYPE_CHECKING:
     from server.model.model_runner import ModelRunner
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 Inbox = queue.SimpleQueue[ToEngine]
 Emit = Callable[[FromEngine], None]
+_REST_SECONDS = 0.3  # longer than a client takes from one request to the next
 
 
 class SteppableEngine(Protocol):
@@ -136,7 +138,7 @@ def _take_messages(engine: SteppableEngine, inbox: Inbox, progress: Progress) ->
     wait = progress.waiting = not engine.has_work
     while True:
         try:
-            message = inbox.get(block=wait)
+            message = _wait(inbox) if wait else inbox.get_nowait()
         except queue.Empty:
             return True
         progress.waiting = False
@@ -144,6 +146,14 @@ def _take_messages(engine: SteppableEngine, inbox: Inbox, progress: Progress) ->
             return False
         _apply(engine, message)
         wait = False
+
+
+def _wait(inbox: Inbox) -> ToEngine:
+    """The next message. When none comes for a while, memory that steps took is given back meanwhile."""
+    with suppress(queue.Empty):
+        return inbox.get(timeout=_REST_SECONDS)
+    give_back()
+    return inbox.get()
 
 
 def _apply(engine: SteppableEngine, message: EngineRequest | Abort | LoadAdapter | UnloadAdapter) -> None:
