@@ -20,10 +20,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.speed.adapter_sets import write_sets
-from benchmarks.speed.loads import LOADS
+from benchmarks.speed.loads import CACHE_TOKENS, LOADS
 from benchmarks.speed.measuring import measure
 from benchmarks.speed.report import OURS, plot, tables
-from benchmarks.speed.servers import Server, Work, hotswap, llama_cpp, vllm
+from benchmarks.speed.servers import Server, Work, cache_of, hotswap, llama_cpp, vllm
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _servers(args: argparse.Namespace) -> list[Server]:
-    servers = [Server(OURS, hotswap(tuple(args.serve.split())), frozenset({"none", "one", "sixteen", "mixed"}))]
+    options = tuple(args.serve.split())
+    servers = [
+        Server(OURS, hotswap(options), frozenset({"none", "one", "sixteen", "mixed"})),
+        Server(OURS, hotswap((*options, *cache_of(args.base, CACHE_TOKENS))), frozenset({"sized"})),
+    ]
     if args.llama_cpp:
         servers.append(
             Server("llama.cpp", llama_cpp(args.llama_cpp, args.gguf, args.llama_loras), frozenset({"none", "one"}))

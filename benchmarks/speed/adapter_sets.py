@@ -40,7 +40,10 @@ MIXED: dict[str, Callable[[], Any]] = {
 
 
 def write_sets(base: Path, out: Path) -> dict[str, tuple[Path, ...]]:
-    """The sets ``none``, ``one``, ``sixteen`` and ``mixed``; what is there already is taken as it is."""
+    """The sets ``none``, ``one``, ``sixteen``, ``mixed`` and ``sized``; what is there already is taken as it is.
+
+    ``sized`` are the sixteen again, for a server with a small KV cache.
+    """
     disable_progress_bar()
     loras = tuple(out / f"l{number}" for number in range(COUNT))
     mixed = tuple(out / f"{list(MIXED)[number % len(MIXED)]}-{number}" for number in range(COUNT))
@@ -48,7 +51,7 @@ def write_sets(base: Path, out: Path) -> dict[str, tuple[Path, ...]]:
         _write(base, path, MIXED["lora"], seed=number)
     for number, path in enumerate(mixed):
         _write(base, path, MIXED[path.name.split("-")[0]], seed=COUNT + number)
-    return {"none": (), "one": loras[:1], "sixteen": loras, "mixed": mixed}
+    return {"none": (), "one": loras[:1], "sixteen": loras, "mixed": mixed, "sized": loras}
 
 
 def _write(base: Path, path: Path, config: Callable[[], Any], seed: int) -> None:

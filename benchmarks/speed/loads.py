@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Figure = Literal["tok_s", "ttft_p50_ms", "itl_p50_ms"]
+Figure = Literal["tok_s", "ttft_p50_ms", "itl_p50_ms", "pss_mb"]
 Asked = Literal["base", "one", "all"]
 
 
@@ -27,6 +27,7 @@ class Load:
     neighbour: bool = False
 
 
+CACHE_TOKENS = 8192  # of the set "sized": keys and values of so many tokens, all in use when its load ends
 # Servers in turn, each with its loads: one start of a server does them all.
 LOADS = (
     Load("base, 1 stream", "none", "base", 1, 4),
@@ -42,6 +43,7 @@ LOADS = (
     Load("16 LoRA, 16 streams", "sixteen", "all", 16, 32),
     Load("one of 16 LoRA, 16 streams", "sixteen", "one", 16, 32),
     Load("16 adapters of mixed kinds, 16 streams", "mixed", "all", 16, 32),
+    Load("16 LoRA, 16 streams, to 8,192 tokens in all", "sized", "all", 16, 16, prompt_tokens=32, max_tokens=480),
 )
 
 
@@ -66,4 +68,21 @@ OWN_RATIOS = (
           "base, 8 streams, after 64 tokens", "itl_p50_ms", 0.7, 0.85),
     Ratio("beside one busy process", "base, 1 stream, beside a busy process", "base, 1 stream", "tok_s", 0.4, 0.5),
     Ratio("16 LoRA against the base", "16 LoRA, 8 streams", "base, 8 streams", "tok_s", 0.9, 0.95),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A bar for one figure of ours that is to stay below it."""
+
+    name: str
+    load: str
+    figure: Figure
+    bar: float
+    stretch: float
+
+
+OWN_LIMITS = (
+    Limit("memory with 16 LoRA and 8,192 tokens, PSS MB", "16 LoRA, 16 streams, to 8,192 tokens in all", "pss_mb", 900,
+          700),
 )  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from benchmarks.speed.loads import LOADS, OWN_RATIOS, Figure
+from benchmarks.speed.loads import LOADS, OWN_LIMITS, OWN_RATIOS, Figure
 from benchmarks.speed.measuring import Measured
 
 OURS = "hotswap"
@@ -55,6 +55,9 @@ def _own_ratios(found: Sequence[Measured]) -> str:
         measured = _over(found, (OURS, ratio.load), (OURS, ratio.against), ratio.figure)
         if measured is not None:
             lines.append(f"| {ratio.name} | {measured:.2f} | {ratio.bar:g} | {ratio.stretch:g} |")
+    for limit in OWN_LIMITS:
+        if (reached := _value(found, (OURS, limit.load), limit.figure)) is not None:
+            lines.append(f"| {limit.name} | {reached:.0f} | {limit.bar:g} at most | {limit.stretch:g} |")
     return "\n".join(lines) + "\n"
 
 

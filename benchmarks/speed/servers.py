@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import time
@@ -71,6 +72,14 @@ def hotswap(options: tuple[str, ...]) -> Starter:
             yield Endpoint(server.url, server.key, work.base.name, names, psutil.Process(server.process.pid))
 
     return start
+
+
+def cache_of(base: Path, tokens: int) -> tuple[str, ...]:
+    """Options of ``hotswap serve`` for keys and values of ``tokens`` in fp16, of a base of Llama's shape."""
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    width = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    numbers = tokens * config["num_hidden_layers"] * config["num_key_value_heads"] * width * 2
+    return ("--kv-dtype", "float16", "--kv-cache-gb", f"{(numbers * 2 + 1) / 1e9:.9f}")
 
 
 def llama_cpp(binary: Path, gguf: Path, loras: Path) -> Starter:

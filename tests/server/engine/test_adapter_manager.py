@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,11 @@ import torch
 from typing_extensions import override
 
 from server.adapter_key import AdapterKey
-from server.engine.adapter_manager import AdapterManager
+from server.engine.adapter_manager import AdapterManager, Loading
 from server.engine.block_manager import BlockManager
 from server.engine.messages import AdapterFailed, AdapterLoaded, AdapterUnloaded
 from server.engine.scheduler import Scheduler, SchedulerConfig
+from server.engine.verification import AdapterVerification
 from server.model.prepared import PreparedAdapter
 from tests.server.engine.harness import DEADLINE
 from tests.server.engine.requests import make_request
@@ -68,6 +70,21 @@ def test_life_of_an_adapter(manager: AdapterManager, scheduler: Scheduler, tmp_p
     assert manager.num_resident == 0
     assert [type(event) for event in manager.events] == [AdapterLoaded, AdapterUnloaded]
     assert not manager.knows(KEY)
+
+
+def test_what_verified_an_adapter_is_gone_at_once(manager: AdapterManager, tmp_path: Path) -> None:
+    """Its logits take more than many an adapter does."""
+    before = verifications()
+    gc.disable()
+    try:
+        load(manager, make_package(tmp_path / "p", "lora"))
+        assert verifications() == before
+    finally:
+        gc.enable()
+
+
+def verifications() -> int:
+    return sum(isinstance(found, Loading | AdapterVerification) for found in gc.get_objects())
 
 
 def test_same_key_can_come_back(manager: AdapterManager, tmp_path: Path) -> None:

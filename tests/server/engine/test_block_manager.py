@@ -31,6 +31,18 @@ def test_allocates_every_block_once() -> None:
     blocks.check_integrity([])
 
 
+def test_blocks_that_were_used_are_used_again_before_others() -> None:
+    """Blocks take memory when they are first written."""
+    blocks = BlockManager(100, 4)
+    first, second = blocks.allocate(5), blocks.allocate(3)
+    blocks.release(first)
+    blocks.release(second)
+    for count in (2, 8, 5):
+        again = blocks.allocate(count)
+        assert set(again) <= {*first, *second}
+        blocks.release(again)
+
+
 @pytest.mark.parametrize(("tokens", "blocks"), [(0, 0), (1, 1), (4, 1), (5, 2)])
 def test_blocks_for(tokens: int, blocks: int) -> None:
     assert BlockManager(5, 4).blocks_for(tokens) == blocks

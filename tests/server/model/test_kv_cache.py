@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import sys
+
+import psutil
 import pytest
 import torch
 
@@ -62,3 +65,28 @@ def test_a_prefix_fills_its_slots() -> None:
     cache.write_prefix(prefix, torch.tensor([3, 4, 5, 9]))
     assert torch.equal(cache.keys[1][[3, 4, 5, 9]], prefix.keys[1])
     assert torch.equal(cache.values[0][9], prefix.values[0, 3])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where pages come from")
+@pytest.mark.parametrize("stored", STORED)
+def test_a_cache_takes_memory_as_it_is_written(stored: torch.dtype) -> None:
+    layers = [LayerShape(4, 64, 64)] * 2
+    before = resident()
+    cache = KVCache(layers, 6_000, 16, torch.float32, torch.device("cpu"), stored)
+    assert cache.nbytes > 100e6
+    for layer in range(len(layers)):
+        for block in (0, 3_000):  # the first to be handed out, and another
+            slots = torch.arange(16) + 16 * block
+            cache.write(layer, slots, torch.ones(16, 4, 64), torch.ones(16, 4, 64))
+    assert resident() - before < 0.25 * cache.nbytes
+    keys, values = cache.read(1, torch.tensor([[12_345, 3_000 * 16]]))
+    assert keys[:, :, 0].abs().max() == values[:, :, 0].abs().max() == 0, "never written"
+    assert keys[:, :, 1].min() > 0
+    for layer in range(len(layers)):
+        for start in range(0, 6_000 * 16, 6_000):
+            cache.write(layer, torch.arange(6_000) + start, torch.ones(6_000, 4, 64), torch.ones(6_000, 4, 64))
+    assert resident() - before > 0.75 * cache.nbytes, "the test sees what is written"
+
+
+def resident() -> int:
+    return int(psutil.Process().memory_info().rss)
