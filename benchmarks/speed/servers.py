@@ -1,4 +1,4 @@
-"""The servers that are measured: hotswap, and rivals where they are installed. Each is started alone."""
+"""The servers that are measured, hotswap among them. Each is started alone."""
 
 from __future__ import annotations
 
@@ -8,26 +8,31 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 
-from trainer.serving.local_server import free_port, start_server, wait_until_ready
+from trainer.serving.local_server import start_server, wait_until_ready
 
 START_SECONDS = 600
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A ready server: ``base`` and ``adapters`` are the names that its API has for them."""
+    """A ready server: ``base`` and ``adapters`` are the names that its API has for them.
+
+    ``fields`` are what requests for a name carry besides.
+    """
 
     url: str
     key: str
     base: str
     adapters: tuple[str, ...]
     process: psutil.Process
+    fields: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def pss_mb(self) -> float:
         """Memory of its processes, what they share counted once."""
@@ -49,16 +54,23 @@ Starter = Callable[[Work, str], AbstractContextManager[Endpoint]]
 
 @dataclass(frozen=True)
 class Server:
-    """One that can be measured: ``start`` it with one of the sets of adapters."""
+    """One that can be measured: ``start`` it with one of the sets of adapters. ``about`` says which one it is."""
 
     name: str
+    about: str
     start: Starter
     sets: frozenset[str]
 
 
-def hotswap(options: tuple[str, ...]) -> Starter:
+def hotswap(options: tuple[str, ...]) -> Server:
     """``hotswap serve`` with ``options``."""
+    about = f"hotswap serve {' '.join(options)}".strip()
+    if forced := os.environ.get("HOTSWAP_KERNELS"):
+        about += f" with HOTSWAP_KERNELS={forced}"
+    return Server("hotswap", about, _hotswap(options), frozenset({"none", "one", "sixteen", "mixed"}))
 
+
+def _hotswap(options: tuple[str, ...]) -> Starter:
     @contextmanager
     def start(work: Work, adapters: str) -> Iterator[Endpoint]:
         packages = work.adapters[adapters]
@@ -73,65 +85,12 @@ def hotswap(options: tuple[str, ...]) -> Starter:
     return start
 
 
-def llama_cpp(binary: Path, gguf: Path, loras: Path) -> Starter:
-    """llama.cpp's server on the GGUF that the base came from; ``loras`` holds the adapters as GGUF, NAME.gguf each.
-
-    One adapter is applied to every request. Several run one after another there, and need a field of its own in each
-    request, so they are not asked.
-    """
-
-    @contextmanager
-    def start(work: Work, adapters: str) -> Iterator[Endpoint]:
-        port = free_port()
-        threads = str(os.cpu_count() or 1)
-        command = [str(binary), "-m", str(gguf), "--host", "127.0.0.1", "--port", str(port), "-t", threads]
-        command += ["-tb", threads, "-np", "32", "-c", "40960", "--no-cache-prompt", "--no-ui"]
-        for path in work.adapters[adapters]:
-            command += ["--lora", str(loras / f"{path.name}.gguf")]
-        environment = {**os.environ, "LD_LIBRARY_PATH": str(binary.parent)}
-        with _running(command, environment, work.logs / f"llama-{adapters}.log", port) as process:
-            yield Endpoint(f"http://127.0.0.1:{port}", "", "base", ("base",) * len(work.adapters[adapters]), process)
-
-    return start
-
-
-def vllm(environment: Path) -> Starter:
-    """vLLM's CPU build out of the virtual environment in ``environment``."""
-
-    @contextmanager
-    def start(work: Work, adapters: str) -> Iterator[Endpoint]:
-        port = free_port()
-        packages = work.adapters[adapters]
-        command = [str(environment / "bin" / "vllm"), "serve", str(work.base), "--served-model-name", "base"]
-        command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16", "--max-model-len", "2048"]
-        command += ["--max-num-seqs", "32", "--no-enable-prefix-caching"]
-        if packages:
-            command += ["--enable-lora", "--max-loras", str(len(packages)), "--max-lora-rank", "8", "--lora-modules"]
-            command += [f"{path.name}={path}" for path in packages]
-        settings = {
-            "VLLM_CPU_KVCACHE_SPACE": "2",
-            "VLLM_CPU_OMP_THREADS_BIND": f"0-{(os.cpu_count() or 1) - 1}",
-            "HF_HUB_OFFLINE": "1",
-            "VLLM_NO_USAGE_STATS": "1",
-            "LD_PRELOAD": _preloaded(environment),
-        }
-        log = work.logs / f"vllm-{adapters}.log"
-        with _running(command, {**os.environ, **settings}, log, port) as process:
-            names = tuple(path.name for path in packages)
-            yield Endpoint(f"http://127.0.0.1:{port}", "", "base", names, process)
-
-    return start
-
-
-def _preloaded(environment: Path) -> str:
-    """Without these vLLM is half as fast: tcmalloc where the system has it, and Intel's OpenMP."""
-    found = subprocess.run(["ldconfig", "-p"], capture_output=True, text=True, check=False).stdout
-    tcmalloc = [line.split()[-1] for line in found.splitlines() if "libtcmalloc_minimal.so.4" in line]
-    return ":".join([*tcmalloc[:1], str(environment / "lib" / "libiomp5.so")])
-
-
 @contextmanager
-def _running(command: list[str], environment: dict[str, str], log: Path, port: int) -> Iterator[psutil.Process]:
+def running(command: list[str], environment: dict[str, str], log: Path, port: int) -> Iterator[psutil.Process]:
+    """``command``, which serves on ``port``, ready; its output goes to ``log``.
+
+    Raises RuntimeError when it ends at its start, or takes longer than START_SECONDS.
+    """
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
     try:
