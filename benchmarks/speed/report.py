@@ -32,13 +32,13 @@ def tables(found: Sequence[Measured], bf16: bool) -> str:
 
 def write_section(page: Path, title: str, text: str) -> None:
     """Put ``text`` under the heading ``## title`` of a Markdown page, in place of what stood there, or at its end."""
-    whole = page.read_text(encoding="utf-8")
+    whole = page.read_text(encoding="utf-8") if page.is_file() else ""
     section = f"## {title}\n\n{text.strip()}\n"
     standing = re.compile(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
     if standing.search(whole):
         whole = standing.sub(lambda _: section + "\n", whole)
     else:
-        whole = f"{whole.rstrip()}\n\n{section}"
+        whole = f"{whole.rstrip()}\n\n{section}".lstrip()
     page.write_text(whole.rstrip() + "\n", encoding="utf-8")
 
 

@@ -71,6 +71,11 @@ def test_a_section_is_put_in_place_of_the_last_one(tmp_path: Path) -> None:
     assert page.read_text() == whole
 
 
+def test_a_page_is_made_where_there_is_none(tmp_path: Path) -> None:
+    write_section(tmp_path / "page.md", "Rivals", "| 1 |")
+    assert (tmp_path / "page.md").read_text() == "## Rivals\n\n| 1 |\n"
+
+
 def test_a_plot_has_what_was_measured(tmp_path: Path) -> None:
     plot([*SLOW_MINUTE, measured("vLLM", "16 LoRA, 8 streams", 0, 50.0)], tmp_path / "speed.png")
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
