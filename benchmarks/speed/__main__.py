@@ -26,7 +26,7 @@ from benchmarks.speed.loads import LOADS
 from benchmarks.speed.measuring import measure
 from benchmarks.speed.report import plot, tables, write_section
 from benchmarks.speed.rivals import CONVERTER, default_base_file, llama_cpp, missing, vllm
-from benchmarks.speed.servers import Server, Work, hotswap
+from benchmarks.speed.servers import Server, ServerError, Work, hotswap
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     loads = [load for load in LOADS if args.only in load.name and (load.rivals or not args.rivals)]
     work = Work(args.base, write_sets(args.base, out / "adapters", {load.adapters for load in loads}), out / "logs")
     servers = _servers(args)
-    found = measure(servers, loads, work, args.rounds, lambda line: print(line, file=sys.stderr, flush=True))
+    try:
+        found = measure(servers, loads, work, args.rounds, lambda line: print(line, file=sys.stderr, flush=True))
+    except ServerError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
     (out / "speed.json").write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n", encoding="utf-8")
     text = f"{_conditions(args, servers)}\n\n{tables(found, _has_bf16())}"
     (out / "speed.md").write_text(text, encoding="utf-8")

@@ -14,7 +14,8 @@ class Load:
     """A closed loop of ``concurrency`` streams against a server that holds ``adapters`` (a set of ``servers``).
 
     ``asked`` is whose answers are wanted: the base's, one adapter's, or all adapters' in turn. Beside a ``neighbour``
-    another process keeps one core busy. Beside ``rivals`` only the loads so marked are run.
+    another process keeps one core busy; no request starts after ``seconds`` of that, since some servers then take one
+    for a token. Beside ``rivals`` only the loads so marked are run.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Load:
     max_tokens: int = 64
     neighbour: bool = False
     rivals: bool = False
+    seconds: float | None = None
 
 
 # Servers in turn, each with its loads: one start of a server does them all.
@@ -33,7 +35,7 @@ LOADS = (
     Load("base, 1 stream", "none", "base", 1, 4, rivals=True),
     Load("base, 8 streams", "none", "base", 8, 24, rivals=True),
     Load("base, 32 streams", "none", "base", 32, 64, rivals=True),
-    Load("base, 1 stream, beside a busy process", "none", "base", 1, 4, neighbour=True, rivals=True),
+    Load("base, 1 stream, beside a busy process", "none", "base", 1, 4, neighbour=True, rivals=True, seconds=20),
     Load("base, 8 streams, after 64 tokens", "none", "base", 8, 8, prompt_tokens=32, max_tokens=96),
     Load("base, 8 streams, after 1,024 tokens", "none", "base", 8, 8, prompt_tokens=1000, max_tokens=96),
     Load("one LoRA, 1 stream", "one", "one", 1, 4, rivals=True),

@@ -57,7 +57,7 @@ def _measure_server(
         for load in loads:
             models = {"base": (endpoint.base,), "one": endpoint.adapters[:1], "all": endpoint.adapters}[load.asked]
             with _neighbour(load.neighbour):
-                report = _ask(endpoint, load, models, warmup=1 if warm.issuperset(models) else len(models), seed=number)
+                report = _ask(endpoint, load, models, warmup=0 if warm.issuperset(models) else len(models), seed=number)
             warm.update(models)
             measured = _measured(name, load, number, report, endpoint.pss_mb())
             progress(f"{name}: {load.name}: {measured.tok_s:.1f} tok/s")
@@ -72,6 +72,8 @@ def _ask(endpoint: Endpoint, load: Load, models: Sequence[str], warmup: int, see
         command += ["--prompt-tokens", str(load.prompt_tokens), "--max-tokens", str(load.max_tokens)]
         command += ["--warmup", str(warmup), "--fields", json.dumps(endpoint.fields)]
         command += ["--seed", str(seed), "--out", out]
+        if load.seconds:
+            command += ["--duration", str(load.seconds)]
         if endpoint.key:
             command += ["--api-key", endpoint.key]
         subprocess.run(command, capture_output=True, check=False)

@@ -16,12 +16,13 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 from bases.default_base import default_gguf
-from benchmarks.speed.servers import Endpoint, Server, Starter, Work, running
+from benchmarks.speed.servers import Endpoint, Server, ServerError, Starter, Work, running
 from trainer.serving.local_server import free_port
 
 KV_TOKENS = 8192  # what caches hold: 32 streams of 256 tokens
 CONVERTER = "convert_lora_to_gguf.py"
 _SETS = frozenset({"none", "one", "sixteen"})
+_VLLM_BLOCK = 128  # its default on CPUs
 _CORES = os.cpu_count() or 1
 
 
@@ -76,7 +77,7 @@ def _gguf_lora(source: Path, base: Path, package: Path) -> Path:
         command = [sys.executable, str(source / CONVERTER), "--base", str(base), "--outfile", str(target), str(package)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise RuntimeError(f"{CONVERTER} did not convert {package}:\n{done.stderr}")
+            raise ServerError(f"{CONVERTER} did not convert {package}: {done.stderr.strip()}")
     return target
 
 
@@ -102,13 +103,14 @@ def _vllm(environment: Path) -> Starter:
         port = free_port()
         packages = work.adapters[adapters]
         command = [str(environment / "bin" / "vllm"), "serve", str(work.base), "--served-model-name", "base"]
-        command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16", "--max-model-len", "2048"]
-        command += ["--max-num-seqs", "32", "--no-enable-prefix-caching"]
+        command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16", "--max-model-len", "1024"]
+        command += ["--max-num-seqs", "32", "--no-enable-prefix-caching", "--block-size", str(_VLLM_BLOCK)]
+        command += ["--num-gpu-blocks-override", str(KV_TOKENS // _VLLM_BLOCK + 1)]  # one block is for padding
         if packages:
             command += ["--enable-lora", "--max-loras", str(len(packages)), "--max-lora-rank", "8", "--lora-modules"]
             command += [f"{path.name}={path}" for path in packages]
         settings = {
-            "VLLM_CPU_KVCACHE_SPACE": "2",
+            "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB, in place of a share of all memory; the blocks above take less
             "VLLM_CPU_OMP_THREADS_BIND": f"0-{_CORES - 1}",
             "HF_HUB_OFFLINE": "1",
             "VLLM_NO_USAGE_STATS": "1",

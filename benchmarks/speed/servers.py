@@ -15,9 +15,13 @@ from typing import Any
 import httpx
 import psutil
 
-from trainer.serving.local_server import start_server, wait_until_ready
+from trainer.serving.local_server import last_line, start_server, wait_until_ready
 
 START_SECONDS = 600
+
+
+class ServerError(Exception):
+    """A server did not start; the message says which and why."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def _hotswap(options: tuple[str, ...]) -> Starter:
 def running(command: list[str], environment: dict[str, str], log: Path, port: int) -> Iterator[psutil.Process]:
     """``command``, which serves on ``port``, ready; its output goes to ``log``.
 
-    Raises RuntimeError when it ends at its start, or takes longer than START_SECONDS.
+    Raises ServerError when it ends at its start, or takes longer than START_SECONDS.
     """
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
@@ -109,11 +113,11 @@ def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise RuntimeError(f"a server ended at its start; its log is {log}")
+            raise ServerError(f"a server ended at its start: {last_line(log)} (its log is {log})")
         try:
             if httpx.get(f"http://127.0.0.1:{port}/health", timeout=2).status_code == 200:
                 return
         except httpx.HTTPError:
             pass
         time.sleep(0.5)
-    raise RuntimeError(f"a server was not ready after {START_SECONDS} s; its log is {log}")
+    raise ServerError(f"a server was not ready after {START_SECONDS} s; its log is {log}")

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.speed.__main__ import main
 from benchmarks.speed.rivals import CONVERTER, llama_cpp, missing
-from benchmarks.speed.servers import Work
+from benchmarks.speed.servers import ServerError, Work
 
 SERVER = """#!{python}
 import http.server, json, pathlib, sys
@@ -54,9 +54,10 @@ def test_each_request_names_its_adapter_as_llama_cpp_numbers_them(llama: Path) -
 
 
 def test_a_server_that_ends_at_its_start_is_said(llama: Path) -> None:
-    (llama / "llama-server").write_text("#!/bin/sh\nexit 1\n")
+    (llama / "llama-server").write_text("#!/bin/sh\necho 'no such model'; exit 1\n")
     rival = llama_cpp(llama / "llama-server", llama, Path("base.gguf"))
-    with pytest.raises(RuntimeError, match="ended at its start"), rival.start(Work(llama, {"none": ()}, llama), "none"):
+    work = Work(llama, {"none": ()}, llama)
+    with pytest.raises(ServerError, match="ended at its start: no such model"), rival.start(work, "none"):
         pass
 
 
@@ -64,7 +65,7 @@ def test_an_adapter_that_is_not_converted_is_said(llama: Path) -> None:
     (llama / CONVERTER).write_text("raise SystemExit('no such tensor')")
     rival = llama_cpp(llama / "llama-server", llama, Path("base.gguf"))
     work = Work(llama, {"one": (llama / "l0",)}, llama)
-    with pytest.raises(RuntimeError, match="no such tensor"), rival.start(work, "one"):
+    with pytest.raises(ServerError, match="no such tensor"), rival.start(work, "one"):
         pass
 
 
