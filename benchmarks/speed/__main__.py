@@ -27,6 +27,7 @@ from benchmarks.speed.measuring import measure
 from benchmarks.speed.report import plot, tables, write_section
 from benchmarks.speed.rivals import CONVERTER, default_base_file, llama_cpp, missing, vllm
 from benchmarks.speed.servers import Server, ServerError, Work, hotswap
+from trainer.commands.common import end_on_sigterm
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -110,4 +111,5 @@ def _path(text: str) -> Path | None:
 
 
 if __name__ == "__main__":
+    end_on_sigterm()  # no server outlives it
     sys.exit(main())
