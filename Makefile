@@ -5,11 +5,17 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PYTEST := $(BIN)/pytest
 ARGS   ?=
+# For bench-peers: llama.cpp's llama-server and source tree, an environment with vLLM; how hotswap is served beside them,
+# by default with room for 8,192 tokens as they are.
+LLAMA_SERVER ?=
+LLAMA_SOURCE ?=
+VLLM   ?=
+SERVE  ?= --kv-cache-gb 0.38
 # A worker a core, of one thread each (tests/conftest.py); with workers, neighbours in a file mostly stay together.
 WORKERS := -n auto --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install hooks base demo serve loadtest soak bench perplexity adapter-memory lint format test
+.PHONY: help install hooks base demo serve loadtest soak bench bench-peers perplexity adapter-memory lint format test
 .PHONY: test-fast test-numeric-avx2 test-slow test-gpu
 .PHONY: families method-results method-results-full versus-trl test-peers clean distclean
 
@@ -50,6 +56,11 @@ bench: base ## speed over HTTP and of every op, minutes: make bench ARGS="--roun
 	$(BIN)/python -m benchmarks.speed --base "$$($(BIN)/hotswap base path)" $(ARGS)
 	$(BIN)/python -m benchmarks.adapter_loading --base "$$($(BIN)/hotswap base path)"
 	$(BIN)/python -m benchmarks.kernels --rows 1,8,32,128 --seconds 0.3 --no-twins
+
+bench-peers: base ## the same beside llama.cpp and vLLM: benchmarks/README.md says how to get them
+	$(BIN)/python -m benchmarks.speed --base "$$($(BIN)/hotswap base path)" --rivals --rounds 2 --out bench-peers-out \
+	  --llama-server "$(LLAMA_SERVER)" --llama-source "$(LLAMA_SOURCE)" --vllm "$(VLLM)" --serve "$(SERVE)" \
+	  --page docs/benchmarks.md $(ARGS)
 
 perplexity: base ## perplexity and memory of each quantization: make perplexity ARGS="--text FILE"
 	$(BIN)/python -m benchmarks.perplexity $(ARGS)
@@ -99,7 +110,7 @@ test-peers: $(STAMP) ## what needs a rival server installed
 	$(PYTEST) -m peers $(ARGS)
 
 clean: ## remove outputs and caches of tools; keeps .venv and the base model
-	rm -rf build dist *.egg-info demo-out soak-out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf build dist *.egg-info demo-out soak-out bench-out bench-peers-out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## remove .venv too

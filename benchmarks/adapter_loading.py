@@ -40,7 +40,7 @@ class Window:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, and print the table."""
     args = _parser().parse_args(argv)
-    packages = write_sets(args.base, args.out / "adapters")["sixteen"]
+    packages = write_sets(args.base, args.out / "adapters", {"sixteen"})["sixteen"]
     quiet, loading = [], []
     with tempfile.TemporaryDirectory() as folder:
         options = ["--model", str(args.base), "--data-dir", folder, "--log-level", "warning", *args.serve.split()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -38,6 +39,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument("--max-tokens", type=_positive, default=64, help="of output (default 64)")
     what.add_argument("--ignore-eos", action="store_true", help="always make --max-tokens tokens, where the server can")
     what.add_argument("--temperature", type=float, default=0.0)
+    what.add_argument("--fields", type=_fields, default={}, help="more of the body of a model's requests, as JSON:"
+                      ' {"l0": {"lora": [{"id": 0, "scale": 1}]}}')  # fmt: skip
     load = parser.add_argument_group("load")
     load.add_argument("--concurrency", type=_list_of(_positive), help="closed loop: one run each, as in 1,8,32")
     load.add_argument("--rate", type=_list_of(_above_zero), help="open loop: Poisson arrivals a second, as in 0.5,2")
@@ -68,6 +71,16 @@ def _above_zero(text: str) -> float:
     return value
 
 
+def _fields(text: str) -> dict[str, dict[str, Any]]:
+    try:
+        fields = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not JSON: {error}") from error
+    if not isinstance(fields, dict) or not all(isinstance(one, dict) for one in fields.values()):
+        raise argparse.ArgumentTypeError("not an object of objects")
+    return fields
+
+
 def _list_of(kind: Callable[[str], Number]) -> Callable[[str], list[Number]]:
     return lambda text: [kind(part) for part in text.split(",")]
 
@@ -83,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         temperature=args.temperature,
         ignore_eos=args.ignore_eos,
         timeout_s=args.timeout,
+        fields=args.fields,
     )
     try:
         results = asyncio.run(_run(args, target))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ Endpoint = Literal["completions", "chat"]
 
 @dataclass(frozen=True)
 class Target:
-    """The server to drive and what every request asks for."""
+    """The server to drive and what every request asks for; ``fields`` are more of the body, by model."""
 
     url: str
     endpoint: Endpoint = "completions"
@@ -30,6 +30,7 @@ class Target:
     temperature: float = 0.0
     ignore_eos: bool = False
     timeout_s: float = 600.0
+    fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def base(self) -> str:
@@ -107,6 +108,7 @@ def _body(target: Target, call: Call) -> dict[str, Any]:
         "temperature": target.temperature,
         "stream": True,
         "stream_options": {"include_usage": True},
+        **target.fields.get(call.model, {}),
     }
     if target.ignore_eos:
         body["ignore_eos"] = True

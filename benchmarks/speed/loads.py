@@ -14,7 +14,8 @@ class Load:
     """A closed loop of ``concurrency`` streams against a server that holds ``adapters`` (a set of ``servers``).
 
     ``asked`` is whose answers are wanted: the base's, one adapter's, or all adapters' in turn. Beside a ``neighbour``
-    another process keeps one core busy.
+    another process keeps one core busy; no request starts after ``seconds`` of that, since some servers then take one
+    for a token. Beside ``rivals`` only the loads so marked are run.
     """
 
     name: str
@@ -25,21 +26,23 @@ class Load:
     prompt_tokens: int = 128
     max_tokens: int = 64
     neighbour: bool = False
+    rivals: bool = False
+    seconds: float | None = None
 
 
 CACHE_TOKENS = 8192  # of the set "sized": keys and values of so many tokens, all in use when its load ends
 # Servers in turn, each with its loads: one start of a server does them all.
 LOADS = (
-    Load("base, 1 stream", "none", "base", 1, 4),
-    Load("base, 8 streams", "none", "base", 8, 24),
-    Load("base, 32 streams", "none", "base", 32, 64),
-    Load("base, 1 stream, beside a busy process", "none", "base", 1, 4, neighbour=True),
+    Load("base, 1 stream", "none", "base", 1, 4, rivals=True),
+    Load("base, 8 streams", "none", "base", 8, 24, rivals=True),
+    Load("base, 32 streams", "none", "base", 32, 64, rivals=True),
+    Load("base, 1 stream, beside a busy process", "none", "base", 1, 4, neighbour=True, rivals=True, seconds=20),
     Load("base, 8 streams, after 64 tokens", "none", "base", 8, 8, prompt_tokens=32, max_tokens=96),
     Load("base, 8 streams, after 1,024 tokens", "none", "base", 8, 8, prompt_tokens=1000, max_tokens=96),
-    Load("one LoRA, 1 stream", "one", "one", 1, 4),
+    Load("one LoRA, 1 stream", "one", "one", 1, 4, rivals=True),
     Load("base, 8 streams, 16 LoRA idle", "sixteen", "base", 8, 24),
-    Load("16 LoRA, 8 streams", "sixteen", "all", 8, 24),
-    Load("16 LoRA, 32 streams", "sixteen", "all", 32, 64),
+    Load("16 LoRA, 8 streams", "sixteen", "all", 8, 24, rivals=True),
+    Load("16 LoRA, 32 streams", "sixteen", "all", 32, 64, rivals=True),
     Load("16 LoRA, 16 streams", "sixteen", "all", 16, 32),
     Load("one of 16 LoRA, 16 streams", "sixteen", "one", 16, 32),
     Load("16 adapters of mixed kinds, 16 streams", "mixed", "all", 16, 32),
@@ -86,3 +89,41 @@ OWN_LIMITS = (
     Limit("memory with 16 LoRA and 8,192 tokens, PSS MB", "16 LoRA, 16 streams, to 8,192 tokens in all", "pss_mb", 900,
           700),
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a ratio should reach, and what it could."""
+
+    bar: float
+    stretch: float | None = None
+
+
+@dataclass(frozen=True)
+class RivalBar:
+    """A bar: a figure of one load of ours over a rival's figure of the same load, or of its load ``theirs``.
+
+    ``rival`` is one of them, or empty for the best of those measured. ``bf16`` takes the place of ``goal`` on a CPU
+    with units for BF16 or AMX, which multiply faster what rivals compute in.
+    """
+
+    load: str
+    figure: Figure
+    goal: Goal
+    bf16: Goal | None = None
+    rival: str = ""
+    theirs: str = ""
+
+
+RIVAL_BARS = (
+    RivalBar("base, 1 stream", "tok_s", Goal(1.2, 2), rival="llama.cpp"),
+    RivalBar("base, 1 stream", "itl_p50_ms", Goal(1.2, 2), rival="llama.cpp"),
+    RivalBar("base, 1 stream", "ttft_p50_ms", Goal(1, 2)),
+    RivalBar("base, 8 streams", "tok_s", Goal(2, 3), bf16=Goal(1.2, 1.5)),
+    RivalBar("base, 32 streams", "tok_s", Goal(2, 3), bf16=Goal(1.2, 1.5)),
+    RivalBar("one LoRA, 1 stream", "tok_s", Goal(1.1, 1.8), rival="llama.cpp"),
+    RivalBar("16 LoRA, 8 streams", "tok_s", Goal(2), bf16=Goal(1), theirs="base, 8 streams"),
+    RivalBar("16 LoRA, 32 streams", "tok_s", Goal(2), bf16=Goal(1), theirs="base, 32 streams"),
+    RivalBar("16 LoRA, 8 streams", "tok_s", Goal(3)),
+    RivalBar("16 LoRA, 32 streams", "tok_s", Goal(3)),
+)

@@ -53,22 +53,27 @@ def _measure_server(
     name: str, started: AbstractContextManager[Endpoint], loads: Sequence[Load], number: int, progress: Progress
 ) -> Iterator[Measured]:
     with started as endpoint:
+        warm: set[str] = set()
         for load in loads:
+            models = {"base": (endpoint.base,), "one": endpoint.adapters[:1], "all": endpoint.adapters}[load.asked]
             with _neighbour(load.neighbour):
-                report = _ask(endpoint, load, seed=number)
+                report = _ask(endpoint, load, models, warmup=0 if warm.issuperset(models) else len(models), seed=number)
+            warm.update(models)
             measured = _measured(name, load, number, report, endpoint.pss_mb())
             progress(f"{name}: {load.name}: {measured.tok_s:.1f} tok/s")
             yield measured
 
 
-def _ask(endpoint: Endpoint, load: Load, seed: int) -> dict[str, Any]:
+def _ask(endpoint: Endpoint, load: Load, models: Sequence[str], warmup: int, seed: int) -> dict[str, Any]:
     """The report of ``python -m loadtests``: a process of its own, as any client is."""
-    models = {"base": (endpoint.base,), "one": endpoint.adapters[:1], "all": endpoint.adapters}[load.asked]
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-m", "loadtests", "--url", endpoint.url, "--models", ",".join(models)]
         command += ["--concurrency", str(load.concurrency), "--requests", str(load.requests), "--ignore-eos"]
         command += ["--prompt-tokens", str(load.prompt_tokens), "--max-tokens", str(load.max_tokens)]
+        command += ["--warmup", str(warmup), "--fields", json.dumps(endpoint.fields)]
         command += ["--seed", str(seed), "--out", out]
+        if load.seconds:
+            command += ["--duration", str(load.seconds)]
         if endpoint.key:
             command += ["--api-key", endpoint.key]
         subprocess.run(command, capture_output=True, check=False)

@@ -62,7 +62,15 @@ async def test_no_server_is_one_line(unused_tcp_port: int, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("flag", "value"), [("--concurrency", "1,0"), ("--rate", "nan"), ("--requests", "2.5"), ("--adapters", "some")]
+    ("flag", "value"),
+    [
+        ("--concurrency", "1,0"),
+        ("--rate", "nan"),
+        ("--requests", "2.5"),
+        ("--adapters", "some"),
+        ("--fields", "{"),
+        ("--fields", '{"l0": 1}'),
+    ],
 )
 async def test_a_bad_flag_exits_2_and_names_it(flag: str, value: str) -> None:
     code, _, err = await loadtest(flag, value)

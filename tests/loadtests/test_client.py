@@ -55,6 +55,15 @@ async def test_nobody_listening_is_an_outcome(unused_tcp_port: int) -> None:
     assert outcome.error == "connection"
 
 
+async def test_a_model_has_fields_of_its_own() -> None:
+    async with tiny_server() as (url, seen):
+        target = Target(url=url, max_tokens=2, fields={"good": {"lora": [{"id": 3}]}})
+        async with open_session(target) as session:
+            await ask(session, target, Call(0, "good", "hello"))
+            await ask(session, target, Call(1, "no usage", "hello"))
+    assert [body.get("lora") for body in seen.bodies] == [[{"id": 3}], None]
+
+
 async def test_what_is_sent() -> None:
     async with tiny_server() as (url, seen):
         target = Target(url=url + "/v1/", api_key="sk-1", max_tokens=2, ignore_eos=True)
