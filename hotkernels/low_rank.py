@@ -21,7 +21,8 @@ _ADD_LOW_RANK = native.Function("add_low_rank", "pipiipipi")
 class LowRankFactors:
     """An update of one linear map.
 
-    Shape: ``a`` [in_features, r], ``b`` [r, out_features], contiguous, float32, bfloat16 or float16; any r.
+    Shape: ``a`` [in_features, r], ``b`` [r, out_features], float32, bfloat16 or float16; any r. ``a`` lies transposed,
+    as files have it and products with few columns like it, or as ``b`` does.
     """
 
     a: Tensor
@@ -30,13 +31,15 @@ class LowRankFactors:
     @property
     def is_plain(self) -> bool:
         """Whether the library can read them."""
-        return all(t.is_cpu and t.dtype in native.STORED and t.is_contiguous() for t in (self.a, self.b))
+        a, b = self.a, self.b
+        is_dense = b.is_contiguous() and (a.is_contiguous() or a.mT.is_contiguous())
+        return is_dense and all(t.is_cpu and t.dtype in native.STORED for t in (a, b))
 
     def numbers(self) -> list[int]:
         """As the library reads them."""
         a, b = self.a, self.b
-        types = native.STORED.get(a.dtype, 0), native.STORED.get(b.dtype, 0)
-        return [a.data_ptr(), b.data_ptr(), a.shape[1], *types, b.shape[1]]
+        a_type, b_type = native.STORED.get(a.dtype, 0), native.STORED.get(b.dtype, 0)
+        return [a.data_ptr(), b.data_ptr(), a.shape[1], a_type, a.mT.is_contiguous(), b_type, b.shape[1]]
 
 
 class LowRankTable:
@@ -44,8 +47,8 @@ class LowRankTable:
 
     def __init__(self, places: Sequence[LowRankFactors | None]) -> None:
         self.places = places  # keeps the tensors alive
-        rows = [[0] * 6 if factors is None else factors.numbers() for factors in places]
-        self._table = torch.tensor(rows, dtype=torch.int64).view(-1, 6)
+        rows = [[0] * 7 if factors is None else factors.numbers() for factors in places]
+        self._table = torch.tensor(rows, dtype=torch.int64).view(-1, 7)
         self.address = self._table.data_ptr()
         self.is_plain = all(factors is None or factors.is_plain for factors in places)
 

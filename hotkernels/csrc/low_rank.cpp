@@ -35,26 +35,22 @@ struct Products {
 
   void shrink(const Rows& rows, int64_t column, int64_t column_end) const {
     const Factors& f = *rows.factors;
-    Ahead ahead = Ahead::of((const void*)f.b, f.rank * f.out * stored_bytes(f.b_type), in * parts(rows.count(), 4));
+    const float* const given = x + rows.start * x_stride;
     with_stored((const void*)f.a, f.a_type, [&](auto* a) {
-      Product<StoredBehind<decltype(a)>> const product{
-          x + rows.start * x_stride, x_stride, a, f.rank, hidden + rows.hidden, f.rank, in, f.rank, false, &ahead};
-      product.run(0, rows.count(), column, column_end);
+      using T = StoredBehind<decltype(a)>;
+      float* const to = hidden + rows.hidden;
+      if (f.a_by_rank) Dots<T>{given, x_stride, a, in, to, f.rank, in}.run(0, rows.count(), column, column_end);
+      else Product<T>{given, x_stride, a, f.rank, to, f.rank, in, f.rank, false}.run(0, rows.count(), column, column_end);
     });
   }
 
-  // `next`: rows that the same thread computes then, or null.
-  void expand(const Rows& rows, int64_t column, int64_t column_end, const Rows* next) const {
+  void expand(const Rows& rows, int64_t column, int64_t column_end) const {
     const Factors& f = *rows.factors;
-    Ahead ahead = Ahead::of((const void*)f.b, 0, 0);
-    if (next != nullptr) {
-      const Factors& g = *next->factors;
-      ahead = Ahead::of((const void*)g.a, g.rank * in * stored_bytes(g.a_type), f.rank * parts(f.out, 4 * W));
-    }
+    float* const to = y + rows.start * y_stride + rows.column;
     with_stored((const void*)f.b, f.b_type, [&](auto* b) {
-      Product<StoredBehind<decltype(b)>> const product{
-          hidden + rows.hidden, f.rank, b, f.out, y + rows.start * y_stride + rows.column, y_stride, f.rank, f.out, true, &ahead};
-      product.run(0, rows.count(), column, column_end);
+      using T = StoredBehind<decltype(b)>;
+      Product<T>{hidden + rows.hidden, f.rank, b, f.out, to, y_stride, f.rank, f.out, true}.run(
+          0, rows.count(), column, column_end);
     });
   }
 };
@@ -111,15 +107,14 @@ void add_updates(const Updates& updates, const float* x, int64_t x_stride, float
     by_columns(pieces, [](const Rows& rows) { return rows.factors->rank; },
                [&](const Rows& rows, int64_t from, int64_t to) { products.shrink(rows, from, to); });
     by_columns(pieces, [](const Rows& rows) { return rows.factors->out; },
-               [&](const Rows& rows, int64_t from, int64_t to) { products.expand(rows, from, to, nullptr); });
+               [&](const Rows& rows, int64_t from, int64_t to) { products.expand(rows, from, to); });
     return;
   }
-  int64_t const runs = least(todo, 3 * num_threads()); // of pieces one after another, so that each knows the next
+  int64_t const runs = least(todo, 3 * num_threads());
   auto const run = [&](int64_t g) {
-    int64_t const end = (g + 1) * todo / runs;
-    for (int64_t i = g * todo / runs; i < end; i++) {
+    for (int64_t i = g * todo / runs; i < (g + 1) * todo / runs; i++) {
       products.shrink(pieces[i], 0, pieces[i].factors->rank);
-      products.expand(pieces[i], 0, pieces[i].factors->out, i + 1 < end ? &pieces[i + 1] : nullptr);
+      products.expand(pieces[i], 0, pieces[i].factors->out);
     }
   };
   if (work > ENOUGH) return parallel(runs, run);

@@ -4,8 +4,8 @@
 #include "fetch.h"
 
 // As Python lays them out: int64 each.
-struct Factors { int64_t a, b, rank, a_type, b_type, out; }; // rank 0: no update
-struct Map { int64_t place, column; };                       // of a table, and in the rows that are updated
+struct Factors { int64_t a, b, rank, a_type, a_by_rank, b_type, out; }; // a_by_rank: [r, in]; rank 0: no update
+struct Map { int64_t place, column; }; // of a table, and in the rows that are updated
 struct Segment { const Factors* table; int64_t places, start, stop; };
 
 // What the rows of a product get, whose outputs are those of `maps` side by side.
