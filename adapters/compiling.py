@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
+import torch
+from torch import Tensor
+
 from adapters.base_spec import BaseSpec
+from adapters.checkpoints import checkpoint
 from adapters.errors import BaseMismatchError
 from adapters.kinds.config import CAUSAL_LM, SEQ_2_SEQ_LM
 from adapters.kinds.registry import KINDS
 from adapters.kinds.replacement.modules_to_save import take_saved_modules
 from adapters.kinds.replacement.tokens import take_tokens
 from adapters.kinds.replacement.vocabulary import with_sizes, with_vocabulary
-from adapters.ops import Adapter, Op
+from adapters.ops import Adapter, LowRank, Op
 from adapters.package.chat_template import read_chat
 from adapters.package.reading import AdapterPackage
 from adapters.quoting import quote
 
 
 def compile_package(package: AdapterPackage, base: BaseSpec) -> Adapter:
-    """The ops of ``package``, checked against ``base``, in float32 on the CPU.
+    """The ops of ``package``, checked against ``base``, on the CPU; in float32 but for factors (``_as_saved``).
 
     Raises BaseMismatchError when the package was made for another base or chat template, PackageError when a tensor is
     missing, unknown or has another shape than the base asks for, UnsupportedKindError for tensors of other kinds.
@@ -32,7 +37,30 @@ def compile_package(package: AdapterPackage, base: BaseSpec) -> Adapter:
     for part in (saved.ops, rows, adapter.ops):  # what peft wraps comes before what it adds
         for module, listed in part.items():
             ops[module] = (*ops.get(module, ()), *listed)
-    return with_vocabulary(replace(adapter, ops=ops), saved.sizes, base)
+    halves = {tensor.dtype for tensor in package.tensors.values()} & {torch.bfloat16, torch.float16}
+    return _as_saved(with_vocabulary(replace(adapter, ops=ops), saved.sizes, base), halves)
+
+
+def _as_saved(adapter: Adapter, halves: Iterable[torch.dtype]) -> Adapter:
+    """Factors of low-rank updates in those of the ``halves`` that hold their numbers exactly.
+
+    As they do where they were saved so and their scale is a power of two. A product reads them as they are, and its
+    time is that of reading.
+    """
+    done: dict[int, Tensor] = {}
+
+    def narrowed(tensor: Tensor) -> Tensor:
+        checkpoint()
+        if id(tensor) not in done:
+            found = (half for dtype in halves if torch.equal((half := tensor.to(dtype)).float(), tensor))
+            done[id(tensor)] = next(found, tensor)
+        return done[id(tensor)]
+
+    ops = {
+        module: tuple(op.map(narrowed) if type(op) is LowRank else op for op in listed)
+        for module, listed in adapter.ops.items()
+    }
+    return replace(adapter, ops=ops)
 
 
 def check_base(package: AdapterPackage, base: BaseSpec) -> None:

@@ -27,7 +27,7 @@ from hotkernels.activation import gated, gated_torch
 from hotkernels.attention import AttentionRule, Sequences, paged_attention, paged_attention_torch
 from hotkernels.linear import PackedWeight, StoredWeight, linear, linear_torch, pack
 from hotkernels.logits import argmax, argmax_torch
-from hotkernels.low_rank import LowRankFactors, LowRankTable, row_segments
+from hotkernels.low_rank import LowRankFactors, LowRankMaps, LowRankRows, LowRankTable, add_low_rank
 from hotkernels.norm import rms_norm, rms_norm_torch
 from hotkernels.rotary import rotate, rotate_torch
 
@@ -211,17 +211,13 @@ def _module(count: int, widths: Sequence[int], k: int, dtype: torch.dtype) -> Fa
 
 def _low_rank(members: Sequence[Factors], rows: int, count: int) -> list[Callable[[], object]]:
     size = rows // count
-    segments = row_segments((m, m * size, (m + 1) * size) for m in range(count))
 
     def call(module: Factors) -> Callable[[], object]:
-        placed: Factors = [[] for _ in module]
-        column = 0
-        for parts in zip(*module, strict=True):
-            for member, f in zip(placed, parts, strict=True):
-                member.append(LowRankFactors(f.a, f.b, column))
-            column += parts[0].b.shape[1]
-        table, x, y = LowRankTable(placed), torch.randn(rows, module[0][0].a.shape[0]), torch.zeros(rows, column)
-        return lambda: table.add(x, y, segments)
+        widths = [f.b.shape[1] for f in module[0]]
+        maps = LowRankMaps([(place, sum(widths[:place])) for place in range(len(widths))])
+        of_rows = LowRankRows([(LowRankTable(f), m * size, (m + 1) * size) for m, f in enumerate(module)])
+        x, y = torch.randn(rows, module[0][0].a.shape[0]), torch.zeros(rows, sum(widths))
+        return lambda: add_low_rank(x, y, maps, of_rows)
 
     return [call(module) for module in members]
 

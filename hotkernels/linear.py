@@ -146,6 +146,8 @@ def linear(x: Tensor, weight: PackedWeight, bias: Tensor | None = None, *, out: 
 
 # Weight's address, x, floats between its rows, rows, bias or None, y, floats between its rows: ``linear`` unchecked.
 NATIVE_LINEAR = native.Function("linear", "ppiippi")
+# The same, then the addresses and counts of ``LowRankMaps`` and ``LowRankRows``: ``add_low_rank`` in the same call.
+NATIVE_LINEAR_UPDATED = native.Function("linear_updated", "ppiippipipi")
 
 
 def linear_torch(x: Tensor, weight: PackedWeight, bias: Tensor | None = None, *, out: Tensor | None = None) -> Tensor:

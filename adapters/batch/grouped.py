@@ -1,8 +1,8 @@
 """Ops of many adapters at one module, run together: the fast form of ``adapters.batch.reference``.
 
-Low-rank updates of any ranks are one native call, where they lie. The members of any other group share one op type,
-its constants and its shapes; their tensors are stacked, so a step costs a few batched products per module whatever the
-number of adapters. Nothing is padded to a maximum rank.
+Low-rank updates of any ranks are one native call, where they lie (``low_rank`` runs most of them without groups). The
+members of any other group share one op type, its constants and its shapes; their tensors are stacked, so a step costs a
+few batched products per module whatever the number of adapters. Nothing is padded to a maximum rank.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from typing_extensions import override
 from adapters.batch.rows import RowPlan
 from adapters.ops import AddOp, LowRank, Op, Site
 from hotkernels import native
-from hotkernels.low_rank import LowRankTable
+from hotkernels.low_rank import LowRankFactors, LowRankMaps, LowRankRows, LowRankTable, add_low_rank
+
+_ALONE = LowRankMaps([(0, 0)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +46,7 @@ class Group(ABC):
 class LowRankGroup(Group):
     """Low-rank updates of any ranks, each read where it lies; ``op`` is the first."""
 
-    table: LowRankTable
+    tables: Sequence[LowRankTable]  # of each member, with one place
 
     @property
     @override
@@ -53,7 +55,8 @@ class LowRankGroup(Group):
 
     @override
     def apply(self, x: Tensor, y: Tensor, plan: RowPlan, site: Site | None = None) -> None:
-        self.table.add(x, y, plan.segments)
+        rows = LowRankRows([(self.tables[member], start, stop) for member, start, stop in plan.segments])
+        add_low_rank(x, y, _ALONE, rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,11 +138,11 @@ def _company(member: object, op: Op) -> tuple[Hashable, ...]:
 
 
 def _is_native(op: Op) -> bool:
-    return isinstance(op, LowRank) and native.library() is not None and op.factors.is_plain
+    return isinstance(op, LowRank) and native.library() is not None and LowRankFactors(op.a, op.b).is_plain
 
 
 def _group(bucket: Sequence[tuple[object, Op]]) -> Group:
     members, ops = zip(*bucket, strict=True)
     if _is_native(ops[0]):
-        return LowRankGroup(members, ops[0], LowRankTable([[op.factors] for op in ops]))
+        return LowRankGroup(members, ops[0], [LowRankTable([LowRankFactors(op.a, op.b)]) for op in ops])
     return StackedGroup(members, type(ops[0]).stack(ops))

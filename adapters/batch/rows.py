@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hotkernels.low_rank import row_segments
-
 # Segments longer than this (prefill chunks) run as a product of their own: padding every other member of the group
 # to their length would cost more than the extra call.
 MAX_PADDED_ROWS = 8
@@ -34,7 +32,7 @@ class RowPlan:
     ``long`` is (index of the member in the group, start, stop) of segments handled one by one. The others are
     gathered to a padded [G, width] table: ``gather`` [G * width] are row numbers (padding repeats row 0),
     ``flat`` [N] the places in that table that are real, ``rows`` [N] the rows they stand for.
-    ``segments`` [S, 3] are all of them as ``long`` has them, int64 on the CPU.
+    ``segments`` are all of them as ``long`` has them.
     """
 
     long: tuple[tuple[int, int, int], ...]
@@ -42,13 +40,13 @@ class RowPlan:
     gather: Tensor
     flat: Tensor
     rows: Tensor
-    segments: Tensor
+    segments: tuple[tuple[int, int, int], ...]
 
 
 def plan_rows(members: Sequence[object], segments: Sequence[RowSegment], device: torch.device) -> RowPlan:
     """Lay out the rows of ``members``; segments of others are left out."""
     index = {member: i for i, member in enumerate(members)}
-    mine = [(index[s.member], s.start, s.stop) for s in segments if s.member in index]
+    mine = tuple((index[s.member], s.start, s.stop) for s in segments if s.member in index)
     split = len(members) == 1  # a lone member needs no table
     long = tuple(s for s in mine if split or s[2] - s[1] > MAX_PADDED_ROWS)
     lists: list[list[int]] = [[] for _ in members]
@@ -56,11 +54,14 @@ def plan_rows(members: Sequence[object], segments: Sequence[RowSegment], device:
         for i, start, stop in mine:
             if stop - start <= MAX_PADDED_ROWS:
                 lists[i].extend(range(start, stop))
-    return _table(long, lists, row_segments(mine), device)
+    return _table(long, lists, mine, device)
 
 
 def _table(
-    long: tuple[tuple[int, int, int], ...], lists: list[list[int]], segments: Tensor, device: torch.device
+    long: tuple[tuple[int, int, int], ...],
+    lists: list[list[int]],
+    segments: tuple[tuple[int, int, int], ...],
+    device: torch.device,
 ) -> RowPlan:
     width = max(map(len, lists))
     gather = [row for rows in lists for row in (*rows, *[0] * (width - len(rows)))]

@@ -47,7 +47,7 @@ def factored(left: Tensor, right: Tensor) -> AddOp:
     """The update ``left @ right``, in the form that weighs less. Shape: [out_features, r], [r, in_features]."""
     (out_features, rank), in_features = left.shape, right.shape[1]
     if factor_bytes(out_features, in_features, rank) < dense_bytes(out_features, in_features):
-        return LowRank(right.T.contiguous(), left.T.contiguous())
+        return LowRank(right.T, left.T.contiguous())
     return Delta((left @ right).T.contiguous())
 
 

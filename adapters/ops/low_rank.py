@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor
 from typing_extensions import override
 
 from adapters.ops.op import AddOp, Site
-from hotkernels.low_rank import LowRankFactors
 from hotkernels.products import matmul
 
 
@@ -30,11 +28,6 @@ class LowRank(AddOp):
     def rank(self) -> int:
         """The inner dimension."""
         return self.a.shape[-1]
-
-    @cached_property
-    def factors(self) -> LowRankFactors:
-        """The factors as the native op takes them."""
-        return LowRankFactors(self.a, self.b)
 
     @override
     def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:

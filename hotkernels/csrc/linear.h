@@ -8,6 +8,7 @@
 
 #include <cstdlib>
 
+#include "fetch.h"
 #include "pool.h"
 #include "simd.h"
 
@@ -31,11 +32,12 @@ struct Weight {
   int64_t runs() const { return blocks() * runs_a_block(); }
 };
 
-// What is added to the sums, and where they go.
+// What is added to the sums, and where they go; and what is read after the product.
 struct Result {
   const float* bias; // or null
   float* y;
   int64_t y_stride;
+  const Fetches* next;
 
   // Shape: sums [rows, 16], of a tile's output features.
   void put(const Weight& weight, int64_t tile, int64_t first_row, int64_t rows, const float* sums) const {
@@ -67,14 +69,18 @@ struct Groups {
 void linear_floats(const Weight& weight, const float* x, int64_t x_stride, int64_t rows, const Result& result);
 void linear_codes(const Weight& weight, const float* x, int64_t x_stride, int64_t rows, const Result& result);
 
-// Calls body(first tile, end, row block) until all are done, on all threads: runs of tiles, many a thread.
-template <class F> static inline void parallel_tiles(int64_t tiles, int64_t row_blocks, F&& body) {
+// Calls body(first tile, end, row block, fetch) until all are done, on all threads: runs of tiles, many a thread. A tile
+// has time to fetch some of `next` in `times` places, all row blocks together.
+template <class F>
+static inline void parallel_tiles(int64_t tiles, int64_t row_blocks, const Fetches& next, int64_t times, F&& body) {
   int64_t const wanted = 8 * num_threads(); // tasks, where nobody has to wait long for the last one
   int64_t const some = tiles * row_blocks / wanted < 1 ? 1 : tiles * row_blocks / wanted;
   int64_t const runs = (tiles + some - 1) / some;
-  parallel(runs * row_blocks, [&](int64_t task) {
-    int64_t const first = task % runs * some;
-    body(first, first + some < tiles ? first + some : tiles, task / runs);
+  int64_t const tasks = runs * row_blocks;
+  parallel(tasks, [&](int64_t task) {
+    int64_t const first = task % runs * some, end = first + some < tiles ? first + some : tiles;
+    Fetch fetch = next.share(task, tasks, (end - first) * times / row_blocks);
+    body(first, end, task / runs, fetch);
   });
 }
 

@@ -143,7 +143,7 @@ struct Blocks {
 
 // sums [G, 16] += the product of G rows with the blocks of a tile.
 template <class Code, int G>
-void product(Code code, Blocks blocks, const int16_t* words, const RunScale* scales, float* sums) {
+void product(Code code, Blocks blocks, const int16_t* words, const RunScale* scales, float* sums, Fetch& fetch) {
   vf sum[G][V];
   for (int g = 0; g < G; g++)
     for (int v = 0; v < V; v++) sum[g][v] = load(sums + g * TILE + v * W);
@@ -154,6 +154,7 @@ void product(Code code, Blocks blocks, const int16_t* words, const RunScale* sca
     Floats const minimum(at, blocks.minimum_type);
     at += TILE * float_bytes(blocks.minimum_type);
     for (int64_t run = 0; run < blocks.runs; run++, words += G * RUN, scales += G) {
+      fetch.some();
       vi exact[G][V];
       for (int g = 0; g < G; g++)
         for (int v = 0; v < V; v++) exact[g][v] = scales[g].start - vi{};
@@ -177,7 +178,7 @@ void product(Code code, Blocks blocks, const int16_t* words, const RunScale* sca
     for (int v = 0; v < V; v++) store(sums + g * TILE + v * W, sum[g][v]);
 }
 
-template <class Code> using Product = void (*)(Code, Blocks, const int16_t*, const RunScale*, float*);
+template <class Code> using Product = void (*)(Code, Blocks, const int16_t*, const RunScale*, float*, Fetch&);
 
 // The product of a group by its size.
 template <class Code, size_t... G> Product<Code> of_size(int64_t rows, std::index_sequence<G...>) {
@@ -217,13 +218,15 @@ class Chunk {
 
 // The rows of some groups with a tile. Shape: sums [rows, 16].
 template <class Code>
-void tile_product(const Code& code, const Blocks& tile, const Words16& x, int64_t first_group, int64_t end, float* sums) {
+void tile_product(const Code& code, const Blocks& tile, const Words16& x, int64_t first_group, int64_t end, float* sums,
+                  Fetch& fetch) {
   int64_t const first_row = x.groups.first(first_group);
   bool const cheap = W == 16 || Code::PAIRS == 1; // to decode beside the products, once a group
   if (cheap || x.groups.count == 1) {
     for (int64_t group = first_group; group < end; group++) {
       auto const product_of = of_size<Code>(x.groups.size(group), sizes);
-      product_of(code, tile, x.of(group, 0), x.scales_of(group, 0), sums + (x.groups.first(group) - first_row) * TILE);
+      product_of(code, tile, x.of(group, 0), x.scales_of(group, 0), sums + (x.groups.first(group) - first_row) * TILE,
+                 fetch);
     }
     return;
   }
@@ -234,7 +237,7 @@ void tile_product(const Code& code, const Blocks& tile, const Words16& x, int64_
     for (int64_t group = first_group; group < end; group++) {
       auto const product_of = of_size<Decoded>(x.groups.size(group), sizes);
       float* of_group = sums + (x.groups.first(group) - first_row) * TILE;
-      product_of(Decoded{}, decoded, x.of(group, run), x.scales_of(group, run), of_group);
+      product_of(Decoded{}, decoded, x.of(group, run), x.scales_of(group, run), of_group, fetch);
     }
   }
 }
@@ -243,7 +246,8 @@ template <class Code> void all_tiles(const Code& code, const Weight& weight, con
   Blocks tile{nullptr, weight.blocks(), weight.runs_a_block(), weight.scale_type, weight.minimum_type};
   int64_t const block_bytes = tile.header() + tile.runs * (RUN / 2 / Code::PAIRS * Code::BYTES);
   int64_t const row_blocks = (x.groups.count + ROW_BLOCK - 1) / ROW_BLOCK;
-  parallel_tiles(weight.tile_count(), row_blocks, [&](int64_t first, int64_t end, int64_t row_block) {
+  int64_t const times = x.groups.count * x.runs;
+  parallel_tiles(weight.tile_count(), row_blocks, *result.next, times, [&](int64_t first, int64_t end, int64_t row_block, Fetch& fetch) {
     int64_t const group = row_block * ROW_BLOCK;
     int64_t const end_group = group + ROW_BLOCK < x.groups.count ? group + ROW_BLOCK : x.groups.count;
     int64_t const row = x.groups.first(group), rows = x.groups.first(end_group) - row;
@@ -252,7 +256,7 @@ template <class Code> void all_tiles(const Code& code, const Weight& weight, con
       std::memset(sums, 0, sizeof(float) * rows * TILE);
       Blocks here = tile;
       here.at = weight.tiles + t * tile.count * block_bytes;
-      tile_product(code, here, x, group, end_group, sums);
+      tile_product(code, here, x, group, end_group, sums, fetch);
       result.put(weight, t, row, rows, sums);
     }
   });

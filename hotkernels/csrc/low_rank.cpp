@@ -1,4 +1,5 @@
-// Low-rank updates of many adapters in one call. See hotkernels/low_rank.py for what is computed.
+#include "low_rank.h"
+
 #include <type_traits>
 #include <vector>
 
@@ -14,22 +15,18 @@ constexpr int64_t ENOUGH = 1 << 15; // multiplications worth waking another thre
 
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t parts(int64_t count, int64_t size) { return (count + size - 1) / size; }
-int64_t size_of(int64_t stored) { return stored == FLOAT32 ? 4 : 2; }
+int64_t stored_bytes(int64_t type) { return type == FLOAT32 ? 4 : 2; }
 
 template <class P> using StoredBehind = std::remove_const_t<std::remove_pointer_t<P>>;
-
-// As Python lays them out: int64 each.
-struct Factors { int64_t a, b, rank, a_type, b_type, column, out; };
-struct Segment { int64_t member, start, stop; };
 
 // Rows that one task updates, and where in the buffer between the two products theirs begin.
 struct Rows {
   const Factors* factors;
-  int64_t start, stop, hidden;
+  int64_t column, start, stop, hidden;
   int64_t count() const { return stop - start; }
 };
 
-struct Update {
+struct Products {
   const float* x;
   int64_t x_stride;
   float* y;
@@ -38,47 +35,40 @@ struct Update {
 
   void shrink(const Rows& rows, int64_t column, int64_t column_end) const {
     const Factors& f = *rows.factors;
-    Ahead ahead = Ahead::of((const void*)f.b, f.rank * f.out * size_of(f.b_type), in * parts(rows.count(), 4));
+    const float* const given = x + rows.start * x_stride;
     with_stored((const void*)f.a, f.a_type, [&](auto* a) {
-      Product<StoredBehind<decltype(a)>> const product{
-          x + rows.start * x_stride, x_stride, a, f.rank, hidden + rows.hidden, f.rank, in, f.rank, false, &ahead};
-      product.run(0, rows.count(), column, column_end);
+      using T = StoredBehind<decltype(a)>;
+      float* const to = hidden + rows.hidden;
+      if (f.a_by_rank) Dots<T>{given, x_stride, a, in, to, f.rank, in}.run(0, rows.count(), column, column_end);
+      else Product<T>{given, x_stride, a, f.rank, to, f.rank, in, f.rank, false}.run(0, rows.count(), column, column_end);
     });
   }
 
-  // `next`: rows that the same thread computes then, or null.
-  void expand(const Rows& rows, int64_t column, int64_t column_end, const Rows* next) const {
+  void expand(const Rows& rows, int64_t column, int64_t column_end) const {
     const Factors& f = *rows.factors;
-    Ahead ahead = Ahead::of((const void*)f.b, 0, 0);
-    if (next != nullptr) {
-      const Factors& g = *next->factors;
-      ahead = Ahead::of((const void*)g.a, g.rank * in * size_of(g.a_type), f.rank * parts(f.out, 4 * W));
-    }
+    float* const to = y + rows.start * y_stride + rows.column;
     with_stored((const void*)f.b, f.b_type, [&](auto* b) {
-      Product<StoredBehind<decltype(b)>> const product{
-          hidden + rows.hidden, f.rank, b, f.out, y + rows.start * y_stride + f.column, y_stride, f.rank, f.out, true, &ahead};
-      product.run(0, rows.count(), column, column_end);
+      using T = StoredBehind<decltype(b)>;
+      Product<T>{hidden + rows.hidden, f.rank, b, f.out, to, y_stride, f.rank, f.out, true}.run(
+          0, rows.count(), column, column_end);
     });
   }
 };
 
 // All that is to be done, in pieces of a few rows; returns how many multiplications it is.
-int64_t divide(const Factors* factors, int64_t per_member, const Segment* segments, int64_t count, int64_t in,
-               std::vector<Rows>& pieces, std::vector<float>& hidden) {
+int64_t divide(const Updates& updates, int64_t in, std::vector<Rows>& pieces, std::vector<float>& hidden) {
   int64_t rows = 0, size = 0, work = 0;
-  for (int64_t s = 0; s < count; s++) rows += segments[s].stop - segments[s].start;
+  for (int64_t s = 0; s < updates.segment_count; s++) rows += updates.segments[s].stop - updates.segments[s].start;
   int64_t const share = parts(rows / (2 * num_threads()), 4) * 4;
   int64_t const step = share < 4 ? 4 : least(share, MOST_ROWS);
   pieces.clear();
-  for (const Segment* s = segments; s < segments + count; s++) {
-    const Factors* const end = factors + (s->member + 1) * per_member;
-    for (const Factors* f = end - per_member; f < end && f->rank > 0; f++)
-      for (int64_t row = s->start; row < s->stop; row += step) {
-        pieces.push_back({f, row, least(row + step, s->stop), size});
-        size += pieces.back().count() * f->rank;
-        work += pieces.back().count() * f->rank * (in + f->out);
-      }
-  }
+  updates.each([&](const Segment& segment, const Factors& f, int64_t column) {
+    for (int64_t row = segment.start; row < segment.stop; row += step) {
+      pieces.push_back({&f, column, row, least(row + step, segment.stop), size});
+      size += pieces.back().count() * f.rank;
+      work += pieces.back().count() * f.rank * (in + f.out);
+    }
+  });
   if ((int64_t)hidden.size() < size) hidden.resize(size);
   return work;
 }
@@ -98,30 +88,40 @@ template <class Most, class Body> void by_columns(const std::vector<Rows>& piece
 
 } // namespace
 
-// Shape: x and y as in Python; factors [members, per_member], filled up with such of rank 0; segments [count].
-EXPORT void add_low_rank(const float* x, int64_t x_stride, float* y, int64_t y_stride, int64_t in,
-                         const Factors* factors, int64_t per_member, const Segment* segments, int64_t count) {
+void list_factors(const Updates& updates, int64_t in, Fetches& list) {
+  list.clear();
+  updates.each([&](const Segment&, const Factors& f, int64_t) {
+    list.add((const void*)f.a, in * f.rank * stored_bytes(f.a_type));
+    list.add((const void*)f.b, f.rank * f.out * stored_bytes(f.b_type));
+  });
+}
+
+void add_updates(const Updates& updates, const float* x, int64_t x_stride, float* y, int64_t y_stride, int64_t in) {
   static thread_local std::vector<Rows> kept_pieces;
   static thread_local std::vector<float> kept_hidden;
   const std::vector<Rows>& pieces = kept_pieces; // other threads see this one's by reference only
-  int64_t const work = divide(factors, per_member, segments, count, in, kept_pieces, kept_hidden);
+  int64_t const work = divide(updates, in, kept_pieces, kept_hidden);
   int64_t const todo = (int64_t)pieces.size();
-  Update const update{x, x_stride, y, y_stride, in, kept_hidden.data()};
+  Products const products{x, x_stride, y, y_stride, in, kept_hidden.data()};
   if (todo < num_threads() && work > ENOUGH) {
     by_columns(pieces, [](const Rows& rows) { return rows.factors->rank; },
-               [&](const Rows& rows, int64_t from, int64_t to) { update.shrink(rows, from, to); });
+               [&](const Rows& rows, int64_t from, int64_t to) { products.shrink(rows, from, to); });
     by_columns(pieces, [](const Rows& rows) { return rows.factors->out; },
-               [&](const Rows& rows, int64_t from, int64_t to) { update.expand(rows, from, to, nullptr); });
+               [&](const Rows& rows, int64_t from, int64_t to) { products.expand(rows, from, to); });
     return;
   }
-  int64_t const runs = least(todo, 3 * num_threads()); // of pieces one after another, so that each knows the next
+  int64_t const runs = least(todo, 3 * num_threads());
   auto const run = [&](int64_t g) {
-    int64_t const end = (g + 1) * todo / runs;
-    for (int64_t i = g * todo / runs; i < end; i++) {
-      update.shrink(pieces[i], 0, pieces[i].factors->rank);
-      update.expand(pieces[i], 0, pieces[i].factors->out, i + 1 < end ? &pieces[i + 1] : nullptr);
+    for (int64_t i = g * todo / runs; i < (g + 1) * todo / runs; i++) {
+      products.shrink(pieces[i], 0, pieces[i].factors->rank);
+      products.expand(pieces[i], 0, pieces[i].factors->out);
     }
   };
   if (work > ENOUGH) return parallel(runs, run);
   for (int64_t g = 0; g < runs; g++) run(g);
+}
+
+EXPORT void add_low_rank(const float* x, int64_t x_stride, float* y, int64_t y_stride, int64_t in, const Map* maps,
+                         int64_t map_count, const Segment* segments, int64_t segment_count) {
+  add_updates({maps, map_count, segments, segment_count}, x, x_stride, y, y_stride, in);
 }

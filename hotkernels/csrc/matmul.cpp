@@ -39,9 +39,8 @@ EXPORT void matmul(const float* x, int64_t x_group, int64_t x_stride, const void
       const float* const given = x + g * x_group;
       const T* const matrix = weights + g * w_group;
       float* const to = y + g * rows * out;
-      Ahead ahead = Ahead::of(matrix, 0, 0);
       if (transposed) Dots<T>{given, x_stride, matrix, w_stride, to, out, in}.run(row, row_end, column, column_end);
-      else Product<T>{given, x_stride, matrix, w_stride, to, out, in, out, false, &ahead}.run(row, row_end, column, column_end);
+      else Product<T>{given, x_stride, matrix, w_stride, to, out, in, out, false}.run(row, row_end, column, column_end);
     });
   });
 }

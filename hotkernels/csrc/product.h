@@ -7,18 +7,6 @@
 
 #include "stored.h"
 
-// Memory that will be read soon, fetched bit by bit while something else is computed.
-struct Ahead {
-  const char* next;
-  int64_t step; // bytes for each time
-
-  // `bytes` from `from` on, fetched over `times` calls; none are the best thing to do where nothing is known.
-  static Ahead of(const void* from, int64_t bytes, int64_t times) {
-    return {(const char*)from, times > 0 ? bytes / times + 1 : 0};
-  }
-  void fetch() { __builtin_prefetch(next); next += step; }
-};
-
 // Shape: x rows of `in` floats; w [in, out], rows w_stride apart; y rows of out floats. y += x @ w where `add`.
 template <class T> struct Product {
   const float* x;
@@ -29,7 +17,6 @@ template <class T> struct Product {
   int64_t y_stride;
   int64_t in, out;
   bool add;
-  Ahead* ahead; // is asked once for every row of w in every tile
 
   // Rows [row, row_end), columns [column, column_end); column is a multiple of W, column_end too or the last.
   void run(int64_t row, int64_t row_end, int64_t column, int64_t column_end) const {
@@ -85,7 +72,6 @@ template <class T> struct Product {
   }
 
   template <int ROWS, int WIDE> void step(vf (&sums)[ROWS][WIDE], int64_t row, int64_t k, int64_t column) const {
-    ahead->fetch();
     vf weights[WIDE];
     for (int v = 0; v < WIDE; v++) weights[v] = load(w + k * w_stride + column + v * W);
     for (int r = 0; r < ROWS; r++) {
@@ -118,7 +104,7 @@ template <class T> struct Dots {
   int64_t in;
 
   void run(int64_t row, int64_t row_end, int64_t column, int64_t column_end) const {
-    for (; row + 4 <= row_end; row += 4) columns<4, 2>(row, column, column_end);
+    for (; row + 4 <= row_end; row += 4) columns<4, W == 16 ? 4 : 2>(row, column, column_end); // as registers allow
     for (; row < row_end; row++) columns<1, 8>(row, column, column_end);
   }
 

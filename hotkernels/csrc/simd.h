@@ -51,11 +51,22 @@ static inline vf from_bits(vi v) { return (vf)v; }
 
 // Sum of the lanes, by halves: always the same order.
 static inline float sum(vf v) {
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+  __m256 const h = _mm512_castps512_ps256(v) + _mm512_extractf32x8_ps(v, 1);
+#else
+  __m256 const h = v;
+#endif
+  __m128 q = _mm256_castps256_ps128(h) + _mm256_extractf128_ps(h, 1);
+  q += _mm_movehl_ps(q, q);
+  return q[0] + q[1];
+#else
   float lane[W];
   store(lane, v);
   for (int n = W / 2; n > 0; n /= 2)
     for (int i = 0; i < n; i++) lane[i] += lane[i + n];
   return lane[0];
+#endif
 }
 
 static inline float largest(vf v) {

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from adapters.batch.low_rank import JoinedMaps
 from adapters.checkpoints import checkpoint
 from adapters.ops.replace import ReplaceParameters
 from adapters.ops.routed_experts import ExpertLowRank, Routed, expert_product
 from bases.model import experts_are_transposed
-from server.model.sites import BaseSite, change_output, changed_input
+from server.model.sites import NOTHING, BaseSite, change_output, changed_input
 from server.model.step import Step, current
 
 ModuleForward = Callable[[Tensor], Tensor]
@@ -29,20 +30,26 @@ ModuleForward = Callable[[Tensor], Tensor]
 def adapt_module(module: nn.Module, name: str, *, is_head: bool = False) -> None:
     """Let adapters' ops at ``name`` act on ``module``. The output head sees only the rows whose logits are wanted."""
     base: ModuleForward = module.forward
-    site = BaseSite(module)
+    site, maps = BaseSite(module), JoinedMaps({name: 0})
 
     def forward(x: Tensor) -> Tensor:
         checkpoint()
         step = current()
-        groups = step.groups.get(name)
-        if groups is None:
+        groups = step.groups.get(name, NOTHING)
+        updates = step.head_low_rank if is_head else step.low_rank
+        if updates is not None and not maps.change(updates):
+            updates = None
+        if groups is NOTHING and updates is None:
             return base(x)
         rows = x.reshape(-1, x.shape[-1])
         y = base(changed_input(rows, groups, step, site, at_head=is_head).view(x.shape))
         own = y.shape[-1] if is_head else 0
         if step.head_width > own > 0:
             y = pad(y, (0, step.head_width - own))  # for tokens that adapters brought
-        change_output(rows, y.view(-1, y.shape[-1]), groups, step, site, at_head=is_head, own=own)
+        changed = y.view(-1, y.shape[-1])
+        if updates is not None:
+            maps.add(rows, changed, updates)
+        change_output(rows, changed, groups, step, site, at_head=is_head, own=own)
         return y
 
     module.forward = forward

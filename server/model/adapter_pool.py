@@ -1,16 +1,21 @@
 """The adapters that are resident, and their ops stacked for the set of adapters in the batch.
 
-An adapter occupies what its tensors weigh; there are no slots. Stacking costs a copy of the active adapters, so a
-stack is kept as long as the batch's adapters are among its members, and a new one is made module by module, a part in
-each step: until its turn comes, a module has the stack it had, and whoever joined stands beside it.
+An adapter occupies what its tensors weigh; there are no slots. Low-rank updates of linear maps run from where they lie.
+Of other ops, stacking costs a copy of the active adapters, so a stack is kept as long as the batch's adapters are among
+its members, and a new one is made module by module, a part in each step: until its turn comes, a module has the stack
+it had, and whoever joined stands beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 from adapters.batch.grouped import Groups, group_ops
+from adapters.batch.low_rank import Ops, Places, RowUpdates, row_updates, split_low_rank
+from adapters.batch.rows import RowSegment
 from adapters.ops import Adapter, Op
+from hotkernels.low_rank import LowRankTable
 from server.adapter_key import AdapterKey
 
 STEP_BYTES = 64 << 20  # about 15 ms on a CPU
@@ -26,6 +31,9 @@ class AdapterPool:
 
     def __init__(self, step_bytes: int = STEP_BYTES) -> None:
         self._adapters: dict[AdapterKey, Adapter] = {}
+        self._places = Places()
+        self._low_rank: dict[AdapterKey, LowRankTable | None] = {}
+        self._ops: dict[AdapterKey, Ops] = {}  # all others
         self._nbytes = 0  # a running total: statistics ask for it in every step
         self._step_bytes = step_bytes
         self._stacked: frozenset[AdapterKey] = frozenset()
@@ -36,11 +44,13 @@ class AdapterPool:
         """Make an adapter resident."""
         assert key not in self._adapters, f"{key} is already resident"
         self._adapters[key] = adapter
+        self._low_rank[key], self._ops[key] = split_low_rank(adapter.ops, self._places)
         self._nbytes += adapter.nbytes
 
     def remove(self, key: AdapterKey) -> None:
         """Forget an adapter and every stack it may be part of."""
         self._nbytes -= self._adapters.pop(key).nbytes
+        del self._low_rank[key], self._ops[key]
         if key in self._stacked or self._waiting:
             self._stacked, self._groups, self._waiting = frozenset(), {}, {}
 
@@ -55,9 +65,14 @@ class AdapterPool:
         """Bytes of all resident adapters, the current stack not counted."""
         return self._nbytes
 
+    def low_rank(self, segments: Sequence[RowSegment]) -> RowUpdates | None:
+        """The low-rank updates of the rows in ``segments``, whose members are keys; None without any."""
+        tables = ((self._low_rank[cast(AdapterKey, s.member)], s.start, s.stop) for s in segments)
+        return row_updates(tables, self._places)
+
     def groups(self, active: frozenset[AdapterKey]) -> Mapping[str, Groups]:
-        """The ops of the ``active`` adapters by module. May hold further members, which have no rows."""
-        active = frozenset(key for key in active if self._adapters[key].ops)
+        """The other ops of the ``active`` adapters by module. May hold further members, which have no rows."""
+        active = frozenset(key for key in active if self._ops[key])
         if not active:
             return {}
         # Members that left cost idle products, members that join cost a copy of all: keep up to twice what is needed.
@@ -66,16 +81,15 @@ class AdapterPool:
         self._stack()
         return self._groups
 
-    @property
-    def num_logits(self) -> int:
-        """The most logits of an adapter whose ops ``groups`` gave out last; 0 when none differs from the base."""
-        return max((self._adapters[key].num_logits or 0 for key in self._stacked), default=0)
+    def num_logits(self, active: frozenset[AdapterKey]) -> int:
+        """The most logits of an ``active`` adapter; 0 when none differs from the base."""
+        return max((self._adapters[key].num_logits or 0 for key in active), default=0)
 
     def _join(self, active: frozenset[AdapterKey]) -> None:
         """Let ``active`` adapters act at once, without a copy, and have their stacks made."""
         by_module: dict[str, _Members] = {}
         for key in sorted(active, key=str):
-            for module, ops in self._adapters[key].ops.items():
+            for module, ops in self._ops[key].items():
                 by_module.setdefault(module, {})[key] = ops
         self._groups = {module: _beside(self._groups.get(module), ops) for module, ops in by_module.items()}
         self._stacked, self._waiting = active, by_module

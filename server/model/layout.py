@@ -127,19 +127,22 @@ def assemble(inputs: ModelInput, cache: KVCache, pool: AdapterPool, device: torc
     placed = place(inputs.sequences)
     by_adapter = sorted(placed, key=lambda p: p.row)
     embed_rows, embeds = virtual_rows(by_adapter, pool, device)
-    groups = pool.groups(frozenset(p.sequence.adapter for p in placed if p.sequence.adapter is not None))
+    active = frozenset(p.sequence.adapter for p in placed if p.sequence.adapter is not None)
+    segments, at_head = row_segments(by_adapter), head_segments(placed)
     decode, prefills = (None, []) if cache.is_read_in_place else _parts(by_adapter, cache.block_size, device)
     step = Step(
         cache=cache,
         slots=new_slots(by_adapter, cache.block_size, device),
         decode=decode,
         prefills=prefills,
-        segments=row_segments(by_adapter),
-        head_segments=head_segments(placed),
-        groups=groups,
+        segments=segments,
+        head_segments=at_head,
+        groups=pool.groups(active),
+        low_rank=pool.low_rank(segments),
+        head_low_rank=pool.low_rank(at_head),
         embed_rows=embed_rows,
         embeds=embeds,
-        head_width=pool.num_logits if groups else 0,
+        head_width=pool.num_logits(active),
         sequences=_sequences(by_adapter, cache.block_size) if device.type == "cpu" else None,
         num_positions=max((p.total for p in placed), default=0),
     )

@@ -141,8 +141,9 @@ class ModelRunner:
         return [warning] if warning else []
 
     def _place(self, tensor: Tensor) -> Tensor:
-        """``tensor`` on the base's device, in its compute type unless it holds indices."""
-        return tensor.to(self._base.device, self._base.dtype if tensor.is_floating_point() else tensor.dtype)
+        """``tensor`` on the base's device, in its compute type unless it holds indices, or fewer bits than that."""
+        is_small = not tensor.is_floating_point() or self._base.dtype == torch.float32
+        return tensor.to(self._base.device, tensor.dtype if is_small else self._base.dtype)
 
     def install(self, key: AdapterKey, adapter: Adapter) -> None:
         """Make a prepared adapter available to the next step."""

@@ -11,6 +11,8 @@ from torch.func import functional_call
 from adapters.batch.grouped import Groups
 from server.model.step import Step
 
+NOTHING = Groups()
+
 
 class BaseSite:
     """The base's own module at a place where adapters act; see ``adapters.ops.Site``. To be made before binding."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from adapters.batch.grouped import Groups
+from adapters.batch.low_rank import RowUpdates
 from adapters.batch.rows import RowPlan, RowSegment, plan_rows
 from hotkernels.attention import Sequences
 from server.model.kv_cache import KVCache
@@ -81,9 +82,10 @@ class Step:
     On the CPU ``sequences`` say what the rows attend to, ``num_positions`` being those of the longest; where the cache
     is not read in place ``decode`` and ``prefills`` do, whose slots are read first.
     ``segments`` say which rows of the batch belong to which adapter, ``head_segments`` the same for the rows whose
-    logits are wanted, which alone reach the output head. ``groups`` are the adapters' ops by module; ``embed_rows``
-    [N] and ``embeds`` [N, hidden] replace embeddings. ``head_width`` is how many columns the output head must have at
-    least, for adapters that brought tokens.
+    logits are wanted, which alone reach the output head. ``low_rank`` and ``head_low_rank`` are the low-rank updates of
+    linear maps for these rows; ``groups`` are the adapters' other ops by module; ``embed_rows`` [N] and ``embeds``
+    [N, hidden] replace embeddings. ``head_width`` is how many columns the output head must have at least, for adapters
+    that brought tokens.
     """
 
     cache: KVCache
@@ -93,6 +95,8 @@ class Step:
     segments: Sequence[RowSegment]
     head_segments: Sequence[RowSegment]
     groups: Mapping[str, Groups]
+    low_rank: RowUpdates | None = None
+    head_low_rank: RowUpdates | None = None
     embed_rows: Tensor | None = None
     embeds: Tensor | None = None
     head_width: int = 0

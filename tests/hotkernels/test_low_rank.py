@@ -1,7 +1,8 @@
-"""Low-rank updates of many adapters in one call."""
+"""Low-rank updates of many adapters in one call, and in the call of the product that they change."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
@@ -9,13 +10,14 @@ import torch
 from torch import Tensor
 
 from hotkernels import native
+from hotkernels.linear import NATIVE_LINEAR_UPDATED, PackedWeight, StoredWeight, linear, pack
 from hotkernels.low_rank import (
     LowRankFactors,
+    LowRankMaps,
     LowRankRows,
     LowRankTable,
     add_low_rank,
     add_low_rank_torch,
-    row_segments,
 )
 from tests.hotkernels.conftest import THREADS
 
@@ -30,17 +32,28 @@ SEGMENTS = {
 IN, OUT, ROWS = 77, 51, 40
 
 
+ALONE = LowRankMaps([(0, 0)])
+Update = tuple[int, int, Tensor, Tensor]  # rows start .. stop by factors a and b
+
+
 def factors(rank: int, dtype: torch.dtype, out: int = OUT) -> tuple[Tensor, Tensor]:
     return torch.randn(IN, rank).to(dtype), torch.randn(rank, out).to(dtype)
 
 
-def exact(x: Tensor, y: Tensor, updates: list[LowRankRows]) -> tuple[Tensor, Tensor]:
+def rows_of(updates: Sequence[Update]) -> LowRankRows:
+    return LowRankRows([(LowRankTable([LowRankFactors(a, b)]), start, stop) for start, stop, a, b in updates])
+
+
+def add(x: Tensor, y: Tensor, updates: Sequence[Update]) -> None:
+    add_low_rank(x, y, ALONE, rows_of(updates))
+
+
+def exact(x: Tensor, y: Tensor, updates: Sequence[Update]) -> tuple[Tensor, Tensor]:
     """The result in fp64, and what its roundings are relative to."""
     y, size = y.double(), y.double().abs()
-    for rows in updates:
-        part = slice(rows.start, rows.stop)
-        y[part] += x[part].double() @ rows.a.double() @ rows.b.double()
-        size[part] += x[part].double().abs() @ rows.a.double().abs() @ rows.b.double().abs()
+    for start, stop, a, b in updates:
+        y[start:stop] += x[start:stop].double() @ a.double() @ b.double()
+        size[start:stop] += x[start:stop].double().abs() @ a.double().abs() @ b.double().abs()
     return y, size
 
 
@@ -49,10 +62,10 @@ def exact(x: Tensor, y: Tensor, updates: list[LowRankRows]) -> tuple[Tensor, Ten
 @pytest.mark.parametrize("rank", [1, 3, 8, 16, 33, 130])
 @pytest.mark.usefixtures("variant")
 def test_updates_are_their_twin(name: str, dtype: torch.dtype, rank: int) -> None:
-    updates = [LowRankRows(*rows, *factors(rank + i, dtype)) for i, rows in enumerate(SEGMENTS[name])]
+    updates = [(*rows, *factors(rank + i, dtype)) for i, rows in enumerate(SEGMENTS[name])]
     x, y = torch.randn(ROWS, IN), torch.randn(ROWS, OUT)
     wanted, size = exact(x, y, updates)
-    add_low_rank(x, y, updates)
+    add(x, y, updates)
     # one rounding for every term of either sum, and of their sum
     assert bool(((y - wanted).abs() <= (IN + rank + 8) * 2**-24 * size).all())
 
@@ -65,12 +78,12 @@ def test_a_row_is_the_same_in_any_batch(variant: str, rank: int) -> None:
     x, before = torch.randn(70, IN), torch.randn(70, OUT)
     alone = before.clone()
     for i in range(len(x)):
-        add_low_rank(x[i : i + 1], alone[i : i + 1], [LowRankRows(0, 1, a, b)])
+        add(x[i : i + 1], alone[i : i + 1], [(0, 1, a, b)])
     for threads in THREADS:
         native.set_num_threads(threads)
         for bounds in ([0, 70], [0, 1, 3, 40, 70], [0, 2, 9, 26, 70]):
             y = before.clone()
-            add_low_rank(x, y, [LowRankRows(*rows, a, b) for rows in pairwise(bounds)])
+            add(x, y, [(*rows, a, b) for rows in pairwise(bounds)])
             assert torch.equal(y, alone)
 
 
@@ -82,49 +95,103 @@ def test_columns_are_shared_out_without_a_trace(variant: str) -> None:
     for threads in THREADS:
         native.set_num_threads(threads)
         results.append(torch.zeros(2, 1100))
-        add_low_rank(x, results[-1], [LowRankRows(0, 2, a, b)])
+        add(x, results[-1], [(0, 2, a, b)])
     assert all(torch.equal(y, results[0]) for y in results)
 
 
 @pytest.mark.usefixtures("variant")
 def test_rows_may_lie_apart_and_others_stay() -> None:
     wide_x, wide_y = torch.randn(9, 2 * IN), torch.randn(9, 2 * OUT)
-    before, updates = wide_y.clone(), [LowRankRows(2, 7, *factors(5, torch.bfloat16))]
+    before, updates = wide_y.clone(), [(2, 7, *factors(5, torch.bfloat16))]
     y = wide_y[:, 10 : 10 + OUT].contiguous()
-    add_low_rank(wide_x[:, 3 : 3 + IN], wide_y[:, 10 : 10 + OUT], updates)
-    add_low_rank(wide_x[:, 3 : 3 + IN].contiguous(), y, updates)
+    add(wide_x[:, 3 : 3 + IN], wide_y[:, 10 : 10 + OUT], updates)
+    add(wide_x[:, 3 : 3 + IN].contiguous(), y, updates)
     assert torch.equal(wide_y[:, 10 : 10 + OUT], y)
     wide_y[2:7, 10 : 10 + OUT] = before[2:7, 10 : 10 + OUT]
     assert torch.equal(wide_y, before)
 
 
+def joined() -> tuple[LowRankMaps, LowRankRows, list[tuple[slice, list[Update]]]]:
+    """Two maps side by side, and adapters of both, the first, the last and neither; the same by column, map by map."""
+    q, k = factors(8, torch.float32, 40), factors(3, torch.float16, 24)
+    tables = [
+        LowRankTable([None, LowRankFactors(*k), LowRankFactors(*q)]),
+        LowRankTable([]),
+        LowRankTable([None, None, LowRankFactors(*q)]),
+        LowRankTable([LowRankFactors(*q), LowRankFactors(*k)]),
+    ]
+    rows = LowRankRows([(tables[2], 0, 2), (tables[1], 2, 3), (tables[3], 3, 4), (tables[0], 4, 7)])
+    apart: list[tuple[slice, list[Update]]] = [
+        (slice(0, 40), [(0, 2, *q), (4, 7, *q)]),
+        (slice(40, 64), [(3, 4, *k), (4, 7, *k)]),
+    ]
+    return LowRankMaps([(2, 0), (1, 40)]), rows, apart
+
+
 @pytest.mark.usefixtures("variant")
-def test_a_table_updates_maps_that_are_computed_in_one() -> None:
-    q, k = factors(8, torch.float32, 40), factors(3, torch.float16, 11)
-    table = LowRankTable([[LowRankFactors(*k, column=40), LowRankFactors(*q)], [], [LowRankFactors(*q)]])
-    x, y = torch.randn(7, IN), torch.randn(7, OUT)
-    apart = y.clone()
-    table.add(x, y, row_segments([(2, 0, 2), (1, 2, 3), (0, 4, 7)]))
-    add_low_rank(x, apart[:, :40], [LowRankRows(0, 2, *q), LowRankRows(4, 7, *q)])
-    add_low_rank(x, apart[:, 40:], [LowRankRows(4, 7, *k)])
-    assert torch.equal(y, apart)
+def test_maps_that_are_computed_in_one_are_updated_in_one() -> None:
+    maps, rows, apart = joined()
+    x, y = torch.randn(7, IN), torch.randn(7, 64)
+    wanted, twin = y.clone(), y.clone()
+    add_low_rank(x, y, maps, rows)
+    for columns, updates in apart:
+        add(x, wanted[:, columns], updates)
+    assert torch.equal(y, wanted)
+    add_low_rank_torch(x, twin, maps, rows)
+    torch.testing.assert_close(y, twin, rtol=0, atol=IN * 2**-24 * 200)
+
+
+WEIGHTS = {
+    "codes": lambda: StoredWeight(
+        torch.randint(0, 256, (64, 48), dtype=torch.uint8), torch.rand(64, 3).half(), torch.randn(64, 3).half()
+    ),
+    "codes of 8 bits": lambda: StoredWeight(torch.randint(-99, 99, (64, 96), dtype=torch.int8), torch.rand(64, 1)),
+    "floats": lambda: StoredWeight(torch.randn(64, 96).bfloat16()),
+}
+
+
+def updated(x: Tensor, weight: PackedWeight, maps: LowRankMaps, rows: LowRankRows) -> Tensor:
+    y = torch.full((len(x), weight.out_features), torch.nan)
+    NATIVE_LINEAR_UPDATED(
+        weight.address, x.data_ptr(), x.stride(0), len(x), None, y.data_ptr(), y.stride(0),
+        maps.address, maps.count, rows.address, rows.count,
+    )  # fmt: skip
+    return y
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+@pytest.mark.parametrize("count", [7, 150])
+def test_a_products_own_call_updates_it_too(variant: str, name: str, count: int) -> None:
+    if variant == native.TORCH:
+        pytest.skip("two calls where torch does the work")
+    weight, given = pack([WEIGHTS[name]()]), torch.randn(count, 96)
+    maps = LowRankMaps([(2, 0), (1, 40)])
+    f = [LowRankFactors(torch.randn(96, r), torch.randn(r, n)) for r, n in ((8, 40), (3, 24), (70, 40))]
+    tables = [LowRankTable([None, f[1], f[0]]), LowRankTable([None, f[1], f[2]]), LowRankTable([])]
+    rows = LowRankRows([(tables[0], 0, 1), (tables[1], 1, 3), (tables[2], 3, 4), (tables[0], 4, count)])
+    for threads in THREADS:
+        native.set_num_threads(threads)
+        wanted = linear(given, weight)
+        add_low_rank(given, wanted, maps, rows)
+        assert torch.equal(updated(given, weight, maps, rows), wanted)
+    assert torch.equal(updated(given, weight, maps, LowRankRows([])), linear(given, weight))
 
 
 @pytest.mark.usefixtures("variant")
 def test_no_rows_and_no_rank_are_no_update() -> None:
     x, y = torch.randn(3, IN), torch.randn(3, OUT)
     before = y.clone()
-    add_low_rank(x, y, [])
-    add_low_rank(x, y, [LowRankRows(1, 1, *factors(4, torch.float32)), LowRankRows(0, 2, *factors(0, torch.float32))])
+    add(x, y, [])
+    add(x, y, [(1, 1, *factors(4, torch.float32)), (0, 2, *factors(0, torch.float32))])
     assert torch.equal(y, before)
 
 
 @pytest.mark.usefixtures("variant")
 def test_numbers_that_are_none_spoil_their_own_row_only() -> None:
     x, y = torch.randn(8, IN), torch.zeros(8, OUT)
-    updates = [LowRankRows(0, 8, *factors(8, torch.float32))]
+    updates = [(0, 8, *factors(8, torch.float32))]
     x[3, 5] = torch.nan
-    add_low_rank(x, y, updates)
+    add(x, y, updates)
     assert bool(y[3].isnan().all())
     assert bool(y[[0, 1, 2, 4, 5, 6, 7]].isfinite().all())
 
@@ -135,15 +202,15 @@ def test_every_half_precision_number_is_read_exactly() -> None:
         numbers = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
         numbers = numbers[numbers.isfinite()]
         y = torch.zeros(1, len(numbers))
-        add_low_rank(torch.ones(1, 1), y, [LowRankRows(0, 1, torch.ones(1, 1), numbers[None].contiguous())])
+        add(torch.ones(1, 1), y, [(0, 1, torch.ones(1, 1), numbers[None].contiguous())])
         assert torch.equal(y[0], numbers.float())
 
 
 @pytest.mark.usefixtures("variant")
 def test_rows_of_other_types_are_rounded_to_them_at_the_end() -> None:
     x, y = torch.randn(4, IN).bfloat16(), torch.randn(4, OUT).bfloat16()
-    twin, updates = y.clone(), [LowRankRows(1, 3, *factors(4, torch.bfloat16))]
-    add_low_rank(x, y, updates)
-    add_low_rank_torch(x, twin, updates)
+    twin, updates = y.clone(), [(1, 3, *factors(4, torch.bfloat16))]
+    add(x, y, updates)
+    add_low_rank_torch(x, twin, ALONE, rows_of(updates))
     torch.testing.assert_close(y, twin, rtol=2**-7, atol=0.2)  # the twin rounds the update before it adds it
     assert torch.equal(y[[0, 3]], twin[[0, 3]])

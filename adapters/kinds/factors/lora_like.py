@@ -39,7 +39,7 @@ def compile_adalora(package: SavedAdapter, base: BaseSpec) -> Adapter:
         hint = "its rank is what rank_pattern or init_r in adapter_config.json says; or the base is another one"
         a = layer.tensor(_ADALORA_A, (r, layer.in_features), hint) * layer.tensor(_ADALORA_E, (r, 1), hint)
         b = layer.tensor(_ADALORA_B, (layer.out_features, r), hint) * _adalora_scale(config, r)
-        return (check_update(LowRank(a.T.contiguous(), b.T.contiguous()), layer.module),) if r else ()
+        return (check_update(LowRank(a.T, b.T.contiguous()), layer.module),) if r else ()
 
     return layers.compile(ops)
 
@@ -82,7 +82,7 @@ def compile_delora(package: SavedAdapter, base: BaseSpec) -> Adapter:
         lengths = a.norm(dim=1).clamp(min=_SMALLEST) * b.norm(dim=0).clamp(min=_SMALLEST)
         scales = layer.tensor(_BOUND, (1,)) / r / lengths
         inputs = a * layer.tensor(_NORMS, (layer.in_features,))
-        update = LowRank(inputs.T.contiguous(), (b * scales).T.contiguous())
+        update = LowRank(inputs.T, (b * scales).T.contiguous())
         return (check_update(update, layer.module),)
 
     return layers.compile(ops)
@@ -112,7 +112,7 @@ def compile_gralora(package: SavedAdapter, base: BaseSpec) -> Adapter:
         made = [check_update(BlockLowRank(a, b * scale), layer.module)]
         if config.hybrid_r:
             a, b = layer.tensor(_ACROSS[0], (config.hybrid_r, in_)), layer.tensor(_ACROSS[1], (out, config.hybrid_r))
-            made.append(check_update(LowRank(a.T.contiguous(), b.T.contiguous() * scale), layer.module))
+            made.append(check_update(LowRank(a.T, b.T.contiguous() * scale), layer.module))
         return tuple(made)
 
     return layers.compile(ops)

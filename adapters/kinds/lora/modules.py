@@ -131,7 +131,7 @@ def linear_ops(
     r, scale = rank_and_scale(module, config, matcher)
     a, b = linear_factors(module, found, shape, r, config)
     b = finite_factor(tensor_name(module, "lora_B.weight"), b * scale)
-    ops: list[Op] = [LowRank(a.T.contiguous(), b.T.contiguous())]
+    ops: list[Op] = [LowRank(a.T, b.T.contiguous())]
     if config.lora_bias:
         name = tensor_name(module, "lora_B.bias")
         trained = factor(module, found, "lora_B.bias")

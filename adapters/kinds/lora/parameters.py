@@ -67,7 +67,7 @@ def compile_parameters(
         elif module in base.routers:
             ops[module] = ReplaceParameters({"weight": base.weight(module) + scaled @ a.float()})
         else:
-            ops[module] = LowRank(a.float().T.contiguous(), scaled.T.contiguous())
+            ops[module] = LowRank(a.float().T, scaled.T.contiguous())
     return ops, rest
 
 

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adapters.batch.grouped import Groups
+from adapters.batch.low_rank import JoinedMaps, RowUpdates
 from adapters.batch.rows import RowSegment, plan_rows
 from adapters.checkpoints import checkpoint
 from bases.packed import PackedLinear
 from hotkernels import native
-from hotkernels.linear import NATIVE_LINEAR, PackedWeight, StoredWeight, linear, pack
+from hotkernels.linear import NATIVE_LINEAR, NATIVE_LINEAR_UPDATED, PackedWeight, StoredWeight, linear, pack
 from hotkernels.norm import layer_norm, rms_norm, rms_norm_native
 from server.model.lean.plan import NormPlan, Place
 from server.model.sites import BaseSite, change_output, changed_input
@@ -103,6 +104,8 @@ class Projection:
         ends = list(accumulate(_width(module) for module in modules))
         self._slices = [slice(end - _width(module), end) for end, module in zip(ends, modules, strict=True)]
         self.out_features = ends[-1]
+        columns = [part.start for part in self._slices]
+        self._maps = JoinedMaps(dict(zip(self.names, columns, strict=True)))
         self._bias = _joined_bias(modules)
         self._weight = _joined_weight(modules)
         self._address = None if self._weight is None else self._weight.address
@@ -113,16 +116,19 @@ class Projection:
     def __call__(self, x: Tensor, step: Step, *, at_head: bool = False) -> Tensor:
         """The outputs for ``x`` [T, in]; wider at the head in a batch with adapters that brought tokens."""
         checkpoint()
-        if not step.groups:
-            return self._all(x)
-        found = [step.groups.get(name) for name in self.names]
-        if not any(found):
-            return self._all(x)
-        y = self._given(x, found, step, at_head)
+        updates = step.head_low_rank if at_head else step.low_rank
+        found = [step.groups.get(name) for name in self.names] if step.groups else []
+        is_wider = at_head and step.head_width > self.out_features
+        if not is_wider and not any(groups is not None and groups.before for groups in found):
+            y = self._all(x, updates)
+        else:
+            y = self._given(x, found, step, at_head)
+            if is_wider:
+                y = F.pad(y, (0, step.head_width - self.out_features))  # for tokens that adapters brought
+            if updates is not None:
+                self._maps.add(x, y, updates)
         own = self.out_features if at_head else 0
-        if step.head_width > own > 0:
-            y = F.pad(y, (0, step.head_width - own))  # for tokens that adapters brought
-        for groups, site, part in zip(found, self._sites, self._slices, strict=True):
+        for groups, site, part in zip(found, self._sites, self._slices, strict=False):
             if groups is not None:
                 change_output(x, y if own else y[:, part], groups, step, site, at_head=at_head, own=own)
         return y
@@ -130,23 +136,33 @@ class Projection:
     def _given(self, x: Tensor, found: Sequence[Groups | None], step: Step, at_head: bool) -> Tensor:
         """The base's product, of an input that adapters may have changed for one map or the other."""
         if not any(groups is not None and groups.before for groups in found):
-            return self._all(x)
+            return self._all(x, None)
         y = x.new_empty(len(x), self.out_features)
         for groups, site, part, weight in zip(found, self._sites, self._slices, self._parts, strict=True):
             given = x if groups is None else changed_input(x, groups, step, site, at_head=at_head)
             y[:, part] = linear(given, weight, None if self._bias is None else self._bias[part])
         return y
 
-    def _all(self, x: Tensor) -> Tensor:
+    def _all(self, x: Tensor, updates: RowUpdates | None) -> Tensor:
+        """The base's product, with low-rank ``updates`` of it."""
         if self._address is not None:  # without checks: a step has a hundred products
             rows, width = x.shape[0], self.out_features
             y = torch.empty(rows, width)
-            NATIVE_LINEAR(self._address, x.data_ptr(), x.stride(0), rows, self._bias_address, y.data_ptr(), width)
+            product = self._address, x.data_ptr(), x.stride(0), rows, self._bias_address, y.data_ptr(), width
+            if updates is None:
+                NATIVE_LINEAR(*product)
+            else:
+                maps, of_rows = self._maps.among(updates.places), updates.rows
+                NATIVE_LINEAR_UPDATED(*product, maps.address, maps.count, of_rows.address, of_rows.count)
             return y
         if self._weight is not None:
-            return linear(x, self._weight, self._bias)
-        y = torch.cat([linear(x, weight) for weight in self._parts], -1)
-        return y if self._bias is None else y.add_(self._bias)
+            y = linear(x, self._weight, self._bias)
+        else:
+            y = torch.cat([linear(x, weight) for weight in self._parts], -1)
+            y = y if self._bias is None else y.add_(self._bias)
+        if updates is not None:
+            self._maps.add(x, y, updates)
+        return y
 
 
 def _width(module: nn.Module) -> int:

@@ -40,14 +40,16 @@ def encoder_pass(inputs: ModelInput, cache: KVCache, pool: AdapterPool, device: 
     by_row = sorted(place(sequences), key=lambda p: p.row)
     slots = [slots_of(p, cache.block_size, device)[p.sequence.start :] for p in by_row]
     embed_rows, embeds = virtual_rows(by_row, pool, device)
+    segments = row_segments(by_row)
     step = Step(
         cache=cache,
         slots=torch.cat(slots),
         decode=None,
         prefills=[PrefillPart(p.row, p.count, 0, s[None]) for p, s in zip(by_row, slots, strict=True)],
-        segments=row_segments(by_row),
+        segments=segments,
         head_segments=[],
         groups=_groups(sequences, pool),
+        low_rank=pool.low_rank(segments),
         embed_rows=embed_rows,
         embeds=embeds,
     )
@@ -61,14 +63,17 @@ def decoder_pass(inputs: ModelInput, cache: KVCache, pool: AdapterPool, device: 
     by_row = sorted(placed, key=lambda p: p.row)
     rows = [_ReadSlots.of(p, cache.block_size, pool, device) for p in by_row]
     one, many = [r for r in rows if r.placed.count == 1], [r for r in rows if r.placed.count > 1]
+    segments, at_head = row_segments(by_row), head_segments(placed)
     step = DecoderStep(
         cache=cache,
         slots=torch.cat([r.own[-r.placed.count :] for r in rows]),
         decode=_decode_part(one, [r.own for r in one], device),
         prefills=[PrefillPart(r.placed.row, r.placed.count, len(r.own) - r.placed.count, r.own[None]) for r in many],
-        segments=row_segments(by_row),
-        head_segments=head_segments(placed),
+        segments=segments,
+        head_segments=at_head,
         groups=_groups(sequences, pool),
+        low_rank=pool.low_rank(segments),
+        head_low_rank=pool.low_rank(at_head),
         cross=_decode_part(one, [r.source for r in one], device),
         cross_prefills=[PrefillPart(r.placed.row, r.placed.count, 0, r.source[None]) for r in many],
     )
