@@ -31,7 +31,8 @@ class LeanDecoder:
     @property
     def has_exact_rows(self) -> bool:
         """Whether with native kernels nothing depends on other rows: what runs as the model's own modules might."""
-        return all(isinstance(layer.mlp, MlpPlan) for layer in self._plan.layers)
+        own_parts = all(isinstance(layer.mlp, MlpPlan) for layer in self._plan.layers)
+        return own_parts and all(table.is_fixed for table in self._plan.tables)
 
     def logits(self, batch: Assembled) -> Tensor:
         """The logits of the rows that are wanted, [n, vocab_size]. Only inside of ``computing(batch.step)``."""
