@@ -194,14 +194,11 @@ class Engine:
         """Guess how running requests go on, where it pays to have guesses computed with the next step."""
         if self._draft_size is None:
             return
-        able = [request for request in self.scheduler.running if request.draft_room > 0]
-        lookups = [request.look_up() for request in able]
-        chances = [
-            lookup.chances(min(request.draft_room, MAX_DRAFT)) for request, lookup in zip(able, lookups, strict=True)
-        ]
-        generating = sum(request.num_pending_tokens == 1 for request in self.scheduler.running)
-        counts = self._draft_size.share(generating, chances)
-        for request, lookup, count in zip(able, lookups, counts, strict=True):
+        running, slots = self.scheduler.running, self.scheduler.slots
+        able = [(r, r.look_up()) for r in running if r.draft_room > 0 and slots[r.adapter].has_exact_rows]
+        chances = [lookup.chances(min(request.draft_room, MAX_DRAFT)) for request, lookup in able]
+        generating = sum(request.num_pending_tokens == 1 for request in running)
+        for (request, lookup), count in zip(able, self._draft_size.share(generating, chances), strict=True):
             request.draft = lookup.guess(count)
 
     def _mark_scheduled(self, scheduled: SchedulerOutput, now: float) -> None:

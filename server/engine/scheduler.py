@@ -36,12 +36,14 @@ class AdapterSlot:
     """What must be known of a resident adapter. A prefix adapter owns ``prefix_blocks``, others none.
 
     ``vocab_size`` is set when it is not the base's. An adapter with ``invocation_tokens`` acts only from these on.
+    Without ``has_exact_rows`` a row's last bits may depend on what is computed with it.
     """
 
     num_virtual_tokens: int = 0
     prefix_blocks: list[int] = field(default_factory=list)
     vocab_size: int | None = None
     invocation_tokens: tuple[int, ...] = ()
+    has_exact_rows: bool = True
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ from server.engine.draft_size import DraftSize
 from server.engine.engine import Engine
 from server.engine.messages import FinishReason, TokenLogprobs
 from server.engine.prompt_lookup import PromptLookup
+from server.engine.scheduler import AdapterSlot
 from tests.factory import VOCAB_SIZE
 from tests.server.engine.conftest import MakeEngine
 from tests.server.engine.driver import Driver, prompt_of
@@ -220,14 +221,16 @@ def test_batches_are_counted_with_drafts(make_engine: MakeEngine, oracle: type[O
     assert stats.batch_tokens == 3 + 9 - 1 + count - accepted
 
 
-@pytest.mark.parametrize("why", ["config", "rows", "request"])
+@pytest.mark.parametrize("why", ["config", "rows", "request", "adapter"])
 def test_nothing_is_drafted_where_it_is_off(make_engine: MakeEngine, why: str) -> None:
     runner = ToyRunner()
     runner.has_exact_rows = why != "rows"
     harness = make_engine(runner, speculation="off" if why == "config" else "auto")
-    assert (harness.engine._draft_size is None) == (why != "request")
-    if why == "request":
+    assert (harness.engine._draft_size is None) == (why in {"config", "rows"})
+    if harness.engine._draft_size is not None:
         draft_everything(harness.engine)
+    if why == "adapter":
+        harness.engine.scheduler.slots[None] = AdapterSlot(has_exact_rows=False)
     harness.submit("r", [4] * 12, max_tokens=20, speculation=why != "request")
     assert drafted(harness.run()) == (0, 0)
 
