@@ -16,6 +16,7 @@ from bases.names import DTYPES, SERVED_QUANTIZATIONS
 DEFAULT_MODEL = "default"
 FORWARDS = ("auto", "generic")
 KV_DTYPES = (*DTYPES, "int8")
+SPECULATIONS = ("auto", "off")
 ENGINE, ADDRESS, KEYS, LIMITS = "base model and engine", "address", "keys", "limits and the rest"
 
 
@@ -45,6 +46,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     it is, serves a base from a GGUF file as that stored it, and makes nf4 of others; -dq quantizes the scales as well.
     ``dtype`` is one of DTYPES: auto means fp32 where native kernels compute, elsewhere bf16 where the device multiplies
     it natively, else fp32. ``forward`` is one of FORWARDS. ``kv_dtype`` is one of KV_DTYPES: auto means as ``dtype``.
+    ``speculation`` is one of SPECULATIONS.
     ``max_model_len`` and ``threads`` are 0 where nobody chose. ``chat_template_sha256`` is of the template that is
     served, which adapters must have been trained with, and ``end_token_ids`` end an output; empty: as the base's own
     files say. They are computed, so they have no flags.
@@ -71,6 +73,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = "auto"
     max_adapter_gb: Annotated[float, Flag(ENGINE, "memory for resident adapters; 0: what there is", "GB")] = 16.0
     prefix_caching: Annotated[bool, Flag(ENGINE, "share the KV of equal prompt beginnings")] = True
+    speculation: Annotated[
+        str,
+        Flag(ENGINE, "auto: guess tokens from what was there before and compute them along, where it pays; off", "HOW"),
+    ] = "auto"
     threads: Annotated[int, Flag(ENGINE, "CPU threads of the engine (default: torch's choice)", "N")] = 0
     adapter_templates: Annotated[
         bool, Flag(ENGINE, "render conversations of an adapter with the chat template that its package brings")
@@ -91,6 +97,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         chosen = (
             ("quantize", SERVED_QUANTIZATIONS), ("dtype", DTYPES), ("kv_dtype", KV_DTYPES), ("forward", FORWARDS),
+            ("speculation", SPECULATIONS),
         )  # fmt: skip
         for name, known in chosen:
             if (value := getattr(self, name)) not in known:

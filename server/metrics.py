@@ -98,6 +98,8 @@ class Series:
     queue: Histogram
     prompt_tokens: Counter
     generation_tokens: Counter
+    drafted_tokens: Counter
+    accepted_tokens: Counter
     finished: dict[str, Counter]
 
 
@@ -110,6 +112,7 @@ class RequestClock:
         self._now = now
         self._first = 0.0
         self._last = 0.0
+        self._drafted = self._accepted = 0
         self.count = 0
 
     def tokens(self, count: int, *, queued_seconds: float = 0.0) -> None:
@@ -126,12 +129,19 @@ class RequestClock:
         self._last = now
         self.count += count
 
+    def drafts(self, drafted: int, accepted: int) -> None:
+        """Of ``drafted`` tokens that were computed in addition, ``accepted`` were right."""
+        self._drafted += drafted
+        self._accepted += accepted
+
     def finish(self, reason: str, prompt_tokens: int) -> None:
         """The sequence ended: stop, length, abort or error."""
         series = self._series
         series.finished[reason].inc()
         series.prompt_tokens.inc(prompt_tokens)
         series.generation_tokens.inc(self.count)
+        series.drafted_tokens.inc(self._drafted)
+        series.accepted_tokens.inc(self._accepted)
         series.e2e.observe(self._now() - self._started)
         if self.count > 1:
             series.tpot.observe((self._last - self._first) / (self.count - 1))
@@ -180,6 +190,10 @@ class Metrics(LifecycleObserver):
         self._queue = self._histogram("request_queue_time_seconds", "Arrival to the first scheduling.", REQUEST_BUCKETS)
         self._prompt = self._counter("prompt_tokens_total", "Prompt tokens of finished sequences.")
         self._generated = self._counter("generation_tokens_total", "Output tokens of finished sequences.")
+        self._drafted = self._counter("drafted_tokens_total", "Drafted tokens of finished sequences, accepted or not.")
+        self._accepted = self._counter(
+            "accepted_tokens_total", "Drafted tokens that were right, and are in the output."
+        )
         self._requests = self._counter("requests_total", "Finished sequences.", (*LABELS, "finish_reason"))
         self._errors = self._counter("errors_total", "Requests answered by an error.", (*LABELS, "type"))
 
@@ -264,6 +278,8 @@ class Metrics(LifecycleObserver):
                 queue=self._queue.labels(*values),
                 prompt_tokens=self._prompt.labels(*values),
                 generation_tokens=self._generated.labels(*values),
+                drafted_tokens=self._drafted.labels(*values),
+                accepted_tokens=self._accepted.labels(*values),
                 finished={reason: self._requests.labels(*values, reason) for reason in FINISH_REASONS},
             )
         return self._cache[label]
@@ -273,6 +289,6 @@ class Metrics(LifecycleObserver):
         by_label = {"model": self._model, "adapter": label[0], "version": label[1]}
         for metric in (
             self._ttft, self._itl, self._tpot, self._e2e, self._queue,
-            self._prompt, self._generated, self._requests, self._errors,
+            self._prompt, self._generated, self._drafted, self._accepted, self._requests, self._errors,
         ):  # fmt: skip
             metric.remove_by_labels(by_label)

@@ -224,6 +224,8 @@ class ServerConfig(BaseModel):
     @classmethod
     def _as_written(cls, value: object, info: ValidationInfo) -> object:
         """YAML's numbers and dates where a text is wanted are text; its booleans and fractions are no whole numbers."""
+        if info.field_name == "speculation" and value is False:
+            return "off"  # which is a switch to YAML
         kind = cls.model_fields[str(info.field_name)].annotation
         if (isinstance(value, bool) and kind in (int, float, str)) or (isinstance(value, float) and kind is int):
             raise WrongKindError("a switch or a fraction")

@@ -60,6 +60,11 @@ class Adapter:
         return self.prompt.embeds.shape[0] if self.prompt is not None else 0
 
     @property
+    def has_exact_rows(self) -> bool:
+        """Whether with native kernels a row comes out the same to the last bit, whatever other rows there are."""
+        return all(op.HAS_EXACT_ROWS for ops in self.ops.values() for op in ops)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         return sum(t.numel() * t.element_size() for t in self.tensors())

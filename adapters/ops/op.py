@@ -38,6 +38,8 @@ class Op(ABC):
     SIDE: ClassVar[Literal["input", "output"]] = "output"
     # Whether members are copied into one stack and run together. False for ops that weigh too much to copy.
     STACKS: ClassVar[bool] = True
+    # Whether with native kernels a row comes out the same to the last bit, whatever other rows there are.
+    HAS_EXACT_ROWS: ClassVar[bool] = True
 
     @abstractmethod
     def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:

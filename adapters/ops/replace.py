@@ -54,6 +54,7 @@ class ReplaceParameters(Op):
     """
 
     STACKS: ClassVar[bool] = False
+    HAS_EXACT_ROWS: ClassVar[bool] = False  # torch computes
 
     parameters: Mapping[str, Tensor]
 

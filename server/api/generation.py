@@ -114,6 +114,7 @@ class Sequence:
 
     def _consume(self, output: RequestOutput) -> TextDelta:
         self._clock.tokens(len(output.token_ids), queued_seconds=output.queued_seconds)
+        self._clock.drafts(output.drafted_tokens, output.accepted_tokens)
         self._check(output)
         shown = output.token_ids[:-1] if output.stop_token_id is not None else output.token_ids
         piece, places = self._text.push(shown)

@@ -351,6 +351,7 @@ def _sampling(body: SamplingBody, max_tokens: int, logprobs: int | None, ends: t
         ignore_eos=bool(body.ignore_eos),
         logprobs=logprobs,
         prompt_logprobs=max(of_prompt, default=None),
+        speculation=body.speculation is not False,
     )
 
 

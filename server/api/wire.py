@@ -170,6 +170,7 @@ class SamplingBody(ModelBody):
     skip_special_tokens: bool | None = None
     cache_salt: str | None = Field(None, max_length=256)
     prompt_logprobs: Integer | None = Field(None, ge=0, le=20)
+    speculation: bool | None = None
 
     @field_validator("stop")
     @classmethod

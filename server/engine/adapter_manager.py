@@ -134,7 +134,9 @@ class Loading:
         except Exception:
             self._scheduler.blocks.release(blocks)
             raise
-        slot = AdapterSlot(adapter.num_virtual_tokens, blocks, adapter.vocab_size, adapter.invocation_tokens)
+        slot = AdapterSlot(
+            adapter.num_virtual_tokens, blocks, adapter.vocab_size, adapter.invocation_tokens, adapter.has_exact_rows
+        )
         self._scheduler.add_adapter(self._key, slot)
 
     def _check_content(self, prepared: PreparedAdapter) -> None:

@@ -14,6 +14,7 @@ from server.adapter_key import AdapterKey
 from server.config import EngineConfig
 from server.engine.adapter_manager import AdapterManager
 from server.engine.block_manager import BlockManager
+from server.engine.draft_size import DraftSize
 from server.engine.executor import Executor, Runner, StepResult, scheduled_work
 from server.engine.messages import (
     EngineRequest,
@@ -31,6 +32,7 @@ from server.engine.step_budget import StepBudget
 
 KV_EXHAUSTED = "The prompt does not fit into the KV cache beside the resident prefix adapters."
 NOT_RESIDENT = "The adapter {} is not loaded."
+MAX_DRAFT = 16  # tokens: twice as many would hardly gain anything even where nearly all are right
 IDLE_WAIT = 0.01  # seconds that a step with nothing to compute waits for an adapter that is being loaded
 
 
@@ -62,6 +64,8 @@ class Engine:
         self.adapters = AdapterManager(runner, self.scheduler, max_bytes=ceil(config.max_adapter_gb * 1e9))
         self._executor = Executor(runner, Sampler())
         self._budget = StepBudget()
+        # Drafted tokens must give what others give: where rows depend on what is beside them they might not.
+        self._draft_size = DraftSize() if config.speculation == "auto" and runner.has_exact_rows else None
         self._arrivals = 0
         self._outputs: list[RequestOutput] = []
         self._totals = _Totals()
@@ -118,6 +122,7 @@ class Engine:
         """Compute one step for all requests that are scheduled, and return everything there is to tell."""
         self._install_adapters()
         started = time.monotonic()
+        self._draft()
         scheduled = self.scheduler.schedule(self._budget.prompt_tokens())
         self._mark_scheduled(scheduled, started)
         results = self._executor.run(scheduled_work(scheduled, self.scheduler.requests))
@@ -185,6 +190,17 @@ class Engine:
                 return
         self.scheduler.add(request)
 
+    def _draft(self) -> None:
+        """Guess how running requests go on, where it pays to have guesses computed with the next step."""
+        if self._draft_size is None:
+            return
+        running, slots = self.scheduler.running, self.scheduler.slots
+        able = [(r, r.look_up()) for r in running if r.draft_room > 0 and slots[r.adapter].has_exact_rows]
+        chances = [lookup.chances(min(request.draft_room, MAX_DRAFT)) for request, lookup in able]
+        generating = sum(request.num_pending_tokens == 1 for request in running)
+        for (request, lookup), count in zip(able, self._draft_size.share(generating, chances), strict=True):
+            request.draft = lookup.guess(count)
+
     def _mark_scheduled(self, scheduled: SchedulerOutput, now: float) -> None:
         for request_id in scheduled.num_tokens:
             request = self.scheduler.requests[request_id]
@@ -193,28 +209,38 @@ class Engine:
 
     def _learn(self, scheduled: SchedulerOutput, seconds: float) -> None:
         counts = scheduled.num_tokens.values()
-        if counts:
-            prompts = sum(count for count in counts if count > 1)
-            self._budget.observe(prompts, sum(counts) - prompts, seconds)
+        if not counts:
+            return
+        prompts = sum(count for count in counts if count > 1)
+        streams = sum(counts) - prompts
+        self._budget.observe(prompts, streams, seconds)
+        if self._draft_size is not None and not prompts:
+            drafted = sum(len(self.scheduler.requests[request_id].draft) for request_id in scheduled.num_tokens)
+            self._draft_size.observe(streams + drafted, seconds)
 
     def _update(self, result: StepResult) -> None:
         request = result.work.request
         if result.error is not None:
             self._end(request, FinishReason.ERROR, result.error)
             return
-        self.scheduler.update(request, result.work.num_tokens)
+        first = request.num_output_tokens == 0
+        tokens, reason = self._append(request, result.tokens)
+        self.scheduler.update(request, result.work.num_tokens + max(0, len(tokens) - 1))
         if result.prompt_logprobs:
             self._tell_prompt(request, result.prompt_logprobs)
-        if result.token is not None:
-            self._append(request, result.token, result.logprobs)
+        if tokens:
+            self._tell(request, result, first=first, tokens=tokens, finish_reason=reason)
         elif request.num_pending_tokens == 0:  # only the prompt was wanted
-            self._tell(request, first=True, finish_reason=FinishReason.LENGTH)
+            self._tell(request, result, first=True, tokens=[], finish_reason=FinishReason.LENGTH)
 
-    def _append(self, request: Request, token: int, logprobs: TokenLogprobs | None) -> None:
-        first = request.num_output_tokens == 0
-        reason = request.append(token)
-        self.scheduler.waiting.charge_output(request)
-        self._tell(request, first=first, token=token, finish_reason=reason, logprobs=logprobs)
+    def _append(self, request: Request, tokens: list[int]) -> tuple[list[int], FinishReason | None]:
+        """Add tokens up to one that ends the request; returns those added, and why it is over, if it is."""
+        for i, token in enumerate(tokens):
+            reason = request.append(token)
+            self.scheduler.waiting.charge_output(request)
+            if reason is not None:
+                return tokens[: i + 1], reason
+        return tokens, None
 
     def _tell_prompt(self, request: Request, values: list[TokenLogprobs]) -> None:
         """Report what this step found of the prompt: all of it at once would keep others' tokens waiting behind it."""
@@ -226,24 +252,26 @@ class Engine:
     def _tell(
         self,
         request: Request,
+        result: StepResult,
         *,
         first: bool,
-        token: int | None = None,
-        finish_reason: FinishReason | None = None,
-        logprobs: TokenLogprobs | None = None,
+        tokens: list[int],
+        finish_reason: FinishReason | None,
     ) -> None:
         """Report progress of a request; the ``first`` report also says how it started, the last one ends it."""
         untold = request.sampling.prompt_logprobs is not None and len(request.prompt_ids) == 1
         self._outputs.append(
             RequestOutput(
                 request_id=request.request_id,
-                token_ids=[] if token is None else [token],
+                token_ids=tokens,
                 finish_reason=finish_reason,
-                stop_token_id=token if finish_reason is FinishReason.STOP else None,
-                logprobs=None if logprobs is None else [logprobs],
+                stop_token_id=tokens[-1] if finish_reason is FinishReason.STOP else None,
+                logprobs=result.logprobs and result.logprobs[: len(tokens)],
                 prompt_logprobs=[None] if first and untold else None,
                 cached_tokens=request.num_cached_tokens if first else 0,
                 queued_seconds=(request.scheduled_at or request.arrived_at) - request.arrived_at if first else 0.0,
+                drafted_tokens=len(result.work.draft),
+                accepted_tokens=max(0, len(tokens) - 1),
             )
         )
         if finish_reason is not None:
@@ -274,7 +302,7 @@ class Engine:
             self._totals.steps += 1
             self._totals.step_seconds += seconds
             self._totals.batch_requests += len(results)
-            self._totals.batch_tokens += sum(result.work.num_tokens for result in results)
+            self._totals.batch_tokens += sum(result.work.num_tokens + len(result.work.draft) for result in results)
         if results or self._outputs:
             messages.append(StepOutputs(self._outputs, self.stats(), seconds if results else 0.0))
             self._outputs = []

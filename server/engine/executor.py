@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -57,6 +58,10 @@ class Runner(Protocol):
         """Tokens that the decoder starts from after an encoder has read the prompt; empty without an encoder."""
 
     @property
+    def has_exact_rows(self) -> bool:
+        """Whether a row's logits are the same to the last bit whatever is computed with it, in whatever pieces."""
+
+    @property
     def base_fingerprint(self) -> str:
         """Identifies the base's weights; part of every KV block's hash."""
 
@@ -92,16 +97,22 @@ class Runner(Protocol):
 
 @dataclass(frozen=True)
 class Work:
-    """The part of a step that concerns one request."""
+    """The part of a step that concerns one request: ``num_tokens`` of its sequence, and a ``draft`` behind that."""
 
     request: Request
     num_tokens: int
     copy: tuple[int, int] | None = None
+    draft: Sequence[int] = ()
 
     @property
     def samples(self) -> bool:
         """Whether the next token can be chosen after this: all tokens are computed, and one is wanted."""
         return self.num_tokens == self.request.num_pending_tokens and self.request.max_tokens > 0
+
+    @property
+    def num_samples(self) -> int:
+        """Tokens to choose: the next one, and the one behind each that is drafted."""
+        return 1 + len(self.draft) if self.samples else 0
 
     @property
     def prompt_targets(self) -> range:
@@ -116,7 +127,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Batch:
-    """A model input and its work in the same order. Logits rows: per work its prompt rows, then its sample row."""
+    """A model input and its work in the same order. Logits rows: per work its prompt rows, then its sample rows."""
 
     work: list[Work]
     inputs: ModelInput
@@ -126,26 +137,31 @@ class Batch:
     @property
     def sampling(self) -> list[Request]:
         """The requests of ``sample_rows``."""
-        return [work.request for work in self.work if work.samples]
+        return [work.request for work in self.work for _ in range(work.num_samples)]
+
+    @property
+    def ahead(self) -> list[int]:
+        """How many drafted tokens stand before those to be chosen in ``sample_rows``."""
+        return [i for work in self.work for i in range(work.num_samples)]
 
 
 def scheduled_work(output: SchedulerOutput, requests: dict[str, Request]) -> list[Work]:
     """A step's work, rows of the same adapter next to each other as grouped kernels like them."""
-    work = [Work(requests[i], n, output.copies.get(i)) for i, n in output.num_tokens.items()]
+    work = [Work(requests[i], n, output.copies.get(i), requests[i].draft) for i, n in output.num_tokens.items()]
     return sorted(work, key=lambda w: str(w.request.adapter or ""))
 
 
 def make_batch(work: Sequence[Work]) -> Batch:
     """Lay out the model input for ``work``, in its order."""
-    sequences, sample_rows, prompt_rows = [], [], []
+    sequences, prompt_rows = [], []
+    sample_rows: list[int] = []
     row = 0
     for item in work:
         sequence = _sequence(item)
         sequences.append(sequence)
         prompt_rows.append(range(row, row + len(item.prompt_targets)))
         row += len(sequence.logits_at)
-        if item.samples:
-            sample_rows.append(row - 1)
+        sample_rows += range(row - item.num_samples, row)
     copies = [item.copy for item in work if item.copy]
     return Batch(list(work), ModelInput(sequences, copies), sample_rows, prompt_rows)
 
@@ -154,11 +170,10 @@ def _sequence(work: Work) -> SequenceInput:
     request = work.request
     start = request.num_computed_tokens
     logits_at = [target - 1 - start for target in work.prompt_targets]
-    if work.samples:
-        logits_at.append(work.num_tokens - 1)
+    logits_at += range(work.num_tokens - 1, work.num_tokens - 1 + work.num_samples)
     return SequenceInput(
         adapter=request.adapter,
-        token_ids=request.token_ids[start : start + work.num_tokens],
+        token_ids=[*request.token_ids[start : start + work.num_tokens], *work.draft],
         start=start,
         block_table=request.block_table,
         logits_at=logits_at,
@@ -175,11 +190,11 @@ NON_FINITE = "The model computed values that are not finite for this request; it
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step found for one request: a token if one was due, or why it failed."""
+    """What a step found for one request: tokens if one was due, several if drafted ones hold, or why it failed."""
 
     work: Work
-    token: int | None = None
-    logprobs: TokenLogprobs | None = None
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     error: str | None = None
 
@@ -193,16 +208,21 @@ class Executor:
         self._sampler = sampler
 
     def run(self, work: Sequence[Work]) -> list[StepResult]:
-        """Results in the order of ``work``. What raises is run again in halves, down to the single request."""
+        """Results in the order of ``work``. What raises is run again in halves, down to the single request.
+
+        That is run without its draft, which must not be why it fails.
+        """
         if not work:
             return []
         try:
             return self._run(make_batch(work))
         except Exception as error:  # noqa: BLE001 - whatever it is, it must cost only the requests that cause it
-            if len(work) == 1:
+            if len(work) == 1 and not work[0].draft:
                 return [_failed(work[0], error)]
         # Outside of the handler: the error holds the frames it went through, and with them all activations of the pass
         # that may have failed for want of memory.
+        if len(work) == 1:
+            return self.run([replace(work[0], draft=())])
         half = len(work) // 2
         return self.run(work[:half]) + self.run(work[half:])
 
@@ -210,14 +230,26 @@ class Executor:
         self.passes += 1
         logits = self._runner.execute(batch.inputs)
         every_row = len(batch.sample_rows) == len(logits)
-        sampled = self._sampler.sample(logits if every_row else logits[batch.sample_rows], batch.sampling)
-        tokens = iter(zip(sampled.token_ids, sampled.logprobs, strict=True))
+        sampled = self._sampler.sample(logits if every_row else logits[batch.sample_rows], batch.sampling, batch.ahead)
+        chosen = iter(zip(sampled.token_ids, sampled.logprobs, strict=True))
         results = []
         for work, rows in zip(batch.work, batch.prompt_rows, strict=True):
-            token, logprobs = next(tokens) if work.samples else (None, None)
+            kept = _without_refused(list(islice(chosen, work.num_samples)), work.draft)
+            told = [logprobs for _, logprobs in kept if logprobs is not None]
             prompt_logprobs = _prompt_logprobs(work, logits[rows.start : rows.stop]) if rows else []
-            results.append(StepResult(work, token, logprobs, prompt_logprobs))
+            results.append(StepResult(work, [token for token, _ in kept], told or None, prompt_logprobs))
         return results
+
+
+Chosen = tuple[int, TokenLogprobs | None]
+
+
+def _without_refused(chosen: list[Chosen], draft: Sequence[int]) -> list[Chosen]:
+    """The tokens that hold: those chosen behind drafted tokens that were chosen themselves, and the first other one."""
+    for i, (drafted, (token, _)) in enumerate(zip(draft, chosen, strict=False)):
+        if token != drafted:
+            return chosen[: i + 1]
+    return chosen
 
 
 def _failed(work: Work, error: Exception) -> StepResult:

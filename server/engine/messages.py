@@ -29,7 +29,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     one when the client gives none. ``logprobs`` n asks for the n most likely tokens besides the chosen one (0: only
     the chosen); None for none. ``prompt_logprobs`` likewise for prompt tokens. ``stop_token_ids`` end the output,
     as the base's end-of-sequence ids do unless ``ignore_eos``; neither before ``min_tokens``. Outputs are of
-    ``allowed_token_ids`` alone, unless that is empty, and hold none of the token sequences ``bad_words``.
+    ``allowed_token_ids`` alone, unless that is empty, and hold none of the token sequences ``bad_words``. Without
+    ``speculation`` no tokens are drafted; outputs are the same.
     """
 
     max_tokens: int
@@ -49,6 +50,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     ignore_eos: bool = False
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    speculation: bool = True
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -132,8 +134,8 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     ``token_ids`` are the new tokens (an end token included, which the API does not show). ``stop_token_id`` is the
     token that ended the request, if one did. ``prompt_logprobs`` comes in parts, as they are computed, the last before
     the first token or with it: joined, entry i is for prompt token i, None for the first. ``queued_seconds`` (arrival
-    to first scheduling) and ``cached_tokens`` come with the first token. ``error`` is set exactly when
-    ``finish_reason`` is ERROR.
+    to first scheduling) and ``cached_tokens`` come with the first token. Of ``drafted_tokens`` computed in addition,
+    ``accepted_tokens`` are among ``token_ids``. ``error`` is set exactly when ``finish_reason`` is ERROR.
     """
 
     request_id: str
@@ -144,6 +146,8 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     cached_tokens: int = 0
     queued_seconds: float = 0.0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     error: str | None = None
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from server.adapter_key import AdapterKey
 from server.engine.messages import EngineRequest, FinishReason, SamplingParams
+from server.engine.prompt_lookup import PromptLookup
 from server.model.inputs import NEVER, VIRTUAL
 
 
@@ -110,7 +111,7 @@ class Request:
     prompt is what it reads, and the decoder's ``num_start_tokens`` follow before the outputs. Its first
     ``num_computed_tokens`` have their KV in ``block_table``; the first ``num_published_blocks`` of those blocks need
     no publishing in the prefix cache (any more). ``arrival`` numbers the requests of an engine. The adapter acts from
-    position ``activate_from`` on.
+    position ``activate_from`` on. ``draft`` are tokens guessed to follow ``token_ids``, of the next step alone.
     """
 
     request_id: str
@@ -138,6 +139,8 @@ class Request:
     bias: TokenBias | None = None
     allowed: NDArray[np.int64] | None = None
     bad_words: BadWords | None = None
+    draft: list[int] = field(default_factory=list)
+    lookup: PromptLookup | None = None
 
     @classmethod
     def make(
@@ -194,10 +197,33 @@ class Request:
         """Tokens still to compute before the next one can be sampled."""
         return len(self.token_ids) - self.num_computed_tokens
 
+    def look_up(self) -> PromptLookup:
+        """What is known of how the sequence may go on."""
+        if self.lookup is None:
+            self.lookup = PromptLookup(self.token_ids, self.num_virtual_tokens)
+        self.lookup.read()
+        return self.lookup
+
+    @property
+    def num_tokens_with_draft(self) -> int:
+        """Tokens of the sequence with its draft."""
+        return len(self.token_ids) + len(self.draft)
+
     @property
     def wants_prompt_logprobs(self) -> bool:
         """Whether log-probabilities of prompt tokens are still missing."""
         return self.sampling.prompt_logprobs is not None and self.num_prompt_logprobs < len(self.prompt_ids)
+
+    @property
+    def draft_room(self) -> int:
+        """How many tokens may be drafted: one less than are still to come.
+
+        None amid a prompt, and where the choice of a token depends on what was chosen just before it.
+        """
+        follows_choices = self.history is not None or self.bad_words is not None or self.forbids_stop
+        if not self.sampling.speculation or follows_choices or self.num_pending_tokens != 1:
+            return 0
+        return self.max_tokens - self.num_output_tokens - 1 if self.num_output_tokens else 0
 
     @property
     def forbids_stop(self) -> bool:
@@ -227,6 +253,7 @@ class Request:
         self.block_table = []
         self.num_computed_tokens = 0
         self.num_published_blocks = 0
+        self.draft = []
 
 
 def find_problem(request: Request, vocab_size: int, max_model_len: int) -> str | None:

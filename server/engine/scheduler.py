@@ -36,12 +36,14 @@ class AdapterSlot:
     """What must be known of a resident adapter. A prefix adapter owns ``prefix_blocks``, others none.
 
     ``vocab_size`` is set when it is not the base's. An adapter with ``invocation_tokens`` acts only from these on.
+    Without ``has_exact_rows`` a row's last bits may depend on what is computed with it.
     """
 
     num_virtual_tokens: int = 0
     prefix_blocks: list[int] = field(default_factory=list)
     vocab_size: int | None = None
     invocation_tokens: tuple[int, ...] = ()
+    has_exact_rows: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,6 +189,7 @@ class Scheduler:
         """Share out the next step: running requests first, then preempted, then waiting ones.
 
         While some generate, at most ``prompt_tokens`` (None: any number) are of prompts, for which they have to wait.
+        Of requests' drafts stays what there is room for beside ``num_tokens``, to be computed in the same step.
         """
         output = SchedulerOutput()
         budget = self.config.max_num_batched_tokens
@@ -195,14 +198,19 @@ class Scheduler:
             budget -= count
             prompts -= count if count > 1 else 0
         self._admit(output, min(budget, prompts))
+        self._cut_drafts(output)
         return output
 
     def _is_generating(self) -> bool:
         return any(request.num_pending_tokens == 1 for request in self.running)
 
     def update(self, request: Request, num_tokens: int) -> None:
-        """Record that a step has computed ``num_tokens`` of a request, and publish the blocks that are full now."""
+        """Record that a step has computed ``num_tokens`` of a request, and publish the blocks that are full now.
+
+        Those of its draft that hold stand in ``token_ids`` and are counted; the rest of it is forgotten.
+        """
         request.num_computed_tokens += num_tokens
+        self._forget_draft(request)
         if not self.config.prefix_caching:
             return
         self._extend_hashes(request)
@@ -272,6 +280,29 @@ class Scheduler:
             pending = request.num_pending_tokens
             output.num_tokens[request.request_id] = pending if self.config.whole_prompts else min(pending, budget)
             budget -= output.num_tokens[request.request_id]
+
+    def _cut_drafts(self, output: SchedulerOutput) -> None:
+        """Give drafts what the step has left of its tokens, and blocks that are free: nobody gives way to them."""
+        budget = max(0, self.config.max_num_batched_tokens - sum(output.num_tokens.values()))
+        for request in self.running:
+            if request.request_id not in output.num_tokens:
+                request.draft = []
+            if not request.draft:
+                continue
+            num_blocks = len(request.block_table) + self.blocks.num_free
+            room = min(budget, num_blocks * self.blocks.block_size - len(request.token_ids))
+            del request.draft[room:]
+            missing = self.blocks.blocks_for(request.num_tokens_with_draft) - len(request.block_table)
+            request.block_table += self.blocks.allocate(max(0, missing))
+            budget -= len(request.draft)
+
+    def _forget_draft(self, request: Request) -> None:
+        """Free the blocks that only refused tokens needed."""
+        if request.draft:
+            request.draft = []
+            needed = self.blocks.blocks_for(len(request.token_ids))
+            self.blocks.release(request.block_table[needed:])
+            del request.block_table[needed:]
 
     def _place(self, request: Request, output: SchedulerOutput) -> bool:
         """Build a request's block table: the adapter's prefix, cached blocks, new blocks. False if they are short."""
@@ -361,7 +392,8 @@ class Scheduler:
         if request.status is not RequestStatus.RUNNING:
             assert not request.block_table, "only running requests hold blocks"
             assert request.num_computed_tokens == 0
+            assert not request.draft
         else:
             assert request.num_computed_tokens <= len(request.token_ids)
             assert self.blocks.blocks_for(request.num_computed_tokens) <= len(request.block_table)
-            assert len(request.block_table) <= self.blocks.blocks_for(len(request.token_ids))
+            assert len(request.block_table) <= self.blocks.blocks_for(request.num_tokens_with_draft)

@@ -50,9 +50,14 @@ def mask_unknown(logits: Tensor, segments: Sequence[RowSegment], pool: AdapterPo
 
 
 class Forward(Protocol):
-    """A base's architecture, as the runner sees it. ``start_ids`` begin the decoder's sequence after the prompt."""
+    """A base's architecture, as the runner sees it.
+
+    ``start_ids`` begin the decoder's sequence after the prompt. ``has_exact_rows``: with native kernels a row's logits
+    are the same to the last bit, whatever is computed with it and in whatever pieces.
+    """
 
     start_ids: list[int]
+    has_exact_rows: bool
 
     def layers(self) -> list[LayerShape]:
         """What each layer stores in the KV cache for one position."""
@@ -83,6 +88,7 @@ class DecoderForward(Forward):
 
     def __init__(self, base: LoadedBase, choice: str = "auto") -> None:
         self.start_ids: list[int] = []
+        self.has_exact_rows = False
         self._base, self._choice = base, choice
         self._num_logits = 0
         self._layers: list[LayerShape] = []
@@ -133,7 +139,7 @@ class DecoderForward(Forward):
         if isinstance(found, LeanDecoder):
             off = disagreement(found.logits, self._by_model, self._layers, self._num_logits)
             if off <= tolerance(self._base.quantization):
-                self._lean = found
+                self._lean, self.has_exact_rows = found, found.has_exact_rows
                 logger.info("lean forward, by the plan of the model; off by %.1g of the logits' spread", off)
                 return
             found = f"its plan gives other logits (off by {off:.2g} of their spread)"

@@ -73,6 +73,11 @@ class ModelRunner:
         return self._forward.start_ids
 
     @property
+    def has_exact_rows(self) -> bool:
+        """Whether a row's logits are the same to the last bit whatever is computed with it, in whatever pieces."""
+        return self._forward.has_exact_rows and self._cache.is_read_in_place
+
+    @property
     def num_blocks(self) -> int:
         """KV blocks in all."""
         return self._cache.num_blocks

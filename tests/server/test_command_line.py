@@ -39,7 +39,7 @@ def test_lists_repeat_or_have_commas(monkeypatch: pytest.MonkeyPatch) -> None:
 def example(name: str) -> str:
     """A value that ``name`` takes and that is not its default."""
     special = {"quantize": "int8", "dtype": "bfloat16", "kv_dtype": "int8", "forward": "generic", "log_level": "debug",
-               "adapter": "name=/path", "cors_origin": "https://a.example"}  # fmt: skip
+               "adapter": "name=/path", "cors_origin": "https://a.example", "speculation": "off"}  # fmt: skip
     by_kind: dict[Any, str] = {int: "3", float: "2.5", bool: "false" if Settings.model_fields[name].default else "true"}
     return special.get(name) or by_kind.get(Settings.model_fields[name].annotation, "text")
 
@@ -71,6 +71,7 @@ def test_every_setting_by_flag_environment_and_file(name: str, tmp_path: Path, m
         (["--quantize", "int4"], "--quantize must be one of auto, nf4, nf4-dq, fp4, fp4-dq, int8, gguf, none"),
         (["--kv-dtype", "int4"], "--kv-dtype must be one of auto, float32, bfloat16, float16, int8"),
         (["--forward", "fast"], "--forward must be one of auto, generic"),
+        (["--speculation", "on"], "--speculation must be one of auto, off, not 'on'"),
         (["--max-num-seqs", "0"], "--max-num-seqs must be at least 1"),
         (["--max-waiting-requests", "-1"], "--max-waiting-requests must be 0 or more"),
         (["--max-body-mb", "0"], "--max-body-mb must be above 0"),

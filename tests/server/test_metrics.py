@@ -35,6 +35,7 @@ def test_one_sequence() -> None:
     for seconds, count in ((0.5, 1), (0.2, 1), (0.6, 3), (0.1, 0)):
         now.time += seconds
         clock.tokens(count, queued_seconds=0.25)
+        clock.drafts(2 * count, count)
     clock.finish("stop", 7)
     assert value(metrics, "hotswap_time_to_first_token_seconds_sum", **LABELS) == pytest.approx(0.5)
     assert value(metrics, "hotswap_request_queue_time_seconds_sum", **LABELS) == pytest.approx(0.25)
@@ -43,6 +44,8 @@ def test_one_sequence() -> None:
     assert value(metrics, "hotswap_e2e_request_latency_seconds_sum", **LABELS) == pytest.approx(1.4)
     assert value(metrics, "hotswap_prompt_tokens_total", **LABELS) == 7
     assert value(metrics, "hotswap_generation_tokens_total", **LABELS) == 5
+    assert value(metrics, "hotswap_drafted_tokens_total", **LABELS) == 10
+    assert value(metrics, "hotswap_accepted_tokens_total", **LABELS) == 5
     assert value(metrics, "hotswap_requests_total", finish_reason="stop", **LABELS) == 1
     for reason in FINISH_REASONS:
         assert value(metrics, "hotswap_requests_total", finish_reason=reason, **LABELS) is not None

@@ -33,6 +33,8 @@ def join_outputs(outputs: Sequence[RequestOutput]) -> RequestOutput:
         prompt_logprobs=_join([output.prompt_logprobs for output in outputs]),
         cached_tokens=max(output.cached_tokens for output in outputs),
         queued_seconds=max(output.queued_seconds for output in outputs),
+        drafted_tokens=sum(output.drafted_tokens for output in outputs),
+        accepted_tokens=sum(output.accepted_tokens for output in outputs),
         error=last.error,
     )
 

@@ -61,9 +61,10 @@ class Sampler:
     """Greedy and random choice, in torch over all rows at once."""
 
     @torch.inference_mode()
-    def sample(self, logits: Tensor, requests: Sequence[Request]) -> SamplerOutput:
+    def sample(self, logits: Tensor, requests: Sequence[Request], ahead: Sequence[int] = ()) -> SamplerOutput:
         """The next token of each of ``requests``, whose logits are the rows of ``logits`` [n, vocab] fp32.
 
+        Where row i is for a token behind the request's draft, ``ahead[i]`` is how many of that stand before it.
         Raises NonFiniteLogitsError when a row has NaN or +infinity, or nothing but -infinity.
         """
         if not requests:
@@ -77,14 +78,15 @@ class Sampler:
             best, tokens = argmax(processed)
         rows = [i for i, r in enumerate(requests) if r.sampling.temperature > 0 and r.sampling.top_k != 1]
         if len(rows) == len(requests):
-            tokens = _draw(processed, best, requests)
+            tokens = _draw(processed, best, requests, ahead or [0] * len(requests))
         elif rows:
-            tokens[rows] = _draw(processed[rows], best[rows], [requests[i] for i in rows])
+            some, places = [requests[i] for i in rows], [ahead[i] if ahead else 0 for i in rows]
+            tokens[rows] = _draw(processed[rows], best[rows], some, places)
         token_ids: list[int] = tokens.tolist()
         return SamplerOutput(token_ids, _sample_logprobs(logits, token_ids, requests))
 
 
-def _draw(logits: Tensor, best: Tensor, requests: Sequence[Request]) -> Tensor:
+def _draw(logits: Tensor, best: Tensor, requests: Sequence[Request], ahead: Sequence[int]) -> Tensor:
     """One random token per row [n], each by its own parameters."""
     device = logits.device
     params = [r.sampling for r in requests]
@@ -94,7 +96,8 @@ def _draw(logits: Tensor, best: Tensor, requests: Sequence[Request]) -> Tensor:
         top_p=torch.tensor([p.top_p for p in params], dtype=torch.float64, device=device),
         min_p=torch.tensor([p.min_p for p in params], device=device),
     )
-    uniform = torch.from_numpy(uniforms([p.seed for p in params], [r.num_output_tokens for r in requests]))
+    counters = [r.num_output_tokens + skipped for r, skipped in zip(requests, ahead, strict=True)]
+    uniform = torch.from_numpy(uniforms([p.seed for p in params], counters))
     return draw(logits, best, temperature, filters, uniform.to(device))
 
 

@@ -28,6 +28,12 @@ class LeanDecoder:
         self._norm = None if plan.norm is None else Norm(plan.norm)
         self._head = Projection([plan.head])
 
+    @property
+    def has_exact_rows(self) -> bool:
+        """Whether with native kernels nothing depends on other rows: what runs as the model's own modules might."""
+        own_parts = all(isinstance(layer.mlp, MlpPlan) for layer in self._plan.layers)
+        return own_parts and all(table.is_fixed for table in self._plan.tables)
+
     def logits(self, batch: Assembled) -> Tensor:
         """The logits of the rows that are wanted, [n, vocab_size]. Only inside of ``computing(batch.step)``."""
         step, stream = batch.step, self._embed(batch.input_ids)

@@ -150,6 +150,7 @@ class Seq2SeqForward(Forward):
         start = getattr(base.model.generation_config, "decoder_start_token_id", None)
         start = base.model.config.decoder_start_token_id if start is None else start
         self.start_ids: list[int] = [int(base.model.config.pad_token_id if start is None else start)]
+        self.has_exact_rows = False  # it attends by torch
         bind_attention(base.model)
 
     @override

@@ -31,7 +31,8 @@ def test_metrics_of_a_request(server: Live) -> None:
         }
 
     def run() -> None:
-        server.post("/v1/completions", {"model": "prompt", "prompt": "abc", "max_tokens": 5, "ignore_eos": True})
+        body = {"model": "prompt", "prompt": "abc", "max_tokens": 5, "ignore_eos": True, "speculation": False}
+        server.post("/v1/completions", body)
 
     run()
     before = samples()
@@ -40,6 +41,7 @@ def test_metrics_of_a_request(server: Live) -> None:
     grown = {name: after[name] - before[name] for name in before if not name.endswith("_created")}
     assert grown["hotswap_prompt_tokens_total"] == 3
     assert grown["hotswap_generation_tokens_total"] == 5
+    assert grown["hotswap_drafted_tokens_total"] == grown["hotswap_accepted_tokens_total"] == 0
     assert grown["hotswap_requests_totallength"] == 1
     assert grown["hotswap_time_to_first_token_seconds_count"] == 1
     assert grown["hotswap_inter_token_latency_seconds_count"] == 4

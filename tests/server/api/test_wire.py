@@ -57,6 +57,8 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
     (CHAT, {"top_logprobs": 2}, "top_logprobs"),
     (CHAT, {"stream": "yes"}, "stream"),
+    (CHAT, {"speculation": "auto"}, "speculation"),
+    (TEXT, {"speculation": 1}, "speculation"),
     (CHAT, {"response_format": {"type": "json_object"}}, "response_format"),
     (CHAT, {"bad_words": [""]}, "bad_words"),
     (CHAT, {"bad_words": ["x" * 65]}, "bad_words"),

@@ -322,7 +322,7 @@ def test_first_output_tells_the_time_in_the_queue(make_engine: MakeEngine) -> No
 
 
 def test_statistics_add_up(make_engine: MakeEngine) -> None:
-    harness = make_engine()
+    harness = make_engine(speculation="off")
     harness.submit("a", prompt_of(5))
     harness.submit("b", prompt_of(7, seed=1))
     harness.run()

@@ -32,6 +32,29 @@ def test_rows_of_prompt_logprobs_and_samples() -> None:
     assert batch.inputs.sequences[2].start == 2
 
 
+def test_rows_of_drafts() -> None:
+    a, b, c = (make_request(name, [1, 2], outputs=(9,)) for name in "abc")
+    for request in (a, b, c):
+        request.num_computed_tokens = 2
+    batch = make_batch([Work(a, 1, draft=(5, 6)), Work(b, 1), Work(c, 1, draft=(7,))])
+    assert [s.token_ids for s in batch.inputs.sequences] == [[9, 5, 6], [9], [9, 7]]
+    assert [s.logits_at for s in batch.inputs.sequences] == [[0, 1, 2], [0], [0, 1]]
+    assert batch.sample_rows == list(range(6))
+    assert [r.request_id for r in batch.sampling] == ["a", "a", "a", "b", "c", "c"]
+    assert batch.ahead == [0, 1, 2, 0, 0, 1]
+
+
+@pytest.mark.parametrize("right", range(4))
+def test_a_draft_holds_up_to_its_first_wrong_token(right: int) -> None:
+    runner = ToyRunner()
+    request = make_request(prompt_ids=[1, 2, 3], temperature=0.0)
+    request.block_table = [0, 1]
+    answer = runner.greedy(None, [1, 2, 3], 4)
+    draft = [token if i < right else (token + 1) % 60 for i, token in enumerate(answer[:3])]
+    result = Executor(runner, Sampler()).run([Work(request, 3, draft=draft)])[0]
+    assert result.tokens == answer[: right + 1]
+
+
 def test_virtual_tokens_have_no_logprobs() -> None:
     request = make_request(prompt_ids=[5, 6, 7], num_virtual_tokens=2, prompt_logprobs=0)
     sequence = make_batch([Work(request, 5)]).inputs.sequences[0]
@@ -78,9 +101,9 @@ def test_every_guilty_request_and_no_other(bad: list[int], poison: int) -> None:
     assert [int(result.work.request.request_id) for result in results] == list(range(7))
     for i, result in enumerate(results):
         assert (result.error is not None) == (i in bad)
-        assert (result.token is None) == (i in bad)
+        assert (result.tokens == []) == (i in bad)
         if i not in bad:
-            assert [result.token] == runner.greedy(None, prompts[i], 1)
+            assert result.tokens == runner.greedy(None, prompts[i], 1)
 
 
 def test_a_batch_that_is_only_too_large_costs_nobody() -> None:

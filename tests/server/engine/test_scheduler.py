@@ -38,14 +38,20 @@ def add(
     return request
 
 
-def finish_step(scheduler: Scheduler, output: SchedulerOutput) -> list[Request]:
-    """What the engine does after the model ran, without a model; returns the requests that ended."""
+def finish_step(scheduler: Scheduler, output: SchedulerOutput, accepted: int = 0) -> list[Request]:
+    """What the engine does after the model ran, without a model; returns the requests that ended.
+
+    Up to ``accepted`` tokens of each draft hold.
+    """
     ended = list(output.exhausted)
     for request_id, count in output.num_tokens.items():
         request = scheduler.requests[request_id]
-        scheduler.update(request, count)
-        if request.num_pending_tokens == 0 and request.append(7) is FinishReason.LENGTH:
-            ended.append(request)
+        held = request.draft[:accepted]
+        if request.num_pending_tokens == count:
+            reasons = [request.append(token) for token in (*held, 7)]
+            assert set(reasons[:-1]) <= {None}, "no more is drafted than is still to come"
+            ended += [request] if reasons[-1] is FinishReason.LENGTH else []
+        scheduler.update(request, count + len(held))
     for request in ended:
         scheduler.remove(request)
     scheduler.check_integrity()
@@ -297,6 +303,78 @@ def test_requests_have_lent_blocks_back_when_they_need_them() -> None:
     assert scheduler.lend(9, call_in) is None
 
 
+def drafting(num_blocks: int, drafted: int, **config: Any) -> tuple[Scheduler, Request]:
+    """A request of five tokens that has generated one, in two blocks, and has tokens drafted."""
+    scheduler = make_scheduler(num_blocks, **config)
+    request = add(scheduler, "a", 5)
+    step(scheduler)
+    request.draft = [8] * drafted
+    return scheduler, request
+
+
+def test_drafts_are_computed_beside_the_tokens_of_a_step() -> None:
+    scheduler, request = drafting(8, 6)
+    output = scheduler.schedule()
+    scheduler.check_integrity()
+    assert output.num_tokens == {"a": 1}
+    assert request.draft == [8] * 6
+    assert len(request.block_table) == 3
+    finish_step(scheduler, output, accepted=1)
+    assert request.draft == []
+    assert request.token_ids[-2:] == [8, 7]
+    assert request.num_pending_tokens == 1
+    assert len(request.block_table) == 2, "what only refused tokens needed is free again"
+
+
+def test_only_accepted_tokens_are_found_in_the_cache() -> None:
+    scheduler, request = drafting(8, 6)
+    finish_step(scheduler, scheduler.schedule(), accepted=2)
+    sequence = list(request.token_ids)
+    scheduler.remove(request)
+    for ids, found in (([*sequence, 1], 8), ([*sequence[:6], *[8] * 6, 1], 8), ([*sequence[:7], 1, 1], 4)):
+        other = add(scheduler, "b", ids)
+        scheduler.schedule()
+        assert other.num_cached_tokens == found
+        scheduler.remove(other)
+
+
+def test_drafts_have_what_prompts_leave_of_a_step() -> None:
+    scheduler, request = drafting(16, 6, tokens=12)
+    add(scheduler, "b", 8)
+    assert step(scheduler).num_tokens == {"a": 1, "b": 8}
+    request.draft = [8] * 6
+    add(scheduler, "c", 8)
+    output = scheduler.schedule()
+    assert output.num_tokens == {"a": 1, "b": 1, "c": 8}
+    assert len(request.draft) == 2
+    finish_step(scheduler, output)
+
+
+def test_drafts_have_the_blocks_that_are_free() -> None:
+    scheduler, request = drafting(3, 20)
+    output = scheduler.schedule()
+    assert len(request.draft) == 6
+    finish_step(scheduler, output, accepted=6)
+    request.draft = [8] * 3
+    output = scheduler.schedule()
+    assert output.exhausted == [request]
+    assert request.draft == []
+
+
+def test_a_draft_of_who_does_not_take_part_is_forgotten() -> None:
+    scheduler, request = drafting(3, 4, prefix_caching=False)
+    add(scheduler, "older", 1)
+    scheduler.requests["older"].arrival = -1
+    step(scheduler)
+    scheduler.requests["older"].token_ids += [1, 2, 3]  # needs the block that is left, and one of the other's
+    request.draft = [8] * 2
+    scheduler.running.sort(key=lambda running: running.arrival)
+    output = scheduler.schedule()
+    assert output.preempted == ["a"]
+    assert request.draft == []
+    scheduler.check_integrity()
+
+
 class SchedulerMachine(RuleBasedStateMachine):
     """Random arrivals, aborts, steps, and adapters coming and going on few blocks."""
 
@@ -345,17 +423,21 @@ class SchedulerMachine(RuleBasedStateMachine):
     def take_back(self) -> None:
         self.scheduler.take_back(self.loans.pop(0))
 
-    @rule()
-    def run_step(self) -> None:
+    @rule(drafts=st.lists(st.integers(0, 7), max_size=4), accepted=st.integers(0, 7))
+    def run_step(self, drafts: list[int] | None = None, accepted: int = 0) -> None:
+        for request, count in zip(self.scheduler.running, drafts or (), strict=False):
+            request.draft = [accepted % 2] * min(count, request.draft_room)
         output = self.scheduler.schedule()
         self.scheduler.check_integrity()
-        assert sum(output.num_tokens.values()) <= self.budget
+        drafted = sum(len(request.draft) for request in self.scheduler.requests.values())
+        assert sum(output.num_tokens.values()) + drafted <= self.budget
+        assert all(r in output.num_tokens for r, request in self.scheduler.requests.items() if request.draft)
         assert len(self.scheduler.running) <= 4
         assert all(0 < n <= self.scheduler.requests[r].num_pending_tokens for r, n in output.num_tokens.items())
         assert all(self.scheduler.requests[r].status is RequestStatus.RUNNING for r in output.num_tokens)
         assert all(r in output.num_tokens for r in output.copies)
         assert output.num_tokens or output.exhausted or not self.scheduler.has_work, "there is always progress"
-        self.ended += [request.request_id for request in finish_step(self.scheduler, output)]
+        self.ended += [request.request_id for request in finish_step(self.scheduler, output, accepted)]
 
     @precondition(lambda self: self.scheduler.requests)
     @rule(data=st.data())

@@ -28,6 +28,7 @@ class ToyRunner:
 
     vocab_size = VOCAB
     base_fingerprint = "toy"
+    has_exact_rows = True
 
     def __init__(self, num_blocks: int = 32, block_size: int = 4, max_model_len: int = 64) -> None:
         self.num_blocks = num_blocks

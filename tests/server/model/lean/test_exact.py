@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from hotkernels import native
+from server.config import EngineConfig
 from server.model.inputs import ModelInput, SequenceInput
+from server.model.model_runner import load_runner
 from tests.server.model.bench import Bench, Row
 from tests.server.model.lean.shapes import make_shape
 from tests.server.model.lean.test_lean_forward import is_lean
@@ -79,6 +81,20 @@ def test_the_base(shape: str, tmp_path: Path) -> None:
     bench = Bench(make_shape(shape, tmp_path), {})
     assert is_lean(bench.runner)
     assert differing(ways(bench, None, [None] * 5)) == {}
+
+
+@pytest.mark.parametrize(
+    ("shape", "is_exact"), [("llama, biases", True), ("gemma3", True), ("llama, dynamic", False), ("mixtral", False)]
+)
+def test_which_bases_have_exact_rows(shape: str, is_exact: bool, tmp_path: Path) -> None:
+    bench = Bench(make_shape(shape, tmp_path), {})
+    assert is_lean(bench.runner)
+    assert bench.runner.has_exact_rows == is_exact
+
+
+def test_the_model_itself_has_no_exact_rows(tiny_base: Path) -> None:
+    config = EngineConfig(model=str(tiny_base), quantize="none", kv_cache_gb=0.02, threads=1, forward="generic")
+    assert not load_runner(config).has_exact_rows
 
 
 @pytest.mark.parametrize("name", [None, "lora-r8", "lora-r4", "prefix-5", "prompt-7"])
