@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from bases import packed
-from hotkernels.linear import NATIVE_LINEAR, linear
+from hotkernels.linear import linear
 from server.adapter_key import AdapterKey
 from server.engine.messages import FinishReason
 from server.model.inputs import ModelInput
@@ -212,14 +212,18 @@ def test_one_base_product_per_linear_map(
 
         return call
 
-    def unchecked(address: int, *arguments: Any) -> None:
-        counted(address)
-        NATIVE_LINEAR(address, *arguments)
+    def unchecked(product: Callable[..., None]) -> Callable[..., None]:
+        def call(address: int, *arguments: Any) -> None:
+            counted(address)
+            product(address, *arguments)
+
+        return call
 
     monkeypatch.setattr(nn.functional, "linear", counting(nn.functional.linear))
     monkeypatch.setattr(packed, "linear", counting(linear))
     monkeypatch.setattr(parts, "linear", counting(linear))
-    monkeypatch.setattr(parts, "NATIVE_LINEAR", unchecked)
+    for name in ("NATIVE_LINEAR", "NATIVE_LINEAR_UPDATED"):
+        monkeypatch.setattr(parts, name, unchecked(getattr(parts, name)))
     mixed.wave("counted")
     assert len(products) == len(linears) * mixed.recorder.steps
     assert set(products.values()) == {1}
