@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_SIZES = (2, 3)  # tokens that must agree for a guess, the longest tried first
+_SIZES = (2, 3)  # tokens that must agree for a guess, the longest tried first; one more each
 _BITS = (
     21  # of a token id in the number that stands for an n-gram: numbers are smaller than tuples, and ids below 2**21
 )
@@ -26,14 +26,15 @@ class PromptLookup:
 
     def __init__(self, token_ids: Sequence[int], start: int = 0) -> None:
         self._tokens = token_ids
-        self._start = self._read = start
+        self._start, self._read = start, len(token_ids)
+        known = token_ids[start:]
         self._last = 0  # the last tokens as a number
-        self._behind: tuple[dict[int, int], ...] = ({}, {})  # by size: n-gram to the place behind its last occurrence
+        for token in known[-_SIZES[-1] :]:
+            self._last = self._last << _BITS | token
+        self._behind = _places(known, start)
         self._source: int | None = None  # the place of the token that is guessed to come next
         self._agreed = 0  # tokens before it that are as the last ones
         self._chances = list(_CHANCES)
-        for token in token_ids[start:]:
-            self._push(token)
         self._find()
 
     def read(self) -> None:
@@ -80,6 +81,15 @@ class PromptLookup:
             if self._read - self._start > n and (place := behind.get(self._last & mask)) is not None:
                 self._source, self._agreed = place, n
                 return
+
+
+def _places(tokens: Sequence[int], start: int) -> list[dict[int, int]]:
+    """By size: n-gram to the place behind its last occurrence, if something stands there; places are from ``start``."""
+    found, keys = [], list(tokens)
+    for n in _SIZES:
+        keys = [key << _BITS | token for key, token in zip(keys, tokens[n - 1 :], strict=False)]
+        found.append(dict(zip(keys, range(start + n, start + len(tokens)), strict=False)))
+    return found
 
 
 def _class(agreed: int) -> int:

@@ -15,6 +15,7 @@ from tests.server.live import Live
 
 BASE = "tiny"
 MAX_LEN = 2048
+STEADY = {"ignore_eos": True, "speculation": False}  # an output that takes its time, a step a token
 
 
 def error_of(response: httpx.Response, status: int = 400) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save
 
 from tests.adapters.package.junk import JUNK
 from tests.factory import make_adapter, make_base
-from tests.server.api.support import BASE, answer, archive, error_of, wanted
+from tests.server.api.support import BASE, STEADY, answer, archive, error_of, wanted
 from tests.server.live import Live, live_server
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -103,7 +103,7 @@ def test_replace_makes_a_version_and_leaves_running_requests_alone(
 ) -> None:
     old, new = (archive(packages[name], tmp_path) for name in ("lora", "lora-2"))
     assert admin.put("/v1/adapters/swapped", files={"file": old}).status_code == 201
-    options: dict[str, Any] = {"prompt": "x", "max_tokens": 400, "temperature": 0, "extra_body": {"ignore_eos": True}}
+    options: dict[str, Any] = {"prompt": "x", "max_tokens": 400, "temperature": 0, "extra_body": STEADY}
     stream = client.completions.create(model="swapped", stream=True, **options)
     pieces = [next(iter(stream)).choices[0].text]
     response = admin.put("/v1/adapters/swapped", files={"file": new})
@@ -180,7 +180,7 @@ def test_drain_lets_requests_finish(
     server: Live, admin: httpx.Client, client: openai.OpenAI, packages: dict[str, Path], tmp_path: Path
 ) -> None:
     admin.put("/v1/adapters/leaving", files={"file": archive(packages["lora"], tmp_path)})
-    options: dict[str, Any] = {"prompt": "y", "max_tokens": 300, "temperature": 0, "extra_body": {"ignore_eos": True}}
+    options: dict[str, Any] = {"prompt": "y", "max_tokens": 300, "temperature": 0, "extra_body": STEADY}
     stream = client.completions.create(model="leaving", stream=True, **options)
     pieces = [next(iter(stream)).choices[0].text]
     assert admin.delete("/v1/adapters/leaving").json() == {

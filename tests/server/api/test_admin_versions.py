@@ -18,7 +18,7 @@ import pytest
 from server.api.prepare import Job, asked_model, completion_job
 from server.api.wire import CompletionBody
 from server.engine.messages import RequestOutput
-from tests.server.api.support import BASE, answer, archive, error_of, wanted
+from tests.server.api.support import BASE, STEADY, answer, archive, error_of, wanted
 from tests.server.live import Live, live_server
 
 NAME = "gated"
@@ -178,7 +178,7 @@ def test_drained_and_forced_requests(server: Live, admin: httpx.Client, data: di
 def test_a_stream_keeps_its_version_through_activation_and_rollback(
     server: Live, admin: httpx.Client, data: dict[str, bytes]
 ) -> None:
-    options: dict[str, Any] = {"prompt": "x", "max_tokens": 400, "temperature": 0, "extra_body": {"ignore_eos": True}}
+    options: dict[str, Any] = {"prompt": "x", "max_tokens": 400, "temperature": 0, "extra_body": STEADY}
     admin.put(URL, files={"f": data["lora"]})
     admin.put(URL, params={"activate": False}, files={"f": data["prefix"]})
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
