@@ -16,7 +16,8 @@ from adapters.checkpoints import checkpoint
 from bases.packed import PackedLinear
 from hotkernels import native
 from hotkernels.linear import NATIVE_LINEAR, NATIVE_LINEAR_UPDATED, PackedWeight, StoredWeight, linear, pack
-from hotkernels.norm import layer_norm, rms_norm, rms_norm_native
+from hotkernels.norm import layer_norm, rms_norm, rms_norm_native, write_layer_norm, write_rms_norm
+from hotkernels.program import Program, Rows, Variable
 from server.model.lean.plan import NormPlan, Place
 from server.model.sites import BaseSite, change_output, changed_input
 from server.model.step import Step
@@ -29,6 +30,21 @@ class Norm:
         self.name = plan.place.name
         self._site = BaseSite(plan.place.module)
         self._is_rms, self._weight, self._bias, self._eps = plan.kind == "rms", plan.weight, plan.bias, plan.eps
+        self.width = plan.weight.shape[-1]
+
+    def is_adapted(self, step: Step) -> bool:
+        """Whether an adapter of the batch acts here."""
+        return self.name in step.groups
+
+    def write(self, program: Program, x: Rows, y: Variable, residual: Variable | None, scale: float) -> bool:
+        """Add the norm without adapters to a program; False where torch computes it."""
+        if native.library() is None:
+            return False
+        if self._is_rms:
+            write_rms_norm(program, x, y, self._weight, eps=self._eps, residual=residual, scale=scale)
+        else:
+            write_layer_norm(program, x, y, self._weight, self._bias, eps=self._eps, residual=residual, scale=scale)
+        return True
 
     def __call__(
         self, x: Tensor, step: Step, residual: Tensor | None = None, scale: float = 1.0, *, at_head: bool = False
@@ -61,6 +77,21 @@ class HeadNorm:
         self.name = plan.place.name
         self._site = BaseSite(plan.place.module)
         self._is_rms, self._weight, self._bias, self._eps = plan.kind == "rms", plan.weight, plan.bias, plan.eps
+
+    def is_adapted(self, step: Step) -> bool:
+        """Whether an adapter of the batch acts here."""
+        return self.name in step.groups
+
+    def write(self, program: Program, x: Rows, count: int, dim: int) -> bool:
+        """Add it to a program: of the first ``count`` heads of each row, in place. False where there is no op."""
+        is_whole = self._weight.dim() == 1 and self._weight.shape[0] == count * dim
+        if native.library() is None or not (self._is_rms or is_whole):
+            return False
+        if self._is_rms:
+            write_rms_norm(program, x, x.at, self._weight, eps=self._eps, heads=1 if is_whole else count)
+        else:
+            write_layer_norm(program, x, x.at, self._weight, self._bias, eps=self._eps)
+        return True
 
     def __call__(self, heads: Tensor, step: Step) -> None:
         """Norm ``heads`` [T, H, D] in place."""
@@ -103,7 +134,7 @@ class Projection:
         modules = [place.module for place in places]
         ends = list(accumulate(_width(module) for module in modules))
         self._slices = [slice(end - _width(module), end) for end, module in zip(ends, modules, strict=True)]
-        self.out_features = ends[-1]
+        self.in_features, self.out_features = _in_features(modules[0]), ends[-1]
         columns = [part.start for part in self._slices]
         self._maps = JoinedMaps(dict(zip(self.names, columns, strict=True)))
         self._bias = _joined_bias(modules)
@@ -112,6 +143,17 @@ class Projection:
         self._bias_address = None if self._bias is None else self._bias.data_ptr()
         self._parts = [weight for module in modules if (weight := packed(module)) is not None]
         assert len(self._parts) == len(modules), "a weight that no kernel knows; see reading"
+
+    def is_adapted(self, step: Step) -> bool:
+        """Whether an adapter of the batch acts here."""
+        return any(name in step.groups for name in self.names)
+
+    def write(self, program: Program, x: Rows, y: Variable) -> bool:
+        """Add the base's product to a program; False where it is not a single one of the library's."""
+        if self._address is None:
+            return False
+        program.add(NATIVE_LINEAR, self._address, x.at, x.stride, x.count, self._bias_address, y, self.out_features)
+        return True
 
     def __call__(self, x: Tensor, step: Step, *, at_head: bool = False) -> Tensor:
         """The outputs for ``x`` [T, in]; wider at the head in a batch with adapters that brought tokens."""
@@ -168,6 +210,11 @@ class Projection:
 def _width(module: nn.Module) -> int:
     assert isinstance(module, nn.Linear)
     return module.out_features
+
+
+def _in_features(module: nn.Module) -> int:
+    assert isinstance(module, nn.Linear)
+    return module.in_features
 
 
 def packed(module: nn.Module) -> PackedWeight | None:
