@@ -51,7 +51,7 @@ def activated(x: Tensor, kind: Activation, out: Tensor | None = None) -> Tensor:
     return y
 
 
-def write_activation(program: Program, kind: Activation, x: Rows, y: Variable, *, is_gated: bool) -> None:
+def add_activation(program: Program, kind: Activation, x: Rows, y: Variable, *, is_gated: bool) -> None:
     """Add ``gated`` or ``activated`` of whole rows to a program. The rows of ``y`` lie one behind the other."""
     size = x.stride // 2 if is_gated else x.stride
     up = Variable(x.at.number, x.at.offset + 4 * size) if is_gated else None

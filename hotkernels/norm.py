@@ -57,7 +57,7 @@ def rms_norm_native(
     )  # fmt: skip
 
 
-def write_rms_norm(
+def add_rms_norm(
     program: Program,
     x: Rows,
     y: Variable,
@@ -139,7 +139,7 @@ def layer_norm_native(
     )  # fmt: skip
 
 
-def write_layer_norm(
+def add_layer_norm(
     program: Program,
     x: Rows,
     y: Variable,
@@ -150,7 +150,7 @@ def write_layer_norm(
     residual: Variable | None = None,
     scale: float = 1.0,
 ) -> None:
-    """Add ``layer_norm`` to a program, as ``write_rms_norm`` does."""
+    """Add ``layer_norm`` to a program, as ``add_rms_norm`` does."""
     assert bias is None or bias.dtype == weight.dtype
     size = weight.shape[-1]
     program.add(

@@ -15,7 +15,7 @@ _RUN = native.Function("run_program", "pip")
 
 @dataclass(frozen=True)
 class Variable:
-    """A whole number or an address that is only known when a program runs: its number there, from 0 to 255.
+    """A whole number or an address that is only known when a program runs: its number there, below 2**16.
 
     ``offset`` is added to it.
     """
@@ -65,7 +65,7 @@ class Program:
 def _word(argument: Argument, kind: str) -> int:
     if isinstance(argument, Variable):
         assert kind != "f"
-        return argument.number | argument.offset << 8
+        return argument.number | argument.offset << 16
     if kind == "f":
         number: int = struct.unpack("<i", struct.pack("<f", argument))[0]
         return number

@@ -37,9 +37,7 @@ class AnglesAt:
     half: Variable
 
 
-def write_rotation(
-    program: Program, x: Rows, angles: AnglesAt, *, heads: int, head_dim: int, interleaved: bool
-) -> None:
+def add_rotation(program: Program, x: Rows, angles: AnglesAt, *, heads: int, head_dim: int, interleaved: bool) -> None:
     """Add ``rotate`` to a program: of the first ``heads`` heads of each row."""
     program.add(
         _ROTATE, x.at, x.stride, head_dim, angles.cos, angles.half, angles.sin, angles.half,

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from adapters.checkpoints import checkpoint
+from adapters.batch.low_rank import Places
+from adapters.checkpoints import checkpoint, may_be_held_up
 from hotkernels.program import Program
 from server.model.layout import Assembled
 from server.model.lean.angles import Table
@@ -37,6 +38,40 @@ class _Written(NamedTuple):
     stop: int
 
 
+class _Layers:
+    """All stages, and their calls in a program, with low-rank updates by the numbers of ``places``."""
+
+    def __init__(self, stages: Sequence[Stage], places: Places | None) -> None:
+        self.places = places
+        self._program = Program()
+        self._stages: list[_Written] = []
+        for stage in stages:
+            start = len(self._program)
+            stage.write(self._program, places)
+            self._stages.append(_Written(stage, start, len(self._program)))
+        self._unwritten = [written for written in self._stages if written.start == written.stop]
+
+    def compute(self, registers: Registers, step: Step) -> None:
+        """All stages in order: calls of the program, and where it has none or an adapter acts, the stages' own."""
+        done = 0
+        for stage, start, stop in self._stages if step.groups else self._unwritten:
+            if start < stop and not stage.is_adapted(step):
+                continue
+            self._call(done, start, registers)
+            stage.run(registers, step)
+            done = stop
+        self._call(done, len(self._program), registers)
+
+    def _call(self, start: int, stop: int, registers: Registers) -> None:
+        """Make the calls from ``start`` to ``stop``; stage by stage in a thread that may be held up between two."""
+        ends = [written.stop for written in self._stages if start < written.stop < stop] if may_be_held_up() else []
+        for end in (*ends, stop):
+            if start < end:
+                checkpoint()
+                self._program.run(start, end, registers.variables)
+                start = end
+
+
 class LeanDecoder:
     """A plan, ready to run."""
 
@@ -48,9 +83,9 @@ class LeanDecoder:
         self._head = Projection([plan.head])
         self._size = self._head.in_features
         self._widths: dict[Register, int] = {}
-        self._program = Program()
-        self._stages = list(self._write())
-        self._unwritten = [written for written in self._stages if written.start == written.stop]
+        self._need(Register.NORMED, self._size)
+        self._stages = [stage for index, layer in enumerate(plan.layers) for stage in self._layer(index, layer)]
+        self._layers = _Layers(self._stages, None)
 
     @property
     def has_exact_rows(self) -> bool:
@@ -64,25 +99,12 @@ class LeanDecoder:
         if self._plan.embedding_scale != 1.0:
             stream *= self._plan.embedding_scale
         angles = [table.rows(stream, batch.positions, step.num_positions) for table in self._tables]
-        registers = Registers(stream, self._widths, angles)
-        self._compute(registers, step)
+        registers = Registers(stream, self._widths, angles, step)
+        layers = self._layers
+        if step.low_rank is not None and step.low_rank.places is not layers.places:  # once, with the first such step
+            layers = self._layers = _Layers(self._stages, step.low_rank.places)
+        layers.compute(registers, step)
         return self._logits(registers, batch)
-
-    def _compute(self, registers: Registers, step: Step) -> None:
-        """All stages in order: calls of the program, and where it has none or an adapter acts, the stages' own."""
-        done = 0
-        for stage, start, stop in self._stages if step.groups else self._unwritten:
-            if start < stop and not stage.is_adapted(step):
-                continue
-            self._call(done, start, registers)
-            stage.run(registers, step)
-            done = stop
-        self._call(done, len(self._program), registers)
-
-    def _call(self, start: int, stop: int, registers: Registers) -> None:
-        if start < stop:
-            checkpoint()
-            self._program.run(start, stop, registers.variables)
 
     def _logits(self, registers: Registers, batch: Assembled) -> Tensor:
         rows = batch.logits_rows
@@ -95,14 +117,6 @@ class LeanDecoder:
         if self._plan.softcap:
             return y.div_(self._plan.softcap).tanh_().mul_(self._plan.softcap)
         return y if self._plan.logit_scale == 1.0 else y.mul_(self._plan.logit_scale)
-
-    def _write(self) -> Iterator[_Written]:
-        self._need(Register.NORMED, self._size)
-        for index, layer in enumerate(self._plan.layers):
-            for stage in self._layer(index, layer):
-                start = len(self._program)
-                stage.write(self._program)
-                yield _Written(stage, start, len(self._program))
 
     def _need(self, register: Register, width: int) -> None:
         self._widths[register] = max(self._widths.get(register, 0), width)
@@ -142,6 +156,7 @@ class LeanDecoder:
         if plan.table is not None:
             stages.insert(0 if plan.norm_is_last else len(stages), RotationStage(plan, plan.table))
         yield from stages
+        self._need(Register.ATTENDED, plan.num_heads * plan.head_dim)
         yield AttentionStage(index, plan)
         yield self._project((plan.output,), Register.ATTENDED, Register.A)
 

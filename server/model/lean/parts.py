@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
@@ -10,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adapters.batch.grouped import Groups
-from adapters.batch.low_rank import JoinedMaps, RowUpdates
+from adapters.batch.low_rank import JoinedMaps, Places, RowUpdates
 from adapters.batch.rows import RowSegment, plan_rows
 from adapters.checkpoints import checkpoint
 from bases.packed import PackedLinear
 from hotkernels import native
 from hotkernels.linear import NATIVE_LINEAR, NATIVE_LINEAR_UPDATED, PackedWeight, StoredWeight, linear, pack
-from hotkernels.norm import layer_norm, rms_norm, rms_norm_native, write_layer_norm, write_rms_norm
+from hotkernels.norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm, rms_norm_native
 from hotkernels.program import Program, Rows, Variable
 from server.model.lean.plan import NormPlan, Place
 from server.model.sites import BaseSite, change_output, changed_input
@@ -41,9 +42,9 @@ class Norm:
         if native.library() is None:
             return False
         if self._is_rms:
-            write_rms_norm(program, x, y, self._weight, eps=self._eps, residual=residual, scale=scale)
+            add_rms_norm(program, x, y, self._weight, eps=self._eps, residual=residual, scale=scale)
         else:
-            write_layer_norm(program, x, y, self._weight, self._bias, eps=self._eps, residual=residual, scale=scale)
+            add_layer_norm(program, x, y, self._weight, self._bias, eps=self._eps, residual=residual, scale=scale)
         return True
 
     def __call__(
@@ -88,9 +89,9 @@ class HeadNorm:
         if native.library() is None or not (self._is_rms or is_whole):
             return False
         if self._is_rms:
-            write_rms_norm(program, x, x.at, self._weight, eps=self._eps, heads=1 if is_whole else count)
+            add_rms_norm(program, x, x.at, self._weight, eps=self._eps, heads=1 if is_whole else count)
         else:
-            write_layer_norm(program, x, x.at, self._weight, self._bias, eps=self._eps)
+            add_layer_norm(program, x, x.at, self._weight, self._bias, eps=self._eps)
         return True
 
     def __call__(self, heads: Tensor, step: Step) -> None:
@@ -125,6 +126,15 @@ class HeadNorm:
             group.apply(x, y, plan_rows(group.members, segments, x.device), self._site)
 
 
+@dataclass(frozen=True)
+class UpdatesAt:
+    """Low-rank updates by the numbers of ``places``, and where a program finds ``LowRankRows``, which says whose."""
+
+    places: Places
+    rows: Variable
+    count: Variable
+
+
 class Projection:
     """Linear maps of one input, their outputs side by side."""
 
@@ -145,14 +155,19 @@ class Projection:
         assert len(self._parts) == len(modules), "a weight that no kernel knows; see reading"
 
     def is_adapted(self, step: Step) -> bool:
-        """Whether an adapter of the batch acts here."""
+        """Whether an adapter of the batch acts here otherwise than by low-rank updates."""
         return any(name in step.groups for name in self.names)
 
-    def write(self, program: Program, x: Rows, y: Variable) -> bool:
-        """Add the base's product to a program; False where it is not a single one of the library's."""
+    def write(self, program: Program, x: Rows, y: Variable, updates: UpdatesAt | None) -> bool:
+        """Add the product, with ``updates``, to a program; False where it is not a single one of the library's."""
         if self._address is None:
             return False
-        program.add(NATIVE_LINEAR, self._address, x.at, x.stride, x.count, self._bias_address, y, self.out_features)
+        product = self._address, x.at, x.stride, x.count, self._bias_address, y, self.out_features
+        if updates is None:
+            program.add(NATIVE_LINEAR, *product)
+        else:
+            maps = self._maps.among(updates.places)
+            program.add(NATIVE_LINEAR_UPDATED, *product, maps.address, maps.count, updates.rows, updates.count)
         return True
 
     def __call__(self, x: Tensor, step: Step, *, at_head: bool = False) -> Tensor:

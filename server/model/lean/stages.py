@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ctypes
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from enum import IntEnum
 from typing import Any
 
@@ -15,11 +16,13 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from adapters.batch.low_rank import Places
 from hotkernels import native
-from hotkernels.activation import Activation, activated, gated, write_activation
+from hotkernels.activation import Activation, activated, add_activation, gated
+from hotkernels.attention import CacheAt, SequencesAt, add_attention, add_cache_write
 from hotkernels.program import Program, Rows, Variable
-from hotkernels.rotary import AnglesAt, rotate, write_rotation
-from server.model.lean.parts import HeadNorm, Norm, Projection
+from hotkernels.rotary import AnglesAt, add_rotation, rotate
+from server.model.lean.parts import HeadNorm, Norm, Projection, UpdatesAt
 from server.model.lean.plan import AttentionPlan, Place
 from server.model.step import Step
 
@@ -39,20 +42,23 @@ class Register(IntEnum):
     B = 7  # what the MLP adds
 
 
-# The variables of a program: where the registers are, how many rows they have, and of each table where the angles are.
+_MOST_TABLES = 8
+# The variables of a program: where the registers are, then
 _ROWS = Variable(len(Register))
-_FIRST_ANGLES = len(Register) + 1
+_SLOTS = Variable(_ROWS.number + 1)
+_FIRST_OF_UPDATES = _SLOTS.number + 1
+_FIRST_OF_SEQUENCES = _FIRST_OF_UPDATES + 2
+_FIRST_OF_ANGLES = _FIRST_OF_SEQUENCES + 7
+_FIRST_OF_CACHE = _FIRST_OF_ANGLES + 3 * _MOST_TABLES
+
+
+def _variables(first: int, count: int) -> Iterator[Variable]:
+    return map(Variable, range(first, first + count))
 
 
 def rows_of(register: Register, width: int, first: int = 0) -> Rows:
     """Where a program finds the rows of a register, each from its number ``first`` on."""
     return Rows(Variable(register, first * torch.float32.itemsize), _ROWS, width)
-
-
-def angles_at(table: int) -> AnglesAt:
-    """Where a program finds the angles of a table."""
-    first = _FIRST_ANGLES + 3 * table
-    return AnglesAt(Variable(first), Variable(first + 1), Variable(first + 2))
 
 
 def width_of_heads(plan: AttentionPlan) -> int:
@@ -63,13 +69,28 @@ def width_of_heads(plan: AttentionPlan) -> int:
 class Registers:
     """The registers of one step in progress, of which there may be several at once."""
 
-    def __init__(self, stream: Tensor, widths: Mapping[Register, int], angles: Sequence[Angles]) -> None:
+    def __init__(self, stream: Tensor, widths: Mapping[Register, int], angles: Sequence[Angles], step: Step) -> None:
         self.rows, self.angles = len(stream), angles
         self._tensors = [torch.empty(self.rows * widths.get(register, 0)) for register in Register]
         self._heads: tuple[Tensor, tuple[int, int, int], tuple[Tensor, Tensor, Tensor]] | None = None
-        found = [tensor.data_ptr() for tensor in self._tensors] + [self.rows]
+        s = step.sequences
+        assert s is not None, "a plan runs on the CPU"
+        assert len(angles) <= _MOST_TABLES
+        found = [tensor.data_ptr() for tensor in self._tensors]
+        found += [self.rows, step.slots.data_ptr()]
+        found += [0, 0] if step.low_rank is None else [step.low_rank.rows.address, step.low_rank.rows.count]
+        found += [
+            s.row.data_ptr(),
+            s.count.data_ptr(),
+            s.start.data_ptr(),
+            s.blocks.data_ptr(),
+            *s.blocks.shape,
+            s.block_size,
+        ]
         for cos, sin in angles:
             found += [cos.data_ptr(), sin.data_ptr(), cos.shape[1]]
+        found += [0] * (_FIRST_OF_CACHE - len(found))
+        found += step.cache.numbers
         self.variables = (ctypes.c_int64 * len(found))(*found)
         self.put(Register.STREAM, stream)
 
@@ -104,8 +125,11 @@ class Stage(ABC):
     def run(self, registers: Registers, step: Step) -> None:
         """Compute it, adapters included."""
 
-    def write(self, program: Program) -> bool:
-        """Add the calls that compute it without adapters; False when there are none, and only ``run`` can."""
+    def write(self, program: Program, places: Places | None) -> bool:
+        """Add the calls that compute it; False when there are none, and only ``run`` can.
+
+        Adapters are left out, but for low-rank updates by the numbers of ``places``.
+        """
         return False
 
 
@@ -129,7 +153,7 @@ class NormStage(Stage):
             registers.put(self._target, self._norm(x, step, registers.get(Register.STREAM, width), self._scale))
 
     @override
-    def write(self, program: Program) -> bool:
+    def write(self, program: Program, places: Places | None) -> bool:
         x = rows_of(self._source, self._norm.width)
         if self._scale is None:
             return self._norm.write(program, x, Variable(self._target), None, 1.0)
@@ -153,8 +177,10 @@ class ProjectionStage(Stage):
         registers.put(self._target, self._projection(x, step))
 
     @override
-    def write(self, program: Program) -> bool:
-        return self._projection.write(program, rows_of(self._source, self.in_features), Variable(self._target))
+    def write(self, program: Program, places: Places | None) -> bool:
+        updates = None if places is None else UpdatesAt(places, *_variables(_FIRST_OF_UPDATES, 2))
+        x = rows_of(self._source, self.in_features)
+        return self._projection.write(program, x, Variable(self._target), updates)
 
 
 class HeadNormStage(Stage):
@@ -174,7 +200,7 @@ class HeadNormStage(Stage):
         self._norm(heads[:, self._first : self._first + self._count], step)
 
     @override
-    def write(self, program: Program) -> bool:
+    def write(self, program: Program, places: Places | None) -> bool:
         dim = self._plan.head_dim
         heads = rows_of(Register.HEADS, width_of_heads(self._plan), self._first * dim)
         return self._norm.write(program, heads, self._count, dim)
@@ -194,14 +220,12 @@ class RotationStage(Stage):
         rotate(heads[:, : self._count], *registers.angles[self._table], interleaved=plan.interleaved)
 
     @override
-    def write(self, program: Program) -> bool:
+    def write(self, program: Program, places: Places | None) -> bool:
         if native.library() is None:
             return False
-        plan = self._plan
-        write_rotation(
-            program, rows_of(Register.HEADS, width_of_heads(plan)), angles_at(self._table),
-            heads=self._count, head_dim=plan.head_dim, interleaved=plan.interleaved,
-        )  # fmt: skip
+        plan, x = self._plan, rows_of(Register.HEADS, width_of_heads(self._plan))
+        angles = AnglesAt(*_variables(_FIRST_OF_ANGLES + 3 * self._table, 3))
+        add_rotation(program, x, angles, heads=self._count, head_dim=plan.head_dim, interleaved=plan.interleaved)
         return True
 
 
@@ -210,14 +234,31 @@ class AttentionStage(Stage):
 
     def __init__(self, index: int, plan: AttentionPlan) -> None:
         self._index, self._plan = index, plan
+        sinks = plan.rule.sinks
+        self._rule = replace(plan.rule, sinks=None if sinks is None else sinks.detach().float().contiguous())
 
     @override
     def run(self, registers: Registers, step: Step) -> None:
         assert step.sequences is not None, "a plan runs on the CPU"
         q, k, v = registers.split_heads(self._plan)
         step.cache.write(self._index, step.slots, k, v)
-        y = step.cache.attend(self._index, q, step.sequences, self._plan.rule)
+        y = step.cache.attend(self._index, q, step.sequences, self._rule)
         registers.put(Register.ATTENDED, y)
+
+    @override
+    def write(self, program: Program, places: Places | None) -> bool:
+        if native.library() is None or self._rule.bias is not None:
+            return False
+        plan, width = self._plan, width_of_heads(self._plan)
+        heads, dim = plan.num_heads, plan.head_dim
+        keys, values = (rows_of(Register.HEADS, width, (heads + n) * dim) for n in (0, plan.num_kv_heads))
+        cache = CacheAt(*_variables(_FIRST_OF_CACHE + 5 * self._index, 5))
+        add_cache_write(program, keys, values.at, _SLOTS, cache=cache, heads=plan.num_kv_heads, dim=dim)
+        sequences = SequencesAt(*_variables(_FIRST_OF_SEQUENCES, 7))
+        queries, shape = rows_of(Register.HEADS, width), (heads, plan.num_kv_heads, dim)
+        y = Variable(Register.ATTENDED)
+        add_attention(program, queries, y, self._rule, cache=cache, sequences=sequences, heads=shape)
+        return True
 
 
 class ActivationStage(Stage):
@@ -233,11 +274,11 @@ class ActivationStage(Stage):
         registers.put(Register.ACTIVATED, (gated if self._is_gated else activated)(x, self._kind))
 
     @override
-    def write(self, program: Program) -> bool:
+    def write(self, program: Program, places: Places | None) -> bool:
         if native.library() is None:
             return False
         x = rows_of(Register.HIDDEN, self._width)
-        write_activation(program, self._kind, x, Variable(Register.ACTIVATED), is_gated=self._is_gated)
+        add_activation(program, self._kind, x, Variable(Register.ACTIVATED), is_gated=self._is_gated)
         return True
 
 
