@@ -23,6 +23,11 @@ def checkpoint() -> None:
         _held.by()
 
 
+def may_be_held_up() -> bool:
+    """Whether checkpoints of this thread do anything."""
+    return _held.by is not None
+
+
 @contextmanager
 def held_up_by(hook: Callable[[], None]) -> Iterator[None]:
     """Have this thread call ``hook`` at every checkpoint."""

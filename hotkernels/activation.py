@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hotkernels import native
+from hotkernels.program import Program, Rows, Variable
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 
@@ -48,6 +49,13 @@ def activated(x: Tensor, kind: Activation, out: Tensor | None = None) -> Tensor:
     y = torch.empty(x.shape, dtype=torch.float32) if out is None else out
     _ACTIVATE(x.data_ptr(), None, x.stride(0), y.data_ptr(), y.stride(0), x.shape[0], x.shape[1], _KINDS[kind])
     return y
+
+
+def add_activation(program: Program, kind: Activation, x: Rows, y: Variable, *, is_gated: bool) -> None:
+    """Add ``gated`` or ``activated`` of whole rows to a program. The rows of ``y`` lie one behind the other."""
+    size = x.stride // 2 if is_gated else x.stride
+    up = Variable(x.at.number, x.at.offset + 4 * size) if is_gated else None
+    program.add(_ACTIVATE, x.at, up, x.stride, y, size, x.count, size, _KINDS[kind])
 
 
 def activated_torch(x: Tensor, kind: Activation) -> Tensor:

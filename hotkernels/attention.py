@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hotkernels import native
+from hotkernels.program import Program, Rows, Variable
 
 _STORED = {**native.STORED, torch.int8: 3}  # as attention_cache.h numbers them
 _ATTENTION = native.Function("paged_attention", "piiiippppiiiippppiiififppip")
@@ -98,6 +99,60 @@ def paged_attention(
     return out
 
 
+@dataclass(frozen=True)
+class SequencesAt:
+    """Where a program finds the parts of ``Sequences``, how many of them there are, and blocks of the longest."""
+
+    row: Variable
+    count: Variable
+    start: Variable
+    blocks: Variable
+    number: Variable
+    width: Variable
+    block_size: Variable
+
+
+@dataclass(frozen=True)
+class CacheAt:
+    """Where a program finds the keys and values of a layer: ``cache_numbers`` are what the variables are to be."""
+
+    keys: Variable
+    values: Variable
+    key_scale: Variable
+    value_scale: Variable
+    stored: Variable
+
+
+def cache_numbers(keys: Tensor, values: Tensor, scales: Scales | None) -> tuple[int, int, int, int, int]:
+    """Of a cache as ``paged_attention`` takes it, for ``CacheAt``."""
+    assert keys.is_contiguous()
+    assert values.is_contiguous()
+    key_scale, value_scale = _scales(keys, scales)
+    return keys.data_ptr(), values.data_ptr(), key_scale or 0, value_scale or 0, _STORED[keys.dtype]
+
+
+def add_attention(
+    program: Program,
+    q: Rows,
+    y: Variable,
+    rule: AttentionRule,
+    *,
+    cache: CacheAt,
+    sequences: SequencesAt,
+    heads: tuple[int, int, int],
+) -> None:
+    """Add ``paged_attention`` to a program: ``heads`` are Hq, Hkv and D, which Dv is too. The rule has no bias."""
+    assert rule.bias is None
+    assert rule.sinks is None or (rule.sinks.dtype == torch.float32 and rule.sinks.is_contiguous())
+    c, s = cache, sequences
+    num_heads, kv_heads, dim = heads
+    program.add(
+        _ATTENTION, q.at, q.stride, dim, q.count, num_heads, c.keys, c.values, c.key_scale, c.value_scale, c.stored,
+        kv_heads, dim, dim, s.row, s.count, s.start, s.blocks, s.number, s.width, s.block_size,
+        rule.scaling, rule.window, rule.softcap, native.pointer(rule.sinks), None, 0, y,
+    )  # fmt: skip
+
+
 def paged_attention_torch(
     q: Tensor,
     keys: Tensor,
@@ -167,6 +222,17 @@ def write_cache(
         dim, v.shape[2],
     )  # fmt: skip
     return None
+
+
+def add_cache_write(
+    program: Program, k: Rows, v: Variable, slots: Variable, *, cache: CacheAt, heads: int, dim: int
+) -> None:
+    """Add ``write_cache`` to a program: of as many heads of keys and of values, whose rows lie as those of ``k`` do."""
+    c = cache
+    program.add(
+        _WRITE, k.at, k.stride, dim, v, k.stride, dim, slots, k.count,
+        c.keys, c.values, c.key_scale, c.value_scale, c.stored, heads, dim, dim,
+    )  # fmt: skip
 
 
 def write_cache_torch(

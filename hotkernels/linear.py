@@ -97,7 +97,8 @@ class PackedWeight(ABC):
     def take(self, indices: Tensor) -> Tensor:
         """Some output features' weights, dequantizing no others: rows of an embedding's table.
 
-        Semantics: ``dense()[indices]``. Shape: ``indices`` [n] int64; returns [n, in_features] float32.
+        Semantics: ``dense()[indices]``; of no output feature, NaN or IndexError.
+        Shape: ``indices`` [n] int64; returns [n, in_features] float32.
         """
 
     @property
@@ -268,18 +269,8 @@ class _Layout:
     def stored(self, tiles: Tensor, rows: int, book: Tensor | None) -> StoredWeight:
         """The weight that was put in."""
         words, scale, minimum = self.parts(tiles)
-        by_row = words.permute(0, 3, 1, 2).flatten(0, 1)[:rows]
+        words = words.permute(0, 3, 1, 2).flatten(0, 1)[:rows]
         scale, minimum = (None if t is None else t.mT.flatten(0, 1)[:rows] for t in (scale, minimum))
-        return self._stored(by_row, scale, minimum, book)
-
-    def taken(self, tiles: Tensor, tile: Tensor, row: Tensor, book: Tensor | None) -> StoredWeight:
-        """Of each ``tile`` the ``row``. Shape: both [n]."""
-        words, scale, minimum = self.parts(tiles)
-        scale, minimum = (None if t is None else t[tile, :, row] for t in (scale, minimum))
-        return self._stored(words[tile, :, :, row], scale, minimum, book)
-
-    def _stored(self, words: Tensor, scale: Tensor | None, minimum: Tensor | None, book: Tensor | None) -> StoredWeight:
-        """Shape: ``words`` [N, blocks, words]; ``scale`` and ``minimum`` [N, blocks]."""
         kept = self.in_features // self.blocks * self.codes.itemsize // (2 if self.codes == torch.uint8 else 1)
         codes = words.contiguous().view(torch.uint8)[..., :kept].flatten(1)
         if self.zero and scale is not None:
@@ -316,6 +307,9 @@ def _is_centred(weight: StoredWeight) -> bool:
     if scale is None or minimum is None or weight.codes.dtype != torch.uint8 or weight.book is not None:
         return False
     return torch.equal(minimum.float(), scale.float() * -_CENTRE)
+
+
+_TAKE = native.Function("take", "ppip")
 
 
 class _Tiled(PackedWeight):
@@ -359,4 +353,8 @@ class _Tiled(PackedWeight):
         return _Tiled(self._tiles[start // ROWS : -(-stop // ROWS)], self._layout, stop - start, self._book)
 
     def take(self, indices: Tensor) -> Tensor:
-        return self._layout.taken(self._tiles, indices // ROWS, indices % ROWS, self._book).dense()
+        if native.library() is None:  # packed for it all the same
+            return self.dense()[indices]
+        indices, y = indices.contiguous(), torch.empty(len(indices), self.in_features)
+        _TAKE(self._address, indices.data_ptr(), len(indices), y.data_ptr())
+        return y

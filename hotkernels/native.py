@@ -84,7 +84,7 @@ class Function:
     _TYPES: ClassVar[dict[str, Any]] = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
 
     def __init__(self, name: str, arguments: str) -> None:
-        self._name = name
+        self._name, self._kinds = name, arguments
         self._types = [self._TYPES[letter] for letter in arguments]
         self._found: tuple[ctypes.CDLL, Any] | None = None
 
@@ -97,6 +97,12 @@ class Function:
             function.argtypes, function.restype = self._types, None
             self._found = chosen, function
         self._found[1](*arguments)
+
+    def op(self) -> tuple[int, str]:
+        """Where a program finds it, and the kinds of its arguments; for functions that are an OP in the sources."""
+        chosen = library()
+        assert chosen is not None, f"{self._name} was asked for where torch does the work"
+        return ctypes.addressof(ctypes.c_char.in_dll(chosen, f"op_{self._name}")), self._kinds
 
 
 def set_num_threads(count: int) -> None:

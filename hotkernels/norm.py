@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hotkernels import native
+from hotkernels.program import Program, Rows, Variable
 
 _RMS_NORM = native.Function("rms_norm", "piipiiffpifpiiiii")
 _LAYER_NORM = native.Function("layer_norm", "pippifpifpiii")
@@ -53,6 +54,29 @@ def rms_norm_native(
         weight.data_ptr(), native.STORED[weight.dtype], weight.stride(0) if weight.dim() == 2 else 0,
         offset, eps, *_place(residual), scale,
         out.data_ptr(), out.stride(0), y_head, x.shape[0], heads, x.shape[-1],
+    )  # fmt: skip
+
+
+def add_rms_norm(
+    program: Program,
+    x: Rows,
+    y: Variable,
+    weight: Tensor,
+    *,
+    eps: float,
+    residual: Variable | None = None,
+    scale: float = 1.0,
+    heads: int = 1,
+) -> None:
+    """Add ``rms_norm`` to a program.
+
+    ``y`` may be where ``x`` is; its rows lie as those of ``x`` do, and of ``residual`` one behind the other. Each row
+    begins with ``heads`` runs of as many numbers as ``weight`` has, or each of its rows.
+    """
+    size, of_head = weight.shape[-1], weight.stride(0) if weight.dim() == 2 else 0
+    program.add(
+        _RMS_NORM, x.at, x.stride, size, weight.data_ptr(), native.STORED[weight.dtype], of_head, 0.0, eps,
+        residual, size, scale, y, x.stride, size, x.count, heads, size,
     )  # fmt: skip
 
 
@@ -112,6 +136,26 @@ def layer_norm_native(
         x.data_ptr(), x.stride(0),
         weight.data_ptr(), native.pointer(bias), native.STORED[weight.dtype], eps,
         *_place(residual), scale, out.data_ptr(), out.stride(0), *x.shape,
+    )  # fmt: skip
+
+
+def add_layer_norm(
+    program: Program,
+    x: Rows,
+    y: Variable,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    eps: float,
+    residual: Variable | None = None,
+    scale: float = 1.0,
+) -> None:
+    """Add ``layer_norm`` to a program, as ``add_rms_norm`` does."""
+    assert bias is None or bias.dtype == weight.dtype
+    size = weight.shape[-1]
+    program.add(
+        _LAYER_NORM, x.at, x.stride, weight.data_ptr(), native.pointer(bias), native.STORED[weight.dtype], eps,
+        residual, size, scale, y, x.stride, x.count, size,
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 // Activations, alone and as gates. See hotkernels/activation.py for what is computed.
 #include "export.h"
 #include "pool.h"
+#include "program.h"
 #include "simd.h"
 
 namespace {
@@ -73,3 +74,4 @@ EXPORT void activate(const float* x, const float* up, int64_t x_stride, float* y
     for (int64_t task = 0; task < tasks; task++) run(task);
   });
 }
+OP(activate)

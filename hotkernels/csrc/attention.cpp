@@ -4,6 +4,7 @@
 #include "attention_block.h"
 #include "export.h"
 #include "pool.h"
+#include "program.h"
 
 namespace {
 
@@ -307,6 +308,7 @@ EXPORT void paged_attention(const float* q, int64_t q_row, int64_t q_head, int64
   parallel((int64_t)plan.tasks.size(), [&](int64_t i) { Block(b, plan.tasks[i]).run(plan.parts.data()); });
   parallel((int64_t)plan.wholes.size(), [&](int64_t i) { Block(b, plan.wholes[i]).combine(plan.parts.data()); });
 }
+OP(paged_attention)
 
 // Shape: k [rows, kv_heads, d], v [rows, kv_heads, dv] with k_row, k_head, v_row, v_head floats between rows and heads;
 // slots [rows]; the rest as above.
@@ -323,3 +325,4 @@ EXPORT void write_cache(const float* k, int64_t k_row, int64_t k_head, const flo
     }
   });
 }
+OP(write_cache)

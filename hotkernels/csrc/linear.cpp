@@ -3,6 +3,7 @@
 
 #include "export.h"
 #include "low_rank.h"
+#include "program.h"
 
 namespace {
 
@@ -18,6 +19,7 @@ EXPORT void linear(const Weight* weight, const float* x, int64_t x_stride, int64
   static Fetches const nothing;
   product(*weight, x, x_stride, rows, {bias, y, y_stride, &nothing});
 }
+OP(linear)
 
 // The same, and then add_low_rank; what that reads is fetched meanwhile.
 EXPORT void linear_updated(const Weight* weight, const float* x, int64_t x_stride, int64_t rows, const float* bias,
@@ -29,3 +31,4 @@ EXPORT void linear_updated(const Weight* weight, const float* x, int64_t x_strid
   product(*weight, x, x_stride, rows, {bias, y, y_stride, &factors});
   add_updates(updates, x, x_stride, y, y_stride, weight->in_features);
 }
+OP(linear_updated)

@@ -1,6 +1,7 @@
 // Norms of rows. See hotkernels/norm.py for what is computed.
 #include "export.h"
 #include "pool.h"
+#include "program.h"
 #include "stored.h"
 
 namespace {
@@ -88,6 +89,7 @@ EXPORT void rms_norm(const float* x, int64_t x_stride, int64_t x_head, const voi
     });
   });
 }
+OP(rms_norm)
 
 // Shape: as rms_norm with one head; weight [n], bias [n] of the same type or null.
 EXPORT void layer_norm(const float* x, int64_t x_stride, const void* weight, const void* bias, int64_t stored, float eps,
@@ -101,3 +103,4 @@ EXPORT void layer_norm(const float* x, int64_t x_stride, const void* weight, con
     });
   });
 }
+OP(layer_norm)

@@ -1,6 +1,7 @@
 // Rotary positions. See hotkernels/rotary.py for what is computed.
 #include "export.h"
 #include "pool.h"
+#include "program.h"
 #include "simd.h"
 
 namespace {
@@ -49,3 +50,4 @@ EXPORT void rotate(float* x, int64_t x_stride, int64_t x_head, const float* cos,
   if (tasks > 1) return parallel(tasks, run);
   for (int64_t task = 0; task < tasks; task++) run(task);
 }
+OP(rotate)

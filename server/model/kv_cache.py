@@ -8,6 +8,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import torch
@@ -15,7 +16,15 @@ from torch import Tensor
 
 from adapters.ops import PrefixKV
 from hotkernels import native
-from hotkernels.attention import AttentionRule, Scales, Sequences, paged_attention, read_cache, write_cache
+from hotkernels.attention import (
+    AttentionRule,
+    Scales,
+    Sequences,
+    cache_numbers,
+    paged_attention,
+    read_cache,
+    write_cache,
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,12 @@ class KVCache:
     def is_read_in_place(self) -> bool:
         """Whether ``attend`` does better than reading and attending to what was read."""
         return self.device.type == "cpu" and self.dtype == torch.float32 and native.library() is not None
+
+    @cached_property
+    def numbers(self) -> list[int]:
+        """Where the layers' keys and values lie, for programs: the ``cache_numbers`` of all layers."""
+        layers = zip(self.keys, self.values, self.scales, strict=True)
+        return [number for layer in layers for number in cache_numbers(*layer)]
 
     def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
         """Store ``key`` and ``value`` [T, num_heads, dim] at ``slots`` [T]."""

@@ -230,3 +230,11 @@ def test_rows_of_a_table_are_looked_up(name: str) -> None:
     indices = torch.tensor([36, 0, 17, 17, 31])
     assert torch.equal(pack([stored]).take(indices), stored.dense()[indices])
     assert pack([stored]).take(indices[:0]).shape == (0, stored.in_features)
+
+
+@formats
+def test_rows_that_a_table_does_not_have(variant: str, name: str) -> None:
+    if not is_native(variant):
+        pytest.skip("torch raises")
+    found = pack([make(name, 37)]).take(torch.tensor([-1, 36, 37, 1 << 40]))
+    assert found.isnan().all(-1).tolist() == [True, False, True, True]

@@ -1,20 +1,75 @@
-"""Computes a step by a plan: about ten calls a layer, whatever is in the batch."""
+"""Computes a step by a plan: few calls a layer, whatever is in the batch."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from hotkernels.activation import activated, gated
-from hotkernels.rotary import rotate
+from adapters.batch.low_rank import Places
+from adapters.checkpoints import checkpoint, may_be_held_up
+from hotkernels.program import Program
 from server.model.layout import Assembled
 from server.model.lean.angles import Table
 from server.model.lean.parts import HeadNorm, Norm, Projection
-from server.model.lean.plan import AttentionPlan, LayerPlan, MlpPlan, Place, Plan
+from server.model.lean.plan import AttentionPlan, LayerPlan, MlpPlan, NormPlan, Place, Plan
+from server.model.lean.stages import (
+    ActivationStage,
+    AdditionStage,
+    AttentionStage,
+    HeadNormStage,
+    NormStage,
+    ProjectionStage,
+    Register,
+    Registers,
+    RotationStage,
+    Stage,
+    WholeStage,
+)
 from server.model.step import Step
 
-Angles = tuple[Tensor, Tensor]
+
+class _Written(NamedTuple):
+    """A stage and its calls in the program; none where only Python can compute it."""
+
+    stage: Stage
+    start: int
+    stop: int
+
+
+class _Layers:
+    """All stages, and their calls in a program, with low-rank updates by the numbers of ``places``."""
+
+    def __init__(self, stages: Sequence[Stage], places: Places | None) -> None:
+        self.places = places
+        self._program = Program()
+        self._stages: list[_Written] = []
+        for stage in stages:
+            start = len(self._program)
+            stage.write(self._program, places)
+            self._stages.append(_Written(stage, start, len(self._program)))
+        self._unwritten = [written for written in self._stages if written.start == written.stop]
+
+    def compute(self, registers: Registers, step: Step) -> None:
+        """All stages in order: calls of the program, and where it has none or an adapter acts, the stages' own."""
+        done = 0
+        for stage, start, stop in self._stages if step.groups else self._unwritten:
+            if start < stop and not stage.is_adapted(step):
+                continue
+            self._call(done, start, registers)
+            stage.run(registers, step)
+            done = stop
+        self._call(done, len(self._program), registers)
+
+    def _call(self, start: int, stop: int, registers: Registers) -> None:
+        """Make the calls from ``start`` to ``stop``; stage by stage in a thread that may be held up between two."""
+        ends = [written.stop for written in self._stages if start < written.stop < stop] if may_be_held_up() else []
+        for end in (*ends, stop):
+            if start < end:
+                checkpoint()
+                self._program.run(start, end, registers.variables)
+                start = end
 
 
 class LeanDecoder:
@@ -24,9 +79,13 @@ class LeanDecoder:
         self._plan = plan
         self._tables = [Table(table) for table in plan.tables]
         self._embed: Any = plan.embedding.module
-        self._layers = [_Layer(index, layer) for index, layer in enumerate(plan.layers)]
         self._norm = None if plan.norm is None else Norm(plan.norm)
         self._head = Projection([plan.head])
+        self._size = self._head.in_features
+        self._widths: dict[Register, int] = {}
+        self._need(Register.NORMED, self._size)
+        self._stages = [stage for index, layer in enumerate(plan.layers) for stage in self._layer(index, layer)]
+        self._layers = _Layers(self._stages, None)
 
     @property
     def has_exact_rows(self) -> bool:
@@ -40,16 +99,18 @@ class LeanDecoder:
         if self._plan.embedding_scale != 1.0:
             stream *= self._plan.embedding_scale
         angles = [table.rows(stream, batch.positions, step.num_positions) for table in self._tables]
-        added: Tensor | None = None
-        for layer in self._layers:
-            added = layer(stream, added, angles, step)
-        return self._logits(stream, added, batch)
+        registers = Registers(stream, self._widths, angles, step)
+        layers = self._layers
+        if step.low_rank is not None and step.low_rank.places is not layers.places:  # once, with the first such step
+            layers = self._layers = _Layers(self._stages, step.low_rank.places)
+        layers.compute(registers, step)
+        return self._logits(registers, batch)
 
-    def _logits(self, stream: Tensor, added: Tensor | None, batch: Assembled) -> Tensor:
+    def _logits(self, registers: Registers, batch: Assembled) -> Tensor:
         rows = batch.logits_rows
-        x = stream.index_select(0, rows)
-        if added is not None:
-            x.add_(added.index_select(0, rows), alpha=self._plan.layers[-1].scale)
+        x = registers.get(Register.STREAM, self._size).index_select(0, rows)
+        added = registers.get(Register.B, self._size).index_select(0, rows)
+        x.add_(added, alpha=self._plan.layers[-1].scale)
         if self._norm is not None:
             x = self._norm(x, batch.step, at_head=True)
         y = self._head(x, batch.step, at_head=True)
@@ -57,90 +118,60 @@ class LeanDecoder:
             return y.div_(self._plan.softcap).tanh_().mul_(self._plan.softcap)
         return y if self._plan.logit_scale == 1.0 else y.mul_(self._plan.logit_scale)
 
+    def _need(self, register: Register, width: int) -> None:
+        self._widths[register] = max(self._widths.get(register, 0), width)
 
-class _Layer:
-    def __init__(self, index: int, plan: LayerPlan) -> None:
-        self._plan = plan
-        self._attention = _Attention(index, plan.attention)
-        self._mlp = _Mlp(plan.mlp) if isinstance(plan.mlp, MlpPlan) else _Whole(plan.mlp)
-        norms = (plan.pre_attention, plan.post_attention, plan.pre_mlp, plan.post_mlp)
-        self._pre_attention, self._post_attention, self._pre_mlp, self._post_mlp = (
-            None if norm is None else Norm(norm) for norm in norms
-        )
-
-    def __call__(self, stream: Tensor, added: Tensor | None, angles: list[Angles], step: Step) -> Tensor:
-        """Take in what the layer before ``added``; what this one adds comes back, not yet in ``stream``."""
-        plan = self._plan
-        x = _normed(self._pre_attention, stream, added, plan.scale, step)
-        a = self._attention(x, angles, step)
-        if self._post_attention is not None:
-            a = self._post_attention(a, step)
+    def _layer(self, index: int, plan: LayerPlan) -> Iterator[Stage]:
+        """Takes in what the layer before left in ``B``, and leaves there what it adds to the stream itself."""
+        x, stages = self._normed(plan.pre_attention, Register.B if index else None, plan.scale)
+        yield from stages
+        yield from self._attention(index, plan.attention, x)
+        if plan.post_attention is not None:
+            yield NormStage(Norm(plan.post_attention), Register.A, Register.A)
+        if not plan.is_parallel:
+            x, stages = self._normed(plan.pre_mlp, Register.A, plan.scale)
+            yield from stages
+        elif not plan.shares_norm:
+            x, stages = self._normed(plan.pre_mlp, None, plan.scale)
+            yield from stages
+        yield from self._mlp(plan.mlp, x)
         if plan.is_parallel:
-            x = x if plan.shares_norm else _normed(self._pre_mlp, stream, None, plan.scale, step)
-            b = self._mlp(x, step)
-            stream.add_(a, alpha=plan.scale)
-        else:
-            b = self._mlp(_normed(self._pre_mlp, stream, a, plan.scale, step), step)
-        return b if self._post_mlp is None else self._post_mlp(b, step)
+            yield AdditionStage(Register.A, plan.scale, self._size)
+        if plan.post_mlp is not None:
+            yield NormStage(Norm(plan.post_mlp), Register.B, Register.B)
 
+    def _normed(self, plan: NormPlan | None, added: Register | None, scale: float) -> tuple[Register, Sequence[Stage]]:
+        """The norm of the stream after ``added`` went into it, and where that is found."""
+        if plan is None:
+            return Register.STREAM, [] if added is None else [AdditionStage(added, scale, self._size)]
+        norm = Norm(plan)
+        if added is None:
+            return Register.NORMED, [NormStage(norm, Register.STREAM, Register.NORMED)]
+        return Register.NORMED, [NormStage(norm, added, Register.NORMED, scale)]
 
-def _normed(norm: Norm | None, stream: Tensor, added: Tensor | None, scale: float, step: Step) -> Tensor:
-    """The norm of ``stream`` after ``added`` went into it."""
-    if norm is not None:
-        return norm(stream, step) if added is None else norm(added, step, stream, scale)
-    return stream if added is None else stream.add_(added, alpha=scale)
-
-
-class _Attention:
-    def __init__(self, index: int, plan: AttentionPlan) -> None:
-        self._index, self._plan = index, plan
-        self._inputs, self._output = Projection(plan.inputs), Projection([plan.output])
-        self._q_norm = None if plan.q_norm is None else HeadNorm(plan.q_norm)
-        self._k_norm = None if plan.k_norm is None else HeadNorm(plan.k_norm)
-        self._keys = slice(plan.num_heads, plan.num_heads + plan.num_kv_heads)
-
-    def __call__(self, x: Tensor, angles: list[Angles], step: Step) -> Tensor:
-        plan, keys = self._plan, self._keys
-        heads = self._inputs(x, step).view(len(x), -1, plan.head_dim)  # queries, then keys, then values
-        q, k = heads[:, : keys.start], heads[:, keys]
-        if not plan.norm_is_last:
-            self._norm(q, k, step)
+    def _attention(self, index: int, plan: AttentionPlan, x: Register) -> Iterator[Stage]:
+        yield self._project(plan.inputs, x, Register.HEADS)
+        norms = [(plan.q_norm, 0, plan.num_heads), (plan.k_norm, plan.num_heads, plan.num_kv_heads)]
+        stages: list[Stage] = [HeadNormStage(HeadNorm(n), plan, first, count) for n, first, count in norms if n]
         if plan.table is not None:
-            rotate(heads[:, : keys.stop], *angles[plan.table], interleaved=plan.interleaved)
-        if plan.norm_is_last:
-            self._norm(q, k, step)
-        y = self._attend(q, k, heads[:, keys.stop :], step)
-        return self._output(y.view(len(x), -1), step)
+            stages.insert(0 if plan.norm_is_last else len(stages), RotationStage(plan, plan.table))
+        yield from stages
+        self._need(Register.ATTENDED, plan.num_heads * plan.head_dim)
+        yield AttentionStage(index, plan)
+        yield self._project((plan.output,), Register.ATTENDED, Register.A)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, step: Step) -> Tensor:
-        assert step.sequences is not None, "a plan runs on the CPU"
-        step.cache.write(self._index, step.slots, k, v)
-        return step.cache.attend(self._index, q, step.sequences, self._plan.rule)
+    def _mlp(self, plan: MlpPlan | Place, x: Register) -> Iterator[Stage]:
+        if isinstance(plan, Place):
+            yield WholeStage(plan, x, self._size)
+            return
+        yield self._project(plan.inputs, x, Register.HIDDEN)
+        output = self._project((plan.output,), Register.ACTIVATED, Register.B)
+        size = output.in_features
+        self._need(Register.ACTIVATED, size)
+        yield ActivationStage(plan.activation, size, is_gated=plan.is_gated)
+        yield output
 
-    def _norm(self, q: Tensor, k: Tensor, step: Step) -> None:
-        if self._q_norm is not None:
-            self._q_norm(q, step)
-        if self._k_norm is not None:
-            self._k_norm(k, step)
-
-
-class _Mlp:
-    def __init__(self, plan: MlpPlan) -> None:
-        self._inputs, self._output = Projection(plan.inputs), Projection([plan.output])
-        self._activation, self._kind = gated if plan.is_gated else activated, plan.activation
-
-    def __call__(self, x: Tensor, step: Step) -> Tensor:
-        return self._output(self._activation(self._inputs(x, step), self._kind), step)
-
-
-class _Whole:
-    """An MLP that runs as the model's own module, such as routed experts."""
-
-    def __init__(self, place: Place) -> None:
-        self._module: Any = place.module
-
-    def __call__(self, x: Tensor, step: Step) -> Tensor:
-        y = self._module(x[None])
-        y = y[0] if isinstance(y, tuple) else y
-        assert isinstance(y, Tensor)
-        return y.view(x.shape)
+    def _project(self, places: Sequence[Place], source: Register, target: Register) -> ProjectionStage:
+        projection = Projection(places)
+        self._need(target, projection.out_features)
+        return ProjectionStage(projection, source, target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
@@ -10,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adapters.batch.grouped import Groups
-from adapters.batch.low_rank import JoinedMaps, RowUpdates
+from adapters.batch.low_rank import JoinedMaps, Places, RowUpdates
 from adapters.batch.rows import RowSegment, plan_rows
 from adapters.checkpoints import checkpoint
 from bases.packed import PackedLinear
 from hotkernels import native
 from hotkernels.linear import NATIVE_LINEAR, NATIVE_LINEAR_UPDATED, PackedWeight, StoredWeight, linear, pack
-from hotkernels.norm import layer_norm, rms_norm, rms_norm_native
+from hotkernels.norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm, rms_norm_native
+from hotkernels.program import Program, Rows, Variable
 from server.model.lean.plan import NormPlan, Place
 from server.model.sites import BaseSite, change_output, changed_input
 from server.model.step import Step
@@ -29,6 +31,21 @@ class Norm:
         self.name = plan.place.name
         self._site = BaseSite(plan.place.module)
         self._is_rms, self._weight, self._bias, self._eps = plan.kind == "rms", plan.weight, plan.bias, plan.eps
+        self.width = plan.weight.shape[-1]
+
+    def is_adapted(self, step: Step) -> bool:
+        """Whether an adapter of the batch acts here."""
+        return self.name in step.groups
+
+    def write(self, program: Program, x: Rows, y: Variable, residual: Variable | None, scale: float) -> bool:
+        """Add the norm without adapters to a program; False where torch computes it."""
+        if native.library() is None:
+            return False
+        if self._is_rms:
+            add_rms_norm(program, x, y, self._weight, eps=self._eps, residual=residual, scale=scale)
+        else:
+            add_layer_norm(program, x, y, self._weight, self._bias, eps=self._eps, residual=residual, scale=scale)
+        return True
 
     def __call__(
         self, x: Tensor, step: Step, residual: Tensor | None = None, scale: float = 1.0, *, at_head: bool = False
@@ -62,6 +79,21 @@ class HeadNorm:
         self._site = BaseSite(plan.place.module)
         self._is_rms, self._weight, self._bias, self._eps = plan.kind == "rms", plan.weight, plan.bias, plan.eps
 
+    def is_adapted(self, step: Step) -> bool:
+        """Whether an adapter of the batch acts here."""
+        return self.name in step.groups
+
+    def write(self, program: Program, x: Rows, count: int, dim: int) -> bool:
+        """Add it to a program: of the first ``count`` heads of each row, in place. False where there is no op."""
+        is_whole = self._weight.dim() == 1 and self._weight.shape[0] == count * dim
+        if native.library() is None or not (self._is_rms or is_whole):
+            return False
+        if self._is_rms:
+            add_rms_norm(program, x, x.at, self._weight, eps=self._eps, heads=1 if is_whole else count)
+        else:
+            add_layer_norm(program, x, x.at, self._weight, self._bias, eps=self._eps)
+        return True
+
     def __call__(self, heads: Tensor, step: Step) -> None:
         """Norm ``heads`` [T, H, D] in place."""
         groups = step.groups.get(self.name) if step.groups else None
@@ -94,6 +126,15 @@ class HeadNorm:
             group.apply(x, y, plan_rows(group.members, segments, x.device), self._site)
 
 
+@dataclass(frozen=True)
+class UpdatesAt:
+    """Low-rank updates by the numbers of ``places``, and where a program finds ``LowRankRows``, which says whose."""
+
+    places: Places
+    rows: Variable
+    count: Variable
+
+
 class Projection:
     """Linear maps of one input, their outputs side by side."""
 
@@ -103,7 +144,7 @@ class Projection:
         modules = [place.module for place in places]
         ends = list(accumulate(_width(module) for module in modules))
         self._slices = [slice(end - _width(module), end) for end, module in zip(ends, modules, strict=True)]
-        self.out_features = ends[-1]
+        self.in_features, self.out_features = _in_features(modules[0]), ends[-1]
         columns = [part.start for part in self._slices]
         self._maps = JoinedMaps(dict(zip(self.names, columns, strict=True)))
         self._bias = _joined_bias(modules)
@@ -112,6 +153,22 @@ class Projection:
         self._bias_address = None if self._bias is None else self._bias.data_ptr()
         self._parts = [weight for module in modules if (weight := packed(module)) is not None]
         assert len(self._parts) == len(modules), "a weight that no kernel knows; see reading"
+
+    def is_adapted(self, step: Step) -> bool:
+        """Whether an adapter of the batch acts here otherwise than by low-rank updates."""
+        return any(name in step.groups for name in self.names)
+
+    def write(self, program: Program, x: Rows, y: Variable, updates: UpdatesAt | None) -> bool:
+        """Add the product, with ``updates``, to a program; False where it is not a single one of the library's."""
+        if self._address is None:
+            return False
+        product = self._address, x.at, x.stride, x.count, self._bias_address, y, self.out_features
+        if updates is None:
+            program.add(NATIVE_LINEAR, *product)
+        else:
+            maps = self._maps.among(updates.places)
+            program.add(NATIVE_LINEAR_UPDATED, *product, maps.address, maps.count, updates.rows, updates.count)
+        return True
 
     def __call__(self, x: Tensor, step: Step, *, at_head: bool = False) -> Tensor:
         """The outputs for ``x`` [T, in]; wider at the head in a batch with adapters that brought tokens."""
@@ -168,6 +225,11 @@ class Projection:
 def _width(module: nn.Module) -> int:
     assert isinstance(module, nn.Linear)
     return module.out_features
+
+
+def _in_features(module: nn.Module) -> int:
+    assert isinstance(module, nn.Linear)
+    return module.in_features
 
 
 def packed(module: nn.Module) -> PackedWeight | None:

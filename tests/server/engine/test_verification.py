@@ -182,7 +182,7 @@ def count_parts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         computed.append(threading.current_thread().name)
         checkpoint()
 
-    for where in ("adapted_modules", "lean.parts"):
+    for where in ("adapted_modules", "lean.decoder", "lean.parts"):
         monkeypatch.setattr(f"server.model.{where}.checkpoint", counted)
     return computed
 
