@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from bases import packed
-from hotkernels.linear import linear
+from hotkernels.linear import NATIVE_LINEAR, NATIVE_LINEAR_UPDATED, linear
+from hotkernels.native import Function
+from hotkernels.program import Program
 from server.adapter_key import AdapterKey
 from server.engine.messages import FinishReason
 from server.model.inputs import ModelInput
@@ -33,6 +35,7 @@ from tests.server.engine.driver import Driver, prompt_of
 TOLERANCE = 2e-6  # sixteen roundings of a logit near 2, where bounds.LOGITS would allow for hundreds
 EFFECT = 1e-3  # what an adapter must change at least, so that the tolerance means something
 COUNT = 6
+_PRODUCTS = (NATIVE_LINEAR, NATIVE_LINEAR_UPDATED)
 ACTIVATED, INVOCATION = "alora", [301, 302, 303]  # a LoRA that acts from these tokens on
 
 
@@ -191,6 +194,15 @@ def test_mixed_and_preempted(toy_base: Path, toy_adapters: Mapping[str, Path]) -
 def test_one_base_product_per_linear_map(
     toy_base: Path, toy_adapters: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    written: dict[Program, list[tuple[int, int]]] = {}  # of each program, where its products begin, and of which weight
+    add = Program.add
+
+    def noted(self: Program, function: Function, *arguments: Any) -> None:
+        if function in _PRODUCTS:
+            written.setdefault(self, []).append((len(self), arguments[0]))
+        add(self, function, *arguments)
+
+    monkeypatch.setattr(Program, "add", noted)
     mixed = MixedEngine(toy_base, toy_adapters)
     model = mixed.driver.engine.runner._base.model  # type: ignore[attr-defined]
     linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
@@ -212,18 +224,24 @@ def test_one_base_product_per_linear_map(
 
         return call
 
-    def unchecked(product: Callable[..., None]) -> Callable[..., None]:
-        def call(address: int, *arguments: Any) -> None:
-            counted(address)
-            product(address, *arguments)
+    call, run = Function.__call__, Program.run
 
-        return call
+    def called(self: Function, *arguments: Any) -> None:
+        if self in _PRODUCTS:
+            counted(arguments[0])
+        call(self, *arguments)
+
+    def ran(self: Program, start: int, stop: int, variables: Any) -> None:
+        for place, address in written.get(self, ()):
+            if start <= place < stop:
+                counted(address)
+        run(self, start, stop, variables)
 
     monkeypatch.setattr(nn.functional, "linear", counting(nn.functional.linear))
     monkeypatch.setattr(packed, "linear", counting(linear))
     monkeypatch.setattr(parts, "linear", counting(linear))
-    for name in ("NATIVE_LINEAR", "NATIVE_LINEAR_UPDATED"):
-        monkeypatch.setattr(parts, name, unchecked(getattr(parts, name)))
+    monkeypatch.setattr(Function, "__call__", called)
+    monkeypatch.setattr(Program, "run", ran)
     mixed.wave("counted")
     assert len(products) == len(linears) * mixed.recorder.steps
     assert set(products.values()) == {1}
