@@ -67,7 +67,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_num_seqs: Annotated[int, Flag(ENGINE, "sequences computed at once", "N")] = 64
     max_num_batched_tokens: Annotated[int, Flag(ENGINE, "tokens of one step", "N")] = 512
     block_size: Annotated[int, Flag(ENGINE, "positions of one KV block", "N")] = 16
-    kv_cache_gb: Annotated[float, Flag(ENGINE, "memory for the KV cache", "GB")] = 1.0
+    kv_cache_gb: Annotated[float, Flag(ENGINE, "most memory for the KV cache", "GB")] = 1.0
     kv_dtype: Annotated[
         str, Flag(ENGINE, f"{', '.join(KV_DTYPES[:-1])} or {KV_DTYPES[-1]}, of keys and values", "TYPE")
     ] = "auto"

@@ -83,7 +83,7 @@ def _hotswap(options: tuple[str, ...]) -> Starter:
         given = [f"--adapter={path.name}={path}" for path in packages]
         common = ["--model", str(work.base), "--threads", str(os.cpu_count() or 1), "--no-prefix-caching"]
         if adapters == "sized":
-            common += _cache_of(work.base, CACHE_TOKENS)
+            common += cache_of(work.base, CACHE_TOKENS)
         log = work.logs / f"hotswap-{adapters}.log"
         with start_server([*common, "--log-level", "warning", *given, *options], log) as server:
             asyncio.run(wait_until_ready(server, START_SECONDS))
@@ -93,7 +93,7 @@ def _hotswap(options: tuple[str, ...]) -> Starter:
     return start
 
 
-def _cache_of(base: Path, tokens: int) -> list[str]:
+def cache_of(base: Path, tokens: int) -> list[str]:
     """Options of ``hotswap serve`` for keys and values of ``tokens`` in fp16, of a base of Llama's shape."""
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     width = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from benchmarks.speed.loads import LOADS, OWN_LIMITS
 from benchmarks.speed.measuring import Measured
 from benchmarks.speed.report import plot, tables, write_section
 
@@ -52,6 +54,14 @@ def test_sixteen_adapters_are_held_against_the_base_alone_too() -> None:
     text = tables(found, bf16=True)
     assert "| 16 LoRA, 8 streams: tokens a second | vLLM, base, 8 streams | 1.50 | 1 | – |" in text
     assert "| 16 LoRA, 8 streams: tokens a second | vLLM, the same | 3.00 | 3 | – |" in text
+
+
+def test_a_limit_is_held_against_the_median() -> None:
+    (limit,) = OWN_LIMITS
+    assert limit.load in {load.name for load in LOADS}
+    base = measured("hotswap", limit.load, 0, 100.0)
+    text = tables([replace(base, round=number, pss_mb=pss) for number, pss in enumerate((800, 850, 990))], bf16=False)
+    assert f"| {limit.name} | 850 | 900 at most | 700 |" in text
 
 
 def test_without_rivals_there_is_no_word_of_them() -> None:
