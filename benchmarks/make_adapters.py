@@ -27,7 +27,7 @@ from peft import (
 from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-DEVIATION = 0.02  # of what is added to each trained number: enough that each adapter changes the text
+DEVIATION = 0.02  # of what is added to each trained number: most texts change, and stay texts
 _ALL: dict[str, Any] = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 _TASK: dict[str, Any] = {"task_type": "CAUSAL_LM"}
 KINDS: dict[str, Callable[[], Any]] = {

@@ -62,10 +62,13 @@ class _CallError(Exception):
 
 
 def open_session(target: Target) -> aiohttp.ClientSession:
-    """A session without a limit of its own on connections. Close it, or use it as a context manager."""
+    """A session without a limit of its own on connections. Close it, or use it as a context manager.
+
+    Each request has a connection of its own: llama.cpp's server closes one after a stream without having said so.
+    """
     headers = {"Authorization": f"Bearer {target.api_key}"} if target.api_key else {}
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),
+        connector=aiohttp.TCPConnector(limit=0, force_close=True),
         timeout=aiohttp.ClientTimeout(total=target.timeout_s),
         headers=headers,
         read_bufsize=2**20,

@@ -60,7 +60,8 @@ def _measure_server(
                 report = _ask(endpoint, load, models, warmup=0 if warm.issuperset(models) else len(models), seed=number)
             warm.update(models)
             measured = _measured(name, load, number, report, endpoint.pss_mb())
-            progress(f"{name}: {load.name}: {measured.tok_s:.1f} tok/s")
+            failed = f", {measured.errors} failed: {report['error_examples']}" if measured.errors else ""
+            progress(f"{name}: {load.name}: {measured.tok_s:.1f} tok/s{failed}")
             yield measured
 
 
