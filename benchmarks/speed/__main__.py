@@ -3,9 +3,9 @@
     python -m benchmarks.speed --base DIR
     python -m benchmarks.speed --base DIR --rivals --llama-server FILE --llama-source DIR --vllm VENV
 
-Loads are closed loops of 128 prompt and 64 output tokens, greedy, streaming, over HTTP, without a prefix cache. Servers
-take turns, round after round; figures are medians of the rounds, ratios are taken within a round. Results go to --out:
-speed.json, speed.md, speed.png.
+Loads are closed loops of 128 prompt and 64 output tokens, greedy, streaming, over HTTP, without a prefix cache, ours
+without drafts. Servers take turns, round after round; figures are medians of the rounds, ratios are taken within a
+round. Results go to --out: speed.json, speed.md, speed.png.
 """
 
 from __future__ import annotations

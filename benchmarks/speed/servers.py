@@ -82,6 +82,7 @@ def _hotswap(options: tuple[str, ...]) -> Starter:
         packages = work.adapters[adapters]
         given = [f"--adapter={path.name}={path}" for path in packages]
         common = ["--model", str(work.base), "--threads", str(os.cpu_count() or 1), "--no-prefix-caching"]
+        common += ["--speculation", "off"]  # a small model's greedy outputs repeat themselves, and rivals draft nothing
         if adapters == "sized":
             common += cache_of(work.base, CACHE_TOKENS)
         log = work.logs / f"hotswap-{adapters}.log"

@@ -1,11 +1,12 @@
-"""How many tokens to draft for which request of a step: as many as make a step give more tokens in its time.
+"""How many tokens to draft for which request of a step: as many as make outputs come faster.
 
 It knows neither requests nor the model, only how long steps took and how likely drafted tokens are right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from math import log, log1p
 
 _MEMORY = 0.98  # what former steps weigh at a new one
 _FIXED_ROWS = 4.0  # rows that take as long as what a step costs besides its rows; before any is measured
@@ -48,16 +49,27 @@ class DraftSize:
     def share(self, num_streams: int, chances: Sequence[Sequence[float]]) -> list[int]:
         """How many tokens to draft by the ``chances`` of each request, in a step in which ``num_streams`` generate.
 
-        ``chances[i][j]`` is how likely the first ``j + 1`` tokens of draft i are right, so falling in j. A step of R
-        rows takes as long as R + ``fixed_rows`` rows and gives T tokens: one row more pays when it gives more than
-        T / (R + fixed_rows). The likeliest are taken until one does not.
+        ``chances[i][j]`` is how likely the first ``j + 1`` tokens of draft i are right, so falling in j. As large as
+        can be is made the product of all streams' speeds, which are their tokens of the step over its time. Where all
+        have drafts as good, these are the most tokens a second; the draft of one does not slow down others for little.
         """
+        gains = sorted(((gain, i) for i, draft in enumerate(chances) for gain in _gains(draft)), reverse=True)
+        rows = num_streams + self.fixed_rows
+        best = speeds = 0.0  # logarithms of that product, over that without drafts
+        taken = 0
+        for count, (gain, _) in enumerate(gains, start=1):
+            speeds += gain
+            if (value := speeds - num_streams * log(1.0 + count / rows)) > best:
+                best, taken = value, count
         counts = [0] * len(chances)
-        tokens, rows = float(num_streams), num_streams + self.fixed_rows
-        paying = ((chance, i) for i, draft in enumerate(chances) for chance in draft if chance * rows > tokens)
-        for chance, i in sorted(paying, reverse=True):
-            if chance * rows <= tokens:
-                break
+        for _, i in gains[:taken]:
             counts[i] += 1
-            tokens, rows = tokens + chance, rows + 1.0
         return counts
+
+
+def _gains(chances: Sequence[float]) -> Iterator[float]:
+    """By how much each drafted token increases the logarithm of the tokens that its request gets of the step."""
+    tokens = 1.0
+    for chance in chances:
+        yield log1p(chance / tokens)
+        tokens += chance

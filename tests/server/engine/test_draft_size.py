@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from itertools import accumulate, product
+from math import prod
 from operator import mul
 
 import pytest
@@ -62,15 +63,28 @@ def test_many_streams_draft_only_what_is_nearly_certain() -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_no_other_shares_give_more_tokens_a_second(seed: int) -> None:
+def test_no_other_shares_are_better(seed: int) -> None:
     rng = random.Random(seed)
     size = taught(0.03 + 0.3 * rng.random(), 0.02, [1, 5, 9] * 40)
     drafts = [list(accumulate((rng.random() ** 0.3 for _ in range(4)), mul)) for _ in range(3)]
     streams = rng.choice([3, 5])
 
-    def rate(counts: tuple[int, ...] | list[int]) -> float:
-        tokens = sum(sum(draft[:count]) for draft, count in zip(drafts, counts, strict=True))
-        return (streams + tokens) / (streams + size.fixed_rows + sum(counts))
+    def speeds(counts: tuple[int, ...] | list[int]) -> float:
+        tokens: float = prod(1 + sum(draft[:count]) for draft, count in zip(drafts, counts, strict=True))
+        return tokens / float((streams + size.fixed_rows + sum(counts)) ** streams)
 
-    best = max(rate(counts) for counts in product(range(5), repeat=3))
-    assert rate(size.share(streams, drafts)) == pytest.approx(best)
+    best = max(speeds(counts) for counts in product(range(5), repeat=3))
+    assert speeds(size.share(streams, drafts)) == pytest.approx(best, rel=1e-9)
+
+
+def test_streams_alike_get_the_most_tokens_a_second() -> None:
+    size, draft = taught(0.07, 0.01, [1, 5, 9] * 40), list(accumulate([0.95] * 16, mul))
+    rates = [(1 + sum(draft[:n])) / (8 * (1 + n) + size.fixed_rows) for n in range(17)]
+    assert size.share(8, [draft] * 8) == [rates.index(max(rates))] * 8
+
+
+def test_one_stream_does_not_slow_down_the_others_for_long_drafts() -> None:
+    size, draft = taught(0.07, 0.01, [1, 5, 9] * 40), list(accumulate([0.97] * 16, mul))
+    assert size.share(1, [draft])[0] > 8
+    assert size.share(8, [draft])[0] <= 2, "a step becomes an eighth longer at most"
+    assert size.share(8, [draft, *[[0.1]] * 7])[0] <= 2
