@@ -11,19 +11,24 @@ struct Piece {
   int64_t lines;
 };
 
-// A run of lines of some pieces, a few at a time. Ends at a piece of no lines.
+// A run of lines of some pieces, a few at a time.
 class Fetch {
  public:
   Fetch() = default;
   Fetch(const Piece* piece, int64_t skip, int64_t left, int64_t each) : piece_(piece), left_(left), each_(each) {
-    while (skip >= piece_->lines && piece_->lines > 0) skip -= (piece_++)->lines;
+    while (skip >= piece_->lines) skip -= (piece_++)->lines;
     line_ = skip;
   }
 
   void some() {
-    for (int64_t i = 0; i < each_ && left_ > 0; i++, left_--) {
-      if (line_ == piece_->lines) piece_++, line_ = 0;
-      __builtin_prefetch(piece_->at + line_++ * LINE, 0, 2);
+    int64_t count = each_ < left_ ? each_ : left_;
+    left_ -= count;
+    while (count > 0) {
+      int64_t const rest = piece_->lines - line_, run = count < rest ? count : rest;
+      const char* const at = piece_->at + line_ * LINE;
+      for (int64_t i = 0; i < run; i++) __builtin_prefetch(at + i * LINE, 0, 2);
+      count -= run, line_ += run;
+      if (run == rest) piece_++, line_ = 0;
     }
   }
 

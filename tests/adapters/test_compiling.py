@@ -1,4 +1,4 @@
-"""Packages made for another base or chat template are refused, and both are named."""
+"""Packages made for another base or chat template are refused, and both are named; factors keep their type."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import torch
 
 from adapters.compiling import compile_package
 from adapters.errors import BaseMismatchError
+from adapters.ops import LowRank
 from adapters.package.manifest import BaseRef, Manifest
 from adapters.package.reading import read_package
 from adapters.package.writing import write_package
@@ -53,3 +55,20 @@ def test_a_template_that_comes_along_is_no_mismatch_where_it_is_used(tmp_path: P
     (path / "chat_template.jinja").write_text("another")
     with pytest.raises(BaseMismatchError, match="another chat template"):
         compile_package(read_package(path), allowing)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("alpha", [8, 9])
+def test_factors_stay_in_their_type_where_their_scale_is_exact_in_it(
+    dtype: torch.dtype, alpha: int, tmp_path: Path
+) -> None:
+    tensors = {name: tensor.to(dtype) for name, tensor in lora_tensors().items()}
+    write_package(tmp_path / "p", {**LORA_CONFIG, "lora_alpha": alpha}, tensors)
+    ops = compile_package(read_package(tmp_path / "p"), SMALL_SPEC).ops
+    for module, (op,) in ops.items():
+        assert isinstance(op, LowRank)
+        a, b = (tensors[f"base_model.model.{module}.lora_{name}.weight"] for name in "AB")
+        assert op.a.dtype == dtype
+        assert op.b.dtype == (dtype if alpha == 8 else torch.float32)
+        assert torch.equal(op.a, a.T)
+        assert torch.equal(op.b.float(), b.float().T * (alpha / 4))
