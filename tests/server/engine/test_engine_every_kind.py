@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from bases import packed
+from hotkernels import native
 from hotkernels.linear import NATIVE_LINEAR, NATIVE_LINEAR_UPDATED, linear
 from hotkernels.native import Function
 from hotkernels.program import Program
@@ -219,7 +220,8 @@ def test_one_base_product_per_linear_map(
 
     def counting(product: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def call(x: Tensor, weight: Any, bias: Tensor | None = None) -> Tensor:
-            counted(id(weight))
+            if native.library() is None:  # else it calls a function
+                counted(id(weight))
             return product(x, weight, bias)
 
         return call
