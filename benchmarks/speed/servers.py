@@ -95,11 +95,15 @@ def _hotswap(options: tuple[str, ...]) -> Starter:
 
 
 def cache_of(base: Path, tokens: int) -> list[str]:
-    """Options of ``hotswap serve`` for keys and values of ``tokens`` in fp16, of a base of Llama's shape."""
+    """Options of ``hotswap serve`` for keys and values of ``tokens`` in fp16, of a base of Llama's shape.
+
+    Nothing is drafted: streams that begin together end together, and hold all ``tokens`` at once.
+    """
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     width = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     numbers = tokens * config["num_hidden_layers"] * config["num_key_value_heads"] * width * 2
-    return ["--kv-dtype", "float16", "--kv-cache-gb", f"{(numbers * 2 + 1) / 1e9:.9f}"]
+    size = f"{(numbers * 2 + 1) / 1e9:.9f}"  # a byte more, as it is rounded down
+    return ["--kv-dtype", "float16", "--kv-cache-gb", size, "--speculation", "off"]
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from server.model.kv_cache import KVCache, LayerShape
 def test_the_load_that_memory_is_measured_by_fills_its_cache(tmp_path: Path) -> None:
     config = {"num_hidden_layers": 30, "num_key_value_heads": 3, "hidden_size": 576, "num_attention_heads": 9}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    _, dtype, _, size = cache_of(tmp_path, CACHE_TOKENS)
+    options = cache_of(tmp_path, CACHE_TOKENS)
+    dtype, size = (options[options.index(name) + 1] for name in ("--kv-dtype", "--kv-cache-gb"))
     assert dtype == "float16"
     block = EngineConfig(model="m").block_size
     blocks = KVCache.num_blocks_for([LayerShape(3, 64, 64)] * 30, int(float(size) * 1e9), block, torch.float16)
