@@ -35,7 +35,7 @@ def key(name: str, version: int = 1) -> AdapterKey:
 
 def request(request_id: str, adapter: AdapterKey | None = None, *, max_tokens: int = 16) -> EngineRequest:
     """A greedy request of a fixed length."""
-    sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0, ignore_eos=True)
+    sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0, ignore_eos=True, speculation=False)
     return EngineRequest(request_id=request_id, prompt_ids=PROMPT, adapter=adapter, sampling=sampling)
 
 

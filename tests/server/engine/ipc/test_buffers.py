@@ -51,8 +51,16 @@ def test_everything_that_came_once_survives_in_order() -> None:
                 prompt_logprobs=[None],
                 cached_tokens=8,
                 queued_seconds=0.3,
+                drafted_tokens=3,
             ),
-            RequestOutput(request_id="r", token_ids=[2], logprobs=[second], prompt_logprobs=[first]),
+            RequestOutput(
+                request_id="r",
+                token_ids=[2],
+                logprobs=[second],
+                prompt_logprobs=[first],
+                drafted_tokens=2,
+                accepted_tokens=1,
+            ),
             RequestOutput(request_id="r", token_ids=[9], finish_reason=FinishReason.STOP, stop_token_id=9),
         ]
     )
@@ -65,6 +73,8 @@ def test_everything_that_came_once_survives_in_order() -> None:
         prompt_logprobs=[None, first],
         cached_tokens=8,
         queued_seconds=0.3,
+        drafted_tokens=5,
+        accepted_tokens=1,
     )
 
 

@@ -170,3 +170,18 @@ def test_extreme_parameters_stay_finite() -> None:
     assert sample(logits, [make_request(temperature=1e-9)]) == [best]
     assert sample(logits, [make_request(min_p=1.0)]) == [best]
     assert sample(logits * 1e6, [make_request(temperature=0.01, top_p=0.5)]) == [best]
+
+
+def test_behind_a_draft_each_place_has_its_own_random_number() -> None:
+    """The same as with the tokens before it in the output, beside a greedy request and others."""
+    logits = random_logits(1).expand(6, -1)
+    ahead, seeds = [0, 1, 2, 0, 1, 0], [5, 5, 5, 6, 6, 7]
+    temperatures = [1.0, 1.0, 1.0, 0.0, 0.0, 0.7]
+    requests = [make_request(seed=seed, temperature=t) for seed, t in zip(seeds, temperatures, strict=True)]
+    behind = [
+        make_request(seed=seed, temperature=t, outputs=tuple(range(n)))
+        for seed, t, n in zip(seeds, temperatures, ahead, strict=True)
+    ]
+    found = Sampler().sample(logits, requests, ahead).token_ids
+    assert found == sample(logits, behind)
+    assert found[:3] != sample(logits, requests)[:3]
