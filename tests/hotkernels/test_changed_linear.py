@@ -46,7 +46,7 @@ def tables() -> list[RowOpTable]:
 
 def maps(*, is_joined: bool, bias: Tensor | None) -> ChangedLinear:
     joined, parts = weights()
-    biases = [None] * len(OUTS) if bias is None else list(torch.split(bias, OUTS))
+    biases = [None] * len(OUTS) if bias is None else list(torch.split(bias, list(OUTS)))
     listed = [LinearPart(i, part, b) for i, (part, b) in enumerate(zip(parts, biases, strict=True))]
     return ChangedLinear(listed, joined if is_joined else None, bias)
 
