@@ -58,10 +58,14 @@ class LowRankTable:
 
 
 class LowRankMaps:
-    """Linear maps whose outputs are columns of one result: the place of each, and where its columns begin."""
+    """Linear maps whose outputs are columns of one result: the place of each, and where its columns begin.
+
+    ``mask`` has a bit for every place.
+    """
 
     def __init__(self, maps: Sequence[tuple[int, int]]) -> None:
         self.maps = maps
+        self.mask = sum(1 << place for place, _ in maps)
         self._numbers = torch.tensor(maps, dtype=torch.int64).view(-1, 2)
         self.address, self.count = self._numbers.data_ptr(), len(maps)
 

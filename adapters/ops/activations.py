@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from adapters.ops.op import AddOp, Op, Site
 from hotkernels.products import matmul
+from hotkernels.row_ops import Affine, RowOp
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,10 @@ class Bias(AddOp):
     @override
     def columns(self, base: int, given: int) -> int:
         return self.delta.shape[-1]
+
+    @override
+    def row_op(self) -> RowOp:
+        return Affine(None, self.delta)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +72,10 @@ class Magnitude(Op):
     def columns(self, base: int, given: int) -> int:
         return self.excess.shape[-1]
 
+    @override
+    def row_op(self) -> RowOp:
+        return Affine(self.excess, self.shift)
+
 
 @dataclass(frozen=True, eq=False)
 class ScaleInput(AddOp):
@@ -88,6 +97,10 @@ class ScaleInput(AddOp):
     @override
     def update(self, x: Tensor) -> Tensor:
         return x * self.excess[:, None]
+
+    @override
+    def row_op(self) -> RowOp:
+        return Affine(self.excess, None)
 
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {

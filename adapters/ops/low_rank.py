@@ -10,7 +10,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from adapters.ops.op import AddOp, Site
+from hotkernels import row_ops
 from hotkernels.products import matmul
+from hotkernels.row_ops import RowOp
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +82,10 @@ class SharedLowRank(AddOp):
     def update(self, x: Tensor) -> Tensor:
         a, b = self.a[:, : x.shape[-1]], self.b[:, :, : self.outer.shape[-1]]
         return matmul(matmul(x, a) * self.inner[:, None], b) * self.outer[:, None]
+
+    @override
+    def row_op(self) -> RowOp:
+        return row_ops.SharedLowRank(self.a, self.b, self.inner, self.outer)
 
 
 @dataclass(frozen=True, eq=False)

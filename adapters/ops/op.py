@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from hotkernels.row_ops import RowOp
+
 
 class Site(Protocol):
     """The module that an op acts on."""
@@ -85,6 +87,10 @@ class Op(ABC):
         of no such tokens.
         """
         return base
+
+    def row_op(self) -> RowOp | None:
+        """The same as an op on rows that the library runs beside those of other kinds; None where it has none such."""
+        return None
 
     def _values(self) -> dict[str, object]:
         return {field.name: getattr(self, field.name) for field in fields(self)}

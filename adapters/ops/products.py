@@ -10,7 +10,9 @@ from torch.nn.functional import pad
 from typing_extensions import override
 
 from adapters.ops.op import AddOp, Site
+from hotkernels import row_ops
 from hotkernels.products import block_matmul, matmul
+from hotkernels.row_ops import RowOp
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +43,10 @@ class Kron(AddOp):
         columns = hidden.view(members, rows, -1, hidden.shape[-1]).transpose(2, 3)  # [G, n, out2, in1]
         product = matmul(columns.reshape(members, -1, columns.shape[3]), self.w1.mT)
         return product.view(*columns.shape[:3], -1).transpose(2, 3).flatten(2)
+
+    @override
+    def row_op(self) -> RowOp:
+        return row_ops.Kron(self.w1, self.down, self.up)
 
 
 _STEP_ELEMENTS = 1 << 24  # of what one step over a few rows computes in between

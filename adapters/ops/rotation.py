@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from adapters.ops.op import AddOp, Op, Site
 from hotkernels.products import block_matmul
+from hotkernels.row_ops import Rotation, RowOp
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,10 @@ class RotateInput(AddOp):
         blocks = self._swapped(x, 2, self.fold).reshape(*x.shape[:-1], -1, size)
         rotated = block_matmul(blocks, self.change).reshape(x.shape)
         return self._swapped(rotated, self.fold, 2)
+
+    @override
+    def row_op(self) -> RowOp:
+        return Rotation(self.change, self.fold)
 
     def _places(self, block: int, size: int) -> list[int]:
         if self.fold == 1:

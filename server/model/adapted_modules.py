@@ -37,18 +37,26 @@ def adapt_module(module: nn.Module, name: str, *, is_head: bool = False) -> None
         step = current()
         groups = step.groups.get(name, NOTHING)
         updates = step.head_low_rank if is_head else step.low_rank
+        changes = step.head_row_ops if is_head else step.row_ops
         if updates is not None and not maps.change(updates):
             updates = None
-        if groups is NOTHING and updates is None:
+        if changes is not None and not changes.act_at(maps):
+            changes = None
+        if groups is NOTHING and updates is None and changes is None:
             return base(x)
         rows = x.reshape(-1, x.shape[-1])
-        y = base(changed_input(rows, groups, step, site, at_head=is_head).view(x.shape))
+        given = changed_input(rows, groups, step, site, at_head=is_head)
+        if changes is not None:
+            given = changes.changed_input(given, maps)
+        y = base(given.view(x.shape))
         own = y.shape[-1] if is_head else 0
         if step.head_width > own > 0:
             y = pad(y, (0, step.head_width - own))  # for tokens that adapters brought
         changed = y.view(-1, y.shape[-1])
         if updates is not None:
             maps.add(rows, changed, updates)
+        if changes is not None:
+            changes.change_output(rows, changed, maps)
         change_output(rows, changed, groups, step, site, at_head=is_head, own=own)
         return y
 

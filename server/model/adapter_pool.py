@@ -1,18 +1,19 @@
 """The adapters that are resident, and their ops stacked for the set of adapters in the batch.
 
-An adapter occupies what its tensors weigh; there are no slots. Low-rank updates of linear maps run from where they lie.
-Of other ops, stacking costs a copy of the active adapters, so a stack is kept as long as the batch's adapters are among
-its members, and a new one is made module by module, a part in each step: until its turn comes, a module has the stack
-it had, and whoever joined stands beside it.
+An adapter occupies what its tensors weigh; there are no slots. Low-rank updates of linear maps, and the other ops that
+``adapters.batch.row_ops`` knows, run from where they lie. Of the rest, stacking costs a copy of the active adapters, so
+a stack is kept as long as the batch's adapters are among its members, and a new one is made module by module, a part in
+each step: until its turn comes, a module has the stack it had, and whoever joined stands beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import cast
 
 from adapters.batch.grouped import Groups, group_ops
 from adapters.batch.low_rank import Ops, Places, RowUpdates, row_updates, split_low_rank
+from adapters.batch.row_ops import RowChanges, RowOpTables, row_changes, split_row_ops
 from adapters.batch.rows import RowSegment
 from adapters.ops import Adapter, Op
 from hotkernels.low_rank import LowRankTable
@@ -26,13 +27,16 @@ _Members = dict[object, tuple[Op, ...]]
 class AdapterPool:
     """Resident adapters by key. Owned by the stepping thread.
 
-    A step copies about ``step_bytes`` into stacks at most, so that large adapters that join a batch do not hold it up.
+    ``linears`` are the names of the base's linear maps. A step copies about ``step_bytes`` into stacks at most, so that
+    large adapters that join a batch do not hold it up.
     """
 
-    def __init__(self, step_bytes: int = STEP_BYTES) -> None:
+    def __init__(self, linears: Container[str] = (), step_bytes: int = STEP_BYTES) -> None:
         self._adapters: dict[AdapterKey, Adapter] = {}
         self._places = Places()
         self._low_rank: dict[AdapterKey, LowRankTable | None] = {}
+        self._linears = linears
+        self._row_ops: dict[AdapterKey, RowOpTables | None] = {}
         self._ops: dict[AdapterKey, Ops] = {}  # all others
         self._nbytes = 0  # a running total: statistics ask for it in every step
         self._step_bytes = step_bytes
@@ -44,13 +48,14 @@ class AdapterPool:
         """Make an adapter resident."""
         assert key not in self._adapters, f"{key} is already resident"
         self._adapters[key] = adapter
-        self._low_rank[key], self._ops[key] = split_low_rank(adapter.ops, self._places)
+        self._low_rank[key], others = split_low_rank(adapter.ops, self._places)
+        self._row_ops[key], self._ops[key] = split_row_ops(others, self._places, self._linears)
         self._nbytes += adapter.nbytes
 
     def remove(self, key: AdapterKey) -> None:
         """Forget an adapter and every stack it may be part of."""
         self._nbytes -= self._adapters.pop(key).nbytes
-        del self._low_rank[key], self._ops[key]
+        del self._low_rank[key], self._row_ops[key], self._ops[key]
         if key in self._stacked or self._waiting:
             self._stacked, self._groups, self._waiting = frozenset(), {}, {}
 
@@ -69,6 +74,11 @@ class AdapterPool:
         """The low-rank updates of the rows in ``segments``, whose members are keys; None without any."""
         tables = ((self._low_rank[cast(AdapterKey, s.member)], s.start, s.stop) for s in segments)
         return row_updates(tables, self._places)
+
+    def row_ops(self, segments: Sequence[RowSegment]) -> RowChanges | None:
+        """What is done by row ops to the rows in ``segments``, whose members are keys; None without any."""
+        tables = ((self._row_ops[cast(AdapterKey, s.member)], s.start, s.stop) for s in segments)
+        return row_changes(tables, self._places)
 
     def groups(self, active: frozenset[AdapterKey]) -> Mapping[str, Groups]:
         """The other ops of the ``active`` adapters by module. May hold further members, which have no rows."""

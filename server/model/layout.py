@@ -140,6 +140,8 @@ def assemble(inputs: ModelInput, cache: KVCache, pool: AdapterPool, device: torc
         groups=pool.groups(active),
         low_rank=pool.low_rank(segments),
         head_low_rank=pool.low_rank(at_head),
+        row_ops=pool.row_ops(segments),
+        head_row_ops=pool.row_ops(at_head),
         embed_rows=embed_rows,
         embeds=embeds,
         head_width=pool.num_logits(active),

@@ -39,7 +39,6 @@ class ModelRunner:
 
     def __init__(self, base: LoadedBase, config: EngineConfig) -> None:
         self._base = base
-        self._pool = AdapterPool()
         self._forward: Forward = (
             Seq2SeqForward(base) if base.is_encoder_decoder else DecoderForward(base, config.forward)
         )
@@ -49,6 +48,7 @@ class ModelRunner:
         spec = self._forward.spec(base_spec(base, Path(config.model).name, kv))
         self.spec = replace(spec, adapter_templates=config.adapter_templates)
         self._forward.adapt(self.spec)
+        self._pool = AdapterPool(self.spec.linears)
         self.block_size = config.block_size
         self.max_model_len = min(config.max_model_len or base.max_positions, self._cache.num_blocks * config.block_size)
 

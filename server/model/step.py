@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from adapters.batch.grouped import Groups
-from adapters.batch.low_rank import RowUpdates
+from adapters.batch.low_rank import Places, RowUpdates
+from adapters.batch.row_ops import RowChanges
 from adapters.batch.rows import RowPlan, RowSegment, plan_rows
 from hotkernels.attention import Sequences
 from server.model.kv_cache import KVCache
@@ -83,7 +84,8 @@ class Step:
     is not read in place ``decode`` and ``prefills`` do, whose slots are read first.
     ``segments`` say which rows of the batch belong to which adapter, ``head_segments`` the same for the rows whose
     logits are wanted, which alone reach the output head. ``low_rank`` and ``head_low_rank`` are the low-rank updates of
-    linear maps for these rows; ``groups`` are the adapters' other ops by module; ``embed_rows`` [N] and ``embeds``
+    linear maps for these rows, ``row_ops`` and ``head_row_ops`` what else a native op does to them, and ``groups`` the
+    adapters' other ops by module; ``embed_rows`` [N] and ``embeds``
     [N, hidden] replace embeddings. ``head_width`` is how many columns the output head must have at least, for adapters
     that brought tokens.
     """
@@ -97,12 +99,20 @@ class Step:
     groups: Mapping[str, Groups]
     low_rank: RowUpdates | None = None
     head_low_rank: RowUpdates | None = None
+    row_ops: RowChanges | None = None
+    head_row_ops: RowChanges | None = None
     embed_rows: Tensor | None = None
     embeds: Tensor | None = None
     head_width: int = 0
     sequences: Sequences | None = None
     num_positions: int = 0
     plans: dict[tuple[tuple[object, ...], bool], RowPlan] = field(default_factory=dict)
+
+    @property
+    def places(self) -> Places | None:
+        """The numbers that ``low_rank`` and ``row_ops`` go by; None without either."""
+        found = self.low_rank or self.row_ops
+        return None if found is None else found.places
 
     def plan(self, members: tuple[object, ...], is_head: bool) -> RowPlan:
         """The row layout of a group's members; computed once a step, as most modules share it."""

@@ -48,7 +48,7 @@ def _hadamard(a1: Tensor, b1: Tensor, a2: Tensor, b2: Tensor) -> AddOp:
         return Hadamard(a1.T.contiguous(), b1, a2.T.contiguous(), b2)
     a = (b1[:, None] * b2[None]).flatten(0, 1)
     b = (a1.T[:, None] * a2.T[None]).flatten(0, 1)
-    return LowRank(a.T.contiguous(), b)
+    return LowRank(a.T.contiguous(), b.contiguous())
 
 
 _LOKR = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b")

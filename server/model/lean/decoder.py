@@ -39,7 +39,7 @@ class _Written(NamedTuple):
 
 
 class _Layers:
-    """All stages, and their calls in a program, with low-rank updates by the numbers of ``places``."""
+    """All stages, and their calls in a program, with low-rank updates and row ops by the numbers of ``places``."""
 
     def __init__(self, stages: Sequence[Stage], places: Places | None) -> None:
         self.places = places
@@ -101,8 +101,8 @@ class LeanDecoder:
         angles = [table.rows(stream, batch.positions, step.num_positions) for table in self._tables]
         registers = Registers(stream, self._widths, angles, step)
         layers = self._layers
-        if step.low_rank is not None and step.low_rank.places is not layers.places:  # once, with the first such step
-            layers = self._layers = _Layers(self._stages, step.low_rank.places)
+        if step.places is not None and step.places is not layers.places:  # once, with the first such step
+            layers = self._layers = _Layers(self._stages, step.places)
         layers.compute(registers, step)
         return self._logits(registers, batch)
 

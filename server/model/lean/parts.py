@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from adapters.batch.grouped import Groups
 from adapters.batch.low_rank import JoinedMaps, Places, RowUpdates
+from adapters.batch.row_ops import RowChanges
 from adapters.batch.rows import RowSegment, plan_rows
 from adapters.checkpoints import checkpoint
 from bases.packed import PackedLinear
 from hotkernels import native
+from hotkernels.changed_linear import ChangedLinear, LinearPart
 from hotkernels.linear import NATIVE_LINEAR, NATIVE_LINEAR_UPDATED, PackedWeight, StoredWeight, linear, pack
 from hotkernels.norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm, rms_norm_native
 from hotkernels.program import Program, Rows, Variable
@@ -128,11 +130,15 @@ class HeadNorm:
 
 @dataclass(frozen=True)
 class UpdatesAt:
-    """Low-rank updates by the numbers of ``places``, and where a program finds ``LowRankRows``, which says whose."""
+    """What adapters do by the numbers of ``places``, and where a program finds whose rows get it.
+
+    Those are addresses and counts: of ``LowRankRows``, and of ``RowOpRows`` for inputs and for outputs.
+    """
 
     places: Places
-    rows: Variable
-    count: Variable
+    low_rank: tuple[Variable, Variable]
+    before: tuple[Variable, Variable]
+    after: tuple[Variable, Variable]
 
 
 class Projection:
@@ -147,6 +153,8 @@ class Projection:
         self.in_features, self.out_features = _in_features(modules[0]), ends[-1]
         columns = [part.start for part in self._slices]
         self._maps = JoinedMaps(dict(zip(self.names, columns, strict=True)))
+        self._changed: tuple[Places, ChangedLinear] | None = None
+        self._each = [JoinedMaps({name: 0}) for name in self.names]
         self._bias = _joined_bias(modules)
         self._weight = _joined_weight(modules)
         self._address = None if self._weight is None else self._weight.address
@@ -162,43 +170,74 @@ class Projection:
         """Add the product, with ``updates``, to a program; False where it is not a single one of the library's."""
         if self._address is None:
             return False
-        product = self._address, x.at, x.stride, x.count, self._bias_address, y, self.out_features
         if updates is None:
+            product = self._address, x.at, x.stride, x.count, self._bias_address, y, self.out_features
             program.add(NATIVE_LINEAR, *product)
         else:
             maps = self._maps.among(updates.places)
-            program.add(NATIVE_LINEAR_UPDATED, *product, maps.address, maps.count, updates.rows, updates.count)
+            changed = self._changed_linear(updates.places)
+            changed.write(program, x, y, maps, (*updates.low_rank, *updates.before, *updates.after))
         return True
 
     def __call__(self, x: Tensor, step: Step, *, at_head: bool = False) -> Tensor:
         """The outputs for ``x`` [T, in]; wider at the head in a batch with adapters that brought tokens."""
         checkpoint()
         updates = step.head_low_rank if at_head else step.low_rank
+        changes = step.head_row_ops if at_head else step.row_ops
         found = [step.groups.get(name) for name in self.names] if step.groups else []
         is_wider = at_head and step.head_width > self.out_features
-        if not is_wider and not any(groups is not None and groups.before for groups in found):
+        y = self._of_changed(x, found, changes, step, at_head)
+        if y is None and not is_wider:
             y = self._all(x, updates)
         else:
-            y = self._given(x, found, step, at_head)
+            y = self._all(x, None) if y is None else y
             if is_wider:
                 y = F.pad(y, (0, step.head_width - self.out_features))  # for tokens that adapters brought
             if updates is not None:
                 self._maps.add(x, y, updates)
+        if changes is not None:
+            changes.change_output(x, y, self._maps)
         own = self.out_features if at_head else 0
         for groups, site, part in zip(found, self._sites, self._slices, strict=False):
             if groups is not None:
                 change_output(x, y if own else y[:, part], groups, step, site, at_head=at_head, own=own)
         return y
 
-    def _given(self, x: Tensor, found: Sequence[Groups | None], step: Step, at_head: bool) -> Tensor:
-        """The base's product, of an input that adapters may have changed for one map or the other."""
-        if not any(groups is not None and groups.before for groups in found):
-            return self._all(x, None)
-        y = x.new_empty(len(x), self.out_features)
-        for groups, site, part, weight in zip(found, self._sites, self._slices, self._parts, strict=True):
-            given = x if groups is None else changed_input(x, groups, step, site, at_head=at_head)
-            y[:, part] = linear(given, weight, None if self._bias is None else self._bias[part])
+    def _of_changed(
+        self, x: Tensor, found: Sequence[Groups | None], changes: RowChanges | None, step: Step, at_head: bool
+    ) -> Tensor | None:
+        """The base's product, where adapters change the input for one map or the other; None where they do not."""
+        if any(groups is not None and groups.before for groups in found):
+            given = [
+                x if groups is None else changed_input(x, groups, step, site, at_head=at_head)
+                for groups, site in zip(found, self._sites, strict=True)
+            ]
+            if changes is not None:
+                given = [changes.changed_input(rows, maps) for rows, maps in zip(given, self._each, strict=True)]
+            return self._apart(given)
+        if changes is None or not changes.change_input(self._maps):
+            return None
+        return self._changed_linear(changes.places)(x, changes.before)
+
+    def _changed_linear(self, places: Places) -> ChangedLinear:
+        """Its maps with their numbers. Kept: a model has one ``Places``."""
+        if self._changed is None or self._changed[0] is not places:
+            parts = [
+                LinearPart(places.number(name), weight, self._part_bias(i))
+                for i, (name, weight) in enumerate(zip(self.names, self._parts, strict=True))
+            ]
+            self._changed = places, ChangedLinear(parts, self._weight, self._bias)
+        return self._changed[1]
+
+    def _apart(self, given: Sequence[Tensor]) -> Tensor:
+        """The base's product, with an input for each map."""
+        y = given[0].new_empty(len(given[0]), self.out_features)
+        for i, (x, part) in enumerate(zip(given, self._slices, strict=True)):
+            y[:, part] = linear(x, self._parts[i], self._part_bias(i))
         return y
+
+    def _part_bias(self, index: int) -> Tensor | None:
+        return None if self._bias is None else self._bias[self._slices[index]]
 
     def _all(self, x: Tensor, updates: RowUpdates | None) -> Tensor:
         """The base's product, with low-rank ``updates`` of it."""

@@ -47,13 +47,18 @@ _MOST_TABLES = 8
 _ROWS = Variable(len(Register))
 _SLOTS = Variable(_ROWS.number + 1)
 _FIRST_OF_UPDATES = _SLOTS.number + 1
-_FIRST_OF_SEQUENCES = _FIRST_OF_UPDATES + 2
+_FIRST_OF_SEQUENCES = _FIRST_OF_UPDATES + 6
 _FIRST_OF_ANGLES = _FIRST_OF_SEQUENCES + 7
 _FIRST_OF_CACHE = _FIRST_OF_ANGLES + 3 * _MOST_TABLES
 
 
 def _variables(first: int, count: int) -> Iterator[Variable]:
     return map(Variable, range(first, first + count))
+
+
+def _updates_at(places: Places) -> UpdatesAt:
+    a, b, c, d, e, f = _variables(_FIRST_OF_UPDATES, 6)
+    return UpdatesAt(places, low_rank=(a, b), before=(c, d), after=(e, f))
 
 
 def rows_of(register: Register, width: int, first: int = 0) -> Rows:
@@ -79,6 +84,8 @@ class Registers:
         found = [tensor.data_ptr() for tensor in self._tensors]
         found += [self.rows, step.slots.data_ptr()]
         found += [0, 0] if step.low_rank is None else [step.low_rank.rows.address, step.low_rank.rows.count]
+        for rows in (None, None) if step.row_ops is None else (step.row_ops.before, step.row_ops.after):
+            found += [0, 0] if rows is None else [rows.address, rows.count]
         found += [
             s.row.data_ptr(),
             s.count.data_ptr(),
@@ -128,7 +135,7 @@ class Stage(ABC):
     def write(self, program: Program, places: Places | None) -> bool:
         """Add the calls that compute it; False when there are none, and only ``run`` can.
 
-        Adapters are left out, but for low-rank updates by the numbers of ``places``.
+        Adapters are left out, but for low-rank updates and row ops by the numbers of ``places``.
         """
         return False
 
@@ -178,7 +185,7 @@ class ProjectionStage(Stage):
 
     @override
     def write(self, program: Program, places: Places | None) -> bool:
-        updates = None if places is None else UpdatesAt(places, *_variables(_FIRST_OF_UPDATES, 2))
+        updates = None if places is None else _updates_at(places)
         x = rows_of(self._source, self.in_features)
         return self._projection.write(program, x, Variable(self._target), updates)
 

@@ -50,6 +50,7 @@ def encoder_pass(inputs: ModelInput, cache: KVCache, pool: AdapterPool, device: 
         head_segments=[],
         groups=_groups(sequences, pool),
         low_rank=pool.low_rank(segments),
+        row_ops=pool.row_ops(segments),
         embed_rows=embed_rows,
         embeds=embeds,
     )
@@ -74,6 +75,8 @@ def decoder_pass(inputs: ModelInput, cache: KVCache, pool: AdapterPool, device: 
         groups=_groups(sequences, pool),
         low_rank=pool.low_rank(segments),
         head_low_rank=pool.low_rank(at_head),
+        row_ops=pool.row_ops(segments),
+        head_row_ops=pool.row_ops(at_head),
         cross=_decode_part(one, [r.source for r in one], device),
         cross_prefills=[PrefillPart(r.placed.row, r.placed.count, 0, r.source[None]) for r in many],
     )

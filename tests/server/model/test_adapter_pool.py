@@ -127,6 +127,22 @@ def test_low_rank_updates_need_no_stack() -> None:
     assert pool.low_rank([RowSegment(KEYS[1], 0, 2)]) is None
 
 
+@pytest.mark.skipif(native.variant() == native.TORCH, reason="torch runs row ops in groups")
+def test_row_ops_of_linear_maps_need_no_stack() -> None:
+    pool = AdapterPool(linears={"q"})
+    low, bias = LowRank(torch.randn(8, 4), torch.randn(4, 8)), Bias(torch.randn(8))
+    pool.add(KEYS[0], Adapter("lora", {"q": (low, bias), "norm": (bias,)}))
+    pool.add(KEYS[1], Adapter("gralora", {"q": (blocks(),)}))
+    assert actors(pool.groups(frozenset(KEYS[:2]))) == {"norm": [KEYS[0]], "q": [KEYS[1]]}
+    changes = pool.row_ops([RowSegment(KEYS[1], 0, 2), RowSegment(KEYS[0], 2, 5)])
+    assert changes is not None
+    ((table, *rows),) = changes.after.segments
+    assert rows == [2, 5]
+    assert table.mask == 1 << changes.places.number("q")
+    assert changes.before.segments == []
+    assert pool.row_ops([RowSegment(KEYS[1], 0, 2)]) is None
+
+
 def test_the_widest_active_adapter_says_how_many_logits_there_are() -> None:
     pool = AdapterPool()
     for key, count in zip(KEYS, (None, 12, 9), strict=False):

@@ -73,6 +73,7 @@ def test_products_stay_factored_where_they_would_grow(tiny_base: Path, tiny_adap
     small, large = (compiled(tiny_adapters[name], tiny_base) for name in ("loha", "loha-of-higher-rank"))
     assert {type(op) for ops in small.ops.values() for op in ops} == {LowRank}
     assert {type(op) for ops in large.ops.values() for op in ops} == {Hadamard}
+    assert all(tensor.is_contiguous() for tensor in small.tensors()), "native products read them in order"
     assert large.nbytes == read_package(tiny_adapters["loha-of-higher-rank"]).nbytes
 
 
