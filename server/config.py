@@ -45,9 +45,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     it is, serves a base from a GGUF file as that stored it, and makes nf4 of others; -dq quantizes the scales as well.
     ``dtype`` is one of DTYPES: auto means fp32 where native kernels compute, elsewhere bf16 where the device multiplies
     it natively, else fp32. ``forward`` is one of FORWARDS. ``kv_dtype`` is one of KV_DTYPES: auto means fp16 where
-    native kernels compute over a quantized base, else as ``dtype``. ``max_model_len`` and ``threads`` are 0 where nobody chose. ``chat_template_sha256`` is of the template that is
-    served, which adapters must have been trained with, and ``end_token_ids`` end an output; empty: as the base's own
-    files say. They are computed, so they have no flags.
+    native kernels compute over a quantized base, else as ``dtype``. ``max_model_len`` and ``threads`` are 0 where nobody
+    chose. ``chat_template_sha256`` is of the template that is served, which adapters must have been trained with, and
+    ``end_token_ids`` end an output; empty: as the base's own files say. They are computed, so they have no flags.
     """
 
     model: Annotated[

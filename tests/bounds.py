@@ -47,14 +47,10 @@ def packed_logits(quantize: str) -> float:
     where codes stand for the values of a book, which are rounded to 1 / 8191 of the largest of them too. Half units go
     either way, so of 64 products ``sqrt(64)`` of them add up. Activations of size 1 have a largest of 3 in a run, and
     weights of size 0.12 one of 0.3 in a block. Nine linear maps are one after another.
-
-    The cache keeps keys and values in float16 then: each is rounded by up to 2^-11 of it, in two layers. They are sums
-    of 64 products as well, of size ``sqrt(64) * 0.8 * 0.12``, and what they change passes the output's map.
     """
     if native.library() is None or quantize == "none":
         return LOGITS
     maps, products = 9, math.sqrt(64)
-    cache = 2 * 2 * 2**-11 * (products * 0.8 * 0.12) * products * 0.12
     if quantize in ("int8", "gguf"):
-        return LOGITS + cache + maps * products * (0.5 / 32767 * 3) * 0.12
-    return LOGITS + cache + maps * products * ((0.5 / 8191 * 3) * 0.12 + (0.5 / 8191 * 0.3) * 1)
+        return LOGITS + maps * products * (0.5 / 32767 * 3) * 0.12
+    return LOGITS + maps * products * ((0.5 / 8191 * 3) * 0.12 + (0.5 / 8191 * 0.3) * 1)

@@ -235,7 +235,7 @@ def test_what_is_not_a_number_is_stored_as_such(stored: torch.dtype) -> None:
 
 @pytest.mark.usefixtures("variant")
 def test_a_finite_number_beyond_float16_is_stored_as_its_largest() -> None:
-    k = torch.tensor([65504.0, 65519.9, 65520.0, 1e30, -65520.0, -3e38, torch.inf, -torch.inf, torch.nan]).view(1, 1, -1)
+    k = torch.tensor([65504.0, 65519.9, 65520.0, 1e30, -65520.0, -3e38, torch.inf, -torch.inf, torch.nan])[None, None]
     keys, values, _ = cache_of(1, 1, 9, 9, torch.float16)
     write_cache(k, k, torch.arange(1), keys, values)
     want = torch.tensor([65504.0] * 4 + [-65504.0] * 2 + [torch.inf, -torch.inf, torch.nan]).half()
