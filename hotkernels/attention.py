@@ -205,7 +205,8 @@ def write_cache(
 ) -> None:
     """Store keys and values at their slots, in the type of the cache.
 
-    Semantics: ``keys[slots] = k``, rounded to the nearest; int8 codes are ``round(k / scale)`` with the scale of a slot
+    Semantics: ``keys[slots] = k``, rounded to the nearest; a finite number is at most the largest of float16 there.
+    int8 codes are ``round(k / scale)`` with the scale of a slot
     and head ``max |k| / 127``, NaN where a number of it is not finite.
     Shape: ``k`` [T, Hkv, D], ``v`` [T, Hkv, Dv], rows and heads any distance apart; ``slots`` [T] int64, no two alike;
     the cache as in ``paged_attention``.
@@ -247,12 +248,20 @@ def write_cache_torch(
     """The twin of ``write_cache``."""
     for x, stored, step in zip((k, v), (keys, values), scales or (None, None), strict=True):
         if step is None:
-            stored.index_copy_(0, slots, x.to(stored.dtype))
+            stored.index_copy_(0, slots, _saturated(x, stored.dtype).to(stored.dtype))
             continue
         scale = x.float().abs().amax(-1) / _MOST
         codes = (x.float() / scale[..., None]).round().nan_to_num(0.0).clamp(-_MOST, _MOST)
         stored.index_copy_(0, slots, codes.to(torch.int8))
         step.index_copy_(0, slots, scale.where(scale.isfinite(), torch.nan))
+
+
+def _saturated(x: Tensor, stored: torch.dtype) -> Tensor:
+    """A key beyond float16 is a large one, and an infinite one would spoil its row."""
+    if stored != torch.float16 or x.dtype == torch.float16:
+        return x
+    largest = torch.finfo(stored).max
+    return x.clamp(-largest, largest).where(x.isfinite(), x)
 
 
 def read_cache(

@@ -32,6 +32,17 @@ def gaps(outcome: Outcome) -> list[float]:
     return [b - a for a, b in zip(outcome.stamps, outcome.stamps[1:], strict=False)]
 
 
+def gaps_together(outcomes: Sequence[Outcome]) -> list[float]:
+    """The gaps while every answer was being written: after the last one began, and before the first one ended.
+
+    Of requests that began together, those are the times of steps that compute no prompt.
+    """
+    begin = max((o.stamps[0] for o in outcomes), default=0.0)
+    end = min((o.stamps[-1] for o in outcomes), default=0.0)
+    pairs = (pair for o in outcomes for pair in zip(o.stamps, o.stamps[1:], strict=False))
+    return [b - a for a, b in pairs if begin <= a and b <= end]
+
+
 def output_tokens(outcome: Outcome) -> int:
     """Tokens by the server's usage; where it sends none, pieces of text."""
     return len(outcome.stamps) if outcome.completion_tokens is None else outcome.completion_tokens
@@ -44,12 +55,13 @@ def time_per_output_token(outcome: Outcome) -> float | None:
 
 
 def latencies(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float | None]]:
-    """Percentiles over complete answers: ttft, inter-token, time per output token, end to end."""
+    """Percentiles over complete answers: ttft, inter-token, also while all were written, time per token, end to end."""
     spoken = [o for o in outcomes if o.stamps]
     per_token = [value for o in spoken if (value := time_per_output_token(o)) is not None]
     return {
         "ttft_ms": percentiles_ms([ttft(o) for o in spoken]),
         "itl_ms": percentiles_ms([gap for o in spoken for gap in gaps(o)]),
+        "itl_together_ms": percentiles_ms(gaps_together(spoken)),
         "tpot_ms": percentiles_ms(per_token),
         "e2e_ms": percentiles_ms([o.end - o.start for o in outcomes]),
     }

@@ -45,8 +45,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     ``model`` is a resolved directory. ``quantize`` is one of SERVED_QUANTIZATIONS: auto keeps a quantized checkpoint as
     it is, serves a base from a GGUF file as that stored it, and makes nf4 of others; -dq quantizes the scales as well.
     ``dtype`` is one of DTYPES: auto means fp32 where native kernels compute, elsewhere bf16 where the device multiplies
-    it natively, else fp32. ``forward`` is one of FORWARDS. ``kv_dtype`` is one of KV_DTYPES: auto means as ``dtype``.
-    ``speculation`` is one of SPECULATIONS.
+    it natively, else fp32. ``forward`` is one of FORWARDS. ``kv_dtype`` is one of KV_DTYPES: auto means fp16 where
+    native kernels compute over a quantized base, else as ``dtype``. ``speculation`` is one of SPECULATIONS.
     ``max_model_len`` and ``threads`` are 0 where nobody chose. ``chat_template_sha256`` is of the template that is
     served, which adapters must have been trained with, and ``end_token_ids`` end an output; empty: as the base's own
     files say. They are computed, so they have no flags.

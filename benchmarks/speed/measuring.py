@@ -20,7 +20,11 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Measured:
-    """One run of a load. Milliseconds, tokens a second, megabytes; ``errors`` counts requests."""
+    """One run of a load. Milliseconds, tokens a second, megabytes; ``errors`` counts requests.
+
+    ``itl_together_p50_ms`` is of the steps in which all streams generate and no prompt is computed; 0 where a load has
+    none, because its requests take turns.
+    """
 
     server: str
     load: str
@@ -30,6 +34,7 @@ class Measured:
     ttft_p95_ms: float
     itl_p50_ms: float
     itl_p95_ms: float
+    itl_together_p50_ms: float
     pss_mb: float
     errors: int
 
@@ -93,6 +98,7 @@ def _measured(server: str, load: Load, number: int, run: dict[str, Any], pss_mb:
         ttft_p95_ms=run["ttft_ms"]["p95"] or 0.0,
         itl_p50_ms=run["itl_ms"]["p50"] or 0.0,
         itl_p95_ms=run["itl_ms"]["p95"] or 0.0,
+        itl_together_p50_ms=run["itl_together_ms"]["p50"] or 0.0,
         pss_mb=pss_mb,
         errors=run["requests"] - run["ok"],
     )

@@ -1,4 +1,5 @@
 // Attention over the paged cache, and what is stored there. See hotkernels/attention.py for what is computed.
+#include <array>
 #include <vector>
 
 #include "attention_block.h"
@@ -8,11 +9,25 @@
 
 namespace {
 
+constexpr int64_t ROWS = 32;  // query rows of a task
+constexpr int64_t FEW = 8;    // rows up to which numbers are read where they lie; more share a copy in floats
+constexpr int64_t STRIP = 32; // positions of that copy, a multiple of W
+
+// The keys of all slots, or their values.
+struct Side {
+  const void* data;   // [slots, heads, size]
+  const float* scale; // [slots, heads], of int8 alone
+  int64_t heads, size;
+
+  template <class T> Lines<T> lines(int64_t head, const int64_t* slots) const {
+    return {static_cast<const T*>(data) + head * size, heads * size, size, slots};
+  }
+};
+
 struct Batch {
   const float* q; // [rows, heads, keys.size]
   int64_t q_row, q_head, heads;
   Side keys, values;
-  Fetch fetch;
   const int32_t *row, *count, *start, *blocks;
   int64_t blocks_stride, block_size;
   float scaling, softcap;
@@ -25,13 +40,14 @@ struct Batch {
   int64_t first_seen(int64_t position) const { return window > 0 ? std::max<int64_t>(0, position - window + 1) : 0; }
 };
 
-// Some query rows of one sequence and KV head: number i is of the sequence's row i / group, and of the group's head
-// i % group. With a part, each run's result goes there by itself, to be merged later.
+// Some query rows of one sequence and of some KV heads: number i of a KV head is of the sequence's row i / group, and of
+// the group's head i % group. With a part, each run's result goes there by itself, to be merged later.
 struct Task {
-  int64_t sequence, kv_head, first, rows, first_run, end_run;
+  int64_t sequence, kv_head, kv_heads, first, rows, first_run, end_run;
   int64_t part = -1; // where in Plan::parts
 
   int64_t runs() const { return end_run - first_run; }
+  int64_t all_rows() const { return kv_heads * rows; }
 };
 
 // A result of one run, or of all: the rows' masses, then their values.
@@ -62,24 +78,28 @@ struct Scratch {
   }
 };
 
-class Block {
+// Computes a task over a cache of type T.
+template <class T> class Block {
  public:
   Block(const Batch& batch, const Task& task)
       : b_(batch), t_(task), scratch_(Scratch::of(batch)), d_(padded(b_.keys.size)), dv_(padded(b_.values.size)) {
-    for (int64_t i = 0; i < t_.rows; i++) {
-      int64_t const row = (t_.first + i) / b_.group();
-      rows_[i] = {b_.row[t_.sequence] + row, t_.kv_head * b_.group() + (t_.first + i) % b_.group(),
-                  b_.start[t_.sequence] + row, 0, 0};
+    for (int64_t i = 0; i < t_.all_rows(); i++) {
+      int64_t const kv_head = t_.kv_head + i / t_.rows, number = t_.first + i % t_.rows, row = number / b_.group();
+      rows_[i] = {b_.row[t_.sequence] + row, kv_head * b_.group() + number % b_.group(), b_.start[t_.sequence] + row, 0, 0};
     }
   }
 
   void run(float* parts) {
     load_queries();
-    Result const total = result_at(scratch_.total, t_.rows);
+    Result const total = result_at(scratch_.total, t_.all_rows());
     clear(total);
+    next_ = find(t_.first_run);
+    for (int64_t head = t_.kv_head; head < t_.kv_head + t_.kv_heads; head++)
+      for (const Side* side : {&b_.keys, &b_.values}) later(*side, head).ask(next_.from, RUN);
     for (int64_t run = t_.first_run; run < t_.end_run; run++) {
       bool const is_part = t_.part >= 0;
-      Result const result = result_at(is_part ? part_at(parts, run) : scratch_.run, t_.rows);
+      Result const result = result_at(is_part ? part_at(parts, run) : scratch_.run, t_.all_rows());
+      clear(result);
       attend(run, result);
       if (!is_part) merge_rows(total, result);
     }
@@ -88,19 +108,29 @@ class Block {
 
   // Put together what other tasks left of this one's runs.
   void combine(float* parts) {
-    Result const total = result_at(scratch_.total, t_.rows);
+    Result const total = result_at(scratch_.total, t_.all_rows());
     clear(total);
-    for (int64_t run = t_.first_run; run < t_.end_run; run++) merge_rows(total, result_at(part_at(parts, run), t_.rows));
+    for (int64_t run = t_.first_run; run < t_.end_run; run++)
+      merge_rows(total, result_at(part_at(parts, run), t_.all_rows()));
     finish(total);
   }
 
  private:
+  // What any row sees of a run, and where that lies. Beyond it, to whole vectors, stand slots of what is seen.
+  struct Seen {
+    int64_t from = 0, to = 0;
+    int64_t slots[RUN];
+
+    int64_t begin() const { return from / W * W; }
+    int64_t end() const { return padded(to); }
+  };
+
   float* part_at(float* parts, int64_t run) const {
-    return parts + t_.part + (run - t_.first_run) * result_size(t_.rows, b_);
+    return parts + t_.part + (run - t_.first_run) * result_size(t_.all_rows(), b_);
   }
 
   void load_queries() {
-    for (int64_t i = 0; i < t_.rows; i++) {
+    for (int64_t i = 0; i < t_.all_rows(); i++) {
       const float* in = b_.q + rows_[i].row * b_.q_row + rows_[i].head * b_.q_head;
       float* out = scratch_.q + i * d_;
       for (int64_t k = 0; k < b_.keys.size; k++) out[k] = in[k] * b_.scaling;
@@ -109,41 +139,30 @@ class Block {
   }
 
   void clear(const Result& result) const {
-    std::fill(result.masses, result.masses + t_.rows, Mass{});
-    std::fill(result.values, result.values + t_.rows * dv_, 0.0f);
+    std::fill(result.masses, result.masses + t_.all_rows(), Mass{});
+    std::fill(result.values, result.values + t_.all_rows() * dv_, 0.0f);
   }
 
   void merge_rows(const Result& total, const Result& part) const {
-    for (int64_t i = 0; i < t_.rows; i++)
+    for (int64_t i = 0; i < t_.all_rows(); i++)
       merge(total.masses[i], total.values + i * dv_, part.masses[i], part.values + i * dv_, dv_);
   }
 
-  // What the rows see of one run.
+  // What the rows see of one run, one KV head after the other: what lies side by side is read together.
   void attend(int64_t run, const Result& result) {
-    clear(result);
-    int64_t const base = run * RUN;
-    for (int64_t i = 0; i < t_.rows; i++) {
-      rows_[i].from = std::max<int64_t>(b_.first_seen(rows_[i].position) - base, 0);
-      rows_[i].to = std::min(rows_[i].position + 1 - base, RUN);
+    for (int64_t i = 0; i < t_.all_rows(); i++) {
+      rows_[i].from = std::max<int64_t>(b_.first_seen(rows_[i].position) - run * RUN, 0);
+      rows_[i].to = std::min(rows_[i].position + 1 - run * RUN, RUN);
     }
-    if (run == t_.first_run) now_ = find(run);
-    next_ = run + 1 < t_.end_run ? find(run + 1) : Seen{};
-    int64_t const first = now_.from / STRIP * STRIP;
-    for (int64_t strip = first; strip < now_.to; strip += STRIP) multiply_keys(strip);
-    for (int64_t i = 0; i < t_.rows; i++)
-      if (rows_[i].from < rows_[i].to) {
-        const float* bias = b_.bias == nullptr ? nullptr : b_.bias + rows_[i].head * b_.bias_stride + base;
-        result.masses[i] = weigh(scratch_.logits + i * RUN, rows_[i].from, rows_[i].to, b_.softcap, bias);
-      }
-    for (int64_t strip = first; strip < now_.to; strip += STRIP) add_values_of(strip, result.values);
     now_ = next_;
+    next_ = run + 1 < t_.end_run ? find(run + 1) : Seen{};
+    for (int64_t k = 0; k < t_.kv_heads; k++) {
+      int64_t const head = t_.kv_head + k, first = k * t_.rows;
+      multiply_keys(head, first, later(b_.keys, head));
+      weigh_rows(run, head, first, result);
+      add_values_of(head, first, later(b_.values, head), result.values);
+    }
   }
-
-  // What any row sees of a run, and where that lies.
-  struct Seen {
-    int64_t from = 0, to = 0;
-    int64_t slots[RUN];
-  };
 
   Seen find(int64_t run) const {
     Seen seen;
@@ -155,44 +174,108 @@ class Block {
       seen.slots[p] = blocks[block] * b_.block_size + offset;
       if (++offset == b_.block_size) offset = 0, block++;
     }
+    std::fill(seen.slots + seen.begin(), seen.slots + seen.from, seen.slots[seen.from]);
+    std::fill(seen.slots + seen.to, seen.slots + seen.end(), seen.slots[seen.from]);
     return seen;
   }
 
-  static Part part(const Side& side, const Seen& seen, int64_t strip) {
-    return {&side, seen.slots + strip, std::max<int64_t>(seen.from - strip, 0), std::min(seen.to - strip, STRIP)};
+  // A head's keys or values of the next run.
+  Later later(const Side& side, int64_t head) const {
+    Lines<T> const lines = side.lines<T>(head, next_.slots);
+    return {reinterpret_cast<const char*>(lines.data), lines.stride * (int64_t)sizeof(T), lines.size * (int64_t)sizeof(T),
+            next_.slots, next_.from, next_.to};
   }
 
-  void multiply_keys(int64_t strip) {
-    b_.fetch(part(b_.keys, now_, strip), part(b_.values, now_, strip), t_.kv_head, scratch_.strip, scales_);
-    for (int64_t i = 0; i < t_.rows; i++)
-      if (rows_[i].from < strip + STRIP && rows_[i].to > strip)
-        for (int64_t k = 0; k < STRIP; k += W) {
-          vf const logit = products(scratch_.q + i * d_, scratch_.strip + k * W, d_);
-          store(scratch_.logits + i * RUN + strip + k, b_.keys.scale == nullptr ? logit : logit * load(scales_ + k));
-        }
+  void multiply_keys(int64_t head, int64_t first, const Later& soon) {
+    Lines<T> const keys = b_.keys.lines<T>(head, now_.slots);
+    if (t_.rows <= FEW) return multiply_rows(keys, first, now_.begin(), now_.end(), 0, soon);
+    for (int64_t strip = now_.begin(); strip < now_.end(); strip += STRIP) {
+      int64_t const end = std::min(strip + STRIP, now_.end());
+      multiply_rows(copy(keys, strip, end, soon), first, 0, end - strip, strip, {});
+    }
   }
 
-  // A row reads no value that it does not see: what lies there may not be a number.
-  void add_values_of(int64_t strip, float* out) {
-    b_.fetch(part(b_.values, now_, strip), part(b_.keys, next_, strip), t_.kv_head, scratch_.strip, scales_);
-    for (int64_t i = 0; i < t_.rows;) {
-      int64_t const from = std::max(rows_[i].from, strip) - strip, to = std::min(rows_[i].to, strip + STRIP) - strip;
-      int64_t alike = 1;
-      while (alike < ALIKE && i + alike < t_.rows && std::max(rows_[i + alike].from, strip) - strip == from &&
-             std::min(rows_[i + alike].to, strip + STRIP) - strip == to)
-        alike++;
-      float* weights = scratch_.logits + i * RUN + strip;
-      if (b_.values.scale != nullptr)
-        for (int64_t row = 0; row < alike; row++)
-          for (int64_t k = row * RUN; k < row * RUN + STRIP; k += W)
-            store(weights + k, load(weights + k) * load(scales_ + k % RUN));
-      if (from < to) ADD_STRIP[alike - 1](weights, scratch_.strip, from, to, out + i * dv_, dv_);
-      i += alike;
+  // Positions from .. to of the lines are base + from .. of the run.
+  template <class U>
+  void multiply_rows(const Lines<U>& keys, int64_t first, int64_t from, int64_t to, int64_t base, Later soon) {
+    for (int64_t i = first, rows; i < first + t_.rows; i += rows, soon.to = 0) {
+      rows = at_once(first + t_.rows - i);
+      Tiles<U>::MULTIPLY[rows - 1](scratch_.q + i * d_, d_, keys, from, to, scratch_.logits + i * RUN + base, soon);
+    }
+  }
+
+  // How many of the rows left share what is read: no last one alone.
+  static int64_t at_once(int64_t left) {
+    return left > MOST_ROWS && left < 2 * MOST_ROWS ? (left + 1) / 2 : std::min<int64_t>(left, MOST_ROWS);
+  }
+
+  Lines<float> copy(const Lines<T>& lines, int64_t from, int64_t to, const Later& soon) const {
+    static constexpr auto BY_PLACE = places();
+    int64_t const size = padded(lines.size);
+    soon.ask(from, to - from);
+    for (int64_t p = from; p < to; p++) {
+      float* out = scratch_.strip + (p - from) * size;
+      int64_t i = 0;
+      for (; i + W <= lines.size; i += W) store(out + i, load(lines[p] + i));
+      if (i < lines.size) store(out + i, load(lines[p] + i, (int)(lines.size - i)));
+    }
+    return {scratch_.strip, size, size, BY_PLACE.data()};
+  }
+
+  static constexpr std::array<int64_t, STRIP> places() {
+    std::array<int64_t, STRIP> numbers{};
+    for (int64_t i = 0; i < STRIP; i++) numbers[i] = i;
+    return numbers;
+  }
+
+  void weigh_rows(int64_t run, int64_t head, int64_t first, const Result& result) {
+    const float* scales[] = {read_scales(b_.keys, head, key_scales_), read_scales(b_.values, head, value_scales_)};
+    for (int64_t i = first; i < first + t_.rows; i++) {
+      Row const& row = rows_[i];
+      if (row.from >= row.to) continue;
+      const float* bias = b_.bias == nullptr ? nullptr : b_.bias + row.head * b_.bias_stride + run * RUN;
+      result.masses[i] = weigh(scratch_.logits + i * RUN, row.from, row.to, b_.softcap, bias, scales[0], scales[1]);
+    }
+  }
+
+  const float* read_scales(const Side& side, int64_t head, float* scales) const {
+    if (side.scale == nullptr) return nullptr;
+    for (int64_t p = now_.begin(); p < now_.end(); p++) scales[p] = side.scale[now_.slots[p] * side.heads + head];
+    return scales;
+  }
+
+  void add_values_of(int64_t head, int64_t first, const Later& soon, float* out) {
+    Lines<T> const values = b_.values.lines<T>(head, now_.slots);
+    if (t_.rows <= FEW) return add_rows(values, first, now_.from, now_.to, 0, soon, out);
+    for (int64_t strip = now_.begin(); strip < now_.to; strip += STRIP) {
+      int64_t const end = std::min(strip + STRIP, now_.to);
+      add_rows(copy(values, strip, end, soon), first, 0, end - strip, strip, {}, out);
+    }
+  }
+
+  // A row reads no value that it does not see, as what lies there may not be a number: what only some of those at once
+  // see is added to each alone.
+  template <class U>
+  void add_rows(const Lines<U>& values, int64_t first, int64_t from, int64_t to, int64_t base, Later soon, float* out) {
+    auto const add = [&](int64_t i, int64_t rows, int64_t low, int64_t high) {
+      if (low < high)
+        Tiles<U>::ADD_VALUES[rows - 1](scratch_.logits + i * RUN + base, values, low, high, out + i * dv_, dv_, soon);
+    };
+    auto const low = [&](const Row& row) { return std::max(row.from - base, from); };
+    auto const high = [&](const Row& row) { return std::min(row.to - base, to); };
+    for (int64_t i = first, rows; i < first + t_.rows; i += rows, soon.to = 0) {
+      rows = at_once(first + t_.rows - i);
+      int64_t begin = from, end = to; // what all see
+      for (int64_t r = i; r < i + rows; r++) begin = std::max(begin, low(rows_[r])), end = std::min(end, high(rows_[r]));
+      if (begin >= end) begin = end = to;
+      for (int64_t r = i; r < i + rows; r++) add(r, 1, low(rows_[r]), std::min(begin, high(rows_[r])));
+      add(i, rows, begin, end);
+      for (int64_t r = i; r < i + rows; r++) add(r, 1, std::max(end, low(rows_[r])), high(rows_[r]));
     }
   }
 
   void finish(const Result& total) const {
-    for (int64_t i = 0; i < t_.rows; i++) {
+    for (int64_t i = 0; i < t_.all_rows(); i++) {
       Mass mass = total.masses[i];
       const float* values = total.values + i * dv_;
       float* out = b_.out + (rows_[i].row * b_.heads + rows_[i].head) * b_.values.size;
@@ -217,7 +300,7 @@ class Block {
   int64_t const d_, dv_;
   Row rows_[ROWS];
   Seen now_, next_;
-  float scales_[STRIP] = {};
+  float key_scales_[RUN], value_scales_[RUN];
 };
 
 // What a call shares out. A task that is large beside all others is cut into parts, its whole kept to combine them.
@@ -226,23 +309,34 @@ struct Plan {
   std::vector<float> parts;
 };
 
+// Few rows of a sequence take all its KV heads together, which reads memory in order, but where threads would be idle.
+int64_t kv_heads_at_once(const Batch& b, int64_t sequences, int64_t rows) {
+  int64_t runs = 0;
+  for (int64_t s = 0; s < sequences; s++) runs += (b.start[s] + b.count[s] - b.first_seen(b.start[s])) / RUN + 1;
+  bool const is_enough = num_threads() == 1 || runs >= 4 * num_threads();
+  return rows <= FEW && is_enough ? std::min(b.keys.heads, ROWS / rows) : 1;
+}
+
 std::vector<Task> whole_tasks(const Batch& b, int64_t sequences) {
   std::vector<Task> tasks;
-  for (int64_t s = 0; s < sequences; s++)
-    for (int64_t head = 0; head < b.keys.heads; head++)
-      for (int64_t first = 0; first < b.count[s] * b.group(); first += ROWS) {
-        int64_t const rows = std::min(b.count[s] * b.group() - first, ROWS);
+  for (int64_t s = 0; s < sequences; s++) {
+    int64_t const all_rows = b.count[s] * b.group();
+    int64_t const kv_heads = kv_heads_at_once(b, sequences, all_rows);
+    for (int64_t head = 0; head < b.keys.heads; head += kv_heads)
+      for (int64_t first = 0; first < all_rows; first += ROWS) {
+        int64_t const rows = std::min(all_rows - first, ROWS), heads = std::min(kv_heads, b.keys.heads - head);
         int64_t const low = b.start[s] + first / b.group(), high = b.start[s] + (first + rows - 1) / b.group();
-        tasks.push_back({s, head, first, rows, b.first_seen(low) / RUN, high / RUN + 1});
+        tasks.push_back({s, head, heads, first, rows, b.first_seen(low) / RUN, high / RUN + 1});
       }
+  }
   return tasks;
 }
 
 // How long a task takes: fetching a run costs about as much as attending to it with some rows.
-double cost(const Task& task) { return (double)(task.runs() * (task.rows + 4)); }
+double cost(const Task& task) { return (double)(task.runs() * task.kv_heads * (task.rows + 4)); }
 
 void cut(const Batch& b, Task task, int64_t pieces, Plan& plan) {
-  int64_t const size = result_size(task.rows, b), first = task.first_run, runs = task.runs();
+  int64_t const size = result_size(task.all_rows(), b), first = task.first_run, runs = task.runs();
   task.part = (int64_t)plan.parts.size();
   plan.parts.resize(plan.parts.size() + runs * size);
   plan.wholes.push_back(task);
@@ -262,11 +356,16 @@ Plan make_plan(const Batch& b, int64_t sequences) {
   for (Task const& task : tasks) total += cost(task);
   double const fair = total / (double)(num_threads() * TASKS_PER_THREAD);
   for (Task const& task : tasks) {
-    int64_t const pieces = std::min(task.runs(), (int64_t)std::ceil(cost(task) / fair));
+    int64_t const pieces = std::min(task.runs(), (int64_t)std::round(cost(task) / fair));
     if (num_threads() > 1 && pieces > 1 && (int64_t)plan.parts.size() < MOST_PARTS) cut(b, task, pieces, plan);
     else plan.tasks.push_back(task);
   }
   return plan;
+}
+
+template <class T> void run_tasks_of(const Batch& b, Plan& plan) {
+  parallel((int64_t)plan.tasks.size(), [&](int64_t i) { Block<T>(b, plan.tasks[i]).run(plan.parts.data()); });
+  parallel((int64_t)plan.wholes.size(), [&](int64_t i) { Block<T>(b, plan.wholes[i]).combine(plan.parts.data()); });
 }
 
 // Rows of no sequence are 0.
@@ -280,14 +379,17 @@ void clear_others(const Batch& b, int64_t sequences, int64_t rows) {
 }
 
 template <class T> void store_row(const float* x, int64_t x_head, int64_t slot, const Side& side) {
-  for (int64_t head = 0; head < side.heads; head++) {
-    int64_t const at = slot * side.heads + head;
-    store_head(x + head * x_head, side.size, const_cast<T*>(side.at<T>(slot, head)), const_cast<float*>(side.scale) + at);
-  }
+  Lines<T> const lines = side.lines<T>(0, &slot);
+  for (int64_t head = 0; head < side.heads; head++)
+    store_head(x + head * x_head, side.size, const_cast<T*>(lines[0]) + head * side.size,
+               const_cast<float*>(side.scale) + slot * side.heads + head);
 }
 
 using StoreRow = void (*)(const float*, int64_t, int64_t, const Side&);
-constexpr StoreRow STORE_ROW[] = {store_row<float>, store_row<bfloat16>, store_row<float16>, store_row<int8_t>};
+// By type of the cache: FLOAT32, BFLOAT16, FLOAT16, INT8.
+constexpr StoreRow STORE_ROW[] = {store_row<float>, store_row<bf16>, store_row<f16>, store_row<int8_t>};
+using RunTasks = void (*)(const Batch&, Plan&);
+constexpr RunTasks RUN_TASKS[] = {run_tasks_of<float>, run_tasks_of<bf16>, run_tasks_of<f16>, run_tasks_of<int8_t>};
 } // namespace
 
 // Shape: q [rows, heads, d] with q_row and q_head floats between rows and heads; keys [slots, kv_heads, d] and values
@@ -301,12 +403,11 @@ EXPORT void paged_attention(const float* q, int64_t q_row, int64_t q_head, int64
                             int64_t blocks_stride, int64_t block_size, float scaling, int64_t window, float softcap,
                             const float* sinks, const float* bias, int64_t bias_stride, float* out) {
   Batch const b{q, q_row, q_head, heads, {keys, key_scale, kv_heads, d}, {values, value_scale, kv_heads, dv},
-                FETCH[stored], row, count, start, blocks, blocks_stride, block_size, scaling, softcap, window, sinks,
+                row, count, start, blocks, blocks_stride, block_size, scaling, softcap, window, sinks,
                 bias, bias_stride, out};
   clear_others(b, sequences, rows);
   Plan plan = make_plan(b, sequences);
-  parallel((int64_t)plan.tasks.size(), [&](int64_t i) { Block(b, plan.tasks[i]).run(plan.parts.data()); });
-  parallel((int64_t)plan.wholes.size(), [&](int64_t i) { Block(b, plan.wholes[i]).combine(plan.parts.data()); });
+  RUN_TASKS[stored](b, plan);
 }
 OP(paged_attention)
 

@@ -1,4 +1,4 @@
-// Attention of a block of query rows over one run of positions: what the ops in attention.cpp share out.
+// Attention of a few query rows over some positions of one run: what the ops in attention.cpp are made of.
 //
 // Every number here is added up in an order that depends on positions alone: lanes and then halves for a logit, lanes
 // of a run for the sum of weights, one position after the other for the values.
@@ -8,116 +8,131 @@
 
 #include "attention_cache.h"
 
-constexpr int64_t RUN = 128;  // positions whose softmax is taken at once; runs begin at multiples of it
-constexpr int64_t STRIP = 16; // positions that are fetched at once, a multiple of W
-constexpr int64_t ROWS = 32;  // query rows that share a fetch
+constexpr int64_t RUN = 128; // positions whose softmax is taken at once; runs begin at multiples of it
+constexpr int64_t TILE = 4;  // positions that are multiplied at once, a divisor of W
+constexpr int MOST_ROWS = W == 16 ? 4 : 3; // query rows that share a number that was read: what registers hold
 
 constexpr int64_t padded(int64_t size) { return (size + W - 1) / W * W; }
 
-// The keys of all slots, or their values.
-struct Side {
-  const void* data;   // [slots, heads, size]
-  const float* scale; // [slots, heads], of int8 alone
-  int64_t heads, size;
+// Keys or values of one head, by position of a run: `size` numbers from data + slots[position] * stride.
+template <class T> struct Lines {
+  const T* data;
+  int64_t stride, size;
+  const int64_t* slots;
 
-  template <class T> const T* at(int64_t slot, int64_t head) const {
-    return static_cast<const T*>(data) + (slot * heads + head) * size;
-  }
+  const T* operator[](int64_t position) const { return data + slots[position] * stride; }
 };
 
-// Positions from .. to of a strip, and their slots: some of one run's keys or values.
-struct Part {
-  const Side* side;
-  const int64_t* slots; // of the strip's first position ..
+// What will be read in the next run, by position like Lines: asked for in time, so that nothing waits for memory. It goes
+// to the second cache: the first has no room for a run, and fewer lines on their way at once.
+struct Later {
+  const char* data;
+  int64_t stride, size; // bytes
+  const int64_t* slots;
   int64_t from, to;
+
+  // Inlined always: GCC takes a function that only prefetches for one without effect, and leaves its calls out.
+  __attribute__((always_inline)) void ask(int64_t position, int64_t count) const {
+    constexpr int64_t LINE = 64;
+    int64_t const end = std::min(position + count, to);
+    for (int64_t p = std::max(position, from); p < end; p++)
+      for (int64_t i = 0; i < size; i += LINE) __builtin_prefetch(data + slots[p] * stride + i, 0, 2);
+  }
 };
 
-// Write a strip in floats, [padded(size) / W][STRIP][W], so that neighbours of a product lie together, int8 without its
-// scales, which go to `scales`; and ask for another part, which is fetched later.
-template <class T> static void fetch(const Part& part, const Part& later, int64_t head, float* strip, float* scales) {
-  constexpr int64_t LINE = 64;
-  Side const side = *part.side, other = *later.side; // copies, which no store can change
-  for (int64_t p = part.from; p < part.to; p++) {
-    if (p >= later.from && p < later.to) {
-      const char* numbers = reinterpret_cast<const char*>(other.at<T>(later.slots[p], head));
-      for (int64_t i = 0; i < other.size * (int64_t)sizeof(T); i += LINE) __builtin_prefetch(numbers + i);
-    }
-    const T* numbers = side.at<T>(part.slots[p], head);
-    if (sizeof(T) == 1) scales[p] = side.scale[part.slots[p] * side.heads + head];
-    float* out = strip + p * W;
-    int64_t i = 0;
-#pragma GCC unroll 4
-    for (; i + W <= side.size; i += W, out += STRIP * W) store(out, widen(numbers + i));
-    if (i < side.size) store(out, widen(numbers + i, side.size - i));
-  }
-}
-
-using Fetch = void (*)(const Part&, const Part&, int64_t, float*, float*);
-constexpr Fetch FETCH[] = {fetch<float>, fetch<bfloat16>, fetch<float16>, fetch<int8_t>};
-
-// The sum of every vector's lanes.
-static inline vf sums(const vf (&a)[W]) {
+// The sums of the lanes of four vectors, in the same order for each of them.
+static inline void store_sums(float* out, const vf (&a)[TILE]) {
 #if defined(__AVX512F__)
-  __m512 four[4];
-  for (int i = 0; i < 4; i++) { // a lane of 128 bits: a part of the sums of four vectors
-    __m512 const ab = _mm512_add_ps(_mm512_unpacklo_ps(a[4 * i], a[4 * i + 1]), _mm512_unpackhi_ps(a[4 * i], a[4 * i + 1]));
-    __m512 const cd = _mm512_add_ps(_mm512_unpacklo_ps(a[4 * i + 2], a[4 * i + 3]), _mm512_unpackhi_ps(a[4 * i + 2], a[4 * i + 3]));
-    __m512d const x = _mm512_castps_pd(ab), y = _mm512_castps_pd(cd);
-    four[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)), _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)));
-  }
-  __m512 const low = _mm512_add_ps(_mm512_shuffle_f32x4(four[0], four[1], 0x44), _mm512_shuffle_f32x4(four[0], four[1], 0xee));
-  __m512 const high = _mm512_add_ps(_mm512_shuffle_f32x4(four[2], four[3], 0x44), _mm512_shuffle_f32x4(four[2], four[3], 0xee));
-  return _mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd));
+  __m512 const ab = _mm512_add_ps(_mm512_mask_blend_ps(0xcccc, a[0], a[1]), _mm512_shuffle_ps(a[0], a[1], 0x4e));
+  __m512 const cd = _mm512_add_ps(_mm512_mask_blend_ps(0xcccc, a[2], a[3]), _mm512_shuffle_ps(a[2], a[3], 0x4e));
+  __m512 const four = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x88), _mm512_shuffle_ps(ab, cd, 0xdd));
+  __m256 const two = _mm256_add_ps(_mm512_castps512_ps256(four), _mm512_extractf32x8_ps(four, 1));
+  _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(two), _mm256_extractf128_ps(two, 1)));
 #elif defined(__AVX2__)
-  __m256 const low = _mm256_hadd_ps(_mm256_hadd_ps(a[0], a[1]), _mm256_hadd_ps(a[2], a[3]));
-  __m256 const high = _mm256_hadd_ps(_mm256_hadd_ps(a[4], a[5]), _mm256_hadd_ps(a[6], a[7]));
-  return _mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31));
+  __m256 const ab = _mm256_add_ps(_mm256_blend_ps(a[0], a[1], 0xcc), _mm256_shuffle_ps(a[0], a[1], 0x4e));
+  __m256 const cd = _mm256_add_ps(_mm256_blend_ps(a[2], a[3], 0xcc), _mm256_shuffle_ps(a[2], a[3], 0x4e));
+  __m256 const two = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x88), _mm256_shuffle_ps(ab, cd, 0xdd));
+  _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(two), _mm256_extractf128_ps(two, 1)));
 #else
-  vf s{};
-  for (int i = 0; i < W; i++) s[i] = sum(a[i]);
-  return s;
+  for (int i = 0; i < TILE; i++) out[i] = sum(a[i]);
 #endif
 }
 
-// Products of a query with W keys of a strip. Shape: q [size], size a multiple of W.
-static inline vf products(const float* q, const float* strip, int64_t size) {
-  vf part[W];
-  for (int k = 0; k < W; k++) part[k] = vf{};
-  for (int64_t i = 0; i < size; i += W, strip += STRIP * W) {
-    vf const x = load(q + i);
-#pragma GCC unroll 16
-    for (int k = 0; k < W; k++) part[k] = fma(x, load(strip + k * W), part[k]);
+// Products of R queries with the keys of positions from .. to, both multiples of TILE.
+// Shape: q [R, q_stride], 0 from keys.size on; logits [R, RUN], by position.
+template <class T, int R>
+static void multiply(const float* q, int64_t q_stride, Lines<T> keys, int64_t from, int64_t to, float* logits, Later later) {
+  for (int64_t p = from; p < to; p += TILE) {
+    later.ask(p, TILE);
+    const T* key[TILE];
+    for (int k = 0; k < TILE; k++) key[k] = keys[p + k];
+    vf part[R][TILE];
+    for (int r = 0; r < R; r++)
+      for (int k = 0; k < TILE; k++) part[r][k] = vf{};
+    int64_t i = 0;
+    for (; i + W <= keys.size; i += W) {
+      vf x[R];
+#pragma GCC unroll 4
+      for (int r = 0; r < R; r++) x[r] = load(q + r * q_stride + i);
+#pragma GCC unroll 4
+      for (int k = 0; k < TILE; k++) {
+        vf const y = load(key[k] + i);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) part[r][k] = fma(x[r], y, part[r][k]);
+      }
+    }
+    if (i < keys.size)
+      for (int k = 0; k < TILE; k++) {
+        vf const y = load(key[k] + i, (int)(keys.size - i));
+        for (int r = 0; r < R; r++) part[r][k] = fma(load(q + r * q_stride + i), y, part[r][k]);
+      }
+    for (int r = 0; r < R; r++) store_sums(logits + r * RUN + p, part[r]);
   }
-  return sums(part);
 }
 
-// Add a strip's values, weighted: R rows at once, N vectors of each.
-template <int R, int N> static inline void add_values(const float* weights, const float* strip, int64_t from, int64_t to, float* out, int64_t out_stride) {
+// Add N vectors from column on of the values of positions from .. to, weighted; `rest` numbers of a vector if not 0.
+// Shape: weights [R, RUN], by position; out [R, out_stride].
+template <class T, int R, int N>
+static inline void add_columns(const float* weights, const Lines<T>& values, int64_t column, int64_t from, int64_t to,
+                               float* out, int64_t out_stride, const Later& later, int rest = 0) {
   vf part[R][N];
   for (int r = 0; r < R; r++)
-    for (int n = 0; n < N; n++) part[r][n] = load(out + r * out_stride + n * W);
-  for (int64_t p = from; p < to; p++)
+    for (int n = 0; n < N; n++) part[r][n] = load(out + r * out_stride + column + n * W);
+  for (int64_t p = from; p < to; p++) {
+    if (column == 0) later.ask(p, 1);
+    const T* value = values[p] + column;
+    vf weight[R];
 #pragma GCC unroll 4
-    for (int r = 0; r < R; r++) {
-      vf const weight = all(weights[r * RUN + p]);
+    for (int r = 0; r < R; r++) weight[r] = all(weights[r * RUN + p]);
 #pragma GCC unroll 8
-      for (int n = 0; n < N; n++) part[r][n] = fma(weight, load(strip + (n * STRIP + p) * W), part[r][n]);
+    for (int n = 0; n < N; n++) {
+      vf const y = rest > 0 ? load(value, rest) : load(value + n * W);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; r++) part[r][n] = fma(weight[r], y, part[r][n]);
     }
+  }
   for (int r = 0; r < R; r++)
-    for (int n = 0; n < N; n++) store(out + r * out_stride + n * W, part[r][n]);
+    for (int n = 0; n < N; n++) store(out + r * out_stride + column + n * W, part[r][n]);
 }
 
-template <int R> static void add_strip(const float* weights, const float* strip, int64_t from, int64_t to, float* out, int64_t size) {
+template <class T, int R>
+static void add_values(const float* weights, Lines<T> values, int64_t from, int64_t to, float* out, int64_t out_stride, Later later) {
   constexpr int N = R == 1 ? 8 : 4; // enough sums at once to keep the machine busy, and as registers hold
   int64_t i = 0;
-  for (; i + N * W <= size; i += N * W) add_values<R, N>(weights, strip + i * STRIP, from, to, out + i, size);
-  for (; i + 2 * W <= size; i += 2 * W) add_values<R, 2>(weights, strip + i * STRIP, from, to, out + i, size);
-  if (i < size) add_values<R, 1>(weights, strip + i * STRIP, from, to, out + i, size);
+  for (; i + N * W <= values.size; i += N * W)
+    add_columns<T, R, N>(weights, values, i, from, to, out, out_stride, later);
+  for (; i + W <= values.size; i += W) add_columns<T, R, 1>(weights, values, i, from, to, out, out_stride, later);
+  if (i < values.size)
+    add_columns<T, R, 1>(weights, values, i, from, to, out, out_stride, later, (int)(values.size - i));
 }
 
-using AddStrip = void (*)(const float*, const float*, int64_t, int64_t, float*, int64_t);
-constexpr AddStrip ADD_STRIP[] = {add_strip<1>, add_strip<2>, add_strip<3>, add_strip<4>};
-constexpr int64_t ALIKE = W == 16 ? 4 : 3; // the most of them that registers hold
+// The two by number of rows; AVX2 and less have no four.
+template <class T> struct Tiles {
+  using Multiply = void (*)(const float*, int64_t, Lines<T>, int64_t, int64_t, float*, Later);
+  using AddValues = void (*)(const float*, Lines<T>, int64_t, int64_t, float*, int64_t, Later);
+  static constexpr Multiply MULTIPLY[] = {multiply<T, 1>, multiply<T, 2>, multiply<T, 3>, multiply<T, MOST_ROWS>};
+  static constexpr AddValues ADD_VALUES[] = {add_values<T, 1>, add_values<T, 2>, add_values<T, 3>, add_values<T, MOST_ROWS>};
+};
 
 // Within 3 units in the last place: Cephes' polynomial for small numbers, e^2x for others.
 static inline vf tangent(vf x) {
@@ -133,6 +148,22 @@ static inline vf tangent(vf x) {
   return size < all(0.625f) ? small : x < vf{} ? -large : large;
 }
 
+// e to the power of x <= 0, as exp in simd.h but for what larger numbers need: half the work.
+static inline vf exp_below_0(vf x) {
+  vf const low = all(-87.33654f), round = all(0x1.8p23f); // adding it leaves the nearest integer in the low bits
+  vf const clamped = x < low ? low : x;
+  vf const shifted = fma(clamped, all(1.44269504088896341f), round), n = shifted - round;
+  vf const r = fma(n, all(2.12194440e-4f), fma(n, all(-0.693359375f), clamped));
+  vf p = all(1.9875691500e-4f);
+  p = fma(p, r, all(1.3981999507e-3f));
+  p = fma(p, r, all(8.3334519073e-3f));
+  p = fma(p, r, all(4.1665795894e-2f));
+  p = fma(p, r, all(1.6666665459e-1f));
+  p = fma(p, r, all(5.0000001201e-1f));
+  vf const y = (fma(p, r * r, r) + all(1.0f)) * from_bits((bits(shifted) << 23) + (127 << 23));
+  return x < low ? vf{} : y;
+}
+
 // Lanes first .. last of a vector whose lane 0 is number `at`, the others minus infinity.
 static inline vf only(vf x, int64_t at, int64_t first, int64_t last) {
   vi lane;
@@ -146,12 +177,15 @@ struct Mass {
   float largest = -INFINITY, sum = 0;
 };
 
-// Turn positions from .. to of a run's logits into weights. bias is of the run's first position, or null.
-static inline Mass weigh(float* logits, int64_t from, int64_t to, float softcap, const float* bias) {
+// Turn positions from .. to of a run's logits into weights. bias is of the run's first position, and scales of the
+// keys and values by position; or null.
+static inline Mass weigh(float* logits, int64_t from, int64_t to, float softcap, const float* bias, const float* key_scales,
+                         const float* value_scales) {
   int64_t const begin = from / W * W;
   vf most = all(-INFINITY), total{};
   for (int64_t i = begin; i < to; i += W) {
     vf x = load(logits + i);
+    if (key_scales != nullptr) x = x * load(key_scales + i);
     if (softcap != 0) x = tangent(x / all(softcap)) * all(softcap);
     if (bias != nullptr) x = x + load(bias + i, (int)std::min<int64_t>(to - i, W));
     if (i < from || i + W > to) x = only(x, i, from, to);
@@ -161,9 +195,9 @@ static inline Mass weigh(float* logits, int64_t from, int64_t to, float softcap,
   float const top = largest(most);
   vf const shift = all(top == -INFINITY ? 0.0f : top);
   for (int64_t i = begin; i < to; i += W) {
-    vf const weight = exp(load(logits + i) - shift);
+    vf const weight = exp_below_0(load(logits + i) - shift);
     total = total + weight;
-    store(logits + i, weight);
+    store(logits + i, value_scales == nullptr ? weight : weight * load(value_scales + i));
   }
   return {top, sum(total)};
 }
@@ -172,7 +206,7 @@ static inline Mass weigh(float* logits, int64_t from, int64_t to, float softcap,
 static inline void merge(Mass& mass, float* into, const Mass& other, const float* values, int64_t size) {
   float const top = other.largest > mass.largest ? other.largest : mass.largest;
   float const shift = top == -INFINITY ? 0.0f : top;
-  vf const ours = exp(all(mass.largest - shift)), theirs = exp(all(other.largest - shift));
+  vf const ours = exp_below_0(all(mass.largest - shift)), theirs = exp_below_0(all(other.largest - shift));
   for (int64_t i = 0; i < size; i += W) store(into + i, fma(load(values + i), theirs, load(into + i) * ours));
   mass = {top, mass.sum * ours[0] + other.sum * theirs[0]};
 }

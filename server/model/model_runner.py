@@ -16,7 +16,7 @@ from adapters.package.added_tokens import read_added_tokens, unnamed_rows
 from adapters.package.golden import read_golden
 from adapters.package.manifest import Manifest
 from adapters.package.reading import AdapterPackage, read_package
-from bases.compute import describe_kernels, dtype_name
+from bases.compute import describe_kernels, dtype_name, uses_kernels
 from bases.model import LoadedBase, base_spec
 from hotkernels import native
 from server.adapter_key import AdapterKey
@@ -204,7 +204,11 @@ def _make_cache(layers: list[LayerShape], base: LoadedBase, config: EngineConfig
 
 
 def _stored_dtype(config: EngineConfig, base: LoadedBase) -> torch.dtype:
-    dtype = base.dtype if config.kv_dtype == "auto" else getattr(torch, config.kv_dtype)
+    """``auto`` is as computed, but float16 where native kernels read the keys over a base that is rounded itself."""
+    if config.kv_dtype == "auto":
+        is_rounded = base.quantization != "none" and uses_kernels(base.device, base.dtype)
+        return torch.float16 if is_rounded else base.dtype
+    dtype = getattr(torch, config.kv_dtype)
     assert isinstance(dtype, torch.dtype)
     return dtype
 

@@ -233,6 +233,16 @@ def test_what_is_not_a_number_is_stored_as_such(stored: torch.dtype) -> None:
         assert finite.tolist() == [[True, False], [False, True], [True, False]]
 
 
+@pytest.mark.usefixtures("variant")
+def test_a_finite_number_beyond_float16_is_stored_as_its_largest() -> None:
+    k = torch.tensor([65504.0, 65519.9, 65520.0, 1e30, -65520.0, -3e38, torch.inf, -torch.inf, torch.nan])[None, None]
+    keys, values, _ = cache_of(1, 1, 9, 9, torch.float16)
+    write_cache(k, k, torch.arange(1), keys, values)
+    want = torch.tensor([65504.0] * 4 + [-65504.0] * 2 + [torch.inf, -torch.inf, torch.nan]).half()
+    for stored in (keys, values):
+        torch.testing.assert_close(stored.flatten(), want, rtol=0, atol=0, equal_nan=True)
+
+
 def test_int8_is_within_half_a_step() -> None:
     k = torch.randn(20, 3, 64)
     keys, values, scales = cache_of(20, 3, 64, 64, torch.int8)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from loadtests.client import Outcome
-from loadtests.stats import percentiles_ms, summarize
+from loadtests.stats import gaps_together, percentiles_ms, summarize
 
 
 def answer(model: str, start: float, stamps: list[float], tokens: int | None = None) -> Outcome:
@@ -48,6 +48,13 @@ def test_one_run_by_hand() -> None:
     assert run["tpot_ms"]["mean"] == pytest.approx((75 + 200) / 2)
     assert run["e2e_ms"]["mean"] == pytest.approx(950)
     assert run["tokens_counted_by"] == "pieces of text and usage"
+
+
+def test_gaps_together_are_those_while_all_answers_are_written() -> None:
+    first, second = answer("a", 0.0, [0.1, 0.2, 0.4, 0.7]), answer("a", 0.0, [0.2, 0.35, 0.5, 1.5])
+    assert gaps_together([first, second]) == pytest.approx([0.2, 0.3, 0.15, 0.15])  # from 0.2 to 0.7
+    assert gaps_together([first, answer("a", 1.0, [1.1, 1.2])]) == []
+    assert gaps_together([]) == []
 
 
 def test_parts_are_per_model_and_sum_to_the_whole() -> None:

@@ -100,7 +100,8 @@ class MixedEngine:
         self.adapters, self.oracle_base = adapters, rounded or base
         self.tolerance = TOLERANCE + (packed_logits(quantize) - LOGITS) / 4  # logits are smaller than those of TINY
         kv = num_blocks * BLOCK_BYTES / 1e9
-        settings = {"max_num_batched_tokens": 96, "max_num_seqs": 256, "quantize": quantize, "speculation": "off"}
+        settings = {"max_num_batched_tokens": 96, "max_num_seqs": 256, "quantize": quantize}
+        settings |= {"speculation": "off", "kv_dtype": "float32"}
         self.driver = Driver(base, kv_cache_gb=kv, **settings)
         self.keys: dict[str, AdapterKey | None] = {n: self.driver.load(n, path) for n, path in adapters.items()}
         self.keys |= {"base": None, "base again": None}

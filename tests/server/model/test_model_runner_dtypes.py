@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from hotkernels import native
 from server.adapter_key import AdapterKey
 from server.config import EngineConfig
 from server.model.inputs import VIRTUAL, ModelInput, SequenceInput
@@ -75,6 +76,23 @@ def test_types_of_the_cache(half_base: Path, tiny_adapters: Mapping[str, Path], 
     rounding = max(ROUNDING.get(name, 0.0) for name in (dtype, "bfloat16" if kv_dtype == "int8" else kv_dtype))
     torch.testing.assert_close(got, want, rtol=0, atol=5 * rounding)
     assert not torch.equal(got, want)
+
+
+@pytest.mark.parametrize(
+    ("quantize", "dtype", "want"),
+    [("none", "float32", "float32"), ("nf4", "float32", "float16"), ("int8", "float32", "float16"),
+     ("nf4", "bfloat16", "bfloat16")],
+)  # fmt: skip
+@pytest.mark.skipif(native.library() is None, reason="needs native kernels")
+def test_the_cache_is_in_halves_where_kernels_read_it_over_a_quantized_base(
+    half_base: Path, quantize: str, dtype: str, want: str
+) -> None:
+    settings = {"quantize": quantize, "dtype": dtype, "device": "cpu", "kv_cache_gb": 0.02, "block_size": 4}
+    runner = load_runner(EngineConfig(model=str(half_base), **settings))  # type: ignore[arg-type]
+    assert runner.kv_dtype == want
+    bytes_of_block = 4 * sum(layer.nbytes(getattr(torch, want)) for layer in runner._forward.layers())
+    assert runner.kv_bytes == runner.num_blocks * bytes_of_block
+    assert 0.02e9 - bytes_of_block < runner.kv_bytes <= 0.02e9
 
 
 @pytest.mark.gpu

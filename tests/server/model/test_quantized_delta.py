@@ -29,8 +29,9 @@ KINDS = {
 @pytest.mark.parametrize("quantize", KINDS)
 def test_mixed_batch_equals_peft(tiny_base: Path, tiny_adapters: Mapping[str, Path], quantize: str) -> None:
     config = EngineConfig(
-        model=str(tiny_base), quantize=quantize, dtype="float32", kv_cache_gb=0.02, block_size=4, threads=1
-    )
+        model=str(tiny_base), quantize=quantize, dtype="float32", kv_dtype="float32", kv_cache_gb=0.02, block_size=4,
+        threads=1,
+    )  # fmt: skip
     runner = load_runner(config)
     prompts = torch.randint(0, 250, (len(KINDS[quantize]), 9), generator=torch.Generator().manual_seed(1)).tolist()
     sequences = []

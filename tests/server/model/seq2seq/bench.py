@@ -62,8 +62,9 @@ class Bench:
     ) -> None:
         self.base, self.adapters, self.quantize = base, adapters, quantize
         config = EngineConfig(
-            model=str(base), quantize=quantize, dtype=dtype, kv_cache_gb=0.02, block_size=BLOCK_SIZE, threads=1
-        )
+            model=str(base), quantize=quantize, dtype=dtype, kv_dtype=dtype, kv_cache_gb=0.02, block_size=BLOCK_SIZE,
+            threads=1,
+        )  # fmt: skip
         self.runner: ModelRunner = load_runner(config)
         self.keys = {name: AdapterKey(name, 1, name) for name in adapters}
         self.sizes: dict[str, tuple[int, int]] = {}
