@@ -56,9 +56,11 @@ def _llama_cpp(binary: Path, source: Path, gguf: Path) -> Starter:
         packages = work.adapters[adapters]
         if packages:
             converted = [str(_gguf_lora(source, work.base, package)) for package in packages]
-            command += ["--lora", ",".join(converted), "--lora-init-without-apply"]
+            command += ["--lora", ",".join(converted)]
         names = tuple(path.name for path in packages)
         fields = {name: {"lora": [{"id": number, "scale": 1.0}]} for number, name in enumerate(names)}
+        if packages:
+            fields["base"] = {"lora": [{"id": 0, "scale": 0.0}]}  # without it every adapter is applied at once
         with running(command, _beside(binary), work.logs / f"llama-{adapters}.log", port) as process:
             yield Endpoint(f"http://127.0.0.1:{port}", "", "base", names, process, fields)
 
