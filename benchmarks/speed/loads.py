@@ -30,7 +30,7 @@ class Load:
     seconds: float | None = None
 
 
-CACHE_TOKENS = 8192  # of the set "sized": keys and values of so many tokens, all in use when its load ends
+CACHE_TOKENS = 8192  # of rivals, and of the set "sized": keys and values of so many, all in use when its load ends
 # The two at a context ask once a stream, all at once, and for so many tokens that the first answer goes on after the
 # last prompt: decode at a context is measured over the steps between, in which all generate.
 # Servers in turn, each with its loads: one start of a server does them all.

@@ -16,10 +16,10 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 from bases.default_base import default_gguf
+from benchmarks.speed.loads import CACHE_TOKENS
 from benchmarks.speed.servers import Endpoint, Server, ServerError, Starter, Work, running
 from trainer.serving.local_server import free_port
 
-KV_TOKENS = 8192  # what caches hold: 32 streams of 256 tokens
 CONVERTER = "convert_lora_to_gguf.py"
 _SETS = frozenset({"none", "one", "sixteen"})
 _VLLM_BLOCK = 128  # its default on CPUs
@@ -52,13 +52,15 @@ def _llama_cpp(binary: Path, source: Path, gguf: Path) -> Starter:
     def start(work: Work, adapters: str) -> Iterator[Endpoint]:
         port = free_port()
         command = [str(binary), "-m", str(gguf), "--host", "127.0.0.1", "--port", str(port)]
-        command += ["-t", str(_CORES), "-tb", str(_CORES), "-np", "32", "-c", str(KV_TOKENS), "--no-cache-prompt"]
+        command += ["-t", str(_CORES), "-tb", str(_CORES), "-np", "32", "-c", str(CACHE_TOKENS), "--no-cache-prompt"]
         packages = work.adapters[adapters]
         if packages:
             converted = [str(_gguf_lora(source, work.base, package)) for package in packages]
-            command += ["--lora", ",".join(converted), "--lora-init-without-apply"]
+            command += ["--lora", ",".join(converted)]
         names = tuple(path.name for path in packages)
         fields = {name: {"lora": [{"id": number, "scale": 1.0}]} for number, name in enumerate(names)}
+        if packages:
+            fields["base"] = {"lora": [{"id": 0, "scale": 0.0}]}  # without it every adapter is applied at once
         with running(command, _beside(binary), work.logs / f"llama-{adapters}.log", port) as process:
             yield Endpoint(f"http://127.0.0.1:{port}", "", "base", names, process, fields)
 
@@ -105,7 +107,7 @@ def _vllm(environment: Path) -> Starter:
         command = [str(environment / "bin" / "vllm"), "serve", str(work.base), "--served-model-name", "base"]
         command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16", "--max-model-len", "1024"]
         command += ["--max-num-seqs", "32", "--no-enable-prefix-caching", "--block-size", str(_VLLM_BLOCK)]
-        command += ["--num-gpu-blocks-override", str(KV_TOKENS // _VLLM_BLOCK + 1)]  # one block is for padding
+        command += ["--num-gpu-blocks-override", str(CACHE_TOKENS // _VLLM_BLOCK + 1)]  # one block is for padding
         if packages:
             command += ["--enable-lora", "--max-loras", str(len(packages)), "--max-lora-rank", "8", "--lora-modules"]
             command += [f"{path.name}={path}" for path in packages]

@@ -47,9 +47,9 @@ def test_each_request_names_its_adapter_as_llama_cpp_numbers_them(llama: Path) -
     loaded = command[command.index("--lora") + 1].split(",")
     assert loaded == [str(llama / "l0.gguf"), str(llama / "l1.gguf")]
     assert [Path(path).read_text() for path in loaded] == [str(packages[0]), "made before"]
-    assert "--lora-init-without-apply" in command
     assert endpoint.adapters == ("l0", "l1")
-    assert endpoint.fields == {"l0": {"lora": [{"id": 0, "scale": 1.0}]}, "l1": {"lora": [{"id": 1, "scale": 1.0}]}}
+    asked = {"base": (0, 0.0), "l0": (0, 1.0), "l1": (1, 1.0)}
+    assert endpoint.fields == {name: {"lora": [{"id": id_, "scale": scale}]} for name, (id_, scale) in asked.items()}
     assert not endpoint.process.is_running()
 
 
