@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         for name in args.quantize.split(","):
             options = ["--model", args.model, "--served-model-name", "base", "--quantize", name, "--dtype", args.dtype]
+            options += ["--kv-dtype", args.kv_dtype]
             with own_server([*options, "--kv-cache-gb", "0.2"], Path(folder) / f"{name}.log") as server:
                 scores.append(score(server, name, text, args.tokens, args.window))
             print(f"{name}: perplexity {scores[-1].perplexity:.4f}", file=sys.stderr)
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fields", default="", help="fields of each JSONL row, joined by newlines: question,answer")
     parser.add_argument("--model", default="default", help="as for hotswap serve (default: the built-in base)")
     parser.add_argument("--dtype", default="auto", help="as for hotswap serve (default auto)")
+    parser.add_argument("--kv-dtype", default="auto", help="as for hotswap serve (default auto)")
     parser.add_argument("--quantize", default=NAMES, help="comma-separated (default %(default)s)")
     parser.add_argument("--tokens", type=int, default=8192, help="how many to score (default %(default)s)")
     parser.add_argument("--window", type=int, default=512, help="tokens scored together (default %(default)s)")

@@ -22,6 +22,7 @@ def test_perplexity_is_that_of_transformers(
 ) -> None:
     (tmp_path / "text").write_text(TEXT)
     arguments = ["--text", str(tmp_path / "text"), "--model", str(tiny_base), "--dtype", "float32"]
+    arguments += ["--kv-dtype", "float32"]
     assert perplexity.main([*arguments, "--quantize", "nf4", "--tokens", "150", "--window", "64"]) == 0
     ids = AutoTokenizer.from_pretrained(tiny_base)(TEXT)["input_ids"][:150]
     losses = []

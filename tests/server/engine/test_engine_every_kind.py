@@ -19,9 +19,11 @@ from transformers import AutoModelForCausalLM
 
 from bases import packed
 from hotkernels import native
+from hotkernels.changed_linear import ChangedLinear
 from hotkernels.linear import NATIVE_LINEAR, NATIVE_LINEAR_UPDATED, linear
 from hotkernels.native import Function
 from hotkernels.program import Program
+from hotkernels.row_ops import RowOpRows
 from server.adapter_key import AdapterKey
 from server.engine.messages import FinishReason
 from server.model.inputs import ModelInput
@@ -204,7 +206,15 @@ def test_one_base_product_per_linear_map(
             written.setdefault(self, []).append((len(self), arguments[0]))
         add(self, function, *arguments)
 
+    write = ChangedLinear.write
+
+    def wrote(self: ChangedLinear, program: Program, *arguments: Any) -> None:
+        for part in self._parts:
+            written.setdefault(program, []).append((len(program), part.weight.address or 0))
+        write(self, program, *arguments)
+
     monkeypatch.setattr(Program, "add", noted)
+    monkeypatch.setattr(ChangedLinear, "write", wrote)
     mixed = MixedEngine(toy_base, toy_adapters)
     model = mixed.driver.engine.runner._base.model  # type: ignore[attr-defined]
     linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
@@ -234,6 +244,13 @@ def test_one_base_product_per_linear_map(
             counted(arguments[0])
         call(self, *arguments)
 
+    changed = ChangedLinear.__call__
+
+    def called_changed(self: ChangedLinear, x: Tensor, rows: RowOpRows) -> Tensor:
+        for part in self._parts:
+            counted(part.weight.address or 0)
+        return changed(self, x, rows)
+
     def ran(self: Program, start: int, stop: int, variables: Any) -> None:
         for place, address in written.get(self, ()):
             if start <= place < stop:
@@ -244,6 +261,7 @@ def test_one_base_product_per_linear_map(
     monkeypatch.setattr(packed, "linear", counting(linear))
     monkeypatch.setattr(parts, "linear", counting(linear))
     monkeypatch.setattr(Function, "__call__", called)
+    monkeypatch.setattr(ChangedLinear, "__call__", called_changed)
     monkeypatch.setattr(Program, "run", ran)
     mixed.wave("counted")
     assert len(products) == len(linears) * mixed.recorder.steps
