@@ -8,7 +8,7 @@ what a step with some took beyond it, so that long contexts and log-probabilitie
 from __future__ import annotations
 
 _DECODES = 2.0  # decode steps that the prompts' part of a step may take, so that a gap is three at most
-_PAUSE = 0.25  # of a decode step: what requests wait in a step for adapters that are verified
+_PAUSE = 0.2  # of a decode step: what requests wait in a step for adapters that are verified
 _LONGEST_PAUSE = 0.03  # seconds
 _SMALLEST = 32  # tokens: fewer would read all weights for little, and keep prompts waiting for long
 _MEMORY = 0.8  # what an estimate keeps of itself at a new measurement

@@ -68,5 +68,5 @@ def test_the_machine_may_become_slower() -> None:
 
 def test_other_work_takes_a_part_of_a_decode_step() -> None:
     assert taught().pause() == 0.03
-    assert taught((0, 1, 0.02)).pause() == pytest.approx(0.005)
+    assert taught((0, 1, 0.02)).pause() == pytest.approx(0.004)
     assert taught((0, 1, 2.0)).pause() == 0.03
