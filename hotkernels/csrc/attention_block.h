@@ -154,13 +154,7 @@ static inline vf exp_below_0(vf x) {
   vf const clamped = x < low ? low : x;
   vf const shifted = fma(clamped, all(1.44269504088896341f), round), n = shifted - round;
   vf const r = fma(n, all(2.12194440e-4f), fma(n, all(-0.693359375f), clamped));
-  vf p = all(1.9875691500e-4f);
-  p = fma(p, r, all(1.3981999507e-3f));
-  p = fma(p, r, all(8.3334519073e-3f));
-  p = fma(p, r, all(4.1665795894e-2f));
-  p = fma(p, r, all(1.6666665459e-1f));
-  p = fma(p, r, all(5.0000001201e-1f));
-  vf const y = (fma(p, r * r, r) + all(1.0f)) * from_bits((bits(shifted) << 23) + (127 << 23));
+  vf const y = exp_near_0(r) * from_bits((bits(shifted) << 23) + (127 << 23));
   return x < low ? vf{} : y;
 }
 

@@ -77,8 +77,19 @@ static inline float largest(vf v) {
   return m;
 }
 
+// e to the power of r, at most half of ln 2 from 0: the polynomial of Cephes' expf.
+static inline vf exp_near_0(vf r) {
+  vf p = all(1.9875691500e-4f);
+  p = fma(p, r, all(1.3981999507e-3f));
+  p = fma(p, r, all(8.3334519073e-3f));
+  p = fma(p, r, all(4.1665795894e-2f));
+  p = fma(p, r, all(1.6666665459e-1f));
+  p = fma(p, r, all(5.0000001201e-1f));
+  return fma(p, r * r, r) + all(1.0f);
+}
+
 // e to the power of x, within 2 units in the last place; 0 below -87.3 and inf above 88.7.
-// Cody and Waite's reduction by ln 2 in two parts, and the polynomial of Cephes' expf.
+// Cody and Waite's reduction by ln 2 in two parts.
 static inline vf exp(vf x) {
   vf const low = all(-87.33654f), high = all(88.72283f);
   vf const clamped = min(max(x, low), high);
@@ -86,13 +97,7 @@ static inline vf exp(vf x) {
   n = to_float(to_int(n + (n < vf{} ? all(-0.5f) : all(0.5f))));
   vf r = fma(n, all(-0.693359375f), clamped);
   r = fma(n, all(2.12194440e-4f), r);
-  vf p = all(1.9875691500e-4f);
-  p = fma(p, r, all(1.3981999507e-3f));
-  p = fma(p, r, all(8.3334519073e-3f));
-  p = fma(p, r, all(4.1665795894e-2f));
-  p = fma(p, r, all(1.6666665459e-1f));
-  p = fma(p, r, all(5.0000001201e-1f));
-  vf y = fma(p, r * r, r) + all(1.0f);
+  vf y = exp_near_0(r);
   vi half = to_int(n) >> 1, rest = to_int(n) - half; // in two steps: 2^n alone may not be a float
   y = y * from_bits((half + 127) << 23) * from_bits((rest + 127) << 23);
   y = x < low ? vf{} : y;
