@@ -46,6 +46,7 @@ def test_rows_of_jsonl_are_joined(tmp_path: Path) -> None:
     assert perplexity.read_text(tmp_path / "rows", "q,a") == "a\n1\n\nb\n2"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the memory of processes")
 def test_the_server_reports_what_adapters_weigh(tiny_base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert adapter_memory.main(["--base", str(tiny_base), "--counts", "1,3", "--ranks", "4,64"]) == 0
@@ -56,6 +57,7 @@ def test_the_server_reports_what_adapters_weigh(tiny_base: Path, capsys: pytest.
         assert f"| {count} | {nbytes:,.1f} | {nbytes:,.1f} |" in out
 
 
+@pytest.mark.slow
 def test_streams_are_measured_with_and_without_adapters_that_load(
     tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
