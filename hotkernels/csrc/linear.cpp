@@ -31,4 +31,3 @@ EXPORT void linear_updated(const Weight* weight, const float* x, int64_t x_strid
   product(*weight, x, x_stride, rows, {bias, y, y_stride, &factors});
   add_updates(updates, x, x_stride, y, y_stride, weight->in_features);
 }
-OP(linear_updated)

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 _SIZES = (2, 3)  # tokens that must agree for a guess, the longest tried first; one more each
-_BITS = (
-    21  # of a token id in the number that stands for an n-gram: numbers are smaller than tuples, and ids below 2**21
-)
+# Of a token id in the number that stands for an n-gram: numbers are smaller than tuples, and ids below 2**21.
+_BITS = 21
 _MASKS = tuple((1 << _BITS * n) - 1 for n in _SIZES)
 # How likely a guess is right, before any is known, after 2, 3, ... tokens that agreed; the last of all longer runs.
 _CHANCES = (0.2, 0.4, 0.6, 0.7, 0.8)
