@@ -36,6 +36,9 @@ class NormPlan:
     eps: float
 
 
+MOST_TABLES = 8  # of angles, in one plan
+
+
 @dataclass(frozen=True)
 class TablePlan:
     """Where a layer's angles come from: ``module(x, positions, *extra)`` gives cosines and sines [1, T, R].

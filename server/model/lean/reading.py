@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,9 +18,10 @@ from hotkernels.rotary import rotate_torch
 from server.model.families import PATCHES
 from server.model.lean.angles import angles
 from server.model.lean.parts import packed
-from server.model.lean.plan import AttentionPlan, LayerPlan, MlpPlan, NormPlan, Place, Plan, TablePlan
+from server.model.lean.plan import MOST_TABLES, AttentionPlan, LayerPlan, MlpPlan, NormPlan, Place, Plan, TablePlan
 from server.model.lean.trace import Attended, Call, Trace, trace
 
+_Table = tuple[TablePlan, Tensor, Tensor]  # with its cosines and sines of the traced run
 ACTIVATIONS: tuple[Activation, ...] = ("silu", "gelu", "gelu_tanh", "relu", "relu2")
 
 
@@ -60,7 +61,11 @@ class _Reader:
 
     def __init__(self, traced: Trace, model: PreTrainedModel) -> None:
         self._traced, self._calls, self._model = traced, traced.calls, model
-        self._tables = list(_tables(traced.calls, int(getattr(model.config, "max_position_embeddings", 0) or 2048)))
+        self._tables = _distinct(
+            _tables(traced.calls, int(getattr(model.config, "max_position_embeddings", 0) or 2048))
+        )
+        if len(self._tables) > MOST_TABLES:
+            raise NoPlanError(f"it turns by {len(self._tables)} tables of angles, more than {MOST_TABLES}")
 
     def plan(self) -> Plan:
         """The whole decoder."""
@@ -213,7 +218,7 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
     return y
 
 
-def _tables(calls: Sequence[Call], most: int) -> Iterator[tuple[TablePlan, Tensor, Tensor]]:
+def _tables(calls: Sequence[Call], most: int) -> Iterator[_Table]:
     """Modules that give a pair of equal shape from hidden states and positions, in every reading of their angles."""
     for call in calls:
         if len(call.outputs) != 2:
@@ -227,6 +232,18 @@ def _tables(calls: Sequence[Call], most: int) -> Iterator[tuple[TablePlan, Tenso
         halves: Literal["twice", "paired", "once"] = "twice" if is_twice else "paired" if is_paired else "once"
         plan = TablePlan(call.module, extra, halves, _is_fixed(call, extra, most))
         yield plan, *angles(plan, cos, sin)
+
+
+def _distinct(tables: Iterable[_Table]) -> list[_Table]:
+    """The first of those that are alike: some models have a module in every layer."""
+    found: list[_Table] = []
+    for table, cos, sin in tables:
+        if not any(
+            table.is_fixed == other.is_fixed and torch.equal(cos, other_cos) and torch.equal(sin, other_sin)
+            for other, other_cos, other_sin in found
+        ):
+            found.append((table, cos, sin))
+    return found
 
 
 def _is_fixed(call: Call, extra: tuple[str, ...], most: int) -> bool:

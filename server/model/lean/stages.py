@@ -23,7 +23,7 @@ from hotkernels.attention import CacheAt, SequencesAt, add_attention, add_cache_
 from hotkernels.program import Program, Rows, Variable
 from hotkernels.rotary import AnglesAt, add_rotation, rotate
 from server.model.lean.parts import HeadNorm, Norm, Projection, UpdatesAt
-from server.model.lean.plan import AttentionPlan, Place
+from server.model.lean.plan import MOST_TABLES, AttentionPlan, Place
 from server.model.step import Step
 
 Angles = tuple[Tensor, Tensor]
@@ -42,14 +42,13 @@ class Register(IntEnum):
     B = 7  # what the MLP adds
 
 
-_MOST_TABLES = 8
 # The variables of a program: where the registers are, then
 _ROWS = Variable(len(Register))
 _SLOTS = Variable(_ROWS.number + 1)
 _FIRST_OF_UPDATES = _SLOTS.number + 1
 _FIRST_OF_SEQUENCES = _FIRST_OF_UPDATES + 6
 _FIRST_OF_ANGLES = _FIRST_OF_SEQUENCES + 7
-_FIRST_OF_CACHE = _FIRST_OF_ANGLES + 3 * _MOST_TABLES
+_FIRST_OF_CACHE = _FIRST_OF_ANGLES + 3 * MOST_TABLES
 
 
 def _variables(first: int, count: int) -> Iterator[Variable]:
@@ -80,7 +79,6 @@ class Registers:
         self._heads: tuple[Tensor, tuple[int, int, int], tuple[Tensor, Tensor, Tensor]] | None = None
         s = step.sequences
         assert s is not None, "a plan runs on the CPU"
-        assert len(angles) <= _MOST_TABLES
         found = [tensor.data_ptr() for tensor in self._tensors]
         found += [self.rows, step.slots.data_ptr()]
         found += [0, 0] if step.low_rank is None else [step.low_rank.rows.address, step.low_rank.rows.count]

@@ -2,67 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from server.adapter_key import AdapterKey
-from server.engine.block_manager import BlockManager
-from server.engine.messages import FinishReason
-from server.engine.request import Request, RequestStatus
-from server.engine.scheduler import AdapterSlot, Loan, Scheduler, SchedulerConfig, SchedulerOutput
+from server.engine.request import RequestStatus
+from server.engine.scheduler import AdapterSlot, Loan
 from tests.server.engine.requests import make_request
+from tests.server.engine.scheduling import add, finish_step, make_scheduler, step
 
 KEY = AdapterKey("a", 1, "digest")
-
-
-def make_scheduler(
-    num_blocks: int = 16, *, block_size: int = 4, tokens: int = 64, seqs: int = 8, **rest: Any
-) -> Scheduler:
-    config = SchedulerConfig(max_num_batched_tokens=tokens, max_num_seqs=seqs, **rest)
-    return Scheduler(config, BlockManager(num_blocks, block_size))
-
-
-def add(
-    scheduler: Scheduler, name: str, prompt: list[int] | int, adapter: AdapterKey | None = None, **params: Any
-) -> Request:
-    ids = prompt if isinstance(prompt, list) else [hash((name, i)) % 1000 for i in range(prompt)]
-    slot = scheduler.slots.get(adapter, AdapterSlot())
-    request = make_request(
-        name, ids, adapter, arrival=len(scheduler.requests), num_virtual_tokens=slot.num_virtual_tokens, **params
-    )
-    scheduler.add(request)
-    return request
-
-
-def finish_step(scheduler: Scheduler, output: SchedulerOutput, accepted: int = 0) -> list[Request]:
-    """What the engine does after the model ran, without a model; returns the requests that ended.
-
-    Up to ``accepted`` tokens of each draft hold.
-    """
-    ended = list(output.exhausted)
-    for request_id, count in output.num_tokens.items():
-        request = scheduler.requests[request_id]
-        held = request.draft[:accepted]
-        if request.num_pending_tokens == count:
-            reasons = [request.append(token) for token in (*held, 7)]
-            assert set(reasons[:-1]) <= {None}, "no more is drafted than is still to come"
-            ended += [request] if reasons[-1] is FinishReason.LENGTH else []
-        scheduler.update(request, count + len(held))
-    for request in ended:
-        scheduler.remove(request)
-    scheduler.check_integrity()
-    return ended
-
-
-def step(scheduler: Scheduler, prompt_tokens: int | None = None) -> SchedulerOutput:
-    output = scheduler.schedule(prompt_tokens)
-    scheduler.check_integrity()
-    finish_step(scheduler, output)
-    return output
 
 
 def test_prompts_are_chunked_to_the_budget() -> None:
@@ -301,78 +252,6 @@ def test_requests_have_lent_blocks_back_when_they_need_them() -> None:
     assert output.num_tokens.keys() == {"a", "b"}
     assert not output.preempted
     assert scheduler.lend(9, call_in) is None
-
-
-def drafting(num_blocks: int, drafted: int, **config: Any) -> tuple[Scheduler, Request]:
-    """A request of five tokens that has generated one, in two blocks, and has tokens drafted."""
-    scheduler = make_scheduler(num_blocks, **config)
-    request = add(scheduler, "a", 5)
-    step(scheduler)
-    request.draft = [8] * drafted
-    return scheduler, request
-
-
-def test_drafts_are_computed_beside_the_tokens_of_a_step() -> None:
-    scheduler, request = drafting(8, 6)
-    output = scheduler.schedule()
-    scheduler.check_integrity()
-    assert output.num_tokens == {"a": 1}
-    assert request.draft == [8] * 6
-    assert len(request.block_table) == 3
-    finish_step(scheduler, output, accepted=1)
-    assert request.draft == []
-    assert request.token_ids[-2:] == [8, 7]
-    assert request.num_pending_tokens == 1
-    assert len(request.block_table) == 2, "what only refused tokens needed is free again"
-
-
-def test_only_accepted_tokens_are_found_in_the_cache() -> None:
-    scheduler, request = drafting(8, 6)
-    finish_step(scheduler, scheduler.schedule(), accepted=2)
-    sequence = list(request.token_ids)
-    scheduler.remove(request)
-    for ids, found in (([*sequence, 1], 8), ([*sequence[:6], *[8] * 6, 1], 8), ([*sequence[:7], 1, 1], 4)):
-        other = add(scheduler, "b", ids)
-        scheduler.schedule()
-        assert other.num_cached_tokens == found
-        scheduler.remove(other)
-
-
-def test_drafts_have_what_prompts_leave_of_a_step() -> None:
-    scheduler, request = drafting(16, 6, tokens=12)
-    add(scheduler, "b", 8)
-    assert step(scheduler).num_tokens == {"a": 1, "b": 8}
-    request.draft = [8] * 6
-    add(scheduler, "c", 8)
-    output = scheduler.schedule()
-    assert output.num_tokens == {"a": 1, "b": 1, "c": 8}
-    assert len(request.draft) == 2
-    finish_step(scheduler, output)
-
-
-def test_drafts_have_the_blocks_that_are_free() -> None:
-    scheduler, request = drafting(3, 20)
-    output = scheduler.schedule()
-    assert len(request.draft) == 6
-    finish_step(scheduler, output, accepted=6)
-    request.draft = [8] * 3
-    output = scheduler.schedule()
-    assert output.exhausted == [request]
-    assert request.draft == []
-
-
-def test_a_draft_of_who_does_not_take_part_is_forgotten() -> None:
-    scheduler, request = drafting(3, 4, prefix_caching=False)
-    add(scheduler, "older", 1)
-    scheduler.requests["older"].arrival = -1
-    step(scheduler)
-    scheduler.requests["older"].token_ids += [1, 2, 3]  # needs the block that is left, and one of the other's
-    request.draft = [8] * 2
-    scheduler.running.sort(key=lambda running: running.arrival)
-    output = scheduler.schedule()
-    assert output.preempted == ["a"]
-    assert request.draft == []
-    scheduler.check_integrity()
 
 
 class SchedulerMachine(RuleBasedStateMachine):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from server.model.lean.plan import MlpPlan, Place, Plan
+from server.model.lean.plan import MOST_TABLES, MlpPlan, Place, Plan
 from server.model.lean.reading import NoPlanError, read_plan
 from tests.factory import make_base
 from tests.server.model.lean.shapes import WINDOW, load, make_shape
@@ -58,6 +62,32 @@ def test_a_table_for_each_kind_of_layer(tmp_path: Path) -> None:
     tables = [layer.attention.table for layer in plan.layers]
     assert sorted(t for t in tables if t is not None) == [0, 1]
     assert {table.extra for table in plan.tables} == {("sliding_attention",), ("full_attention",)}
+
+
+def with_angles_of_its_own(model: PreTrainedModel, thetas: Sequence[float]) -> PreTrainedModel:
+    """Let each layer of a llama turn by a module of its own, as models of older code do."""
+    for layer, theta in zip(model.model.layers, thetas, strict=True):
+        config = copy.deepcopy(model.config)
+        config.rope_parameters["rope_theta"] = theta
+        layer.rotary = LlamaRotaryEmbedding(config)
+
+        def turned(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            return args, {**kwargs, "position_embeddings": layer.rotary(args[0], kwargs["position_ids"])}
+
+        layer.register_forward_pre_hook(turned, with_kwargs=True)
+    return model
+
+
+def test_modules_of_the_same_angles_are_one_table(tmp_path: Path) -> None:
+    model = load(make_base(tmp_path, num_hidden_layers=MOST_TABLES + 1))
+    plan = read_plan(with_angles_of_its_own(model, [1e4] * (MOST_TABLES + 1)))
+    assert len(plan.tables) == 1
+
+
+def test_more_tables_than_a_step_has_room_for(tmp_path: Path) -> None:
+    model = load(make_base(tmp_path, num_hidden_layers=MOST_TABLES + 1))
+    with pytest.raises(NoPlanError, match="10 tables of angles"):  # with the model's own
+        read_plan(with_angles_of_its_own(model, [1e3 + layer for layer in range(MOST_TABLES + 1)]))
 
 
 def test_layers_without_positions(tmp_path: Path) -> None:
