@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
 ALL = "target_modules=[q_proj, v_proj, down_proj]"
 METHODS: dict[str, list[str]] = {
     "lora": ["method=lora", "r=4", "bias=lora_only", "learning_rate=1e-2"],
@@ -30,3 +35,10 @@ METHODS: dict[str, list[str]] = {
 }
 # What stands before the prompt, or is very small, can say less to a random model.
 WEAK = {"prompt", "p_tuning", "p_tuning-lstm", "freeze-norm", "ia3", "ln_tuning"}
+# One of each way in which a method stands in the model, is written to checkpoints and is exported.
+MECHANISMS = ("lora", "dora", "adalora", "vera", "oft", "freeze", "bottleneck", "prefix", "p_tuning-lstm")
+
+
+def others_slow(names: Iterable[str]) -> list[Any]:
+    """``names`` as parameters, of which those that work as one of ``MECHANISMS`` does are left to the slow tests."""
+    return [name if name in MECHANISMS else pytest.param(name, marks=pytest.mark.slow) for name in names]

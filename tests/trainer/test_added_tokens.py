@@ -20,7 +20,7 @@ from bases.tokenizer import load_tokenizer
 from server.engine.messages import AdapterLoaded
 from tests.factory import make_base
 from tests.server.live import live_server
-from tests.trainer.every_method import METHODS
+from tests.trainer.every_method import METHODS, others_slow
 from tests.trainer.served import serve
 from tests.trainer.support import WORDS, losses, make_config
 from trainer.base_model import load_base
@@ -111,7 +111,7 @@ def test_the_server_replays_them(bases: dict[str, Path], tmp_path: Path, method:
     assert (event.warnings, event.vocab_size) == ([], 261)
 
 
-@pytest.mark.parametrize("method", adapter_methods())
+@pytest.mark.parametrize("method", others_slow(adapter_methods()))
 def test_every_method_takes_them_and_is_served(bases: dict[str, Path], tmp_path: Path, method: str) -> None:
     result = train(make_config(tmp_path, bases["tied"], *METHODS[method], ADDED, "max_steps=4", rows=ROWS))
     assert result.package is not None
@@ -122,8 +122,9 @@ def test_every_method_takes_them_and_is_served(bases: dict[str, Path], tmp_path:
     assert [tuple(tensor.shape) for tensor in rows] == [(2, 64)]
 
 
-@pytest.mark.parametrize("method", ["lora", "prefix", "bottleneck"])
-@pytest.mark.parametrize("base", ["tied", "untied"])
+@pytest.mark.parametrize(
+    ("method", "base"), [("lora", "tied"), ("lora", "untied"), ("prefix", "tied"), ("bottleneck", "untied")]
+)
 def test_a_resumed_run_is_equal_to_the_last_bit(bases: dict[str, Path], tmp_path: Path, base: str, method: str) -> None:
     config = make_config(tmp_path, bases[base], *METHODS[method], ADDED, "dtype=float32", rows=ROWS)
     whole = train(config)

@@ -17,7 +17,7 @@ from adapters.package.golden import read_golden
 from adapters.package.manifest import read_manifest
 from adapters.package.reading import read_package
 from tests import oracle
-from tests.trainer.every_method import METHODS, WEAK
+from tests.trainer.every_method import METHODS, WEAK, others_slow
 from tests.trainer.support import WORDS, colour_rows, losses, make_config
 from trainer.errors import CheckpointError, DataError, TrainingError
 from trainer.loop.records import read_metrics
@@ -51,10 +51,8 @@ def test_every_method_learns_and_its_package_gives_the_golden_logits(
     assert not torch.allclose(untrained(probes[0].input_ids[None]).logits[0, -1], probes[0].logits, atol=0.1)
 
 
-RESUMED = [(method, 4) for method in METHODS] + [("lora", 5), ("prefix", 5)]  # within an epoch, and at the end of one
-
-
-@pytest.mark.parametrize(("method", "save_steps"), RESUMED)
+@pytest.mark.parametrize("save_steps", [4, pytest.param(5, marks=pytest.mark.slow)])  # in an epoch, and at its end
+@pytest.mark.parametrize("method", others_slow(METHODS))
 def test_a_resumed_run_is_equal_to_the_last_bit(tiny_base: Path, tmp_path: Path, method: str, save_steps: int) -> None:
     options = [*METHODS[method], "gradient_accumulation=2", f"save_steps={save_steps}", "eval_steps=3"]
     options += ["dropout=0.3"] if method == "lora" else []
@@ -107,7 +105,7 @@ def test_bf16_trains_with_full_precision_adapters(tiny_base: Path, tmp_path: Pat
         assert {t.dtype for t in read_package(result.package).tensors.values()} == {torch.float32}
 
 
-@pytest.mark.parametrize("method", [*METHODS, "lora-bias"])
+@pytest.mark.parametrize("method", [*others_slow(METHODS), "lora-bias"])
 def test_what_bf16_trains_is_kept_in_full_precision(tiny_base: Path, tmp_path: Path, method: str) -> None:
     options = METHODS.get(method, ["method=lora", "method.bias=all"])
     train(make_config(tmp_path, tiny_base, *options, "dtype=bfloat16", "max_steps=4"))
@@ -115,7 +113,7 @@ def test_what_bf16_trains_is_kept_in_full_precision(tiny_base: Path, tmp_path: P
     assert {tensor.dtype for tensor in trained.values()} == {torch.float32}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", others_slow(METHODS))
 def test_gradient_checkpointing_changes_no_loss(tiny_base: Path, tmp_path: Path, method: str) -> None:
     plain = train(make_config(tmp_path / "a", tiny_base, *METHODS[method]))
     saving = train(make_config(tmp_path / "b", tiny_base, *METHODS[method], "gradient_checkpointing=true"))

@@ -134,7 +134,8 @@ def test_trained_and_served_scores_agree_on_a_real_base_in_nf4(
 
 def is_asking(process: subprocess.Popen[bytes]) -> bool:
     """Whether it asks several questions at once, each over a connection of its own."""
-    return sum(c.status == psutil.CONN_ESTABLISHED for c in psutil.Process(process.pid).net_connections()) > 2
+    connections = psutil.Process(process.pid).net_connections()
+    return [connection.status for connection in connections].count(psutil.CONN_ESTABLISHED) > 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from server.engine.messages import AdapterLoaded
-from tests.trainer.every_method import METHODS
+from tests.trainer.every_method import METHODS, others_slow
 from tests.trainer.served import serve
 from tests.trainer.support import make_config
 from trainer.config.methods import METHODS as CONFIGS
@@ -28,8 +28,8 @@ def test_the_server_replays_what_the_trainer_recorded(
     assert event.warnings == []
 
 
-@pytest.mark.parametrize("quantize", ["nf4", "int8"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("quantize", ["nf4", pytest.param("int8", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", others_slow(METHODS))
 def test_and_over_a_quantized_base(tiny_base: Path, tmp_path: Path, method: str, quantize: str) -> None:
     if quantize not in CONFIGS[METHODS[method][0].removeprefix("method=")].QUANTIZED:
         with pytest.raises(ConfigError, match=r"training\.quantize"):

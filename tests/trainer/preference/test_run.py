@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from adapters.package.manifest import read_manifest
 from server.engine.messages import AdapterLoaded
-from tests.trainer.every_method import METHODS
+from tests.trainer.every_method import METHODS, others_slow
 from tests.trainer.preference.support import answer_log_prob, judged_rows, pair_rows, preference_config
 from tests.trainer.served import serve
 from tests.trainer.support import losses, write_jsonl
@@ -58,7 +58,9 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("method", ["lora", "dora", "prefix", "prefix-plain", "prompt", "bottleneck", "freeze", "ia3"])
+@pytest.mark.parametrize(
+    "method", others_slow(["lora", "dora", "prefix", "prefix-plain", "prompt", "bottleneck", "freeze", "ia3"])
+)
 def test_the_loss_of_dpo_is_the_formula_on_logits_computed_apart(tiny_base: Path, tmp_path: Path, method: str) -> None:
     rows = pair_rows(ROWS)
     options = [*METHODS[method], *FULL_BATCH]
@@ -139,7 +141,7 @@ def test_a_resumed_run_is_equal_to_the_last_bit(tiny_base: Path, tmp_path: Path,
         assert torch.equal(tensor, package[name]), name
 
 
-@pytest.mark.parametrize("quantize", ["none", "nf4", "int8"])
+@pytest.mark.parametrize("quantize", ["none", "nf4", pytest.param("int8", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("kind", "method"), [("dpo", "lora"), ("dpo", "prefix"), ("kto", "lora"), ("kto", "prefix")])
 def test_the_server_takes_the_package(tiny_base: Path, tmp_path: Path, kind: str, method: str, quantize: str) -> None:
     rows = pair_rows() if kind == "dpo" else judged_rows()
