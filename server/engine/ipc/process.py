@@ -25,6 +25,7 @@ import msgspec
 from server.config import EngineConfig
 from server.engine.engine_loop import Inbox, Progress, SteppableEngine, build_engine, run_engine
 from server.engine.ipc.buffers import Outbox
+from server.engine.ipc.compiler import leave_out_compiler
 from server.engine.ipc.transport import TransportError, decode_to_engine, encode, recv_frame
 from server.engine.ipc.watchdog import BEAT_SECONDS
 from server.engine.messages import EngineInfo, Heartbeat, Shutdown
@@ -80,6 +81,7 @@ def _build(config: bytes) -> tuple[SteppableEngine, EngineInfo]:
         decoded = msgspec.json.decode(config, type=EngineConfig)
     except msgspec.DecodeError as error:
         raise EngineStartError(f"the engine's settings are wrong: {error}") from error
+    leave_out_compiler()
     built = build_engine(decoded)
     _keep_loading_beside()
     return built
