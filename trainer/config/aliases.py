@@ -7,13 +7,15 @@ raises ValueError, saying what to do instead.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET
+
+from trainer.config.scalars import SWITCHES
 
 NOT_GIVEN = UNSET  # the value says nothing, as if the setting were absent
 
@@ -51,7 +53,7 @@ def _choice(values: Mapping[str, Any], words: str | None = None) -> Conversion:
     """One of the spellings in ``values``; numbers and booleans are compared as they are written in YAML."""
 
     def apply(value: Any) -> Any:
-        text = _text(value)
+        text = _spelled(value, values)
         if text not in values:
             raise ValueError(f"{text!r} has no counterpart here; known are {', '.join(values)}")
         return values[text]
@@ -65,7 +67,7 @@ def _only(accepted: Sequence[str], instead: str) -> Conversion:
     """Values in ``accepted`` are what happens anyway; all others are refused with ``instead``."""
 
     def apply(value: Any) -> Any:
-        if _text(value) not in accepted:
+        if _spelled(value, accepted) not in accepted:
             raise ValueError(instead)
         return NOT_GIVEN
 
@@ -92,6 +94,12 @@ def _count(value: Any) -> Any:
 
 def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _spelled(value: Any, known: Container[str]) -> str:
+    """``value`` as one of the ``known`` texts where it is one: no, off and 0 are false, unless they are known."""
+    text = _text(value)
+    return text if text in known else _text(SWITCHES.get(text.lower(), text))
 
 
 AS_IS = Conversion(lambda value: value)
