@@ -111,9 +111,9 @@ def takes(key: str, kind: type) -> bool:
 
 
 def is_switch(key: str) -> bool:
-    """Whether ``key``, dotted or flat, is true or false wherever it is known, or text beside."""
+    """Whether ``key``, dotted or flat, may be true or false wherever it is known."""
     hints = _hints_of(key)
-    return bool(hints) and all(hint is bool or set(_alternatives(hint)) == {bool, str} for hint in hints)
+    return bool(hints) and all(bool in _alternatives(hint) for hint in hints)
 
 
 def is_prose(key: str) -> bool:

@@ -145,6 +145,14 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rsplit("-", 1)[-1])
 
 
+def saved_step(checkpoint: Path) -> int:
+    """As ``step_of`` for a checkpoint that may be called otherwise. Raises CheckpointError when it is none."""
+    try:
+        return int(TrainerState.load_from_json(str(checkpoint / STATE_FILE)).global_step)
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{checkpoint / STATE_FILE} cannot be read; use another checkpoint") from error
+
+
 def is_torn(checkpoint: Path) -> bool:
     """Whether writing ``checkpoint`` was cut short."""
     try:

@@ -145,7 +145,7 @@ def test_a_word_is_text_where_the_key_takes_text(tmp_path: Path, word: str, sour
     nested = f"data: {{path: [{word}], columns: {{prompt: {word}}}}}"
     path.write_text("\n".join([*lines, nested, f"added_tokens: [{word}]"]), encoding="utf-8")
     flags = [f"{key}={text}" for key, text in (keys | {"added_tokens": f"[{word}]"}).items()]
-    environment = {f"HOTSWAP_TRAIN_{flag.replace('.', '__').upper()}": "" for flag in ()}
+    environment = {}
     for flag in flags:
         key, _, text = flag.partition("=")
         environment[f"HOTSWAP_TRAIN_{key.replace('.', '__').upper()}"] = text
