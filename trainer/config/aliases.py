@@ -88,6 +88,17 @@ def _layer_paths(value: Any) -> Any:
     return [f"model.{name.strip('.').removeprefix('model.')}" for name in _list(value)]
 
 
+def _trackers(value: Any) -> Any:
+    names = _list(value)
+    if names in (["none"], []):
+        return NOT_GIVEN
+    if not isinstance(names, list) or "all" in names:
+        raise ValueError("name the trackers: none, tensorboard, or those that transformers knows, such as wandb")
+    ours: dict[str, Any] = {"training.tensorboard": True} if "tensorboard" in names else {}
+    others = [name for name in names if name != "tensorboard"]
+    return Several({**ours, **({"training.trackers": others} if others else {})})
+
+
 def _count(value: Any) -> Any:
     return NOT_GIVEN if value in (0, -1) else value
 
@@ -110,6 +121,7 @@ _CONVERSIONS = {
     "layer_paths": Conversion(_layer_paths, "layers.27.,layers.26.: [model.layers.27, model.layers.26]"),
     "count": Conversion(_count, "0 and -1: not given"),
     "template": TEMPLATE,
+    "trackers": Conversion(_trackers, "none; tensorboard: training.tensorboard; others as they are"),
     "adapter": _choice(
         {"lora": "lora", "qlora": Several({"method": "lora", "training.quantize": "nf4"})},
         "qlora: lora on an nf4 base",
@@ -121,7 +133,7 @@ _Choice = dict[str, str | bool]
 class _Name(msgspec.Struct, forbid_unknown_fields=True, rename={"with_it": "with"}):
     tools: list[str]
     ours: str
-    how: Literal["names", "list", "layer_paths", "count", "template", "adapter"] | None = None
+    how: Literal["names", "list", "layer_paths", "count", "template", "trackers", "adapter"] | None = None
     choice: list[str | _Choice] = []
     when_true: str | None = None
     method: str | None = None

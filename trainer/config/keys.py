@@ -212,6 +212,7 @@ def _walk(raw: Mapping[str, Any], prefix: str, free: Sequence[str]) -> Iterator[
 def _unknown(key: str, known: Mapping[str, Any]) -> ConfigError:
     leaf = key.rsplit(".", 1)[-1]
     owners = [kind for kind, struct in METHODS.items() if leaf in struct.__struct_fields__]
+    preferences = [kind for kind, struct in PREFERENCES.items() if leaf in struct.__struct_fields__]
     leaves = {full.rsplit(".", 1)[-1]: full for full in known}
     near = difflib.get_close_matches(key, known, 1, 0.6) or [
         leaves[close] for close in difflib.get_close_matches(leaf, leaves, 1, 0.6)
@@ -219,6 +220,8 @@ def _unknown(key: str, known: Mapping[str, Any]) -> ConfigError:
     hint = f"; did you mean {near[0]!r}?" if near else ""
     if owners and leaf not in leaves:
         hint = f"; it belongs to the method {' and '.join(owners)}"
+    elif preferences and leaf not in leaves:
+        hint = f"; it belongs to training with preference: {', '.join(preferences)}"
     return ConfigError(f"unknown key {key!r}{hint}")
 
 

@@ -270,6 +270,9 @@ def test_every_name_leads_to_a_key_that_exists() -> None:
         (["chat_template=tokenizer_default"], "data.template", "chat"),
         (["chat_template=chatml"], "data.template", "chatml"),
         (["torch_dtype=float32"], "training.dtype", "float32"),
+        (["report_to=none"], "training.trackers", []),
+        (["report_to=[wandb, tensorboard]"], "training.trackers", ["wandb"]),
+        (["report_to=wandb,tensorboard"], "training.tensorboard", True),
         (["adam_beta2=0.95"], "training.adam_beta2", 0.95),
         (["stage=kto", "kto_chosen_weight=2"], "preference.desirable_weight", 2.0),
         (["stage=dpo", "pref_ftx=0.5"], "preference.rpo_alpha", 0.5),
@@ -283,6 +286,7 @@ def test_more_names_of_whole_configurations(overrides: list[str], key: str, valu
     ("override", "words"),
     [
         ("double_quantization=true", "set training.quantize: nf4-dq"),
+        ("report_to=all", "report_to: name the trackers: none, tensorboard, or those that transformers knows"),
         ("deepspeed=ds_z3.json", "use training.strategy (fsdp, zero1, zero2, zero3) with --nproc"),
         ("wandb_project=x", "set training.trackers: [wandb]"),
         ("push_to_hub=true", "hotswap publish puts an adapter into a server"),
