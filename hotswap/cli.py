@@ -36,6 +36,7 @@ class Command:
 COMMANDS = {
     "serve": Command("server.cli", "serve", "serve a base model and its adapters over HTTP"),
     "chat": Command("server.cli", "chat", "talk to a server in the terminal"),
+    "init": Command("trainer.commands.init", "init", "ask for data, base and method, and write the file of a run"),
     "train": Command("trainer.commands.train", "train", "train an adapter from a YAML file or from flags"),
     "sweep": Command(
         "trainer.commands.sweep", "sweep", "train with several values of some settings, and rank the runs"

@@ -134,7 +134,7 @@ def test_an_error_that_is_not_ours_is_a_line_and_its_traceback_is_kept(
     ("body", "words"),
     [
         ("open('/nowhere/x', 'w')", "hotswap: /nowhere/x: No such file or directory; "),
-        ("import os; os.write(os.open('/dev/full', os.O_WRONLY), b'x')", "hotswap: the disk is full ("),
+        ("import os; os.write(os.open('/dev/full', os.O_WRONLY), b'x')", "hotswap: the disk is full: "),
         ("raise KeyError('a\\n' * 5000)", "hotswap: KeyError: "),
         ("raise RecursionError", "hotswap: RecursionError"),
     ],

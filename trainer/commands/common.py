@@ -140,12 +140,17 @@ Names of the ChatGLM scripts, LLaMA-Factory, Axolotl, TRL and transformers are u
 """
 
 
-def parse_settings(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """What ``parser`` knows, and the settings as ``key=value``. Wrong usage ends the process with code 2."""
+def parse_settings(
+    parser: argparse.ArgumentParser, argv: Sequence[str], *, needs_any: bool = True
+) -> tuple[argparse.Namespace, list[str]]:
+    """What ``parser`` knows, and the settings as ``key=value``. Wrong usage ends the process with code 2.
+
+    ``needs_any``: a file or a setting must be given.
+    """
     own = {flag: action.nargs != 0 for flag, action in parser._option_string_actions.items()}
     mine, settings = split_flags(argv, own, _is_switch)
     args = parser.parse_args(mine)
-    if args.config is None and not settings and not getattr(args, "shape", None):
+    if needs_any and args.config is None and not settings and not getattr(args, "shape", None):
         parser.error("give a YAML file, or settings such as --data FILE --output DIR")
     given = {setting.partition("=")[0] for setting in settings}
     flags = [token[2:].partition("=")[0].replace("-", "_") for token in argv if token.startswith("--")]

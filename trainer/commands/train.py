@@ -19,6 +19,7 @@ where the output holds a run already:
   --overwrite                   start anew
 
 examples:
+  hotswap train --wizard                      # asks, and writes the file: hotswap init
   hotswap train run.yaml
   hotswap train run.yaml learning_rate=1e-4 method.r=16 --output runs/r16
   hotswap train --data dates.jsonl --output runs/dates --method lora
@@ -33,7 +34,11 @@ the smallest file:
 
 
 def train(argv: list[str]) -> int:
-    """Run ``hotswap train``."""
+    """Run ``hotswap train``; with ``--wizard`` it is ``hotswap init``."""
+    if "--wizard" in argv:
+        from trainer.commands.init import init
+
+        return init([token for token in argv if token != "--wizard"])
     parser = argparse.ArgumentParser(
         prog="hotswap train",
         usage="hotswap train [CONFIG.yaml] [key=value | --key value] [--nproc N] [--resume [CHECKPOINT]] [--overwrite]",

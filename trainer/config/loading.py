@@ -235,7 +235,7 @@ def load_config(
 ) -> TrainConfig:
     """The configuration in the YAML file ``path``, overridden by ``environ`` and then ``overrides``.
 
-    ``defaults`` are keys at the top that stand where none of them says anything.
+    ``defaults`` are values by section and key that stand where none of them says anything.
 
     The learning rate is filled in and paths are made absolute, so that the result stands for itself.
     Raises ConfigError naming every key that is refused.
@@ -251,7 +251,7 @@ def load_run(
     defaults: Mapping[str, Any] | None = None,
 ) -> tuple[TrainConfig, StartConfig]:
     """As ``load_config``, and how this start of the run treats what its output holds."""
-    raw: dict[str, Any] = dict(defaults or {})
+    raw: dict[str, Any] = copy.deepcopy(dict(defaults or {}))
     refusals = Refusals()
     apply_layer(raw, _read_yaml(path).items() if path else (), refusals)
     refusals.found += remove_unknown_keys(raw)
@@ -265,6 +265,16 @@ def load_run(
         config = _complete(convert(raw))
     refusals.tell()
     return config, begin
+
+
+def given_values(overrides: Sequence[str], environ: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What ``environ`` and ``overrides`` say by themselves, by section and key. Raises ConfigError."""
+    raw: dict[str, Any] = {}
+    refusals = Refusals()
+    apply_layer(raw, _environment(os.environ if environ is None else environ), refusals)
+    apply_layer(raw, _overrides(overrides, refusals), refusals)
+    refusals.tell()
+    return raw
 
 
 def convert(raw: Mapping[str, Any]) -> TrainConfig:
