@@ -1,7 +1,7 @@
 """The one command: picks the part that does the work, imports only that, and turns its errors into exit codes.
 
-It knows the names of the parts and nothing of what they do. Exit codes: 0 done, 1 one of our errors (one plain line),
-2 wrong usage, 130 interrupted.
+It knows the names of the parts and nothing of what they do. Exit codes: 0 done, 1 an error (one plain line; of one that
+is not ours the traceback is kept in a file, and shown where HOTSWAP_DEBUG is set), 2 wrong usage, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -17,6 +19,8 @@ from importlib.metadata import version
 from hotswap.errors import HotswapError
 
 PROG = "hotswap"
+DEBUG = "HOTSWAP_DEBUG"
+_LONGEST = 500  # characters of what a foreign error says
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_PIPE = 1, 2, 130, 141
 
 
@@ -32,6 +36,7 @@ class Command:
 COMMANDS = {
     "serve": Command("server.cli", "serve", "serve a base model and its adapters over HTTP"),
     "chat": Command("server.cli", "chat", "talk to a server in the terminal"),
+    "init": Command("trainer.commands.init", "init", "ask for data, base and method, and write the file of a run"),
     "train": Command("trainer.commands.train", "train", "train an adapter from a YAML file or from flags"),
     "sweep": Command(
         "trainer.commands.sweep", "sweep", "train with several values of some settings, and rank the runs"
@@ -75,9 +80,34 @@ def _run(command: Command, argv: list[str]) -> int:
         # the reader left; point stdout elsewhere so that the interpreter's last flush is quiet too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE
-    except _own_errors() as error:
-        print(f"{PROG}: {' '.join(str(error).split())}", file=sys.stderr)
+    except Exception as error:  # noqa: BLE001 - the last resort: no traceback reaches a user
+        from trainer.distributed.launch import leave_error
+
+        line = _line_of(error)
+        if not leave_error(line):  # of several processes one speaks
+            print(f"{PROG}: {line}", file=sys.stderr)
         return EXIT_ERROR
+
+
+def _line_of(error: Exception) -> str:
+    """What to say of ``error``; of one that is not ours its kind, and where its traceback is kept."""
+    from trainer.errors import in_lines
+
+    if isinstance(error, _own_errors()):
+        return in_lines(error)
+    if os.environ.get(DEBUG):
+        raise error
+    said = " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST]
+    if isinstance(error, OSError) and error.strerror:
+        from trainer.files import write_failure
+
+        said = f"{error.filename}: {error.strerror}" if error.filename else write_failure(error)
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="hotswap-error-", suffix=".txt", delete=False) as file:
+            file.write(f"{PROG} {version(PROG)}\n{''.join(traceback.format_exception(error))}")
+    except (OSError, ValueError):
+        return f"{said}; set {DEBUG}=1 to see the traceback"
+    return f"{said}; the traceback is in {file.name}"
 
 
 def _load(command: Command) -> Callable[[list[str]], int]:

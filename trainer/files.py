@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -12,12 +13,34 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from adapters.package.files import move_directory, sync
 from trainer.errors import CheckpointError, TrainerError
 
 CONFIG_FILE = "config.yaml"
 SERVED_TEMPLATE = "chat_template.jinja"  # for --chat-template, where training had another than the base's
 PACKAGE_DIR, BASE_DIR, REWARD_DIR = "adapter", "base", "reward_model"  # what a run ends in: one of them
+
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_TORCH_WRITES = ("inline_container", "PytorchStreamWriter")  # in what torch.save says of a write that failed
+_DISK_FULL = "the disk is full: No space left on device"
+
+
+def write_failure(error: BaseException) -> str:
+    """Why something could not be written, in words; empty where ``error`` is about something else.
+
+    torch and safetensors have errors of their own for it, and torch's do not say why.
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError):
+        return _DISK_FULL if error.errno == errno.ENOSPC else error.strerror or text
+    if isinstance(error, SafetensorError) and "I/O error" in text:
+        return _DISK_FULL if f"os error {errno.ENOSPC})" in text else text.rpartition("I/O error: ")[2]
+    if isinstance(error, RuntimeError) and any(words in text for words in _TORCH_WRITES):
+        return "the disk is full, or does not take so large a file"
+    return ""
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -52,7 +75,7 @@ def replacing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error.strerror}") from error
+        raise CheckpointError(f"{path} cannot be written: {write_failure(error)}") from error
     try:
         yield scratch
         scratch.chmod(0o755)
@@ -61,8 +84,10 @@ def replacing(path: Path) -> Iterator[Path]:
             sync(file)
         sync(scratch)
         move_directory(scratch, path)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if not (reason := write_failure(error)):
+            raise
+        raise CheckpointError(f"{path} cannot be written: {reason}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

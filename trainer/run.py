@@ -32,9 +32,11 @@ from trainer.progress import Display, SilentDisplay
 
 
 def train(
-    config: TrainConfig, *, resume: bool = False, overwrite: bool = False, display: Display | None = None
+    config: TrainConfig, *, resume: bool | str = False, overwrite: bool = False, display: Display | None = None
 ) -> RunResult:
     """Train as ``config`` says, from the last checkpoint of its output when ``resume`` is set.
+
+    ``resume`` may also name a checkpoint, or the folder of a run with one, here or elsewhere.
 
     Leaves config.yaml, run.json, metrics.jsonl, loss.png, checkpoints and the package ``adapter`` in the output
     directory. Raises TrainerError, or BaseModelError for the base.

@@ -58,15 +58,16 @@ def trials_of(
 ) -> tuple[list[str], list[Trial]]:
     """The settings that all runs share, and every combination of the values of the others; ``draw`` takes so many.
 
-    Commas inside brackets or quotes separate nothing, nor any in a key that ``is_prose`` unless its first value is
-    quoted. Raises ConfigError when nothing varies.
+    Commas inside brackets or quotes separate nothing, nor any in a key that ``is_prose`` unless its values are quoted.
+    Raises ConfigError when nothing varies.
     """
     fixed: list[str] = []
     varied: dict[str, list[str]] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
-        values = [text] if is_prose(key) and not text.startswith(("'", '"')) else split_values(text)
-        values = list(dict.fromkeys(values))
+        values = list(dict.fromkeys(split_values(text)))
+        if is_prose(key) and not all(re.fullmatch(r"'.*'|\".*\"", value, re.DOTALL) for value in values):
+            values = [text]
         if equals and len(values) > 1:
             varied[key] = values
         else:
@@ -90,7 +91,7 @@ def _parts(text: str) -> Iterator[str]:
     for at, char in enumerate(text):
         if quote:
             quote = "" if char == quote else quote
-        elif char in "\"'":
+        elif char in "\"'" and (depth or not text[begin:at].strip()):  # not the one in: it's
             quote = char
         elif char in "[{":
             depth += 1

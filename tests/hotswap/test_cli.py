@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -111,10 +112,54 @@ def test_our_error_is_one_plain_line_and_exit_1(
     assert capsys.readouterr().err == "hotswap: no such base: try another\n"
 
 
-def test_an_error_that_is_not_ours_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_that_is_not_ours_is_a_line_and_its_traceback_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     module_with("return 1 // 0", tmp_path, monkeypatch)
+    assert cli.main(["probe", "a"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("hotswap: ZeroDivisionError: integer division or modulo by zero; the traceback is in ")
+    assert error.count("\n") == 1
+    kept = Path(error.rpartition(" ")[2].strip()).read_text(encoding="utf-8")
+    assert kept.startswith(f"hotswap {importlib.metadata.version('hotswap')}\n")
+    assert "Traceback (most recent call last)" in kept
+    assert "probe_command.py" in kept
+    monkeypatch.setenv("HOTSWAP_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         cli.main(["probe"])
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("open('/nowhere/x', 'w')", "hotswap: /nowhere/x: No such file or directory; "),
+        ("import os; os.write(os.open('/dev/full', os.O_WRONLY), b'x')", "hotswap: the disk is full: "),
+        ("raise KeyError('a\\n' * 5000)", "hotswap: KeyError: "),
+        ("raise RecursionError", "hotswap: RecursionError"),
+    ],
+)
+def test_any_error_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], body: str, words: str
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))  # where nothing can be kept
+    module_with(body, tmp_path, monkeypatch)
+    assert cli.main(["probe"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(words)
+    assert error.endswith("; set HOTSWAP_DEBUG=1 to see the traceback\n")
+    assert error.count("\n") == 1
+    assert len(error) < 700
+
+
+def test_an_error_of_one_of_several_processes_is_left_for_the_launcher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOTSWAP_ERROR_FILE", str(tmp_path / "error"))
+    module_with("raise RuntimeError('lost')", tmp_path, monkeypatch)
+    assert cli.main(["probe"]) == 1
+    assert capsys.readouterr().err == ""
+    assert (tmp_path / "error").read_text().startswith("RuntimeError: lost; the traceback is in ")
 
 
 def test_interrupt_exits_130_without_traceback(tmp_path: Path) -> None:

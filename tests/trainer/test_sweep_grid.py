@@ -14,6 +14,8 @@ from trainer.sweep import split_values, trials_of
         ("[q_proj, v_proj],all-linear", ["[q_proj, v_proj]", "all-linear"]),
         ("{type: lora, r: 4},{type: prefix}", ["{type: lora, r: 4}", "{type: prefix}"]),
         ("'a,b',c", ["'a,b'", "c"]),
+        ("it's,that", ["it's", "that"]),
+        ("['a,b', c],2", ["['a,b', c]", "2"]),
         ("1,", ["1"]),
         ("", []),
     ],
@@ -61,3 +63,5 @@ def test_commas_in_prose_separate_nothing_unless_it_is_quoted() -> None:
     assert len(trials) == 2
     _, trials = trials_of(["system_prompt='Be brief, be kind','Be long'"], is_prose=prose)
     assert [trial.values["system_prompt"] for trial in trials] == ["'Be brief, be kind'", "'Be long'"]
+    quoting = ["system_prompt='Yes', he said, 'now'", "prompt_prefix= 1e5, "]
+    assert trials_of([*quoting, "r=4,8"], is_prose=lambda key: key != "r")[0] == quoting

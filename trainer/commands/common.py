@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 
+from trainer.config.scalars import SWITCHES
+
+_YAML = (".yaml", ".yml")
+
 
 def guarded(work: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
-    """Run ``work``; one of our errors becomes one line on stderr and exit code 1."""
+    """Run ``work``; one of our errors becomes a plain line on stderr and exit code 1, or 2 where a flag is unknown."""
     from adapters.errors import AdapterError
     from bases.errors import BaseModelError
     from trainer.distributed.launch import leave_error
-    from trainer.errors import TrainerError
+    from trainer.errors import ConfigError, TrainerError, in_lines
 
     try:
         return work(args)
     except (TrainerError, AdapterError, BaseModelError) as error:
-        line = " ".join(str(error).split())
-        if not leave_error(line):
-            print(f"hotswap: {line}", file=sys.stderr)
+        if getattr(args, "unknown", []) and isinstance(error, ConfigError):
+            args.wrong_usage(ConfigError(*args.unknown, *error.refusals))
+        if not leave_error(in_lines(error)):
+            print(f"hotswap: {in_lines(error)}", file=sys.stderr)
         return 1
 
 
@@ -58,27 +64,38 @@ def split_flags(
 
     ``own`` says of the command's flags whether they take a value. A setting without a value is true: one that
     ``is_switch``, or one that nothing but another flag follows. Several values (``--target_modules a b``) are a list.
+    What follows a switch is its value, unless it is a file or a setting.
     """
+    spelled = {flag.replace("_", "-"): flag for flag in own}
     mine: list[str] = []
     settings: list[str] = []
     at = 0
     while at < len(argv):
         token = argv[at]
         name, equals, value = token.partition("=")
+        flag = spelled.get(name.replace("_", "-"))
         end = at + 1
-        if name in own:
-            end += bool(own[name] and not equals)
-            mine += argv[at:end]
-        elif token.startswith("--") and not equals:
-            key = token[2:].replace("-", "_")
-            end += _count_values(argv[end:], is_switch(key))
-            settings.append(f"{key}={_joined(argv[at + 1 : end])}")
+        if flag and own[flag]:
+            end += not equals
+            mine += [flag + equals + value, *argv[at + 1 : end]]
+        elif flag:
+            end += not equals and argv[end : end + 1] != [] and argv[end].lower() in SWITCHES
+            mine += _switched(flag, value if equals else "".join(argv[at + 1 : end]))
         elif token.startswith("--"):
-            settings.append(f"{name[2:].replace('-', '_')}={value}")
+            key = name[2:].replace("-", "_")
+            end += 0 if equals else _count_values(argv[end:], is_switch(key))
+            settings.append(f"{key}={value if equals else _joined(argv[at + 1 : end])}")
         else:
             (settings if equals else mine).append(token)
         at = end
     return mine, settings
+
+
+def _switched(flag: str, value: str) -> list[str]:
+    """``flag``, which takes no value, as argparse is to see it when ``value`` stands behind it."""
+    if value.lower() in SWITCHES:
+        return [flag] if SWITCHES[value.lower()] else []
+    return [f"{flag}={value}" if value else flag]
 
 
 def _count_values(rest: Sequence[str], is_switch: bool) -> int:
@@ -86,14 +103,15 @@ def _count_values(rest: Sequence[str], is_switch: bool) -> int:
     count = 0
     while count < len(rest) and _is_value(rest[count], first=count == 0):
         count += 1
-    if is_switch:
-        return int(count > 0 and rest[0].lower() in ("true", "false", "auto"))
+    if is_switch and count:
+        is_other = "=" in rest[0] or rest[0].endswith(_YAML) or os.path.isfile(rest[0])
+        return int(rest[0].lower() in SWITCHES or not is_other)
     return count
 
 
 def _is_value(token: str, *, first: bool) -> bool:
     """A first value may be anything but a flag; more of them are words."""
-    return not token.startswith("--") and (first or not ("=" in token or token.endswith((".yaml", ".yml"))))
+    return not token.startswith("--") and (first or not ("=" in token or token.endswith(_YAML)))
 
 
 def _joined(values: Sequence[str]) -> str:
@@ -122,36 +140,32 @@ Names of the ChatGLM scripts, LLaMA-Factory, Axolotl, TRL and transformers are u
 """
 
 
-def parse_settings(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """What ``parser`` knows, and the settings as ``key=value``. Wrong usage ends the process with code 2."""
+def parse_settings(
+    parser: argparse.ArgumentParser, argv: Sequence[str], *, needs_any: bool = True
+) -> tuple[argparse.Namespace, list[str]]:
+    """What ``parser`` knows, and the settings as ``key=value``. Wrong usage ends the process with code 2.
+
+    ``needs_any``: a file or a setting must be given.
+    """
     own = {flag: action.nargs != 0 for flag, action in parser._option_string_actions.items()}
     mine, settings = split_flags(argv, own, _is_switch)
     args = parser.parse_args(mine)
-    if args.config is None and not settings and not getattr(args, "shape", None):
+    if needs_any and args.config is None and not settings and not getattr(args, "shape", None):
         parser.error("give a YAML file, or settings such as --data FILE --output DIR")
-    for flag in (token.partition("=")[0] for token in argv if token.startswith("--")):
-        if flag not in own and (problem := _unknown(flag)):
-            parser.error(problem)
+    given = {setting.partition("=")[0] for setting in settings}
+    flags = [token[2:].partition("=")[0].replace("-", "_") for token in argv if token.startswith("--")]
+    args.unknown = [problem for flag in flags if flag in given and (problem := _unknown(flag))]
+    args.wrong_usage = parser.error
     return args, settings
 
 
 def _is_switch(key: str) -> bool:
-    from trainer.config.aliases import ALIASES
-    from trainer.config.keys import is_switch
+    from trainer.config.loading import is_switch_name
 
-    return ALIASES[key].is_switch if key in ALIASES else is_switch(key)
+    return is_switch_name(key)
 
 
-def _unknown(flag: str) -> str:
-    """What is wrong with ``flag`` as a key, if no method and no other trainer knows it."""
-    from trainer.config.aliases import ALIASES
-    from trainer.config.keys import check_somewhere_known
-    from trainer.errors import ConfigError
+def _unknown(key: str) -> str:
+    from trainer.config.loading import unknown_name
 
-    key = flag.removeprefix("--").replace("-", "_")
-    try:
-        if key not in ALIASES:
-            check_somewhere_known(key)
-    except ConfigError as error:
-        return str(error)
-    return ""
+    return unknown_name(key)

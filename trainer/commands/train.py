@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from trainer.config.schema import TrainConfig
 
 _EXAMPLES = """
+where the output holds a run already:
+  --resume                      go on from its last checkpoint
+  --resume CHECKPOINT           go on from this one (OUTPUT/checkpoint-N), or the last one in this folder of a run
+  --overwrite                   start anew
+
 examples:
+  hotswap train --wizard                      # asks, and writes the file: hotswap init
   hotswap train run.yaml
   hotswap train run.yaml learning_rate=1e-4 method.r=16 --output runs/r16
   hotswap train --data dates.jsonl --output runs/dates --method lora
@@ -28,24 +34,20 @@ the smallest file:
 
 
 def train(argv: list[str]) -> int:
-    """Run ``hotswap train``."""
+    """Run ``hotswap train``; with ``--wizard`` it is ``hotswap init``."""
+    if "--wizard" in argv:
+        from trainer.commands.init import init
+
+        return init([token for token in argv if token != "--wizard"])
     parser = argparse.ArgumentParser(
         prog="hotswap train",
-        usage="hotswap train [CONFIG.yaml] [key=value | --key value ...] [--nproc N] [--resume | --overwrite]",
+        usage="hotswap train [CONFIG.yaml] [key=value | --key value] [--nproc N] [--resume [CHECKPOINT]] [--overwrite]",
         description="Train an adapter as a YAML file and settings say; the package is written to OUTPUT/adapter.",
         epilog=SETTINGS_HELP + _EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("config", type=Path, nargs="?", metavar="CONFIG.yaml", help="YAML file of the run")
-    start = parser.add_mutually_exclusive_group()
-    start.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output directory")
-    start.add_argument(
-        "--overwrite",
-        "--overwrite_output_dir",
-        action="store_true",
-        help="start anew although the output holds a run",
-    )
     parser.add_argument(
         "--nproc",
         "--nproc_per_node",
@@ -59,6 +61,8 @@ def train(argv: list[str]) -> int:
     )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     args, settings = parse_settings(parser, argv)
+    if {"resume=true", "overwrite=true"} <= set(settings):
+        parser.error("give --resume or --overwrite, not both")
     args.settings = settings
     args.argv = argv
     if args.nproc < 1:
@@ -67,7 +71,7 @@ def train(argv: list[str]) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from trainer.config.loading import load_config
+    from trainer.config.loading import load_config, load_run
     from trainer.distributed.launch import launch, process_count, process_rank
 
     if args.print_strategy:
@@ -79,12 +83,12 @@ def _train(args: argparse.Namespace) -> int:
         check_processes(load_config(args.config, args.settings), args.nproc)
         return launch(args.argv, args.nproc)
     watch_launcher()
-    config = load_config(args.config, args.settings)
+    config, start = load_run(args.config, args.settings)
     silence_libraries()
     from trainer.progress import make_display
     from trainer.run import train as run
 
-    result = run(config, resume=args.resume, overwrite=args.overwrite, display=make_display(args.quiet))
+    result = run(config, resume=start.resume, overwrite=start.overwrite, display=make_display(args.quiet))
     if process_rank() > 0:
         return 0 if result.stopped_by is None else 128 + result.stopped_by
     if result.stopped_by is not None:

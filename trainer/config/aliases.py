@@ -7,13 +7,15 @@ raises ValueError, saying what to do instead.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET
+
+from trainer.config.scalars import SWITCHES
 
 NOT_GIVEN = UNSET  # the value says nothing, as if the setting were absent
 
@@ -51,7 +53,7 @@ def _choice(values: Mapping[str, Any], words: str | None = None) -> Conversion:
     """One of the spellings in ``values``; numbers and booleans are compared as they are written in YAML."""
 
     def apply(value: Any) -> Any:
-        text = _text(value)
+        text = _spelled(value, values)
         if text not in values:
             raise ValueError(f"{text!r} has no counterpart here; known are {', '.join(values)}")
         return values[text]
@@ -65,7 +67,7 @@ def _only(accepted: Sequence[str], instead: str) -> Conversion:
     """Values in ``accepted`` are what happens anyway; all others are refused with ``instead``."""
 
     def apply(value: Any) -> Any:
-        if _text(value) not in accepted:
+        if _spelled(value, accepted) not in accepted:
             raise ValueError(instead)
         return NOT_GIVEN
 
@@ -86,12 +88,29 @@ def _layer_paths(value: Any) -> Any:
     return [f"model.{name.strip('.').removeprefix('model.')}" for name in _list(value)]
 
 
+def _trackers(value: Any) -> Any:
+    names = _list(value)
+    if names in (["none"], []):
+        return NOT_GIVEN
+    if not isinstance(names, list) or "all" in names:
+        raise ValueError("name the trackers: none, tensorboard, or those that transformers knows, such as wandb")
+    ours: dict[str, Any] = {"training.tensorboard": True} if "tensorboard" in names else {}
+    others = [name for name in names if name != "tensorboard"]
+    return Several({**ours, **({"training.trackers": others} if others else {})})
+
+
 def _count(value: Any) -> Any:
     return NOT_GIVEN if value in (0, -1) else value
 
 
 def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _spelled(value: Any, known: Container[str]) -> str:
+    """``value`` as one of the ``known`` texts where it is one: no, off and 0 are false, unless they are known."""
+    text = _text(value)
+    return text if text in known else _text(SWITCHES.get(text.lower(), text))
 
 
 AS_IS = Conversion(lambda value: value)
@@ -102,6 +121,7 @@ _CONVERSIONS = {
     "layer_paths": Conversion(_layer_paths, "layers.27.,layers.26.: [model.layers.27, model.layers.26]"),
     "count": Conversion(_count, "0 and -1: not given"),
     "template": TEMPLATE,
+    "trackers": Conversion(_trackers, "none; tensorboard: training.tensorboard; others as they are"),
     "adapter": _choice(
         {"lora": "lora", "qlora": Several({"method": "lora", "training.quantize": "nf4"})},
         "qlora: lora on an nf4 base",
@@ -113,7 +133,7 @@ _Choice = dict[str, str | bool]
 class _Name(msgspec.Struct, forbid_unknown_fields=True, rename={"with_it": "with"}):
     tools: list[str]
     ours: str
-    how: Literal["names", "list", "layer_paths", "count", "template", "adapter"] | None = None
+    how: Literal["names", "list", "layer_paths", "count", "template", "trackers", "adapter"] | None = None
     choice: list[str | _Choice] = []
     when_true: str | None = None
     method: str | None = None

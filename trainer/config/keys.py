@@ -14,17 +14,20 @@ import math
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from trainer.config.methods import METHODS, LoraMethod
 from trainer.config.preference import PREFERENCES
-from trainer.config.schema import TrainConfig
+from trainer.config.schema import StartConfig, TrainConfig
+from trainer.config.yaml_text import ITEM
 from trainer.errors import ConfigError
 
 Struct = type[msgspec.Struct]
-_PROSE = ("system_prompt", "prompt_prefix")
+START = "start"  # the section of StartConfig
+_KINDS = {"method": "method", "preference": "kind"}  # sections whose keys depend on their type, and what that is called
+_PROSE = ("system_prompt", "prompt_prefix", "init_text")
 
 
 def full_key(key: str, raw: Mapping[str, Any]) -> str:
@@ -40,31 +43,52 @@ def full_key(key: str, raw: Mapping[str, Any]) -> str:
     raise _unknown(key, known)
 
 
-def check_keys(raw: dict[str, Any]) -> None:
-    """Raise ConfigError for the first unknown key."""
-    method = raw.get("method")
-    if isinstance(method, dict):
+def remove_unknown_kinds(raw: dict[str, Any]) -> Iterator[str]:
+    """Take a method or preference training that nobody knows out of ``raw``; what to say of each."""
+    if isinstance(method := raw.get("method"), dict):
         method.setdefault("type", LoraMethod.KIND)
-        if not isinstance(method["type"], str) or method["type"] not in METHODS:
-            raise ConfigError(f"method.type: unknown method {method['type']!r}; choose from {', '.join(METHODS)}")
-    preference = raw.get("preference")
-    if isinstance(preference, dict) and _type_of(raw, "preference") not in PREFERENCES:
-        raise ConfigError(
-            f"preference.type: unknown kind {preference.get('type')!r}; choose from {', '.join(PREFERENCES)}"
-        )
+    for section in _unknown_kinds(raw):
+        kinds = METHODS if section == "method" else PREFERENCES
+        kind = raw.pop(section).get("type")
+        yield f"{section}.type: unknown {_KINDS[section]} {kind!r}; choose from {', '.join(kinds)}"
+
+
+def remove_unknown_keys(raw: dict[str, Any]) -> Iterator[str]:
+    """Take what is unknown out of ``raw``, but for sections whose kind is; what to say of each."""
     known = _known_keys(raw)
-    for key in _walk(raw, "", _free_mappings(known)):
-        if key not in known:
-            raise _unknown(key, known)
+    kinds = _unknown_kinds(raw)
+    for key in list(_walk(raw, "", _free_mappings(known))):
+        outer = _outer(key)
+        if key not in known and not any(section in kinds or section not in known for section in outer):
+            remove(raw, key)
+            yield str(_unknown(key, known))
 
 
-def check_finite(raw: Mapping[str, Any], prefix: str = "") -> None:
-    """Raise ConfigError for the first number that is infinite or none."""
+def _unknown_kinds(raw: Mapping[str, Any]) -> list[str]:
+    found = []
+    for section, kinds, default in (("method", METHODS, LoraMethod.KIND), ("preference", PREFERENCES, None)):
+        value = raw.get(section)
+        if isinstance(value, Mapping) and value.get("type", default) not in list(kinds):
+            found.append(section)
+    return found
+
+
+def remove(raw: dict[str, Any], key: str) -> bool:
+    """Take the dotted ``key`` out of ``raw``; whether it was there."""
+    *sections, leaf = key.split(".")
+    place: Any = raw
+    for section in sections:
+        place = place.get(section) if isinstance(place, dict) else None
+    return isinstance(place, dict) and place.pop(leaf, remove) is not remove
+
+
+def infinite_numbers(raw: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """What to say of every number that is infinite or none."""
     for name, value in raw.items():
         if isinstance(value, Mapping):
-            check_finite(value, f"{prefix}{name}.")
+            yield from infinite_numbers(value, f"{prefix}{name}.")
         elif isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{prefix}{name}: {value} is not a finite number")
+            yield f"{prefix}{name}: {value} is not a finite number"
 
 
 def is_section(key: str) -> bool:
@@ -72,11 +96,11 @@ def is_section(key: str) -> bool:
     return key in ("method", "preference") or _struct_of(_known_keys({}).get(key)) is not None
 
 
-def choices_of(key: str) -> list[str]:
-    """The values that the dotted ``key`` may have, where they are few."""
-    hint = _known_keys({}).get(key)
-    parts = [part for part in (hint, *typing.get_args(hint)) if typing.get_origin(part) is typing.Literal]
-    return [str(choice) for part in parts for choice in typing.get_args(part)]
+def choices_of(key: str, raw: Mapping[str, Any] | None = None) -> list[str]:
+    """The values that ``key`` may have where they are few: in a configuration like ``raw``, or in any."""
+    hints = _hints_of(key) if raw is None else [_known_keys(raw).get(key)]
+    parts = [part for hint in hints for part in (hint, *typing.get_args(hint)) if typing.get_origin(part) is Literal]
+    return list(dict.fromkeys(str(choice) for part in parts for choice in typing.get_args(part)))
 
 
 def takes(key: str, kind: type) -> bool:
@@ -87,9 +111,9 @@ def takes(key: str, kind: type) -> bool:
 
 
 def is_switch(key: str) -> bool:
-    """Whether ``key``, dotted or flat, is true or false wherever it is known."""
+    """Whether ``key``, dotted or flat, may be true or false wherever it is known."""
     hints = _hints_of(key)
-    return bool(hints) and all(hint is bool for hint in hints)
+    return bool(hints) and all(bool in _alternatives(hint) for hint in hints)
 
 
 def is_prose(key: str) -> bool:
@@ -111,21 +135,35 @@ def check_somewhere_known(key: str) -> None:
     raise first
 
 
-def _known_keys(raw: Mapping[str, Any]) -> dict[str, Any]:
+def _known_keys(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """The type of every key, with those of the method and the preference training that ``raw`` names."""
-    chosen: dict[str, Struct] = {"method": METHODS.get(_type_of(raw, "method"), LoraMethod)}
-    if (preference := _type_of(raw, "preference")) in PREFERENCES:
+    return _keys_with(_type_of(raw, "method"), _type_of(raw, "preference"), raw.get("preference") is not None)
+
+
+@functools.cache
+def _keys_with(method: str, preference: str, has_preference: bool) -> Mapping[str, Any]:
+    chosen: dict[str, Struct] = {"method": METHODS.get(method, LoraMethod)}
+    if preference in PREFERENCES:
         chosen["preference"] = PREFERENCES[preference]
-    sections = ["method"] if raw.get("preference") is None else ["method", "preference"]
-    return {**{f"{section}.type": str for section in sections}, **_keys_of(TrainConfig, "", chosen)}
+    kinds = {f"{section}.type": str for section in (["method", "preference"] if has_preference else ["method"])}
+    return {**kinds, **_keys_of(TrainConfig, "", chosen), START: StartConfig, **_keys_of(StartConfig, f"{START}.", {})}
 
 
 @functools.cache
 def _hints_of(key: str) -> tuple[Any, ...]:
-    """The types of ``key``, dotted or flat, in every method and preference training."""
+    """The types of ``key``, dotted or flat, in every method and preference training; ``key[]`` is an item of a list."""
+    if key.endswith(ITEM):
+        lists = [part for hint in _hints_of(key.removesuffix(ITEM)) for part in _alternatives(hint)]
+        return tuple(typing.get_args(part)[0] for part in lists if typing.get_origin(part) is list)
     kinds = [{"method": {"type": kind}} for kind in METHODS] + [{"preference": {"type": kind}} for kind in PREFERENCES]
     known = [_known_keys(raw) for raw in kinds]
     return tuple(hint for keys in known for full, hint in keys.items() if full == key or full.endswith(f".{key}"))
+
+
+def _outer(key: str) -> list[str]:
+    """The sections that ``key`` stands in."""
+    parts = key.split(".")
+    return [".".join(parts[:at]) for at in range(1, len(parts))]
 
 
 def _type_of(raw: Mapping[str, Any], section: str) -> str:
@@ -174,6 +212,7 @@ def _walk(raw: Mapping[str, Any], prefix: str, free: Sequence[str]) -> Iterator[
 def _unknown(key: str, known: Mapping[str, Any]) -> ConfigError:
     leaf = key.rsplit(".", 1)[-1]
     owners = [kind for kind, struct in METHODS.items() if leaf in struct.__struct_fields__]
+    preferences = [kind for kind, struct in PREFERENCES.items() if leaf in struct.__struct_fields__]
     leaves = {full.rsplit(".", 1)[-1]: full for full in known}
     near = difflib.get_close_matches(key, known, 1, 0.6) or [
         leaves[close] for close in difflib.get_close_matches(leaf, leaves, 1, 0.6)
@@ -181,6 +220,8 @@ def _unknown(key: str, known: Mapping[str, Any]) -> ConfigError:
     hint = f"; did you mean {near[0]!r}?" if near else ""
     if owners and leaf not in leaves:
         hint = f"; it belongs to the method {' and '.join(owners)}"
+    elif preferences and leaf not in leaves:
+        hint = f"; it belongs to training with preference: {', '.join(preferences)}"
     return ConfigError(f"unknown key {key!r}{hint}")
 
 

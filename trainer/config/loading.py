@@ -3,34 +3,51 @@
 A key is dotted (``training.learning_rate``) or, when it means one thing only, the last part alone (``learning_rate``),
 or another tool's name for it (``trainer.config.aliases``). In the environment it is upper case with ``__`` for the dot.
 Unknown keys are refused with the nearest known one. Two names of one source that contradict each other are refused; a
-later source overrides an earlier one.
+later source overrides an earlier one. All that is refused is told at once.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
-import yaml
 
 from trainer.config.aliases import ALIASES, AS_IS, NOT_GIVEN, TEMPLATE, Alias, Several
 from trainer.config.data import absolute, complete_data, exists
-from trainer.config.keys import check_finite, check_keys, choices_of, full_key, is_section, takes
+from trainer.config.keys import (
+    START,
+    check_somewhere_known,
+    choices_of,
+    full_key,
+    infinite_numbers,
+    is_section,
+    is_switch,
+    remove,
+    remove_unknown_keys,
+    remove_unknown_kinds,
+    takes,
+)
+from trainer.config.methods import METHODS
 from trainer.config.preference import complete_preference
-from trainer.config.rules import check
-from trainer.config.schema import TrainConfig
-from trainer.errors import ConfigError
+from trainer.config.rules import broken_rules
+from trainer.config.scalars import SWITCHES, plain_value
+from trainer.config.schema import StartConfig, TrainConfig
+from trainer.config.yaml_text import ITEM, read_mapping, read_value, write
+from trainer.errors import ConfigError, Refusals
 from trainer.recipes import RECIPES
 
 _KINDS = ("method", "preference")  # sections whose keys depend on their type
 _KIND_KEYS = {f"{kind}.type" for kind in _KINDS}
+_SHOWN = 60  # characters of a value that is refused
 _log = logging.getLogger(__name__)
+_Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 
 @dataclass(frozen=True)
@@ -43,26 +60,42 @@ class _Setting:
     alias: Alias | None = None
 
 
-def apply_layer(raw: dict[str, Any], entries: Iterable[tuple[str, Any]]) -> None:
-    """Put ``entries`` (name and value) into the nested ``raw``. Raises ConfigError naming what was written."""
-    settings = [setting for name, value in entries for setting in _settings(name, value)]
+def apply_layer(raw: dict[str, Any], entries: Iterable[tuple[str, Any]], refusals: Refusals) -> None:
+    """Put ``entries`` (name and value) into the nested ``raw``; ``refusals`` gathers what cannot be, as written."""
+    settings: list[_Setting] = []
+    for name, value in entries:
+        with refusals.gathered():
+            settings += _settings(name, value)
     given: dict[str, _Setting] = {}
     for setting in settings:
         if setting.key in _KIND_KEYS:
-            _note(given, setting.key, setting)
-            _choose(raw, setting.key.partition(".")[0], setting.value)
-    for setting in settings:
-        if setting.alias and setting.alias.method:
-            _imply_method(raw, setting.alias)
+            with refusals.gathered():
+                _note(given, setting.key, setting)
+                _choose(raw, setting.key.partition(".")[0], setting.value)
+    for setting in list(settings):
+        if setting.alias and setting.alias.method and (problem := _imply_method(raw, setting.alias)):
+            refusals.found.append(problem)
+            settings.remove(setting)
     for setting in settings:
         if setting.key not in _KIND_KEYS:
-            key = full_key(setting.key, raw)
-            _note(given, key, setting)
-            _put(raw, key, setting.value)
+            with refusals.gathered():
+                _set(raw, setting, given)
     for setting in settings:
         for key, value in (setting.alias.with_it if setting.alias else {}).items():
             if _get(raw, key) is NOT_GIVEN:
                 _put(raw, key, value)
+
+
+def _set(raw: dict[str, Any], setting: _Setting, given: dict[str, _Setting]) -> None:
+    try:
+        key = full_key(setting.key, raw)
+    except ConfigError:
+        if _get(raw, "method.type") in (NOT_GIVEN, *METHODS):
+            raise
+        check_somewhere_known(setting.key)  # of the method that was meant, whose name is refused
+        return
+    _note(given, key, setting)
+    _put(raw, key, setting.value)
 
 
 def meaning_of(name: str) -> str:
@@ -71,6 +104,22 @@ def meaning_of(name: str) -> str:
         return "data.path"
     alias = _alias_of(name)
     return alias.ours if alias and alias.conversion in (AS_IS, TEMPLATE) else name
+
+
+def is_switch_name(name: str) -> bool:
+    """Whether ``name``, ours or another tool's, needs no value as a flag."""
+    alias = _alias_of(name)
+    return alias.is_switch if alias else is_switch(name)
+
+
+def unknown_name(name: str) -> str:
+    """What is wrong with ``name`` as a key, if no method and no other trainer knows it."""
+    try:
+        if _alias_of(name) is None:
+            check_somewhere_known(name)
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def _alias_of(name: str) -> Alias | None:
@@ -142,12 +191,14 @@ def _choose(raw: dict[str, Any], section: str, kind: Any) -> None:
     raw[section] = {"type": kind, **current}
 
 
-def _imply_method(raw: dict[str, Any], alias: Alias) -> None:
+def _imply_method(raw: dict[str, Any], alias: Alias) -> str:
+    """Choose the method of ``alias`` where none is chosen; what is wrong where another is."""
     kind = _get(raw, "method.type")
     if kind is NOT_GIVEN:
         _put(raw, "method.type", alias.method)
     elif kind != alias.method:
-        raise ConfigError(f"{alias.name} belongs to the method {alias.method}, but the method is {kind}")
+        return f"{alias.name} belongs to the method {alias.method}, but the method is {kind}"
+    return ""
 
 
 def _put(raw: dict[str, Any], key: str, value: Any) -> None:
@@ -184,70 +235,97 @@ def load_config(
 ) -> TrainConfig:
     """The configuration in the YAML file ``path``, overridden by ``environ`` and then ``overrides``.
 
-    ``defaults`` are keys at the top that stand where none of them says anything.
+    ``defaults`` are values by section and key that stand where none of them says anything.
 
     The learning rate is filled in and paths are made absolute, so that the result stands for itself.
-    Raises ConfigError naming the key.
+    Raises ConfigError naming every key that is refused.
     """
-    raw: dict[str, Any] = dict(defaults or {})
-    apply_layer(raw, _read_yaml(path).items() if path else ())
-    check_keys(raw)
-    apply_layer(raw, _environment(os.environ if environ is None else environ))
-    apply_layer(raw, map(_override, overrides))
-    check_keys(raw)
-    return _complete(convert(raw))
+    return load_run(path, overrides, environ, defaults=defaults)[0]
+
+
+def load_run(
+    path: Path | None,
+    overrides: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+    *,
+    defaults: Mapping[str, Any] | None = None,
+) -> tuple[TrainConfig, StartConfig]:
+    """As ``load_config``, and how this start of the run treats what its output holds."""
+    raw: dict[str, Any] = copy.deepcopy(dict(defaults or {}))
+    refusals = Refusals()
+    apply_layer(raw, _read_yaml(path).items() if path else (), refusals)
+    refusals.found += remove_unknown_keys(raw)
+    apply_layer(raw, _environment(os.environ if environ is None else environ), refusals)
+    apply_layer(raw, _overrides(overrides, refusals), refusals)
+    refusals.found += [*remove_unknown_kinds(raw), *remove_unknown_keys(raw)]
+    start = raw.pop(START, {})
+    with refusals.gathered():
+        begin = _converted(start, StartConfig, f"{START}.")
+    with refusals.gathered():
+        config = _complete(convert(raw))
+    refusals.tell()
+    return config, begin
+
+
+def given_values(overrides: Sequence[str], environ: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What ``environ`` and ``overrides`` say by themselves, by section and key. Raises ConfigError."""
+    raw: dict[str, Any] = {}
+    refusals = Refusals()
+    apply_layer(raw, _environment(os.environ if environ is None else environ), refusals)
+    apply_layer(raw, _overrides(overrides, refusals), refusals)
+    refusals.tell()
+    return raw
 
 
 def convert(raw: Mapping[str, Any]) -> TrainConfig:
     """The configuration in ``raw``; every key must be known. Raises ConfigError."""
-    check_finite(raw)
-    try:
-        config = msgspec.convert(raw, TrainConfig)
-    except msgspec.ValidationError as error:
-        raise ConfigError(_plain_words(str(error))) from error
-    check(config)
+    refusals = Refusals()
+    refusals.found += infinite_numbers(raw)
+    with refusals.gathered():
+        config = _converted(raw, TrainConfig)
+        refusals.found += [] if refusals.found else broken_rules(config)
+    refusals.tell()
+    return config
+
+
+def _converted(raw: Mapping[str, Any], kind: type[_Struct], prefix: str = "") -> _Struct:
+    """``raw`` as a ``kind``. Raises ConfigError for all that does not fit: what was refused is set aside, to go on."""
+    rest = copy.deepcopy(dict(raw))
+    refused: list[str] = []
+    aside: set[str] = set()
+    while True:
+        try:
+            config = msgspec.convert(rest, kind)
+        except msgspec.ValidationError as error:
+            what, missing, key = _taken_apart(str(error))
+            if not any(key == one or key.startswith(f"{one}.") for one in aside):
+                refused.append(_plain_words(what, missing, prefix + key, raw))
+            aside.add(key)
+            if missing:
+                _put(rest, key, {} if is_section(prefix + key) else "-")
+            elif not remove(rest, key):
+                break
+        else:
+            break
+    if refused:
+        raise ConfigError(*refused)
     return config
 
 
 def dump_config(config: TrainConfig) -> str:
     """``config`` as YAML that ``load_config`` reads back to the same."""
-    return yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False, allow_unicode=True)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML whose numbers may be written 5e-4 (YAML 1.1 reads a text there), and whose keys may not repeat."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise ConfigError(f"line {key_node.start_mark.line + 1}: {key!r} is not a key; keys are words")
-            if key in seen:
-                raise ConfigError(f"line {key_node.start_mark.line + 1}: the key {key!r} appears twice")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+0123456789.")
-)
+    return write(msgspec.to_builtins(config))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        return read_mapping(path.read_text(encoding="utf-8"), _unquoted)
     except FileNotFoundError as error:
         raise ConfigError(f"there is no configuration file {path}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as UTF-8 text") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} must hold keys and values, at least data: {{path: ...}} and output: ...")
-    return raw
 
 
 def _environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
@@ -257,38 +335,63 @@ def _environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
             yield key, _value(key, environ[name])
 
 
-def _override(item: str) -> tuple[str, Any]:
-    key, equals, text = item.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"{item!r} is not key=value")
-    key = key.removeprefix("--").replace("-", "_")
-    return key, _value(key, text)
+def _overrides(items: Iterable[str], refusals: Refusals) -> Iterator[tuple[str, Any]]:
+    for item in items:
+        key, equals, text = item.partition("=")
+        if equals and key:
+            key = key.removeprefix("--").replace("-", "_")
+            yield key, _value(key, text)
+        else:
+            refusals.found.append(f"{item!r} is not key=value")
 
 
 def _value(key: str, text: str) -> Any:
     """What ``text`` would be in a YAML file; for a ``key`` that takes text, itself, unless it is quoted or null."""
     try:
-        value = yaml.load(text, _Loader) if text else None
-    except (yaml.YAMLError, ConfigError):
+        value, quoted = read_value(key, text, _unquoted)
+    except ConfigError:
         return text
-    ours = meaning_of(key)
-    null = value is None and text in ("", "~", "null", "Null", "NULL")
-    quoted = isinstance(value, str) and text[0] in "\"'"
-    other = isinstance(value, list | int | float) and not isinstance(value, bool) and takes(ours, type(value))
-    other = other or (isinstance(value, dict) and key == "data")  # the whole section
-    return text if takes(ours, str) and not (null or quoted or other) else value
+    is_other = isinstance(value, list | int | float) or (isinstance(value, dict) and is_section(key))
+    free = takes(meaning_of(key), str) and not (value is None and plain_value(text) is None)
+    return text if free and not quoted and not is_other else value
 
 
-def _plain_words(message: str) -> str:
-    """msgspec's message with the key first: ``training.epochs: Expected `float` > 0.0``."""
-    what, at, where = message.partition(" - at `$.")
-    if at:
-        key = where.rstrip("`")
-        if what == "Expected `array`, got `str`":
-            return f"{key}: write a list, such as [a, b]"
-        choices = choices_of(key) if what.startswith("Invalid enum value") else []
-        return f"{key}: {what.replace('`', '')}" + (f"; choose from {', '.join(choices)}" if choices else "")
-    return what.replace("Object missing required field", "the configuration lacks").replace("`", "'")
+def _unquoted(name: str, text: str) -> Any:
+    """What the unquoted ``text`` is for ``name``: text where that takes text and no number."""
+    bare = name.removesuffix(ITEM)
+    ours = meaning_of(bare) + name[len(bare) :]
+    alias = _alias_of(bare)
+    if text.lower() in SWITCHES and is_switch_name(bare):
+        return SWITCHES[text.lower()]
+    value = plain_value(text)
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):  # which an alias may know as a word: save_strategy: no
+        return text if alias or takes(ours, str) or choices_of(ours) else value
+    return text if (takes(ours, str) or choices_of(ours)) and not takes(ours, type(value)) else value
+
+
+_MISSING = re.compile(r"Object missing required field `(.*?)`(?: - at `\$\.?(.*)`)?")
+
+
+def _taken_apart(message: str) -> tuple[str, bool, str]:
+    """What msgspec's ``message`` says, whether it is that a key is missing, and the dotted key."""
+    if found := _MISSING.fullmatch(message):
+        return message, True, ".".join(filter(None, (found[2], found[1])))
+    what, _, where = message.partition(" - at `$")
+    return what.replace("`", ""), False, where.rstrip("`").partition("[")[0].removeprefix(".")
+
+
+def _plain_words(what: str, missing: bool, key: str, raw: Mapping[str, Any]) -> str:
+    """The key first: ``training.epochs: Expected float > 0.0``."""
+    if missing:
+        return f"the configuration lacks {key!r}"
+    if what == "Expected array, got str":
+        return f"{key}: write a list, such as [a, b]"
+    choices = choices_of(key, raw)
+    given = _get(raw, key)
+    shown = f" {given!r}" if isinstance(given, str) and what.endswith("got str") and len(given) < _SHOWN else ""
+    return f"{key}: {what.replace(' | null', '')}{shown}" + (f"; choose from {', '.join(choices)}" if choices else "")
 
 
 def _complete(config: TrainConfig) -> TrainConfig:

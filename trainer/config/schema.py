@@ -86,3 +86,14 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     preference: Preference | None = None
     added_tokens: list[str] | None = None
     start_from: str | None = None
+
+
+class StartConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How this start of a run treats what its output holds: no part of the run, and not written beside its results.
+
+    ``resume``: go on from the last checkpoint in the output, or from this one, or the last one in this folder of a run.
+    ``overwrite``: start anew where there is a run; ``resume`` goes before it.
+    """
+
+    resume: bool | str = False
+    overwrite: bool = False

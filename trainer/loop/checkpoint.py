@@ -26,6 +26,7 @@ from trainer.config.schema import TrainConfig
 from trainer.distributed.launch import process_rank
 from trainer.distributed.shards import put, shape_of, whole
 from trainer.errors import CheckpointError
+from trainer.files import write_failure
 from trainer.methods import trainable_parameters
 from trainer.methods.adalora import dynamics_of
 
@@ -145,6 +146,14 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rsplit("-", 1)[-1])
 
 
+def saved_step(checkpoint: Path) -> int:
+    """As ``step_of`` for a checkpoint that may be called otherwise. Raises CheckpointError when it is none."""
+    try:
+        return int(TrainerState.load_from_json(str(checkpoint / STATE_FILE)).global_step)
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{checkpoint / STATE_FILE} cannot be read; use another checkpoint") from error
+
+
 def is_torn(checkpoint: Path) -> bool:
     """Whether writing ``checkpoint`` was cut short."""
     try:
@@ -260,7 +269,7 @@ def whole_or_none(directory: Path) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         shutil.rmtree(directory, ignore_errors=True)
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split()).rstrip(".")
+        reason = write_failure(error) or " ".join(str(error).split()).rstrip(".")
         raise CheckpointError(
             f"{directory} cannot be written ({reason}); earlier checkpoints are kept: free space, or lower "
             "training.keep_checkpoints, and go on with --resume"

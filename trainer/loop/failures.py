@@ -6,11 +6,13 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from safetensors import SafetensorError
+
 from bases.compute import is_out_of_memory
 from trainer.config.schema import TrainConfig
 from trainer.errors import CheckpointError, TrainingError
+from trainer.files import FULL, write_failure
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -19,15 +21,15 @@ def explained(config: TrainConfig) -> Iterator[None]:
     """Turn running out of memory or disk, within, into one line. Raises TrainingError or CheckpointError."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+    except (MemoryError, RuntimeError, SafetensorError, OSError) as error:
+        if is_out_of_memory(error):
+            raise TrainingError(f"out of memory; {advice(config)}") from error
+        number = error.errno if isinstance(error, OSError) else None
+        reason = write_failure(error)
+        if not reason or (isinstance(error, OSError) and number not in FULL | _CLOSED):
             raise
-        raise TrainingError(f"out of memory; {advice(config)}") from error
-    except OSError as error:
-        if error.errno not in _FULL | _CLOSED:
-            raise
-        where = error.filename or config.output
-        raise CheckpointError(f"{where} cannot be written: {error.strerror}; {disk_advice(error.errno)}") from error
+        where = getattr(error, "filename", None) or config.output
+        raise CheckpointError(f"{where} cannot be written: {reason}; {disk_advice(number)}") from error
 
 
 def disk_advice(number: int | None) -> str:

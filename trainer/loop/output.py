@@ -18,17 +18,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from adapters.kinds.config import CONFIG_FILE as ADAPTER_CONFIG
 from adapters.package.files import MANIFEST_FILE
 from bases.compute import dtype_name
 from trainer.base_model import Base, device
+from trainer.config.data import absolute
 from trainer.config.methods import FullMethod
 from trainer.config.preference import RewardPreference
 from trainer.config.schema import TrainConfig
 from trainer.distributed.launch import process_count
 from trainer.errors import CheckpointError
 from trainer.files import BASE_DIR, CONFIG_FILE, PACKAGE_DIR, REWARD_DIR, SERVED_TEMPLATE, write_json
-from trainer.loop.checkpoint import checkpoints, is_torn, step_directories, step_of
+from trainer.loop.checkpoint import PARAMETERS_FILE, STATE_FILE, checkpoints, is_torn, step_directories, step_of
 from trainer.loop.records import METRICS_FILE, PLOT_FILE, TENSORBOARD_DIR
 
 RECORD_FILE = "run.json"  # in the output directory; a checkpoint has another of this name (loop.checkpoint)
@@ -93,41 +97,89 @@ def package_versions(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def check_output(output: Path, resume: bool, overwrite: bool) -> Path | None:
-    """The checkpoint in ``output`` to resume from. Raises CheckpointError unless a run may begin there.
+def check_output(output: Path, resume: bool | str, overwrite: bool) -> Path | None:
+    """The checkpoint to resume from: the last one in ``output``, or what ``resume`` names.
 
-    Changes nothing: whatever else is wrong with a run is found before an older one is touched.
+    Raises CheckpointError unless a run may begin there. Changes nothing: whatever else is wrong with a run is found
+    before an older one is touched.
     """
     if output.exists() and not output.is_dir():
         raise CheckpointError(f"{output} is not a directory")
     holds_run = (output / CONFIG_FILE).exists()
-    if resume:
+    if resume is True:
         return _last_checkpoint(output, holds_run)
+    named = named_checkpoint(Path(absolute(resume))) if resume else None
+    if named and _is_own(named, output):
+        return named
     if holds_run and not overwrite:
-        raise CheckpointError(f"{output} holds a run already: go on with --resume, or start anew with --overwrite")
+        whose = f", and {named} is of another one" if named else ""
+        raise CheckpointError(
+            f"{output} holds a run already{whose}: go on with --resume, or start anew with --overwrite"
+        )
     place = next(parent for parent in (output, *output.parents) if parent.exists())
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         why = "may not be written to" if place.is_dir() else "is not a directory"
         raise CheckpointError(f"{output} cannot be created: {place} {why}")
-    return None
+    return named
 
 
-def make_output(output: Path, config: TrainConfig, checkpoint: Path | None) -> None:
+def named_checkpoint(path: Path) -> Path:
+    """The checkpoint ``path``, or the last one in the folder ``path`` of a run. Raises CheckpointError."""
+    if not path.is_dir():
+        raise CheckpointError(f"resume_from_checkpoint: there is no directory {path}")
+    if (path / PARAMETERS_FILE).is_file():
+        if is_torn(path):
+            raise CheckpointError(f"resume_from_checkpoint: {path} was cut short; use an earlier checkpoint")
+        return path
+    if found := checkpoints(path):
+        return found[-1]
+    hint = "; to begin with an adapter, use start_from" if (path / ADAPTER_CONFIG).is_file() else ""
+    raise CheckpointError(
+        f"resume_from_checkpoint: {path} is neither a checkpoint of this trainer nor the output of a run with one{hint}"
+    )
+
+
+def _is_own(checkpoint: Path, output: Path) -> bool:
+    return output.is_dir() and checkpoint.parent.samefile(output) and checkpoint in step_directories(checkpoint.parent)
+
+
+def make_output(output: Path, config: TrainConfig, checkpoint: Path | None) -> Path | None:
     """Make ``output`` ready for the run of ``config`` that goes on from ``checkpoint``, or begins without one.
 
-    Torn checkpoints behind ``checkpoint`` are removed, for the run writes their steps again; without one all that an
-    older run left is, but for the result that this one will take the place of. Raises CheckpointError.
+    Checkpoints behind ``checkpoint`` are removed, for the run writes their steps again; one of another output is copied
+    here. Without one all that an older run left is removed, but for the result that this one will take the place of.
+    Returns the checkpoint in ``output``. Raises CheckpointError.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"{output} cannot be created: {error.strerror}") from error
-    if checkpoint:
+    if checkpoint and _is_own(checkpoint, output):
         for path in step_directories(output):
-            if step_of(path) > step_of(checkpoint) and is_torn(path):
+            if step_of(path) > step_of(checkpoint) and (is_torn(path) or (path / PARAMETERS_FILE).is_file()):
                 shutil.rmtree(path)
-    elif (output / CONFIG_FILE).exists():  # or nothing there is a run's
+        return output / checkpoint.name
+    if (output / CONFIG_FILE).exists():  # or nothing there is a run's
         _clear(output, config)
+    return _taken_over(checkpoint, output) if checkpoint else None
+
+
+def _taken_over(checkpoint: Path, output: Path) -> Path:
+    """``checkpoint`` of another output, with the best one of its run and the records, copied into ``output``."""
+    state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+    best = f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
+    copy = output / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+    try:
+        for source, target in ((checkpoint.parent / best, output / best), (checkpoint, copy)):
+            if source.is_dir() and not target.exists():
+                shutil.copytree(source, target)
+        for name in (METRICS_FILE, RECORD_FILE):
+            if (checkpoint.parent / name).is_file():
+                shutil.copy(checkpoint.parent / name, output / name)
+    except OSError as error:  # of copytree: a list of what could not be copied
+        shutil.rmtree(copy, ignore_errors=True)
+        raise CheckpointError(f"{checkpoint} cannot be copied to {output}: {error.strerror or error}") from error
+    return copy
 
 
 def result_directory(config: TrainConfig) -> str:

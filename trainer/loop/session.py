@@ -21,7 +21,7 @@ from trainer.distributed.shards import shape_of
 from trainer.errors import ConfigError
 from trainer.files import BASE_DIR, CONFIG_FILE, write_whole
 from trainer.loop.callbacks import EarlyStopping, RecordCallback, StopCallback, peak_memory_mb, stop_on_signals
-from trainer.loop.checkpoint import STATE_FILE, RunIdentity, check_identity, identity_of, step_of
+from trainer.loop.checkpoint import STATE_FILE, RunIdentity, check_identity, identity_of, saved_step
 from trainer.loop.output import check_output, make_output, write_record
 from trainer.loop.records import (
     METRICS_FILE,
@@ -57,7 +57,7 @@ class RunResult:
 class TrainingSession:
     """One run. ``config`` is the given one with what ``auto`` stands for on this machine."""
 
-    def __init__(self, config: TrainConfig, *, resume: bool, overwrite: bool, display: Display) -> None:
+    def __init__(self, config: TrainConfig, *, resume: bool | str, overwrite: bool, display: Display) -> None:
         """Read what it starts from, see that it can be written and find the checkpoint to go on from.
 
         Raises ConfigError, CheckpointError.
@@ -79,7 +79,7 @@ class TrainingSession:
     @property
     def resume_step(self) -> int | None:
         """The step after which this run goes on."""
-        return step_of(self.checkpoint) if self.checkpoint else None
+        return saved_step(self.checkpoint) if self.checkpoint else None
 
     def identify(self, base: Base, data_sha256: str) -> RunIdentity:
         """The identity of this run. Raises CheckpointError when it goes on from a checkpoint of another."""
@@ -100,16 +100,17 @@ class TrainingSession:
 
         Raises CheckpointError, in every process.
         """
-        processes.from_main(lambda: self._open_records(base, data))
+        self.checkpoint = processes.from_main(lambda: self._open_records(base, data))
 
-    def _open_records(self, base: Base, data: dict[str, Any]) -> None:
-        make_output(self.output, self.config, self.checkpoint)
+    def _open_records(self, base: Base, data: dict[str, Any]) -> Path | None:
+        checkpoint = make_output(self.output, self.config, self.checkpoint)
         write_config(self.output, self.config)
         start = {"start_from": {"path": str(self.start.path), "sha256": self.start.sha256}} if self.start else {}
         write_record(self.output, self.config, base, {"data": data, **start}, self.resume_step)
         self._records = [MetricsFile(self.output / METRICS_FILE, resume_step=self.resume_step)]
         if self.config.training.tensorboard:
             self._records.append(TensorBoardFile(self.output / TENSORBOARD_DIR, resume_step=self.resume_step))
+        return checkpoint
 
     def run(self, trainer: Any) -> float:
         """Run ``trainer`` to the end, to its early stop or to a signal; returns the seconds it took."""

@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from types import ModuleType
@@ -63,14 +63,40 @@ class TrlReward:
     def score(self, completions: list[str], rows: list[dict[str, Any]]) -> list[float]:
         """Rewards of ``completions``, each an answer to the row beside it."""
         try:
-            rewards = [float(reward) for reward in self._function(completions, rows)]
+            given = _items(self._function(completions, rows))
+        except TrainingError:
+            raise
         except Exception as error:  # the operator's own code may raise anything
             raise TrainingError(f"the reward function raised {type(error).__name__}: {error}") from error
+        rewards = [_number(reward) for reward in given]
         if len(rewards) != len(completions):
-            raise TrainingError(f"the reward function gave {len(rewards)} rewards for {len(completions)} answers")
+            raise TrainingError(
+                f"the reward function gave {len(rewards)} rewards for {len(completions)} answers; give one for each"
+            )
         if not all(math.isfinite(reward) for reward in rewards):
             raise TrainingError("the reward function gave a reward that is not finite")
         return rewards
+
+
+def _items(given: Any) -> list[Any]:
+    """What a reward function returned, as a list. Raises TrainingError."""
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+        if isinstance(given, Coroutine):
+            given.close()  # or Python would warn that nobody waits for it
+        what = "nothing (None)" if given is None else f"a {type(given).__name__}"
+        raise TrainingError(
+            f"the reward function returned {what}; it must return a list of numbers, one for each answer"
+        )
+    return list(given)
+
+
+def _number(reward: Any) -> float:
+    try:
+        if not isinstance(reward, str | bytes):
+            return float(reward)
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: of a tensor with several numbers
+        pass
+    raise TrainingError(f"the reward function gave {reward!r:.80} as a reward; it must be a number")
 
 
 def _from_file(path: Path) -> ModuleType:

@@ -51,6 +51,11 @@ def test_a_run_says_where_its_package_is(tiny_base: Path, tmp_path: Path, capsys
         (["base=nowhere/to be"], "there is no base model"),
         (["data.path=none.jsonl"], "there is no data file"),
         (["--resume"], "no complete checkpoint"),
+        (["--resume", "no/where"], "resume_from_checkpoint: there is no directory"),
+        (["--resume_from_checkpoint", "/"], "/ is neither a checkpoint of this trainer nor the output of a run"),
+        (["--resume_from_checkpoint", "True"], "no complete checkpoint"),
+        (["--push_to_hub", "me/name"], "push_to_hub: hotswap publish"),
+        (["--gradient_checkpointing", "maybe"], "training.gradient_checkpointing: Expected bool, got str 'maybe'"),
     ],
 )
 def test_mistakes_get_one_line_and_exit_code_1(
@@ -74,6 +79,31 @@ def test_a_run_needs_no_file(tiny_base: Path, tmp_path: Path, capsys: pytest.Cap
     written = load_config(tmp_path / "run" / "config.yaml", (), {})
     assert written.method == PrefixMethod(tokens=4, projection=False)
     assert (written.training.max_steps, written.data.validation) == (2, 8.0)
+
+
+def test_switches_of_other_trainers_may_have_values(tiny_base: Path, tmp_path: Path) -> None:
+    rows = write_jsonl(tmp_path / "rows.jsonl", colour_rows(12))
+    line = ["--base", str(tiny_base), "--data", str(rows), "--output_dir", str(tmp_path / "run"), "--max_steps", "1"]
+    line += ["--fp16", "no", "--quiet", "True", "--gradient_checkpointing", "0", "--resume_from_checkpoint", "False"]
+    assert train(line) == 0
+    assert train(line) == 1
+    assert train([*line, "--overwrite_output_dir", "True"]) == 0
+
+
+def test_all_unknown_flags_are_told_with_what_else_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        train(["--lerning_rate", "1", "--epocs", "2", "--data", "x", "--deepspeed", "ds.json", "--batch_size", "0"])
+    assert done.value.code == 2
+    error = capsys.readouterr().err
+    for words in (
+        "5 settings are refused",
+        "'lerning_rate'",
+        "'epocs'",
+        "deepspeed: ",
+        "batch_size: ",
+        "lacks 'output'",
+    ):
+        assert words in error
 
 
 def test_the_help_names_keys_that_exist() -> None:

@@ -9,10 +9,10 @@ import pytest
 
 from tests.trainer.config.test_loading import error_of, file
 from trainer.config.keys import (
-    check_finite,
     check_somewhere_known,
     choices_of,
     full_key,
+    infinite_numbers,
     is_prose,
     is_section,
     is_switch,
@@ -37,6 +37,11 @@ def test_keys_may_be_dotted_flat_or_written_like_flags(file: Path) -> None:
         ("learning_rat=1", "did you mean 'training.learning_rate'?"),
         ("data.colums.prompt=x", "did you mean 'data.columns.prompt'?"),
         ("tokens=8", "unknown key 'tokens'; it belongs to the method prefix and prompt and p_tuning"),
+        ("loss_type=ipo", "unknown key 'loss_type'; it belongs to training with preference: dpo, kto, grpo"),
+        ("pref_loss=ipo", "unknown key 'preference.loss_type'; it belongs to training with preference: dpo, kto"),
+        ("preference={type: dpo, loss_type: wild}", "loss_type: Invalid enum value 'wild'; choose from sigmoid, ipo"),
+        ("preference={type: kto, loss_type: ipo}", "Invalid enum value 'ipo'; choose from kto, apo_zero_unpaired"),
+        ("quantize=4", "training.quantize: Invalid enum value '4'; choose from none, nf4"),
         ("epochs=-1", "training.epochs: Expected float > 0.0"),
         ("epochs=many", "training.epochs: Expected float, got str"),
         ("batch_size=0", "training.batch_size: Expected int >= 1"),
@@ -88,9 +93,12 @@ def test_what_a_key_may_hold() -> None:
 
 
 def test_numbers_must_be_finite() -> None:
-    check_finite({"training": {"epochs": 3.0}})
-    with pytest.raises(ConfigError, match=r"training\.epochs: inf is not a finite number"):
-        check_finite({"training": {"epochs": float("inf")}})
+    assert list(infinite_numbers({"training": {"epochs": 3.0}})) == []
+    numbers = {"training": {"epochs": float("inf")}, "data": {"validation": float("nan")}}
+    assert list(infinite_numbers(numbers)) == [
+        "training.epochs: inf is not a finite number",
+        "data.validation: nan is not a finite number",
+    ]
 
 
 def test_a_key_is_known_if_any_method_or_preference_has_it() -> None:

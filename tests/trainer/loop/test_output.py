@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from bases.errors import BaseModelError
-from tests.trainer.support import contradiction, make_config
+from tests.trainer.support import contradiction, losses, make_config
 from trainer.errors import CheckpointError, ConfigError, TrainerError
+from trainer.loop.checkpoint import checkpoints
 from trainer.loop.output import check_output
 from trainer.run import train
 
@@ -104,3 +105,38 @@ def test_a_first_run_clears_nothing(tiny_base: Path, tmp_path: Path) -> None:
     before = content(run)
     train(make_config(tmp_path, tiny_base, *SHORT))
     assert before.items() <= content(run).items()
+
+
+def test_a_run_goes_on_from_the_checkpoint_that_is_named(tiny_base: Path, tmp_path: Path) -> None:
+    options = ["max_steps=6", "save_steps=2", "eval_steps=2", "keep_checkpoints=9", "best_checkpoint=true"]
+    config = make_config(tmp_path, tiny_base, *options)
+    curve, run = losses(train(config)), tmp_path / "run"
+    package = (run / "adapter" / "adapter_model.safetensors").read_bytes()
+    elsewhere = make_config(tmp_path, tiny_base, *options, f"output={tmp_path / 'other'}")
+    shutil.copytree(run / "checkpoint-4", tmp_path / "kept")  # under another name
+    for named in ("run/checkpoint-4", "kept"):
+        other = train(elsewhere, resume=str(tmp_path / named), overwrite=True)
+        assert {step: loss for step, loss in losses(other).items() if step > 4} == {5: curve[5], 6: curve[6]}
+        assert (other.output / "adapter" / "adapter_model.safetensors").read_bytes() == package
+        assert [path.name for path in checkpoints(other.output)][-2:] == ["checkpoint-4", "checkpoint-6"]
+    assert len(checkpoints(run)) == 3
+    again = train(config, resume=str(run / "checkpoint-2"))
+    assert losses(again) == curve
+    assert (run / "adapter" / "adapter_model.safetensors").read_bytes() == package
+
+
+def test_a_folder_to_resume_from_that_is_none_is_said(tiny_base: Path, tmp_path: Path) -> None:
+    train(make_config(tmp_path, tiny_base, "max_steps=1"))
+    run = tmp_path / "run"
+    with pytest.raises(CheckpointError, match=r"there is no directory /nowhere"):
+        check_output(tmp_path / "new", resume="/nowhere", overwrite=False)
+    with pytest.raises(CheckpointError, match=r"neither a checkpoint of this trainer .* use start_from"):
+        check_output(tmp_path / "new", resume=str(run / "adapter"), overwrite=False)
+    assert check_output(run, resume=str(run), overwrite=False) == run / "checkpoint-1"
+    assert check_output(tmp_path / "new", resume=str(run), overwrite=False) == run / "checkpoint-1"
+    shutil.copytree(run, tmp_path / "second")
+    with pytest.raises(CheckpointError, match=r"holds a run already, and .*run/checkpoint-1 is of another one"):
+        check_output(tmp_path / "second", resume=str(run), overwrite=False)
+    (run / "checkpoint-1" / "trainer_state.json").unlink()
+    with pytest.raises(CheckpointError, match=r"checkpoint-1 was cut short"):
+        check_output(run, resume=str(run / "checkpoint-1"), overwrite=False)

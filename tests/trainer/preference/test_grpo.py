@@ -16,9 +16,9 @@ from tests.trainer.preference.support import preference_config
 from tests.trainer.served import serve
 from tests.trainer.support import WORDS, losses
 from trainer.config.schema import TrainConfig
-from trainer.errors import ConfigError, TrainerError
+from trainer.errors import ConfigError, TrainerError, TrainingError
 from trainer.loop.records import read_metrics
-from trainer.preference.grpo import load_reward
+from trainer.preference.grpo import TrlReward, load_reward
 from trainer.run import train
 
 REWARDS = Path(__file__).with_name("rewards.py")
@@ -65,6 +65,38 @@ def test_a_reward_that_cannot_be_had_is_named(tiny_base: Path, tmp_path: Path, r
 def test_a_reward_that_answers_wrongly_ends_the_run(tiny_base: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainerError, match="gave 1 rewards for"):
         train(grpo_config(tmp_path, tiny_base, "max_steps=1", reward=f"{REWARDS}:too_few"))
+
+
+async def later(completions: list[str], rows: list[dict[str, Any]]) -> list[float]:
+    return [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda *_: None, r"returned nothing \(None\); it must return a list of numbers, one for each answer"),
+        (lambda *_: 1.0, "returned a float; it must return a list"),
+        (lambda *_: {0: 1.0, 1: 1.0}, "returned a dict; it must return a list"),
+        (lambda *_: "ab", "returned a str; it must return a list"),
+        (later, "returned a coroutine; it must return a list"),
+        (lambda *_: [1.0, None], "gave None as a reward; it must be a number"),
+        (lambda *_: [1.0, "0.5"], "gave '0.5' as a reward; it must be a number"),
+        (lambda *_: torch.ones(2, 2), "as a reward; it must be a number"),
+        (lambda *_: [1.0], "gave 1 rewards for 2 answers; give one for each"),
+        (lambda *_: [1.0, float("nan")], "a reward that is not finite"),
+        (lambda *_: (1 / 0 for _ in "ab"), "raised ZeroDivisionError: division by zero"),
+        (lambda _: [1.0, 1.0], "raised TypeError: .* takes 1 positional argument but 2 were given"),
+    ],
+)
+def test_what_is_wrong_with_rewards_is_said(function: Any, words: str) -> None:
+    with pytest.raises(TrainingError, match=words):
+        TrlReward(function).score(["a", "b"], [{}, {}])
+
+
+def test_rewards_may_be_any_numbers() -> None:
+    functions: list[Any] = [lambda *_: (True, 2), lambda *_: torch.tensor([1.0, 2.0]), lambda *_: iter([1, 2.0])]
+    for function in functions:
+        assert TrlReward(function).score(["a", "b"], [{}, {}]) == [1.0, 2.0]
 
 
 def test_a_module_is_loaded_by_name() -> None:
