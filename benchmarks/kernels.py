@@ -168,12 +168,12 @@ def _attention(
         for v in ([i * count for i in range(sequences)], [count] * sequences, [context - count] * sequences)
     )
     where, rule = Sequences(row, count_of, start, blocks, BLOCK_SIZE), AttentionRule(HEAD_DIM**-0.5)
-    slots = blocks.numel() * BLOCK_SIZE
-    shared = (torch.rand(slots, KV_HEADS), torch.rand(slots, KV_HEADS)) if stored == torch.int8 else None
+    shape = 1, blocks.numel() * BLOCK_SIZE, KV_HEADS  # one page
+    shared = (torch.rand(shape), torch.rand(shape)) if stored == torch.int8 else None
 
     def call() -> Callable[[], object]:
         q = torch.randn(sequences * count, HEADS, HEAD_DIM)
-        keys, values = ((torch.randn(slots, KV_HEADS, HEAD_DIM) * 20).to(stored) for _ in range(2))
+        keys, values = ((torch.randn(*shape, HEAD_DIM) * 20).to(stored) for _ in range(2))
         return lambda: op(q, keys, values, where, rule, scales=shared)
 
     seen = sequences * sum(context - i for i in range(count))  # keys of all rows together

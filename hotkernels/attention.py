@@ -1,6 +1,7 @@
 """Attention over a paged cache, for rows that decode and rows that prefill alike, and what is stored there.
 
 Keys and values are kept in float32, bfloat16, float16, or int8 with a scale per slot and head: code times scale.
+They lie in pages of as many slots each, any distance apart: slot ``page * slots of a page + place``.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from hotkernels import native
 from hotkernels.program import Program, Rows, Variable
 
 _STORED = {**native.STORED, torch.int8: 3}  # as attention_cache.h numbers them
-_ATTENTION = native.Function("paged_attention", "piiiippppiiiippppiiififppip")
-_WRITE = native.Function("write_cache", "piipiipippppiiii")
+_ATTENTION = native.Function("paged_attention", "piiiippppiiiiiiiippppiiififppip")
+_WRITE = native.Function("write_cache", "piipiipippppiiiiiiii")
 _MOST = 127  # the largest code of int8
 
-Scales = tuple[Tensor, Tensor]  # of int8 keys and values, each [slots, Hkv] float32
+Scales = tuple[Tensor, Tensor]  # of int8 keys and values, each [pages, page, Hkv] float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,7 @@ class Sequences:
     """Where the sequences of a batch stand, and where their keys and values lie.
 
     Sequence s has batch rows ``row[s] .. row[s] + count[s]``, which are its positions ``start[s] ..``; position p lies
-    in slot ``blocks[s, p // block_size] * block_size + p % block_size`` of the cache.
+    in slot ``blocks[s, p // block_size] * block_size + p % block_size`` of the cache, and a block in one page of it.
     Shape: ``row``, ``count``, ``start`` [S] int32; ``blocks`` [S, most blocks] int32, filled up with any number.
     """
 
@@ -71,18 +72,16 @@ def paged_attention(
     those before it, in the window), the softmax of l (and the sink) times values. Positions are taken in runs that
     begin at multiples of a constant, so a row's result does not depend on what else is computed with it; no row reads
     what it does not see.
-    Shape: ``q`` [T, Hq, D] float32, its rows and heads any distance apart; ``keys`` [slots, Hkv, D], ``values``
-    [slots, Hkv, Dv] float32, bfloat16, float16, or int8 with ``scales`` of both, [slots, Hkv] float32; all contiguous;
-    returns [T, Hq, Dv] float32, rows of no sequence 0.
+    Shape: ``q`` [T, Hq, D] float32, its rows and heads any distance apart; ``keys`` [pages, page, Hkv, D], ``values``
+    [pages, page, Hkv, Dv] float32, bfloat16, float16, or int8 with ``scales`` of both, [pages, page, Hkv] float32; each
+    page in one piece; returns [T, Hq, Dv] float32, rows of no sequence 0.
     """
     if not native.is_native(q, keys, values):
         return paged_attention_torch(q, keys, values, sequences, rule, scales=scales)
     num_rows, heads, dim = q.shape
-    _, kv_heads, value_dim = values.shape
+    _, page, kv_heads, value_dim = values.shape
     s, sinks, bias = sequences, rule.sinks, rule.bias
-    assert keys.is_contiguous()
-    assert values.is_contiguous()
-    key_scale, value_scale = _scales(keys, scales)
+    assert page % s.block_size == 0
     if sinks is not None:
         sinks = sinks.float().contiguous()
     if bias is not None:
@@ -90,8 +89,8 @@ def paged_attention(
         assert not s.row.numel() or int((s.start + s.count).max()) <= bias.shape[1]
     out = torch.empty(num_rows, heads, value_dim)
     _ATTENTION(
-        q.data_ptr(), q.stride(0), q.stride(1), num_rows, heads, keys.data_ptr(), values.data_ptr(),
-        key_scale, value_scale, _STORED[keys.dtype], kv_heads, dim, value_dim, s.row.data_ptr(),
+        q.data_ptr(), q.stride(0), q.stride(1), num_rows, heads, *cache_numbers(keys, values, scales),
+        kv_heads, dim, value_dim, s.row.data_ptr(),
         s.count.data_ptr(), s.start.data_ptr(), s.blocks.data_ptr(), s.blocks.shape[0], s.blocks.shape[1], s.block_size,
         rule.scaling, rule.window, rule.softcap, native.pointer(sinks), native.pointer(bias),
         0 if bias is None else bias.stride(0), out.data_ptr(),
@@ -120,15 +119,21 @@ class CacheAt:
     values: Variable
     key_scale: Variable
     value_scale: Variable
+    page: Variable
+    keys_apart: Variable
+    values_apart: Variable
+    scales_apart: Variable
     stored: Variable
 
 
-def cache_numbers(keys: Tensor, values: Tensor, scales: Scales | None) -> tuple[int, int, int, int, int]:
-    """Of a cache as ``paged_attention`` takes it, for ``CacheAt``."""
-    assert keys.is_contiguous()
-    assert values.is_contiguous()
-    key_scale, value_scale = _scales(keys, scales)
-    return keys.data_ptr(), values.data_ptr(), key_scale or 0, value_scale or 0, _STORED[keys.dtype]
+def cache_numbers(keys: Tensor, values: Tensor, scales: Scales | None) -> tuple[int, ...]:
+    """Where a cache as ``paged_attention`` takes it lies: what an op is told of it, in the order of ``CacheAt``."""
+    assert (scales is not None) == (keys.dtype == torch.int8)
+    assert all(t[0].is_contiguous() for t in (keys, values, *(scales or ())))
+    assert scales is None or scales[0].stride(0) == scales[1].stride(0)
+    at = [0, 0] if scales is None else [t.data_ptr() for t in scales]
+    apart = keys.stride(0), values.stride(0), 0 if scales is None else scales[0].stride(0)
+    return keys.data_ptr(), values.data_ptr(), *at, keys.shape[1], *apart, _STORED[keys.dtype]
 
 
 def add_attention(
@@ -144,10 +149,10 @@ def add_attention(
     """Add ``paged_attention`` to a program: ``heads`` are Hq, Hkv and D, which Dv is too. The rule has no bias."""
     assert rule.bias is None
     assert rule.sinks is None or (rule.sinks.dtype == torch.float32 and rule.sinks.is_contiguous())
-    c, s = cache, sequences
+    s = sequences
     num_heads, kv_heads, dim = heads
     program.add(
-        _ATTENTION, q.at, q.stride, dim, q.count, num_heads, c.keys, c.values, c.key_scale, c.value_scale, c.stored,
+        _ATTENTION, q.at, q.stride, dim, q.count, num_heads, *_arguments(cache),
         kv_heads, dim, dim, s.row, s.count, s.start, s.blocks, s.number, s.width, s.block_size,
         rule.scaling, rule.window, rule.softcap, native.pointer(rule.sinks), None, 0, y,
     )  # fmt: skip
@@ -206,21 +211,17 @@ def write_cache(
     """Store keys and values at their slots, in the type of the cache.
 
     Semantics: ``keys[slots] = k``, rounded to the nearest; a finite number is at most the largest of float16 there.
-    int8 codes are ``round(k / scale)`` with the scale of a slot
-    and head ``max |k| / 127``, NaN where a number of it is not finite.
+    int8 codes are ``round(k / scale)`` with the scale of a slot and head ``max |k| / 127``, NaN where a number of it is
+    not finite.
     Shape: ``k`` [T, Hkv, D], ``v`` [T, Hkv, Dv], rows and heads any distance apart; ``slots`` [T] int64, no two alike;
     the cache as in ``paged_attention``.
     """
     if not (native.is_native(k, v, keys, values) and v.dtype == torch.float32 and slots.is_contiguous()):
         return write_cache_torch(k, v, slots, keys, values, scales=scales)
-    assert keys.is_contiguous()
-    assert values.is_contiguous()
-    key_scale, value_scale = _scales(keys, scales)
     num_rows, kv_heads, dim = k.shape
     _WRITE(
         k.data_ptr(), k.stride(0), k.stride(1), v.data_ptr(), v.stride(0), v.stride(1), slots.data_ptr(), num_rows,
-        keys.data_ptr(), values.data_ptr(), key_scale, value_scale, _STORED[keys.dtype], kv_heads,
-        dim, v.shape[2],
+        *cache_numbers(keys, values, scales), kv_heads, dim, v.shape[2],
     )  # fmt: skip
     return None
 
@@ -229,10 +230,14 @@ def add_cache_write(
     program: Program, k: Rows, v: Variable, slots: Variable, *, cache: CacheAt, heads: int, dim: int
 ) -> None:
     """Add ``write_cache`` to a program: of as many heads of keys and of values, whose rows lie as those of ``k`` do."""
-    c = cache
     program.add(
-        _WRITE, k.at, k.stride, dim, v, k.stride, dim, slots, k.count,
-        c.keys, c.values, c.key_scale, c.value_scale, c.stored, heads, dim, dim,
+        _WRITE, k.at, k.stride, dim, v, k.stride, dim, slots, k.count, *_arguments(cache), heads, dim, dim,
+    )  # fmt: skip
+
+
+def _arguments(c: CacheAt) -> tuple[Variable, ...]:
+    return (
+        c.keys, c.values, c.key_scale, c.value_scale, c.page, c.keys_apart, c.values_apart, c.scales_apart, c.stored,
     )  # fmt: skip
 
 
@@ -248,12 +253,18 @@ def write_cache_torch(
     """The twin of ``write_cache``."""
     for x, stored, step in zip((k, v), (keys, values), scales or (None, None), strict=True):
         if step is None:
-            stored.index_copy_(0, slots, _saturated(x, stored.dtype).to(stored.dtype))
+            stored[_places(stored, slots)] = _saturated(x, stored.dtype).to(stored.dtype)
             continue
         scale = x.float().abs().amax(-1) / _MOST
         codes = (x.float() / scale[..., None]).round().nan_to_num(0.0).clamp(-_MOST, _MOST)
-        stored.index_copy_(0, slots, codes.to(torch.int8))
-        step.index_copy_(0, slots, scale.where(scale.isfinite(), torch.nan))
+        stored[_places(stored, slots)] = codes.to(torch.int8)
+        step[_places(step, slots)] = scale.where(scale.isfinite(), torch.nan)
+
+
+def _places(stored: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
+    """Page and place in it, for indexing."""
+    page = stored.shape[1]
+    return slots // page, slots % page
 
 
 def _saturated(x: Tensor, stored: torch.dtype) -> Tensor:
@@ -268,12 +279,7 @@ def read_cache(
     stored: Tensor, slots: Tensor, scale: Tensor | None = None, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """Keys or values at ``slots`` [n] in ``dtype``, [n, Hkv, D]; with the scale of int8."""
-    numbers = stored.index_select(0, slots)
+    numbers = stored[_places(stored, slots)]
     if scale is not None:
-        numbers = numbers.float() * scale.index_select(0, slots)[..., None]
+        numbers = numbers.float() * scale[_places(scale, slots)][..., None]
     return numbers.to(dtype)
-
-
-def _scales(stored: Tensor, scales: Scales | None) -> tuple[int | None, int | None]:
-    assert (scales is not None) == (stored.dtype == torch.int8)
-    return (None, None) if scales is None else (scales[0].data_ptr(), scales[1].data_ptr())

@@ -1,5 +1,4 @@
 // Attention over the paged cache, and what is stored there. See hotkernels/attention.py for what is computed.
-#include <array>
 #include <vector>
 
 #include "attention_block.h"
@@ -13,14 +12,43 @@ constexpr int64_t ROWS = 32;  // query rows of a task
 constexpr int64_t FEW = 8;    // rows up to which numbers are read where they lie; more share a copy in floats
 constexpr int64_t STRIP = 32; // positions of that copy, a multiple of W
 
-// The keys of all slots, or their values.
-struct Side {
-  const void* data;   // [slots, heads, size]
-  const float* scale; // [slots, heads], of int8 alone
-  int64_t heads, size;
+// A slot by the page that it is in.
+struct Slot {
+  int64_t page, place;
 
-  template <class T> Lines<T> lines(int64_t head, const int64_t* slots) const {
-    return {static_cast<const T*>(data) + head * size, heads * size, size, slots};
+  Slot(int64_t number, int64_t page_size) : page(number / page_size), place(number % page_size) {}
+};
+
+// The keys of all slots, or their values: a page in one piece, and the next `apart` further on.
+struct Side {
+  const void* data;   // [pages, slots, heads, size]
+  const float* scale; // [pages, slots, heads], of int8 alone
+  int64_t apart, scales_apart, heads, size;
+
+  int64_t at(Slot slot) const { return slot.page * apart + slot.place * heads * size; }
+  int64_t scales_at(Slot slot) const { return slot.page * scales_apart + slot.place * heads; }
+
+  template <class T> Lines<T> lines(int64_t head, const int64_t* places) const {
+    return {static_cast<const T*>(data) + head * size, size, places};
+  }
+};
+
+// Where the positions of a run lie on one side, in numbers from its beginning.
+struct Places {
+  int64_t numbers[RUN], scales[RUN];
+
+  // Positions from .. to, whose slots follow one another in a page.
+  void put(const Side& side, Slot first, int64_t from, int64_t to) {
+    int64_t at = side.at(first);
+    for (int64_t p = from; p < to; p++, at += side.heads * side.size) numbers[p] = at;
+    if (side.scale == nullptr) return;
+    at = side.scales_at(first);
+    for (int64_t p = from; p < to; p++, at += side.heads) scales[p] = at;
+  }
+
+  void repeat(int64_t position, int64_t from, int64_t to) {
+    std::fill(numbers + from, numbers + to, numbers[position]);
+    std::fill(scales + from, scales + to, scales[position]);
   }
 };
 
@@ -29,7 +57,7 @@ struct Batch {
   int64_t q_row, q_head, heads;
   Side keys, values;
   const int32_t *row, *count, *start, *blocks;
-  int64_t blocks_stride, block_size;
+  int64_t blocks_stride, block_size, page_size;
   float scaling, softcap;
   int64_t window;
   const float *sinks, *bias;
@@ -48,6 +76,8 @@ struct Task {
 
   int64_t runs() const { return end_run - first_run; }
   int64_t all_rows() const { return kv_heads * rows; }
+  int64_t lowest(const Batch& b) const { return b.start[sequence] + first / b.group(); } // position of a row
+  int64_t highest(const Batch& b) const { return b.start[sequence] + (first + rows - 1) / b.group(); }
 };
 
 // A result of one run, or of all: the rows' masses, then their values.
@@ -81,21 +111,21 @@ struct Scratch {
 // Computes a task over a cache of type T.
 template <class T> class Block {
  public:
-  Block(const Batch& batch, const Task& task)
-      : b_(batch), t_(task), scratch_(Scratch::of(batch)), d_(padded(b_.keys.size)), dv_(padded(b_.values.size)) {
+  Block(const Batch& batch, const Task& task, const Task* then = nullptr)
+      : b_(batch), t_(task), then_(then), scratch_(Scratch::of(batch)), d_(padded(b_.keys.size)), dv_(padded(b_.values.size)) {
     for (int64_t i = 0; i < t_.all_rows(); i++) {
       int64_t const kv_head = t_.kv_head + i / t_.rows, number = t_.first + i % t_.rows, row = number / b_.group();
       rows_[i] = {b_.row[t_.sequence] + row, kv_head * b_.group() + number % b_.group(), b_.start[t_.sequence] + row, 0, 0};
     }
   }
 
-  void run(float* parts) {
+  void run(float* parts, bool is_first) {
     load_queries();
     Result const total = result_at(scratch_.total, t_.all_rows());
     clear(total);
-    next_ = find(t_.first_run);
-    for (int64_t head = t_.kv_head; head < t_.kv_head + t_.kv_heads; head++)
-      for (const Side* side : {&b_.keys, &b_.values}) later(*side, head).ask(next_.from, RUN);
+    find(t_, t_.first_run);
+    for (int64_t k = 0; k < t_.kv_heads && is_first; k++)
+      for (int side : {KEYS, VALUES}) later(side, k).ask(next().from, RUN);
     for (int64_t run = t_.first_run; run < t_.end_run; run++) {
       bool const is_part = t_.part >= 0;
       Result const result = result_at(is_part ? part_at(parts, run) : scratch_.run, t_.all_rows());
@@ -116,10 +146,12 @@ template <class T> class Block {
   }
 
  private:
-  // What any row sees of a run, and where that lies. Beyond it, to whole vectors, stand slots of what is seen.
+  enum { KEYS, VALUES };
+
+  // What any row sees of a run, and where that lies. Beyond it, to whole vectors, stand places of what is seen.
   struct Seen {
-    int64_t from = 0, to = 0;
-    int64_t slots[RUN];
+    int64_t kv_head, kv_heads, from, to;
+    Places places[2]; // of keys and of values
 
     int64_t begin() const { return from / W * W; }
     int64_t end() const { return padded(to); }
@@ -154,43 +186,53 @@ template <class T> class Block {
       rows_[i].from = std::max<int64_t>(b_.first_seen(rows_[i].position) - run * RUN, 0);
       rows_[i].to = std::min(rows_[i].position + 1 - run * RUN, RUN);
     }
-    now_ = next_;
-    next_ = run + 1 < t_.end_run ? find(run + 1) : Seen{};
+    number_ ^= 1;
+    if (run + 1 < t_.end_run) find(t_, run + 1);
+    else if (then_ != nullptr) find(*then_, then_->first_run);
+    else next().to = 0;
     for (int64_t k = 0; k < t_.kv_heads; k++) {
       int64_t const head = t_.kv_head + k, first = k * t_.rows;
-      multiply_keys(head, first, later(b_.keys, head));
+      multiply_keys(head, first, later(KEYS, k));
       weigh_rows(run, head, first, result);
-      add_values_of(head, first, later(b_.values, head), result.values);
+      add_values_of(head, first, later(VALUES, k), result.values);
     }
   }
 
-  Seen find(int64_t run) const {
-    Seen seen;
-    seen.from = std::max<int64_t>(b_.first_seen(rows_[0].position) - run * RUN, 0);
-    seen.to = std::min(rows_[t_.rows - 1].position + 1 - run * RUN, RUN); // positions grow with rows
-    const int32_t* blocks = b_.blocks + t_.sequence * b_.blocks_stride;
+  const Side& side(int i) const { return i == KEYS ? b_.keys : b_.values; }
+  Seen& now() { return seen_[number_]; }
+  Seen& next() { return seen_[number_ ^ 1]; }
+
+  // Makes a run of a task the next one.
+  void find(const Task& task, int64_t run) {
+    Seen& seen = next();
+    seen.kv_head = task.kv_head, seen.kv_heads = task.kv_heads;
+    seen.from = std::max<int64_t>(b_.first_seen(task.lowest(b_)) - run * RUN, 0);
+    seen.to = std::min(task.highest(b_) + 1 - run * RUN, RUN);
+    const int32_t* blocks = b_.blocks + task.sequence * b_.blocks_stride;
     int64_t block = (run * RUN + seen.from) / b_.block_size, offset = (run * RUN + seen.from) % b_.block_size;
-    for (int64_t p = seen.from; p < seen.to; p++) {
-      seen.slots[p] = blocks[block] * b_.block_size + offset;
-      if (++offset == b_.block_size) offset = 0, block++;
+    for (int64_t p = seen.from, end; p < seen.to; p = end, block++, offset = 0) {
+      end = std::min(p + b_.block_size - offset, seen.to);
+      Slot const first(blocks[block] * b_.block_size + offset, b_.page_size);
+      for (int i : {KEYS, VALUES}) seen.places[i].put(side(i), first, p, end);
     }
-    std::fill(seen.slots + seen.begin(), seen.slots + seen.from, seen.slots[seen.from]);
-    std::fill(seen.slots + seen.to, seen.slots + seen.end(), seen.slots[seen.from]);
-    return seen;
+    for (Places& places : seen.places) {
+      places.repeat(seen.from, seen.begin(), seen.from);
+      places.repeat(seen.from, seen.to, seen.end());
+    }
   }
 
-  // A head's keys or values of the next run.
-  Later later(const Side& side, int64_t head) const {
-    Lines<T> const lines = side.lines<T>(head, next_.slots);
-    return {reinterpret_cast<const char*>(lines.data), lines.stride * (int64_t)sizeof(T), lines.size * (int64_t)sizeof(T),
-            next_.slots, next_.from, next_.to};
+  // The next run's keys or values of its KV head number k.
+  Later later(int i, int64_t k) {
+    Lines<T> const lines = side(i).template lines<T>(next().kv_head + k, next().places[i].numbers);
+    return {reinterpret_cast<const char*>(lines.data), (int64_t)sizeof(T), lines.size * (int64_t)sizeof(T), lines.places,
+            next().from, k < next().kv_heads ? next().to : 0};
   }
 
   void multiply_keys(int64_t head, int64_t first, const Later& soon) {
-    Lines<T> const keys = b_.keys.lines<T>(head, now_.slots);
-    if (t_.rows <= FEW) return multiply_rows(keys, first, now_.begin(), now_.end(), 0, soon);
-    for (int64_t strip = now_.begin(); strip < now_.end(); strip += STRIP) {
-      int64_t const end = std::min(strip + STRIP, now_.end());
+    Lines<T> const keys = b_.keys.lines<T>(head, now().places[KEYS].numbers);
+    if (t_.rows <= FEW) return multiply_rows(keys, first, now().begin(), now().end(), 0, soon);
+    for (int64_t strip = now().begin(); strip < now().end(); strip += STRIP) {
+      int64_t const end = std::min(strip + STRIP, now().end());
       multiply_rows(copy(keys, strip, end, soon), first, 0, end - strip, strip, {});
     }
   }
@@ -209,8 +251,7 @@ template <class T> class Block {
     return left > MOST_ROWS && left < 2 * MOST_ROWS ? (left + 1) / 2 : std::min<int64_t>(left, MOST_ROWS);
   }
 
-  Lines<float> copy(const Lines<T>& lines, int64_t from, int64_t to, const Later& soon) const {
-    static constexpr auto BY_PLACE = places();
+  Lines<float> copy(const Lines<T>& lines, int64_t from, int64_t to, const Later& soon) {
     int64_t const size = padded(lines.size);
     soon.ask(from, to - from);
     for (int64_t p = from; p < to; p++) {
@@ -218,18 +259,13 @@ template <class T> class Block {
       int64_t i = 0;
       for (; i + W <= lines.size; i += W) store(out + i, load(lines[p] + i));
       if (i < lines.size) store(out + i, load(lines[p] + i, (int)(lines.size - i)));
+      copied_[p - from] = (p - from) * size;
     }
-    return {scratch_.strip, size, size, BY_PLACE.data()};
-  }
-
-  static constexpr std::array<int64_t, STRIP> places() {
-    std::array<int64_t, STRIP> numbers{};
-    for (int64_t i = 0; i < STRIP; i++) numbers[i] = i;
-    return numbers;
+    return {scratch_.strip, size, copied_};
   }
 
   void weigh_rows(int64_t run, int64_t head, int64_t first, const Result& result) {
-    const float* scales[] = {read_scales(b_.keys, head, key_scales_), read_scales(b_.values, head, value_scales_)};
+    const float* scales[] = {read_scales(KEYS, head), read_scales(VALUES, head)};
     for (int64_t i = first; i < first + t_.rows; i++) {
       Row const& row = rows_[i];
       if (row.from >= row.to) continue;
@@ -238,17 +274,17 @@ template <class T> class Block {
     }
   }
 
-  const float* read_scales(const Side& side, int64_t head, float* scales) const {
-    if (side.scale == nullptr) return nullptr;
-    for (int64_t p = now_.begin(); p < now_.end(); p++) scales[p] = side.scale[now_.slots[p] * side.heads + head];
-    return scales;
+  const float* read_scales(int i, int64_t head) {
+    if (side(i).scale == nullptr) return nullptr;
+    for (int64_t p = now().begin(); p < now().end(); p++) scales_[i][p] = side(i).scale[now().places[i].scales[p] + head];
+    return scales_[i];
   }
 
   void add_values_of(int64_t head, int64_t first, const Later& soon, float* out) {
-    Lines<T> const values = b_.values.lines<T>(head, now_.slots);
-    if (t_.rows <= FEW) return add_rows(values, first, now_.from, now_.to, 0, soon, out);
-    for (int64_t strip = now_.begin(); strip < now_.to; strip += STRIP) {
-      int64_t const end = std::min(strip + STRIP, now_.to);
+    Lines<T> const values = b_.values.lines<T>(head, now().places[VALUES].numbers);
+    if (t_.rows <= FEW) return add_rows(values, first, now().from, now().to, 0, soon, out);
+    for (int64_t strip = now().begin(); strip < now().to; strip += STRIP) {
+      int64_t const end = std::min(strip + STRIP, now().to);
       add_rows(copy(values, strip, end, soon), first, 0, end - strip, strip, {}, out);
     }
   }
@@ -296,11 +332,14 @@ template <class T> class Block {
 
   const Batch& b_;
   const Task& t_;
+  const Task* const then_;
   Scratch& scratch_;
   int64_t const d_, dv_;
   Row rows_[ROWS];
-  Seen now_, next_;
-  float key_scales_[RUN], value_scales_[RUN];
+  Seen seen_[2]; // of the run at hand and of the next one
+  int number_ = 0;
+  int64_t copied_[STRIP];
+  float scales_[2][RUN];
 };
 
 // What a call shares out. A task that is large beside all others is cut into parts, its whole kept to combine them.
@@ -325,8 +364,9 @@ std::vector<Task> whole_tasks(const Batch& b, int64_t sequences) {
     for (int64_t head = 0; head < b.keys.heads; head += kv_heads)
       for (int64_t first = 0; first < all_rows; first += ROWS) {
         int64_t const rows = std::min(all_rows - first, ROWS), heads = std::min(kv_heads, b.keys.heads - head);
-        int64_t const low = b.start[s] + first / b.group(), high = b.start[s] + (first + rows - 1) / b.group();
-        tasks.push_back({s, head, heads, first, rows, b.first_seen(low) / RUN, high / RUN + 1});
+        Task task{s, head, heads, first, rows, 0, 0};
+        task.first_run = b.first_seen(task.lowest(b)) / RUN, task.end_run = task.highest(b) / RUN + 1;
+        tasks.push_back(task);
       }
   }
   return tasks;
@@ -364,7 +404,11 @@ Plan make_plan(const Batch& b, int64_t sequences) {
 }
 
 template <class T> void run_tasks_of(const Batch& b, Plan& plan) {
-  parallel((int64_t)plan.tasks.size(), [&](int64_t i) { Block<T>(b, plan.tasks[i]).run(plan.parts.data()); });
+  int64_t const count = (int64_t)plan.tasks.size(), threads = num_threads();
+  parallel(count, [&](int64_t i) {
+    const Task* const then = i + threads < count ? &plan.tasks[i + threads] : nullptr; // likely this thread's next one
+    Block<T>(b, plan.tasks[i], then).run(plan.parts.data(), i < threads);
+  });
   parallel((int64_t)plan.wholes.size(), [&](int64_t i) { Block<T>(b, plan.wholes[i]).combine(plan.parts.data()); });
 }
 
@@ -378,33 +422,36 @@ void clear_others(const Batch& b, int64_t sequences, int64_t rows) {
     if (!is_owned[row]) std::fill(b.out + row * size, b.out + (row + 1) * size, 0.0f);
 }
 
-template <class T> void store_row(const float* x, int64_t x_head, int64_t slot, const Side& side) {
-  Lines<T> const lines = side.lines<T>(0, &slot);
+template <class T> void store_row(const float* x, int64_t x_head, Slot slot, const Side& side) {
+  T* out = static_cast<T*>(const_cast<void*>(side.data)) + side.at(slot);
+  float* scale = const_cast<float*>(side.scale) + side.scales_at(slot);
   for (int64_t head = 0; head < side.heads; head++)
-    store_head(x + head * x_head, side.size, const_cast<T*>(lines[0]) + head * side.size,
-               const_cast<float*>(side.scale) + slot * side.heads + head);
+    store_head(x + head * x_head, side.size, out + head * side.size, scale + head);
 }
 
-using StoreRow = void (*)(const float*, int64_t, int64_t, const Side&);
+using StoreRow = void (*)(const float*, int64_t, Slot, const Side&);
 // By type of the cache: FLOAT32, BFLOAT16, FLOAT16, INT8.
 constexpr StoreRow STORE_ROW[] = {store_row<float>, store_row<bf16>, store_row<f16>, store_row<int8_t>};
 using RunTasks = void (*)(const Batch&, Plan&);
 constexpr RunTasks RUN_TASKS[] = {run_tasks_of<float>, run_tasks_of<bf16>, run_tasks_of<f16>, run_tasks_of<int8_t>};
 } // namespace
 
-// Shape: q [rows, heads, d] with q_row and q_head floats between rows and heads; keys [slots, kv_heads, d] and values
-// [slots, kv_heads, dv] of the kind `stored`, with scales [slots, kv_heads] where that is int8; row, count, start
-// [sequences]; blocks [sequences, blocks_stride]; sinks [heads] or null; bias [heads, ..] or null, bias_stride floats
-// between heads; out [rows, heads, dv].
+// Shape: q [rows, heads, d] with q_row and q_head floats between rows and heads; keys [pages, page_size, kv_heads, d]
+// and values [pages, page_size, kv_heads, dv] of the kind `stored`, keys_apart and values_apart numbers from page to
+// page, and scales [pages, page_size, kv_heads] where that is int8, scales_apart; row, count, start [sequences]; blocks
+// [sequences, blocks_stride], of block_size slots, whole ones of which make a page; sinks [heads] or null; bias [heads,
+// ..] or null, bias_stride floats between heads; out [rows, heads, dv].
 EXPORT void paged_attention(const float* q, int64_t q_row, int64_t q_head, int64_t rows, int64_t heads,
                             const void* keys, const void* values, const float* key_scale, const float* value_scale,
+                            int64_t page_size, int64_t keys_apart, int64_t values_apart, int64_t scales_apart,
                             int64_t stored, int64_t kv_heads, int64_t d, int64_t dv, const int32_t* row,
                             const int32_t* count, const int32_t* start, const int32_t* blocks, int64_t sequences,
                             int64_t blocks_stride, int64_t block_size, float scaling, int64_t window, float softcap,
                             const float* sinks, const float* bias, int64_t bias_stride, float* out) {
-  Batch const b{q, q_row, q_head, heads, {keys, key_scale, kv_heads, d}, {values, value_scale, kv_heads, dv},
-                row, count, start, blocks, blocks_stride, block_size, scaling, softcap, window, sinks,
-                bias, bias_stride, out};
+  Side const key_side{keys, key_scale, keys_apart, scales_apart, kv_heads, d};
+  Side const value_side{values, value_scale, values_apart, scales_apart, kv_heads, dv};
+  Batch const b{q, q_row, q_head, heads, key_side, value_side, row, count, start, blocks, blocks_stride, block_size,
+                page_size, scaling, softcap, window, sinks, bias, bias_stride, out};
   clear_others(b, sequences, rows);
   Plan plan = make_plan(b, sequences);
   RUN_TASKS[stored](b, plan);
@@ -415,14 +462,17 @@ OP(paged_attention)
 // slots [rows]; the rest as above.
 EXPORT void write_cache(const float* k, int64_t k_row, int64_t k_head, const float* v, int64_t v_row, int64_t v_head,
                         const int64_t* slots, int64_t rows, void* keys, void* values, float* key_scale,
-                        float* value_scale, int64_t stored, int64_t kv_heads, int64_t d, int64_t dv) {
+                        float* value_scale, int64_t page_size, int64_t keys_apart, int64_t values_apart,
+                        int64_t scales_apart, int64_t stored, int64_t kv_heads, int64_t d, int64_t dv) {
   constexpr int64_t AT_ONCE = 32;
-  Side const key_side{keys, key_scale, kv_heads, d}, value_side{values, value_scale, kv_heads, dv};
+  Side const key_side{keys, key_scale, keys_apart, scales_apart, kv_heads, d};
+  Side const value_side{values, value_scale, values_apart, scales_apart, kv_heads, dv};
   StoreRow const store_row = STORE_ROW[stored];
   parallel((rows + AT_ONCE - 1) / AT_ONCE, [&](int64_t task) {
     for (int64_t i = task * AT_ONCE; i < std::min(rows, (task + 1) * AT_ONCE); i++) {
-      store_row(k + i * k_row, k_head, slots[i], key_side);
-      store_row(v + i * v_row, v_head, slots[i], value_side);
+      Slot const slot(slots[i], page_size);
+      store_row(k + i * k_row, k_head, slot, key_side);
+      store_row(v + i * v_row, v_head, slot, value_side);
     }
   });
 }

@@ -14,21 +14,21 @@ constexpr int MOST_ROWS = W == 16 ? 4 : 3; // query rows that share a number tha
 
 constexpr int64_t padded(int64_t size) { return (size + W - 1) / W * W; }
 
-// Keys or values of one head, by position of a run: `size` numbers from data + slots[position] * stride.
+// Keys or values of one head, by position of a run: `size` numbers from data + places[position].
 template <class T> struct Lines {
   const T* data;
-  int64_t stride, size;
-  const int64_t* slots;
+  int64_t size;
+  const int64_t* places;
 
-  const T* operator[](int64_t position) const { return data + slots[position] * stride; }
+  const T* operator[](int64_t position) const { return data + places[position]; }
 };
 
 // What will be read in the next run, by position like Lines: asked for in time, so that nothing waits for memory. It goes
 // to the second cache: the first has no room for a run, and fewer lines on their way at once.
 struct Later {
   const char* data;
-  int64_t stride, size; // bytes
-  const int64_t* slots;
+  int64_t number, size; // bytes of one of the places' numbers, and of a line
+  const int64_t* places;
   int64_t from, to;
 
   // Inlined always: GCC takes a function that only prefetches for one without effect, and leaves its calls out.
@@ -36,7 +36,7 @@ struct Later {
     constexpr int64_t LINE = 64;
     int64_t const end = std::min(position + count, to);
     for (int64_t p = std::max(position, from); p < end; p++)
-      for (int64_t i = 0; i < size; i += LINE) __builtin_prefetch(data + slots[p] * stride + i, 0, 2);
+      for (int64_t i = 0; i < size; i += LINE) __builtin_prefetch(data + places[p] * number + i, 0, 2);
   }
 };
 
@@ -58,6 +58,21 @@ static inline void store_sums(float* out, const vf (&a)[TILE]) {
 #endif
 }
 
+// Adds to the lanes' sums of R queries and TILE keys what numbers i .. i + W give, or i .. i + rest if that is not 0.
+template <class T, int R>
+static inline void add_products(vf (&part)[R][TILE], const float* q, int64_t q_stride, const T* const (&key)[TILE], int64_t i,
+                                int rest = 0) {
+  vf x[R];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; r++) x[r] = load(q + r * q_stride + i);
+#pragma GCC unroll 4
+  for (int k = 0; k < TILE; k++) {
+    vf const y = rest > 0 ? load(key[k] + i, rest) : load(key[k] + i);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) part[r][k] = fma(x[r], y, part[r][k]);
+  }
+}
+
 // Products of R queries with the keys of positions from .. to, both multiples of TILE.
 // Shape: q [R, q_stride], 0 from keys.size on; logits [R, RUN], by position.
 template <class T, int R>
@@ -67,25 +82,14 @@ static void multiply(const float* q, int64_t q_stride, Lines<T> keys, int64_t fr
     const T* key[TILE];
     for (int k = 0; k < TILE; k++) key[k] = keys[p + k];
     vf part[R][TILE];
+#pragma GCC unroll 4
     for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
       for (int k = 0; k < TILE; k++) part[r][k] = vf{};
     int64_t i = 0;
-    for (; i + W <= keys.size; i += W) {
-      vf x[R];
+    for (; i + W <= keys.size; i += W) add_products(part, q, q_stride, key, i);
+    if (i < keys.size) add_products(part, q, q_stride, key, i, (int)(keys.size - i));
 #pragma GCC unroll 4
-      for (int r = 0; r < R; r++) x[r] = load(q + r * q_stride + i);
-#pragma GCC unroll 4
-      for (int k = 0; k < TILE; k++) {
-        vf const y = load(key[k] + i);
-#pragma GCC unroll 4
-        for (int r = 0; r < R; r++) part[r][k] = fma(x[r], y, part[r][k]);
-      }
-    }
-    if (i < keys.size)
-      for (int k = 0; k < TILE; k++) {
-        vf const y = load(key[k] + i, (int)(keys.size - i));
-        for (int r = 0; r < R; r++) part[r][k] = fma(load(q + r * q_stride + i), y, part[r][k]);
-      }
     for (int r = 0; r < R; r++) store_sums(logits + r * RUN + p, part[r]);
   }
 }

@@ -1,12 +1,15 @@
 """Paged storage of keys and values: block b holds the slots ``b * block_size ..``, in every layer alike.
 
-Which block belongs to whom is the block manager's business.
+Which block belongs to whom is the block manager's business. In memory a page of some blocks holds the keys and values
+of all layers: those of a layer in one piece, which is read at the speed of memory, and all layers of one block close
+together, so that the machine's huge pages hold what is in use and little else.
 """
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -48,8 +51,12 @@ def common_head_dim(layers: Sequence[LayerShape]) -> int:
     return first.key_dim if alike else 0
 
 
+_ALIGNED = 64  # bytes: a line of the caches
+_PAGE = 128  # least positions of a page, if blocks are not larger: as many as attention takes at once
+
+
 class KVCache:
-    """Keys and values of all layers. ``keys[l]`` is [num_blocks * block_size, num_heads, key_dim].
+    """Keys and values of all layers. ``keys[l]`` is [pages, page, num_heads, key_dim], a page being some blocks' slots.
 
     They are written and read in ``dtype``, and kept in ``stored``, which is ``dtype`` where nobody chose; int8 with
     ``scales[l]``. Slots that were never written hold zeros, and on the CPU no memory.
@@ -64,25 +71,30 @@ class KVCache:
         device: torch.device,
         stored: torch.dtype | None = None,
     ) -> None:
-        slots, kept = num_blocks * block_size, stored or dtype
+        kept = stored or dtype
         self.num_blocks, self.block_size = num_blocks, block_size
         self.dtype, self.stored, self.device = dtype, kept, device
-        self.keys = [_zeros((slots, s.num_heads, s.key_dim), kept, device) for s in layers]
-        self.values = [_zeros((slots, s.num_heads, s.value_dim), kept, device) for s in layers]
-        self.scales: list[Scales | None] = [None] * len(layers)
-        if kept == torch.int8:
-            shapes = [(slots, s.num_heads) for s in layers]
-            self.scales = [(_zeros(s, torch.float32, device), _zeros(s, torch.float32, device)) for s in shapes]
+        self._blocks_of_page = min(max(_PAGE // block_size, 1), num_blocks)
+        self._bytes_of_block = _bytes_of_block(layers, block_size, kept)
+        pages = -(-num_blocks // self._blocks_of_page)
+        tensors = iter(_laid_out(_tensors(layers, kept), pages, self._blocks_of_page * block_size, device))
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self.scales: list[Scales | None] = []
+        for _ in layers:
+            self.keys.append(next(tensors))
+            self.values.append(next(tensors))
+            self.scales.append((next(tensors), next(tensors)) if kept == torch.int8 else None)
 
     @staticmethod
     def num_blocks_for(layers: Sequence[LayerShape], nbytes: int, block_size: int, stored: torch.dtype) -> int:
         """How many blocks fit into ``nbytes``."""
-        return nbytes // (block_size * sum(s.nbytes(stored) for s in layers))
+        return nbytes // _bytes_of_block(layers, block_size, stored)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the whole cache."""
-        return sum(t.numel() * t.element_size() for t in self._tensors())
+        return self.num_blocks * self._bytes_of_block
 
     @property
     def is_read_in_place(self) -> bool:
@@ -107,7 +119,7 @@ class KVCache:
         """Keys and values at ``slots`` [B, K], each as [B, num_heads, K, dim]."""
         stored, flat = (self.keys[layer], self.values[layer]), slots.flatten()
         key, value = (
-            read_cache(t, flat, scale, self.dtype).view(*slots.shape, *t.shape[1:]).transpose(1, 2)
+            read_cache(t, flat, scale, self.dtype).view(*slots.shape, *t.shape[2:]).transpose(1, 2)
             for t, scale in zip(stored, self.scales[layer] or (None, None), strict=True)
         )
         return key, value
@@ -120,9 +132,10 @@ class KVCache:
         if not pairs:
             return
         source, target = torch.tensor(pairs, device=self.device).unbind(1)
+        places = [(blocks // self._blocks_of_page, blocks % self._blocks_of_page) for blocks in (source, target)]
         for tensor in self._tensors():
-            blocks = tensor.view(self.num_blocks, self.block_size, *tensor.shape[1:])
-            blocks.index_copy_(0, target, blocks.index_select(0, source))
+            blocks = tensor.unflatten(1, (self._blocks_of_page, self.block_size))
+            blocks[places[1]] = blocks[places[0]]
 
     def write_prefix(self, prefix: PrefixKV, slots: Tensor) -> None:
         """Store a prefix adapter's positions at ``slots`` [num_virtual_tokens]."""
@@ -130,12 +143,43 @@ class KVCache:
             self.write(layer, slots, prefix.keys[layer], prefix.values[layer])
 
 
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+def _bytes_of_block(layers: Sequence[LayerShape], block_size: int, stored: torch.dtype) -> int:
+    return block_size * sum(s.nbytes(stored) for s in layers)
+
+
+def _tensors(layers: Sequence[LayerShape], stored: torch.dtype) -> Iterator[tuple[tuple[int, ...], torch.dtype]]:
+    """What the layers store of a position: keys, values, and with int8 the scales of both."""
+    for s in layers:
+        yield (s.num_heads, s.key_dim), stored
+        yield (s.num_heads, s.value_dim), stored
+        if stored == torch.int8:
+            yield from [((s.num_heads,), torch.float32)] * 2
+
+
+def _laid_out(
+    tensors: Iterable[tuple[tuple[int, ...], torch.dtype]], pages: int, page: int, device: torch.device
+) -> Iterator[Tensor]:
+    """Zeros, [pages, page, ..] by what a tensor stores of a position; in memory a page of each side by side."""
+    starts, kinds = [0], list(tensors)
+    for shape, dtype in kinds:
+        nbytes = page * prod(shape) * dtype.itemsize
+        starts.append(starts[-1] + -(-nbytes // _ALIGNED) * _ALIGNED)
+    memory = _zeros(pages * starts[-1], device)
+    for start, (shape, dtype) in zip(starts, kinds, strict=False):
+        strides = torch.empty(page, *shape, device="meta").stride()
+        apart, first = starts[-1] // dtype.itemsize, start // dtype.itemsize
+        yield memory.view(dtype).as_strided((pages, page, *shape), (apart, *strides), first)
+
+
+def _zeros(nbytes: int, device: torch.device) -> Tensor:
     """Zeros. On the CPU of fresh pages, which the machine gives memory to when they are first written.
 
-    torch.zeros writes them all.
+    torch.zeros writes them all. Huge pages where the machine has them: reading small ones takes half as long again.
     """
     if device.type != "cpu":
-        return torch.zeros(shape, dtype=dtype, device=device)
-    pages = mmap.mmap(-1, prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return torch.frombuffer(pages, dtype=dtype).view(shape)
+        return torch.zeros(nbytes, dtype=torch.uint8, device=device)
+    pages = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them
+            pages.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(pages, dtype=torch.uint8)

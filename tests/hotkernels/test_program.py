@@ -147,7 +147,7 @@ def test_attention(stored: torch.dtype) -> None:
     numbers += [where.row.data_ptr(), where.count.data_ptr(), where.start.data_ptr(), where.blocks.data_ptr(), 3, 6, 4]
     numbers += cache_numbers(*caches[1])
     sequences = SequencesAt(*map(Variable, range(5, 12)))
-    cache, program = CacheAt(*map(Variable, range(12, 17))), Program()
+    cache, program = CacheAt(*map(Variable, range(12, 21))), Program()
     add_cache_write(program, rows(0, 128, 64), rows(0, 128, 96).at, Variable(4), cache=cache, heads=2, dim=16)
     add_attention(program, rows(0, 128), Variable(1), rule, cache=cache, sequences=sequences, heads=(4, 2, 16))
     program.run(0, len(program), (ctypes.c_int64 * len(numbers))(*numbers))
@@ -157,10 +157,10 @@ def test_attention(stored: torch.dtype) -> None:
 
 
 def _cache(stored: torch.dtype) -> tuple[Tensor, Tensor, Scales | None]:
-    """18 blocks of four slots, the same ones every time."""
+    """18 blocks of four slots, three in a page, the same ones every time."""
     generator = torch.Generator().manual_seed(3)
-    keys, values = (torch.randn(72, 2, 16, generator=generator).mul(30).to(stored) for _ in range(2))
-    scales = torch.rand(72, 2, generator=generator) / 30
+    keys, values = (torch.randn(6, 12, 2, 16, generator=generator).mul(30).to(stored) for _ in range(2))
+    scales = torch.rand(6, 12, 2, generator=generator) / 30
     return keys, values, (scales, scales.clone()) if stored == torch.int8 else None
 
 

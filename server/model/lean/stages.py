@@ -257,7 +257,7 @@ class AttentionStage(Stage):
         plan, width = self._plan, width_of_heads(self._plan)
         heads, dim = plan.num_heads, plan.head_dim
         keys, values = (rows_of(Register.HEADS, width, (heads + n) * dim) for n in (0, plan.num_kv_heads))
-        cache = CacheAt(*_variables(_FIRST_OF_CACHE + 5 * self._index, 5))
+        cache = CacheAt(*_variables(_FIRST_OF_CACHE + 9 * self._index, 9))
         add_cache_write(program, keys, values.at, _SLOTS, cache=cache, heads=plan.num_kv_heads, dim=dim)
         sequences = SequencesAt(*_variables(_FIRST_OF_SEQUENCES, 7))
         queries, shape = rows_of(Register.HEADS, width), (heads, plan.num_kv_heads, dim)

@@ -63,8 +63,8 @@ def test_a_prefix_fills_its_slots() -> None:
     cache = KVCache([LAYERS[0]] * 2, 5, 3, torch.float32, torch.device("cpu"))
     prefix = PrefixKV(torch.randn(2, 4, 2, 4), torch.randn(2, 4, 2, 4))
     cache.write_prefix(prefix, torch.tensor([3, 4, 5, 9]))
-    assert torch.equal(cache.keys[1][[3, 4, 5, 9]], prefix.keys[1])
-    assert torch.equal(cache.values[0][9], prefix.values[0, 3])
+    assert torch.equal(cache.keys[1].flatten(0, 1)[[3, 4, 5, 9]], prefix.keys[1])
+    assert torch.equal(cache.values[0].flatten(0, 1)[9], prefix.values[0, 3])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="where pages come from")
