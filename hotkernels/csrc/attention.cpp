@@ -46,9 +46,9 @@ struct Places {
     for (int64_t p = from; p < to; p++, at += side.heads) scales[p] = at;
   }
 
-  void repeat(int64_t position, int64_t from, int64_t to) {
+  void repeat(const Side& side, int64_t position, int64_t from, int64_t to) {
     std::fill(numbers + from, numbers + to, numbers[position]);
-    std::fill(scales + from, scales + to, scales[position]);
+    if (side.scale != nullptr) std::fill(scales + from, scales + to, scales[position]);
   }
 };
 
@@ -215,9 +215,9 @@ template <class T> class Block {
       Slot const first(blocks[block] * b_.block_size + offset, b_.page_size);
       for (int i : {KEYS, VALUES}) seen.places[i].put(side(i), first, p, end);
     }
-    for (Places& places : seen.places) {
-      places.repeat(seen.from, seen.begin(), seen.from);
-      places.repeat(seen.from, seen.to, seen.end());
+    for (int i : {KEYS, VALUES}) {
+      seen.places[i].repeat(side(i), seen.from, seen.begin(), seen.from);
+      seen.places[i].repeat(side(i), seen.from, seen.to, seen.end());
     }
   }
 

@@ -42,14 +42,26 @@ def test_numbers_are_kept_within_the_rounding_of_their_type(stored: torch.dtype)
 
 @pytest.mark.parametrize("stored", STORED)
 def test_blocks_are_copied_in_every_layer(stored: torch.dtype) -> None:
-    cache = make_cache(stored)
+    """Within a page, and from one to another."""
+    cache = KVCache(LAYERS, 100, 3, torch.float32, torch.device("cpu"), stored)
+    assert len(cache.keys[0]) > 1
     for layer, shape in enumerate(LAYERS):
         cache.write(layer, torch.arange(3, 6), torch.randn(3, 2, shape.key_dim), torch.randn(3, 2, shape.value_dim))
-    cache.copy_blocks([(1, 4), (0, 2)])
+    cache.copy_blocks([(1, 4), (0, 2), (1, 99)])
     for layer in range(len(LAYERS)):
-        source, target = cache.read(layer, torch.tensor([[3, 4, 5], [12, 13, 14]]))[0].unbind()
-        assert torch.equal(source, target)
-        assert source.abs().sum() > 0
+        slots = torch.tensor([[3, 4, 5], [12, 13, 14], [297, 298, 299]])
+        for source, *targets in cache.read(layer, slots):
+            assert all(torch.equal(source, target) for target in targets)
+            assert source.abs().sum() > 0
+
+
+@pytest.mark.parametrize("stored", STORED)
+def test_all_layers_of_a_block_lie_close_together(stored: torch.dtype) -> None:
+    """So that huge pages hold what is in use."""
+    layers = [LayerShape(3, 64, 64)] * 30
+    cache = KVCache(layers, 1_000, 16, torch.float32, torch.device("cpu"), stored)
+    block = [t[0, 0].data_ptr() for t in cache.keys]
+    assert max(block) - min(block) < 1.1 * 128 * sum(layer.nbytes(stored) for layer in layers)
 
 
 @pytest.mark.parametrize("stored", STORED)
