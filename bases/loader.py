@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from transformers import AutoModelForCausalLM
 
+from bases.architecture import model_class, read_config
 from bases.compute import uses_kernels
 from bases.fingerprint import common_type
 from bases.gguf_blocks import StoredBlocks
@@ -22,7 +22,6 @@ def load_model(
     dtype: torch.dtype,
     device: torch.device,
     quantize: str = "none",
-    auto_class: Any = AutoModelForCausalLM,
     trust_remote_code: bool = False,  # None would ask on stdin
     for_training: bool = False,
     **options: Any,
@@ -39,8 +38,11 @@ def load_model(
     if (quantization := quantization_config(quantize, dtype)) is not None:
         options["quantization_config"] = quantization  # given as None it would undo what a checkpoint has
     loaded = getattr(torch, common_type(path)) if packs else dtype
+    config = options.pop("config", None) or read_config(path, trust_remote_code)
+    auto_class = model_class(config)
     model = auto_class.from_pretrained(
         path,
+        config=config,
         dtype=loaded,
         device_map={"": device},
         trust_remote_code=trust_remote_code,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +60,13 @@ def experts_are_transposed(module: nn.Module) -> bool:
     return bool(getattr(module, "is_transposed", False))
 
 
+def decoder_start_id(model: Any) -> int:
+    """The token that the decoder of the encoder-decoder ``model`` starts from."""
+    start = getattr(model.generation_config, "decoder_start_token_id", None)
+    start = getattr(model.config, "decoder_start_token_id", None) if start is None else start
+    return int(model.config.pad_token_id if start is None else start)
+
+
 @dataclass(frozen=True, eq=False)
 class LoadedBase:
     """A base in memory: an unmodified transformers model, and what is to be known of it.
@@ -80,6 +88,11 @@ class LoadedBase:
     def is_encoder_decoder(self) -> bool:
         """Whether an encoder reads the prompt."""
         return bool(self.model.config.is_encoder_decoder)
+
+    @property
+    def decoder_start_id(self) -> int:
+        """The token that the decoder of an encoder-decoder starts from."""
+        return decoder_start_id(self.model)
 
     @property
     def max_positions(self) -> int:

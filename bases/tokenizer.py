@@ -12,10 +12,13 @@ _GENERIC_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 _FAST, _CONFIG = "tokenizer.json", "tokenizer_config.json"
 
 
-def load_tokenizer(path: Path) -> Any:
-    """transformers' fast tokenizer in ``path``. Raises BaseModelError when there is none."""
+def load_tokenizer(path: Path, trust_remote_code: bool = False) -> Any:
+    """transformers' fast tokenizer in ``path``. Raises BaseModelError when there is none.
+
+    A class that comes as code beside it is run only with ``trust_remote_code``.
+    """
     try:
-        tokenizer = _read(path)
+        tokenizer = _read(path, trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise BaseModelError(f"the tokenizer in {path} cannot be read: {error}") from error
     if not tokenizer.is_fast:
@@ -23,12 +26,12 @@ def load_tokenizer(path: Path) -> Any:
     return tokenizer
 
 
-def find_tokenizer(path: Path) -> Any:
+def find_tokenizer(path: Path, trust_remote_code: bool = False) -> Any:
     """The tokenizer in ``path``; None for a base without one, which can only be given token ids."""
-    return load_tokenizer(path) if any((path / name).exists() for name in (_FAST, _CONFIG)) else None
+    return load_tokenizer(path, trust_remote_code) if any((path / name).exists() for name in (_FAST, _CONFIG)) else None
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, trust_remote_code: bool) -> Any:
     file = path / _CONFIG
     config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if config.get("tokenizer_class") in _GENERIC_CLASSES and (path / _FAST).is_file():
@@ -37,4 +40,4 @@ def _read(path: Path) -> Any:
         return PreTrainedTokenizerFast.from_pretrained(path)
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)

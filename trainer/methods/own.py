@@ -15,12 +15,15 @@ from typing_extensions import override
 from trainer.base_model import Base
 from trainer.config.methods import BottleneckMethod, FreezeMethod, FullMethod
 from trainer.errors import ConfigError
-from trainer.methods.own_model import OwnModel
+from trainer.methods.own_model import OwnModel, task_of
 from trainer.methods.token_rows import initial_rows
 
 # The linear maps that end the attention part, and those that end the feed-forward part, as architectures name them.
-_ATTENTION_ENDS = ("o_proj", "out_proj", "attn.c_proj", "self_attention.dense", "attention.dense", "self_attn.dense")
-_FEED_FORWARD_ENDS = ("down_proj", "mlp.c_proj", "fc2", "dense_4h_to_h", "fc_out", "mlp.fc2", "w2")
+_ATTENTION_ENDS = (
+    *("o_proj", "out_proj", "attn.c_proj", "self_attention.dense", "attention.dense", "self_attn.dense"),
+    *("SelfAttention.o", "EncDecAttention.o"),
+)
+_FEED_FORWARD_ENDS = ("down_proj", "mlp.c_proj", "fc2", "dense_4h_to_h", "fc_out", "mlp.fc2", "w2", "wo")
 _INDEX = re.compile(r"\.(\d+)\.")
 _ACTIVATIONS: dict[str, type[nn.Module] | Any] = {
     "relu": nn.ReLU,
@@ -56,7 +59,7 @@ class BottleneckModel(OwnModel):
     def __init__(self, base: Base, method: BottleneckMethod, modules: list[str]) -> None:
         config = {
             "peft_type": "BOTTLENECK",
-            "task_type": "CAUSAL_LM",
+            "task_type": task_of(base),
             "base_model_name_or_path": base.name,
             "bottleneck_size": method.bottleneck_size,
             "activation": method.activation,
@@ -115,6 +118,8 @@ def apply_freeze(base: Base, method: FreezeMethod) -> FreezeModel:
     count = int(base.model.config.num_hidden_layers)
     if method.layers > count:
         raise ConfigError(f"method.layers: the base has {count} layers, {method.layers} cannot be trained")
+    if method.layers and getattr(base.model.config, "num_decoder_layers", count) != count:
+        raise ConfigError("method.layers: the base's two stacks differ in depth; set it to 0 and name method.modules")
     layers = list(range(count - method.layers, count))
     names = [name for name, _ in base.model.named_parameters() if _is_trained(name, layers, method.modules)]
     for module in method.modules:
@@ -126,7 +131,7 @@ def apply_freeze(base: Base, method: FreezeMethod) -> FreezeModel:
         raise ConfigError("training.quantize: quantized weights cannot be trained; freeze needs none")
     config = {
         "peft_type": "FREEZE",
-        "task_type": "CAUSAL_LM",
+        "task_type": task_of(base),
         "base_model_name_or_path": base.name,
         "layers": layers,
         "modules": list(method.modules),

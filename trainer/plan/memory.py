@@ -115,7 +115,8 @@ class _Step:
 
     def _forward_backward(self, model: Any, head: LabelledHead, batch: BatchShape) -> None:
         self._tracker.phase = _BODY
-        inputs, labels = _inputs(batch)
+        make = _seq2seq_inputs if model.config.is_encoder_decoder else _inputs
+        inputs, labels = make(batch)
         with self._tracker, choose_all, fused_attention():
             loss = token_losses(head.logits(model, inputs, labels), labels).sum()
             self._tracker.phase = _BACKWARD
@@ -129,6 +130,16 @@ def _inputs(batch: BatchShape) -> tuple[dict[str, Tensor], Tensor]:
     labels = torch.full((batch.rows, batch.length), IGNORED)
     labels[:, batch.length - min(batch.labelled, batch.length - 1) :] = 0
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, labels
+
+
+def _seq2seq_inputs(batch: BatchShape) -> tuple[dict[str, Tensor], Tensor]:
+    """The same for an encoder-decoder, whose decoder has what is learned behind a start token."""
+    written = min(batch.labelled, batch.length - 1)
+    read = torch.zeros(batch.rows, batch.length - written, dtype=torch.long, device="meta")
+    labels = torch.zeros(batch.rows, written + 1, dtype=torch.long)
+    labels[:, 0] = IGNORED
+    decoder = torch.zeros(batch.rows, written + 1, dtype=torch.long, device="meta")
+    return {"input_ids": read, "attention_mask": torch.ones_like(read), "decoder_input_ids": decoder}, labels
 
 
 def _bytes(tensor: Tensor) -> int:
