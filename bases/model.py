@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from adapters.base_spec import BaseSpec
+from bases.errors import BaseModelError
 from bases.weights import linear_weight, weight_bytes
 
 
@@ -60,6 +61,44 @@ def experts_are_transposed(module: nn.Module) -> bool:
     return bool(getattr(module, "is_transposed", False))
 
 
+def layer_count(config: Any) -> int:
+    """How many layers the decoder of ``config`` has, as code of a base's own may call them otherwise."""
+    found = (getattr(config.get_text_config(), name, None) for name in ("num_hidden_layers", "num_layers", "n_layer"))
+    return int(next(count for count in found if count is not None))
+
+
+def output_head(model: Any) -> Any:
+    """The map of ``model`` from states to logits; code of a base's own may not say which that is.
+
+    Raises BaseModelError where none can be told.
+    """
+    if (head := model.get_output_embeddings()) is not None:
+        return head
+    size = len(model.get_input_embeddings().weight)
+    found = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == size]
+    if not found:
+        raise BaseModelError("its code has no linear map from states to the tokens of its embedding")
+    return found[-1]
+
+
+def cached_shape(model: Any) -> tuple[int, int, int]:
+    """(layers, KV heads, head size) of a decoder, by what it puts into a cache of transformers'.
+
+    Raises ValueError for one that keeps nothing there, or sizes that differ.
+    """
+    cache = DynamicCache()
+    ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+    with torch.no_grad():
+        model(input_ids=ids, past_key_values=cache, use_cache=True)
+    shapes = {tuple(layer.keys.shape) for layer in cache.layers} | {tuple(layer.values.shape) for layer in cache.layers}
+    if len(shapes) != 1:
+        raise ValueError("its code does not keep keys and values, all of one size, in transformers' cache")
+    _, heads, tokens, width = shapes.pop()
+    if tokens != ids.shape[1]:
+        raise ValueError("its code keeps other keys and values than those of the tokens")
+    return len(cache.layers), heads, width
+
+
 def decoder_start_id(model: Any) -> int:
     """The token that the decoder of the encoder-decoder ``model`` starts from."""
     start = getattr(model.generation_config, "decoder_start_token_id", None)
@@ -97,7 +136,8 @@ class LoadedBase:
     @property
     def max_positions(self) -> int:
         """Positions that a sequence may have, as far as the model's configuration says."""
-        return int(getattr(self.model.config, "max_position_embeddings", 0) or 2048)
+        config = self.model.config  # ChatGLM's own calls them seq_length
+        return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "seq_length", 0) or 2048)
 
     @property
     def nbytes(self) -> int:
@@ -152,7 +192,7 @@ def base_spec(base: LoadedBase, name: str, kv: tuple[int, int, int]) -> BaseSpec
     linears = {name: module for name, module in modules.items() if not _is_norm(module)}
     routers = router_modules(base.model)
     embedding = base.model.get_input_embeddings()
-    head = base.model.get_output_embeddings()
+    head = output_head(base.model)
     names = {id(module): name for name, module in base.model.named_modules()}
     adapted = {**modules, names[id(embedding)]: embedding}
     return BaseSpec(

@@ -18,7 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from bases.architecture import ENCODER_DECODERS, model_class
 from bases.compute import dtype_name
-from bases.model import LoadedBase
+from bases.model import LoadedBase, layer_count
 from server.errors import EngineStartError
 from server.model.adapter_pool import AdapterPool
 from server.model.inputs import ModelInput, SequenceInput
@@ -96,7 +96,7 @@ def probe_layers(base: LoadedBase) -> list[LayerShape]:
             base.model(input_ids=slots[None], position_ids=slots[None], use_cache=False)
     except Exception as error:
         raise _unserved(base, f"it fails on a single token ({type(error).__name__}: {error})") from error
-    layers = int(base.model.config.get_text_config().num_hidden_layers)
+    layers = layer_count(base.model.config)
     if sorted(recorder.stored) != list(range(layers)):
         raise _unserved(
             base, f"{len(recorder.stored)} of its {layers} layers attend through transformers' AttentionInterface"

@@ -14,6 +14,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 from typing_extensions import override
 
 from bases.architecture import has_own_code
+from bases.model import cached_shape
 from trainer.base_model import Base
 from trainer.config.methods import PrefixMethod
 from trainer.errors import ConfigError, first_line
@@ -86,22 +87,7 @@ def kv_shape(base: Base) -> PrefixShape:
     if base.is_encoder_decoder:
         config = base.model.config
         return max(config.num_layers, config.num_decoder_layers), config.num_heads, config.d_kv
-    return _cached_shape(base.model) if has_own_code(base.model) else configured_shape(base.model.config)
-
-
-def _cached_shape(model: Any) -> PrefixShape:
-    """What a decoder stores, by what it puts into a cache. Raises ValueError when that is none of transformers'."""
-    cache = DynamicCache()
-    ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
-    with torch.no_grad():
-        model(input_ids=ids, past_key_values=cache, use_cache=True)
-    shapes = {tuple(layer.keys.shape) for layer in cache.layers} | {tuple(layer.values.shape) for layer in cache.layers}
-    if len(shapes) != 1:
-        raise ValueError("its code does not keep keys and values, all of one size, in transformers' cache")
-    _, heads, tokens, width = shapes.pop()
-    if tokens != ids.shape[1]:
-        raise ValueError("its code keeps other keys and values than those of the tokens")
-    return len(cache.layers), heads, width
+    return cached_shape(base.model) if has_own_code(base.model) else configured_shape(base.model.config)
 
 
 def _check_effect(model: CachedPrefixModel) -> None:

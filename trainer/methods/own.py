@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from bases.model import layer_count
 from trainer.base_model import Base
 from trainer.config.methods import BottleneckMethod, FreezeMethod, FullMethod
 from trainer.errors import ConfigError
@@ -115,7 +116,7 @@ def apply_bottleneck(base: Base, method: BottleneckMethod) -> BottleneckModel:
 
 def apply_freeze(base: Base, method: FreezeMethod) -> FreezeModel:
     """The last layers trainable. ConfigError when they are quantized, or not there."""
-    count = int(base.model.config.num_hidden_layers)
+    count = layer_count(base.model.config)
     if method.layers > count:
         raise ConfigError(f"method.layers: the base has {count} layers, {method.layers} cannot be trained")
     if method.layers and getattr(base.model.config, "num_decoder_layers", count) != count:
