@@ -26,6 +26,7 @@ from bases.architecture import check_code
 from bases.compute import dtype_name
 from bases.finding import resolve_base
 from bases.fingerprint import base_fingerprint, template_sha256
+from bases.model import output_head
 from bases.tokenizer import load_tokenizer
 from trainer.base_model import load_model
 from trainer.errors import CheckpointError, ConfigError, first_line
@@ -150,7 +151,7 @@ def _write_token_rows(model: Any, adapter: AdapterPackage) -> dict[str, Tensor]:
         return dict(adapter.tensors)
     rows = {name: tensor for name, tensor in adapter.tensors.items() if name.endswith(_TOKEN_ROWS)}
     listed = list(indices.values()) if isinstance(indices, Mapping) else [indices]
-    is_tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    is_tied = output_head(model).weight is model.get_input_embeddings().weight
     if is_tied and (len(set(map(tuple, listed))) > 1 or _is_head_alone(model, indices)):
         raise ConfigError(
             "this adapter cannot be merged: it has other rows of tokens for the head than for the embedding, which "

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from bases.model import layer_count
+from bases.model import layer_count, output_head
 from trainer.base_model import Base
 from trainer.config.methods import BottleneckMethod, FreezeMethod, FullMethod
 from trainer.errors import ConfigError
@@ -25,6 +25,7 @@ _ATTENTION_ENDS = (
     *("SelfAttention.o", "EncDecAttention.o"),
 )
 _FEED_FORWARD_ENDS = ("down_proj", "mlp.c_proj", "fc2", "dense_4h_to_h", "fc_out", "mlp.fc2", "w2", "wo")
+_UNSERVED = (nn.Conv1d, nn.Conv2d)
 _INDEX = re.compile(r"\.(\d+)\.")
 _ACTIVATIONS: dict[str, type[nn.Module] | Any] = {
     "relu": nn.ReLU,
@@ -130,6 +131,12 @@ def apply_freeze(base: Base, method: FreezeMethod) -> FreezeModel:
         raise ConfigError("method.layers: give the number of last layers to train, or modules")
     if any(not base.model.get_parameter(name).is_floating_point() for name in names):
         raise ConfigError("training.quantize: quantized weights cannot be trained; freeze needs none")
+    for name in names:
+        if isinstance(base.model.get_submodule(name.rpartition(".")[0]), _UNSERVED):
+            raise ConfigError(
+                f"method: {name} is of a convolution, of which no server takes other weights; set method.layers to 0 "
+                "and name linear maps and norms as method.modules, or train LoRA"
+            )
     config = {
         "peft_type": "FREEZE",
         "task_type": task_of(base),
@@ -178,12 +185,12 @@ def apply_full(base: Base, _method: FullMethod) -> FullModel:
 @torch.no_grad()
 def add_rows(base: Base) -> None:
     """Let embedding and head have rows for the base's ``tokens``, where they do not; the head's bias begins as 0."""
-    embedding, head = base.model.get_input_embeddings(), base.model.get_output_embeddings()
+    embedding, head = base.model.get_input_embeddings(), output_head(base.model)
     tables: list[Tensor] = [embedding.weight] if head.weight is embedding.weight else [embedding.weight, head.weight]
     rows = [initial_rows(base, table) for table in tables]
     size = max(token.id for token in base.tokens) + 1
     if size > len(embedding.weight):
         base.model.resize_token_embeddings(size, mean_resizing=False)
     ids = torch.tensor([token.id for token in base.tokens], device=rows[0].device)
-    for module, new in zip((base.model.get_input_embeddings(), base.model.get_output_embeddings()), rows, strict=False):
+    for module, new in zip((base.model.get_input_embeddings(), output_head(base.model)), rows, strict=False):
         module.weight[ids] = new.to(module.weight.dtype)

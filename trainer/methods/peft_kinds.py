@@ -25,6 +25,7 @@ from peft import (
     get_peft_model,
 )
 
+from bases.architecture import has_own_code
 from trainer.base_model import Base
 from trainer.config.methods import (
     BoftMethod,
@@ -141,8 +142,28 @@ CONFIGS: dict[type[Any], Callable[[Any], Any]] = {
 ENCODER_STD = 0.02  # of an encoder's embeddings
 
 
+def _check_embeddings(base: Base) -> None:
+    """ConfigError for a base whose own code does not take the rows of its embedding in place of tokens."""
+    if not has_own_code(base.model) or base.device.type == "meta":
+        return
+    ids = torch.tensor([[1, 2, 3]], device=base.model.device)
+    try:
+        with torch.no_grad():
+            rows = base.model.get_input_embeddings()(ids)
+            given = base.model(inputs_embeds=rows, attention_mask=torch.ones_like(ids), use_cache=False).logits
+            fits = torch.allclose(given, base.model(input_ids=ids, use_cache=False).logits, rtol=1e-2, atol=1e-2)
+    except (TypeError, ValueError, AttributeError, RuntimeError, IndexError):
+        fits = False
+    if not fits:
+        raise ConfigError(
+            "method: prompts stand before embedded tokens, which the base's own code does not take (inputs_embeds); "
+            "use another method, such as prefix"
+        )
+
+
 def apply_prompt(base: Base, method: PromptMethod) -> Any:
     """Prompt tuning. We set the first embeddings ourselves: peft would write a tokenizer's path into the package."""
+    _check_embeddings(base)
     model = get_peft_model(
         base.model,
         PromptTuningConfig(task_type=task_of(base), num_virtual_tokens=method.tokens, num_transformer_submodules=1),
@@ -163,6 +184,7 @@ def apply_prompt(base: Base, method: PromptMethod) -> Any:
 
 def apply_p_tuning(base: Base, method: PTuningMethod) -> Any:
     """P-Tuning v1. The encoder starts as torch's own layers do, its embeddings small as in prefix tuning."""
+    _check_embeddings(base)
     model = get_peft_model(
         base.model,
         PromptEncoderConfig(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bases.model import output_head
 from trainer.config.schema import TrainConfig, TrainingConfig
 from trainer.data.encoding import IGNORED
 from trainer.loop.loss import LabelledHead, token_losses
@@ -68,13 +69,14 @@ def estimate(blueprint: Blueprint, config: TrainConfig, batch: BatchShape) -> Me
     optimizer = state_bytes(parameters, training.optimizer)
     adapter = tensor_bytes(planned.model) - planned.base_bytes
     beside = largest_linear(planned.base.model, training.quantize)
-    model = planned.model
+    model, base = planned.model, planned.base.model
     if planned.base.dtype != blueprint.dtype:  # mixed precision: matrices are copied into the dtype that computes
-        model = plan_method(blueprint, config, blueprint.dtype).model
+        other = plan_method(blueprint, config, blueprint.dtype)
+        model, base = other.model, other.base.model
         beside = (
             sum(_bytes(value) for value in trainable_parameters(model).values() if value.dim() > 1) + gradients // 2
         )
-    step = _Step(model, training, batch)
+    step = _Step(model, base, training, batch)
     between = planned.weights + adapter + optimizer
     return Memory(
         weights=planned.weights,
@@ -93,14 +95,14 @@ class _Step:
     ``activations``, ``logits`` and ``peak`` in bytes, beside what was there before the step.
     """
 
-    def __init__(self, model: Any, training: TrainingConfig, batch: BatchShape) -> None:
+    def __init__(self, model: Any, base: Any, training: TrainingConfig, batch: BatchShape) -> None:
         model.train()
         if training.gradient_checkpointing:
             model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         head = LabelledHead(model)
         self._tracker = MemoryTracker([*model.parameters(), *model.buffers()], _BODY)
         self.activations = self.logits = 0
-        module = model.get_output_embeddings()
+        module = output_head(base)
         watch = module.register_forward_pre_hook(lambda *_: self._enter_head())
         try:
             for _ in range(min(training.gradient_accumulation, 2)):  # the second finds the first one's gradients

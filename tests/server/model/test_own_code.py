@@ -12,11 +12,15 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from tests.once import Once
+from tests.own_formats import apply_own, is_own
 from tests.server.engine.driver import Driver, prompt_of
 from tests.server.model.families.own_code import AUTO_CLASSES, MODELS, make_own_code_base
 from tests.server.model.families.sweep import TOLERANCE, logprobs, lora
 
-PREFIX = {"num_layers": 2, "num_attention_heads": {"chatglm": 2, "yuan": 4}, "token_dim": {"chatglm": 32, "yuan": 64}}
+PREFIX = {
+    "chatglm": {"num_layers": 2, "num_attention_heads": 2, "token_dim": 32},
+    "yuan": {"num_layers": 2, "num_attention_heads": 4, "token_dim": 64},
+}
 LENGTHS = {"base": 21, "lora": 17, "prefix": 12, "lora again": 4}
 
 
@@ -25,6 +29,8 @@ def alone(base: Path, adapter: Path | None) -> Any:
     auto = AutoModelForCausalLM if base.name == "yuan" else AutoModelForSeq2SeqLM
     assert auto.__name__ in AUTO_CLASSES[base.name]
     model = auto.from_pretrained(base, trust_remote_code=True, attn_implementation="eager", dtype=torch.float32)
+    if adapter is not None and is_own(adapter):
+        return apply_own(model, adapter).eval()
     return (model if adapter is None else PeftModel.from_pretrained(model, adapter)).eval()
 
 
@@ -37,7 +43,7 @@ def want(base: Path, adapter: Path | None, prompt: list[int], tokens: list[int])
 
 @pytest.fixture(scope="module", params=MODELS)
 def base(request: pytest.FixtureRequest, once: Once) -> Path:
-    kind = request.param
+    kind: str = request.param
     return once.make(f"own-code/{kind}", lambda folder: make_own_code_base(folder / kind, kind)) / kind
 
 
@@ -54,8 +60,9 @@ def save(base: Path, path: Path, config: Any, *, std: float) -> Path:
 @pytest.fixture(scope="module")
 def packages(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("adapters")
-    shape: Any = {key: value if isinstance(value, int) else value[base.name] for key, value in PREFIX.items()}
-    prefix = PrefixTuningConfig(num_virtual_tokens=6, task_type="CAUSAL_LM", num_transformer_submodules=1, **shape)
+    prefix = PrefixTuningConfig(
+        num_virtual_tokens=6, task_type="CAUSAL_LM", num_transformer_submodules=1, **PREFIX[base.name]
+    )
     return {
         "lora": save(base, root / "lora", lora(target_modules=TARGETS[base.name]), std=0.1),
         "prefix": save(base, root / "prefix", prefix, std=0.3),

@@ -45,8 +45,9 @@ class YuanAttention(nn.Module):
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.num_key_value_groups, self.scaling = 1, self.head_dim**-0.5
         self.lf_gate = LocalizedFiltering(config.hidden_size)
-        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
-            self.add_module(name, nn.Linear(config.hidden_size, config.hidden_size, bias=False))
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (
+            nn.Linear(config.hidden_size, config.hidden_size, bias=False) for _ in range(4)
+        )
 
     def forward(self, x: Tensor, mask: Tensor | None, turn: tuple[Tensor, Tensor], past: Any) -> Tensor:
         states = {} if past is None else past.__dict__.setdefault("filtered", {})
