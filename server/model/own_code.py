@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import DynamicCache
 from typing_extensions import override
 
 from adapters.base_spec import BaseSpec
 from adapters.ops import PrefixKV
+from adapters.ops.replace import ReplaceParameters
 from bases.compute import dtype_name
 from bases.model import LoadedBase, adaptable_modules, cached_shape, layer_count
 from server.adapter_key import AdapterKey
@@ -34,7 +35,8 @@ from server.model.inputs import ModelInput, SequenceInput
 from server.model.kv_cache import KVCache, LayerShape, common_head_dim
 from server.model.layout import Placed, assemble, slots_of
 from server.model.prepared import ROUNDING, distance
-from server.model.step import computing
+from server.model.sites import BaseSite
+from server.model.step import computing, current
 
 logger = logging.getLogger(__name__)
 _PROMPT = [5, 23, 7, 101, 64, 11, 42, 3, 77]
@@ -69,13 +71,24 @@ class OwnCodeForward(Forward):
 
     @override
     def spec(self, spec: BaseSpec) -> BaseSpec:
-        return spec
+        filters = {
+            f"{name}.{leaf}": tuple(parameter.shape)
+            for name, module in self._filters().items()
+            for leaf, parameter in module.named_parameters(recurse=False)
+        }
+        return replace(spec, parameters={**spec.parameters, **filters})
+
+    def _filters(self) -> dict[str, nn.Module]:
+        """Convolutions, which are given more than rows; their parameters may be replaced."""
+        return {name: one for name, one in self._base.model.named_modules() if isinstance(one, (nn.Conv1d, nn.Conv2d))}
 
     @override
     def adapt(self, spec: BaseSpec) -> None:
         self._num_logits = spec.linears[spec.head][0]
         for name, module in adaptable_modules(self._base.model).items():
             adapt_module(module, name, is_head=name == spec.head)
+        for name, module in self._filters().items():
+            _adapt_filter(module, name)
         adapt_embedding(self._base.model.get_input_embeddings(), spec.embedding)
         how = "from the cache that it makes" if self._positions else "all of a sequence with every token"
         logger.info("the base's own code runs, one sequence at a time, %s", how)
@@ -212,6 +225,22 @@ def _cache_of(prefix: PrefixKV | None) -> Any:
         assert prefix is not None
         cache.update(prefix.keys[layer].transpose(0, 1)[None], prefix.values[layer].transpose(0, 1)[None], layer)
     return cache
+
+
+def _adapt_filter(module: nn.Module, name: str) -> None:
+    """Let the adapter of the sequence at hand replace the parameters of ``module``."""
+    base: Callable[[Tensor], Tensor] = module.forward
+    site = BaseSite(module)
+
+    def forward(x: Tensor) -> Tensor:
+        groups = current().groups.get(name)
+        if groups is None:
+            return base(x)
+        (group,) = groups.after
+        assert isinstance(group.op, ReplaceParameters)
+        return site.call({leaf: value[0] for leaf, value in group.op.parameters.items()}, x)
+
+    module.forward = forward
 
 
 def _call(base: LoadedBase, input_ids: Tensor, position: int | None, past: Any) -> Tensor:

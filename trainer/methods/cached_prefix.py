@@ -45,7 +45,7 @@ class CachedPrefixModel(PrefixModel):
     def _cache(self, rows: int) -> Any:
         cache = DynamicCache()
         for layer, both in enumerate(self._layers()):
-            key, value = both[:, None].expand(2, rows, -1, -1, -1)
+            key, value = both[:, None].expand(2, rows, -1, -1, -1).to(self.base_model.dtype)
             cache.update(key, value, layer)
         return cache
 

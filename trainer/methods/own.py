@@ -25,7 +25,6 @@ _ATTENTION_ENDS = (
     *("SelfAttention.o", "EncDecAttention.o"),
 )
 _FEED_FORWARD_ENDS = ("down_proj", "mlp.c_proj", "fc2", "dense_4h_to_h", "fc_out", "mlp.fc2", "w2", "wo")
-_UNSERVED = (nn.Conv1d, nn.Conv2d)
 _INDEX = re.compile(r"\.(\d+)\.")
 _ACTIVATIONS: dict[str, type[nn.Module] | Any] = {
     "relu": nn.ReLU,
@@ -131,12 +130,6 @@ def apply_freeze(base: Base, method: FreezeMethod) -> FreezeModel:
         raise ConfigError("method.layers: give the number of last layers to train, or modules")
     if any(not base.model.get_parameter(name).is_floating_point() for name in names):
         raise ConfigError("training.quantize: quantized weights cannot be trained; freeze needs none")
-    for name in names:
-        if isinstance(base.model.get_submodule(name.rpartition(".")[0]), _UNSERVED):
-            raise ConfigError(
-                f"method: {name} is of a convolution, of which no server takes other weights; set method.layers to 0 "
-                "and name linear maps and norms as method.modules, or train LoRA"
-            )
     config = {
         "peft_type": "FREEZE",
         "task_type": task_of(base),

@@ -244,6 +244,9 @@ def _attention(  # noqa: PLR0917 - the signature is torch's
     if enable_gqa:
         groups = query.shape[-3] // key.shape[-3]
         key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
+    if attn_mask is not None and attn_mask.requires_grad:  # a trained bias: torch writes the matrix of pairs out too
+        scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
+        return F.dropout((scores + attn_mask).softmax(-1), dropout_p) @ value
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype)
     out: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(

@@ -61,7 +61,8 @@ class ServingCost:
 
 @dataclass(frozen=True)
 class Plan:
-    """One run planned. ``other`` is the memory with gradient checkpointing the other way round."""
+    """One run planned. ``other`` is the memory with gradient checkpointing the other way round, None where
+    that cannot be."""
 
     base: str
     dtype: str
@@ -71,7 +72,7 @@ class Plan:
     percent: float
     batch: BatchShape
     memory: Memory
-    other: Memory
+    other: Memory | None
     compared: tuple[MethodRow, ...]
     serving: ServingCost
     timing: Timing | None = None
@@ -128,7 +129,7 @@ def _plan(blueprint: Blueprint, config: TrainConfig, batch: BatchShape) -> Plan:
     serving = _serving(planned, config)
     memory = estimate(blueprint, config, batch)
     turned = msgspec.structs.replace(config.training, gradient_checkpointing=not config.training.gradient_checkpointing)
-    other = estimate(blueprint, msgspec.structs.replace(config, training=turned), batch)
+    other = _estimate_if_possible(blueprint, msgspec.structs.replace(config, training=turned), batch)
     return Plan(
         base=blueprint.name,
         dtype=dtype_name(blueprint.dtype),
@@ -144,6 +145,13 @@ def _plan(blueprint: Blueprint, config: TrainConfig, batch: BatchShape) -> Plan:
     )
 
 
+def _estimate_if_possible(blueprint: Blueprint, config: TrainConfig, batch: BatchShape) -> Memory | None:
+    try:
+        return estimate(blueprint, config, batch)
+    except ConfigError:
+        return None
+
+
 def _compared(blueprint: Blueprint, config: TrainConfig, batch: BatchShape) -> tuple[MethodRow, ...]:
     rows = []
     for label, method, quantize in COMPARED:
@@ -156,9 +164,9 @@ def _compared(blueprint: Blueprint, config: TrainConfig, batch: BatchShape) -> t
 def _row(blueprint: Blueprint, config: TrainConfig, batch: BatchShape, label: str, words: str) -> MethodRow:
     try:
         planned = plan_method(blueprint, config)
+        memory = estimate(blueprint, config, batch)
     except ConfigError as error:
         return MethodRow(label, words, refused=str(error))
-    memory = estimate(blueprint, config, batch)
     return MethodRow(label, words, planned.trainable, planned.percent, memory)
 
 
