@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from bases.errors import BaseModelError, UntrustedCodeError
 
@@ -71,9 +72,24 @@ def model_class(config: Any) -> Any:
     return next((one for one in _OWN_CLASSES if one.__name__ in own), AutoModelForCausalLM)
 
 
-def has_own_code(model: Any) -> bool:
-    """Whether the class of ``model`` came as code beside its weights."""
-    return type(model).__module__.startswith("transformers_modules.")
+def ease_older_code(config: Any, path: Path) -> None:
+    """Let code of a base's own that was written for transformers 4 find what version 5 no longer has, in its classes.
+
+    ChatGLM's reads a length to generate from its configuration, and does not end its construction by post_init.
+    """
+    name = model_class(config).__name__
+    if not has_own_code(config) or name not in config.auto_map:
+        return
+    if not hasattr(config, "max_length"):
+        type(config).max_length = 20
+    own = get_class_from_dynamic_module(config.auto_map[name], path)
+    if not hasattr(own, "all_tied_weights_keys"):
+        own.all_tied_weights_keys = {}
+
+
+def has_own_code(thing: Any) -> bool:
+    """Whether the class of a model or configuration came as code beside a base's weights."""
+    return type(thing).__module__.startswith("transformers_modules.")
 
 
 def _raw_config(path: Path) -> dict[str, Any]:

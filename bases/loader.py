@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 
-from bases.architecture import model_class, read_config
-from bases.compute import uses_kernels
+from bases.architecture import ease_older_code, has_own_code, model_class, read_config
+from bases.compute import is_out_of_memory, uses_kernels
+from bases.errors import BaseModelError
 from bases.fingerprint import common_type
 from bases.gguf_blocks import StoredBlocks
 from bases.packing import pack_model, use_values
@@ -40,15 +44,17 @@ def load_model(
     loaded = getattr(torch, common_type(path)) if packs else dtype
     config = options.pop("config", None) or read_config(path, trust_remote_code)
     auto_class = model_class(config)
-    model = auto_class.from_pretrained(
-        path,
-        config=config,
-        dtype=loaded,
-        device_map={"": device},
-        trust_remote_code=trust_remote_code,
-        use_safetensors=True,
-        **options,
-    )
+    with _own_code_explained(config, path):
+        ease_older_code(config, path)
+        model = auto_class.from_pretrained(
+            path,
+            config=config,
+            dtype=loaded,
+            device_map={"": device},
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            **options,
+        )
     if packs:
         if loaded != dtype:
             _renew_buffers(model, auto_class, trust_remote_code)
@@ -58,6 +64,21 @@ def load_model(
     setattr(model, GGUF_MARK, quantize == "gguf")
     prepare_quantized(model, dtype, for_training=for_training)
     return model
+
+
+@contextmanager
+def _own_code_explained(config: Any, path: Path) -> Iterator[None]:
+    """What code of a base's own raises as one line: it may be anything, and is often written for another version."""
+    try:
+        yield
+    except Exception as error:
+        if not has_own_code(config) or is_out_of_memory(error):
+            raise
+        why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        raise BaseModelError(
+            f"the code that comes with the base in {path} fails ({why}); it may be written for another version of "
+            f"transformers than {version('transformers')}: take a newer one of it"
+        ) from error
 
 
 def _renew_buffers(model: Any, auto_class: Any, trust_remote_code: bool) -> None:
