@@ -21,6 +21,7 @@ from tests.server.engine.test_engine_seq2seq import Seq2SeqDriver
 from tests.server.model.seq2seq import support
 from tests.trainer.support import losses, make_config
 from trainer.errors import ConfigError, DataError
+from trainer.export.merge import merge
 from trainer.run import train
 
 METHODS = {
@@ -30,6 +31,7 @@ METHODS = {
     "prompt": ["method=prompt", "tokens=4", "learning_rate=2e-1"],
     "p_tuning": ["method=p_tuning", "tokens=4", "hidden_size=32", "learning_rate=3e-2"],
     "ia3": ["method=ia3", "learning_rate=2e-1"],
+    "adalora": ["method=adalora", "init_r=6", "target_r=3", "delta_t=3", "learning_rate=5e-2"],
     "bottleneck": ["method=bottleneck", "bottleneck_size=8", "learning_rate=1e-2"],
     "freeze": ["method=freeze", "layers=1", "learning_rate=3e-3"],
 }
@@ -124,6 +126,15 @@ def test_full_fine_tuning_makes_a_base_that_is_served(base: Base, tmp_path: Path
     driver.run()
     driver.check("own", prompt_of(1, 7), None, 4)
     driver.engine.close()
+
+
+def test_an_adapter_is_merged_into_its_base(base: Base, tmp_path: Path) -> None:
+    package = train(make_config(tmp_path, base("t5"), *METHODS["lora"])).package
+    assert package is not None
+    merged = merge(package, tmp_path / "merged", str(base("t5")))
+    assert merged.exact < 1e-4
+    want = support.logits(base("t5"), package, prompt_of(1, 7), [5, 6])
+    torch.testing.assert_close(support.logits(merged.path, None, prompt_of(1, 7), [5, 6]), want, rtol=1e-4, atol=1e-4)
 
 
 def test_conversations_by_a_named_template_teach_the_last_answer(base: Base, tmp_path: Path) -> None:
