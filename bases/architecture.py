@@ -6,6 +6,8 @@ Code that comes beside a base is imported, and so run, only where the caller tru
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,19 +74,27 @@ def model_class(config: Any) -> Any:
     return next((one for one in _OWN_CLASSES if one.__name__ in own), AutoModelForCausalLM)
 
 
-def ease_older_code(config: Any, path: Path) -> None:
-    """Let code of a base's own that was written for transformers 4 find what version 5 no longer has, in its classes.
+@contextmanager
+def older_code(config: Any) -> Iterator[None]:
+    """Lets a model of a base's own code be made within that was written for transformers 4.
 
     ChatGLM's reads a length to generate from its configuration, and does not end its construction by post_init.
     """
     name = model_class(config).__name__
     if not has_own_code(config) or name not in config.auto_map:
+        yield
         return
-    if not hasattr(config, "max_length"):
-        type(config).max_length = 20
-    own = get_class_from_dynamic_module(config.auto_map[name], path)
+    own = get_class_from_dynamic_module(config.auto_map[name], config.name_or_path)
     if not hasattr(own, "all_tied_weights_keys"):
         own.all_tied_weights_keys = {}
+    lacks = not hasattr(config, "max_length")  # which a configuration may not be saved with
+    if lacks:
+        type(config).max_length = 20
+    try:
+        yield
+    finally:
+        if lacks:
+            del type(config).max_length
 
 
 def has_own_code(thing: Any) -> bool:

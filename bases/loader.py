@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 
-from bases.architecture import ease_older_code, has_own_code, model_class, read_config
+from bases.architecture import has_own_code, model_class, older_code, read_config
 from bases.compute import is_out_of_memory, uses_kernels
 from bases.errors import BaseModelError
 from bases.fingerprint import common_type
@@ -44,8 +44,7 @@ def load_model(
     loaded = getattr(torch, common_type(path)) if packs else dtype
     config = options.pop("config", None) or read_config(path, trust_remote_code)
     auto_class = model_class(config)
-    with _own_code_explained(config, path):
-        ease_older_code(config, path)
+    with _own_code_explained(config, path), older_code(config):
         model = auto_class.from_pretrained(
             path,
             config=config,
@@ -83,7 +82,7 @@ def _own_code_explained(config: Any, path: Path) -> Iterator[None]:
 
 def _renew_buffers(model: Any, auto_class: Any, trust_remote_code: bool) -> None:
     """Compute what is no weight, such as frequencies of positions, in float32: transformers computed it as it loads."""
-    with init_empty_weights(include_buffers=False):
+    with init_empty_weights(include_buffers=False), older_code(model.config):
         exact = auto_class.from_config(model.config, dtype=torch.float32, trust_remote_code=trust_remote_code)
     for name, module in exact.named_modules():
         for buffer in module._non_persistent_buffers_set:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from adapters.base_spec import BaseSpec
@@ -79,24 +79,6 @@ def output_head(model: Any) -> Any:
     if not found:
         raise BaseModelError("its code has no linear map from states to the tokens of its embedding")
     return found[-1]
-
-
-def cached_shape(model: Any) -> tuple[int, int, int]:
-    """(layers, KV heads, head size) of a decoder, by what it puts into a cache of transformers'.
-
-    Raises ValueError for one that keeps nothing there, or sizes that differ.
-    """
-    cache = DynamicCache()
-    ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
-    with torch.no_grad():
-        model(input_ids=ids, past_key_values=cache, use_cache=True)
-    shapes = {tuple(layer.keys.shape) for layer in cache.layers} | {tuple(layer.values.shape) for layer in cache.layers}
-    if len(shapes) != 1:
-        raise ValueError("its code does not keep keys and values, all of one size, in transformers' cache")
-    _, heads, tokens, width = shapes.pop()
-    if tokens != ids.shape[1]:
-        raise ValueError("its code keeps other keys and values than those of the tokens")
-    return len(cache.layers), heads, width
 
 
 def decoder_start_id(model: Any) -> int:

@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from transformers import DynamicCache
+from transformers import Cache
 from typing_extensions import override
 
 from adapters.base_spec import BaseSpec
 from adapters.ops import PrefixKV
 from adapters.ops.replace import ReplaceParameters
 from bases.compute import dtype_name
-from bases.model import LoadedBase, adaptable_modules, cached_shape, layer_count
+from bases.model import LoadedBase, adaptable_modules, layer_count
+from bases.own_cache import OWN_ERRORS, CacheForm, cache_form
 from server.adapter_key import AdapterKey
 from server.errors import EngineStartError
 from server.model.adapted_modules import adapt_embedding, adapt_module
@@ -32,7 +33,7 @@ from server.model.adapter_pool import AdapterPool
 from server.model.architecture_check import check_untested, probe_layers
 from server.model.forward import Forward, mask_unknown
 from server.model.inputs import ModelInput, SequenceInput
-from server.model.kv_cache import KVCache, LayerShape, common_head_dim
+from server.model.kv_cache import KVCache, LayerShape
 from server.model.layout import Placed, assemble, slots_of
 from server.model.prepared import ROUNDING, distance
 from server.model.sites import BaseSite
@@ -62,12 +63,14 @@ class OwnCodeForward(Forward):
         self._tokens = torch.empty(0, dtype=torch.long)  # by slot of the KV cache
         self._pasts: OrderedDict[int, _Past] = OrderedDict()  # by the slot of the last token
         base.model.config._attn_implementation = "eager"
-        self._layers = _layers(base)
-        self._positions = _way_on(base, _any_prefix(self._layers, base))
+        self._form = _form(base)
+        self._positions = _way_on(base, self._form)
 
     @override
     def layers(self) -> list[LayerShape]:
-        return self._layers
+        if self._form is None:
+            return [LayerShape(1, 1, 2)] * layer_count(self._base.model.config)  # no place for prefixes
+        return [LayerShape(self._form.heads, self._form.width, self._form.width)] * self._form.layers
 
     @override
     def spec(self, spec: BaseSpec) -> BaseSpec:
@@ -122,25 +125,29 @@ class OwnCodeForward(Forward):
         token_ids = [*known, *sequence.token_ids]
         past = self._take(int(slots[sequence.start - 1]), sequence, known) if known else None
         if past is None:
-            past = _cache_of(prefix) if prefix is not None or self._positions is not None else None
+            past = self._form.make(_given(prefix)) if self._form and (prefix or self._positions) else None
             whole = replace(sequence, token_ids=token_ids, start=given)
-            logits = self._run(whole, None, past, cache, pool)[len(known) :]
+            logits, past = self._run(whole, None, past, cache, pool)
+            logits = logits[len(known) :]
         else:
             assert self._positions is not None
-            logits = self._run(sequence, self._positions(len(known), given), past, cache, pool)
+            logits, past = self._run(sequence, self._positions(len(known), given), past, cache, pool)
         if self._positions is not None:
             self._keep(int(slots[-1]), _Past(sequence.adapter, token_ids, past))
         return logits[sequence.logits_at]
 
     def _run(
         self, sequence: SequenceInput, position: int | None, past: Any, cache: KVCache, pool: AdapterPool
-    ) -> Tensor:
-        """Logits [T, width] of the tokens in ``sequence`` behind ``past``; the first one's ``position`` where told."""
+    ) -> tuple[Tensor, Any]:
+        """Logits [T, width] of the tokens in ``sequence`` behind ``past``, and what is the past then.
+
+        ``position`` is that of the first one where the code is told.
+        """
         sequence = replace(sequence, logits_at=list(range(len(sequence.token_ids))))
         batch = assemble(ModelInput([sequence]), cache, pool, self._base.device)
         with computing(batch.step):
-            logits = _call(self._base, batch.input_ids[None], position, past)
-        return mask_unknown(logits, batch.step.head_segments, pool, self._num_logits)
+            logits, past = _call(self._base, batch.input_ids[None], position, past, keeps=self._positions is not None)
+        return mask_unknown(logits, batch.step.head_segments, pool, self._num_logits), past
 
     def _take(self, slot: int, sequence: SequenceInput, known: list[int]) -> Any:
         """The cache of exactly the tokens ``known``; None where it was given up, or more than a token comes."""
@@ -155,11 +162,8 @@ class OwnCodeForward(Forward):
             self._pasts.popitem(last=False)
 
 
-def _layers(base: LoadedBase) -> list[LayerShape]:
-    """What each layer stores; sizes that leave no place for prefixes where the code takes none.
-
-    Raises EngineStartError when it does not run at all.
-    """
+def _form(base: LoadedBase) -> CacheForm | None:
+    """The form of the cache that the code keeps; None where it keeps none. EngineStartError when it does not run."""
     try:
         with torch.inference_mode():
             _call(base, torch.tensor([_PROMPT], device=base.device), None, None)
@@ -167,18 +171,15 @@ def _layers(base: LoadedBase) -> list[LayerShape]:
         why = f"{type(error).__name__}: {error}"
         raise EngineStartError(f"the base's own code fails on a short prompt ({why})") from error
     try:
-        count, heads, width = cached_shape(base.model)
-    except (ValueError, TypeError, AttributeError, RuntimeError, KeyError, IndexError):
-        return [LayerShape(1, 1, 2)] * layer_count(base.model.config)
-    return [LayerShape(heads, width, width)] * count
-
-
-def _any_prefix(layers: list[LayerShape], base: LoadedBase) -> PrefixKV | None:
-    """Some keys and values of three tokens."""
-    if not (width := common_head_dim(layers)):
+        return cache_form(base.model)
+    except ValueError:
         return None
+
+
+def _any_prefix(form: CacheForm, base: LoadedBase) -> PrefixKV:
+    """Some keys and values of three tokens."""
     generator = torch.Generator().manual_seed(0)
-    both = torch.randn(2, len(layers), 3, layers[0].num_heads, width, generator=generator)
+    both = torch.randn(2, form.layers, 3, form.heads, form.width, generator=generator)
     keys, values = both.to(base.device, base.dtype)
     return PrefixKV(keys, values)
 
@@ -188,15 +189,14 @@ def reads_prefixes_alike(base: LoadedBase, layers: list[LayerShape]) -> bool:
 
     Its code may count a prompt's positions otherwise behind one.
     """
-    prefix = _any_prefix(layers, base)
-    if prefix is None:
-        return True
     config, ids = base.model.config, torch.tensor([_PROMPT], device=base.device)
     ours, config._attn_implementation = config._attn_implementation, "eager"
     try:
+        form = cache_form(base.model)
+        prefix = _any_prefix(form, base)
         with torch.inference_mode():
-            want = _call(base, ids, None, _cache_of(prefix))
-    except (ValueError, TypeError, AttributeError, RuntimeError, KeyError, IndexError):
+            want, _ = _call(base, ids, None, form.make(_given(prefix)))
+    except OWN_ERRORS:
         return True  # then no such adapter can be trained for it
     finally:
         config._attn_implementation = ours
@@ -218,13 +218,11 @@ def paged_problem(base: LoadedBase) -> str | None:
     return None if reads_prefixes_alike(base, layers) else "its code counts positions behind a prefix otherwise"
 
 
-def _cache_of(prefix: PrefixKV | None) -> Any:
-    """A cache of transformers' that holds ``prefix`` alone."""
-    cache = DynamicCache()
-    for layer in range(0 if prefix is None else len(prefix.keys)):
-        assert prefix is not None
-        cache.update(prefix.keys[layer].transpose(0, 1)[None], prefix.values[layer].transpose(0, 1)[None], layer)
-    return cache
+def _given(prefix: PrefixKV | None) -> Sequence[Tensor]:
+    """Keys and values of ``prefix``, [2, 1, heads, tokens, width] of each layer."""
+    if prefix is None:
+        return ()
+    return torch.stack([prefix.keys, prefix.values]).transpose(0, 1).transpose(2, 3)[:, :, None].unbind()
 
 
 def _adapt_filter(module: nn.Module, name: str) -> None:
@@ -243,13 +241,15 @@ def _adapt_filter(module: nn.Module, name: str) -> None:
     module.forward = forward
 
 
-def _call(base: LoadedBase, input_ids: Tensor, position: int | None, past: Any) -> Tensor:
-    """Logits [T, vocab_size] of ``input_ids`` [1, T]."""
+def _call(
+    base: LoadedBase, input_ids: Tensor, position: int | None, past: Any, *, keeps: bool = False
+) -> tuple[Tensor, Any]:
+    """Logits [T, vocab_size] of ``input_ids`` [1, T] behind ``past``, and with ``keeps`` what is then the past."""
     options: dict[str, Any] = {} if past is None else {"past_key_values": past}
     if position is not None:
         options["position_ids"] = torch.tensor([[position]], device=base.device)
-    logits: Tensor = base.model(input_ids=input_ids, use_cache=past is not None, **options).logits[0]
-    return logits
+    output = base.model(input_ids=input_ids, use_cache=keeps or past is not None, **options)
+    return output.logits[0], past if isinstance(past, Cache) else output.past_key_values
 
 
 Positions = Callable[[int, int], int | None]
@@ -262,21 +262,26 @@ _POSITIONS: tuple[Positions, ...] = (
 
 
 @torch.inference_mode()
-def _way_on(base: LoadedBase, prefix: PrefixKV | None) -> Positions | None:
+def _way_on(base: LoadedBase, form: CacheForm | None) -> Positions | None:
     """How the next token of a sequence is computed from a cache so that it is as if all were computed again."""
-    ids = torch.tensor([_PROMPT], device=base.device)
+    if form is None:
+        return None
     for positions in _POSITIONS:
         try:
-            if all(_goes_on(base, ids, positions, start) for start in ([None] if prefix is None else [None, prefix])):
+            if all(_goes_on(base, form, positions, prefix) for prefix in (None, _any_prefix(form, base))):
                 return positions
-        except (ValueError, TypeError, AttributeError, RuntimeError, KeyError, IndexError):
+        except OWN_ERRORS:
             continue
     return None
 
 
-def _goes_on(base: LoadedBase, ids: Tensor, positions: Positions, prefix: PrefixKV | None) -> bool:
-    want = _call(base, ids, None, None if prefix is None else _cache_of(prefix))
-    past, given = _cache_of(prefix), 0 if prefix is None else prefix.keys.shape[1]
-    found = [_call(base, ids[:, :4], None, past)]
-    found += [_call(base, ids[:, i : i + 1], positions(i, given), past) for i in range(4, ids.shape[1])]
+def _goes_on(base: LoadedBase, form: CacheForm, positions: Positions, prefix: PrefixKV | None) -> bool:
+    ids = torch.tensor([_PROMPT], device=base.device)
+    given = 0 if prefix is None else prefix.keys.shape[1]
+    want, _ = _call(base, ids, None, None if prefix is None else form.make(_given(prefix)))
+    part, past = _call(base, ids[:, :4], None, form.make(_given(prefix)), keeps=True)
+    found = [part]
+    for i in range(4, ids.shape[1]):
+        part, past = _call(base, ids[:, i : i + 1], positions(i, given), past, keeps=True)
+        found.append(part)
     return distance(torch.cat(found).float(), want.float()) <= ROUNDING[dtype_name(base.dtype)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -86,6 +87,30 @@ def test_prompts_are_refused_where_its_code_takes_no_embeddings(base: Path, tmp_
     expected = want(base, package, prompt_of(2, 7), driver.tokens("row"))
     assert float((logprobs(driver, "row") - expected).abs().max()) < TOLERANCE
     driver.engine.close()
+
+
+def test_a_prefix_for_code_that_keeps_tuples_is_that_of_code_that_keeps_a_cache(tmp_path: Path) -> None:
+    made: list[Path] = []
+    for tuples in (False, True):
+        base = make_own_code_base(tmp_path / str(tuples), "chatglm", keeps_tuples=tuples)
+        package = train(make_config(tmp_path / f"run-{tuples}", base, TRUSTED, *METHODS["prefix"])).package
+        assert package is not None
+        made.append(package)
+    ours, theirs = (load_file(path / "adapter_model.safetensors")["prompt_embeddings"] for path in made)
+    assert torch.equal(ours, theirs)
+    driver = Driver(base, trust_remote_code=True)
+    forward: Any = driver.engine.runner._forward  # type: ignore[attr-defined]
+    assert forward._positions is not None
+    assert forward._form.axes == (2, 0, 1, 3)
+    key = driver.load("new", made[1])  # which replays the recorded logits
+    driver.submit("row", prompt_of(2, 7), key, 4)
+    driver.run()
+    again = Driver(tmp_path / "False", trust_remote_code=True)
+    again.submit("row", prompt_of(2, 7), again.load("new", made[0]), 4)
+    again.run()
+    assert torch.allclose(logprobs(driver, "row"), logprobs(again, "row"), atol=TOLERANCE)
+    for one in (driver, again):
+        one.engine.close()
 
 
 @pytest.mark.parametrize("method", ["lora", "prefix"])

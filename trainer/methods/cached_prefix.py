@@ -14,7 +14,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 from typing_extensions import override
 
 from bases.architecture import has_own_code
-from bases.model import cached_shape
+from bases.own_cache import CacheForm, cache_form
 from trainer.base_model import Base
 from trainer.config.methods import PrefixMethod
 from trainer.errors import ConfigError, first_line
@@ -24,6 +24,10 @@ from trainer.methods.prefix import PrefixModel, configured_shape
 
 class CachedPrefixModel(PrefixModel):
     """A decoder that is given trained keys and values as what it has computed before."""
+
+    def __init__(self, base: Base, method: PrefixMethod, form: CacheForm) -> None:
+        super().__init__(base, method, form.shape)
+        self._form = form
 
     @override
     def forward(self, **inputs: Any) -> Any:
@@ -43,11 +47,8 @@ class CachedPrefixModel(PrefixModel):
     gradient_checkpointing_enable = activation_checkpointing_enable
 
     def _cache(self, rows: int) -> Any:
-        cache = DynamicCache()
-        for layer, both in enumerate(self._layers()):
-            key, value = both[:, None].expand(2, rows, -1, -1, -1).to(self.base_model.dtype)
-            cache.update(key, value, layer)
-        return cache
+        layers = self._layers()[:, :, None].expand(-1, -1, rows, -1, -1, -1)
+        return self._form.make(layers.to(self.base_model.dtype))
 
     def _layers(self) -> Tensor:
         """Keys and values of the layers that have a prefix, [layers, 2, heads, tokens, head_dim]."""
@@ -75,7 +76,7 @@ def apply_cached_prefix(base: Base, method: PrefixMethod) -> CachedPrefixModel:
     """Prefix tuning by a cache. ConfigError when the base does not look at one."""
     try:
         kind = Seq2SeqPrefixModel if base.is_encoder_decoder else CachedPrefixModel
-        model = kind(base, method, kv_shape(base))
+        model = kind(base, method, cache_form(base.model) if has_own_code(base.model) else CacheForm(*kv_shape(base)))
         _check_effect(model)
     except (ValueError, AttributeError, TypeError, RuntimeError, KeyError, IndexError) as error:
         raise ConfigError(f"method: prefix tuning does not fit this base: {first_line(error)}") from error
@@ -87,7 +88,7 @@ def kv_shape(base: Base) -> PrefixShape:
     if base.is_encoder_decoder:
         config = base.model.config
         return max(config.num_layers, config.num_decoder_layers), config.num_heads, config.d_kv
-    return cached_shape(base.model) if has_own_code(base.model) else configured_shape(base.model.config)
+    return cache_form(base.model).shape if has_own_code(base.model) else configured_shape(base.model.config)
 
 
 def _check_effect(model: CachedPrefixModel) -> None:

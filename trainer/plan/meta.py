@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from bases.architecture import model_class
+from bases.architecture import model_class, older_code
 from trainer.added_tokens import TrainedToken
 from trainer.base_model import Base
 from trainer.config.methods import trains_weights
@@ -120,7 +120,7 @@ class Blueprint:
     def build(self, dtype: torch.dtype) -> Base:
         """The base in ``dtype``, frozen like a loaded one. ConfigError when transformers cannot build it."""
         try:
-            with without_weights():
+            with without_weights(), older_code(self.config):
                 config = copy.deepcopy(self.config)  # prefix tuning writes its attention into it
                 made = model_class(config)
                 model = made.from_config(config, dtype=dtype, trust_remote_code=self.trust_remote_code)

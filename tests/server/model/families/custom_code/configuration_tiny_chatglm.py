@@ -22,6 +22,7 @@ class TinyChatGlmConfig(PretrainedConfig):  # type: ignore[misc]
         add_qkv_bias: bool = True,
         pre_seq_len: int | None = None,
         prefix_projection: bool = False,
+        keeps_tuples: bool = False,
         **kwargs: Any,
     ) -> None:
         self.num_layers = num_layers
@@ -36,4 +37,5 @@ class TinyChatGlmConfig(PretrainedConfig):  # type: ignore[misc]
         self.add_qkv_bias = add_qkv_bias
         self.pre_seq_len = pre_seq_len
         self.prefix_projection = prefix_projection
+        self.keeps_tuples = keeps_tuples
         super().__init__(**{"tie_word_embeddings": False, **kwargs})

@@ -114,6 +114,18 @@ class Embedding(nn.Module):
         self.word_embeddings = nn.Embedding(config.padded_vocab_size, config.hidden_size)
 
 
+def from_tuples(layers: Any) -> DynamicCache:
+    """As published code of transformers 4 takes the past: keys and values of a layer [tokens, rows, groups, width]."""
+    cache = DynamicCache()
+    for layer, both in enumerate([] if isinstance(layers, DynamicCache) else layers or ()):
+        cache.update(*(part.permute(1, 2, 0, 3) for part in both), layer)
+    return cache
+
+
+def to_tuples(cache: DynamicCache) -> tuple[tuple[Tensor, Tensor], ...]:
+    return tuple((layer.keys.permute(2, 0, 1, 3), layer.values.permute(2, 0, 1, 3)) for layer in cache.layers)
+
+
 class ChatGLMModel(nn.Module):
     def __init__(self, config: TinyChatGlmConfig) -> None:
         super().__init__()
@@ -173,5 +185,8 @@ class TinyChatGlmForConditionalGeneration(PreTrainedModel, GenerationMixin):  # 
     ) -> Any:
         if use_cache and past_key_values is None and self.config.pre_seq_len is None:
             past_key_values = DynamicCache()
+        if self.config.keeps_tuples:
+            past_key_values = from_tuples(past_key_values)
         logits = self.transformer(input_ids, attention_mask, position_ids, past_key_values)
-        return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
+        kept = to_tuples(past_key_values) if self.config.keeps_tuples and use_cache else past_key_values
+        return CausalLMOutputWithPast(logits=logits, past_key_values=kept)
