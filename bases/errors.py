@@ -11,5 +11,9 @@ class BaseImportError(BaseModelError):
     """The default base cannot be downloaded or converted."""
 
 
+class UntrustedCodeError(BaseModelError):
+    """A base needs code of its own, which nobody has said to trust, or which is not there."""
+
+
 class QuantizationError(BaseModelError):
     """A checkpoint was saved quantized in another way than asked, or in one that is not served."""

@@ -13,7 +13,7 @@ from bases.errors import BaseModelError
 DEFAULT_BASE = "smollm2-135m-instruct"
 GGUF_BLOCKS = "gguf.blocks"  # beside a base from a GGUF file: its weights as that stored them (bases.gguf_blocks)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "tokenizer*", "vocab*", "merges.txt"]
+_HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.py", "tokenizer*", "vocab*", "merges.txt"]
 _HUB_UNREAD = ["*/*", "consolidated*"]
 _WINDOWS, _WINDOW = 64, 64 * 1024  # of a GGUF file that are hashed
 

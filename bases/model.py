@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from adapters.base_spec import BaseSpec
+from bases.errors import BaseModelError
 from bases.weights import linear_weight, weight_bytes
 
 
@@ -59,6 +61,33 @@ def experts_are_transposed(module: nn.Module) -> bool:
     return bool(getattr(module, "is_transposed", False))
 
 
+def layer_count(config: Any) -> int:
+    """How many layers the decoder of ``config`` has, as code of a base's own may call them otherwise."""
+    found = (getattr(config.get_text_config(), name, None) for name in ("num_hidden_layers", "num_layers", "n_layer"))
+    return int(next(count for count in found if count is not None))
+
+
+def output_head(model: Any) -> Any:
+    """The map of ``model`` from states to logits; code of a base's own may not say which that is.
+
+    Raises BaseModelError where none can be told.
+    """
+    if (head := model.get_output_embeddings()) is not None:
+        return head
+    size = len(model.get_input_embeddings().weight)
+    found = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == size]
+    if not found:
+        raise BaseModelError("its code has no linear map from states to the tokens of its embedding")
+    return found[-1]
+
+
+def decoder_start_id(model: Any) -> int:
+    """The token that the decoder of the encoder-decoder ``model`` starts from."""
+    start = getattr(model.generation_config, "decoder_start_token_id", None)
+    start = getattr(model.config, "decoder_start_token_id", None) if start is None else start
+    return int(model.config.pad_token_id if start is None else start)
+
+
 @dataclass(frozen=True, eq=False)
 class LoadedBase:
     """A base in memory: an unmodified transformers model, and what is to be known of it.
@@ -82,9 +111,15 @@ class LoadedBase:
         return bool(self.model.config.is_encoder_decoder)
 
     @property
+    def decoder_start_id(self) -> int:
+        """The token that the decoder of an encoder-decoder starts from."""
+        return decoder_start_id(self.model)
+
+    @property
     def max_positions(self) -> int:
         """Positions that a sequence may have, as far as the model's configuration says."""
-        return int(getattr(self.model.config, "max_position_embeddings", 0) or 2048)
+        config = self.model.config  # ChatGLM's own calls them seq_length
+        return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "seq_length", 0) or 2048)
 
     @property
     def nbytes(self) -> int:
@@ -139,7 +174,7 @@ def base_spec(base: LoadedBase, name: str, kv: tuple[int, int, int]) -> BaseSpec
     linears = {name: module for name, module in modules.items() if not _is_norm(module)}
     routers = router_modules(base.model)
     embedding = base.model.get_input_embeddings()
-    head = base.model.get_output_embeddings()
+    head = output_head(base.model)
     names = {id(module): name for name, module in base.model.named_modules()}
     adapted = {**modules, names[id(embedding)]: embedding}
     return BaseSpec(

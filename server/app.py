@@ -44,7 +44,9 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
     spec = DEFAULT_BASE if config.engine.model == DEFAULT_MODEL else config.engine.model
     directory = import_gguf(Path(spec), log.info) if is_gguf(spec) else resolve_base(spec)
     name = config.served_model_name or _name(spec, directory)
-    text = TextProcessor.load(directory, _template(config.chat_template), _sandbox(config))
+    text = TextProcessor.load(
+        directory, _template(config.chat_template), _sandbox(config), config.engine.trust_remote_code
+    )
     log.debug("the chat template takes %s", text.template_form)  # found out now, not at the first request
     engine = make_engine(
         msgspec.structs.replace(

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from bases import loader
+from bases.architecture import check_code, is_encoder_decoder
 from bases.compute import is_out_of_memory, resolve_dtype
 from bases.end_tokens import end_token_ids
 from bases.errors import BaseModelError
@@ -21,9 +23,11 @@ from bases.tokenizer import load_tokenizer
 from trainer.added_tokens import TrainedToken, add_tokens
 from trainer.config.data import DataConfig
 from trainer.config.methods import trains_weights
+from trainer.config.rules import check_data
 from trainer.config.schema import DIVIDED, TrainConfig
-from trainer.data.rendering import template_text
-from trainer.errors import DataError, first_line
+from trainer.data.batches import NO_SOURCE, Collator, Seq2SeqCollator
+from trainer.data.rendering import BASE, NONE, template_text
+from trainer.errors import ConfigError, DataError, first_line
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +43,41 @@ class Base(LoadedBase):
     pad_id: int
     tokens: tuple[TrainedToken, ...] = ()
 
+    def collator(self) -> Collator | Seq2SeqCollator:
+        """What makes batches of examples for the model."""
+        return Seq2SeqCollator(self.pad_id, self.decoder_start_id) if self.is_encoder_decoder else Collator(self.pad_id)
+
+
+def fitted(config: TrainConfig) -> TrainConfig:
+    """``config`` as its base wants it: an encoder-decoder writes one answer, to a prompt without a template of its own.
+
+    Raises ConfigError for what such a base cannot do, BaseModelError for a base that cannot be trained at all.
+    """
+    path = resolve_base(config.base)
+    check_code(path, config.trust_remote_code)
+    if not is_encoder_decoder(path):
+        return config
+    _check_encoder_decoder(config)
+    data = msgspec.structs.replace(config.data, learn="last_answer")
+    if data.template == BASE and not load_tokenizer(path, config.trust_remote_code).chat_template:
+        data = msgspec.structs.replace(data, template=NONE)  # as such a base is served
+        check_data(data)
+    return msgspec.structs.replace(config, data=data)
+
+
+def _check_encoder_decoder(config: TrainConfig) -> None:
+    base = "the base is an encoder-decoder"
+    if config.preference:
+        raise ConfigError(f"preference: {base}, which is trained on prompts and answers only; leave this section out")
+    if config.training.packing:
+        raise ConfigError(f"training.packing: {base}, whose rows have two parts; set it to false")
+    if config.added_tokens:
+        raise ConfigError(f"added_tokens: {base}, whose one embedding serves two stacks; leave them out")
+    if config.data.learn == "everything":
+        raise ConfigError(f"data.learn: {base}, which reads the prompt and cannot learn it; set it to last_answer")
+    if config.data.shape == "text":
+        raise ConfigError(f"data.shape: {NO_SOURCE}")
+
 
 def load_base(config: TrainConfig) -> Base:
     """Load the base that ``config`` names. Raises BaseModelError saying what to do, ConfigError for added tokens."""
@@ -49,7 +88,7 @@ def load_base(config: TrainConfig) -> Base:
     wanted = "float32" if trains_weights(config.method) else config.training.dtype
     dtype = resolve_dtype(wanted, device())
     where = torch.device("cpu") if config.training.strategy in DIVIDED else device()  # divided before it is moved
-    model = load_model(path, dtype, config.training.quantize, where)
+    model = load_model(path, dtype, config.training.quantize, where, config.trust_remote_code)
     return Base(
         model=model,
         quantization=quantization_of(model),
@@ -72,7 +111,7 @@ def load_vocabulary(config: TrainConfig) -> tuple[Any, tuple[int, ...]]:
 
 
 def _vocabulary(path: Path, config: TrainConfig) -> tuple[Any, tuple[int, ...], tuple[TrainedToken, ...]]:
-    tokenizer = load_tokenizer(path)
+    tokenizer = load_tokenizer(path, config.trust_remote_code)
     end_ids = end_token_ids(path, tokenizer, _template(config.data, tokenizer))
     if not end_ids:
         raise BaseModelError("the base says no end-of-text token (eos_token), so answers could never end")
@@ -87,10 +126,19 @@ def _template(config: DataConfig, tokenizer: Any) -> str | None:
         return None
 
 
-def load_model(path: Path, dtype: torch.dtype, quantize: str, on: torch.device | None = None) -> Any:
-    """The causal language model in ``path``, frozen, on the device that trains or ``on``. Raises BaseModelError."""
+def load_model(
+    path: Path, dtype: torch.dtype, quantize: str, on: torch.device | None = None, trust_remote_code: bool = False
+) -> Any:
+    """The language model in ``path``, frozen, on the device that trains or ``on``. Raises BaseModelError."""
     try:
-        model = loader.load_model(path, dtype=dtype, device=on or device(), quantize=quantize, for_training=True)
+        model = loader.load_model(
+            path,
+            dtype=dtype,
+            device=on or device(),
+            quantize=quantize,
+            trust_remote_code=trust_remote_code,
+            for_training=True,
+        )
     except (OSError, ValueError, KeyError, RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             smaller = "" if quantize == "nf4" else f"quantize=nf4 (now {quantize}) where the method allows it, or "

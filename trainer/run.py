@@ -10,7 +10,7 @@ from transformers import set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from adapters.package.manifest import DataRef
-from trainer.base_model import Base, load_base
+from trainer.base_model import Base, fitted, load_base
 from trainer.config.schema import DIVIDED, TrainConfig
 from trainer.data.batches import pack
 from trainer.data.disk import lengths_of
@@ -43,6 +43,7 @@ def train(
     """
     check_processes(config)
     with explained(config), processes.joined():
+        config = fitted(config)
         shown = display if display and processes.is_main() else SilentDisplay()
         session = TrainingSession(config, resume=resume, overwrite=overwrite, display=shown)
         if config.preference:
@@ -57,6 +58,7 @@ def _train(session: TrainingSession) -> RunResult:
     base = load_base(config)
     progress = progress_messages(session.display.message)
     data = load_data(config.data, base.tokenizer, base.end_ids, config.training.seed, progress)
+    base.collator()([data.train[0]])  # before anything is written: rows of plain text are not for every base
     for note in data.notes:
         session.display.message(note)
     identity = session.identify(base, data.sha256)
@@ -75,7 +77,7 @@ def _train(session: TrainingSession) -> RunResult:
     session.open_records(base, {"sha256": data.sha256, **counts, "dropped": data.dropped})
     if config.training.strategy == "fsdp":
         shard(model, torch.bfloat16 if autocasts(session.config) else None)
-    trainer = AdapterTrainer(model, arguments, data, base.pad_id, config=config, identity=identity, packing=packing)
+    trainer = AdapterTrainer(model, arguments, data, base, config=config, identity=identity, packing=packing)
     processes.reseed(config.training.seed)
     seconds = session.run(trainer)
     if stopped := session.interrupted(trainer):

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from bases.architecture import ENCODER_DECODERS, model_class
 from bases.compute import dtype_name
-from bases.model import LoadedBase
+from bases.model import LoadedBase, layer_count
 from server.errors import EngineStartError
 from server.model.adapter_pool import AdapterPool
 from server.model.inputs import ModelInput, SequenceInput
@@ -27,31 +27,9 @@ from server.model.layout import assemble
 from server.model.prepared import ROUNDING, distance
 from server.model.step import PrefillPart, Step, computing
 
-ENCODER_DECODERS = ("t5", "mt5")
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 _SENSES = re.compile("vision|image|video|vq|audio|speech|codec")
 _STATEFUL = (nn.Conv1d, nn.Conv2d, nn.RNNBase)
-
-
-def check_code(path: Path, trust_remote_code: bool) -> None:
-    """EngineStartError for a base that needs code of its own without ``trust_remote_code``, or that nobody knows.
-
-    transformers would ask on stdin, or name classes that say nothing to an operator.
-    """
-    raw, _ = PretrainedConfig.get_config_dict(path)
-    model_type = raw.get("model_type")
-    if model_type is None or model_type in CONFIG_MAPPING:
-        return
-    if not raw.get("auto_map"):
-        raise EngineStartError(
-            f"the base model in {path} is of the architecture {model_type}, which this version of transformers does "
-            "not know; update transformers, or serve another base"
-        )
-    if not trust_remote_code:
-        raise EngineStartError(
-            f"the base model in {path} is of the architecture {model_type}, which comes as code beside its weights; "
-            "read that code, and if you trust it, start with --trust-remote-code"
-        )
 
 
 def check_architecture(hf_config: Any) -> None:
@@ -71,7 +49,7 @@ def check_architecture(hf_config: Any) -> None:
             "of the same family"
         )
     is_known = model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    if not is_known and "AutoModelForCausalLM" not in (getattr(hf_config, "auto_map", None) or {}):
+    if not is_known and model_class(hf_config).__name__ not in (getattr(hf_config, "auto_map", None) or {}):
         raise EngineStartError(f"{model_type} is no language model that writes text; serve a causal language model")
 
 
@@ -118,7 +96,7 @@ def probe_layers(base: LoadedBase) -> list[LayerShape]:
             base.model(input_ids=slots[None], position_ids=slots[None], use_cache=False)
     except Exception as error:
         raise _unserved(base, f"it fails on a single token ({type(error).__name__}: {error})") from error
-    layers = int(base.model.config.get_text_config().num_hidden_layers)
+    layers = layer_count(base.model.config)
     if sorted(recorder.stored) != list(range(layers)):
         raise _unserved(
             base, f"{len(recorder.stored)} of its {layers} layers attend through transformers' AttentionInterface"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
+from bases.architecture import ENCODER_DECODERS, read_config
 from bases.compute import resolve_device, serving_dtype
 from bases.end_tokens import end_token_ids
-from bases.errors import BaseModelError, QuantizationError
+from bases.errors import BaseModelError, QuantizationError, UntrustedCodeError
 from bases.fingerprint import base_fingerprint, template_sha256
 from bases.loader import load_model
 from bases.model import LoadedBase
@@ -17,7 +16,7 @@ from bases.tokenizer import find_tokenizer
 from hotkernels.native import KernelError
 from server.config import EngineConfig
 from server.errors import EngineStartError
-from server.model.architecture_check import ENCODER_DECODERS, check_architecture, check_code
+from server.model.architecture_check import check_architecture
 from server.model.families import patch_attention, prepare_loading
 
 
@@ -25,7 +24,7 @@ def load_base(config: EngineConfig) -> LoadedBase:
     """Load ``config.model``. Raises EngineStartError in plain words when it cannot be served."""
     try:
         base = _load(config)
-    except (QuantizationError, KernelError) as error:
+    except (QuantizationError, UntrustedCodeError, KernelError) as error:
         raise EngineStartError(str(error)) from error
     except (BaseModelError, OSError, ValueError, KeyError) as error:
         raise EngineStartError(f"cannot load the base model in {config.model}: {error}") from error
@@ -41,8 +40,7 @@ def _load(config: EngineConfig) -> LoadedBase:
     device = resolve_device(config.device)
     dtype = serving_dtype(config.dtype, device)
     fingerprint = base_fingerprint(path)
-    check_code(path, config.trust_remote_code)
-    hf_config = AutoConfig.from_pretrained(path, trust_remote_code=config.trust_remote_code)
+    hf_config = read_config(path, config.trust_remote_code)
     check_architecture(hf_config)
     kept, to_make = choose_quantization(config.quantize, hf_config, path)
     model = load_model(
@@ -50,7 +48,6 @@ def _load(config: EngineConfig) -> LoadedBase:
         dtype=dtype,
         device=device,
         quantize=to_make,
-        auto_class=AutoModelForSeq2SeqLM if hf_config.model_type in ENCODER_DECODERS else AutoModelForCausalLM,
         trust_remote_code=config.trust_remote_code,
         config=hf_config,
         attn_implementation=prepare_loading(hf_config),
@@ -76,7 +73,7 @@ def _text_facts(config: EngineConfig) -> tuple[str | None, tuple[int, ...]]:
     template, end_ids = config.chat_template_sha256, config.end_token_ids
     if template and end_ids:
         return template, end_ids
-    tokenizer = find_tokenizer(Path(config.model))
+    tokenizer = find_tokenizer(Path(config.model), config.trust_remote_code)
     own = getattr(tokenizer, "chat_template", None)
     template = template or (template_sha256(own) if isinstance(own, str) else "")
     return template or None, end_ids or end_token_ids(Path(config.model), tokenizer)

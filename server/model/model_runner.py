@@ -16,6 +16,7 @@ from adapters.package.added_tokens import read_added_tokens, unnamed_rows
 from adapters.package.golden import read_golden
 from adapters.package.manifest import Manifest
 from adapters.package.reading import AdapterPackage, read_package
+from bases.architecture import has_own_code
 from bases.compute import describe_kernels, dtype_name, uses_kernels
 from bases.model import LoadedBase, base_spec
 from hotkernels import native
@@ -28,6 +29,7 @@ from server.model.forward import DecoderForward, Forward
 from server.model.inputs import ModelInput
 from server.model.kv_cache import KVCache, LayerShape, common_head_dim
 from server.model.loader import load_base
+from server.model.own_code import OwnCodeForward, paged_problem
 from server.model.prepared import PreparedAdapter, make_verification_plan
 from server.model.seq2seq.encoder_decoder import Seq2SeqForward
 
@@ -39,9 +41,7 @@ class ModelRunner:
 
     def __init__(self, base: LoadedBase, config: EngineConfig) -> None:
         self._base = base
-        self._forward: Forward = (
-            Seq2SeqForward(base) if base.is_encoder_decoder else DecoderForward(base, config.forward)
-        )
+        self._forward = _make_forward(base, config)
         layers = self._forward.layers()
         self._cache = _make_cache(layers, base, config)
         kv = (len(layers), layers[0].num_heads, common_head_dim(layers))
@@ -193,6 +193,15 @@ def load_runner(config: EngineConfig) -> ModelRunner:
         runner.kv_bytes / 1e6, runner.kv_dtype, time.monotonic() - started,
     )  # fmt: skip
     return runner
+
+
+def _make_forward(base: LoadedBase, config: EngineConfig) -> Forward:
+    if base.is_encoder_decoder:
+        return Seq2SeqForward(base)
+    if has_own_code(base.model) and (problem := paged_problem(base)):
+        logger.info("not through the paged cache: %s", problem)
+        return OwnCodeForward(base)
+    return DecoderForward(base, config.forward)
 
 
 def _make_cache(layers: list[LayerShape], base: LoadedBase, config: EngineConfig) -> KVCache:

@@ -238,10 +238,14 @@ class TextProcessor:
 
     @classmethod
     def load(
-        cls, path: Path, chat_template: str | None = None, sandbox: TemplateSandbox | None = None
+        cls,
+        path: Path,
+        chat_template: str | None = None,
+        sandbox: TemplateSandbox | None = None,
+        trust_remote_code: bool = False,
     ) -> TextProcessor:
         """The tokenizer saved in ``path``. Raises BaseModelError when there is none that can be read."""
-        return cls(load_tokenizer(path), chat_template, sandbox)
+        return cls(load_tokenizer(path, trust_remote_code), chat_template, sandbox)
 
     @property
     def has_chat_template(self) -> bool:

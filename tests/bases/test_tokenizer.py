@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bases.errors import BaseModelError
+from bases.errors import BaseModelError, UntrustedCodeError
 from bases.tokenizer import find_tokenizer, load_tokenizer
 from tests.factory import CHAT_TEMPLATE, make_tokenizer
+from tests.server.model.families.own_code import make_own_code_base
 
 
 def test_a_saved_tokenizer_is_read_whole(tiny_base: Path) -> None:
@@ -40,3 +41,12 @@ def test_what_cannot_be_read_is_said_so(tiny_base: Path, tmp_path: Path, content
 def test_a_base_may_come_without_one(tiny_base: Path, tmp_path: Path) -> None:
     assert find_tokenizer(tmp_path) is None
     assert find_tokenizer(tiny_base).eos_token_id == 258
+
+
+def test_one_that_comes_as_code_is_run_only_where_it_is_trusted(tmp_path: Path) -> None:
+    make_own_code_base(tmp_path, "yuan", own_tokenizer=True)
+    with pytest.raises(UntrustedCodeError, match=r"comes as code beside it.*--trust-remote-code"):
+        load_tokenizer(tmp_path)
+    tokenizer = load_tokenizer(tmp_path, trust_remote_code=True)
+    assert tokenizer("ab").input_ids[0] == tokenizer.bos_token_id  # as its code says
+    assert tokenizer.decode(tokenizer("ab c", add_special_tokens=False).input_ids) == "ab c"  # as its file says

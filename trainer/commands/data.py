@@ -99,8 +99,9 @@ def _load(args: argparse.Namespace) -> tuple[TrainConfig, Any, tuple[int, ...]]:
     nowhere = "output=."  # every configuration has one; nothing is written to it here
     config = load_config(Path(args.config) if is_yaml else None, [nowhere, *data, *args.settings])
     silence_libraries()
-    from trainer.base_model import load_vocabulary
+    from trainer.base_model import fitted, load_vocabulary
 
+    config = fitted(config)
     return config, *load_vocabulary(config)
 
 

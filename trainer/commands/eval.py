@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     server.add_argument("--server", metavar="URL", help="ask this server; packages are uploaded to it for a while")
     server.add_argument("--base", metavar="ID|DIR", help="base of the own server (default: what it was trained on)")
     server.add_argument("--quantize", metavar="HOW", help="of the own server (default: as in training)")
+    server.add_argument("--trust-remote-code", action="store_true", help="the own server runs code of the base")
     server.add_argument("--api-key", default=os.environ.get("HOTSWAP_API_KEY"), help="default: $HOTSWAP_API_KEY")
     server.add_argument("--admin-key", default=os.environ.get("HOTSWAP_ADMIN_KEY"), help="default: $HOTSWAP_ADMIN_KEY")
     server.add_argument("--max-tokens", type=int, metavar="N", help="of an answer (default: by the longest reference)")
@@ -121,6 +122,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         admin_key=args.admin_key,
         base=args.base,
         quantize=args.quantize,
+        trust_remote_code=args.trust_remote_code,
         max_tokens=args.max_tokens,
         concurrency=args.concurrency,
         timeout=args.timeout,

@@ -25,6 +25,7 @@ def merge(argv: list[str]) -> int:
         help="type of the new weights; auto (the default) is the base's own",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run model code that comes with the base")
     return guarded(_merge, parser.parse_args(argv))
 
 
@@ -32,7 +33,9 @@ def _merge(args: argparse.Namespace) -> int:
     silence_libraries()
     from trainer.export.merge import merge as run
 
-    merged = run(args.package, args.output, args.base, args.dtype, args.overwrite)
+    merged = run(
+        args.package, args.output, args.base, args.dtype, args.overwrite, trust_remote_code=args.trust_remote_code
+    )
     print(
         f"merged; logits differ from the adapter's by {merged.exact:.1e} of their spread in float32, "
         f"{merged.saved:.1e} as saved in {merged.dtype}"

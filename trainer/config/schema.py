@@ -75,7 +75,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     ``added_tokens`` are texts that become one token each, with trained embeddings; those that the base has already are
     trained as they are. None: those of data.recipe. ``start_from`` is the package of an adapter of the same method, or
-    the checkpoint of a run, with which training begins; None: a fresh adapter.
+    the checkpoint of a run, with which training begins; None: a fresh adapter. ``trust_remote_code`` lets code that
+    comes with the base run.
     """
 
     output: str
@@ -86,6 +87,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     preference: Preference | None = None
     added_tokens: list[str] | None = None
     start_from: str | None = None
+    trust_remote_code: bool = False
 
 
 class StartConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -20,8 +20,13 @@ from torch.utils.data import Dataset, Sampler
 
 from trainer.data.disk import lengths_of
 from trainer.data.encoding import IGNORED, Example
+from trainer.errors import DataError
 
 _POOL_BATCHES = 32  # lengths are sorted within so many batches: little padding, and still random company
+NO_SOURCE = (
+    "this base is an encoder-decoder, which reads a prompt and writes an answer; a row of plain text has no prompt: "
+    "give rows of both, or take another base"
+)
 BLANK = -1  # the index of an example without labels
 
 
@@ -114,6 +119,56 @@ class Collator:
             "labels": padded([example.labels for example in examples], IGNORED),
             "attention_mask": padded([[1] * len(example) for example in examples], 0),
         }
+
+    def asking(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+        """A batch in which the only label of each row is the token after its answer so far."""
+        return self(
+            [_next_of((*prompt, *answer), self._pad_id) for prompt, answer in zip(prompts, answers, strict=True)]
+        )
+
+
+class Seq2SeqCollator:
+    """Splits examples where their labels begin: the encoder reads what stands before, the decoder writes the rest.
+
+    The decoder's part is a row as that of a decoder alone: ``start_id``, then what is learned.
+    """
+
+    def __init__(self, pad_id: int, start_id: int) -> None:
+        self._pad_id, self._start_id = pad_id, start_id
+        self._single = Collator(pad_id)
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """``input_ids`` and ``attention_mask`` [n, longest source]; ``decoder_input_ids`` and ``labels`` [n, longest
+        target + 1]; ``num_tokens`` [n] of both together. Raises DataError for an example without a source."""
+        sources, targets = zip(*map(self._split, examples), strict=True)
+        return self._batch(sources, targets)
+
+    def asking(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+        """A batch in which the only label of each row is the token after its answer so far."""
+        return self._batch(prompts, [_next_of((self._start_id, *answer), self._pad_id) for answer in answers])
+
+    def _split(self, example: Example) -> tuple[tuple[int, ...], Example]:
+        begin = next((i for i, label in enumerate(example.labels) if label != IGNORED), len(example))
+        if begin <= 1 and begin < len(example):  # the first token of a plain text has no label either
+            raise DataError(NO_SOURCE)
+        ids, labels = example.input_ids[begin:], example.labels[begin:]
+        return example.input_ids[:begin], Example((self._start_id, *ids), (IGNORED, *labels))
+
+    def _batch(self, sources: Sequence[Sequence[int]], targets: Sequence[Example]) -> dict[str, Tensor]:
+        read = self._single([Example(tuple(ids), (IGNORED,) * len(ids)) for ids in sources])
+        written = self._single(targets)
+        return {
+            "input_ids": read["input_ids"],
+            "attention_mask": read["attention_mask"],
+            "decoder_input_ids": written["input_ids"],
+            "labels": written["labels"],
+            "num_tokens": torch.tensor([len(s) + len(t) - 1 for s, t in zip(sources, targets, strict=True)]),
+        }
+
+
+def _next_of(ids: Sequence[int], pad_id: int) -> Example:
+    """``ids`` with one token more, the only one to be predicted."""
+    return Example((*ids, pad_id), (*[IGNORED] * len(ids), pad_id))
 
 
 PackedRow = tuple[int, ...]  # indices of the examples that share a packed row

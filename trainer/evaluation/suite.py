@@ -39,6 +39,7 @@ class EvalOptions:
     admin_key: str | None = None
     base: str | None = None
     quantize: str | None = None
+    trust_remote_code: bool = False
     max_tokens: int | None = None
     concurrency: int = 8
     timeout: float = 300.0
@@ -154,5 +155,7 @@ def _places(
 def _serving(target: EvaluationTarget, candidate: EvaluationTarget, options: EvalOptions) -> ServeOptions:
     """How the base of ``target`` is served; the plain base is that of ``candidate``."""
     if target.directory:
-        return serve_options_of(target, base=options.base, quantize=options.quantize)
-    return base_serve_options_of(candidate, base=options.base, quantize=options.quantize)
+        serving = serve_options_of(target, base=options.base, quantize=options.quantize)
+    else:
+        serving = base_serve_options_of(candidate, base=options.base, quantize=options.quantize)
+    return replace(serving, trust_remote_code=options.trust_remote_code)

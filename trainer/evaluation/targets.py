@@ -61,6 +61,7 @@ class ServeOptions:
     quantize: str
     dtype: str
     template: Path | None = None
+    trust_remote_code: bool = False
 
 
 def find_target(text: str, *, on_server: bool) -> EvaluationTarget:
@@ -150,6 +151,8 @@ def started_server(serving: ServeOptions, targets: Sequence[EvaluationTarget]) -
     adapters = [f"--adapter={name}={target.package}" for target, name in names.items()]
     options = ["--model", serving.base, "--quantize", serving.quantize, "--dtype", serving.dtype, "--allow-noop"]
     folder = Path(tempfile.mkdtemp(prefix="hotswap-eval-"))
+    if serving.trust_remote_code:
+        options.append("--trust-remote-code")
     if serving.template:
         options.append(f"--chat-template={serving.template}")
     with start_server([*options, *adapters], folder / "server.log") as server:

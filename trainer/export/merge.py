@@ -22,9 +22,11 @@ from adapters.package.added_tokens import read_added_tokens
 from adapters.package.golden import read_golden
 from adapters.package.manifest import BaseRef, Manifest
 from adapters.package.reading import AdapterPackage, read_package
+from bases.architecture import check_code
 from bases.compute import dtype_name
 from bases.finding import resolve_base
 from bases.fingerprint import base_fingerprint, template_sha256
+from bases.model import output_head
 from bases.tokenizer import load_tokenizer
 from trainer.base_model import load_model
 from trainer.errors import CheckpointError, ConfigError, first_line
@@ -61,7 +63,15 @@ class Merged:
     dtype: str
 
 
-def merge(package: Path, output: Path, base: str | None = None, dtype: str = "auto", overwrite: bool = False) -> Merged:
+def merge(
+    package: Path,
+    output: Path,
+    base: str | None = None,
+    dtype: str = "auto",
+    overwrite: bool = False,
+    *,
+    trust_remote_code: bool = False,
+) -> Merged:
     """Write the base of ``package`` with the adapter in its weights to ``output``, all or nothing.
 
     ``base`` where the package does not say it; ``dtype`` auto is the base's own. Raises ConfigError for adapters that
@@ -74,8 +84,9 @@ def merge(package: Path, output: Path, base: str | None = None, dtype: str = "au
     if kind in _UNMERGEABLE:
         raise ConfigError(f"a {adapter.config.KIND} adapter cannot be merged: {_UNMERGEABLE[kind]}")
     source, reference = _find_base(adapter, base)
-    tokenizer = _tokenizer(adapter, source)
-    model = load_model(source, torch.float32, "none")
+    check_code(source, trust_remote_code)
+    tokenizer = _tokenizer(adapter, load_tokenizer(source, trust_remote_code))
+    model = load_model(source, torch.float32, "none", trust_remote_code=trust_remote_code)
     if getattr(model, "is_quantized", False):
         raise ConfigError(f"the base in {source} is quantized; merge into its full-precision form (--base)")
     saved_dtype = dtype_of(source) if dtype == "auto" else getattr(torch, dtype)
@@ -109,9 +120,8 @@ def _find_base(adapter: AdapterPackage, base: str | None) -> tuple[Path, BaseRef
     return path, BaseRef(path.name if Path(spec).is_absolute() else spec, fingerprint)
 
 
-def _tokenizer(adapter: AdapterPackage, source: Path) -> Any:
-    """The base's, with the adapter's added tokens and the chat template that it was trained with."""
-    tokenizer = load_tokenizer(source)
+def _tokenizer(adapter: AdapterPackage, tokenizer: Any) -> Any:
+    """The base's ``tokenizer``, with the adapter's added tokens and the chat template that it was trained with."""
     manifest = adapter.manifest
     for token in read_added_tokens(adapter.path, tuple(manifest.added_tokens) if manifest else ()):
         if token.content not in tokenizer.get_vocab():
@@ -141,7 +151,7 @@ def _write_token_rows(model: Any, adapter: AdapterPackage) -> dict[str, Tensor]:
         return dict(adapter.tensors)
     rows = {name: tensor for name, tensor in adapter.tensors.items() if name.endswith(_TOKEN_ROWS)}
     listed = list(indices.values()) if isinstance(indices, Mapping) else [indices]
-    is_tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    is_tied = output_head(model).weight is model.get_input_embeddings().weight
     if is_tied and (len(set(map(tuple, listed))) > 1 or _is_head_alone(model, indices)):
         raise ConfigError(
             "this adapter cannot be merged: it has other rows of tokens for the head than for the embedding, which "

@@ -6,6 +6,7 @@ loads.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -15,7 +16,6 @@ from typing import Any
 import msgspec
 import torch
 from accelerate.utils import extract_model_from_parallel
-from transformers import AutoConfig
 
 from adapters.errors import AdapterError
 from adapters.package.added_tokens import AddedToken
@@ -23,7 +23,9 @@ from adapters.package.files import MANIFEST_FILE
 from adapters.package.golden import GoldenLogits
 from adapters.package.manifest import BaseRef, DataRef, Manifest, encode_manifest
 from adapters.package.writing import write_package
+from bases.architecture import has_own_code
 from bases.compute import dtype_name
+from bases.model import decoder_start_id
 from bases.tokenizer import load_tokenizer
 from trainer.base_model import Base
 from trainer.config.methods import FullMethod
@@ -33,7 +35,7 @@ from trainer.data.encoding import Encoder
 from trainer.data.messages import Message
 from trainer.data.rendering import is_foreign, make_renderer, template_name, template_text
 from trainer.errors import TrainingError
-from trainer.files import SERVED_TEMPLATE, replacing
+from trainer.files import SERVED_TEMPLATE, replacing, write_json
 from trainer.loop.output import package_versions, result_directory
 from trainer.methods import adapter_of
 
@@ -92,11 +94,15 @@ def golden_prompt_ids(base: Base, config: TrainConfig) -> list[list[int]]:
 
 @torch.no_grad()
 def golden_logits(model: Any, prompts: Sequence[Sequence[int]]) -> list[GoldenLogits]:
-    """The logits of the last position of each prompt."""
+    """The logits of the last position of each prompt, which an encoder-decoder reads and is made to repeat."""
     golden = []
     for ids in prompts:
         input_ids = torch.tensor([list(ids)], device=model.device)
-        out = model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), use_cache=False)
+        inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+        if model.config.is_encoder_decoder:
+            start = input_ids.new_tensor([[decoder_start_id(model)]])
+            inputs["decoder_input_ids"] = torch.cat([start, input_ids[:, :-1]], 1)
+        out = model(**inputs, use_cache=False)
         golden.append(GoldenLogits(input_ids[0].cpu(), out.logits[0, -1].float().cpu()))
     return golden
 
@@ -145,22 +151,32 @@ def save_base(
 
     Raises CheckpointError when it cannot be written; nothing is left behind then.
     """
-    model.config.use_cache = getattr(AutoConfig.from_pretrained(source), "use_cache", True)  # training switched it off
+    before = _config(source)
+    model.config.use_cache = before.get("use_cache", True)  # training switched it off
     model.to(dtype or dtype_of(source))
+    own_code = has_own_code(model)
     with replacing(path) as scratch:
         model.save_pretrained(scratch)
-        for pattern in _TOKENIZER_FILES:
+        for pattern in (*_TOKENIZER_FILES, *(["*.py"] if own_code else [])):
             for file in source.glob(pattern):
                 shutil.copyfile(file, scratch / file.name)
-        if _differs(load_tokenizer(source), tokenizer):
+        if own_code:  # transformers leaves it out for classes that were not registered
+            write_json(scratch / "config.json", {**_config(scratch), "auto_map": before["auto_map"]})
+        if _differs(load_tokenizer(source, own_code), tokenizer):
             tokenizer.save_pretrained(scratch)
         (scratch / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
 
 
 def dtype_of(source: Path) -> torch.dtype:
     """The type that the base in ``source`` was saved in."""
-    dtype: torch.dtype | None = AutoConfig.from_pretrained(source).dtype
-    return dtype or torch.float32
+    config = _config(source)
+    dtype: torch.dtype = getattr(torch, config.get("dtype") or config.get("torch_dtype") or "float32")
+    return dtype
+
+
+def _config(base: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    return config
 
 
 def _differs(before: Any, now: Any) -> bool:

@@ -59,7 +59,7 @@ def identity_of(
     if isinstance(config.data.validation, str):
         settings["data"]["validation"] = "a file"  # its content is part of the data's hash
     settings["start_from"] = start_sha256
-    del settings["output"], settings["base"]
+    del settings["output"], settings["base"], settings["trust_remote_code"]
     return RunIdentity(base_fingerprint, data_sha256, settings)
 
 

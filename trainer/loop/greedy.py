@@ -12,8 +12,6 @@ from typing import Any
 import torch
 
 from trainer.base_model import Base
-from trainer.data.batches import Collator
-from trainer.data.encoding import IGNORED, Example
 from trainer.data.messages import TokenQuestion
 from trainer.loop.loss import LabelledHead
 
@@ -40,11 +38,12 @@ def greedy(
 ) -> list[list[int]]:
     """Greedy answers to ``prompts`` of token ids, each up to its end token, which is left out."""
     model.eval()
-    collate = Collator(base.pad_id)
+    collate = base.collator()
     answers: list[list[int]] = [[] for _ in prompts]
     running = list(range(len(prompts)))
     for _ in range(max_new_tokens):
-        batch = collate([_asking([*prompts[i], *answers[i]], base.pad_id) for i in running])
+        batch = collate.asking([prompts[i] for i in running], [answers[i] for i in running])
+        batch.pop("num_tokens", None)
         inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
         labels = inputs.pop("labels")
         chosen = head.logits(model, inputs, labels).argmax(dim=-1).tolist()
@@ -56,8 +55,3 @@ def greedy(
         if not running:
             break
     return answers
-
-
-def _asking(ids: list[int], pad_id: int) -> Example:
-    """``ids`` with one token more, the only one to be predicted."""
-    return Example((*ids, pad_id), (*[IGNORED] * len(ids), pad_id))

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bases.architecture import has_own_code
 from trainer.data.encoding import IGNORED
 
 
@@ -26,7 +27,8 @@ class LabelledHead:
     def __init__(self, model: Any) -> None:
         self._labels: Tensor | None = None
         head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-        if isinstance(head, nn.Module):
+        is_own = any(map(has_own_code, model.modules()))  # whose states may be laid out as its code likes
+        if isinstance(head, nn.Module) and not is_own:
             head.register_forward_pre_hook(self._before_head)
 
     def logits(self, model: nn.Module, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:

@@ -15,12 +15,11 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainerControl, TrainingArguments
 
 from bases.compute import resolve_dtype
-from trainer.base_model import device
+from trainer.base_model import Base, device
 from trainer.config.methods import trains_weights
 from trainer.config.schema import ZERO, TrainConfig, TrainingConfig
 from trainer.data.batches import (
     BLANK,
-    Collator,
     ExampleDataset,
     FilledBatches,
     LengthBucketSampler,
@@ -79,7 +78,7 @@ class AdapterTrainer(WholeCheckpoints, Trainer):  # type: ignore[misc]
         model: Any,
         arguments: TrainingArguments,
         data: TrainingData,
-        pad_id: int,
+        base: Base,
         *,
         config: TrainConfig,
         identity: RunIdentity,
@@ -88,8 +87,8 @@ class AdapterTrainer(WholeCheckpoints, Trainer):  # type: ignore[misc]
         super().__init__(
             model=model,
             args=arguments,
-            data_collator=PackedCollator(pad_id) if packing else Collator(pad_id),
-            train_dataset=PackedDataset(data.train, packing) if packing else ExampleDataset(data.train, pad_id),
+            data_collator=PackedCollator(base.pad_id) if packing else base.collator(),
+            train_dataset=PackedDataset(data.train, packing) if packing else ExampleDataset(data.train, base.pad_id),
             eval_dataset=ExampleDataset(data.validation) if data.validation else None,
         )
         self.head = LabelledHead(model)
@@ -135,6 +134,7 @@ class AdapterTrainer(WholeCheckpoints, Trainer):  # type: ignore[misc]
             for batch in self.get_eval_dataloader():
                 inputs = self._prepare_inputs(batch)
                 labels = inputs.pop("labels")
+                inputs.pop("num_tokens", None)
                 sums, counts = row_losses(self.head.logits(self.model_wrapped, inputs, labels), labels)
                 sums, counts = self.accelerator.gather_for_metrics((sums, counts))
                 total += sums.double().sum().cpu()

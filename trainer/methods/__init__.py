@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from bases.architecture import has_own_code
 from trainer.base_model import Base
 from trainer.config.methods import (
     AdaLoraMethod,
@@ -23,15 +24,22 @@ from trainer.config.methods import (
 from trainer.errors import ConfigError
 from trainer.methods import token_rows
 from trainer.methods.adalora import apply_adalora, pruned
+from trainer.methods.cached_prefix import apply_cached_prefix
 from trainer.methods.fit import check_fit, check_package
 from trainer.methods.own import apply_bottleneck, apply_freeze, apply_full
 from trainer.methods.own_model import ENCODED, OwnModel
 from trainer.methods.peft_kinds import CONFIGS, apply_p_tuning, apply_peft, apply_prompt
-from trainer.methods.prefix import apply_prefix
+from trainer.methods.prefix import PrefixModel, apply_prefix
+
+
+def _apply_prefix(base: Base, method: PrefixMethod) -> PrefixModel:
+    cached = base.is_encoder_decoder or has_own_code(base.model)
+    return apply_cached_prefix(base, method) if cached else apply_prefix(base, method)
+
 
 _BUILDERS: dict[type[Any], Callable[[Base, Any], Any]] = {
     **dict.fromkeys(CONFIGS, apply_peft),
-    PrefixMethod: apply_prefix,
+    PrefixMethod: _apply_prefix,
     PromptMethod: apply_prompt,
     PTuningMethod: apply_p_tuning,
     BottleneckMethod: apply_bottleneck,

@@ -18,7 +18,7 @@ from torch import Tensor
 from trainer.base_model import Base
 from trainer.config.methods import AdaLoraMethod
 from trainer.errors import ConfigError
-from trainer.methods.peft_kinds import TASK, wrap
+from trainer.methods.peft_kinds import wrap
 
 _ANY_STEPS = 1000  # of a model whose parameters are only counted
 _SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # peft's names of its moving averages, by parameter
@@ -37,7 +37,6 @@ def apply_adalora(base: Base, method: AdaLoraMethod, steps: int | None = None) -
             "can shrink; lower them, or train for longer"
         )
     config = AdaLoraConfig(
-        task_type=TASK,
         init_r=method.init_r,
         target_r=method.target_r,
         tinit=tinit,

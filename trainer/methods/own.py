@@ -12,15 +12,19 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from bases.model import layer_count, output_head
 from trainer.base_model import Base
 from trainer.config.methods import BottleneckMethod, FreezeMethod, FullMethod
 from trainer.errors import ConfigError
-from trainer.methods.own_model import OwnModel
+from trainer.methods.own_model import OwnModel, task_of
 from trainer.methods.token_rows import initial_rows
 
 # The linear maps that end the attention part, and those that end the feed-forward part, as architectures name them.
-_ATTENTION_ENDS = ("o_proj", "out_proj", "attn.c_proj", "self_attention.dense", "attention.dense", "self_attn.dense")
-_FEED_FORWARD_ENDS = ("down_proj", "mlp.c_proj", "fc2", "dense_4h_to_h", "fc_out", "mlp.fc2", "w2")
+_ATTENTION_ENDS = (
+    *("o_proj", "out_proj", "attn.c_proj", "self_attention.dense", "attention.dense", "self_attn.dense"),
+    *("SelfAttention.o", "EncDecAttention.o"),
+)
+_FEED_FORWARD_ENDS = ("down_proj", "mlp.c_proj", "fc2", "dense_4h_to_h", "fc_out", "mlp.fc2", "w2", "wo")
 _INDEX = re.compile(r"\.(\d+)\.")
 _ACTIVATIONS: dict[str, type[nn.Module] | Any] = {
     "relu": nn.ReLU,
@@ -56,7 +60,7 @@ class BottleneckModel(OwnModel):
     def __init__(self, base: Base, method: BottleneckMethod, modules: list[str]) -> None:
         config = {
             "peft_type": "BOTTLENECK",
-            "task_type": "CAUSAL_LM",
+            "task_type": task_of(base),
             "base_model_name_or_path": base.name,
             "bottleneck_size": method.bottleneck_size,
             "activation": method.activation,
@@ -112,9 +116,11 @@ def apply_bottleneck(base: Base, method: BottleneckMethod) -> BottleneckModel:
 
 def apply_freeze(base: Base, method: FreezeMethod) -> FreezeModel:
     """The last layers trainable. ConfigError when they are quantized, or not there."""
-    count = int(base.model.config.num_hidden_layers)
+    count = layer_count(base.model.config)
     if method.layers > count:
         raise ConfigError(f"method.layers: the base has {count} layers, {method.layers} cannot be trained")
+    if method.layers and getattr(base.model.config, "num_decoder_layers", count) != count:
+        raise ConfigError("method.layers: the base's two stacks differ in depth; set it to 0 and name method.modules")
     layers = list(range(count - method.layers, count))
     names = [name for name, _ in base.model.named_parameters() if _is_trained(name, layers, method.modules)]
     for module in method.modules:
@@ -126,7 +132,7 @@ def apply_freeze(base: Base, method: FreezeMethod) -> FreezeModel:
         raise ConfigError("training.quantize: quantized weights cannot be trained; freeze needs none")
     config = {
         "peft_type": "FREEZE",
-        "task_type": "CAUSAL_LM",
+        "task_type": task_of(base),
         "base_model_name_or_path": base.name,
         "layers": layers,
         "modules": list(method.modules),
@@ -172,12 +178,12 @@ def apply_full(base: Base, _method: FullMethod) -> FullModel:
 @torch.no_grad()
 def add_rows(base: Base) -> None:
     """Let embedding and head have rows for the base's ``tokens``, where they do not; the head's bias begins as 0."""
-    embedding, head = base.model.get_input_embeddings(), base.model.get_output_embeddings()
+    embedding, head = base.model.get_input_embeddings(), output_head(base.model)
     tables: list[Tensor] = [embedding.weight] if head.weight is embedding.weight else [embedding.weight, head.weight]
     rows = [initial_rows(base, table) for table in tables]
     size = max(token.id for token in base.tokens) + 1
     if size > len(embedding.weight):
         base.model.resize_token_embeddings(size, mean_resizing=False)
     ids = torch.tensor([token.id for token in base.tokens], device=rows[0].device)
-    for module, new in zip((base.model.get_input_embeddings(), base.model.get_output_embeddings()), rows, strict=False):
+    for module, new in zip((base.model.get_input_embeddings(), output_head(base.model)), rows, strict=False):
         module.weight[ids] = new.to(module.weight.dtype)

@@ -14,6 +14,14 @@ ENCODED = (
 )
 
 
+PrefixShape = tuple[int, int, int]  # layers, KV heads, head size
+
+
+def task_of(base: Any) -> str:
+    """What peft calls the task of a ``base``'s adapter."""
+    return "SEQ_2_SEQ_LM" if base.is_encoder_decoder else "CAUSAL_LM"
+
+
 def enable_checkpointing(model: Any, **arguments: Any) -> None:
     """Let ``model`` compute its activations again for the gradients; transformers renamed this during version 5."""
     renamed = getattr(model, "activation_checkpointing_enable", None)
@@ -34,6 +42,11 @@ class OwnModel(nn.Module):
         """Where the base lies."""
         device: torch.device = self.base_model.device
         return device
+
+    @property
+    def generation_config(self) -> Any:
+        """The base's."""
+        return self.base_model.generation_config
 
     def forward(self, **inputs: Any) -> Any:
         """As the base's own."""

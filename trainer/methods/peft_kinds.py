@@ -25,6 +25,7 @@ from peft import (
     get_peft_model,
 )
 
+from bases.architecture import has_own_code
 from trainer.base_model import Base
 from trainer.config.methods import (
     BoftMethod,
@@ -42,8 +43,7 @@ from trainer.config.methods import (
     VeraMethod,
 )
 from trainer.errors import ConfigError
-
-TASK = "CAUSAL_LM"
+from trainer.methods.own_model import task_of
 
 
 def apply_peft(base: Base, method: Method) -> Any:
@@ -57,6 +57,7 @@ def wrap(base: Base, config: PeftConfig) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*_pattern keys did not match", category=RuntimeWarning)
+            config.task_type = task_of(base)
             return get_peft_model(base.model, config)
     except (ValueError, TypeError, AssertionError, RuntimeWarning, re.error) as error:
         # peft's own words name the module or the size
@@ -66,7 +67,6 @@ def wrap(base: Base, config: PeftConfig) -> Any:
 
 def _lora(method: LoraMethod) -> LoraConfig:
     return LoraConfig(
-        task_type=TASK,
         r=method.r,
         lora_alpha=method.alpha,
         lora_dropout=method.dropout,
@@ -82,16 +82,15 @@ def _lora(method: LoraMethod) -> LoraConfig:
 
 def _vera(method: VeraMethod) -> VeraConfig:
     targets = method.target_modules
-    return VeraConfig(task_type=TASK, r=method.r, vera_dropout=method.dropout, target_modules=targets)
+    return VeraConfig(r=method.r, vera_dropout=method.dropout, target_modules=targets)
 
 
 def _loha(method: LohaMethod) -> LoHaConfig:
-    return LoHaConfig(task_type=TASK, r=method.r, alpha=method.alpha, target_modules=method.target_modules)
+    return LoHaConfig(r=method.r, alpha=method.alpha, target_modules=method.target_modules)
 
 
 def _lokr(method: LokrMethod) -> LoKrConfig:
     return LoKrConfig(
-        task_type=TASK,
         r=method.r,
         alpha=method.alpha,
         decompose_factor=method.factor,
@@ -100,19 +99,16 @@ def _lokr(method: LokrMethod) -> LoKrConfig:
 
 
 def _ia3(method: Ia3Method) -> IA3Config:
-    return IA3Config(
-        task_type=TASK, target_modules=method.target_modules, feedforward_modules=method.feedforward_modules
-    )
+    return IA3Config(target_modules=method.target_modules, feedforward_modules=method.feedforward_modules)
 
 
 def _oft(method: OftMethod) -> OFTConfig:
     size = method.block_size
-    return OFTConfig(task_type=TASK, r=0, oft_block_size=size, target_modules=method.target_modules)
+    return OFTConfig(r=0, oft_block_size=size, target_modules=method.target_modules)
 
 
 def _boft(method: BoftMethod) -> BOFTConfig:
     return BOFTConfig(
-        task_type=TASK,
         boft_block_size=method.block_size,
         boft_n_butterfly_factor=method.factors,
         target_modules=method.target_modules,
@@ -120,15 +116,15 @@ def _boft(method: BoftMethod) -> BOFTConfig:
 
 
 def _hra(method: HraMethod) -> HRAConfig:
-    return HRAConfig(task_type=TASK, r=method.r, target_modules=method.target_modules)
+    return HRAConfig(r=method.r, target_modules=method.target_modules)
 
 
 def _miss(method: MissMethod) -> MissConfig:
-    return MissConfig(task_type=TASK, r=method.r, target_modules=method.target_modules)
+    return MissConfig(r=method.r, target_modules=method.target_modules)
 
 
 def _ln_tuning(method: LnTuningMethod) -> LNTuningConfig:
-    return LNTuningConfig(task_type=TASK, target_modules=method.target_modules)
+    return LNTuningConfig(target_modules=method.target_modules)
 
 
 CONFIGS: dict[type[Any], Callable[[Any], Any]] = {
@@ -146,9 +142,32 @@ CONFIGS: dict[type[Any], Callable[[Any], Any]] = {
 ENCODER_STD = 0.02  # of an encoder's embeddings
 
 
+def _check_embeddings(base: Base) -> None:
+    """ConfigError for a base whose own code does not take the rows of its embedding in place of tokens."""
+    if not has_own_code(base.model) or base.device.type == "meta":
+        return
+    ids = torch.tensor([[1, 2, 3]], device=base.model.device)
+    try:
+        with torch.no_grad():
+            rows = base.model.get_input_embeddings()(ids)
+            given = base.model(inputs_embeds=rows, attention_mask=torch.ones_like(ids), use_cache=False).logits
+            fits = torch.allclose(given, base.model(input_ids=ids, use_cache=False).logits, rtol=1e-2, atol=1e-2)
+    except (TypeError, ValueError, AttributeError, RuntimeError, IndexError):
+        fits = False
+    if not fits:
+        raise ConfigError(
+            "method: prompts stand before embedded tokens, which the base's own code does not take (inputs_embeds); "
+            "use another method, such as prefix"
+        )
+
+
 def apply_prompt(base: Base, method: PromptMethod) -> Any:
     """Prompt tuning. We set the first embeddings ourselves: peft would write a tokenizer's path into the package."""
-    model = get_peft_model(base.model, PromptTuningConfig(task_type=TASK, num_virtual_tokens=method.tokens))
+    _check_embeddings(base)
+    model = get_peft_model(
+        base.model,
+        PromptTuningConfig(task_type=task_of(base), num_virtual_tokens=method.tokens, num_transformer_submodules=1),
+    )
     embeddings = base.model.get_input_embeddings().weight
     if method.init_text:
         ids = base.tokenizer.backend_tokenizer.encode(method.init_text, add_special_tokens=False).ids
@@ -165,10 +184,12 @@ def apply_prompt(base: Base, method: PromptMethod) -> Any:
 
 def apply_p_tuning(base: Base, method: PTuningMethod) -> Any:
     """P-Tuning v1. The encoder starts as torch's own layers do, its embeddings small as in prefix tuning."""
+    _check_embeddings(base)
     model = get_peft_model(
         base.model,
         PromptEncoderConfig(
-            task_type=TASK,
+            task_type=task_of(base),
+            num_transformer_submodules=1,
             num_virtual_tokens=method.tokens,
             encoder_reparameterization_type=method.encoder.upper(),
             encoder_hidden_size=method.hidden_size,

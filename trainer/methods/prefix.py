@@ -18,7 +18,7 @@ from typing_extensions import override
 from trainer.base_model import Base
 from trainer.config.methods import PrefixMethod
 from trainer.errors import ConfigError, first_line
-from trainer.methods.own_model import ENCODED, OwnModel
+from trainer.methods.own_model import ENCODED, OwnModel, PrefixShape, task_of
 
 NAME = "hotswap_prefix"
 INITIAL_STD = 0.02
@@ -34,16 +34,15 @@ class _Current:
 class PrefixModel(OwnModel):
     """A base whose attention sees trained keys and values first; positions start behind them, as in peft."""
 
-    def __init__(self, base: Base, method: PrefixMethod) -> None:
-        shape = _shape(base.model.config)
+    def __init__(self, base: Base, method: PrefixMethod, shape: PrefixShape) -> None:
         width = shape[1] * shape[2]
         config = {
             "peft_type": "PREFIX_TUNING",
-            "task_type": "CAUSAL_LM",
+            "task_type": task_of(base),
             "base_model_name_or_path": base.name,
             "inference_mode": True,
             "num_virtual_tokens": method.tokens,
-            "num_transformer_submodules": 1,
+            "num_transformer_submodules": 2 if base.is_encoder_decoder else 1,
             "num_layers": shape[0],
             "num_attention_heads": shape[1],
             "token_dim": width,
@@ -51,14 +50,17 @@ class PrefixModel(OwnModel):
         super().__init__(base.model, config)
         self._shape, self.tokens = shape, method.tokens
         self.encoder = _encoder(method, width, shape[0] * 2 * width).to(base.model.device)
-        base.model.set_attn_implementation(NAME)
+
+    def prefix(self) -> Tensor:
+        """Keys and values, [layers, 2, heads, tokens, head_dim]."""
+        return self._rows().view(self.tokens, self._shape[0], 2, *self._shape[1:]).permute(1, 2, 3, 0, 4)
 
     def forward(self, **inputs: Any) -> Any:
         """The base's answer with the prefix before ``input_ids`` [batch, length], padded on the right."""
         input_ids: Tensor = inputs["input_ids"]
         inputs.pop("attention_mask", None)  # padding stands behind everything that counts
         positions = torch.arange(self.tokens, self.tokens + input_ids.shape[1], device=input_ids.device)
-        _Current.prefix = self._rows().view(self.tokens, self._shape[0], 2, *self._shape[1:]).permute(1, 2, 3, 0, 4)
+        _Current.prefix = self.prefix()
         return self.base_model(**inputs, position_ids=positions.expand_as(input_ids))
 
     @override
@@ -84,7 +86,8 @@ class PrefixModel(OwnModel):
 def apply_prefix(base: Base, method: PrefixMethod) -> PrefixModel:
     """Prefix tuning, with or without a projection. ConfigError when the base's attention cannot be reached."""
     try:
-        model = PrefixModel(base, method)
+        model = PrefixModel(base, method, configured_shape(base.model.config))
+        base.model.set_attn_implementation(NAME)
         _Current.seen = set()
         with torch.no_grad():
             model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
@@ -170,8 +173,9 @@ def _encoder(method: PrefixMethod, width: int, outputs: int) -> nn.Module:
     return encoder
 
 
-def _shape(config: Any) -> tuple[int, int, int]:
+def configured_shape(config: Any) -> PrefixShape:
     """(layers, KV heads, head size) of the base."""
+    config = config.get_text_config()
     heads = int(config.num_attention_heads)
     kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
     head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bases.model import output_head
 from trainer.base_model import Base
 from trainer.errors import ConfigError
 
@@ -42,7 +43,7 @@ def attach(base: Base) -> list[TokenRows]:
 
     In a tied base both use the same rows. The rows do not require gradients yet: methods freeze what they find.
     """
-    embedding, head = base.model.get_input_embeddings(), base.model.get_output_embeddings()
+    embedding, head = base.model.get_input_embeddings(), output_head(base.model)
     if getattr(head, "bias", None) is not None:
         raise ConfigError("added_tokens: the output head of this base has a bias, with which they are not served")
     table = embedding.weight
@@ -61,7 +62,7 @@ def attach(base: Base) -> list[TokenRows]:
 
 def train_rows(base: Base, wrapped: list[TokenRows]) -> None:
     """Let the rows be trained. ConfigError when the method trains embedding or head as well."""
-    inputs, head = base.model.get_input_embeddings(), base.model.get_output_embeddings()
+    inputs, head = base.model.get_input_embeddings(), output_head(base.model)
     for place in (inputs, head):
         weight = getattr(place, "weight", None)
         is_touched = _CHILD not in dict(inputs.named_children()) or weight is None or weight.requires_grad

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bases.model import output_head
 from trainer.config.schema import TrainConfig, TrainingConfig
 from trainer.data.encoding import IGNORED
 from trainer.loop.loss import LabelledHead, token_losses
@@ -68,13 +69,14 @@ def estimate(blueprint: Blueprint, config: TrainConfig, batch: BatchShape) -> Me
     optimizer = state_bytes(parameters, training.optimizer)
     adapter = tensor_bytes(planned.model) - planned.base_bytes
     beside = largest_linear(planned.base.model, training.quantize)
-    model = planned.model
+    model, base = planned.model, planned.base.model
     if planned.base.dtype != blueprint.dtype:  # mixed precision: matrices are copied into the dtype that computes
-        model = plan_method(blueprint, config, blueprint.dtype).model
+        other = plan_method(blueprint, config, blueprint.dtype)
+        model, base = other.model, other.base.model
         beside = (
             sum(_bytes(value) for value in trainable_parameters(model).values() if value.dim() > 1) + gradients // 2
         )
-    step = _Step(model, training, batch)
+    step = _Step(model, base, training, batch)
     between = planned.weights + adapter + optimizer
     return Memory(
         weights=planned.weights,
@@ -93,14 +95,14 @@ class _Step:
     ``activations``, ``logits`` and ``peak`` in bytes, beside what was there before the step.
     """
 
-    def __init__(self, model: Any, training: TrainingConfig, batch: BatchShape) -> None:
+    def __init__(self, model: Any, base: Any, training: TrainingConfig, batch: BatchShape) -> None:
         model.train()
         if training.gradient_checkpointing:
             model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         head = LabelledHead(model)
         self._tracker = MemoryTracker([*model.parameters(), *model.buffers()], _BODY)
         self.activations = self.logits = 0
-        module = model.get_output_embeddings()
+        module = output_head(base)
         watch = module.register_forward_pre_hook(lambda *_: self._enter_head())
         try:
             for _ in range(min(training.gradient_accumulation, 2)):  # the second finds the first one's gradients
@@ -115,7 +117,8 @@ class _Step:
 
     def _forward_backward(self, model: Any, head: LabelledHead, batch: BatchShape) -> None:
         self._tracker.phase = _BODY
-        inputs, labels = _inputs(batch)
+        make = _seq2seq_inputs if model.config.is_encoder_decoder else _inputs
+        inputs, labels = make(batch)
         with self._tracker, choose_all, fused_attention():
             loss = token_losses(head.logits(model, inputs, labels), labels).sum()
             self._tracker.phase = _BACKWARD
@@ -129,6 +132,16 @@ def _inputs(batch: BatchShape) -> tuple[dict[str, Tensor], Tensor]:
     labels = torch.full((batch.rows, batch.length), IGNORED)
     labels[:, batch.length - min(batch.labelled, batch.length - 1) :] = 0
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, labels
+
+
+def _seq2seq_inputs(batch: BatchShape) -> tuple[dict[str, Tensor], Tensor]:
+    """The same for an encoder-decoder, whose decoder has what is learned behind a start token."""
+    written = min(batch.labelled, batch.length - 1)
+    read = torch.zeros(batch.rows, batch.length - written, dtype=torch.long, device="meta")
+    labels = torch.zeros(batch.rows, written + 1, dtype=torch.long)
+    labels[:, 0] = IGNORED
+    decoder = torch.zeros(batch.rows, written + 1, dtype=torch.long, device="meta")
+    return {"input_ids": read, "attention_mask": torch.ones_like(read), "decoder_input_ids": decoder}, labels
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
-from transformers import AutoModelForCausalLM
 
+from bases.architecture import model_class, older_code
 from trainer.added_tokens import TrainedToken
 from trainer.base_model import Base
 from trainer.config.methods import trains_weights
@@ -115,13 +115,15 @@ class Blueprint:
     tokenizer: Any = None
     tokens: tuple[TrainedToken, ...] = ()
     amend: Callable[[Any], None] | None = None
+    trust_remote_code: bool = False
 
     def build(self, dtype: torch.dtype) -> Base:
         """The base in ``dtype``, frozen like a loaded one. ConfigError when transformers cannot build it."""
         try:
-            with without_weights():
+            with without_weights(), older_code(self.config):
                 config = copy.deepcopy(self.config)  # prefix tuning writes its attention into it
-                model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+                made = model_class(config)
+                model = made.from_config(config, dtype=dtype, trust_remote_code=self.trust_remote_code)
         except (ValueError, KeyError, TypeError) as error:
             reason = first_line(error)
             raise ConfigError(f"base: no model can be built from the configuration of {self.name}: {reason}") from error
@@ -242,6 +244,9 @@ def _attention(  # noqa: PLR0917 - the signature is torch's
     if enable_gqa:
         groups = query.shape[-3] // key.shape[-3]
         key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
+    if attn_mask is not None and attn_mask.requires_grad:  # a trained bias: torch writes the matrix of pairs out too
+        scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
+        return F.dropout((scores + attn_mask).softmax(-1), dropout_p) @ value
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype)
     out: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(

@@ -5,24 +5,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import torch
-from transformers import AutoConfig
 
+from bases.architecture import read_config
 from bases.compute import dtype_name, resolve_dtype
-from bases.errors import BaseModelError
 from bases.finding import resolve_base
 from bases.tokenizer import load_tokenizer
 from trainer.added_tokens import TrainedToken, add_tokens
-from trainer.base_model import device, load_vocabulary
+from trainer.base_model import device, fitted, load_vocabulary
 from trainer.config.methods import AdaLoraMethod, FullMethod, LoraMethod, Method, PrefixMethod
 from trainer.config.schema import TrainConfig
 from trainer.data.training_data import load_data
 from trainer.errors import ConfigError
 from trainer.methods import adapter_of, trainable_parameters
+from trainer.methods.cached_prefix import kv_shape
 from trainer.methods.own import FullModel
 from trainer.plan.memory import BatchShape, Memory, estimate
 from trainer.plan.meta import Blueprint, PlannedMethod, plan_method, without_weights
@@ -62,7 +61,8 @@ class ServingCost:
 
 @dataclass(frozen=True)
 class Plan:
-    """One run planned. ``other`` is the memory with gradient checkpointing the other way round."""
+    """One run planned. ``other`` is the memory with gradient checkpointing the other way round, None where
+    that cannot be."""
 
     base: str
     dtype: str
@@ -72,7 +72,7 @@ class Plan:
     percent: float
     batch: BatchShape
     memory: Memory
-    other: Memory
+    other: Memory | None
     compared: tuple[MethodRow, ...]
     serving: ServingCost
     timing: Timing | None = None
@@ -95,13 +95,15 @@ def plan_run(config: TrainConfig, steps: int) -> Plan:
     """The plan of the run of ``config``, ``steps`` of its steps measured. Raises TrainerError, BaseModelError."""
     if config.preference:
         raise ConfigError("preference: plan knows supervised runs only; plan the same run without this section")
+    config = fitted(config)
     path = resolve_base(config.base)
     tokenizer, end_ids = load_vocabulary(config)
     data = load_data(config.data, tokenizer, end_ids, config.training.seed)
-    plain = load_tokenizer(path)
+    plain = load_tokenizer(path, config.trust_remote_code)
     tokens = add_tokens(plain, config.added_tokens or ())
     dtype = resolve_dtype(config.training.dtype, device())
-    blueprint = Blueprint(path.name, _read(path), dtype, plain, tokens)
+    trusted = config.trust_remote_code
+    blueprint = Blueprint(path.name, read_config(path, trusted), dtype, plain, tokens, trust_remote_code=trusted)
     work = Workload(config, data)
     plan = _plan(blueprint, config, work.largest_batch())
     return dataclasses.replace(plan, timing=measure(config, data, work, steps)) if steps else plan
@@ -127,7 +129,7 @@ def _plan(blueprint: Blueprint, config: TrainConfig, batch: BatchShape) -> Plan:
     serving = _serving(planned, config)
     memory = estimate(blueprint, config, batch)
     turned = msgspec.structs.replace(config.training, gradient_checkpointing=not config.training.gradient_checkpointing)
-    other = estimate(blueprint, msgspec.structs.replace(config, training=turned), batch)
+    other = _estimate_if_possible(blueprint, msgspec.structs.replace(config, training=turned), batch)
     return Plan(
         base=blueprint.name,
         dtype=dtype_name(blueprint.dtype),
@@ -143,6 +145,13 @@ def _plan(blueprint: Blueprint, config: TrainConfig, batch: BatchShape) -> Plan:
     )
 
 
+def _estimate_if_possible(blueprint: Blueprint, config: TrainConfig, batch: BatchShape) -> Memory | None:
+    try:
+        return estimate(blueprint, config, batch)
+    except ConfigError:
+        return None
+
+
 def _compared(blueprint: Blueprint, config: TrainConfig, batch: BatchShape) -> tuple[MethodRow, ...]:
     rows = []
     for label, method, quantize in COMPARED:
@@ -155,17 +164,15 @@ def _compared(blueprint: Blueprint, config: TrainConfig, batch: BatchShape) -> t
 def _row(blueprint: Blueprint, config: TrainConfig, batch: BatchShape, label: str, words: str) -> MethodRow:
     try:
         planned = plan_method(blueprint, config)
+        memory = estimate(blueprint, config, batch)
     except ConfigError as error:
         return MethodRow(label, words, refused=str(error))
-    memory = estimate(blueprint, config, batch)
     return MethodRow(label, words, planned.trainable, planned.percent, memory)
 
 
 def _serving(planned: PlannedMethod, config: TrainConfig) -> ServingCost:
-    sizes = planned.base.model.config.get_text_config()
-    heads = getattr(sizes, "num_key_value_heads", None) or sizes.num_attention_heads
-    width = getattr(sizes, "head_dim", None) or sizes.hidden_size // sizes.num_attention_heads
-    kv_per_token = 2 * sizes.num_hidden_layers * heads * width * planned.base.dtype.itemsize
+    layers, heads, width = kv_shape(planned.base)
+    kv_per_token = 2 * layers * heads * width * planned.base.dtype.itemsize
     if isinstance(planned.model, FullModel):
         return ServingCost(kv_per_token, None)
     method = config.method
@@ -188,10 +195,3 @@ def _blueprint(shape: ModelPreset, config: TrainConfig) -> Blueprint:
 def _batch(config: TrainConfig) -> BatchShape:
     """The worst: rows as long as they may be, every token learned."""
     return BatchShape(config.training.batch_size, config.data.max_length, config.data.max_length)
-
-
-def _read(path: Path) -> Any:
-    try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise BaseModelError(f"the configuration of the base in {path} cannot be read") from error

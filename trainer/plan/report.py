@@ -74,7 +74,7 @@ def run_data(plan: Plan) -> dict[str, Any]:
         "batch": _fields(plan.batch),
         "gradient_checkpointing": plan.config.training.gradient_checkpointing,
         "memory": _memory_data(plan.memory),
-        "memory_with_checkpointing_the_other_way": _memory_data(plan.other),
+        "memory_with_checkpointing_the_other_way": _memory_data(plan.other) if plan.other else None,
         "compared": [_row_data(row) for row in plan.compared],
         "serving": _fields(plan.serving),
         "timing": {**_fields(plan.timing), "seconds": plan.timing.seconds} if plan.timing else None,
@@ -118,17 +118,12 @@ def _headline(plan: Plan) -> str:
 
 
 def _memory(plan: Plan) -> str:
-    now, other = plan.memory, plan.other
     on = plan.config.training.gradient_checkpointing
-    rows = [(words, *(_both(getattr(memory, name)) for memory in (now, other))) for name, words in _PARTS]
-    rows.append(_working(now, other))
-    rows.append(("peak", _both(now.peak), _both(other.peak)))
-    header = ("memory", f"checkpointing {'on' if on else 'off'}", f"{'off' if on else 'on'}")
+    memories = [memory for memory in (plan.memory, plan.other) if memory]
+    parts = (*_PARTS, ("working", "working memory; minus: never at once"), ("peak", "peak"))
+    rows = [(words, *(_both(getattr(memory, name)) for memory in memories)) for name, words in parts]
+    header = ("memory", f"checkpointing {'on' if on else 'off'}", f"{'off' if on else 'on'}")[: len(memories) + 1]
     return f"on batches of {_batch_words(plan.batch, plan.config)}\n{aligned(header, rows)}"
-
-
-def _working(now: Memory, other: Memory) -> tuple[str, str, str]:
-    return ("working memory; minus: never at once", _both(now.working), _both(other.working))
 
 
 def _comparison(plan: Plan) -> str:

@@ -233,9 +233,7 @@ def _trainer(config: TrainConfig, data: TrainingData, work: Workload, chosen: Se
     arguments = make_arguments(config, work.rows)
     arguments.save_strategy, arguments.eval_strategy = SaveStrategy.NO, IntervalStrategy.NO
     identity = identity_of(config, base.fingerprint, data.sha256)
-    trainer = _SampleTrainer(
-        model, arguments, data, base.pad_id, config=config, identity=identity, packing=work.packing
-    )
+    trainer = _SampleTrainer(model, arguments, data, base, config=config, identity=identity, packing=work.packing)
     trainer.chosen = [item for step in chosen for item in step.items]
     return trainer
 

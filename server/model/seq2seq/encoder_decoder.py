@@ -150,9 +150,7 @@ class Seq2SeqForward(Forward):
                 "(transformers keeps parts of it in float32 then); use --dtype bfloat16 or float32"
             )
         self._model, self._device = base.model, base.device
-        start = getattr(base.model.generation_config, "decoder_start_token_id", None)
-        start = base.model.config.decoder_start_token_id if start is None else start
-        self.start_ids: list[int] = [int(base.model.config.pad_token_id if start is None else start)]
+        self.start_ids: list[int] = [base.decoder_start_id]
         self.has_exact_rows = False  # it attends by torch
         bind_attention(base.model)
 

@@ -9,8 +9,17 @@ import pytest
 import torch
 from transformers import DataCollatorWithFlattening
 
-from trainer.data.batches import Collator, LengthBucketSampler, PackedCollator, PackedDataset, PackedSampler, Packing
+from trainer.data.batches import (
+    Collator,
+    LengthBucketSampler,
+    PackedCollator,
+    PackedDataset,
+    PackedSampler,
+    Packing,
+    Seq2SeqCollator,
+)
 from trainer.data.encoding import IGNORED, Example
+from trainer.errors import DataError
 
 
 def padding(order: Sequence[int], lengths: Sequence[int], batch: int) -> int:
@@ -52,6 +61,35 @@ def test_padding_is_on_the_right_and_never_learned() -> None:
     assert batch["input_ids"].tolist() == [[1, 2, 3], [4, 9, 9]]
     assert batch["labels"].tolist() == [[IGNORED, 2, 3], [IGNORED] * 3]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_an_encoder_reads_what_stands_before_the_labels_and_a_decoder_writes_the_rest() -> None:
+    collate = Seq2SeqCollator(9, start_id=0)
+    examples = [Example((1, 2, 3, 4), (IGNORED, IGNORED, 3, 4)), Example((5, 6, 7, 8), (IGNORED,) * 3 + (8,))]
+    batch = {name: tensor.tolist() for name, tensor in collate(examples).items()}
+    assert batch == {
+        "input_ids": [[1, 2, 9], [5, 6, 7]],
+        "attention_mask": [[1, 1, 0], [1, 1, 1]],
+        "decoder_input_ids": [[0, 3, 4], [0, 8, 9]],
+        "labels": [[IGNORED, 3, 4], [IGNORED, 8, IGNORED]],
+        "num_tokens": [4, 4],
+    }
+    blank = collate([Example((9,), (IGNORED,))])  # fills the last batch of several processes
+    assert (blank["decoder_input_ids"].tolist(), blank["num_tokens"].tolist()) == ([[0]], [1])
+    with pytest.raises(DataError, match="plain text has no prompt"):
+        collate([Example((1, 2, 3), (IGNORED, 2, 3))])
+
+
+@pytest.mark.parametrize("collate", [Collator(9), Seq2SeqCollator(9, start_id=0)])
+def test_asking_has_one_label_a_row_behind_its_answer(collate: Collator | Seq2SeqCollator) -> None:
+    batch = collate.asking([(1, 2), (3,)], [(), (4, 5)])
+    written = batch.get("decoder_input_ids", batch["input_ids"]).tolist()
+    at = [[i for i, label in enumerate(row) if label != IGNORED] for row in batch["labels"].tolist()]
+    if isinstance(collate, Collator):
+        assert (written, at) == ([[1, 2, 9, 9], [3, 4, 5, 9]], [[2], [3]])
+    else:
+        assert (written, at) == ([[0, 9, 9, 9], [0, 4, 5, 9]], [[1], [3]])
+        assert batch["input_ids"].tolist() == [[1, 2], [3, 9]]
 
 
 EXAMPLES = [

@@ -42,7 +42,7 @@ def allocated(config: TrainConfig) -> int:
     data = TrainingData(train=examples(), validation=(), questions=(), sha256="")
     model = apply_method(base, config.method, 3)
     trainer = AdapterTrainer(
-        model, make_arguments(config, ROWS), data, base.pad_id, config=config, identity=identity_of(config, "", "")
+        model, make_arguments(config, ROWS), data, base, config=config, identity=identity_of(config, "", "")
     )
     trainer.remove_callback(PrinterCallback)
     gc.collect()  # what earlier tests have left would be freed within, and subtracted

@@ -48,7 +48,13 @@ prompt packed beside another and cut into chunks gives what transformers gives f
 server starts. Otherwise the server does not start and says why. Not served are state-space and hybrid models, models
 that read images or sound, and encoder-decoder models other than T5.
 
-Code that comes with a model runs only with `--trust-remote-code`.
+Code that comes with a model runs only with `--trust-remote-code`. A decoder of that kind is computed like any other
+where its layers attend through `AttentionInterface` and the same trial succeeds, with a prefix too. Where it attends by
+itself, counts positions in its own way, or needs more of a sequence's past than keys and values (localized filtering,
+as in Yuan2), its own code runs alone, one sequence at a time: every row is what transformers and peft compute for it,
+and requests share a step but no product. The next token goes on from the cache that the code makes, where that gives
+what computing all tokens again gives; else all are computed again. ChatGLM2's and Yuan2's manner are tested so, with
+code written for the tests.
 """
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, BitsAndBytesConfig, 
 
 from tests.factory import VOCAB_SIZE, make_tokenizer
 from tests.oracle import compute_in_fp32
+from tests.own_formats import apply_own, is_own
 
 START, EOS = 256, 258
 S2S = "SEQ_2_SEQ_LM"
@@ -65,7 +66,9 @@ def make_seq2seq_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def make_seq2seq_base(path: Path, *, model_type: str = "t5", seed: int = 0, **overrides: Any) -> Path:
+def make_seq2seq_base(
+    path: Path, *, model_type: str = "t5", seed: int = 0, stds: Mapping[str, float] = STDS, **overrides: Any
+) -> Path:
     """Save a random fp32 encoder-decoder of a few layers, with tokenizer, into ``path``; returns ``path``."""
     torch.manual_seed(seed)
     model = AutoModelForSeq2SeqLM.from_config(
@@ -73,7 +76,7 @@ def make_seq2seq_base(path: Path, *, model_type: str = "t5", seed: int = 0, **ov
     )
     for name, parameter in model.named_parameters():
         if parameter.dim() == 2:
-            torch.nn.init.normal_(parameter, std=next((std for part, std in STDS.items() if part in name), 0.12))
+            torch.nn.init.normal_(parameter, std=next((std for part, std in stds.items() if part in name), 0.12))
         else:
             torch.nn.init.normal_(parameter, mean=1.0, std=0.1)
     model.save_pretrained(path)
@@ -130,6 +133,8 @@ def _model(base: Path, adapter: Path | None, quantize: str) -> Any:
         _round_to_int8(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
+        if adapter is not None and is_own(adapter):
+            return apply_own(model, adapter).eval()
         return (model if adapter is None else PeftModel.from_pretrained(model, adapter)).eval()
 
 
