@@ -134,7 +134,7 @@ class KVCache:
         source, target = torch.tensor(pairs, device=self.device).unbind(1)
         places = [(blocks // self._blocks_of_page, blocks % self._blocks_of_page) for blocks in (source, target)]
         for tensor in self._tensors():
-            blocks = tensor.unflatten(1, (self._blocks_of_page, self.block_size))
+            blocks = tensor.view(len(tensor), self._blocks_of_page, self.block_size, *tensor.shape[2:])
             blocks[places[1]] = blocks[places[0]]
 
     def write_prefix(self, prefix: PrefixKV, slots: Tensor) -> None:
