@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -58,13 +60,16 @@ def silence_libraries() -> None:
 
 
 def split_flags(
-    argv: Sequence[str], own: Mapping[str, bool], is_switch: Callable[[str], bool]
+    argv: Sequence[str],
+    own: Mapping[str, bool],
+    is_switch: Callable[[str], bool],
+    is_text: Callable[[str], bool] = lambda _: False,
 ) -> tuple[list[str], list[str]]:
     """The tokens of ``argv`` that are the command's own, and the settings as ``key=value``.
 
     ``own`` says of the command's flags whether they take a value. A setting without a value is true: one that
-    ``is_switch``, or one that nothing but another flag follows. Several values (``--target_modules a b``) are a list.
-    What follows a switch is its value, unless it is a file or a setting.
+    ``is_switch``, or one that nothing but another flag follows. Several values (``--target_modules a b``) are a list,
+    or the words of a setting that ``is_text``. What follows a switch is its value, unless it is a file or a setting.
     """
     spelled = {flag.replace("_", "-"): flag for flag in own}
     mine: list[str] = []
@@ -84,7 +89,8 @@ def split_flags(
         elif token.startswith("--"):
             key = name[2:].replace("-", "_")
             end += 0 if equals else _count_values(argv[end:], is_switch(key))
-            settings.append(f"{key}={value if equals else _joined(argv[at + 1 : end])}")
+            values = [value] if equals else argv[at + 1 : end]
+            settings.append(f"{key}={' '.join(values) if values and is_text(key) else _joined(values)}")
         else:
             (settings if equals else mine).append(token)
         at = end
@@ -115,9 +121,14 @@ def _is_value(token: str, *, first: bool) -> bool:
 
 
 def _joined(values: Sequence[str]) -> str:
-    if len(values) == 1:
-        return values[0]
-    return f"[{', '.join(values)}]" if values else "true"
+    if len(values) == 1 or (values and values[0].startswith("[") and values[-1].endswith("]")):
+        return " ".join(values)
+    return f"[{', '.join(map(_item, values))}]" if values else "true"
+
+
+def _item(value: str) -> str:
+    """``value`` as an item of a YAML list."""
+    return json.dumps(value, ensure_ascii=False) if re.search(r"""[],[{}#'":\s]""", value) else value
 
 
 SETTINGS_HELP = """\
@@ -148,7 +159,7 @@ def parse_settings(
     ``needs_any``: a file or a setting must be given.
     """
     own = {flag: action.nargs != 0 for flag, action in parser._option_string_actions.items()}
-    mine, settings = split_flags(argv, own, _is_switch)
+    mine, settings = split_flags(argv, own, _is_switch, _is_text)
     args = parser.parse_args(mine)
     if needs_any and args.config is None and not settings and not getattr(args, "shape", None):
         parser.error("give a YAML file, or settings such as --data FILE --output DIR")
@@ -163,6 +174,12 @@ def _is_switch(key: str) -> bool:
     from trainer.config.loading import is_switch_name
 
     return is_switch_name(key)
+
+
+def _is_text(key: str) -> bool:
+    from trainer.config.loading import is_text_name
+
+    return is_text_name(key)
 
 
 def _unknown(key: str) -> str:

@@ -112,6 +112,12 @@ def is_switch_name(name: str) -> bool:
     return alias.is_switch if alias else is_switch(name)
 
 
+def is_text_name(name: str) -> bool:
+    """Whether ``name``, ours or another tool's, takes one text and no list."""
+    ours = meaning_of(name)
+    return takes(ours, str) and not takes(ours, list)
+
+
 def unknown_name(name: str) -> str:
     """What is wrong with ``name`` as a key, if no method and no other trainer knows it."""
     try:
@@ -351,8 +357,10 @@ def _value(key: str, text: str) -> Any:
         value, quoted = read_value(key, text, _unquoted)
     except ConfigError:
         return text
-    is_other = isinstance(value, list | int | float) or (isinstance(value, dict) and is_section(key))
-    free = takes(meaning_of(key), str) and not (value is None and plain_value(text) is None)
+    ours = meaning_of(key)
+    is_list = isinstance(value, list) and takes(ours, list)
+    is_other = is_list or isinstance(value, int | float) or (isinstance(value, dict) and is_section(key))
+    free = takes(ours, str) and not (value is None and plain_value(text) is None)
     return text if free and not quoted and not is_other else value
 
 

@@ -10,7 +10,7 @@ OWN = {"--again": False, "--nproc": True, "-h": False}
 
 
 def split(line: str) -> tuple[list[str], list[str]]:
-    return split_flags(line.split(), OWN, lambda key: key in ("bf16", "resume"))
+    return split_flags(line.split(), OWN, lambda key: key in ("bf16", "resume"), lambda key: key == "say")
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,9 @@ def split(line: str) -> tuple[list[str], list[str]]:
         ("c.yaml --unknown", ["c.yaml"], ["unknown=true"]),
         ("--targets q_proj v_proj --a 1", [], ["targets=[q_proj, v_proj]", "a=1"]),
         ("--a 1 b=2", [], ["a=1", "b=2"]),
+        ("--rows [a, b] --bf16", [], ["rows=[a, b]", "bf16=true"]),
+        ("--say be brief c.yaml", ["c.yaml"], ["say=be brief"]),
+        ("--rows a,b.jsonl c:d 2", [], ['rows=["a,b.jsonl", "c:d", 2]']),
         ("--prompt x=y", [], ["prompt=x=y"]),
         ("-h", ["-h"], []),
     ],

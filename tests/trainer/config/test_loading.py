@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.trainer.config.test_yaml_text import TEXTS
-from trainer.config.loading import convert, dump_config, load_config, load_run
+from trainer.config.loading import convert, dump_config, given_values, load_config, load_run
 from trainer.config.methods import METHODS, LoraMethod, PrefixMethod, PromptMethod
 from trainer.config.preference import PREFERENCES
 from trainer.config.schema import StartConfig, TrainConfig
@@ -117,6 +117,8 @@ def test_missing_and_undecodable_files_are_said_so(tmp_path: Path) -> None:
         ("system_prompt='a' and 'b'", "system_prompt", "'a' and 'b'"),
         ("system_prompt='a' # b", "system_prompt", "'a' # b"),
         ("system_prompt= x ", "system_prompt", " x "),
+        ("system_prompt=[INST]", "system_prompt", "[INST]"),
+        ("system_prompt={a: b}", "system_prompt", "{a: b}"),
         ("system_prompt=@name", "system_prompt", "@name"),
         ("system_prompt=: x", "system_prompt", ": x"),
         ("system_prompt=a: b\nc: d", "system_prompt", "a: b\nc: d"),
@@ -210,6 +212,15 @@ def test_every_text_and_number_that_is_written_is_read_back(
     path = tmp_path / "c.yaml"
     path.write_text(dump_config(config), encoding="utf-8")
     assert msgspec.convert(read(path), TrainConfig) == config
+
+
+@given(text=TEXTS)
+def test_any_text_is_taken_as_it_is_written(text: str) -> None:
+    says_nothing = text.strip() in ("", "~", "null", "Null", "NULL")
+    if not says_nothing and text.strip()[0] not in "'\"":
+        assert given_values([f"system_prompt={text}"], {}) == {"data": {"system_prompt": text}}
+        environment = {"HOTSWAP_TRAIN_DATA__COLUMNS__PROMPT": text}
+        assert given_values([], environment) == {"data": {"columns": {"prompt": text}}}
 
 
 def read(path: Path) -> dict[str, Any]:
