@@ -18,13 +18,11 @@ from pathlib import Path
 
 import msgspec
 
-from adapters.errors import AdapterError
-from bases.errors import BaseModelError
 from trainer.config.keys import is_prose
 from trainer.config.loading import dump_config, load_config, meaning_of
 from trainer.config.preference import GrpoPreference
 from trainer.config.schema import TrainConfig
-from trainer.errors import CheckpointError, ConfigError, TrainerError
+from trainer.errors import CheckpointError, ConfigError
 from trainer.files import CONFIG_FILE, write_json, write_whole
 from trainer.loop.checkpoint import checkpoints
 from trainer.loop.failures import explained
@@ -283,7 +281,7 @@ def _run(trial: Trial, config: TrainConfig, *, overwrite: bool, display: Display
     outcome = TrialResult(trial.name, trial.values, _hash(config))
     try:
         result = train(config, resume=resume, overwrite=not resume, display=display)
-    except (TrainerError, AdapterError, BaseModelError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever ended this run, the next one begins
         reason = " ".join(str(error).split()) or type(error).__name__
         return msgspec.structs.replace(outcome, error=reason)
     finally:

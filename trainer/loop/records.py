@@ -88,20 +88,23 @@ class TensorBoardFile:
 
 
 def require_trackers(names: Sequence[str]) -> None:
-    """Raise ConfigError for the first of ``names`` that transformers does not know or that is not installed."""
+    """Raise ConfigError for those of ``names`` that transformers does not know or that are not installed."""
     if not names:
         return
     from transformers.integrations import get_available_reporting_integrations
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-    installed = get_available_reporting_integrations()
-    for name in names:
-        if name not in INTEGRATION_TO_CALLBACK:
-            raise ConfigError(
-                f"training.trackers: unknown tracker {name!r}; choose from {', '.join(sorted(INTEGRATION_TO_CALLBACK))}"
-            )
-        if name not in installed:
-            raise ConfigError(f"training.trackers: {name} is not installed; install it, or leave it out")
+    known, installed = INTEGRATION_TO_CALLBACK, get_available_reporting_integrations()
+    unknown = [
+        f"unknown tracker {name!r}; choose from {', '.join(sorted(known))}" for name in names if name not in known
+    ]
+    missing = [
+        f"{name} is not installed; install it, or leave it out"
+        for name in names
+        if name in known and name not in installed
+    ]
+    if unknown or missing:
+        raise ConfigError(*(f"training.trackers: {problem}" for problem in (*unknown, *missing)))
 
 
 PLOT_FILE = "loss.png"

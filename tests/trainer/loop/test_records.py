@@ -2,7 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainer.loop.records import MetricsFile, plot_losses, read_metrics
+import pytest
+
+from trainer.errors import ConfigError
+from trainer.loop.records import MetricsFile, plot_losses, read_metrics, require_trackers
 
 
 def test_records_are_appended_and_a_resumed_run_keeps_what_lies_before_it(tmp_path: Path) -> None:
@@ -29,3 +32,13 @@ def test_losses_are_plotted_where_there_are_any(tmp_path: Path) -> None:
     records = [{"step": step, "loss": 1.0 / step} for step in range(1, 100)]
     plot_losses([*records, {"step": 99, "eval_loss": 0.5}], tmp_path / "loss.png")
     assert (tmp_path / "loss.png").stat().st_size > 10_000
+
+
+def test_trackers_that_nobody_knows_are_told_with_those_that_there_are() -> None:
+    require_trackers([])
+    with pytest.raises(ConfigError) as caught:
+        require_trackers(["foo", "bar"])
+    first, second = caught.value.refusals
+    assert first.startswith("training.trackers: unknown tracker 'foo'; choose from ")
+    assert all(name in first for name in ("wandb", "tensorboard", "mlflow"))
+    assert "'bar'" in second
