@@ -163,7 +163,7 @@ def _that_fits(settings: Sequence[str], values: dict[str, dict[str, Any]]) -> tu
     if config.preference:
         return config, None
     plan = plan_run(config, 0)
-    if plan.memory.peak < _ENOUGH * _memory() or plan.other.peak > plan.memory.peak:
+    if plan.memory.peak < _ENOUGH * _memory() or plan.other is None or plan.other.peak > plan.memory.peak:
         return config, plan
     values = {**values, "training": {**values["training"], "gradient_checkpointing": True}}
     config = load_config(None, settings, defaults=values)
