@@ -23,7 +23,7 @@ from bases.tokenizer import load_tokenizer
 from trainer.added_tokens import TrainedToken, add_tokens
 from trainer.config.data import DataConfig
 from trainer.config.methods import trains_weights
-from trainer.config.rules import check_data
+from trainer.config.rules import broken_rules
 from trainer.config.schema import DIVIDED, TrainConfig
 from trainer.data.batches import NO_SOURCE, Collator, Seq2SeqCollator
 from trainer.data.rendering import BASE, NONE, template_text
@@ -61,8 +61,10 @@ def fitted(config: TrainConfig) -> TrainConfig:
     data = msgspec.structs.replace(config.data, learn="last_answer")
     if data.template == BASE and not load_tokenizer(path, config.trust_remote_code).chat_template:
         data = msgspec.structs.replace(data, template=NONE)  # as such a base is served
-        check_data(data)
-    return msgspec.structs.replace(config, data=data)
+    config = msgspec.structs.replace(config, data=data)
+    for problem in broken_rules(config):
+        raise ConfigError(problem)
+    return config
 
 
 def _check_encoder_decoder(config: TrainConfig) -> None:

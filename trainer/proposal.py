@@ -15,7 +15,7 @@ import msgspec
 from transformers import AutoConfig
 
 from bases.finding import resolve_base
-from trainer.base_model import load_vocabulary
+from trainer.base_model import fitted, load_vocabulary
 from trainer.config.data import DataConfig
 from trainer.config.schema import TrainConfig
 from trainer.config.yaml_text import write
@@ -52,6 +52,7 @@ def preference_of(config: TrainConfig) -> str | None:
 
 def look(config: TrainConfig) -> Look:
     """Read the data of ``config`` as training would. Raises DataError where it cannot be trained on."""
+    config = fitted(config)
     tokenizer, end_ids = load_vocabulary(config)
     long = msgspec.structs.replace(config.data, max_length=max(8, room(config) or _LONGEST))
     config = msgspec.structs.replace(config, data=long)
