@@ -15,6 +15,7 @@ from bases.model import adaptable_modules
 from bases.packed import PackedLinear, looks_up, placeholder
 from bases.weights import is_4bit, is_8bit
 from hotkernels.linear import ROWS, PackedWeight, StoredWeight, pack
+from hotkernels.memory import LargePages
 
 if TYPE_CHECKING:
     from bitsandbytes.functional import QuantState
@@ -55,6 +56,7 @@ class _Packer:
         self._first_names = _first_names(model)
         self._places = _places(model)
         self._embedding_name = ""
+        self._memory = LargePages()  # of all weights
         self._table: tuple[PackedWeight, nn.Parameter] | None = None  # of the embedding, for a head tied to it
 
     def pack_embedding(self) -> None:
@@ -64,7 +66,7 @@ class _Packer:
         (name, *_) = self._places[id(first)]
         self._embedding_name = self._first_names[f"{name}.weight"]
         stored = self._blocks.get(self._embedding_name) or StoredWeight(first.weight.detach())
-        table, weight = pack([stored]), placeholder(stored.out_features, stored.in_features)
+        table, weight = pack([stored], self._memory), placeholder(stored.out_features, stored.in_features)
         if all(looks_up(module, table, weight) for module in modules):
             self._table = table, weight
             self.packed.add(self._embedding_name)
@@ -76,7 +78,7 @@ class _Packer:
             stored = {name: weight for name in siblings if (weight := self._stored(name)) is not None}
             weights = list(stored.values())
             if len(weights) > 1 and _fit_together(weights):
-                joined, offset = pack(weights), 0
+                joined, offset = pack(weights, self._memory), 0
                 for name, weight in stored.items():
                     packed = joined.rows(offset, offset + weight.out_features)
                     module = self._replace(name, packed, placeholder(weight.out_features, weight.in_features))
@@ -84,7 +86,8 @@ class _Packer:
                     offset += weight.out_features
             else:
                 for name, weight in stored.items():
-                    self._replace(name, pack([weight]), placeholder(weight.out_features, weight.in_features))
+                    packed = pack([weight], self._memory)
+                    self._replace(name, packed, placeholder(weight.out_features, weight.in_features))
 
     def _stored(self, name: str) -> StoredWeight | None:
         """The weight of the linear map ``name``; None where it has no packed form, or where it was packed just now."""

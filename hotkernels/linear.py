@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hotkernels import native
+from hotkernels.memory import LargePages
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,10 +111,11 @@ class PackedWeight(ABC):
 ROWS = 16  # output features that lie side by side: a tile
 
 
-def pack(weights: Sequence[StoredWeight]) -> PackedWeight:
+def pack(weights: Sequence[StoredWeight], memory: LargePages | None = None) -> PackedWeight:
     """Lay weights of equal format and in_features out, one below the other; ``rows`` gives back each.
 
     Each must have a multiple of ``ROWS`` output features, except the last. Nothing but the result is held meanwhile.
+    It lies in ``memory``, side by side with what else does.
     """
     assert all(weight.out_features % ROWS == 0 for weight in weights[:-1])
     first = weights[0]
@@ -121,7 +123,8 @@ def pack(weights: Sequence[StoredWeight]) -> PackedWeight:
         return _AsStored(first if len(weights) == 1 else _joined(weights))
     layout = _layout(weights)
     tiles = [-(-weight.out_features // ROWS) for weight in weights]
-    packed = torch.empty(sum(tiles), layout.tile_bytes, dtype=torch.uint8)
+    memory = memory or LargePages(sum(tiles) * layout.tile_bytes)
+    packed = memory.empty(sum(tiles) * layout.tile_bytes).view(sum(tiles), layout.tile_bytes)
     for part, weight in zip(torch.split(packed, tiles), weights, strict=True):
         layout.fill(part, weight)
     return _Tiled(packed, layout, sum(weight.out_features for weight in weights), first.book)
@@ -326,8 +329,8 @@ class _Tiled(PackedWeight):
         self._address = self._weight.data_ptr()
 
     def __reduce__(self) -> tuple[type[_Tiled], tuple[object, ...]]:
-        """A copy has other addresses."""
-        return _Tiled, (self._tiles, self._layout, self._out_features, self._book)
+        """A copy has other addresses, and memory of its own."""
+        return _Tiled, (self._tiles.clone(), self._layout, self._out_features, self._book)
 
     @property
     def address(self) -> int:

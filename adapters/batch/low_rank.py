@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from adapters.ops import LowRank, Op
+from adapters.checkpoints import checkpoint
+from adapters.ops import Adapter, LowRank, Op
 from hotkernels import native
 from hotkernels.low_rank import LowRankFactors, LowRankMaps, LowRankRows, LowRankTable, add_low_rank
+from hotkernels.memory import LINE, LargePages
 
 Ops = Mapping[str, tuple[Op, ...]]
 
@@ -79,6 +81,19 @@ def split_low_rank(ops: Ops, places: Places) -> tuple[LowRankTable | None, Ops]:
     if not found:
         return None, ops
     return LowRankTable([found.get(number) for number in range(max(found) + 1)]), rest
+
+
+def with_factors_together(adapter: Adapter) -> Adapter:
+    """``adapter`` with the factors of its low-rank updates side by side in memory, as products read them."""
+    ops = (op for listed in adapter.ops.values() for op in listed if type(op) is LowRank)
+    factors = {id(tensor): tensor.nbytes for op in ops for tensor in op.tensors()}
+    memory = LargePages(sum(factors.values()) + LINE * len(factors))
+
+    def placed(tensor: Tensor) -> Tensor:
+        checkpoint()
+        return memory.copy(tensor) if id(tensor) in factors else tensor
+
+    return adapter.map(placed)
 
 
 def row_updates(segments: Iterable[tuple[LowRankTable | None, int, int]], places: Places) -> RowUpdates | None:

@@ -2,7 +2,7 @@
 #include "linear.h"
 
 #include "export.h"
-#include "low_rank.h"
+#include "linear_maps.h"
 #include "program.h"
 
 namespace {
@@ -13,7 +13,6 @@ void product(const Weight& weight, const float* x, int64_t x_stride, int64_t row
 
 } // namespace
 
-// Shape: x [rows, in_features], x_stride floats between rows; bias [out_features] or null; y [rows, out_features].
 EXPORT void linear(const Weight* weight, const float* x, int64_t x_stride, int64_t rows, const float* bias, float* y,
                    int64_t y_stride) {
   static Fetches const nothing;
@@ -21,7 +20,6 @@ EXPORT void linear(const Weight* weight, const float* x, int64_t x_stride, int64
 }
 OP(linear)
 
-// The same, and then add_low_rank; what that reads is fetched meanwhile.
 EXPORT void linear_updated(const Weight* weight, const float* x, int64_t x_stride, int64_t rows, const float* bias,
                            float* y, int64_t y_stride, const Map* maps, int64_t map_count, const Segment* segments,
                            int64_t segment_count) {

@@ -105,6 +105,7 @@ template <class T> struct Dots {
 
   void run(int64_t row, int64_t row_end, int64_t column, int64_t column_end) const {
     for (; row + 4 <= row_end; row += 4) columns<4, W == 16 ? 4 : 2>(row, column, column_end); // as registers allow
+    for (; row + 2 <= row_end; row += 2) columns<2, W == 16 ? 8 : 4>(row, column, column_end);
     for (; row < row_end; row++) columns<1, 8>(row, column, column_end);
   }
 

@@ -3,17 +3,10 @@
 #include <vector>
 
 #include "export.h"
-#include "low_rank.h"
+#include "linear_maps.h"
 #include "pool.h"
 #include "product.h"
 #include "program.h"
-
-struct Weight;
-EXPORT void linear(const Weight* weight, const float* x, int64_t x_stride, int64_t rows, const float* bias, float* y,
-                   int64_t y_stride);
-EXPORT void linear_updated(const Weight* weight, const float* x, int64_t x_stride, int64_t rows, const float* bias,
-                           float* y, int64_t y_stride, const Map* maps, int64_t map_count, const Segment* segments,
-                           int64_t segment_count);
 
 namespace {
 

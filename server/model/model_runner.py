@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from adapters.batch.low_rank import with_factors_together
 from adapters.compiling import compile_package
 from adapters.ops import Adapter
 from adapters.package.added_tokens import read_added_tokens, unnamed_rows
@@ -129,7 +130,7 @@ class ModelRunner:
         times.append(time.monotonic())
         adapter = compile_package(package, self.spec)
         times.append(time.monotonic())
-        adapter = adapter.map(self._place)
+        adapter = with_factors_together(adapter.map(self._place))
         times.append(time.monotonic())
         stages = zip(("read", "validate", "copy"), times, times[1:], strict=False)
         seconds = {stage: end - start for stage, start, end in stages}

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import Linear
 
-from adapters.batch.low_rank import JoinedMaps, Places, row_updates, split_low_rank
+from adapters.batch.low_rank import JoinedMaps, Places, row_updates, split_low_rank, with_factors_together
 from adapters.batch.reference import apply_reference
-from adapters.ops import Bias, LowRank, Op
+from adapters.ops import Adapter, Bias, LowRank, Op
 from adapters.ops.low_rank import LowRankInput
 from hotkernels import native
 from tests.adapters.ops.cases import IN, OUT
@@ -71,3 +71,19 @@ def test_joined_maps_are_updated_as_the_reference_says(dtype: torch.dtype) -> No
     torch.testing.assert_close(y, torch.cat(wanted, 1), rtol=0, atol=2e-5)
     assert maps.change(updates)
     assert not JoinedMaps({"o": 0}).change(updates)
+
+
+def test_factors_lie_together_as_they_were() -> None:
+    shared, bias = torch.randn(4, IN).T, Bias(torch.randn(OUT))
+    updates = [LowRank(shared, torch.randn(4, OUT)) for _ in range(3)]
+    given = Adapter("lora", {str(i): (update, bias) for i, update in enumerate(updates)})
+    placed = with_factors_together(given)
+    assert placed.nbytes == given.nbytes  # what was shared is
+    assert all(isinstance(op, Bias) and op.delta is bias.delta for _, op in placed.ops.values())
+    factors = [op for listed in placed.ops.values() for op in listed if isinstance(op, LowRank)]
+    for found, update in zip(factors, updates, strict=True):
+        assert torch.equal(found.a, update.a)
+        assert torch.equal(found.b, update.b)
+        assert found.a.stride() == update.a.stride()
+    addresses = [factors[0].a.data_ptr(), *(op.b.data_ptr() for op in factors)]
+    assert max(addresses) - min(addresses) < 3 * 64 * -(-4 * 4 * max(IN, OUT) // 64)

@@ -6,7 +6,7 @@ The base is scaled so that logits are of order one: 1e-6 is then a few roundings
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,13 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from bases import packed
-from hotkernels import native
 from hotkernels.changed_linear import ChangedLinear
-from hotkernels.linear import NATIVE_LINEAR, NATIVE_LINEAR_UPDATED, linear
+from hotkernels.linear import NATIVE_LINEAR, NATIVE_LINEAR_UPDATED
 from hotkernels.native import Function
 from hotkernels.program import Program
-from hotkernels.row_ops import RowOpRows
 from server.adapter_key import AdapterKey
 from server.engine.messages import FinishReason
 from server.model.inputs import ModelInput
-from server.model.lean import parts
 from tests import oracle
 from tests.bounds import LOGITS, packed_logits
 from tests.factory import make_base
@@ -43,12 +39,11 @@ ACTIVATED, INVOCATION = "alora", [301, 302, 303]  # a LoRA that acts from these 
 
 
 class Recorder:
-    """Keeps the logits that the runner gave each request, and counts base products by module."""
+    """Keeps the logits that the runner gave each request, and counts steps."""
 
     def __init__(self, driver: Driver) -> None:
         self.logits: dict[str, list[Tensor]] = {}
         self.steps = 0
-        self.calls: dict[str, int] = {}
         self._driver = driver
         self._execute = driver.engine.runner.execute
         driver.engine.runner.execute = self._recorded  # type: ignore[method-assign]
@@ -195,74 +190,75 @@ def test_mixed_and_preempted(toy_base: Path, toy_adapters: Mapping[str, Path]) -
     mixed.driver.engine.check_integrity()
 
 
+class BaseProducts:
+    """Counts products with the base's weights step by step, each weight by its address; made before the engine is.
+
+    A product is a call of the library, alone or in a program, or torch's own.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+        self._steps = [Counter[int]()]
+        self._written: dict[Program, list[tuple[int, int]]] = {}  # where products begin, and of which weight
+        self._note(Program, "add", self._added)
+        self._note(Program, "run", self._ran)
+        self._note(ChangedLinear, "write", self._wrote)
+        self._note(ChangedLinear, "__call__", lambda changed, *_: self._made(_addresses(changed)))
+        self._note(Function, "__call__", self._called)
+        self._note(nn.functional, "linear", lambda _, weight, *__: self._made([weight.data_ptr()]))
+
+    def steps(self, runner: Any) -> list[Counter[int]]:
+        """The products of every step that ``runner`` makes from now on, in a list that grows."""
+        self._steps = []
+        self._note(runner, "execute", lambda _: self._steps.append(Counter()))
+        return self._steps
+
+    def _note(self, owner: Any, name: str, note: Callable[..., object]) -> None:
+        """Give ``note`` the arguments of a function before each call of it."""
+        function = getattr(owner, name)
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            note(*arguments)
+            return function(*arguments, **named)
+
+        self._monkeypatch.setattr(owner, name, call)
+
+    def _made(self, addresses: Sequence[int]) -> None:
+        self._steps[-1].update(addresses)
+
+    def _called(self, function: Function, *arguments: Any) -> None:
+        if function in _PRODUCTS:
+            self._made(arguments[:1])
+
+    def _added(self, program: Program, function: Function, *arguments: Any) -> None:
+        if function in _PRODUCTS:
+            self._written.setdefault(program, []).append((len(program), arguments[0]))
+
+    def _wrote(self, changed: ChangedLinear, program: Program, *_: Any) -> None:
+        self._written.setdefault(program, []).extend((len(program), address) for address in _addresses(changed))
+
+    def _ran(self, program: Program, start: int, stop: int, _: Any) -> None:
+        self._made([address for place, address in self._written.get(program, ()) if start <= place < stop])
+
+
+def _addresses(changed: ChangedLinear) -> list[int]:
+    """Of the weights of its parts, where the library knows them."""
+    return [part.weight.address for part in changed._parts if part.weight.address is not None]
+
+
 def test_one_base_product_per_linear_map(
     toy_base: Path, toy_adapters: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written: dict[Program, list[tuple[int, int]]] = {}  # of each program, where its products begin, and of which weight
-    add = Program.add
-
-    def noted(self: Program, function: Function, *arguments: Any) -> None:
-        if function in _PRODUCTS:
-            written.setdefault(self, []).append((len(self), arguments[0]))
-        add(self, function, *arguments)
-
-    write = ChangedLinear.write
-
-    def wrote(self: ChangedLinear, program: Program, *arguments: Any) -> None:
-        for part in self._parts:
-            written.setdefault(program, []).append((len(program), part.weight.address or 0))
-        write(self, program, *arguments)
-
-    monkeypatch.setattr(Program, "add", noted)
-    monkeypatch.setattr(ChangedLinear, "write", wrote)
+    products = BaseProducts(monkeypatch)
     mixed = MixedEngine(toy_base, toy_adapters)
-    model = mixed.driver.engine.runner._base.model  # type: ignore[attr-defined]
-    linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
-    products: Counter[tuple[str, int]] = Counter()
-    names: dict[int, set[str]] = {}  # of the maps in a weight, by its id or its address
-    for name, module in linears.items():
-        own, joined = getattr(module, "packed", module.weight), getattr(module, "joined", None)
-        for key in (id(own), getattr(own, "address", None), getattr(joined, "address", None)):
-            names.setdefault(key or 0, set()).add(name)
-    del names[0]
-
-    def counted(key: int) -> None:
-        products.update((name, mixed.recorder.steps) for name in names.get(key, ()))
-
-    def counting(product: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def call(x: Tensor, weight: Any, bias: Tensor | None = None) -> Tensor:
-            if native.library() is None:  # else it calls a function
-                counted(id(weight))
-            return product(x, weight, bias)
-
-        return call
-
-    call, run = Function.__call__, Program.run
-
-    def called(self: Function, *arguments: Any) -> None:
-        if self in _PRODUCTS:
-            counted(arguments[0])
-        call(self, *arguments)
-
-    changed = ChangedLinear.__call__
-
-    def called_changed(self: ChangedLinear, x: Tensor, rows: RowOpRows) -> Tensor:
-        for part in self._parts:
-            counted(part.weight.address or 0)
-        return changed(self, x, rows)
-
-    def ran(self: Program, start: int, stop: int, variables: Any) -> None:
-        for place, address in written.get(self, ()):
-            if start <= place < stop:
-                counted(address)
-        run(self, start, stop, variables)
-
-    monkeypatch.setattr(nn.functional, "linear", counting(nn.functional.linear))
-    monkeypatch.setattr(packed, "linear", counting(linear))
-    monkeypatch.setattr(parts, "linear", counting(linear))
-    monkeypatch.setattr(Function, "__call__", called)
-    monkeypatch.setattr(ChangedLinear, "__call__", called_changed)
-    monkeypatch.setattr(Program, "run", ran)
+    runner = mixed.driver.engine.runner
+    weights: dict[str, set[int]] = {}  # alone, and joined with its neighbours'
+    for name, module in runner._base.model.named_modules():  # type: ignore[attr-defined]
+        if isinstance(module, nn.Linear):
+            own = [getattr(module, kind, None) for kind in ("packed", "joined")]
+            weights[name] = {module.weight.data_ptr(), *(weight.address for weight in own if weight is not None)}
+    steps = products.steps(runner)
     mixed.wave("counted")
-    assert len(products) == len(linears) * mixed.recorder.steps
-    assert set(products.values()) == {1}
+    assert len(steps) == mixed.recorder.steps > 0
+    for step in steps:
+        assert {name: sum(step[address] for address in weights[name]) for name in weights} == dict.fromkeys(weights, 1)
