@@ -22,6 +22,7 @@ from trainer.errors import ConfigError
 from trainer.files import BASE_DIR, CONFIG_FILE, write_whole
 from trainer.loop.callbacks import EarlyStopping, RecordCallback, StopCallback, peak_memory_mb, stop_on_signals
 from trainer.loop.checkpoint import STATE_FILE, RunIdentity, check_identity, identity_of, saved_step
+from trainer.loop.finite import NotFiniteError
 from trainer.loop.output import check_output, make_output, write_record
 from trainer.loop.records import (
     METRICS_FILE,
@@ -118,20 +119,26 @@ class TrainingSession:
         early = self._early_stopping()
         if self.checkpoint and self._has_ended(TrainerState.load_from_json(str(self.checkpoint / STATE_FILE)), trainer):
             trainer.restore(self.checkpoint)  # transformers would train one more step
+            self._plot()
             return time.monotonic() - began
         trainer.remove_callback(PrinterCallback)
-        for callback in (self._stop, early, RecordCallback(self._records, self.display, lambda: trainer.tokens_seen)):
+        for callback in (self._stop, early, RecordCallback(self._records, self.display, trainer)):
             if callback:
                 trainer.add_callback(callback)
         with stop_on_signals(self._stop):
             try:
                 trainer.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
+                trainer.require_finite()
+            except NotFiniteError as error:
+                if error.record:
+                    self.append(error.record)
+                self._plot()
+                raise
             finally:
                 self.display.stop()
         if early and early.is_over(trainer.state.log_history):
             self.display.message(f"stopped early at step {trainer.state.global_step}: {early.reason()}")
-        if processes.is_main():
-            plot_losses(read_metrics(self.output / METRICS_FILE), self.output / PLOT_FILE)
+        self._plot()
         return time.monotonic() - began
 
     def interrupted(self, trainer: Any) -> RunResult | None:
@@ -166,6 +173,10 @@ class TrainingSession:
         """Add ``record``, which must hold ``step``, to the metrics."""
         for records in self._records:
             records.append(record)
+
+    def _plot(self) -> None:
+        if processes.is_main():
+            plot_losses(read_metrics(self.output / METRICS_FILE), self.output / PLOT_FILE)
 
     def _has_ended(self, state: TrainerState, trainer: Any) -> bool:
         early = self._early_stopping()

@@ -37,6 +37,7 @@ from trainer.distributed.shards import is_sharded, load_state, save_state
 from trainer.distributed.strategies import deepspeed_config
 from trainer.loop.callbacks import DynamicsCallback
 from trainer.loop.checkpoint import RunIdentity, WholeCheckpoints
+from trainer.loop.finite import FiniteTraining
 from trainer.loop.loss import LabelledHead, row_losses, token_losses
 from trainer.methods.adalora import dynamics_of
 
@@ -71,7 +72,7 @@ def raise_rate_of_b(optimizer: torch.optim.Optimizer, model: torch.nn.Module, ra
 _PARTS = 5  # evaluations and checkpoints in a run that does not say how many
 
 
-class AdapterTrainer(WholeCheckpoints, Trainer):  # type: ignore[misc]
+class AdapterTrainer(FiniteTraining, WholeCheckpoints, Trainer):  # type: ignore[misc]
     """Trains the adapter of a peft model on examples."""
 
     def __init__(
