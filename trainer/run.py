@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,10 +20,13 @@ from trainer.data.training_data import TrainingData, load_data
 from trainer.distributed import processes
 from trainer.distributed.shards import put, shard
 from trainer.distributed.strategies import check_processes
+from trainer.errors import ConfigError, EvaluationError
+from trainer.evaluation.metrics import find_metrics
+from trainer.evaluation.scoring import score_texts
 from trainer.export.result import export_result
 from trainer.loop.checkpoint import whole_parameters
 from trainer.loop.failures import explained
-from trainer.loop.greedy import exact_match
+from trainer.loop.greedy import ScoredAnswers, exact_match
 from trainer.loop.loss import LabelledHead
 from trainer.loop.packed_attention import check_packing, use_packed_attention
 from trainer.loop.session import RunResult, TrainingSession, check_context, describe
@@ -59,6 +63,9 @@ def _train(session: TrainingSession) -> RunResult:
     data = load_data(config.data, base.tokenizer, base.end_ids, config.training.seed, progress)
     for note in data.notes:
         session.display.message(note)
+    answers = _scored_answers(config, base, data)
+    if config.training.generate_rows and not answers:
+        session.display.message("training.generate_rows: the rows are plain text, in which nothing is answered")
     identity = session.identify(base, data.sha256)
     set_seed(config.training.seed)
     packing = pack(data.train, config.data.max_length) if config.training.packing else None
@@ -75,13 +82,31 @@ def _train(session: TrainingSession) -> RunResult:
     session.open_records(base, {"sha256": data.sha256, **counts, "dropped": data.dropped})
     if config.training.strategy == "fsdp":
         shard(model, torch.bfloat16 if autocasts(session.config) else None)
-    trainer = AdapterTrainer(model, arguments, data, base.pad_id, config=config, identity=identity, packing=packing)
+    trainer = AdapterTrainer(
+        model, arguments, data, base.pad_id, config=config, identity=identity, packing=packing, answers=answers
+    )
     processes.reseed(config.training.seed)
     seconds = session.run(trainer)
     if stopped := session.interrupted(trainer):
         return stopped
     trained = whole_parameters(model) if config.training.strategy in DIVIDED else None
     return processes.from_main(lambda: _finish(session, base, data, trainer, seconds=seconds, trained=trained))
+
+
+def _scored_answers(config: TrainConfig, base: Base, data: TrainingData) -> ScoredAnswers | None:
+    """What is made of answers at each evaluation; None where there is nothing to answer. Raises ConfigError."""
+    training = config.training
+    questions = data.questions[: training.generate_rows]
+    if not questions:
+        return None
+    try:
+        metrics = find_metrics(training.generate_metrics)
+        if reading := [metric.name for metric in metrics if metric.from_logprobs]:
+            raise EvaluationError(f"{reading[0]} is of responses, not of answers; leave it out")
+        score_texts(metrics, *([question.response for question in questions],) * 2)
+    except EvaluationError as error:
+        raise ConfigError(f"training.generate_metrics: {error}") from error
+    return ScoredAnswers(base, questions, partial(score_texts, metrics), training.generate_max_tokens)
 
 
 def _finish(

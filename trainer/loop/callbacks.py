@@ -29,12 +29,15 @@ _PREFERENCE_METRICS = ("kl", "accuracy", "margin", "reward")
 
 
 class RecordCallback(TrainerCallback):  # type: ignore[misc]
-    """Writes records of ``trainer``, which counts its tokens, and shows progress."""
+    """Writes records of ``trainer``, which counts its tokens, and shows progress. ``scores`` are names of its own."""
 
-    def __init__(self, records: Sequence[RecordSink], display: Display, trainer: Any) -> None:
+    def __init__(
+        self, records: Sequence[RecordSink], display: Display, trainer: Any, scores: Sequence[str] = ()
+    ) -> None:
         self._records = records
         self._display = display
         self._trainer = trainer
+        self._scores = scores
         self._began = self._evaluating = 0.0
         self._first_step = 0
         self._mark = (0.0, 0)
@@ -60,11 +63,12 @@ class RecordCallback(TrainerCallback):  # type: ignore[misc]
         if "loss" in logs:
             self._record_step(args, state, logs)
         elif "eval_loss" in logs:
-            self._append(
-                {"step": state.global_step, "epoch": state.epoch, "eval_loss": logs["eval_loss"], **_others(logs)}
-            )
+            scores = {f"eval_{name}": logs[f"eval_{name}"] for name in self._scores if f"eval_{name}" in logs}
+            record = {"step": state.global_step, "epoch": state.epoch, "eval_loss": logs["eval_loss"]}
+            self._append({**record, **scores, **_others(logs)})
+            said = "".join(f"  {name.removeprefix('eval_')} {value:.4g}" for name, value in scores.items())
             self._display.message(
-                f"step {state.global_step}/{state.max_steps}  validation loss {logs['eval_loss']:.4f}"
+                f"step {state.global_step}/{state.max_steps}  validation loss {logs['eval_loss']:.4f}{said}"
             )
             self._mark = (time.monotonic(), self._trainer.tokens_seen)  # an evaluation is no training time
             self._trainer.check_validation(logs["eval_loss"])

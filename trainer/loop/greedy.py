@@ -6,7 +6,8 @@ That is slower than a cache for long answers; it is meant for a few rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,15 +24,46 @@ _SLACK = 8  # tokens an answer may be longer than the one wanted before it is cu
 
 def exact_match(model: Any, head: LabelledHead, base: Base, questions: Sequence[TokenQuestion]) -> float:
     """The share of ``questions`` answered exactly, but for white space around the answer."""
-    hits = 0
+    answers = texts_of(model, head, base, questions, lambda longest: longest + _SLACK)
+    pairs = zip(answers, questions, strict=True)
+    return sum(answer.strip() == question.response.strip() for answer, question in pairs) / len(questions)
+
+
+def texts_of(
+    model: Any, head: LabelledHead, base: Base, questions: Sequence[TokenQuestion], limit: Callable[[int], int]
+) -> list[str]:
+    """Greedy answers as a server hands them out. ``limit``: how many tokens one may have, by those of the longest
+    response beside which it is given."""
+    texts: list[str] = []
     for at in range(0, len(questions), _BATCH):
         batch = questions[at : at + _BATCH]
         wanted = [question.response.strip() for question in batch]
-        limit = max(len(base.tokenizer(text, add_special_tokens=False).input_ids) for text in wanted) + _SLACK
-        answers = greedy(model, head, base, [question.input_ids for question in batch], limit)
-        texts = [base.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
-        hits += sum(text == want for text, want in zip(texts, wanted, strict=True))
-    return hits / len(questions)
+        longest = max(len(base.tokenizer(text, add_special_tokens=False).input_ids) for text in wanted)
+        answers = greedy(model, head, base, [question.input_ids for question in batch], limit(longest))
+        texts += [base.tokenizer.decode(ids, skip_special_tokens=True) for ids in answers]
+    return texts
+
+
+Score = Callable[[Sequence[str], Sequence[str]], dict[str, float]]  # answers and the responses wanted
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredAnswers:
+    """What is made of a model's answers at each evaluation. ``max_tokens`` None: half as many again as the longest
+    response has, and a few."""
+
+    base: Base
+    questions: Sequence[TokenQuestion]
+    score: Score
+    max_tokens: int | None = None
+
+    def of(self, model: Any, head: LabelledHead) -> dict[str, float]:
+        """The scores of ``model``, by name. Several processes all answer all questions: none may wait for another."""
+        limit = self.max_tokens
+        answers = texts_of(
+            model, head, self.base, self.questions, lambda longest: limit or longest * 3 // 2 + 2 * _SLACK
+        )
+        return self.score(answers, [question.response for question in self.questions])
 
 
 @torch.no_grad()

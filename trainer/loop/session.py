@@ -122,7 +122,8 @@ class TrainingSession:
             self._plot()
             return time.monotonic() - began
         trainer.remove_callback(PrinterCallback)
-        for callback in (self._stop, early, RecordCallback(self._records, self.display, trainer)):
+        records = RecordCallback(self._records, self.display, trainer, self.config.training.generate_metrics)
+        for callback in (self._stop, early, records):
             if callback:
                 trainer.add_callback(callback)
         with stop_on_signals(self._stop):
@@ -159,9 +160,13 @@ class TrainingSession:
         history: Sequence[dict[str, Any]] = trainer.state.log_history
         losses = [entry["loss"] for entry in history if "loss" in entry]
         figures = {"train_loss": losses[-1]} if losses else {}
-        validation = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+        validation = [entry for entry in history if "eval_loss" in entry]
         if validation:
-            figures["validation_loss"] = min(validation) if self.config.training.best_checkpoint else validation[-1]
+            best = self.config.training.best_checkpoint
+            entry = min(validation, key=lambda entry: entry["eval_loss"]) if best else validation[-1]
+            figures["validation_loss"] = entry["eval_loss"]
+            scores = [name for name in self.config.training.generate_metrics if f"eval_{name}" in entry]
+            figures |= {name: entry[f"eval_{name}"] for name in scores}
         figures["trainable_parameters"] = _count_trainable(trainer.model)
         figures["train_seconds"] = round(seconds, 3)
         figures["cpu_seconds"] = round(time.process_time() - self._cpu_began, 3)  # holds on a shared machine too

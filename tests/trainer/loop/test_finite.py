@@ -18,6 +18,7 @@ from trainer.errors import CheckpointError, ConfigError
 from trainer.loop.callbacks import StopCallback
 from trainer.loop.checkpoint import checkpoints
 from trainer.loop.finite import NotFiniteError, StepWatch
+from trainer.loop.loss import row_losses
 from trainer.loop.trainer import AdapterTrainer
 from trainer.run import train
 
@@ -91,7 +92,7 @@ def test_a_gradient_without_a_norm_ends_the_run_though_its_loss_has_a_value(
     def steep(trainer: AdapterTrainer, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = compute_loss(trainer, *args, **kwargs)
         if trainer.state.global_step == 2:
-            loss.register_hook(lambda gradient: gradient * math.inf)
+            loss.register_hook(lambda gradient: gradient * math.inf)  # type: ignore[no-untyped-call]
         return loss
 
     monkeypatch.setattr(AdapterTrainer, "compute_loss", steep)
@@ -123,16 +124,14 @@ def test_a_weight_that_is_none_is_not_saved(
 def test_a_validation_loss_that_is_none_ends_the_run_before_its_checkpoint(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
 ) -> None:
-    from trainer.loop import trainer as loop
-
-    row_losses, evaluated = loop.row_losses, []
+    evaluated = []
 
     def broken(logits: Any, labels: Any) -> Any:
         sums, counts = row_losses(logits, labels)
         evaluated.append(labels)
         return (sums if len(evaluated) <= 2 else sums * math.inf), counts  # two batches an evaluation
 
-    monkeypatch.setattr(loop, "row_losses", broken)
+    monkeypatch.setattr("trainer.loop.trainer.row_losses", broken)
     config = make_config(tmp_path, tiny_base, "save_steps=2", "eval_steps=2", "log_steps=20", *options)
     assert stopped(config).startswith("the validation loss became inf at step 4, and the run was stopped; ")
     assert steps_of(config) == ["checkpoint-2"]
