@@ -162,3 +162,18 @@ def test_numbers_are_told_of_the_first_step_that_has_one_amiss() -> None:
     first = watch.first_not_finite(wait=False)
     assert first is not None
     assert (first.step, first.loss, first.grad_norm) == (2, math.inf, 3.0)
+
+
+@pytest.mark.gpu
+def test_the_numbers_of_a_gpu_arrive_without_being_waited_for() -> None:
+    watch = StepWatch()
+    busy = torch.ones(8192, 8192, device="cuda")
+    for step, loss in ((1, 1.0), (2, math.nan)):
+        for _ in range(20):
+            busy = busy @ busy / 8192
+        watch.add(busy[0, 0] * loss)
+        watch.end_step(step, busy[0, 0])
+    assert watch.first_not_finite(wait=False) is None
+    first = watch.first_not_finite(wait=True)
+    assert first is not None
+    assert first.step == 2
