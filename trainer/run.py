@@ -29,7 +29,7 @@ from trainer.loop.failures import explained
 from trainer.loop.greedy import ScoredAnswers, exact_match
 from trainer.loop.loss import LabelledHead
 from trainer.loop.packed_attention import check_packing, use_packed_attention
-from trainer.loop.session import RunResult, TrainingSession, check_context, describe
+from trainer.loop.session import RunResult, TrainingSession, check_context, context_of, describe
 from trainer.loop.trainer import AdapterTrainer, autocasts, make_arguments, total_steps
 from trainer.methods import apply_method, trainable_parameters
 from trainer.progress import Display, SilentDisplay
@@ -106,7 +106,8 @@ def _scored_answers(config: TrainConfig, base: Base, data: TrainingData) -> Scor
         score_texts(metrics, *([question.response for question in questions],) * 2)
     except EvaluationError as error:
         raise ConfigError(f"training.generate_metrics: {error}") from error
-    return ScoredAnswers(base, questions, partial(score_texts, metrics), training.generate_max_tokens)
+    context = context_of(base.model.config, config)
+    return ScoredAnswers(base, questions, partial(score_texts, metrics), training.generate_max_tokens, context)
 
 
 def _finish(
@@ -145,6 +146,6 @@ def _answers(config: TrainConfig, base: Base, data: TrainingData, model: Any, he
     if not questions:
         return {}
     return {
-        "exact_match": exact_match(model, head, base, questions),
+        "exact_match": exact_match(model, head, base, questions, context_of(base.model.config, config)),
         "exact_match_rows": len(questions),
     }

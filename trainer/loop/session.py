@@ -220,6 +220,12 @@ def _resolved(config: TrainConfig) -> TrainConfig:
     return msgspec.structs.replace(config, training=training)
 
 
+def context_of(model_config: Any, config: TrainConfig) -> int | None:
+    """How many tokens the base has positions for beside the method's virtual ones; None where it does not say."""
+    positions: int | None = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    return None if positions is None else positions - getattr(config.method, "tokens", 0)
+
+
 _SHORTEST = 8  # tokens that data.max_length allows at least
 
 
