@@ -209,12 +209,6 @@ class RowEncoder:
         examples = [example for one in encoded for example in one.examples]
         return Encoded(tuple(examples), (*cut, *dict.fromkeys(key for one in encoded for key in one.cut)))
 
-    def question(self, parsed: ParsedRow) -> TokenQuestion:
-        """The prompt of a row's last answer, and that answer. Raises DroppedRow."""
-        conversation, _ = self.fit_prompt(parsed)
-        prompt = self.renderer.prompt(conversation[: last_answer(conversation)], parsed.tools)
-        return TokenQuestion(tuple(self.encoder.prompt_ids(prompt)), self.reference(conversation, parsed.tools))
-
     def reference(self, conversation: Conversation, tools: Sequence[Any]) -> str:
         """The last answer as a server hands it out when the model says what it has learned. Raises DroppedRow."""
         last = last_answer(conversation)
@@ -224,6 +218,12 @@ class RowEncoder:
         if said.strip() == content.strip() and self._special.isdisjoint(ids):
             return content
         return str(self._tokenizer.decode(ids, skip_special_tokens=True)) or content
+
+    def question(self, parsed: ParsedRow) -> TokenQuestion:
+        """The prompt of a row's last answer, and that answer. Raises DroppedRow."""
+        conversation, _ = self.fit_prompt(parsed)
+        prompt = self.renderer.prompt(conversation[: last_answer(conversation)], parsed.tools)
+        return TokenQuestion(tuple(self.encoder.prompt_ids(prompt)), self.reference(conversation, parsed.tools))
 
 
 def without_row_limit(config: DataConfig) -> DataConfig:

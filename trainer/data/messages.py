@@ -109,19 +109,17 @@ def _message(where: str, i: int, item: Any) -> Message:
             raise DataError(f"{where}: {key} of message {i} must be text, not {named(text)}")
     if role == CALL_ROLE:
         role, content, calls = ASSISTANT, "", (content,)
-    return _checked(f"{where}: message {i}", item, role, content, calls)
-
-
-def _checked(where: str, item: Mapping[str, Any], role: str, content: str, calls: tuple[str, ...]) -> Message:
-    role = role_of(where, role)
-    thought = _thought(where, item) if role == ASSISTANT else ""
-    return Message(role, content, _is_learned(where, item), calls, thought)
+    here = f"{where}: message {i}"
+    role = role_of(here, role)
+    return Message(role, content, _is_learned(here, item), calls, _thought(here, item, role))
 
 
 _THOUGHTS = ("reasoning_content", "thinking", "reasoning")  # names for one thing, as transformers reads them
 
 
-def _thought(where: str, item: Mapping[str, Any]) -> str:
+def _thought(where: str, item: Mapping[str, Any], role: str) -> str:
+    if role != ASSISTANT:
+        return ""
     key = next((name for name in _THOUGHTS if item.get(name) is not None), None)
     thought = item[key] if key else ""
     if not isinstance(thought, str):
