@@ -47,9 +47,8 @@ def _preference_rules(
     starts_from: bool,
 ) -> Iterator[str]:
     kind = preference.KIND
-    for key in ("exact_match_rows", "generate_rows"):
-        if getattr(training, key):
-            yield f"training.{key}: {kind} has no responses to match; leave it out"
+    answered = [key for key in ("exact_match_rows", "generate_rows") if getattr(training, key)]
+    yield from (f"training.{key}: {kind} has no responses to match; leave it out" for key in answered)
     if method.KIND == "adalora":
         yield f"method.type: adalora adds a term to the loss of supervised training; {kind} has none"
     if added_tokens and not (starts_from and kind in ("dpo", "kto")):
