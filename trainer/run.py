@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,13 +20,16 @@ from trainer.data.training_data import TrainingData, load_data
 from trainer.distributed import processes
 from trainer.distributed.shards import put, shard
 from trainer.distributed.strategies import check_processes
+from trainer.errors import ConfigError, EvaluationError
+from trainer.evaluation.metrics import find_metrics
+from trainer.evaluation.scoring import score_texts
 from trainer.export.result import export_result
 from trainer.loop.checkpoint import whole_parameters
 from trainer.loop.failures import explained
-from trainer.loop.greedy import exact_match
+from trainer.loop.greedy import ScoredAnswers, exact_match
 from trainer.loop.loss import LabelledHead
 from trainer.loop.packed_attention import check_packing, use_packed_attention
-from trainer.loop.session import RunResult, TrainingSession, check_context, describe
+from trainer.loop.session import RunResult, TrainingSession, check_context, context_of, describe
 from trainer.loop.trainer import AdapterTrainer, autocasts, make_arguments, total_steps
 from trainer.methods import apply_method, trainable_parameters
 from trainer.progress import Display, SilentDisplay
@@ -61,6 +65,9 @@ def _train(session: TrainingSession) -> RunResult:
     base.collator()([data.train[0]])  # before anything is written: rows of plain text are not for every base
     for note in data.notes:
         session.display.message(note)
+    answers = _scored_answers(config, base, data)
+    if config.training.generate_rows and not answers:
+        session.display.message("training.generate_rows: the rows are plain text, in which nothing is answered")
     identity = session.identify(base, data.sha256)
     set_seed(config.training.seed)
     packing = pack(data.train, config.data.max_length) if config.training.packing else None
@@ -77,13 +84,32 @@ def _train(session: TrainingSession) -> RunResult:
     session.open_records(base, {"sha256": data.sha256, **counts, "dropped": data.dropped})
     if config.training.strategy == "fsdp":
         shard(model, torch.bfloat16 if autocasts(session.config) else None)
-    trainer = AdapterTrainer(model, arguments, data, base, config=config, identity=identity, packing=packing)
+    trainer = AdapterTrainer(
+        model, arguments, data, base, config=config, identity=identity, packing=packing, answers=answers
+    )
     processes.reseed(config.training.seed)
     seconds = session.run(trainer)
     if stopped := session.interrupted(trainer):
         return stopped
     trained = whole_parameters(model) if config.training.strategy in DIVIDED else None
     return processes.from_main(lambda: _finish(session, base, data, trainer, seconds=seconds, trained=trained))
+
+
+def _scored_answers(config: TrainConfig, base: Base, data: TrainingData) -> ScoredAnswers | None:
+    """What is made of answers at each evaluation; None where there is nothing to answer. Raises ConfigError."""
+    training = config.training
+    questions = data.questions[: training.generate_rows]
+    if not questions:
+        return None
+    try:
+        metrics = find_metrics(training.generate_metrics)
+        if reading := [metric.name for metric in metrics if metric.from_logprobs]:
+            raise EvaluationError(f"{reading[0]} is of responses, not of answers; leave it out")
+        score_texts(metrics, *([question.response for question in questions],) * 2)
+    except EvaluationError as error:
+        raise ConfigError(f"training.generate_metrics: {error}") from error
+    context = context_of(base.model.config, config)
+    return ScoredAnswers(base, questions, partial(score_texts, metrics), training.generate_max_tokens, context)
 
 
 def _finish(
@@ -122,6 +148,6 @@ def _answers(config: TrainConfig, base: Base, data: TrainingData, model: Any, he
     if not questions:
         return {}
     return {
-        "exact_match": exact_match(model, head, base, questions),
+        "exact_match": exact_match(model, head, base, questions, context_of(base.model.config, config)),
         "exact_match_rows": len(questions),
     }

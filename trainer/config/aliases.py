@@ -127,7 +127,7 @@ _CONVERSIONS = {
         "qlora: lora on an nf4 base",
     ),
 }
-_Choice = dict[str, str | bool]
+_Choice = dict[str, str | bool | int]
 
 
 class _Name(msgspec.Struct, forbid_unknown_fields=True, rename={"with_it": "with"}):

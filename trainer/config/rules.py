@@ -54,8 +54,8 @@ def _preference_rules(
     starts_from: bool,
 ) -> Iterator[str]:
     kind = preference.KIND
-    if training.exact_match_rows:
-        yield f"training.exact_match_rows: {kind} has no responses to match; leave it out"
+    answered = [key for key in ("exact_match_rows", "generate_rows") if getattr(training, key)]
+    yield from (f"training.{key}: {kind} has no responses to match; leave it out" for key in answered)
     if method.KIND == "adalora":
         yield f"method.type: adalora adds a term to the loss of supervised training; {kind} has none"
     if added_tokens and not (starts_from and kind in ("dpo", "kto")):
@@ -182,7 +182,7 @@ def _step_rules(training: TrainingConfig, has_validation: bool) -> Iterator[str]
     if training.warmup > 1 and not training.warmup.is_integer():
         yield f"training.warmup: {training.warmup} is neither a share below 1 nor a whole number of steps"
     if not has_validation:
-        for key in ("best_checkpoint", "early_stopping", "eval_steps", "exact_match_rows"):
+        for key in ("best_checkpoint", "early_stopping", "eval_steps", "exact_match_rows", "generate_rows"):
             if getattr(training, key):
                 yield f"training.{key}: there are no validation rows (data.validation is 0)"
     every, save = training.eval_steps, training.save_steps

@@ -29,7 +29,9 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ``early_stopping_min_delta`` after which training ends; the best checkpoint is then the one that is exported.
     ``tensorboard`` writes OUTPUT/tensorboard; ``trackers`` are names that transformers knows, such as wandb.
     ``dtype`` auto is bfloat16 where the hardware multiplies it natively, else float32. ``exact_match_rows`` validation
-    rows are answered greedily at the end and compared with their responses. ``packing`` puts several examples into
+    rows are answered greedily at the end and compared with their responses. ``generate_rows`` validation rows are
+    answered so at each evaluation, in at most ``generate_max_tokens`` (None: half as many again as the longest response
+    has), and scored by ``generate_metrics``, names of trainer.evaluation. ``packing`` puts several examples into
     one row of data.max_length tokens; batch_size counts rows. ``strategy`` is what several processes
     (--nproc) have of the model: ddp copies it to each, fsdp divides it among them, zero1 to zero3 are DeepSpeed's;
     batch_size is that of all processes together.
@@ -61,6 +63,9 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     tensorboard: bool = False
     trackers: list[str] = []
     exact_match_rows: Annotated[int, Meta(ge=0)] = 0
+    generate_rows: Annotated[int, Meta(ge=0)] = 0
+    generate_metrics: list[str] = msgspec.field(default_factory=lambda: ["bleu4", "rouge1", "rouge2", "rougeL"])
+    generate_max_tokens: Positive | None = None
     seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
     quantize: Quantization = "none"
     dtype: TrainedDtype = "auto"

@@ -212,6 +212,7 @@ class _Counts:
                 splits.surveys,
                 foreign=is_foreign(self._config, self._tokenizer),
                 stray_tail=self._rows.stray_tail,
+                insert=self._rows.renderer.insert,
                 dropped=_numbers(self._dropped),
                 cut=_numbers(self._cut),
                 repeated=splits.split.repeated,

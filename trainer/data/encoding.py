@@ -14,7 +14,7 @@ import msgspec
 
 from trainer.config.data import DataConfig, TooLong
 from trainer.data.conversations import TEXT, DroppedRow, ParsedRow
-from trainer.data.messages import Conversation, last_answer
+from trainer.data.messages import Conversation, TokenQuestion, last_answer
 from trainer.data.rendering import Renderer, TextSegment, make_renderer
 
 IGNORED = -100
@@ -183,15 +183,16 @@ class RowEncoder:
     """Encodes rows as training with ``config`` does. Raises DataError for a template that cannot be used."""
 
     def __init__(self, config: DataConfig, tokenizer: Any, end_ids: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        self._special = frozenset(tokenizer.all_special_ids)  # clients do not see them; they may mark a thought
         self.renderer = make_renderer(config, tokenizer)
         self.encoder = Encoder(tokenizer, end_ids, config.max_length, config.too_long, config.max_response_length)
         limit = config.max_prompt_length
         self._prompt_limit = PromptLimit(self.renderer, self.encoder, limit) if limit else None
         tail = self.renderer.tail
         ends = set(self.encoder.prompt_ids(TextSegment(tail, learned=False))) & set(end_ids)
-        self.stray_tail = (
-            "" if ends else tail.strip()
-        )  # what the template writes after an answer, where it ends no turn
+        self.stray_tail = "" if ends else tail.strip()
+        """What the template writes after an answer, where it ends no turn."""
 
     def fit_prompt(self, parsed: ParsedRow) -> tuple[Conversation, tuple[str, ...]]:
         """The conversation with a prompt as long as allowed, and the limit at which it was cut. Raises DroppedRow."""
@@ -203,8 +204,26 @@ class RowEncoder:
     def encode(self, parsed: ParsedRow) -> Encoded:
         """The examples of a row, and the limits at which it was cut. Raises DroppedRow."""
         conversation, cut = self.fit_prompt(parsed)
-        encoded = self.encoder.encode(self.renderer.segments(conversation, parsed.tools))
-        return Encoded(encoded.examples, (*cut, *encoded.cut))
+        sequences = self.renderer.sequences(conversation, parsed.tools)
+        encoded = [self.encoder.encode(segments) for segments in sequences]
+        examples = [example for one in encoded for example in one.examples]
+        return Encoded(tuple(examples), (*cut, *dict.fromkeys(key for one in encoded for key in one.cut)))
+
+    def reference(self, conversation: Conversation, tools: Sequence[Any]) -> str:
+        """The last answer as a server hands it out when the model says what it has learned. Raises DroppedRow."""
+        last = last_answer(conversation)
+        content = conversation[last].content
+        said = self.renderer.said(conversation[: last + 1], tools).text
+        ids = self.encoder.prompt_ids(TextSegment(said, learned=False))
+        if said.strip() == content.strip() and self._special.isdisjoint(ids):
+            return content
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True)) or content
+
+    def question(self, parsed: ParsedRow) -> TokenQuestion:
+        """The prompt of a row's last answer, and that answer. Raises DroppedRow."""
+        conversation, _ = self.fit_prompt(parsed)
+        prompt = self.renderer.prompt(conversation[: last_answer(conversation)], parsed.tools)
+        return TokenQuestion(tuple(self.encoder.prompt_ids(prompt)), self.reference(conversation, parsed.tools))
 
 
 def without_row_limit(config: DataConfig) -> DataConfig:

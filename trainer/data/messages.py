@@ -34,13 +34,15 @@ _TYPE_NAMES = {"int": "a number", "float": "a number", "bool": "true/false", "li
 class Message:
     """One message of a conversation. ``calls`` are the functions it calls, as JSON text; not ``learned`` is only read.
 
-    A message of the user is never learned, unless everything is.
+    A message of the user is never learned, unless everything is. ``thought`` is what the assistant thought before it
+    answered, where the data has it beside the content.
     """
 
     role: str
     content: str
     learned: bool = True
     calls: tuple[str, ...] = ()
+    thought: str = ""
 
 
 Conversation = tuple[Message, ...]
@@ -107,7 +109,22 @@ def _message(where: str, i: int, item: Any) -> Message:
             raise DataError(f"{where}: {key} of message {i} must be text, not {named(text)}")
     if role == CALL_ROLE:
         role, content, calls = ASSISTANT, "", (content,)
-    return Message(role_of(f"{where}: message {i}", role), content, _is_learned(f"{where}: message {i}", item), calls)
+    here = f"{where}: message {i}"
+    role = role_of(here, role)
+    return Message(role, content, _is_learned(here, item), calls, _thought(here, item, role))
+
+
+_THOUGHTS = ("reasoning_content", "thinking", "reasoning")  # names for one thing, as transformers reads them
+
+
+def _thought(where: str, item: Mapping[str, Any], role: str) -> str:
+    if role != ASSISTANT:
+        return ""
+    key = next((name for name in _THOUGHTS if item.get(name) is not None), None)
+    thought = item[key] if key else ""
+    if not isinstance(thought, str):
+        raise DataError(f"{where}: {key} must be text, not {named(thought)}")
+    return thought.strip()
 
 
 def role_of(where: str, name: str) -> str:

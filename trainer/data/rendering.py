@@ -4,15 +4,17 @@ The templates by name are for bases that have none or are to be trained with ano
 ``bos_token`` are the base's own. A server must render the same template as training did: the package records its hash,
 and servers refuse it where theirs is another. What is learned is found by rendering prefixes of the conversation, never
 by looking for a template's keywords: the prompt of an answer is exactly what a server renders for the messages before
-it.
+it, and the answer follows it at once. What a template writes between the two (an empty thought, a channel) is in no
+prompt of a server's; learned, it would be said to clients. It is left out.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from jinja2 import TemplateError
@@ -150,6 +152,7 @@ def is_foreign(config: DataConfig, tokenizer: Any) -> bool:
 
 
 _ASKED, _ANSWERED = "What is it?", "Probe answer."
+_CHANGED = "the chat template does not keep the prompt in front of the answer"
 
 
 @dataclass(frozen=True)
@@ -166,17 +169,38 @@ class TextSegment:
     answer: bool = False
 
 
+@dataclass(frozen=True)
+class Said:
+    """An answer as the model is to say it, and the ``tail`` that its template writes after it."""
+
+    text: str
+    tail: str = ""
+
+
 class Renderer(Protocol):
-    """Turns rows into segments, and prompts into what stands before an answer. ``tail`` is what it writes after one."""
+    """Turns rows into segments, and prompts into what stands before an answer. ``tail`` is what it writes after one,
+    ``insert`` what it would write before one that no prompt holds."""
 
     tail: str
+    insert: str
+
+    def sequences(self, conversation: Conversation, tools: Sequence[Any] = ()) -> list[list[TextSegment]]:
+        """The segments of a row: one list, or one for each answer where they cannot stand in one, the last one first.
+
+        Each ends with the last message that is learned. Raises DroppedRow.
+        """
+        ...
 
     def segments(self, conversation: Conversation, tools: Sequence[Any] = ()) -> list[TextSegment]:
-        """The segments of a row, up to the last message of the assistant. Raises DroppedRow."""
-        ...
+        """The segments up to the last answer. Raises DroppedRow."""
+        return self.sequences(conversation, tools)[0]
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> TextSegment:
         """What stands before the assistant's answer to ``messages``."""
+        ...
+
+    def said(self, conversation: Conversation, tools: Sequence[Any] = ()) -> Said:
+        """The last message of ``conversation``, which is the assistant's. Raises DroppedRow."""
         ...
 
 
@@ -191,12 +215,12 @@ class PlainRenderer(Renderer):
 
     def __init__(self, config: DataConfig) -> None:
         self._config = config
-        self.tail = ""
+        self.tail = self.insert = ""
 
     @override
-    def segments(self, conversation: Conversation, tools: Sequence[Any] = ()) -> list[TextSegment]:
+    def sequences(self, conversation: Conversation, tools: Sequence[Any] = ()) -> list[list[TextSegment]]:
         if conversation[0].role == TEXT:
-            return text_segments(conversation)
+            return [text_segments(conversation)]
         require_answer(conversation, self._config)
         if len(conversation) != 2 or tools:
             raise DataError(
@@ -205,14 +229,16 @@ class PlainRenderer(Renderer):
             )
         asked, answer = conversation
         everything = self._config.learn == "everything"
-        return [
-            TextSegment(asked.content, everything, special=True, whole=everything),
-            TextSegment(answer.content, learned=True, whole=everything, answer=True),
-        ]
+        prompt = TextSegment(asked.content, everything, special=True, whole=everything)
+        return [[prompt, TextSegment(answer.content, learned=True, whole=everything, answer=True)]]
 
     @override
     def prompt(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> TextSegment:
         return TextSegment(messages[-1].content, learned=False, special=True)
+
+    @override
+    def said(self, conversation: Conversation, tools: Sequence[Any] = ()) -> Said:
+        return Said(conversation[-1].content)
 
 
 class ChatRenderer(Renderer):
@@ -223,25 +249,29 @@ class ChatRenderer(Renderer):
         self._config, self._tokenizer, self._template = config, tokenizer, template
         if config.tools == "template" and "tool_calls" not in template:
             raise DataError("data.tools: the chat template writes no tool calls; set data.tools: text")
-        self.tail = self._probe()
+        self.tail, self.insert = self._probe()
 
     @override
-    def segments(self, conversation: Conversation, tools: Sequence[Any] = ()) -> list[TextSegment]:
-        """The segments of a row. A template that rewrites earlier turns leaves only the last answer to be learned."""
+    def sequences(self, conversation: Conversation, tools: Sequence[Any] = ()) -> list[list[TextSegment]]:
+        """The segments of a row. A template that rewrites earlier turns gets a list for each answer, for what stands
+        before a later one is not what was said."""
         if conversation[0].role == TEXT:
-            return text_segments(conversation)
+            return [text_segments(conversation)]
         require_answer(conversation, self._config)
-        answers = answer_indices(conversation)
-        for turns in (answers, answers[-1:]):
-            try:
-                return self._split(conversation, tools, turns)
-            except _RewrittenError:
-                continue
-        raise DroppedRow("the chat template does not keep the prompt in front of the answer")
+        try:
+            return [self._split(conversation, tools, answer_indices(conversation))]
+        except _RewrittenError:
+            everything = self._config.learn == "everything"
+            alone = answer_indices(conversation)[-1:] if everything else answers_of(conversation, self._config)
+            return [self._split(conversation, tools, [i]) for i in reversed(alone)]
 
     @override
     def prompt(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> TextSegment:
         return TextSegment(self._render(messages, tools, add_generation_prompt=True), learned=False)
+
+    @override
+    def said(self, conversation: Conversation, tools: Sequence[Any] = ()) -> Said:
+        return self._said(conversation, tools, self.prompt(conversation[:-1], tools).text)
 
     def _split(self, conversation: Conversation, tools: Sequence[Any], answers: Sequence[int]) -> list[TextSegment]:
         out: list[TextSegment] = []
@@ -250,19 +280,41 @@ class ChatRenderer(Renderer):
         wanted = answers_of(conversation, self._config)
         for i in answers:
             before = self._render(conversation[:i], tools, add_generation_prompt=True)
-            after = self._render(conversation[: i + 1], tools, add_generation_prompt=False)
-            if not before.startswith(done) or not after.startswith(before):
+            if not before.startswith(done):
                 raise _RewrittenError
+            said = self._said(conversation[: i + 1], tools, before)
+            answer = said.text + said.tail
             out += [
                 TextSegment(before[len(done) :], everything, whole=everything),
-                TextSegment(after[len(before) :], i in wanted, whole=everything, answer=True),
+                TextSegment(answer, i in wanted, whole=everything, answer=True),
             ]
-            done = after
+            done = before + answer
         while out and not out[-1].learned:
             out.pop()  # nothing after the last thing learned is read
         if not out:
             raise DroppedRow("every answer that the chat template keeps is excluded by its weight or train")
         return out
+
+    def _said(self, conversation: Conversation, tools: Sequence[Any], before: str) -> Said:
+        """The last message, the assistant's, as it is to be said after the prompt ``before``. Raises DroppedRow."""
+        *history, message = conversation
+        after = self._render(conversation, tools, add_generation_prompt=False)
+        rest = _behind(before, after)
+        if message.thought and rest is not None and _holds(rest, message.thought):
+            return _cut_tail(rest, self.tail)
+        if message.thought:  # the template knows none, or writes none where the prompt ends with its own
+            message = _thinking_aloud(message)
+            after = self._render([*history, message], tools, add_generation_prompt=False)
+            rest = _behind(before, after)
+        if rest is not None and rest.strip() == (message.content.strip() + self.tail).strip():
+            return _cut_tail(rest, self.tail)  # mostly; one rendering less
+        probe = self._render([*history, Message(ASSISTANT, _ANSWERED)], tools, add_generation_prompt=False)
+        head, found, tail = probe.rpartition(_ANSWERED)
+        if found:
+            return _without_insert(message, before, after, head, tail)
+        if rest is None:
+            raise DroppedRow(_CHANGED)
+        return Said(rest)
 
     def _render(self, messages: Sequence[Message], tools: Sequence[Any], *, add_generation_prompt: bool) -> str:
         try:
@@ -280,10 +332,11 @@ class ChatRenderer(Renderer):
         except (TypeError, ValueError, LookupError, ArithmeticError) as error:
             raise DroppedRow("the chat template cannot render it") from error
 
-    def _probe(self) -> str:
-        """What the template writes after an answer. DataError where the answer's own header is left to be learned.
+    def _probe(self) -> tuple[str, str]:
+        """What the template writes after an answer, and before one that no prompt holds.
 
-        Without a generation prompt a server would not write that header, and the model would say it aloud.
+        DataError where that is the answer's own header. Without a generation prompt a server would not write it, and
+        nothing would tell the answer from what is asked.
         """
         messages = (Message("user", _ASKED), Message(ASSISTANT, _ANSWERED))
         try:
@@ -291,18 +344,63 @@ class ChatRenderer(Renderer):
             without = self._render(messages[:1], (), add_generation_prompt=False)
             after = self._render(messages, (), add_generation_prompt=False)
         except DroppedRow:
-            return ""  # it wants other messages than these; rows will show
-        if not after.startswith(before):
-            return ""
-        header, found, tail = after[len(before) :].partition(_ANSWERED)
+            return "", ""  # it wants other messages than these; rows will show
+        head, found, tail = after.rpartition(_ANSWERED)
         if not found:
-            return ""
-        if header.strip() and before == without:
+            return "", ""
+        insert = head[len(before) :].strip() if head.startswith(before) else ""
+        if insert and before == without:
             raise DataError(
-                f"the chat template has no generation prompt: it writes {header.strip()!r} before an answer but not at "
+                f"the chat template has no generation prompt: it writes {insert!r} before an answer but not at "
                 "the end of a prompt; give data.template one with {% if add_generation_prompt %}"
             )
-        return tail
+        return tail, insert
+
+
+def _without_insert(message: Message, before: str, after: str, head: str, tail: str) -> Said:
+    """What is said of ``message`` after the prompt ``before``, where the template renders them together as ``after``.
+
+    ``head`` and ``tail`` are what it writes around another content: what is in ``head`` and in no prompt is its own.
+    White space is said, as bases have learned it. What the content holds is said in any case, also a thought that the
+    template takes out of it. Raises DroppedRow.
+    """
+    rest = _behind(before, after)
+    if after.startswith(head) and _squeezed(after[len(head) :]).startswith(_squeezed(message.content)):
+        insert = head[len(before) :] if head.startswith(before) else ""
+        return _cut_tail((insert if insert.isspace() else "") + after[len(head) :], tail)
+    if rest is not None and _holds(rest, message.content):
+        return _cut_tail(rest, tail)
+    if message.calls:
+        raise DroppedRow(_CHANGED)
+    begun = before[len(os.path.commonprefix([before, head])) :].strip()  # noqa: RUF071 - such as a thought
+    content = message.content.strip()
+    return Said(content.removeprefix(begun).lstrip() if begun else content, tail)
+
+
+def _behind(before: str, after: str) -> str | None:
+    """What ``after`` adds to ``before``, white space between them aside; None where it begins otherwise."""
+    if after.startswith(before):
+        return after[len(before) :]
+    bare = before.rstrip()
+    return after[len(bare) :].lstrip() if after.startswith(bare) else None
+
+
+def _cut_tail(text: str, tail: str) -> Said:
+    return Said(text.removesuffix(tail), tail) if text.endswith(tail) else Said(text)
+
+
+def _holds(text: str, part: str) -> bool:
+    """Whether ``part`` stands in ``text``, white space aside: templates trim it and put some between parts."""
+    return _squeezed(part) in _squeezed(text)
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())
+
+
+def _thinking_aloud(message: Message) -> Message:
+    """``message`` with its thought in its content, between the marks in use."""
+    return replace(message, content=f"<think>\n{message.thought}\n</think>\n\n{message.content}", thought="")
 
 
 def text_segments(conversation: Conversation) -> list[TextSegment]:
@@ -312,6 +410,8 @@ def text_segments(conversation: Conversation) -> list[TextSegment]:
 
 def _plain(message: Message) -> dict[str, Any]:
     plain: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.thought:
+        plain["reasoning_content"] = message.thought
     if message.calls:
         plain["tool_calls"] = [{"type": "function", "function": json.loads(call)} for call in message.calls]
     return plain

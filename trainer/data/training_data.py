@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -48,6 +49,7 @@ def notes_of(
     *,
     foreign: bool,
     stray_tail: str,
+    insert: str,
     dropped: Mapping[str, int],
     cut: Mapping[str, int],
     repeated: int,
@@ -56,7 +58,8 @@ def notes_of(
     """One line for each thing that people should know of the data.
 
     ``foreign``: the template is not the base's. ``stray_tail``: what it writes after an answer, where that ends no
-    turn. ``repeated`` training rows repeat another, ``shared`` validation rows are training rows as well.
+    turn; ``insert``: what it writes before one, and no prompt holds. ``repeated`` training rows repeat another,
+    ``shared`` validation rows are training rows as well.
     """
     notes = [f"{one.source.name}: {counted(one.rows)} of the shape {one.reader.layout}" for one in surveys]
     notes += [_template_note(config, surveys, foreign), _truncation_note(config)]
@@ -64,6 +67,11 @@ def notes_of(
         notes.append(
             f"warning: the template ends answers with {stray_tail!r}, which no token of this base ends a turn with: "
             "it becomes part of every answer; choose a template of this base's markers"
+        )
+    if insert:
+        notes.append(
+            f"the template writes {insert!r} before an answer, which no prompt of a server holds: it is left out, and "
+            "answers begin with their content"
         )
     if cut:
         notes.append("cut: " + "; ".join(f"{counted(count)} at data.{key}" for key, count in sorted(cut.items())))
@@ -156,6 +164,7 @@ def load_data(
             splits.surveys,
             foreign=is_foreign(config, tokenizer),
             stray_tail=rows.stray_tail,
+            insert=rows.renderer.insert,
             dropped=dropped,
             cut=tokens.cut,
             repeated=splits.split.repeated,
@@ -164,10 +173,13 @@ def load_data(
     )
 
 
-def load_questions(config: DataConfig, seed: int, split: Literal["validation", "test"]) -> list[Question]:
+def load_questions(
+    config: DataConfig, seed: int, split: Literal["validation", "test"], rows: RowEncoder | None = None
+) -> list[Question]:
     """The rows that training with ``seed`` holds back, or those of ``data.test``, as questions to a server.
 
-    Rows that training left out because of their tokens alone (too long) are asked too. Raises DataError.
+    Rows that training left out because of their tokens alone (too long) are asked too. ``rows`` knows how the base
+    writes an answer's thought; without it references are as the data has them. Raises DataError.
     """
     config = with_recipe(config)
     if split == "test":
@@ -175,7 +187,7 @@ def load_questions(config: DataConfig, seed: int, split: Literal["validation", "
         indices = found.usable
     else:
         found, indices = find_validation(config, seed, partial(ConversationReader, config))
-    return [_question(row, parsed, config) for row, parsed in rows_at(found, indices)]
+    return [_question(row, parsed, config, rows) for row, parsed in rows_at(found, indices)]
 
 
 class _RowTokenizer:
@@ -211,17 +223,14 @@ class _RowTokenizer:
 
     def _one(self, parsed: ParsedRow, examples: Examples, questions: TokenQuestions | None) -> None:
         encoded = self._rows.encode(parsed)
+        if questions is not None and parsed.conversation[0].role != TEXT:
+            questions.append(self._rows.question(parsed))
         for example in encoded.examples:
             examples.append(example)
         self.cut.update(set(encoded.cut))
-        if questions is not None and parsed.conversation[0].role != TEXT:
-            conversation, _ = self._rows.fit_prompt(parsed)
-            last = last_answer(conversation)
-            prompt = self._rows.renderer.prompt(conversation[:last], parsed.tools)
-            questions.append(TokenQuestion(tuple(self._rows.encoder.prompt_ids(prompt)), conversation[last].content))
 
 
-def _question(row: RawRow, parsed: ParsedRow, config: DataConfig) -> Question:
+def _question(row: RawRow, parsed: ParsedRow, config: DataConfig, rows: RowEncoder | None) -> Question:
     conversation = parsed.conversation
     if conversation[0].role == TEXT:
         return Question(None, "", conversation[0].content, row.values)
@@ -229,6 +238,9 @@ def _question(row: RawRow, parsed: ParsedRow, config: DataConfig) -> Question:
         raise DataError("data.tools: no server can be asked with tools; set data.tools: text")
     last = last_answer(conversation)
     reference = conversation[last].content
+    if rows:
+        with suppress(DroppedRow):  # the server refuses it, too, and will say so
+            reference = rows.reference(conversation, ())
     if config.template == "none":
         return Question(None, conversation[last - 1].content, reference, row.values)
     return Question(conversation[:last], None, reference, row.values)

@@ -55,6 +55,14 @@ def shape_of(parameter: Tensor) -> torch.Size:
     return torch.Size(getattr(parameter, "ds_shape", parameter.shape))  # DeepSpeed leaves nothing of its own shape
 
 
+def local_part(parameter: Tensor) -> Tensor:
+    """What this process has of ``parameter``."""
+    if isinstance(parameter, DTensor):
+        return parameter.to_local()
+    part: Tensor = getattr(parameter, "ds_tensor", parameter)
+    return part
+
+
 def divided_like(parameter: Tensor, value: Tensor) -> Tensor:
     """The whole ``value`` divided among processes as ``parameter`` is, when it has its shape; else unchanged."""
     if not isinstance(parameter, DTensor) or value.shape != parameter.shape:

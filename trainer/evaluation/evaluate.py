@@ -112,7 +112,11 @@ def chat_messages(question: Question) -> list[dict[str, str]]:
     """The messages of ``question`` as they are sent. Raises EvaluationError for a plain prompt."""
     if question.messages is None:
         raise EvaluationError("a question without messages cannot be sent as a chat")
-    return [{"role": message.role, "content": message.content} for message in question.messages]
+    return [
+        {"role": message.role, "content": message.content}
+        | ({"reasoning_content": message.thought} if message.thought else {})
+        for message in question.messages
+    ]
 
 
 TIMEOUT_SECONDS = 300.0
@@ -163,7 +167,7 @@ def digest(questions: Sequence[Question]) -> str:
     """What identifies ``questions``: SHA-256 over what is sent and wanted."""
     total = hashlib.sha256()
     for question in questions:
-        messages = [[message.role, message.content] for message in question.messages or ()]
+        messages = [list(message.values()) for message in (chat_messages(question) if question.messages else ())]
         total.update(json.dumps([messages, question.prompt, question.reference]).encode())
     return total.hexdigest()
 

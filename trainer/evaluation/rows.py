@@ -7,17 +7,21 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import yaml
 
+from bases.errors import BaseModelError
 from trainer.config.loading import load_config
 from trainer.config.schema import TrainConfig
 from trainer.data.messages import Question
-from trainer.errors import EvaluationError
+from trainer.errors import EvaluationError, TrainerError
 from trainer.evaluation.metrics.structured import NotJson, parse_json
 from trainer.files import CONFIG_FILE
+
+if TYPE_CHECKING:
+    from trainer.data.encoding import RowEncoder
 
 HeldOut = Literal["validation", "test"]
 
@@ -48,7 +52,7 @@ class EvaluationRows:
 def load_rows(source: RowSource) -> EvaluationRows:
     """The rows that ``source`` means. Raises EvaluationError, ConfigError or DataError."""
     config, split = _config(source)
-    questions = tuple(_questions(config, split)[: source.rows])
+    questions = tuple(_questions(config, split, knows_base=source.config is not None)[: source.rows])
     if not questions:
         raise EvaluationError(f"{config.data.path} holds no {split} rows to evaluate on; name others with --data FILE")
     return EvaluationRows(
@@ -56,14 +60,26 @@ def load_rows(source: RowSource) -> EvaluationRows:
     )
 
 
-def _questions(config: TrainConfig, split: HeldOut) -> list[Question]:
+def _questions(config: TrainConfig, split: HeldOut, *, knows_base: bool) -> list[Question]:
     if config.preference:
         from trainer.preference.preference_data import preferred_answers
 
         return preferred_answers(config, split)
     from trainer.data.training_data import load_questions
 
-    return load_questions(config.data, config.training.seed, split)
+    return load_questions(config.data, config.training.seed, split, _encoder(config) if knows_base else None)
+
+
+def _encoder(config: TrainConfig) -> RowEncoder | None:
+    """What rendered the rows of the run of ``config``; None where its base is not on this machine."""
+    from trainer.base_model import load_vocabulary
+    from trainer.data.encoding import RowEncoder
+    from trainer.data.sources import with_recipe
+
+    try:
+        return RowEncoder(with_recipe(config.data), *load_vocabulary(config))
+    except (BaseModelError, TrainerError):
+        return None
 
 
 def config_beside(package: Path) -> Path | None:

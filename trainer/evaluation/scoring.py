@@ -32,6 +32,13 @@ def score_rows(metric: Metric, cases: Sequence[Case]) -> tuple[Score, Array]:
     return Score(metric.name, value, low, high, len(kept), metric.higher_is_better, note), statistics
 
 
+def score_texts(metrics: Sequence[Metric], answers: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """``metrics`` of ``answers``, without intervals, by name. Raises EvaluationError as ``score_rows`` does."""
+    cases = [Case(answer, reference) for answer, reference in zip(answers, references, strict=True)]
+    found = {metric.name: (metric, _statistics(metric, cases)) for metric in metrics}
+    return {name: value_of(values[scored(values)], metric.combine) for name, (metric, values) in found.items()}
+
+
 def check_scorable(metric: Metric, questions: Sequence[Question]) -> None:
     """Raise EvaluationError, before anything is asked, when no answer to ``questions`` could be scored."""
     if metric.from_logprobs:

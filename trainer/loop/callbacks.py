@@ -6,14 +6,13 @@ uninterrupted one.
 
 from __future__ import annotations
 
-import math
 import os
 import resource
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -22,7 +21,6 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trainer.distributed import processes
-from trainer.errors import TrainingError
 from trainer.loop.records import RecordSink
 from trainer.methods.adalora import AdaLoraDynamics
 from trainer.progress import Display, StepMetrics
@@ -31,12 +29,15 @@ _PREFERENCE_METRICS = ("kl", "accuracy", "margin", "reward")
 
 
 class RecordCallback(TrainerCallback):  # type: ignore[misc]
-    """Writes records and shows progress. ``tokens_seen`` says how many tokens the run has trained on."""
+    """Writes records of ``trainer``, which counts its tokens, and shows progress. ``scores`` are names of its own."""
 
-    def __init__(self, records: Sequence[RecordSink], display: Display, tokens_seen: Callable[[], int]) -> None:
+    def __init__(
+        self, records: Sequence[RecordSink], display: Display, trainer: Any, scores: Sequence[str] = ()
+    ) -> None:
         self._records = records
         self._display = display
-        self._tokens_seen = tokens_seen
+        self._trainer = trainer
+        self._scores = scores
         self._began = self._evaluating = 0.0
         self._first_step = 0
         self._mark = (0.0, 0)
@@ -44,24 +45,33 @@ class RecordCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Start the clock."""
         self._began = time.monotonic()
-        self._mark = (self._began, self._tokens_seen())
+        self._mark = (self._began, self._trainer.tokens_seen)
         self._first_step = state.global_step
         self._display.start(state.max_steps, state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Let the last step be logged, whatever training.log_steps says, and the first that is evaluated."""
+        if state.global_step >= state.max_steps or control.should_training_stop:
+            control.should_log = True
+        elif control.should_evaluate and not any("loss" in entry for entry in state.log_history):
+            control.should_log = True  # it may be the last step, by early stopping
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
     ) -> None:
-        """Record what transformers logs. Raises TrainingError for a loss that is not finite."""
+        """Record what transformers logs. Raises TrainingError for a validation loss that is not finite."""
         if "loss" in logs:
             self._record_step(args, state, logs)
         elif "eval_loss" in logs:
-            self._append(
-                {"step": state.global_step, "epoch": state.epoch, "eval_loss": logs["eval_loss"], **_others(logs)}
-            )
+            scores = {f"eval_{name}": logs[f"eval_{name}"] for name in self._scores if f"eval_{name}" in logs}
+            record = {"step": state.global_step, "epoch": state.epoch, "eval_loss": logs["eval_loss"]}
+            self._append({**record, **scores, **_others(logs)})
+            said = "".join(f"  {name.removeprefix('eval_')} {value:.4g}" for name, value in scores.items())
             self._display.message(
-                f"step {state.global_step}/{state.max_steps}  validation loss {logs['eval_loss']:.4f}"
+                f"step {state.global_step}/{state.max_steps}  validation loss {logs['eval_loss']:.4f}{said}"
             )
-            self._mark = (time.monotonic(), self._tokens_seen())  # an evaluation is no training time
+            self._mark = (time.monotonic(), self._trainer.tokens_seen)  # an evaluation is no training time
+            self._trainer.check_validation(logs["eval_loss"])
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Leave the terminal in order."""
@@ -72,7 +82,7 @@ class RecordCallback(TrainerCallback):  # type: ignore[misc]
             records.append(record)
 
     def _record_step(self, args: TrainingArguments, state: TrainerState, logs: dict[str, float]) -> None:
-        now, tokens = time.monotonic(), self._tokens_seen()
+        now, tokens = time.monotonic(), self._trainer.tokens_seen
         before, tokens_before = self._mark
         self._mark = (now, tokens)
         done = state.global_step - self._first_step
@@ -99,11 +109,6 @@ class RecordCallback(TrainerCallback):  # type: ignore[misc]
             }
         )
         self._display.update(metrics)
-        if not math.isfinite(logs["loss"]):
-            raise TrainingError(
-                f"the loss became {logs['loss']} at step {state.global_step}; lower training.learning_rate "
-                f"(now {args.learning_rate:g}) or set training.warmup; the checkpoints before it are kept"
-            )
 
 
 def _others(logs: dict[str, float]) -> dict[str, float]:

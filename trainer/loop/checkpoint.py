@@ -37,6 +37,7 @@ STATE_FILE = "trainer_state.json"  # transformers writes it last: a checkpoint w
 _NAME = re.compile(r"checkpoint-[0-9]+")
 _FREE = {
     *("log_steps", "eval_steps", "save_steps", "keep_checkpoints", "exact_match_rows", "threads"),
+    *("generate_rows", "generate_metrics", "generate_max_tokens"),
     *("early_stopping", "early_stopping_min_delta", "tensorboard", "trackers"),
 }
 
@@ -93,8 +94,11 @@ def load_parameters(model: torch.nn.Module, directory: Path) -> None:
 
 
 def read_parameters(directory: Path) -> dict[str, torch.Tensor]:
-    """The parameters saved in ``directory``, by name. Raises CheckpointError."""
-    return _read(directory / PARAMETERS_FILE)
+    """The parameters saved in ``directory``, by name. Raises CheckpointError, also where they are not finite."""
+    tensors = _read(directory / PARAMETERS_FILE)
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise CheckpointError(f"{directory} holds weights that are not finite; remove it, and an earlier one is used")
+    return tensors
 
 
 def put_parameters(model: torch.nn.Module, saved: Mapping[str, torch.Tensor], directory: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,16 +35,26 @@ class MetricsFile:
         """Start afresh, or keep the records up to ``resume_step``: what came after is computed again."""
         self._path = path
         kept = [] if resume_step is None else [r for r in read_metrics(path) if r.get("step", 0) <= resume_step]
-        write_whole(path, "".join(json.dumps(record) + "\n" for record in kept))
+        write_whole(path, "".join(map(_line, kept)))
 
     def append(self, record: dict[str, Any]) -> None:
         """Add one record; it must hold ``step``."""
         try:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(_line(record))
         except OSError as error:
             error.filename = str(self._path)  # a failed write does not say where
             raise
+
+
+def _line(record: dict[str, Any]) -> str:
+    """``record`` as JSON, which has no numbers that are not finite: null in their place."""
+    return json.dumps({name: value if _is_number(value) else None for name, value in record.items()}) + "\n"
+
+
+def _is_number(value: Any) -> bool:
+    """Whether ``value`` is anything but a number that is not finite."""
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -81,7 +92,7 @@ class TensorBoardFile:
     def append(self, record: dict[str, Any]) -> None:
         """Write the numbers of ``record``, which must hold ``step``: eval_loss as eval/loss, others as train/NAME."""
         for name, value in record.items():
-            if name != "step" and isinstance(value, int | float):
+            if name != "step" and isinstance(value, int | float) and _is_number(value):
                 tag = name.replace("eval_", "eval/") if name.startswith("eval_") else f"train/{name}"
                 self._writer.add_scalar(tag, value, record["step"])
         self._writer.flush()
@@ -113,9 +124,10 @@ _SMOOTHED_FROM = 50  # points from which a running mean is drawn over the raw lo
 
 def plot_losses(records: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw the ``loss`` and ``eval_loss`` of ``records`` over ``step`` into ``path``; nothing without losses."""
-    train = [(r["step"], r["loss"]) for r in records if "loss" in r]
-    validation = [(r["step"], r["eval_loss"]) for r in records if "eval_loss" in r]
-    if not train:
+    train, validation = (
+        [(r["step"], r[key]) for r in records if r.get(key) is not None] for key in ("loss", "eval_loss")
+    )
+    if not train and not validation:
         return
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -124,12 +136,14 @@ def plot_losses(records: Sequence[dict[str, Any]], path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlabel="step", ylabel="loss per token", title="Loss")
     smooth = len(train) >= _SMOOTHED_FROM
-    axes.plot(*zip(*train, strict=True), color="C0", alpha=0.35 if smooth else 1, label="train")
+    if train:
+        marker = "o" if len(train) == 1 else None  # a point alone draws no line
+        axes.plot(*zip(*train, strict=True), color="C0", marker=marker, alpha=0.35 if smooth else 1, label="train")
     if smooth:
         axes.plot(*zip(*_smoothed(train), strict=True), color="C0", label="train, running mean")
     if validation:
         axes.plot(*zip(*validation, strict=True), color="C1", marker="o", label="validation")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=min(0.0, *(loss for _step, loss in (*train, *validation))))  # that of GRPO is below 0, too
     axes.grid(alpha=0.3)
     axes.legend(loc="upper right")  # where a falling loss leaves room; "best" looks at every point
     scratch = path.with_name(f".{path.name}")

@@ -22,6 +22,7 @@ from trainer.errors import ConfigError
 from trainer.files import BASE_DIR, CONFIG_FILE, write_whole
 from trainer.loop.callbacks import EarlyStopping, RecordCallback, StopCallback, peak_memory_mb, stop_on_signals
 from trainer.loop.checkpoint import STATE_FILE, RunIdentity, check_identity, identity_of, saved_step
+from trainer.loop.finite import NotFiniteError
 from trainer.loop.output import check_output, make_output, write_record
 from trainer.loop.records import (
     METRICS_FILE,
@@ -118,20 +119,27 @@ class TrainingSession:
         early = self._early_stopping()
         if self.checkpoint and self._has_ended(TrainerState.load_from_json(str(self.checkpoint / STATE_FILE)), trainer):
             trainer.restore(self.checkpoint)  # transformers would train one more step
+            self._plot()
             return time.monotonic() - began
         trainer.remove_callback(PrinterCallback)
-        for callback in (self._stop, early, RecordCallback(self._records, self.display, lambda: trainer.tokens_seen)):
+        records = RecordCallback(self._records, self.display, trainer, self.config.training.generate_metrics)
+        for callback in (self._stop, early, records):
             if callback:
                 trainer.add_callback(callback)
         with stop_on_signals(self._stop):
             try:
                 trainer.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
+                trainer.require_finite()
+            except NotFiniteError as error:
+                if error.record:
+                    self.append(error.record)
+                self._plot()
+                raise
             finally:
                 self.display.stop()
         if early and early.is_over(trainer.state.log_history):
             self.display.message(f"stopped early at step {trainer.state.global_step}: {early.reason()}")
-        if processes.is_main():
-            plot_losses(read_metrics(self.output / METRICS_FILE), self.output / PLOT_FILE)
+        self._plot()
         return time.monotonic() - began
 
     def interrupted(self, trainer: Any) -> RunResult | None:
@@ -152,9 +160,13 @@ class TrainingSession:
         history: Sequence[dict[str, Any]] = trainer.state.log_history
         losses = [entry["loss"] for entry in history if "loss" in entry]
         figures = {"train_loss": losses[-1]} if losses else {}
-        validation = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+        validation = [entry for entry in history if "eval_loss" in entry]
         if validation:
-            figures["validation_loss"] = min(validation) if self.config.training.best_checkpoint else validation[-1]
+            best = self.config.training.best_checkpoint
+            entry = min(validation, key=lambda entry: entry["eval_loss"]) if best else validation[-1]
+            figures["validation_loss"] = entry["eval_loss"]
+            scores = [name for name in self.config.training.generate_metrics if f"eval_{name}" in entry]
+            figures |= {name: entry[f"eval_{name}"] for name in scores}
         figures["trainable_parameters"] = _count_trainable(trainer.model)
         figures["train_seconds"] = round(seconds, 3)
         figures["cpu_seconds"] = round(time.process_time() - self._cpu_began, 3)  # holds on a shared machine too
@@ -166,6 +178,10 @@ class TrainingSession:
         """Add ``record``, which must hold ``step``, to the metrics."""
         for records in self._records:
             records.append(record)
+
+    def _plot(self) -> None:
+        if processes.is_main():
+            plot_losses(read_metrics(self.output / METRICS_FILE), self.output / PLOT_FILE)
 
     def _has_ended(self, state: TrainerState, trainer: Any) -> bool:
         early = self._early_stopping()
@@ -202,6 +218,12 @@ def _resolved(config: TrainConfig) -> TrainConfig:
     dtype = dtype_name(resolve_dtype(config.training.dtype, device()))
     training = msgspec.structs.replace(config.training, dtype=dtype, threads=torch.get_num_threads())
     return msgspec.structs.replace(config, training=training)
+
+
+def context_of(model_config: Any, config: TrainConfig) -> int | None:
+    """How many tokens the base has positions for beside the method's virtual ones; None where it does not say."""
+    positions: int | None = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    return None if positions is None else positions - getattr(config.method, "tokens", 0)
 
 
 _SHORTEST = 8  # tokens that data.max_length allows at least

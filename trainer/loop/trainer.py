@@ -36,6 +36,8 @@ from trainer.distributed.shards import is_sharded, load_state, save_state
 from trainer.distributed.strategies import deepspeed_config
 from trainer.loop.callbacks import DynamicsCallback
 from trainer.loop.checkpoint import RunIdentity, WholeCheckpoints
+from trainer.loop.finite import FiniteTraining
+from trainer.loop.greedy import ScoredAnswers
 from trainer.loop.loss import LabelledHead, row_losses, token_losses
 from trainer.methods.adalora import dynamics_of
 
@@ -70,7 +72,7 @@ def raise_rate_of_b(optimizer: torch.optim.Optimizer, model: torch.nn.Module, ra
 _PARTS = 5  # evaluations and checkpoints in a run that does not say how many
 
 
-class AdapterTrainer(WholeCheckpoints, Trainer):  # type: ignore[misc]
+class AdapterTrainer(FiniteTraining, WholeCheckpoints, Trainer):  # type: ignore[misc]
     """Trains the adapter of a peft model on examples."""
 
     def __init__(
@@ -83,6 +85,7 @@ class AdapterTrainer(WholeCheckpoints, Trainer):  # type: ignore[misc]
         config: TrainConfig,
         identity: RunIdentity,
         packing: Packing | None = None,
+        answers: ScoredAnswers | None = None,
     ) -> None:
         super().__init__(
             model=model,
@@ -92,6 +95,7 @@ class AdapterTrainer(WholeCheckpoints, Trainer):  # type: ignore[misc]
             eval_dataset=ExampleDataset(data.validation) if data.validation else None,
         )
         self.head = LabelledHead(model)
+        self._answers = answers
         self._config = config.training
         self.identity = identity
         self._dynamics = dynamics_of(model)
@@ -127,7 +131,7 @@ class AdapterTrainer(WholeCheckpoints, Trainer):  # type: ignore[misc]
         return batches, labels
 
     def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
-        """The validation loss: the mean over all labels, whatever the batches."""
+        """The validation loss, the mean over all labels whatever the batches, and the scores of answers."""
         self.model.eval()
         total, count = torch.zeros((), dtype=torch.float64), 0
         with torch.no_grad():
@@ -140,6 +144,8 @@ class AdapterTrainer(WholeCheckpoints, Trainer):  # type: ignore[misc]
                 total += sums.double().sum().cpu()
                 count += int(counts.sum())
         metrics = {"eval_loss": float(total / count)}
+        if self._answers and math.isfinite(metrics["eval_loss"]):
+            metrics |= {f"eval_{name}": value for name, value in self._answers.of(self.model, self.head).items()}
         self.log(metrics)
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -20,6 +20,7 @@ from typing_extensions import override
 from trainer.base_model import Base
 from trainer.config.preference import DpoPreference, KtoPreference
 from trainer.loop.checkpoint import WholeCheckpoints
+from trainer.loop.finite import FiniteTraining
 from trainer.preference.policy import PolicyModel, Table
 
 
@@ -35,7 +36,7 @@ def as_config(kind: type[Any], arguments: TrainingArguments, **settings: Any) ->
     return config
 
 
-class HotswapCheckpoints(WholeCheckpoints):
+class HotswapCheckpoints(FiniteTraining, WholeCheckpoints):
     """What every trainer of trl does our way. To be mixed in before trl's class; set ``identity`` before training."""
 
     tokens_seen = 0  # in this process; padding not counted

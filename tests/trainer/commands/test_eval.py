@@ -18,6 +18,7 @@ import pytest
 
 from bases.errors import BaseModelError
 from bases.finding import DEFAULT_BASE, resolve_base
+from tests.factory import CHAT_TEMPLATE, make_tokenizer
 from tests.server.live import Live, live_server
 from tests.trainer.support import colour_rows, make_config, write_jsonl
 from trainer.commands.eval import evaluate
@@ -30,17 +31,28 @@ TRAINED = ("max_steps=50", "learning_rate=1e-2", "validation=16", "dtype=float32
 
 
 @pytest.fixture(scope="module")
-def run(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
-    """A LoRA that has learned the colours, though not all of them."""
-    folder = tmp_path_factory.mktemp("eval")
-    return train(make_config(folder, tiny_base, *TRAINED, "exact_match_rows=16"))
+def thinking(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base with a template that puts an empty thought before an answer, as Qwen3's does."""
+    base = shutil.copytree(tiny_base, tmp_path_factory.mktemp("thinking") / "base")
+    tokenizer = make_tokenizer()
+    thought = "{% if message.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("{{ message.content", f"{thought}{{{{ message.content")
+    tokenizer.save_pretrained(base)
+    return base
 
 
 @pytest.fixture(scope="module")
-def server(tiny_base: Path, run: RunResult, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def run(thinking: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    """A LoRA that has learned the colours, though not all of them."""
+    folder = tmp_path_factory.mktemp("eval")
+    return train(make_config(folder, thinking, *TRAINED, "exact_match_rows=16"))
+
+
+@pytest.fixture(scope="module")
+def server(thinking: Path, run: RunResult, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """A server with the LoRA under the name colours, and an admin key."""
     with live_server(
-        tiny_base,
+        thinking,
         tmp_path_factory.mktemp("data"),
         engine={"dtype": "float32"},
         adapters=(("colours", str(run.package)),),

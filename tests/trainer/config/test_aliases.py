@@ -168,6 +168,7 @@ def test_the_command_line_of_the_chatglm_script_is_understood() -> None:
     assert data.validation == str(Path("dev.json").absolute())
     assert (training.batch_size, training.gradient_accumulation, training.max_steps) == (1, 16, 3000)
     assert (training.learning_rate, training.quantize, training.save_steps) == (2e-2, "nf4", 1000)
+    assert training.generate_rows == 32
 
 
 def test_the_command_line_of_trl_is_understood() -> None:
@@ -275,6 +276,9 @@ def test_every_name_leads_to_a_key_that_exists() -> None:
         (["report_to=wandb,tensorboard"], "training.tensorboard", True),
         (["adam_beta2=0.95"], "training.adam_beta2", 0.95),
         (["stage=kto", "kto_chosen_weight=2"], "preference.desirable_weight", 2.0),
+        (["predict_with_generate=false"], "training.generate_rows", 0),
+        (["generation_max_length=64", "num_beams=1"], "training.generate_max_tokens", 64),
+        (["val_max_target_length=64", "generation_num_beams=1"], "training.generate_max_tokens", 64),
         (["stage=dpo", "pref_ftx=0.5"], "preference.rpo_alpha", 0.5),
     ],
 )
@@ -291,6 +295,7 @@ def test_more_names_of_whole_configurations(overrides: list[str], key: str, valu
         ("wandb_project=x", "set training.trackers: [wandb]"),
         ("push_to_hub=true", "hotswap publish puts an adapter into a server"),
         ("ptuning_checkpoint=out/checkpoint-3000", "to score an adapter use hotswap eval"),
+        ("num_beams=4", "answers are greedy; no beams are searched"),
         ("packing_strategy=wrapped", "packing never cuts an example in two"),
     ],
 )

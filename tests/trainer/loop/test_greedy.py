@@ -34,6 +34,17 @@ def test_batched_answers_equal_those_given_one_token_at_a_time(tiny_base: Path, 
     assert {len(answer) for answer in answers} == {6} or min(map(len, answers)) < 6
 
 
+def test_no_answer_is_longer_than_the_base_has_positions_for(tiny_base: Path, tmp_path: Path) -> None:
+    base = load_base(make_config(tmp_path, tiny_base))
+    endless = Base(**{**vars(base), "end_ids": (-1,)})
+    head = LabelledHead(base.model)
+    whole = greedy(base.model, head, endless, PROMPTS, 6)
+    room = [max(0, 4 - len(prompt)) for prompt in PROMPTS]
+    assert greedy(base.model, head, endless, PROMPTS, 6, context=4) == [
+        answer[:count] for answer, count in zip(whole, room, strict=True)
+    ]
+
+
 def test_answers_end_at_the_end_token_and_are_compared_exactly(tiny_base: Path, tmp_path: Path) -> None:
     base = load_base(make_config(tmp_path, tiny_base))
     head = LabelledHead(base.model)

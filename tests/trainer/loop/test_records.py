@@ -26,9 +26,20 @@ def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "none.jsonl") == []
 
 
+def test_numbers_that_json_has_not_are_null(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": NaN}\n', encoding="utf-8")  # of an older version
+    MetricsFile(path, resume_step=1).append({"step": 2, "loss": float("inf"), "name": "x"})
+    lines = ['{"step": 1, "loss": null}', '{"step": 2, "loss": null, "name": "x"}']
+    assert path.read_text(encoding="utf-8").splitlines() == lines
+
+
 def test_losses_are_plotted_where_there_are_any(tmp_path: Path) -> None:
-    plot_losses([{"step": 1, "eval_loss": 1.0}], tmp_path / "none.png")
+    plot_losses([{"step": 1, "loss": None}, {"step": 2, "train_loss": 1.0}], tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
+    for name, one in (("train", {"step": 1, "loss": -1.0}), ("validation", {"step": 1, "eval_loss": 1.0})):
+        plot_losses([one], tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
     records = [{"step": step, "loss": 1.0 / step} for step in range(1, 100)]
     plot_losses([*records, {"step": 99, "eval_loss": 0.5}], tmp_path / "loss.png")
     assert (tmp_path / "loss.png").stat().st_size > 10_000
