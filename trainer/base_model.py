@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoConfig
 
 from bases import loader
 from bases.compute import is_out_of_memory, resolve_dtype
@@ -85,6 +86,14 @@ def _template(config: DataConfig, tokenizer: Any) -> str | None:
         return template_text(config, tokenizer)
     except DataError:
         return None
+
+
+def load_model_config(path: Path) -> Any:
+    """The configuration of the model in ``path``. Raises BaseModelError."""
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise BaseModelError(f"the configuration of the base in {path} cannot be read") from error
 
 
 def load_model(path: Path, dtype: torch.dtype, quantize: str, on: torch.device | None = None) -> Any:

@@ -14,7 +14,7 @@ import msgspec
 
 from trainer.config.data import DataConfig, TooLong
 from trainer.data.conversations import TEXT, DroppedRow, ParsedRow
-from trainer.data.messages import Conversation, last_answer
+from trainer.data.messages import Conversation, TokenQuestion, last_answer
 from trainer.data.rendering import Renderer, TextSegment, make_renderer
 
 IGNORED = -100
@@ -185,6 +185,7 @@ class RowEncoder:
     def __init__(self, config: DataConfig, tokenizer: Any, end_ids: Sequence[int]) -> None:
         self.renderer = make_renderer(config, tokenizer)
         self.encoder = Encoder(tokenizer, end_ids, config.max_length, config.too_long, config.max_response_length)
+        self._kept_prompt = config.max_length - 1 if config.too_long == "cut_start" else _UNLIMITED
         limit = config.max_prompt_length
         self._prompt_limit = PromptLimit(self.renderer, self.encoder, limit) if limit else None
         tail = self.renderer.tail
@@ -205,6 +206,15 @@ class RowEncoder:
         conversation, cut = self.fit_prompt(parsed)
         encoded = self.encoder.encode(self.renderer.segments(conversation, parsed.tools))
         return Encoded(encoded.examples, (*cut, *encoded.cut))
+
+    def question(self, parsed: ParsedRow) -> TokenQuestion:
+        """The last answer of a row, and what it answers as far as a cut row keeps it. Raises DroppedRow."""
+        conversation, _ = self.fit_prompt(parsed)
+        last = last_answer(conversation)
+        ids = self.encoder.prompt_ids(self.renderer.prompt(conversation[:last], parsed.tools))
+        wanted = len(self.encoder.ends(conversation[last].content))
+        room = max(1, self._kept_prompt - wanted)
+        return TokenQuestion(tuple(ids[-room:]), conversation[last].content)
 
 
 def without_row_limit(config: DataConfig) -> DataConfig:

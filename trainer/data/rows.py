@@ -1,7 +1,7 @@
 """Reads data files row by row: JSONL, JSON, CSV, TSV and Parquet, packed or not. Everything wrong is one line.
 
-A JSON file is one array, or one object with an array in it, read piece by piece. Knows columns by name, not what they
-mean.
+A JSON file is one array, or one object with an array in it, read piece by piece; or objects one after the other. Knows
+columns by name, not what they mean.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
 
 from trainer.config.data import Format
 from trainer.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow
 
 _HEAD = 64  # bytes in which text of two bytes a character shows its zeros
 _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
@@ -93,25 +96,54 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _SPACE = " \t\r\n"
 
 
-def is_json_lines(path: Path, key: str | None) -> bool:
-    """Whether a file named .json holds one object a line, as many do, rather than one with the list of rows."""
-    with open_text(path, newline="\n") as file:
-        first = _next_line(file)
-        second = _next_line(file)
-    try:
-        value = json.loads(first) if first else None
-    except (RecursionError, ValueError):
-        return False
-    if not isinstance(value, dict):
-        return False
-    lists = [name for name, item in value.items() if isinstance(item, list)]
-    return second.startswith("{") or not any(name == key if key else name in USUAL_KEYS for name in lists)
+JsonLayout = Literal["whole", "lines", "objects"]
 
 
-def starts_object(path: Path) -> bool:
-    """Whether the first character of ``path`` that is no white space is a brace."""
+def json_layout(path: Path, key: str | None) -> JsonLayout:
+    """How a file named .json holds its rows.
+
+    ``whole``: in one array, which may stand in an object under ``key``, or under a usual one. As many do: ``lines``, an
+    object in each; ``objects``, one after the other, each over several lines. What is no JSON is whole.
+    """
     with open_text(path, newline="\n") as file:
-        return _next_line(file).startswith("{")
+        parser = _Parser(path, file)
+        if parser.peek() != "{":
+            return "whole"
+        first = parser.line
+        try:
+            has_list = _has_list(parser, key)
+            in_line = parser.line == first
+            more = parser.peek() == "{"
+        except DataError:
+            return "whole"
+    if has_list is None or not (more or (in_line and not has_list)):
+        return "whole"
+    return "lines" if in_line else "objects"
+
+
+def _has_list(parser: _Parser, key: str | None) -> bool | None:
+    """Whether the object that comes next has a list that may be the rows; None as soon as it is long enough for all."""
+    parser.take("{")
+    begun = found = False
+    while parser.peek() != "}":
+        if begun:
+            parser.take(",")
+        begun, name = True, parser.value()
+        parser.take(":")
+        if parser.peek() != "[" or not _is_rows(name, key):
+            parser.value()
+            continue
+        found, end = True, parser.passed + _CHUNK
+        for _line in parser.places():
+            parser.value()
+            if parser.passed > end:
+                return None
+    parser.take("}")
+    return found
+
+
+def _is_rows(name: object, key: str | None) -> bool:
+    return name == key if key else name in USUAL_KEYS
 
 
 def unreadable(error: RecursionError | ValueError) -> str:
@@ -130,11 +162,13 @@ def is_cut(text: str, value: Any) -> bool:
     return False
 
 
-def _next_line(file: TextIO) -> str:
-    while line := file.readline(_CHUNK):
-        if line.strip():
-            return line.strip()
-    return ""
+def rows_of_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of ``path`` that stand one after the other, with the lines on which they begin. Raises DataError."""
+    with open_text(path, newline="\n") as file:
+        parser = _Parser(path, file)
+        while parser.peek():
+            place = f"line {parser.line}"
+            yield place, _object(parser, place)
 
 
 def rows_of_json(path: Path, key: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -153,19 +187,16 @@ def rows_of_json(path: Path, key: str | None) -> Iterator[tuple[str, dict[str, A
 
 
 def _rows_of_array(parser: _Parser) -> Iterator[tuple[str, dict[str, Any]]]:
-    parser.take("[")
-    number = 0
-    while parser.peek() != "]":
-        if number:
-            parser.take(",")
-        number += 1
-        parser.peek()
-        place = f"row {number} (line {parser.line})"
-        value = parser.value()
-        if not isinstance(value, dict):
-            raise DataError(f"{parser.path} {place} is not a JSON object")
-        yield place, value
-    parser.take("]")
+    for number, line in enumerate(parser.places(), 1):
+        place = f"row {number} (line {line})"
+        yield place, _object(parser, place)
+
+
+def _object(parser: _Parser, place: str) -> dict[str, Any]:
+    value = parser.value()
+    if not isinstance(value, dict):
+        raise DataError(f"{parser.path} {place} is not a JSON object")
+    return value
 
 
 def _rows_of_object(parser: _Parser, key: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -179,7 +210,7 @@ def _rows_of_object(parser: _Parser, key: str | None) -> Iterator[tuple[str, dic
             parser.peek()
         name = parser.value()
         parser.take(":")
-        if not found and parser.peek() == "[" and (name == key if key else name in USUAL_KEYS):
+        if not found and parser.peek() == "[" and _is_rows(name, key):
             found = True
             yield from _rows_of_array(parser)
         else:
@@ -203,6 +234,7 @@ class _Parser:
         self._decoder = json.JSONDecoder()
         self._text = ""
         self._at = 0
+        self._before = 0  # characters before the buffer
         self._lines = 0  # newlines before _counted
         self._counted = 0  # how far into the buffer
         self._ended = False
@@ -213,6 +245,23 @@ class _Parser:
         self._lines += self._text.count("\n", self._counted, self._at)
         self._counted = self._at
         return self._lines + 1
+
+    @property
+    def passed(self) -> int:
+        """Characters before what is read next."""
+        return self._before + self._at
+
+    def places(self) -> Iterator[int]:
+        """The lines of the items of the list that comes next; each is to be read before the next line is asked for."""
+        self.take("[")
+        begun = False
+        while self.peek() != "]":
+            if begun:
+                self.take(",")
+                self.peek()
+            begun = True
+            yield self.line
+        self.take("]")
 
     def error(self, what: str) -> DataError:
         """What is wrong at this line."""
@@ -263,6 +312,7 @@ class _Parser:
         rest = self._text[self._at :]
         more = self._file.read(max(_CHUNK, len(rest)))
         self._ended = not more
+        self._before += self._at
         self._text, self._at, self._counted = rest + more, 0, 0
         return bool(more)
 
@@ -285,11 +335,11 @@ class RawRow:
 def read_rows(path: Path, data_format: Format = "auto", split: str | None = None) -> Iterator[RawRow]:
     """The rows of ``path``. ``split`` is the key of the list in a JSON object. Raises DataError naming the line."""
     kind = format_of(path, data_format)
-    if kind == "json" and is_json_lines(path, split):
-        kind = "jsonl"
-    if kind == "json":
-        yield from (RawRow(f"{path} {place}", values) for place, values in rows_of_json(path, split))
-    elif kind == "jsonl":
+    layout = json_layout(path, split) if kind == "json" else "lines"
+    if layout != "lines":
+        found = rows_of_json(path, split) if layout == "whole" else rows_of_objects(path)
+        yield from (RawRow(f"{path} {place}", values) for place, values in found)
+    elif kind in ("json", "jsonl"):
         yield from _rows_of_jsonl(path)
     elif kind == "parquet":
         yield from _rows_of_parquet(path)
@@ -310,7 +360,10 @@ def format_of(path: Path, data_format: Format = "auto") -> Format:
 
 def is_json_object(path: Path, data_format: Format, key: str | None) -> bool:
     """Whether ``path`` is one JSON object, which may hold a list under ``key`` as for each split. Raises DataError."""
-    return format_of(path, data_format) == "json" and not is_json_lines(path, key) and starts_object(path)
+    if format_of(path, data_format) != "json" or json_layout(path, key) != "whole":
+        return False
+    with open_text(path, newline="\n") as file:
+        return _Parser(path, file).peek() == "{"
 
 
 def _rows_of_jsonl(path: Path) -> Iterator[RawRow]:
@@ -365,9 +418,33 @@ def _rows_of_parquet(path: Path) -> Iterator[RawRow]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=_BATCH):
+                nested = [field for field in batch.schema if pyarrow.types.is_nested(field.type)]
                 for values in batch.to_pylist():
                     number += 1
+                    values |= {field.name: _without_added_nulls(values[field.name], field.type) for field in nested}
                     yield RawRow(f"{path} row {number}", values)
     except (pyarrow.ArrowException, OSError) as error:
         reason = (str(error).strip().splitlines() or ["it is damaged"])[0]
         raise DataError(f"{path} cannot be read as Parquet: {reason}") from error
+
+
+def _without_added_nulls(value: Any, kind: pyarrow.DataType) -> Any:
+    """``value`` without the fields that are null, which a struct has for what other rows have.
+
+    Nulls that cannot have been added stay: whole values, items of lists, values of maps, a field that no row has.
+    """
+    from pyarrow import types
+
+    if value is None:
+        return None
+    if types.is_struct(kind):
+        return {
+            field.name: _without_added_nulls(value[field.name], field.type)
+            for field in kind
+            if value[field.name] is not None or types.is_null(field.type)
+        }
+    if types.is_map(kind):
+        return {key: _without_added_nulls(item, kind.item_type) for key, item in value}
+    if types.is_dictionary(kind) or not types.is_nested(kind) or types.is_union(kind):
+        return value
+    return [_without_added_nulls(item, kind.value_type) for item in value]

@@ -5,19 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import torch
-from transformers import AutoConfig
 
 from bases.compute import dtype_name, resolve_dtype
-from bases.errors import BaseModelError
 from bases.finding import resolve_base
 from bases.tokenizer import load_tokenizer
 from trainer.added_tokens import TrainedToken, add_tokens
-from trainer.base_model import device, load_vocabulary
+from trainer.base_model import device, load_model_config, load_vocabulary
 from trainer.config.methods import AdaLoraMethod, FullMethod, LoraMethod, Method, PrefixMethod
 from trainer.config.schema import TrainConfig
 from trainer.data.training_data import load_data
@@ -101,7 +98,7 @@ def plan_run(config: TrainConfig, steps: int) -> Plan:
     plain = load_tokenizer(path)
     tokens = add_tokens(plain, config.added_tokens or ())
     dtype = resolve_dtype(config.training.dtype, device())
-    blueprint = Blueprint(path.name, _read(path), dtype, plain, tokens)
+    blueprint = Blueprint(path.name, load_model_config(path), dtype, plain, tokens)
     work = Workload(config, data)
     plan = _plan(blueprint, config, work.largest_batch())
     return dataclasses.replace(plan, timing=measure(config, data, work, steps)) if steps else plan
@@ -188,10 +185,3 @@ def _blueprint(shape: ModelPreset, config: TrainConfig) -> Blueprint:
 def _batch(config: TrainConfig) -> BatchShape:
     """The worst: rows as long as they may be, every token learned."""
     return BatchShape(config.training.batch_size, config.data.max_length, config.data.max_length)
-
-
-def _read(path: Path) -> Any:
-    try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise BaseModelError(f"the configuration of the base in {path} cannot be read") from error

@@ -246,7 +246,7 @@ def test_validation_rows_that_train_as_well_are_warned_of(tmp_path: Path, tokeni
 
 def test_validation_rows_that_are_all_unusable_are_an_error(tmp_path: Path, tokenizer: Any) -> None:
     held = write_jsonl(tmp_path / "held.jsonl", [{"prompt": "long " * 99, "response": "x"}])
-    with pytest.raises(DataError, match=r"held.jsonl leaves nothing to learn from: 1 row: longer than"):
+    with pytest.raises(DataError, match=r"held.jsonl leaves nothing to validate on: 1 row: longer than"):
         load(tmp_path, tokenizer, colour_rows(), validation=str(held), max_length=100)
 
 

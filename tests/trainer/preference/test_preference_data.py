@@ -98,7 +98,7 @@ def test_messages_are_read_as_in_supervised_data(tiny_base: Path, tmp_path: Path
 
 
 def test_a_prompt_that_happens_to_be_json_stays_text(tiny_base: Path, tmp_path: Path) -> None:
-    row = {"prompt": '[{"role": "user", "content": "x"}]', "chosen": "yes", "rejected": "no"}
+    row = {"prompt": '[{"role": "user", "name": "x"}]', "chosen": "yes", "rejected": "no"}
     (pair,) = load(tiny_base, tmp_path, [row]).train
     assert text(tiny_base, pair.prompt) == PROMPT.replace("hi", row["prompt"])
 
