@@ -215,8 +215,11 @@ def load_preference_data(config: TrainConfig, tokenizer: Any, end_ids: Sequence[
 
 def check_labels(config: TrainConfig, data: PreferenceData[Any]) -> None:
     """Raise ConfigError where ``data`` has too few kinds of labels for the training of ``config``."""
-    if isinstance(config.preference, KtoPreference) and len({row.good for row in data.train}) < 2:
-        raise ConfigError("data.path: kto needs both good and bad answers; all labels are the same")
+    if not isinstance(config.preference, KtoPreference) or len({row.good for row in data.train}) > 1:
+        return
+    held_back = {row.good for row in data.validation} - {row.good for row in data.train}
+    others = " but for rows to validate on: lower data.validation" if held_back else ""
+    raise ConfigError(f"data.path: kto needs both good and bad answers; all labels are the same{others}")
 
 
 def columns_note(read: Sequence[str], unread: Sequence[str]) -> str:

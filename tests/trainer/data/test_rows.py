@@ -109,6 +109,28 @@ def test_a_json_file_may_hold_one_object_a_line(tmp_path: Path) -> None:
     assert values_of(write_jsonl(path, [CHINESE[0]])) == CHINESE[:1]
 
 
+def test_the_first_of_the_objects_in_a_json_file_may_be_of_any_length(tmp_path: Path) -> None:
+    rows: list[Any] = [{"text": "word " * 230_000}, {"text": "b", "rows": [1]}, {"text": "c"}]
+    path = write_jsonl(tmp_path / "a.json", rows)
+    assert values_of(path) == rows
+    assert [row.where for row in rows_of(path)] == [f"{path} line {line}" for line in (1, 2, 3)]
+    packed = tmp_path / "a.json.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert values_of(packed) == rows
+    whole = {"version": "word " * 230_000, "data": rows}
+    path.write_text(json.dumps(whole))
+    assert values_of(path) == rows
+
+
+def test_objects_may_stand_one_after_the_other_over_several_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("\n".join(json.dumps(row, indent=2, ensure_ascii=False) for row in CHINESE), encoding="utf-8")
+    assert values_of(path) == CHINESE
+    assert [row.where for row in rows_of(path)] == [f"{path} line 1", f"{path} line 5"]
+    assert "line 6 is not valid JSON: Expecting value" in error_of(path, b'{\n"a": 1\n}\n{\n"a": 2,\n"b": }')
+    assert "line 5 is not a JSON object" in error_of(path, b'{\n"a": 1\n}\n{"a": 2}\n3')
+
+
 def test_json_longer_than_what_is_read_at_a_time_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"n": i, "text": '字\\"\n\u2028' * (i % 7), "deep": [{"x": [i, -1.5e-3, None, True]}]} for i in range(200)]
     path = tmp_path / "a.json"
@@ -203,6 +225,30 @@ def test_parquet_rows_keep_lists_and_nulls(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", rows)
     assert values_of(path) == rows
     assert [row.where for row in read_rows(path)] == [f"{path} row 1", f"{path} row 2"]
+
+
+def test_parquet_structs_gain_no_nulls(tmp_path: Path) -> None:
+    def call(**arguments: Any) -> dict[str, Any]:
+        return {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}
+
+    rows: list[dict[str, Any]] = [
+        {"messages": [{"role": "user", "content": "x"}, call(city="x", days=[1, None])], "note": None},
+        {"messages": [call(limit={"below": 1})], "note": {"a": 1}, "tools": [{"properties": {"x": {"type": "y"}}}]},
+        {"messages": [call()], "note": {"b": 2}, "tools": [{"properties": {"z": {"default": None}}}]},
+    ]
+    for row in rows:
+        row.setdefault("tools", None)
+    path = write(tmp_path / "a.parquet", rows)
+    assert values_of(path) == rows
+
+
+def test_nulls_that_are_the_data_s_own_stay(tmp_path: Path) -> None:
+    rows = [{"tools": [{"a": {"default": None}}, None], "call": {"limit": None}}]
+    for name in ("a.jsonl", "a.json", "a.parquet"):
+        assert values_of(write(tmp_path / name, rows)) == rows
+    pairs = pa.array([[("a", None), ("b", 1)]], pa.map_(pa.string(), pa.int64()))
+    pq.write_table(pa.table({"map": pairs, "text": ['{"a": null}']}), tmp_path / "b.parquet")
+    assert values_of(tmp_path / "b.parquet") == [{"map": {"a": None, "b": 1}, "text": '{"a": null}'}]
 
 
 def test_whole_characters_written_as_escapes_are_read(tmp_path: Path) -> None:
