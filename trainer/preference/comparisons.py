@@ -98,6 +98,7 @@ class ComparisonReader:
                 for answer, good in ((pair.chosen, True), (pair.rejected, False))
             ]
         cells = self._cells(row)
+        self._note(row, [names.label])
         good = _label(f"{row.where}: {names.label!r}", self._cell(row, names.label))
         answer = self._completion(cells)
         before = self._before(cells, answer[:-1])

@@ -100,7 +100,7 @@ def test_what_was_read_and_what_was_not_is_known() -> None:
     one = reader()
     one.pair(row(id=1, prompt="hi", system="s", chosen="yes", rejected="no", messages=[USER]))
     one.judged(row(messages=[USER, ASSISTANT], label=True))
-    assert list(one.read) == ["system", "prompt", "chosen", "rejected", "messages"]
+    assert list(one.read) == ["system", "prompt", "chosen", "rejected", "messages", "label"]
     assert list(one.seen) == ["id", "prompt", "system", "chosen", "rejected", "messages", "label"]
 
 
