@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from trainer.config.data import CALL_ROLE, ROLES
-from trainer.data.rows import HALF_CHARACTER, is_cut, unreadable
+from trainer.data.json_rows import HALF_CHARACTER, is_cut, unreadable
 from trainer.errors import DataError
 
 ASSISTANT = "assistant"
