@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from transformers import AutoConfig
 
+from bases.architecture import read_config
+from bases.errors import BaseModelError
 from bases.finding import resolve_base
 from trainer.base_model import fitted, load_vocabulary
 from trainer.config.data import DataConfig
@@ -74,8 +75,9 @@ def _rounded(length: int) -> int:
 def room(config: TrainConfig) -> int | None:
     """Tokens that a row may have beside the method's virtual ones; None where the base names no positions."""
     try:
-        positions = AutoConfig.from_pretrained(resolve_base(config.base)).get_text_config().max_position_embeddings
-    except (OSError, ValueError, KeyError, AttributeError):
+        found = read_config(resolve_base(config.base), config.trust_remote_code)
+        positions = found.get_text_config().max_position_embeddings
+    except (BaseModelError, AttributeError):
         return None
     return int(positions) - getattr(config.method, "tokens", 0)
 

@@ -16,7 +16,9 @@ from transformers import AutoModelForCausalLM
 from adapters.package.golden import read_golden
 from adapters.package.manifest import read_manifest
 from adapters.package.reading import read_package
+from bases.tokenizer import load_tokenizer
 from tests import oracle
+from tests.factory import make_base
 from tests.trainer.every_method import METHODS, WEAK, others_slow
 from tests.trainer.support import WORDS, colour_rows, losses, make_config
 from trainer.errors import CheckpointError, DataError, TrainingError
@@ -223,3 +225,16 @@ def test_bad_data_leaves_no_output_behind(tiny_base: Path, tmp_path: Path) -> No
     with pytest.raises(DataError, match="has columns of no known shape"):
         train(make_config(tmp_path, tiny_base, rows=[{"prompt": "a"}]))
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_plain_text_trains_a_base_without_a_chat_template(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base")
+    (base / "chat_template.jinja").unlink()
+    result = train(make_config(tmp_path, base, "max_steps=1", rows=[{"text": f"document {i}"} for i in range(12)]))
+    assert result.package is not None
+    manifest = read_manifest(result.package)
+    assert manifest is not None
+    assert manifest.chat_template_sha256 is None
+    first = read_golden(result.package)[0]
+    torch.testing.assert_close(oracle.logits(base, result.package, first.input_ids.tolist())[-1], first.logits)
+    assert "<|im_start|>" not in load_tokenizer(base).decode(first.input_ids)

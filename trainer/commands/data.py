@@ -116,6 +116,7 @@ def _run_check(args: argparse.Namespace) -> int:
     progress = progress_messages(lambda text: print(text, file=sys.stderr, flush=True))
     splits = split_conversations(config.data, config.training.seed, progress)
     report = check_data_set(config, tokenizer, end_ids, progress, splits=splits)
+    report.error = report.error or _too_long(config, report.longest)
     if args.json:
         print(_json(report))
         return 1 if report.error else 0
@@ -124,6 +125,20 @@ def _run_check(args: argparse.Namespace) -> int:
         print("\nthe first row, with what is learned marked (hotswap data preview shows more):")
         _print_rows(splits, tokenizer, end_ids, _Look(1, colour=sys.stdout.isatty()))
     return 1 if report.error else 0
+
+
+def _too_long(config: TrainConfig, longest: int) -> str | None:
+    """Why the base cannot take a row of ``longest`` tokens, as training says it."""
+    from bases.architecture import read_config
+    from bases.finding import resolve_base
+    from trainer.errors import ConfigError
+    from trainer.loop.session import check_context
+
+    try:
+        check_context(read_config(resolve_base(config.base), config.trust_remote_code), config, longest)
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 def _run_preview(args: argparse.Namespace) -> int:
@@ -142,15 +157,19 @@ def _run_preview(args: argparse.Namespace) -> int:
 
 
 def _check_preferences(config: TrainConfig, tokenizer: Any, end_ids: tuple[int, ...], *, as_json: bool) -> int:
-    from trainer.preference.preference_data import load_preference_data
+    from trainer.preference.preference_data import check_labels, load_preference_data
     from trainer.preference.preference_report import check_preferences, report_lines
 
     data = load_preference_data(config, tokenizer, end_ids)
+    check_labels(config, data)
     report = check_preferences(config, data)
+    report.error = _too_long(config, data.longest)
     if as_json:
         print(_json(report))
-        return 0
+        return 1 if report.error else 0
     print("\n".join(report_lines(report)))
+    if report.error:
+        return 1
     print("\nthe first row (hotswap data preview shows more):")
     _print_preferences(data, tokenizer, _Look(1, colour=sys.stdout.isatty()))
     return 0

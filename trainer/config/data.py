@@ -44,6 +44,8 @@ ShapeName = Literal["auto", "messages", "sharegpt", "prompt_response", "prompt_c
 Learn = Literal["all_answers", "last_answer", "everything"]
 TooLong = Literal["drop", "cut_start", "cut_end", "split"]
 Tokens = Annotated[int, Meta(ge=1)]
+ROLES = ("system", "developer", "user", "assistant", "tool")  # those that chat templates know
+CALL_ROLE = "function_call"  # an assistant's message that is a call
 HUB = "hub:"
 OWN_SPLIT = "split"  # as value of validation and test: the split of that name which the data set itself has
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(@[\w./-]+)?(#[\w./-]+)?")
@@ -72,6 +74,7 @@ class DataConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     ``validation`` is a share of the rows to hold back (0.1), a count of rows (50), a path, or ``split`` for the
     validation split that the data set has; 0 for none. ``test`` is a path or ``split``, for evaluation only.
     ``max_rows`` draws so many of the rows by the seed. ``duplicates`` are counted, and kept or dropped.
+    ``roles`` says which role a name stands for that the data gives one, or names a template's own by itself.
     ``template`` is ``chat`` (the base's chat template), ``none`` (prompt and response joined as they are), a named
     template, a .jinja file, or Jinja text. ``tools`` says how functions and calls are written: as ``text``, or by the
     ``template``. ``learn`` says which messages are learned.
@@ -89,6 +92,7 @@ class DataConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     format: Format = "auto"
     shape: ShapeName = "auto"
     columns: Columns = msgspec.field(default_factory=Columns)
+    roles: dict[str, str] = msgspec.field(default_factory=dict)
     template: str = "chat"
     tools: Literal["text", "template"] = "text"
     learn: Learn = "all_answers"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trainer.config.data import DataConfig, absolute
+from trainer.config.data import CALL_ROLE, ROLES, DataConfig, absolute
 from trainer.config.methods import FullMethod, Ia3Method, LoraMethod, PrefixMethod
 from trainer.config.preference import DpoPreference, GrpoPreference, KtoPreference, Preference, RewardPreference
 from trainer.config.schema import TrainConfig, TrainingConfig
@@ -37,8 +37,33 @@ def _data_rules(data: DataConfig) -> Iterator[str]:
         yield "data.system_prompt: give it or data.columns.system, not both"
     if data.too_long == "split" and (data.shape not in ("auto", "text")):
         yield f"data.too_long: split is for the shape text; {data.shape} rows can be dropped or cut"
+    for name, role in data.roles.items():
+        if role not in (*ROLES, CALL_ROLE, name):
+            yield (
+                f"data.roles.{name}: {role!r} is no role; choose from {', '.join((*ROLES, CALL_ROLE))}, "
+                f"or {name} itself where the template knows it"
+            )
     if data.recipe and len(data.paths) > 1:
         yield "data.path: a recipe reads one folder"
+
+
+def _preference_data_rules(preference: Preference, data: DataConfig) -> Iterator[str]:
+    """For columns that no row of this training has."""
+    kind = preference.KIND
+    where = {"dpo": "chosen and rejected", "reward": "chosen and rejected", "kto": "completion and label"}.get(kind)
+    answers = f"its answers are in preference.columns.{where}" if where else "its answers are the model's own"
+    for column in ("response", "text"):
+        if getattr(data.columns, column):
+            yield f"data.columns.{column}: {kind} does not read it; {answers}"
+    for column in ("prompt", "input"):
+        if getattr(data.columns, column) and data.columns.messages:
+            yield f"data.columns: {column} and messages do not go together"
+    if data.shape == "text":
+        yield f"data.shape: {kind} has prompts and answers, and rows of the shape text have neither"
+    if isinstance(preference, (DpoPreference, RewardPreference)):
+        for column in ("completion", "label"):
+            if getattr(preference.columns, column) != column:
+                yield f"preference.columns.{column}: {kind} does not read it; {answers}"
 
 
 _SMOOTHED = ("robust", "exo_pair", "aot", "aot_unpaired")
@@ -121,6 +146,7 @@ def broken_rules(config: TrainConfig) -> Iterator[str]:
     yield from _data_rules(config.data)
     yield from _method_rules(config)
     if config.preference:
+        yield from _preference_data_rules(config.preference, config.data)
         yield from _preference_rules(
             config.preference,
             config.method,

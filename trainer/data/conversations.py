@@ -7,8 +7,8 @@ templates.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -160,28 +160,33 @@ class DroppedRow(Exception):  # noqa: N818  (not an error: it is counted)
 
 @dataclass(frozen=True)
 class ParsedRow:
-    """A row as read. ``tools`` are left for the template to write, where the configuration wants that."""
+    """A row as read. ``tools`` are left for the template to write, where the configuration wants that.
+
+    ``empty_answers`` are those that say nothing: they are read, not learned, and cut off at the end.
+    """
 
     conversation: Conversation
     tools: tuple[Any, ...] = ()
+    empty_answers: int = 0
 
 
 def read_row(row: RawRow, layout: Layout, config: DataConfig) -> ParsedRow:
     """What stands in ``row``. Raises DataError for wrong columns and types, DroppedRow for what teaches nothing."""
     layout.check(row)
-    cells = _Cells(row, layout)
+    cells = Cells(row, layout.columns)
     if layout.shape == "text":
         text = cells.text("text")
         _require_text(text, "empty text")
         return ParsedRow((Message(TEXT, text),))
-    messages = messages_of(cells.where("messages"), cells.required("messages")) if "messages" in layout.columns else ()
-    messages = messages or _turns(cells, config)
+    is_chat = "messages" in layout.columns
+    messages = _chat(cells, config) if is_chat else _turns(cells, config)
     messages = with_system(messages, cells.optional("system") or config.system_prompt)
+    messages, empty = without_empty_answers(messages, cut=is_chat)
     tools = tools_of(cells.where("tools"), cells.get("tools"))
     if config.tools == "text":
         messages, tools = written_out(messages, tools), []
     require_answer(messages, config)
-    return ParsedRow(messages, tuple(tools))
+    return ParsedRow(messages, tuple(tools), empty)
 
 
 class ConversationReader:
@@ -222,12 +227,32 @@ def answers_of(conversation: Sequence[Message], config: DataConfig) -> list[int]
     return [i for i in answers if conversation[i].learned]
 
 
-def _turns(cells: _Cells, config: DataConfig) -> Conversation:
-    if "messages" in cells.columns:
-        return ()
+def without_empty_answers(conversation: Conversation, *, cut: bool) -> tuple[Conversation, int]:
+    """``conversation`` with answers that say nothing not learned, and how many they are, where others say something.
+
+    With ``cut`` it ends with the last one that does.
+    """
+    answers = answer_indices(conversation)
+    empty = {i for i in answers if not _says_something(conversation[i])}
+    last = max(set(answers) - empty, default=None)
+    if not empty or last is None:
+        return conversation, 0
+    kept = conversation[: last + 1] if cut and max(empty) > last else conversation
+    return tuple(replace(m, learned=m.learned and i not in empty) for i, m in enumerate(kept)), len(empty)
+
+
+def _says_something(answer: Message) -> bool:
+    return bool(answer.content.strip() or answer.thought or any(answer.calls))
+
+
+def _chat(cells: Cells, config: DataConfig) -> Conversation:
+    return messages_of(cells.where("messages"), cells.required("messages"), config.roles)
+
+
+def _turns(cells: Cells, config: DataConfig) -> Conversation:
     prompt = joined(cells.text("prompt"), cells.optional("input"))
     _require_text(prompt, "empty prompt")
-    history = pairs_of(cells.where("history"), cells.get("history")) if "history" in cells.columns else ()
+    history = pairs_of(cells.where("history"), cells.get("history"), config.roles)
     return (*history, Message("user", config.prompt_prefix + prompt), Message(ASSISTANT, cells.text("response")))
 
 
@@ -257,11 +282,11 @@ def _require_text(text: str, reason: str) -> None:
         raise DroppedRow(reason)
 
 
-class _Cells:
-    """The cells of one row by their roles."""
+class Cells:
+    """The cells of one row by their roles; ``columns`` names those that there may be."""
 
-    def __init__(self, row: RawRow, layout: Layout) -> None:
-        self.row, self.columns = row, layout.columns
+    def __init__(self, row: RawRow, columns: Mapping[str, str]) -> None:
+        self.row, self.columns = row, columns
 
     def where(self, role: str) -> str:
         """How errors about this cell begin."""

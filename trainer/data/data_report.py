@@ -5,6 +5,7 @@ Reads, splits and encodes rows as training does.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 from array import array
 from collections import Counter, defaultdict
@@ -33,7 +34,8 @@ from trainer.data.token_statistics import (
     summarize,
     vocabulary_use,
 )
-from trainer.data.training_data import notes_of, split_conversations
+from trainer.data.training_data import fitting, notes_of, split_conversations
+from trainer.recipes.recipe import Split
 from trainer.tables import aligned, counted
 
 Splits = DatasetSplits[ConversationReader]
@@ -59,9 +61,10 @@ class DataReport(msgspec.Struct, kw_only=True):
 
     ``train`` and ``validation`` are examples. ``left_out`` rows are not used because of data.max_rows or
     data.duplicates. ``learned`` is the share of tokens that the loss is taken of. ``repeated`` rows equal an earlier
-    one, ``overlapping`` ones to validate on equal one to train on, ``ambiguous`` ones ask what another row asks and
-    answer otherwise, ``unfinished`` ones end without a token that ends a turn, ``outliers`` are far longer than the
-    rest. ``error`` says why the data cannot be trained on.
+    one, ``overlapping`` ones to validate on equal one to train on, ``empty_answers`` are in rows beside others,
+    ``ambiguous`` rows ask what another row asks and answer otherwise, ``unfinished`` ones end without a token that ends
+    a turn, ``outliers`` are far longer than the rest. ``longest`` is the longest example as it is trained on. ``error``
+    says why the data cannot be trained on.
     """
 
     notes: list[str]
@@ -73,11 +76,13 @@ class DataReport(msgspec.Struct, kw_only=True):
     cut: dict[str, Finding]
     repeated: Finding
     overlapping: Finding
+    empty_answers: Finding
     ambiguous: int
     unfinished: Finding
     outliers: Finding
     vocabulary: VocabularyUse
     max_length: int
+    longest: int
     error: str | None
     learned: float = 0.0
     read_lengths: Lengths | None = None
@@ -101,7 +106,9 @@ def check_data_set(
     Raises DataError for files that cannot be read at all.
     """
     splits = splits or split_conversations(config.data, config.training.seed, progress)
-    counts = _Counts(splits.config, tokenizer, end_ids, progress)
+    rows = RowEncoder(splits.config, tokenizer, end_ids)
+    splits = fitting(splits, rows, config.training.seed)
+    counts = _Counts(rows, splits.config, tokenizer, end_ids, progress)
     for found, used in splits.by_survey():
         counts.add(found, used, splits)
     return counts.report(splits, config.training.batch_size)
@@ -110,28 +117,32 @@ def check_data_set(
 class _Counts:
     """Encodes rows and counts."""
 
-    def __init__(self, config: DataConfig, tokenizer: Any, end_ids: Sequence[int], progress: Progress | None) -> None:
+    def __init__(
+        self, rows: RowEncoder, config: DataConfig, tokenizer: Any, end_ids: Sequence[int], progress: Progress | None
+    ) -> None:
         self._progress = progress
-        self._config, self._tokenizer, self._end_ids = config, tokenizer, end_ids
-        self._rows = RowEncoder(config, tokenizer, end_ids)
+        self._rows, self._config, self._tokenizer, self._end_ids = rows, config, tokenizer, end_ids
         self._unlimited = RowEncoder(without_limits(config), tokenizer, end_ids)
         self._examples: Counter[str] = Counter()
         self._dropped: defaultdict[str, Finding] = defaultdict(Finding)
+        self._unfit: defaultdict[str, Counter[str]] = defaultdict(Counter)  # of each part, by reason
         self._cut: defaultdict[str, Finding] = defaultdict(Finding)
         self._repeated, self._overlapping, self._unfinished = Finding(), Finding(), Finding()
+        self._empty_answers = Finding()
+        self._longest_example = 0
         self._lengths, self._learned = array("q"), array("q")
         self._longest: list[tuple[int, str]] = []
         self._ids: Counter[int] = Counter()
         self._asked, self._answered = array("q"), array("q")
 
-    def add(self, found: Survey[ConversationReader], used: dict[str, Indices], splits: Splits) -> None:
+    def add(self, found: Survey[ConversationReader], used: dict[Split, Indices], splits: Splits) -> None:
         """Count the rows of ``found``; ``used`` are those of each part."""
         part_of = np.zeros(found.rows, np.int8)
         for i, indices in enumerate(used.values(), 1):
             part_of[indices] = i
         repeated = _marked(found.rows, found.usable[_repeats(found.keys)])
         overlapping = _marked(found.rows, splits.overlapping if "validation" in used else np.zeros(0, np.int64))
-        names = ["", *used]
+        names: list[Split] = [*used]
         for number, row in enumerate(found.source.rows()):
             if self._progress and number % PROGRESS_EVERY == 0:
                 self._progress(f"tokenising {found.source.name}", number, found.rows)
@@ -142,22 +153,27 @@ class _Counts:
                 if overlapping[number]:
                     self._overlapping.add(row.where)
                 if part_of[number]:
-                    self._encode(names[part_of[number]], row.where, parsed)
+                    self._encode(names[part_of[number] - 1], row.where, parsed)
             except DroppedRow as reason:
                 self._dropped[str(reason)].add(row.where)
 
-    def _encode(self, part: str, where: str, parsed: ParsedRow) -> None:
+    def _encode(self, part: Split, where: str, parsed: ParsedRow) -> None:
         self._remember(parsed)
         try:
             encoded = self._rows.encode(parsed)
-        except DroppedRow:
-            self._measure(where, self._unlimited.encode(parsed))
+        except DroppedRow as reason:
+            self._unfit[part][str(reason)] += 1
+            with contextlib.suppress(DroppedRow):
+                self._measure(where, self._unlimited.encode(parsed))
             raise
+        if parsed.empty_answers:
+            self._empty_answers.add(where)
         self._measure(where, self._unlimited.encode(parsed) if encoded.cut else encoded)
         self._examples[part] += len(encoded.examples)
         for limit in set(encoded.cut):
             self._cut[limit].add(where)
         for example in encoded.examples:
+            self._longest_example = max(self._longest_example, len(example))
             self._ids.update(example.input_ids)
         if encoded.examples[-1].labels[-1] not in self._end_ids:
             self._unfinished.add(where)
@@ -187,11 +203,13 @@ class _Counts:
             cut=dict(self._cut),
             repeated=self._repeated,
             overlapping=self._overlapping,
+            empty_answers=self._empty_answers,
             ambiguous=_ambiguous(self._asked, self._answered),
             unfinished=self._unfinished,
             outliers=Finding(),
             vocabulary=vocabulary_use(self._ids, self._tokenizer),
             max_length=self._config.max_length,
+            longest=self._longest_example,
             error=self._error(splits),
         )
         if self._lengths:
@@ -202,7 +220,7 @@ class _Counts:
         for found, used in splits.by_survey():
             for part in used:
                 if not self._examples[part]:
-                    return str(nothing_left(found.source.name, _numbers(self._dropped)))
+                    return str(nothing_left(found.source.name, self._unfit[part] + splits.dropped_of(part), part))
         return None
 
     def _notes(self, splits: Splits) -> list[str]:
@@ -215,7 +233,8 @@ class _Counts:
                 insert=self._rows.renderer.insert,
                 dropped=_numbers(self._dropped),
                 cut=_numbers(self._cut),
-                repeated=splits.split.repeated,
+                empty=self._empty_answers.count,
+                split=splits.split,
                 shared=self._overlapping.count,
             )
         )
@@ -286,6 +305,7 @@ def _findings(report: DataReport) -> Iterator[str]:
     named = {
         "equal an earlier one": report.repeated,
         "to validate on are rows to train on as well": report.overlapping,
+        "have empty answers, which are not learned": report.empty_answers,
         "end without a token that ends the turn, so the model learns to go on": report.unfinished,
         "are far longer than the rest": report.outliers,
     }

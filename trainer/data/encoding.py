@@ -187,6 +187,7 @@ class RowEncoder:
         self._special = frozenset(tokenizer.all_special_ids)  # clients do not see them; they may mark a thought
         self.renderer = make_renderer(config, tokenizer)
         self.encoder = Encoder(tokenizer, end_ids, config.max_length, config.too_long, config.max_response_length)
+        self._kept_prompt = config.max_length - 1 if config.too_long == "cut_start" else _UNLIMITED
         limit = config.max_prompt_length
         self._prompt_limit = PromptLimit(self.renderer, self.encoder, limit) if limit else None
         tail = self.renderer.tail
@@ -220,10 +221,12 @@ class RowEncoder:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True)) or content
 
     def question(self, parsed: ParsedRow) -> TokenQuestion:
-        """The prompt of a row's last answer, and that answer. Raises DroppedRow."""
+        """The last answer of a row, and what it answers as far as a cut row keeps it. Raises DroppedRow."""
         conversation, _ = self.fit_prompt(parsed)
-        prompt = self.renderer.prompt(conversation[: last_answer(conversation)], parsed.tools)
-        return TokenQuestion(tuple(self.encoder.prompt_ids(prompt)), self.reference(conversation, parsed.tools))
+        ids = self.encoder.prompt_ids(self.renderer.prompt(conversation[: last_answer(conversation)], parsed.tools))
+        wanted = self.reference(conversation, parsed.tools)
+        room = max(1, self._kept_prompt - len(self.encoder.ends(wanted)))
+        return TokenQuestion(tuple(ids[-room:]), wanted)
 
 
 def without_row_limit(config: DataConfig) -> DataConfig:

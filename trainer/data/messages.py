@@ -11,22 +11,23 @@ import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
-from trainer.data.rows import HALF_CHARACTER, is_cut, unreadable
+from trainer.config.data import CALL_ROLE, ROLES
+from trainer.data.json_rows import HALF_CHARACTER, is_cut, unreadable
 from trainer.errors import DataError
 
 ASSISTANT = "assistant"
 _ROLES = {
     "human": "user", "gpt": ASSISTANT, "chatgpt": ASSISTANT, "bing": ASSISTANT, "bard": ASSISTANT, "model": ASSISTANT,
-    "ai": ASSISTANT, "bot": ASSISTANT,
-    "observation": "tool", "function_response": "tool", "function": "tool",
+    "ai": ASSISTANT, "bot": ASSISTANT, "chatbot": ASSISTANT, "prompter": "user", "tool_call": CALL_ROLE,
+    "observation": "tool", "function_response": "tool", "function": "tool", "tool_response": "tool", "ipython": "tool",
+    **{role: role for role in (*ROLES, CALL_ROLE)},
 }  # fmt: skip
-_KNOWN = ("system", "developer", "user", ASSISTANT, "tool")
-_NEAR = 0.75
-CALL_ROLE = "function_call"  # an assistant's message that is a call
+_NO_ROLES: Mapping[str, str] = MappingProxyType({})
 _TYPE_NAMES = {"int": "a number", "float": "a number", "bool": "true/false", "list": "a list", "dict": "an object"}
 
 
@@ -48,15 +49,18 @@ class Message:
 Conversation = tuple[Message, ...]
 
 
-def messages_of(where: str, value: Any) -> Conversation:
-    """The messages in ``value``, a list or its JSON text. Raises DataError that begins with ``where``."""
+def messages_of(where: str, value: Any, roles: Mapping[str, str] = _NO_ROLES) -> Conversation:
+    """The messages in ``value``, a list or its JSON text; ``roles`` are names of roles beside the usual ones.
+
+    Raises DataError that begins with ``where``.
+    """
     items = from_json(where, value)
     if not isinstance(items, list):
         raise DataError(f"{where} must be a list of messages, not {named(items)}")
-    return tuple(_message(where, i, item) for i, item in enumerate(items))
+    return tuple(_message(where, i, item, roles) for i, item in enumerate(items))
 
 
-def pairs_of(where: str, value: Any) -> Conversation:
+def pairs_of(where: str, value: Any, roles: Mapping[str, str] = _NO_ROLES) -> Conversation:
     """Earlier turns: a list of [user, assistant] pairs, or of messages; or its JSON text. Raises DataError."""
     items = from_json(where, value or [])
     if not isinstance(items, list):
@@ -64,7 +68,7 @@ def pairs_of(where: str, value: Any) -> Conversation:
     out: list[Message] = []
     for i, item in enumerate(items):
         if isinstance(item, dict):
-            out.append(_message(where, i, item))
+            out.append(_message(where, i, item, roles))
             continue
         if not (isinstance(item, list) and len(item) == 2 and all(isinstance(text, str) for text in item)):
             raise DataError(f"{where}: turn {i} must be a pair of texts [user, assistant]")
@@ -94,23 +98,24 @@ def named(value: object) -> str:
     return "null" if value is None else _TYPE_NAMES.get(type(value).__name__, type(value).__name__)
 
 
-def _message(where: str, i: int, item: Any) -> Message:
+def _message(where: str, i: int, item: Any, roles: Mapping[str, str]) -> Message:
     if not isinstance(item, dict):
         raise DataError(f"{where}: message {i} must be an object with role and content, not {named(item)}")
     keys = ("from", "value") if item.get("role") is None and "from" in item else ("role", "content")
     role: Any
     content: Any
     role, content = (item.get(key) for key in keys)
-    calls = _calls(f"{where}: message {i}", item)
-    if content is None and calls:
-        content = ""
+    here = f"{where}: message {i}"
+    if isinstance(role, str):
+        role = role_of(here, role, roles)
+    calls = _calls(here, item)
+    if content is None and role == ASSISTANT:
+        content = ""  # beside calls, and an answer that is none
     for key, text in zip(keys, (role, content), strict=True):
         if not isinstance(text, str):
             raise DataError(f"{where}: {key} of message {i} must be text, not {named(text)}")
     if role == CALL_ROLE:
-        role, content, calls = ASSISTANT, "", (content,)
-    here = f"{where}: message {i}"
-    role = role_of(here, role)
+        role, content, calls = ASSISTANT, "", (content,) if content.strip() else calls
     return Message(role, content, _is_learned(here, item), calls, _thought(here, item, role))
 
 
@@ -127,23 +132,27 @@ def _thought(where: str, item: Mapping[str, Any], role: str) -> str:
     return thought.strip()
 
 
-def role_of(where: str, name: str) -> str:
-    """The role that a data set calls ``name``: one of a template's own is left as it is.
+def role_of(where: str, name: str, roles: Mapping[str, str] = _NO_ROLES) -> str:
+    """The role that a data set calls ``name``, by ``roles`` or usually. Raises DataError for one that nobody knows.
 
-    Raises DataError for one that is a usual role written wrong, which a template would write out literally.
+    A template would write it out literally, or leave the message out, and no server is asked so.
     """
+    known = {**_ROLES, **{own.strip().lower(): role for own, role in roles.items()}}
     role = name.strip().lower()
-    if role in _ROLES or role in _KNOWN:
-        return _ROLES.get(role, role)
-    if near := difflib.get_close_matches(role, _KNOWN, 1, _NEAR):
-        raise DataError(f"{where}: the role {name!r} is none; did you mean {near[0]!r}?")
-    return name
+    if role in known:
+        return known[role]
+    near = difflib.get_close_matches(role, known, 1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise DataError(
+        f"{where}: the role {name!r} is none; {hint}data.roles says what other names stand for "
+        f"({name}: user), and which are the template's own ({name}: {name})"
+    )
 
 
 def _calls(where: str, item: Mapping[str, Any]) -> tuple[str, ...]:
     """The functions called, each ``{"name": ..., "arguments": {...}}`` as JSON text."""
     out = []
-    calls = item.get("tool_calls") or []
+    calls = item.get("tool_calls") or [call for call in (item.get("function_call"),) if call]
     if not isinstance(calls, list):
         raise DataError(f"{where}: tool_calls must be a list, not {named(calls)}")
     for call in calls:

@@ -1,7 +1,6 @@
 """Reads data files row by row: JSONL, JSON, CSV, TSV and Parquet, packed or not. Everything wrong is one line.
 
-A JSON file is one array, or one object with an array in it, read piece by piece. Knows columns by name, not what they
-mean.
+Knows columns by name, not what they mean.
 """
 
 from __future__ import annotations
@@ -11,15 +10,26 @@ import csv
 import gzip
 import io
 import json
-import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from trainer.config.data import Format
+from trainer.data.json_rows import (
+    HALF_CHARACTER,
+    JsonLayout,
+    is_cut,
+    json_layout,
+    rows_of_json,
+    rows_of_objects,
+    unreadable,
+)
 from trainer.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow
 
 _HEAD = 64  # bytes in which text of two bytes a character shows its zeros
 _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
@@ -85,188 +95,6 @@ def _advice(line: bytes) -> str:
     return "it looks like GBK; convert it: iconv -f GB18030 -t UTF-8 OLD > NEW"
 
 
-USUAL_KEYS = ("data", "train", "rows", "examples", "items", "records", "instances")
-_CHUNK = 1 << 20  # characters
-_EDGE = 16  # an error so near to the end of what was read may be for want of more
-HALF_CHARACTER = "holds half of a character (a surrogate without its other half, such as \\ud83d)"
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_SPACE = " \t\r\n"
-
-
-def is_json_lines(path: Path, key: str | None) -> bool:
-    """Whether a file named .json holds one object a line, as many do, rather than one with the list of rows."""
-    with open_text(path, newline="\n") as file:
-        first = _next_line(file)
-        second = _next_line(file)
-    try:
-        value = json.loads(first) if first else None
-    except (RecursionError, ValueError):
-        return False
-    if not isinstance(value, dict):
-        return False
-    lists = [name for name, item in value.items() if isinstance(item, list)]
-    return second.startswith("{") or not any(name == key if key else name in USUAL_KEYS for name in lists)
-
-
-def starts_object(path: Path) -> bool:
-    """Whether the first character of ``path`` that is no white space is a brace."""
-    with open_text(path, newline="\n") as file:
-        return _next_line(file).startswith("{")
-
-
-def unreadable(error: RecursionError | ValueError) -> str:
-    """Why JSON that is well written cannot be read."""
-    return "is nested too deeply" if isinstance(error, RecursionError) else "holds a number of too many digits"
-
-
-def is_cut(text: str, value: Any) -> bool:
-    """Whether ``value``, read from the JSON ``text``, holds half of a character, as of an emoji that was cut in two."""
-    if not _SURROGATE.search(text):
-        return False
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
-def _next_line(file: TextIO) -> str:
-    while line := file.readline(_CHUNK):
-        if line.strip():
-            return line.strip()
-    return ""
-
-
-def rows_of_json(path: Path, key: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows with their places (``row 3 (line 17)``). ``key`` names the list in an object. Raises DataError."""
-    with open_text(path, newline="\n") as file:
-        parser = _Parser(path, file)
-        start = parser.peek()
-        if start == "[":
-            yield from _rows_of_array(parser)
-        elif start == "{":
-            yield from _rows_of_object(parser, key)
-        elif start:
-            raise parser.error("neither an array nor an object")
-        if rest := parser.peek():
-            raise parser.error(f"{rest!r} after the end of the data")
-
-
-def _rows_of_array(parser: _Parser) -> Iterator[tuple[str, dict[str, Any]]]:
-    parser.take("[")
-    number = 0
-    while parser.peek() != "]":
-        if number:
-            parser.take(",")
-        number += 1
-        parser.peek()
-        place = f"row {number} (line {parser.line})"
-        value = parser.value()
-        if not isinstance(value, dict):
-            raise DataError(f"{parser.path} {place} is not a JSON object")
-        yield place, value
-    parser.take("]")
-
-
-def _rows_of_object(parser: _Parser, key: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The list under ``key``, or under the first usual one; other keys are passed over."""
-    parser.take("{")
-    lists: list[str] = []
-    found = False
-    while parser.peek() != "}":
-        if lists or found:
-            parser.take(",")
-            parser.peek()
-        name = parser.value()
-        parser.take(":")
-        if not found and parser.peek() == "[" and (name == key if key else name in USUAL_KEYS):
-            found = True
-            yield from _rows_of_array(parser)
-        else:
-            parser.value()
-            lists.append(str(name))
-    parser.take("}")
-    if not found:
-        wanted = f"under {key!r}" if key else f"under any of {', '.join(USUAL_KEYS)}"
-        raise DataError(
-            f"{parser.path} has no list of rows {wanted} (found: {', '.join(lists) or 'nothing'}); "
-            "name the key with data.split"
-        )
-
-
-class _Parser:
-    """Reads JSON values one after the other from a file of any length."""
-
-    def __init__(self, path: Path, file: TextIO) -> None:
-        self.path = path
-        self._file = file
-        self._decoder = json.JSONDecoder()
-        self._text = ""
-        self._at = 0
-        self._lines = 0  # newlines before _counted
-        self._counted = 0  # how far into the buffer
-        self._ended = False
-
-    @property
-    def line(self) -> int:
-        """The line that is read next."""
-        self._lines += self._text.count("\n", self._counted, self._at)
-        self._counted = self._at
-        return self._lines + 1
-
-    def error(self, what: str) -> DataError:
-        """What is wrong at this line."""
-        return DataError(f"{self.path} line {self.line} is not valid JSON: {what}")
-
-    def peek(self) -> str:
-        """The next character that is no white space; empty at the end of the file."""
-        while True:
-            while self._at < len(self._text) and self._text[self._at] in _SPACE:
-                self._at += 1
-            if self._at < len(self._text):
-                return self._text[self._at]
-            if not self._read():
-                return ""
-
-    def take(self, char: str) -> None:
-        """Go past ``char``, which must come next."""
-        if (found := self.peek()) != char:
-            raise self.error(f"{char!r} is expected, not {found!r}" if found else f"the file ends before {char!r}")
-        self._at += 1
-
-    def value(self) -> Any:
-        """The value that comes next."""
-        self.peek()
-        while True:
-            try:
-                value, end = self._decoder.raw_decode(self._text, self._at)
-            except json.JSONDecodeError as error:
-                cut = error.msg.startswith("Unterminated string") or error.pos >= len(self._text) - _EDGE
-                if cut and self._read():
-                    continue
-                self._at = min(error.pos, len(self._text))
-                raise self.error(error.msg) from error
-            except (RecursionError, ValueError) as error:
-                raise DataError(f"{self.path} line {self.line} {unreadable(error)}") from error
-            if end == len(self._text) and self._read():
-                continue  # a number may go on
-            if is_cut(self._text[self._at : end], value):
-                raise DataError(f"{self.path} line {self.line} {HALF_CHARACTER}")
-            self._at = end
-            return value
-
-    def _read(self) -> bool:
-        """Read on, twice as much as is in hand, so that long values are parsed few times."""
-        if self._ended:
-            return False
-        self._lines += self._text.count("\n", self._counted, self._at)
-        rest = self._text[self._at :]
-        more = self._file.read(max(_CHUNK, len(rest)))
-        self._ended = not more
-        self._text, self._at, self._counted = rest + more, 0, 0
-        return bool(more)
-
-
 SUFFIXES: dict[str, Format] = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet",
 }  # fmt: skip
@@ -285,11 +113,11 @@ class RawRow:
 def read_rows(path: Path, data_format: Format = "auto", split: str | None = None) -> Iterator[RawRow]:
     """The rows of ``path``. ``split`` is the key of the list in a JSON object. Raises DataError naming the line."""
     kind = format_of(path, data_format)
-    if kind == "json" and is_json_lines(path, split):
-        kind = "jsonl"
-    if kind == "json":
-        yield from (RawRow(f"{path} {place}", values) for place, values in rows_of_json(path, split))
-    elif kind == "jsonl":
+    if kind == "json" and (layout := _json_layout(path, split)) != "lines":
+        with open_text(path, newline="\n") as file:
+            found = rows_of_json(path, file, split) if layout == "whole" else rows_of_objects(path, file)
+            yield from (RawRow(f"{path} {place}", values) for place, values in found)
+    elif kind in ("json", "jsonl"):
         yield from _rows_of_jsonl(path)
     elif kind == "parquet":
         yield from _rows_of_parquet(path)
@@ -310,7 +138,17 @@ def format_of(path: Path, data_format: Format = "auto") -> Format:
 
 def is_json_object(path: Path, data_format: Format, key: str | None) -> bool:
     """Whether ``path`` is one JSON object, which may hold a list under ``key`` as for each split. Raises DataError."""
-    return format_of(path, data_format) == "json" and not is_json_lines(path, key) and starts_object(path)
+    if format_of(path, data_format) != "json" or _json_layout(path, key) != "whole":
+        return False
+    with open_text(path, newline="\n") as file:
+        while (char := file.read(1)).isspace():
+            pass
+    return char == "{"
+
+
+def _json_layout(path: Path, key: str | None) -> JsonLayout:
+    with open_text(path, newline="\n") as file:
+        return json_layout(path, file, key)
 
 
 def _rows_of_jsonl(path: Path) -> Iterator[RawRow]:
@@ -365,9 +203,33 @@ def _rows_of_parquet(path: Path) -> Iterator[RawRow]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=_BATCH):
+                nested = [field for field in batch.schema if pyarrow.types.is_nested(field.type)]
                 for values in batch.to_pylist():
                     number += 1
+                    values |= {field.name: _without_added_nulls(values[field.name], field.type) for field in nested}
                     yield RawRow(f"{path} row {number}", values)
     except (pyarrow.ArrowException, OSError) as error:
         reason = (str(error).strip().splitlines() or ["it is damaged"])[0]
         raise DataError(f"{path} cannot be read as Parquet: {reason}") from error
+
+
+def _without_added_nulls(value: Any, kind: pyarrow.DataType) -> Any:
+    """``value`` without the fields that are null, which a struct has for what other rows have.
+
+    Nulls that cannot have been added stay: whole values, items of lists, values of maps, a field that no row has.
+    """
+    from pyarrow import types
+
+    if value is None:
+        return None
+    if types.is_struct(kind):
+        return {
+            field.name: _without_added_nulls(value[field.name], field.type)
+            for field in kind
+            if value[field.name] is not None or types.is_null(field.type)
+        }
+    if types.is_map(kind):
+        return {key: _without_added_nulls(item, kind.item_type) for key, item in value}
+    if types.is_dictionary(kind) or not types.is_nested(kind) or types.is_union(kind):
+        return value
+    return [_without_added_nulls(item, kind.value_type) for item in value]

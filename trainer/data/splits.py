@@ -11,7 +11,7 @@ import random
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -23,6 +23,7 @@ from trainer.data.rows import RawRow
 from trainer.data.sources import Source, find_source, find_train_source
 from trainer.errors import DataError
 from trainer.progress import LINE_SECONDS, Throttle
+from trainer.recipes.recipe import Split
 from trainer.tables import counted
 
 Indices = npt.NDArray[np.int64]
@@ -31,11 +32,15 @@ Keys = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class RowSplit:
-    """Indices of rows, ascending. ``repeated`` counts rows that repeat an earlier one."""
+    """Indices of rows, ascending. ``repeated`` counts rows that repeat an earlier one.
+
+    ``redrawn``: none of the rows to validate on that were drawn first could be used.
+    """
 
     train: Indices
     validation: Indices
     repeated: int
+    redrawn: bool = False
 
 
 def split_rows(keys: Keys, usable: Indices, config: DataConfig, seed: int) -> RowSplit:
@@ -115,8 +120,8 @@ class Survey(Generic[Reader_co]):
         return self.keys[self.places(indices)]
 
 
-def survey(source: Source, reader: Reader, progress: Progress | None = None) -> Survey[Reader]:
-    """Read ``source`` once. Raises DataError for the first row that is broken, and when none is usable."""
+def survey(source: Source, reader: Reader, progress: Progress | None = None, part: Split = "train") -> Survey[Reader]:
+    """Read ``source`` once. Raises DataError for the first row that is broken, and when none is usable for ``part``."""
     usable, keys = array("q"), array("Q")
     dropped: Counter[str] = Counter()
     count = 0
@@ -132,7 +137,7 @@ def survey(source: Source, reader: Reader, progress: Progress | None = None) -> 
     if not count:
         raise DataError(f"{source.name} is empty: it holds no rows")
     if not usable:
-        raise nothing_left(source.name, dropped)
+        raise nothing_left(source.name, dropped, part)
     return Survey(source, reader, count, np.frombuffer(usable, np.int64), np.frombuffer(keys, np.uint64), dropped)
 
 
@@ -148,9 +153,17 @@ def rows_at(found: Survey[RowReader[T]], indices: Indices) -> Iterator[tuple[Raw
             next_index = next(wanted, None)
 
 
-def nothing_left(name: str, dropped: Counter[str]) -> DataError:
-    """Every row of ``name`` was dropped."""
-    return DataError(f"{name} leaves nothing to learn from: {describe_dropped(dropped)}")
+_WANTED = {
+    "train": ("learn from", ""),
+    "validation": ("validate on", "; give other rows, or data.validation: 0 to train without"),
+    "test": ("ask", ""),
+}
+
+
+def nothing_left(name: str, dropped: Counter[str], part: Split) -> DataError:
+    """Every row of ``name`` that ``part`` would use was dropped."""
+    wanted, advice = _WANTED[part]
+    return DataError(f"{name} leaves nothing to {wanted}: {describe_dropped(dropped)}{advice}")
 
 
 def describe_dropped(dropped: dict[str, int]) -> str:
@@ -202,10 +215,17 @@ class DatasetSplits(Generic[Reader_co]):
         trained = self.training_source.keys_of(self.split.train)
         return validation[np.isin(found.keys_of(validation), trained)]
 
-    def by_survey(self) -> Iterator[tuple[Survey[Reader_co], dict[str, Indices]]]:
+    def dropped_of(self, part: Split) -> Counter[str]:
+        """Rows of the source of ``part`` that no part can use, unless they are another part's to account for."""
+        own = self.validation_source
+        if part == "validation":
+            return own.dropped if own else Counter()
+        return self.training_source.dropped
+
+    def by_survey(self) -> Iterator[tuple[Survey[Reader_co], dict[Split, Indices]]]:
         """Every source with the rows that ``train`` and ``validation`` use of it."""
         if self.validation_source is None:
-            validation = {"validation": self.split.validation} if self.config.validation else {}
+            validation: dict[Split, Indices] = {"validation": self.split.validation} if self.config.validation else {}
             yield self.training_source, {"train": self.split.train, **validation}
         else:
             yield self.training_source, {"train": self.split.train}
@@ -218,8 +238,27 @@ def find_splits(
     """Read the sources of ``config`` once, each by its own reader, and split them. Raises DataError in one line."""
     own = find_source(config, "validation")
     found = survey(find_train_source(config), make_reader(), progress)
-    validation_source = survey(own, make_reader(), progress) if own else None
+    validation_source = survey(own, make_reader(), progress, "validation") if own else None
     return DatasetSplits(config, found, validation_source, split_rows(found.keys, found.usable, config, seed))
+
+
+def held_back_again(splits: DatasetSplits[Reader], seed: int, can_use: Callable[[Any], bool]) -> DatasetSplits[Reader]:
+    """``splits``, with others to validate on where ``can_use`` holds for none of the rows that were drawn for it.
+
+    Those drawn first then are rows to train on, where they are left out and counted. A source of its own has no others.
+    """
+    found, split = splits.training_source, splits.split
+    if splits.validation_source is not None or not len(split.validation):
+        return splits
+    if any(can_use(value) for _row, value in rows_at(found, split.validation)):
+        return splits
+    usable = [i for i, (_, value) in zip(split.train, rows_at(found, split.train), strict=True) if can_use(value)]
+    if len(usable) == 1:
+        return splits  # which is needed to train on
+    count = min(len(split.validation), max(0, len(usable) - 1))
+    drawn = np.asarray([usable[i] for i in _drawn(len(usable), count, f"{seed}/again")], np.int64)
+    train = np.setdiff1d(np.concatenate([split.train, split.validation]), drawn)
+    return replace(splits, split=replace(split, train=train, validation=drawn, redrawn=True))
 
 
 def find_validation(config: DataConfig, seed: int, make_reader: Callable[[], Reader]) -> tuple[Survey[Reader], Indices]:
@@ -232,5 +271,5 @@ def find_validation(config: DataConfig, seed: int, make_reader: Callable[[], Rea
     own = find_source(config, "validation")
     if own is None:
         return find_splits(config, seed, make_reader).validating
-    found = survey(own, make_reader())
+    found = survey(own, make_reader(), part="validation")
     return found, found.usable

@@ -6,9 +6,11 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
+
+import msgspec
 
 from trainer.config.data import DataConfig
 from trainer.data.conversations import TEXT, ConversationReader, DroppedRow, ParsedRow
@@ -23,16 +25,19 @@ from trainer.data.splits import (
     DatasetSplits,
     Indices,
     Progress,
+    RowSplit,
     Survey,
     describe_dropped,
     find_splits,
     find_validation,
+    held_back_again,
     nothing_left,
     rows_at,
     survey,
 )
 from trainer.errors import DataError
 from trainer.files import SERVED_TEMPLATE
+from trainer.recipes.recipe import Split
 from trainer.tables import counted
 
 _TOO_LONG = {
@@ -52,13 +57,14 @@ def notes_of(
     insert: str,
     dropped: Mapping[str, int],
     cut: Mapping[str, int],
-    repeated: int,
+    empty: int,
+    split: RowSplit,
     shared: int,
 ) -> tuple[str, ...]:
     """One line for each thing that people should know of the data.
 
     ``foreign``: the template is not the base's. ``stray_tail``: what it writes after an answer, where that ends no
-    turn; ``insert``: what it writes before one, and no prompt holds. ``repeated`` training rows repeat another,
+    turn; ``insert``: what it writes before one, and no prompt holds. ``empty`` rows hold answers that say nothing,
     ``shared`` validation rows are training rows as well.
     """
     notes = [f"{one.source.name}: {counted(one.rows)} of the shape {one.reader.layout}" for one in surveys]
@@ -77,9 +83,15 @@ def notes_of(
         notes.append("cut: " + "; ".join(f"{counted(count)} at data.{key}" for key, count in sorted(cut.items())))
     if dropped:
         notes.append(f"left out {describe_dropped(dict(dropped))}")
-    if repeated:
+    if empty:
+        notes.append(f"not learned: empty answers, in {counted(empty)}")
+    if split.redrawn:
+        notes.append(
+            f"no row that was drawn to validate on can be used: {counted(len(split.validation))} drawn in their place"
+        )
+    if split.repeated:
         kept = "left out" if config.duplicates == "drop" else "kept; data.duplicates: drop leaves them out"
-        notes.append(f"repeated: {counted(repeated)} ({kept})")
+        notes.append(f"repeated: {counted(split.repeated)} ({kept})")
     if shared:
         notes.append(f"warning: {counted(shared)} to validate on and to train on as well")
     return tuple(notes)
@@ -113,6 +125,9 @@ def _truncation_note(config: DataConfig) -> str:
     return "; ".join(parts)
 
 
+NO_TOOLS = "data.tools: no server can be asked with tools; set data.tools: text"
+
+
 @dataclass(frozen=True)
 class TrainingData:
     """What a run trains on.
@@ -133,23 +148,44 @@ class TrainingData:
 def split_conversations(
     config: DataConfig, seed: int, progress: Progress | None = None
 ) -> DatasetSplits[ConversationReader]:
-    """The rows that supervised training as ``config`` says trains and validates on. Raises DataError in one line."""
+    """The rows that supervised training as ``config`` says trains and validates on. Raises DataError in one line.
+
+    Their configuration is what is to be made of them: where all are plain text, no base needs a chat template.
+    """
     config = with_recipe(config)
-    return find_splits(config, seed, partial(ConversationReader, config), progress)
+    splits = find_splits(config, seed, partial(ConversationReader, config), progress)
+    if config.template == BASE and all(one.reader.layout.shape == TEXT for one in splits.surveys):
+        return replace(splits, config=msgspec.structs.replace(config, template=NONE))
+    return splits
+
+
+def fitting(
+    splits: DatasetSplits[ConversationReader], rows: RowEncoder, seed: int
+) -> DatasetSplits[ConversationReader]:
+    """``splits`` with a row to validate on that ``rows`` can encode, where there is one."""
+
+    def can_use(parsed: ParsedRow) -> bool:
+        try:
+            return bool(rows.encode(parsed).examples)
+        except DroppedRow:
+            return False
+
+    return held_back_again(splits, seed, can_use)
 
 
 def load_data(
     config: DataConfig, tokenizer: Any, end_ids: Sequence[int], seed: int, progress: Progress | None = None
 ) -> TrainingData:
     """Read, split, render and tokenise. Raises DataError in one line for everything that cannot be trained on."""
-    config = with_recipe(config)
-    rows = RowEncoder(config, tokenizer, end_ids)
-    tokens = _RowTokenizer(rows, progress)
     splits = split_conversations(config, seed, progress)
+    config = splits.config
+    rows = RowEncoder(config, tokenizer, end_ids)
+    splits = fitting(splits, rows, seed)
+    tokens = _RowTokenizer(rows, splits, progress)
     train, validation, questions = Examples(), Examples(), TokenQuestions()
-    tokens.encode(splits.training_source, splits.split.train, train)
+    tokens.encode("train", splits.training_source, splits.split.train, train)
     if config.validation:
-        tokens.encode(*splits.validating, validation, questions)
+        tokens.encode("validation", *splits.validating, validation, questions)
     hashes = "".join(one.source.sha256 for one in splits.surveys)
     dropped = sum((one.dropped for one in splits.surveys), tokens.dropped)
     return TrainingData(
@@ -167,7 +203,8 @@ def load_data(
             insert=rows.renderer.insert,
             dropped=dropped,
             cut=tokens.cut,
-            repeated=splits.split.repeated,
+            empty=tokens.empty,
+            split=splits.split,
             shared=len(splits.overlapping),
         ),
     )
@@ -183,7 +220,7 @@ def load_questions(
     """
     config = with_recipe(config)
     if split == "test":
-        found = survey(find_test_source(config), ConversationReader(config))
+        found = survey(find_test_source(config), ConversationReader(config), part="test")
         indices = found.usable
     else:
         found, indices = find_validation(config, seed, partial(ConversationReader, config))
@@ -193,19 +230,21 @@ def load_questions(
 class _RowTokenizer:
     """Tokenises rows to disk, and counts what it drops and cuts."""
 
-    def __init__(self, rows: RowEncoder, progress: Progress | None) -> None:
-        self._rows, self._progress = rows, progress
+    def __init__(self, rows: RowEncoder, splits: DatasetSplits[ConversationReader], progress: Progress | None) -> None:
+        self._rows, self._splits, self._progress = rows, splits, progress
         self.dropped: Counter[str] = Counter()
         self.cut: Counter[str] = Counter()
+        self.empty = 0  # rows with an answer that says nothing
 
     def encode(
         self,
+        part: Split,
         found: Survey[ConversationReader],
         indices: Indices,
         examples: Examples,
         questions: TokenQuestions | None = None,
     ) -> None:
-        """Append the rows of ``found`` at ``indices``. Raises DataError when none of them is usable."""
+        """Append the rows of ``found`` at ``indices``, of ``part``. Raises DataError when none of them is usable."""
         mine: Counter[str] = Counter()
         what = f"tokenising {found.source.name}"
         for done, (_row, parsed) in enumerate(rows_at(found, indices)):
@@ -218,7 +257,7 @@ class _RowTokenizer:
         if self._progress:
             self._progress(what, len(indices), len(indices))
         if not len(examples):
-            raise nothing_left(found.source.name, mine + found.dropped)
+            raise nothing_left(found.source.name, mine + self._splits.dropped_of(part), part)
         self.dropped.update(mine)
 
     def _one(self, parsed: ParsedRow, examples: Examples, questions: TokenQuestions | None) -> None:
@@ -228,6 +267,7 @@ class _RowTokenizer:
         for example in encoded.examples:
             examples.append(example)
         self.cut.update(set(encoded.cut))
+        self.empty += parsed.empty_answers > 0
 
 
 def _question(row: RawRow, parsed: ParsedRow, config: DataConfig, rows: RowEncoder | None) -> Question:
@@ -235,7 +275,7 @@ def _question(row: RawRow, parsed: ParsedRow, config: DataConfig, rows: RowEncod
     if conversation[0].role == TEXT:
         return Question(None, "", conversation[0].content, row.values)
     if parsed.tools:
-        raise DataError("data.tools: no server can be asked with tools; set data.tools: text")
+        raise DataError(NO_TOOLS)
     last = last_answer(conversation)
     reference = conversation[last].content
     if rows:

@@ -33,7 +33,7 @@ from trainer.config.preference import summary_of
 from trainer.config.schema import TrainConfig
 from trainer.data.encoding import Encoder
 from trainer.data.messages import Message
-from trainer.data.rendering import is_foreign, make_renderer, template_name, template_text
+from trainer.data.rendering import PlainRenderer, is_foreign, make_renderer, template_name, template_text
 from trainer.errors import TrainingError
 from trainer.files import SERVED_TEMPLATE, replacing, write_json
 from trainer.loop.output import package_versions, result_directory
@@ -87,7 +87,8 @@ def make_manifest(base: Base, config: TrainConfig, data: DataRef, metrics: dict[
 
 def golden_prompt_ids(base: Base, config: TrainConfig) -> list[list[int]]:
     """Token ids of GOLDEN_PROMPTS, as a server would tokenise them."""
-    renderer = make_renderer(config.data, base.tokenizer)
+    has_template = base.chat_template_sha256 is not None  # rows of plain text need none
+    renderer = make_renderer(config.data, base.tokenizer) if has_template else PlainRenderer(config.data)
     encoder = Encoder(base.tokenizer, base.end_ids, config.data.max_length, "drop")
     return [encoder.prompt_ids(renderer.prompt([Message("user", text)])) for text in GOLDEN_PROMPTS]
 

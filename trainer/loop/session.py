@@ -229,15 +229,16 @@ def context_of(model_config: Any, config: TrainConfig) -> int | None:
 _SHORTEST = 8  # tokens that data.max_length allows at least
 
 
-def check_context(model_config: Any, config: TrainConfig, longest: int, *, answer: int = 0) -> None:
+def check_context(model_config: Any, config: TrainConfig, longest: int) -> None:
     """Raise ConfigError when ``longest`` tokens and the method's virtual ones are more than the base has positions.
 
-    ``answer``: how many tokens the model may write behind them. A base with a table of positions would fail on such a
+    With GRPO the model writes its own answers behind them. A base with a table of positions would fail on such a
     row, and one with rotary positions learn what no server of it answers. Bases whose configuration names no positions
     (BLOOM, T5) take any row.
     """
     positions = getattr(model_config.get_text_config(), "max_position_embeddings", None)
     virtual = getattr(config.method, "tokens", 0)
+    answer = getattr(config.preference, "max_completion_length", 0)
     if positions is None or longest + virtual + answer <= positions:
         return
     beside = f" beside the method's {virtual} virtual tokens" if virtual else ""

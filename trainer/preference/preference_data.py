@@ -15,13 +15,14 @@ from trainer.base_model import load_vocabulary
 from trainer.config.data import DataConfig
 from trainer.config.preference import GrpoPreference, KtoPreference, PreferenceColumns
 from trainer.config.schema import TrainConfig
-from trainer.data.conversations import DroppedRow, ParsedRow
+from trainer.data.conversations import DroppedRow, ParsedRow, some_columns
 from trainer.data.encoding import IGNORED, RowEncoder, without_row_limit
 from trainer.data.messages import ASSISTANT, Conversation, Message, Question
 from trainer.data.rows import RawRow
 from trainer.data.sources import find_test_source
 from trainer.data.splits import Indices, Survey, find_splits, find_validation, rows_at
-from trainer.errors import DataError
+from trainer.data.training_data import NO_TOOLS
+from trainer.errors import ConfigError, DataError
 from trainer.preference.comparisons import ComparisonReader
 
 Row = TypeVar("Row")
@@ -70,12 +71,17 @@ class PromptIds:
 
 @dataclass(frozen=True)
 class PreferenceData(Generic[Row]):
-    """What a run trains on. ``dropped`` counts rows by reason; ``sha256`` is over the files' bytes."""
+    """What a run trains on. ``dropped`` counts rows by reason; ``sha256`` is over the files' bytes.
+
+    ``columns`` are those that were read, ``unread`` the others.
+    """
 
     train: list[Row]
     validation: list[Row]
     sha256: str
     dropped: dict[str, int]
+    columns: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
     @property
     def longest(self) -> int:
@@ -89,14 +95,14 @@ class PreferenceEncoder:
 
     def __init__(self, config: DataConfig, answers: PreferenceColumns, tokenizer: Any, end_ids: Sequence[int]) -> None:
         self._config = config
-        self._comparisons = ComparisonReader(config, answers)
+        self.comparisons = ComparisonReader(config, answers)
         self._rows = RowEncoder(without_row_limit(config), tokenizer, end_ids)
 
     def pairs(self, row: RawRow) -> list[PairIds]:
         """The pair in ``row``. Raises DataError or DroppedRow."""
-        pair = self._comparisons.pair(row)
-        before, chosen = self._answer(pair.prompt, pair.chosen)
-        again, rejected = self._answer(pair.prompt, pair.rejected)
+        pair = self.comparisons.pair(row)
+        before, chosen = self._answer(pair.prompt, pair.chosen, pair.tools)
+        again, rejected = self._answer(pair.prompt, pair.rejected, pair.tools)
         if before != again:
             raise DroppedRow("the chat template renders the prompt in another way for each answer")
         prompt, (chosen, rejected) = self._fit(before, [chosen, rejected])
@@ -107,30 +113,30 @@ class PreferenceEncoder:
     def judged(self, row: RawRow) -> list[JudgedIds]:
         """The judgements in ``row``. Raises DataError or DroppedRow."""
         out = []
-        for judged in self._comparisons.judged(row):
-            before, answer = self._answer(judged.prompt, judged.completion)
+        for judged in self.comparisons.judged(row):
+            before, answer = self._answer(judged.prompt, judged.completion, judged.tools)
             prompt, (completion,) = self._fit(before, [answer])
             out.append(JudgedIds(prompt, completion, judged.good))
         return out
 
     def prompts(self, row: RawRow) -> list[PromptIds]:
         """The prompt in ``row``. Raises DataError or DroppedRow."""
-        prompt = self._comparisons.prompt(row)
+        prompt, tools = self.comparisons.prompt(row)
         if not any(message.content.strip() for message in prompt):
             raise DroppedRow("empty prompt")
-        prompt = self._fit_prompt((*prompt, Message(ASSISTANT, "")))[:-1]
-        ids = self._rows.encoder.prompt_ids(self._rows.renderer.prompt(prompt))
+        prompt = self._fit_prompt((*prompt, Message(ASSISTANT, "")), tools)[:-1]
+        ids = self._rows.encoder.prompt_ids(self._rows.renderer.prompt(prompt, tools))
         return [PromptIds(self._fit(ids, [[]])[0], dict(row.values))]
 
-    def _answer(self, prompt: Conversation, answer: Message) -> tuple[list[int], list[int]]:
+    def _answer(self, prompt: Conversation, answer: Message, tools: tuple[Any, ...]) -> tuple[list[int], list[int]]:
         """Ids of the prompt and of the answer: earlier answers in the prompt are read, not learned."""
-        *before, last = self._rows.renderer.segments(self._fit_prompt((*prompt, answer)))
+        *before, last = self._rows.renderer.segments(self._fit_prompt((*prompt, answer), tools), tools)
         example = self._rows.encoder.example([*(replace(segment, learned=False) for segment in before), last])
         start = next(i for i, label in enumerate(example.labels) if label != IGNORED)
         return list(example.input_ids[:start]), list(example.input_ids[start:])
 
-    def _fit_prompt(self, conversation: Conversation) -> Conversation:
-        return self._rows.fit_prompt(ParsedRow(conversation))[0]
+    def _fit_prompt(self, conversation: Conversation, tools: tuple[Any, ...]) -> Conversation:
+        return self._rows.fit_prompt(ParsedRow(conversation, tools))[0]
 
     def _fit(self, prompt: list[int], answers: list[list[int]]) -> tuple[list[int], list[list[int]]]:
         """Cut the prompt's start, or the answers' ends, where ``data.too_long`` allows it. Raises DroppedRow."""
@@ -185,20 +191,40 @@ def _rows_of(found: Survey[PreferenceReader[Row]], indices: Indices) -> list[Row
     return [row for place in found.places(indices).tolist() for row in found.reader.groups[place]]
 
 
-def encoder_of(config: TrainConfig, tokenizer: Any, end_ids: Sequence[int]) -> Encode[Any]:
+def _encoder_of(config: TrainConfig, tokenizer: Any, end_ids: Sequence[int]) -> tuple[PreferenceEncoder, Encode[Any]]:
     """What makes token ids of a row of ``config``, as its training does."""
     preference = config.preference
     assert preference is not None
     columns = PreferenceColumns() if isinstance(preference, GrpoPreference) else preference.columns
     encoder = PreferenceEncoder(config.data, columns, tokenizer, end_ids)
     if isinstance(preference, GrpoPreference):
-        return encoder.prompts
-    return encoder.judged if isinstance(preference, KtoPreference) else encoder.pairs
+        return encoder, encoder.prompts
+    return encoder, encoder.judged if isinstance(preference, KtoPreference) else encoder.pairs
 
 
 def load_preference_data(config: TrainConfig, tokenizer: Any, end_ids: Sequence[int]) -> PreferenceData[Any]:
     """The rows of ``config`` as its training reads and splits them. Raises DataError."""
-    return load_preferences(config.data, encoder_of(config, tokenizer, end_ids), config.training.seed)
+    encoder, encode = _encoder_of(config, tokenizer, end_ids)
+    data = load_preferences(config.data, encode, config.training.seed)
+    read, seen = encoder.comparisons.read, encoder.comparisons.seen
+    handed_on = isinstance(config.preference, GrpoPreference)  # to the reward, every column
+    return replace(
+        data, columns=tuple(read), unread=() if handed_on else tuple(name for name in seen if name not in read)
+    )
+
+
+def check_labels(config: TrainConfig, data: PreferenceData[Any]) -> None:
+    """Raise ConfigError where ``data`` has too few kinds of labels for the training of ``config``."""
+    if not isinstance(config.preference, KtoPreference) or len({row.good for row in data.train}) > 1:
+        return
+    held_back = {row.good for row in data.validation} - {row.good for row in data.train}
+    others = " but for rows to validate on: lower data.validation" if held_back else ""
+    raise ConfigError(f"data.path: kto needs both good and bad answers; all labels are the same{others}")
+
+
+def columns_note(read: Sequence[str], unread: Sequence[str]) -> str:
+    """Which columns were read, and which were not, in words."""
+    return f"columns read: {some_columns(read)}" + (f"; not read: {some_columns(unread)}" if unread else "")
 
 
 def preferred_answers(config: TrainConfig, split: Literal["validation", "test"]) -> list[Question]:
@@ -214,7 +240,9 @@ def preferred_answers(config: TrainConfig, split: Literal["validation", "test"])
     pairs = not isinstance(preference, KtoPreference)
     out: list[Question] = []
     for raw in _raw_rows(config, split):
-        for prompt, answer in _preferred(reader, raw, pairs=pairs):
+        for prompt, answer, tools in _preferred(reader, raw, pairs=pairs):
+            if tools:
+                raise DataError(NO_TOOLS)
             text = prompt[-1].content if config.data.template == "none" else None
             out.append(Question(None if text is not None else prompt, text, answer.content, raw.values))
     return out
@@ -223,17 +251,19 @@ def preferred_answers(config: TrainConfig, split: Literal["validation", "test"])
 def _raw_rows(config: TrainConfig, split: Literal["validation", "test"]) -> list[RawRow]:
     if split == "test":
         return list(find_test_source(config.data).rows())
-    encode = encoder_of(config, *load_vocabulary(config))
+    _encoder, encode = _encoder_of(config, *load_vocabulary(config))
     found, indices = find_validation(config.data, config.training.seed, lambda: PreferenceReader(encode))
     return [row for row, _group in rows_at(found, indices)]
 
 
-def _preferred(reader: ComparisonReader, row: RawRow, *, pairs: bool) -> Iterator[tuple[Conversation, Message]]:
+def _preferred(
+    reader: ComparisonReader, row: RawRow, *, pairs: bool
+) -> Iterator[tuple[Conversation, Message, tuple[Any, ...]]]:
     try:
         if pairs:
             pair = reader.pair(row)
-            yield pair.prompt, pair.chosen
+            yield pair.prompt, pair.chosen, pair.tools
         else:
-            yield from ((one.prompt, one.completion) for one in reader.judged(row) if one.good)
+            yield from ((one.prompt, one.completion, one.tools) for one in reader.judged(row) if one.good)
     except DroppedRow:
         return

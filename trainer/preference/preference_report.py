@@ -11,22 +11,28 @@ import numpy as np
 from trainer.config.schema import TrainConfig
 from trainer.data.encoding import IGNORED, Example
 from trainer.data.token_statistics import Lengths, lengths_table, summarize
-from trainer.preference.preference_data import PreferenceData
+from trainer.preference.preference_data import PreferenceData, columns_note
 from trainer.tables import counted
 
 
 class PreferenceReport(msgspec.Struct, kw_only=True):
-    """Of the data of one run. ``dropped`` counts rows by reason. Lengths are in tokens, of the rows to train on:
-    ``prompts``, and ``answers`` by what they are (chosen, rejected, good, bad), of which ``answer_counts`` there are.
+    """Of the data of one run. ``dropped`` counts rows by reason, ``columns`` are those read, ``unread`` the others.
+    ``error`` says why the data cannot be trained on.
+
+    Lengths are in tokens, of the rows to train on: ``prompts``, and ``answers`` by what they are (chosen, rejected,
+    good, bad), of which ``answer_counts`` there are.
     """
 
     kind: str
     train: int
     validation: int
     dropped: dict[str, int]
+    columns: tuple[str, ...]
+    unread: tuple[str, ...]
     prompts: Lengths
     answer_counts: dict[str, int]
     answers: dict[str, Lengths]
+    error: str | None = None
 
 
 def check_preferences(config: TrainConfig, data: PreferenceData[Any]) -> PreferenceReport:
@@ -41,6 +47,8 @@ def check_preferences(config: TrainConfig, data: PreferenceData[Any]) -> Prefere
         train=len(data.train),
         validation=len(data.validation),
         dropped=data.dropped,
+        columns=data.columns,
+        unread=data.unread,
         prompts=summarize(np.array([len(row.prompt) for row in data.train])),
         answer_counts={name: len(found) for name, found in lengths.items()},
         answers={name: summarize(np.array(found)) for name, found in sorted(lengths.items())},
@@ -49,11 +57,15 @@ def check_preferences(config: TrainConfig, data: PreferenceData[Any]) -> Prefere
 
 def report_lines(report: PreferenceReport) -> Iterator[str]:
     """``report`` for a terminal."""
+    if report.columns:
+        yield columns_note(report.columns, report.unread)
     counts = "".join(f", {count:,} {name}" for name, count in sorted(report.answer_counts.items()))
     yield f"{report.kind}: {report.train:,} rows to train on{counts}; {report.validation:,} to validate on"
     for reason, count in sorted(report.dropped.items()):
         yield f"dropped: {counted(count)} {reason}"
     yield "\n" + lengths_table("tokens", {"prompt": report.prompts, **report.answers})
+    if report.error:
+        yield f"\nerror: {report.error}"
 
 
 def examples_of(row: Any) -> dict[str, Example]:

@@ -16,10 +16,9 @@ from typing_extensions import override
 from trainer.base_model import Base
 from trainer.config.preference import DpoPreference, KtoPreference
 from trainer.config.schema import TrainConfig
-from trainer.errors import ConfigError
 from trainer.loop.loss import LabelledHead
 from trainer.preference.policy import Scorer, judged_table, pair_table
-from trainer.preference.preference_data import JudgedIds, PairIds, PreferenceData, load_preference_data
+from trainer.preference.preference_data import JudgedIds, PairIds, PreferenceData, check_labels, load_preference_data
 from trainer.preference.task import AdapterTask
 
 
@@ -102,8 +101,7 @@ class KtoTask(AdapterTask):
     def __init__(self, config: TrainConfig, preference: KtoPreference, base: Base) -> None:
         self._config, self._preference, self._base = config, preference, base
         self.data: PreferenceData[JudgedIds] = load_preference_data(config, base.tokenizer, base.end_ids)
-        if len({row.good for row in self.data.train}) < 2:
-            raise ConfigError("data.path: kto needs both good and bad answers; all labels are the same")
+        check_labels(config, self.data)
         random.Random(config.training.seed).shuffle(self.data.train)  # trl takes the rows as they come
 
     @override

@@ -18,6 +18,7 @@ from trainer.errors import ConfigError
 from trainer.loop.session import RunResult, TrainingSession, check_context, describe
 from trainer.loop.trainer import make_arguments, total_steps
 from trainer.methods import apply_method
+from trainer.preference.preference_data import columns_note
 from trainer.preference.reference_tasks import DpoTask, KtoTask
 from trainer.preference.task import PreferenceTask
 
@@ -52,10 +53,10 @@ def train_preference(session: TrainingSession) -> RunResult:
     require_trl(config.preference.KIND)
     base = load_base(config)
     task = make_task(config, base)
+    session.display.message(columns_note(task.data.columns, task.data.unread))
     if task.data.dropped:
         session.display.message(f"left out {describe_dropped(task.data.dropped)}")
-    answer = config.preference.max_completion_length if isinstance(config.preference, GrpoPreference) else 0
-    check_context(base.model.config, config, task.data.longest, answer=answer)
+    check_context(base.model.config, config, task.data.longest)
     identity = session.identify(base, task.data.sha256)
     if not session.start:
         task.compute_reference(base.model)  # what it was without an adapter: not every method can be switched off

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.factory import make_base
 from tests.trainer.preference.support import judged_rows, pair_rows
 from tests.trainer.support import colour_rows, write_jsonl
 from trainer.commands.data import main
+from trainer.commands.train import train
 from trainer.recipes import RECIPES
 
 
@@ -128,3 +132,74 @@ def test_a_check_ends_with_a_row_as_the_model_sees_it(
     data = write_jsonl(tmp_path / "2024", colour_rows())
     assert main(["check", str(data), f"base={tiny_base}", "format=jsonl"]) == 0
     assert "«rr<|im_end|>»" in capsys.readouterr().out
+
+
+LONG = "long " * 40
+ROW, PAIR = {"prompt": "red", "response": "rr"}, {"prompt": "red", "chosen": "rr", "rejected": "x"}
+GOOD = {"prompt": "red", "completion": "rr", "label": True}
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "words"),
+    [
+        ([GOOD] * 9, ["preference=kto"], "kto needs both good and bad answers; all labels are the same"),
+        (
+            [{**GOOD, "label": i > 0} for i in range(9)],
+            ["preference=kto", "validation=8"],
+            "the same but for rows",
+        ),
+        ([{"text": "word " * 99}] * 9, [], "the longest row has 496 tokens, and the base has 256 positions"),
+        ([{"text": "word " * 99}] * 9, ["too_long=split"], "the longest row has 496 tokens"),
+        ([{"text": "word"}] * 9, ["preference=dpo"], "line 1 has no column 'chosen'"),
+        ([{**PAIR, "prompt": LONG * 2}] * 9, ["preference=dpo"], "data.max_length: the longest row has 4"),
+        ([ROW] * 9, ["validation=LONG", "max_length=100"], "long.jsonl leaves nothing to validate on: 1 row: longer"),
+        ([ROW, *[{**ROW, "prompt": LONG}] * 8], ["max_length=100"], "data.jsonl leaves nothing to validate on: 1 row"),
+        ([PAIR] * 9, ["preference=dpo", "validation=LONG", "max_length=100"], "leaves nothing to validate on: 1 row"),
+        ([ROW] * 9, ["validation=9"], "data.validation wants 9 of 9 usable rows"),
+        ([{"messages": [{"role": "usr", "content": "x"}]}] * 9, [], "line 1: 'messages': message 0: the role 'usr'"),
+    ],
+)
+def test_training_refuses_what_a_check_refuses_in_the_same_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: list[Any], settings: list[str], words: str
+) -> None:
+    base = make_base(tmp_path / "base", max_position_embeddings=256)
+    data = write_jsonl(tmp_path / "data.jsonl", rows)
+    held = write_jsonl(tmp_path / "long.jsonl", [{**ROW, **PAIR, "prompt": LONG}])
+    given = dict(option.replace("LONG", str(held)).split("=") for option in ["validation=1", *settings])
+    options = [f"base={base}", *(f"{key}={value}" for key, value in given.items())]
+    assert main(["check", str(data), *options]) == 1
+    out, err = capsys.readouterr()
+    (refusal,) = [line for line in (out + err).splitlines() if line.startswith(("error: ", "hotswap: "))]
+    assert words in refusal
+    assert train([f"data={data}", f"output={tmp_path / 'run'}", "max_steps=1", "batch_size=4", *options]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].partition(": ")[2] == refusal.partition(": ")[2]
+
+
+def test_the_columns_that_are_read_are_printed(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = tmp_path / "pairs.csv"
+    with cells.open("w", newline="", encoding="utf-8") as file:
+        out = csv.writer(file)
+        out.writerow(["id", "prompt", "system", "chosen", "rejected"])
+        for i in range(4):
+            asked = {"role": "user", "content": f"q{i}"}
+            chats = ([asked, {"role": "assistant", "content": text}] for text in ("good", "bad"))
+            out.writerow([i, json.dumps([asked]), "Be brief.", *map(json.dumps, chats)])
+    assert main(["check", str(cells), f"base={tiny_base}", "preference=dpo", "validation=1"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("columns read: system, prompt, chosen, rejected; not read: id\n")
+    assert (
+        shown.count("Be brief.<|im_end|>\n<|im_start|>user\nq0<|im_end|>\n<|im_start|>assistant\n«good<|im_end|>»") == 1
+    )
+
+
+def test_plain_text_is_checked_and_shown_for_a_base_without_a_template(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = make_base(tmp_path / "base")
+    (base / "chat_template.jinja").unlink()
+    data = write_jsonl(tmp_path / "rows.jsonl", [{"text": f"document {i}"} for i in range(4)])
+    for what in ("check", "preview"):
+        assert main([what, str(data), f"base={base}", "validation=1"]) == 0
+        assert "«ocument 1<|im_end|>»" in capsys.readouterr().out.replace("«ocument 0", "«ocument 1")

@@ -27,6 +27,7 @@ __all__ = ["file"]  # a fixture
         (["early_stopping=2", "eval_steps=10", "save_steps=15"], "training.save_steps"),
         (["early_stopping=2", "save_steps=15"], "training.save_steps"),
         (["epochs=.inf"], "training.epochs"),
+        (["data.roles.student=usr"], "data.roles.student"),
         (["method.type=[lora, prefix]"], "method.type"),
     ],
 )
@@ -50,8 +51,20 @@ def test_values_that_do_not_go_together_are_refused(file: Path, overrides: list[
         ("dpo", "method=adalora", "adalora adds a term"),
         ("kto", "batch_size=1", "give at least 2"),
         ("reward", "method=ia3", "trained with lora"),
+        ("dpo", "data.columns.response=a", r"data\.columns\.response: dpo does not read it; .*columns.chosen and rej"),
+        ("kto", "data.columns.text=a", r"its answers are in preference\.columns\.completion and label"),
+        ("dpo", "preference.columns.label=a", r"preference\.columns\.label: dpo does not read it"),
+        ("reward", "preference.columns.completion=a", r"preference\.columns\.completion: reward does not read it"),
+        ("kto", "data.shape=text", r"data\.shape: kto has prompts and answers"),
     ],
 )
 def test_what_does_not_go_together_is_said_with_its_key(tmp_path: Path, kind: str, override: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         preference_config(tmp_path, tmp_path, kind, override, rows=pair_rows(2))
+
+
+def test_a_prompt_stands_in_one_column(tmp_path: Path) -> None:
+    for other in ("prompt", "input"):
+        columns = ("data.columns.messages=m", f"data.columns.{other}=p")
+        with pytest.raises(ConfigError, match=f"data.columns: {other} and messages do not go together"):
+            preference_config(tmp_path, tmp_path, "dpo", *columns, rows=pair_rows(2))

@@ -253,3 +253,44 @@ def test_a_row_of_another_shape_is_said_so() -> None:
         match=r"line 2 has no column 'prompt' .*it has the shape sharegpt, and rows before it prompt_response",
     ):
         read_row(RawRow("a line 2", {"conversations": []}), layout, config)
+
+
+def chat(*answers: str | None) -> dict[str, Any]:
+    turns = [({"role": "user", "content": "q"}, {"role": "assistant", "content": answer}) for answer in answers]
+    return {"messages": [message for turn in turns for message in turn]}
+
+
+@pytest.mark.parametrize(
+    ("values", "learned", "length", "empty"),
+    [
+        (chat("a", "b"), [1, 3], 4, 0),
+        (chat("", "b"), [3], 4, 1),
+        (chat("a", " \n", None, "b"), [1, 7], 8, 2),
+        (chat("a", "", ""), [1], 2, 2),
+        ({"prompt": "q", "response": "a", "history": [["q0", " "], ["q1", "a1"]]}, [3, 5], 6, 1),
+        ({"conversations": [{"from": who, "value": text} for who, text in
+                            [("human", "q"), ("gpt", ""), ("human", "q"), ("function_call", CALL)]]}, [3], 4, 1),
+    ],
+)  # fmt: skip
+def test_empty_answers_are_read_not_learned_and_counted(
+    values: dict[str, Any], learned: list[int], length: int, empty: int
+) -> None:
+    for learn in ("all_answers", "everything"):
+        found = reading(values, learn=learn)
+        assert answers_of(found.conversation, DataConfig(path="a", learn=learn)) == learned
+        assert (len(found.conversation), found.empty_answers) == (length, empty)
+
+
+def test_rows_whose_answers_are_all_empty_are_dropped() -> None:
+    for values in (chat("", None), {"prompt": "q", "response": "", "history": [["q0", "a0"]]}):
+        with pytest.raises(DroppedRow, match="empty response"):
+            reading(values)
+
+
+def test_roles_are_mapped_in_every_shape() -> None:
+    roles = {"student": "user", "teacher": "assistant"}
+    messages = [{"role": "student", "content": "q"}, {"role": "teacher", "content": "a"}]
+    sharegpt = [{"from": "student", "value": "q"}, {"from": "teacher", "value": "a"}]
+    for values in ({"messages": messages}, {"conversations": sharegpt}):
+        assert conversation(values, roles=roles) == (USER, ANSWER)
+    assert conversation({"prompt": "q", "response": "a", "history": messages}, roles=roles)[:2] == (USER, ANSWER)

@@ -142,3 +142,23 @@ def test_chinese_reports_on_a_byte_level_base(tiny_base: Path, tmp_path: Path) -
     assert report.rows == 1441
     assert report.dropped["empty response"].count == 22
     assert report.vocabulary.byte_pieces > 0.5
+
+
+def test_empty_answers_and_the_longest_row_are_found(tiny_base: Path, tmp_path: Path) -> None:
+    turns = [("user", "hi"), ("assistant", ""), ("user", "and"), ("assistant", "no")]
+    empty = {"messages": [{"role": role, "content": text} for role, text in turns]}
+    full = {"messages": empty["messages"][2:]}
+    report = checked(tmp_path, tiny_base, [full, *[empty] * 3, full] * 3, "template=chat")
+    assert report.empty_answers.count == 9
+    file = tmp_path / "data.jsonl"
+    assert report.empty_answers.first == [f"{file} line {line}" for line in (2, 3, 4, 7, 8)]
+    assert "9 rows have empty answers, which are not learned (data.jsonl line 2, " in report_text(report)
+    assert report.lengths is not None
+    assert report.longest == report.lengths.max
+
+
+def test_text_of_one_token_is_dropped_as_training_drops_it(tiny_base: Path, tmp_path: Path) -> None:
+    rows = [{"text": "<|im_end|>"}, *({"text": f"row {i}"} for i in range(20))]
+    for too_long in ("drop", "split"):
+        report = checked(tmp_path, tiny_base, rows, "template=chat", f"too_long={too_long}")
+        assert sum(found.count for found in report.dropped.values()) == 1

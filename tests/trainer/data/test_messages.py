@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trainer.data.messages import ASSISTANT, Message, key_of, last_answer, messages_of, with_system
+from trainer.data.messages import ASSISTANT, Message, key_of, last_answer, messages_of, pairs_of, with_system
 from trainer.errors import DataError
 
 USER, ANSWER = Message("user", "q"), Message(ASSISTANT, "a")
@@ -19,10 +19,6 @@ def turns(*roles: str) -> dict[str, Any]:
 def test_roles_may_be_written_large_and_unknown_ones_are_refused() -> None:
     messages = messages_of("a", turns("System", "User", "ASSISTANT", "Tool", "assistant")["messages"])
     assert [message.role for message in messages] == ["system", "user", "assistant", "tool", "assistant"]
-    assert [message.role for message in messages_of("a", turns("documents", "tool_response")["messages"])] == [
-        "documents",
-        "tool_response",
-    ]
     with pytest.raises(DataError, match="a: message 1: the role 'usr' is none; did you mean 'user'"):
         messages_of("a", turns("system", "usr")["messages"])
     with pytest.raises(DataError, match="tool_calls must be a list, not a number"):
@@ -61,3 +57,46 @@ def test_the_last_answer_is_the_assistants_last_message() -> None:
 def test_keys_are_equal_for_equal_conversations_only() -> None:
     assert key_of((USER, ANSWER)) == key_of((Message("user", "q"), Message(ASSISTANT, "a")))
     assert len({key_of(one) for one in ((USER, ANSWER), (USER,), (ANSWER, USER), (USER, Message(ASSISTANT, "b")))}) == 4
+
+
+@pytest.mark.parametrize("name", ["hummany", "gtp", "asistant", "usr", "assisstant", "sytem", "fuction", "Humann"])
+@pytest.mark.parametrize("keys", [("role", "content"), ("from", "value")])
+def test_roles_that_are_nearly_usual_ones_are_refused_with_these(name: str, keys: tuple[str, str]) -> None:
+    with pytest.raises(DataError, match=f"a: message 0: the role '{name}' is none; did you mean '.*data.roles"):
+        messages_of("a", [dict(zip(keys, (name, "x"), strict=True))])
+
+
+def test_other_roles_are_those_that_the_configuration_names() -> None:
+    messages = turns("Student", "teacher", "documents", "caller")["messages"]
+    with pytest.raises(DataError, match=r"the role 'Student' is none; data\.roles says .*Student: user"):
+        messages_of("a", messages)
+    roles = {"Student": "user", "Teacher": "assistant", "documents": "documents", "caller": "function_call"}
+    found = messages_of("a", messages, roles)
+    assert [(m.role, m.content, m.calls) for m in found] == [
+        ("user", "x", ()),
+        ("assistant", "x", ()),
+        ("documents", "x", ()),
+        ("assistant", "", ("x",)),
+    ]
+    assert pairs_of("a", messages[:1], roles) == found[:1]
+
+
+def test_every_usual_name_of_a_role_is_known() -> None:
+    names = {
+        "user": ("human", "prompter"),
+        "assistant": ("gpt", "chatgpt", "bing", "bard", "model", "ai", "bot", "chatbot", "function_call"),
+        "tool": ("observation", "function_response", "function", "tool_response", "ipython"),
+    }
+    for role, others in names.items():
+        assert {message.role for message in messages_of("a", turns(role, *others)["messages"])} == {role}
+
+
+def test_an_answer_may_be_null_and_is_then_empty() -> None:
+    assert messages_of("a", [{"role": "assistant", "content": None}]) == (Message(ASSISTANT, ""),)
+    with pytest.raises(DataError, match="content of message 0 must be text, not null"):
+        messages_of("a", [{"role": "user", "content": None}])
+
+
+def test_a_call_may_be_written_in_the_older_way() -> None:
+    old = {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": '{"a": null}'}}
+    assert messages_of("a", [old]) == (Message(ASSISTANT, "", calls=('{"name": "f", "arguments": {"a": null}}',)),)

@@ -84,65 +84,6 @@ def test_csv_cells_may_hold_commas_quotes_and_newlines(tmp_path: Path) -> None:
     assert [row.where for row in rows_of(path)] == [f"{path} line 3", f"{path} line 4"]
 
 
-@pytest.mark.parametrize("mark", ["", "\ufeff"])
-@pytest.mark.parametrize("indent", [None, 2])
-def test_json_may_be_an_array_or_an_object_with_one_among_other_keys(
-    tmp_path: Path, mark: str, indent: int | None
-) -> None:
-    path = tmp_path / "a.json"
-    path.write_text(mark + json.dumps(CHINESE, indent=indent, ensure_ascii=False), encoding="utf-8")
-    assert values_of(path) == CHINESE
-    whole = {"version": [1, {"a": "]"}], "train": CHINESE, "validation": CHINESE[:1]}
-    path.write_text(mark + json.dumps(whole, indent=indent), encoding="utf-8")
-    assert values_of(path) == CHINESE
-    assert [row.values for row in rows_of(path, split="validation")] == CHINESE[:1]
-    path.write_text(mark + json.dumps({"data": []}, indent=indent), encoding="utf-8")
-    assert "is empty: it holds no rows" in error_of(path)
-
-
-def test_a_json_file_may_hold_one_object_a_line(tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "a.json", CHINESE)
-    assert values_of(path) == CHINESE
-    assert (
-        values_of(write_jsonl(path, [{"data": [1], "prompt": "x"}, {"data": [2], "prompt": "y"}]))[1]["prompt"] == "y"
-    )
-    assert values_of(write_jsonl(path, [CHINESE[0]])) == CHINESE[:1]
-
-
-def test_json_longer_than_what_is_read_at_a_time_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [{"n": i, "text": '字\\"\n\u2028' * (i % 7), "deep": [{"x": [i, -1.5e-3, None, True]}]} for i in range(200)]
-    path = tmp_path / "a.json"
-    for indent in (None, 1):
-        path.write_text(json.dumps({"n": 12345, "rows": rows, "after": 1}, indent=indent), encoding="utf-8")
-        for chunk in (1, 2, 3, 7, 64):
-            monkeypatch.setattr("trainer.data.rows._CHUNK", chunk)
-            assert values_of(path, "json") == rows
-            where = rows_of(path, "json")[150].where
-            assert where.startswith(f"{path} row 151 (line ")
-            line = int(where.rsplit(" ", 1)[1].rstrip(")"))
-            assert path.read_text(encoding="utf-8").split("\n")[line - 1].strip(" ").startswith("{")
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ('[{"a": 1},\n {"a": tru}]', "line 2 is not valid JSON"),
-        ('[{"a": 1}\n {"a": 2}]', "line 2 is not valid JSON: ',' is expected, not '{'"),
-        ('[{"a": 1},\n {"a": "x', "line 2 is not valid JSON: Unterminated string"),
-        ('[{"a": 1},\n', "is not valid JSON"),
-        ('[{"a": 1},\n 3]', "row 2 (line 2) is not a JSON object"),
-        ('[{"a": 1}]\n[]', "line 2 is not valid JSON: '[' after the end of the data"),
-        ("hello", "line 1 is not valid JSON: neither an array nor an object"),
-        ('{"questions": [{"a": 1}],\n "version": 1}', "has no list of rows under any of data, train, rows"),
-        ("", "is empty: it holds no rows"),
-        ("[]", "is empty: it holds no rows"),
-        ("[" * 100_000, "line 1"),
-    ],
-)
-def test_broken_json_is_said_with_its_line(tmp_path: Path, text: str, words: str) -> None:
-    assert words in error_of(tmp_path / "a.json", text.encode())
-
-
 def test_the_format_may_be_said_where_the_name_does_not(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "rows.txt", [GOOD])
     assert len(rows_of(path, "jsonl")) == 1
@@ -203,6 +144,30 @@ def test_parquet_rows_keep_lists_and_nulls(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", rows)
     assert values_of(path) == rows
     assert [row.where for row in read_rows(path)] == [f"{path} row 1", f"{path} row 2"]
+
+
+def test_parquet_structs_gain_no_nulls(tmp_path: Path) -> None:
+    def call(**arguments: Any) -> dict[str, Any]:
+        return {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}
+
+    rows: list[dict[str, Any]] = [
+        {"messages": [{"role": "user", "content": "x"}, call(city="x", days=[1, None])], "note": None},
+        {"messages": [call(limit={"below": 1})], "note": {"a": 1}, "tools": [{"properties": {"x": {"type": "y"}}}]},
+        {"messages": [call()], "note": {"b": 2}, "tools": [{"properties": {"z": {"default": None}}}]},
+    ]
+    for row in rows:
+        row.setdefault("tools", None)
+    path = write(tmp_path / "a.parquet", rows)
+    assert values_of(path) == rows
+
+
+def test_nulls_that_are_the_data_s_own_stay(tmp_path: Path) -> None:
+    rows = [{"tools": [{"a": {"default": None}}, None], "call": {"limit": None}}]
+    for name in ("a.jsonl", "a.json", "a.parquet"):
+        assert values_of(write(tmp_path / name, rows)) == rows
+    pairs = pa.array([[("a", None), ("b", 1)]], pa.map_(pa.string(), pa.int64()))
+    pq.write_table(pa.table({"map": pairs, "text": ['{"a": null}']}), tmp_path / "b.parquet")
+    assert values_of(tmp_path / "b.parquet") == [{"map": {"a": None, "b": 1}, "text": '{"a": null}'}]
 
 
 def test_whole_characters_written_as_escapes_are_read(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from trainer.data.splits import (
     describe_dropped,
     find_splits,
     find_validation,
+    held_back_again,
     progress_messages,
     rows_at,
     split_rows,
@@ -151,3 +152,29 @@ def test_progress_is_spoken_of_at_most_once_in_a_while(tmp_path: Path) -> None:
     split_conversations(config, 0, progress_messages(unsaid.append))
     assert said == [f"reading {path}: 256 rows", f"reading {path}: 512 rows"]
     assert not unsaid
+
+
+@pytest.mark.parametrize(("usable", "held"), [(range(10, 80), 3), ((40, 41, 42), 2), ((), 0)])
+def test_others_are_held_back_where_none_of_those_drawn_can_be_used(tmp_path: Path, usable: Any, held: int) -> None:
+    path = numbers(tmp_path / "n.jsonl", list(range(80)))
+    splits = find_splits(DataConfig(path=path, validation=3), 0, Numbers)
+    first = set(read_again(splits, "validation"))
+    assert not first & {40, 41, 42}
+    can_use = {*usable} - first
+    again = held_back_again(splits, 0, can_use.__contains__)
+    others, rest = read_again(again, "validation"), read_again(again, "train")
+    assert (len(others), again.split.redrawn) == (held, True)
+    assert {*others} <= can_use
+    assert sorted([*others, *rest]) == list(range(80))
+    assert read_again(held_back_again(splits, 0, can_use.__contains__), "validation") == others
+
+
+def test_rows_held_back_stay_where_one_can_be_used_or_no_other_can(tmp_path: Path) -> None:
+    config = DataConfig(path=numbers(tmp_path / "n.jsonl", list(range(80))), validation=3)
+    splits = find_splits(config, 0, Numbers)
+    one = read_again(splits, "validation")[-1]
+    for can_use in ({one}, {one, 40}, {40}):
+        assert held_back_again(splits, 0, can_use.__contains__) is splits
+    own = DataConfig(path=config.path, validation=numbers(tmp_path / "own.jsonl", [1]))
+    splits = find_splits(own, 0, Numbers)
+    assert held_back_again(splits, 0, {40, 41}.__contains__) is splits

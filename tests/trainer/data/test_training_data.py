@@ -246,7 +246,7 @@ def test_validation_rows_that_train_as_well_are_warned_of(tmp_path: Path, tokeni
 
 def test_validation_rows_that_are_all_unusable_are_an_error(tmp_path: Path, tokenizer: Any) -> None:
     held = write_jsonl(tmp_path / "held.jsonl", [{"prompt": "long " * 99, "response": "x"}])
-    with pytest.raises(DataError, match=r"held.jsonl leaves nothing to learn from: 1 row: longer than"):
+    with pytest.raises(DataError, match=r"held.jsonl leaves nothing to validate on: 1 row: longer than"):
         load(tmp_path, tokenizer, colour_rows(), validation=str(held), max_length=100)
 
 
@@ -284,3 +284,53 @@ def test_a_full_disk_is_one_line(tmp_path: Path, tokenizer: Any, monkeypatch: py
     monkeypatch.setattr("trainer.data.disk.tempfile.TemporaryFile", lambda **_: open("/dev/full", "wb"))  # noqa: SIM115
     with pytest.raises(DataError, match=r"the disk is full: the tokens are kept in .*; make room, or point TMPDIR"):
         load(tmp_path, tokenizer, colour_rows())
+
+
+LONG = {"prompt": "long " * 40, "response": "x"}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_row_held_back_that_is_too_long_gives_its_place_to_another(tmp_path: Path, tokenizer: Any, seed: int) -> None:
+    data = load(tmp_path, tokenizer, [*colour_rows(3), LONG], seed, validation=1, max_length=100)
+    assert (len(data.train), len(data.validation), len(data.questions)) == (2, 1, 1)
+    assert data.dropped == {"longer than data.max_length 100": 1}
+    redrawn = "no row that was drawn to validate on can be used: 1 row drawn in their place"
+    assert (redrawn in data.notes) == (seed == 0)
+
+
+def test_without_rows_that_fit_it_is_said_which_part_has_none(tmp_path: Path, tokenizer: Any) -> None:
+    for rows, words in (
+        ([LONG] * 6, "leaves nothing to learn from: 6 rows: longer than"),
+        ([*colour_rows(1), *[LONG] * 5], "leaves nothing to validate on: 2 rows: longer than"),
+    ):
+        with pytest.raises(DataError, match=words):
+            load(tmp_path, tokenizer, rows, 1, validation=2, max_length=100)
+
+
+def test_a_row_held_back_is_cut_as_those_to_train_on_and_asked_what_is_left(tmp_path: Path, tokenizer: Any) -> None:
+    held = str(write_jsonl(tmp_path / "held.jsonl", [LONG]))
+    data = load(tmp_path, tokenizer, [LONG], validation=held, max_length=60, too_long="cut_start")
+    assert data.cut == {"max_length": 2}
+    (example,), (question,) = data.validation, data.questions
+    assert len(example) == 60
+    assert question.input_ids == example.input_ids[:-2]
+
+
+def test_plain_text_needs_no_chat_template(tmp_path: Path, tokenizer: Any) -> None:
+    expected = load(tmp_path, tokenizer, [{"text": "all of it"}])
+    tokenizer.chat_template = None
+    found = load(tmp_path, tokenizer, [{"text": "all of it"}])
+    assert list(found.train) == list(expected.train)
+    assert found.notes == expected.notes
+    with pytest.raises(DataError, match="the base has no chat template"):
+        load(tmp_path, tokenizer, colour_rows())
+    held = str(write_jsonl(tmp_path / "held.jsonl", colour_rows()))
+    with pytest.raises(DataError, match="the base has no chat template"):
+        load(tmp_path, tokenizer, [{"text": "all of it"}], validation=held)
+
+
+def test_empty_answers_are_not_learned_and_counted(tmp_path: Path, tokenizer: Any) -> None:
+    empty = [*MULTI[:1], {"role": "assistant", "content": ""}, *MULTI[2:]]
+    data = load(tmp_path, tokenizer, [{"messages": empty}, {"messages": MULTI}])
+    assert learned(tokenizer, data.train[0]) == ["assistant<|im_end|>"]
+    assert "not learned: empty answers, in 1 row" in data.notes

@@ -8,12 +8,21 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from tests.trainer.preference.support import pair_rows
+from tests.trainer.preference.support import pair_rows, preference_config
 from tests.trainer.support import write_jsonl
+from trainer.base_model import load_vocabulary
 from trainer.config.data import Columns, DataConfig
 from trainer.config.preference import PreferenceColumns
 from trainer.errors import DataError
-from trainer.preference.preference_data import JudgedIds, PairIds, PreferenceData, PreferenceEncoder, load_preferences
+from trainer.preference.preference_data import (
+    JudgedIds,
+    PairIds,
+    PreferenceData,
+    PreferenceEncoder,
+    columns_note,
+    load_preference_data,
+    load_preferences,
+)
 
 USER = {"role": "user", "content": "hi"}
 ASSISTANT = {"role": "assistant", "content": "yes"}
@@ -98,7 +107,7 @@ def test_messages_are_read_as_in_supervised_data(tiny_base: Path, tmp_path: Path
 
 
 def test_a_prompt_that_happens_to_be_json_stays_text(tiny_base: Path, tmp_path: Path) -> None:
-    row = {"prompt": '[{"role": "user", "content": "x"}]', "chosen": "yes", "rejected": "no"}
+    row = {"prompt": '[{"role": "user", "name": "x"}]', "chosen": "yes", "rejected": "no"}
     (pair,) = load(tiny_base, tmp_path, [row]).train
     assert text(tiny_base, pair.prompt) == PROMPT.replace("hi", row["prompt"])
 
@@ -153,3 +162,29 @@ def test_answers_that_are_the_same_once_cut_say_nothing(tiny_base: Path, tmp_pat
 def test_what_is_wrong_is_said_with_its_file_and_line(tiny_base: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data.jsonl line 1 has no column 'rejected' \(found: prompt, chosen\)"):
         load(tiny_base, tmp_path, [{"prompt": "hi", "chosen": "yes"}])
+
+
+def test_an_answer_that_is_a_call_is_written_by_the_template(tiny_base: Path, tmp_path: Path) -> None:
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
+    template = (
+        "{{ tools | tojson }}{% for m in messages %}{{ '<' + m.role + '>' + m.content }}{% if m.tool_calls %}"
+        "{{ m.tool_calls[0].function | tojson }}{% endif %}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    row = {"prompt": [USER], "tools": [{"name": "f"}], "chosen": call, "rejected": "no"}
+    (pair,) = load(tiny_base, tmp_path, [row], tools="template", template=template).train
+    assert text(tiny_base, pair.prompt) == '[{"name": "f"}]<user>hi<|im_end|><assistant>'
+    assert text(tiny_base, pair.chosen) == '{"name": "f", "arguments": {}}<|im_end|>'
+    (prompt,) = load(tiny_base, tmp_path, [row], "prompts", tools="template", template=template).train
+    assert prompt.prompt == pair.prompt
+
+
+def test_columns_are_told_apart_by_whether_they_were_read(tiny_base: Path, tmp_path: Path) -> None:
+    rows = [{"id": i, **row, "system": "s", "score": 1} for i, row in enumerate(pair_rows(8))]
+    config = preference_config(tmp_path, tiny_base, "dpo", "validation=2", rows=rows)
+    data = load_preference_data(config, *load_vocabulary(config))
+    assert data.columns == ("system", "prompt", "chosen", "rejected")
+    assert data.unread == ("id", "score")
+    assert columns_note(data.columns, data.unread) == (
+        "columns read: system, prompt, chosen, rejected; not read: id, score"
+    )
