@@ -30,7 +30,7 @@ def read_mapping(text: str, plain: Plain) -> dict[str, Any]:
 def read_value(name: str, text: str, plain: Plain) -> tuple[Any, bool]:
     """The value of ``text``, written for ``name``, and whether all of it is one quoted text. Raises ConfigError."""
     node = _compose(text)
-    whole = node is None or not text[node.end_mark.index :].strip()
+    whole = node is None or not (text[: node.start_mark.index] + text[node.end_mark.index :]).strip()
     return _Reader(plain).value(node, name), whole and getattr(node, "style", None) in ("'", '"')
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.trainer.config.test_yaml_text import TEXTS
@@ -214,6 +214,7 @@ def test_every_text_and_number_that_is_written_is_read_back(
     assert msgspec.convert(read(path), TrainConfig) == config
 
 
+@example("---\n''")
 @given(text=TEXTS)
 def test_any_text_is_taken_as_it_is_written(text: str) -> None:
     says_nothing = text.strip() in ("", "~", "null", "Null", "NULL")
