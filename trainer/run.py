@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 from transformers import set_seed
@@ -18,7 +19,8 @@ from trainer.data.splits import progress_messages
 from trainer.data.training_data import TrainingData, load_data
 from trainer.distributed import processes
 from trainer.distributed.shards import put, shard
-from trainer.distributed.strategies import check_processes
+from trainer.distributed.strategies import check_processes, undivided
+from trainer.errors import ConfigError
 from trainer.export.result import export_result
 from trainer.loop.checkpoint import whole_parameters
 from trainer.loop.failures import explained
@@ -42,8 +44,11 @@ def train(
     directory. Raises TrainerError, or BaseModelError for the base.
     """
     check_processes(config)
+    config, word = undivided(config)
     with explained(config), processes.joined():
         shown = display if display and processes.is_main() else SilentDisplay()
+        if word:
+            shown.message(word)
         session = TrainingSession(config, resume=resume, overwrite=overwrite, display=shown)
         if config.preference:
             from trainer.preference.run import train_preference
@@ -55,6 +60,7 @@ def train(
 def _train(session: TrainingSession) -> RunResult:
     config = session.config
     base = load_base(config)
+    config = _with_packing(session, base)
     progress = progress_messages(session.display.message)
     data = load_data(config.data, base.tokenizer, base.end_ids, config.training.seed, progress)
     for note in data.notes:
@@ -63,6 +69,10 @@ def _train(session: TrainingSession) -> RunResult:
     set_seed(config.training.seed)
     packing = pack(data.train, config.data.max_length) if config.training.packing else None
     rows = len(packing or data.train)
+    if packing:
+        session.display.message(
+            f"packed: {len(data.train):,} examples in {rows:,} rows of {config.data.max_length} tokens"
+        )
     model = apply_method(base, config.method, total_steps(config.training, rows))
     check_context(base.model.config, config, max([*lengths_of(data.train), *lengths_of(data.validation)]))
     if packing:
@@ -82,6 +92,22 @@ def _train(session: TrainingSession) -> RunResult:
         return stopped
     trained = whole_parameters(model) if config.training.strategy in DIVIDED else None
     return processes.from_main(lambda: _finish(session, base, data, trainer, seconds=seconds, trained=trained))
+
+
+def _with_packing(session: TrainingSession, base: Base) -> TrainConfig:
+    """The configuration of ``session``, in which ``packing: auto`` is what ``base`` allows."""
+    training = session.config.training
+    if training.packing == "auto":
+        use_packed_attention(base.model)
+        try:
+            check_packing(base.model, base.model.config.vocab_size)
+        except ConfigError as error:
+            session.display.message(f"not packed: {error}")
+            training = msgspec.structs.replace(training, packing=False)
+        else:
+            training = msgspec.structs.replace(training, packing=True)
+        session.config = msgspec.structs.replace(session.config, training=training)
+    return session.config
 
 
 def _finish(

@@ -12,8 +12,8 @@ import msgspec
 import torch
 from transformers import PrinterCallback, TrainerState
 
-from bases.compute import dtype_name, resolve_dtype
-from trainer.base_model import Base, device
+from bases.compute import dtype_name
+from trainer.base_model import Base, trained_dtype
 from trainer.config.loading import dump_config
 from trainer.config.schema import TrainConfig
 from trainer.distributed import processes
@@ -72,6 +72,8 @@ class TrainingSession:
         if config.training.threads:
             torch.set_num_threads(config.training.threads)
         self.config = _resolved(config)
+        if config.training.dtype == "float16" != self.config.training.dtype:
+            display.message(f"float16 is for CUDA devices: this CPU computes in {self.config.training.dtype}")
         self._stop = StopCallback()
         self._records: list[MetricsFile | TensorBoardFile] = []
         self._cpu_began = 0.0
@@ -199,7 +201,7 @@ def write_config(output: Path, config: TrainConfig) -> None:
 
 def _resolved(config: TrainConfig) -> TrainConfig:
     """``config`` with the dtype that ``auto`` means here and the threads in use: they decide the last bits."""
-    dtype = dtype_name(resolve_dtype(config.training.dtype, device()))
+    dtype = dtype_name(trained_dtype(config.training.dtype))
     training = msgspec.structs.replace(config.training, dtype=dtype, threads=torch.get_num_threads())
     return msgspec.structs.replace(config, training=training)
 

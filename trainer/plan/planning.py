@@ -17,7 +17,7 @@ from bases.errors import BaseModelError
 from bases.finding import resolve_base
 from bases.tokenizer import load_tokenizer
 from trainer.added_tokens import TrainedToken, add_tokens
-from trainer.base_model import device, load_vocabulary
+from trainer.base_model import device, load_vocabulary, trained_dtype
 from trainer.config.methods import AdaLoraMethod, FullMethod, LoraMethod, Method, PrefixMethod
 from trainer.config.schema import TrainConfig
 from trainer.data.training_data import load_data
@@ -100,7 +100,7 @@ def plan_run(config: TrainConfig, steps: int) -> Plan:
     data = load_data(config.data, tokenizer, end_ids, config.training.seed)
     plain = load_tokenizer(path)
     tokens = add_tokens(plain, config.added_tokens or ())
-    dtype = resolve_dtype(config.training.dtype, device())
+    dtype = trained_dtype(config.training.dtype)
     blueprint = Blueprint(path.name, _read(path), dtype, plain, tokens)
     work = Workload(config, data)
     plan = _plan(blueprint, config, work.largest_batch())

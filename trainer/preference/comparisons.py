@@ -15,7 +15,16 @@ from typing import Any
 from trainer.config.data import DataConfig
 from trainer.config.preference import PreferenceColumns
 from trainer.data.conversations import DroppedRow, joined, missing_column, some_columns
-from trainer.data.messages import ASSISTANT, Conversation, Message, messages_of, named, with_system, written_out
+from trainer.data.messages import (
+    ASSISTANT,
+    Conversation,
+    Message,
+    messages_of,
+    named,
+    spelled_usually,
+    with_system,
+    written_out,
+)
 from trainer.data.rows import RawRow
 from trainer.errors import DataError
 
@@ -123,6 +132,7 @@ class ComparisonReader:
         if not isinstance(value, list):
             raise DataError(f"{where} must be text, a message or a list of messages, not {named(value)}")
         # nothing is excluded from being learned here: answers are compared as they are
+        value = spelled_usually(where, value, self._config.tags)
         messages = tuple(replace(message, learned=True) for message in messages_of(where, value))
         return written_out(messages, []) if self._config.tools == "text" else messages
 
