@@ -35,7 +35,7 @@ def without_launcher(argv: Sequence[str]) -> list[str]:
     launcher = PurePath(rest[before]).name if before < len(rest) else ""
     if launcher not in _LAUNCHERS:
         return _without_script(rest)
-    os.environ.update(match.groups() for word in rest[:before] if (match := _ASSIGNMENT.fullmatch(word)))
+    os.environ.update((match[1], match[2]) for word in rest[:before] if (match := _ASSIGNMENT.fullmatch(word)))
     del rest[: before + 1]
     if rest and rest[0] in _SUBCOMMANDS.get(launcher, ()):
         del rest[0]

@@ -95,7 +95,8 @@ def _module_paths(value: Any) -> Any:
 
 
 def _file(value: Any) -> Any:
-    return NOT_GIVEN if isinstance(value, bool) else value  # a switch beside another name that has the file
+    is_switch = str(value).lower() in SWITCHES  # beside another name, which has the file
+    return Several() if is_switch else value
 
 
 def _per_process(value: Any) -> Any:

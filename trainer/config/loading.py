@@ -187,8 +187,9 @@ def _note(given: dict[str, _Setting], key: str, setting: _Setting) -> None:
     """Remember that ``key`` was given. ConfigError when another name has said otherwise."""
     other = given.setdefault(key, setting)
     if other.name != setting.name and other.value != setting.value:
+        ours = key.removeprefix(f"{ELSEWHERE}.")
         raise ConfigError(
-            f"{other.name} says {key}: {other.value}, but {setting.name} says {setting.value}; give one of them"
+            f"{other.name} says {ours}: {other.value}, but {setting.name} says {setting.value}; give one of them"
         )
     given[key] = setting
 

@@ -295,6 +295,8 @@ def read_rows(path: Path, data_format: Format = "auto", split: str | None = None
     elif kind == "parquet":
         yield from _rows_of_parquet(path)
     elif kind.startswith("txt"):
+        if data_format == "auto" and is_json_lines(path, split):
+            raise DataError(f"{path} begins with a JSON object; say which it is with data.format: jsonl, or txt")
         yield from _rows_of_txt(path, kind)
     else:
         yield from _rows_of_csv(path, "\t" if kind == "tsv" else ",")
