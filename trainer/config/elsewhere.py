@@ -123,7 +123,8 @@ def _fill_strategies(raw: dict[str, Any], given: Mapping[str, Any]) -> None:
         if get(raw, key) not in (NOT_GIVEN, None, strategy):
             _log.warning("%s_strategy %s: %s is not looked at", name, strategy, key)
         put(raw, key, strategy)
-        if name == "eval" and strategy == "no" and get(raw, "data.validation") is NOT_GIVEN:
+        asked = get(raw, "training.exact_match_rows") not in (NOT_GIVEN, 0)
+        if name == "eval" and strategy == "no" and get(raw, "data.validation") is NOT_GIVEN and not asked:
             put(raw, "data.validation", 0)  # rows held back would be looked at by nobody
 
 

@@ -313,16 +313,26 @@ def _exists(key: str, method: str, preference: str = "dpo") -> bool:
     return True
 
 
+NO_EFFECT = "no effect: "
+
+
 def table() -> str:
     """The table of names as the documentation holds it."""
     rows = ["| name | from | here | how |", "|---|---|---|---|"]
+    ignored: dict[str, list[str]] = {}
     for alias in sorted(ALIASES.values(), key=lambda alias: alias.name):
-        how = [alias.conversion.words] if alias.conversion.words else []
+        words = alias.conversion.words
+        if words.startswith(NO_EFFECT):
+            ignored.setdefault(words.removeprefix(NO_EFFECT), []).append(f"`{alias.name}`")
+            continue
+        how = [words] if words else []
         how += [f"method {' or '.join(alias.methods)}"] if alias.methods else []
         how += [f"with {key}: {str(value).lower()}" for key, value in alias.with_it.items()]
-        ours = f"`{alias.ours}`" if alias.ours else ""
+        ours = f"`{alias.ours}`" if alias.ours and not alias.ours.startswith(ELSEWHERE) else ""
         rows.append(f"| `{alias.name}` | {alias.tools} | {ours} | {'; '.join(how)} |")
-    rows += ["", "The same here: " + ", ".join(f"`{name}`" for name in SAME_NAMES) + "."]
+    rows += ["", "The same here: " + ", ".join(f"`{name}`" for name in SAME_NAMES) + ".", ""]
+    rows += ["Ignored with a word, since nothing would change:", ""]
+    rows += [f"- {why}: {', '.join(names)}" for why, names in sorted(ignored.items())]
     return "\n".join(rows) + "\n"
 
 
