@@ -56,8 +56,9 @@ def _launcher_flags(rest: list[str]) -> Iterator[tuple[str, str]]:
 def _own_flags(flags: Iterator[tuple[str, str]]) -> list[str]:
     out: list[str] = []
     for name, value in flags:
-        if name in _PROCESSES and value != "1":
-            out += ["--nproc", value]
+        if name in _PROCESSES:
+            count = _device_count() if value in ("auto", "gpu") else value
+            out += ["--nproc", count] if count != "1" else []
         elif name in _MACHINES and value not in ("", "1", "1:1"):
             raise ConfigError(
                 f"--{name} {value}: hotswap starts processes on this machine alone; on each of several run "
@@ -66,6 +67,13 @@ def _own_flags(flags: Iterator[tuple[str, str]]) -> list[str]:
         elif name == "include" and "@" in value:
             raise ConfigError(f"--include {value}: hotswap starts processes on this machine alone: --nproc N")
     return out
+
+
+def _device_count() -> str:
+    """As torchrun counts: one process for each CUDA device, one without any."""
+    import torch
+
+    return str(max(1, torch.cuda.device_count()))
 
 
 def _without_script(rest: list[str]) -> list[str]:

@@ -40,8 +40,11 @@ def fill_in(raw: dict[str, Any], refusals: Refusals, *, processes: int = 1, fold
     if isinstance(batch, PerProcess):
         put(raw, "training.batch_size", int(batch) * processes)
     _fill_template(raw, given)
+    refused = len(refusals.found)
     with refusals.gathered():
         _fill_data(raw, given, folder)
+    if len(refusals.found) > refused and get(raw, "data.path") is NOT_GIVEN:
+        put(raw, "data.path", "-")  # it was given, in a way that is refused: nothing is lacking
     with refusals.gathered():
         if file := given.get("deepspeed"):
             read = read_deepspeed(file, folder, processes)

@@ -18,6 +18,7 @@ from trainer.errors import ConfigError
         ("torchrun --nproc_per_node=2 -m llamafactory.cli x.yaml", "--nproc 2 x.yaml"),
         ("deepspeed --num_gpus=4 --master_port 520 main.py --deepspeed ds.json", "--nproc 4 --deepspeed ds.json"),
         ("deepspeed --master_port 520 train.py --mode glm", "--mode glm"),
+        ("torchrun --nproc-per-node=gpu main.py --mode glm", "--mode glm"),  # where there is none, or one
         ("deepspeed --include localhost:0 train.py --mode glm", "--mode glm"),
         ("accelerate launch --num_processes 2 --mixed_precision fp16 train.py a=1", "--nproc 2 a=1"),
         ("accelerate launch -m axolotl.cli.train lora.yml", "lora.yml"),

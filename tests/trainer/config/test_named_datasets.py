@@ -175,6 +175,7 @@ def test_what_cannot_be_trained_on_is_refused_with_what_to_do(overrides: list[st
     with pytest.raises(ConfigError) as caught:
         load(*overrides)
     assert words in str(caught.value)
+    assert len(caught.value.refusals) == 1  # no data is lacking besides
 
 
 def test_a_broken_description_is_refused(here: Path) -> None:
