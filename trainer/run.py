@@ -27,7 +27,7 @@ from trainer.loop.failures import explained
 from trainer.loop.greedy import exact_match
 from trainer.loop.loss import LabelledHead
 from trainer.loop.packed_attention import check_packing, use_packed_attention
-from trainer.loop.session import RunResult, TrainingSession, check_context, describe
+from trainer.loop.session import RunResult, TrainingSession, check_context, describe, split_within
 from trainer.loop.trainer import AdapterTrainer, autocasts, make_arguments, total_steps
 from trainer.methods import apply_method, trainable_parameters
 from trainer.progress import Display, SilentDisplay
@@ -60,6 +60,11 @@ def train(
 def _train(session: TrainingSession) -> RunResult:
     config = session.config
     base = load_base(config)
+    session.config = split_within(base.model.config, config)
+    if session.config != config:
+        session.display.message(
+            f"texts are split at {session.config.data.max_length} tokens, which the base has room for"
+        )
     config = _with_packing(session, base)
     progress = progress_messages(session.display.message)
     data = load_data(config.data, base.tokenizer, base.end_ids, config.training.seed, progress)

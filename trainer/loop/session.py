@@ -206,6 +206,21 @@ def _resolved(config: TrainConfig) -> TrainConfig:
     return msgspec.structs.replace(config, training=training)
 
 
+def split_within(model_config: Any, config: TrainConfig) -> TrainConfig:
+    """``config`` whose long texts, where they are split, are split at the base's positions if not before."""
+    positions = _positions(model_config)
+    room = (positions or 0) - getattr(config.method, "tokens", 0)
+    if config.data.too_long != "split" or not _SHORTEST <= room < config.data.max_length:
+        return config
+    return msgspec.structs.replace(config, data=msgspec.structs.replace(config.data, max_length=room))
+
+
+def _positions(model_config: Any) -> int | None:
+    """How many tokens the base tells apart; None where its configuration does not say."""
+    positions: int | None = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    return positions
+
+
 _SHORTEST = 8  # tokens that data.max_length allows at least
 
 
@@ -216,7 +231,7 @@ def check_context(model_config: Any, config: TrainConfig, longest: int, *, answe
     row, and one with rotary positions learn what no server of it answers. Bases whose configuration names no positions
     (BLOOM, T5) take any row.
     """
-    positions = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    positions = _positions(model_config)
     virtual = getattr(config.method, "tokens", 0)
     if positions is None or longest + virtual + answer <= positions:
         return
