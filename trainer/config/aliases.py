@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -155,7 +155,6 @@ _CONVERSIONS = {
         "qlora: lora on an nf4 base",
     ),
 }
-_How = Literal["names", "list", "module_paths", "count", "file", "per_process", "per_epoch", "template", "adapter"]
 _Choice = dict[str, str | bool | dict[str, str]]
 
 
