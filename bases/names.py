@@ -8,8 +8,8 @@ Quantized = Literal["nf4", "nf4-dq", "fp4", "fp4-dq", "int8", "gguf"]
 Quantization = Literal["none", Quantized]
 QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
 SERVED_QUANTIZATIONS = ("auto", *get_args(Quantized), "none")  # auto: as it was saved, or nf4
-TrainedDtype = Literal["auto", "float32", "bfloat16"]
-DTYPES = (*get_args(TrainedDtype), "float16")
+TrainedDtype = Literal["auto", "float32", "bfloat16", "float16"]
+DTYPES = get_args(TrainedDtype)
 _DOUBLE = "-dq"
 
 

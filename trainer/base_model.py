@@ -87,8 +87,7 @@ def load_base(config: TrainConfig) -> Base:
     fingerprint = base_fingerprint(path)
     tokenizer, end_ids, tokens = _vocabulary(path, config)
     template = _template(config.data, tokenizer)
-    wanted = "float32" if trains_weights(config.method) else config.training.dtype
-    dtype = resolve_dtype(wanted, device())
+    dtype = torch.float32 if trains_weights(config.method) else trained_dtype(config.training.dtype)
     where = torch.device("cpu") if config.training.strategy in DIVIDED else device()  # divided before it is moved
     model = load_model(path, dtype, config.training.quantize, where, config.trust_remote_code)
     return Base(
@@ -149,6 +148,12 @@ def load_model(
     model.requires_grad_(False)
     model.config.use_cache = False
     return model
+
+
+def trained_dtype(name: str) -> torch.dtype:
+    """The compute type of training that ``name`` means on this machine. float16 is for CUDA devices; a CPU has auto."""
+    on = device()
+    return resolve_dtype("auto" if name == "float16" and on.type == "cpu" else name, on)
 
 
 def device() -> torch.device:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 from transformers import set_seed
@@ -19,7 +20,7 @@ from trainer.data.splits import progress_messages
 from trainer.data.training_data import TrainingData, load_data
 from trainer.distributed import processes
 from trainer.distributed.shards import put, shard
-from trainer.distributed.strategies import check_processes
+from trainer.distributed.strategies import check_processes, undivided
 from trainer.errors import ConfigError, EvaluationError
 from trainer.evaluation.metrics import find_metrics
 from trainer.evaluation.scoring import score_texts
@@ -29,7 +30,7 @@ from trainer.loop.failures import explained
 from trainer.loop.greedy import ScoredAnswers, exact_match
 from trainer.loop.loss import LabelledHead
 from trainer.loop.packed_attention import check_packing, use_packed_attention
-from trainer.loop.session import RunResult, TrainingSession, check_context, context_of, describe
+from trainer.loop.session import RunResult, TrainingSession, check_context, context_of, describe, split_within
 from trainer.loop.trainer import AdapterTrainer, autocasts, make_arguments, total_steps
 from trainer.methods import apply_method, trainable_parameters
 from trainer.progress import Display, SilentDisplay
@@ -46,9 +47,12 @@ def train(
     directory. Raises TrainerError, or BaseModelError for the base.
     """
     check_processes(config)
+    config, word = undivided(config)
     with explained(config), processes.joined():
         config = fitted(config)
         shown = display if display and processes.is_main() else SilentDisplay()
+        if word:
+            shown.message(word)
         session = TrainingSession(config, resume=resume, overwrite=overwrite, display=shown)
         if config.preference:
             from trainer.preference.run import train_preference
@@ -60,6 +64,12 @@ def train(
 def _train(session: TrainingSession) -> RunResult:
     config = session.config
     base = load_base(config)
+    session.config = split_within(base.model.config, config)
+    if session.config != config:
+        session.display.message(
+            f"texts are split at {session.config.data.max_length} tokens, which the base has room for"
+        )
+    config = _with_packing(session, base)
     progress = progress_messages(session.display.message)
     data = load_data(config.data, base.tokenizer, base.end_ids, config.training.seed, progress)
     base.collator()([data.train[0]])  # before anything is written: rows of plain text are not for every base
@@ -72,6 +82,10 @@ def _train(session: TrainingSession) -> RunResult:
     set_seed(config.training.seed)
     packing = pack(data.train, config.data.max_length) if config.training.packing else None
     rows = len(packing or data.train)
+    if packing:
+        session.display.message(
+            f"packed: {len(data.train):,} examples in {rows:,} rows of {config.data.max_length} tokens"
+        )
     model = apply_method(base, config.method, total_steps(config.training, rows))
     check_context(base.model.config, config, max([*lengths_of(data.train), *lengths_of(data.validation)]))
     if packing:
@@ -110,6 +124,22 @@ def _scored_answers(config: TrainConfig, base: Base, data: TrainingData) -> Scor
         raise ConfigError(f"training.generate_metrics: {error}") from error
     context = context_of(base.model.config, config)
     return ScoredAnswers(base, questions, partial(score_texts, metrics), training.generate_max_tokens, context)
+
+
+def _with_packing(session: TrainingSession, base: Base) -> TrainConfig:
+    """The configuration of ``session``, in which ``packing: auto`` is what ``base`` allows."""
+    training = session.config.training
+    if training.packing == "auto":
+        use_packed_attention(base.model)
+        try:
+            check_packing(base.model, base.model.config.vocab_size)
+        except ConfigError as error:
+            session.display.message(f"not packed: {error}")
+            training = msgspec.structs.replace(training, packing=False)
+        else:
+            training = msgspec.structs.replace(training, packing=True)
+        session.config = msgspec.structs.replace(session.config, training=training)
+    return session.config
 
 
 def _finish(

@@ -99,9 +99,12 @@ def _load(args: argparse.Namespace) -> tuple[TrainConfig, Any, tuple[int, ...]]:
     nowhere = "output=."  # every configuration has one; nothing is written to it here
     config = load_config(Path(args.config) if is_yaml else None, [nowhere, *data, *args.settings])
     silence_libraries()
+    from bases.architecture import read_config
+    from bases.finding import resolve_base
     from trainer.base_model import fitted, load_vocabulary
+    from trainer.loop.session import split_within
 
-    config = fitted(config)
+    config = split_within(read_config(resolve_base(config.base), config.trust_remote_code), fitted(config))
     return config, *load_vocabulary(config)
 
 

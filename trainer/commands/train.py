@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.commands.common import SETTINGS_HELP, guarded, parse_settings, silence_libraries
+from trainer.commands.launchers import without_launcher
+from trainer.errors import ConfigError
 
 if TYPE_CHECKING:
     from trainer.config.schema import TrainConfig
@@ -25,6 +27,7 @@ examples:
   hotswap train --data dates.jsonl --output runs/dates --method lora
   hotswap train runs/dates/config.yaml --resume
   hotswap train run.yaml --nproc 4 --strategy fsdp
+  hotswap train torchrun --standalone --nproc-per-node=1 main.py --do_train ...   (a guide's line as it is printed)
 
 the smallest file:
   output: runs/dates
@@ -51,6 +54,7 @@ def train(argv: list[str]) -> int:
     parser.add_argument(
         "--nproc",
         "--nproc_per_node",
+        "--num_gpus",
         type=int,
         default=1,
         metavar="N",
@@ -60,6 +64,10 @@ def train(argv: list[str]) -> int:
         "--print-strategy", action="store_true", help="print what --strategy hands to DeepSpeed as JSON, and end"
     )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
+    try:
+        argv = without_launcher(argv)
+    except ConfigError as error:
+        parser.error(str(error))
     args, settings = parse_settings(parser, argv)
     if {"resume=true", "overwrite=true"} <= set(settings):
         parser.error("give --resume or --overwrite, not both")
@@ -75,15 +83,15 @@ def _train(args: argparse.Namespace) -> int:
     from trainer.distributed.launch import launch, process_count, process_rank
 
     if args.print_strategy:
-        return _print_strategy(load_config(args.config, args.settings))
+        return _print_strategy(load_config(args.config, args.settings, processes=args.nproc))
     from trainer.distributed.launch import watch_launcher
     from trainer.distributed.strategies import check_processes
 
     if args.nproc > 1 and process_count() == 1:
-        check_processes(load_config(args.config, args.settings), args.nproc)
+        check_processes(load_config(args.config, args.settings, processes=args.nproc), args.nproc)
         return launch(args.argv, args.nproc)
     watch_launcher()
-    config, start = load_run(args.config, args.settings)
+    config, start = load_run(args.config, args.settings, processes=process_count())
     silence_libraries()
     from trainer.progress import make_display
     from trainer.run import train as run

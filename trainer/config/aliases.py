@@ -1,27 +1,31 @@
 """Names of settings in other trainers, what they are here, and how their values become ours.
 
-Reads the table beside it, ``aliases.toml``, which explains itself; reads no other files and no flags. A conversion
-raises ValueError, saying what to do instead.
+Reads the tables beside it, ``aliases.toml`` and ``no_counterpart.toml``, which explain themselves; reads no other files
+and no flags. A conversion raises ValueError, saying what to do instead.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 import msgspec
-from msgspec import UNSET
 
+from trainer.config.nested import NOT_GIVEN
 from trainer.config.scalars import SWITCHES
 
-NOT_GIVEN = UNSET  # the value says nothing, as if the setting were absent
+ELSEWHERE = "elsewhere"  # the section of values that trainer.config.elsewhere reads together
 
 
 class Several(dict[str, Any]):
     """A value that means several of our keys."""
+
+
+class PerProcess(int):
+    """Rows in a batch of each of the processes that train together."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +40,15 @@ class Conversion:
 class Alias:
     """One name of ``tools`` for our key ``ours`` (empty where there is no counterpart).
 
-    ``method`` is the training method that the name belongs to, chosen by it where none is named. ``with_it`` are values
-    of other keys that hold unless they are given. A switch needs no value as a flag.
+    ``methods`` are the training methods that the name belongs to, the first chosen by it where none is named.
+    ``with_it`` are values of other keys that hold unless they are given. A switch needs no value as a flag.
     """
 
     name: str
     tools: str
     ours: str
     conversion: Conversion
-    method: str | None = None
+    methods: tuple[str, ...] = ()
     with_it: Mapping[str, Any] = field(default_factory=dict)
     is_switch: bool = False
 
@@ -59,7 +63,9 @@ def _choice(values: Mapping[str, Any], words: str | None = None) -> Conversion:
         return values[text]
 
     given = [(theirs, ours) for theirs, ours in values.items() if ours is not NOT_GIVEN]
-    said = (theirs if theirs == ours else f"{theirs}: {_text(ours)}" for theirs, ours in given)
+    said = (
+        theirs if ours == theirs or isinstance(ours, Several) else f"{theirs}: {_text(ours)}" for theirs, ours in given
+    )
     return Conversion(apply, ", ".join(said) if words is None else words)
 
 
@@ -84,8 +90,25 @@ def _list(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
-def _layer_paths(value: Any) -> Any:
-    return [f"model.{name.strip('.').removeprefix('model.')}" for name in _list(value)]
+def _module_paths(value: Any) -> Any:
+    return [name.strip(".") for name in _list(value)]
+
+
+def _file(value: Any) -> Any:
+    is_switch = str(value).lower() in SWITCHES  # beside another name, which has the file
+    return Several() if is_switch else value
+
+
+def _per_process(value: Any) -> Any:
+    return PerProcess(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _per_epoch(value: Any) -> Any:
+    if value == 0:
+        return "no"
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{value!r} is not a whole number")
+    return "epoch" if value == 1 else f"epoch/{value}"
 
 
 def _trackers(value: Any) -> Any:
@@ -114,11 +137,16 @@ def _spelled(value: Any, known: Container[str]) -> str:
 
 
 AS_IS = Conversion(lambda value: value)
-TEMPLATE = Conversion(lambda value: "chat" if value == "tokenizer_default" else value, "tokenizer_default: chat")
+TEMPLATE = Conversion(
+    lambda value: "chat" if str(value).startswith("tokenizer_default") else value, "tokenizer_default: chat"
+)
 _CONVERSIONS = {
     "names": Conversion(_names, "names with commas become a list; all: all-linear"),
     "list": Conversion(_list, "names with commas become a list"),
-    "layer_paths": Conversion(_layer_paths, "layers.27.,layers.26.: [model.layers.27, model.layers.26]"),
+    "module_paths": Conversion(_module_paths, "layers.27.,layers.26.: [layers.27, layers.26]"),
+    "file": Conversion(_file),
+    "per_process": Conversion(_per_process, "times the number of processes"),
+    "per_epoch": Conversion(_per_epoch, "4: epoch/4; 0: no"),
     "count": Conversion(_count, "0 and -1: not given"),
     "template": TEMPLATE,
     "trackers": Conversion(_trackers, "none; tensorboard: training.tensorboard; others as they are"),
@@ -127,16 +155,17 @@ _CONVERSIONS = {
         "qlora: lora on an nf4 base",
     ),
 }
-_Choice = dict[str, str | bool | int]
+_Choice = dict[str, str | bool | int | dict[str, str]]
 
 
 class _Name(msgspec.Struct, forbid_unknown_fields=True, rename={"with_it": "with"}):
     tools: list[str]
     ours: str
-    how: Literal["names", "list", "layer_paths", "count", "template", "trackers", "adapter"] | None = None
+    how: str | None = None
     choice: list[str | _Choice] = []
     when_true: str | None = None
-    method: str | None = None
+    says: str = ""
+    method: str | list[str] = []
     with_it: dict[str, Any] = {}
     switch: bool = False
 
@@ -150,27 +179,18 @@ class _Unsupported(msgspec.Struct, forbid_unknown_fields=True):
 
 class _Table(msgspec.Struct, forbid_unknown_fields=True):
     same_names: tuple[str, ...]
-    no_effect_switches: list[str]
     groups: dict[str, list[str]]
     choices: dict[str, _Choice]
     names: dict[str, _Name]
-    no_effect: dict[str, str]
-    unsupported: dict[str, _Unsupported]
 
     def aliases(self) -> Iterator[Alias]:
         """Every name of the table."""
         for name, one in self.names.items():
             conversion = self._conversion(one)
-            yield Alias(name, self._tools(one.tools), one.ours, conversion, one.method, one.with_it, one.switch)
-        for name, why in self.no_effect.items():
-            conversion = Conversion(lambda _: NOT_GIVEN, f"no effect: {why}")
-            yield Alias(name, "several", "", conversion, is_switch=name in self.no_effect_switches)
-        for name, option in self.unsupported.items():
-            conversion = _only(option.accepted, option.instead)
-            yield Alias(name, self._tools(option.tools), "", conversion, is_switch=option.switch)
-
-    def _tools(self, tools: Sequence[str]) -> str:
-        return ", ".join(tool for name in tools for tool in self.groups.get(name, [name]))
+            if one.says:
+                conversion = replace(conversion, words=one.says)
+            methods = (one.method,) if isinstance(one.method, str) else tuple(one.method)
+            yield Alias(name, _tools(one.tools, self.groups), one.ours, conversion, methods, one.with_it, one.switch)
 
     def _conversion(self, name: _Name) -> Conversion:
         if name.how:
@@ -180,10 +200,41 @@ class _Table(msgspec.Struct, forbid_unknown_fields=True):
         if not name.choice:
             return AS_IS
         parts = (self.choices[part] if isinstance(part, str) else part for part in name.choice)
-        values = {theirs: NOT_GIVEN if ours == "" else ours for part in parts for theirs, ours in part.items()}
-        return _choice(values)
+        return _choice({theirs: _meant(ours) for part in parts for theirs, ours in part.items()})
 
 
-_TABLE = msgspec.toml.decode((files(__package__) / "aliases.toml").read_bytes(), type=_Table)
-SAME_NAMES = _TABLE.same_names  # names of other tools that are ours too, and mean the same
-ALIASES: dict[str, Alias] = {alias.name: alias for alias in _TABLE.aliases()}
+class _NoCounterpart(msgspec.Struct, forbid_unknown_fields=True):
+    no_effect_switches: list[str]
+    groups: dict[str, list[str]]
+    no_effect: dict[str, list[str]]
+    unsupported: dict[str, _Unsupported]
+
+    def aliases(self) -> Iterator[Alias]:
+        """Every name of the table."""
+        for why, names in self.no_effect.items():
+            conversion = Conversion(lambda _: NOT_GIVEN, f"no effect: {why}")
+            for name in names:
+                yield Alias(name, "several", "", conversion, is_switch=name in self.no_effect_switches)
+        for name, option in self.unsupported.items():
+            conversion = _only(option.accepted, option.instead)
+            yield Alias(name, _tools(option.tools, self.groups), "", conversion, is_switch=option.switch)
+
+
+def _tools(tools: Sequence[str], groups: Mapping[str, Sequence[str]]) -> str:
+    return ", ".join(tool for name in tools for tool in groups.get(name, [name]))
+
+
+def _meant(ours: str | bool | int | dict[str, str]) -> Any:
+    return NOT_GIVEN if ours == "" else Several(ours) if isinstance(ours, dict) else ours
+
+
+def _read(name: str, table: type[_AnyTable]) -> _AnyTable:
+    return msgspec.toml.decode((files(__package__) / name).read_bytes(), type=table)
+
+
+_AnyTable = TypeVar("_AnyTable", _Table, _NoCounterpart)
+_NAMES = _read("aliases.toml", _Table)
+SAME_NAMES = _NAMES.same_names  # names of other tools that are ours too, and mean the same
+ALIASES: dict[str, Alias] = {
+    alias.name: alias for alias in (*_NAMES.aliases(), *_read("no_counterpart.toml", _NoCounterpart).aliases())
+}

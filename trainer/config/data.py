@@ -39,7 +39,7 @@ def _expanded(path: str) -> Path:
         raise ConfigError(f"{path} begins with the home of a user whom this machine does not know") from error
 
 
-Format = Literal["auto", "jsonl", "json", "csv", "tsv", "parquet"]
+Format = Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "txt", "txt_paragraphs", "txt_file"]
 ShapeName = Literal["auto", "messages", "sharegpt", "prompt_response", "prompt_completion", "alpaca", "text"]
 Learn = Literal["all_answers", "last_answer", "everything"]
 TooLong = Literal["drop", "cut_start", "cut_end", "split"]
@@ -47,6 +47,9 @@ Tokens = Annotated[int, Meta(ge=1)]
 ROLES = ("system", "developer", "user", "assistant", "tool")  # those that chat templates know
 CALL_ROLE = "function_call"  # an assistant's message that is a call
 HUB = "hub:"
+TEMPLATE_NAMES = (
+    "chatml", "llama2", "llama3", "mistral", "alpaca", "vicuna", "zephyr", "phi3", "gemma", "chatglm", "chatglm2",
+)  # fmt: skip
 OWN_SPLIT = "split"  # as value of validation and test: the split of that name which the data set itself has
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(@[\w./-]+)?(#[\w./-]+)?")
 _DATA_FILE = re.compile(r"\.(jsonl|ndjson|json|csv|tsv|parquet|txt)(\.gz)?$", re.IGNORECASE)
@@ -65,6 +68,18 @@ class Columns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     text: str | None = None
 
 
+class MessageTags(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How messages are written, where it is neither OpenAI's way nor ShareGPT's: their keys, and their roles' names."""
+
+    role_tag: str | None = None
+    content_tag: str | None = None
+    user_tag: str | None = None
+    assistant_tag: str | None = None
+    observation_tag: str | None = None
+    function_tag: str | None = None
+    system_tag: str | None = None
+
+
 class DataConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The training data.
 
@@ -73,7 +88,8 @@ class DataConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     that split (train where nothing is said).
     ``validation`` is a share of the rows to hold back (0.1), a count of rows (50), a path, or ``split`` for the
     validation split that the data set has; 0 for none. ``test`` is a path or ``split``, for evaluation only.
-    ``max_rows`` draws so many of the rows by the seed. ``duplicates`` are counted, and kept or dropped.
+    ``max_rows`` draws so many of the rows by the seed. ``duplicates`` are counted, and kept or dropped. A document of a
+    .txt file is a line (``format`` txt), what stands between blank lines (txt_paragraphs), or all of it (txt_file).
     ``roles`` says which role a name stands for that the data gives one, or names a template's own by itself.
     ``template`` is ``chat`` (the base's chat template), ``none`` (prompt and response joined as they are), a named
     template, a .jinja file, or Jinja text. ``tools`` says how functions and calls are written: as ``text``, or by the
@@ -93,6 +109,7 @@ class DataConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     shape: ShapeName = "auto"
     columns: Columns = msgspec.field(default_factory=Columns)
     roles: dict[str, str] = msgspec.field(default_factory=dict)
+    tags: MessageTags = msgspec.field(default_factory=MessageTags)
     template: str = "chat"
     tools: Literal["text", "template"] = "text"
     learn: Learn = "all_answers"

@@ -100,7 +100,8 @@ def choices_of(key: str, raw: Mapping[str, Any] | None = None) -> list[str]:
     """The values that ``key`` may have where they are few: in a configuration like ``raw``, or in any."""
     hints = _hints_of(key) if raw is None else [_known_keys(raw).get(key)]
     parts = [part for hint in hints for part in (hint, *typing.get_args(hint)) if typing.get_origin(part) is Literal]
-    return list(dict.fromkeys(str(choice) for part in parts for choice in typing.get_args(part)))
+    switches = ["true", "false"] if parts and is_switch(key) else []
+    return list(dict.fromkeys([*switches, *(str(choice) for part in parts for choice in typing.get_args(part))]))
 
 
 def takes(key: str, kind: type) -> bool:

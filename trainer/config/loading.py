@@ -19,8 +19,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from trainer.config.aliases import ALIASES, AS_IS, NOT_GIVEN, TEMPLATE, Alias, Several
+from trainer.config.aliases import ALIASES, AS_IS, ELSEWHERE, TEMPLATE, Alias, Several
 from trainer.config.data import absolute, complete_data, exists
+from trainer.config.elsewhere import Implied, fill_in
 from trainer.config.keys import (
     START,
     check_somewhere_known,
@@ -35,8 +36,9 @@ from trainer.config.keys import (
     takes,
 )
 from trainer.config.methods import METHODS
+from trainer.config.nested import NOT_GIVEN, get, put
 from trainer.config.preference import complete_preference
-from trainer.config.rules import broken_rules
+from trainer.config.rules import UNPACKABLE, broken_rules
 from trainer.config.scalars import SWITCHES, plain_value
 from trainer.config.schema import StartConfig, TrainConfig
 from trainer.config.yaml_text import ITEM, read_mapping, read_value, write
@@ -44,6 +46,7 @@ from trainer.errors import ConfigError, Refusals
 from trainer.recipes import RECIPES
 
 _KINDS = ("method", "preference")  # sections whose keys depend on their type
+_WITHOUT_MODULES = ("full", "freeze")  # methods that train weights as they are
 _KIND_KEYS = {f"{kind}.type" for kind in _KINDS}
 _SHOWN = 60  # characters of a value that is refused
 _log = logging.getLogger(__name__)
@@ -72,36 +75,43 @@ def apply_layer(raw: dict[str, Any], entries: Iterable[tuple[str, Any]], refusal
             with refusals.gathered():
                 _note(given, setting.key, setting)
                 _choose(raw, setting.key.partition(".")[0], setting.value)
-    for setting in list(settings):
-        if setting.alias and setting.alias.method and (problem := _imply_method(raw, setting.alias)):
-            refusals.found.append(problem)
-            settings.remove(setting)
+    settings = _for_method(raw, settings, refusals)
     for setting in settings:
         if setting.key not in _KIND_KEYS:
             with refusals.gathered():
                 _set(raw, setting, given)
     for setting in settings:
         for key, value in (setting.alias.with_it if setting.alias else {}).items():
-            if _get(raw, key) is NOT_GIVEN:
-                _put(raw, key, value)
+            if get(raw, key) is NOT_GIVEN and _has(raw, key):
+                put(raw, key, Implied(value) if isinstance(value, str) else value)
+
+
+def _has(raw: Mapping[str, Any], key: str) -> bool:
+    """Whether the method in ``raw`` has ``key``, where it is one of a method's."""
+    try:
+        return not key.startswith("method.") or full_key(key, raw) == key
+    except ConfigError:
+        return False
 
 
 def _set(raw: dict[str, Any], setting: _Setting, given: dict[str, _Setting]) -> None:
     try:
-        key = full_key(setting.key, raw)
+        key = setting.key if setting.key.startswith(f"{ELSEWHERE}.") else full_key(setting.key, raw)
     except ConfigError:
-        if _get(raw, "method.type") in (NOT_GIVEN, *METHODS):
+        if get(raw, "method.type") in (NOT_GIVEN, *METHODS):
             raise
         check_somewhere_known(setting.key)  # of the method that was meant, whose name is refused
         return
     _note(given, key, setting)
-    _put(raw, key, setting.value)
+    put(raw, key, setting.value)
 
 
 def meaning_of(name: str) -> str:
     """Our key for ``name`` where another tool's, or a section's, means it word for word; otherwise ``name``."""
     if name == "data":
         return "data.path"
+    if name == "template":
+        return "data.template"
     alias = _alias_of(name)
     return alias.ours if alias and alias.conversion in (AS_IS, TEMPLATE) else name
 
@@ -183,8 +193,9 @@ def _note(given: dict[str, _Setting], key: str, setting: _Setting) -> None:
     """Remember that ``key`` was given. ConfigError when another name has said otherwise."""
     other = given.setdefault(key, setting)
     if other.name != setting.name and other.value != setting.value:
+        ours = key.removeprefix(f"{ELSEWHERE}.")
         raise ConfigError(
-            f"{other.name} says {key}: {other.value}, but {setting.name} says {setting.value}; give one of them"
+            f"{other.name} says {ours}: {other.value}, but {setting.name} says {setting.value}; give one of them"
         )
     given[key] = setting
 
@@ -197,36 +208,26 @@ def _choose(raw: dict[str, Any], section: str, kind: Any) -> None:
     raw[section] = {"type": kind, **current}
 
 
-def _imply_method(raw: dict[str, Any], alias: Alias) -> str:
-    """Choose the method of ``alias`` where none is chosen; what is wrong where another is."""
-    kind = _get(raw, "method.type")
-    if kind is NOT_GIVEN:
-        _put(raw, "method.type", alias.method)
-    elif kind != alias.method:
-        return f"{alias.name} belongs to the method {alias.method}, but the method is {kind}"
-    return ""
+def _for_method(raw: dict[str, Any], settings: Sequence[_Setting], refusals: Refusals) -> list[_Setting]:
+    """``settings`` but for those of another method than the one chosen; a name's own where none is.
 
-
-def _put(raw: dict[str, Any], key: str, value: Any) -> None:
-    *sections, leaf = key.split(".")
-    place = raw
-    for section in sections:
-        if not isinstance(place.get(section), dict):
-            place[section] = {}
-        place = place[section]
-    if value is NOT_GIVEN:
-        place.pop(leaf, None)
-    else:
-        place[leaf] = value
-
-
-def _get(raw: Mapping[str, Any], key: str) -> Any:
-    place: Any = raw
-    for part in key.split("."):
-        if not isinstance(place, Mapping) or part not in place:
-            return NOT_GIVEN
-        place = place[part]
-    return place
+    Other trainers have the settings of every method side by side, and look at those of one. Where the method is chosen
+    by a name of theirs, or has no such settings at all, the others are left out and said; else they contradict it.
+    """
+    theirs = any(setting.key == "method.type" and setting.alias for setting in settings)
+    kept = []
+    for setting in settings:
+        methods = setting.alias.methods if setting.alias else ()
+        kind = get(raw, "method.type")
+        if methods and kind is NOT_GIVEN:
+            put(raw, "method.type", methods[0])
+        if not methods or kind is NOT_GIVEN or kind in methods:
+            kept.append(setting)
+        elif theirs or kind in _WITHOUT_MODULES:
+            _log.warning("%s has no effect: it is for the method %s, not for %s", setting.name, methods[0], kind)
+        else:
+            refusals.found.append(f"{setting.name} belongs to the method {methods[0]}, but the method is {kind}")
+    return kept
 
 
 ENV_PREFIX = "HOTSWAP_TRAIN_"
@@ -238,15 +239,17 @@ def load_config(
     environ: Mapping[str, str] | None = None,
     *,
     defaults: Mapping[str, Any] | None = None,
+    processes: int = 1,
 ) -> TrainConfig:
     """The configuration in the YAML file ``path``, overridden by ``environ`` and then ``overrides``.
 
-    ``defaults`` are values by section and key that stand where none of them says anything.
+    ``defaults`` are values by section and key that stand where none of them says anything. ``processes`` train
+    together.
 
     The learning rate is filled in and paths are made absolute, so that the result stands for itself.
     Raises ConfigError naming every key that is refused.
     """
-    return load_run(path, overrides, environ, defaults=defaults)[0]
+    return load_run(path, overrides, environ, defaults=defaults, processes=processes)[0]
 
 
 def load_run(
@@ -255,14 +258,18 @@ def load_run(
     environ: Mapping[str, str] | None = None,
     *,
     defaults: Mapping[str, Any] | None = None,
+    processes: int = 1,
 ) -> tuple[TrainConfig, StartConfig]:
     """As ``load_config``, and how this start of the run treats what its output holds."""
     raw: dict[str, Any] = copy.deepcopy(dict(defaults or {}))
     refusals = Refusals()
     apply_layer(raw, _read_yaml(path).items() if path else (), refusals)
+    given = raw.pop(ELSEWHERE, {})
     refusals.found += remove_unknown_keys(raw)
+    raw[ELSEWHERE] = given
     apply_layer(raw, _environment(os.environ if environ is None else environ), refusals)
     apply_layer(raw, _overrides(overrides, refusals), refusals)
+    fill_in(raw, refusals, processes=processes, folder=path.parent if path else Path())
     refusals.found += [*remove_unknown_kinds(raw), *remove_unknown_keys(raw)]
     start = raw.pop(START, {})
     with refusals.gathered():
@@ -308,7 +315,7 @@ def _converted(raw: Mapping[str, Any], kind: type[_Struct], prefix: str = "") ->
                 refused.append(_plain_words(what, missing, prefix + key, raw))
             aside.add(key)
             if missing:
-                _put(rest, key, {} if is_section(prefix + key) else "-")
+                put(rest, key, {} if is_section(prefix + key) else "-")
             elif not remove(rest, key):
                 break
         else:
@@ -397,7 +404,7 @@ def _plain_words(what: str, missing: bool, key: str, raw: Mapping[str, Any]) -> 
     if what == "Expected array, got str":
         return f"{key}: write a list, such as [a, b]"
     choices = choices_of(key, raw)
-    given = _get(raw, key)
+    given = get(raw, key)
     shown = f" {given!r}" if isinstance(given, str) and what.endswith("got str") and len(given) < _SHOWN else ""
     return f"{key}: {what.replace(' | null', '')}{shown}" + (f"; choose from {', '.join(choices)}" if choices else "")
 
@@ -407,6 +414,8 @@ def _complete(config: TrainConfig) -> TrainConfig:
     if training.learning_rate is None:
         scale = config.preference.LEARNING_RATE_SCALE if config.preference else 1.0
         training = msgspec.structs.replace(training, learning_rate=config.method.default_learning_rate * scale)
+    if training.packing == "auto" and (config.preference or config.method.KIND in UNPACKABLE):
+        training = msgspec.structs.replace(training, packing=False)
     if training.early_stopping:  # the last checkpoint is then one that was no better
         training = msgspec.structs.replace(training, best_checkpoint=True)
     data = complete_data(config.data)

@@ -190,7 +190,10 @@ class BottleneckMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
 
 class FreezeMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="freeze", tag_field="type"):
-    """Trains the last ``layers`` layers whole, and ``modules`` by their paths; all else is frozen."""
+    """Trains the last ``layers`` layers whole, and ``modules``; all else is frozen.
+
+    A module is named by its path or the end of it: ``layers.27`` is ``model.layers.27``.
+    """
 
     layers: Annotated[int, Meta(ge=0)] = 5
     modules: list[str] = []

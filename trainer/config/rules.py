@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -185,12 +186,12 @@ def _start_rules(config: TrainConfig) -> Iterator[str]:
 
 
 def _packing_rules(config: TrainConfig) -> Iterator[str]:
-    if config.training.packing and config.method.KIND in UNPACKABLE:
+    if config.training.packing is True and config.method.KIND in UNPACKABLE:
         yield (
             f"training.packing: {config.method.KIND} stands before a whole row, not before every example packed into "
             "it, so it would learn something else; set it to false"
         )
-    if config.training.packing and config.preference:
+    if config.training.packing is True and config.preference:
         yield "training.packing: preference training compares whole rows; set it to false"
 
 
@@ -209,9 +210,32 @@ def _step_rules(training: TrainingConfig, has_validation: bool) -> Iterator[str]
         yield f"training.warmup: {training.warmup} is neither a share below 1 nor a whole number of steps"
     if not has_validation:
         for key in ("best_checkpoint", "early_stopping", "eval_steps", "exact_match_rows", "generate_rows"):
-            if getattr(training, key):
+            if getattr(training, key) not in (None, False, 0, "no"):
                 yield f"training.{key}: there are no validation rows (data.validation is 0)"
-    every, save = training.eval_steps, training.save_steps
+    for key in ("eval_steps", "save_steps"):
+        if isinstance(value := getattr(training, key), str) and not EPOCHS.fullmatch(value) and value != "no":
+            yield f"training.{key}: {value!r} is neither a number of steps nor epoch, epoch/4 (four times one) or no"
     keeps_best = "early_stopping" if training.early_stopping else "best_checkpoint" if training.best_checkpoint else ""
-    if keeps_best and save and (not every or save % every):
+    if keeps_best:
+        yield from _best_rules(training, keeps_best)
+
+
+EPOCHS = re.compile(r"epoch(?:/([1-9]\d*))?")
+
+
+def _best_rules(training: TrainingConfig, keeps_best: str) -> Iterator[str]:
+    """The best checkpoint is one of those that were evaluated."""
+    every, save = training.eval_steps, training.save_steps
+    for key, value in (("eval_steps", every), ("save_steps", save)):
+        if value == "no":
+            yield f"training.{key}: {keeps_best} needs evaluations and checkpoints; it cannot be no"
+    if "no" in (every, save) or save is None or save == every:
+        return
+    counts = [EPOCHS.fullmatch(str(value)) for value in (every, save)]
+    if counts[0] and counts[1]:
+        often, seldom = (int(count[1] or 1) for count in counts if count)
+        fits = often % seldom == 0
+    else:
+        fits = isinstance(every, int) and isinstance(save, int) and save % every == 0
+    if not fits:
         yield f"training.save_steps: with {keeps_best} it must be a multiple of training.eval_steps"

@@ -16,6 +16,7 @@ from trainer.config.preference import Preference
 Scheduler = Literal["linear", "cosine", "constant", "cosine_with_restarts", "polynomial", "inverse_sqrt"]
 Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "lion", "lion_8bit", "adafactor", "sgd"]
 Strategy = Literal["ddp", "fsdp", "zero1", "zero2", "zero3"]
+Every = Positive | Annotated[float, Meta(gt=0, lt=1)] | str | None
 ZERO: tuple[Strategy, ...] = ("zero1", "zero2", "zero3")
 DIVIDED: tuple[Strategy, ...] = ("fsdp", "zero3")  # no process has the whole model
 
@@ -32,7 +33,9 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     rows are answered greedily at the end and compared with their responses. ``generate_rows`` validation rows are
     answered so at each evaluation, in at most ``generate_max_tokens`` (None: half as many again as the longest response
     has), and scored by ``generate_metrics``, names of trainer.evaluation. ``packing`` puts several examples into
-    one row of data.max_length tokens; batch_size counts rows. ``strategy`` is what several processes
+    one row of data.max_length tokens, auto where that is exact; batch_size counts rows. ``eval_steps`` and
+    ``save_steps`` are a number of steps, a share of the run below 1, ``epoch``, ``epoch/4`` (four times an epoch) or
+    ``no``. ``strategy`` is what several processes
     (--nproc) have of the model: ddp copies it to each, fsdp divides it among them, zero1 to zero3 are DeepSpeed's;
     batch_size is that of all processes together.
     """
@@ -54,8 +57,8 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_grad_norm: PositiveFloat = 1.0
     weight_decay: Annotated[float, Meta(ge=0)] = 0.0
     log_steps: Positive = 1
-    eval_steps: Positive | None = None
-    save_steps: Positive | None = None
+    eval_steps: Every = None
+    save_steps: Every = None
     keep_checkpoints: Positive = 2
     best_checkpoint: bool = False
     early_stopping: Positive | None = None
@@ -70,7 +73,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     quantize: Quantization = "none"
     dtype: TrainedDtype = "auto"
     gradient_checkpointing: bool = False
-    packing: bool = False
+    packing: bool | Literal["auto"] = False
     threads: Positive | None = None
     strategy: Strategy = "ddp"
 

@@ -22,6 +22,7 @@ from trainer.data.messages import (
     messages_of,
     named,
     pairs_of,
+    spelled_usually,
     tools_of,
     with_system,
     written_out,
@@ -91,6 +92,7 @@ def find_layout(config: DataConfig, row: RawRow) -> Layout:
     for shape in fitting:
         layout = _layout(shape, named, row)
         if all(column in row.values for column in layout.required):
+            _check_text_alone(layout, config, row)
             return layout
     if named or len(fitting) == 1:
         closest = max((_layout(shape, named, row) for shape in fitting), key=lambda layout: _columns_found(layout, row))
@@ -107,6 +109,16 @@ def _layout(shape: RowFormat, named: dict[str, str], row: RawRow) -> Layout:
     required = {**shape.required, **named}
     found = tuple(name for name in columns.values() if name in row.values)
     return Layout(shape.name, columns, tuple(columns[role] for role in required), found)
+
+
+def _check_text_alone(layout: Layout, config: DataConfig, row: RawRow) -> None:
+    """Raise DataError where a text that was found by its name has an answer beside it, which would not be learned."""
+    answer = _first(_RESPONSES, row.values)
+    if layout.shape == "text" and answer and config.shape == "auto" and not config.columns.text:
+        raise DataError(
+            f"{row.where} has the columns 'text' and {answer!r}: for questions and answers set "
+            f"data.columns.prompt=text data.columns.response={answer}, for plain text data.shape=text"
+        )
 
 
 def _columns_found(layout: Layout, row: RawRow) -> int:
@@ -246,7 +258,8 @@ def _says_something(answer: Message) -> bool:
 
 
 def _chat(cells: Cells, config: DataConfig) -> Conversation:
-    return messages_of(cells.where("messages"), cells.required("messages"), config.roles)
+    where = cells.where("messages")
+    return messages_of(where, spelled_usually(where, cells.required("messages"), config.tags), config.roles)
 
 
 def _turns(cells: Cells, config: DataConfig) -> Conversation:

@@ -26,17 +26,21 @@ _NAMES = {
     "dev": "validation", "devel": "validation", "eval": "validation", "test": "test", "testing": "test",
 }  # fmt: skip
 _WORDS = re.compile(r"[A-Za-z]+")
-_PREFERRED = ("parquet", "jsonl", "json", "csv", "tsv")
+_PREFERRED = ("parquet", "jsonl", "json", "csv", "tsv", "txt")
 _PLAIN_FOLDERS = ("", ".", "data")  # all others are configurations of the data set
 
 
 def data_files(names: Iterable[str]) -> list[str]:
-    """Those of ``names`` (with / between folders) that may hold rows, sorted; hidden ones are left out."""
-    return sorted(
+    """Those of ``names`` (with / between folders) that may hold rows, sorted; hidden ones are left out.
+
+    Text is read where there is nothing else: beside rows it is a licence or a note.
+    """
+    found = sorted(
         name
         for name in names
         if _format_name(name) and not any(part.startswith(".") for part in PurePosixPath(name).parts)
     )
+    return [name for name in found if _format_name(name) != "txt"] or found
 
 
 def files_of_split(names: Sequence[str], split: str | None, of: str) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from trainer.config.data import CALL_ROLE, ROLES
+from trainer.config.data import CALL_ROLE, ROLES, MessageTags
 from trainer.data.json_rows import HALF_CHARACTER, is_cut, unreadable
 from trainer.errors import DataError
 
@@ -58,6 +58,35 @@ def messages_of(where: str, value: Any, roles: Mapping[str, str] = _NO_ROLES) ->
     if not isinstance(items, list):
         raise DataError(f"{where} must be a list of messages, not {named(items)}")
     return tuple(_message(where, i, item, roles) for i, item in enumerate(items))
+
+
+def spelled_usually(where: str, value: Any, tags: MessageTags) -> Any:
+    """The messages in ``value`` with the keys and roles that ``messages_of`` knows, where ``tags`` say otherwise."""
+    if tags == _NO_TAGS:
+        return value
+    items = from_json(where, value)
+    if not isinstance(items, list):
+        return items
+    role_tag, content_tag = tags.role_tag or "role", tags.content_tag or "content"
+    if tags.role_tag is None and any(isinstance(item, dict) and "from" in item for item in items):
+        role_tag, content_tag = "from", tags.content_tag or "value"
+    names = {getattr(tags, f"{theirs}_tag"): ours for theirs, ours in _TAGGED.items()}
+    out = []
+    for i, item in enumerate(items):
+        if not isinstance(item, dict) or role_tag not in item:
+            raise DataError(f"{where}: message {i} must be an object with {role_tag} and {content_tag}")
+        role, content = item[role_tag], item.get(content_tag)
+        rest = {
+            key: inner for key, inner in item.items() if key not in (role_tag, content_tag, "role", "content", "from")
+        }
+        out.append({**rest, "from": names.get(role, role) if isinstance(role, str) else role, "value": content})
+    return out
+
+
+_NO_TAGS = MessageTags()
+_TAGGED = {
+    "user": "human", "assistant": "gpt", "observation": "observation", "function": "function_call", "system": "system",
+}  # fmt: skip
 
 
 def pairs_of(where: str, value: Any, roles: Mapping[str, str] = _NO_ROLES) -> Conversation:

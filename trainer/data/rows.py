@@ -1,4 +1,4 @@
-"""Reads data files row by row: JSONL, JSON, CSV, TSV and Parquet, packed or not. Everything wrong is one line.
+"""Reads data files row by row: JSONL, JSON, CSV, TSV, Parquet and text, packed or not. Everything wrong is one line.
 
 Knows columns by name, not what they mean.
 """
@@ -36,7 +36,7 @@ _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 
 
 @contextlib.contextmanager
-def open_text(path: Path, *, newline: str) -> Iterator[io.TextIOWrapper]:
+def open_text(path: Path, *, newline: str | None) -> Iterator[io.TextIOWrapper]:
     """The text of ``path``, unpacked where its name ends in .gz. Raises DataError, also while it is being read."""
     try:
         with open_bytes(path) as file:
@@ -97,6 +97,7 @@ def _advice(line: bytes) -> str:
 
 SUFFIXES: dict[str, Format] = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet",
+    ".txt": "txt",
 }  # fmt: skip
 _BATCH = 256  # rows of a Parquet file in memory at a time
 _LONGEST_CELL = 2**31 - 1
@@ -121,6 +122,10 @@ def read_rows(path: Path, data_format: Format = "auto", split: str | None = None
         yield from _rows_of_jsonl(path)
     elif kind == "parquet":
         yield from _rows_of_parquet(path)
+    elif kind.startswith("txt"):
+        if data_format == "auto" and _json_layout(path, split) == "lines":
+            raise DataError(f"{path} begins with a JSON object; say which it is with data.format: jsonl, or txt")
+        yield from _rows_of_txt(path, kind)
     else:
         yield from _rows_of_csv(path, "\t" if kind == "tsv" else ",")
 
@@ -189,6 +194,24 @@ def _rows_of_csv(path: Path, delimiter: str) -> Iterator[RawRow]:
                 yield RawRow(f"{path} line {reader.line_num}", dict(row))
         except csv.Error as error:
             raise DataError(f"{path} line {reader.reader.line_num} is not valid CSV: {error}") from error
+
+
+def _rows_of_txt(path: Path, kind: Format) -> Iterator[RawRow]:
+    """A document for each line, for what stands between blank lines, or for the whole file."""
+    with open_text(path, newline=None) as file:
+        if kind == "txt_file":
+            text = file.read()
+            yield from [RawRow(str(path), {"text": text})] if text.strip() else []
+            return
+        lines: list[str] = []
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                lines.append(line)
+            if lines and (kind == "txt" or not line.strip()):
+                yield RawRow(f"{path} line {number}", {"text": "".join(lines).rstrip("\n")})
+                lines = []
+        if lines:
+            yield RawRow(f"{path} line {number}", {"text": "".join(lines).rstrip("\n")})
 
 
 def _rows_of_parquet(path: Path) -> Iterator[RawRow]:

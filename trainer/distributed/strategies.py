@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
+import msgspec
+
 from trainer.base_model import device
 from trainer.config.schema import DIVIDED, ZERO, Strategy, TrainConfig
 from trainer.distributed.launch import process_count
@@ -25,6 +27,7 @@ def deepspeed_config(config: TrainConfig) -> dict[str, Any] | None:
     return {
         "zero_optimization": {"stage": ZERO.index(strategy) + 1, "overlap_comm": False},
         "bf16": {"enabled": "auto"},
+        "fp16": {"enabled": "auto"},
         "gradient_clipping": "auto",
         "gradient_accumulation_steps": "auto",
         "train_batch_size": "auto",
@@ -43,6 +46,16 @@ def require_deepspeed(strategy: Strategy) -> None:
         raise ConfigError(
             f"training.strategy: {strategy} needs DeepSpeed: pip install 'hotswap[deepspeed]', or use fsdp"
         )
+
+
+def undivided(config: TrainConfig) -> tuple[TrainConfig, str]:
+    """``config`` as one process trains it, which has nobody to divide a run with, and what to say of that."""
+    strategy = config.training.strategy
+    if strategy == "ddp" or process_count() > 1:
+        return config, ""
+    needs = " and needs no DeepSpeed" if strategy in ZERO else ""
+    word = f"strategy {strategy}: one process divides nothing{needs}; --nproc N starts several"
+    return msgspec.structs.replace(config, training=msgspec.structs.replace(config.training, strategy="ddp")), word
 
 
 _OPTIMIZERS = ("adamw", "sgd")
@@ -67,11 +80,11 @@ def check_processes(config: TrainConfig, nproc: int | None = None) -> None:
 
 def _check_strategy(config: TrainConfig, many: int) -> None:
     strategy, training = config.training.strategy, config.training
-    if strategy == "ddp":
+    if strategy == "ddp" or many == 1:
         return
-    if many == 1:
-        raise ConfigError(f"training.strategy: {strategy} divides a run among processes; add --nproc 2 or more")
     require_deepspeed(strategy)
+    if strategy == "fsdp" and training.dtype == "float16":
+        raise ConfigError("training.dtype: fsdp trains in bfloat16 or float32; set one of them, or use ddp")
     if config.method.KIND in _WHOLE:
         raise ConfigError(f"training.strategy: {config.method.KIND} needs its whole parameters; use ddp")
     if strategy in DIVIDED and training.quantize != "none":

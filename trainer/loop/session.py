@@ -12,8 +12,8 @@ import msgspec
 import torch
 from transformers import PrinterCallback, TrainerState
 
-from bases.compute import dtype_name, resolve_dtype
-from trainer.base_model import Base, device
+from bases.compute import dtype_name
+from trainer.base_model import Base, trained_dtype
 from trainer.config.loading import dump_config
 from trainer.config.schema import TrainConfig
 from trainer.distributed import processes
@@ -73,6 +73,8 @@ class TrainingSession:
         if config.training.threads:
             torch.set_num_threads(config.training.threads)
         self.config = _resolved(config)
+        if config.training.dtype == "float16" != self.config.training.dtype:
+            display.message(f"float16 is for CUDA devices: this CPU computes in {self.config.training.dtype}")
         self._stop = StopCallback()
         self._records: list[MetricsFile | TensorBoardFile] = []
         self._cpu_began = 0.0
@@ -215,15 +217,29 @@ def write_config(output: Path, config: TrainConfig) -> None:
 
 def _resolved(config: TrainConfig) -> TrainConfig:
     """``config`` with the dtype that ``auto`` means here and the threads in use: they decide the last bits."""
-    dtype = dtype_name(resolve_dtype(config.training.dtype, device()))
+    dtype = dtype_name(trained_dtype(config.training.dtype))
     training = msgspec.structs.replace(config.training, dtype=dtype, threads=torch.get_num_threads())
     return msgspec.structs.replace(config, training=training)
 
 
 def context_of(model_config: Any, config: TrainConfig) -> int | None:
     """How many tokens the base has positions for beside the method's virtual ones; None where it does not say."""
-    positions: int | None = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    positions = _positions(model_config)
     return None if positions is None else positions - getattr(config.method, "tokens", 0)
+
+
+def split_within(model_config: Any, config: TrainConfig) -> TrainConfig:
+    """``config`` whose long texts, where they are split, are split at the base's positions if not before."""
+    room = context_of(model_config, config) or 0
+    if config.data.too_long != "split" or not _SHORTEST <= room < config.data.max_length:
+        return config
+    return msgspec.structs.replace(config, data=msgspec.structs.replace(config.data, max_length=room))
+
+
+def _positions(model_config: Any) -> int | None:
+    """How many tokens the base tells apart; None where its configuration does not say."""
+    positions: int | None = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    return positions
 
 
 _SHORTEST = 8  # tokens that data.max_length allows at least
@@ -236,7 +252,7 @@ def check_context(model_config: Any, config: TrainConfig, longest: int) -> None:
     row, and one with rotary positions learn what no server of it answers. Bases whose configuration names no positions
     (BLOOM, T5) take any row.
     """
-    positions = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    positions = _positions(model_config)
     virtual = getattr(config.method, "tokens", 0)
     answer = getattr(config.preference, "max_completion_length", 0)
     if positions is None or longest + virtual + answer <= positions:

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerControl, TrainingArguments
 
-from bases.compute import resolve_dtype
-from trainer.base_model import Base, device
+from trainer.base_model import Base, device, trained_dtype
 from trainer.config.methods import trains_weights
+from trainer.config.rules import EPOCHS
 from trainer.config.schema import ZERO, TrainConfig, TrainingConfig
 from trainer.data.batches import (
     BLANK,
@@ -184,9 +184,8 @@ def make_arguments(config: TrainConfig, train_rows: int) -> TrainingArguments:
     """transformers' arguments for a run over ``train_rows`` examples."""
     training = config.training
     steps = total_steps(training, train_rows)
-    part = math.ceil(steps / _PARTS)
-    every = training.eval_steps or part
-    validates = config.data.validation != 0
+    evaluate, save = intervals(training, train_rows)
+    validates = config.data.validation != 0 and evaluate > 0
     on_cpu = device().type == "cpu"
     arguments = TrainingArguments(
         output_dir=config.output,
@@ -208,15 +207,16 @@ def make_arguments(config: TrainConfig, train_rows: int) -> TrainingArguments:
         use_cpu=on_cpu and training.strategy not in ZERO,  # accelerate knows DeepSpeed on accelerators only
         deepspeed=deepspeed_config(config),
         bf16=autocasts(config),
+        fp16=trained_dtype(training.dtype) == torch.float16,  # its gradients need to be scaled, whatever is trained
         dataloader_pin_memory=not on_cpu,
         **_checkpointing(training.gradient_checkpointing),
         logging_strategy="steps",
         logging_steps=training.log_steps,
         logging_nan_inf_filter=False,  # it would hide a loss that is not finite; ours stops the run
         eval_strategy="steps" if validates else "no",
-        eval_steps=every,
-        save_strategy="steps",
-        save_steps=training.save_steps or every,
+        eval_steps=evaluate or None,
+        save_strategy="steps" if save else "no",
+        save_steps=save or 1,
         save_total_limit=training.keep_checkpoints,
         load_best_model_at_end=training.best_checkpoint,
         metric_for_best_model="loss" if training.best_checkpoint else None,
@@ -232,16 +232,43 @@ def make_arguments(config: TrainConfig, train_rows: int) -> TrainingArguments:
 
 def autocasts(config: TrainConfig) -> bool:
     """Whether weights in float32 are trained with computation in bfloat16."""
-    return trains_weights(config.method) and resolve_dtype(config.training.dtype, device()) == torch.bfloat16
+    return trains_weights(config.method) and trained_dtype(config.training.dtype) == torch.bfloat16
 
 
 def total_steps(training: TrainingConfig, train_rows: int) -> int:
     """Optimizer steps of the whole run."""
-    if training.max_steps:
-        return training.max_steps
-    batches = math.ceil(train_rows / training.batch_size)
-    per_epoch = math.ceil(batches / training.gradient_accumulation)
-    return max(1, math.ceil(training.epochs * per_epoch))
+    return training.max_steps or max(1, math.ceil(training.epochs * _steps_of_epoch(training, train_rows)))
+
+
+def intervals(training: TrainingConfig, train_rows: int) -> tuple[int, int]:
+    """After how many optimizer steps to evaluate, and to save; 0 for never.
+
+    Checkpoints come at evaluations wherever both go by epochs, so that the best of them is one that was saved.
+    """
+    steps = total_steps(training, train_rows)
+    epoch = max(1, _steps_of_epoch(training, train_rows))
+    evaluate = _interval(training.eval_steps, steps, epoch)
+    by_epochs = [EPOCHS.fullmatch(str(every)) for every in (training.eval_steps, training.save_steps)]
+    if by_epochs[0] and by_epochs[1]:
+        often, seldom = (int(match[1] or 1) for match in by_epochs if match)
+        if often % seldom == 0:
+            return evaluate, evaluate * (often // seldom)
+    save = evaluate or _interval(None, steps, epoch)
+    return evaluate, save if training.save_steps is None else _interval(training.save_steps, steps, epoch)
+
+
+def _interval(every: int | float | str | None, steps: int, epoch: int) -> int:
+    """``every`` in optimizer steps of a run of ``steps``, ``epoch`` of which are an epoch."""
+    if every is None:
+        return math.ceil(steps / _PARTS)
+    if isinstance(every, str):
+        match = EPOCHS.fullmatch(every)
+        return max(1, epoch // int(match[1] or 1)) if match else 0
+    return every if isinstance(every, int) else math.ceil(every * steps)
+
+
+def _steps_of_epoch(training: TrainingConfig, train_rows: int) -> int:
+    return math.ceil(math.ceil(train_rows / training.batch_size) / training.gradient_accumulation)
 
 
 def _tokens_in(batch: dict[str, Tensor]) -> int:

@@ -5,6 +5,7 @@ The first two are exported in formats of our own, a fully trained base as a new 
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import Any
 
@@ -122,10 +123,8 @@ def apply_freeze(base: Base, method: FreezeMethod) -> FreezeModel:
     if method.layers and getattr(base.model.config, "num_decoder_layers", count) != count:
         raise ConfigError("method.layers: the base's two stacks differ in depth; set it to 0 and name method.modules")
     layers = list(range(count - method.layers, count))
-    names = [name for name, _ in base.model.named_parameters() if _is_trained(name, layers, method.modules)]
-    for module in method.modules:
-        if not any(name.startswith(f"{module}.") for name in names):
-            raise ConfigError(f"method.modules: the base has no module {module!r} with parameters of its own")
+    modules = [path for wanted in method.modules for path in _paths_of(base.model, wanted)]
+    names = [name for name, _ in base.model.named_parameters() if _is_trained(name, layers, modules)]
     if not names:
         raise ConfigError("method.layers: give the number of last layers to train, or modules")
     if any(not base.model.get_parameter(name).is_floating_point() for name in names):
@@ -135,9 +134,26 @@ def apply_freeze(base: Base, method: FreezeMethod) -> FreezeModel:
         "task_type": task_of(base),
         "base_model_name_or_path": base.name,
         "layers": layers,
-        "modules": list(method.modules),
+        "modules": modules,
     }
     return FreezeModel(base, config, names)
+
+
+def _paths_of(model: nn.Module, wanted: str) -> list[str]:
+    """The modules with parameters whose path is ``wanted`` or ends with it. ConfigError saying which there are."""
+    paths = [name for name, module in model.named_modules() if any(True for _ in module.parameters())]
+    found = [path for path in paths if f".{path}".endswith(f".{wanted}")]
+    if found:
+        return found
+    layers = [path for path in paths if path.rpartition(".")[2].isdigit()]
+    near = difflib.get_close_matches(wanted, paths, 1, 0.7)
+    if layers and _INDEX.search(f".{wanted}."):
+        known = f"its layers are {layers[0]} to {layers[-1]}"
+    elif near:
+        known = f"did you mean {near[0]}?"
+    else:
+        known = f"it has {', '.join(dict.fromkeys(path.rpartition('.')[2] for path in paths if path))}"
+    raise ConfigError(f"method.modules: the base has no module {wanted!r} with parameters of its own; {known}")
 
 
 def _ends(layout: str) -> tuple[str, ...]:

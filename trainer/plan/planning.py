@@ -15,7 +15,7 @@ from bases.compute import dtype_name, resolve_dtype
 from bases.finding import resolve_base
 from bases.tokenizer import load_tokenizer
 from trainer.added_tokens import TrainedToken, add_tokens
-from trainer.base_model import device, fitted, load_vocabulary
+from trainer.base_model import device, fitted, load_vocabulary, trained_dtype
 from trainer.config.methods import AdaLoraMethod, FullMethod, LoraMethod, Method, PrefixMethod
 from trainer.config.schema import TrainConfig
 from trainer.data.training_data import load_data
@@ -101,7 +101,7 @@ def plan_run(config: TrainConfig, steps: int) -> Plan:
     data = load_data(config.data, tokenizer, end_ids, config.training.seed)
     plain = load_tokenizer(path, config.trust_remote_code)
     tokens = add_tokens(plain, config.added_tokens or ())
-    dtype = resolve_dtype(config.training.dtype, device())
+    dtype = trained_dtype(config.training.dtype)
     trusted = config.trust_remote_code
     blueprint = Blueprint(path.name, read_config(path, trusted), dtype, plain, tokens, trust_remote_code=trusted)
     work = Workload(config, data)

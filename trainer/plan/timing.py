@@ -160,7 +160,7 @@ def _extrapolate(
     rates = [taken / step.padded for step, taken in zip(measured, seconds, strict=True)]
     train_seconds = sum(seconds) / sum(step.padded for step in measured) * work.padded
     every = make_arguments(config, work.rows).eval_steps
-    evaluations = work.total_steps // every if evaluation else 0
+    evaluations = work.total_steps // every if evaluation and every else 0
     return Timing(
         measured_steps=len(measured),
         measured_seconds=sum(seconds),

@@ -22,6 +22,7 @@ from trainer.data.messages import (
     messages_of,
     named,
     pairs_of,
+    spelled_usually,
     tools_of,
     with_system,
     written_out,
@@ -218,7 +219,8 @@ class ComparisonReader:
         if not isinstance(value, (list, Mapping)):
             raise DataError(f"{where} must be text, a message or a list of messages, not {named(value)}")
         # nothing is excluded from being learned here: answers are compared as they are
-        messages = messages_of(where, value if isinstance(value, list) else [value], self._config.roles)
+        value = spelled_usually(where, value if isinstance(value, list) else [value], self._config.tags)
+        messages = messages_of(where, value, self._config.roles)
         return tuple(replace(message, learned=True) for message in messages)
 
     def _complete(self, cells: Cells, prompt: Conversation) -> tuple[Conversation, tuple[Any, ...]]:

@@ -149,7 +149,6 @@ GOOD = {"prompt": "red", "completion": "rr", "label": True}
             "the same but for rows",
         ),
         ([{"text": "word " * 99}] * 9, [], "the longest row has 496 tokens, and the base has 256 positions"),
-        ([{"text": "word " * 99}] * 9, ["too_long=split"], "the longest row has 496 tokens"),
         ([{"text": "word"}] * 9, ["preference=dpo"], "line 1 has no column 'chosen'"),
         ([{**PAIR, "prompt": LONG * 2}] * 9, ["preference=dpo"], "data.max_length: the longest row has 4"),
         ([ROW] * 9, ["validation=LONG", "max_length=100"], "long.jsonl leaves nothing to validate on: 1 row: longer"),
@@ -173,6 +172,18 @@ def test_training_refuses_what_a_check_refuses_in_the_same_words(
     assert words in refusal
     assert train([f"data={data}", f"output={tmp_path / 'run'}", "max_steps=1", "batch_size=4", *options]) == 1
     assert capsys.readouterr().err.splitlines()[-1].partition(": ")[2] == refusal.partition(": ")[2]
+
+
+def test_texts_are_split_where_the_base_ends_in_a_check_as_in_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = make_base(tmp_path / "base", max_position_embeddings=256)
+    data = write_jsonl(tmp_path / "data.jsonl", [{"text": "word " * 99}] * 9)
+    options = [f"base={base}", "too_long=split", "validation=1"]
+    assert main(["check", str(data), *options, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["longest"] <= 256
+    assert train([f"data={data}", f"output={tmp_path / 'run'}", "max_steps=1", *options]) == 0
+    assert "16 rows to train, 2 to validate" in capsys.readouterr().err
 
 
 def test_the_columns_that_are_read_are_printed(

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from trainer.commands.common import parse_settings
-from trainer.config.aliases import ALIASES, SAME_NAMES
+from trainer.config.aliases import ALIASES, ELSEWHERE, SAME_NAMES
 from trainer.config.keys import full_key
 from trainer.config.loading import dump_config, load_config
 from trainer.config.methods import METHODS, FreezeMethod, LoraMethod, PrefixMethod
@@ -64,7 +64,7 @@ def error_of(*overrides: str) -> str:
         ("target_modules=all-linear", "method.target_modules", "all-linear"),
         ("target_modules=.*_proj", "method.target_modules", ".*_proj"),
         ("freeze_trainable_layers=2", "method.layers", 2),
-        ("freeze_module_name=layers.27.,layers.26.", "method.modules", ["model.layers.27", "model.layers.26"]),
+        ("freeze_module_name=layers.27.,layers.26.", "method.modules", ["layers.27", "layers.26"]),
         ("quantization_bit=4", "training.quantize", "nf4"),
         ("quantization_bit=8", "training.quantize", "int8"),
         ("load_in_4bit=true", "training.quantize", "nf4"),
@@ -72,6 +72,7 @@ def error_of(*overrides: str) -> str:
         ("bf16=true", "training.dtype", "bfloat16"),
         ("bf16=auto", "training.dtype", "auto"),
         ("fp16=false", "training.dtype", "auto"),
+        ("fp16=true", "training.dtype", "float16"),
         ("model_name_or_path=org/model", "base", "org/model"),
         ("prompt_column=content", "data.columns.prompt", "content"),
         ("response_column=summary", "data.columns.response", "summary"),
@@ -204,11 +205,10 @@ def from_command_line(line: str) -> TrainConfig:
         (["pre_seq_len=8", "lora_r=8"], "lora_r belongs to the method lora, but the method is prefix"),
         (["quantization_bit=3"], "quantization_bit: '3' has no counterpart here; known are 4, 8"),
         (["quantization_bit=4", "load_in_8bit=true"], "training.quantize: nf4, but load_in_8bit says int8"),
-        (["fp16=1"], "fp16: leave it out, or use training.dtype: bfloat16"),
         (["push_to_hub=me/name"], "push_to_hub: hotswap publish"),
         (["load_in_4bit=maybe"], "load_in_4bit: 'maybe' has no counterpart here; known are true, false"),
-        (["packing=maybe"], "training.packing: Expected bool, got str 'maybe'"),
-        (["eval_strategy=epoch"], "say how often with training.eval_steps"),
+        (["packing=maybe"], "training.packing: Invalid enum value 'maybe'; choose from true, false, auto"),
+        (["eval_strategy=sometimes"], "eval_strategy: 'sometimes' has no counterpart here; known are steps, epoch, no"),
         (["do_train=false"], "hotswap eval"),
         (["lr_scheduler_type=wild"], "lr_scheduler_type: 'wild' has no counterpart here; known are linear, "),
         (["per_device_train_batch_size=0"], "training.batch_size: Expected int >= 1"),
@@ -252,8 +252,8 @@ def keys_of(method: str, preference: str = "dpo") -> dict[str, Any]:
 
 def test_every_name_leads_to_a_key_that_exists() -> None:
     for alias in ALIASES.values():
-        if alias.ours:
-            kinds = [alias.method] if alias.method else list(METHODS)
+        if alias.ours and not alias.ours.startswith(ELSEWHERE):
+            kinds = alias.methods or METHODS
             assert any(_exists(alias.ours, *kind) for kind in product(kinds, PREFERENCES)), alias.name
     for name in SAME_NAMES:
         assert name not in ALIASES
@@ -291,8 +291,10 @@ def test_more_names_of_whole_configurations(overrides: list[str], key: str, valu
     [
         ("double_quantization=true", "set training.quantize: nf4-dq"),
         ("report_to=all", "report_to: name the trackers: none, tensorboard, or those that transformers knows"),
-        ("deepspeed=ds_z3.json", "use training.strategy (fsdp, zero1, zero2, zero3) with --nproc"),
-        ("wandb_project=x", "set training.trackers: [wandb]"),
+        (
+            "deepspeed=nowhere/ds_z3.json",
+            "there is no file nowhere/ds_z3.json; give its path, or say training.strategy: zero3",
+        ),
         ("push_to_hub=true", "hotswap publish puts an adapter into a server"),
         ("ptuning_checkpoint=out/checkpoint-3000", "to score an adapter use hotswap eval"),
         ("num_beams=4", "answers are greedy; no beams are searched"),
@@ -316,16 +318,26 @@ def _exists(key: str, method: str, preference: str = "dpo") -> bool:
     return True
 
 
+NO_EFFECT = "no effect: "
+
+
 def table() -> str:
     """The table of names as the documentation holds it."""
     rows = ["| name | from | here | how |", "|---|---|---|---|"]
+    ignored: dict[str, list[str]] = {}
     for alias in sorted(ALIASES.values(), key=lambda alias: alias.name):
-        how = [alias.conversion.words] if alias.conversion.words else []
-        how += [f"method {alias.method}"] if alias.method else []
+        words = alias.conversion.words
+        if words.startswith(NO_EFFECT):
+            ignored.setdefault(words.removeprefix(NO_EFFECT), []).append(f"`{alias.name}`")
+            continue
+        how = [words] if words else []
+        how += [f"method {' or '.join(alias.methods)}"] if alias.methods else []
         how += [f"with {key}: {str(value).lower()}" for key, value in alias.with_it.items()]
-        ours = f"`{alias.ours}`" if alias.ours else ""
+        ours = f"`{alias.ours}`" if alias.ours and not alias.ours.startswith(ELSEWHERE) else ""
         rows.append(f"| `{alias.name}` | {alias.tools} | {ours} | {'; '.join(how)} |")
-    rows += ["", "The same here: " + ", ".join(f"`{name}`" for name in SAME_NAMES) + "."]
+    rows += ["", "The same here: " + ", ".join(f"`{name}`" for name in SAME_NAMES) + ".", ""]
+    rows += ["Ignored with a word, since nothing would change:", ""]
+    rows += [f"- {why}: {', '.join(names)}" for why, names in sorted(ignored.items())]
     return "\n".join(rows) + "\n"
 
 

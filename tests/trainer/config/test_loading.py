@@ -233,7 +233,9 @@ def read(path: Path) -> dict[str, Any]:
 
 def test_all_refusals_are_told_at_once(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
-    text = "data: {colums: {}}\ntraining: {epochs: many, batch_size: 0, scheduler: wild}\nfp16: true\nmethod: prefx\n"
+    text = (
+        "data: {colums: {}}\ntraining: {epochs: many, batch_size: 0, scheduler: wild}\npure_bf16: true\nmethod: prefx\n"
+    )
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         load_config(path, ["tokens=4", "deepspeed=x.json", "noequals", "learning_rat=1"], {"HOTSWAP_TRAIN_EPOCH": "1"})
@@ -241,7 +243,11 @@ def test_all_refusals_are_told_at_once(tmp_path: Path) -> None:
     said = "\n".join(caught.value.refusals)
     for words in (
         *("unknown key 'data.colums'", "training.epochs: Expected float, got str 'many'", "training.batch_size: "),
-        *("Invalid enum value 'wild'; choose from linear, cosine", "fp16: leave it out", "unknown method 'prefx'"),
+        *(
+            "Invalid enum value 'wild'; choose from linear, cosine",
+            "pure_bf16: set training.dtype",
+            "unknown method 'prefx'",
+        ),
         *("'noequals' is not key=value", "deepspeed: ", "did you mean 'training.learning_rate'", "'epoch'"),
         *("the configuration lacks 'output'", "the configuration lacks 'data'"),
     ):

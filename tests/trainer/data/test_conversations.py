@@ -108,6 +108,17 @@ def test_the_shape_may_be_said_and_half_mapped() -> None:
     assert said(conversation(row, columns=Columns(text="summary"))) == [("text", "s")]
 
 
+def test_a_text_with_an_answer_beside_it_is_not_learned_alone() -> None:
+    row = {"text": "q", "answer": "a"}
+    with pytest.raises(DataError, match=r"data\.columns\.prompt=text data\.columns\.response=answer, for plain text"):
+        conversation(row)
+    assert said(conversation(row, columns=Columns(prompt="text", response="answer"))) == [
+        ("user", "q"),
+        ("assistant", "a"),
+    ]
+    assert said(conversation(row, shape="text")) == said(conversation(row, columns=Columns(text="text")))
+
+
 def test_a_prefix_goes_before_the_prompt_only() -> None:
     row = {"prompt": "q", "response": "a", "history": [["q0", "a0"]]}
     assert [m.content for m in conversation(row, prompt_prefix="译：")] == ["q0", "a0", "译：q", "a"]

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
-from trainer.data.messages import ASSISTANT, Message, key_of, last_answer, messages_of, pairs_of, with_system
+from trainer.config.data import MessageTags
+from trainer.data.messages import (
+    ASSISTANT,
+    Message,
+    key_of,
+    last_answer,
+    messages_of,
+    pairs_of,
+    spelled_usually,
+    with_system,
+)
 from trainer.errors import DataError
 
 USER, ANSWER = Message("user", "q"), Message(ASSISTANT, "a")
@@ -29,6 +40,20 @@ def test_a_role_that_is_null_leaves_the_word_to_from() -> None:
     """Tables of rows in both styles hold null for what a row lacks."""
     both = {"role": None, "content": None, "from": "human", "value": "q"}
     assert messages_of("a", [both]) == (USER,)
+
+
+def test_keys_and_roles_may_be_spelled_otherwise() -> None:
+    tags = MessageTags(role_tag="who", content_tag="what", user_tag="client", assistant_tag="agent")
+    rows = [{"who": "client", "what": "q"}, {"who": "agent", "what": "a", "weight": 0}]
+    for value in (rows, json.dumps(rows)):
+        messages = messages_of("a", spelled_usually("a", value, tags))
+        assert messages == (USER, Message(ASSISTANT, "a", learned=False))
+    assert spelled_usually("a", rows, MessageTags()) is rows
+    roles = MessageTags(user_tag="client")
+    assert messages_of("a", spelled_usually("a", [{"from": "client", "value": "q"}], roles)) == (USER,)
+    assert messages_of("a", spelled_usually("a", [{"role": "client", "content": "q"}], roles)) == (USER,)
+    with pytest.raises(DataError, match="a: message 0 must be an object with who and what"):
+        spelled_usually("a", [{"role": "user", "content": "q"}], tags)
 
 
 def test_messages_may_be_json_text() -> None:

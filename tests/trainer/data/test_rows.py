@@ -91,6 +91,26 @@ def test_the_format_may_be_said_where_the_name_does_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("data_format", "documents"),
+    [
+        ("auto", ["One.", "still one, {1}.", "Two."]),
+        ("txt", ["One.", "still one, {1}.", "Two."]),
+        ("txt_paragraphs", ["One.\nstill one, {1}.", "Two."]),
+        ("txt_file", ["\nOne.\nstill one, {1}.\n \n\nTwo.\n"]),
+    ],
+)
+def test_documents_of_a_text_file(tmp_path: Path, data_format: Format, documents: list[str]) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\r\nOne.\r\nstill one, {1}.\r\n \n\nTwo.\n")
+    assert values_of(path, data_format) == [{"text": text} for text in documents]
+    packed = tmp_path / "a.txt.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert values_of(packed, data_format) == values_of(path, data_format)
+    assert [row.where for row in rows_of(path, "txt")] == [f"{path} line {number}" for number in (2, 3, 6)]
+    assert "is empty: it holds no rows" in error_of(path, b" \n\n")
+
+
+@pytest.mark.parametrize(
     ("name", "data", "words"),
     [
         ("a.jsonl", b"", "is empty: it holds no rows"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.factory import make_base
 from tests.trainer.every_method import METHODS
 from tests.trainer.support import make_config
 from trainer.base_model import load_base
+from trainer.config.loading import load_config
 from trainer.data.batches import Collator, PackedCollator
 from trainer.data.encoding import IGNORED, Example
 from trainer.errors import ConfigError
@@ -201,3 +203,18 @@ def test_a_packed_run_learns_and_resumes_to_the_same_losses(tiny_base: Path, tmp
     resumed = train(make_config(tmp_path / "b", tiny_base, *settings), resume=True)
     assert losses(resumed.output) == losses(whole.output)
     assert whole.metrics["validation_loss"] == resumed.metrics["validation_loss"]
+
+
+def test_auto_packs_where_that_is_exact(tiny_base: Path, tmp_path: Path) -> None:
+    settings = ("max_length=100", "batch_size=2", "max_steps=2", "save_steps=1", "eval_steps=1")
+    packed = train(make_config(tmp_path / "a", tiny_base, *settings, "packing=true"))
+    auto = make_config(tmp_path / "b", tiny_base, *settings, "packing=auto")
+    chosen = train(auto)
+    assert losses(chosen.output) == losses(packed.output)
+    assert load_config(chosen.output / "config.yaml", (), {}).training.packing is True
+    shutil.rmtree(chosen.output / "checkpoint-2")
+    assert losses(train(auto, resume=True).output) == losses(packed.output)
+    bloom = {**WITHOUT_GROUPS, "intermediate_size": None, "max_position_embeddings": None}
+    leaking = make_base(tmp_path / "base", model_type="bloom", **bloom)
+    alone = train(make_config(tmp_path / "c", leaking, *settings, "packing=auto", "target_modules=[query_key_value]"))
+    assert load_config(alone.output / "config.yaml", (), {}).training.packing is False

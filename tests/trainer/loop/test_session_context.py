@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tests.factory import make_base
 from tests.trainer.preference.support import pair_rows, preference_config
 from tests.trainer.support import colour_rows, make_config
+from trainer.config.loading import load_config
 from trainer.errors import ConfigError
 from trainer.run import train
 
@@ -52,3 +54,15 @@ def test_what_grpo_writes_takes_positions(short_base: Path, tmp_path: Path) -> N
     )
     with pytest.raises(ConfigError, match=r"and 40 of preference.max_completion_length behind them, .* to 24 at most"):
         train(config)
+
+
+@pytest.mark.parametrize(("method", "room"), [("lora", 64), ("prompt", 48)])
+def test_texts_are_split_where_the_base_ends(short_base: Path, tmp_path: Path, method: str, room: int) -> None:
+    rows = [{"text": "x" * 150}] * 10
+    config = make_config(tmp_path, short_base, "stage=pt", f"method={method}", "max_steps=1", "batch_size=2", rows=rows)
+    assert config.data.max_length == 1024
+    run = train(config)
+    assert load_config(run.output / "config.yaml", (), {}).data.max_length == room
+    record = json.loads((run.output / "run.json").read_text(encoding="utf-8"))
+    assert record["data"]["train_rows"] == 2 * -(-151 // room)  # the token that ends a text is one more
+    assert train(config, resume=True).steps == 1

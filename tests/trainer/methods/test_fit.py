@@ -44,6 +44,9 @@ from trainer.run import train
         (["quantize=int8", "modules_to_save=[down_proj]"], "mlp.down_proj is quantized, and quantized weights cannot"),
         (["method=freeze", "layers=9"], "method.layers: the base has 2 layers, 9 cannot be trained"),
         (["method=freeze", "layers=0", "method.modules=[x]"], "method.modules: the base has no module 'x'"),
+        (["train_type=freeze", "freeze_module_name=layers.27."], "its layers are model.layers.0 to model.layers.1"),
+        (["train_type=freeze", "freeze_module_name=model.nrm"], "did you mean model.norm?"),
+        (["train_type=lora", "lora_module_name=query_key_value"], "its linear maps are q_proj, k_proj, v_proj, o_proj"),
     ],
 )
 def test_what_the_base_cannot_do_is_one_line(tiny_base: Path, tmp_path: Path, options: list[str], words: str) -> None:

@@ -44,6 +44,12 @@ def test_only_the_adapter_is_trainable(tiny_base: Path, tmp_path: Path, override
     assert count(apply(tmp_path, tiny_base, *overrides)[1]) == parameters
 
 
+def test_modules_to_freeze_are_named_by_the_ends_of_their_paths(tiny_base: Path, tmp_path: Path) -> None:
+    _, model = apply(tmp_path, tiny_base, "train_type=freeze", "freeze_module_name=layers.1.,norm")
+    assert model.adapter_config["modules"] == ["model.layers.1", "model.norm"]
+    assert {".".join(name.split(".")[:3]) for name in model.names} == {"model.layers.1", "model.norm.weight"}
+
+
 def test_prompts_start_as_the_embeddings_of_their_text(tiny_base: Path, tmp_path: Path) -> None:
     base, model = apply(tmp_path, tiny_base, "method=prompt", "tokens=5", "init_text=abc")
     ids = base.tokenizer("abcab", add_special_tokens=False).input_ids
