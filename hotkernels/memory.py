@@ -32,7 +32,7 @@ class LargePages:
         """The next ``nbytes`` bytes, [nbytes] uint8."""
         size = -(-nbytes // LINE) * LINE
         if size > len(self._left):
-            self._left = _mapped(max(size, self._run))
+            self._left = mapped(max(size, self._run))
         piece, self._left = self._left[:nbytes], self._left[size:]
         return piece
 
@@ -45,10 +45,13 @@ class LargePages:
         return self.copy(tensor.mT).mT if tensor.dim() > 1 and tensor.mT.is_contiguous() else tensor
 
 
-def _mapped(nbytes: int) -> Tensor:
-    """New memory, which is given back with the last tensor that shows it."""
+def mapped(nbytes: int) -> Tensor:
+    """New memory of zeros, [nbytes] uint8: large pages where there are some, none for what was not written to.
+
+    It is given back with the last tensor that shows it.
+    """
     if sys.platform != "linux":
-        return torch.empty(nbytes, dtype=torch.uint8)
+        return torch.zeros(nbytes, dtype=torch.uint8)
     pages = mmap.mmap(-1, nbytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(OSError):  # a kernel without them
         pages.madvise(mmap.MADV_HUGEPAGE)

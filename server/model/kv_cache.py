@@ -7,9 +7,7 @@ together, so that the machine's huge pages hold what is in use and little else.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -28,6 +26,7 @@ from hotkernels.attention import (
     read_cache,
     write_cache,
 )
+from hotkernels.memory import mapped
 
 
 @dataclass(frozen=True)
@@ -164,22 +163,9 @@ def _laid_out(
     for shape, dtype in kinds:
         nbytes = page * prod(shape) * dtype.itemsize
         starts.append(starts[-1] + -(-nbytes // _ALIGNED) * _ALIGNED)
-    memory = _zeros(pages * starts[-1], device)
+    nbytes = pages * starts[-1]
+    memory = mapped(nbytes) if device.type == "cpu" else torch.zeros(nbytes, dtype=torch.uint8, device=device)
     for start, (shape, dtype) in zip(starts, kinds, strict=False):
         strides = torch.empty(page, *shape, device="meta").stride()
         apart, first = starts[-1] // dtype.itemsize, start // dtype.itemsize
         yield memory.view(dtype).as_strided((pages, page, *shape), (apart, *strides), first)
-
-
-def _zeros(nbytes: int, device: torch.device) -> Tensor:
-    """Zeros. On the CPU of fresh pages, which the machine gives memory to when they are first written.
-
-    torch.zeros writes them all. Huge pages where the machine has them: reading small ones takes half as long again.
-    """
-    if device.type != "cpu":
-        return torch.zeros(nbytes, dtype=torch.uint8, device=device)
-    pages = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a kernel without them
-            pages.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(pages, dtype=torch.uint8)
