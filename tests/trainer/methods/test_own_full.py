@@ -145,7 +145,7 @@ def test_what_cannot_be_written_is_one_line_and_leaves_the_older_base(
     assert first.base is not None
     before = base_fingerprint(first.base)
     monkeypatch.setattr("trainer.files.sync", _no_space)
-    with pytest.raises(CheckpointError, match="base cannot be written: No space left on device"):
+    with pytest.raises(CheckpointError, match="base cannot be written: the disk is full"):
         train(config, overwrite=True)
     assert base_fingerprint(first.base) == before
     assert not list(first.output.glob(".base*"))
