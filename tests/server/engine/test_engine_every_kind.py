@@ -166,7 +166,7 @@ def round_base(base: Path, quantize: str, path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("quantize", ["nf4", "int8"])
+@pytest.mark.parametrize("quantize", ["nf4", pytest.param("int8", marks=pytest.mark.slow)])
 def test_mixed_over_a_quantized_base(
     toy_base: Path, toy_adapters: Mapping[str, Path], quantize: str, tmp_path: Path
 ) -> None:

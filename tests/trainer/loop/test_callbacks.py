@@ -22,7 +22,9 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-@pytest.mark.parametrize(("signum", "eval_steps"), [(signal.SIGINT, 600), (signal.SIGTERM, 1)])
+@pytest.mark.parametrize(
+    ("signum", "eval_steps"), [(signal.SIGINT, 600), pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_run_saves_itself_and_goes_on_exactly(
     tiny_base: Path, tmp_path: Path, signum: signal.Signals, eval_steps: int
 ) -> None:

@@ -12,8 +12,6 @@ from server.model.inputs import ModelInput
 from tests.server.model.seq2seq import support
 from tests.server.model.seq2seq.bench import TOLERANCE, Bench
 
-pytestmark = pytest.mark.numeric
-
 Bases = Callable[[str], Path]
 Adapters = Callable[[str], dict[str, Path]]
 
@@ -37,6 +35,7 @@ def test_every_kind_alone(bench: Bench, name: str | None) -> None:
         bench.step([row], [1])
 
 
+@pytest.mark.numeric
 def test_every_kind_in_one_batch_in_different_phases(bench: Bench) -> None:
     names = [None, *bench.adapters, None, "prefix-5", "lora-qv"]
     rows = [bench.row(name, 3 + 4 * (seed % 5), 12, seed) for seed, name in enumerate(names)]
@@ -50,6 +49,7 @@ def test_every_kind_in_one_batch_in_different_phases(bench: Bench) -> None:
     bench.step(rows, [1] * len(rows))
 
 
+@pytest.mark.numeric
 def test_a_row_does_not_depend_on_its_neighbours(bench: Bench) -> None:
     alone = bench.row("lora-r4", 10, 4, 3)
     first = bench.runner.execute(ModelInput([alone.take(1)]))[0]
