@@ -23,6 +23,7 @@ from trainer.config.yaml_text import write
 from trainer.data.data_report import check_data_set, report_text
 from trainer.data.sources import find_train_source
 from trainer.errors import DataError
+from trainer.loop.session import context_of
 from trainer.loop.trainer import total_steps
 from trainer.preference.preference_data import load_preference_data
 from trainer.preference.preference_report import check_preferences, report_lines
@@ -75,11 +76,9 @@ def _rounded(length: int) -> int:
 def room(config: TrainConfig) -> int | None:
     """Tokens that a row may have beside the method's virtual ones; None where the base names no positions."""
     try:
-        found = read_config(resolve_base(config.base), config.trust_remote_code)
-        positions = found.get_text_config().max_position_embeddings
-    except (BaseModelError, AttributeError):
+        return context_of(read_config(resolve_base(config.base), config.trust_remote_code), config)
+    except BaseModelError:
         return None
-    return int(positions) - getattr(config.method, "tokens", 0)
 
 
 def proposal(config: TrainConfig, seen: Look) -> dict[str, dict[str, Any]]:

@@ -5,15 +5,13 @@ Numbers that a launcher would fill in (``auto``), and settings of nothing but th
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.config.nested import get
-from trainer.config.proposal import Proposal
+from trainer.config.nested import Proposal, get, read_object
 from trainer.errors import ConfigError
 
 _STRATEGIES = ("ddp", "zero1", "zero2", "zero3")
@@ -70,13 +68,7 @@ def _load(path: str, folder: Path) -> Mapping[str, Any]:
         stage = re.search(r"(?:zero|z|stage)_?([1-3])", Path(path).name)
         instead = f"training.strategy: zero{stage[1]}" if stage else "training.strategy (zero1, zero2, zero3)"
         raise ConfigError(f"deepspeed: there is no file {path}; give its path, or say {instead} in its place")
-    try:
-        values = json.loads(found.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"deepspeed: {path} is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"deepspeed: {path} must be one JSON object")
-    return values
+    return read_object("deepspeed", found, "JSON object")
 
 
 def _batch(name: str, values: Mapping[str, Any], processes: int) -> Iterator[Proposal]:

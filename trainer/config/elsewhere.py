@@ -16,8 +16,7 @@ from trainer.config.aliases import ELSEWHERE, PerProcess
 from trainer.config.data import is_template_file
 from trainer.config.deepspeed_file import read_deepspeed
 from trainer.config.named_datasets import Described, Kind, axolotl_datasets, factory_datasets
-from trainer.config.nested import NOT_GIVEN, get, put
-from trainer.config.proposal import Proposal
+from trainer.config.nested import NOT_GIVEN, Proposal, get, put
 from trainer.errors import ConfigError, Refusals
 
 _log = logging.getLogger(__name__)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from trainer.config.data import HUB, MessageTags, complete_path, exists
+from trainer.config.nested import read_object
 from trainer.errors import ConfigError
 
 INFO_FILE = "dataset_info.json"
@@ -104,13 +104,7 @@ def _read_info(directory: Any, folder: Path) -> _Info:
         if directory:
             raise ConfigError(f"dataset_dir: there is no {INFO_FILE} in {directory}")
         return _Info(None, {})
-    try:
-        sets = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"dataset: {file} is not JSON: {error}") from error
-    if not isinstance(sets, dict):
-        raise ConfigError(f"dataset: {file} must be one object with a description for each name")
-    return _Info(file.parent, sets)
+    return _Info(file.parent, read_object("dataset", file, "object with a description for each name"))
 
 
 def _factory_dataset(name: str, info: _Info, kind: Kind) -> _Set:

@@ -1,11 +1,16 @@
-"""Values of a configuration as plain data, nested by the dots of their keys."""
+"""Values of a configuration as plain data, nested by the dots of their keys, and what files of others say of them."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from msgspec import UNSET
+
+from trainer.errors import ConfigError
 
 NOT_GIVEN = UNSET  # the value says nothing, as if the setting were absent
 
@@ -32,3 +37,27 @@ def get(raw: Mapping[str, Any], key: str) -> Any:
             return NOT_GIVEN
         place = place[part]
     return place
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """``value`` for our dotted ``key``, which holds unless the run says otherwise; ``said_by`` is whose it is.
+
+    What is only ``derived`` from other values contradicts nothing.
+    """
+
+    key: str
+    value: Any
+    said_by: str
+    derived: bool = False
+
+
+def read_object(said: str, file: Path, wanted: str) -> dict[str, Any]:
+    """The JSON object in ``file``, which is one ``wanted``. Raises ConfigError that begins with ``said``."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{said}: {file} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{said}: {file} must be one {wanted}")
+    return values

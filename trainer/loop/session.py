@@ -224,7 +224,7 @@ def _resolved(config: TrainConfig) -> TrainConfig:
 
 def context_of(model_config: Any, config: TrainConfig) -> int | None:
     """How many tokens the base has positions for beside the method's virtual ones; None where it does not say."""
-    positions = _positions(model_config)
+    positions: int | None = getattr(model_config.get_text_config(), "max_position_embeddings", None)
     return None if positions is None else positions - getattr(config.method, "tokens", 0)
 
 
@@ -234,12 +234,6 @@ def split_within(model_config: Any, config: TrainConfig) -> TrainConfig:
     if config.data.too_long != "split" or not _SHORTEST <= room < config.data.max_length:
         return config
     return msgspec.structs.replace(config, data=msgspec.structs.replace(config.data, max_length=room))
-
-
-def _positions(model_config: Any) -> int | None:
-    """How many tokens the base tells apart; None where its configuration does not say."""
-    positions: int | None = getattr(model_config.get_text_config(), "max_position_embeddings", None)
-    return positions
 
 
 _SHORTEST = 8  # tokens that data.max_length allows at least
@@ -252,20 +246,20 @@ def check_context(model_config: Any, config: TrainConfig, longest: int) -> None:
     row, and one with rotary positions learn what no server of it answers. Bases whose configuration names no positions
     (BLOOM, T5) take any row.
     """
-    positions = _positions(model_config)
+    context = context_of(model_config, config)
     virtual = getattr(config.method, "tokens", 0)
     answer = getattr(config.preference, "max_completion_length", 0)
-    if positions is None or longest + virtual + answer <= positions:
+    if context is None or longest + answer <= context:
         return
     beside = f" beside the method's {virtual} virtual tokens" if virtual else ""
     behind = f" and {answer} of preference.max_completion_length behind them" if answer else ""
-    room = positions - virtual - answer
+    room = context - answer
     advice = (
         f"set data.max_length to {room} at most"
         if room >= _SHORTEST
         else "lower what is beside it, or take a base with more"
     )
     raise ConfigError(
-        f"data.max_length: the longest row has {longest} tokens{beside}{behind}, and the base has {positions} "
+        f"data.max_length: the longest row has {longest} tokens{beside}{behind}, and the base has {context + virtual} "
         f"positions; {advice}"
     )
