@@ -14,7 +14,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 from typing_extensions import override
 
 from bases.architecture import has_own_code
-from bases.own_cache import CacheForm, cache_form
+from bases.own_cache import OWN_ERRORS, CacheForm, cache_form
 from trainer.base_model import Base
 from trainer.config.methods import PrefixMethod
 from trainer.errors import ConfigError, first_line
@@ -78,7 +78,7 @@ def apply_cached_prefix(base: Base, method: PrefixMethod) -> CachedPrefixModel:
         kind = Seq2SeqPrefixModel if base.is_encoder_decoder else CachedPrefixModel
         model = kind(base, method, cache_form(base.model) if has_own_code(base.model) else CacheForm(*kv_shape(base)))
         _check_effect(model)
-    except (ValueError, AttributeError, TypeError, RuntimeError, KeyError, IndexError) as error:
+    except OWN_ERRORS as error:
         raise ConfigError(f"method: prefix tuning does not fit this base: {first_line(error)}") from error
     return model
 
