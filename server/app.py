@@ -23,13 +23,16 @@ from server.api.context import Admission, ServerContext
 from server.api.middleware import RequestLog, RootPath
 from server.api.origins import Cors
 from server.api.routing import PlainPath
+from server.catalog.catalog import Catalog
+from server.catalog.database.database import Database, sqlite_url
 from server.catalog.lifecycle import AdapterLifecycle
+from server.catalog.polling import Poller
 from server.catalog.registry import Registry
 from server.catalog.store import AdapterStore
 from server.config import DEFAULT_MODEL, EngineConfig
 from server.engine.ipc.client import ClientCore
 from server.engine.ipc.process_client import ProcessEngineClient
-from server.errors import EngineStartError, ServerError
+from server.errors import CatalogUnavailableError, EngineStartError, ServerError
 from server.metrics import Metrics
 from server.settings import ServerConfig
 from server.text.template_sandbox import SandboxLimits, TemplateSandbox
@@ -65,7 +68,11 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
         max_adapters=config.metrics_adapters,
     )
     store = AdapterStore(data_dir, max_bytes=ceil(config.max_stored_gb * 1e9))
-    lifecycle = AdapterLifecycle(registry, store, engine, metrics, text, max_versions=config.max_versions)
+    database = Database(config.catalog or sqlite_url(data_dir))
+    catalog = Catalog(database, lambda: engine.info.base_fingerprint, store.place)
+    lifecycle = AdapterLifecycle(
+        registry, catalog, store, engine, observer=metrics, vocabulary=text, max_versions=config.max_versions
+    )
     engine.on_step = metrics.observe_step
     engine.on_lost = lifecycle.lost
     return ServerContext(
@@ -123,12 +130,14 @@ def create_app(context: ServerContext, on_started: OnStarted | None = None) -> F
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        starting = asyncio.create_task(_start(context, on_started))
+        poller = Poller(context.lifecycle)
+        starting = asyncio.create_task(_start(context, poller, on_started))
         try:
             yield
         finally:
             starting.cancel()
             await asyncio.wait([starting])
+            await poller.close()
             await context.lifecycle.close()
             await context.engine.close()
             context.text.close()
@@ -165,20 +174,35 @@ def _body_rule(context: ServerContext) -> Callable[[str, str], BodyRule]:
     return rule
 
 
-async def _start(context: ServerContext, on_started: OnStarted | None) -> None:
-    """Start the engine and load the configured adapters, then accept requests."""
+async def _start(context: ServerContext, poller: Poller, on_started: OnStarted | None) -> None:
+    """Start the engine, load what the catalog knows and the configured adapters, then accept requests."""
     failure = None
     try:
+        await asyncio.to_thread(_prepare_catalog, context)
         await context.engine.start()
         context.metrics.set_info(context.version, context.engine.info)
+        await poller.restore()
         for name, path in context.config.adapter:
             await _load(context, name, Path(path).expanduser())
+        poller.start()
         context.admission.open()
+    except CatalogUnavailableError as error:
+        failure = EngineStartError(str(error))
+        log.error("cannot start: %s", error)
     except EngineStartError as error:
         failure = error
         log.error("cannot start: %s", error)
     if on_started is not None:
         on_started(failure)
+
+
+def _prepare_catalog(context: ServerContext) -> None:
+    """Before the base is loaded for minutes. Raises EngineStartError."""
+    database = context.lifecycle.catalog.database
+    try:
+        database.migrate()
+    except CatalogUnavailableError as error:
+        raise EngineStartError(f"the catalog {database.shown} cannot be used: {error.__cause__}") from error
 
 
 async def _load(context: ServerContext, name: str, path: Path) -> None:

@@ -7,6 +7,7 @@ ServerError
 ├── QueueFullError           too many requests at once               429
 ├── EngineUnavailableError   starting, restarting or draining        503
 ├── AdapterFailedError       a version cannot be loaded again        503
+├── CatalogUnavailableError  its database does not answer            503
 ├── StoreError               packages cannot be kept on the disk     503
 │   └── StoreFullError       there is no room on it                  507
 ├── BudgetError              more than the operator allows           507
@@ -51,6 +52,12 @@ class AdapterFailedError(ServerError, AdapterError):
     """What is stored of a version, which was accepted once, cannot be loaded; the message has the reason."""
 
     code = "adapter_failed"
+
+
+class CatalogUnavailableError(ServerError):
+    """What is served cannot be changed, nor asked for in the database; what is loaded is served on."""
+
+    code = "catalog_unavailable"
 
 
 class StoreError(ServerError):

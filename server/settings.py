@@ -215,7 +215,10 @@ class ServerConfig(BaseModel):
     ] = 32
     max_stored_gb: Annotated[Amount, Flag(LIMITS, "adapter packages kept in --data-dir; 0: what fits", "GB")] = 64.0
     data_dir: Annotated[
-        str, Flag(LIMITS, "where adapter packages are kept (default: a temporary directory)", "DIR")
+        str, Flag(LIMITS, "where adapters are kept (default: hotswap's directory among the user's data)", "DIR")
+    ] = ""
+    catalog: Annotated[
+        str, Flag(LIMITS, "database of names and versions (default: a SQLite file in --data-dir)", "URL")
     ] = ""
     log_level: Annotated[Level, Flag(LIMITS, "debug, info, warning or error", "LEVEL")] = "info"
     _engine: EngineConfig = PrivateAttr()

@@ -17,6 +17,7 @@ from server.api.validation import first_fault, json_fault, sentence
 from server.errors import (
     AdapterFailedError,
     BudgetError,
+    CatalogUnavailableError,
     ConflictError,
     EngineUnavailableError,
     InvalidRequestError,
@@ -91,6 +92,8 @@ def to_api_error(error: Exception) -> ApiError:
             status = 507 if isinstance(error, (StoreFullError, BudgetError)) else 503
             headers = {"x-should-retry": "false"}  # it takes an operator
             return ApiError(status, str(error), type="server_error", code=error.code, headers=headers)
+        case CatalogUnavailableError():
+            return retry_later(503, str(error), code=error.code)
         case EngineUnavailableError():
             return retry_later(503, str(error), code="engine_unavailable")
         case GenerationError():

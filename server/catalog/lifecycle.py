@@ -9,25 +9,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 from weakref import WeakValueDictionary
 
 from adapters.errors import AdapterError
 from server.adapter_key import AdapterKey
+from server.catalog.catalog import Catalog, Leftover
 from server.catalog.content import AnyVocabulary, Content, ContentReader, Vocabulary, is_sound
 from server.catalog.draining import Background, Draining
+from server.catalog.events import Event
+from server.catalog.following import Following
 from server.catalog.observer import Action, LifecycleObserver
 from server.catalog.registry import Registry
 from server.catalog.removal import Removal
 from server.catalog.store import AdapterStore, disk_errors
-from server.catalog.versions import AdapterVersion, VersionState
+from server.catalog.versions import AdapterVersion, VersionHistory, VersionState
 from server.engine.ipc.client import EngineClient
-from server.errors import AdapterFailedError, BudgetError, ConflictError, InvalidRequestError, StoreError
+from server.engine.messages import AdapterLoaded
+from server.errors import BudgetError, ConflictError, InvalidRequestError, StoreError, UnknownModelError
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 Uploaded = Literal["load", "replace", "candidate", "restore", "unchanged"]
 
 
@@ -65,28 +71,27 @@ class AdapterLifecycle:
     def __init__(
         self,
         registry: Registry,
+        catalog: Catalog,
         store: AdapterStore,
         engine: EngineClient,
+        *,
         observer: LifecycleObserver | None = None,
         vocabulary: Vocabulary | None = None,
-        *,
         max_versions: int = 0,
     ) -> None:
         self.registry = registry
+        self.catalog = catalog
         self.store = store
         self._engine = engine
         self._observer = observer or LifecycleObserver()
         self._reader = ContentReader(engine, vocabulary or AnyVocabulary())
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._background = Background()
-        self._draining = Draining(registry, engine, self._background)
         self._max_versions = max_versions
-        self._removal = Removal(registry, store, self._draining, self._background)
-        if (found := store.found).count:
-            logger.warning(
-                "packages of an earlier server: %d (%d bytes) in %s; they are kept, and not served",
-                found.count, found.nbytes, found.folder,
-            )  # fmt: skip
+        draining = Draining(registry, engine, self._background)
+        self._draining = draining
+        self._removal = Removal(registry, store, catalog, draining, self._background)
+        self._following = Following(registry, engine, draining, self._removal, self._observer)
 
     async def install(
         self, name: str, package: Path, *, activate: bool = True, allow_noop: bool = False
@@ -154,6 +159,14 @@ class AdapterLifecycle:
         """A restarted engine could not load ``key``: it has failed, until it is uploaded or activated again."""
         self.registry.failed(key, reason)
 
+    async def follow(self, name: str, history: VersionHistory) -> None:
+        """Let what the catalog says of ``name`` take effect here, unless that has been done."""
+        await self._background.to_the_end(self._follow(name, history))
+
+    async def sweep(self, leftover: Leftover) -> None:
+        """Delete what a change left behind that nobody ends. Raises StoreError, or CatalogUnavailableError."""
+        await self._background.to_the_end(self._removal.sweep(leftover))
+
     async def settle(self) -> None:
         """Wait until everything under way has ended: installs, drains, deletions."""
         await self._background.settle()
@@ -169,7 +182,7 @@ class AdapterLifecycle:
             self.registry.check_new_name(name)
             with disk_errors():
                 content = await asyncio.to_thread(self._reader.read, package)
-            async with self._lock(name):
+            async with self._changing(name):
                 same = self._same_content(name, content, activate=activate)
                 if activate and not replace:
                     self._check_free(name, content)
@@ -214,42 +227,50 @@ class AdapterLifecycle:
         if restored:
             same = await self._restore(same, package)
         if activate and self.registry.state(same.key) is not VersionState.LIVE:
-            activation = self._switch(same, "replace") if failed else await self._make_live(same, "replace")
-            return Upload(same, "replace" if activation.replaced else "load", VersionState.LIVE)
+            activation = await self._make_live(same, "replace")
+            return Upload(activation.version, "replace" if activation.replaced else "load", VersionState.LIVE)
         return Upload(same, "restore" if restored else "unchanged", self.registry.state(same.key))
 
     async def _restore(self, version: AdapterVersion, package: Path) -> AdapterVersion:
         """Give a version the files of ``package``, whose content is its own, and make it resident if it is not."""
-        failed = self.registry.state(version.key) is VersionState.FAILED
-        if await self._draining.cancel(version.key):
-            self.registry.drained(version.key)
-        path = await asyncio.to_thread(self.store.adopt, package)
+        key, failed = version.key, self.registry.state(version.key) is VersionState.FAILED
+        if await self._draining.cancel(key):
+            self.registry.drained(key)
+        arriving = await asyncio.to_thread(self.catalog.reserve_package, key)
         try:
-            loaded = await self._engine.load_adapter(version.key, path, allow_noop=True)  # accepted before
+            path = await asyncio.to_thread(self.store.adopt, package, arriving)
+            loaded = await self._engine.load_adapter(key, path, allow_noop=True)  # accepted before
         except BaseException:
-            await self._removal.return_files(version.key, path)
+            await self._removal.return_files(key, arriving)
             raise
+        restored = replace(version, path=path)
+        event = Event("restore", key.version)
+        _, history = await self._change(
+            key.name, lambda history: history.move(restored), event, arriving=(key, arriving)
+        )
+        await self._following.follow(key.name, history, resident=key)
+        self.registry.healed(key)
         if failed:
             self._observer.adapter_loaded(loaded)
-        restored = replace(version, path=path)
-        self.registry.healed(restored)
-        await self._removal.delete_files(version.key, version.path)
-        logger.info("adapter %s has its files again", version.key)
+        await self._removal.delete_files(key, version.path)
+        logger.info("adapter %s has its files again", key)
         return restored
 
     async def _add(self, name: str, content: Content, *, activate: bool, allow_noop: bool) -> Upload:
         info = content.info
-        key = self.registry.reserve(name, info.digest, candidate=not activate)
-        path: Path | None = None
-        try:
-            path = await asyncio.to_thread(self.store.adopt, info.path)
-            loaded = await self._engine.load_adapter(key, path, allow_noop=allow_noop)
-        except BaseException:
-            self.registry.release(key)
-            if path is not None:
-                await self._removal.return_files(key, path)
-            raise
-        version = AdapterVersion(
+        with nullcontext() if activate else self.registry.room(name):
+            key, package = await asyncio.to_thread(self.catalog.reserve, name, info.digest)
+            try:
+                path = await asyncio.to_thread(self.store.adopt, info.path, package)
+                loaded = await self._engine.load_adapter(key, path, allow_noop=allow_noop)
+            except BaseException:
+                await self._removal.return_files(key, package)
+                raise
+            version = self._version(key, path, content, loaded)
+            return await self._keep(version, loaded, activate=activate)
+
+    def _version(self, key: AdapterKey, path: Path, content: Content, loaded: AdapterLoaded) -> AdapterVersion:
+        return AdapterVersion(
             key=key,
             path=path,
             kind=loaded.kind,
@@ -259,100 +280,87 @@ class AdapterLifecycle:
             tokens=content.tokens,
             chat=content.chat,
             created=time.time(),
-            manifest=info.manifest,
+            manifest=content.info.manifest,
             warnings=(*loaded.warnings, *self._reader.warnings(content, loaded.token_ids)),
         )
+
+    async def _keep(self, version: AdapterVersion, loaded: AdapterLoaded, *, activate: bool) -> Upload:
+        """Write down a version that is resident by now, and delete the oldest that nobody uses for it."""
+        key = version.key
+
+        def add(history: VersionHistory) -> tuple[AdapterVersion | None, list[AdapterVersion]]:
+            replaced = history.add(version, candidate=not activate)
+            most, used = self._max_versions, self.registry.in_use(key.name)
+            evicted = history.superfluous(most, used) if most else []
+            for old in evicted:
+                history.forget(old.key.version)
+            return replaced, evicted
+
+        event = Event("upload", key.version, {"digest": key.digest, "candidate": not activate})
+        (replaced, evicted), history = await self._change(key.name, add, event, arriving=(key, version.path.name))
         self._observer.adapter_loaded(loaded)
-        replaced = self.registry.commit(version)
-        if activate:
-            self._went_live(version, replaced, "replace")
-        else:
+        await self._following.follow(key.name, history, action="replace", resident=key, ours=evicted)
+        for old in evicted:
+            logger.info("adapter %s deleted: there are more than %d versions", old.key, self._max_versions)
+        if not activate:
             logger.info("adapter %s waits as a candidate", key)
         action: Uploaded = "candidate" if not activate else "replace" if replaced else "load"
-        return Upload(version, action, self.registry.state(key), self._evict(name))
-
-    def _evict(self, name: str) -> tuple[AdapterVersion, ...]:
-        """Delete the oldest versions of ``name`` that nobody uses, beyond those that are to be kept."""
-        if not self._max_versions:
-            return ()
-        evicted = self.registry.superfluous(name, self._max_versions)
-        for version in evicted:
-            self.registry.forget_version(version.key)
-            logger.info("adapter %s deleted: there are more than %d versions", version.key, self._max_versions)
-            self._end(version, force=False)
-        return tuple(evicted)
+        return Upload(version, action, self.registry.state(key), tuple(evicted))
 
     # ---- activating ----
 
     async def _activate(self, name: str, number: int, expected_live: int | None) -> Activation:
-        async with self._lock(name):
+        async with self._changing(name):
             version = self.registry.version(name, number)
-            self._check_expected(name, expected_live, target=number)
-            return await self._make_live(version, "activate")
+            self._check_expected(name, self.registry.live_number(name), expected_live, target=number)
+            return await self._make_live(version, "activate", expected_live)
 
     async def _rollback(self, name: str, number: int | None, expected_live: int | None) -> Activation:
-        async with self._lock(name):
+        async with self._changing(name):
             self.registry.live(name)  # or there is nothing to go back from
             version = None if number is None else self.registry.version(name, number)
             if version is not None and self.registry.is_candidate(version.key):
                 raise InvalidRequestError(
                     f"{version.key} has never been live; to activate it send PATCH /v1/adapters/{name}", param="version"
                 )
-            self._check_expected(name, expected_live, target=number)
-            return await self._make_live(version or self.registry.before(name), "rollback")
+            self._check_expected(name, self.registry.live_number(name), expected_live, target=number)
+            return await self._make_live(version or self.registry.before(name), "rollback", expected_live)
 
-    async def _make_live(self, version: AdapterVersion, action: Action) -> Activation:
+    async def _make_live(self, version: AdapterVersion, action: Action, expected_live: int | None = None) -> Activation:
         """Let its name serve a version that is kept; with the action ``rollback``, undo what came after it."""
-        if self.registry.state(version.key) is VersionState.LIVE:
+        key = version.key
+        if self.registry.state(key) is VersionState.LIVE:
             return Activation(version, changed=False)
-        await self._make_resident(version)
-        if self.registry.live_number(version.key.name) == version.key.version:  # it had failed
-            logger.info("adapter %s is served again", version.key)
+        await self._following.make_resident(version)
+        if self.registry.live_number(key.name) == key.version:  # it had failed
+            logger.info("adapter %s is served again", key)
             return Activation(version)
-        return self._switch(version, action)
 
-    def _switch(self, version: AdapterVersion, action: Action) -> Activation:
-        """Let its name mean a version that is resident."""
-        replaced = self.registry.activate(version.key, back=action == "rollback")
-        self._went_live(version, replaced, action)
+        def switch(history: VersionHistory) -> AdapterVersion | None:
+            self._check_expected(key.name, history.live, expected_live)
+            if history.get(key.version) is None:
+                raise UnknownModelError(f"{key} was deleted meanwhile")
+            return history.roll_back(key.version) if action == "rollback" else history.activate(key.version)
+
+        try:
+            replaced, history = await self._change(key.name, switch, Event(action, key.version))
+        except BaseException:
+            if not self.registry.serves(key):
+                self._draining.begin(key)
+            raise
+        await self._following.follow(key.name, history, action=action, resident=key)
         return Activation(version, replaced)
 
-    async def _make_resident(self, version: AdapterVersion) -> None:
-        """Load a version, unless it is draining and can be kept. Raises AdapterFailedError, also by then."""
-        key, state = version.key, self.registry.state(version.key)
-        if await self._draining.cancel(key):
-            if state is not VersionState.FAILED:
-                return
-            self.registry.drained(key)  # it is not there: the engine has been another since
-        try:
-            loaded = await self._engine.load_adapter(key, version.path, allow_noop=True)  # accepted before
-        except AdapterError as error:
-            self.registry.failed(key, str(error))
-            raise AdapterFailedError(
-                f"{key} cannot be loaded: {error}. Upload it again, or activate it once its files are mended"
-            ) from error
-        self.registry.healed(version)
-        if state is not VersionState.CANDIDATE:  # which was only asked whether it is resident still
-            self._observer.adapter_loaded(loaded)
+    def _check_expected(self, name: str, live: int | None, expected: int | None, *, target: int | None = None) -> None:
+        """Raise ConflictError unless ``name``, which serves ``live``, serves what is ``expected``.
 
-    def _went_live(self, version: AdapterVersion, replaced: AdapterVersion | None, action: Action) -> None:
-        """Tell of it, and let the replaced version go in the background."""
-        logger.info("adapter %s in service, before it: %s", version.key, replaced.key if replaced else None)
-        self._observer.name_changed("load" if replaced is None else action)
-        if replaced is not None:
-            self._observer.retire(replaced.key)
-            self._draining.begin(replaced.key)
-
-    def _check_expected(self, name: str, expected_live: int | None, *, target: int | None = None) -> None:
-        """Raise ConflictError unless ``name`` serves ``expected_live`` (0: nothing; None: whatever it is).
-
-        A ``target`` that it serves already is fine too: the call was repeated.
+        0: nothing; None: whatever it is. A ``target`` that it serves already is fine too: the call was repeated.
         """
-        live = self.registry.live_number(name) or 0
-        if expected_live in (None, live) or (live and live == target):
+        live = live or 0
+        if expected in (None, live) or (live and live == target):
             return
         serves = f"{name!r} serves version {live}" if live else f"{name!r} serves no version"
-        wanted = f"not {expected_live}" if expected_live else "and was expected to serve none"
+        wanted = f"not {expected}" if expected else "and was expected to serve none"
         raise ConflictError(
             f"{serves}, {wanted}: it was changed meanwhile. Look at GET /v1/adapters/{name} before you decide again",
             param="expected_live",
@@ -362,49 +370,82 @@ class AdapterLifecycle:
     # ---- removing ----
 
     async def _remove(self, name: str, force: bool) -> list[AdapterVersion]:
-        async with self._lock(name):
+        async with self._changing(name):
             leaving = self.registry.leaving(name) if force else []
             versions: list[AdapterVersion] = []
+            ends: list[asyncio.Task[None]] = []
             if name in self.registry.known_names() or not leaving:
-                served = self.registry.live_number(name) is not None
-                versions = self.registry.remove(name)
-                if served:
-                    self._observer.name_changed("remove")
+                self.registry.versions(name)  # or there is nothing to remove
+                mode = {"mode": "force" if force else "drain"}
+                versions, history = await self._change(
+                    name, lambda history: history.remove(), Event("remove", None, mode)
+                )
+                ends = await self._following.follow(name, history, action="remove", ours=versions, force=force)
             logger.info("adapter %s removed, %s", name, "by force" if force else "draining")
-            ends = [self._end(version, force) for version in versions]
         if force:
             await asyncio.gather(*ends, *(self._removal.hasten(version) for version in leaving))
         return leaving + versions
 
     async def _remove_version(self, name: str, number: int, force: bool) -> AdapterVersion:
-        async with self._lock(name):
+        async with self._changing(name):
             leaving = self.registry.leaving(name) if force else []
             version = next((v for v in leaving if v.key.version == number), None)
             if version is not None:
                 await self._removal.hasten(version)
                 return version
-            version = self._forget(name, number)
-            logger.info("adapter %s removed, %s", version.key, "by force" if force else "draining")
-            end = self._end(version, force)
+            self.registry.version(name, number)
+
+            def forget(history: VersionHistory) -> AdapterVersion:
+                if history.live == number:
+                    raise ConflictError(
+                        f"{name}@{number} is being served; activate another version first, or delete the whole adapter",
+                        code="version_is_live",
+                    )
+                if history.get(number) is None:
+                    raise UnknownModelError(f"{name}@{number} was deleted meanwhile")
+                return history.forget(number)
+
+            forgotten, history = await self._change(name, forget, Event("remove_version", number))
+            ends = await self._following.follow(name, history, ours=[forgotten], force=force)
+            logger.info("adapter %s removed, %s", forgotten.key, "by force" if force else "draining")
         if force:
-            await end
-        return version
+            await asyncio.gather(*ends)
+        return forgotten
 
-    def _forget(self, name: str, number: int) -> AdapterVersion:
-        """Take a version out of the registry. Raises UnknownModelError, or ConflictError for the live one."""
-        version = self.registry.version(name, number)
-        if self.registry.live_number(name) == number:
-            raise ConflictError(
-                f"{version.key} is being served; activate another version first, or delete the whole adapter",
-                code="version_is_live",
-            )
-        self.registry.forget_version(version.key)
-        return version
+    # ---- inside ----
 
-    def _end(self, version: AdapterVersion, force: bool) -> asyncio.Task[None]:
-        """Unload a version that the registry has let go, and delete its files."""
-        self._observer.retire(version.key)
-        return self._removal.begin(version, force=force)
+    @asynccontextmanager
+    async def _changing(self, name: str) -> AsyncIterator[None]:
+        """One change of a name at a time, on what the catalog has of it now: another server may have changed it."""
+        async with self._lock(name):
+            history = await asyncio.to_thread(self.catalog.read, name)
+            if not self._following.is_known(name, history):
+                await self._following.follow(name, history)
+            yield
+
+    async def _follow(self, name: str, history: VersionHistory) -> None:
+        async with self._lock(name):
+            if not self._following.is_known(name, history):
+                await self._following.follow(name, history)
+
+    async def _change(
+        self,
+        name: str,
+        mutate: Callable[[VersionHistory], T],
+        event: Event,
+        *,
+        arriving: tuple[AdapterKey, str] | None = None,
+    ) -> tuple[T, VersionHistory]:
+        """Change what is durable of a name. An ``arriving`` version and its package are given up if that fails."""
+        try:
+            return await asyncio.to_thread(self.catalog.change, name, mutate, event)
+        except BaseException:
+            if arriving is not None:
+                key, package = arriving
+                self.catalog.abandon(package)
+                if not self.registry.knows(key):
+                    await self._engine.unload_adapter(key, force=True)
+            raise
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())

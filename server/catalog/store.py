@@ -95,6 +95,10 @@ class AdapterStore:
         """Let another store have ``root``."""
         self._lock.release()
 
+    def place(self, package: str) -> Path:
+        """Where the files of the package of that id are."""
+        return self._packages / package
+
     @property
     def found(self) -> Found:
         """What an earlier server left and nobody has uploaded again."""
@@ -132,16 +136,16 @@ class AdapterStore:
         shutil.rmtree(self._quarantine / path.relative_to(self._quarantine).parts[0], ignore_errors=True)
 
     @disk_errors()
-    def adopt(self, package: Path) -> Path:
+    def adopt(self, package: Path, name: str | None = None) -> Path:
         """Move a package from quarantine to its place, durably; returns the place. All or nothing.
 
-        Files that an earlier server left are used again when they are the same, byte for byte: what is uploaded after
-        every start does not pile up. Raises BudgetError as well.
+        Its id, the last part of the place, is ``name`` or drawn. Raises BudgetError as well.
         """
         assert package.is_relative_to(self._quarantine), f"{package} is not in quarantine"
-        target = self._packages / secrets.token_hex(16)
+        target = self.place(name or secrets.token_hex(16))
         with self._changing:
-            if (twin := next((path for path in self._unclaimed if _same_files(path, package)), None)) is not None:
+            left = self._unclaimed if name is None else ()
+            if (twin := next((path for path in left if _same_files(path, package)), None)) is not None:
                 self._unclaimed.remove(twin)
                 return twin
             self._check_budget(nbytes := _size(package))
