@@ -159,6 +159,13 @@ class AdapterLifecycle:
         """A restarted engine could not load ``key``: it has failed, until it is uploaded or activated again."""
         self.registry.failed(key, reason)
 
+    async def change(self, name: str, mutate: Callable[[VersionHistory], T], event: Event) -> T:
+        """Change what is durable of a name, and let it take effect. ``mutate`` may be called in any thread.
+
+        Raises what ``mutate`` raises, or CatalogUnavailableError; everything is as before then.
+        """
+        return await self._background.to_the_end(self._change_and_follow(name, mutate, event))
+
     async def follow(self, name: str, history: VersionHistory) -> None:
         """Let what the catalog says of ``name`` take effect here, unless that has been done."""
         await self._background.to_the_end(self._follow(name, history))
@@ -422,6 +429,12 @@ class AdapterLifecycle:
             if not self._following.is_known(name, history):
                 await self._following.follow(name, history)
             yield
+
+    async def _change_and_follow(self, name: str, mutate: Callable[[VersionHistory], T], event: Event) -> T:
+        async with self._changing(name):
+            result, history = await self._change(name, mutate, event)
+            await self._following.follow(name, history)
+            return result
 
     async def _follow(self, name: str, history: VersionHistory) -> None:
         async with self._lock(name):
