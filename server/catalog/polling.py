@@ -15,6 +15,7 @@ from server.errors import CatalogUnavailableError, ServerError
 logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.5
 DEAD_SECONDS = 30.0  # a server that has not said for so long that it lives is gone
+_BEATS = 4  # in that time: each is a write to the disk
 
 
 class Poller:
@@ -31,6 +32,7 @@ class Poller:
         self._every = every
         self._dead_after = dead_after
         self._revision = -1
+        self._next_beat = 0.0
         self._beats: dict[str, tuple[int, float]] = {}  # of each server: the last count, and since when
         self._task: asyncio.Task[None] | None = None
         self._following: set[asyncio.Task[None]] = set()
@@ -67,7 +69,9 @@ class Poller:
             self._following.add(task)
             task.add_done_callback(self._following.discard)
         self._revision = names.revision
-        await self._sweep()
+        if time.monotonic() >= self._next_beat:
+            self._next_beat = time.monotonic() + self._dead_after / _BEATS
+            await self._sweep()
 
     async def _run(self) -> None:
         while True:

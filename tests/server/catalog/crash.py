@@ -15,7 +15,7 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from server.catalog.polling import Poller
 from server.catalog.registry import Registry
 from server.catalog.store import AdapterStore
 from server.engine.ipc.client import EngineClient
-from server.engine.messages import AdapterLoaded
+from server.engine.messages import AdapterLoaded, EngineInfo, EngineRequest, EngineStats, RequestOutput
 
 Change = Callable[[AdapterLifecycle], Awaitable[object]]
 _STEPS = {"os.rename", "os.mkdir", "os.rmdir", "os.remove", "shutil.rmtree", "shutil.copyfile"}
@@ -41,7 +41,24 @@ _STEPS = {"os.rename", "os.mkdir", "os.rmdir", "os.remove", "shutil.rmtree", "sh
 class Everything(EngineClient):
     """An engine that takes every package."""
 
-    ready = False
+    @property
+    @override
+    def ready(self) -> bool:
+        return False
+
+    @property
+    @override
+    def info(self) -> EngineInfo:
+        raise NotImplementedError
+
+    @property
+    @override
+    def stats(self) -> EngineStats:
+        raise NotImplementedError
+
+    @override
+    def submit(self, request: EngineRequest, on_end: Callable[[], None] = print) -> AsyncIterator[RequestOutput]:
+        raise NotImplementedError
 
     @override
     async def start(self) -> None:
