@@ -2,7 +2,8 @@
 
 ServerError
 ├── InvalidRequestError      the client's mistake                    400
-│   └── ConflictError        not as things stand                     409
+│   ├── ConflictError        not as things stand                     409
+│   └── PreconditionFailedError  not as the headers ask for           412
 ├── UnknownModelError        no such base, adapter or version        404
 ├── QueueFullError           too many requests at once               429
 ├── EngineUnavailableError   starting, restarting or draining        503
@@ -34,6 +35,14 @@ class InvalidRequestError(ServerError):
 
 class ConflictError(InvalidRequestError):
     """The request is sound, but not as things stand: something else has to change first."""
+
+
+class PreconditionFailedError(InvalidRequestError):
+    """If-Match or If-None-Match does not hold. ``etag`` is of what is there now, None where there is nothing."""
+
+    def __init__(self, message: str, *, param: str, etag: str | None) -> None:
+        super().__init__(message, param=param, code="precondition_failed")
+        self.etag = etag
 
 
 class UnknownModelError(ServerError):

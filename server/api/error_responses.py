@@ -21,6 +21,7 @@ from server.errors import (
     ConflictError,
     EngineUnavailableError,
     InvalidRequestError,
+    PreconditionFailedError,
     QueueFullError,
     ServerError,
     StoreError,
@@ -82,6 +83,9 @@ def to_api_error(error: Exception) -> ApiError:
         case ConflictError():
             headers = {"x-should-retry": "false"}
             return ApiError(409, str(error), param=error.param, code=error.code, headers=headers)
+        case PreconditionFailedError():
+            headers = {"x-should-retry": "false", **({"ETag": error.etag} if error.etag else {})}
+            return ApiError(412, str(error), param=error.param, code=error.code, headers=headers)
         case InvalidRequestError():
             return ApiError(400, str(error), param=error.param, code=error.code)
         case UnknownModelError():

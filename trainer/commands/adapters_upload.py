@@ -48,18 +48,14 @@ def _upload(client: AdminClient, args: argparse.Namespace) -> Done:
         return Done(version.answer, _words(version), version.warnings)
     if version.state == "live":
         return Done(version.answer, f"{_words(version)}: it needs no canary", version.warnings)
-    return _with_share(client, version, args.canary)
+    return with_share(client, version, args.canary)
 
 
 def _sent(client: AdminClient, args: argparse.Namespace) -> ServedVersion:
-    from adapters.names import check_name
-    from adapters.package.reading import read_package
     from trainer.progress import show_upload
-    from trainer.serving.upload import found_package, upload
+    from trainer.serving.upload import checked_package, upload
 
-    check_name(args.name)
-    with found_package(Path(args.path)) as package:
-        read_package(package)
+    with checked_package(Path(args.path), args.name) as package:
         return upload(
             client,
             package,
@@ -94,11 +90,10 @@ def _is_candidate(args: argparse.Namespace) -> bool:
     return bool(args.candidate) or args.canary is not None
 
 
-def _with_share(client: AdminClient, version: ServedVersion, weight: float) -> Done:
+def with_share(client: AdminClient, version: ServedVersion, weight: float) -> Done:
+    """Let a candidate that was uploaded answer a share of the requests. Raises PublishError, which says where it is."""
     try:
-        answer = client.change(
-            version.name, {"canary": {"version": version.version, "weight": weight}}, "to make it a canary"
-        )
+        answer = client.canary(version.name, version.version, weight)
     except PublishError as error:
         raise PublishError(f"{version} was uploaded and waits as a candidate, but {error}") from error
     text = f"{version} gets {percent(weight)} of the requests to {version.name}  digest {version.digest}"

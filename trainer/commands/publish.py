@@ -1,6 +1,6 @@
 """``hotswap publish``.
 
-Exit codes: 0 live, 1 one of our errors, 2 wrong usage, 3 a gate refused, 130 interrupted.
+Exit codes: 0 live, or a canary as was asked, 1 one of our errors, 2 wrong usage, 3 a gate refused, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainer.commands.adapters_upload import with_share
+from trainer.commands.adapters_verbs import share_argument
 from trainer.commands.common import end_on_sigterm, guarded
 from trainer.commands.server_options import add_server_options, admin_client, admin_key
 
@@ -64,6 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--as", required=True, dest="name", metavar="NAME", help="the name that requests will use")
     parser.add_argument("--replace", action="store_true", help="replace the adapter of this name; no request fails")
+    parser.add_argument(
+        "--canary", type=share_argument, metavar="SHARE", help="only for a share of the requests to the name, like 5%%"
+    )
     parser.add_argument("--allow-noop", action="store_true", help="publish it even if it answers as the base does")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     add_server_options(parser)
@@ -90,21 +95,23 @@ def _parser() -> argparse.ArgumentParser:
 
 def _publish(args: argparse.Namespace) -> int:
     from trainer.progress import show_upload
-    from trainer.serving.upload import found_package
-    from trainer.serving.upload import publish as upload
+    from trainer.serving.upload import checked_package, upload
 
-    with found_package(args.directory) as package:
+    with checked_package(args.directory, args.name) as package, admin_client(args) as client:
         published = upload(
+            client,
             package,
-            args.server,
             args.name,
-            replace=args.replace,
+            replace=args.replace and args.canary is None,
+            activate=args.canary is None,
             allow_noop=args.allow_noop,
-            admin_key=admin_key(args),
-            timeout=args.timeout,
             progress=None if args.quiet else show_upload,
         )
-    print(f"published {published.name} version {published.version}  digest {published.digest}")
+        if args.canary is not None and published.state != "live":
+            done = with_share(client, published, args.canary)
+            print(done.text)
+        else:
+            print(f"published {published.name} version {published.version}  digest {published.digest}")
     for warning in published.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return 0
@@ -134,6 +141,7 @@ def _publish_through_gates(args: argparse.Namespace, package: Path) -> int:
         metrics=rows.metrics,
         confident=args.confident,
         keep_candidate=args.keep_candidate,
+        canary=args.canary,
         allow_noop=args.allow_noop,
         api_key=args.api_key or admin_key(args),
         max_tokens=args.max_tokens,
@@ -149,7 +157,7 @@ def _publish_through_gates(args: argparse.Namespace, package: Path) -> int:
     print("\n".join(report.lines()))
     if args.report:
         write_report(report, args.report)
-    return 0 if report.is_live else EXIT_REFUSED
+    return 0 if report.is_served else EXIT_REFUSED
 
 
 def _rows(args: argparse.Namespace, package: Path) -> EvaluationRows:

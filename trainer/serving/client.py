@@ -310,6 +310,19 @@ class AdminClient(_Client):
         fields = _given({"version": version, "expected_live": expected_live})
         return self._version(self.act(name, "rollback", fields, "to roll back", if_match=if_match))
 
+    def canary(
+        self,
+        name: str,
+        version: int,
+        weight: float,
+        *,
+        expected_live: int | None = None,
+        if_match: str | None = None,
+    ) -> dict[str, Any]:
+        """Let ``version`` answer a share of the requests to ``name``: ``weight``, 0 to 1."""
+        fields = {"canary": {"version": version, "weight": weight}, **_given({"expected_live": expected_live})}
+        return self.change(name, fields, "to make it a canary", if_match=if_match)
+
     def change(
         self, name: str, fields: Mapping[str, Any], what: str = "the change", *, if_match: str | None = None
     ) -> dict[str, Any]:

@@ -88,6 +88,15 @@ def found_package(path: Path) -> Iterator[Path]:
         raise PackageError(f"{path} is neither a package's directory nor an archive of one")
 
 
+@contextmanager
+def checked_package(path: Path, name: str) -> Iterator[Path]:
+    """As ``found_package``, the package having been read and found sound, and ``name`` one that it can have."""
+    check_name(name)
+    with found_package(path) as package:
+        read_package(package)
+        yield package
+
+
 class _Counted:
     """A file that tells how much of it was read."""
 
