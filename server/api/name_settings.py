@@ -26,15 +26,17 @@ Seconds = Annotated[float, Field(ge=0, le=1e9)]
 
 
 class StrictWire(Wire):
-    """A body whose fields are all known: what is misspelt would look as if it were done."""
+    """A body that refuses what is misspelt, which would look as if it were done, and of what it does not know
+    all that does not stand beside a ``version``: clients of older servers send more with one."""
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown(cls, data: Any) -> Any:
-        known = [*cls.model_fields, *cls.unsupported]
         for name in data if isinstance(data, dict) else ():
-            if name not in known:
-                near = get_close_matches(name[:_MAX_SHOWN], cls.model_fields, n=1)
+            if name in cls.model_fields or name in cls.unsupported:
+                continue
+            near = get_close_matches(name[:_MAX_SHOWN], cls.model_fields, n=1)
+            if near or "version" not in data:
                 meant = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(cls.model_fields)}"
                 raise ValueError(f"`{name[:_MAX_SHOWN]}` is not known here; {meant}")
         return data

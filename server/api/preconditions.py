@@ -27,9 +27,9 @@ async def read_guard(request: Request) -> Guard:
 GuardDep = Annotated[Guard, Depends(read_guard)]
 
 
-def etag_header(etag: str | None) -> dict[str, str]:
-    """The header of an answer about what has that tag."""
-    return {} if etag is None else {"ETag": etag}
+def etag_of(state: NameState | None) -> dict[str, str]:
+    """The header of an answer about a name that is so; none for None."""
+    return {} if state is None else {"ETag": state.etag}
 
 
 def unmodified(guard: Guard, state: NameState) -> Response | None:
@@ -40,7 +40,7 @@ def unmodified(guard: Guard, state: NameState) -> Response | None:
     Guard(if_match=guard.if_match).check_tags(state)
     if guard.if_none_match is None or not matches_weakly(guard.if_none_match, state):
         return None
-    return Response(status_code=304, headers=etag_header(state.etag))
+    return Response(status_code=304, headers=etag_of(state))
 
 
 def _tags(request: Request, header: str) -> Tags | None:

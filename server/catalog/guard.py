@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 import msgspec
 
@@ -30,20 +29,18 @@ class NameState:
     exists: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass
 class Guard:
-    """What must hold; None: nothing. ``expected_live`` is a version (0: none), the others are the headers of RFC 9110.
+    """Of one change: what must hold for it (None: nothing), and in ``after`` what the name was when it had been made.
 
-    Weak tags (``W/"..."``) match nothing in ``if_match``, and like others in ``if_none_match``.
+    ``expected_live`` is a version (0: none), the others are the headers of RFC 9110. Weak tags (``W/"..."``) match
+    nothing in ``if_match``, and like others in ``if_none_match``.
     """
 
     expected_live: int | None = None
     if_match: Tags | None = None
     if_none_match: Tags | None = None
-
-    def expecting(self, live: int | None) -> Self:
-        """The same, and that version ``live``, unless that is None."""
-        return self if live is None else replace(self, expected_live=live)
+    after: NameState | None = None
 
     def check(self, state: NameState, *, target: int | None = None) -> None:
         """Raise PreconditionFailedError, or ConflictError for another live version than was expected.
@@ -97,6 +94,3 @@ def state_of(name: str, history: VersionHistory | None) -> NameState:
     decided = (name, record, [(version.key.version, version.key.digest) for version in versions])
     digest = hashlib.sha256(msgspec.json.encode(decided, order="deterministic")).hexdigest()
     return NameState(name, f'"{digest[:_TAG_DIGITS]}"', live=history.live or 0, exists=bool(versions))
-
-
-NO_GUARD = Guard()

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Literal, TypeVar
 from weakref import WeakValueDictionary
 
+import msgspec
+
 from adapters.errors import AdapterError
 from server.adapter_key import AdapterKey
 from server.catalog.catalog import Catalog, Leftover
@@ -23,11 +25,12 @@ from server.catalog.content import AnyVocabulary, Content, ContentReader, Vocabu
 from server.catalog.draining import Background, Draining
 from server.catalog.events import Event
 from server.catalog.following import Following
+from server.catalog.guard import Guard, state_of
 from server.catalog.observer import Action, LifecycleObserver
 from server.catalog.registry import Registry
 from server.catalog.removal import Removal
 from server.catalog.store import AdapterStore, disk_errors
-from server.catalog.versions import AdapterVersion, VersionHistory, VersionState
+from server.catalog.versions import AdapterVersion, NameSettings, VersionHistory, VersionState
 from server.engine.ipc.client import EngineClient
 from server.engine.messages import AdapterLoaded
 from server.errors import BudgetError, ConflictError, InvalidRequestError, StoreError, UnknownModelError
@@ -107,13 +110,21 @@ class AdapterLifecycle:
         return (await self.upload(name, package, activate=activate, replace=True, allow_noop=allow_noop)).version
 
     async def upload(
-        self, name: str, package: Path, *, activate: bool = True, replace: bool = False, allow_noop: bool = False
+        self,
+        name: str,
+        package: Path,
+        *,
+        activate: bool = True,
+        replace: bool = False,
+        allow_noop: bool = False,
+        guard: Guard | None = None,
     ) -> Upload:
         """As ``install``, saying what was done; ConflictError where ``name`` serves other content, unless ``replace``.
 
         A version of that content which failed is not added again: it gets the files, and is loaded.
         """
-        return await self._background.to_the_end(self._upload(name, package, activate, replace, allow_noop))
+        work = self._upload(name, package, guard or Guard(), activate=activate, replace=replace, allow_noop=allow_noop)
+        return await self._background.to_the_end(work)
 
     async def install_copy(
         self, name: str, source: Path, *, activate: bool = True, allow_noop: bool = False
@@ -122,34 +133,47 @@ class AdapterLifecycle:
         package = await asyncio.to_thread(self.store.stage_copy, source)
         return await self.install(name, package, activate=activate, allow_noop=allow_noop)
 
-    async def activate(self, name: str, number: int, *, expected_live: int | None = None) -> Activation:
+    async def activate(
+        self, name: str, number: int, *, expected_live: int | None = None, guard: Guard | None = None
+    ) -> Activation:
         """Let ``name`` serve another of its versions, a candidate or an older one.
 
-        With ``expected_live`` (0: none) only if that is what it serves now, or if there is nothing to change. Raises
-        UnknownModelError, ConflictError, or as ``install``; everything is as before then, but that a version whose
-        files cannot be loaded has failed (AdapterFailedError).
+        With ``expected_live`` (0: none) only if that is what it serves now, or if there is nothing to change; with a
+        ``guard`` instead if that holds. Raises UnknownModelError, ConflictError, PreconditionFailedError, or as
+        ``install``; everything is as before then, but that a version whose files cannot be loaded has failed
+        (AdapterFailedError).
         """
-        return await self._background.to_the_end(self._activate(name, number, expected_live))
+        return await self._background.to_the_end(self._activate(name, number, guard or Guard(expected_live)))
 
-    async def rollback(self, name: str, number: int | None = None, *, expected_live: int | None = None) -> Activation:
+    async def rollback(
+        self, name: str, number: int | None = None, *, expected_live: int | None = None, guard: Guard | None = None
+    ) -> Activation:
         """Let ``name`` serve the version that was live before, or ``number``, which has been live. As ``activate``.
 
         Raises InvalidRequestError as well, when there is none to go back to.
         """
-        return await self._background.to_the_end(self._rollback(name, number, expected_live))
+        return await self._background.to_the_end(self._rollback(name, number, guard or Guard(expected_live)))
 
-    async def remove(self, name: str, *, force: bool = False) -> list[AdapterVersion]:
+    async def configure(
+        self, name: str, settle: Callable[[NameSettings], NameSettings], *, guard: Guard | None = None
+    ) -> bool:
+        """Let the settings of ``name`` be what ``settle`` makes of them; False when they were that. As ``activate``."""
+        return await self._background.to_the_end(self._configure(name, settle, guard or Guard()))
+
+    async def remove(self, name: str, *, force: bool = False, guard: Guard | None = None) -> list[AdapterVersion]:
         """Stop serving ``name`` and delete its versions, which are returned. New requests are refused at once.
 
         Running requests finish and the files go after the last one; with ``force`` they are aborted and all is gone
         on return, what was removed before and still finishes requests included. Files that the disk does not let go
         stay, see ``undeleted``. Raises UnknownModelError.
         """
-        return await self._background.to_the_end(self._remove(name, force))
+        return await self._background.to_the_end(self._remove(name, force, guard or Guard()))
 
-    async def remove_version(self, name: str, number: int, *, force: bool = False) -> AdapterVersion:
+    async def remove_version(
+        self, name: str, number: int, *, force: bool = False, guard: Guard | None = None
+    ) -> AdapterVersion:
         """Delete a version that is not live, as ``remove`` does. Raises UnknownModelError, or ConflictError."""
-        return await self._background.to_the_end(self._remove_version(name, number, force))
+        return await self._background.to_the_end(self._remove_version(name, number, force, guard or Guard()))
 
     def undeleted(self, versions: Iterable[AdapterVersion]) -> list[str]:
         """Why files of removed ``versions`` are still on the disk; empty when none are."""
@@ -184,18 +208,21 @@ class AdapterLifecycle:
 
     # ---- installing ----
 
-    async def _upload(self, name: str, package: Path, activate: bool, replace: bool, allow_noop: bool) -> Upload:
+    async def _upload(
+        self, name: str, package: Path, guard: Guard, *, activate: bool, replace: bool, allow_noop: bool
+    ) -> Upload:
         try:
             self.registry.check_new_name(name)
             with disk_errors():
                 content = await asyncio.to_thread(self._reader.read, package)
-            async with self._changing(name):
+            async with self._changing(name, guard):
                 same = self._same_content(name, content, activate=activate)
+                self._check(name, guard, target=None if same is None else same.key.version)
                 if activate and not replace:
                     self._check_free(name, content)
                 if same is None:
-                    return await self._add(name, content, activate=activate, allow_noop=allow_noop)
-                return await self._repeat(same, package, activate=activate)
+                    return await self._add(name, content, guard, activate=activate, allow_noop=allow_noop)
+                return await self._repeat(same, package, guard, activate=activate)
         except (AdapterError, BudgetError, StoreError) as error:
             self._observer.adapter_refused(error.code)
             logger.info("adapter %s refused: %s", name, error)
@@ -227,14 +254,14 @@ class AdapterLifecycle:
             code="adapter_exists",
         )
 
-    async def _repeat(self, same: AdapterVersion, package: Path, *, activate: bool) -> Upload:
+    async def _repeat(self, same: AdapterVersion, package: Path, guard: Guard, *, activate: bool) -> Upload:
         """The upload of content that a version has: mend it if it needs that, and let the name serve it."""
         failed = self.registry.state(same.key) is VersionState.FAILED
         restored = failed or not await asyncio.to_thread(is_sound, same)
         if restored:
             same = await self._restore(same, package)
         if activate and self.registry.state(same.key) is not VersionState.LIVE:
-            activation = await self._make_live(same, "replace")
+            activation = await self._make_live(same, "replace", guard)
             return Upload(activation.version, "replace" if activation.replaced else "load", VersionState.LIVE)
         return Upload(same, "restore" if restored else "unchanged", self.registry.state(same.key))
 
@@ -253,7 +280,7 @@ class AdapterLifecycle:
         restored = replace(version, path=path)
         event = Event("restore", key.version)
         _, history = await self._change(
-            key.name, lambda history: history.move(restored), event, arriving=(key, arriving)
+            key.name, lambda history: history.move(restored), event, Guard(), arriving=(key, arriving)
         )
         await self._following.follow(key.name, history, resident=key)
         self.registry.healed(key)
@@ -263,7 +290,7 @@ class AdapterLifecycle:
         logger.info("adapter %s has its files again", key)
         return restored
 
-    async def _add(self, name: str, content: Content, *, activate: bool, allow_noop: bool) -> Upload:
+    async def _add(self, name: str, content: Content, guard: Guard, *, activate: bool, allow_noop: bool) -> Upload:
         info = content.info
         with nullcontext() if activate else self.registry.room(name):
             key, package = await asyncio.to_thread(self.catalog.reserve, name, info.digest)
@@ -274,7 +301,7 @@ class AdapterLifecycle:
                 await self._removal.return_files(key, package)
                 raise
             version = self._version(key, path, content, loaded)
-            return await self._keep(version, loaded, activate=activate)
+            return await self._keep(version, loaded, guard, activate=activate)
 
     def _version(self, key: AdapterKey, path: Path, content: Content, loaded: AdapterLoaded) -> AdapterVersion:
         return AdapterVersion(
@@ -291,24 +318,26 @@ class AdapterLifecycle:
             warnings=(*loaded.warnings, *self._reader.warnings(content, loaded.token_ids)),
         )
 
-    async def _keep(self, version: AdapterVersion, loaded: AdapterLoaded, *, activate: bool) -> Upload:
+    async def _keep(self, version: AdapterVersion, loaded: AdapterLoaded, guard: Guard, *, activate: bool) -> Upload:
         """Write down a version that is resident by now, and delete the oldest that nobody uses for it."""
         key = version.key
 
         def add(history: VersionHistory) -> tuple[AdapterVersion | None, list[AdapterVersion]]:
             replaced = history.add(version, candidate=not activate)
-            most, used = self._max_versions, self.registry.in_use(key.name)
+            own, used = history.record.settings.retention, self.registry.in_use(key.name)
+            most = self._max_versions if own is None else own
             evicted = history.superfluous(most, used) if most else []
             for old in evicted:
                 history.forget(old.key.version)
             return replaced, evicted
 
         event = Event("upload", key.version, {"digest": key.digest, "candidate": not activate})
-        (replaced, evicted), history = await self._change(key.name, add, event, arriving=(key, version.path.name))
+        arriving = (key, version.path.name)
+        (replaced, evicted), history = await self._change(key.name, add, event, guard, arriving=arriving)
         self._observer.adapter_loaded(loaded)
         await self._following.follow(key.name, history, action="replace", resident=key, ours=evicted)
         for old in evicted:
-            logger.info("adapter %s deleted: there are more than %d versions", old.key, self._max_versions)
+            logger.info("adapter %s deleted: there are more versions than are to be kept", old.key)
         if not activate:
             logger.info("adapter %s waits as a candidate", key)
         action: Uploaded = "candidate" if not activate else "replace" if replaced else "load"
@@ -316,24 +345,24 @@ class AdapterLifecycle:
 
     # ---- activating ----
 
-    async def _activate(self, name: str, number: int, expected_live: int | None) -> Activation:
-        async with self._changing(name):
+    async def _activate(self, name: str, number: int, guard: Guard) -> Activation:
+        async with self._changing(name, guard):
             version = self.registry.version(name, number)
-            self._check_expected(name, self.registry.live_number(name), expected_live, target=number)
-            return await self._make_live(version, "activate", expected_live)
+            self._check(name, guard, target=number)
+            return await self._make_live(version, "activate", guard)
 
-    async def _rollback(self, name: str, number: int | None, expected_live: int | None) -> Activation:
-        async with self._changing(name):
+    async def _rollback(self, name: str, number: int | None, guard: Guard) -> Activation:
+        async with self._changing(name, guard):
             self.registry.live(name)  # or there is nothing to go back from
             version = None if number is None else self.registry.version(name, number)
             if version is not None and self.registry.is_candidate(version.key):
                 raise InvalidRequestError(
                     f"{version.key} has never been live; to activate it send PATCH /v1/adapters/{name}", param="version"
                 )
-            self._check_expected(name, self.registry.live_number(name), expected_live, target=number)
-            return await self._make_live(version or self.registry.before(name), "rollback", expected_live)
+            self._check(name, guard, target=number)
+            return await self._make_live(version or self.registry.before(name), "rollback", guard)
 
-    async def _make_live(self, version: AdapterVersion, action: Action, expected_live: int | None = None) -> Activation:
+    async def _make_live(self, version: AdapterVersion, action: Action, guard: Guard) -> Activation:
         """Let its name serve a version that is kept; with the action ``rollback``, undo what came after it."""
         key = version.key
         if self.registry.state(key) is VersionState.LIVE:
@@ -344,13 +373,12 @@ class AdapterLifecycle:
             return Activation(version)
 
         def switch(history: VersionHistory) -> AdapterVersion | None:
-            self._check_expected(key.name, history.live, expected_live)
             if history.get(key.version) is None:
                 raise UnknownModelError(f"{key} was deleted meanwhile")
             return history.roll_back(key.version) if action == "rollback" else history.activate(key.version)
 
         try:
-            replaced, history = await self._change(key.name, switch, Event(action, key.version))
+            replaced, history = await self._change(key.name, switch, Event(action, key.version), guard)
         except BaseException:
             if not self.registry.serves(key):
                 self._draining.begin(key)
@@ -358,49 +386,52 @@ class AdapterLifecycle:
         await self._following.follow(key.name, history, action=action, resident=key)
         return Activation(version, replaced)
 
-    def _check_expected(self, name: str, live: int | None, expected: int | None, *, target: int | None = None) -> None:
-        """Raise ConflictError unless ``name``, which serves ``live``, serves what is ``expected``.
+    def _check(self, name: str, guard: Guard, *, target: int | None = None) -> None:
+        """Raise what ``guard`` does about the name as it is; what it would serve then is ``target``."""
+        guard.check(state_of(name, self.registry.history(name)), target=target)
 
-        0: nothing; None: whatever it is. A ``target`` that it serves already is fine too: the call was repeated.
-        """
-        live = live or 0
-        if expected in (None, live) or (live and live == target):
-            return
-        serves = f"{name!r} serves version {live}" if live else f"{name!r} serves no version"
-        wanted = f"not {expected}" if expected else "and was expected to serve none"
-        raise ConflictError(
-            f"{serves}, {wanted}: it was changed meanwhile. Look at GET /v1/adapters/{name} before you decide again",
-            param="expected_live",
-            code="live_version_changed",
-        )
+    async def _configure(self, name: str, settle: Callable[[NameSettings], NameSettings], guard: Guard) -> bool:
+        def change(history: VersionHistory) -> None:
+            history.record.settings = settle(history.record.settings)
+
+        async with self._changing(name, guard):
+            before = self.registry.settings(name)
+            self._check(name, guard)
+            if settle(before) == before:
+                return False
+            event = Event("set", None, {"settings": msgspec.to_builtins(settle(before))})
+            _, history = await self._change(name, change, event, guard)
+            await self._following.follow(name, history)
+            return True
 
     # ---- removing ----
 
-    async def _remove(self, name: str, force: bool) -> list[AdapterVersion]:
-        async with self._changing(name):
+    async def _remove(self, name: str, force: bool, guard: Guard) -> list[AdapterVersion]:
+        async with self._changing(name, guard):
             leaving = self.registry.leaving(name) if force else []
             versions: list[AdapterVersion] = []
             ends: list[asyncio.Task[None]] = []
             if name in self.registry.known_names() or not leaving:
                 self.registry.versions(name)  # or there is nothing to remove
+                self._check(name, guard)
                 mode = {"mode": "force" if force else "drain"}
-                versions, history = await self._change(
-                    name, lambda history: history.remove(), Event("remove", None, mode)
-                )
+                event = Event("remove", None, mode)
+                versions, history = await self._change(name, lambda history: history.remove(), event, guard)
                 ends = await self._following.follow(name, history, action="remove", ours=versions, force=force)
             logger.info("adapter %s removed, %s", name, "by force" if force else "draining")
         if force:
             await asyncio.gather(*ends, *(self._removal.hasten(version) for version in leaving))
         return leaving + versions
 
-    async def _remove_version(self, name: str, number: int, force: bool) -> AdapterVersion:
-        async with self._changing(name):
+    async def _remove_version(self, name: str, number: int, force: bool, guard: Guard) -> AdapterVersion:
+        async with self._changing(name, guard):
             leaving = self.registry.leaving(name) if force else []
             version = next((v for v in leaving if v.key.version == number), None)
             if version is not None:
                 await self._removal.hasten(version)
                 return version
             self.registry.version(name, number)
+            self._check(name, guard)
 
             def forget(history: VersionHistory) -> AdapterVersion:
                 if history.live == number:
@@ -412,7 +443,7 @@ class AdapterLifecycle:
                     raise UnknownModelError(f"{name}@{number} was deleted meanwhile")
                 return history.forget(number)
 
-            forgotten, history = await self._change(name, forget, Event("remove_version", number))
+            forgotten, history = await self._change(name, forget, Event("remove_version", number), guard)
             ends = await self._following.follow(name, history, ours=[forgotten], force=force)
             logger.info("adapter %s removed, %s", forgotten.key, "by force" if force else "draining")
         if force:
@@ -422,13 +453,17 @@ class AdapterLifecycle:
     # ---- inside ----
 
     @asynccontextmanager
-    async def _changing(self, name: str) -> AsyncIterator[None]:
-        """One change of a name at a time, on what the catalog has of it now: another server may have changed it."""
+    async def _changing(self, name: str, guard: Guard) -> AsyncIterator[None]:
+        """One change of a name at a time, on what the catalog has of it now: another server may have changed it.
+
+        ``guard`` is told what it was when the change had been made.
+        """
         async with self._lock(name):
             history = await asyncio.to_thread(self.catalog.read, name)
             if not self._following.is_known(name, history):
                 await self._following.follow(name, history)
             yield
+            guard.after = state_of(name, self.registry.history(name))
 
     async def _change_and_follow(self, name: str, mutate: Callable[[VersionHistory], T], event: Event) -> T:
         async with self._changing(name):
@@ -446,12 +481,19 @@ class AdapterLifecycle:
         name: str,
         mutate: Callable[[VersionHistory], T],
         event: Event,
+        guard: Guard,
         *,
         arriving: tuple[AdapterKey, str] | None = None,
     ) -> tuple[T, VersionHistory]:
-        """Change what is durable of a name. An ``arriving`` version and its package are given up if that fails."""
+        """Change what is durable of a name, if ``guard`` holds by then. An ``arriving`` version and its package are
+        given up if that fails."""
+
+        def guarded(history: VersionHistory) -> T:
+            guard.check(state_of(name, history))
+            return mutate(history)
+
         try:
-            return await asyncio.to_thread(self.catalog.change, name, mutate, event)
+            return await asyncio.to_thread(self.catalog.change, name, guarded, event)
         except BaseException:
             if arriving is not None:
                 key, package = arriving

@@ -16,7 +16,7 @@ from typing import Self
 from adapters.names import check_name
 from adapters.quoting import quote
 from server.adapter_key import AdapterKey, version_number
-from server.catalog.versions import AdapterVersion, VersionHistory, VersionState
+from server.catalog.versions import AdapterVersion, NameSettings, VersionHistory, VersionState
 from server.errors import AdapterFailedError, ConflictError, InvalidRequestError, UnknownModelError
 
 
@@ -239,6 +239,10 @@ class Registry:
     def leaving(self, name: str) -> list[AdapterVersion]:
         """Versions of ``name`` that were removed and finish their last requests."""
         return [version for key, version in self._leaving.items() if key.name == name]
+
+    def settings(self, name: str) -> NameSettings:
+        """What an operator set for a name. Raises UnknownModelError."""
+        return self._entry(name).record.settings
 
     def history(self, name: str) -> VersionHistory | None:
         """All that is known of a name, be it removed; to be looked at only. None: nothing is."""
