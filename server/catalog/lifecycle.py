@@ -9,23 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
-from weakref import WeakValueDictionary
-
-import msgspec
 
 from adapters.errors import AdapterError
 from server.adapter_key import AdapterKey
 from server.catalog.catalog import Catalog, Leftover
+from server.catalog.changes import Changes
 from server.catalog.content import AnyVocabulary, Content, ContentReader, Vocabulary, is_sound
 from server.catalog.draining import Background, Draining
 from server.catalog.events import Event
 from server.catalog.following import Following
-from server.catalog.guard import Guard, state_of
+from server.catalog.guard import Guard
 from server.catalog.observer import Action, LifecycleObserver
 from server.catalog.registry import Registry
 from server.catalog.removal import Removal
@@ -88,13 +86,13 @@ class AdapterLifecycle:
         self._engine = engine
         self._observer = observer or LifecycleObserver()
         self._reader = ContentReader(engine, vocabulary or AnyVocabulary())
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._background = Background()
         self._max_versions = max_versions
         draining = Draining(registry, engine, self._background)
         self._draining = draining
         self._removal = Removal(registry, store, catalog, draining, self._background)
         self._following = Following(registry, engine, draining, self._removal, self._observer)
+        self._changes = Changes(registry, catalog, engine, self._following)
 
     async def install(
         self, name: str, package: Path, *, activate: bool = True, allow_noop: bool = False
@@ -158,7 +156,7 @@ class AdapterLifecycle:
         self, name: str, settle: Callable[[NameSettings], NameSettings], *, guard: Guard | None = None
     ) -> bool:
         """Let the settings of ``name`` be what ``settle`` makes of them; False when they were that. As ``activate``."""
-        return await self._background.to_the_end(self._configure(name, settle, guard or Guard()))
+        return await self._background.to_the_end(self._changes.configure(name, settle, guard or Guard()))
 
     async def remove(self, name: str, *, force: bool = False, guard: Guard | None = None) -> list[AdapterVersion]:
         """Stop serving ``name`` and delete its versions, which are returned. New requests are refused at once.
@@ -183,16 +181,18 @@ class AdapterLifecycle:
         """A restarted engine could not load ``key``: it has failed, until it is uploaded or activated again."""
         self.registry.failed(key, reason)
 
-    async def change(self, name: str, mutate: Callable[[VersionHistory], T], event: Event) -> T:
+    async def change(
+        self, name: str, mutate: Callable[[VersionHistory], T], event: Event, *, guard: Guard | None = None
+    ) -> T:
         """Change what is durable of a name, and let it take effect. ``mutate`` may be called in any thread.
 
-        Raises what ``mutate`` raises, or CatalogUnavailableError; everything is as before then.
+        Raises what ``mutate`` and ``guard`` raise, or CatalogUnavailableError; everything is as before then.
         """
-        return await self._background.to_the_end(self._change_and_follow(name, mutate, event))
+        return await self._background.to_the_end(self._changes.make(name, mutate, event, guard or Guard()))
 
     async def follow(self, name: str, history: VersionHistory) -> None:
         """Let what the catalog says of ``name`` take effect here, unless that has been done."""
-        await self._background.to_the_end(self._follow(name, history))
+        await self._background.to_the_end(self._changes.follow(name, history))
 
     async def sweep(self, leftover: Leftover) -> None:
         """Delete what a change left behind that nobody ends. Raises StoreError, or CatalogUnavailableError."""
@@ -215,9 +215,9 @@ class AdapterLifecycle:
             self.registry.check_new_name(name)
             with disk_errors():
                 content = await asyncio.to_thread(self._reader.read, package)
-            async with self._changing(name, guard):
+            async with self._changes.of(name, guard):
                 same = self._same_content(name, content, activate=activate)
-                self._check(name, guard, target=None if same is None else same.key.version)
+                self._changes.check(name, guard, target=None if same is None else same.key.version)
                 if activate and not replace:
                     self._check_free(name, content)
                 if same is None:
@@ -279,7 +279,7 @@ class AdapterLifecycle:
             raise
         restored = replace(version, path=path)
         event = Event("restore", key.version)
-        _, history = await self._change(
+        _, history = await self._changes.write(
             key.name, lambda history: history.move(restored), event, Guard(), arriving=(key, arriving)
         )
         await self._following.follow(key.name, history, resident=key)
@@ -333,7 +333,7 @@ class AdapterLifecycle:
 
         event = Event("upload", key.version, {"digest": key.digest, "candidate": not activate})
         arriving = (key, version.path.name)
-        (replaced, evicted), history = await self._change(key.name, add, event, guard, arriving=arriving)
+        (replaced, evicted), history = await self._changes.write(key.name, add, event, guard, arriving=arriving)
         self._observer.adapter_loaded(loaded)
         await self._following.follow(key.name, history, action="replace", resident=key, ours=evicted)
         for old in evicted:
@@ -346,20 +346,20 @@ class AdapterLifecycle:
     # ---- activating ----
 
     async def _activate(self, name: str, number: int, guard: Guard) -> Activation:
-        async with self._changing(name, guard):
+        async with self._changes.of(name, guard):
             version = self.registry.version(name, number)
-            self._check(name, guard, target=number)
+            self._changes.check(name, guard, target=number)
             return await self._make_live(version, "activate", guard)
 
     async def _rollback(self, name: str, number: int | None, guard: Guard) -> Activation:
-        async with self._changing(name, guard):
+        async with self._changes.of(name, guard):
             self.registry.live(name)  # or there is nothing to go back from
             version = None if number is None else self.registry.version(name, number)
             if version is not None and self.registry.is_candidate(version.key):
                 raise InvalidRequestError(
                     f"{version.key} has never been live; to activate it send PATCH /v1/adapters/{name}", param="version"
                 )
-            self._check(name, guard, target=number)
+            self._changes.check(name, guard, target=number)
             return await self._make_live(version or self.registry.before(name), "rollback", guard)
 
     async def _make_live(self, version: AdapterVersion, action: Action, guard: Guard) -> Activation:
@@ -378,7 +378,7 @@ class AdapterLifecycle:
             return history.roll_back(key.version) if action == "rollback" else history.activate(key.version)
 
         try:
-            replaced, history = await self._change(key.name, switch, Event(action, key.version), guard)
+            replaced, history = await self._changes.write(key.name, switch, Event(action, key.version), guard)
         except BaseException:
             if not self.registry.serves(key):
                 self._draining.begin(key)
@@ -386,37 +386,19 @@ class AdapterLifecycle:
         await self._following.follow(key.name, history, action=action, resident=key)
         return Activation(version, replaced)
 
-    def _check(self, name: str, guard: Guard, *, target: int | None = None) -> None:
-        """Raise what ``guard`` does about the name as it is; what it would serve then is ``target``."""
-        guard.check(state_of(name, self.registry.history(name)), target=target)
-
-    async def _configure(self, name: str, settle: Callable[[NameSettings], NameSettings], guard: Guard) -> bool:
-        def change(history: VersionHistory) -> None:
-            history.record.settings = settle(history.record.settings)
-
-        async with self._changing(name, guard):
-            before = self.registry.settings(name)
-            self._check(name, guard)
-            if settle(before) == before:
-                return False
-            event = Event("set", None, {"settings": msgspec.to_builtins(settle(before))})
-            _, history = await self._change(name, change, event, guard)
-            await self._following.follow(name, history)
-            return True
-
     # ---- removing ----
 
     async def _remove(self, name: str, force: bool, guard: Guard) -> list[AdapterVersion]:
-        async with self._changing(name, guard):
+        async with self._changes.of(name, guard):
             leaving = self.registry.leaving(name) if force else []
             versions: list[AdapterVersion] = []
             ends: list[asyncio.Task[None]] = []
             if name in self.registry.known_names() or not leaving:
                 self.registry.versions(name)  # or there is nothing to remove
-                self._check(name, guard)
+                self._changes.check(name, guard)
                 mode = {"mode": "force" if force else "drain"}
                 event = Event("remove", None, mode)
-                versions, history = await self._change(name, lambda history: history.remove(), event, guard)
+                versions, history = await self._changes.write(name, lambda history: history.remove(), event, guard)
                 ends = await self._following.follow(name, history, action="remove", ours=versions, force=force)
             logger.info("adapter %s removed, %s", name, "by force" if force else "draining")
         if force:
@@ -424,14 +406,14 @@ class AdapterLifecycle:
         return leaving + versions
 
     async def _remove_version(self, name: str, number: int, force: bool, guard: Guard) -> AdapterVersion:
-        async with self._changing(name, guard):
+        async with self._changes.of(name, guard):
             leaving = self.registry.leaving(name) if force else []
             version = next((v for v in leaving if v.key.version == number), None)
             if version is not None:
                 await self._removal.hasten(version)
                 return version
             self.registry.version(name, number)
-            self._check(name, guard)
+            self._changes.check(name, guard)
 
             def forget(history: VersionHistory) -> AdapterVersion:
                 if history.live == number:
@@ -443,64 +425,9 @@ class AdapterLifecycle:
                     raise UnknownModelError(f"{name}@{number} was deleted meanwhile")
                 return history.forget(number)
 
-            forgotten, history = await self._change(name, forget, Event("remove_version", number), guard)
+            forgotten, history = await self._changes.write(name, forget, Event("remove_version", number), guard)
             ends = await self._following.follow(name, history, ours=[forgotten], force=force)
             logger.info("adapter %s removed, %s", forgotten.key, "by force" if force else "draining")
         if force:
             await asyncio.gather(*ends)
         return forgotten
-
-    # ---- inside ----
-
-    @asynccontextmanager
-    async def _changing(self, name: str, guard: Guard) -> AsyncIterator[None]:
-        """One change of a name at a time, on what the catalog has of it now: another server may have changed it.
-
-        ``guard`` is told what it was when the change had been made.
-        """
-        async with self._lock(name):
-            history = await asyncio.to_thread(self.catalog.read, name)
-            if not self._following.is_known(name, history):
-                await self._following.follow(name, history)
-            yield
-            guard.after = state_of(name, self.registry.history(name))
-
-    async def _change_and_follow(self, name: str, mutate: Callable[[VersionHistory], T], event: Event) -> T:
-        async with self._changing(name):
-            result, history = await self._change(name, mutate, event)
-            await self._following.follow(name, history)
-            return result
-
-    async def _follow(self, name: str, history: VersionHistory) -> None:
-        async with self._lock(name):
-            if not self._following.is_known(name, history):
-                await self._following.follow(name, history)
-
-    async def _change(
-        self,
-        name: str,
-        mutate: Callable[[VersionHistory], T],
-        event: Event,
-        guard: Guard,
-        *,
-        arriving: tuple[AdapterKey, str] | None = None,
-    ) -> tuple[T, VersionHistory]:
-        """Change what is durable of a name, if ``guard`` holds by then. An ``arriving`` version and its package are
-        given up if that fails."""
-
-        def guarded(history: VersionHistory) -> T:
-            guard.check(state_of(name, history))
-            return mutate(history)
-
-        try:
-            return await asyncio.to_thread(self.catalog.change, name, guarded, event)
-        except BaseException:
-            if arriving is not None:
-                key, package = arriving
-                self.catalog.abandon(package)
-                if not self.registry.knows(key):
-                    await self._engine.unload_adapter(key, force=True)
-            raise
-
-    def _lock(self, name: str) -> asyncio.Lock:
-        return self._locks.setdefault(name, asyncio.Lock())

@@ -66,7 +66,7 @@ def test_what_is_set_is_shown_and_null_sets_it_back(admin: httpx.Client) -> None
         ({}, "version", "is missing"),
         ({"expected_live": 1}, "version", "is missing"),
         ({"wieght": 2}, "wieght", "did you mean `weight`?"),
-        ({"weight": 2, "colour": "red"}, "colour", "known are version"),
+        ({"weight": 2, "colour": "red"}, "colour", "known are expected_live"),
         ({"version": 1, "retentoin": 2}, "retentoin", "did you mean `retention`?"),
         ({"limits": {"rpm": 60}}, "limits", "known are requests_per_minute"),
         ({"limits": []}, "limits", "must be an object"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -46,7 +47,7 @@ def data(packages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture
 def url(admin: httpx.Client, data: dict[str, bytes], request: pytest.FixtureRequest) -> Iterator[str]:
     """A name with version 1 live and version 2 a candidate."""
-    path = f"/v1/adapters/{request.node.name.partition('[')[0][:100]}"
+    path = f"/v1/adapters/{re.sub('[^a-z]+', '-', request.node.name).strip('-')}"
     assert admin.put(path, files={"f": data["lora"]}).status_code == 201
     assert admin.put(path, params={"activate": False}, files={"f": data["lora-2"]}).status_code == 201
     yield path
