@@ -15,6 +15,7 @@ from trainer.commands.adapters_upload import UPLOAD
 from trainer.commands.adapters_verbs import VERBS as OTHERS
 from trainer.commands.common import guarded
 from trainer.commands.server_options import add_server_options, admin_client
+from trainer.errors import PublishError
 from trainer.serving.client import RefusedError
 
 VERBS = {"list": OTHERS["list"], "show": OTHERS["show"], "upload": UPLOAD, **OTHERS}
@@ -31,6 +32,11 @@ examples:
 Every verb has --help, and --json for programs: the server's answer. What changes something takes --if-match or
 --expected-live, so that nobody overwrites what somebody else has changed meanwhile.
 """
+_HERE = {  # by the server's code of a refusal: what to do on this command line
+    "adapter_exists": "; here: --replace, --candidate or --canary",
+    "live_version_changed": "; here: hotswap adapters show",
+    "precondition_failed": "; here: hotswap adapters show",
+}
 
 
 def main(argv: list[str]) -> int:
@@ -83,7 +89,7 @@ def _run(args: argparse.Namespace) -> int:
         except RefusedError as error:
             if args.json and error.answer:
                 _print_json(error.answer)
-            raise
+            raise PublishError(f"{error}{_HERE.get(error.code or '', '')}") from error
     if args.json:
         _print_json(done.answer)
         return 0

@@ -14,6 +14,7 @@ from trainer.errors import PublishError
 from trainer.serving.client import AdminClient, ServedVersion
 
 _ELSEWHERE = re.compile(r"hf:|[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?")
 
 
 def is_source(path: str) -> bool:
@@ -52,6 +53,8 @@ def _upload(client: AdminClient, args: argparse.Namespace) -> Done:
 
 
 def _sent(client: AdminClient, args: argparse.Namespace) -> ServedVersion:
+    if _HUB_ID.fullmatch(args.path) and not Path(args.path).exists():
+        raise PublishError(f"there is no {args.path} here; what the server is to get from the hub is hf:{args.path}")
     from trainer.progress import show_upload
     from trainer.serving.upload import checked_package, upload
 

@@ -83,7 +83,9 @@ def test_from_upload_to_removal(shell: Shell, packages: dict[str, Path], tmp_pat
     digests = {name: read_package(package).digest for name, package in packages.items()}
     assert shell("upload", "a", str(packages["one"])) == f"a serves version 1  digest {digests['one']}\n"
     pack(packages["two"], tmp_path / "two.tar")
-    assert "the adapter 'a' exists (version 1)" in shell("upload", "a", str(tmp_path / "two.tar"), code=1)
+    exists = shell("upload", "a", str(tmp_path / "two.tar"), code=1)
+    assert "the adapter 'a' exists (version 1)" in exists
+    assert exists.endswith("; here: --replace, --candidate or --canary\n")
     waits = shell("upload", "a", str(tmp_path / "two.tar"), "--candidate")
     assert waits == f"a@2 waits as a candidate  digest {digests['two']}\n"
 
@@ -224,4 +226,5 @@ def test_wrong_usage_is_exit_2_and_asks_no_server(wrong: str, shell: Shell) -> N
 
 def test_what_is_no_package_is_one_line(shell: Shell, tmp_path: Path) -> None:
     assert "neither a package" in shell("upload", "n", str(tmp_path / "nowhere"), code=1)
+    assert "from the hub is hf:org/name@v1" in shell("upload", "n", "org/name@v1", code=1)
     assert "cannot name an adapter" in shell("upload", "a b", str(tmp_path), code=1)
