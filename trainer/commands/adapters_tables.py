@@ -65,10 +65,14 @@ def _others(body: Body) -> Iterable[str]:
 
 
 def shares(body: Body) -> Iterable[str]:
-    """``canary 4 at 5%``: which versions get a share of the name's traffic, or of its copies."""
-    for kind in ("canary", "shadow"):
-        if isinstance(share := body.get(kind), dict):
-            yield f"{kind} {plain(share.get('version'))} at {percent(share.get('weight'))}"
+    """``canary 4 at 5%``: which versions get a share of the name's requests, or of copies of them."""
+    traffic = body.get("traffic")
+    if not isinstance(traffic, dict):
+        return
+    found = [("canary", canary) for canary in listed(traffic, "canaries")]
+    shadow = traffic.get("shadow")
+    for kind, share in [*found, *([("shadow", shadow)] if isinstance(shadow, dict) else [])]:
+        yield f"{kind} {plain(share.get('version'))} at {percent(share.get('weight'))}"
 
 
 def adapter_text(body: Body) -> str:

@@ -77,16 +77,25 @@ def _fetched(client: AdminClient, args: argparse.Namespace) -> ServedVersion:
 
     fields: dict[str, Any] = {
         "name": check_name(args.name),
-        "source": args.path,
+        **source_fields(args.path),
         "replace": args.replace,
         "activate": not _is_candidate(args),
         "allow_noop": args.allow_noop,
         "digest": args.digest,
-        "expected_live": args.expected_live,
     }
     if not args.quiet and sys.stderr.isatty():
         print(f"{client.server} gets {args.path} ...", file=sys.stderr)
-    return client.fetch({name: value for name, value in fields.items() if value is not None}, if_match=args.if_match)
+    given = {name: value for name, value in fields.items() if value is not None}
+    return client.fetch(given, expected_live=args.expected_live, if_match=args.if_match)
+
+
+def source_fields(path: str) -> dict[str, str]:
+    """What the server is to get, as it wants to be told: ``hf:org/name@revision`` is a hub id and its revision."""
+    scheme, _, rest = path.partition(":")
+    if scheme.lower() != "hf":
+        return {"source": path}
+    name, at, revision = rest.removeprefix("//").partition("@")
+    return {"source": f"hf://{name}", **({"revision": revision} if at else {})}
 
 
 def _is_candidate(args: argparse.Namespace) -> bool:

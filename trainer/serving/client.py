@@ -291,9 +291,13 @@ class AdminClient(_Client):
         response = self._send(method, path, data=fields, files=upload, headers=_matching(if_match))
         return self._version(self._body(response, "the adapter"))
 
-    def fetch(self, fields: Mapping[str, Any], *, if_match: str | None = None) -> ServedVersion:
+    def fetch(
+        self, fields: Mapping[str, Any], *, expected_live: int | None = None, if_match: str | None = None
+    ) -> ServedVersion:
         """Let the server itself get the package from the ``source`` among ``fields``; ``name`` says what to call it."""
-        response = self._send("POST", "/v1/adapters", json=dict(fields), headers=_matching(if_match))
+        params = _given({"expected_live": expected_live})
+        headers = _matching(if_match)
+        response = self._send("POST", "/v1/adapters", json=dict(fields), params=params, headers=headers)
         return self._version(self._body(response, "the adapter"))
 
     def activate(

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ LONG = 400
 CONTENTS = ("lora-r4", "lora-r8", "lora-bias", "prefix-5", "prompt-7", "prefix-16")
 
 
-async def upload(backend: Backend, package: Path, **options: bool) -> Upload | ConflictError:
+async def upload(backend: Backend, package: Path, **options: Any) -> Upload | ConflictError:
     staged = await asyncio.to_thread(backend.store.stage_copy, package)
     try:
         return await backend.lifecycle.upload("json", staged, **options)
