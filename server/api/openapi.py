@@ -48,7 +48,6 @@ _UPLOAD = {
         "file": {"type": "string", "format": "binary", "description": "one archive, or each file of the package"},
         "name": _TEXT,
         **dict.fromkeys(("replace", "activate", "allow_noop"), _SWITCH),
-        "expected_live": {"type": "integer", "minimum": 0},
     },
 }
 
