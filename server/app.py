@@ -28,7 +28,7 @@ from server.catalog.database.database import Database, sqlite_url
 from server.catalog.lifecycle import AdapterLifecycle
 from server.catalog.polling import Poller
 from server.catalog.registry import Registry
-from server.catalog.store import AdapterStore
+from server.catalog.store import AdapterStore, ObjectStore
 from server.config import DEFAULT_MODEL, EngineConfig
 from server.engine.ipc.client import ClientCore
 from server.engine.ipc.process_client import ProcessEngineClient
@@ -67,7 +67,13 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
         versions=registry.counts,
         max_adapters=config.metrics_adapters,
     )
-    store = AdapterStore(data_dir, max_bytes=ceil(config.max_stored_gb * 1e9))
+    store = AdapterStore(
+        data_dir,
+        max_bytes=ceil(config.max_stored_gb * 1e9),
+        artifacts=ObjectStore(config.artifacts, dict(config.artifacts_option)) if config.artifacts else None,
+        max_cached_bytes=ceil(config.max_cached_gb * 1e9),
+        in_use=engine.packages,
+    )
     database = Database(config.catalog or sqlite_url(data_dir))
     catalog = Catalog(database, lambda: engine.info.base_fingerprint, store.place)
     lifecycle = AdapterLifecycle(

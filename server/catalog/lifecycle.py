@@ -23,6 +23,7 @@ from server.catalog.content import AnyVocabulary, Content, ContentReader, Vocabu
 from server.catalog.draining import Background, Draining
 from server.catalog.events import Event
 from server.catalog.following import Following
+from server.catalog.loading import PackageLoader
 from server.catalog.observer import Action, LifecycleObserver
 from server.catalog.registry import Registry
 from server.catalog.removal import Removal
@@ -91,7 +92,8 @@ class AdapterLifecycle:
         draining = Draining(registry, engine, self._background)
         self._draining = draining
         self._removal = Removal(registry, store, catalog, draining, self._background)
-        self._following = Following(registry, engine, draining, self._removal, self._observer)
+        self._load = PackageLoader(store, engine)
+        self._following = Following(registry, self._load, draining, self._removal, self._observer)
 
     async def install(
         self, name: str, package: Path, *, activate: bool = True, allow_noop: bool = False
@@ -246,7 +248,7 @@ class AdapterLifecycle:
         arriving = await asyncio.to_thread(self.catalog.reserve_package, key)
         try:
             path = await asyncio.to_thread(self.store.adopt, package, arriving)
-            loaded = await self._engine.load_adapter(key, path, allow_noop=True)  # accepted before
+            loaded = await self._load(key, path, allow_noop=True)  # accepted before
         except BaseException:
             await self._removal.return_files(key, arriving)
             raise
@@ -269,7 +271,7 @@ class AdapterLifecycle:
             key, package = await asyncio.to_thread(self.catalog.reserve, name, info.digest)
             try:
                 path = await asyncio.to_thread(self.store.adopt, info.path, package)
-                loaded = await self._engine.load_adapter(key, path, allow_noop=allow_noop)
+                loaded = await self._load(key, path, allow_noop=allow_noop)
             except BaseException:
                 await self._removal.return_files(key, package)
                 raise
