@@ -221,6 +221,16 @@ class ServerConfig(BaseModel):
     max_cached_gb: Annotated[
         Amount, Flag(PACKAGES, "weight of copies in --data-dir of what --artifacts has; 0: what fits", "GB")
     ] = 16.0
+    adapter_root: Annotated[
+        Paths, Flag(PACKAGES, "folder that the admin API may take packages from, by path; repeatable", "DIR")
+    ] = ()
+    source_host: Annotated[
+        Paths, Flag(PACKAGES, "web host to fetch packages from (default: all that are public); repeatable", "HOST")
+    ] = ()
+    source_url_prefix: Annotated[
+        Paths, Flag(PACKAGES, "object store to fetch packages from, as s3://bucket/team; repeatable", "URL")
+    ] = ()
+    watch: Annotated[Paths, Flag(PACKAGES, "folder whose packages are served as they come; repeatable", "DIR")] = ()
     max_waiting_requests: Annotated[Count, Flag(LIMITS, "sequences queued before new ones get 429", "N")] = 512
     max_sequences_per_request: Annotated[Positive, Flag(LIMITS, "n times prompts of one request", "N")] = 256
     max_stop_strings: Annotated[Positive, Flag(LIMITS, "stop strings of one request", "N")] = 16

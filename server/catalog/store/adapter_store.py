@@ -49,6 +49,7 @@ class AdapterStore:
         max_cached_bytes: int = 0,
         in_use: Callable[[], Iterable[Path]] = tuple,
     ) -> None:
+        self.root = root
         self._packages = root / "packages"
         self._max_bytes = max_bytes
         self._artifacts = artifacts
