@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import msgspec
 
 from adapters.errors import AdapterError
 from adapters.package.inspection import inspect_package
+from server.catalog.events import ACTOR, Actor, Event
 from server.catalog.lifecycle import AdapterLifecycle
 from server.catalog.store import disk_errors
 from server.catalog.store.object_store import mark_of
@@ -49,7 +51,9 @@ class Watcher:
         self._absent: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()  # of ours
         self._pauses: dict[str, int] = {}
+        self._since_start: set[str] | None = None  # names that have been there in every look
         self._device: int | None = None
+        self._scan_seconds = 0.0
         self._told: set[str] = set()
         self._task: asyncio.Task[None] | None = None
 
@@ -64,22 +68,24 @@ class Watcher:
             await asyncio.wait([self._task])
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
+        ACTOR.set(Actor("watch", str(self.folder)))
         while True:
-            begin = loop.time()
             try:
                 await self.poll()
             except Exception:
                 logger.exception("looking into %s failed", self.folder)
-            await asyncio.sleep(max(INTERVAL, 4 * (loop.time() - begin)))  # a slow disk has its rest
+            await asyncio.sleep(max(INTERVAL, 4 * self._scan_seconds))  # a slow disk has its rest
 
     async def poll(self) -> None:
         """Look once, and do what is to be done."""
         if self._device is None:
             await self._begin()
+        begin = time.monotonic()
         entries = await asyncio.to_thread(self._scan)
+        self._scan_seconds = time.monotonic() - begin
         if entries is None:
             return
+        self._since_start = entries.keys() & (entries if self._since_start is None else self._since_start)
         for entry in entries.values():
             if self._is_due(entry):
                 await self._take(entry)
@@ -156,7 +162,7 @@ class Watcher:
             if self._rests[entry.name] < GIVEN_UP and package is None and isinstance(error, AdapterError):
                 return  # perhaps it is not all there
             known = msgspec.structs.replace(known, refused=str(error))
-            self._note(entry.name, "refuse", reason=str(error))
+            await self._refused(entry.name, str(error))
         except ServerError as error:
             self._pause(entry.name, str(error))
             return
@@ -186,9 +192,9 @@ class Watcher:
         return package, hashlib.sha256(msgspec.json.encode(mark)).hexdigest(), digest
 
     def _is_served_before(self, name: str, digest: str) -> bool:
-        """Whether content that this server sees here for the first time is known to the catalog already."""
+        """Whether content that was here at the start, and that nobody remembers, is known to the catalog already."""
         registry = self._lifecycle.registry
-        if name in self._memory.known or name not in registry.known_names():
+        if name in self._memory.known or name not in (self._since_start or ()) or name not in registry.known_names():
             return False
         return any(version.key.digest == digest for version in registry.versions(name))
 
@@ -199,6 +205,15 @@ class Watcher:
             self._note(name, done.action, version=key.version, digest=key.digest)
         versions = [number for number in known.versions if number != key.version][-_MOST_VERSIONS:]
         return msgspec.structs.replace(known, versions=(*versions, key.version))
+
+    async def _refused(self, name: str, reason: str) -> None:
+        logger.warning("%s of %s is not served: %s", name, self.folder, reason)
+        self._note(name, "refuse", reason=reason)
+        event = Event("upload", detail={"reason": reason, "folder": str(self.folder)})
+        try:
+            await asyncio.to_thread(self._lifecycle.catalog.record, name, event, refused=True)
+        except ServerError as error:
+            logger.warning("the catalog has not been told of it: %s", error)
 
     def _pause(self, name: str, reason: str) -> None:
         """Try again later what failed through no fault of the package."""
@@ -238,5 +253,3 @@ class Watcher:
         """A line of the audit log, as a change by the API has."""
         fields = {"action": action, "adapter": name, "client": "watch", "folder": str(self.folder), **details}
         _audit.info("adapter %s: %s", name, action, extra={"fields": fields})
-        if action == "refuse":
-            logger.warning("%s of %s is not served: %s", name, self.folder, details["reason"])
