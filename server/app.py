@@ -166,6 +166,7 @@ def create_app(context: ServerContext, on_started: OnStarted | None = None) -> F
             await poller.close()
             await context.lifecycle.close()
             await context.engine.close()
+            context.lifecycle.store.close()
             context.text.close()
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)

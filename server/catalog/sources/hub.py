@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +32,7 @@ def download(name: str, revision: str | None, into: Path, most: int) -> Path:
     if revision is not None and not _REVISION.fullmatch(revision):
         raise SourceError("revision: must be a branch, tag or commit", param="revision", code="invalid_source")
     disable_progress_bars()
-    hub = HfApi()
+    hub = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
     try:
         info = hub.model_info(name, revision=revision, files_metadata=True, timeout=_SECONDS)
         for file in _kept(name, {file.rfilename: file.size or 0 for file in info.siblings or ()}, most):

@@ -49,17 +49,17 @@ def test_servers_that_share_a_catalog_and_a_store(
 def test_a_store_that_stops_answering(
     base: Path, packages: dict[str, Path], s3: str, s3_server: str, *, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.catalog.store.remote_files.PATIENCE", 1.0)
     uploads = {name: {"file": archive(package, tmp_path)} for name, package in packages.items()}
     quick = {"config_kwargs": {"connect_timeout": 0.5, "read_timeout": 0.5}}
     with proxy_to(s3_server) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        settings = {"artifacts": s3, "artifacts_option": quick, "max_cached_gb": 1e-9}
+        settings: dict[str, Any] = {"artifacts": s3, "artifacts_option": quick, "max_cached_gb": 1e-9}
         with live_server(base, tmp_path / "data", **settings) as live, live.http() as http:
             for name in ("lora", "lora-2"):
                 assert http.put("/v1/adapters/json", files=uploads[name]).status_code == 201
             live.wait(lambda: "draining" not in http.get("/v1/adapters/json").text, "the first to drain")
             shutil.rmtree(live.context.registry.version("json", 1).path, ignore_errors=True)
+            monkeypatch.setattr("server.catalog.store.remote_files.PATIENCE", 1.0)
             proxy.silent.set()
             for call in (
                 http.put("/v1/adapters/more", files=uploads["prefix"]),
@@ -72,6 +72,7 @@ def test_a_store_that_stops_answering(
             assert ask(live, BASE).status_code == 200
             assert [name["name"] for name in http.get("/v1/adapters").json()["data"]] == ["json"]
             proxy.silent.clear()
+            monkeypatch.setattr("server.catalog.store.remote_files.PATIENCE", 30.0)
             assert http.patch("/v1/adapters/json", json={"version": 1}).status_code == 200
             assert answer(live, "json") == wanted(base, packages["lora"])
             assert http.put("/v1/adapters/more", files=uploads["prefix"]).status_code == 201

@@ -156,17 +156,17 @@ def test_what_vllm_refuses(http: httpx.Client, live: Live, root: Path) -> None:
 
 def test_a_model_is_deleted(http: httpx.Client, live: Live) -> None:
     for source in ("lora", "lora-2"):
-        assert http.put("/v1/adapters/json", json={"source": source}).status_code == 201
+        assert http.put("/v1/adapters/doomed", json={"source": source}).status_code == 201
     with openai.OpenAI(base_url=f"{live.url}/v1", api_key="root", max_retries=0) as client:
-        for model in ("json@2", BASE, "json@9", "nobody"):
+        for model in ("doomed@2", BASE, "doomed@9", "nobody"):
             with pytest.raises(openai.APIStatusError) as refused:
                 client.models.delete(model)
-            assert refused.value.status_code == {"json@2": 409, BASE: 400}.get(model, 404)
-        assert client.models.delete("json@1").deleted
-        gone = client.models.delete(f"{BASE}:json")
-        assert (gone.id, gone.object, gone.deleted) == (f"{BASE}:json", "model", True)
+            assert refused.value.status_code == {"doomed@2": 409, BASE: 400}.get(model, 404)
+        assert client.models.delete("doomed@1").deleted
+        gone = client.models.delete(f"{BASE}:doomed")
+        assert (gone.id, gone.object, gone.deleted) == (f"{BASE}:doomed", "model", True)
         with pytest.raises(openai.NotFoundError):
-            client.models.delete("json")
+            client.models.delete("doomed")
     wrong = openai.OpenAI(base_url=f"{live.url}/v1", api_key="wrong", max_retries=0)
     with wrong, pytest.raises(openai.AuthenticationError):
-        wrong.models.delete("json")
+        wrong.models.delete("doomed")

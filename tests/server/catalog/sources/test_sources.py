@@ -89,7 +89,7 @@ async def test_nothing_outside_of_the_roots(place: Place, tmp_path: Path) -> Non
         assert refusal is None or refusal.code in ("source_not_allowed", "source_unavailable"), source
     missing, there = [str(await place.refused(source)) for source in ("/no/such/thing", "/etc/passwd")]
     assert missing == there, "nothing is told of what is there"
-    assert "start it with --adapter-root" in str(await place.refused("team/json", place.with_rules()))
+    assert "start it with --adapter-root" in str(await place.refused(str(place.root / "json.tar"), place.with_rules()))
 
 
 async def test_what_is_no_file(place: Place) -> None:

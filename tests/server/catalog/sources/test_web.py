@@ -97,7 +97,7 @@ def test_a_name_whose_address_changes_is_looked_up_once(web: Web, monkeypatch: p
         asked.append(address[0])
         raise OSError("no such network here")
 
-    monkeypatch.setattr(web_module.socket, "getaddrinfo", lookup)
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
     monkeypatch.setattr(socket, "create_connection", connect)
     assert refused(f"http://rebinding.example:{port}/a", ANYWHERE).code == "source_unavailable"
     assert asked == ["93.184.216.34"]

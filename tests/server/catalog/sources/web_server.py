@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -16,6 +16,7 @@ class Web:
         self.host = f"127.0.0.1:{port}"
         self.pages: dict[str, bytes | str | Callable[[BaseHTTPRequestHandler], None]] = {}
         self.asked: list[str] = []
+        self.headers: dict[str, str] = {}  # of every page
 
 
 @contextmanager
@@ -30,16 +31,20 @@ def web_server() -> Iterator[Web]:
                     self.send_error(404)
                 case bytes() as data:
                     self.send_response(200)
-                    self.send_header("Content-Length", str(len(data)))
+                    for name, value in {**web.headers, "Content-Length": str(len(data))}.items():
+                        self.send_header(name, value)
                     self.end_headers()
-                    self.wfile.write(data)
+                    self.wfile.write(data if self.command == "GET" else b"")
                 case str() as place:
                     self.send_response(302)
                     self.send_header("Location", place)
                     self.send_header("Content-Length", "0")
                     self.end_headers()
                 case write:
-                    write(self)
+                    with suppress(ConnectionError):  # the client has left
+                        write(self)
+
+        do_HEAD = do_GET  # noqa: N815 - the library's name
 
         def log_message(self, format: str, *args: object) -> None:
             pass

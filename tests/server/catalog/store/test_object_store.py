@@ -171,11 +171,11 @@ def test_a_store_that_stops_and_comes_back(
 ) -> None:
     with proxy_to(s3_server) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        monkeypatch.setattr("server.catalog.store.remote_files.PATIENCE", 1.0)
         quick = {"connect_timeout": 0.3, "read_timeout": 0.3}
         objects = ObjectStore(s3, {"config_kwargs": quick})
         objects.put(NAME, package, mark_of(package))
         proxy.silent.set()
+        monkeypatch.setattr("server.catalog.store.remote_files.PATIENCE", 1.0)
         begin = time.monotonic()
         for call in (objects.sizes, lambda: objects.get(NAME, into(tmp_path)), lambda: objects.remove(OTHER)):
             with pytest.raises(UnreachableStoreError, match="does not answer"):
@@ -185,6 +185,7 @@ def test_a_store_that_stops_and_comes_back(
     with pytest.raises(UnreachableStoreError, match="does not answer"):
         objects.put(OTHER, package, mark_of(package))
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    monkeypatch.setattr("server.catalog.store.remote_files.PATIENCE", 30.0)
     assert list(ObjectStore(s3).sizes()) == [NAME]
 
 
