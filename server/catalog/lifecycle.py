@@ -247,7 +247,7 @@ class AdapterLifecycle:
             self.registry.drained(key)
         arriving = await asyncio.to_thread(self.catalog.reserve_package, key)
         try:
-            path = await asyncio.to_thread(self.store.adopt, package, arriving)
+            path = await self.store.run(self.store.adopt, package, arriving)
             loaded = await self._load(key, path, allow_noop=True)  # accepted before
         except BaseException:
             await self._removal.return_files(key, arriving)
@@ -270,7 +270,7 @@ class AdapterLifecycle:
         with nullcontext() if activate else self.registry.room(name):
             key, package = await asyncio.to_thread(self.catalog.reserve, name, info.digest)
             try:
-                path = await asyncio.to_thread(self.store.adopt, info.path, package)
+                path = await self.store.run(self.store.adopt, info.path, package)
                 loaded = await self._load(key, path, allow_noop=allow_noop)
             except BaseException:
                 await self._removal.return_files(key, package)

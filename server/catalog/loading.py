@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 from adapters.errors import PackageError
@@ -25,10 +24,10 @@ class PackageLoader:
         A copy that turns out to be another than was kept is fetched once more.
         """
         with self._store.held(path):
-            await asyncio.to_thread(self._store.fetch, path)
+            await self._store.run(self._store.fetch, path)
             try:
                 return await self._engine.load_adapter(key, path, allow_noop=allow_noop)
             except PackageError:
-                if not await asyncio.to_thread(self._store.mend, path):
+                if not await self._store.run(self._store.mend, path):
                     raise
             return await self._engine.load_adapter(key, path, allow_noop=allow_noop)

@@ -42,7 +42,7 @@ class SourceRules:
 
 def folders_of(setting: str, paths: Iterable[str]) -> tuple[Path, ...]:
     """The folders that ``setting`` names. Raises EngineStartError for one that is not there."""
-    folders = tuple(Path(path).expanduser() for path in paths)
+    folders = tuple(dict.fromkeys(Path(path).expanduser() for path in paths))
     for folder in folders:
         if not folder.is_dir():
             raise EngineStartError(f"{setting} {folder}: there is no such directory")

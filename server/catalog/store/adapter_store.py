@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 import shutil
 import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from adapters.errors import PackageError
@@ -20,7 +24,9 @@ from server.catalog.store.package_cache import PackageCache, package_bytes
 from server.catalog.store.quarantine import Quarantine
 from server.errors import BudgetError, EngineStartError, StoreError
 
+T = TypeVar("T")
 _PACKAGE = re.compile("[0-9a-f]{32}")
+_WORKERS = 8
 
 
 class _Lock:
@@ -54,6 +60,7 @@ class AdapterStore:
         self._max_bytes = max_bytes
         self._artifacts = artifacts
         self._cache: PackageCache | None = None
+        self._threads = ThreadPoolExecutor(_WORKERS, thread_name_prefix="store")
         self._changing = threading.Lock()
         self._moving: dict[str, int] = {}  # bytes of what is on its way to its place
         self._sizes: dict[str, int] = {}  # of packages on the disk, which do not change
@@ -74,7 +81,12 @@ class AdapterStore:
 
     def close(self) -> None:
         """Let another store have the quarantine."""
+        self._threads.shutdown(wait=False)
         self._quarantine.close()
+
+    async def run(self, work: Callable[..., T], *args: object) -> T:
+        """What ``work``, which may wait for an object store, returns: in threads that nothing else waits for."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *args))
 
     def packages(self) -> dict[str, int]:
         """The bytes of all packages that are kept, by id: those of other servers too. Raises StoreError."""

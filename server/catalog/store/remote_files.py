@@ -13,7 +13,7 @@ from server.errors import EngineStartError
 _S3_CONFIG = {"connect_timeout": 5, "read_timeout": 10, "retries": {"mode": "standard", "total_max_attempts": 1}}
 _S3_TRIES = 2
 PATIENCE = 15.0  # seconds for an answer; its libraries wait for some without end
-SLOWEST = 64 * 1024  # bytes a second: less is as good as nothing
+SLOWEST = 256 * 1024  # bytes a second: less is as good as nothing
 
 
 class RemoteFiles:
