@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from math import ceil
@@ -17,7 +17,7 @@ from adapters.errors import AdapterError
 from bases.cache import import_gguf
 from bases.errors import BaseModelError
 from bases.finding import DEFAULT_BASE, is_gguf, resolve_base
-from server.api import admin, completions, error_responses, health, models, openapi, tokens
+from server.api import admin, completions, error_responses, health, lora_adapters, models, openapi, tokens
 from server.api.body_limits import BodyBudget, BodyLimit, BodyRule
 from server.api.context import Admission, ServerContext
 from server.api.middleware import RequestLog, RootPath
@@ -28,7 +28,9 @@ from server.catalog.database.database import Database, sqlite_url
 from server.catalog.lifecycle import AdapterLifecycle
 from server.catalog.polling import Poller
 from server.catalog.registry import Registry
-from server.catalog.store import AdapterStore
+from server.catalog.sources import SourceRules, Sources, folders_of
+from server.catalog.store import AdapterStore, ObjectStore
+from server.catalog.watching import Watcher
 from server.config import DEFAULT_MODEL, EngineConfig
 from server.engine.ipc.client import ClientCore
 from server.engine.ipc.process_client import ProcessEngineClient
@@ -67,7 +69,13 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
         versions=registry.counts,
         max_adapters=config.metrics_adapters,
     )
-    store = AdapterStore(data_dir, max_bytes=ceil(config.max_stored_gb * 1e9))
+    store = AdapterStore(
+        data_dir,
+        max_bytes=ceil(config.max_stored_gb * 1e9),
+        artifacts=ObjectStore(config.artifacts, dict(config.artifacts_option)) if config.artifacts else None,
+        max_cached_bytes=ceil(config.max_cached_gb * 1e9),
+        in_use=engine.packages,
+    )
     database = Database(config.catalog or sqlite_url(data_dir))
     catalog = Catalog(database, lambda: engine.info.base_fingerprint, store.place)
     lifecycle = AdapterLifecycle(
@@ -82,10 +90,21 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
         engine=engine,
         registry=registry,
         lifecycle=lifecycle,
+        sources=Sources(store, _source_rules(config)),
         text=text,
         metrics=metrics,
         admission=Admission(config.engine.max_num_seqs + config.max_waiting_requests),
         version=version("hotswap"),
+    )
+
+
+def _source_rules(config: ServerConfig) -> SourceRules:
+    return SourceRules(
+        roots=folders_of("--adapter-root", config.adapter_root),
+        hosts=config.source_host,
+        url_prefixes=config.source_url_prefix,
+        options=dict(config.artifacts_option),
+        max_bytes=int(config.max_upload_mb * 2**20),
     )
 
 
@@ -119,7 +138,7 @@ def _sandbox(config: ServerConfig) -> TemplateSandbox | None:
 
 OnStarted = Callable[[EngineStartError | None], None]
 UPLOAD_PATH = "/v1/adapters"
-ROUTERS = (completions.router, models.router, admin.router, tokens.router, health.router)
+ROUTERS = (completions.router, models.router, admin.router, lora_adapters.router, tokens.router, health.router)
 
 
 def create_app(context: ServerContext, on_started: OnStarted | None = None) -> FastAPI:
@@ -128,21 +147,28 @@ def create_app(context: ServerContext, on_started: OnStarted | None = None) -> F
     ``on_started`` is called once: with None when requests are served, or with the reason why they never will be.
     """
 
+    config = context.config
+    watched = folders_of("--watch", config.watch)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         poller = Poller(context.lifecycle)
-        starting = asyncio.create_task(_start(context, poller, on_started))
+        watchers = [Watcher(context.lifecycle, folder, allow_noop=config.allow_noop) for folder in watched]
+        starting = asyncio.create_task(_start(context, poller, watchers, on_started))
         try:
             yield
         finally:
             starting.cancel()
             await asyncio.wait([starting])
+            for watcher in watchers:
+                await watcher.close()
+            context.sources.close()
             await poller.close()
             await context.lifecycle.close()
             await context.engine.close()
+            context.lifecycle.store.close()
             context.text.close()
 
-    config = context.config
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.context = context
     for router in ROUTERS:
@@ -174,7 +200,9 @@ def _body_rule(context: ServerContext) -> Callable[[str, str], BodyRule]:
     return rule
 
 
-async def _start(context: ServerContext, poller: Poller, on_started: OnStarted | None) -> None:
+async def _start(
+    context: ServerContext, poller: Poller, watchers: Sequence[Watcher], on_started: OnStarted | None
+) -> None:
     """Start the engine, load what the catalog knows and the configured adapters, then accept requests."""
     failure = None
     try:
@@ -186,6 +214,8 @@ async def _start(context: ServerContext, poller: Poller, on_started: OnStarted |
             await _load(context, name, Path(path).expanduser())
         poller.start()
         context.admission.open()
+        for watcher in watchers:
+            watcher.start()
     except CatalogUnavailableError as error:
         failure = EngineStartError(str(error))
         log.error("cannot start: %s", error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Annotated, Any, ClassVar, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from adapters.errors import AdapterError
 from server.adapter_key import version_number
-from server.api import uploads
+from server.api import sources, uploads
 from server.api.auth import AdminKey
 from server.api.body import json_body
 from server.api.context import ContextDep, LifecycleDep, RegistryDep, ServerContext
@@ -24,6 +24,7 @@ from server.api.wire import Integer, Wire
 from server.catalog.guard import Guard, state_of
 from server.catalog.lifecycle import Activation, AdapterLifecycle
 from server.catalog.registry import Registry
+from server.catalog.sources import shown
 from server.catalog.versions import AdapterVersion, VersionState
 from server.errors import EngineUnavailableError, ServerError
 
@@ -105,7 +106,7 @@ async def upload(
     allow_noop: bool = False,
     expected_live: ExpectedLive = None,
 ) -> Response:
-    """Serve an uploaded package under a new name; with ``replace`` also under one that exists.
+    """Serve a package, uploaded or named as a JSON ``source``, under a new name; ``replace``: also one that exists.
 
     With ``activate`` false it only becomes a candidate.
     """
@@ -178,7 +179,7 @@ async def _upload(
         if name is not None:  # before the body is read
             context.registry.check_new_name(name)
             guard.check_tags(state_of(name, context.registry.history(name)))
-        async with uploads.receive(request, context.lifecycle.store, context.config.max_upload_mb) as received:
+        async with _receive(request, context) as received:
             name = name or received.fields.get("name")
             if not name:
                 raise ApiError(
@@ -198,10 +199,18 @@ async def _upload(
         raise
     key = done.version.key
     evicted = {"evicted": [version.key.version for version in done.evicted]} if done.evicted else {}
-    audit(request, done.action, name, version=key.version, digest=key.digest, **evicted)
+    source = {"source": shown(received.source)} if received.source else {}
+    audit(request, done.action, name, version=key.version, digest=key.digest, **source, **evicted)
     # As it was when it was done: somebody may have deleted it since.
     body = {**_version_body(done.version, done.state, context.registry.running(key)), **evicted, **_base(context)}
     return json_response(body, 200 if done.action in ("restore", "unchanged") else 201, etag_of(guard.after))
+
+
+def _receive(request: Request, context: ServerContext) -> AbstractAsyncContextManager[uploads.Upload]:
+    """The package that a body holds, or names."""
+    if sources.is_json(request):
+        return sources.receive(request, context)
+    return uploads.receive(request, context.lifecycle.store, context.config.max_upload_mb)
 
 
 def _base(context: ServerContext) -> dict[str, str]:

@@ -18,6 +18,7 @@ from server.adapter_key import AdapterKey
 from server.api.turns import Turns
 from server.catalog.lifecycle import AdapterLifecycle
 from server.catalog.registry import Registry
+from server.catalog.sources import Sources
 from server.engine.ipc.client import EngineClient
 from server.errors import EngineUnavailableError, QueueFullError
 from server.metrics import Metrics
@@ -131,6 +132,7 @@ class ServerContext:
     engine: EngineClient
     registry: Registry
     lifecycle: AdapterLifecycle
+    sources: Sources
     text: TextProcessor
     metrics: Metrics
     admission: Admission

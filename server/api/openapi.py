@@ -20,6 +20,7 @@ from starlette.responses import HTMLResponse, Response
 from server.api.admin import RollbackBody
 from server.api.auth import open_to_all
 from server.api.error_responses import json_response
+from server.api.sources import SourceBody
 from server.api.wire import SamplingBody, Wire
 
 _REF = "#/components/schemas/{model}"
@@ -73,7 +74,7 @@ def describe(app: FastAPI, routers: Sequence[APIRouter], version: str) -> dict[s
     """The OpenAPI document."""
     schema = get_openapi(title="hotswap", version=version, routes=app.routes)
     routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
-    bodies = {body for route in routes if (body := _body(route)) is not None}
+    bodies: set[type[Wire]] = {SourceBody, *(body for route in routes if (body := _body(route)) is not None)}
     _, definitions = models_json_schema([(body, "validation") for body in bodies], ref_template=_REF)
     schema["components"] = {
         "schemas": {**definitions.get("$defs", {}), "Error": _ERROR},
@@ -101,7 +102,9 @@ def _complete(operation: dict[str, Any], method: str, route: APIRoute) -> None:
         content = {"application/json": {"schema": {"$ref": _REF.format(model=body.__name__)}}}
         operation["requestBody"] = {"required": body is not RollbackBody, "content": content}
     elif route.path.startswith("/v1/adapters") and method in ("POST", "PUT"):
-        operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": _UPLOAD}}}
+        source = {"$ref": _REF.format(model=SourceBody.__name__)}
+        forms = {"multipart/form-data": {"schema": _UPLOAD}, "application/json": {"schema": source}}
+        operation["requestBody"] = {"required": True, "content": forms}
     answers = {"text/plain": {"schema": _TEXT}} if route.path == "/metrics" else {"application/json": {"schema": {}}}
     if body is not None and issubclass(body, SamplingBody):
         answers["text/event-stream"] = {"schema": _TEXT}

@@ -179,10 +179,11 @@ _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 @dataclass(frozen=True)
 class Upload:
-    """A package directory in quarantine, not yet looked at, and the form's other fields."""
+    """A package directory in quarantine, not yet looked at, and the other fields; ``source``: where it was fetched."""
 
     package: Path
     fields: dict[str, str]
+    source: str | None = None
 
     def flag(self, name: str, *, default: bool = False) -> bool:
         """A yes or no among the fields. Raises ApiError for anything else: it decides what is served."""

@@ -9,11 +9,11 @@ from collections.abc import Collection
 from adapters.errors import AdapterError
 from server.adapter_key import AdapterKey
 from server.catalog.draining import Draining
+from server.catalog.loading import PackageLoader
 from server.catalog.observer import Action, LifecycleObserver
 from server.catalog.registry import Registry
 from server.catalog.removal import Removal
 from server.catalog.versions import AdapterVersion, VersionHistory, VersionState
-from server.engine.ipc.client import EngineClient
 from server.errors import AdapterFailedError, ServerError
 
 logger = logging.getLogger(__name__)
@@ -25,13 +25,13 @@ class Following:
     def __init__(
         self,
         registry: Registry,
-        engine: EngineClient,
+        load: PackageLoader,
         draining: Draining,
         removal: Removal,
         observer: LifecycleObserver,
     ) -> None:
         self._registry = registry
-        self._engine = engine
+        self._load_package = load
         self._draining = draining
         self._removal = removal
         self._observer = observer
@@ -80,7 +80,7 @@ class Following:
                 return
             self._registry.drained(key)  # it is not there: the engine has been another since
         try:
-            loaded = await self._engine.load_adapter(key, version.path, allow_noop=True)  # accepted before
+            loaded = await self._load_package(key, version.path, allow_noop=True)  # accepted before
         except AdapterError as error:
             self._registry.failed(key, str(error))
             raise AdapterFailedError(

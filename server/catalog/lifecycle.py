@@ -24,6 +24,7 @@ from server.catalog.draining import Background, Draining
 from server.catalog.events import Event
 from server.catalog.following import Following
 from server.catalog.guard import Guard
+from server.catalog.loading import PackageLoader
 from server.catalog.observer import Action, LifecycleObserver
 from server.catalog.registry import Registry
 from server.catalog.removal import Removal
@@ -91,7 +92,8 @@ class AdapterLifecycle:
         draining = Draining(registry, engine, self._background)
         self._draining = draining
         self._removal = Removal(registry, store, catalog, draining, self._background)
-        self._following = Following(registry, engine, draining, self._removal, self._observer)
+        self._load = PackageLoader(store, engine)
+        self._following = Following(registry, self._load, draining, self._removal, self._observer)
         self._changes = Changes(registry, catalog, engine, self._following)
 
     async def install(
@@ -272,8 +274,8 @@ class AdapterLifecycle:
             self.registry.drained(key)
         arriving = await asyncio.to_thread(self.catalog.reserve_package, key)
         try:
-            path = await asyncio.to_thread(self.store.adopt, package, arriving)
-            loaded = await self._engine.load_adapter(key, path, allow_noop=True)  # accepted before
+            path = await self.store.run(self.store.adopt, package, arriving)
+            loaded = await self._load(key, path, allow_noop=True)  # accepted before
         except BaseException:
             await self._removal.return_files(key, arriving)
             raise
@@ -295,8 +297,8 @@ class AdapterLifecycle:
         with nullcontext() if activate else self.registry.room(name):
             key, package = await asyncio.to_thread(self.catalog.reserve, name, info.digest)
             try:
-                path = await asyncio.to_thread(self.store.adopt, info.path, package)
-                loaded = await self._engine.load_adapter(key, path, allow_noop=allow_noop)
+                path = await self.store.run(self.store.adopt, info.path, package)
+                loaded = await self._load(key, path, allow_noop=allow_noop)
             except BaseException:
                 await self._removal.return_files(key, package)
                 raise

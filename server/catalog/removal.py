@@ -62,7 +62,7 @@ class Removal:
     async def sweep(self, leftover: Leftover) -> None:
         """Delete files of a change that nobody ends. Raises StoreError, or CatalogUnavailableError."""
         with disk_errors():
-            await asyncio.to_thread(self._store.delete, self._store.place(leftover.package))
+            await self._store.run(self._store.delete, self._store.place(leftover.package))
         await asyncio.to_thread(self._catalog.swept, leftover)
 
     def undeleted(self, versions: Iterable[AdapterVersion]) -> list[str]:
@@ -73,7 +73,7 @@ class Removal:
         """Delete files; False when the disk did not let go of them, which is tried again later."""
         try:
             with disk_errors():
-                await asyncio.to_thread(self._store.delete, path)
+                await self._store.run(self._store.delete, path)
         except StoreError as error:
             self._undeleted[key] = f"its files are still there, in packages/{path.name}: {error}"
             logger.warning("the files of adapter %s remain in %s: %s", key, path, error)

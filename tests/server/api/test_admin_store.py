@@ -129,7 +129,7 @@ def test_a_disk_that_becomes_read_only(
     assert [line["action"] for line in lines] == ["load", "load", "refuse", "refuse", "refuse", "remove", "replace"]
     assert "cannot be kept" in lines[2]["reason"]
     assert "still there" in lines[5]["warnings"][0]
-    assert list((data_dir / "quarantine").iterdir()) == []
+    assert list((data_dir / "quarantine" / "0").iterdir()) == []
 
 
 def test_a_disk_that_is_full(
@@ -147,15 +147,15 @@ def test_a_disk_that_is_full(
         assert [entry["name"] for entry in http.get("/v1/adapters").json()["data"]] == ["first"]
         assert answer(live, "first") == before
         assert http.delete("/v1/adapters/first?mode=force").status_code == 200
-        assert list((data_dir / "packages").iterdir()) == list((data_dir / "quarantine").iterdir()) == []
+        assert list((data_dir / "packages").iterdir()) == list((data_dir / "quarantine" / "0").iterdir()) == []
         assert http.put("/v1/adapters/second", files=uploads["prefix"]).status_code == 201
     assert [line["action"] for line in audited(caplog)] == ["load", "refuse", "refuse", "remove", "load"]
 
 
 def test_a_file_in_the_place_of_a_folder(store: Live, data_dir: Path, uploads: dict[str, Any]) -> None:
     with store.http() as http:
-        (data_dir / "quarantine").rmdir()
-        (data_dir / "quarantine").write_text("")
+        (data_dir / "quarantine" / "0").rmdir()
+        (data_dir / "quarantine" / "0").write_text("")
         for call in (
             http.put("/v1/adapters/x", files=uploads["lora"]),
             http.put("/v1/adapters/lora", files={"f": b""}),

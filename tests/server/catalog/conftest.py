@@ -10,6 +10,9 @@ from server.catalog.database.database import sqlite_url
 from tests.server.catalog.databases import PostgreSQL, postgresql
 from tests.server.catalog.support import Backend
 from tests.server.engine.ipc.clients import until
+from tests.server.s3 import s3, s3_server
+
+__all__ = ["s3", "s3_server"]
 
 
 @pytest.fixture

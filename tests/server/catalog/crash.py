@@ -1,9 +1,9 @@
-"""Changes of a catalog that end at every step there is: ``python -m tests.server.catalog.crash FOLDER A B``.
+"""Changes of a catalog that end at every step there is: ``python -m tests.server.catalog.crash FOLDER A B WHERE``.
 
 A and B are packages of different content. For each kind of change, and for each step of it that touches the disk or the
 database, a process makes the change and kills itself at that step; another then looks at what is there, and a third
 starts as a server would. Says what was found wrong, as JSON. The engine here takes everything: what is killed is the
-catalog and the store, and no model is loaded for it.
+catalog and the store (WHERE: data-dir, or artifacts for an object store), and no model is loaded for it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from server.catalog.database.database import Database, sqlite_url
 from server.catalog.lifecycle import AdapterLifecycle
 from server.catalog.polling import Poller
 from server.catalog.registry import Registry
-from server.catalog.store import AdapterStore
+from server.catalog.store import AdapterStore, ObjectStore
 from server.engine.ipc.client import EngineClient
 from server.engine.messages import AdapterLoaded, EngineInfo, EngineRequest, EngineStats, RequestOutput
 
@@ -84,7 +84,8 @@ class Site:
     def __init__(self, root: Path) -> None:
         self.database = Database(sqlite_url(root))
         self.database.migrate()
-        self.store = AdapterStore(root)
+        elsewhere = root / "artifacts"
+        self.store = AdapterStore(root, artifacts=ObjectStore(f"file://{elsewhere}") if elsewhere.is_dir() else None)
         self.catalog = Catalog(self.database, lambda: "base", self.store.place)
         self.registry = Registry("base")
         engine = Everything()
@@ -131,7 +132,9 @@ async def prepare(site: Site, first: Path, second: Path) -> None:
     for package in (first, second, first):
         await life.install_copy("full", package)
     spoiled = await life.install_copy("spoiled", first)
-    (spoiled.path / "adapter_model.safetensors").write_bytes(b"")
+    for place in (spoiled.path, site.store.root / "artifacts" / "packages" / spoiled.path.name):
+        if place.is_dir():
+            (place / "adapter_model.safetensors").write_bytes(b"")
     await life.settle()
 
 
@@ -188,6 +191,12 @@ async def make(root: Path, change: Change, step: int) -> list[Any]:
     return site.state()
 
 
+def digest_of(store: AdapterStore, place: Path) -> str:
+    """Of the content of a package that is kept."""
+    store.fetch(place)
+    return inspect_package(place).digest
+
+
 async def look(root: Path) -> dict[str, Any]:
     """What is there, and what is there after a start."""
     site = Site(root)
@@ -196,14 +205,15 @@ async def look(root: Path) -> dict[str, Any]:
         str(version.key)
         for history in site.catalog.load().histories.values()
         for version in history.all()
-        if version.key.name != "spoiled" and inspect_package(version.path).digest != version.key.digest
+        if version.key.name != "spoiled" and digest_of(site.store, version.path) != version.key.digest
     ]
     await site.poller.restore()
     for _ in range(2):
         await site.poller.poll()
     await site.lifecycle.settle()
     kept = {version.path.name for name in site.registry.known_names() for version in site.registry.versions(name)}
-    on_disk = {path.name for path in (root / "packages").iterdir()}
+    on_disk = {path.name for folder in ("packages", "artifacts/packages") for path in (root / folder).glob("*")}
+    assert set(site.store.packages()) == on_disk
     return {
         "before": before,
         "after": site.state(),
@@ -211,7 +221,7 @@ async def look(root: Path) -> dict[str, Any]:
         "unknown files": sorted(on_disk - kept),
         "lost files": sorted(kept - on_disk),
         "unknown rows": sorted(site.catalog.packages() - kept),
-        "quarantine": len(list((root / "quarantine").iterdir())),
+        "quarantine": len(list((root / "quarantine" / "0").iterdir())),
     }
 
 
@@ -245,11 +255,13 @@ async def _template(root: Path, first: Path, second: Path) -> None:
     site.database.close()
 
 
-def main(folder: str, first: str, second: str) -> None:
+def main(folder: str, first: str, second: str, *where: str) -> None:
     """Walk all changes."""
     root = Path(folder)
     template = root / "template"
     template.mkdir()
+    for name in where:  # data-dir: nothing more
+        (template / name).mkdir()
     child(partial(_template, template, Path(first), Path(second)))
     done = [walk(root, template, name, change) for name, change in changes(Path(first), Path(second)).items()]
     sys.stdout.write(json.dumps(done))

@@ -86,7 +86,7 @@ class Backend:
         assert self.client.resident == {v.key for v in versions if self.registry.state(v.key) in served}
         assert not self.registry._leaving
         assert set((self.root / "packages").iterdir()) == {version.path for version in versions}
-        assert list((self.root / "quarantine").iterdir()) == []
+        assert list((self.root / "quarantine" / "0").iterdir()) == []
         assert self.catalog.packages() == {version.path.name for version in versions}
         durable = self.catalog.load().histories
         assert {name: history.all() for name, history in durable.items() if history.all()} == {
