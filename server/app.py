@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from math import ceil
 from pathlib import Path
@@ -17,17 +18,32 @@ from adapters.errors import AdapterError
 from bases.cache import import_gguf
 from bases.errors import BaseModelError
 from bases.finding import DEFAULT_BASE, is_gguf, resolve_base
-from server.api import admin, completions, error_responses, health, lora_adapters, models, openapi, tokens
+from server.adapter_key import AdapterKey
+from server.api import (
+    admin,
+    completions,
+    error_responses,
+    health,
+    lora_adapters,
+    models,
+    openapi,
+    tokens,
+    traffic,
+)
 from server.api.body_limits import BodyBudget, BodyLimit, BodyRule
 from server.api.context import Admission, ServerContext
 from server.api.middleware import RequestLog, RootPath
 from server.api.origins import Cors
 from server.api.routing import PlainPath
+from server.api.shadow import Shadows
+from server.catalog.canary import CanaryControl
+from server.catalog.canary_figures import CanaryFigures
+from server.catalog.canary_watch import CanaryWatch
 from server.catalog.catalog import Catalog
 from server.catalog.database.database import Database, sqlite_url
 from server.catalog.lifecycle import AdapterLifecycle
 from server.catalog.polling import Poller
-from server.catalog.registry import Registry
+from server.catalog.registry import Registry, Share
 from server.catalog.sources import SourceRules, Sources, folders_of
 from server.catalog.store import AdapterStore, ObjectStore
 from server.catalog.watching import Watcher
@@ -67,8 +83,11 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
         stats=lambda: engine.stats,
         restarts=lambda: engine.restarts if isinstance(engine, ProcessEngineClient) else 0,
         versions=registry.counts,
+        shares=partial(_shares, registry),
         max_adapters=config.metrics_adapters,
     )
+    figures = CanaryFigures(registry)
+    registry.on_fallback = partial(_fell_back, figures, metrics)
     store = AdapterStore(
         data_dir,
         max_bytes=ceil(config.max_stored_gb * 1e9),
@@ -83,6 +102,7 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
     )
     engine.on_step = metrics.observe_step
     engine.on_lost = lifecycle.lost
+    control = CanaryControl(lifecycle, figures)
     return ServerContext(
         config=config,
         base_name=name,
@@ -94,6 +114,9 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
         text=text,
         metrics=metrics,
         admission=Admission(config.engine.max_num_seqs + config.max_waiting_requests),
+        traffic=control,
+        watch=CanaryWatch(registry, control),
+        shadows=Shadows(registry, engine, figures, metrics, seats=config.engine.max_num_seqs),
         version=version("hotswap"),
     )
 
@@ -106,6 +129,16 @@ def _source_rules(config: ServerConfig) -> SourceRules:
         options=dict(config.artifacts_option),
         max_bytes=int(config.max_upload_mb * 2**20),
     )
+
+
+def _shares(registry: Registry) -> Iterator[Share]:
+    """All that share requests to a name. May be asked in any thread."""
+    return (share for name in registry.split_names() for share in registry.shares(name))
+
+
+def _fell_back(figures: CanaryFigures, metrics: Metrics, key: AdapterKey) -> None:
+    figures.fell_back(key)
+    metrics.fell_back(key)
 
 
 def _name(spec: str, directory: Path) -> str:
@@ -138,7 +171,15 @@ def _sandbox(config: ServerConfig) -> TemplateSandbox | None:
 
 OnStarted = Callable[[EngineStartError | None], None]
 UPLOAD_PATH = "/v1/adapters"
-ROUTERS = (completions.router, models.router, admin.router, lora_adapters.router, tokens.router, health.router)
+ROUTERS = (
+    completions.router,
+    models.router,
+    admin.router,
+    traffic.router,
+    lora_adapters.router,
+    tokens.router,
+    health.router,
+)
 
 
 def create_app(context: ServerContext, on_started: OnStarted | None = None) -> FastAPI:
@@ -155,11 +196,14 @@ def create_app(context: ServerContext, on_started: OnStarted | None = None) -> F
         poller = Poller(context.lifecycle)
         watchers = [Watcher(context.lifecycle, folder, allow_noop=config.allow_noop) for folder in watched]
         starting = asyncio.create_task(_start(context, poller, watchers, on_started))
+        watching = asyncio.create_task(context.watch.run())
         try:
             yield
         finally:
             starting.cancel()
-            await asyncio.wait([starting])
+            watching.cancel()
+            await asyncio.wait([starting, watching])
+            await context.shadows.close()
             for watcher in watchers:
                 await watcher.close()
             context.sources.close()

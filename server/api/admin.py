@@ -16,13 +16,14 @@ from server.adapter_key import version_number
 from server.api import sources, uploads
 from server.api.auth import AdminKey
 from server.api.body import json_body
-from server.api.context import ContextDep, LifecycleDep, RegistryDep, ServerContext
+from server.api.context import ContextDep, LifecycleDep, ServerContext
 from server.api.error_responses import ApiError, json_response
 from server.api.name_settings import SettingsBody, settings_body
 from server.api.preconditions import GuardDep, etag_of, unmodified
+from server.api.traffic_body import Number, TrafficFields, traffic_body
 from server.api.wire import Integer, Wire
 from server.catalog.guard import Guard, state_of
-from server.catalog.lifecycle import Activation, AdapterLifecycle
+from server.catalog.lifecycle import Activation
 from server.catalog.registry import Registry
 from server.catalog.sources import shown
 from server.catalog.versions import AdapterVersion, VersionState
@@ -32,15 +33,17 @@ _audit = logging.getLogger("server.audit")
 _OF_LIVE = ("version", "digest", "kind", "bytes", "num_virtual_tokens", "created", "state", "reason")
 
 
-def adapter_body(registry: Registry, name: str) -> dict[str, Any]:
-    """One name: what is known of its live version (all None before there is one), and its versions."""
+def adapter_body(context: ServerContext, name: str) -> dict[str, Any]:
+    """One name: what is known of its live version (all None before there is one), its versions and shares."""
+    registry = context.registry
     versions = [version_body(registry, version) for version in registry.versions(name)]
     none: dict[str, Any] = {"id": name, "name": name, "warnings": [], **dict.fromkeys(_OF_LIVE)}
     live = none if registry.live_number(name) is None else version_body(registry, registry.live(name))
     running = sum(version["running"] for version in versions)
     settings = settings_body(registry.settings(name))
     etag = state_of(name, registry.history(name)).etag
-    return {**live, "object": "adapter", "running": running, **settings, "etag": etag, "versions": versions}
+    decided = {**settings, "traffic": traffic_body(context, name), "etag": etag}
+    return {**live, "object": "adapter", "running": running, **decided, "versions": versions}
 
 
 def version_body(registry: Registry, version: AdapterVersion) -> dict[str, Any]:
@@ -132,16 +135,16 @@ async def put(
 
 
 @router.get("/v1/adapters", response_model=None)
-async def list_adapters(_: AdminKey, registry: RegistryDep) -> Response:
+async def list_adapters(_: AdminKey, context: ContextDep) -> Response:
     """All adapters that are served or have a candidate."""
-    data = [adapter_body(registry, name) for name in registry.known_names()]
+    data = [adapter_body(context, name) for name in context.registry.known_names()]
     return json_response({"object": "list", "data": data})
 
 
 @router.get("/v1/adapters/{name}", response_model=None)
-async def inspect(_: AdminKey, registry: RegistryDep, guard: GuardDep, name: str) -> Response:
+async def inspect(_: AdminKey, context: ContextDep, guard: GuardDep, name: str) -> Response:
     """One adapter, with its versions and what the trainer of the live one recorded."""
-    body = adapter_body(registry, name)
+    registry, body = context.registry, adapter_body(context, name)
     state = state_of(name, registry.history(name))
     if (answer := unmodified(guard, state)) is not None:
         return answer
@@ -221,21 +224,17 @@ def _noted(warnings: list[str]) -> dict[str, list[str]]:
     return {"warnings": warnings} if warnings else {}
 
 
-Number = Annotated[Integer, Field(ge=1)]
-
-
 class _Precondition(Wire):
     """What both changes share. ``expected_live``: change nothing unless this version is live (0: none)."""
 
     expected_live: Integer | None = Field(None, ge=0)
 
 
-class ChangeBody(SettingsBody, _Precondition):
-    """``PATCH /v1/adapters/{name}``: the live ``version``, or settings. 0: no version is given."""
+class ChangeBody(SettingsBody, TrafficFields, _Precondition):
+    """``PATCH /v1/adapters/{name}``: the live ``version``, or settings, or shares. 0: no version is given."""
 
     unsupported: ClassVar[dict[str, str]] = {
-        "weights": "traffic goes to one version; give `version`",
-        "canary": "traffic goes to one version; give `version`",
+        "weights": "give `canary`, with a version and its weight; the live version has the rest",
         "pin": "give `pinned`",
     }
 
@@ -243,10 +242,11 @@ class ChangeBody(SettingsBody, _Precondition):
 
     @model_validator(mode="after")
     def _check_kinds(self) -> ChangeBody:
-        if not self.version and not self.given:
-            raise ValueError("`version` is missing, or a setting to change, such as `pinned` or `weight`")
-        if self.version and self.given:
-            raise ValueError(f"`{self.given[0]}` and `version` are changes of one kind each; send two requests")
+        kinds = [*(["version"] if self.version else []), *self.given[:1], *self.shares_given[:1]]
+        if not kinds:
+            raise ValueError("`version` is missing, or a setting to change, such as `pinned`, `weight` or `canary`")
+        if len(kinds) > 1:
+            raise ValueError(f"`{kinds[1]}` and `{kinds[0]}` are changes of one kind each; send two requests")
         return self
 
 
@@ -260,26 +260,38 @@ class RollbackBody(_Precondition):
 async def change(
     _: AdminKey,
     request: Request,
-    lifecycle: LifecycleDep,
+    context: ContextDep,
     guard: GuardDep,
     name: str,
     body: Annotated[ChangeBody, Depends(json_body(ChangeBody))],
 ) -> Response:
-    """Activate a version, a candidate or one that was live before; or change settings of the name."""
+    """Activate a version, a candidate or one that was live before; or change settings or shares of the name."""
     guard.expected_live = body.expected_live
+    if body.shares_given:
+        return await _share_out(request, context, guard, name, body)
     if not body.version:
-        return await _set(request, lifecycle, guard, name, body)
+        return await _set(request, context, guard, name, body)
     with refusals_audited(request, name, version=body.version):
-        activation = await lifecycle.activate(name, body.version, guard=guard)
-    return _activated(request, lifecycle.registry, activation, "activate", guard)
+        activation = await context.lifecycle.activate(name, body.version, guard=guard)
+    return activated(request, context.registry, activation, "activate", guard)
 
 
-async def _set(request: Request, lifecycle: AdapterLifecycle, guard: Guard, name: str, body: SettingsBody) -> Response:
+async def _set(request: Request, context: ServerContext, guard: Guard, name: str, body: SettingsBody) -> Response:
     settings = body.model_dump(include=set(body.given), exclude_unset=True)
     with refusals_audited(request, name, settings=settings):
-        changed = await lifecycle.configure(name, body.applied, guard=guard)
+        changed = await context.lifecycle.configure(name, body.applied, guard=guard)
     audit(request, "set" if changed else "unchanged", name, settings=settings)
-    return json_response(adapter_body(lifecycle.registry, name), headers=etag_of(guard.after))
+    return json_response(adapter_body(context, name), headers=etag_of(guard.after))
+
+
+async def _share_out(
+    request: Request, context: ServerContext, guard: Guard, name: str, body: TrafficFields
+) -> Response:
+    shares = body.model_dump(include=set(body.shares_given), exclude_unset=True)
+    with refusals_audited(request, name, **shares):
+        changed = await context.traffic.change(name, body.traffic_plan(), guard=guard)
+    audit(request, "canary" if changed else "unchanged", name, **shares)
+    return json_response({**adapter_body(context, name), "changed": changed}, headers=etag_of(guard.after))
 
 
 @router.post("/v1/adapters/{name}/rollback", response_model=None)
@@ -290,7 +302,7 @@ async def rollback(_: AdminKey, request: Request, lifecycle: LifecycleDep, guard
     guard.expected_live = body.expected_live
     with refusals_audited(request, name, version=body.version):
         activation = await lifecycle.rollback(name, body.version, guard=guard)
-    return _activated(request, lifecycle.registry, activation, "rollback", guard)
+    return activated(request, lifecycle.registry, activation, "rollback", guard)
 
 
 @router.delete("/v1/adapters/{name}/versions/{version}", response_model=None)
@@ -327,7 +339,7 @@ async def delete_version(
     )
 
 
-def _activated(request: Request, registry: Registry, activation: Activation, action: str, guard: Guard) -> Response:
+def activated(request: Request, registry: Registry, activation: Activation, action: str, guard: Guard) -> Response:
     """The version that is live now; ``replaced`` is the number of the one before it."""
     key, replaced = activation.version.key, activation.replaced.key.version if activation.replaced else None
     done = action if activation.changed else "unchanged"

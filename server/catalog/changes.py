@@ -6,7 +6,7 @@ Asyncio-confined. Knows no files.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import TypeVar
 from weakref import WeakValueDictionary
@@ -18,6 +18,7 @@ from server.catalog.catalog import Catalog
 from server.catalog.events import Event
 from server.catalog.following import Following
 from server.catalog.guard import Guard, state_of
+from server.catalog.observer import Action
 from server.catalog.registry import Registry
 from server.catalog.versions import NameSettings, VersionHistory
 from server.engine.ipc.client import EngineClient
@@ -53,11 +54,28 @@ class Changes:
         """Raise what ``guard`` does about the name as it is; what it would serve then is ``target``."""
         guard.check(state_of(name, self._registry.history(name)), target=target)
 
-    async def make(self, name: str, mutate: Callable[[VersionHistory], T], event: Event, guard: Guard) -> T:
-        """One whole change of what is durable of a name, which takes effect here."""
+    async def make(
+        self,
+        name: str,
+        mutate: Callable[[VersionHistory], T],
+        event: Event,
+        guard: Guard,
+        *,
+        needs: Collection[int] = (),
+    ) -> T:
+        """One whole change of what is durable of a name, which takes effect here; versions it ``needs`` are loaded."""
         async with self.of(name, guard):
-            result, history = await self.write(name, mutate, event, guard)
-            await self._following.follow(name, history)
+            self.check(name, guard)
+            needed = [self._registry.version(name, number) for number in sorted(needs)]
+            try:
+                for version in needed:
+                    await self._following.make_resident(version)
+                result, history = await self.write(name, mutate, event, guard)
+            except BaseException:
+                self._following.let_go(needed)
+                raise
+            action: Action = "abort" if event.action == "abort" else "canary"
+            await self._following.follow(name, history, action=action)
             return result
 
     async def write(

@@ -62,12 +62,15 @@ class Following:
         gone = self._registry.adopt(name, history)
         for key, reason in failures.items():
             self._registry.failed(key, reason)
-        replaced = None if before is None else before.get(before.live)
-        self._tell(replaced, history, action)
+        self._tell(before or VersionHistory(), history, action)
+        self._observer.shared_out(name, [share.key for share in self._registry.shares(name)])
         paths = {version.path for version in ours}
         ends = [self.end(version, force=force, delete=version.path in paths) for version in gone]
-        if replaced is not None and replaced not in gone and history.live != replaced.key.version:
-            self._draining.begin(replaced.key)
+        stay = {version.key for version in (*gone, *history.to_be_resident())}
+        for version in () if before is None else before.to_be_resident():
+            if version.key not in stay:
+                self._observer.retire(version.key)
+                self._draining.begin(version.key)
         return ends
 
     async def make_resident(self, version: AdapterVersion) -> None:
@@ -90,6 +93,12 @@ class Following:
         if state is not VersionState.CANDIDATE:  # which was only asked whether it is resident still
             self._observer.adapter_loaded(loaded)
 
+    def let_go(self, versions: Collection[AdapterVersion]) -> None:
+        """Unload those of ``versions``, loaded for a change that failed, that nobody asks for."""
+        for version in versions:
+            if not self._registry.serves(version.key):
+                self._draining.begin(version.key)
+
     def end(self, version: AdapterVersion, *, force: bool, delete: bool = True) -> asyncio.Task[None]:
         """Unload a version that the registry has let go, and ``delete`` its files."""
         self._observer.retire(version.key)
@@ -98,9 +107,8 @@ class Following:
     async def _load(self, history: VersionHistory, resident: AdapterKey | None) -> dict[AdapterKey, str]:
         """Make what ``history`` serves resident; returns why that could not be done."""
         failures: dict[AdapterKey, str] = {}
-        served = [history.get(number) for number in (history.live, *sorted(history.candidates))]
-        for version in served:
-            if version is None or version.key == resident or self._is_resident(version.key):
+        for version in history.to_be_resident():
+            if version.key == resident or self._is_resident(version.key):
                 continue
             try:
                 await self.make_resident(version)
@@ -114,17 +122,17 @@ class Following:
         """Whether it is there, or known to fail, as far as this process knows."""
         if not self._registry.knows(key):
             return False
-        return self._registry.state(key) in (VersionState.LIVE, VersionState.CANDIDATE, VersionState.FAILED)
+        return self._registry.state(key) not in (VersionState.DRAINING, VersionState.STORED)
 
-    def _tell(self, replaced: AdapterVersion | None, history: VersionHistory, action: Action) -> None:
-        live = history.get(history.live)
+    def _tell(self, before: VersionHistory, history: VersionHistory, action: Action) -> None:
+        replaced, live = before.get(before.live), history.get(history.live)
         old, new = None if replaced is None else replaced.key, None if live is None else live.key
         if old == new:
+            if before.traffic.shares != history.traffic.shares:
+                self._observer.name_changed("abort" if action == "abort" else "canary")
             return
         if new is None:
             self._observer.name_changed("remove")
             return
         logger.info("adapter %s in service, before it: %s", new, old)
         self._observer.name_changed("load" if old is None else action)
-        if old is not None:
-            self._observer.retire(old)

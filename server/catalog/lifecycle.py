@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +36,8 @@ from server.errors import BudgetError, ConflictError, InvalidRequestError, Store
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+_SERVED = (VersionState.LIVE, VersionState.CANARY, VersionState.SHADOW, VersionState.CANDIDATE)
+Check = Callable[[VersionHistory], None]
 Uploaded = Literal["load", "replace", "candidate", "restore", "unchanged"]
 
 
@@ -134,16 +136,24 @@ class AdapterLifecycle:
         return await self.install(name, package, activate=activate, allow_noop=allow_noop)
 
     async def activate(
-        self, name: str, number: int, *, expected_live: int | None = None, guard: Guard | None = None
+        self,
+        name: str,
+        number: int,
+        *,
+        expected_live: int | None = None,
+        guard: Guard | None = None,
+        action: Action = "activate",
+        check: Check | None = None,
     ) -> Activation:
-        """Let ``name`` serve another of its versions, a candidate or an older one.
+        """Let ``name`` serve another of its versions: a candidate, a canary or an older one. It ends all canaries.
 
-        With ``expected_live`` (0: none) only if that is what it serves now, or if there is nothing to change; with a
-        ``guard`` instead if that holds. Raises UnknownModelError, ConflictError, PreconditionFailedError, or as
-        ``install``; everything is as before then, but that a version whose files cannot be loaded has failed
-        (AdapterFailedError).
+        ``action`` says what that is called, ``check`` raises where it must not be after all. With ``expected_live`` (0:
+        none) only if that is what it serves now, or if there is nothing to change; with a ``guard`` instead if that
+        holds. Raises UnknownModelError, ConflictError, PreconditionFailedError, or as ``install``; everything is as
+        before then, but that a version whose files cannot be loaded has failed (AdapterFailedError).
         """
-        return await self._background.to_the_end(self._activate(name, number, guard or Guard(expected_live)))
+        work = self._activate(name, number, guard or Guard(expected_live), action, check)
+        return await self._background.to_the_end(work)
 
     async def rollback(
         self, name: str, number: int | None = None, *, expected_live: int | None = None, guard: Guard | None = None
@@ -184,13 +194,25 @@ class AdapterLifecycle:
         self.registry.failed(key, reason)
 
     async def change(
-        self, name: str, mutate: Callable[[VersionHistory], T], event: Event, *, guard: Guard | None = None
+        self,
+        name: str,
+        mutate: Callable[[VersionHistory], T],
+        event: Event,
+        *,
+        guard: Guard | None = None,
+        needs: Collection[int] = (),
     ) -> T:
         """Change what is durable of a name, and let it take effect. ``mutate`` may be called in any thread.
 
-        Raises what ``mutate`` and ``guard`` raise, or CatalogUnavailableError; everything is as before then.
+        Versions that the change ``needs`` are made resident first. Raises what ``mutate`` and ``guard`` raise,
+        AdapterFailedError, UnknownModelError, or CatalogUnavailableError; everything is as before then.
         """
-        return await self._background.to_the_end(self._changes.make(name, mutate, event, guard or Guard()))
+        work = self._changes.make(name, mutate, event, guard or Guard(), needs=needs)
+        return await self._background.to_the_end(work)
+
+    async def refresh(self, name: str) -> None:
+        """Let what the catalog says of ``name`` now take effect here. Raises CatalogUnavailableError."""
+        await self.follow(name, await asyncio.to_thread(self.catalog.read, name))
 
     async def follow(self, name: str, history: VersionHistory) -> None:
         """Let what the catalog says of ``name`` take effect here, unless that has been done."""
@@ -233,12 +255,12 @@ class AdapterLifecycle:
             await asyncio.to_thread(self.store.discard, package)
 
     def _same_content(self, name: str, content: Content, *, activate: bool) -> AdapterVersion | None:
-        """The live version of ``name``, else a candidate, else one that failed, whose content is this one."""
+        """The live version of ``name``, else one that waits or has a share, else a failed one, of this content."""
         versions = self.registry.versions(name) if name in self.registry.known_names() else []
         same = [version for version in versions if content.is_of(version)]
         same.sort(key=lambda version: self.registry.serves(version.key))
         by_state = {self.registry.state(version.key): version for version in same}
-        found = by_state.get(VersionState.LIVE) or by_state.get(VersionState.CANDIDATE)
+        found = next((by_state[state] for state in _SERVED if state in by_state), None)
         failed = by_state.get(VersionState.FAILED)
         if found is None and failed is not None and (activate or self.registry.serves(failed.key)):
             return failed
@@ -347,11 +369,11 @@ class AdapterLifecycle:
 
     # ---- activating ----
 
-    async def _activate(self, name: str, number: int, guard: Guard) -> Activation:
+    async def _activate(self, name: str, number: int, guard: Guard, action: Action, check: Check | None) -> Activation:
         async with self._changes.of(name, guard):
             version = self.registry.version(name, number)
             self._changes.check(name, guard, target=number)
-            return await self._make_live(version, "activate", guard)
+            return await self._make_live(version, action, guard, check)
 
     async def _rollback(self, name: str, number: int | None, guard: Guard) -> Activation:
         async with self._changes.of(name, guard):
@@ -364,7 +386,9 @@ class AdapterLifecycle:
             self._changes.check(name, guard, target=number)
             return await self._make_live(version or self.registry.before(name), "rollback", guard)
 
-    async def _make_live(self, version: AdapterVersion, action: Action, guard: Guard) -> Activation:
+    async def _make_live(
+        self, version: AdapterVersion, action: Action, guard: Guard, check: Check | None = None
+    ) -> Activation:
         """Let its name serve a version that is kept; with the action ``rollback``, undo what came after it."""
         key = version.key
         if self.registry.state(key) is VersionState.LIVE:
@@ -375,6 +399,8 @@ class AdapterLifecycle:
             return Activation(version)
 
         def switch(history: VersionHistory) -> AdapterVersion | None:
+            if check is not None:
+                check(history)
             if history.get(key.version) is None:
                 raise UnknownModelError(f"{key} was deleted meanwhile")
             return history.roll_back(key.version) if action == "rollback" else history.activate(key.version)
@@ -382,8 +408,7 @@ class AdapterLifecycle:
         try:
             replaced, history = await self._changes.write(key.name, switch, Event(action, key.version), guard)
         except BaseException:
-            if not self.registry.serves(key):
-                self._draining.begin(key)
+            self._following.let_go([version])
             raise
         await self._following.follow(key.name, history, action=action, resident=key)
         return Activation(version, replaced)

@@ -10,12 +10,14 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from adapters.names import check_name
 from adapters.quoting import quote
 from server.adapter_key import AdapterKey, version_number
+from server.catalog.traffic import NO_SPLIT, Traffic
 from server.catalog.versions import AdapterVersion, NameSettings, VersionHistory, VersionState
 from server.errors import AdapterFailedError, ConflictError, InvalidRequestError, UnknownModelError
 
@@ -23,11 +25,12 @@ from server.errors import AdapterFailedError, ConflictError, InvalidRequestError
 class Lease:
     """A request's hold on the version ``key`` until released; None, the base, is nothing that could go away.
 
-    ``sequences`` of it are running. Releasing again does nothing.
+    ``sequences`` of it are running. ``by_name``: it was asked for by its name alone. Releasing again does nothing.
     """
 
-    def __init__(self, key: AdapterKey | None, on_release: Callable[[Lease], None]) -> None:
+    def __init__(self, key: AdapterKey | None, on_release: Callable[[Lease], None], *, by_name: bool = False) -> None:
         self.key = key
+        self.by_name = by_name
         self.sequences = 0
         self._on_release: Callable[[Lease], None] | None = on_release
 
@@ -44,6 +47,21 @@ class Lease:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.release()
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A request to be drawn for one of the versions that share a name's. ``sticky`` None: at random."""
+
+    sticky: str | None = None
+
+
+class Share(NamedTuple):
+    """What a version has of the requests to its name, or of their copies. ``role`` is live, canary or shadow."""
+
+    key: AdapterKey
+    role: str
+    weight: float
 
 
 MAX_CANDIDATES = 16
@@ -66,16 +84,18 @@ class Registry:
         self._leaving: dict[AdapterKey, AdapterVersion] = {}
         self._leases: dict[AdapterKey, set[Lease]] = {}  # the one count of who uses a version
         self._unused: dict[AdapterKey, asyncio.Event] = {}
+        self.on_fallback: Callable[[AdapterKey], None] = lambda key: None  # told of a canary that cannot be served
 
     # ---- requests ----
 
-    def resolve(self, model: str) -> AdapterKey | None:
+    def resolve(self, model: str, draw: Draw | None = None) -> AdapterKey | None:
         """The version that ``model`` means now; None for the base.
 
-        ``model`` is the base's name, ``name``, ``name@version`` (live or candidate), or either after ``base:``.
-        Raises UnknownModelError, or AdapterFailedError.
+        ``model`` is the base's name, ``name``, ``name@version`` (live, candidate, or with a part of the requests), or
+        either after ``base:``. Of a name whose requests are shared out that is the live version, with ``draw`` the one
+        that gets this request. Raises UnknownModelError, or AdapterFailedError.
         """
-        key = self.find(model)
+        key = self.find(model, draw)
         if key is not None and (reason := self.failure(key)) is not None:
             raise AdapterFailedError(
                 f"{key} cannot be loaded: {reason}. Upload it again, activate it once its files are mended "
@@ -83,31 +103,57 @@ class Registry:
             )
         return key
 
-    def find(self, model: str) -> AdapterKey | None:
+    def find(self, model: str, draw: Draw | None = None) -> AdapterKey | None:
         """As ``resolve``, also for a version that failed."""
         if model == self.base_name:
             return None
-        name, at, number = model.removeprefix(f"{self.base_name}:").partition("@")
-        if not at:
-            return self.live(name).key  # shares of traffic (canaries) would be drawn here
+        name, number = self._parts(model)
+        if number is None:
+            live = self.live(name).key
+            return live if draw is None else self._drawn(live, draw)
         entry = self._entry(name)
         version = self._version(entry, name, number)
-        if self._state(entry, version.key) not in (VersionState.LIVE, VersionState.CANDIDATE, VersionState.FAILED):
+        if self._state(entry, version.key) in (VersionState.DRAINING, VersionState.STORED):
             raise UnknownModelError(
                 f"Version {version.key.version} of {name!r} is not being served, {_served(name, entry)}. "
                 f"Ask for {name!r}, or have the other version activated."
             )
         return version.key
 
-    def lease(self, model: str) -> Lease:
+    def lease(self, model: str, sticky: str | None = None) -> Lease:
         """Resolve ``model`` and hold its version until the lease is released, so that it is not unloaded before.
 
-        Raises UnknownModelError, or AdapterFailedError.
+        Requests with one ``sticky`` get one version of those that share a name's requests; without it that is drawn
+        for each. Raises UnknownModelError, or AdapterFailedError.
         """
-        lease = Lease(self.resolve(model), self._release)
+        by_name = model != self.base_name and self._parts(model)[1] is None
+        lease = Lease(self.resolve(model, Draw(sticky)), self._release, by_name=by_name)
         if lease.key is not None:
             self._leases.setdefault(lease.key, set()).add(lease)
         return lease
+
+    def traffic(self, name: str) -> Traffic:
+        """How the requests to a name are shared out; of one that is not known all go to the live version."""
+        entry = self._entries.get(name)
+        return NO_SPLIT if entry is None else entry.traffic
+
+    def shares(self, name: str) -> list[Share]:
+        """The versions that requests to ``name`` go to, or are copied to; none where all go to the live one."""
+        entry, traffic = self._entries.get(name), self.traffic(name)
+        if entry is None or not traffic.is_split:
+            return []
+        shares = [("canary", canary.version, canary.weight) for canary in traffic.canaries]
+        rest = 1 - sum(weight for _, _, weight in shares)
+        shadow = [("shadow", traffic.shadow.version, traffic.shadow.weight)] if traffic.shadow else []
+        return [
+            Share(version.key, role, weight)
+            for role, number, weight in [("live", entry.live, rest), *shares, *shadow]
+            if (version := entry.get(number)) is not None
+        ]
+
+    def split_names(self) -> list[str]:
+        """The names whose requests are shared out. May be asked in any thread."""
+        return [name for name, entry in list(self._entries.items()) if entry.traffic.is_split]
 
     def running(self, key: AdapterKey) -> int:
         """Sequences of a version that have not ended."""
@@ -154,8 +200,8 @@ class Registry:
     def adopt(self, name: str, history: VersionHistory) -> list[AdapterVersion]:
         """Let ``name`` be what ``history`` says from now on; whatever it makes live or a candidate is to be resident.
 
-        Returns the versions that it no longer has, each to be ``deleted`` later. The one that was live and is kept is
-        draining until it is ``drained``.
+        Returns the versions that it no longer has, each to be ``deleted`` later. Those that are kept and that nobody is
+        to ask any more are draining until they are ``drained``.
         """
         before = self._entries.get(name, VersionHistory())
         gone = [version for version in before.all() if history.get(version.key.version) is None]
@@ -163,12 +209,8 @@ class Registry:
             self._failures.pop(version.key, None)
             self._draining.discard(version.key)
         self._leaving |= {version.key: version for version in gone}
-        live = history.get(history.live)
-        if live is not None:
-            self._draining.discard(live.key)
-        left = history.get(before.live)
-        if left is not None and history.live != before.live:
-            self._draining.add(left.key)
+        self._draining.update(version.key for version in before.to_be_resident() if history.get(version.key.version))
+        self._draining.difference_update(version.key for version in history.to_be_resident())
         if history.is_blank:
             self._entries.pop(name, None)
         else:
@@ -259,8 +301,8 @@ class Registry:
         return {key.version for key in self._draining if key.name == name}
 
     def serves(self, key: AdapterKey) -> bool:
-        """Whether a version of a known name is live or a candidate, failed or not."""
-        return self.is_candidate(key) or self.live_number(key.name) == key.version
+        """Whether a version of a known name is to be resident, failed or not: live, a candidate, or with a share."""
+        return key.version in {version.key.version for version in self._entry(key.name).to_be_resident()}
 
     def is_candidate(self, key: AdapterKey) -> bool:
         """Whether a version of a known name has never been live, failed or not."""
@@ -277,6 +319,22 @@ class Registry:
 
     # ---- inside ----
 
+    def _parts(self, model: str) -> tuple[str, str | None]:
+        """The name in ``model``, and what stands for the number of a version if anything does."""
+        name, at, number = model.removeprefix(f"{self.base_name}:").partition("@")
+        return name, number if at else None
+
+    def _drawn(self, live: AdapterKey, draw: Draw) -> AdapterKey:
+        """The version that gets a request to a name: one that cannot be served falls back to the live one."""
+        entry = self._entries[live.name]
+        canary = entry.get(entry.traffic.drawn(live.name, draw.sticky))
+        if canary is None:
+            return live
+        if canary.key in self._failures:
+            self.on_fallback(canary.key)
+            return live
+        return canary.key
+
     def _release(self, lease: Lease) -> None:
         if lease.key is None:
             return
@@ -292,6 +350,10 @@ class Registry:
             return VersionState.FAILED
         if key.version == entry.live:
             return VersionState.LIVE
+        if entry.traffic.canary(key.version):
+            return VersionState.CANARY
+        if key.version in entry.traffic.versions:
+            return VersionState.SHADOW
         if key.version in entry.candidates:
             return VersionState.CANDIDATE
         return VersionState.DRAINING if key in self._draining else VersionState.STORED

@@ -5,6 +5,7 @@ Plain bookkeeping; knows no other names, no requests, no files, no engine and no
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,6 +17,7 @@ from adapters.package.added_tokens import AddedToken
 from adapters.package.chat_template import NO_CHAT, PackageChat
 from adapters.package.manifest import Manifest
 from server.adapter_key import AdapterKey
+from server.catalog.traffic import NO_SPLIT, Traffic, after_change, forgotten
 from server.limits import Limits
 
 MAX_HISTORY = 100  # versions that rollbacks can go back over
@@ -24,11 +26,14 @@ MAX_HISTORY = 100  # versions that rollbacks can go back over
 class VersionState(StrEnum):
     """Where a version stands.
 
-    Serving its name; resident but answering only to ``name@version``, never having been live; finishing its last
-    requests; only kept on disk; or, whichever of these it was, not to be loaded from there.
+    Serving its name; answering a share of its requests; getting copies of them alone; resident but answering only to
+    ``name@version``, never having been live; finishing its last requests; only kept on disk; or, whichever of these it
+    was, not to be loaded from there.
     """
 
     LIVE = "live"
+    CANARY = "canary"
+    SHADOW = "shadow"
     CANDIDATE = "candidate"
     DRAINING = "draining"
     STORED = "stored"
@@ -75,6 +80,7 @@ class NameRecord(msgspec.Struct, omit_defaults=True):
 
     It is None before a version has gone live. ``removed``: the name was served once and has been taken away. ``last``
     is the highest number given out, ``served`` those that were live before the live one, in that order; may repeat.
+    ``traffic`` says which others answer requests.
     """
 
     last: int = 0
@@ -83,6 +89,7 @@ class NameRecord(msgspec.Struct, omit_defaults=True):
     candidates: set[int] = set()
     served: list[int] = []
     settings: NameSettings = NameSettings()
+    traffic: Traffic = NO_SPLIT
 
 
 class VersionHistory:
@@ -104,6 +111,16 @@ class VersionHistory:
     def candidates(self) -> Collection[int]:
         """Numbers of the versions that wait to be judged."""
         return self.record.candidates
+
+    @property
+    def traffic(self) -> Traffic:
+        """How the requests are shared out; changed by ``share_out``."""
+        return self.record.traffic
+
+    def to_be_resident(self) -> list[AdapterVersion]:
+        """The versions that answer requests, or wait to be judged; the live one first."""
+        numbers = dict.fromkeys((self.live, *sorted({*self.candidates, *self.traffic.versions})))
+        return [version for number in numbers if (version := self.get(number)) is not None]
 
     @property
     def is_blank(self) -> bool:
@@ -167,9 +184,10 @@ class VersionHistory:
     def superfluous(self, most: int, used: Collection[int] = ()) -> list[AdapterVersion]:
         """Those to delete so that at most ``most`` are kept, oldest first.
 
-        They are versions that nobody uses: neither live, nor ``used``, nor a candidate, nor the one to go back to.
+        They are versions that nobody uses: neither live, nor ``used``, nor a candidate, nor the one to go back to, nor
+        has one a share of the requests.
         """
-        kept = {self.live, self.before(), *self.candidates, *used}
+        kept = {self.live, self.before(), *self.candidates, *used, *self.traffic.versions}
         idle = [version for version in self.all() if version.key.version not in kept]
         return idle[: max(len(self._known) - most, 0)]
 
@@ -178,6 +196,7 @@ class VersionHistory:
         assert number != self.live, f"version {number} is live"
         self.record.candidates.discard(number)
         self.record.served = [served for served in self.record.served if served != number]
+        self.record.traffic = forgotten(self.traffic, number, time.time())
         return self._known.pop(number)
 
     def remove(self) -> list[AdapterVersion]:
@@ -187,6 +206,11 @@ class VersionHistory:
         self._known = {}
         return gone
 
+    def share_out(self, traffic: Traffic) -> None:
+        """Let requests be drawn by ``traffic``."""
+        self.record.traffic = traffic
+
     def _go_live(self, number: int) -> None:
         self.record.live, self.record.removed = number, False
+        self.record.traffic = after_change(self.traffic, number, time.time())
         self.record.candidates.discard(number)

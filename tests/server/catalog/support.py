@@ -82,7 +82,7 @@ class Backend:
     def check_integrity(self) -> None:
         """When idle, engine and disk hold exactly what the registry knows."""
         versions = [version for name in self.registry.known_names() for version in self.registry.versions(name)]
-        served = (VersionState.LIVE, VersionState.CANDIDATE)
+        served = (VersionState.LIVE, VersionState.CANARY, VersionState.SHADOW, VersionState.CANDIDATE)
         assert self.client.resident == {v.key for v in versions if self.registry.state(v.key) in served}
         assert not self.registry._leaving
         assert set((self.root / "packages").iterdir()) == {version.path for version in versions}
