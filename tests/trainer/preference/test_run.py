@@ -189,5 +189,8 @@ def test_without_trl_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_supervised_training_imports_no_trl() -> None:
-    code = "import sys, trainer.run, trainer.preference.task; sys.exit('trl' in sys.modules)"
+    code = (
+        "import sys; from trainer.commands.common import import_bitsandbytes; import_bitsandbytes(); "
+        "import trainer.run, trainer.preference.task; sys.exit('trl' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
