@@ -106,6 +106,7 @@ def test_the_loss_of_kto_is_the_formula_on_logits_computed_apart(tiny_base: Path
     assert losses(long)[3] == pytest.approx(total / len(rows), abs=1e-5)
 
 
+@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("kind", ["dpo", "kto"])
 @pytest.mark.parametrize("method", ["lora", "prefix"])
 def test_held_out_preferences_are_learned_and_recorded(tiny_base: Path, tmp_path: Path, kind: str, method: str) -> None:
