@@ -13,6 +13,10 @@ VLLM   ?=
 SERVE  ?= --kv-cache-gb 0.38
 # A worker a core, of one thread each (tests/conftest.py); with workers, neighbours in a file mostly stay together.
 WORKERS := -n auto --maxprocesses 8 --dist worksteal
+# Tests start a hundred processes, and each would compile what it imports of us where no bytecode may be written.
+export PYTHONDONTWRITEBYTECODE :=
+# The files with such tests: the others need not be imported to be left out.
+NUMERIC = $(shell grep -rl --include='test_*.py' 'mark\.numeric' tests)
 
 .DEFAULT_GOAL := help
 .PHONY: help install hooks base demo serve loadtest soak bench bench-peers perplexity adapter-memory lint format test
@@ -83,7 +87,7 @@ families: $(STAMP) ## measure every model family and write docs/families.md
 lint: $(STAMP) ## ruff, mypy and the import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers auto
 	$(BIN)/lint-imports
 
 format: $(STAMP) ## let ruff format and mend what it can
@@ -98,7 +102,7 @@ test-fast: $(STAMP) ## the part of it that takes two minutes
 
 test-numeric-avx2: $(STAMP) ## the tests of the CPU's arithmetic, as on a machine with AVX2 only
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
-	  $(PYTEST) $(WORKERS) -m 'numeric and not slow and not gpu and not peers' $(ARGS)
+	  $(PYTEST) $(WORKERS) -m 'numeric and not slow and not gpu and not peers' $(NUMERIC) $(ARGS)
 
 test-slow: base ## real training and serving on the default base
 	$(PYTEST) -m slow $(ARGS)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from adapters.base_spec import BaseSpec
 from bases.errors import BaseModelError
 from bases.weights import linear_weight, weight_bytes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def expert_modules(model: nn.Module) -> dict[str, nn.Module]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,12 @@ def make_base(path: Path, *, model_type: str = "llama", seed: int = 0, std: floa
     return path
 
 
+@lru_cache(maxsize=4)
+def _loaded(base: Path, written: int) -> Any:
+    """The base whose weights were ``written`` then (ns), never to be changed: most get many adapters in a row."""
+    return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+
+
 def make_adapter(
     base: Path,
     path: Path,
@@ -83,7 +91,7 @@ def make_adapter(
     """
     from peft import get_peft_model
 
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), config)
+    model = get_peft_model(copy.deepcopy(_loaded(base, (base / "model.safetensors").stat().st_mtime_ns)), config)
     torch.manual_seed(seed)
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from functools import lru_cache
 from pathlib import Path
@@ -20,9 +21,29 @@ from transformers.pytorch_utils import Conv1D
 from bases.finding import GGUF_BLOCKS
 from tests.own_formats import apply_own, is_own
 
+_SMALL = 50_000_000  # bytes of a base whose models are all kept
+
+
+def _model(base: Path, adapter: Path | None, quantize: str) -> Any:
+    """The model, kept for the next time: bases of tests are small, and their adapters asked again and again."""
+    small = sum(file.stat().st_size for file in base.glob("*.safetensors")) < _SMALL
+    return (_kept if small else _of_a_real_base)(base, adapter, quantize)
+
+
+def _adapted(base: Path, adapter: Path | None, quantize: str) -> Any:
+    plain = _base(base, quantize)
+    if adapter is None:
+        return plain
+    model = copy.deepcopy(plain)
+    return (apply_own(model, adapter) if is_own(adapter) else PeftModel.from_pretrained(model, adapter)).eval()
+
+
+_kept, _of_a_real_base = lru_cache(maxsize=256)(_adapted), lru_cache(maxsize=4)(_adapted)
+
 
 @lru_cache(maxsize=16)
-def _model(base: Path, adapter: Path | None, quantize: str) -> Any:
+def _base(base: Path, quantize: str) -> Any:
+    """The base alone, never to be changed."""
     options: dict[str, Any] = {}
     if quantize.startswith(("nf4", "fp4")):
         options["quantization_config"] = BitsAndBytesConfig(
@@ -36,9 +57,13 @@ def _model(base: Path, adapter: Path | None, quantize: str) -> Any:
         _round_to_int8(model)
     if quantize == "gguf":
         _take_gguf_values(model, load_file(base / GGUF_BLOCKS))
-    if adapter is not None:
-        model = apply_own(model, adapter) if is_own(adapter) else PeftModel.from_pretrained(model, adapter)
     return model.eval()
+
+
+def forget() -> None:
+    """Give back the memory of all models that are kept."""
+    for kept in (_kept, _of_a_real_base, _base):
+        kept.cache_clear()
 
 
 def compute_in_fp32(model: Any) -> None:

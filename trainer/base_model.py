@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import torch
 
-from bases import loader
 from bases.architecture import check_code, is_encoder_decoder
 from bases.compute import is_out_of_memory, resolve_dtype
 from bases.end_tokens import end_token_ids
@@ -131,6 +130,8 @@ def load_model(
     path: Path, dtype: torch.dtype, quantize: str, on: torch.device | None = None, trust_remote_code: bool = False
 ) -> Any:
     """The language model in ``path``, frozen, on the device that trains or ``on``. Raises BaseModelError."""
+    from bases import loader  # a second of imports, which a vocabulary needs none of
+
     try:
         model = loader.load_model(
             path,

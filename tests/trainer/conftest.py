@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from tests import oracle
 from tests.once import Once
 from tests.trainer.every_method import METHODS
 from tests.trainer.support import make_config
+from trainer.loop import session
 from trainer.loop.session import RunResult
 from trainer.run import train
 
 STEPS = 40  # in which every method learns the colours
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _little_to_collect() -> None:
+    """accelerate collects garbage after every run, and would look at all that other tests have made."""
+    oracle.forget()
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture
+def drawn() -> None:
+    """Ask for this where a run's loss.png is looked at."""
+
+
+@pytest.fixture(autouse=True)
+def _undrawn(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No picture of a run whose picture nobody looks at: it takes a fifth of the time of the whole run."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "drawn" not in request.fixturenames:
+            patch.setattr(session, "plot_losses", lambda *_: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.trainer.forked import ForkedCommand
 from trainer.config.loading import load_config
 from trainer.config.schema import TrainConfig
 from trainer.loop.records import read_metrics
@@ -59,10 +60,10 @@ def losses(result: RunResult | TrainConfig, key: str = "loss") -> dict[int, floa
     return {record["step"]: record[key] for record in records if key in record}
 
 
-def wait_for_step(metrics: Path, step: int, process: subprocess.Popen[str]) -> None:
+def wait_for_step(metrics: Path, step: int, process: subprocess.Popen[str] | ForkedCommand) -> None:
     """Until ``process``, a training run, has logged ``step``."""
     end = time.monotonic() + DEADLINE
     while not any(record["step"] >= step for record in read_metrics(metrics)):
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, process.communicate(timeout=DEADLINE)
         assert time.monotonic() < end
         time.sleep(0.01)

@@ -133,6 +133,7 @@ def test_accumulated_batches_equal_one_large_batch(tiny_base: Path, tmp_path: Pa
     assert losses(train(large))[1] != pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_run_leaves_its_account(tiny_base: Path, tmp_path: Path) -> None:
     rows: list[Any] = [*colour_rows(), {"prompt": "x", "response": ""}]
     shown: list[str] = []

@@ -10,7 +10,9 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache, wraps
 from types import FrameType
+from typing import Any, cast
 
 from trainer.config.scalars import SWITCHES
 
@@ -57,6 +59,32 @@ def silence_libraries() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+
+
+def import_bitsandbytes() -> None:
+    """Import bitsandbytes without torch's compiler, which takes a second: what it has compiled at once, and few runs
+    call, is compiled when it is first called.
+    """
+    import torch
+
+    compile_now = torch.compile
+
+    def compile_later(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        @cache
+        def compiled() -> Callable[..., Any]:
+            return cast("Callable[..., Any]", compile_now(function, **options))
+
+        @wraps(function)
+        def call(*args: Any, **named: Any) -> Any:
+            return compiled()(*args, **named)
+
+        return call
+
+    torch.compile = compile_later  # type: ignore[assignment]
+    try:
+        import bitsandbytes  # noqa: F401
+    finally:
+        torch.compile = compile_now
 
 
 def split_flags(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from trainer.commands.common import SETTINGS_HELP, guarded, parse_settings, silence_libraries
+from trainer.commands.common import SETTINGS_HELP, guarded, import_bitsandbytes, parse_settings, silence_libraries
 
 _METRIC_HELP = (
     "validation_loss (the default), train_loss or exact_match; of GRPO reward_after, of other preferences "
@@ -44,6 +44,7 @@ def sweep(argv: list[str]) -> int:
 
 def _sweep(args: argparse.Namespace) -> int:
     silence_libraries()
+    import_bitsandbytes()
     from trainer.progress import make_display
     from trainer.sweep import as_text
     from trainer.sweep import sweep as run

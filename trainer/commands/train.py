@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.commands.common import SETTINGS_HELP, guarded, parse_settings, silence_libraries
+from trainer.commands.common import SETTINGS_HELP, guarded, import_bitsandbytes, parse_settings, silence_libraries
 from trainer.commands.launchers import without_launcher
 from trainer.errors import ConfigError
 
@@ -93,6 +93,7 @@ def _train(args: argparse.Namespace) -> int:
     watch_launcher()
     config, start = load_run(args.config, args.settings, processes=process_count())
     silence_libraries()
+    import_bitsandbytes()
     from trainer.progress import make_display
     from trainer.run import train as run
 

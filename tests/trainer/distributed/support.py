@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
+from tests.trainer import forked
 from trainer.config.loading import dump_config, load_config
 from trainer.config.schema import TrainConfig
 from trainer.serving.local_server import free_port
@@ -21,7 +22,8 @@ def train_in(nproc: int, configs: Sequence[TrainConfig], folder: Path, *, resume
         files.append(folder / f"several-{number}.yaml")
         files[-1].write_text(dump_config(config), encoding="utf-8")
     ports = [free_port() for _ in configs]
-    spawn(_work, (nproc, files, ports, resume), nproc)  # type: ignore[no-untyped-call]
+    arguments = (nproc, files, ports, resume)
+    start_processes(_work, arguments, nproc, start_method=forked.METHOD)  # type: ignore[no-untyped-call]
 
 
 def _work(rank: int, nproc: int, files: Sequence[Path], ports: Sequence[int], resume: bool) -> None:

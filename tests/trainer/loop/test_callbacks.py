@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.trainer.forked import ForkedCommand
 from tests.trainer.support import DEADLINE, make_config, wait_for_step
 from trainer.config.loading import dump_config
 from trainer.loop.checkpoint import checkpoints
@@ -50,10 +51,10 @@ def test_an_interrupted_run_saves_itself_and_goes_on_exactly(
     evaluated = [record["step"] for record in read_metrics(metrics) if "eval_loss" in record]
     assert evaluated == list(range(eval_steps, step + 1, eval_steps))  # also after the step that was interrupted
 
-    process = start(tmp_path, "--resume")
-    wait_for_step(metrics, step + 2, process)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=DEADLINE)
+    again = ForkedCommand(tmp_path, "train", str(tmp_path / "c.yaml"), "--quiet", "--resume")
+    wait_for_step(metrics, step + 2, again)
+    again.send_signal(signal.SIGINT)
+    again.communicate(timeout=DEADLINE)
     after = {record["step"]: record["loss"] for record in read_metrics(metrics) if "loss" in record}
     assert {known: after[known] for known in before} == before
     assert len(after) >= step + 2

@@ -10,6 +10,7 @@ from tests.trainer.support import losses, make_config
 from trainer.run import train
 
 
+@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize(
     ("options", "logged"),
     [
@@ -31,6 +32,7 @@ def test_the_last_step_is_logged_and_drawn(
     assert (result.output / "loss.png").stat().st_size > 10_000
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_run_that_had_ended_is_drawn_and_summed_up_again(tiny_base: Path, tmp_path: Path) -> None:
     config = make_config(tmp_path, tiny_base, "log_steps=10", "max_steps=4")
     first = train(config)

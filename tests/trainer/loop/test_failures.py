@@ -3,50 +3,70 @@
 from __future__ import annotations
 
 import errno
-import os
-import subprocess
-import sys
+import resource
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tests.factory import make_base
-from tests.trainer.support import make_config
+from tests.trainer.forked import ForkedCommand
+from tests.trainer.support import DEADLINE, make_config
 from trainer.config.loading import dump_config
 from trainer.config.schema import TrainConfig
 from trainer.errors import CheckpointError, TrainingError
 from trainer.loop.checkpoint import checkpoints
 from trainer.loop.failures import explained
 from trainer.loop.records import read_metrics
+from trainer.loop.trainer import AdapterTrainer
 from trainer.run import train
 
-_RUN = """\
-import resource, sys
-from trainer.commands.train import train
-import trainer.run
-{limit}
-sys.exit(train(sys.argv[1:]))
-"""
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended."""
+
+    returncode: int | None
+    stderr: str
 
 
-def run(config: TrainConfig, folder: Path, limit: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(config: TrainConfig, folder: Path, limit: Callable[[], None]) -> Ended:
     """``hotswap train`` in a process that sets ``limit`` once everything is imported."""
     (folder / "c.yaml").write_text(dump_config(config), encoding="utf-8")
-    command = [sys.executable, "-c", _RUN.format(limit=limit), str(folder / "c.yaml"), "--quiet", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    command = ForkedCommand(folder, "train", str(folder / "c.yaml"), "--quiet", first=limit)
+    _, err = command.communicate(DEADLINE)
+    return Ended(command.poll(), err)
 
 
-def files_below(size: int) -> str:
-    return f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
+def limit_files(size: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def limit_files_after_step_4() -> None:
+    save = AdapterTrainer._save_checkpoint
+
+    def limited(trainer: Any, *arguments: Any) -> None:
+        if trainer.state.global_step > 4:
+            limit_files(100_000)
+        save(trainer, *arguments)
+
+    AdapterTrainer._save_checkpoint = limited  # type: ignore[method-assign]
+
+
+def limit_memory() -> None:
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 300_000_000,) * 2)
 
 
 def losses_of(output: Path) -> list[float]:
     return [record["loss"] for record in read_metrics(output / "metrics.jsonl") if "loss" in record]
 
 
-def one_line(done: subprocess.CompletedProcess[str]) -> str:
+def one_line(done: Ended) -> str:
     assert done.returncode == 1, done.stderr
     lines = done.stderr.splitlines()
     assert len(lines) == 1, done.stderr
@@ -59,7 +79,9 @@ def test_a_checkpoint_that_does_not_fit_leaves_nothing_and_the_run_goes_on_once_
     config = make_config(tmp_path, tiny_base)
     expected = losses_of(train(config).output)
     config = make_config(tmp_path / "full", tiny_base)
-    line = one_line(run(config, tmp_path, files_below(100_000)))  # the parameters fit, the optimizer's state does not
+    line = one_line(
+        run(config, tmp_path, partial(limit_files, 100_000))
+    )  # the parameters fit, the optimizer's state does not
     assert "checkpoint-4 cannot be written (" in line
     assert "free space" in line
     output = tmp_path / "full" / "run"
@@ -73,16 +95,7 @@ def test_a_later_checkpoint_that_does_not_fit_leaves_the_earlier_one_to_resume_f
 ) -> None:
     expected = losses_of(train(make_config(tmp_path, tiny_base)).output)
     config = make_config(tmp_path / "full", tiny_base, "max_steps=8")
-    limited = (
-        "from trainer.loop.trainer import AdapterTrainer\n"
-        "save = AdapterTrainer._save_checkpoint\n"
-        "def second(self, *a):\n"
-        "    if self.state.global_step > 4:\n"
-        f"        {files_below(100_000)}\n"
-        "    return save(self, *a)\n"
-        "AdapterTrainer._save_checkpoint = second"
-    )
-    assert "checkpoint-8 cannot be written" in one_line(run(config, tmp_path, limited))
+    assert "checkpoint-8 cannot be written" in one_line(run(config, tmp_path, limit_files_after_step_4))
     output = tmp_path / "full" / "run"
     assert [path.name for path in checkpoints(output)] == ["checkpoint-4"]
     assert not (output / "checkpoint-8").exists()
@@ -93,7 +106,7 @@ def test_a_later_checkpoint_that_does_not_fit_leaves_the_earlier_one_to_resume_f
 
 def test_metrics_that_do_not_fit_are_said_so(tiny_base: Path, tmp_path: Path) -> None:
     config = make_config(tmp_path, tiny_base, "max_steps=200", "save_steps=200", "eval_steps=200")
-    line = one_line(run(config, tmp_path, files_below(8_000)))
+    line = one_line(run(config, tmp_path, partial(limit_files, 8_000)))
     assert "metrics.jsonl cannot be written: File too large" in line
     assert "go on with --resume" in line
 
@@ -113,11 +126,7 @@ def test_running_out_of_memory_names_the_knobs_with_their_values(tmp_path: Path)
     rows = [{"prompt": "word " * 250, "response": "x" * 100}] * 72
     base = make_base(tmp_path / "base", max_position_embeddings=2048)
     config = make_config(tmp_path, base, "batch_size=64", "gradient_accumulation=2", "max_length=2048", rows=rows)
-    some_more = (
-        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (used + 300_000_000,) * 2)"
-    )
-    line = one_line(run(config, tmp_path, some_more))
+    line = one_line(run(config, tmp_path, limit_memory))
     assert line == (
         "hotswap: out of memory; lower what a step holds, in this order: batch_size=32 with gradient_accumulation=4 "
         "(now 64 and 2; the steps stay the same), gradient_checkpointing=true (now false), a lower max_length "

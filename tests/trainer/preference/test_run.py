@@ -106,6 +106,7 @@ def test_the_loss_of_kto_is_the_formula_on_logits_computed_apart(tiny_base: Path
     assert losses(long)[3] == pytest.approx(total / len(rows), abs=1e-5)
 
 
+@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("kind", ["dpo", "kto"])
 @pytest.mark.parametrize("method", ["lora", "prefix"])
 def test_held_out_preferences_are_learned_and_recorded(tiny_base: Path, tmp_path: Path, kind: str, method: str) -> None:
@@ -189,5 +190,8 @@ def test_without_trl_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_supervised_training_imports_no_trl() -> None:
-    code = "import sys, trainer.run, trainer.preference.task; sys.exit('trl' in sys.modules)"
+    code = (
+        "import sys; from trainer.commands.common import import_bitsandbytes; import_bitsandbytes(); "
+        "import trainer.run, trainer.preference.task; sys.exit('trl' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -118,8 +119,20 @@ def make_seq2seq_adapter(base: Path, path: Path, name: str, *, seed: int = 1) ->
     return path
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=128)
 def _model(base: Path, adapter: Path | None, quantize: str) -> Any:
+    plain = _base(base, quantize)
+    if adapter is None:
+        return plain
+    model = copy.deepcopy(plain)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return (apply_own(model, adapter) if is_own(adapter) else PeftModel.from_pretrained(model, adapter)).eval()
+
+
+@lru_cache(maxsize=8)
+def _base(base: Path, quantize: str) -> Any:
+    """The base alone, never to be changed."""
     options: dict[str, Any] = {}
     if quantize == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(
@@ -131,11 +144,7 @@ def _model(base: Path, adapter: Path | None, quantize: str) -> Any:
     compute_in_fp32(model)
     if quantize == "int8":
         _round_to_int8(model)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        if adapter is not None and is_own(adapter):
-            return apply_own(model, adapter).eval()
-        return (model if adapter is None else PeftModel.from_pretrained(model, adapter)).eval()
+    return model.eval()
 
 
 @torch.no_grad()
