@@ -81,7 +81,8 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
     metrics = Metrics(
         name,
         stats=lambda: engine.stats,
-        restarts=lambda: engine.restarts if isinstance(engine, ProcessEngineClient) else 0,
+        restarts=lambda: engine.restarts,
+        resumed=lambda: engine.resumed,
         versions=registry.counts,
         shares=partial(_shares, registry),
         max_adapters=config.metrics_adapters,
@@ -102,6 +103,7 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
     )
     engine.on_step = metrics.observe_step
     engine.on_lost = lifecycle.lost
+    engine.outage.on_recovery = metrics.engine_recovered
     control = CanaryControl(lifecycle, figures)
     return ServerContext(
         config=config,

@@ -19,10 +19,13 @@ from server.engine.messages import EngineInfo, EngineStats
 class EngineCollector(Collector):
     """The engine's own statistics, read when scraped; also under the names that routers look for."""
 
-    def __init__(self, model: str, stats: Callable[[], EngineStats], restarts: Callable[[], int]) -> None:
+    def __init__(
+        self, model: str, stats: Callable[[], EngineStats], restarts: Callable[[], int], resumed: Callable[[], int]
+    ) -> None:
         self._model = model
         self._stats = stats
         self._restarts = restarts
+        self._resumed = resumed
 
     def describe(self) -> Iterable[Metric]:
         """Nothing up front: a registry that takes a collector must not ask a starting engine."""
@@ -56,6 +59,7 @@ class EngineCollector(Collector):
             "prefix_cache_hits": ("Prompt tokens found in the prefix cache.", stats.prefix_cache_hits),
             "preemptions": ("Sequences put back for lack of blocks.", stats.preemptions),
             "engine_restarts": ("Restarts of the engine process.", self._restarts()),
+            "resumed_sequences": ("Sequences computed anew after a restart.", self._resumed()),
         }
         for name, (text, value) in values.items():
             family = CounterMetricFamily(f"hotswap_{name}", text, labels=("model",))

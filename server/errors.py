@@ -7,6 +7,7 @@ ServerError
 ├── UnknownModelError        no such base, adapter or version        404
 ├── QueueFullError           too many requests at once               429
 ├── EngineUnavailableError   starting, restarting or draining        503
+├── RequestEndsEngineError   no engine survives it                   503
 ├── AdapterFailedError       a version cannot be loaded again        503
 ├── CatalogUnavailableError  its database does not answer            503
 ├── StoreError               packages cannot be kept on the disk     503
@@ -55,6 +56,12 @@ class QueueFullError(ServerError):
 
 class EngineUnavailableError(ServerError):
     """The engine is not serving at the moment; the request may be repeated."""
+
+
+class RequestEndsEngineError(ServerError):
+    """The engine ended whenever it computed this request, at last with no other to blame: not to be repeated."""
+
+    code = "request_ends_engine"
 
 
 class AdapterFailedError(ServerError, AdapterError):

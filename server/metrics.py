@@ -97,6 +97,7 @@ REQUEST_BUCKETS = (
 )  # fmt: skip
 LOAD_BUCKETS = (.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60)  # fmt: skip
 STEP_BUCKETS = (.001, .0025, .005, .01, .025, .05, .075, .1, .15, .25, .5, 1, 2.5, 5, 10)  # fmt: skip
+RESTART_BUCKETS = (.5, 1, 2, 3, 4, 5, 7.5, 10, 15, 20, 30, 45, 60, 120, 300, 600)  # fmt: skip
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 SHARE_BUCKETS = (.1, .25, .5, .75, .9, .95, .99, .999, 1)  # fmt: skip
 RATIO_BUCKETS = (.25, .5, .75, .9, 1, 1.1, 1.25, 1.5, 2, 4, 8)  # fmt: skip
@@ -122,7 +123,10 @@ class Series:
 
 
 class RequestClock:
-    """Times one sequence. ``tokens`` for each output, then exactly one ``finish``."""
+    """Times one sequence. ``tokens`` for each output, then exactly one ``finish``.
+
+    ``ttft`` is None until the first token, and where an engine was lost: that tells nothing of the version.
+    """
 
     def __init__(self, series: Series, started: float, now: Callable[[], float] = time.perf_counter) -> None:
         self._series = series
@@ -132,6 +136,7 @@ class RequestClock:
         self._last = 0.0
         self.ttft: float | None = None
         self._drafted = self._accepted = 0
+        self._again = False
         self.count = 0
 
     def tokens(self, count: int, *, queued_seconds: float = 0.0) -> None:
@@ -140,14 +145,20 @@ class RequestClock:
             return
         now = self._now()
         if not self.count:
+            if not self._first:
+                self._series.ttft.observe(now - self._started)
+                self._series.queue.observe(queued_seconds)
+                self.ttft = None if self._again else now - self._started
             self._first = now
-            self.ttft = now - self._started
-            self._series.ttft.observe(self.ttft)
-            self._series.queue.observe(queued_seconds)
         else:
             self._series.itl.observe((now - self._last) / count)
         self._last = now
         self.count += count
+
+    def restart(self) -> None:
+        """What came so far is lost, and is computed again."""
+        self._again, self.ttft = True, None
+        self.count = self._drafted = self._accepted = 0
 
     def drafts(self, drafted: int, accepted: int) -> None:
         """Of ``drafted`` tokens that were computed in addition, ``accepted`` were right."""
@@ -175,8 +186,9 @@ class RequestClock:
 class Metrics(LifecycleObserver):
     """All metrics of one server.
 
-    ``stats``, ``restarts``, ``versions`` (how many there are in each state) and ``shares`` (of requests to names that
-    are split) are asked at scrape time. ``model`` is the name the base is served by.
+    ``stats``, ``restarts``, ``resumed`` (sequences that a restarted engine began anew), ``versions`` (how many there
+    are in each state) and ``shares`` (of requests to names that are split) are asked at scrape time. ``model`` is the
+    name the base is served by.
     """
 
     def __init__(
@@ -185,6 +197,7 @@ class Metrics(LifecycleObserver):
         *,
         stats: Callable[[], EngineStats] = EngineStats,
         restarts: Callable[[], int] = lambda: 0,
+        resumed: Callable[[], int] = lambda: 0,
         versions: Callable[[], Mapping[VersionState, int]] = dict,
         shares: Callable[[], Iterable[Share]] = tuple,
         max_adapters: int = 100,
@@ -197,7 +210,7 @@ class Metrics(LifecycleObserver):
         self._make_request_metrics()
         self._make_adapter_metrics()
         self._make_step_metrics()
-        self.registry.register(EngineCollector(model, stats, restarts))
+        self.registry.register(EngineCollector(model, stats, restarts, resumed))
         self.registry.register(VersionCollector(model, versions))
         self.registry.register(ShareCollector(model, shares, max_adapters))
 
@@ -246,6 +259,9 @@ class Metrics(LifecycleObserver):
 
     def _make_step_metrics(self) -> None:
         self._step = self._histogram("engine_step_seconds", "Duration of engine steps.", STEP_BUCKETS, ("model",))
+        self._restart = self._histogram(
+            "engine_restart_seconds", "Loss of the engine to its next service.", RESTART_BUCKETS, ("model", "stage")
+        )
         self._batch = self._histogram("batch_requests", "Sequences in one step.", BATCH_BUCKETS, ("model",))
         self._batch_tokens = self._histogram("batch_tokens", "Tokens in one step.", BATCH_BUCKETS, ("model",))
         self._totals = EngineStats()
@@ -261,6 +277,10 @@ class Metrics(LifecycleObserver):
         self._step.labels(self._model).observe(step.step_seconds)
         self._batch.labels(self._model).observe(after.batch_requests - before.batch_requests)
         self._batch_tokens.labels(self._model).observe(after.batch_tokens - before.batch_tokens)
+
+    def engine_recovered(self, stage: str, seconds: float) -> None:
+        """An engine took the place of one that was lost ``seconds`` ago: it serves, or its first token came."""
+        self._restart.labels(self._model, stage).observe(seconds)
 
     def clock(self, key: AdapterKey | None, started: float) -> RequestClock:
         """The clock of one sequence for ``key`` (None: the base) that arrived at ``started`` (perf_counter)."""

@@ -27,6 +27,9 @@ class _Uncounted:
     def drafts(self, drafted: int, accepted: int) -> None:
         """Nothing."""
 
+    def restart(self) -> None:
+        """Nothing."""
+
     def finish(self, reason: str, prompt_tokens: int) -> None:
         """Nothing."""
 
@@ -50,7 +53,7 @@ async def answer_copy(
             sequences.append(
                 Sequence(
                     context.engine, copied, index, request,
-                    clock=_Uncounted(), place=_Uncounted(), on_end=lambda: _ended(lease), keep_ids=True,
+                    clock=_Uncounted(), place=_Uncounted(), on_end=lambda: _ended(lease), whole=True, keep_ids=True,
                 )
             )  # fmt: skip
         async for _ in Generation(copied, sequences, []).deltas():

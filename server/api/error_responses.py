@@ -23,6 +23,7 @@ from server.errors import (
     InvalidRequestError,
     PreconditionFailedError,
     QueueFullError,
+    RequestEndsEngineError,
     ServerError,
     StoreError,
     StoreFullError,
@@ -88,9 +89,9 @@ def to_api_error(error: Exception) -> ApiError:
             return ApiError(404, str(error), param="model", code="model_not_found")
         case QueueFullError():
             return retry_later(429, str(error), type="rate_limit_error", code="rate_limit_exceeded")
-        case AdapterFailedError() | PackageChangedError() | StoreError() | BudgetError():
+        case AdapterFailedError() | PackageChangedError() | StoreError() | BudgetError() | RequestEndsEngineError():
             status = 507 if isinstance(error, (StoreFullError, BudgetError)) else 503
-            headers = {"x-should-retry": "false"}  # it takes an operator
+            headers = {"x-should-retry": "false"}  # it takes an operator, or another request
             return ApiError(status, str(error), type="server_error", code=error.code, headers=headers)
         case CatalogUnavailableError():
             return retry_later(503, str(error), code=error.code)

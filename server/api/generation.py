@@ -17,14 +17,12 @@ from server.api.context import Place, ServerContext
 from server.api.error_responses import GenerationError
 from server.api.prepare import Job, Prompt
 from server.catalog.registry import Lease
-from server.engine.ipc.client import EngineClient
+from server.engine.ipc.client import LONG_PROMPT, EngineClient
 from server.engine.messages import EngineRequest, FinishReason, RequestOutput, TokenLogprobs
 from server.errors import UnknownModelError
 from server.metrics import RequestClock
 from server.text.detokenize import IncrementalDecoder, OutputText, PlacedToken, StopFinder
 from server.text.token_spelling import INSIDE
-
-LONG_PROMPT = 4096  # tokens; to hand it over takes a while, and one request may do it many times
 
 
 class TokenEntry(msgspec.Struct, frozen=True, gc=False):
@@ -43,6 +41,8 @@ class TokenEntry(msgspec.Struct, frozen=True, gc=False):
 @dataclass(frozen=True)
 class TextDelta:
     """What is new of one sequence. ``completion_tokens`` counts from its beginning; ``first`` marks the first delta.
+
+    The first one voids those of the sequence that came before, if any did.
 
     ``prompt_logprobs`` comes with the first delta, when asked for.
     """
@@ -66,6 +66,9 @@ class Clock(Protocol):
     def drafts(self, drafted: int, accepted: int) -> None:
         """Of ``drafted`` tokens that were computed in addition, ``accepted`` were right."""
 
+    def restart(self) -> None:
+        """What came so far is lost, and is computed again."""
+
     def finish(self, reason: str, prompt_tokens: int) -> None:
         """The sequence ended."""
 
@@ -78,7 +81,11 @@ class Holder(Protocol):
 
 
 class Sequence:
-    """Submits one engine request when made; iterate ``deltas`` to its end, or close it to abort."""
+    """Submits one engine request when made; iterate ``deltas`` to its end, or close it to abort.
+
+    When the engine is lost it may be computed anew, from its beginning: another delta is the first then, and voids
+    those before. That is done while there is none, and with ``whole``, where nobody sees them before the end.
+    """
 
     def __init__(
         self,
@@ -90,30 +97,44 @@ class Sequence:
         clock: Clock,
         place: Holder,
         on_end: Callable[[], None],
+        whole: bool = False,
         keep_ids: bool = False,
     ) -> None:
         self.index = index
         self._clock = clock
-        self.ids: list[int] = []  # of the output, one that ends it included; with ``keep_ids``
         self._keep_ids = keep_ids
         self._begun = time.perf_counter()
         self._seconds = 0.0
         self._job = job
         self._prompt: Prompt = job.prompts[index // job.n]
         self._place = place
-        self._text = _output_text(job, self._prompt)
+        self._whole = whole
+        self._ended = False
+        self._on_end = on_end
+        self._begin()
+        outputs = engine.submit(request, self._engine_ended, self._restart)
+        self._outputs = cast(AsyncGenerator[RequestOutput, None], outputs)
+
+    def _begin(self) -> None:
+        self.ids: list[int] = []  # of the output, one that ends it included; with ``keep_ids``
+        self._text = _output_text(self._job, self._prompt)
         self._waiting: deque[tuple[PlacedToken, TokenLogprobs]] = deque()
         self._first = True
         self._prompt_logprobs: list[TokenLogprobs | None] = []
         self._completion_tokens = 0
-        self._ended = False
-        self._on_end = on_end
-        self._outputs = cast(AsyncGenerator[RequestOutput, None], engine.submit(request, self._engine_ended))
 
     @property
     def seconds(self) -> float:
         """How long the engine took, however slowly its outputs were read."""
         return self._seconds or time.perf_counter() - self._begun
+
+    def _restart(self) -> bool:
+        """Forget what has come so far, if that may be."""
+        if self._ended or not (self._whole or self._first):
+            return False
+        self._clock.restart()
+        self._begin()
+        return True
 
     async def deltas(self) -> AsyncGenerator[TextDelta, None]:
         """Deltas up to the one with a finish reason. Raises GenerationError, EngineUnavailableError."""
@@ -215,14 +236,19 @@ class Usage:
     """Token counts of a job, as they grow."""
 
     prompt_tokens: int
-    cached_tokens: int = 0
+    cached: dict[int, int] = field(default_factory=dict)
     completion: dict[int, int] = field(default_factory=dict)
 
     def add(self, delta: TextDelta, n: int) -> None:
         """Take a delta into account. The cached part of a prompt is counted once, not for each of its ``n``."""
         self.completion[delta.index] = delta.completion_tokens
         if delta.first and delta.index % n == 0:
-            self.cached_tokens += delta.cached_tokens
+            self.cached[delta.index] = delta.cached_tokens
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of the prompts that were not computed."""
+        return sum(self.cached.values())
 
     def body(self, index: int | None = None, *, begun: bool = True) -> dict[str, object]:
         """OpenAI's usage object; of one sequence when ``index`` is given, of its prompt alone unless ``begun``."""
@@ -248,7 +274,9 @@ class Completion:
     prompt_logprobs: list[TokenLogprobs | None] | None = None
 
     def add(self, delta: TextDelta) -> None:
-        """Append a delta."""
+        """Append a delta; a first one voids what is here."""
+        if delta.first:
+            self.text, self.tokens, self.prompt_logprobs = "", [], None
         self.text += delta.text
         self.tokens += delta.tokens
         self.finish_reason = delta.finish_reason
@@ -285,13 +313,19 @@ class Generation:
 
 @asynccontextmanager
 async def running(
-    context: ServerContext, job: Job, lease: Lease, cut: Callable[[], None] = lambda: None, *, keep_ids: bool = False
+    context: ServerContext,
+    job: Job,
+    lease: Lease,
+    cut: Callable[[], None] = lambda: None,
+    *,
+    whole: bool = False,
+    keep_ids: bool = False,
 ) -> AsyncIterator[Generation]:
     """Submit all sequences of ``job`` at once, counted in its ``lease``; abort those that run when the block is left.
 
     A sequence is counted until the engine has ended it, however slowly it is read, and with the last the lease ends.
-    ``cut`` is called when what nobody reads has to go; with ``keep_ids`` sequences know their output. Raises
-    QueueFullError or EngineUnavailableError before anything runs.
+    ``cut`` is called when what nobody reads has to go. ``whole``: deltas are only collected; with ``keep_ids``
+    sequences know their output. Raises QueueFullError or EngineUnavailableError before anything runs.
     """
     requests = job.requests()
     with context.admission.admit(len(requests), cut) as places:
@@ -310,6 +344,7 @@ async def running(
                         clock=clocks[index],
                         place=place,
                         on_end=partial(_engine_ended, place, lease),
+                        whole=whole,
                         keep_ids=keep_ids,
                     )
                 )

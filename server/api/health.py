@@ -12,14 +12,13 @@ from server.api.error_responses import json_response
 from server.errors import EngineUnavailableError
 
 router = APIRouter()
-RESTARTING = "the engine is restarting; try again shortly"
 
 
 @router.get("/health", response_model=None)
 async def health(_: Open, admission: AdmissionDep, engine: EngineDep) -> Response:
     """The process lives, and so does its engine; 200 while loading and draining, 503 while a lost engine restarts."""
-    if not admission.closed_because and not engine.ready:
-        raise EngineUnavailableError(RESTARTING)
+    if not admission.closed_because and engine.unavailable:
+        raise EngineUnavailableError(engine.unavailable)
     return json_response({"status": "ok"})
 
 
@@ -28,8 +27,8 @@ async def ready(_: Open, admission: AdmissionDep, engine: EngineDep) -> Response
     """Whether requests are served now; 503 while loading, restarting or draining."""
     if admission.closed_because:
         raise EngineUnavailableError(admission.closed_because)
-    if not engine.ready:
-        raise EngineUnavailableError(RESTARTING)
+    if engine.unavailable:
+        raise EngineUnavailableError(engine.unavailable)
     return json_response({"status": "ready"})
 
 

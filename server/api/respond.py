@@ -128,8 +128,8 @@ class _Work:
             self._shadow = context.shadows.chosen(lease)
             job = await self._prepare(context, self._body, lease.key, self._started)
             salted = replace(job, cache_salt=tenant(self._request, context.config) + job.cache_salt)
-            keep = self._shadow is not None
-            async with running(context, salted, lease, self._cut.set, keep_ids=keep) as generation:
+            settings = {"whole": not self._body.stream, "keep_ids": self._shadow is not None}
+            async with running(context, salted, lease, self._cut.set, **settings) as generation:
                 yield generation
 
     def _answered(self, generation: Generation) -> None:

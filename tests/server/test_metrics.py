@@ -52,6 +52,22 @@ def test_one_sequence() -> None:
         assert value(metrics, "hotswap_requests_total", finish_reason=reason, **LABELS) is not None
 
 
+def test_a_sequence_that_is_computed_again_counts_once() -> None:
+    metrics, now = Metrics("base"), Clock()
+    clock = RequestClock(metrics._series(metrics._labels.count(KEY)), 100.0, now)
+    for seconds, count in ((0.5, 1), (0.2, 3), (9.0, 0), (1.0, 1), (0.2, 2)):
+        now.time += seconds
+        if not count:
+            clock.restart()
+        clock.tokens(count)
+    clock.finish("stop", 7)
+    assert value(metrics, "hotswap_time_to_first_token_seconds_count", **LABELS) == 1
+    assert value(metrics, "hotswap_inter_token_latency_seconds_sum", **LABELS) == pytest.approx(0.2 / 3 + 0.2 / 2)
+    assert value(metrics, "hotswap_request_time_per_output_token_seconds_sum", **LABELS) == pytest.approx(0.2 / 2)
+    assert value(metrics, "hotswap_generation_tokens_total", **LABELS) == 3
+    assert value(metrics, "hotswap_e2e_request_latency_seconds_sum", **LABELS) == pytest.approx(10.9)
+
+
 @pytest.mark.parametrize(
     ("name", "buckets"),
     [

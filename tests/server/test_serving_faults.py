@@ -7,8 +7,10 @@ import os
 import resource
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.server.command import children, client_of, end, serving, url_of
 from tests.server.live import wait_until
@@ -28,37 +31,74 @@ def events(response: httpx.Response) -> Iterator[Any]:
     for line in response.iter_lines():
         if line == "data: [DONE]":
             return
-        if line:
+        if line and not line.startswith(":"):  # a comment that the answer takes its time
             yield json.loads(line.removeprefix("data: "))
     raise AssertionError("the stream was cut off")
 
 
-def test_a_hung_engine_is_replaced_and_nobody_waits_for_ever(
+@pytest.fixture(scope="module")
+def recovering(
     tiny_base: Path, tiny_adapters: Mapping[str, Path]
+) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+    """A server with two adapters, and room for four sequences at once."""
+    adapters = [word for name in ("lora-r8", "prefix-5") for word in ("--adapter", f"{name}={tiny_adapters[name]}")]
+    argv = ("--model", str(tiny_base), "--dtype", "float32", "--max-num-seqs", "4", "--engine-timeout", "4", *adapters)
+    with serving(*argv) as (process, lines), client_of(lines) as http:
+        yield process, http
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_engine_is_replaced_and_everyone_has_one_answer(
+    recovering: tuple[subprocess.Popen[str], httpx.Client], tiny_base: Path, number: int
 ) -> None:
-    ask = {"model": "mine", "prompt": "abc", "max_tokens": 12, "temperature": 0, "ignore_eos": True}
-    argv = ("--model", str(tiny_base), "--adapter", f"mine={tiny_adapters['lora-r8']}", "--dtype", "float32")
-    with serving(*argv, "--engine-timeout", "4") as (process, lines), client_of(lines) as http:
-        before = http.post("/v1/completions", json=ask).json()["choices"][0]["text"]
-        (engine,) = children(process)
-        with http.stream("POST", "/v1/completions", json=LONG | {"model": "mine"}) as response:
-            seen = events(response)
-            next(seen)
-            engine.send_signal(signal.SIGSTOP)
-            refused = http.post("/v1/completions", json=ask)  # accepted, and never computed
-            *_, last = seen
-        assert refused.status_code == 503
-        assert refused.headers["retry-after"]
-        assert refused.json()["error"]["code"] == "engine_unavailable"
+    process, http = recovering
+    whole: dict[str, Any] = LONG | {"stream": False}
+    asks = [
+        whole | {"model": "lora-r8", "n": 2, "seed": 3, "temperature": 0.8},
+        whole | {"model": "prefix-5", "temperature": 0},
+        whole | {"model": tiny_base.name, "prompt": ["a", "b"], "temperature": 0},
+        LONG | {"model": "prefix-5", "temperature": 0, "speculation": False},
+    ]
+
+    def ask(body: dict[str, Any]) -> list[str]:
+        if not body["stream"]:
+            return [choice["text"] for choice in http.post("/v1/completions", json=body).json()["choices"]]
+        with http.stream("POST", "/v1/completions", json=body) as response:
+            return ["".join(chunk["choices"][0]["text"] for chunk in events(response))]
+
+    expected = [ask(body) for body in asks]
+    restarts = metric(http, "hotswap_engine_restarts_total")
+    (engine,) = children(process)
+    with ThreadPoolExecutor(8) as pool, http.stream("POST", "/v1/completions", json=asks[-1]) as response:
+        seen = events(response)
+        next(seen)
+        if number == signal.SIGSTOP:
+            engine.send_signal(number)  # what comes now is accepted, and never computed
+        answers = [pool.submit(ask, body) for body in asks]
+        if number == signal.SIGKILL:
+            wait_until(lambda: metric(http, "hotswap_requests_waiting") >= 2, "more than the engine takes at once")
+            engine.send_signal(number)
+        *texts, last = seen
         assert last["error"]["code"] == "engine_unavailable"
         assert "can be sent again" in last["error"]["message"]
+        assert not any("error" in chunk for chunk in texts)
         for path in ("/ready", "/health"):
-            assert http.get(path).status_code == 503, path
-        wait_until(lambda: http.get("/ready").status_code == 200, "the engine to be back")
-        assert http.get("/health").status_code == 200
-        assert not psutil.pid_exists(engine.pid)
-        assert http.post("/v1/completions", json=ask).json()["choices"][0]["text"] == before
-        assert "hotswap_engine_restarts_total" in http.get("/metrics").text
+            refused = http.get(path)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_unavailable"), path
+            assert refused.headers["retry-after"]
+        assert [answer.result() for answer in answers] == expected
+    assert http.get("/ready").status_code == http.get("/health").status_code == 200
+    assert not psutil.pid_exists(engine.pid)
+    assert metric(http, "hotswap_engine_restarts_total") == restarts + 1
+    for stage in ("serving", "first_token"):
+        assert metric(http, "hotswap_engine_restart_seconds_count", stage=stage) == restarts + 1
+    wait_until(lambda: metric(http, "hotswap_requests_running") == 0, "the end of all")
+
+
+def metric(http: httpx.Client, name: str, **labels: str) -> float:
+    families = text_string_to_metric_families(http.get("/metrics").text)
+    samples = [sample for family in families for sample in family.samples if sample.name == name]
+    return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
 
 # Every clock of the process and its children reads the file: whoever raises here ends the server itself.

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from itertools import groupby
 from typing import TypeVar
 
-from server.adapter_key import AdapterKey
 from server.engine.messages import FromEngine, RequestOutput, StepOutputs
 
 T = TypeVar("T")
@@ -93,19 +92,12 @@ MAX_PENDING = 256  # outputs kept apart for a reader that stalls; beyond it they
 class OutputBuffer:
     """Outputs not yet taken, then perhaps an error. Bounded by the tokens in it: stalled outputs are joined.
 
-    Evenly: who takes one does the work of as many steps at once, and holds up others meanwhile.
-    Two things are for whoever puts: ``on_end`` is to be called once nothing more will be put, and ``adapter`` (None:
-    the base) is whose outputs these are.
+    Evenly: who takes one does the work of as many steps at once, and holds up others meanwhile. ``was_read``: one has
+    been taken.
     """
 
-    def __init__(
-        self,
-        max_pending: int = MAX_PENDING,
-        on_end: Callable[[], None] = lambda: None,
-        adapter: AdapterKey | None = None,
-    ) -> None:
-        self.on_end = on_end
-        self.adapter = adapter
+    def __init__(self, max_pending: int = MAX_PENDING) -> None:
+        self.was_read = False
         self._max_pending = max_pending
         self._pending: deque[RequestOutput] = deque()
         self._error: Exception | None = None
@@ -130,7 +122,13 @@ class OutputBuffer:
                 raise self._error
             self._changed.clear()
             await self._changed.wait()
+        self.was_read = True
         return self._pending.popleft()
+
+    def clear(self) -> None:
+        """Be as if nothing had been put, or taken."""
+        self._pending.clear()
+        self.was_read = False
 
     def __len__(self) -> int:
         return len(self._pending)

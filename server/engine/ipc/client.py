@@ -26,6 +26,8 @@ from adapters.errors import (
 )
 from server.adapter_key import AdapterKey
 from server.engine.ipc.buffers import OutputBuffer, OutputStream
+from server.engine.ipc.flights import Flight, Flights
+from server.engine.ipc.outage import Outage
 from server.engine.messages import (
     Abort,
     AdapterFailed,
@@ -35,6 +37,7 @@ from server.engine.messages import (
     EngineInfo,
     EngineRequest,
     EngineStats,
+    FinishReason,
     FromEngine,
     LoadAdapter,
     RequestOutput,
@@ -42,11 +45,16 @@ from server.engine.messages import (
     ToEngine,
     UnloadAdapter,
 )
-from server.errors import ADAPTER_MEMORY, BudgetError, EngineStartError, EngineUnavailableError
+from server.errors import ADAPTER_MEMORY, AdapterFailedError, BudgetError, EngineStartError, EngineUnavailableError
 
 
 def _nothing() -> None:
     """Nobody asked."""
+
+
+def _keep() -> bool:
+    """A reader that has taken an output has used it."""
+    return False
 
 
 class EngineClient(Protocol):
@@ -55,6 +63,10 @@ class EngineClient(Protocol):
     @property
     def ready(self) -> bool:
         """Whether requests are served now (False while starting or restarting)."""
+
+    @property
+    def unavailable(self) -> str:
+        """Why no requests are served now, in words for a client; empty while they are."""
 
     @property
     def info(self) -> EngineInfo:
@@ -68,12 +80,21 @@ class EngineClient(Protocol):
     async def start(self) -> None:
         """Start and wait until ready. Raises EngineStartError with the engine's own reason."""
 
-    def submit(self, request: EngineRequest, on_end: Callable[[], None] = _nothing) -> AsyncIterator[RequestOutput]:
+    def submit(
+        self,
+        request: EngineRequest,
+        on_end: Callable[[], None] = _nothing,
+        restart: Callable[[], bool] = _keep,
+    ) -> AsyncIterator[RequestOutput]:
         """Hand over a request; iterate its outputs up to the terminal one.
 
         ``on_end`` is called once, when the engine has ended the request: its outputs may still wait to be taken.
         Leaving the iterator early (``aclose``, cancellation) aborts the request. Raises EngineUnavailableError when
-        the engine is down or dies underneath: the request may be sent again.
+        the engine is down.
+
+        When the engine dies underneath, the request is computed anew, from its beginning, by the next one if that can
+        be: if no output has been taken yet, or ``restart`` says that the reader has forgotten what it took. Otherwise
+        the iterator raises EngineUnavailableError; or RequestEndsEngineError, where engines end because of this one.
         """
 
     async def load_adapter(self, key: AdapterKey, path: Path, *, allow_noop: bool = False) -> AdapterLoaded:
@@ -96,6 +117,8 @@ Send = Callable[[ToEngine], None]
 OnStep = Callable[[StepOutputs], None]
 OnLost = Callable[[AdapterKey, str], None]
 MOST_TOLD = 16  # adapters, in a line of the log
+LONG_PROMPT = 4096  # tokens; to hand one over takes a while, and there may be many
+RESTARTING = "the engine is starting or restarting; try again shortly"
 _ERRORS = {
     error.code: error
     for error in (AdapterError, PackageError, PackageChangedError, UnsupportedKindError, BaseMismatchError)
@@ -115,7 +138,8 @@ class ClientCore(EngineClient):
 
     ``on_step`` is called with every StepOutputs, after its outputs have been routed; what it raises goes to the
     loop's exception handler and disturbs nothing. ``on_lost`` is told which adapter did not come back with a new
-    engine, and why; it may be loaded again.
+    engine, and why; it may be loaded again. ``restarts`` counts engines after the first, ``resumed`` sequences that
+    one began anew, once for each time.
     """
 
     def __init__(self, on_step: OnStep | None = None) -> None:
@@ -127,11 +151,14 @@ class ClientCore(EngineClient):
         self._send: Send | None = None
         self._started: asyncio.Future[EngineInfo] | None = None
         self._failure = ""
-        self._buffers: dict[str, OutputBuffer] = {}
+        self._flights = Flights()
+        self._why_down = RESTARTING
         self._loads: dict[AdapterKey, _Load] = {}
         self._unloads: dict[AdapterKey, asyncio.Future[None]] = {}
         self._paths: dict[AdapterKey, Path] = {}  # of every adapter that should be resident
         self._died_restoring = False
+        self.outage = Outage()
+        self.restarts = self.resumed = 0
 
     # ---- EngineClient ----
 
@@ -139,6 +166,11 @@ class ClientCore(EngineClient):
     @override
     def ready(self) -> bool:
         return self._ready
+
+    @property
+    @override
+    def unavailable(self) -> str:
+        return "" if self._ready else self._why_down
 
     @property
     @override
@@ -161,12 +193,18 @@ class ClientCore(EngineClient):
         return [*self._paths.values(), *(load.path for load in list(self._loads.values()))]
 
     @override
-    def submit(self, request: EngineRequest, on_end: Callable[[], None] = _nothing) -> OutputStream:
+    def submit(
+        self,
+        request: EngineRequest,
+        on_end: Callable[[], None] = _nothing,
+        restart: Callable[[], bool] = _keep,
+    ) -> OutputStream:
         """Send a request now; iterate its outputs. Raises EngineUnavailableError at once when the engine is down."""
-        assert request.request_id not in self._buffers, f"request {request.request_id} is already running"
+        assert request.request_id not in self._flights, f"request {request.request_id} is already running"
         self._checked_send()(request)
-        buffer = self._buffers[request.request_id] = OutputBuffer(on_end=on_end, adapter=request.adapter)
-        return OutputStream(buffer, partial(self._abandon, request.request_id))
+        flight = Flight(request, OutputBuffer(), restart, on_end, sent=True)
+        self._flights.add(flight)
+        return OutputStream(flight.buffer, partial(self._abandon, request.request_id))
 
     @override
     async def load_adapter(self, key: AdapterKey, path: Path, *, allow_noop: bool = False) -> AdapterLoaded:
@@ -178,6 +216,9 @@ class ClientCore(EngineClient):
     async def unload_adapter(self, key: AdapterKey, *, force: bool = False) -> None:
         """Drop an adapter and wait for it. With the engine down it is gone already, and is not loaded again."""
         self._paths.pop(key, None)
+        if force:
+            for flight in self._flights.take_waiting(key):
+                flight.end(FinishReason.ABORT)
         if self._send is None:
             return
         pending = self._unloads.setdefault(key, asyncio.get_running_loop().create_future())
@@ -229,22 +270,46 @@ class ClientCore(EngineClient):
                 raise
         self._died_restoring = False
 
-    def _detach(self, ending: str) -> None:
-        """The engine is gone: end whatever waits for it. ``ending`` says how it went."""
-        self._ready, self._send = False, None
+    async def _resume(self) -> None:
+        """Serve, and first those whom the last engine has left. Raises EngineUnavailableError if this one dies."""
+        before = self.resumed
+        for flight in self._flights.due():
+            self._send_again(flight)
+            if len(flight.request.prompt_ids) > LONG_PROMPT:
+                await asyncio.sleep(0)
+                self._reachable()
+        self._ready = True
+        self._send_next()
+        self.outage.serves(self.resumed - before)
+
+    def _give_up_waiting(self, reason: str) -> None:
+        """No engine is to be had: end the requests that wait for one."""
+        for flight in self._flights.take_waiting():
+            flight.fail(EngineUnavailableError(reason))
+
+    def _interrupted(self) -> None:
+        """The engine serves no more: no request is taken."""
+        if self._ready:
+            self.outage.begin()
+        self._ready = False
+
+    def _detach(self, ending: str, *, for_good: bool = True) -> None:
+        """The engine is gone: end whatever waits for it. ``ending`` says how it went.
+
+        Unless it is ``for_good``, requests that can be computed anew wait for the next engine.
+        """
+        self._interrupted()
+        self._send = None
         self._stats = EngineStats()
         reason = self._failure or ending
         _refuse(self._started, EngineStartError(reason))
         self._report_in_flight()
-        error = EngineUnavailableError("the engine stopped while serving this request; it can be sent again")
-        for buffer in self._buffers.values():
-            buffer.fail(error)
-            buffer.on_end()
+        for flight, error in self._flights.end_all() if for_good else self._flights.lost():
+            flight.fail(error)
         for load in self._loads.values():
             _refuse(load.reply, EngineUnavailableError("the engine stopped while loading the adapter; try again"))
         for unload in self._unloads.values():
             _resolve(unload, None)
-        self._buffers.clear()
         self._loads.clear()
         self._unloads.clear()
 
@@ -252,7 +317,8 @@ class ClientCore(EngineClient):
 
     def _report_in_flight(self) -> None:
         """Whose requests an engine leaves: it cannot be told which of them ended it, if any did."""
-        owners = Counter("the base" if b.adapter is None else str(b.adapter) for b in self._buffers.values())
+        keys = [flight.request.adapter for flight in self._flights if flight.sent]
+        owners = Counter("the base" if key is None else str(key) for key in keys)
         if owners:
             told = ", ".join(f"{owner} {count}" for owner, count in owners.most_common(MOST_TOLD))
             logger.warning("the engine left requests of %d models unfinished: %s", len(owners), told)
@@ -271,11 +337,27 @@ class ClientCore(EngineClient):
         logger.error("adapter %s could not be loaded again: %s", key, reason)
         if self._paths.pop(key, None) is not None:  # else it was let go meanwhile
             self.on_lost(key, reason)
+        for flight in self._flights.take_waiting(key):
+            flight.fail(AdapterFailedError(f"{key} could not be loaded again when the engine was restarted: {reason}"))
 
     def _checked_send(self) -> Send:
-        if not self._ready or self._send is None:
-            raise EngineUnavailableError("the engine is starting or restarting; try again shortly")
+        if not self._ready:
+            raise EngineUnavailableError(self._why_down)
+        return self._reachable()
+
+    def _reachable(self) -> Send:
+        if self._send is None:
+            raise EngineUnavailableError(self._why_down)
         return self._send
+
+    def _send_again(self, flight: Flight) -> None:
+        self.resumed += 1
+        self._reachable()(flight.request)
+
+    def _send_next(self) -> None:
+        """Send the suspect whose turn has come, if one has."""
+        if self._ready and (flight := self._flights.next_suspect()) is not None:
+            self._send_again(flight)
 
     async def _load(self, key: AdapterKey, path: Path, allow_noop: bool) -> AdapterLoaded:
         if self._send is None:
@@ -287,10 +369,11 @@ class ClientCore(EngineClient):
         return await asyncio.shield(load.reply)
 
     def _abandon(self, request_id: str) -> None:
-        if (buffer := self._buffers.pop(request_id, None)) is not None:
-            if self._send is not None:
+        if (flight := self._flights.remove(request_id)) is not None:
+            if flight.sent and self._send is not None:
                 self._send(Abort(request_id))
-            buffer.on_end()
+            flight.on_end()
+            self._send_next()
 
     def _route(self, step: StepOutputs) -> None:
         self._stats = step.stats
@@ -300,13 +383,16 @@ class ClientCore(EngineClient):
             asyncio.get_running_loop().call_soon(self.on_step, step)
 
     def _deliver(self, output: RequestOutput) -> None:
-        buffer = self._buffers.get(output.request_id)
-        if buffer is None:
-            return  # its reader has left
-        buffer.put(output)
+        flight = self._flights.heard(output)
+        if flight is None:
+            return
+        flight.buffer.put(output)
+        if flight.deaths and output.token_ids:
+            self.outage.token()
         if output.finish_reason is not None:
-            del self._buffers[output.request_id]
-            buffer.on_end()
+            self._flights.remove(output.request_id)
+            flight.on_end()
+        self._send_next()
 
 
 def _adapter_error(message: AdapterFailed) -> AdapterError | BudgetError:

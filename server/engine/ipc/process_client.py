@@ -20,7 +20,7 @@ import msgspec
 from typing_extensions import override
 
 from server.config import EngineConfig
-from server.engine.ipc.client import ClientCore, OnStep
+from server.engine.ipc.client import RESTARTING, ClientCore, OnStep
 from server.engine.ipc.transport import TransportError, decode_from_engine, encode, frame, read_frame
 from server.engine.ipc.watchdog import BEAT_SECONDS, Watchdog
 from server.engine.messages import FromEngine, Shutdown, ToEngine
@@ -168,6 +168,7 @@ class EngineChild:
 
 
 logger = logging.getLogger(__name__)
+START_TRIES = 2  # the memory of an engine that was killed may be free a moment later only
 END_SECONDS = 5.0  # for a process to end by itself before it is killed
 DEFAULT_POLICY = RestartPolicy()
 
@@ -175,9 +176,11 @@ DEFAULT_POLICY = RestartPolicy()
 class ProcessEngineClient(ClientCore):
     """An EngineClient whose engine is a process of its own.
 
-    When the process dies, requests and adapter loads in flight end with EngineUnavailableError, ``ready`` is False,
-    and the process is started again after a delay that grows with failures; adapters that were resident are loaded
-    before ``ready`` is True again. A process that hangs is killed: the same follows.
+    When the process dies, ``ready`` is False, adapter loads in flight end with EngineUnavailableError, and so do
+    requests that cannot be computed anew (see ``submit``). It is started again after a delay that grows with failures;
+    adapters that were resident are loaded, and the other requests handed over, before ``ready`` is True again. A
+    process that hangs is killed: the same follows. Requests wait until starts are given up: when one has failed
+    ``START_TRIES`` times in a row with a reason of its own, or when the policy does not hurry any more.
     """
 
     def __init__(
@@ -186,16 +189,11 @@ class ProcessEngineClient(ClientCore):
         super().__init__(on_step)
         self._config = config
         self._policy = policy
-        self._restarts = 0
+        self._closing = False
         self._child: EngineChild | None = None
         self._reading: asyncio.Task[None] | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._ready_since: float | None = None
-
-    @property
-    def restarts(self) -> int:
-        """How often the process was started again after it had died."""
-        return self._restarts
 
     @property
     def pid(self) -> int | None:
@@ -216,6 +214,7 @@ class ProcessEngineClient(ClientCore):
     @override
     async def close(self) -> None:
         """Stop the process. Outstanding requests end with EngineUnavailableError; a second call does nothing."""
+        self._closing, self._why_down = True, "the server is shutting down"
         if self._supervisor is not None:
             self._supervisor.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -227,6 +226,7 @@ class ProcessEngineClient(ClientCore):
             await self._child.end(grace)
         if self._reading is not None:
             await self._reading
+        self._give_up_waiting(self._why_down)
 
     async def _launch(self) -> None:
         """One start, up to ready. Raises EngineStartError, or EngineUnavailableError if it dies while restoring."""
@@ -239,7 +239,8 @@ class ProcessEngineClient(ClientCore):
         await started
         await self._restore()
         watchdog.serving()
-        self._ready, self._ready_since = True, time.monotonic()
+        await self._resume()
+        self._ready_since = time.monotonic()
 
     async def _read(self, child: EngineChild, watchdog: Watchdog) -> None:
         """Route what the process sends until it has gone, then end whatever waits for it."""
@@ -248,42 +249,55 @@ class ProcessEngineClient(ClientCore):
             watchdog.heard(message)
             self._receive(message)
         watching.cancel()
-        self._ready = False
+        self._interrupted()
         ending = await child.end(END_SECONDS)
         await child.hang_up()
         logger.info("%s", ending)
         self._child = None
-        self._detach(ending)
+        self._detach(ending, for_good=self._closing)
 
     async def _watch(self, child: EngineChild, watchdog: Watchdog) -> None:
         """Kill the process once it hangs; whatever waits for it ends first, for a process may take long to die."""
         while (reason := watchdog.tick()) is None:
             await asyncio.sleep(BEAT_SECONDS)
         logger.error("the engine process %d hangs: %s", child.pid, reason)
-        self._detach(f"the engine process hung: {reason}")
+        self._detach(f"the engine process hung: {reason}", for_good=self._closing)
         await child.kill(reason)
 
     async def _supervise(self) -> None:
-        failures = 0
+        failures = refusals = 0
         while True:
             if self._reading is not None:
                 await asyncio.shield(self._reading)
             failures = self._policy.failures_after(failures, self._served_seconds())
-            await self._pause(failures)
-            self._restarts += 1
+            await self._pause(failures, refusals)
+            self.restarts += 1
             try:
                 await self._launch()
             except (EngineStartError, EngineUnavailableError) as error:
                 logger.error("the engine did not start again: %s", error)
+                refusals += bool(self._failure)
             else:
-                logger.info("the engine serves again (restart %d)", self._restarts)
+                logger.info("the engine serves again (restart %d)", self.restarts)
+                refusals = 0
 
-    async def _pause(self, failures: int) -> None:
+    async def _pause(self, failures: int, refusals: int) -> None:
+        """Wait before the next start, after deaths in a row, and starts that failed with a reason of their own."""
         delay = self._policy.delay(failures)
+        self._why_down = RESTARTING
+        if refusals:
+            self._why_down = (
+                f"the engine does not start again: {refusals} tries have failed, the server's log says why; "
+                f"the next is in {delay:.3g} s"
+            )
+        elif self._policy.given_up(failures):
+            self._why_down = f"the engine died {failures} times in a row; it is started again in {delay:.3g} s"
         if self._policy.given_up(failures):
             logger.error("the engine died %d times in a row; next start in %.0f s", failures, delay)
         else:
             logger.warning("the engine died; starting it again in %.2f s", delay)
+        if refusals >= START_TRIES or self._policy.given_up(failures):
+            self._give_up_waiting(self._why_down)
         await asyncio.sleep(delay)
 
     def _served_seconds(self) -> float:

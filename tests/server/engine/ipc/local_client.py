@@ -18,6 +18,7 @@ from server.config import EngineConfig
 from server.engine.engine_loop import Inbox, SteppableEngine, build_engine, run_engine
 from server.engine.ipc.client import ClientCore, OnStep
 from server.engine.messages import EngineInfo, Shutdown
+from server.errors import EngineStartError, EngineUnavailableError
 
 BuildFrom = Callable[[EngineConfig], tuple[SteppableEngine, EngineInfo]]
 
@@ -36,13 +37,16 @@ class LocalEngineClient(ClientCore):
     async def start(self) -> None:
         """Start the thread and wait until it serves. Raises EngineStartError with the engine's own reason."""
         assert self._thread is None, "already started"
+        await self._launch()
+        self._ready = True
+
+    async def _launch(self) -> None:
         loop = asyncio.get_running_loop()
         self._ended = loop.create_future()
         started = self._attach(self._inbox.put)
         self._thread = Thread(target=self._run, args=(loop, self._ended), name="engine", daemon=True)
         self._thread.start()
         await started
-        self._ready = True
 
     @override
     async def close(self) -> None:
@@ -64,3 +68,32 @@ class LocalEngineClient(ClientCore):
         self._detach("the engine was closed")
         if not ended.done():
             ended.set_result(None)
+
+
+class RestartingLocalClient(LocalEngineClient):
+    """An engine that ends is started again at once, as ``ProcessEngineClient`` does with a process."""
+
+    _closing = False
+    _starting: asyncio.Task[None] | None = None
+
+    @override
+    async def close(self) -> None:
+        self._closing = True
+        if self._starting is not None:
+            await self._starting
+        await super().close()
+
+    @override
+    def _finish(self, ended: asyncio.Future[None]) -> None:
+        self._detach("the engine ended", for_good=self._closing)
+        if not ended.done():
+            ended.set_result(None)
+        if not self._closing:
+            self._starting = asyncio.create_task(self._start_again())
+
+    async def _start_again(self) -> None:
+        self.restarts += 1
+        with contextlib.suppress(EngineStartError, EngineUnavailableError):  # it has ended again: so will this
+            await self._launch()
+            await self._restore()
+            await self._resume()

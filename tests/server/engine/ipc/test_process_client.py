@@ -16,14 +16,17 @@ import pytest_asyncio
 from adapters.errors import PackageError
 from server.adapter_key import AdapterKey
 from server.engine.ipc.process_client import ProcessEngineClient, RestartPolicy
+from server.engine.ipc.transport import encode
 from server.engine.ipc.watchdog import BEAT_SECONDS
-from server.errors import EngineStartError, EngineUnavailableError
+from server.engine.messages import EngineFailed, FinishReason
+from server.errors import AdapterFailedError, EngineStartError, EngineUnavailableError
 from tests.server.engine.ipc.clients import answer, config_for, key, request, until
 from tests.server.keys import key_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 LONG = 400
-POLICY = RestartPolicy(first_delay=0.01, quick_failures=1, slow_delay=0.02)
+POLICY = RestartPolicy(first_delay=0.01, quick_failures=20, slow_delay=0.02)
+REFUSAL = "no config.json any more"
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -41,7 +44,15 @@ async def client(tiny_base: Path) -> AsyncIterator[ProcessEngineClient]:
 async def kill(client: ProcessEngineClient) -> None:
     assert client.pid is not None
     os.kill(client.pid, signal.SIGKILL)
-    await until(lambda: not client.ready)
+    await until(lambda: client.pid is None)
+    assert not client.ready
+
+
+def recoveries(client: ProcessEngineClient) -> list[tuple[str, float]]:
+    """What the client will tell of recoveries."""
+    seen: list[tuple[str, float]] = []
+    client.outage.on_recovery = lambda stage, seconds: seen.append((stage, seconds))
+    return seen
 
 
 async def test_requests_and_adapters(client: ProcessEngineClient, tiny_adapters: Mapping[str, Path]) -> None:
@@ -86,9 +97,11 @@ async def test_kill_mid_stream_and_come_back(
     before = [await answer(client, f"before-{key_}", key_) for key_ in keys]
     streams = [client.submit(request(f"s{i}", keys[0], max_tokens=LONG)) for i in range(3)]
     streams.append(client.submit(request("of-base", max_tokens=LONG)))
+    untouched = [client.submit(request(f"u{i}", keys[i], max_tokens=LONG)) for i in (2, 0, 1)]
     for stream in streams:
         await anext(stream)
-    restarts = client.restarts
+    await until(lambda: all(stream.buffered for stream in untouched))  # nobody has taken it
+    restarts, resumed, seen = client.restarts, client.resumed, recoveries(client)
     await kill(client)
     for stream in streams:
         with pytest.raises(EngineUnavailableError, match="can be sent again"):
@@ -96,11 +109,21 @@ async def test_kill_mid_stream_and_come_back(
                 pass
     with pytest.raises(EngineUnavailableError, match="restarting"):
         client.submit(request("while down"))
+    await untouched.pop().aclose()
+    await until(lambda: client.pid is not None)
+    await kill(client)  # while it starts
     await until(lambda: client.ready)
-    assert client.restarts == restarts + 1
+    assert (client.restarts, client.resumed) == (restarts + 2, resumed + 2)
     assert client.resident == set(keys)
-    assert f"left requests of 2 models unfinished: {keys[0]} 3, the base 1" in caplog.text
+    assert f"left requests of 4 models unfinished: {keys[0]} 4, " in caplog.text
+    again = [[token async for output in stream for token in output.token_ids] for stream in untouched]
+    assert [len(tokens) for tokens in again] == [LONG, LONG]
+    assert [tokens[: len(before[i])] for i, tokens in zip((2, 0), again, strict=True)] == [before[2], before[0]]
     assert [await answer(client, f"after-{key_}", key_) for key_ in keys] == before
+    assert [stage for stage, _ in seen] == ["serving", "first_token"]
+    assert 0 < seen[0][1] <= seen[1][1]
+    await until(lambda: client.stats.num_running == 0)
+    assert client.stats.kv_blocks_used == 1  # what the prefix adapter holds
     for key_ in keys:
         await client.unload_adapter(key_)
 
@@ -159,10 +182,13 @@ async def test_an_adapter_unloaded_while_down_stays_away(
     gone, kept = key_of("gone", tiny_adapters["lora-r4"]), key_of("kept", tiny_adapters["lora-r8"])
     await client.load_adapter(gone, tiny_adapters["lora-r4"])
     await client.load_adapter(kept, tiny_adapters["lora-r8"])
+    streams = {key_: client.submit(request(str(key_), key_)) for key_ in (gone, kept)}
     await kill(client)
-    await client.unload_adapter(gone)
+    await client.unload_adapter(gone, force=True)
+    assert [output.finish_reason async for output in streams[gone]] == [FinishReason.ABORT]
     await until(lambda: client.ready)
     assert client.resident == {kept}
+    assert [output.finish_reason async for output in streams[kept]][-1] is FinishReason.LENGTH
     await until(lambda: client.stats.adapters_resident == 1)
     await client.unload_adapter(kept)
 
@@ -178,25 +204,48 @@ async def test_an_adapter_whose_files_vanished_does_not_keep_the_engine_down(
     loaded = key_of("lost", here)
     await client.load_adapter(loaded, here)
     here.rename(moved)
+    of_lost, of_base = client.submit(request("of lost", loaded)), client.submit(request("of base"))
     await kill(client)
     await until(lambda: client.ready)
     assert client.resident == frozenset()
+    with pytest.raises(AdapterFailedError, match=f"{loaded} could not be loaded again .* not a directory"):
+        await anext(of_lost)
+    assert [output.finish_reason async for output in of_base][-1] is FinishReason.LENGTH
     assert lost == [(loaded, "the package is not a directory")]
     assert await answer(client, "r")
 
 
+def refusing(path: Path) -> str:
+    """What takes the place of Python: an engine that says why it cannot start, and ends."""
+    says = encode(EngineFailed(REFUSAL))
+    path.write_text(
+        f"#!{sys.executable} -IS\nimport os, sys\nfd = int(sys.argv[5])\nos.read(fd, 9999)\nos.write(fd, {says!r})\n"
+    )
+    path.chmod(0o755)
+    return str(path)
+
+
 async def test_keeps_trying_after_it_has_given_up_hurrying(
-    client: ProcessEngineClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    client: ProcessEngineClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    refuses = refusing(tmp_path / "refuses")
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
-    restarts = client.restarts
+    monkeypatch.setattr(client, "_policy", RestartPolicy(first_delay=0.01, quick_failures=0, slow_delay=0.02))
+    restarts, waiting = client.restarts, client.submit(request("r"))
     await kill(client)
+    with pytest.raises(EngineUnavailableError, match=r"died \d+ times in a row; it is started again in 0.02 s"):
+        await anext(waiting)
     await until(lambda: client.restarts >= restarts + 3)
-    assert not client.ready
-    assert "times in a row" in caplog.text
     assert "cannot start the engine process" in caplog.text
+    monkeypatch.setattr(sys, "executable", refuses)
+    await until(lambda: "does not start again" in client.unavailable)
+    with pytest.raises(EngineUnavailableError, match=r"does not start again: .* the server's log says why"):
+        client.submit(request("r"))
+    assert f"did not start again: {REFUSAL}" in caplog.text
+    assert not client.ready
     monkeypatch.undo()
     await until(lambda: client.ready)
+    assert client.unavailable == ""
     assert await answer(client, "r")
 
 
@@ -242,13 +291,12 @@ async def test_a_step_that_never_ends_is_noticed_too(
     await client.start()
     whole = await answer(client, "whole")
     flag.touch()
-    with pytest.raises(EngineUnavailableError, match="can be sent again"):
-        await answer(client, "hung")
+    hung = asyncio.create_task(answer(client, "hung"))
+    await until(lambda: not client.ready)
     assert "a step has not got on for 3 s (--step-timeout)" in caplog.text
     flag.unlink()
-    await until(lambda: client.ready)
+    assert await hung == whole
     assert "executor.py" in capfd.readouterr().err, "it says where it hung"
-    assert await answer(client, "again") == whole
     await client.close()
 
 
@@ -271,13 +319,13 @@ async def test_closing_while_starting_leaves_no_process(tiny_base: Path) -> None
     assert not psutil.pid_exists(pid)
 
 
-async def test_closing_ends_what_is_outstanding(tiny_base: Path) -> None:
+async def test_closing_ends_what_waits_for_an_engine(tiny_base: Path) -> None:
     client = ProcessEngineClient(config_for(tiny_base))
     await client.start()
     stream = client.submit(request("r", max_tokens=LONG))
-    await anext(stream)
+    await kill(client)
     await client.close()
-    with pytest.raises(EngineUnavailableError):
+    with pytest.raises(EngineUnavailableError, match="shutting down"):
         async for _ in stream:
             pass
     await client.close()
