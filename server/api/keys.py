@@ -6,7 +6,7 @@ What a key may see is decided in ``server.api.auth``. A secret is in the answer 
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import AfterValidator, ConfigDict, Field
@@ -20,13 +20,14 @@ from server.api.error_responses import json_response
 from server.api.moments import Moment
 from server.api.wire import Integer, Texts, Wire
 from server.catalog.key_manager import KeyManager
-from server.catalog.keys import KeyRecord, KeyState, Scope, check_label, check_patterns, key_data, new_key
+from server.catalog.keys import KeyRecord, Scope, check_label, check_patterns, key_data, new_key
 from server.errors import InvalidRequestError
 from server.limits import Limits
 
 MAX_GRACE_SECONDS = 30 * 86400.0
 
 router = APIRouter()
+State = Annotated[Literal["active", "expired", "revoked"] | None, Query()]
 Label = Annotated[str, AfterValidator(check_label)]
 Patterns = Annotated[Texts, AfterValidator(lambda patterns: list(check_patterns(patterns)))]
 Scopes = Annotated[list[Scope], Field(min_length=1, max_length=len(Scope))]
@@ -102,7 +103,7 @@ async def create(
 
 
 @router.get("/v1/keys", response_model=None)
-async def list_keys(_: AdminKey, keys: KeysDep, state: Annotated[KeyState | None, Query()] = None) -> Response:
+async def list_keys(_: AdminKey, keys: KeysDep, state: State = None) -> Response:
     """All keys, oldest first; those that expired or were revoked are kept."""
     await keys.reload()
     data = [key_body(keys, record) for record in keys.ring.all()]

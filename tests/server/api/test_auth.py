@@ -73,7 +73,13 @@ def test_every_route_states_its_scope(locked: Live) -> None:
         for method in route.methods or ()
     }
     listed = {
-        (method, path.replace(f"/{BASE}", "/{model:path}").replace("keys/x", "keys/{id}").replace("/x", "/{name}"))
+        (
+            method,
+            path.replace(f"/{BASE}", "/{model:path}")
+            .replace("keys/x", "keys/{id}")
+            .replace("models/x", "models/{model:path}")
+            .replace("/x", "/{name}"),
+        )
         for method, path, _ in ROUTES
     }
     assert found == listed | {("POST", "/v1/tokenize"), ("POST", "/v1/detokenize")}
