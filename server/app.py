@@ -23,6 +23,7 @@ from server.api import (
     admin,
     completions,
     error_responses,
+    events,
     health,
     lora_adapters,
     models,
@@ -30,6 +31,8 @@ from server.api import (
     tokens,
     traffic,
 )
+from server.api import keys as key_routes
+from server.api.auth import check_stated
 from server.api.body_limits import BodyBudget, BodyLimit, BodyRule
 from server.api.context import Admission, ServerContext
 from server.api.middleware import RequestLog, RootPath
@@ -41,11 +44,15 @@ from server.catalog.canary_figures import CanaryFigures
 from server.catalog.canary_watch import CanaryWatch
 from server.catalog.catalog import Catalog
 from server.catalog.database.database import Database, sqlite_url
+from server.catalog.database.events import EventTable
+from server.catalog.database.keys import KeyTable
+from server.catalog.key_manager import KeyManager
 from server.catalog.lifecycle import AdapterLifecycle
 from server.catalog.polling import Poller
 from server.catalog.registry import Registry, Share
 from server.catalog.sources import SourceRules, Sources, folders_of
 from server.catalog.store import AdapterStore, ObjectStore
+from server.catalog.trail import Trail
 from server.catalog.watching import Watcher
 from server.config import DEFAULT_MODEL, EngineConfig
 from server.engine.ipc.client import ClientCore
@@ -113,6 +120,8 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
         registry=registry,
         lifecycle=lifecycle,
         sources=Sources(store, _source_rules(config)),
+        keys=KeyManager(KeyTable(database), guarded=not config.admin_keys),
+        trail=Trail(EventTable(database), days=config.event_days),
         text=text,
         metrics=metrics,
         admission=Admission(config.engine.max_num_seqs + config.max_waiting_requests),
@@ -179,6 +188,8 @@ ROUTERS = (
     admin.router,
     traffic.router,
     lora_adapters.router,
+    key_routes.router,
+    events.router,
     tokens.router,
     health.router,
 )
@@ -212,12 +223,15 @@ def create_app(context: ServerContext, on_started: OnStarted | None = None) -> F
             await poller.close()
             await context.lifecycle.close()
             await context.engine.close()
+            await context.keys.close()
+            await context.trail.close()
             context.lifecycle.store.close()
             context.text.close()
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.context = context
     for router in ROUTERS:
+        check_stated(router.routes)
         app.include_router(router)
     error_responses.install(app)
     app.add_middleware(PlainPath)
@@ -253,6 +267,8 @@ async def _start(
     failure = None
     try:
         await asyncio.to_thread(_prepare_catalog, context)
+        context.keys.start()
+        context.trail.start()
         await context.engine.start()
         context.metrics.set_info(context.version, context.engine.info)
         await poller.restore()
@@ -277,8 +293,10 @@ def _prepare_catalog(context: ServerContext) -> None:
     database = context.lifecycle.catalog.database
     try:
         database.migrate()
+        context.keys.load()
     except CatalogUnavailableError as error:
         raise EngineStartError(f"the catalog {database.shown} cannot be used: {error.__cause__}") from error
+    context.access.check()
 
 
 async def _load(context: ServerContext, name: str, path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from server.command_line import load
+from server.errors import OpenServerError
 
 EXIT_USAGE = 2
 
@@ -21,7 +22,11 @@ def serve(argv: Sequence[str]) -> int:
         return EXIT_USAGE
     with _interrupts_end_at_once():
         from server.serving import run
-    return run(config)
+    try:
+        return run(config)
+    except OpenServerError as error:
+        print(f"hotswap serve: {error} (see hotswap serve --help)", file=sys.stderr)
+        return EXIT_USAGE
 
 
 @contextmanager

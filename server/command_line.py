@@ -10,16 +10,20 @@ import argparse
 import difflib
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
 import yaml
+from platformdirs import user_data_path
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from typing_extensions import override
 
 from server.config import EngineConfig, Flag
-from server.settings import ServerConfig, WrongKindError, read_text
+from server.errors import ServerError
+from server.settings import ServerConfig, WrongKindError, open_to_others, read_text
 
 ENV_PREFIX = "HOTSWAP_"
 _KINDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
@@ -106,9 +110,28 @@ def load(argv: Sequence[str]) -> ServerConfig:
         raise ValueError(f"unknown argument {unknown[0]!r}{_nearest(unknown[0], known)}")
     flags = {name: value for name, value in vars(namespace).items() if value is not None}
     try:
-        return Settings(**flags)
+        config = Settings(**flags)
     except ValidationError as error:  # which holds the values given, keys among them
         raise ValueError(_message(error.errors()[0], flags)) from None
+    if not (config.is_loopback or config.api_keys or config.admin_keys or _catalog_has_keys(config)):
+        raise ValueError(open_to_others(config.host))
+    return config
+
+
+def _catalog_has_keys(config: ServerConfig) -> bool:
+    """Whether there may be keys in the catalog: where it cannot be asked, the start will say why."""
+    from server.catalog.database.database import Database, sqlite_url
+    from server.catalog.database.keys import has_keys
+
+    try:
+        folder = Path(config.data_dir or user_data_path("hotswap")).expanduser()
+        if not config.catalog and not (folder / "catalog.db").exists():
+            return False
+        database = Database(config.catalog or sqlite_url(folder))
+        with closing(database):
+            return has_keys(database)
+    except (OSError, RuntimeError, ServerError):
+        return True
 
 
 def _settings_of(path: str) -> dict[str, Any]:

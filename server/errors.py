@@ -4,7 +4,9 @@ ServerError
 ├── InvalidRequestError      the client's mistake                    400
 │   ├── ConflictError        not as things stand                     409
 │   └── PreconditionFailedError  not as the headers ask for           412
-├── UnknownModelError        no such base, adapter or version        404
+├── NotFoundError            nothing of that name                    404
+│   ├── UnknownModelError    no such base, adapter or version
+│   └── UnknownKeyError      no such API key
 ├── QueueFullError           too many requests at once               429
 ├── EngineUnavailableError   starting, restarting or draining        503
 ├── RequestEndsEngineError   no engine survives it                   503
@@ -14,6 +16,7 @@ ServerError
 │   └── StoreFullError       there is no room on it                  507
 ├── BudgetError              more than the operator allows           507
 └── EngineStartError         the base cannot be served: ends start-up
+    └── OpenServerError      anybody could do anything: wrong usage
 """
 
 from __future__ import annotations
@@ -46,8 +49,25 @@ class PreconditionFailedError(InvalidRequestError):
         self.etag = etag
 
 
-class UnknownModelError(ServerError):
+class NotFoundError(ServerError):
+    """Nothing of the name, in the field ``param``, that the request gives."""
+
+    param = "name"
+    code = "not_found"
+
+
+class UnknownModelError(NotFoundError):
     """No base, adapter or version of that name."""
+
+    param = "model"
+    code = "model_not_found"
+
+
+class UnknownKeyError(NotFoundError):
+    """No API key of that id."""
+
+    param = "id"
+    code = "key_not_found"
 
 
 class QueueFullError(ServerError):
@@ -101,3 +121,7 @@ class BudgetError(ServerError):
 
 class EngineStartError(ServerError):
     """The engine could not start; the message is its reason."""
+
+
+class OpenServerError(EngineStartError):
+    """As it is set up, the server would be open to people whom nobody let in."""

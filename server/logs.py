@@ -5,11 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 
 class JsonFormatter(logging.Formatter):
-    """time (ISO 8601, UTC), level, logger, message, what ``extra={"fields": ...}`` adds, the traceback if any."""
+    """time (ISO 8601, UTC), level, logger, message, what ``extra={"fields": ...}`` adds, the traceback if any.
+
+    ``clean`` takes out of a line what no log may hold.
+    """
+
+    def __init__(self, clean: Callable[[str], str] = str) -> None:
+        super().__init__()
+        self._clean = clean
 
     def format(self, record: logging.LogRecord) -> str:
         """One line of JSON."""
@@ -22,12 +30,12 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False)
+        return self._clean(json.dumps(entry, ensure_ascii=False))
 
 
-def configure_logging(level: str = "info") -> None:
+def configure_logging(level: str = "info", clean: Callable[[str], str] = str) -> None:
     """Send this process's logs and warnings to standard error. Replaces any handlers of the root logger."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(JsonFormatter(clean))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(capture=True)

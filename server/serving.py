@@ -20,6 +20,7 @@ from adapters.errors import AdapterError
 from adapters.package.inspection import inspect_package
 from server.api.context import ServerContext
 from server.app import create_app, make_context
+from server.catalog.keys import without_keys
 from server.catalog.store import AdapterStore
 from server.connections import HttpServer
 from server.errors import EngineStartError, InvalidRequestError
@@ -56,16 +57,16 @@ def _adapter(context: ServerContext, name: str) -> str:
 
 
 def _access(context: ServerContext) -> str:
-    config = context.config
-    inference = "API key needed" if config.api_keys else "no API key needed"
-    if config.admin_is_open:
+    access = context.access
+    inference = "no API key needed" if access.inference_is_open else "API key needed"
+    if access.admin_is_open:
         return f"{inference}; adapter uploads open to this machine"
-    return f"{inference}; adapter uploads {'with an admin key' if config.admin_keys else 'off: no --admin-key'}"
+    return f"{inference}; adapter uploads {'with an admin key' if access.has_admin_keys else 'off: no --admin-key'}"
 
 
 def _curl(context: ServerContext, url: str, model: str) -> str:
     body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 32}
-    key = ' -H "Authorization: Bearer $KEY"' if context.config.api_keys else ""
+    key = ' -H "Authorization: Bearer $KEY"' if not context.access.inference_is_open else ""
     return f"curl {url}/v1/chat/completions{key} -H 'content-type: application/json' -d '{json.dumps(body)}'"
 
 
@@ -76,7 +77,7 @@ def _size(nbytes: int) -> str:
 def run(config: ServerConfig) -> int:
     """Serve until told to stop; returns the exit code. Raises EngineStartError or BaseModelError with the reason."""
     share_heap()
-    configure_logging(config.log_level)
+    configure_logging(config.log_level, without_keys)
     sock = bind(config.host, config.port)
     with sock:
         url = _url(config.host, sock.getsockname()[1])

@@ -205,6 +205,7 @@ class ServerConfig(BaseModel):
     admin_key: Annotated[Keys, Flag(KEYS, "key for the admin API, and for inference; repeatable", "KEY")] = ()
     admin_key_file: Annotated[KeyFiles, Flag(KEYS, "file with one admin key a line; repeatable", "FILE")] = ()
     public_metrics: Annotated[bool, Flag(KEYS, "serve /metrics without a key even where keys are configured")] = False
+    event_days: Annotated[Amount, Flag(LIMITS, "days that events (GET /v1/events) are kept; 0: for ever", "N")] = 90.0
     data_dir: Annotated[
         str, Flag(PACKAGES, "where adapters are kept (default: hotswap's directory among the user's data)", "DIR")
     ] = ""
@@ -289,11 +290,6 @@ class ServerConfig(BaseModel):
         names = [name for name, _ in self.adapter]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"--adapter names {twice[0]!r} twice")
-        if not (self.is_loopback or self.api_keys or self.admin_keys):
-            raise ValueError(
-                f"--host {self.host} can be reached from other machines and no key is configured, so anyone could "
-                "replace adapters; give --admin-key (and --api-key for inference), or use --host 127.0.0.1"
-            )
         if "*" in self.cors_origin and not self.api_keys:
             raise ValueError(
                 "--cors-origin * lets every web page use this server, and no key is asked for; give --api-key, or name "
@@ -324,8 +320,17 @@ class ServerConfig(BaseModel):
 
     @property
     def admin_is_open(self) -> bool:
-        """Whether the admin API needs no key: no key of any kind is configured and only this machine can connect."""
+        """Whether the admin API needs no key of these settings: there is none, and only this machine can connect."""
         return self.is_loopback and not self.api_keys and not self.admin_keys
+
+
+def open_to_others(host: str) -> str:
+    """What to say of a server without any key that other machines would reach."""
+    return (
+        f"--host {host} can be reached from other machines and no key is configured, so anyone could replace adapters; "
+        "give --admin-key (and --api-key for inference), make a key with hotswap keys create --data-dir, or use --host "
+        "127.0.0.1"
+    )
 
 
 def is_loopback_name(host: str) -> bool:

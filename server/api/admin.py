@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any, ClassVar, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -14,7 +12,8 @@ from starlette.responses import Response
 from adapters.errors import AdapterError
 from server.adapter_key import version_number
 from server.api import sources, uploads
-from server.api.auth import AdminKey
+from server.api.audit import audit, audit_refusal, refusals_audited
+from server.api.auth import AdminKey, ReaderKey, SomeAdminKey, SomeReaderKey, caller_of
 from server.api.body import json_body
 from server.api.context import ContextDep, LifecycleDep, ServerContext
 from server.api.error_responses import ApiError, json_response
@@ -29,7 +28,6 @@ from server.catalog.sources import shown
 from server.catalog.versions import AdapterVersion, VersionState
 from server.errors import EngineUnavailableError, ServerError
 
-_audit = logging.getLogger("server.audit")
 _OF_LIVE = ("version", "digest", "kind", "bytes", "num_virtual_tokens", "created", "state", "reason")
 
 
@@ -73,24 +71,6 @@ def _version_body(
     }
 
 
-def audit(request: Request, action: str, name: str | None, **details: object) -> None:
-    """One line per change, or refused change, of what is served."""
-    client = request.client.host if request.client else None
-    request_id = request.scope["state"]["request_id"]
-    fields = {"action": action, "adapter": name, "client": client, "request_id": request_id, **details}
-    _audit.info("adapter %s: %s", name, action, extra={"fields": fields})
-
-
-@contextmanager
-def refusals_audited(request: Request, name: str | None, **details: object) -> Iterator[None]:
-    """Let what the block raises pass, with an audit line for a refusal."""
-    try:
-        yield
-    except (AdapterError, ServerError, ApiError) as error:
-        audit(request, "refuse", name, reason=str(error), **details)
-        raise
-
-
 router = APIRouter()
 ExpectedLive = Annotated[int | None, Query(ge=0)]
 Mode = Annotated[Literal["drain", "force"], Query()]
@@ -98,7 +78,7 @@ Mode = Annotated[Literal["drain", "force"], Query()]
 
 @router.post("/v1/adapters", response_model=None)
 async def upload(
-    _: AdminKey,
+    _: SomeAdminKey,
     request: Request,
     context: ContextDep,
     guard: GuardDep,
@@ -135,14 +115,14 @@ async def put(
 
 
 @router.get("/v1/adapters", response_model=None)
-async def list_adapters(_: AdminKey, context: ContextDep) -> Response:
+async def list_adapters(caller: SomeReaderKey, context: ContextDep) -> Response:
     """All adapters that are served or have a candidate."""
-    data = [adapter_body(context, name) for name in context.registry.known_names()]
+    data = [adapter_body(context, name) for name in filter(caller.sees, context.registry.known_names())]
     return json_response({"object": "list", "data": data})
 
 
 @router.get("/v1/adapters/{name}", response_model=None)
-async def inspect(_: AdminKey, context: ContextDep, guard: GuardDep, name: str) -> Response:
+async def inspect(_: ReaderKey, context: ContextDep, guard: GuardDep, name: str) -> Response:
     """One adapter, with its versions and what the trainer of the live one recorded."""
     registry, body = context.registry, adapter_body(context, name)
     state = state_of(name, registry.history(name))
@@ -157,7 +137,7 @@ async def delete(
     _: AdminKey, request: Request, lifecycle: LifecycleDep, guard: GuardDep, name: str, mode: Mode = "drain"
 ) -> Response:
     """Stop serving a name: running requests finish (drain) or are ended (force)."""
-    with refusals_audited(request, name):
+    with refusals_audited(request, name, "remove"):
         versions = await lifecycle.remove(name, force=mode == "force", guard=guard)
     warnings = lifecycle.undeleted(versions)
     numbers = [version.key.version for version in versions]
@@ -180,7 +160,7 @@ async def _upload(
         raise EngineUnavailableError(context.admission.closed_because)
     try:
         if name is not None:  # before the body is read
-            context.registry.check_new_name(name)
+            _check_name(request, context, name)
             guard.check_tags(state_of(name, context.registry.history(name)))
         async with _receive(request, context) as received:
             name = name or received.fields.get("name")
@@ -188,6 +168,7 @@ async def _upload(
                 raise ApiError(
                     400, "say what to call the adapter, in the field or query parameter `name`", param="name"
                 )
+            _check_name(request, context, name)
             guard.expected_live = received.number("expected_live", default=guard.expected_live)
             done = await context.lifecycle.upload(
                 name,
@@ -198,7 +179,7 @@ async def _upload(
                 guard=guard,
             )
     except (AdapterError, ServerError, ApiError) as error:
-        audit(request, "refuse", name, reason=str(error))
+        audit_refusal(request, name, "upload", error)
         raise
     key = done.version.key
     evicted = {"evicted": [version.key.version for version in done.evicted]} if done.evicted else {}
@@ -214,6 +195,11 @@ def _receive(request: Request, context: ServerContext) -> AbstractAsyncContextMa
     if sources.is_json(request):
         return sources.receive(request, context)
     return uploads.receive(request, context.lifecycle.store, context.config.max_upload_mb)
+
+
+def _check_name(request: Request, context: ServerContext, name: str) -> None:
+    context.registry.check_new_name(name)
+    caller_of(request).check_new(name)
 
 
 def _base(context: ServerContext) -> dict[str, str]:
@@ -271,14 +257,14 @@ async def change(
         return await _share_out(request, context, guard, name, body)
     if not body.version:
         return await _set(request, context, guard, name, body)
-    with refusals_audited(request, name, version=body.version):
+    with refusals_audited(request, name, "activate", version=body.version):
         activation = await context.lifecycle.activate(name, body.version, guard=guard)
     return activated(request, context.registry, activation, "activate", guard)
 
 
 async def _set(request: Request, context: ServerContext, guard: Guard, name: str, body: SettingsBody) -> Response:
     settings = body.model_dump(include=set(body.given), exclude_unset=True)
-    with refusals_audited(request, name, settings=settings):
+    with refusals_audited(request, name, "set", settings=settings):
         changed = await context.lifecycle.configure(name, body.applied, guard=guard)
     audit(request, "set" if changed else "unchanged", name, settings=settings)
     return json_response(adapter_body(context, name), headers=etag_of(guard.after))
@@ -288,7 +274,7 @@ async def _share_out(
     request: Request, context: ServerContext, guard: Guard, name: str, body: TrafficFields
 ) -> Response:
     shares = body.model_dump(include=set(body.shares_given), exclude_unset=True)
-    with refusals_audited(request, name, **shares):
+    with refusals_audited(request, name, "canary", **shares):
         changed = await context.traffic.change(name, body.traffic_plan(), guard=guard)
     audit(request, "canary" if changed else "unchanged", name, **shares)
     return json_response({**adapter_body(context, name), "changed": changed}, headers=etag_of(guard.after))
@@ -300,7 +286,7 @@ async def rollback(_: AdminKey, request: Request, lifecycle: LifecycleDep, guard
     raw = await request.body()
     body = await json_body(RollbackBody)(request) if raw.strip() else RollbackBody.model_validate({})
     guard.expected_live = body.expected_live
-    with refusals_audited(request, name, version=body.version):
+    with refusals_audited(request, name, "rollback", version=body.version):
         activation = await lifecycle.rollback(name, body.version, guard=guard)
     return activated(request, lifecycle.registry, activation, "rollback", guard)
 
@@ -318,7 +304,7 @@ async def delete_version(
 ) -> Response:
     """Delete a version that is not live: a candidate, or one that nobody will go back to."""
     number = version_number(version) or 0
-    with refusals_audited(request, name, version=number):
+    with refusals_audited(request, name, "remove_version", version=number):
         if not number:
             raise ApiError(400, "version: must be a version's number, like 3", param="version")
         deleted = await lifecycle.remove_version(name, number, force=mode == "force", guard=guard)

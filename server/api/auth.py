@@ -1,112 +1,321 @@
-"""Who may do what: API keys in two scopes. Every route states its scope as a dependency; there is no default.
+"""Who may do what. Every route states, as a dependency, which keys it is for; there is no default.
 
-An admin key also infers. Keys are compared as SHA-256 digests, each against all configured ones, in constant time.
+Keys are those of flags and files, and those of the catalog, which also say which adapters exist for their holder.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
+from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute
 
-from server.api.context import ConfigDep
+from server.api.audit import note_caller, refused_caller
+from server.api.context import ContextDep, ServerContext
 from server.api.error_responses import ApiError
 from server.api.origins import check_local
-from server.settings import ServerConfig
+from server.api.wire import ModelBody
+from server.catalog.events import ANONYMOUS, FLAG, LOCAL
+from server.catalog.keys import KeyRecord, KeyState, Scope, allows
+from server.catalog.registry import Registry, unknown_model
+from server.errors import ServerError
+from server.limits import Limits
+
+_NEEDED = {
+    Scope.INFERENCE: "infer",
+    Scope.ADMIN: "use the admin API",
+    Scope.READ_ONLY: "read what is served and done",
+}
 
 
-async def require_inference(request: Request, config: ConfigDep) -> None:
-    """Let inference and admin keys through; where no inference key is configured, all but foreign web pages."""
-    if not config.api_keys:
-        _refuse_pages(request, config)
-        return
-    digest = _digest(request)
-    if not (_matches(digest, config.api_keys) | _matches(digest, config.admin_keys)):
-        raise _unauthorized()
+@dataclass(frozen=True)
+class Caller:
+    """Who sends a request: ``name`` is a key's id in the catalog, or one of the words of ``server.catalog.events``.
+
+    ``tenant`` tells callers with different keys apart: they share no cached prompts, whose timing would tell of each
+    other. ``key`` is that of the catalog; whoever has another, or needs none, may use all adapters.
+    """
+
+    name: str
+    scopes: tuple[Scope, ...] = ()
+    tenant: str = ""
+    key: KeyRecord | None = None
+
+    @property
+    def adapters(self) -> tuple[str, ...] | None:
+        """Names and patterns of the adapters that exist for it; None: all."""
+        return self.key.adapters if self.key is not None else None
+
+    @property
+    def sees_base(self) -> bool:
+        """Whether the base may answer it."""
+        return self.key is None or self.key.base
+
+    @property
+    def limits(self) -> Limits:
+        """What its key may take of the server."""
+        return self.key.limits if self.key is not None else Limits()
+
+    def grants(self, *scopes: Scope) -> bool:
+        """Whether it may do what one of ``scopes`` stands for."""
+        return Scope.ADMIN in self.scopes or any(scope in self.scopes for scope in scopes)
+
+    def sees(self, name: str) -> bool:
+        """Whether an adapter of that name exists for it."""
+        return allows(self.adapters, name)
+
+    def check_adapter(self, name: str) -> None:
+        """Raise UnknownModelError for an adapter that does not exist for it, as of one that does not exist."""
+        if not self.sees(name):
+            raise unknown_model(name)
+
+    def check_model(self, registry: Registry, model: str) -> None:
+        """As ``check_adapter``, for what a request names as its model."""
+        name = registry.name_of(model)
+        if not (self.sees_base if name is None else self.sees(name)):
+            raise unknown_model(model if name is None else name)
+
+    def check_asked(self, registry: Registry, body: ModelBody) -> None:
+        """As ``check_adapter``, for all that a request names as its model."""
+        for model in filter(None, (body.adapter, body.named(registry.base_name))):
+            self.check_model(registry, model)
+
+    def salted(self, salt: str) -> str:
+        """A client's own ``salt`` of its cached prompts as the engine is told: no two tenants can say the same."""
+        return f"{self.tenant}/{salt}" if self.tenant or salt else ""
+
+    def check_new(self, name: str) -> None:
+        """Raise ApiError unless it may upload an adapter of that name, be there one or not."""
+        if not self.sees(name):
+            raise _forbidden("this key may not upload an adapter of that name; it is for " + _listed(self.adapters))
 
 
-async def require_admin(request: Request, config: ConfigDep) -> None:
-    """Let admin keys through; without any keys at all, only local programs (not web pages) on a loopback address."""
-    if config.admin_is_open:
-        refusal = "without --admin-key the admin API answers only local programs"
-        check_local(request.headers, allowed=(), any_host=False, refusal=refusal)
-        return
-    if not config.admin_keys:
-        raise ApiError(
-            403,
-            "the admin API is off: start the server with --admin-key",
-            type="permission_error",
-            code="admin_disabled",
-        )
-    digest = _digest(request)
-    if _matches(digest, config.admin_keys):
-        return
-    if _matches(digest, config.api_keys):
-        raise ApiError(
-            403, "this key may not use the admin API", type="permission_error", code="insufficient_permissions"
-        )
-    raise _unauthorized()
+def caller_of(request: Request) -> Caller:
+    """Who sends a request that its route has let in."""
+    caller = request.scope["state"]["caller"]
+    assert isinstance(caller, Caller)
+    return caller
 
 
-async def require_metrics(request: Request, config: ConfigDep) -> None:
-    """Like inference, open with --public-metrics; also closed where only admin keys are configured."""
-    if config.public_metrics:
-        return
-    if not (config.api_keys or config.admin_keys):
-        _refuse_pages(request, config)
-        return
-    digest = _digest(request)
-    if not (_matches(digest, config.api_keys) | _matches(digest, config.admin_keys)):
-        raise _unauthorized()
+# ---- what routes state ----
+
+
+async def require_inference(request: Request, context: ContextDep) -> Caller:
+    """Let keys for inference through; where there is none for it, all but foreign web pages."""
+    return _inferring(request, context, Scope.INFERENCE)
+
+
+async def require_models(request: Request, context: ContextDep) -> Caller:
+    """As for inference, also keys that only read."""
+    return _inferring(request, context, Scope.INFERENCE, Scope.READ_ONLY)
+
+
+async def require_admin(request: Request, context: ContextDep) -> Caller:
+    """Let admin keys through; without any keys at all, only local programs (not web pages) on a loopback address.
+
+    A key for some adapters only gets where the path names one of them.
+    """
+    return _of_the_path(request, context, _administering(request, context, Scope.ADMIN))
+
+
+async def require_some_admin(request: Request, context: ContextDep) -> Caller:
+    """As admin, also keys for some adapters: the route looks at each by itself."""
+    return _administering(request, context, Scope.ADMIN)
+
+
+async def require_reader(request: Request, context: ContextDep) -> Caller:
+    """As admin, also keys that only read."""
+    return _of_the_path(request, context, _administering(request, context, Scope.ADMIN, Scope.READ_ONLY))
+
+
+async def require_some_reader(request: Request, context: ContextDep) -> Caller:
+    """As ``require_some_admin``, also keys that only read."""
+    return _administering(request, context, Scope.ADMIN, Scope.READ_ONLY)
+
+
+async def require_metrics(request: Request, context: ContextDep) -> Caller:
+    """Any key of a flag, and keys that read or administer all adapters; open with --public-metrics or without keys."""
+    if context.config.public_metrics:
+        return _known(request, context, Caller(ANONYMOUS))
+    if not context.access.has_keys:
+        _refuse_pages(request, context)
+        return _known(request, context, Caller(LOCAL))
+    caller = _identified(request, context)
+    if caller is None:
+        raise refused_caller(request, context, ANONYMOUS, _unauthorized())
+    if caller.key is not None and not (caller.grants(Scope.READ_ONLY) and caller.adapters is None):
+        refusal = _forbidden("this key may not read metrics; a key that reads or administers all adapters may")
+        raise refused_caller(request, context, caller.name, refusal)
+    return caller
 
 
 async def open_to_all() -> None:
     """State that a route needs no key: probes."""
 
 
-def tenant(request: Request, config: ServerConfig) -> str:
-    """Tells clients with different keys apart: they share no cached prompts, whose timing would tell of each other."""
-    several = len(config.api_keys) + len(config.admin_keys) > 1
-    return _digest(request).hex()[:32] if config.api_keys and several else ""
+InferenceKey = Annotated[Caller, Depends(require_inference)]
+ModelsKey = Annotated[Caller, Depends(require_models)]
+AdminKey = Annotated[Caller, Depends(require_admin)]
+SomeAdminKey = Annotated[Caller, Depends(require_some_admin)]
+ReaderKey = Annotated[Caller, Depends(require_reader)]
+SomeReaderKey = Annotated[Caller, Depends(require_some_reader)]
+MetricsKey = Annotated[Caller, Depends(require_metrics)]
+Open = Annotated[None, Depends(open_to_all)]
+
+_STATEMENTS = (
+    require_inference,
+    require_models,
+    require_admin,
+    require_some_admin,
+    require_reader,
+    require_some_reader,
+    require_metrics,
+    open_to_all,
+)
 
 
-def _refuse_pages(request: Request, config: ServerConfig) -> None:
+def check_stated(routes: Iterable[BaseRoute]) -> None:
+    """Assert that each of ``routes`` states which keys it is for."""
+    for route in routes:
+        if isinstance(route, APIRoute):
+            stated = [dependency for dependency in route.dependant.dependencies if dependency.call in _STATEMENTS]
+            assert len(stated) == 1, f"{route.path} does not state which keys it is for"
+
+
+# ---- inside ----
+
+
+def _inferring(request: Request, context: ServerContext, *scopes: Scope) -> Caller:
+    if context.access.inference_is_open:
+        _refuse_pages(request, context)
+        return _identified(request, context) or _known(request, context, Caller(ANONYMOUS))
+    return _admitted(request, context, *scopes)
+
+
+def _administering(request: Request, context: ServerContext, *scopes: Scope) -> Caller:
+    if context.access.admin_is_open:
+        refusal = "without --admin-key the admin API answers only local programs"
+        try:
+            check_local(request.headers, allowed=(), any_host=False, refusal=refusal)
+        except ApiError as error:
+            raise refused_caller(request, context, ANONYMOUS, error) from None
+        return _known(request, context, Caller(LOCAL, tuple(Scope)))
+    return _admitted(request, context, *scopes)
+
+
+def _admitted(request: Request, context: ServerContext, *scopes: Scope) -> Caller:
+    """Whoever has a key for one of ``scopes``. Raises ApiError."""
+    caller = _identified(request, context)
+    if caller is not None and caller.grants(*scopes):
+        return caller
+    refusal = _forbidden(f"this key may not {_NEEDED[scopes[0]]}") if caller is not None else _unauthorized()
+    if Scope.ADMIN in scopes and not context.access.has_admin_keys:
+        refusal = ApiError(
+            403,
+            "the admin API is off: start the server with --admin-key, or create an admin key with hotswap keys create "
+            "on the machine that has its catalog",
+            type="permission_error",
+            code="admin_disabled",
+        )
+    raise refused_caller(request, context, caller.name if caller else ANONYMOUS, refusal)
+
+
+def _of_the_path(request: Request, context: ServerContext, caller: Caller) -> Caller:
+    """``caller``, if what the path names exists for it: default deny, so a path that names no adapter is not for it."""
+    if caller.adapters is None:
+        return caller
+    name, model = request.path_params.get("name"), request.path_params.get("model")
+    try:
+        if name is not None and request.method == "PUT":
+            caller.check_new(name)
+        elif name is not None:
+            caller.check_adapter(name)
+        elif model is not None:
+            caller.check_model(context.registry, model)
+        else:
+            raise _forbidden("this key is only for " + _listed(caller.adapters))
+    except (ApiError, ServerError) as error:
+        raise refused_caller(request, context, caller.name, error) from None
+    return caller
+
+
+def _identified(request: Request, context: ServerContext) -> Caller | None:
+    """Whose key the request bears; None where it is nobody's. Raises ApiError for one that has ended, if any is asked.
+
+    Keys of flags may be words that somebody guesses, so that the time taken must say nothing: all are compared, always.
+    """
+    secret = _secret(request)
+    digest = hashlib.sha256(secret).digest()
+    is_admin, infers = _matches(digest, context.config.admin_keys), _matches(digest, context.config.api_keys)
+    if is_admin or infers:
+        scope = Scope.ADMIN if is_admin else Scope.INFERENCE
+        return _known(request, context, Caller(FLAG, (scope,), _tenant(digest, context)))
+    now = time.time()
+    record = context.keys.ring.find(digest.hex(), now)
+    if record is None:
+        return None
+    if (state := record.state(now)) is not KeyState.ACTIVE:
+        how = "was revoked" if state is KeyState.REVOKED else "has expired"
+        ended = _unauthorized(f"the API key {record.id} {how}")
+        raise refused_caller(request, context, record.id, ended)
+    context.keys.used(record.id, now)
+    request.scope["state"]["record"].facts["key"] = record.id
+    return _known(request, context, Caller(record.id, record.scopes, record.id, record))
+
+
+def _known(request: Request, context: ServerContext, caller: Caller) -> Caller:
+    """``caller``, noted for the log and the audit trail."""
+    note_caller(request, caller.name)
+    request.scope["state"]["caller"] = caller
+    return caller
+
+
+def _tenant(digest: bytes, context: ServerContext) -> str:
+    """Of a key of a flag; the only key of a server needs none."""
+    config = context.config
+    several = len(config.api_keys) + len(config.admin_keys) > 1 or not context.keys.ring.is_empty
+    return digest.hex()[:32] if several and not context.access.inference_is_open else ""
+
+
+def _refuse_pages(request: Request, context: ServerContext) -> None:
     """No key is asked for, so a page on the web could use this server through the browser of whoever reaches it."""
     refusal = (
         "without --api-key this server answers only programs and pages of its own machine; "
         "its operator can allow a page's origin with --cors-origin"
     )
-    check_local(request.headers, allowed=config.cors_origin, any_host=not config.is_loopback, refusal=refusal)
+    allowed = context.config.cors_origin
+    check_local(request.headers, allowed=allowed, any_host=not context.config.is_loopback, refusal=refusal)
 
 
-def _digest(request: Request) -> bytes:
-    header = request.headers.get("authorization", "")
-    scheme, _, key = header.partition(" ")
-    if scheme.lower() != "bearer":
-        key = ""
-    return hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
+def _secret(request: Request) -> bytes:
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    return (key if scheme.lower() == "bearer" else "").strip().encode("utf-8", "surrogateescape")
 
 
 def _matches(digest: bytes, keys: Iterable[bytes]) -> bool:
     found = False
-    for key in keys:  # all of them, always: the time taken says nothing
+    for key in keys:
         found |= hmac.compare_digest(digest, key)
     return found
 
 
-def _unauthorized() -> ApiError:
-    return ApiError(
-        401,
-        "the API key is missing or wrong; send it as `Authorization: Bearer <key>`",
-        code="invalid_api_key",
-        headers={"WWW-Authenticate": "Bearer"},
-    )
+def _listed(patterns: tuple[str, ...] | None) -> str:
+    shown = (patterns or ())[:8]
+    return ", ".join(shown) + (", ..." if len(patterns or ()) > len(shown) else "") or "no adapter"
 
 
-InferenceKey = Annotated[None, Depends(require_inference)]
-AdminKey = Annotated[None, Depends(require_admin)]
-MetricsKey = Annotated[None, Depends(require_metrics)]
-Open = Annotated[None, Depends(open_to_all)]
+def _forbidden(message: str) -> ApiError:
+    return ApiError(403, message, type="permission_error", code="insufficient_permissions")
+
+
+_WRONG = "the API key is missing or wrong; send it as `Authorization: Bearer <key>`"
+
+
+def _unauthorized(reason: str = _WRONG) -> ApiError:
+    return ApiError(401, reason, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})

@@ -15,13 +15,16 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from server.adapter_key import AdapterKey
+from server.api.access import Access
 from server.api.shadow import Shadows
 from server.api.turns import Turns
 from server.catalog.canary import CanaryControl
 from server.catalog.canary_watch import CanaryWatch
+from server.catalog.key_manager import KeyManager
 from server.catalog.lifecycle import AdapterLifecycle
 from server.catalog.registry import Registry
 from server.catalog.sources import Sources
+from server.catalog.trail import Trail
 from server.engine.ipc.client import EngineClient
 from server.errors import EngineUnavailableError, QueueFullError
 from server.metrics import Metrics
@@ -136,6 +139,8 @@ class ServerContext:
     registry: Registry
     lifecycle: AdapterLifecycle
     sources: Sources
+    keys: KeyManager
+    trail: Trail
     text: TextProcessor
     metrics: Metrics
     admission: Admission
@@ -145,6 +150,11 @@ class ServerContext:
     version: str
     created: int = field(default_factory=lambda: int(time.time()))
     turns: Turns = field(default_factory=Turns)
+
+    @property
+    def access(self) -> Access:
+        """Which part of the API asks for a key."""
+        return Access(self.config, self.keys.ring)
 
     def vocab_size(self, adapter: AdapterKey | None) -> int:
         """How many token ids an adapter knows."""
@@ -187,6 +197,8 @@ def _field(name: str) -> Any:
 ConfigDep = Annotated[ServerConfig, _field("config")]
 EngineDep = Annotated[EngineClient, _field("engine")]
 RegistryDep = Annotated[Registry, _field("registry")]
+KeysDep = Annotated[KeyManager, _field("keys")]
+TrailDep = Annotated[Trail, _field("trail")]
 LifecycleDep = Annotated[AdapterLifecycle, _field("lifecycle")]
 TrafficDep = Annotated[CanaryControl, _field("traffic")]
 MetricsDep = Annotated[Metrics, _field("metrics")]

@@ -21,13 +21,13 @@ from server.errors import (
     ConflictError,
     EngineUnavailableError,
     InvalidRequestError,
+    NotFoundError,
     PreconditionFailedError,
     QueueFullError,
     RequestEndsEngineError,
     ServerError,
     StoreError,
     StoreFullError,
-    UnknownModelError,
 )
 
 INVALID_REQUEST = "invalid_request_error"
@@ -85,8 +85,8 @@ def to_api_error(error: Exception) -> ApiError:
             return _as_things_stand(error)
         case InvalidRequestError():
             return ApiError(400, str(error), param=error.param, code=error.code)
-        case UnknownModelError():
-            return ApiError(404, str(error), param="model", code="model_not_found")
+        case NotFoundError():
+            return ApiError(404, str(error), param=error.param, code=error.code)
         case QueueFullError():
             return retry_later(429, str(error), type="rate_limit_error", code="rate_limit_exceeded")
         case AdapterFailedError() | PackageChangedError() | StoreError() | BudgetError() | RequestEndsEngineError():

@@ -8,8 +8,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from server.adapter_key import version_number
-from server.api.admin import Mode, audit, refusals_audited
-from server.api.auth import AdminKey, InferenceKey
+from server.api.admin import Mode
+from server.api.audit import audit, refusals_audited
+from server.api.auth import AdminKey, ModelsKey
 from server.api.context import ContextDep, ServerContext
 from server.api.error_responses import ApiError, json_response
 from server.catalog.versions import AdapterVersion
@@ -19,18 +20,20 @@ OWNER = "hotswap"
 
 
 @router.get("/v1/models", response_model=None)
-async def list_models(_: InferenceKey, context: ContextDep) -> Response:
+async def list_models(caller: ModelsKey, context: ContextDep) -> Response:
     """Everything a request may name as its model."""
+    names = filter(caller.sees, context.registry.names())
     data = [
-        _base(context),
-        *(_adapter(context, name, context.registry.live(name)) for name in context.registry.names()),
+        *([_base(context)] if caller.sees_base else ()),
+        *(_adapter(context, name, context.registry.live(name)) for name in names),
     ]
     return json_response({"object": "list", "data": data})
 
 
 @router.get("/v1/models/{model:path}", response_model=None)
-async def retrieve_model(_: InferenceKey, context: ContextDep, model: str) -> Response:
+async def retrieve_model(caller: ModelsKey, context: ContextDep, model: str) -> Response:
     """One model, by any name a request may use."""
+    caller.check_model(context.registry, model)
     key = context.registry.resolve(model)
     body = _base(context) if key is None else _adapter(context, key.name, context.registry.leased(key))
     return json_response({**body, "id": model})

@@ -20,11 +20,17 @@ from starlette.responses import HTMLResponse, Response
 from server.api.admin import RollbackBody
 from server.api.auth import open_to_all
 from server.api.error_responses import json_response
+from server.api.keys import RotationBody
 from server.api.sources import SourceBody
 from server.api.traffic import AbortBody, PromoteBody
 from server.api.wire import SamplingBody, Wire
 
-_OPTIONAL: dict[str, type[Wire]] = {"rollback": RollbackBody, "promote": PromoteBody, "abort": AbortBody}
+_OPTIONAL: dict[str, type[Wire]] = {
+    "rollback": RollbackBody,
+    "promote": PromoteBody,
+    "abort": AbortBody,
+    "rotate": RotationBody,
+}
 _REF = "#/components/schemas/{model}"
 _TEXT = {"type": "string"}
 _SWITCH = {"type": "boolean"}

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from server.adapter_key import AdapterKey
-from server.api.auth import tenant
+from server.api.auth import caller_of
 from server.api.body_limits import forget_body
 from server.api.context import ServerContext
 from server.api.copies import answer_copy
@@ -66,6 +66,7 @@ class _Work:
     ) -> None:
         self._request = request
         self._context = context
+        self._caller = caller_of(request)
         self._body = body
         self._form = form
         self._prepare = prepare
@@ -123,11 +124,12 @@ class _Work:
         if context.admission.closed_because:
             raise EngineUnavailableError(context.admission.closed_because)
         sticky = self._body.sticky or self._request.headers.get(SESSION_HEADER) or None
+        self._caller.check_asked(context.registry, self._body)
         with context.registry.lease(asked_model(context.registry, self._body), sticky) as lease:
             self._adapter = self._drawn = lease.key
             self._shadow = context.shadows.chosen(lease)
             job = await self._prepare(context, self._body, lease.key, self._started)
-            salted = replace(job, cache_salt=tenant(self._request, context.config) + job.cache_salt)
+            salted = replace(job, cache_salt=self._caller.salted(job.cache_salt))
             settings = {"whole": not self._body.stream, "keep_ids": self._shadow is not None}
             async with running(context, salted, lease, self._cut.set, **settings) as generation:
                 yield generation
@@ -166,6 +168,7 @@ class _Work:
         """Count an error that is answered, under the adapter that was asked for if there is one."""
         self._request.scope["state"]["record"].note_error(error)
         with contextlib.suppress(UnknownModelError):
+            self._caller.check_asked(self._context.registry, self._body)
             self._adapter = self._adapter or self._context.registry.find(self._body.named(self._context.base_name))
         answer = to_api_error(error)
         self._context.metrics.error(self._adapter, answer.code or "invalid_request")

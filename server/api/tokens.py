@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
-from server.api.auth import InferenceKey
+from server.api.auth import Caller, InferenceKey
 from server.api.body import json_body
 from server.api.context import ContextDep, ServerContext
 from server.api.error_responses import json_response
@@ -25,10 +25,10 @@ router = APIRouter()
 @router.post("/tokenize", response_model=None)
 @router.post("/v1/tokenize", response_model=None)
 async def tokenize(
-    _: InferenceKey, context: ContextDep, body: Annotated[TokenizeBody, Depends(json_body(TokenizeBody))]
+    caller: InferenceKey, context: ContextDep, body: Annotated[TokenizeBody, Depends(json_body(TokenizeBody))]
 ) -> Response:
     """Token ids of a text (with special tokens unless told otherwise), or of a rendered conversation."""
-    tokenizer = _tokenizer(context, body)
+    tokenizer = _tokenizer(context, body, caller)
     text, plain = body.prompt or "", True
     if body.messages is not None:
         messages = [message.for_template() for message in body.messages]
@@ -77,10 +77,10 @@ def _written(tokenizer: TextProcessor, answer: dict[str, Any], tokens: list[int]
 @router.post("/detokenize", response_model=None)
 @router.post("/v1/detokenize", response_model=None)
 async def detokenize(
-    _: InferenceKey, context: ContextDep, body: Annotated[DetokenizeBody, Depends(json_body(DetokenizeBody))]
+    caller: InferenceKey, context: ContextDep, body: Annotated[DetokenizeBody, Depends(json_body(DetokenizeBody))]
 ) -> Response:
     """The text of token ids, special tokens included."""
-    tokenizer = _tokenizer(context, body)
+    tokenizer = _tokenizer(context, body, caller)
     text = await tokenizer.off_loop(len(body.tokens), partial(_decode, tokenizer, body.tokens))
     return json_response({"prompt": text})
 
@@ -93,10 +93,11 @@ def _decode(tokenizer: TextProcessor, tokens: list[int]) -> str:
     return tokenizer.decode(tokens, skip_special_tokens=False)
 
 
-def _tokenizer(context: ServerContext, body: ModelBody) -> TextProcessor:
+def _tokenizer(context: ServerContext, body: ModelBody, caller: Caller) -> TextProcessor:
     """The tokenizer of the model that ``body`` names, of the version that its user is given of it.
 
     Raises UnknownModelError or InvalidRequestError.
     """
+    caller.check_asked(context.registry, body)
     draw = None if body.sticky is None else Draw(body.sticky)
     return context.text_of(context.registry.resolve(asked_model(context.registry, body), draw))

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from server.api.admin import activated, adapter_body, audit, refusals_audited
+from server.api.admin import activated, adapter_body
+from server.api.audit import audit, refusals_audited
 from server.api.auth import AdminKey
 from server.api.body import json_body
 from server.api.context import ContextDep

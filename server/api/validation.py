@@ -18,7 +18,6 @@ MAX_PATH = 120  # characters of the name of a field
 
 _SENTENCES = {
     "missing": "is missing",
-    "extra_forbidden": "is no field here",
     "bool": "must be true or false",
     "int": "must be an integer",
     "float": "must be a number",
@@ -28,6 +27,7 @@ _SENTENCES = {
     "dict": "must be an object",
     "model": "must be an object",
     "literal_error": "must be {expected}",
+    "enum": "must be {expected}",
     "greater_than": "must be more than {gt}",
     "greater_than_equal": "must be at least {ge}",
     "less_than": "must be less than {lt}",

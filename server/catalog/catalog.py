@@ -7,7 +7,6 @@ on the database: run it off the event loop. Knows no requests and no engine, and
 from __future__ import annotations
 
 import secrets
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,14 +23,14 @@ from adapters.package.chat_template import PackageChat
 from adapters.package.manifest import Manifest
 from server.adapter_key import AdapterKey
 from server.catalog.database import tables
-from server.catalog.database.database import Database
-from server.catalog.events import ACTOR, Event
+from server.catalog.database.database import Database, count_up
+from server.catalog.database.events import append
+from server.catalog.events import Event, told
 from server.catalog.versions import AdapterVersion, NameRecord, VersionHistory
 
 T = TypeVar("T")
 ARRIVING, KEPT, LEAVING = "arriving", "kept", "leaving"
 _MOST_NAMED = 500
-_MAX_NAME = 256
 
 
 class _Info(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -118,7 +117,7 @@ class Catalog:
         CatalogUnavailableError it may have been done all the same: ``load`` tells.
         """
         with self.database.writing() as connection:
-            revision = self._count_up(connection)
+            revision = count_up(connection)
             history = self._read(connection, name)
             before = {version.path.name: version for version in history.all()}
             result = mutate(history)
@@ -126,7 +125,7 @@ class Catalog:
             self._save_versions(connection, before, after)
             self._save_record(connection, name, revision, history.record)
             history.revision = revision
-            record_event(connection, self._base(), name, event)
+            append(connection, [told(event, name, self._base())])
             self._own.update(before.keys() - after.keys())
         self._own.difference_update(after)
         return result, history
@@ -138,7 +137,7 @@ class Catalog:
     def reserve(self, name: str, digest: str) -> tuple[AdapterKey, str]:
         """The key of a next version, and the id of its package. It is this server's to add, or to ``release``."""
         with self._own_package() as package, self.database.writing() as connection:
-            revision = self._count_up(connection)
+            revision = count_up(connection)
             history = self._read(connection, name)
             key = AdapterKey(name, history.reserve(), digest)
             self._save_record(connection, name, revision, history.record)
@@ -166,7 +165,7 @@ class Catalog:
     def record(self, name: str, event: Event, *, refused: bool = False) -> None:
         """Write down what changed nothing of a name: a refusal, say."""
         with self.database.writing() as connection:
-            record_event(connection, self._base(), name, event, refused=refused)
+            append(connection, [told(event, name, self._base(), outcome="refused" if refused else "done")])
 
     # ---- servers ----
 
@@ -223,7 +222,7 @@ class Catalog:
             raise
 
     def _release(self, connection: Connection, key: AdapterKey, package: str) -> None:
-        revision = self._count_up(connection)
+        revision = count_up(connection)
         history = self._read(connection, key.name)
         if history.get(key.version) is None:  # else only files were to be exchanged
             history.release(key.version)
@@ -255,11 +254,6 @@ class Catalog:
         info = msgspec.json.decode(row.info, type=_Info)
         fields = {field: getattr(info, field) for field in _Info.__struct_fields__}
         return AdapterVersion(key=AdapterKey(row.name, row.number, row.digest), path=self._place(row.package), **fields)
-
-    def _count_up(self, connection: Connection) -> int:
-        """A next revision. Its row is held to the end of the transaction: changes come one after another."""
-        counted = update(tables.catalog).values(revision=tables.catalog.c.revision + 1)
-        return int(connection.execute(counted.returning(tables.catalog.c.revision)).scalar_one())
 
     def _save_record(self, connection: Connection, name: str, revision: int, record: NameRecord) -> None:
         raw = msgspec.json.encode(record).decode()
@@ -299,27 +293,6 @@ class Catalog:
         row = tables.packages.c
         changed = update(tables.packages).where(row.id == package).values(state=state, server=self.server)
         assert connection.execute(changed).rowcount == 1, f"package {package} was never reserved"
-
-
-def record_event(
-    connection: Connection, base: str, name: str, event: Event, *, refused: bool = False, now: float | None = None
-) -> None:
-    """One row of who did what: whose doing it is, the context knows."""
-    actor = ACTOR.get()
-    connection.execute(
-        insert(tables.events).values(
-            time=time.time() if now is None else now,
-            actor=actor.name,
-            address=actor.address,
-            request_id=actor.request_id,
-            action=event.action,
-            base=base,
-            name=name[:_MAX_NAME],
-            version=event.version,
-            outcome="refused" if refused else "done",
-            detail=msgspec.json.encode(event.detail).decode(),
-        )
-    )
 
 
 def _record(raw: str) -> NameRecord:

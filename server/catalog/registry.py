@@ -120,6 +120,10 @@ class Registry:
             )
         return version.key
 
+    def name_of(self, model: str) -> str | None:
+        """The name of the adapter that ``model`` means, be there one or not; None for the base."""
+        return None if model == self.base_name else self._parts(model)[0]
+
     def lease(self, model: str, sticky: str | None = None) -> Lease:
         """Resolve ``model`` and hold its version until the lease is released, so that it is not unloaded before.
 
@@ -366,7 +370,7 @@ class Registry:
             running = sum(self.running(version.key) for version in self.leaving(name))
             still = f" {running} sequences of it run still; DELETE ?mode=force ends them." if running else ""
             raise UnknownModelError(f"The adapter {quote(name)} was removed. Upload it again to use it.{still}")
-        raise UnknownModelError(f"The model {quote(name)} does not exist. GET /v1/models lists what is served.")
+        raise unknown_model(name)
 
     def _version(self, entry: VersionHistory, name: str, number: str) -> AdapterVersion:
         version = entry.get(version_number(number))
@@ -377,6 +381,11 @@ class Registry:
             )
             raise UnknownModelError(f"The adapter {quote(name)} has no version {quote(number)}.{still}")
         return version
+
+
+def unknown_model(name: str) -> UnknownModelError:
+    """What is raised for a name that never was, or that is not to be known."""
+    return UnknownModelError(f"The model {quote(name)} does not exist. GET /v1/models lists what is served.")
 
 
 def _served(name: str, entry: VersionHistory) -> str:

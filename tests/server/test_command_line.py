@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from server.catalog.database.database import Database, sqlite_url
+from server.catalog.database.keys import KeyTable
+from server.catalog.key_changes import KeyChanges
+from server.catalog.keys import Scope, new_key
 from server.command_line import Settings, load, option, parser
 from server.config import EngineConfig, Flag
 from server.settings import ServerConfig
@@ -169,3 +174,14 @@ def test_a_flag_without_value_exits_2(capsys: pytest.CaptureFixture[str]) -> Non
         load(["--port"])
     assert stop.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_keys_of_the_catalog_let_it_listen_to_other_machines(tmp_path: Path) -> None:
+    argv = ["--host", "0.0.0.0", "--data-dir", str(tmp_path)]
+    with closing(Database(sqlite_url(tmp_path))) as database:
+        database.migrate()
+        with pytest.raises(ValueError, match="no key is configured"):
+            load(argv)
+        KeyChanges(KeyTable(database)).add(new_key("n", [Scope.ADMIN], now=0.0)[0])
+    assert load(argv).host == "0.0.0.0"
+    assert load([*argv, "--catalog", sqlite_url(tmp_path)]).host == "0.0.0.0"

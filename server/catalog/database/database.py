@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
-from server.catalog.database.tables import HEAD
+from server.catalog.database.tables import HEAD, catalog
 from server.errors import CatalogUnavailableError, EngineStartError, StoreFullError
 
 logger = logging.getLogger(__name__)
@@ -78,6 +78,12 @@ class Database:
     def close(self) -> None:
         """Let go of all connections."""
         self._engine.dispose()
+
+
+def count_up(connection: Connection) -> int:
+    """A next revision. Its row is held to the end of the transaction: changes come one after another."""
+    counted = update(catalog).values(revision=catalog.c.revision + 1)
+    return int(connection.execute(counted.returning(catalog.c.revision)).scalar_one())
 
 
 def _revision(connection: Connection) -> str | None:

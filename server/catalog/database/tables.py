@@ -14,7 +14,7 @@ from sqlalchemy import (
     Text,
 )
 
-HEAD = "0001"  # the migration that these tables need
+HEAD = "0002"  # the migration that these tables need
 metadata = MetaData()
 Id = BigInteger().with_variant(Integer, "sqlite")  # which numbers rows itself only where they are an INTEGER
 
@@ -68,6 +68,8 @@ servers = Table(
     Column("beats", BigInteger, nullable=False),
 )
 
+MAX_NAME, MAX_ADDRESS, MAX_REQUEST_ID = 256, 64, 128  # characters of an event's; clients may have chosen more
+
 # Who did what, or was refused it. ``time`` in Unix seconds, ``detail`` an object in JSON.
 events = Table(
     "events",
@@ -75,12 +77,22 @@ events = Table(
     Column("id", Id, primary_key=True, autoincrement=True),
     Column("time", Float, nullable=False, index=True),
     Column("actor", String(128), nullable=False),
-    Column("address", String(64), nullable=False),
+    Column("address", String(MAX_ADDRESS), nullable=False),
     Column("action", String(64), nullable=False),
     Column("base", String(128), nullable=False),
-    Column("name", String(256), nullable=False, index=True),
+    Column("name", String(MAX_NAME), nullable=False, index=True),
     Column("version", Integer, nullable=True),
     Column("outcome", String(16), nullable=False),  # done, refused
-    Column("request_id", String(128), nullable=False),
+    Column("request_id", String(MAX_REQUEST_ID), nullable=False),
     Column("detail", Text, nullable=False),
+)
+
+# API keys. What requests ask for is in ``record``; when one was used last changes often, and no server waits for it.
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("revision", BigInteger, nullable=False),
+    Column("record", Text, nullable=False),  # a KeyRecord, in JSON: of the key itself its SHA-256 digest
+    Column("last_used", Float, nullable=True),  # Unix seconds
 )

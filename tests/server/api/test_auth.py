@@ -32,6 +32,13 @@ ROUTES = [
     ("DELETE", "/v1/models/x", "admin"),
     ("POST", "/v1/load_lora_adapter", "admin"),
     ("POST", "/v1/unload_lora_adapter", "admin"),
+    ("GET", "/v1/events", "admin"),
+    ("GET", "/v1/keys", "admin"),
+    ("POST", "/v1/keys", "admin"),
+    ("GET", "/v1/keys/x", "admin"),
+    ("PATCH", "/v1/keys/x", "admin"),
+    ("DELETE", "/v1/keys/x", "admin"),
+    ("POST", "/v1/keys/x/rotate", "admin"),
     ("GET", "/health", "open"),
     ("GET", "/ready", "open"),
     ("GET", "/version", "open"),
@@ -66,11 +73,18 @@ def test_every_route_states_its_scope(locked: Live) -> None:
         for method in route.methods or ()
     }
     listed = {
-        (method, path.replace(f"/{BASE}", "/{model:path}").replace("/x", "/{name}")) for method, path, _ in ROUTES
+        (
+            method,
+            path.replace(f"/{BASE}", "/{model:path}")
+            .replace("keys/x", "keys/{id}")
+            .replace("models/x", "models/{model:path}")
+            .replace("/x", "/{name}"),
+        )
+        for method, path, _ in ROUTES
     }
     assert found == listed | {("POST", "/v1/tokenize"), ("POST", "/v1/detokenize")}
     for method, path in found:
-        concrete = path.replace("{model:path}", BASE).replace("{name}", "x")
+        concrete = path.replace("{model:path}", BASE).replace("{name}", "x").replace("{id}", "x")
         refused = call(locked, method, concrete, None).status_code in REFUSED
         assert refused == (path not in ("/health", "/ready", "/version"))
 
