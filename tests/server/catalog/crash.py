@@ -56,8 +56,15 @@ class Everything(EngineClient):
     def stats(self) -> EngineStats:
         raise NotImplementedError
 
+    @property
     @override
-    def submit(self, request: EngineRequest, on_end: Callable[[], None] = print) -> AsyncIterator[RequestOutput]:
+    def unavailable(self) -> str:
+        return "it answers nobody"
+
+    @override
+    def submit(
+        self, request: EngineRequest, on_end: Callable[[], None] = print, restart: Callable[[], bool] = bool
+    ) -> AsyncIterator[RequestOutput]:
         raise NotImplementedError
 
     @override
