@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field
@@ -73,9 +73,9 @@ async def score(
     with refusals_audited(request, name, version=body.version):
         key = await context.traffic.score(name, body.version, body.scores, guard=guard)
     audit(request, "score", name, version=key.version, scores=body.scores)
-    found: dict[str, Any] = context.registry.traffic(name).scores[key.version]
-    return json_response({"object": "adapter.scores", "id": str(key), "name": name, "version": key.version,
-                          "scores": found})  # fmt: skip
+    scores = context.registry.traffic(name).scores_of(key.version)
+    found = {"object": "adapter.scores", "id": str(key), "name": name, "version": key.version, "scores": scores}
+    return json_response(found, headers=etag_of(guard.after))
 
 
 async def _optional(model: type[Given], request: Request) -> Given:

@@ -144,7 +144,7 @@ def traffic_body(context: ServerContext, name: str) -> dict[str, Any] | None:
 def _notes(traffic: Traffic) -> dict[str, Any]:
     """What evaluators have said, and what became of the last canary."""
     return {
-        "scores": {str(version): scores for version, scores in traffic.scores.items()},
+        "scores": traffic.scores,
         "ended": msgspec.to_builtins(traffic.ended),
     }
 

@@ -134,7 +134,7 @@ class CanaryControl:
 
         def mutate(history: VersionHistory) -> None:
             traffic = with_scores(history.traffic, key.version, scores)
-            if len(traffic.scores[key.version]) > MAX_SCORES:
+            if len(traffic.scores_of(key.version)) > MAX_SCORES:
                 raise InvalidRequestError(f"at most {MAX_SCORES} metrics are kept of a version", param="scores")
             if history.get(key.version) is None:
                 raise UnknownModelError(f"{key} was deleted meanwhile")

@@ -69,7 +69,7 @@ class CanaryWatch:
         return Evidence(
             self._figures.figures(name, version, seconds),
             self._figures.agreement(name, version, seconds),
-            self._registry.traffic(name).scores.get(version, {}),
+            self._registry.traffic(name).scores_of(version),
         )
 
     async def _look_at(self, name: str) -> None:

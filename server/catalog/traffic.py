@@ -67,13 +67,13 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
 class Traffic(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The durable part. ``salt`` is drawn when canaries begin, so that not the same people get every one of them.
 
-    ``scores`` are the numbers that evaluators have posted, by version and metric.
+    ``scores`` are the numbers that evaluators have posted, by version, as JSON writes it, and metric.
     """
 
     salt: str = ""
     canaries: tuple[Canary, ...] = ()
     shadow: Shadow | None = None
-    scores: dict[int, dict[str, float]] = {}
+    scores: dict[str, dict[str, float]] = {}
     ended: Ended | None = None
 
     @property
@@ -91,6 +91,10 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Those that are asked beside the live one."""
         shadow = {self.shadow.version} if self.shadow else set()
         return frozenset({canary.version for canary in self.canaries} | shadow)
+
+    def scores_of(self, version: int | None) -> dict[str, float]:
+        """What evaluators have posted of a version."""
+        return self.scores.get(str(version), {})
 
     def canary(self, version: int) -> Canary | None:
         """The canary of that version, if there is one."""
@@ -148,8 +152,8 @@ def lay_out(before: Mapping[int, Parts], weights: Mapping[int, float]) -> dict[i
 
 def with_scores(traffic: Traffic, version: int, scores: Mapping[str, float]) -> Traffic:
     """``traffic`` with an evaluator's ``scores`` of a version, in addition to others of it."""
-    known = {**traffic.scores.get(version, {}), **scores}
-    return msgspec.structs.replace(traffic, scores={**traffic.scores, version: known})
+    known = {**traffic.scores_of(version), **scores}
+    return msgspec.structs.replace(traffic, scores={**traffic.scores, str(version): known})
 
 
 def without(traffic: Traffic, versions: Iterable[int], ended: Ended | None = None) -> Traffic:
@@ -171,7 +175,7 @@ def forgotten(traffic: Traffic, version: int, now: float) -> Traffic:
     if version in traffic.versions:
         reason = "the version was deleted"
         traffic = without(traffic, [version], Ended(version=version, outcome="deleted", reason=reason, at=now))
-    scores = {other: scores for other, scores in traffic.scores.items() if other != version}
+    scores = {other: scores for other, scores in traffic.scores.items() if other != str(version)}
     return msgspec.structs.replace(traffic, scores=scores)
 
 

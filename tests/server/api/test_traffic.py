@@ -300,7 +300,7 @@ def test_what_cannot_be(live: Live, admin: httpx.Client, name: str) -> None:
     canary = {"version": 2, "weight": 0.1}
     assert refused(409, canary={"version": 1, "weight": 0.1})["code"] == "version_is_live"
     assert "no version '7'" in refused(404, canary={"version": 7, "weight": 0.1})["message"]
-    assert "leave out" in refused(canary=canary, version=2)["message"]
+    assert "one kind" in refused(canary=canary, version=2)["message"]
     assert refused(canary={"version": 2})["param"] == "canary.weight"
     assert refused(canary={"weight": 0.5})["param"] == "canary.version"
     assert refused(shadow={"weight": 0.5})["param"] == "shadow.version"

@@ -96,7 +96,7 @@ async def test_a_split_outlives_the_server_and_another_one_sees_it(
     async with running(tiny_base, tmp_path, database_url) as (again, _):
         restored = again.registry.traffic(NAME)
         assert restored.canary(2) == traffic.canary(2)
-        assert restored.scores == {2: {"f1": 0.75}}
+        assert restored.scores == {"2": {"f1": 0.75}}
         assert [canary.rules for canary in restored.canaries] == [rules, Rules()]
         assert states(again) == ["live", "canary", "canary"]
         assert {number: await again.ask(f"{NAME}@{number}") for number in (1, 2, 3)} == texts

@@ -114,7 +114,7 @@ def test_an_end_leaves_nothing_of_a_version() -> None:
     assert left.versions == {3}
     assert left.shadow is None
     assert left.ended == ended
-    assert left.scores == {2: {"f1": 0.5}}, "the version is what it was"
+    assert left.scores == {"2": {"f1": 0.5}}, "the version is what it was"
     gone = forgotten(traffic, 2, 3.0)
     assert gone.versions == {3}
     assert gone.scores == {}
@@ -138,7 +138,7 @@ def test_a_change_of_the_live_version_ends_all() -> None:
 
 def test_scores_add_up() -> None:
     traffic = with_scores(with_scores(Traffic(), 2, {"f1": 0.5, "em": 0.1}), 2, {"f1": 0.6})
-    assert traffic.scores == {2: {"f1": 0.6, "em": 0.1}}
+    assert traffic.scores == {"2": {"f1": 0.6, "em": 0.1}}
     assert msgspec.json.decode(msgspec.json.encode(traffic), type=Traffic) == traffic
 
 
