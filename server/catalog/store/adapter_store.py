@@ -29,13 +29,6 @@ _PACKAGE = re.compile("[0-9a-f]{32}")
 _WORKERS = 8
 
 
-class _Lock:
-    """A lock that can be forgotten with its last user."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-
-
 class AdapterStore:
     """``root/quarantine`` is for what is not trusted yet, ``root/packages`` for what is served.
 
@@ -64,15 +57,16 @@ class AdapterStore:
         self._changing = threading.Lock()
         self._moving: dict[str, int] = {}  # bytes of what is on its way to its place
         self._sizes: dict[str, int] = {}  # of packages on the disk, which do not change
-        self._fetching: WeakValueDictionary[str, _Lock] = WeakValueDictionary()
+        self._fetching: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
         try:
             self._packages.mkdir(parents=True, exist_ok=True)
-            self._quarantine = Quarantine(root / "quarantine")
+            copies = root / "cache"
+            self._quarantine = Quarantine(root / "quarantine", gone=lambda number: _forget(copies / str(number)))
             for folder in (self._quarantine.folder, self._packages):
                 _probe(folder)
             if artifacts is not None:
-                folder = root / "cache" / str(self._quarantine.number)
-                self._cache = PackageCache(folder, self._quarantine, max_cached_bytes, in_use)
+                own = copies / str(self._quarantine.number)
+                self._cache = PackageCache(own, self._quarantine, max_cached_bytes, in_use)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise EngineStartError(f"cannot keep adapters in {root}: {reason}; choose another --data-dir") from error
@@ -90,14 +84,14 @@ class AdapterStore:
 
     def packages(self) -> dict[str, int]:
         """The bytes of all packages that are kept, by id: those of other servers too. Raises StoreError."""
-        known, self._sizes = self._sizes, {}
+        known, sizes = self._sizes, {}
         with disk_errors():
             for path in self._packages.iterdir():
                 if _PACKAGE.fullmatch(path.name):
                     with suppress(FileNotFoundError):  # another server deletes it just now
-                        self._sizes[path.name] = known.get(path.name) or package_bytes(path)
-        elsewhere = {} if self._artifacts is None else self._artifacts.sizes()
-        return {**elsewhere, **self._sizes}
+                        sizes[path.name] = known.get(path.name) or package_bytes(path)
+        self._sizes = sizes
+        return sizes if self._artifacts is None else {**self._artifacts.sizes(), **sizes}
 
     def place(self, package: str) -> Path:
         """Where the files of the package of that id are, or will be once they are fetched."""
@@ -185,7 +179,7 @@ class AdapterStore:
         """Let the files of an adopted package be in its place. Raises PackageError when they cannot be had any more."""
         if self._artifacts is None or self._cache is None or not self._is_elsewhere(path):
             return
-        with self._fetching.setdefault(path.name, _Lock()).lock:
+        with self._fetching.setdefault(path.name, threading.Lock()):
             if self._cache.touch(path):
                 return
             scratch = self._quarantine.new("fetch")
@@ -259,6 +253,10 @@ def _probe(folder: Path) -> None:
     probe = folder / f"upload-{secrets.token_hex(16)}"
     probe.mkdir(mode=0o700)
     probe.rmdir()
+
+
+def _forget(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_tree(path: Path) -> None:

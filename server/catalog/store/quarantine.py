@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import shutil
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
@@ -17,10 +18,10 @@ class Quarantine:
     """The folder ``root/N`` of one server, the first that no other one has, until ``close`` or the end of the process.
 
     What a crash left there, and in folders whose servers are gone, is deleted; with other names than ours it is the
-    operator's, and stays. Raises OSError.
+    operator's, and stays. ``gone`` is told the numbers of such servers, while nobody can take them. Raises OSError.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, gone: Callable[[int], None] = lambda number: None) -> None:
         root.mkdir(parents=True, exist_ok=True)
         self._root = root
         self.number, self._lock = next(taken for n in count() if (taken := self._take(n)) is not None)
@@ -30,6 +31,7 @@ class Quarantine:
         for path in root.iterdir():
             if path.name.isdecimal() and path != self.folder and (taken := self._take(int(path.name))) is not None:
                 self._clean(path)
+                gone(taken[0])
                 taken[1].release()
 
     def close(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,15 +28,24 @@ class Entry:
     arriving: bool = False
 
 
-def scan(folder: Path) -> dict[str, Entry]:
-    """The packages in ``folder`` by name; of a folder and an archive of one name the folder. Raises OSError."""
+def scan(folder: Path) -> tuple[dict[str, Entry], list[str]]:
+    """The packages in ``folder`` by name, and archives that are passed over for a folder of their name.
+
+    Raises OSError.
+    """
     found: dict[str, Entry] = {}
+    passed_over = []
     with os.scandir(folder) as children:
         for child in sorted(children, key=lambda child: child.name):
             entry = None if is_junk(child.name) else look(Path(child.path))
-            if entry is not None and (entry.name not in found or entry.path.is_dir()):
+            if entry is None:
+                continue
+            other = found.get(entry.name)
+            if other is None or (entry.path.is_dir() and not other.path.is_dir()):
                 found[entry.name] = entry
-    return found
+            if other is not None:
+                passed_over.append((other if found[entry.name] is entry else entry).path.name)
+    return found, passed_over
 
 
 def look(path: Path) -> Entry | None:
@@ -83,11 +91,3 @@ def _is_arriving(name: str) -> bool:
 def device_of(folder: Path) -> int:
     """The disk of ``folder``. Raises OSError."""
     return folder.stat().st_dev
-
-
-def archives_beside_folders(folder: Path, entries: dict[str, Entry]) -> Iterator[str]:
-    """Files that are passed over, because a folder has their name."""
-    for path in folder.iterdir():
-        archive = _ARCHIVE.fullmatch(path.name)
-        if archive and (entry := entries.get(archive[1])) is not None and entry.path != path:
-            yield path.name

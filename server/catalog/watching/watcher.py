@@ -21,7 +21,7 @@ from server.catalog.events import ACTOR, Actor, Event
 from server.catalog.lifecycle import AdapterLifecycle
 from server.catalog.store import disk_errors
 from server.catalog.store.object_store import mark_of
-from server.catalog.watching.folder import Entry, Signature, archives_beside_folders, device_of, look, scan
+from server.catalog.watching.folder import Entry, Signature, device_of, look, scan
 from server.catalog.watching.memory import Known, Memory
 from server.errors import InvalidRequestError, ServerError, UnknownModelError
 
@@ -107,8 +107,7 @@ class Watcher:
     def _scan(self) -> dict[str, Entry] | None:
         """What is there; None when the folder itself is not, which says nothing of its packages."""
         try:
-            device, entries = device_of(self.folder), scan(self.folder)
-            passed_over = list(archives_beside_folders(self.folder, entries))
+            device, (entries, passed_over) = device_of(self.folder), scan(self.folder)
         except OSError as error:
             self._tell_once(f"cannot be read ({error.strerror}); what it held is served on")
             return None
@@ -118,7 +117,7 @@ class Watcher:
             self._tell_once("is on another disk than before, and empty; what it held is served on")
             return None
         for name in passed_over:
-            self._tell_once(f"holds {name} beside a folder of that name; the folder is served")
+            self._tell_once(f"holds {name} beside another package of that name, and it is passed over")
         return entries
 
     def _is_due(self, entry: Entry) -> bool:

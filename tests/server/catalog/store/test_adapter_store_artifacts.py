@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,36 @@ def test_copies_that_are_not_needed_make_room(shared: Shared, tiny_adapters: Map
         assert place.is_dir()
     assert len(again.packages()) == 5
     assert [place.is_dir() for place in places] == [False, False, False, True]
+
+
+def test_what_many_need_at_once_is_fetched_once(
+    shared: Shared, tiny_adapters: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = adopt(shared.server("b"), tiny_adapters["lora-r4"])
+    store, fetched = shared.server(), []
+    real = ObjectStore.get
+
+    def get(self: ObjectStore, name: str, into: Path) -> None:
+        fetched.append(name)
+        threading.Event().wait(0.1)
+        real(self, name, into)
+
+    monkeypatch.setattr(ObjectStore, "get", get)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(store.fetch, [store.place(place.name)] * 4))
+    assert fetched == [place.name]
+
+
+def test_copies_of_servers_that_are_gone_go_too(shared: Shared, tiny_adapters: Mapping[str, Path]) -> None:
+    servers = [shared.server() for _ in range(3)]
+    place = adopt(servers[0], tiny_adapters["lora-r4"])
+    for server in servers:
+        server.fetch(server.place(place.name))
+    servers[0].close()
+    servers[1].close()
+    again = shared.server()
+    assert [server.place(place.name).is_dir() for server in servers] == [True, False, True]
+    assert again.place(place.name) == place, "its own copies stay"
 
 
 def test_a_copy_that_is_damaged_is_fetched_again(shared: Shared, tiny_adapters: Mapping[str, Path]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -144,6 +146,13 @@ def test_a_store_that_nobody_here_can_talk_to(url: str) -> None:
     with pytest.raises(EngineStartError) as refused:
         ObjectStore(url)
     assert len(str(refused.value).splitlines()) == 1
+
+
+def test_what_is_needed_for_s3(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)  # imported before, perhaps
+    with pytest.raises(EngineStartError, match=re.escape("pip install 'hotswap[s3]'")):
+        ObjectStore("s3://bucket/x")
 
 
 def test_an_option_that_is_none(s3: str) -> None:
