@@ -13,7 +13,7 @@ from server.api.body import check_media_type
 from server.api.context import ServerContext
 from server.api.error_responses import ApiError
 from server.api.uploads import Upload
-from server.api.wire import Wire
+from server.api.wire import Integer, Wire
 
 MAX_BODY = 64 * 1024
 
@@ -28,11 +28,13 @@ class SourceBody(Wire):
     activate: bool | None = None
     replace: bool | None = None
     allow_noop: bool | None = None
+    expected_live: Integer | None = Field(None, ge=0)
 
     def fields(self) -> dict[str, str]:
         """What an upload's form would say."""
         flags = {"activate": self.activate, "replace": self.replace, "allow_noop": self.allow_noop}
         said = {name: str(flag).lower() for name, flag in flags.items() if flag is not None}
+        said |= {} if self.expected_live is None else {"expected_live": str(self.expected_live)}
         return {"name": self.name, **said} if self.name else said
 
 

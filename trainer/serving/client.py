@@ -295,7 +295,7 @@ class AdminClient(_Client):
         self, fields: Mapping[str, Any], *, expected_live: int | None = None, if_match: str | None = None
     ) -> ServedVersion:
         """Let the server itself get the package from the ``source`` among ``fields``; ``name`` says what to call it."""
-        params = _given({"expected_live": expected_live})
+        params = {"name": fields["name"], **_given({"expected_live": expected_live})}  # looked at before it is fetched
         headers = _matching(if_match)
         response = self._send("POST", "/v1/adapters", json=dict(fields), params=params, headers=headers)
         return self._version(self._body(response, "the adapter"))

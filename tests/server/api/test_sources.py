@@ -69,7 +69,9 @@ def test_a_path(
     assert error_of(conflict, 409)["code"] == "adapter_exists"
     candidate = http.post("/v1/adapters", json={"name": "json", "source": "lora-2", "activate": False})
     assert (candidate.status_code, candidate.json()["state"]) == (201, "candidate")
-    replaced = http.put("/v1/adapters/json", json={"source": "prefix", "digest": None})
+    stale = http.put("/v1/adapters/json", json={"source": "prefix", "expected_live": 2})
+    assert error_of(stale, 409)["code"] == "live_version_changed"
+    replaced = http.put("/v1/adapters/json", json={"source": "prefix", "digest": None, "expected_live": 1})
     assert (replaced.status_code, replaced.json()["version"]) == (201, 3)
     noted = [(line["action"], line.get("source")) for line in audited(caplog)]
     assert noted[0] == ("load", "lora")

@@ -61,9 +61,10 @@ def packages(tiny_base: Path, once: Once) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def server(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def server(tiny_base: Path, packages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """One server for all tests, each of which uses names of its own."""
-    with live_server(tiny_base, tmp_path_factory.mktemp("operators"), admin_key=KEY) as live:
+    root = [str(packages["one"].parent)]
+    with live_server(tiny_base, tmp_path_factory.mktemp("operators"), admin_key=KEY, adapter_root=root) as live:
         yield live
 
 
@@ -108,6 +109,20 @@ def test_from_upload_to_removal(shell: Shell, packages: dict[str, Path], tmp_pat
     assert "'a' was removed. Upload it again" in shell("show", "a", code=1)
     assert "'a' was removed" in shell("rm", "a", code=1)
     assert "a serves version 3  " in shell("upload", "a", str(packages["one"])), "its numbers go on"
+
+
+def test_a_source_is_what_the_server_gets_itself(shell: Shell, packages: dict[str, Path]) -> None:
+    one, two = (f"file://{package}" for package in packages.values())
+    digest = read_package(packages["one"]).digest
+    assert shell("upload", "f", one, "--digest", digest) == f"f serves version 1  digest {digest}\n"
+    assert "the adapter 'f' exists (version 1)" in shell("upload", "f", two, code=1)
+    assert "(409)" in shell("upload", "f", two, "--replace", "--expected-live", "2", code=1)
+    assert "(412)" in shell("upload", "f", two, "--replace", "--if-match", "stale", code=1)
+    assert shell("upload", "f", two, "--candidate").startswith("f@2 waits as a candidate")
+    assert "has the SHA-256" in shell("upload", "f", two, "--replace", "--digest", "0" * 64, code=1)
+    assert "(400)" in shell("upload", "f", "s3://bucket/a.zip", "--digest", digest, code=1), (
+        "which is not allowed there"
+    )
 
 
 def test_programs_get_the_server_s_answer(shell: Shell, packages: dict[str, Path]) -> None:
