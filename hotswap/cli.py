@@ -47,7 +47,8 @@ COMMANDS = {
     "data": Command("trainer.commands.data", "main", "check and preview training data; list recipes of known sets"),
     "merge": Command("trainer.commands.merge", "merge", "merge an adapter into a full-precision copy of its base"),
     "publish": Command("trainer.commands.publish", "publish", "upload an adapter into a running server, behind a gate"),
-    "rollback": Command("trainer.commands.publish", "rollback", "let an adapter serve the version before again"),
+    "rollback": Command("trainer.commands.adapters", "rollback", "let an adapter serve the version before again"),
+    "adapters": Command("trainer.commands.adapters", "main", "look at the adapters of a server, and change them"),
     "base": Command("hotswap.base_cli", "main", "import, list and locate base models in the local cache"),
     "demo": Command("hotswap.demo.cli", "main", "train, serve and hot-swap adapters end to end, and print a report"),
 }

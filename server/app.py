@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from math import ceil
 from pathlib import Path
@@ -17,19 +18,39 @@ from adapters.errors import AdapterError
 from bases.cache import import_gguf
 from bases.errors import BaseModelError
 from bases.finding import DEFAULT_BASE, is_gguf, resolve_base
-from server.api import admin, completions, error_responses, health, models, openapi, tokens
+from server.adapter_key import AdapterKey
+from server.api import (
+    admin,
+    completions,
+    error_responses,
+    health,
+    lora_adapters,
+    models,
+    openapi,
+    tokens,
+    traffic,
+)
 from server.api.body_limits import BodyBudget, BodyLimit, BodyRule
 from server.api.context import Admission, ServerContext
 from server.api.middleware import RequestLog, RootPath
 from server.api.origins import Cors
 from server.api.routing import PlainPath
+from server.api.shadow import Shadows
+from server.catalog.canary import CanaryControl
+from server.catalog.canary_figures import CanaryFigures
+from server.catalog.canary_watch import CanaryWatch
+from server.catalog.catalog import Catalog
+from server.catalog.database.database import Database, sqlite_url
 from server.catalog.lifecycle import AdapterLifecycle
-from server.catalog.registry import Registry
-from server.catalog.store import AdapterStore
+from server.catalog.polling import Poller
+from server.catalog.registry import Registry, Share
+from server.catalog.sources import SourceRules, Sources, folders_of
+from server.catalog.store import AdapterStore, ObjectStore
+from server.catalog.watching import Watcher
 from server.config import DEFAULT_MODEL, EngineConfig
 from server.engine.ipc.client import ClientCore
 from server.engine.ipc.process_client import ProcessEngineClient
-from server.errors import EngineStartError, ServerError
+from server.errors import CatalogUnavailableError, EngineStartError, ServerError
 from server.metrics import Metrics
 from server.settings import ServerConfig
 from server.text.template_sandbox import SandboxLimits, TemplateSandbox
@@ -62,12 +83,26 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
         stats=lambda: engine.stats,
         restarts=lambda: engine.restarts if isinstance(engine, ProcessEngineClient) else 0,
         versions=registry.counts,
+        shares=partial(_shares, registry),
         max_adapters=config.metrics_adapters,
     )
-    store = AdapterStore(data_dir, max_bytes=ceil(config.max_stored_gb * 1e9))
-    lifecycle = AdapterLifecycle(registry, store, engine, metrics, text, max_versions=config.max_versions)
+    figures = CanaryFigures(registry)
+    registry.on_fallback = partial(_fell_back, figures, metrics)
+    store = AdapterStore(
+        data_dir,
+        max_bytes=ceil(config.max_stored_gb * 1e9),
+        artifacts=ObjectStore(config.artifacts, dict(config.artifacts_option)) if config.artifacts else None,
+        max_cached_bytes=ceil(config.max_cached_gb * 1e9),
+        in_use=engine.packages,
+    )
+    database = Database(config.catalog or sqlite_url(data_dir))
+    catalog = Catalog(database, lambda: engine.info.base_fingerprint, store.place)
+    lifecycle = AdapterLifecycle(
+        registry, catalog, store, engine, observer=metrics, vocabulary=text, max_versions=config.max_versions
+    )
     engine.on_step = metrics.observe_step
     engine.on_lost = lifecycle.lost
+    control = CanaryControl(lifecycle, figures)
     return ServerContext(
         config=config,
         base_name=name,
@@ -75,11 +110,35 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
         engine=engine,
         registry=registry,
         lifecycle=lifecycle,
+        sources=Sources(store, _source_rules(config)),
         text=text,
         metrics=metrics,
         admission=Admission(config.engine.max_num_seqs + config.max_waiting_requests),
+        traffic=control,
+        watch=CanaryWatch(registry, control),
+        shadows=Shadows(registry, engine, figures, metrics, seats=config.engine.max_num_seqs),
         version=version("hotswap"),
     )
+
+
+def _source_rules(config: ServerConfig) -> SourceRules:
+    return SourceRules(
+        roots=folders_of("--adapter-root", config.adapter_root),
+        hosts=config.source_host,
+        url_prefixes=config.source_url_prefix,
+        options=dict(config.artifacts_option),
+        max_bytes=int(config.max_upload_mb * 2**20),
+    )
+
+
+def _shares(registry: Registry) -> Iterator[Share]:
+    """All that share requests to a name. May be asked in any thread."""
+    return (share for name in registry.split_names() for share in registry.shares(name))
+
+
+def _fell_back(figures: CanaryFigures, metrics: Metrics, key: AdapterKey) -> None:
+    figures.fell_back(key)
+    metrics.fell_back(key)
 
 
 def _name(spec: str, directory: Path) -> str:
@@ -112,7 +171,15 @@ def _sandbox(config: ServerConfig) -> TemplateSandbox | None:
 
 OnStarted = Callable[[EngineStartError | None], None]
 UPLOAD_PATH = "/v1/adapters"
-ROUTERS = (completions.router, models.router, admin.router, tokens.router, health.router)
+ROUTERS = (
+    completions.router,
+    models.router,
+    admin.router,
+    traffic.router,
+    lora_adapters.router,
+    tokens.router,
+    health.router,
+)
 
 
 def create_app(context: ServerContext, on_started: OnStarted | None = None) -> FastAPI:
@@ -121,19 +188,31 @@ def create_app(context: ServerContext, on_started: OnStarted | None = None) -> F
     ``on_started`` is called once: with None when requests are served, or with the reason why they never will be.
     """
 
+    config = context.config
+    watched = folders_of("--watch", config.watch)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        starting = asyncio.create_task(_start(context, on_started))
+        poller = Poller(context.lifecycle)
+        watchers = [Watcher(context.lifecycle, folder, allow_noop=config.allow_noop) for folder in watched]
+        starting = asyncio.create_task(_start(context, poller, watchers, on_started))
+        watching = asyncio.create_task(context.watch.run())
         try:
             yield
         finally:
             starting.cancel()
-            await asyncio.wait([starting])
+            watching.cancel()
+            await asyncio.wait([starting, watching])
+            await context.shadows.close()
+            for watcher in watchers:
+                await watcher.close()
+            context.sources.close()
+            await poller.close()
             await context.lifecycle.close()
             await context.engine.close()
+            context.lifecycle.store.close()
             context.text.close()
 
-    config = context.config
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.context = context
     for router in ROUTERS:
@@ -165,20 +244,39 @@ def _body_rule(context: ServerContext) -> Callable[[str, str], BodyRule]:
     return rule
 
 
-async def _start(context: ServerContext, on_started: OnStarted | None) -> None:
-    """Start the engine and load the configured adapters, then accept requests."""
+async def _start(
+    context: ServerContext, poller: Poller, watchers: Sequence[Watcher], on_started: OnStarted | None
+) -> None:
+    """Start the engine, load what the catalog knows and the configured adapters, then accept requests."""
     failure = None
     try:
+        await asyncio.to_thread(_prepare_catalog, context)
         await context.engine.start()
         context.metrics.set_info(context.version, context.engine.info)
+        await poller.restore()
         for name, path in context.config.adapter:
             await _load(context, name, Path(path).expanduser())
+        poller.start()
         context.admission.open()
+        for watcher in watchers:
+            watcher.start()
+    except CatalogUnavailableError as error:
+        failure = EngineStartError(str(error))
+        log.error("cannot start: %s", error)
     except EngineStartError as error:
         failure = error
         log.error("cannot start: %s", error)
     if on_started is not None:
         on_started(failure)
+
+
+def _prepare_catalog(context: ServerContext) -> None:
+    """Before the base is loaded for minutes. Raises EngineStartError."""
+    database = context.lifecycle.catalog.database
+    try:
+        database.migrate()
+    except CatalogUnavailableError as error:
+        raise EngineStartError(f"the catalog {database.shown} cannot be used: {error.__cause__}") from error
 
 
 async def _load(context: ServerContext, name: str, path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
+from server.catalog.registry import Share
 from server.catalog.versions import VersionState
 from server.engine.messages import EngineInfo, EngineStats
 
@@ -98,6 +100,28 @@ class VersionCollector(Collector):
         family = GaugeMetricFamily("hotswap_adapter_versions", "Adapter versions by state.", labels=("model", "state"))
         for state in VersionState:
             family.add_metric((self._model, state.value), counts.get(state, 0))
+        yield family
+
+
+class ShareCollector(Collector):
+    """Which share of a name's requests each version gets, of names whose requests are split; at most ``most`` rows."""
+
+    def __init__(self, model: str, shares: Callable[[], Iterable[Share]], most: int) -> None:
+        self._model = model
+        self._shares = shares
+        self._most = most
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing up front: a registry that takes a collector must not ask a starting server."""
+        return []
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        """One gauge: a live version and canaries share the requests, a shadow gets copies beside them."""
+        labels = ("model", "adapter", "version", "role")
+        family = GaugeMetricFamily("hotswap_traffic_share", "Share of the requests to a name.", labels=labels)
+        for key, role, weight in islice(self._shares(), self._most):
+            family.add_metric((self._model, key.name, str(key.version), role), weight)
         yield family
 
 

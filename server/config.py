@@ -17,7 +17,8 @@ DEFAULT_MODEL = "default"
 FORWARDS = ("auto", "generic")
 KV_DTYPES = (*DTYPES, "int8")
 SPECULATIONS = ("auto", "off")
-ENGINE, ADDRESS, KEYS, LIMITS = "base model and engine", "address", "keys", "limits and the rest"
+ENGINE, ADDRESS, KEYS = "base model and engine", "address", "keys"
+PACKAGES, LIMITS = "adapter packages: where they are kept and come from", "limits and the rest"
 
 
 @dataclass(frozen=True)

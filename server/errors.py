@@ -2,11 +2,13 @@
 
 ServerError
 ├── InvalidRequestError      the client's mistake                    400
-│   └── ConflictError        not as things stand                     409
+│   ├── ConflictError        not as things stand                     409
+│   └── PreconditionFailedError  not as the headers ask for           412
 ├── UnknownModelError        no such base, adapter or version        404
 ├── QueueFullError           too many requests at once               429
 ├── EngineUnavailableError   starting, restarting or draining        503
 ├── AdapterFailedError       a version cannot be loaded again        503
+├── CatalogUnavailableError  its database does not answer            503
 ├── StoreError               packages cannot be kept on the disk     503
 │   └── StoreFullError       there is no room on it                  507
 ├── BudgetError              more than the operator allows           507
@@ -35,6 +37,14 @@ class ConflictError(InvalidRequestError):
     """The request is sound, but not as things stand: something else has to change first."""
 
 
+class PreconditionFailedError(InvalidRequestError):
+    """If-Match or If-None-Match does not hold. ``etag`` is of what is there now, None where there is nothing."""
+
+    def __init__(self, message: str, *, param: str, etag: str | None) -> None:
+        super().__init__(message, param=param, code="precondition_failed")
+        self.etag = etag
+
+
 class UnknownModelError(ServerError):
     """No base, adapter or version of that name."""
 
@@ -51,6 +61,12 @@ class AdapterFailedError(ServerError, AdapterError):
     """What is stored of a version, which was accepted once, cannot be loaded; the message has the reason."""
 
     code = "adapter_failed"
+
+
+class CatalogUnavailableError(ServerError):
+    """What is served cannot be changed, nor asked for in the database; what is loaded is served on."""
+
+    code = "catalog_unavailable"
 
 
 class StoreError(ServerError):

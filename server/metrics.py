@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from typing_extensions import override
 
 from server.adapter_key import AdapterKey
 from server.catalog.observer import Action, LifecycleObserver
+from server.catalog.registry import Share
 from server.catalog.versions import VersionState
-from server.collectors import EngineCollector, InfoCollector, VersionCollector
+from server.collectors import EngineCollector, InfoCollector, ShareCollector, VersionCollector
 from server.engine.messages import AdapterLoaded, EngineInfo, EngineStats, StepOutputs
 
 Label = tuple[str, str]  # adapter, version
@@ -27,13 +28,15 @@ class AdapterLabels:
     """Gives label pairs to adapter versions; at most ``limit`` versions have one of their own at any time.
 
     A version without one takes the place of the least busy one when it has had twice its recent requests, so that
-    equally busy adapters do not push each other out again and again. ``on_drop`` is told which series ends.
+    equally busy adapters do not push each other out again and again. Those to ``keep``, which somebody compares, get
+    one with their first request and do not lose it. ``on_drop`` is told which series ends.
     """
 
     def __init__(self, limit: int, on_drop: Callable[[Label], None]) -> None:
         self._limit = limit
         self._on_drop = on_drop
         self._own: set[Label] = set()
+        self._kept: dict[str, frozenset[Label]] = {}  # by adapter
         self._traffic: dict[Label, float] = {}
         self._requests = 0
 
@@ -57,10 +60,22 @@ class AdapterLabels:
         """``key`` is out of service: its series stay to be read, and are the first to give place."""
         self._traffic[(key.name, str(key.version))] = 0.0
 
+    def keep(self, adapter: str, keys: Iterable[AdapterKey]) -> None:
+        """Of ``adapter`` keep ``keys`` from now on, and no others."""
+        self._kept.pop(adapter, None)
+        if labels := frozenset((key.name, str(key.version)) for key in keys):
+            self._kept[adapter] = labels
+
+    def _is_kept(self, label: Label) -> bool:
+        return label in self._kept.get(label[0], ())
+
     def _admit(self, label: Label) -> bool:
         if len(self._own) >= self._limit:
-            least = min(self._own, key=lambda own: self._traffic.get(own, 0.0))
-            if self._traffic[label] < 2 * self._traffic.get(least, 0.0):
+            others = [own for own in self._own if not self._is_kept(own)]
+            least = min(others, key=lambda own: self._traffic.get(own, 0.0), default=None)
+            if least is None:
+                return False
+            if self._traffic[label] < 2 * self._traffic.get(least, 0.0) and not self._is_kept(label):
                 return False
             self._own.remove(least)
             self._on_drop(least)
@@ -83,7 +98,10 @@ REQUEST_BUCKETS = (
 LOAD_BUCKETS = (.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60)  # fmt: skip
 STEP_BUCKETS = (.001, .0025, .005, .01, .025, .05, .075, .1, .15, .25, .5, 1, 2.5, 5, 10)  # fmt: skip
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+SHARE_BUCKETS = (.1, .25, .5, .75, .9, .95, .99, .999, 1)  # fmt: skip
+RATIO_BUCKETS = (.25, .5, .75, .9, 1, 1.1, 1.25, 1.5, 2, 4, 8)  # fmt: skip
 LABELS = ("model", "adapter", "version")
+CopyOutcome = Literal["answered", "failed", "dropped"]
 FINISH_REASONS = ("stop", "length", "abort", "error")
 
 
@@ -112,6 +130,7 @@ class RequestClock:
         self._now = now
         self._first = 0.0
         self._last = 0.0
+        self.ttft: float | None = None
         self._drafted = self._accepted = 0
         self.count = 0
 
@@ -122,7 +141,8 @@ class RequestClock:
         now = self._now()
         if not self.count:
             self._first = now
-            self._series.ttft.observe(now - self._started)
+            self.ttft = now - self._started
+            self._series.ttft.observe(self.ttft)
             self._series.queue.observe(queued_seconds)
         else:
             self._series.itl.observe((now - self._last) / count)
@@ -143,15 +163,20 @@ class RequestClock:
         series.drafted_tokens.inc(self._drafted)
         series.accepted_tokens.inc(self._accepted)
         series.e2e.observe(self._now() - self._started)
-        if self.count > 1:
-            series.tpot.observe((self._last - self._first) / (self.count - 1))
+        if self.itl is not None:
+            series.tpot.observe(self.itl)
+
+    @property
+    def itl(self) -> float | None:
+        """The mean time from one token to the next; None without two."""
+        return (self._last - self._first) / (self.count - 1) if self.count > 1 else None
 
 
 class Metrics(LifecycleObserver):
     """All metrics of one server.
 
-    ``stats``, ``restarts`` and ``versions`` (how many there are in each state) are asked at scrape time. ``model`` is
-    the name the base is served by.
+    ``stats``, ``restarts``, ``versions`` (how many there are in each state) and ``shares`` (of requests to names that
+    are split) are asked at scrape time. ``model`` is the name the base is served by.
     """
 
     def __init__(
@@ -161,6 +186,7 @@ class Metrics(LifecycleObserver):
         stats: Callable[[], EngineStats] = EngineStats,
         restarts: Callable[[], int] = lambda: 0,
         versions: Callable[[], Mapping[VersionState, int]] = dict,
+        shares: Callable[[], Iterable[Share]] = tuple,
         max_adapters: int = 100,
     ) -> None:
         self.registry = CollectorRegistry()
@@ -173,6 +199,7 @@ class Metrics(LifecycleObserver):
         self._make_step_metrics()
         self.registry.register(EngineCollector(model, stats, restarts))
         self.registry.register(VersionCollector(model, versions))
+        self.registry.register(ShareCollector(model, shares, max_adapters))
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], labels: Iterable[str] = LABELS) -> Histogram:
         return Histogram(f"hotswap_{name}", text, tuple(labels), buckets=buckets, registry=self.registry)
@@ -203,6 +230,19 @@ class Metrics(LifecycleObserver):
         for action in get_args(Action):
             self._swaps.labels(action)
         self._load_errors = self._counter("adapter_load_errors_total", "Packages refused.", ("code",))
+        self._fallbacks = self._counter(
+            "canary_fallbacks_total", "Requests of a canary that cannot be served; the live version answers them."
+        )
+        self._copies = self._counter(
+            "shadow_requests_total", "Copies to a shadow: answered, failed, or dropped for clients.",
+            (*LABELS, "outcome"),
+        )  # fmt: skip
+        self._agreement = self._histogram(
+            "shadow_agreement_ratio", "Share of equal tokens up to the first difference.", SHARE_BUCKETS
+        )
+        self._shadow_ratio = self._histogram(
+            "shadow_latency_ratio", "Time per token by that of the live version.", RATIO_BUCKETS
+        )
 
     def _make_step_metrics(self) -> None:
         self._step = self._histogram("engine_step_seconds", "Duration of engine steps.", STEP_BUCKETS, ("model",))
@@ -228,10 +268,7 @@ class Metrics(LifecycleObserver):
 
     def error(self, key: AdapterKey | None, kind: str) -> None:
         """A request for ``key`` was answered by an error of type ``kind``, be it before anything ran."""
-        label = self._labels.current(key)
-        if label == OTHER:  # perhaps because it never ran: those that did were counted then
-            label = self._labels.count(key)
-        self._errors.labels(self._model, *label, kind).inc()
+        self._errors.labels(self._model, *self._label(key), kind).inc()
 
     @override
     def adapter_loaded(self, loaded: AdapterLoaded) -> None:
@@ -254,6 +291,26 @@ class Metrics(LifecycleObserver):
         """A version serves no new requests: its series may give place to others."""
         self._labels.retire(key)
 
+    @override
+    def shared_out(self, name: str, keys: Collection[AdapterKey]) -> None:
+        """Versions that share the requests to ``name`` have series of their own."""
+        self._labels.keep(name, keys)
+
+    def fell_back(self, key: AdapterKey) -> None:
+        """A request that was drawn for ``key`` goes to the live version."""
+        self._fallbacks.labels(self._model, *self._label(key)).inc()
+
+    def copied(
+        self, key: AdapterKey, outcome: CopyOutcome, ratio: float | None = None, share: float | None = None
+    ) -> None:
+        """What became of a copy to the shadow ``key``. ``share`` of equal tokens; None: they could not be compared."""
+        label = (self._model, *self._label(key))
+        self._copies.labels(*label, outcome).inc()
+        if ratio is not None:
+            self._shadow_ratio.labels(*label).observe(ratio)
+        if share is not None:
+            self._agreement.labels(*label).observe(share)
+
     def set_info(self, version: str, info: EngineInfo) -> None:
         """Say what runs, as ``_info`` gauges."""
         self.registry.register(InfoCollector(self._model, version, info))
@@ -266,6 +323,11 @@ class Metrics(LifecycleObserver):
         """Like ``render``, beside everything else; one after the other, however many ask."""
         async with self._rendering:
             return await asyncio.to_thread(self.render)
+
+    def _label(self, key: AdapterKey | None) -> Label:
+        """The label of ``key`` for what is no sequence of a client's."""
+        label = self._labels.current(key)
+        return self._labels.count(key) if label == OTHER else label  # perhaps it never ran: else it was counted then
 
     def _series(self, label: Label) -> Series:
         if label not in self._cache:
@@ -290,5 +352,6 @@ class Metrics(LifecycleObserver):
         for metric in (
             self._ttft, self._itl, self._tpot, self._e2e, self._queue,
             self._prompt, self._generated, self._drafted, self._accepted, self._requests, self._errors,
+            self._fallbacks, self._copies, self._agreement, self._shadow_ratio,
         ):  # fmt: skip
             metric.remove_by_labels(by_label)

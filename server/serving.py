@@ -9,11 +9,12 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+
+from platformdirs import user_data_path
 
 from adapters.errors import AdapterError
 from adapters.package.inspection import inspect_package
@@ -27,34 +28,26 @@ from server.memory import free_unused, share_heap
 from server.settings import ServerConfig
 
 SWITCH_SECONDS = 0.0005
+_MOST_NAMED = 20  # adapters
 
 
 def banner(context: ServerContext, url: str) -> str:
     """A few lines for a person."""
     info = context.engine.info
     names = context.registry.names()
+    more = [f"and {len(names) - _MOST_NAMED} more"] if len(names) > _MOST_NAMED else []
     tokens = info.num_kv_blocks * info.block_size
     rows = {
         "base": f"{context.base_name} ({info.quantization}, {info.dtype} on {info.device}, {_size(info.base_bytes)})",
         "kernels": info.kernels,
         "kv cache": f"{_size(info.kv_bytes)}, {tokens:,} tokens; up to {info.max_model_len:,} per sequence",
-        "adapters": ", ".join(_adapter(context, name) for name in names) or "none yet",
-        **_found(context),
+        "adapters": ", ".join([*(_adapter(context, name) for name in names[:_MOST_NAMED]), *more]) or "none yet",
+        "catalog": context.lifecycle.catalog.database.shown,
         "listening": f"{url}  ({_access(context)})",
         "try": _curl(context, url, names[0] if names else context.base_name),
         "talk": f"hotswap chat --url {url}",
     }
     return "\n".join([f"hotswap {context.version} is ready", *(f"  {key:<10}{value}" for key, value in rows.items())])
-
-
-def _found(context: ServerContext) -> dict[str, str]:
-    """What is on the disk and not served, if anything is."""
-    found = context.lifecycle.store.found
-    if not found.count:
-        return {}
-    return {
-        "found": f"packages of an earlier server: {found.count} ({_size(found.nbytes)}) in {found.folder}; not served"
-    }
 
 
 def _adapter(context: ServerContext, name: str) -> str:
@@ -85,10 +78,10 @@ def run(config: ServerConfig) -> int:
     share_heap()
     configure_logging(config.log_level)
     sock = bind(config.host, config.port)
-    with sock, _data_dir(config) as data_dir:
+    with sock:
         url = _url(config.host, sock.getsockname()[1])
         with _signals_stop():
-            context = make_context(config, data_dir)
+            context = make_context(config, _data_dir(config))
             check_adapters(context)
             _say(f"loading {context.base_root} ...")
             server = DrainingServer(context, url)
@@ -218,21 +211,13 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
-@contextmanager
-def _data_dir(config: ServerConfig) -> Iterator[Path]:
-    if config.data_dir:
-        yield _checked(config.data_dir)
-        return
-    with tempfile.TemporaryDirectory(prefix="hotswap-") as path_name:
-        yield Path(path_name)
-
-
-def _checked(data_dir: str) -> Path:
+def _data_dir(config: ServerConfig) -> Path:
     """The directory, made if need be and seen to take packages: before a base is loaded for minutes."""
+    named = config.data_dir or user_data_path("hotswap")
     try:
-        path = Path(data_dir).expanduser()
+        path = Path(named).expanduser()
     except RuntimeError as error:  # of a user that is not there
-        raise EngineStartError(f"cannot keep adapters in {data_dir}: {error}; choose another --data-dir") from error
+        raise EngineStartError(f"cannot keep adapters in {named}: {error}; choose another --data-dir") from error
     AdapterStore(path).close()
     return path
 

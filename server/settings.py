@@ -25,13 +25,15 @@ from pydantic import (
     model_validator,
 )
 
-from server.config import ADDRESS, ENGINE, KEYS, LIMITS, EngineConfig, Flag
+from server.config import ADDRESS, ENGINE, KEYS, LIMITS, PACKAGES, EngineConfig, Flag
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?)/?")
 _PATH = re.compile(r"[A-Za-z0-9._~/-]+")
+_TEXT_OPTIONS = ("key", "secret", "token", "username", "password")  # though they may look like numbers
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.*")
 
 
 class WrongKindError(ValueError):
@@ -73,6 +75,32 @@ def _names_and_paths(value: object) -> list[tuple[str, str]]:
             raise ValueError(f"--adapter wants NAME=PATH, not {item!r}")
         found.append((name, path))
     return found
+
+
+def _options(value: object) -> list[tuple[str, Any]]:
+    """The options of a file system; what is written as JSON, such as true or {"a": 1}, is read as that."""
+    if isinstance(value, dict):
+        return list(value.items())
+    found = []
+    for item in _texts(value):
+        name, sep, text = item.partition("=")
+        if not (name and sep):
+            raise ValueError("--artifacts-option wants KEY=VALUE")  # the value may be a secret
+        found.append((name, text if name in _TEXT_OPTIONS else _plain(text)))
+    return found
+
+
+def _plain(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+
+
+def _store_url(value: object) -> object:
+    if isinstance(value, str) and value and not _URL.fullmatch(value):
+        raise ValueError(f"--artifacts wants an address such as s3://bucket/prefix, not {value!r}")
+    return value
 
 
 def _origins(value: object) -> list[str]:
@@ -129,6 +157,9 @@ KeyFiles = Annotated[tuple[bytes, ...], BeforeValidator(_digests_of_files)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Origins = Annotated[tuple[str, ...], BeforeValidator(_origins)]
+Paths = Annotated[tuple[str, ...], BeforeValidator(_texts)]
+Options = Annotated[tuple[tuple[str, Any], ...], BeforeValidator(_options)]
+StoreUrl = Annotated[str, BeforeValidator(_store_url)]
 RootPath = Annotated[str, BeforeValidator(_root_path)]
 PortNumber = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -174,6 +205,32 @@ class ServerConfig(BaseModel):
     admin_key: Annotated[Keys, Flag(KEYS, "key for the admin API, and for inference; repeatable", "KEY")] = ()
     admin_key_file: Annotated[KeyFiles, Flag(KEYS, "file with one admin key a line; repeatable", "FILE")] = ()
     public_metrics: Annotated[bool, Flag(KEYS, "serve /metrics without a key even where keys are configured")] = False
+    data_dir: Annotated[
+        str, Flag(PACKAGES, "where adapters are kept (default: hotswap's directory among the user's data)", "DIR")
+    ] = ""
+    catalog: Annotated[
+        str, Flag(PACKAGES, "database of names and versions (default: a SQLite file in --data-dir)", "URL")
+    ] = ""
+    artifacts: Annotated[
+        StoreUrl, Flag(PACKAGES, "object store to keep packages in instead, as s3://bucket/prefix", "URL")
+    ] = ""
+    artifacts_option: Annotated[
+        Options, Flag(PACKAGES, "option of that store for fsspec, as anon=true; repeatable", "KEY=VALUE")
+    ] = ()
+    max_stored_gb: Annotated[Amount, Flag(PACKAGES, "weight of all packages that are kept; 0: what fits", "GB")] = 64.0
+    max_cached_gb: Annotated[
+        Amount, Flag(PACKAGES, "weight of copies in --data-dir of what --artifacts has; 0: what fits", "GB")
+    ] = 16.0
+    adapter_root: Annotated[
+        Paths, Flag(PACKAGES, "folder that the admin API may take packages from, by path; repeatable", "DIR")
+    ] = ()
+    source_host: Annotated[
+        Paths, Flag(PACKAGES, "web host to fetch packages from (default: all that are public); repeatable", "HOST")
+    ] = ()
+    source_url_prefix: Annotated[
+        Paths, Flag(PACKAGES, "object store to fetch packages from, as s3://bucket/team; repeatable", "URL")
+    ] = ()
+    watch: Annotated[Paths, Flag(PACKAGES, "folder whose packages are served as they come; repeatable", "DIR")] = ()
     max_waiting_requests: Annotated[Count, Flag(LIMITS, "sequences queued before new ones get 429", "N")] = 512
     max_sequences_per_request: Annotated[Positive, Flag(LIMITS, "n times prompts of one request", "N")] = 256
     max_stop_strings: Annotated[Positive, Flag(LIMITS, "stop strings of one request", "N")] = 16
@@ -213,10 +270,6 @@ class ServerConfig(BaseModel):
     max_versions: Annotated[
         Count, Flag(LIMITS, "versions kept of one adapter; an upload deletes the oldest unused; 0: all", "N")
     ] = 32
-    max_stored_gb: Annotated[Amount, Flag(LIMITS, "adapter packages kept in --data-dir; 0: what fits", "GB")] = 64.0
-    data_dir: Annotated[
-        str, Flag(LIMITS, "where adapter packages are kept (default: a temporary directory)", "DIR")
-    ] = ""
     log_level: Annotated[Level, Flag(LIMITS, "debug, info, warning or error", "LEVEL")] = "info"
     _engine: EngineConfig = PrivateAttr()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import secrets
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -68,6 +69,12 @@ LONG = (
     "trainer/test_run.py",
     "trainer/test_sweep.py",
 )
+
+
+@pytest.fixture(autouse=True)
+def own_data_dir(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers that are told of no --data-dir keep nothing among the user's data, nor among another test's."""
+    monkeypatch.setenv("HOTSWAP_DATA_DIR", str(tmp_path_factory.getbasetemp() / "data" / secrets.token_hex(8)))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

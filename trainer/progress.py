@@ -200,9 +200,14 @@ def silent(_title: str) -> Iterator[ProgressCallback]:
     yield lambda _done, _total: None
 
 
+_BAR = 30  # characters of an upload's bar
+
+
 def show_upload(sent: int, total: int) -> None:
-    """Write one line on stderr that is updated in place; nothing where stderr is no terminal."""
+    """Write one line with a bar on stderr that is updated in place; nothing where stderr is no terminal."""
     if sys.stderr.isatty():
+        filled = _BAR * sent // max(total, 1)
         end = "\n" if sent >= total else ""
-        sys.stderr.write(f"\ruploading {sent / 1e6:.1f} of {total / 1e6:.1f} MB{end}")
+        bar = "\u2501" * filled + " " * (_BAR - filled)
+        sys.stderr.write(f"\ruploading {bar} {sent / 1e6:.1f} of {total / 1e6:.1f} MB{end}")
         sys.stderr.flush()

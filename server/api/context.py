@@ -15,9 +15,13 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from server.adapter_key import AdapterKey
+from server.api.shadow import Shadows
 from server.api.turns import Turns
+from server.catalog.canary import CanaryControl
+from server.catalog.canary_watch import CanaryWatch
 from server.catalog.lifecycle import AdapterLifecycle
 from server.catalog.registry import Registry
+from server.catalog.sources import Sources
 from server.engine.ipc.client import EngineClient
 from server.errors import EngineUnavailableError, QueueFullError
 from server.metrics import Metrics
@@ -131,9 +135,13 @@ class ServerContext:
     engine: EngineClient
     registry: Registry
     lifecycle: AdapterLifecycle
+    sources: Sources
     text: TextProcessor
     metrics: Metrics
     admission: Admission
+    traffic: CanaryControl
+    watch: CanaryWatch
+    shadows: Shadows
     version: str
     created: int = field(default_factory=lambda: int(time.time()))
     turns: Turns = field(default_factory=Turns)
@@ -180,5 +188,6 @@ ConfigDep = Annotated[ServerConfig, _field("config")]
 EngineDep = Annotated[EngineClient, _field("engine")]
 RegistryDep = Annotated[Registry, _field("registry")]
 LifecycleDep = Annotated[AdapterLifecycle, _field("lifecycle")]
+TrafficDep = Annotated[CanaryControl, _field("traffic")]
 MetricsDep = Annotated[Metrics, _field("metrics")]
 AdmissionDep = Annotated[Admission, _field("admission")]

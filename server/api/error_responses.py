@@ -17,9 +17,11 @@ from server.api.validation import first_fault, json_fault, sentence
 from server.errors import (
     AdapterFailedError,
     BudgetError,
+    CatalogUnavailableError,
     ConflictError,
     EngineUnavailableError,
     InvalidRequestError,
+    PreconditionFailedError,
     QueueFullError,
     ServerError,
     StoreError,
@@ -78,9 +80,8 @@ def to_api_error(error: Exception) -> ApiError:
     match error:
         case ApiError():
             return error
-        case ConflictError():
-            headers = {"x-should-retry": "false"}
-            return ApiError(409, str(error), param=error.param, code=error.code, headers=headers)
+        case ConflictError() | PreconditionFailedError():
+            return _as_things_stand(error)
         case InvalidRequestError():
             return ApiError(400, str(error), param=error.param, code=error.code)
         case UnknownModelError():
@@ -91,6 +92,8 @@ def to_api_error(error: Exception) -> ApiError:
             status = 507 if isinstance(error, (StoreFullError, BudgetError)) else 503
             headers = {"x-should-retry": "false"}  # it takes an operator
             return ApiError(status, str(error), type="server_error", code=error.code, headers=headers)
+        case CatalogUnavailableError():
+            return retry_later(503, str(error), code=error.code)
         case EngineUnavailableError():
             return retry_later(503, str(error), code="engine_unavailable")
         case GenerationError():
@@ -102,6 +105,15 @@ def to_api_error(error: Exception) -> ApiError:
         case ValidationError():
             return from_validation(error)
     return ApiError(500, "internal error; the server's log has the reason", type="server_error", code=INTERNAL_ERROR)
+
+
+def _as_things_stand(error: ConflictError | PreconditionFailedError) -> ApiError:
+    """A refusal that repeating the request does not help; of a precondition, with the tag of what is there now."""
+    headers = {"x-should-retry": "false"}
+    if isinstance(error, ConflictError):
+        return ApiError(409, str(error), param=error.param, code=error.code, headers=headers)
+    headers |= {"ETag": error.etag} if error.etag else {}
+    return ApiError(412, str(error), param=error.param, code=error.code, headers=headers)
 
 
 def retry_later(status: int, message: str, *, type: str = "server_error", code: str) -> ApiError:

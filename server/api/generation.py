@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import cast
+from typing import Protocol, cast
 
 import msgspec
 
@@ -56,6 +57,26 @@ class TextDelta:
     prompt_logprobs: list[TokenLogprobs | None] | None = None
 
 
+class Clock(Protocol):
+    """Is told of a sequence's tokens; ``RequestClock`` is one."""
+
+    def tokens(self, count: int, *, queued_seconds: float = 0.0) -> None:
+        """``count`` new tokens arrived."""
+
+    def drafts(self, drafted: int, accepted: int) -> None:
+        """Of ``drafted`` tokens that were computed in addition, ``accepted`` were right."""
+
+    def finish(self, reason: str, prompt_tokens: int) -> None:
+        """The sequence ended."""
+
+
+class Holder(Protocol):
+    """What a sequence takes up while it is read; a ``Place`` is one."""
+
+    def left(self) -> None:
+        """It is no longer read."""
+
+
 class Sequence:
     """Submits one engine request when made; iterate ``deltas`` to its end, or close it to abort."""
 
@@ -66,14 +87,19 @@ class Sequence:
         index: int,
         request: EngineRequest,
         *,
-        clock: RequestClock,
-        place: Place,
+        clock: Clock,
+        place: Holder,
         on_end: Callable[[], None],
+        keep_ids: bool = False,
     ) -> None:
         self.index = index
+        self._clock = clock
+        self.ids: list[int] = []  # of the output, one that ends it included; with ``keep_ids``
+        self._keep_ids = keep_ids
+        self._begun = time.perf_counter()
+        self._seconds = 0.0
         self._job = job
         self._prompt: Prompt = job.prompts[index // job.n]
-        self._clock = clock
         self._place = place
         self._text = _output_text(job, self._prompt)
         self._waiting: deque[tuple[PlacedToken, TokenLogprobs]] = deque()
@@ -81,7 +107,13 @@ class Sequence:
         self._prompt_logprobs: list[TokenLogprobs | None] = []
         self._completion_tokens = 0
         self._ended = False
-        self._outputs = cast(AsyncGenerator[RequestOutput, None], engine.submit(request, on_end))
+        self._on_end = on_end
+        self._outputs = cast(AsyncGenerator[RequestOutput, None], engine.submit(request, self._engine_ended))
+
+    @property
+    def seconds(self) -> float:
+        """How long the engine took, however slowly its outputs were read."""
+        return self._seconds or time.perf_counter() - self._begun
 
     async def deltas(self) -> AsyncGenerator[TextDelta, None]:
         """Deltas up to the one with a finish reason. Raises GenerationError, EngineUnavailableError."""
@@ -106,6 +138,10 @@ class Sequence:
         self._end("abort")
         await self._outputs.aclose()
 
+    def _engine_ended(self) -> None:
+        self._seconds = time.perf_counter() - self._begun
+        self._on_end()
+
     def _end(self, reason: str) -> None:
         if not self._ended:
             self._ended = True
@@ -123,6 +159,8 @@ class Sequence:
             piece += self._text.finish()
             reason = "stop" if self._text.stopped else reason
         self._completion_tokens += len(places) if self._text.stopped else len(output.token_ids)
+        if self._keep_ids:
+            self.ids += output.token_ids[: len(places)] if self._text.stopped else output.token_ids
         if output.stop_token_id is not None and self._job.lists_end:
             places.append(self._text.end())
         self._waiting += zip(places, output.logprobs or [], strict=False)
@@ -220,17 +258,18 @@ class Completion:
 class Generation:
     """The running sequences of a job, and the usage so far."""
 
-    def __init__(self, job: Job, sequences: list[Sequence]) -> None:
+    def __init__(self, job: Job, sequences: list[Sequence], clocks: list[RequestClock]) -> None:
         self.job = job
         self.usage = Usage(job.prompt_tokens)
-        self._sequences = sequences
+        self.clocks = clocks
+        self.sequences = sequences
 
     async def deltas(self) -> AsyncGenerator[TextDelta, None]:
         """The deltas of all sequences. The first error of any ends all."""
-        if len(self._sequences) == 1:
-            merged = self._sequences[0].deltas()
+        if len(self.sequences) == 1:
+            merged = self.sequences[0].deltas()
         else:
-            merged = _merge([sequence.deltas() for sequence in self._sequences])
+            merged = _merge([sequence.deltas() for sequence in self.sequences])
         async with aclosing(merged):
             async for delta in merged:
                 self.usage.add(delta, self.job.n)
@@ -238,7 +277,7 @@ class Generation:
 
     async def collect(self) -> list[Completion]:
         """Run all sequences to their ends."""
-        completions = [Completion(index) for index in range(len(self._sequences))]
+        completions = [Completion(index) for index in range(len(self.sequences))]
         async for delta in self.deltas():
             completions[delta.index].add(delta)
         return completions
@@ -246,17 +285,19 @@ class Generation:
 
 @asynccontextmanager
 async def running(
-    context: ServerContext, job: Job, lease: Lease, cut: Callable[[], None] = lambda: None
+    context: ServerContext, job: Job, lease: Lease, cut: Callable[[], None] = lambda: None, *, keep_ids: bool = False
 ) -> AsyncIterator[Generation]:
     """Submit all sequences of ``job`` at once, counted in its ``lease``; abort those that run when the block is left.
 
     A sequence is counted until the engine has ended it, however slowly it is read, and with the last the lease ends.
-    ``cut`` is called when what nobody reads has to go. Raises QueueFullError or EngineUnavailableError before anything
-    runs.
+    ``cut`` is called when what nobody reads has to go; with ``keep_ids`` sequences know their output. Raises
+    QueueFullError or EngineUnavailableError before anything runs.
     """
     requests = job.requests()
     with context.admission.admit(len(requests), cut) as places:
         lease.sequences = len(requests)
+        context.shadows.give_way(context.admission.active)
+        clocks = [context.metrics.clock(job.adapter, job.started) for _ in requests]
         sequences: list[Sequence] = []
         try:
             for index, (request, place) in enumerate(zip(requests, places, strict=True)):
@@ -266,14 +307,15 @@ async def running(
                         job,
                         index,
                         request,
-                        clock=context.metrics.clock(job.adapter, job.started),
+                        clock=clocks[index],
                         place=place,
                         on_end=partial(_engine_ended, place, lease),
+                        keep_ids=keep_ids,
                     )
                 )
                 if len(request.prompt_ids) > LONG_PROMPT:
                     await asyncio.sleep(0)
-            yield Generation(job, sequences)
+            yield Generation(job, sequences, clocks)
         finally:
             for sequence in sequences:
                 await sequence.close()

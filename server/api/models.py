@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from server.api.auth import InferenceKey
+from server.adapter_key import version_number
+from server.api.admin import Mode, audit, refusals_audited
+from server.api.auth import AdminKey, InferenceKey
 from server.api.context import ContextDep, ServerContext
-from server.api.error_responses import json_response
+from server.api.error_responses import ApiError, json_response
 from server.catalog.versions import AdapterVersion
 
 router = APIRouter()
@@ -32,6 +34,25 @@ async def retrieve_model(_: InferenceKey, context: ContextDep, model: str) -> Re
     key = context.registry.resolve(model)
     body = _base(context) if key is None else _adapter(context, key.name, context.registry.leased(key))
     return json_response({**body, "id": model})
+
+
+@router.delete("/v1/models/{model:path}", response_model=None)
+async def delete_model(
+    _: AdminKey, request: Request, context: ContextDep, model: str, mode: Mode = "drain"
+) -> Response:
+    """Stop serving an adapter, or, as NAME@VERSION, delete a version of it that is not live."""
+    name, at, number = model.removeprefix(f"{context.base_name}:").partition("@")
+    with refusals_audited(request, name):
+        if model == context.base_name:
+            raise ApiError(400, f"{model!r} is the base, which is always served", param="model", code="base_model")
+        if at:
+            version = context.registry.version(name, version_number(number) or 0)
+            versions = [await context.lifecycle.remove_version(name, version.key.version, force=mode == "force")]
+        else:
+            versions = await context.lifecycle.remove(name, force=mode == "force")
+    numbers = [version.key.version for version in versions]
+    audit(request, "remove_version" if at else "remove", name, mode=mode, versions=numbers)
+    return json_response({"id": model, "object": "model", "deleted": True})
 
 
 def _base(context: ServerContext) -> dict[str, Any]:

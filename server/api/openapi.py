@@ -20,8 +20,11 @@ from starlette.responses import HTMLResponse, Response
 from server.api.admin import RollbackBody
 from server.api.auth import open_to_all
 from server.api.error_responses import json_response
+from server.api.sources import SourceBody
+from server.api.traffic import AbortBody, PromoteBody
 from server.api.wire import SamplingBody, Wire
 
+_OPTIONAL: dict[str, type[Wire]] = {"rollback": RollbackBody, "promote": PromoteBody, "abort": AbortBody}
 _REF = "#/components/schemas/{model}"
 _TEXT = {"type": "string"}
 _SWITCH = {"type": "boolean"}
@@ -73,7 +76,7 @@ def describe(app: FastAPI, routers: Sequence[APIRouter], version: str) -> dict[s
     """The OpenAPI document."""
     schema = get_openapi(title="hotswap", version=version, routes=app.routes)
     routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
-    bodies = {body for route in routes if (body := _body(route)) is not None}
+    bodies: set[type[Wire]] = {SourceBody, *(body for route in routes if (body := _body(route)) is not None)}
     _, definitions = models_json_schema([(body, "validation") for body in bodies], ref_template=_REF)
     schema["components"] = {
         "schemas": {**definitions.get("$defs", {}), "Error": _ERROR},
@@ -88,8 +91,8 @@ def describe(app: FastAPI, routers: Sequence[APIRouter], version: str) -> dict[s
 
 def _body(route: APIRoute) -> type[Wire] | None:
     """The JSON body that a route takes."""
-    if route.path.endswith("/rollback"):
-        return RollbackBody
+    if (verb := route.path.rpartition("/")[2]) in _OPTIONAL:
+        return _OPTIONAL[verb]
     hints = get_type_hints(route.endpoint).values()
     return next((hint for hint in hints if isinstance(hint, type) and issubclass(hint, Wire)), None)
 
@@ -99,9 +102,11 @@ def _complete(operation: dict[str, Any], method: str, route: APIRoute) -> None:
     body = _body(route)
     if body is not None:
         content = {"application/json": {"schema": {"$ref": _REF.format(model=body.__name__)}}}
-        operation["requestBody"] = {"required": body is not RollbackBody, "content": content}
+        operation["requestBody"] = {"required": body not in _OPTIONAL.values(), "content": content}
     elif route.path.startswith("/v1/adapters") and method in ("POST", "PUT"):
-        operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": _UPLOAD}}}
+        source = {"$ref": _REF.format(model=SourceBody.__name__)}
+        forms = {"multipart/form-data": {"schema": _UPLOAD}, "application/json": {"schema": source}}
+        operation["requestBody"] = {"required": True, "content": forms}
     answers = {"text/plain": {"schema": _TEXT}} if route.path == "/metrics" else {"application/json": {"schema": {}}}
     if body is not None and issubclass(body, SamplingBody):
         answers["text/event-stream"] = {"schema": _TEXT}

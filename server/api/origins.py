@@ -20,7 +20,7 @@ from server.settings import is_loopback_name, read_origin
 
 _HOST = re.compile(r"([A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~-]+)?\])(?::[0-9]*)?")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-_EXPOSED = ("x-request-id", "x-hotswap-adapter", "x-should-retry", "retry-after")
+_EXPOSED = ("x-request-id", "x-hotswap-adapter", "x-should-retry", "retry-after", "etag")
 
 
 def check_host(headers: Headers) -> None:

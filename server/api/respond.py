@@ -23,16 +23,19 @@ from server.adapter_key import AdapterKey
 from server.api.auth import tenant
 from server.api.body_limits import forget_body
 from server.api.context import ServerContext
+from server.api.copies import answer_copy
 from server.api.error_responses import retry_later, to_api_error
 from server.api.generation import Completion, Generation, TextDelta, Usage, running
 from server.api.large_answer import LargeAnswer, counted, json_parts
 from server.api.prepare import Job, asked_model
+from server.api.shadow import Answered
 from server.api.wire import SamplingBody
 from server.errors import EngineUnavailableError, UnknownModelError
 
 T = TypeVar("T")
 Body = TypeVar("Body", bound=SamplingBody)
 Prepare = Callable[[ServerContext, Body, AdapterKey | None, float], Awaitable[Job]]
+SESSION_HEADER = "x-session-id"  # what a request sticks to whose body says nothing
 GONE_STATUS = 499  # nginx's number; nobody is there to read it
 DONE = b"data: [DONE]\n\n"
 EVENT_END = b"\n\n"
@@ -68,6 +71,8 @@ class _Work:
         self._prepare = prepare
         self._started = time.perf_counter()
         self._adapter: AdapterKey | None = None
+        self._drawn: AdapterKey | None = None  # that it holds, or held
+        self._shadow: AdapterKey | None = None  # that gets a copy
         self._cut = asyncio.Event()  # what this request has not taken is no longer kept
 
     async def complete(self) -> Response:
@@ -77,7 +82,7 @@ class _Work:
     async def _complete(self) -> Response:
         async with self._generation() as generation:
             completions = await generation.collect()
-            self._note(generation)
+            self._answered(generation)
             job, make = generation.job, partial(self._whole, generation, completions)
             return await job.tokenizer.off_loop(entries(job, completions), make)
 
@@ -109,7 +114,7 @@ class _Work:
                         yield event(chunk)
             for chunk in chunks.last(generation.usage):
                 yield event(chunk)
-            self._note(generation)
+            self._answered(generation)
 
     @asynccontextmanager
     async def _generation(self) -> AsyncIterator[Generation]:
@@ -117,12 +122,33 @@ class _Work:
         context = self._context
         if context.admission.closed_because:
             raise EngineUnavailableError(context.admission.closed_because)
-        with context.registry.lease(asked_model(context.registry, self._body)) as lease:
-            self._adapter = lease.key
+        sticky = self._body.sticky or self._request.headers.get(SESSION_HEADER) or None
+        with context.registry.lease(asked_model(context.registry, self._body), sticky) as lease:
+            self._adapter = self._drawn = lease.key
+            self._shadow = context.shadows.chosen(lease)
             job = await self._prepare(context, self._body, lease.key, self._started)
             salted = replace(job, cache_salt=tenant(self._request, context.config) + job.cache_salt)
-            async with running(context, salted, lease, self._cut.set) as generation:
+            keep = self._shadow is not None
+            async with running(context, salted, lease, self._cut.set, keep_ids=keep) as generation:
                 yield generation
+
+    def _answered(self, generation: Generation) -> None:
+        """The request has been answered to its end."""
+        self._note(generation)
+        context = self._context
+        ttft = [clock.ttft for clock in generation.clocks if clock.ttft is not None]
+        itl = [clock.itl for clock in generation.clocks if clock.itl is not None]
+        context.traffic.figures.served(self._drawn, min(ttft, default=None), sum(itl) / len(itl) if itl else None)
+        if self._shadow is not None:
+            job, original = generation.job, [Answered(one.ids, one.seconds) for one in generation.sequences]
+            again = partial(self._prepare, context, self._body)
+            context.shadows.begin(
+                self._shadow,
+                original,
+                partial(answer_copy, context, job, original, again),
+                comparable=job.sampling.temperature == 0 or self._body.seed is not None,
+                active=context.admission.active,
+            )
 
     def _note(self, generation: Generation) -> None:
         """What the log line of this request says."""
@@ -141,7 +167,10 @@ class _Work:
         self._request.scope["state"]["record"].note_error(error)
         with contextlib.suppress(UnknownModelError):
             self._adapter = self._adapter or self._context.registry.find(self._body.named(self._context.base_name))
-        self._context.metrics.error(self._adapter, to_api_error(error).code or "invalid_request")
+        answer = to_api_error(error)
+        self._context.metrics.error(self._adapter, answer.code or "invalid_request")
+        if answer.status >= 500:
+            self._context.traffic.figures.failed(self._drawn)
 
 
 # ---- the forms of answers ----

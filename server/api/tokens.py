@@ -15,6 +15,7 @@ from server.api.error_responses import json_response
 from server.api.large_answer import LargeAnswer, json_parts
 from server.api.prepare import asked_model, last_user_text, reads_plain_text
 from server.api.wire import DetokenizeBody, ModelBody, TokenizeBody
+from server.catalog.registry import Draw
 from server.errors import InvalidRequestError
 from server.text.tokenizer import TextProcessor
 
@@ -93,5 +94,9 @@ def _decode(tokenizer: TextProcessor, tokens: list[int]) -> str:
 
 
 def _tokenizer(context: ServerContext, body: ModelBody) -> TextProcessor:
-    """The tokenizer of the model that ``body`` names. Raises UnknownModelError or InvalidRequestError."""
-    return context.text_of(context.registry.resolve(asked_model(context.registry, body)))
+    """The tokenizer of the model that ``body`` names, of the version that its user is given of it.
+
+    Raises UnknownModelError or InvalidRequestError.
+    """
+    draw = None if body.sticky is None else Draw(body.sticky)
+    return context.text_of(context.registry.resolve(asked_model(context.registry, body), draw))

@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect
 from adapters.limits import PackageLimits
 from adapters.package.archive import unpack
 from adapters.package.files import PACKAGE_FILES, is_junk, is_kept
+from server.adapter_key import version_number
 from server.api.error_responses import ApiError
 from server.catalog.store import AdapterStore, disk_errors
 
@@ -178,10 +179,11 @@ _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 @dataclass(frozen=True)
 class Upload:
-    """A package directory in quarantine, not yet looked at, and the form's other fields."""
+    """A package directory in quarantine, not yet looked at, and the other fields; ``source``: where it was fetched."""
 
     package: Path
     fields: dict[str, str]
+    source: str | None = None
 
     def flag(self, name: str, *, default: bool = False) -> bool:
         """A yes or no among the fields. Raises ApiError for anything else: it decides what is served."""
@@ -189,6 +191,13 @@ class Upload:
         if text and text not in _YES + _NO:
             raise ApiError(400, f"{name}: must be true or false, not {text[:40]!r}", param=name)
         return text in _YES if text else default
+
+    def number(self, name: str, *, default: int | None = None) -> int | None:
+        """A version's number, or 0, among the fields. Raises ApiError for anything else."""
+        text = self.fields.get(name, "").strip()
+        if text and text != "0" and version_number(text) is None:
+            raise ApiError(400, f"{name}: must be the number of a version, or 0, not {text[:40]!r}", param=name)
+        return int(text) if text else default
 
 
 @asynccontextmanager

@@ -18,6 +18,7 @@ MAX_PATH = 120  # characters of the name of a field
 
 _SENTENCES = {
     "missing": "is missing",
+    "extra_forbidden": "is no field here",
     "bool": "must be true or false",
     "int": "must be an integer",
     "float": "must be a number",
@@ -95,6 +96,6 @@ def _path(loc: tuple[int | str, ...]) -> str | None:
     for part in loc:
         if isinstance(part, int):
             out += f"[{part}]"
-        elif part.isidentifier() and part not in ("str", "int", "float", "bool"):
+        elif part.isidentifier() and part not in ("str", "int", "float", "bool") and not part.endswith("Body"):
             out += f".{part}" if out else part
     return out[:MAX_PATH] or None

@@ -96,6 +96,9 @@ class ModelBody(Wire):
     model: str | None = Field(None, min_length=1, max_length=MAX_MODEL_CHARS)
     adapter_id: str | None = Field(None, max_length=MAX_MODEL_CHARS)
     lora_path: str | Annotated[list[str | None], Field(fail_fast=True)] | None = None
+    user: Any = None
+    safety_identifier: Any = None
+    prompt_cache_key: Any = None
 
     @field_validator("lora_path", mode="before")
     @classmethod
@@ -121,6 +124,12 @@ class ModelBody(Wire):
         """The adapter that is named beside the model."""
         path = next(iter(self.lora_path), None) if isinstance(self.lora_path, list) else self.lora_path
         return path or self.adapter_id or None
+
+    @property
+    def sticky(self) -> str | None:
+        """Whose request it is, or what it belongs to: such requests go to one version, where several share them."""
+        given = (self.user, self.safety_identifier, self.prompt_cache_key)
+        return next((str(one) for one in given if type(one) in (str, int) and one != ""), None)
 
     def named(self, base_name: str) -> str:
         """The model that answers: an adapter that is named beside the base is meant, not the base."""

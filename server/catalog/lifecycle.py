@@ -9,25 +9,35 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
-from weakref import WeakValueDictionary
+from typing import Literal, TypeVar
 
 from adapters.errors import AdapterError
 from server.adapter_key import AdapterKey
+from server.catalog.catalog import Catalog, Leftover
+from server.catalog.changes import Changes
 from server.catalog.content import AnyVocabulary, Content, ContentReader, Vocabulary, is_sound
 from server.catalog.draining import Background, Draining
+from server.catalog.events import Event
+from server.catalog.following import Following
+from server.catalog.guard import Guard
+from server.catalog.loading import PackageLoader
 from server.catalog.observer import Action, LifecycleObserver
 from server.catalog.registry import Registry
 from server.catalog.removal import Removal
 from server.catalog.store import AdapterStore, disk_errors
-from server.catalog.versions import AdapterVersion, VersionState
+from server.catalog.versions import AdapterVersion, NameSettings, VersionHistory, VersionState
 from server.engine.ipc.client import EngineClient
-from server.errors import AdapterFailedError, BudgetError, ConflictError, InvalidRequestError, StoreError
+from server.engine.messages import AdapterLoaded
+from server.errors import BudgetError, ConflictError, InvalidRequestError, StoreError, UnknownModelError
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
+_SERVED = (VersionState.LIVE, VersionState.CANARY, VersionState.SHADOW, VersionState.CANDIDATE)
+Check = Callable[[VersionHistory], None]
 Uploaded = Literal["load", "replace", "candidate", "restore", "unchanged"]
 
 
@@ -65,28 +75,28 @@ class AdapterLifecycle:
     def __init__(
         self,
         registry: Registry,
+        catalog: Catalog,
         store: AdapterStore,
         engine: EngineClient,
+        *,
         observer: LifecycleObserver | None = None,
         vocabulary: Vocabulary | None = None,
-        *,
         max_versions: int = 0,
     ) -> None:
         self.registry = registry
+        self.catalog = catalog
         self.store = store
         self._engine = engine
         self._observer = observer or LifecycleObserver()
         self._reader = ContentReader(engine, vocabulary or AnyVocabulary())
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._background = Background()
-        self._draining = Draining(registry, engine, self._background)
         self._max_versions = max_versions
-        self._removal = Removal(registry, store, self._draining, self._background)
-        if (found := store.found).count:
-            logger.warning(
-                "packages of an earlier server: %d (%d bytes) in %s; they are kept, and not served",
-                found.count, found.nbytes, found.folder,
-            )  # fmt: skip
+        draining = Draining(registry, engine, self._background)
+        self._draining = draining
+        self._removal = Removal(registry, store, catalog, draining, self._background)
+        self._load = PackageLoader(store, engine)
+        self._following = Following(registry, self._load, draining, self._removal, self._observer)
+        self._changes = Changes(registry, catalog, engine, self._following)
 
     async def install(
         self, name: str, package: Path, *, activate: bool = True, allow_noop: bool = False
@@ -102,13 +112,21 @@ class AdapterLifecycle:
         return (await self.upload(name, package, activate=activate, replace=True, allow_noop=allow_noop)).version
 
     async def upload(
-        self, name: str, package: Path, *, activate: bool = True, replace: bool = False, allow_noop: bool = False
+        self,
+        name: str,
+        package: Path,
+        *,
+        activate: bool = True,
+        replace: bool = False,
+        allow_noop: bool = False,
+        guard: Guard | None = None,
     ) -> Upload:
         """As ``install``, saying what was done; ConflictError where ``name`` serves other content, unless ``replace``.
 
         A version of that content which failed is not added again: it gets the files, and is loaded.
         """
-        return await self._background.to_the_end(self._upload(name, package, activate, replace, allow_noop))
+        work = self._upload(name, package, guard or Guard(), activate=activate, replace=replace, allow_noop=allow_noop)
+        return await self._background.to_the_end(work)
 
     async def install_copy(
         self, name: str, source: Path, *, activate: bool = True, allow_noop: bool = False
@@ -117,34 +135,55 @@ class AdapterLifecycle:
         package = await asyncio.to_thread(self.store.stage_copy, source)
         return await self.install(name, package, activate=activate, allow_noop=allow_noop)
 
-    async def activate(self, name: str, number: int, *, expected_live: int | None = None) -> Activation:
-        """Let ``name`` serve another of its versions, a candidate or an older one.
+    async def activate(
+        self,
+        name: str,
+        number: int,
+        *,
+        expected_live: int | None = None,
+        guard: Guard | None = None,
+        action: Action = "activate",
+        check: Check | None = None,
+    ) -> Activation:
+        """Let ``name`` serve another of its versions: a candidate, a canary or an older one. It ends all canaries.
 
-        With ``expected_live`` (0: none) only if that is what it serves now, or if there is nothing to change. Raises
-        UnknownModelError, ConflictError, or as ``install``; everything is as before then, but that a version whose
-        files cannot be loaded has failed (AdapterFailedError).
+        ``action`` says what that is called, ``check`` raises where it must not be after all. With ``expected_live`` (0:
+        none) only if that is what it serves now, or if there is nothing to change; with a ``guard`` instead if that
+        holds. Raises UnknownModelError, ConflictError, PreconditionFailedError, or as ``install``; everything is as
+        before then, but that a version whose files cannot be loaded has failed (AdapterFailedError).
         """
-        return await self._background.to_the_end(self._activate(name, number, expected_live))
+        work = self._activate(name, number, guard or Guard(expected_live), action, check)
+        return await self._background.to_the_end(work)
 
-    async def rollback(self, name: str, number: int | None = None, *, expected_live: int | None = None) -> Activation:
+    async def rollback(
+        self, name: str, number: int | None = None, *, expected_live: int | None = None, guard: Guard | None = None
+    ) -> Activation:
         """Let ``name`` serve the version that was live before, or ``number``, which has been live. As ``activate``.
 
         Raises InvalidRequestError as well, when there is none to go back to.
         """
-        return await self._background.to_the_end(self._rollback(name, number, expected_live))
+        return await self._background.to_the_end(self._rollback(name, number, guard or Guard(expected_live)))
 
-    async def remove(self, name: str, *, force: bool = False) -> list[AdapterVersion]:
+    async def configure(
+        self, name: str, settle: Callable[[NameSettings], NameSettings], *, guard: Guard | None = None
+    ) -> bool:
+        """Let the settings of ``name`` be what ``settle`` makes of them; False when they were that. As ``activate``."""
+        return await self._background.to_the_end(self._changes.configure(name, settle, guard or Guard()))
+
+    async def remove(self, name: str, *, force: bool = False, guard: Guard | None = None) -> list[AdapterVersion]:
         """Stop serving ``name`` and delete its versions, which are returned. New requests are refused at once.
 
         Running requests finish and the files go after the last one; with ``force`` they are aborted and all is gone
         on return, what was removed before and still finishes requests included. Files that the disk does not let go
         stay, see ``undeleted``. Raises UnknownModelError.
         """
-        return await self._background.to_the_end(self._remove(name, force))
+        return await self._background.to_the_end(self._remove(name, force, guard or Guard()))
 
-    async def remove_version(self, name: str, number: int, *, force: bool = False) -> AdapterVersion:
+    async def remove_version(
+        self, name: str, number: int, *, force: bool = False, guard: Guard | None = None
+    ) -> AdapterVersion:
         """Delete a version that is not live, as ``remove`` does. Raises UnknownModelError, or ConflictError."""
-        return await self._background.to_the_end(self._remove_version(name, number, force))
+        return await self._background.to_the_end(self._remove_version(name, number, force, guard or Guard()))
 
     def undeleted(self, versions: Iterable[AdapterVersion]) -> list[str]:
         """Why files of removed ``versions`` are still on the disk; empty when none are."""
@@ -153,6 +192,35 @@ class AdapterLifecycle:
     def lost(self, key: AdapterKey, reason: str) -> None:
         """A restarted engine could not load ``key``: it has failed, until it is uploaded or activated again."""
         self.registry.failed(key, reason)
+
+    async def change(
+        self,
+        name: str,
+        mutate: Callable[[VersionHistory], T],
+        event: Event,
+        *,
+        guard: Guard | None = None,
+        needs: Collection[int] = (),
+    ) -> T:
+        """Change what is durable of a name, and let it take effect. ``mutate`` may be called in any thread.
+
+        Versions that the change ``needs`` are made resident first. Raises what ``mutate`` and ``guard`` raise,
+        AdapterFailedError, UnknownModelError, or CatalogUnavailableError; everything is as before then.
+        """
+        work = self._changes.make(name, mutate, event, guard or Guard(), needs=needs)
+        return await self._background.to_the_end(work)
+
+    async def refresh(self, name: str) -> None:
+        """Let what the catalog says of ``name`` now take effect here. Raises CatalogUnavailableError."""
+        await self.follow(name, await asyncio.to_thread(self.catalog.read, name))
+
+    async def follow(self, name: str, history: VersionHistory) -> None:
+        """Let what the catalog says of ``name`` take effect here, unless that has been done."""
+        await self._background.to_the_end(self._changes.follow(name, history))
+
+    async def sweep(self, leftover: Leftover) -> None:
+        """Delete what a change left behind that nobody ends. Raises StoreError, or CatalogUnavailableError."""
+        await self._background.to_the_end(self._removal.sweep(leftover))
 
     async def settle(self) -> None:
         """Wait until everything under way has ended: installs, drains, deletions."""
@@ -164,18 +232,21 @@ class AdapterLifecycle:
 
     # ---- installing ----
 
-    async def _upload(self, name: str, package: Path, activate: bool, replace: bool, allow_noop: bool) -> Upload:
+    async def _upload(
+        self, name: str, package: Path, guard: Guard, *, activate: bool, replace: bool, allow_noop: bool
+    ) -> Upload:
         try:
             self.registry.check_new_name(name)
             with disk_errors():
                 content = await asyncio.to_thread(self._reader.read, package)
-            async with self._lock(name):
+            async with self._changes.of(name, guard):
                 same = self._same_content(name, content, activate=activate)
+                self._changes.check(name, guard, target=None if same is None else same.key.version)
                 if activate and not replace:
                     self._check_free(name, content)
                 if same is None:
-                    return await self._add(name, content, activate=activate, allow_noop=allow_noop)
-                return await self._repeat(same, package, activate=activate)
+                    return await self._add(name, content, guard, activate=activate, allow_noop=allow_noop)
+                return await self._repeat(same, package, guard, activate=activate)
         except (AdapterError, BudgetError, StoreError) as error:
             self._observer.adapter_refused(error.code)
             logger.info("adapter %s refused: %s", name, error)
@@ -184,12 +255,12 @@ class AdapterLifecycle:
             await asyncio.to_thread(self.store.discard, package)
 
     def _same_content(self, name: str, content: Content, *, activate: bool) -> AdapterVersion | None:
-        """The live version of ``name``, else a candidate, else one that failed, whose content is this one."""
+        """The live version of ``name``, else one that waits or has a share, else a failed one, of this content."""
         versions = self.registry.versions(name) if name in self.registry.known_names() else []
         same = [version for version in versions if content.is_of(version)]
         same.sort(key=lambda version: self.registry.serves(version.key))
         by_state = {self.registry.state(version.key): version for version in same}
-        found = by_state.get(VersionState.LIVE) or by_state.get(VersionState.CANDIDATE)
+        found = next((by_state[state] for state in _SERVED if state in by_state), None)
         failed = by_state.get(VersionState.FAILED)
         if found is None and failed is not None and (activate or self.registry.serves(failed.key)):
             return failed
@@ -207,49 +278,57 @@ class AdapterLifecycle:
             code="adapter_exists",
         )
 
-    async def _repeat(self, same: AdapterVersion, package: Path, *, activate: bool) -> Upload:
+    async def _repeat(self, same: AdapterVersion, package: Path, guard: Guard, *, activate: bool) -> Upload:
         """The upload of content that a version has: mend it if it needs that, and let the name serve it."""
         failed = self.registry.state(same.key) is VersionState.FAILED
         restored = failed or not await asyncio.to_thread(is_sound, same)
         if restored:
             same = await self._restore(same, package)
         if activate and self.registry.state(same.key) is not VersionState.LIVE:
-            activation = self._switch(same, "replace") if failed else await self._make_live(same, "replace")
-            return Upload(same, "replace" if activation.replaced else "load", VersionState.LIVE)
+            activation = await self._make_live(same, "replace", guard)
+            return Upload(activation.version, "replace" if activation.replaced else "load", VersionState.LIVE)
         return Upload(same, "restore" if restored else "unchanged", self.registry.state(same.key))
 
     async def _restore(self, version: AdapterVersion, package: Path) -> AdapterVersion:
         """Give a version the files of ``package``, whose content is its own, and make it resident if it is not."""
-        failed = self.registry.state(version.key) is VersionState.FAILED
-        if await self._draining.cancel(version.key):
-            self.registry.drained(version.key)
-        path = await asyncio.to_thread(self.store.adopt, package)
+        key, failed = version.key, self.registry.state(version.key) is VersionState.FAILED
+        if await self._draining.cancel(key):
+            self.registry.drained(key)
+        arriving = await asyncio.to_thread(self.catalog.reserve_package, key)
         try:
-            loaded = await self._engine.load_adapter(version.key, path, allow_noop=True)  # accepted before
+            path = await self.store.run(self.store.adopt, package, arriving)
+            loaded = await self._load(key, path, allow_noop=True)  # accepted before
         except BaseException:
-            await self._removal.return_files(version.key, path)
+            await self._removal.return_files(key, arriving)
             raise
+        restored = replace(version, path=path)
+        event = Event("restore", key.version)
+        _, history = await self._changes.write(
+            key.name, lambda history: history.move(restored), event, Guard(), arriving=(key, arriving)
+        )
+        await self._following.follow(key.name, history, resident=key)
+        self.registry.healed(key)
         if failed:
             self._observer.adapter_loaded(loaded)
-        restored = replace(version, path=path)
-        self.registry.healed(restored)
-        await self._removal.delete_files(version.key, version.path)
-        logger.info("adapter %s has its files again", version.key)
+        await self._removal.delete_files(key, version.path)
+        logger.info("adapter %s has its files again", key)
         return restored
 
-    async def _add(self, name: str, content: Content, *, activate: bool, allow_noop: bool) -> Upload:
+    async def _add(self, name: str, content: Content, guard: Guard, *, activate: bool, allow_noop: bool) -> Upload:
         info = content.info
-        key = self.registry.reserve(name, info.digest, candidate=not activate)
-        path: Path | None = None
-        try:
-            path = await asyncio.to_thread(self.store.adopt, info.path)
-            loaded = await self._engine.load_adapter(key, path, allow_noop=allow_noop)
-        except BaseException:
-            self.registry.release(key)
-            if path is not None:
-                await self._removal.return_files(key, path)
-            raise
-        version = AdapterVersion(
+        with nullcontext() if activate else self.registry.room(name):
+            key, package = await asyncio.to_thread(self.catalog.reserve, name, info.digest)
+            try:
+                path = await self.store.run(self.store.adopt, info.path, package)
+                loaded = await self._load(key, path, allow_noop=allow_noop)
+            except BaseException:
+                await self._removal.return_files(key, package)
+                raise
+            version = self._version(key, path, content, loaded)
+            return await self._keep(version, loaded, guard, activate=activate)
+
+    def _version(self, key: AdapterKey, path: Path, content: Content, loaded: AdapterLoaded) -> AdapterVersion:
+        return AdapterVersion(
             key=key,
             path=path,
             kind=loaded.kind,
@@ -259,152 +338,123 @@ class AdapterLifecycle:
             tokens=content.tokens,
             chat=content.chat,
             created=time.time(),
-            manifest=info.manifest,
+            manifest=content.info.manifest,
             warnings=(*loaded.warnings, *self._reader.warnings(content, loaded.token_ids)),
         )
+
+    async def _keep(self, version: AdapterVersion, loaded: AdapterLoaded, guard: Guard, *, activate: bool) -> Upload:
+        """Write down a version that is resident by now, and delete the oldest that nobody uses for it."""
+        key = version.key
+
+        def add(history: VersionHistory) -> tuple[AdapterVersion | None, list[AdapterVersion]]:
+            replaced = history.add(version, candidate=not activate)
+            own, used = history.record.settings.retention, self.registry.in_use(key.name)
+            most = self._max_versions if own is None else own
+            evicted = history.superfluous(most, used) if most else []
+            for old in evicted:
+                history.forget(old.key.version)
+            return replaced, evicted
+
+        event = Event("upload", key.version, {"digest": key.digest, "candidate": not activate})
+        arriving = (key, version.path.name)
+        (replaced, evicted), history = await self._changes.write(key.name, add, event, guard, arriving=arriving)
         self._observer.adapter_loaded(loaded)
-        replaced = self.registry.commit(version)
-        if activate:
-            self._went_live(version, replaced, "replace")
-        else:
+        await self._following.follow(key.name, history, action="replace", resident=key, ours=evicted)
+        for old in evicted:
+            logger.info("adapter %s deleted: there are more versions than are to be kept", old.key)
+        if not activate:
             logger.info("adapter %s waits as a candidate", key)
         action: Uploaded = "candidate" if not activate else "replace" if replaced else "load"
-        return Upload(version, action, self.registry.state(key), self._evict(name))
-
-    def _evict(self, name: str) -> tuple[AdapterVersion, ...]:
-        """Delete the oldest versions of ``name`` that nobody uses, beyond those that are to be kept."""
-        if not self._max_versions:
-            return ()
-        evicted = self.registry.superfluous(name, self._max_versions)
-        for version in evicted:
-            self.registry.forget_version(version.key)
-            logger.info("adapter %s deleted: there are more than %d versions", version.key, self._max_versions)
-            self._end(version, force=False)
-        return tuple(evicted)
+        return Upload(version, action, self.registry.state(key), tuple(evicted))
 
     # ---- activating ----
 
-    async def _activate(self, name: str, number: int, expected_live: int | None) -> Activation:
-        async with self._lock(name):
+    async def _activate(self, name: str, number: int, guard: Guard, action: Action, check: Check | None) -> Activation:
+        async with self._changes.of(name, guard):
             version = self.registry.version(name, number)
-            self._check_expected(name, expected_live, target=number)
-            return await self._make_live(version, "activate")
+            self._changes.check(name, guard, target=number)
+            return await self._make_live(version, action, guard, check)
 
-    async def _rollback(self, name: str, number: int | None, expected_live: int | None) -> Activation:
-        async with self._lock(name):
+    async def _rollback(self, name: str, number: int | None, guard: Guard) -> Activation:
+        async with self._changes.of(name, guard):
             self.registry.live(name)  # or there is nothing to go back from
             version = None if number is None else self.registry.version(name, number)
             if version is not None and self.registry.is_candidate(version.key):
                 raise InvalidRequestError(
                     f"{version.key} has never been live; to activate it send PATCH /v1/adapters/{name}", param="version"
                 )
-            self._check_expected(name, expected_live, target=number)
-            return await self._make_live(version or self.registry.before(name), "rollback")
+            self._changes.check(name, guard, target=number)
+            return await self._make_live(version or self.registry.before(name), "rollback", guard)
 
-    async def _make_live(self, version: AdapterVersion, action: Action) -> Activation:
+    async def _make_live(
+        self, version: AdapterVersion, action: Action, guard: Guard, check: Check | None = None
+    ) -> Activation:
         """Let its name serve a version that is kept; with the action ``rollback``, undo what came after it."""
-        if self.registry.state(version.key) is VersionState.LIVE:
+        key = version.key
+        if self.registry.state(key) is VersionState.LIVE:
             return Activation(version, changed=False)
-        await self._make_resident(version)
-        if self.registry.live_number(version.key.name) == version.key.version:  # it had failed
-            logger.info("adapter %s is served again", version.key)
+        await self._following.make_resident(version)
+        if self.registry.live_number(key.name) == key.version:  # it had failed
+            logger.info("adapter %s is served again", key)
             return Activation(version)
-        return self._switch(version, action)
 
-    def _switch(self, version: AdapterVersion, action: Action) -> Activation:
-        """Let its name mean a version that is resident."""
-        replaced = self.registry.activate(version.key, back=action == "rollback")
-        self._went_live(version, replaced, action)
-        return Activation(version, replaced)
+        def switch(history: VersionHistory) -> AdapterVersion | None:
+            if check is not None:
+                check(history)
+            if history.get(key.version) is None:
+                raise UnknownModelError(f"{key} was deleted meanwhile")
+            return history.roll_back(key.version) if action == "rollback" else history.activate(key.version)
 
-    async def _make_resident(self, version: AdapterVersion) -> None:
-        """Load a version, unless it is draining and can be kept. Raises AdapterFailedError, also by then."""
-        key, state = version.key, self.registry.state(version.key)
-        if await self._draining.cancel(key):
-            if state is not VersionState.FAILED:
-                return
-            self.registry.drained(key)  # it is not there: the engine has been another since
         try:
-            loaded = await self._engine.load_adapter(key, version.path, allow_noop=True)  # accepted before
-        except AdapterError as error:
-            self.registry.failed(key, str(error))
-            raise AdapterFailedError(
-                f"{key} cannot be loaded: {error}. Upload it again, or activate it once its files are mended"
-            ) from error
-        self.registry.healed(version)
-        if state is not VersionState.CANDIDATE:  # which was only asked whether it is resident still
-            self._observer.adapter_loaded(loaded)
-
-    def _went_live(self, version: AdapterVersion, replaced: AdapterVersion | None, action: Action) -> None:
-        """Tell of it, and let the replaced version go in the background."""
-        logger.info("adapter %s in service, before it: %s", version.key, replaced.key if replaced else None)
-        self._observer.name_changed("load" if replaced is None else action)
-        if replaced is not None:
-            self._observer.retire(replaced.key)
-            self._draining.begin(replaced.key)
-
-    def _check_expected(self, name: str, expected_live: int | None, *, target: int | None = None) -> None:
-        """Raise ConflictError unless ``name`` serves ``expected_live`` (0: nothing; None: whatever it is).
-
-        A ``target`` that it serves already is fine too: the call was repeated.
-        """
-        live = self.registry.live_number(name) or 0
-        if expected_live in (None, live) or (live and live == target):
-            return
-        serves = f"{name!r} serves version {live}" if live else f"{name!r} serves no version"
-        wanted = f"not {expected_live}" if expected_live else "and was expected to serve none"
-        raise ConflictError(
-            f"{serves}, {wanted}: it was changed meanwhile. Look at GET /v1/adapters/{name} before you decide again",
-            param="expected_live",
-            code="live_version_changed",
-        )
+            replaced, history = await self._changes.write(key.name, switch, Event(action, key.version), guard)
+        except BaseException:
+            self._following.let_go([version])
+            raise
+        await self._following.follow(key.name, history, action=action, resident=key)
+        return Activation(version, replaced)
 
     # ---- removing ----
 
-    async def _remove(self, name: str, force: bool) -> list[AdapterVersion]:
-        async with self._lock(name):
+    async def _remove(self, name: str, force: bool, guard: Guard) -> list[AdapterVersion]:
+        async with self._changes.of(name, guard):
             leaving = self.registry.leaving(name) if force else []
             versions: list[AdapterVersion] = []
+            ends: list[asyncio.Task[None]] = []
             if name in self.registry.known_names() or not leaving:
-                served = self.registry.live_number(name) is not None
-                versions = self.registry.remove(name)
-                if served:
-                    self._observer.name_changed("remove")
+                self.registry.versions(name)  # or there is nothing to remove
+                self._changes.check(name, guard)
+                mode = {"mode": "force" if force else "drain"}
+                event = Event("remove", None, mode)
+                versions, history = await self._changes.write(name, lambda history: history.remove(), event, guard)
+                ends = await self._following.follow(name, history, action="remove", ours=versions, force=force)
             logger.info("adapter %s removed, %s", name, "by force" if force else "draining")
-            ends = [self._end(version, force) for version in versions]
         if force:
             await asyncio.gather(*ends, *(self._removal.hasten(version) for version in leaving))
         return leaving + versions
 
-    async def _remove_version(self, name: str, number: int, force: bool) -> AdapterVersion:
-        async with self._lock(name):
+    async def _remove_version(self, name: str, number: int, force: bool, guard: Guard) -> AdapterVersion:
+        async with self._changes.of(name, guard):
             leaving = self.registry.leaving(name) if force else []
             version = next((v for v in leaving if v.key.version == number), None)
             if version is not None:
                 await self._removal.hasten(version)
                 return version
-            version = self._forget(name, number)
-            logger.info("adapter %s removed, %s", version.key, "by force" if force else "draining")
-            end = self._end(version, force)
+            self.registry.version(name, number)
+            self._changes.check(name, guard)
+
+            def forget(history: VersionHistory) -> AdapterVersion:
+                if history.live == number:
+                    raise ConflictError(
+                        f"{name}@{number} is being served; activate another version first, or delete the whole adapter",
+                        code="version_is_live",
+                    )
+                if history.get(number) is None:
+                    raise UnknownModelError(f"{name}@{number} was deleted meanwhile")
+                return history.forget(number)
+
+            forgotten, history = await self._changes.write(name, forget, Event("remove_version", number), guard)
+            ends = await self._following.follow(name, history, ours=[forgotten], force=force)
+            logger.info("adapter %s removed, %s", forgotten.key, "by force" if force else "draining")
         if force:
-            await end
-        return version
-
-    def _forget(self, name: str, number: int) -> AdapterVersion:
-        """Take a version out of the registry. Raises UnknownModelError, or ConflictError for the live one."""
-        version = self.registry.version(name, number)
-        if self.registry.live_number(name) == number:
-            raise ConflictError(
-                f"{version.key} is being served; activate another version first, or delete the whole adapter",
-                code="version_is_live",
-            )
-        self.registry.forget_version(version.key)
-        return version
-
-    def _end(self, version: AdapterVersion, force: bool) -> asyncio.Task[None]:
-        """Unload a version that the registry has let go, and delete its files."""
-        self._observer.retire(version.key)
-        return self._removal.begin(version, force=force)
-
-    def _lock(self, name: str) -> asyncio.Lock:
-        return self._locks.setdefault(name, asyncio.Lock())
+            await asyncio.gather(*ends)
+        return forgotten

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 from server.adapter_key import AdapterKey
 from server.engine.messages import AdapterLoaded
 
-Action = Literal["load", "replace", "activate", "rollback", "remove"]
+Action = Literal["load", "replace", "activate", "rollback", "remove", "canary", "promote", "abort"]
 
 
 class LifecycleObserver:
@@ -17,7 +18,11 @@ class LifecycleObserver:
         """A version became resident: one that goes into service, or a candidate."""
 
     def name_changed(self, action: Action) -> None:
-        """What a name serves changed: by an upload (a first one: load), an activation, a rollback, or its removal."""
+        """What a name serves changed: by an upload (a first one: load), an activation, a rollback, its removal, or a
+        canary or shadow that began, changed its share, was promoted or aborted."""
+
+    def shared_out(self, name: str, keys: Collection[AdapterKey]) -> None:
+        """The requests to ``name`` go to ``keys`` from now on, the live version among them; none: to that alone."""
 
     def adapter_refused(self, code: str) -> None:
         """A package was refused."""

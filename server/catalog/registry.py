@@ -1,32 +1,36 @@
 """Names to immutable adapter versions: which one a name means now, and who still uses which.
 
-In memory; a durable registry keeps this interface and adds storage. Asyncio-confined: every call comes from the event
-loop's thread, so that each method is atomic. Knows no files and no engine.
+In memory: what is durable of it is the catalog's, which is asked first; here it takes effect. Asyncio-confined: every
+call comes from the event loop's thread, so that each method is atomic. Knows no files, no database and no engine.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from adapters.names import check_name
 from adapters.quoting import quote
 from server.adapter_key import AdapterKey, version_number
-from server.catalog.versions import AdapterVersion, VersionHistory, VersionState
+from server.catalog.traffic import NO_SPLIT, Traffic
+from server.catalog.versions import AdapterVersion, NameSettings, VersionHistory, VersionState
 from server.errors import AdapterFailedError, ConflictError, InvalidRequestError, UnknownModelError
 
 
 class Lease:
     """A request's hold on the version ``key`` until released; None, the base, is nothing that could go away.
 
-    ``sequences`` of it are running. Releasing again does nothing.
+    ``sequences`` of it are running. ``by_name``: it was asked for by its name alone. Releasing again does nothing.
     """
 
-    def __init__(self, key: AdapterKey | None, on_release: Callable[[Lease], None]) -> None:
+    def __init__(self, key: AdapterKey | None, on_release: Callable[[Lease], None], *, by_name: bool = False) -> None:
         self.key = key
+        self.by_name = by_name
         self.sequences = 0
         self._on_release: Callable[[Lease], None] | None = on_release
 
@@ -45,34 +49,53 @@ class Lease:
         self.release()
 
 
+@dataclass(frozen=True)
+class Draw:
+    """A request to be drawn for one of the versions that share a name's. ``sticky`` None: at random."""
+
+    sticky: str | None = None
+
+
+class Share(NamedTuple):
+    """What a version has of the requests to its name, or of their copies. ``role`` is live, canary or shadow."""
+
+    key: AdapterKey
+    role: str
+    weight: float
+
+
 MAX_CANDIDATES = 16
 _SHOWN_CANDIDATES = 8
 
 
 class Registry:
-    """The names a server answers to. A name serves version n until commit or activate changes that, in one assignment.
+    """The names a server answers to. A name serves version n until ``adopt`` changes that, in one assignment.
 
-    Adding a version is ``reserve``, then making it resident, then ``commit`` (or ``release``): requests never resolve
-    to a version that is not resident yet. At most ``max_candidates`` versions wait as candidates, over all names.
+    At most ``max_candidates`` versions wait as candidates, over all names.
     """
 
     def __init__(self, base_name: str, max_candidates: int = MAX_CANDIDATES) -> None:
         self.base_name = base_name
         self._max_candidates = max_candidates
-        self._entries: dict[str, VersionHistory] = {}
+        self._entries: dict[str, VersionHistory] = {}  # never changed: a change is another history in its place
+        self._failures: dict[AdapterKey, str] = {}  # a failed version keeps its place; it is served once it loads
+        self._draining: set[AdapterKey] = set()
+        self._arriving: list[str] = []  # names whose next candidate is being loaded
         self._leaving: dict[AdapterKey, AdapterVersion] = {}
         self._leases: dict[AdapterKey, set[Lease]] = {}  # the one count of who uses a version
         self._unused: dict[AdapterKey, asyncio.Event] = {}
+        self.on_fallback: Callable[[AdapterKey], None] = lambda key: None  # told of a canary that cannot be served
 
     # ---- requests ----
 
-    def resolve(self, model: str) -> AdapterKey | None:
+    def resolve(self, model: str, draw: Draw | None = None) -> AdapterKey | None:
         """The version that ``model`` means now; None for the base.
 
-        ``model`` is the base's name, ``name``, ``name@version`` (live or candidate), or either after ``base:``.
-        Raises UnknownModelError, or AdapterFailedError.
+        ``model`` is the base's name, ``name``, ``name@version`` (live, candidate, or with a part of the requests), or
+        either after ``base:``. Of a name whose requests are shared out that is the live version, with ``draw`` the one
+        that gets this request. Raises UnknownModelError, or AdapterFailedError.
         """
-        key = self.find(model)
+        key = self.find(model, draw)
         if key is not None and (reason := self.failure(key)) is not None:
             raise AdapterFailedError(
                 f"{key} cannot be loaded: {reason}. Upload it again, activate it once its files are mended "
@@ -80,31 +103,57 @@ class Registry:
             )
         return key
 
-    def find(self, model: str) -> AdapterKey | None:
+    def find(self, model: str, draw: Draw | None = None) -> AdapterKey | None:
         """As ``resolve``, also for a version that failed."""
         if model == self.base_name:
             return None
-        name, at, number = model.removeprefix(f"{self.base_name}:").partition("@")
-        if not at:
-            return self.live(name).key  # shares of traffic (canaries) would be drawn here
+        name, number = self._parts(model)
+        if number is None:
+            live = self.live(name).key
+            return live if draw is None else self._drawn(live, draw)
         entry = self._entry(name)
         version = self._version(entry, name, number)
-        if entry.state(version.key.version) not in (VersionState.LIVE, VersionState.CANDIDATE, VersionState.FAILED):
+        if self._state(entry, version.key) in (VersionState.DRAINING, VersionState.STORED):
             raise UnknownModelError(
                 f"Version {version.key.version} of {name!r} is not being served, {_served(name, entry)}. "
                 f"Ask for {name!r}, or have the other version activated."
             )
         return version.key
 
-    def lease(self, model: str) -> Lease:
+    def lease(self, model: str, sticky: str | None = None) -> Lease:
         """Resolve ``model`` and hold its version until the lease is released, so that it is not unloaded before.
 
-        Raises UnknownModelError, or AdapterFailedError.
+        Requests with one ``sticky`` get one version of those that share a name's requests; without it that is drawn
+        for each. Raises UnknownModelError, or AdapterFailedError.
         """
-        lease = Lease(self.resolve(model), self._release)
+        by_name = model != self.base_name and self._parts(model)[1] is None
+        lease = Lease(self.resolve(model, Draw(sticky)), self._release, by_name=by_name)
         if lease.key is not None:
             self._leases.setdefault(lease.key, set()).add(lease)
         return lease
+
+    def traffic(self, name: str) -> Traffic:
+        """How the requests to a name are shared out; of one that is not known all go to the live version."""
+        entry = self._entries.get(name)
+        return NO_SPLIT if entry is None else entry.traffic
+
+    def shares(self, name: str) -> list[Share]:
+        """The versions that requests to ``name`` go to, or are copied to; none where all go to the live one."""
+        entry, traffic = self._entries.get(name), self.traffic(name)
+        if entry is None or not traffic.is_split:
+            return []
+        shares = [("canary", canary.version, canary.weight) for canary in traffic.canaries]
+        rest = 1 - sum(weight for _, _, weight in shares)
+        shadow = [("shadow", traffic.shadow.version, traffic.shadow.weight)] if traffic.shadow else []
+        return [
+            Share(version.key, role, weight)
+            for role, number, weight in [("live", entry.live, rest), *shares, *shadow]
+            if (version := entry.get(number)) is not None
+        ]
+
+    def split_names(self) -> list[str]:
+        """The names whose requests are shared out. May be asked in any thread."""
+        return [name for name, entry in list(self._entries.items()) if entry.traffic.is_split]
 
     def running(self, key: AdapterKey) -> int:
         """Sequences of a version that have not ended."""
@@ -130,82 +179,68 @@ class Registry:
         if name == self.base_name:
             raise InvalidRequestError(f"{name!r} is the name of the base; choose another", param="name")
 
-    def reserve(self, name: str, digest: str, *, candidate: bool = False) -> AdapterKey:
-        """The key of a next version of ``name``, not visible to requests. Numbers given out are not used twice.
+    @contextmanager
+    def room(self, name: str) -> Iterator[None]:
+        """Room for a candidate of ``name`` that is being loaded. Raises ConflictError when there are too many."""
+        waiting = [f"{known}@{n}" for known, entry in self._entries.items() for n in entry.candidates]
+        waiting = sorted(waiting + self._arriving)
+        if len(waiting) >= self._max_candidates:
+            named = ", ".join(waiting[:_SHOWN_CANDIDATES]) + (", ..." if len(waiting) > _SHOWN_CANDIDATES else "")
+            raise ConflictError(
+                f"{len(waiting)} candidates are resident, the limit (--max-candidates): {named}. Activate some, or "
+                "send DELETE /v1/adapters/NAME/versions/VERSION",
+                code="too_many_candidates",
+            )
+        self._arriving.append(name)
+        try:
+            yield
+        finally:
+            self._arriving.remove(name)
 
-        Raises ConflictError when there are too many candidates already.
+    def adopt(self, name: str, history: VersionHistory) -> list[AdapterVersion]:
+        """Let ``name`` be what ``history`` says from now on; whatever it makes live or a candidate is to be resident.
+
+        Returns the versions that it no longer has, each to be ``deleted`` later. Those that are kept and that nobody is
+        to ask any more are draining until they are ``drained``.
         """
-        self.check_new_name(name)
-        if candidate:
-            self._check_room()
-        entry = self._entries.setdefault(name, VersionHistory())
-        return AdapterKey(name, entry.reserve(candidate=candidate), digest)
-
-    def release(self, key: AdapterKey) -> None:
-        """Give back a reserved key whose version was refused: the name stands as if it had never been tried."""
-        entry = self._entries[key.name]
-        entry.release(key.version)
-        if entry.last == 0:
-            del self._entries[key.name]
-
-    def commit(self, version: AdapterVersion) -> AdapterVersion | None:
-        """Keep a reserved version, resident by now. Unless it is a candidate its name serves it from now on.
-
-        Returns the version that it replaces.
-        """
-        entry = self._entries[version.key.name]
-        entry.add(version)
-        return None if version.key.version in entry.candidates else entry.activate(version.key.version)
-
-    def activate(self, key: AdapterKey, *, back: bool = False) -> AdapterVersion | None:
-        """Make a version, resident by now, the one its name serves; returns the version it replaces.
-
-        ``back`` undoes the activations since ``key`` was live, so that rolling back goes on from there.
-        """
-        entry = self._entry(key.name)
-        return entry.roll_back(key.version) if back else entry.activate(key.version)
+        before = self._entries.get(name, VersionHistory())
+        gone = [version for version in before.all() if history.get(version.key.version) is None]
+        for version in gone:
+            self._failures.pop(version.key, None)
+            self._draining.discard(version.key)
+        self._leaving |= {version.key: version for version in gone}
+        self._draining.update(version.key for version in before.to_be_resident() if history.get(version.key.version))
+        self._draining.difference_update(version.key for version in history.to_be_resident())
+        if history.is_blank:
+            self._entries.pop(name, None)
+        else:
+            self._entries[name] = history
+        return gone
 
     def drained(self, key: AdapterKey) -> None:
         """The version's last request has ended."""
-        if (entry := self._entries.get(key.name)) is not None:
-            entry.drained(key.version)
+        self._draining.discard(key)
 
     def failed(self, key: AdapterKey, reason: str) -> None:
         """A version, if it is known still, could not be loaded."""
         entry = self._entries.get(key.name)
         if entry is not None and entry.get(key.version) is not None:
-            entry.fail(key.version, reason)
+            self._failures[key] = reason
 
-    def healed(self, version: AdapterVersion) -> None:
-        """A known version is resident (again), from the place that ``version`` names."""
-        self._entry(version.key.name).heal(version)
-
-    def remove(self, name: str) -> list[AdapterVersion]:
-        """Leave a tombstone in the place of ``name``; returns its versions, each to be ``deleted`` later.
-
-        Raises UnknownModelError.
-        """
-        entry = self._entry(name)
-        self._entries[name] = VersionHistory(last=entry.last, removed=entry.removed or entry.live is not None)
-        self._leaving |= {version.key: version for version in entry.all()}
-        return entry.all()
-
-    def forget_version(self, key: AdapterKey) -> None:
-        """Drop a version that is not live, to be ``deleted`` later."""
-        version = self.version(key.name, key.version)
-        self._entry(key.name).forget(key.version)
-        self._leaving[key] = version
+    def healed(self, key: AdapterKey) -> None:
+        """A known version is resident (again)."""
+        self._failures.pop(key, None)
 
     def deleted(self, key: AdapterKey) -> None:
-        """Nobody uses a version any more that was removed or forgotten."""
+        """Nobody uses a version any more that the registry has let go."""
         self._leaving.pop(key, None)
 
     # ---- inspection ----
 
     def names(self) -> list[str]:
         """Names that are served, sorted; without those whose live version failed."""
-        entries = self._entries.items()
-        return sorted(name for name, entry in entries if entry.live is not None and entry.live not in entry.failures)
+        live = [version.key for entry in self._entries.values() if (version := entry.get(entry.live)) is not None]
+        return sorted(key.name for key in live if key not in self._failures)
 
     def live_number(self, name: str) -> int | None:
         """The number of the version that ``name`` means, failed or not."""
@@ -219,7 +254,7 @@ class Registry:
     def counts(self) -> Counter[VersionState]:
         """How many versions are in each state, over all names. May be asked in any thread."""
         entries = list(self._entries.values())
-        return Counter(entry.state(v.key.version) for entry in entries for v in entry.all())
+        return Counter(self._state(entry, v.key) for entry in entries for v in entry.all())
 
     def live(self, name: str) -> AdapterVersion:
         """The version that ``name`` means, failed or not. Raises UnknownModelError."""
@@ -247,13 +282,27 @@ class Registry:
         """Versions of ``name`` that were removed and finish their last requests."""
         return [version for key, version in self._leaving.items() if key.name == name]
 
-    def superfluous(self, name: str, most: int) -> list[AdapterVersion]:
-        """Versions of ``name`` beyond ``most`` that nobody uses, oldest first."""
-        return self._entry(name).superfluous(most)
+    def settings(self, name: str) -> NameSettings:
+        """What an operator set for a name. Raises UnknownModelError."""
+        return self._entry(name).record.settings
+
+    def history(self, name: str) -> VersionHistory | None:
+        """All that is known of a name, be it removed; to be looked at only. None: nothing is."""
+        return self._entries.get(name)
+
+    def knows(self, key: AdapterKey) -> bool:
+        """Whether that very version is kept."""
+        entry = self._entries.get(key.name)
+        version = None if entry is None else entry.get(key.version)
+        return version is not None and version.key == key
+
+    def in_use(self, name: str) -> set[int]:
+        """Numbers of versions of ``name`` that finish their last requests here."""
+        return {key.version for key in self._draining if key.name == name}
 
     def serves(self, key: AdapterKey) -> bool:
-        """Whether a version of a known name is live or a candidate, failed or not."""
-        return self.is_candidate(key) or self.live_number(key.name) == key.version
+        """Whether a version of a known name is to be resident, failed or not: live, a candidate, or with a share."""
+        return key.version in {version.key.version for version in self._entry(key.name).to_be_resident()}
 
     def is_candidate(self, key: AdapterKey) -> bool:
         """Whether a version of a known name has never been live, failed or not."""
@@ -261,13 +310,30 @@ class Registry:
 
     def failure(self, key: AdapterKey) -> str | None:
         """Why a version of a known name could not be loaded; None when it is not in that state."""
-        return self._entry(key.name).failures.get(key.version)
+        self._entry(key.name)
+        return self._failures.get(key)
 
     def state(self, key: AdapterKey) -> VersionState:
         """Where a version of a known name stands. Raises UnknownModelError."""
-        return self._entry(key.name).state(key.version)
+        return self._state(self._entry(key.name), key)
 
     # ---- inside ----
+
+    def _parts(self, model: str) -> tuple[str, str | None]:
+        """The name in ``model``, and what stands for the number of a version if anything does."""
+        name, at, number = model.removeprefix(f"{self.base_name}:").partition("@")
+        return name, number if at else None
+
+    def _drawn(self, live: AdapterKey, draw: Draw) -> AdapterKey:
+        """The version that gets a request to a name: one that cannot be served falls back to the live one."""
+        entry = self._entries[live.name]
+        canary = entry.get(entry.traffic.drawn(live.name, draw.sticky))
+        if canary is None:
+            return live
+        if canary.key in self._failures:
+            self.on_fallback(canary.key)
+            return live
+        return canary.key
 
     def _release(self, lease: Lease) -> None:
         if lease.key is None:
@@ -279,11 +345,24 @@ class Registry:
             if (waited := self._unused.pop(lease.key, None)) is not None:
                 waited.set()
 
+    def _state(self, entry: VersionHistory, key: AdapterKey) -> VersionState:
+        if key in self._failures:
+            return VersionState.FAILED
+        if key.version == entry.live:
+            return VersionState.LIVE
+        if entry.traffic.canary(key.version):
+            return VersionState.CANARY
+        if key.version in entry.traffic.versions:
+            return VersionState.SHADOW
+        if key.version in entry.candidates:
+            return VersionState.CANDIDATE
+        return VersionState.DRAINING if key in self._draining else VersionState.STORED
+
     def _entry(self, name: str) -> VersionHistory:
         entry = self._entries.get(name)
         if entry is not None and entry.all():
             return entry
-        if entry is not None and entry.removed:
+        if entry is not None and entry.record.removed:
             running = sum(self.running(version.key) for version in self.leaving(name))
             still = f" {running} sequences of it run still; DELETE ?mode=force ends them." if running else ""
             raise UnknownModelError(f"The adapter {quote(name)} was removed. Upload it again to use it.{still}")
@@ -299,19 +378,9 @@ class Registry:
             raise UnknownModelError(f"The adapter {quote(name)} has no version {quote(number)}.{still}")
         return version
 
-    def _check_room(self) -> None:
-        waiting = [f"{name}@{n}" for name, entry in sorted(self._entries.items()) for n in sorted(entry.candidates)]
-        if len(waiting) >= self._max_candidates:
-            named = ", ".join(waiting[:_SHOWN_CANDIDATES]) + (", ..." if len(waiting) > _SHOWN_CANDIDATES else "")
-            raise ConflictError(
-                f"{len(waiting)} candidates are resident, the limit (--max-candidates): {named}. Activate some, or "
-                "send DELETE /v1/adapters/NAME/versions/VERSION",
-                code="too_many_candidates",
-            )
-
 
 def _served(name: str, entry: VersionHistory) -> str:
     """Which versions requests may name, in words."""
     live = [] if entry.live is None else [f"version {entry.live} is"]
-    waiting = [n for n in sorted(entry.candidates) if entry.get(n)]
-    return " and ".join(live + [f"version {n} is a candidate (ask for {name}@{n})" for n in waiting])
+    waiting = [f"version {n} is a candidate (ask for {name}@{n})" for n in sorted(entry.candidates)]
+    return " and ".join(live + waiting)

@@ -39,7 +39,8 @@ def test_lists_repeat_or_have_commas(monkeypatch: pytest.MonkeyPatch) -> None:
 def example(name: str) -> str:
     """A value that ``name`` takes and that is not its default."""
     special = {"quantize": "int8", "dtype": "bfloat16", "kv_dtype": "int8", "forward": "generic", "log_level": "debug",
-               "adapter": "name=/path", "cors_origin": "https://a.example", "speculation": "off"}  # fmt: skip
+               "adapter": "name=/path", "artifacts": "s3://bucket", "artifacts_option": "anon=true",
+               "cors_origin": "https://a.example", "speculation": "off"}  # fmt: skip
     by_kind: dict[Any, str] = {int: "3", float: "2.5", bool: "false" if Settings.model_fields[name].default else "true"}
     return special.get(name) or by_kind.get(Settings.model_fields[name].annotation, "text")
 

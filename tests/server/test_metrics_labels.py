@@ -65,3 +65,21 @@ def test_old_traffic_counts_less() -> None:
     for _ in range(40):
         labels.count(key("new"))
     assert dropped == [("old", "1")]
+
+
+def test_versions_that_are_compared_keep_labels_of_their_own() -> None:
+    labels, dropped = make(2)
+    for _ in range(50):
+        labels.count(key("b"))
+        labels.count(key("c"))
+    labels.keep("a", [key("a"), key("a", 2)])
+    assert labels.count(key("a", 2)) == ("a", "2")
+    assert labels.count(key("a")) == ("a", "1")
+    assert sorted(dropped) == [("b", "1"), ("c", "1")]
+    for _ in range(500):
+        assert labels.count(key("b")) == OTHER
+    labels.keep("d", [key("d")])
+    assert labels.count(key("d")) == OTHER, "there are no more than there may be"
+    labels.keep("a", [])
+    labels.retire(key("a", 2))
+    assert labels.count(key("b")) == ("b", "1")

@@ -16,7 +16,6 @@ from pathlib import Path
 import openai
 import pytest
 
-from server.catalog.store import AdapterStore
 from server.serving import _signals_stop
 from tests.server.command import children, client_of, end, serving, starting, url_of
 from tests.server.live import wait_until
@@ -223,17 +222,14 @@ def test_the_api_process_imports_no_torch(tiny_base: Path) -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_what_an_earlier_server_left_is_said_and_kept(
+def test_what_an_earlier_server_served_is_served(
     tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path
 ) -> None:
-    store = AdapterStore(tmp_path)
-    left = [store.adopt(store.stage_copy(tiny_adapters[name])) for name in ("lora-r4", "lora-r8")]
-    store.close()
-    argv = ("--model", str(tiny_base), "--data-dir", str(tmp_path), "--adapter", f"mine={tiny_adapters['lora-r4']}")
-    with serving(*argv) as (process, lines):
-        found = next(line for line in lines if line.startswith("  found"))
-        assert "packages of an earlier server: 1 (" in found, "the other one is in use again"
-        assert str(tmp_path / "packages") in found
-        process.send_signal(signal.SIGTERM)
-        assert end(process)[0] == 0
-    assert sorted((tmp_path / "packages").iterdir()) == sorted(left)
+    argv = ("--model", str(tiny_base), "--data-dir", str(tmp_path))
+    for options, number in (("--adapter", f"mine={tiny_adapters['lora-r4']}"), signal.SIGKILL), ((), signal.SIGTERM):
+        with serving(*argv, *options) as (process, lines):
+            banner = {line.split()[0]: line.split()[1] for line in lines if line.startswith("  ")}
+            assert banner["adapters"] == "mine@1"
+            assert banner["catalog"].endswith("catalog.db")
+            process.send_signal(number)
+            assert end(process)[0] == (0 if number is signal.SIGTERM else -signal.SIGKILL)

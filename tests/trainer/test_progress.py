@@ -51,3 +51,13 @@ def test_an_evaluation_has_a_line_every_ten_seconds_and_at_the_end(
 def test_an_upload_says_nothing_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     show_upload(1, 2)
     assert capsys.readouterr().err == ""
+
+
+def test_an_upload_has_a_bar_in_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    for sent in (0, 10_000_000, 20_000_000):
+        show_upload(sent, 20_000_000)
+    lines = capsys.readouterr().err.split("\r")[1:]
+    assert [line.count("\u2501") for line in lines] == [0, 15, 30]
+    assert [line.endswith("\n") for line in lines] == [False, False, True]
+    assert " 10.0 of 20.0 MB" in lines[1]

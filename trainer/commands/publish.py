@@ -1,6 +1,6 @@
-"""``hotswap publish`` and ``hotswap rollback``.
+"""``hotswap publish``.
 
-Exit codes: 0 live (rollback: done), 1 one of our errors, 2 wrong usage, 3 a gate refused, 130 interrupted.
+Exit codes: 0 live, or a canary as was asked, 1 one of our errors, 2 wrong usage, 3 a gate refused, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainer.commands.adapters_upload import with_share
+from trainer.commands.adapters_verbs import share_argument
 from trainer.commands.common import end_on_sigterm, guarded
+from trainer.commands.server_options import add_server_options, admin_client, admin_key
 
 if TYPE_CHECKING:
     from trainer.evaluation.rows import EvaluationRows
@@ -35,7 +38,7 @@ def publish(argv: list[str]) -> int:
     """Run ``hotswap publish``."""
     parser = _parser()
     args = parser.parse_args(argv)
-    for option in ("rows", "max_tokens", "concurrency", "timeout"):
+    for option in ("rows", "max_tokens", "concurrency"):
         value = getattr(args, option)
         if value is not None and value <= 0:
             parser.error(f"--{option.replace('_', '-')} must be above 0")
@@ -61,19 +64,14 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="the output of a training run, its adapter, or peft's files; also as .zip, .tar, .tar.gz",
     )
-    parser.add_argument("--server", required=True, metavar="URL", help="for example http://localhost:8000")
     parser.add_argument("--as", required=True, dest="name", metavar="NAME", help="the name that requests will use")
     parser.add_argument("--replace", action="store_true", help="replace the adapter of this name; no request fails")
-    parser.add_argument("--allow-noop", action="store_true", help="publish it even if it answers as the base does")
-    parser.add_argument("--admin-key", default=os.environ.get("HOTSWAP_ADMIN_KEY"), help="default: $HOTSWAP_ADMIN_KEY")
     parser.add_argument(
-        "--timeout",
-        type=float,
-        default=600.0,
-        metavar="SECONDS",
-        help="of every call (default: %(default)s)",
+        "--canary", type=share_argument, metavar="SHARE", help="only for a share of the requests to the name, like 5%%"
     )
+    parser.add_argument("--allow-noop", action="store_true", help="publish it even if it answers as the base does")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
+    add_server_options(parser)
     gate = parser.add_argument_group("gate")
     gate.add_argument(
         "--gate",
@@ -97,21 +95,23 @@ def _parser() -> argparse.ArgumentParser:
 
 def _publish(args: argparse.Namespace) -> int:
     from trainer.progress import show_upload
-    from trainer.serving.upload import found_package
-    from trainer.serving.upload import publish as upload
+    from trainer.serving.upload import checked_package, upload
 
-    with found_package(args.directory) as package:
+    with checked_package(args.directory, args.name) as package, admin_client(args) as client:
         published = upload(
+            client,
             package,
-            args.server,
             args.name,
-            replace=args.replace,
+            replace=args.replace and args.canary is None,
+            activate=args.canary is None,
             allow_noop=args.allow_noop,
-            admin_key=args.admin_key,
-            timeout=args.timeout,
             progress=None if args.quiet else show_upload,
         )
-    print(f"published {published.name} version {published.version}  digest {published.digest}")
+        if args.canary is not None and published.state != "live":
+            done = with_share(client, published, args.canary)
+            print(done.text)
+        else:
+            print(f"published {published.name} version {published.version}  digest {published.digest}")
     for warning in published.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return 0
@@ -131,7 +131,6 @@ def _publish_through_gates(args: argparse.Namespace, package: Path) -> int:
     from trainer.publishing.gate_report import write_report
     from trainer.publishing.gated_publish import Feedback, GateOptions, publish_gated
     from trainer.publishing.gates import parse_gates
-    from trainer.serving.client import AdminClient
 
     gates = parse_gates(args.gate)
     if args.report:
@@ -142,22 +141,23 @@ def _publish_through_gates(args: argparse.Namespace, package: Path) -> int:
         metrics=rows.metrics,
         confident=args.confident,
         keep_candidate=args.keep_candidate,
+        canary=args.canary,
         allow_noop=args.allow_noop,
-        api_key=args.api_key or args.admin_key,
+        api_key=args.api_key or admin_key(args),
         max_tokens=args.max_tokens,
         concurrency=args.concurrency,
         timeout=args.timeout,
     )
     bar, upload = (silent, None) if args.quiet else (show_bar, show_upload)
     feedback = Feedback(lambda text: print(f"hotswap: {text}", file=sys.stderr), bar, upload)
-    with AdminClient(args.server, args.admin_key, timeout=args.timeout) as client:
+    with admin_client(args) as client:
         report = publish_gated(package, client, args.name, rows, options=options, feedback=feedback)
     for warning in report.warnings():
         print(f"warning: {warning}", file=sys.stderr)
     print("\n".join(report.lines()))
     if args.report:
         write_report(report, args.report)
-    return 0 if report.is_live else EXIT_REFUSED
+    return 0 if report.is_served else EXIT_REFUSED
 
 
 def _rows(args: argparse.Namespace, package: Path) -> EvaluationRows:
@@ -165,36 +165,3 @@ def _rows(args: argparse.Namespace, package: Path) -> EvaluationRows:
 
     config = args.gate_config or config_beside(package)
     return load_rows(RowSource(config=config, data=args.gate_data, split=args.split, rows=args.rows))
-
-
-def rollback(argv: list[str]) -> int:
-    """Run ``hotswap rollback``."""
-    parser = argparse.ArgumentParser(
-        prog="hotswap rollback",
-        description="Let an adapter's name serve the version again that it served before. No request fails.",
-    )
-    parser.add_argument("name", help="the adapter's name")
-    parser.add_argument("--server", required=True, metavar="URL", help="for example http://localhost:8000")
-    parser.add_argument("--to", type=int, metavar="VERSION", help="a version that has been live (default: the last)")
-    parser.add_argument(
-        "--from", type=int, dest="expected", metavar="VERSION", help="only if this version is live: safe to repeat"
-    )
-    parser.add_argument("--admin-key", default=os.environ.get("HOTSWAP_ADMIN_KEY"), help="default: $HOTSWAP_ADMIN_KEY")
-    parser.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help="default: %(default)s")
-    args = parser.parse_args(argv)
-    for option, value in (("--to", args.to), ("--from", args.expected), ("--timeout", args.timeout)):
-        if value is not None and value <= 0:
-            parser.error(f"{option} must be above 0")
-    return guarded(_rollback, args)
-
-
-def _rollback(args: argparse.Namespace) -> int:
-    from trainer.serving.client import AdminClient
-
-    with AdminClient(args.server, args.admin_key, timeout=args.timeout) as client:
-        live = client.rollback(args.name, args.to, expected_live=args.expected)
-    if live.replaced is None:
-        print(f"{live.name} serves version {live.version} already")
-    else:
-        print(f"rolled {live.name} back from version {live.replaced} to {live.version}  digest {live.digest}")
-    return 0

@@ -21,6 +21,7 @@ class GateOutcome(StrEnum):
     """How it ended."""
 
     PUBLISHED = "published"
+    CANARY = "canary"
     LIVE_ALREADY = "live already"
     REFUSED = "refused"
     LIVE_KEPT_CHANGING = "live kept changing"
@@ -30,7 +31,8 @@ class GateOutcome(StrEnum):
 class GateReport:
     """One gated publication. ``live`` None: there was no live version, ``live_scores`` are the base's then.
 
-    ``candidate_left``: the candidate is still on the server, without being live.
+    ``candidate_left``: the candidate is still on the server, without getting requests. ``share`` is what it gets of
+    them as a canary, 0 to 1.
     """
 
     server: str
@@ -45,6 +47,12 @@ class GateReport:
     confident: bool = False
     notes: tuple[str, ...] = ()
     was_removed: bool = False
+    share: float = 0.0
+
+    @property
+    def is_served(self) -> bool:
+        """Whether the package answers requests to the name: all, or a canary's share of them."""
+        return self.is_live or self.outcome is GateOutcome.CANARY
 
     @property
     def is_live(self) -> bool:
@@ -53,8 +61,8 @@ class GateReport:
 
     @property
     def candidate_left(self) -> bool:
-        """Whether the candidate waits on the server without being live."""
-        return not (self.is_live or self.was_removed)
+        """Whether the candidate waits on the server without getting requests."""
+        return not (self.is_served or self.was_removed)
 
     def removed(self) -> GateReport:
         """The same, the candidate having been removed."""
@@ -64,7 +72,7 @@ class GateReport:
     def reason(self) -> str:
         """Why, in one sentence."""
         match self.outcome:
-            case GateOutcome.PUBLISHED:
+            case GateOutcome.PUBLISHED | GateOutcome.CANARY:
                 return "every gate holds"
             case GateOutcome.LIVE_ALREADY:
                 return "its content is live already; nothing was evaluated"
@@ -92,6 +100,11 @@ class GateReport:
             if self.live:
                 yield f"back with: hotswap rollback {name} --server {self.server}"
             return
+        if self.is_served:
+            share = f"{self.share * 100:g}% of the requests to {name}"
+            yield f"{self.candidate} gets {share}: {self.reason}; the others go to {self.live}"
+            yield f"then: hotswap adapters promote {name} --url {self.server}, or abort"
+            return
         yield f"not published: {self.reason}"
         serves = f"{name} serves version {self.live.version} as before" if self.live else f"what {name} serves stays"
         if self.candidate_left:
@@ -116,6 +129,7 @@ class GateReport:
             "server": self.server,
             "outcome": self.outcome.value,
             "live": self.is_live,
+            "canary": self.share or None,
             "reason": self.reason,
             "confident": self.confident,
             "notes": list(self.notes),

@@ -33,12 +33,16 @@ _REMOVAL_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class GateOptions:
-    """How to judge. ``metrics`` are measured beside those of the gates; ``confident`` wants whole intervals."""
+    """How to judge. ``metrics`` are measured beside those of the gates; ``confident`` wants whole intervals.
+
+    What passes goes live, or with ``canary`` gets that share of the requests.
+    """
 
     gates: Sequence[Gate]
     metrics: Sequence[str] = ()
     confident: bool = False
     keep_candidate: bool = False
+    canary: float | None = None
     allow_noop: bool = False
     api_key: str | None = None
     max_tokens: int | None = None
@@ -75,7 +79,7 @@ def publish_gated(
         return GateReport(client.server, candidate, rows, GateOutcome.LIVE_ALREADY)
     with _removed_on_failure(client, name, digest, feedback.say):
         report = _CandidateEvaluation(client, name, rows, options, feedback).run(candidate)
-        if report.is_live or options.keep_candidate:
+        if report.is_served or options.keep_candidate:
             return report
         client.delete_version(name, candidate.version)
         return report.removed()
@@ -109,12 +113,13 @@ class _CandidateEvaluation:
             comparison = compare(ours, theirs)
             judgements = judge(self._options.gates, ours, comparison, confident=self._options.confident)
             passed = all(judgement.passed for judgement in judgements)
-            outcome = GateOutcome.PUBLISHED if passed else GateOutcome.REFUSED
+            published = GateOutcome.PUBLISHED if self._options.canary is None else GateOutcome.CANARY
+            outcome = published if passed else GateOutcome.REFUSED
             if passed and not self._activated(candidate, live):
                 continue
             return GateReport(
                 self._client.server, candidate, self._rows, outcome, live, ours, theirs, comparison, judgements,
-                confident=self._options.confident, notes=tuple(self._notes),
+                confident=self._options.confident, notes=tuple(self._notes), share=self._options.canary or 0.0,
             )  # fmt: skip
         return GateReport(
             self._client.server, candidate, self._rows, GateOutcome.LIVE_KEPT_CHANGING, candidate_scores=ours,
@@ -142,9 +147,14 @@ class _CandidateEvaluation:
         return True
 
     def _activated(self, candidate: ServedVersion, live: ServedVersion | None) -> bool:
-        """Activate the candidate, unless something else is live by now than what it was compared with."""
+        """Activate the candidate, or make it a canary, unless something else is live by now than what it was compared
+        with."""
+        number, share, expected = candidate.version, self._options.canary, live.version if live else 0
         try:
-            self._client.activate(self._name, candidate.version, expected_live=live.version if live else 0)
+            if share is None:
+                self._client.activate(self._name, number, expected_live=expected)
+            else:
+                self._client.canary(self._name, number, share, expected_live=expected)
         except RefusedError as error:
             if error.code != "live_version_changed":
                 raise

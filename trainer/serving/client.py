@@ -9,7 +9,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -91,7 +91,7 @@ class _Client(ABC):
 
     def _base_of(self, body: Mapping[str, Any]) -> str:
         """What requests call the base, by the list of models."""
-        for model in _listed(body, "data"):
+        for model in listed(body, "data"):
             if model.get("parent") is None and isinstance(model.get("id"), str):
                 return str(model["id"])
         raise self.not_ours("no base among its models")
@@ -200,18 +200,19 @@ class InferenceClient(_Client):
 
 
 class RefusedError(PublishError):
-    """The server answered with an error. ``code`` is the server's word for it."""
+    """The server answered with an error. ``code`` is the server's word for it, ``answer`` the whole of its JSON."""
 
-    def __init__(self, message: str, code: str | None) -> None:
+    def __init__(self, message: str, code: str | None, answer: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
         self.code = code
+        self.answer = answer or {}
 
 
 @dataclass(frozen=True)
 class ServedVersion:
-    """One version on a server. ``state`` is ``live``, ``candidate``, ``draining`` or ``stored``.
+    """One version on a server. ``state`` is ``live``, ``candidate``, ``draining``, ``stored`` or ``failed``.
 
-    ``replaced`` is set by an activation: the version that was live before.
+    ``replaced`` is set by an activation: the version that was live before. ``answer`` is all that the server said.
     """
 
     name: str
@@ -220,6 +221,7 @@ class ServedVersion:
     state: str
     warnings: tuple[str, ...] = ()
     replaced: int | None = None
+    answer: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.name}@{self.version}"
@@ -227,7 +229,12 @@ class ServedVersion:
 
 class AdminClient(_Client):
     """The admin API of the server at ``server``. ``timeout`` in seconds is for one call. All calls raise PublishError,
-    ``RefusedError`` where the server says why."""
+    ``RefusedError`` where the server says why.
+
+    Changes take what must hold for them to be made: ``expected_live``, the version that the name serves now (0: none),
+    and ``if_match``, the entity tag of what was looked at (``*``: the name must exist). The server refuses them where
+    it does not.
+    """
 
     error = PublishError
     key_option = "--admin-key or HOTSWAP_ADMIN_KEY"
@@ -246,66 +253,133 @@ class AdminClient(_Client):
     ) -> None:
         self._client.close()
 
-    def upload(self, archive: Any, fields: Mapping[str, str], *, replace: bool) -> ServedVersion:
-        """Upload the file ``archive`` with form ``fields``, of which ``name`` says what to call it."""
-        method, path = ("PUT", _path(fields["name"])) if replace else ("POST", "/v1/adapters")
-        upload = {"file": ("package.tar", archive, "application/x-tar")}
-        response = self._send(method, path, data=fields, files=upload)
-        return self._version(self._body(response, "the adapter"))
+    # ---- looking ----
+
+    def adapters(self) -> dict[str, Any]:
+        """All that the server knows of each name, in ``data``."""
+        return self.call("GET", "/v1/adapters", "to list its adapters")
+
+    def adapter(self, name: str) -> dict[str, Any]:
+        """All that the server knows of ``name``."""
+        return self.call("GET", _path(name), "to tell of the adapter")
 
     def versions(self, name: str) -> list[ServedVersion]:
         """All versions of ``name``, oldest first; none where there is no such name."""
-        response = self._asked("GET", _path(name))
-        if response.status_code == 404:
-            return []
-        body = self._body(response, "to tell of the adapter")
-        return [self._version(version) for version in _listed(body, "versions")]
+        body = self.call("GET", _path(name), "to tell of the adapter", gone={})
+        return [self._version(version) for version in listed(body, "versions")]
 
     def live(self, name: str) -> ServedVersion | None:
         """The version that ``name`` serves."""
         return next((version for version in self.versions(name) if version.state == "live"), None)
 
-    def activate(self, name: str, version: int, *, expected_live: int | None = None) -> ServedVersion:
-        """Let ``name`` serve ``version``, with ``expected_live`` only if it serves that now (0: nothing)."""
-        fields = {"version": version, "expected_live": expected_live}
-        response = self._asked("PATCH", _path(name), json=_given(fields))
-        return self._version(self._body(response, "to activate the version"))
-
-    def rollback(self, name: str, version: int | None = None, *, expected_live: int | None = None) -> ServedVersion:
-        """Let ``name`` serve what it served before, or ``version``."""
-        fields = {"version": version, "expected_live": expected_live}
-        response = self._asked("POST", f"{_path(name)}/rollback", json=_given(fields))
-        return self._version(self._body(response, "to roll back"))
-
-    def delete_version(self, name: str, version: int, *, force: bool = False) -> None:
-        """Delete a version that is not live; it is fine if it is gone already."""
-        params = {"mode": "force" if force else "drain"}
-        response = self._asked("DELETE", f"{_path(name)}/versions/{version}", params=params)
-        if response.status_code != 404:
-            self._body(response, "to delete the version")
-
-    def delete(self, name: str) -> None:
-        """Delete all of ``name``; it is fine if it is gone already."""
-        response = self._asked("DELETE", _path(name))
-        if response.status_code != 404:
-            self._body(response, "to delete the adapter")
+    def events(self, **filters: Any) -> dict[str, Any]:
+        """Who changed what and when, newest first, in ``data``; of one adapter with ``name``, at most ``limit``."""
+        return self.call("GET", "/v1/events", "to tell what happened", params=filters)
 
     def base_name(self) -> str:
         """What requests call the base."""
-        response = self._asked("GET", "/v1/models")
-        return self._base_of(self._body(response, "to list its models"))
+        return self._base_of(self.call("GET", "/v1/models", "to list its models"))
 
-    # ---- inside ----
+    # ---- changing ----
 
-    def _asked(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """The answer to a small call that may be repeated; a server that is busy is asked again for a while."""
+    def upload(
+        self, archive: Any, fields: Mapping[str, str], *, replace: bool, if_match: str | None = None
+    ) -> ServedVersion:
+        """Upload the file ``archive`` with form ``fields``, of which ``name`` says what to call it."""
+        method, path = ("PUT", _path(fields["name"])) if replace else ("POST", "/v1/adapters")
+        upload = {"file": ("package.tar", archive, "application/x-tar")}
+        response = self._send(method, path, data=fields, files=upload, headers=_matching(if_match))
+        return self._version(self._body(response, "the adapter"))
+
+    def fetch(
+        self, fields: Mapping[str, Any], *, expected_live: int | None = None, if_match: str | None = None
+    ) -> ServedVersion:
+        """Let the server itself get the package from the ``source`` among ``fields``; ``name`` says what to call it."""
+        params = _given({"expected_live": expected_live})
+        headers = _matching(if_match)
+        response = self._send("POST", "/v1/adapters", json=dict(fields), params=params, headers=headers)
+        return self._version(self._body(response, "the adapter"))
+
+    def activate(
+        self, name: str, version: int, *, expected_live: int | None = None, if_match: str | None = None
+    ) -> ServedVersion:
+        """Let ``name`` serve ``version``."""
+        fields = _given({"version": version, "expected_live": expected_live})
+        return self._version(self.change(name, fields, "to activate the version", if_match=if_match))
+
+    def rollback(
+        self, name: str, version: int | None = None, *, expected_live: int | None = None, if_match: str | None = None
+    ) -> ServedVersion:
+        """Let ``name`` serve what it served before, or ``version``."""
+        fields = _given({"version": version, "expected_live": expected_live})
+        return self._version(self.act(name, "rollback", fields, "to roll back", if_match=if_match))
+
+    def canary(
+        self,
+        name: str,
+        version: int,
+        weight: float,
+        *,
+        expected_live: int | None = None,
+        if_match: str | None = None,
+    ) -> dict[str, Any]:
+        """Let ``version`` answer a share of the requests to ``name``: ``weight``, 0 to 1."""
+        fields = {"canary": {"version": version, "weight": weight}, **_given({"expected_live": expected_live})}
+        return self.change(name, fields, "to make it a canary", if_match=if_match)
+
+    def change(
+        self, name: str, fields: Mapping[str, Any], what: str = "the change", *, if_match: str | None = None
+    ) -> dict[str, Any]:
+        """Set ``fields`` of ``name``: the live ``version``, settings, shares of traffic."""
+        return self.call("PATCH", _path(name), what, json=dict(fields), headers=_matching(if_match))
+
+    def act(
+        self, name: str, verb: str, fields: Mapping[str, Any], what: str, *, if_match: str | None = None
+    ) -> dict[str, Any]:
+        """Do with ``name`` what ``verb`` says: ``rollback``, ``promote`` or ``abort``."""
+        return self.call("POST", f"{_path(name)}/{verb}", what, json=dict(fields), headers=_matching(if_match))
+
+    def delete_version(self, name: str, version: int, *, force: bool = False) -> None:
+        """Delete a version that is not live; it is fine if it is gone already."""
+        self.remove(name, version, force=force, gone={})
+
+    def delete(self, name: str) -> None:
+        """Delete all of ``name``; it is fine if it is gone already."""
+        self.remove(name, gone={})
+
+    def remove(
+        self,
+        name: str,
+        version: int | None = None,
+        *,
+        force: bool = False,
+        if_match: str | None = None,
+        gone: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Delete all of ``name``, or a version that is not live. With ``gone`` it is no error, but that, if it is not
+        there."""
+        path = _path(name) if version is None else f"{_path(name)}/versions/{version}"
+        what = f"to delete the {'adapter' if version is None else 'version'}"
+        params = {"mode": "force" if force else "drain"}
+        return self.call("DELETE", path, what, gone=gone, params=params, headers=_matching(if_match))
+
+    # ---- anything else ----
+
+    def call(
+        self, method: str, path: str, what: str, *, gone: dict[str, Any] | None = None, **options: Any
+    ) -> dict[str, Any]:
+        """The fields of the answer to a small call that may be repeated; a server that is busy is asked again for a
+        while. ``what`` is asked, in words. ``gone`` is the answer where the server knows no such thing (404)."""
         tries = _Tries(self)
         while True:
             response = self._send(method, path, **options)
             pause = tries.pause(response)
             if pause is None:
-                return response
+                break
             time.sleep(pause)
+        return gone if gone is not None and response.status_code == 404 else self._body(response, what)
+
+    # ---- inside ----
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
@@ -316,7 +390,8 @@ class AdminClient(_Client):
     @override
     def _refusal(self, response: httpx.Response, error: Mapping[str, Any] | None, what: str) -> Exception:
         found = error or {"message": f"it answered {response.status_code} {response.reason_phrase}"}
-        return RefusedError(self._refused(response, found.get("message"), what), found.get("code"))
+        answer = {"error": dict(error)} if error else None
+        return RefusedError(self._refused(response, found.get("message"), what), found.get("code"), answer)
 
     def _version(self, body: Mapping[str, Any]) -> ServedVersion:
         try:
@@ -327,6 +402,7 @@ class AdminClient(_Client):
                 state=str(body["state"]),
                 warnings=tuple(str(warning) for warning in body.get("warnings") or ()),
                 replaced=body.get("replaced"),
+                answer=body,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise self.not_ours() from error
@@ -336,10 +412,18 @@ def _path(name: str) -> str:
     return f"/v1/adapters/{quote(name, safe='')}"
 
 
+def _matching(etag: str | None) -> dict[str, str]:
+    """The header that guards a change by the entity tag of what was looked at, quoted or not."""
+    if etag is None:
+        return {}
+    return {"If-Match": etag if etag == "*" or etag.startswith(('"', "W/")) else f'"{etag}"'}
+
+
 def _given(fields: Mapping[str, int | None]) -> dict[str, int]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _listed(body: Mapping[str, Any], field: str) -> list[Mapping[str, Any]]:
+def listed(body: Mapping[str, Any], field: str) -> list[Mapping[str, Any]]:
+    """The objects in the list ``field`` of an answer."""
     found = body.get(field)
     return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,23 +57,26 @@ class LocalServer:
 def start_server(options: Sequence[str], log: Path) -> Iterator[LocalServer]:
     """A server with ``options`` on a free port with keys of its own, not yet ready; stopped at the end of the block.
 
-    Its output goes to ``log``. However early an interruption comes, no server outlives it.
+    Its output goes to ``log``. However early an interruption comes, no server outlives it. Unless ``options`` say
+    otherwise it keeps nothing among the user's adapters, nor elsewhere: what it is told is gone with it.
     """
     server: LocalServer | None = None
-    try:
-        with _interruptions_held():
-            server = _start(options, log)
-        yield server
-    finally:
-        if server and server.exit_code is None:
-            server.stop()
+    with tempfile.TemporaryDirectory(prefix="hotswap-", ignore_cleanup_errors=True) as data_dir:
+        try:
+            with _interruptions_held():
+                server = _start(options, log, data_dir)
+            yield server
+        finally:
+            if server and server.exit_code is None:
+                server.stop()
 
 
-def _start(options: Sequence[str], log: Path) -> LocalServer:
+def _start(options: Sequence[str], log: Path, data_dir: str) -> LocalServer:
     port = free_port()
     key, admin_key = secrets.token_urlsafe(16), secrets.token_urlsafe(16)
     # keys go by the environment: other users can read a command line
-    env = environment({"HOTSWAP_API_KEY": key, "HOTSWAP_ADMIN_KEY": admin_key})
+    env = environment({"HOTSWAP_API_KEY": key, "HOTSWAP_ADMIN_KEY": admin_key, "HOTSWAP_DATA_DIR": data_dir})
+    env |= {"HOTSWAP_CATALOG": "", "HOTSWAP_ARTIFACTS": ""}  # not those of the user's own server
     command = [*HOTSWAP, "serve", *options, "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env)

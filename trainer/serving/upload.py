@@ -51,6 +51,8 @@ def upload(
     replace: bool = False,
     activate: bool = True,
     allow_noop: bool = False,
+    expected_live: int | None = None,
+    if_match: str | None = None,
     progress: ProgressCallback | None = None,
 ) -> ServedVersion:
     """Upload a package that was checked; unless ``activate`` it only becomes a candidate. Raises PublishError."""
@@ -58,9 +60,11 @@ def upload(
         archive = Path(folder) / "package.tar"
         pack(directory, archive)
         fields = {"name": name, "allow_noop": str(allow_noop).lower(), "activate": str(activate).lower()}
+        if expected_live is not None:
+            fields["expected_live"] = str(expected_live)
         with archive.open("rb") as file:
             counted = _Counted(file, archive.stat().st_size, progress)
-            return client.upload(counted, fields, replace=replace)
+            return client.upload(counted, fields, replace=replace, if_match=if_match)
 
 
 @contextmanager
@@ -82,6 +86,15 @@ def found_package(path: Path) -> Iterator[Path]:
             yield package
     else:
         raise PackageError(f"{path} is neither a package's directory nor an archive of one")
+
+
+@contextmanager
+def checked_package(path: Path, name: str) -> Iterator[Path]:
+    """As ``found_package``, the package having been read and found sound, and ``name`` one that it can have."""
+    check_name(name)
+    with found_package(path) as package:
+        read_package(package)
+        yield package
 
 
 class _Counted:

@@ -156,6 +156,10 @@ class ClientCore(EngineClient):
         """The adapters that are loaded, or will be again after a restart."""
         return frozenset(self._paths)
 
+    def packages(self) -> list[Path]:
+        """The directories of adapters that are loaded, or are being. May be asked in any thread."""
+        return [*self._paths.values(), *(load.path for load in list(self._loads.values()))]
+
     @override
     def submit(self, request: EngineRequest, on_end: Callable[[], None] = _nothing) -> OutputStream:
         """Send a request now; iterate its outputs. Raises EngineUnavailableError at once when the engine is down."""

@@ -18,7 +18,9 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
+from typing import NoReturn
 
 import msgspec
 
@@ -130,5 +132,18 @@ def beat(progress: Progress, outbox: Outbox, finished: threading.Event) -> None:
             outbox.put(Heartbeat(progress.mark))
 
 
+def _leave(status: int) -> NoReturn:
+    """End the process, without finalising the interpreter.
+
+    Threads of ours and of libraries may be in native code still; an interpreter that is gone ends them by unwinding
+    their stacks, which aborts the process where C++ forbids that. There is nothing to finalise: the model is memory.
+    """
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody may be reading
+            stream.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _leave(main())

@@ -35,7 +35,7 @@ def admin(server: Live) -> Iterator[httpx.Client]:
         yield http
         for name in set(server.context.registry.known_names()) - before:
             http.delete(f"/v1/adapters/{name}", params={"mode": "force"})
-        quarantine = server.context.lifecycle.store._quarantine
+        quarantine = server.context.lifecycle.store._quarantine.folder
         server.wait(lambda: not list(quarantine.iterdir()), "an empty quarantine")
 
 
@@ -383,7 +383,7 @@ def test_too_large_an_upload(base: Path, packages: dict[str, Path], tmp_path: Pa
         with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as made:
             made.writestr(WEIGHTS, b"\0" * (20 << 20))
         assert "too large" in error_of(http.put("/v1/adapters/x", files={"file": bomb.getvalue()}))["message"]
-        assert not list(live.context.lifecycle.store._quarantine.iterdir())
+        assert not list(live.context.lifecycle.store._quarantine.folder.iterdir())
         assert http.put("/v1/adapters/x", files={"f": archive(packages["lora"], tmp_path)}).status_code == 201
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing_extensions import override
 
 from server.adapter_key import AdapterKey
+from server.catalog.catalog import Catalog
+from server.catalog.database.database import Database, sqlite_url
 from server.catalog.lifecycle import AdapterLifecycle
 from server.catalog.observer import Action, LifecycleObserver
 from server.catalog.registry import Registry
@@ -57,14 +59,18 @@ class Backend:
         *,
         max_versions: int = 0,
         store: AdapterStore | None = None,
+        database: str = "",
     ) -> None:
         self.root = root
         self.witness = Witness()
         self.client = client or LocalEngineClient(config_for(base))
         self.registry = Registry("base", max_candidates)
         self.store = store or AdapterStore(root)
+        self.database = Database(database or sqlite_url(root))
+        self.database.migrate()
+        self.catalog = Catalog(self.database, lambda: "base", self.store.place)
         self.lifecycle = AdapterLifecycle(
-            self.registry, self.store, self.client, self.witness, max_versions=max_versions
+            self.registry, self.catalog, self.store, self.client, observer=self.witness, max_versions=max_versions
         )
         self.client.on_lost = self.lifecycle.lost
 
@@ -76,8 +82,13 @@ class Backend:
     def check_integrity(self) -> None:
         """When idle, engine and disk hold exactly what the registry knows."""
         versions = [version for name in self.registry.known_names() for version in self.registry.versions(name)]
-        served = (VersionState.LIVE, VersionState.CANDIDATE)
+        served = (VersionState.LIVE, VersionState.CANARY, VersionState.SHADOW, VersionState.CANDIDATE)
         assert self.client.resident == {v.key for v in versions if self.registry.state(v.key) in served}
         assert not self.registry._leaving
         assert set((self.root / "packages").iterdir()) == {version.path for version in versions}
-        assert list((self.root / "quarantine").iterdir()) == []
+        assert list((self.root / "quarantine" / "0").iterdir()) == []
+        assert self.catalog.packages() == {version.path.name for version in versions}
+        durable = self.catalog.load().histories
+        assert {name: history.all() for name, history in durable.items() if history.all()} == {
+            name: self.registry.versions(name) for name in self.registry.known_names()
+        }

@@ -36,7 +36,7 @@ async def test_content_that_is_served_already_changes_nothing(
     backend: Backend, tiny_adapters: Mapping[str, Path]
 ) -> None:
     first = await backend.lifecycle.install_copy("json", tiny_adapters["lora-r4"])
-    assert await backend.lifecycle.install_copy("json", tiny_adapters["lora-r4"]) is first
+    assert await backend.lifecycle.install_copy("json", tiny_adapters["lora-r4"]) == first
     other = await backend.lifecycle.install_copy("other", tiny_adapters["lora-r4"])
     assert other.key == AdapterKey("other", 1, first.key.digest)
     assert backend.witness.loaded == [first.key, other.key]
@@ -83,11 +83,11 @@ async def test_rolling_back(backend: Backend, tiny_adapters: Mapping[str, Path])
         await backend.lifecycle.rollback("json")
     second = await backend.lifecycle.install_copy("json", tiny_adapters["lora-r4"])
     await backend.lifecycle.settle()  # the first version has left the engine
-    assert (await backend.lifecycle.rollback("json")).version is first
+    assert (await backend.lifecycle.rollback("json")).version == first
     assert await backend.ask("json") == before
-    assert (await backend.lifecycle.activate("json", 1)).version is first
+    assert (await backend.lifecycle.activate("json", 1)).version == first
     await backend.lifecycle.settle()
-    assert (await backend.lifecycle.activate("json", 2)).version is second
+    assert (await backend.lifecycle.activate("json", 2)).version == second
     assert [v.key.version for v in backend.registry.versions("json")] == [1, 2]
     with pytest.raises(UnknownModelError, match="no version '7'"):
         await backend.lifecycle.activate("json", 7)
@@ -100,7 +100,7 @@ async def test_rolling_back_to_a_version_that_still_drains(backend: Backend, tin
     await until(lambda: backend.client.stats.num_running == 1)
     await backend.lifecycle.install_copy("json", tiny_adapters["lora-r4"])
     loads = len(backend.witness.loaded)
-    assert (await backend.lifecycle.rollback("json")).version is first
+    assert (await backend.lifecycle.rollback("json")).version == first
     assert not running.done()
     assert len(backend.witness.loaded) == loads, "it was still resident"
     assert await running == alone
@@ -120,7 +120,7 @@ async def test_rolling_back_while_the_engine_unloads(backend: Backend, tiny_adap
     assert not rolling.done()
     rest = [output async for output in stream]
     assert rest[-1].finish_reason is FinishReason.LENGTH
-    assert (await rolling).version is first
+    assert (await rolling).version == first
     assert backend.registry.resolve("json") == key
 
 
@@ -171,7 +171,7 @@ async def test_refusals_leave_everything_as_before(
             await backend.lifecycle.install(name, quarantined)
         backend.check_integrity()
     assert backend.registry.names() == ["json"]
-    assert backend.registry.live("json") is first
+    assert backend.registry.live("json") == first
     assert await backend.ask("json") == before
     assert len(backend.witness.refused) == 4
     assert (await backend.lifecycle.install_copy("json", tiny_adapters["lora-r8"])).key.version == 2

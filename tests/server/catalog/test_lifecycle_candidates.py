@@ -69,7 +69,7 @@ async def test_a_repeated_call_changes_nothing(backend: Backend, tiny_adapters: 
     install = backend.lifecycle.install_copy
     candidates = await asyncio.gather(*(install("json", tiny_adapters["lora-r4"], activate=False) for _ in range(3)))
     assert {id(candidate) for candidate in candidates} == {id(candidates[0])}
-    assert await install("json", tiny_adapters["lora-r8"], activate=False) is first, "it is live already"
+    assert await install("json", tiny_adapters["lora-r8"], activate=False) == first, "it is live already"
     for changed in (True, False):
         activation = await backend.lifecycle.activate("json", 2, expected_live=1)
         assert (activation.version, activation.changed) == (candidates[0], changed)
@@ -84,8 +84,8 @@ async def test_uploading_a_candidates_content_to_be_served_activates_it(
 ) -> None:
     await backend.lifecycle.install_copy("json", tiny_adapters["lora-r8"])
     candidate = await backend.lifecycle.install_copy("json", tiny_adapters["lora-r4"], activate=False)
-    assert await backend.lifecycle.install_copy("json", tiny_adapters["lora-r4"]) is candidate
-    assert backend.registry.live("json") is candidate
+    assert await backend.lifecycle.install_copy("json", tiny_adapters["lora-r4"]) == candidate
+    assert backend.registry.live("json") == candidate
     assert backend.witness.changes == ["load", "replace"]
 
 
@@ -118,7 +118,7 @@ async def test_rolling_back_is_to_what_was_live(backend: Backend, tiny_adapters:
     await backend.lifecycle.install_copy("json", tiny_adapters["prefix-5"])
     with pytest.raises(InvalidRequestError, match=r"json@2 has never been live; to activate it send PATCH"):
         await backend.lifecycle.rollback("json", 2)
-    assert (await backend.lifecycle.rollback("json")).version is first
+    assert (await backend.lifecycle.rollback("json")).version == first
     with pytest.raises(InvalidRequestError, match="no version before 1"):
         await backend.lifecycle.rollback("json")
     with pytest.raises(UnknownModelError, match="no version '9'"):
@@ -137,7 +137,7 @@ async def test_a_rollback_whose_files_are_spoiled_changes_nothing(
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(AdapterError):
         await backend.lifecycle.rollback("json")
-    assert backend.registry.live("json") is second
+    assert backend.registry.live("json") == second
     assert await backend.ask("json") == before
 
 
@@ -150,7 +150,7 @@ async def test_discarding_a_candidate(backend: Backend, tiny_adapters: Mapping[s
     assert backend.client.stats.adapter_bytes > weight
     running = asyncio.create_task(backend.ask("json@2", max_tokens=LONG))
     await until(lambda: backend.client.stats.num_running == 1)
-    assert await backend.lifecycle.remove_version("json", 2) is candidate
+    assert await backend.lifecycle.remove_version("json", 2) == candidate
     with pytest.raises(UnknownModelError, match="no version '2'"):
         await backend.ask("json@2")
     assert not running.done()
@@ -234,7 +234,7 @@ async def test_candidates_outlive_the_engine(
         with pytest.raises(AdapterError):  # it could not be loaded again, so it must not go live
             await backend.lifecycle.activate("other", 1)
         assert backend.registry.names() == ["json"]
-        assert (await backend.lifecycle.activate("json", 2)).version is candidate
+        assert (await backend.lifecycle.activate("json", 2)).version == candidate
         assert await backend.ask("json") == judged
     finally:
         await backend.lifecycle.settle()

@@ -6,10 +6,12 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from server.catalog.lifecycle import Upload
+from server.catalog.polling import Poller
 from server.catalog.versions import VersionState
 from server.engine.messages import FinishReason, RequestOutput
 from server.errors import ConflictError, UnknownModelError
@@ -21,7 +23,7 @@ LONG = 400
 CONTENTS = ("lora-r4", "lora-r8", "lora-bias", "prefix-5", "prompt-7", "prefix-16")
 
 
-async def upload(backend: Backend, package: Path, **options: bool) -> Upload | ConflictError:
+async def upload(backend: Backend, package: Path, **options: Any) -> Upload | ConflictError:
     staged = await asyncio.to_thread(backend.store.stage_copy, package)
     try:
         return await backend.lifecycle.upload("json", staged, **options)
@@ -115,16 +117,16 @@ async def test_force_ends_what_drains(backend: Backend, tiny_adapters: Mapping[s
 async def test_force_ends_one_version_that_drains(backend: Backend, tiny_adapters: Mapping[str, Path]) -> None:
     first = await backend.lifecycle.install_copy("json", tiny_adapters["lora-r8"])
     lease = backend.registry.lease("json")
+    second = await backend.lifecycle.install_copy("json", tiny_adapters["lora-r4"])
     stream = backend.client.submit(request("r", lease.key, max_tokens=LONG))
     await anext(stream)
-    second = await backend.lifecycle.install_copy("json", tiny_adapters["lora-r4"])
     await backend.lifecycle.remove_version("json", 1)
     with pytest.raises(UnknownModelError, match=r"no version '1'\. It was deleted; .*force"):
         await backend.lifecycle.remove_version("json", 1)
-    assert await asyncio.wait_for(backend.lifecycle.remove_version("json", 1, force=True), 60) is first
+    assert await asyncio.wait_for(backend.lifecycle.remove_version("json", 1, force=True), 60) == first
     assert (await rest_of(stream))[-1].finish_reason is FinishReason.ABORT
     assert not first.path.exists()
-    assert backend.registry.live("json") is second
+    assert backend.registry.live("json") == second
     lease.release()
 
 
@@ -160,6 +162,8 @@ async def test_removal_from_a_disk_that_lets_nothing_go(backend: Backend, tiny_a
         assert version.path.is_dir()
         (warning,) = backend.lifecycle.undeleted([version])
         assert f"{version.key}: its files are still there, in packages/{version.path.name}" in warning
-        backend.store.delete(version.path)
+    await Poller(backend.lifecycle).poll()
+    assert not first.path.exists()
+    assert not second.path.exists()
     third = await backend.lifecycle.install_copy("json", tiny_adapters["lora-r8"])
     assert (third.key.version, backend.registry.state(third.key)) == (3, VersionState.LIVE)

@@ -3,27 +3,55 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from adapters.errors import PackageError
 from server.adapter_key import AdapterKey
 from server.catalog.registry import Registry
-from server.catalog.versions import AdapterVersion, VersionState
+from server.catalog.versions import AdapterVersion, VersionHistory, VersionState
 from server.errors import ConflictError, InvalidRequestError, UnknownModelError
 
 BASE = "org/base-1"
+T = TypeVar("T")
 
 
 def version(key: AdapterKey) -> AdapterVersion:
     return AdapterVersion(key=key, path=Path(str(key)), kind="lora", nbytes=1, num_virtual_tokens=0, created=0.0)
 
 
-def add(registry: Registry, name: str, digest: str = "d") -> AdapterKey:
-    key = registry.reserve(name, digest)
-    registry.commit(version(key))
-    return key
+def change(registry: Registry, name: str, mutate: Callable[[VersionHistory], T]) -> T:
+    """As the catalog would: on a copy, which the registry then adopts."""
+    known = registry.history(name) or VersionHistory()
+    history = VersionHistory(copy.deepcopy(known.record), known.all(), revision=known.revision + 1)
+    result = mutate(history)
+    registry.adopt(name, history)
+    return result
+
+
+def add(registry: Registry, name: str, digest: str = "d", *, candidate: bool = False) -> AdapterKey:
+    def mutate(history: VersionHistory) -> AdapterKey:
+        key = AdapterKey(name, history.reserve(), digest)
+        history.add(version(key), candidate=candidate)
+        return key
+
+    return change(registry, name, mutate)
+
+
+def activate(registry: Registry, key: AdapterKey) -> AdapterVersion | None:
+    return change(registry, key.name, lambda history: history.activate(key.version))
+
+
+def forget(registry: Registry, key: AdapterKey) -> None:
+    change(registry, key.name, lambda history: history.forget(key.version))
+
+
+def remove(registry: Registry, name: str) -> list[AdapterVersion]:
+    return change(registry, name, lambda history: history.remove())
 
 
 @pytest.fixture
@@ -63,31 +91,25 @@ def test_what_does_not_exist_is_refused_shortly(registry: Registry, model: str) 
     assert len(str(caught.value)) < 300
 
 
-def test_a_reserved_version_is_invisible_until_committed(registry: Registry) -> None:
-    first = add(registry, "json", "one")
-    second = registry.reserve("json", "two")
-    assert second.version == 2
-    assert registry.resolve("json") == first
-    replaced = registry.commit(version(second))
-    assert registry.resolve("json") == second
-    assert replaced is not None
-    assert replaced.key == first
-
-
-def test_a_new_name_is_invisible_until_committed(registry: Registry) -> None:
-    key = registry.reserve("json", "d")
-    assert registry.names() == []
+def test_a_reserved_version_is_invisible(registry: Registry) -> None:
+    change(registry, "json", lambda history: history.reserve())
+    assert registry.names() == registry.known_names() == []
     with pytest.raises(UnknownModelError, match="does not exist"):
         registry.resolve("json")
-    registry.release(key)
-    assert registry.reserve("json", "d").version == 1
+    assert add(registry, "json").version == 2
 
 
-def test_a_released_version_leaves_all_as_before(registry: Registry) -> None:
+def test_a_history_that_others_wrote_takes_the_place_of_the_known_one(registry: Registry) -> None:
     first = add(registry, "json", "one")
-    registry.release(registry.reserve("json", "bad"))
-    assert registry.resolve("json") == first
-    assert [v.key for v in registry.versions("json")] == [first]
+    registry.failed(first, "gone")
+    history = VersionHistory(revision=9)
+    key = AdapterKey("json", history.reserve(), "other")
+    history.add(version(key))
+    assert registry.knows(first)
+    assert not registry.knows(key)
+    assert registry.adopt("json", history) == []  # the number is kept, if as another content
+    assert registry.resolve("json") == key
+    assert (registry.knows(first), registry.knows(key)) == (False, True)
 
 
 def test_an_older_version_is_named_but_not_served(registry: Registry) -> None:
@@ -102,7 +124,7 @@ def test_an_older_version_is_named_but_not_served(registry: Registry) -> None:
 
 def test_activating_an_older_version(registry: Registry) -> None:
     first, second = add(registry, "json", "one"), add(registry, "json", "two")
-    replaced = registry.activate(first)
+    replaced = activate(registry, first)
     assert replaced is not None
     assert replaced.key == second
     assert registry.resolve("json") == first
@@ -114,13 +136,12 @@ def test_activating_an_older_version(registry: Registry) -> None:
 def test_a_removed_name_says_so_until_it_is_added_again(registry: Registry) -> None:
     add(registry, "json")
     add(registry, "json")
-    assert [v.key.version for v in registry.remove("json")] == [1, 2]
+    assert [v.key.version for v in remove(registry, "json")] == [1, 2]
     assert registry.names() == []
-    for call in (registry.resolve, registry.versions, registry.live, registry.remove):
+    for call in (registry.resolve, registry.versions, registry.live):
         with pytest.raises(UnknownModelError, match="'json' was removed"):
             call("json")
-    failed = registry.reserve("json", "bad")
-    registry.release(failed)
+    change(registry, "json", lambda history: history.release(history.reserve()))
     with pytest.raises(UnknownModelError, match="'json' was removed"):
         registry.resolve("json")
     assert add(registry, "json").version == 3
@@ -129,7 +150,7 @@ def test_a_removed_name_says_so_until_it_is_added_again(registry: Registry) -> N
 def test_forgetting_one_version(registry: Registry) -> None:
     first = add(registry, "json")
     add(registry, "json")
-    registry.forget_version(first)
+    forget(registry, first)
     with pytest.raises(UnknownModelError, match="no version '1'"):
         registry.version("json", 1)
 
@@ -137,12 +158,12 @@ def test_forgetting_one_version(registry: Registry) -> None:
 @pytest.mark.parametrize("name", ["", "-a", "a b", "a/b", "a@1", "a:b", "é", "a" * 129, "../x"])
 def test_bad_names(registry: Registry, name: str) -> None:
     with pytest.raises(PackageError, match="cannot name an adapter"):
-        registry.reserve(name, "d")
+        registry.check_new_name(name)
 
 
 def test_the_bases_name_is_taken() -> None:
     with pytest.raises(InvalidRequestError, match="name of the base"):
-        Registry("base").reserve("base", "d")
+        Registry("base").check_new_name("base")
 
 
 async def test_a_lease_pins_what_the_name_meant(registry: Registry) -> None:
@@ -206,9 +227,7 @@ def test_keys_read_as_name_and_version() -> None:
 
 
 def wait(registry: Registry, name: str) -> AdapterKey:
-    key = registry.reserve(name, "candidate", candidate=True)
-    registry.commit(version(key))
-    return key
+    return add(registry, name, "candidate", candidate=True)
 
 
 def test_a_candidate_answers_to_its_number_only(registry: Registry) -> None:
@@ -218,7 +237,7 @@ def test_a_candidate_answers_to_its_number_only(registry: Registry) -> None:
     for model in ("json@2", f"{BASE}:json@2"):
         assert registry.resolve(model) == key
     assert registry.state(key) is VersionState.CANDIDATE
-    replaced = registry.activate(key)
+    replaced = activate(registry, key)
     assert replaced is not None
     assert replaced.key == live
     assert registry.resolve("json") == registry.resolve("json@2") == key
@@ -233,12 +252,12 @@ def test_a_name_with_only_a_candidate_is_not_served(registry: Registry) -> None:
     for call in (registry.resolve, registry.live, registry.before):
         with pytest.raises(UnknownModelError, match=r"not served yet: version 1 is a candidate \(ask for json@1\)"):
             call("json")
-    assert registry.activate(key) is None
+    assert activate(registry, key) is None
     assert registry.resolve("json") == key
 
 
 def test_a_discarded_candidate_is_gone(registry: Registry) -> None:
-    registry.forget_version(wait(registry, "json"))
+    forget(registry, wait(registry, "json"))
     for model in ("json", "json@1"):
         with pytest.raises(UnknownModelError, match="does not exist"):
             registry.resolve(model)
@@ -247,35 +266,38 @@ def test_a_discarded_candidate_is_gone(registry: Registry) -> None:
 
 def test_a_removed_name_stays_removed_beside_a_candidate(registry: Registry) -> None:
     add(registry, "json")
-    registry.remove("json")
+    remove(registry, "json")
     key = wait(registry, "json")
     with pytest.raises(UnknownModelError, match="not served yet"):
         registry.resolve("json")
-    registry.forget_version(key)
+    forget(registry, key)
     with pytest.raises(UnknownModelError, match="'json' was removed"):
         registry.resolve("json")
 
 
 def test_candidates_are_bounded_over_all_names_and_count_while_they_load() -> None:
     registry = Registry(BASE, max_candidates=2)
-    first, second = wait(registry, "a"), registry.reserve("b", "d", candidate=True)
-    with pytest.raises(ConflictError, match=r"2 candidates are resident, the limit .*: a@1, b@1\. Activate") as caught:
-        registry.reserve("c", "d", candidate=True)
-    assert caught.value.code == "too_many_candidates"
+    first = wait(registry, "a")
+    with registry.room("b"):
+        with (
+            pytest.raises(ConflictError, match=r"2 candidates are resident, the limit .*: a@1, b\. Activate") as caught,
+            registry.room("c"),
+        ):
+            raise AssertionError("there is no room")
+        assert caught.value.code == "too_many_candidates"
     assert registry.known_names() == ["a"]
-    registry.release(second)
     add(registry, "b")  # what goes live at once is no candidate
     wait(registry, "c")
-    registry.activate(first)
+    activate(registry, first)
     wait(registry, "d")
-    with pytest.raises(ConflictError):
-        registry.reserve("a", "d", candidate=True)
+    with pytest.raises(ConflictError), registry.room("a"):
+        raise AssertionError("there is no room")
 
 
 async def test_what_a_request_holds_stays_known_until_it_is_deleted(registry: Registry) -> None:
     first, second = add(registry, "json"), add(registry, "json")
-    registry.forget_version(first)
-    registry.remove("json")
+    forget(registry, first)
+    remove(registry, "json")
     assert [registry.leased(key).key for key in (first, second)] == [first, second]
     for key in (first, second):
         registry.deleted(key)

@@ -7,15 +7,14 @@ from pathlib import Path
 import pytest
 
 from server.adapter_key import AdapterKey
-from server.catalog.versions import MAX_HISTORY, AdapterVersion, VersionHistory, VersionState
+from server.catalog.versions import MAX_HISTORY, AdapterVersion, VersionHistory
 
 
 def add(versions: VersionHistory, *, candidate: bool = False) -> int:
-    number = versions.reserve(candidate=candidate)
+    number = versions.reserve()
     key = AdapterKey("json", number, "d")
-    versions.add(AdapterVersion(key=key, path=Path(str(key)), kind="lora", nbytes=1, num_virtual_tokens=0, created=0.0))
-    if not candidate:
-        versions.activate(number)
+    version = AdapterVersion(key=key, path=Path(str(key)), kind="lora", nbytes=1, num_virtual_tokens=0, created=0.0)
+    versions.add(version, candidate=candidate)
     return number
 
 
@@ -76,17 +75,13 @@ def test_the_way_back_has_an_end() -> None:
     assert steps == MAX_HISTORY
 
 
-def test_states() -> None:
+def test_activating_a_candidate() -> None:
     versions = VersionHistory()
-    first, waiting = add(versions), add(versions, candidate=True)
-    second = add(versions)
-    states = [versions.state(number) for number in (first, waiting, second)]
-    assert states == [VersionState.DRAINING, VersionState.CANDIDATE, VersionState.LIVE]
-    versions.drained(first)
+    add(versions)
+    waiting, second = add(versions, candidate=True), add(versions)
+    assert (versions.live, versions.candidates) == (second, {waiting})
     assert versions.activate(waiting) is versions.get(second)
-    assert versions.candidates == set()
-    states = [versions.state(number) for number in (first, waiting, second)]
-    assert states == [VersionState.STORED, VersionState.LIVE, VersionState.DRAINING]
+    assert (versions.live, versions.candidates) == (waiting, set())
 
 
 def test_the_live_version_cannot_be_forgotten() -> None:
@@ -96,7 +91,7 @@ def test_the_live_version_cannot_be_forgotten() -> None:
         versions.forget(1)
 
 
-def test_a_refused_candidate_leaves_nothing() -> None:
+def test_a_refused_version_leaves_nothing() -> None:
     versions = VersionHistory()
-    versions.release(versions.reserve(candidate=True))
-    assert (versions.last, versions.candidates, versions.all()) == (0, set(), [])
+    versions.release(versions.reserve())
+    assert versions.is_blank

@@ -176,7 +176,9 @@ def test_nothing_that_was_published_meanwhile_is_overwritten_blindly(
     """Another is faster between the last look and the activation: only the server's own precondition can tell."""
 
     class Overtaken(AdminClient):
-        def activate(self, name: str, version: int, *, expected_live: int | None = None) -> ServedVersion:
+        def activate(
+            self, name: str, version: int, *, expected_live: int | None = None, if_match: str | None = None
+        ) -> ServedVersion:
             if expected_live == 1:
                 put(self, packages["right"])
             return super().activate(name, version, expected_live=expected_live)

@@ -9,7 +9,7 @@ import pytest
 from server.engine.ipc.client import ClientCore
 from tests.server.live import Live
 from tests.trainer.publishing.conftest import ADMIN, answer
-from trainer.commands.publish import rollback
+from trainer.commands.adapters import rollback
 from trainer.serving.client import AdminClient
 from trainer.serving.upload import upload
 

@@ -7,7 +7,6 @@ import errno
 import os
 import shutil
 import subprocess
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,7 +25,8 @@ def store(tmp_path: Path) -> AdapterStore:
 
 
 def leftovers(tmp_path: Path) -> list[Path]:
-    return [path for path in (tmp_path / "store").rglob("*") if path.name not in ("quarantine", "packages", "lock")]
+    ours = ("quarantine", "packages", "0", "0.lock")
+    return [path for path in (tmp_path / "store").rglob("*") if path.name not in ours]
 
 
 def test_a_directory_is_copied_and_adopted(
@@ -89,16 +89,15 @@ def test_a_new_server_keeps_what_the_last_one_left(
     mine = [
         root / "mine.txt",
         root / "packages" / "mine" / "adapter_config.json",
-        root / "quarantine" / ("a" * 32) / "looks like ours",
-        root / "quarantine" / "upload-mine" / "notes",
+        root / "quarantine" / "0" / ("a" * 32) / "looks like ours",
+        root / "quarantine" / "0" / "upload-mine" / "notes",
     ]
     for file in mine:
         file.parent.mkdir(exist_ok=True)
         file.write_text("an operator's")
     store.close()
     again = AdapterStore(root)
-    assert (again.found.count, again.found.folder) == (1, root / "packages")
-    assert again.found.nbytes == sum(file.stat().st_size for file in place.iterdir())
+    assert again.packages() == {place.name: sum(file.stat().st_size for file in place.iterdir())}
     assert place.is_dir()
     assert all(file.is_file() for file in mine)
 
@@ -109,49 +108,17 @@ def test_a_crash_in_an_upload_or_a_deletion_leaves_nothing(
     root = tmp_path / "store"
     upload = store.new_quarantine()
     (upload / "half").write_text("an upload")
-    shutil.move(store.adopt(store.stage_copy(tiny_adapters["lora-r4"])), root / "quarantine" / f"deleted-{'0' * 32}")
+    shutil.move(
+        store.adopt(store.stage_copy(tiny_adapters["lora-r4"])), root / "quarantine" / "0" / f"deleted-{'0' * 32}"
+    )
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    (root / "quarantine" / f"upload-{'1' * 32}").symlink_to(elsewhere)
+    (root / "quarantine" / "0" / f"upload-{'1' * 32}").symlink_to(elsewhere)
     store.close()
     AdapterStore(root).close()
-    assert [path.name for path in (root / "quarantine").iterdir()] == [f"upload-{'1' * 32}"]
+    assert [path.name for path in (root / "quarantine" / "0").iterdir()] == [f"upload-{'1' * 32}"]
     assert elsewhere.is_dir()
     assert list((root / "packages").iterdir()) == []
-
-
-def test_the_same_files_after_a_start_are_used_again(
-    store: AdapterStore, tiny_adapters: Mapping[str, Path], tmp_path: Path
-) -> None:
-    first = store.adopt(store.stage_copy(tiny_adapters["lora-r4"]))
-    store.close()
-    again = AdapterStore(tmp_path / "store")
-    other, same, more = (
-        again.adopt(again.stage_copy(tiny_adapters[name])) for name in ("lora-r8", "lora-r4", "lora-r4")
-    )
-    assert (again.found.count, again.found.nbytes) == (0, 0)
-    assert same == first
-    assert len({first, other, more}) == 3, "one place is never two versions'"
-
-
-def test_what_an_earlier_server_left_outlives_a_refused_upload_of_the_same(
-    store: AdapterStore, tiny_adapters: Mapping[str, Path], tmp_path: Path
-) -> None:
-    left = store.adopt(store.stage_copy(tiny_adapters["lora-r4"]))
-    store.close()
-    again = AdapterStore(tmp_path / "store")
-    for _ in range(2):
-        assert again.adopt(again.stage_copy(tiny_adapters["lora-r4"])) == left
-        again.undo_adopt(left)
-        assert left.is_dir()
-        assert again.found.count == 1
-    new = again.adopt(again.stage_copy(tiny_adapters["lora-r8"]))
-    again.undo_adopt(new)
-    assert not new.exists()
-    assert again.adopt(again.stage_copy(tiny_adapters["lora-r4"])) == left
-    again.delete(left)
-    assert not left.exists()
-    assert again.found.count == 0
 
 
 # ---- a disk that does not take it ----
@@ -175,7 +142,7 @@ def test_a_budget_of_bytes(tiny_adapters: Mapping[str, Path], tmp_path: Path) ->
     second = store.adopt(store.stage_copy(source))
     store.close()
     counted = AdapterStore(tmp_path / "store", max_bytes=2 * weight)
-    with pytest.raises(BudgetError, match="left by an earlier server"):
+    with pytest.raises(BudgetError, match=r"--max-stored-gb"):
         counted.adopt(counted.stage_copy(tiny_adapters["lora-r8"]))
     assert second.is_dir()
 
@@ -242,7 +209,7 @@ def test_a_disk_that_fails_at_any_step_of_an_adoption(
             raise OSError(errno.EIO, "Input/output error")
         sync(path)
 
-    monkeypatch.setattr("server.catalog.store.sync", sync_or_fail)
+    monkeypatch.setattr("server.catalog.store.adapter_store.sync", sync_or_fail)
     for failing in range(4):  # noqa: B007 - two files, their folder, the folder of packages
         steps = iter(range(100))
         package = store.stage_copy(tiny_adapters["lora-r4"])
@@ -250,7 +217,7 @@ def test_a_disk_that_fails_at_any_step_of_an_adoption(
             store.adopt(package)
         store.discard(package)
         assert leftovers(tmp_path) == []
-        assert not store._sizes
+        assert not store.packages()
     steps = iter(range(4, 100))
     store.adopt(store.stage_copy(tiny_adapters["lora-r4"]))
 
@@ -267,20 +234,6 @@ def test_what_has_no_errno_is_no_fault_of_the_disk() -> None:
     for error in (ConnectionResetError(104, "reset"), TimeoutError(), OSError("odd")):
         with pytest.raises(type(error)), disk_errors():
             raise error
-
-
-def test_two_servers_cannot_share_a_folder(store: AdapterStore, tmp_path: Path) -> None:
-    with pytest.raises(EngineStartError, match="in use by another server; give this one its own --data-dir"):
-        AdapterStore(tmp_path / "store")
-    store.close()
-    AdapterStore(tmp_path / "store").close()
-
-
-def test_another_thread_may_close_the_store(store: AdapterStore, tmp_path: Path) -> None:
-    closing = threading.Thread(target=store.close)
-    closing.start()
-    closing.join()
-    AdapterStore(tmp_path / "store").close()
 
 
 def test_a_folder_that_cannot_be_made_is_a_start_error(tmp_path: Path) -> None:

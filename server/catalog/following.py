@@ -1,0 +1,138 @@
+"""Lets what the catalog says of a name take effect here: versions become resident, requests switch, others leave."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection
+
+from adapters.errors import AdapterError
+from server.adapter_key import AdapterKey
+from server.catalog.draining import Draining
+from server.catalog.loading import PackageLoader
+from server.catalog.observer import Action, LifecycleObserver
+from server.catalog.registry import Registry
+from server.catalog.removal import Removal
+from server.catalog.versions import AdapterVersion, VersionHistory, VersionState
+from server.errors import AdapterFailedError, ServerError
+
+logger = logging.getLogger(__name__)
+
+
+class Following:
+    """Brings registry and engine to where the catalog is. Whoever calls holds the name's lock."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        load: PackageLoader,
+        draining: Draining,
+        removal: Removal,
+        observer: LifecycleObserver,
+    ) -> None:
+        self._registry = registry
+        self._load_package = load
+        self._draining = draining
+        self._removal = removal
+        self._observer = observer
+
+    def is_known(self, name: str, history: VersionHistory) -> bool:
+        """Whether ``history`` has been followed, or is older than what has been."""
+        known = self._registry.history(name)
+        return history.revision <= (0 if known is None else known.revision)
+
+    async def follow(
+        self,
+        name: str,
+        history: VersionHistory,
+        *,
+        action: Action = "activate",
+        resident: AdapterKey | None = None,
+        ours: Collection[AdapterVersion] = (),
+        force: bool = False,
+    ) -> list[asyncio.Task[None]]:
+        """Let requests of ``name`` see ``history``, once what it serves is resident, and let the rest go.
+
+        ``action`` is what changed the live version; ``resident`` is known to be there. Files of versions that are gone
+        are deleted if they are ``ours``; whoever removed the others sees to theirs. Returns what ends the versions that
+        are gone, ``force`` or not.
+        """
+        failures = await self._load(history, resident)
+        before = self._registry.history(name)
+        gone = self._registry.adopt(name, history)
+        for key, reason in failures.items():
+            self._registry.failed(key, reason)
+        self._tell(before or VersionHistory(), history, action)
+        self._observer.shared_out(name, [share.key for share in self._registry.shares(name)])
+        paths = {version.path for version in ours}
+        ends = [self.end(version, force=force, delete=version.path in paths) for version in gone]
+        stay = {version.key for version in (*gone, *history.to_be_resident())}
+        for version in () if before is None else before.to_be_resident():
+            if version.key not in stay:
+                self._observer.retire(version.key)
+                self._draining.begin(version.key)
+        return ends
+
+    async def make_resident(self, version: AdapterVersion) -> None:
+        """Load a version, unless it is draining and can be kept. Raises AdapterFailedError, also by then."""
+        key = version.key
+        known = self._registry.knows(key)
+        state = self._registry.state(key) if known else VersionState.STORED
+        if await self._draining.cancel(key):
+            if state is not VersionState.FAILED:
+                return
+            self._registry.drained(key)  # it is not there: the engine has been another since
+        try:
+            loaded = await self._load_package(key, version.path, allow_noop=True)  # accepted before
+        except AdapterError as error:
+            self._registry.failed(key, str(error))
+            raise AdapterFailedError(
+                f"{key} cannot be loaded: {error}. Upload it again, or activate it once its files are mended"
+            ) from error
+        self._registry.healed(key)
+        if state is not VersionState.CANDIDATE:  # which was only asked whether it is resident still
+            self._observer.adapter_loaded(loaded)
+
+    def let_go(self, versions: Collection[AdapterVersion]) -> None:
+        """Unload those of ``versions``, loaded for a change that failed, that nobody asks for."""
+        for version in versions:
+            if not self._registry.serves(version.key):
+                self._draining.begin(version.key)
+
+    def end(self, version: AdapterVersion, *, force: bool, delete: bool = True) -> asyncio.Task[None]:
+        """Unload a version that the registry has let go, and ``delete`` its files."""
+        self._observer.retire(version.key)
+        return self._removal.begin(version, force=force, delete=delete)
+
+    async def _load(self, history: VersionHistory, resident: AdapterKey | None) -> dict[AdapterKey, str]:
+        """Make what ``history`` serves resident; returns why that could not be done."""
+        failures: dict[AdapterKey, str] = {}
+        for version in history.to_be_resident():
+            if version.key == resident or self._is_resident(version.key):
+                continue
+            try:
+                await self.make_resident(version)
+            except (ServerError, AdapterError) as error:
+                cause = error.__cause__ if isinstance(error, AdapterFailedError) else error
+                failures[version.key] = str(cause)
+                logger.warning("adapter %s cannot be loaded: %s", version.key, cause)
+        return failures
+
+    def _is_resident(self, key: AdapterKey) -> bool:
+        """Whether it is there, or known to fail, as far as this process knows."""
+        if not self._registry.knows(key):
+            return False
+        return self._registry.state(key) not in (VersionState.DRAINING, VersionState.STORED)
+
+    def _tell(self, before: VersionHistory, history: VersionHistory, action: Action) -> None:
+        replaced, live = before.get(before.live), history.get(history.live)
+        old, new = None if replaced is None else replaced.key, None if live is None else live.key
+        if old == new:
+            if before.traffic.shares != history.traffic.shares:
+                self._observer.name_changed("abort" if action == "abort" else "canary")
+            return
+        if new is None:
+            self._observer.name_changed("remove")
+            return
+        logger.info("adapter %s in service, before it: %s", new, old)
+        self._observer.name_changed("load" if old is None else action)

@@ -1,0 +1,33 @@
+"""From a package's place to the engine, by way of a copy where the place is an object store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from adapters.errors import PackageError
+from server.adapter_key import AdapterKey
+from server.catalog.store import AdapterStore
+from server.engine.ipc.client import EngineClient
+from server.engine.messages import AdapterLoaded
+
+
+class PackageLoader:
+    """Makes versions resident in ``engine``."""
+
+    def __init__(self, store: AdapterStore, engine: EngineClient) -> None:
+        self._store = store
+        self._engine = engine
+
+    async def __call__(self, key: AdapterKey, path: Path, *, allow_noop: bool = False) -> AdapterLoaded:
+        """Load the adopted package at ``path``. Raises as ``EngineClient.load_adapter``, and StoreError.
+
+        A copy that turns out to be another than was kept is fetched once more.
+        """
+        with self._store.held(path):
+            await self._store.run(self._store.fetch, path)
+            try:
+                return await self._engine.load_adapter(key, path, allow_noop=allow_noop)
+            except PackageError:
+                if not await self._store.run(self._store.mend, path):
+                    raise
+            return await self._engine.load_adapter(key, path, allow_noop=allow_noop)

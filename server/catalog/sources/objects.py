@@ -1,0 +1,63 @@
+"""A package in an object store: one archive, or the files of a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from adapters.package.files import is_kept
+from server.catalog.sources.errors import not_allowed, too_large, unavailable
+from server.catalog.store.faults import artifact_errors
+from server.catalog.store.remote_files import RemoteFiles
+from server.errors import EngineStartError, StoreError
+
+
+def check_prefix(url: str, prefixes: Sequence[str]) -> None:
+    """Raise SourceError unless ``url`` is below one of ``prefixes``, however it is read."""
+    plain = not any(part in url for part in ("::", "@", "?", "#", "\\")) and ".." not in url.split("/")
+    allowed = (prefix.rstrip("/") for prefix in prefixes)
+    if not plain or not any(url == prefix or url.startswith(f"{prefix}/") for prefix in allowed):
+        raise not_allowed("this server fetches nothing from there: see --source-url-prefix")
+
+
+def get(url: str, options: Mapping[str, Any], place: Path, most: int) -> str | None:
+    """Get what is at ``url``: ``place/archive``, whose SHA-256 is returned, or the files in ``place/package``.
+
+    Raises SourceError, PackageError, or OSError of our disk.
+    """
+    try:
+        files = RemoteFiles(url, options)
+        with artifact_errors(to_disk=True):
+            info = files.call("info", files.root)
+            if info["type"] == "directory":
+                _get_folder(files, place / "package", most)
+                return None
+            return _get_archive(files, info["size"] or 0, place / "archive", most)
+    except EngineStartError as error:
+        raise unavailable(str(error)) from error
+    except (StoreError, FileNotFoundError) as error:
+        raise unavailable("there is nothing at that address, or its store does not give it") from error
+
+
+def _get_archive(files: RemoteFiles, size: int, target: Path, most: int) -> str:
+    if size > most:
+        raise too_large(most)
+    files.call("get_file", files.root, str(target), nbytes=size)
+    with target.open("rb") as file:
+        if os.fstat(file.fileno()).st_size > most:
+            raise too_large(most)
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _get_folder(files: RemoteFiles, target: Path, most: int) -> None:
+    entries = files.call("ls", files.root, detail=True)
+    sizes = {entry["name"].rsplit("/", 1)[-1]: entry["size"] or 0 for entry in entries if entry["type"] == "file"}
+    kept = {name: size for name, size in sizes.items() if is_kept(name, beside=sizes)}
+    if sum(kept.values()) > most:
+        raise too_large(most)
+    target.mkdir()
+    for name, size in kept.items():
+        files.call("get_file", f"{files.root}/{name}", str(target / name), nbytes=size)

@@ -1,0 +1,117 @@
+"""What outlives a server, what one server sees of another's changes, and what is swept up."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from server.catalog.events import Event
+from server.catalog.polling import Poller
+from server.catalog.versions import NameSettings, VersionHistory, VersionState
+from server.errors import AdapterFailedError, UnknownModelError
+from tests.server.catalog.support import Backend
+
+
+@asynccontextmanager
+async def running(base: Path, root: Path, database: str = "") -> AsyncIterator[tuple[Backend, Poller]]:
+    """A server that has restored what its catalog knows. It ends as a killed one does: nothing is said of it."""
+    backend = Backend(base, root, database=database)
+    await backend.client.start()
+    poller = Poller(backend.lifecycle, dead_after=0)
+    try:
+        await poller.restore()
+        yield backend, poller
+    finally:
+        await backend.lifecycle.close()
+        await backend.client.close()
+        backend.store.close()
+        backend.database.close()
+
+
+async def test_a_restart_serves_what_was_served(
+    tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path, database_url: str
+) -> None:
+    async with running(tiny_base, tmp_path, database_url) as (backend, _):
+        for package in ("lora-r8", "lora-r4"):
+            await backend.lifecycle.install_copy("json", tiny_adapters[package])
+        await backend.lifecycle.install_copy("json", tiny_adapters["ia3"], activate=False)
+        await backend.lifecycle.rollback("json")
+        await backend.lifecycle.install_copy("gone", tiny_adapters["lora-r8"])
+        await backend.lifecycle.remove("gone")
+        before = [await backend.ask("json"), await backend.ask("json@3")]
+        versions = backend.registry.versions("json")
+
+    async with running(tiny_base, tmp_path, database_url) as (backend, poller):
+        assert backend.registry.versions("json") == versions
+        assert [backend.registry.state(version.key) for version in versions] == [
+            *(VersionState.LIVE, VersionState.STORED, VersionState.CANDIDATE)
+        ]
+        assert [await backend.ask("json"), await backend.ask("json@3")] == before
+        with pytest.raises(UnknownModelError, match="'gone' was removed"):
+            await backend.ask("gone")
+        assert (await backend.lifecycle.activate("json", 2)).replaced == versions[0]
+        fourth = await backend.lifecycle.install_copy("json", tiny_adapters["vera"])
+        assert fourth.key.version == 4
+        for _ in range(2):  # sweeps what was being deleted
+            await poller.poll()
+        await backend.lifecycle.settle()
+        backend.check_integrity()
+
+
+async def test_files_that_were_lost_fail_alone(
+    tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path
+) -> None:
+    async with running(tiny_base, tmp_path) as (backend, _):
+        for name in ("a", "b"):
+            version = await backend.lifecycle.install_copy(name, tiny_adapters["lora-r8"])
+        answer = await backend.ask("a")
+    shutil.rmtree(version.path)
+    async with running(tiny_base, tmp_path) as (backend, _):
+        assert await backend.ask("a") == answer
+        with pytest.raises(AdapterFailedError, match="b@1 cannot be loaded"):
+            await backend.ask("b")
+        await backend.lifecycle.install_copy("b", tiny_adapters["lora-r8"])  # the same: mended
+        assert (backend.registry.live("b").key, await backend.ask("b")) == (version.key, answer)
+        await backend.lifecycle.settle()
+        backend.check_integrity()
+
+
+async def test_settings_are_durable(tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path) -> None:
+    settings = NameSettings(pinned=True, weight=3.0)
+
+    def mutate(history: VersionHistory) -> None:
+        history.record.settings = settings
+
+    async with running(tiny_base, tmp_path) as (backend, _):
+        await backend.lifecycle.install_copy("json", tiny_adapters["lora-r8"])
+        await backend.lifecycle.change("json", mutate, Event("set"))
+        assert backend.registry.live("json")
+    async with running(tiny_base, tmp_path) as (backend, _):
+        history = backend.registry.history("json")
+        assert history is not None
+        assert history.record.settings == settings
+
+
+async def test_what_a_killed_server_left_is_swept(
+    tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path
+) -> None:
+    async with running(tiny_base, tmp_path) as (backend, _):
+        version = await backend.lifecycle.install_copy("json", tiny_adapters["lora-r8"])
+        package = backend.store.stage_copy(tiny_adapters["lora-r4"])
+        _, arriving = backend.catalog.reserve("new", "d")
+        left = backend.store.adopt(package, arriving)
+        backend.catalog.change("json", lambda history: history.remove(), Event("remove"))
+    async with running(tiny_base, tmp_path) as (backend, poller):
+        assert version.path.exists()
+        assert left.exists()
+        for _ in range(2):  # seen, and seen not to have moved
+            await poller.poll()
+        await backend.lifecycle.settle()
+        assert not version.path.exists()
+        assert not left.exists()
+        assert backend.registry.known_names() == []
+        backend.check_integrity()
