@@ -24,7 +24,8 @@ class ForkedCommand:
 
     def poll(self) -> int | None:
         """Its exit code, once it has ended."""
-        return self._process.exitcode
+        code: int | None = self._process.exitcode
+        return code
 
     def send_signal(self, number: signal.Signals) -> None:
         assert self._process.pid is not None

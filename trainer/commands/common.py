@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, wraps
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 from trainer.config.scalars import SWITCHES
 
@@ -72,7 +72,7 @@ def import_bitsandbytes() -> None:
     def compile_later(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
         @cache
         def compiled() -> Callable[..., Any]:
-            return cast("Callable[..., Any]", compile_now(function, **options))
+            return compile_now(function, **options)
 
         @wraps(function)
         def call(*args: Any, **named: Any) -> Any:

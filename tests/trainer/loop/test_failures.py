@@ -54,7 +54,7 @@ def limit_files_after_step_4() -> None:
             limit_files(100_000)
         save(trainer, *arguments)
 
-    AdapterTrainer._save_checkpoint = limited  # type: ignore[method-assign]
+    AdapterTrainer._save_checkpoint = limited  # type: ignore[assignment,method-assign]
 
 
 def limit_memory() -> None:
