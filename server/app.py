@@ -43,6 +43,7 @@ from server.catalog.canary import CanaryControl
 from server.catalog.canary_figures import CanaryFigures
 from server.catalog.canary_watch import CanaryWatch
 from server.catalog.catalog import Catalog
+from server.catalog.database.asking import ask
 from server.catalog.database.database import Database, sqlite_url
 from server.catalog.database.events import EventTable
 from server.catalog.database.keys import KeyTable
@@ -227,6 +228,7 @@ def create_app(context: ServerContext, on_started: OnStarted | None = None) -> F
             await context.trail.close()
             context.lifecycle.store.close()
             context.text.close()
+            context.lifecycle.catalog.database.close()
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.context = context
@@ -266,7 +268,7 @@ async def _start(
     """Start the engine, load what the catalog knows and the configured adapters, then accept requests."""
     failure = None
     try:
-        await asyncio.to_thread(_prepare_catalog, context)
+        await ask(_prepare_catalog, context)
         context.keys.start()
         context.trail.start()
         await context.engine.start()

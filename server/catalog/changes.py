@@ -15,6 +15,7 @@ import msgspec
 
 from server.adapter_key import AdapterKey
 from server.catalog.catalog import Catalog
+from server.catalog.database.asking import ask
 from server.catalog.events import Event
 from server.catalog.following import Following
 from server.catalog.guard import Guard, state_of
@@ -44,7 +45,7 @@ class Changes:
         ``guard`` is told what the name was when the change had been made.
         """
         async with self._lock(name):
-            history = await asyncio.to_thread(self._catalog.read, name)
+            history = await ask(self._catalog.read, name)
             if not self._following.is_known(name, history):
                 await self._following.follow(name, history)
             yield
@@ -97,7 +98,7 @@ class Changes:
             return mutate(history)
 
         try:
-            return await asyncio.to_thread(self._catalog.change, name, guarded, event)
+            return await ask(self._catalog.change, name, guarded, event)
         except BaseException:
             if arriving is not None:
                 key, package = arriving

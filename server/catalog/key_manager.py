@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from server.catalog.database.asking import ask
 from server.catalog.database.keys import KeyTable, StoredKeys
 from server.catalog.draining import Background
 from server.catalog.key_changes import KeyChanges
@@ -113,13 +114,13 @@ class KeyManager:
 
     async def refresh(self) -> None:
         """Take over what has changed in the catalog. Raises CatalogUnavailableError."""
-        if await asyncio.to_thread(self._table.mark) != self._stored.mark:
+        if await ask(self._table.mark) != self._stored.mark:
             await self.reload()
 
     async def write_used(self) -> None:
         """Write when keys were used. Raises CatalogUnavailableError."""
         if times := dict(self._used):
-            await asyncio.to_thread(self._table.note_used, times)
+            await ask(self._table.note_used, times)
             self._stored.last_used.update(times)
             self._used = {id: last for id, last in self._used.items() if times.get(id) != last}
 
@@ -129,7 +130,7 @@ class KeyManager:
 
     async def _adopt(self, work: Callable[[], StoredKeys]) -> None:
         async with self._changing:  # so that nothing older is adopted last
-            self._stored = await asyncio.to_thread(work)
+            self._stored = await ask(work)
             self.ring.adopt(self._stored.records.values())
 
     async def _run(self) -> None:

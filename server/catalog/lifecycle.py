@@ -20,6 +20,7 @@ from server.adapter_key import AdapterKey
 from server.catalog.catalog import Catalog, Leftover
 from server.catalog.changes import Changes
 from server.catalog.content import AnyVocabulary, Content, ContentReader, Vocabulary, is_sound
+from server.catalog.database.asking import ask
 from server.catalog.draining import Background, Draining
 from server.catalog.events import Event
 from server.catalog.following import Following
@@ -212,7 +213,7 @@ class AdapterLifecycle:
 
     async def refresh(self, name: str) -> None:
         """Let what the catalog says of ``name`` now take effect here. Raises CatalogUnavailableError."""
-        await self.follow(name, await asyncio.to_thread(self.catalog.read, name))
+        await self.follow(name, await ask(self.catalog.read, name))
 
     async def follow(self, name: str, history: VersionHistory) -> None:
         """Let what the catalog says of ``name`` take effect here, unless that has been done."""
@@ -294,7 +295,7 @@ class AdapterLifecycle:
         key, failed = version.key, self.registry.state(version.key) is VersionState.FAILED
         if await self._draining.cancel(key):
             self.registry.drained(key)
-        arriving = await asyncio.to_thread(self.catalog.reserve_package, key)
+        arriving = await ask(self.catalog.reserve_package, key)
         try:
             path = await self.store.run(self.store.adopt, package, arriving)
             loaded = await self._load(key, path, allow_noop=True)  # accepted before
@@ -317,7 +318,7 @@ class AdapterLifecycle:
     async def _add(self, name: str, content: Content, guard: Guard, *, activate: bool, allow_noop: bool) -> Upload:
         info = content.info
         with nullcontext() if activate else self.registry.room(name):
-            key, package = await asyncio.to_thread(self.catalog.reserve, name, info.digest)
+            key, package = await ask(self.catalog.reserve, name, info.digest)
             try:
                 path = await self.store.run(self.store.adopt, info.path, package)
                 loaded = await self._load(key, path, allow_noop=allow_noop)

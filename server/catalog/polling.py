@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from adapters.errors import AdapterError
 from server.catalog.catalog import Catalog, Names
+from server.catalog.database.asking import ask
 from server.catalog.lifecycle import AdapterLifecycle
 from server.errors import CatalogUnavailableError, ServerError
 
@@ -40,8 +41,8 @@ class Poller:
 
     async def restore(self) -> int:
         """Let all that the catalog knows take effect; returns how many names. Raises CatalogUnavailableError."""
-        await asyncio.to_thread(self._catalog.beat)
-        names = await asyncio.to_thread(self._catalog.load)
+        await ask(self._catalog.beat)
+        names = await ask(self._catalog.load)
         for name in names.histories:
             await self._follow(name, names)
         self._revision = names.revision
@@ -59,11 +60,11 @@ class Poller:
         if tasks:
             await asyncio.wait(tasks)
         with suppress(CatalogUnavailableError):
-            await asyncio.to_thread(self._catalog.leave)
+            await ask(self._catalog.leave)
 
     async def poll(self) -> None:
         """Once: follow what was changed, say that this server lives, end what nobody ends."""
-        names = await asyncio.to_thread(self._catalog.load, self._revision)
+        names = await ask(self._catalog.load, self._revision)
         for name in names.histories:  # side by side: one may take long to load
             task = asyncio.create_task(self._follow(name, names))
             self._following.add(task)
@@ -97,7 +98,7 @@ class Poller:
             logger.exception("adapter %s is not what the catalog says", name)
 
     async def _sweep(self) -> None:
-        now, beats = time.monotonic(), await asyncio.to_thread(self._catalog.beat)
+        now, beats = time.monotonic(), await ask(self._catalog.beat)
         known = self._beats
         self._beats = {
             server: known[server] if server in known and known[server][0] == count else (count, now)
@@ -107,7 +108,7 @@ class Poller:
         dead = [server for server, (_, since) in self._beats.items() if now - since > self._dead_after]
         if dead:
             logger.info("%d servers of this catalog are gone", len(dead))
-            await asyncio.to_thread(self._catalog.forget_servers, dead)
-        for leftover in await asyncio.to_thread(self._catalog.leftovers):
+            await ask(self._catalog.forget_servers, dead)
+        for leftover in await ask(self._catalog.leftovers):
             logger.info("package %s of %s was left behind; it is deleted", leftover.package, leftover.key)
             await self._lifecycle.sweep(leftover)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from server.adapter_key import AdapterKey
 from server.catalog.catalog import Catalog, Leftover
+from server.catalog.database.asking import ask
 from server.catalog.draining import Background, Draining
 from server.catalog.registry import Registry
 from server.catalog.store import AdapterStore, disk_errors
@@ -63,7 +64,7 @@ class Removal:
         """Delete files of a change that nobody ends. Raises StoreError, or CatalogUnavailableError."""
         with disk_errors():
             await self._store.run(self._store.delete, self._store.place(leftover.package))
-        await asyncio.to_thread(self._catalog.swept, leftover)
+        await ask(self._catalog.swept, leftover)
 
     def undeleted(self, versions: Iterable[AdapterVersion]) -> list[str]:
         """Why files of ``versions``, which are gone, are still on the disk; empty when none are."""
@@ -84,7 +85,7 @@ class Removal:
     async def _note(self, path: Path, note: Callable[..., None], *arguments: object) -> None:
         """Tell the catalog of it; where it does not answer it is told later."""
         try:
-            await asyncio.to_thread(note, *arguments)
+            await ask(note, *arguments)
         except ServerError as error:
             logger.warning("the catalog has not been told that %s is gone: %s", path, error)
             self._catalog.abandon(path.name)

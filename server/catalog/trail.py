@@ -12,6 +12,7 @@ from collections.abc import Hashable
 from contextlib import suppress
 from typing import cast
 
+from server.catalog.database.asking import ask
 from server.catalog.database.events import EventTable
 from server.catalog.events import ANONYMOUS, Actor, Entry, Event, EventQuery, Repetitions
 from server.errors import ServerError
@@ -70,19 +71,19 @@ class Trail:
         """Write what waits now. Raises CatalogUnavailableError; it goes on waiting then."""
         async with self._writing:
             if batch := list(self._waiting):
-                await asyncio.to_thread(self._table.append, batch)
+                await ask(self._table.append, batch)
                 written = set(map(id, batch))
                 self._waiting = [entry for entry in self._waiting if id(entry) not in written]
 
     async def find(self, query: EventQuery) -> list[Entry]:
         """The events that are asked for, this server's among them. Raises CatalogUnavailableError."""
         await self.flush()
-        return await asyncio.to_thread(self._table.find, query)
+        return await ask(self._table.find, query)
 
     async def expire(self) -> None:
         """Forget what is older than ``days``. Raises CatalogUnavailableError."""
         if self._days:
-            await asyncio.to_thread(self._table.delete_before, time.time() - self._days * DAY_SECONDS)
+            await ask(self._table.delete_before, time.time() - self._days * DAY_SECONDS)
 
     async def _run(self) -> None:
         while True:

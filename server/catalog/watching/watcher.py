@@ -17,6 +17,7 @@ import msgspec
 
 from adapters.errors import AdapterError
 from adapters.package.inspection import inspect_package
+from server.catalog.database.asking import ask
 from server.catalog.events import ACTOR, Actor, Event
 from server.catalog.lifecycle import AdapterLifecycle
 from server.catalog.store import disk_errors
@@ -210,7 +211,7 @@ class Watcher:
         self._note(name, "refuse", reason=reason)
         event = Event("upload", detail={"reason": reason, "folder": str(self.folder)})
         try:
-            await asyncio.to_thread(self._lifecycle.catalog.record, name, event, refused=True)
+            await ask(self._lifecycle.catalog.record, name, event, refused=True)
         except ServerError as error:
             logger.warning("the catalog has not been told of it: %s", error)
 
