@@ -11,13 +11,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.commands.adapters_upload import with_share
 from trainer.commands.adapters_verbs import share_argument
 from trainer.commands.common import end_on_sigterm, guarded
 from trainer.commands.server_options import add_server_options, admin_client, admin_key
 
 if TYPE_CHECKING:
     from trainer.evaluation.rows import EvaluationRows
+    from trainer.publishing.shares import Shares
+    from trainer.serving.client import AdminClient, ServedVersion
 
 
 EXIT_REFUSED = 3
@@ -27,6 +28,7 @@ examples:
   hotswap publish runs/dates --server URL --as dates --gate "exact_match>=live"
   hotswap publish runs/snips --server URL --as snips --gate "slot_f1>=live-0.01" --gate "exact_match>=0.8"
   hotswap publish runs/dates --server URL --as dates --gate "perplexity<=live" --confident --report gate.json
+  hotswap publish runs/dates --server URL --as dates --canary 5% --shadow 10% --rule max_error_rate=0.02
 
 With --gate the package is uploaded as a candidate, which only answers to NAME@VERSION. The server answers the held-out
 rows as the candidate and as the live version (the base, while there is none), and the candidate goes live only if every
@@ -46,6 +48,8 @@ def publish(argv: list[str]) -> int:
         for option in ("gate_data", "gate_config", "split", "rows", "report", "keep_candidate", "confident"):
             if getattr(args, option):
                 parser.error(f"--{option.replace('_', '-')} is for a --gate")
+    if args.rule and args.canary is None:
+        parser.error("--rule is for a --canary")
     if not args.gate:
         return guarded(_publish, args)
     end_on_sigterm()  # as Ctrl-C does: the candidate is removed
@@ -69,6 +73,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--canary", type=share_argument, metavar="SHARE", help="only for a share of the requests to the name, like 5%%"
     )
+    parser.add_argument(
+        "--shadow", type=share_argument, metavar="SHARE", help="copies of a share, whose answers are compared alone"
+    )
+    parser.add_argument(
+        "--rule", action="append", default=[], metavar="RULE",
+        help='what ends the canary by itself: max_error_rate=0.02, max_ttft_p95_ratio=1.5, "f1>=live-0.01", ...',
+    )  # fmt: skip
     parser.add_argument("--allow-noop", action="store_true", help="publish it even if it answers as the base does")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     add_server_options(parser)
@@ -97,24 +108,42 @@ def _publish(args: argparse.Namespace) -> int:
     from trainer.progress import show_upload
     from trainer.serving.upload import checked_package, upload
 
+    shares = _shares(args)
     with checked_package(args.directory, args.name) as package, admin_client(args) as client:
+        shares.check(client, args.name)
         published = upload(
             client,
             package,
             args.name,
-            replace=args.replace and args.canary is None,
-            activate=args.canary is None,
+            replace=args.replace and not shares.asked,
+            activate=not shares.asked,
             allow_noop=args.allow_noop,
             progress=None if args.quiet else show_upload,
         )
-        if args.canary is not None and published.state != "live":
-            done = with_share(client, published, args.canary)
-            print(done.text)
+        if shares.asked and published.state != "live":
+            print(_shared(client, published, shares))
         else:
             print(f"published {published.name} version {published.version}  digest {published.digest}")
     for warning in published.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return 0
+
+
+def _shares(args: argparse.Namespace) -> Shares:
+    from trainer.publishing.shares import Shares, parse_rules
+
+    return Shares(args.canary, args.shadow, parse_rules(args.rule))
+
+
+def _shared(client: AdminClient, published: ServedVersion, shares: Shares) -> str:
+    """Let a candidate that was uploaded have its shares. Raises PublishError, which says where it is."""
+    from trainer.errors import PublishError
+
+    try:
+        shares.begin(client, published)
+    except PublishError as error:
+        raise PublishError(f"{published} was uploaded and waits as a candidate, but {error}") from error
+    return f"{published} {shares.words(published.name)}  digest {published.digest}"
 
 
 def _publish_gated(args: argparse.Namespace) -> int:
@@ -141,7 +170,7 @@ def _publish_through_gates(args: argparse.Namespace, package: Path) -> int:
         metrics=rows.metrics,
         confident=args.confident,
         keep_candidate=args.keep_candidate,
-        canary=args.canary,
+        shares=_shares(args),
         allow_noop=args.allow_noop,
         api_key=args.api_key or admin_key(args),
         max_tokens=args.max_tokens,

@@ -14,6 +14,7 @@ from trainer.evaluation.results import Comparison, Evaluation
 from trainer.evaluation.rows import EvaluationRows
 from trainer.files import write_json
 from trainer.publishing.gates import Judgement
+from trainer.publishing.shares import Shares
 from trainer.serving.client import ServedVersion
 
 
@@ -31,8 +32,8 @@ class GateOutcome(StrEnum):
 class GateReport:
     """One gated publication. ``live`` None: there was no live version, ``live_scores`` are the base's then.
 
-    ``candidate_left``: the candidate is still on the server, without getting requests. ``share`` is what it gets of
-    them as a canary, 0 to 1.
+    ``candidate_left``: the candidate is still on the server, without getting requests. ``shares`` is what it gets
+    of the requests as a canary, or of copies of them.
     """
 
     server: str
@@ -47,7 +48,7 @@ class GateReport:
     confident: bool = False
     notes: tuple[str, ...] = ()
     was_removed: bool = False
-    share: float = 0.0
+    shares: Shares | None = None
 
     @property
     def is_served(self) -> bool:
@@ -101,8 +102,8 @@ class GateReport:
                 yield f"back with: hotswap rollback {name} --server {self.server}"
             return
         if self.is_served:
-            share = f"{self.share * 100:g}% of the requests to {name}"
-            yield f"{self.candidate} gets {share}: {self.reason}; the others go to {self.live}"
+            shares = self.shares.words(name) if self.shares else ""
+            yield f"{self.candidate} {shares}: {self.reason}; the others go to {self.live}"
             yield f"then: hotswap adapters promote {name} --url {self.server}, or abort"
             return
         yield f"not published: {self.reason}"
@@ -129,7 +130,8 @@ class GateReport:
             "server": self.server,
             "outcome": self.outcome.value,
             "live": self.is_live,
-            "canary": self.share or None,
+            "canary": self.shares.canary if self.shares else None,
+            "shadow": self.shares.shadow if self.shares else None,
             "reason": self.reason,
             "confident": self.confident,
             "notes": list(self.notes),

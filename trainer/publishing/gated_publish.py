@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from adapters.names import check_name
@@ -23,6 +23,7 @@ from trainer.evaluation.scoring import check_scorable, compare, scorable
 from trainer.progress import OpenBar, ProgressCallback
 from trainer.publishing.gate_report import GateOutcome, GateReport
 from trainer.publishing.gates import Gate, judge
+from trainer.publishing.shares import Shares
 from trainer.serving.client import AdminClient, Endpoint, RefusedError, ServedVersion
 from trainer.serving.upload import upload
 
@@ -35,14 +36,14 @@ _REMOVAL_SECONDS = 15.0
 class GateOptions:
     """How to judge. ``metrics`` are measured beside those of the gates; ``confident`` wants whole intervals.
 
-    What passes goes live, or with ``canary`` gets that share of the requests.
+    What passes goes live, or with ``shares`` gets those of the requests.
     """
 
     gates: Sequence[Gate]
     metrics: Sequence[str] = ()
     confident: bool = False
     keep_candidate: bool = False
-    canary: float | None = None
+    shares: Shares = field(default_factory=Shares)
     allow_noop: bool = False
     api_key: str | None = None
     max_tokens: int | None = None
@@ -68,6 +69,7 @@ def publish_gated(
     candidate is removed then, also when interrupted, as far as the server can be reached.
     """
     check_name(name)
+    options.shares.check(client, name)
     digest = read_package(package).digest
     with _removed_on_failure(client, name, digest, feedback.say, unless=RefusedError):  # then nothing has come in
         candidate = upload(
@@ -113,13 +115,16 @@ class _CandidateEvaluation:
             comparison = compare(ours, theirs)
             judgements = judge(self._options.gates, ours, comparison, confident=self._options.confident)
             passed = all(judgement.passed for judgement in judgements)
-            published = GateOutcome.PUBLISHED if self._options.canary is None else GateOutcome.CANARY
+            published = GateOutcome.CANARY if self._options.shares.asked else GateOutcome.PUBLISHED
             outcome = published if passed else GateOutcome.REFUSED
+            if passed and self._options.shares.asked:
+                self._post(candidate, ours)
+                self._post(live, theirs)
             if passed and not self._activated(candidate, live):
                 continue
             return GateReport(
                 self._client.server, candidate, self._rows, outcome, live, ours, theirs, comparison, judgements,
-                confident=self._options.confident, notes=tuple(self._notes), share=self._options.canary or 0.0,
+                confident=self._options.confident, notes=tuple(self._notes), shares=self._options.shares,
             )  # fmt: skip
         return GateReport(
             self._client.server, candidate, self._rows, GateOutcome.LIVE_KEPT_CHANGING, candidate_scores=ours,
@@ -146,15 +151,22 @@ class _CandidateEvaluation:
         self._note_change(live, now)
         return True
 
+    def _post(self, version: ServedVersion | None, found: Evaluation) -> None:
+        """Let the server know what was measured: a canary's rules may look at it."""
+        if version is not None:
+            scores = {metric: score.value for metric, score in found.scores.items()}
+            fields = {"version": version.version, "scores": scores}
+            self._client.act(self._name, "scores", fields, "to note the scores")
+
     def _activated(self, candidate: ServedVersion, live: ServedVersion | None) -> bool:
         """Activate the candidate, or make it a canary, unless something else is live by now than what it was compared
         with."""
-        number, share, expected = candidate.version, self._options.canary, live.version if live else 0
+        shares, expected = self._options.shares, live.version if live else 0
         try:
-            if share is None:
-                self._client.activate(self._name, number, expected_live=expected)
+            if shares.asked:
+                shares.begin(self._client, candidate, expected_live=expected)
             else:
-                self._client.canary(self._name, number, share, expected_live=expected)
+                self._client.activate(self._name, candidate.version, expected_live=expected)
         except RefusedError as error:
             if error.code != "live_version_changed":
                 raise

@@ -318,14 +318,21 @@ class AdminClient(_Client):
         self,
         name: str,
         version: int,
-        weight: float,
+        weight: float | None,
         *,
+        shadow: float | None = None,
+        rules: Mapping[str, Any] | None = None,
         expected_live: int | None = None,
         if_match: str | None = None,
     ) -> dict[str, Any]:
-        """Let ``version`` answer a share of the requests to ``name``: ``weight``, 0 to 1."""
-        fields = {"canary": {"version": version, "weight": weight}, **_given({"expected_live": expected_live})}
-        return self.change(name, fields, "to make it a canary", if_match=if_match)
+        """Let ``version`` answer a share of the requests to ``name``, ``weight`` (0 to 1), until ``rules`` end that; or
+        get copies of a share, ``shadow``; or both."""
+        fields: dict[str, Any] = _given({"expected_live": expected_live})
+        if weight is not None:
+            fields["canary"] = {"version": version, "weight": weight, **({"rules": dict(rules)} if rules else {})}
+        if shadow is not None:
+            fields["shadow"] = {"version": version, "weight": shadow}
+        return self.change(name, fields, "to share out the requests", if_match=if_match)
 
     def change(
         self, name: str, fields: Mapping[str, Any], what: str = "the change", *, if_match: str | None = None
