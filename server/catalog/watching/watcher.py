@@ -29,8 +29,9 @@ from server.errors import InvalidRequestError, ServerError, UnknownModelError
 logger = logging.getLogger(__name__)
 _audit = logging.getLogger("server.audit")
 INTERVAL = 1.0  # seconds between looks
-AT_REST = 1  # looks that found nothing changed, before a package is copied
-GIVEN_UP = 5  # and before one that is not whole is called a bad one: a copy may stand still for a while
+AT_REST = 2  # looks that found nothing changed, before a package is copied
+GIVEN_UP = 5  # and before one that is not whole is called a bad one, or is taken if some of its files are as before:
+# a copy may stand still for a while, with new files beside old ones
 GONE = 2  # looks that did not find it, before it is drained
 _MOST_VERSIONS = 1000  # that are remembered of one name
 _LONGEST_PAUSE = 60  # looks before what this server could not do is tried again
@@ -137,7 +138,8 @@ class Watcher:
         if (pause := self._pauses.get(name)) is not None:
             self._pauses[name] = pause - 1
             return pause <= 1
-        return self._rests[name] in (AT_REST, GIVEN_UP)
+        partly = known is not None and not set(known.signature).isdisjoint(entry.signature)
+        return self._rests[name] == GIVEN_UP or (self._rests[name] == AT_REST and not partly)
 
     def _tell_once(self, what: str) -> None:
         if what not in self._told:

@@ -29,7 +29,7 @@ ROUTES = [
     ("POST", "/v1/adapters/x/abort", "admin"),
     ("POST", "/v1/adapters/x/scores", "admin"),
     ("DELETE", "/v1/adapters/x/versions/{version}", "admin"),
-    ("DELETE", "/v1/models/x", "admin"),
+    ("DELETE", f"/v1/models/{BASE}", "admin"),
     ("POST", "/v1/load_lora_adapter", "admin"),
     ("POST", "/v1/unload_lora_adapter", "admin"),
     ("GET", "/v1/events", "admin"),

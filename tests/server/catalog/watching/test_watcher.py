@@ -54,7 +54,10 @@ class Watched:
 
 
 @pytest.fixture
-def watched(backend: Backend, tiny_adapters: Mapping[str, Path], tmp_path: Path) -> Watched:
+def watched(
+    backend: Backend, tiny_adapters: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Watched:
+    monkeypatch.setattr("server.catalog.watching.watcher.AT_REST", 1)
     (tmp_path / "watched").mkdir()
     return Watched(backend, tmp_path / "watched", tiny_adapters)
 
@@ -141,6 +144,23 @@ async def test_a_change_file_by_file_is_one_of_wholes(watched: Watched, tiny_ada
     assert watched.versions() == [1, 2]
 
 
+async def test_new_files_beside_old_ones_are_waited_for(
+    watched: Watched, tiny_adapters: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = watched.put("lora-r4")
+    await watched.look()
+    config = (target / CONFIG).read_text()
+    (target / CONFIG).write_text(config.replace('"lora_alpha": ', '"lora_alpha": 1'))  # sound, and of the next version
+    await watched.look(4)
+    assert watched.versions() == [1]
+    (target / WEIGHTS).write_bytes((target / WEIGHTS).read_bytes())
+    await watched.look()
+    assert watched.versions() == [1, 2]
+    (target / CONFIG).write_text(config)
+    await watched.look(6)
+    assert watched.versions() == [1, 2, 3], "the other one stays as it is"
+
+
 async def test_what_changes_while_it_is_copied_waits(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     target, store = watched.put("lora-r4"), watched.backend.store
     real = store.stage_copy
@@ -162,15 +182,15 @@ async def test_the_same_content_is_the_same_version(watched: Watched) -> None:
     target = watched.put("lora-r4")
     await watched.look()
     os.utime(target / WEIGHTS)
-    await watched.look(3)
+    await watched.look(7)
     watched.put("lora-r4")
     (target / "README.md").write_text("new")
-    await watched.look(3)
+    await watched.look(7)
     assert watched.versions() == [1]
     watched.again()
     await watched.look(3)
     os.utime(target / WEIGHTS, (1, 1))
-    await watched.look(3)
+    await watched.look(7)
     assert watched.versions() == [1]
 
 
@@ -200,7 +220,7 @@ async def test_a_bad_package_is_refused_once_and_tried_again_when_it_changes(
     await watched.look(8)
     assert len(refusals(caplog)) == 3, "nor by the next server"
     watched.put("lora-r4", "bad")
-    await watched.look()
+    await watched.look(6)
     assert watched.backend.registry.names() == ["bad", "good"]
 
 
@@ -212,7 +232,7 @@ async def test_a_name_that_was_removed_stays_so_until_its_package_changes(watche
     watched.again()
     await watched.look(3)
     os.utime(target / WEIGHTS)
-    await watched.look(3)
+    await watched.look(7)
     assert watched.versions() == []
     watched.put("lora-r8")
     await watched.look()
