@@ -73,7 +73,7 @@ class ServerKeys:
 
     def events(self, query: Mapping[str, Any]) -> Answer:
         """GET /v1/events."""
-        return self._client.call("GET", "/v1/events", "to tell what was done", params=dict(query))
+        return self._client.events(**query)
 
 
 class CatalogKeys:

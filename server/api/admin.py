@@ -26,8 +26,9 @@ from server.catalog.lifecycle import Activation
 from server.catalog.registry import Registry
 from server.catalog.sources import shown
 from server.catalog.versions import AdapterVersion, VersionState
-from server.errors import EngineUnavailableError, ServerError
+from server.errors import ConflictError, EngineUnavailableError, ServerError
 
+_TOO_MANY = "too_many_candidates"
 _OF_LIVE = ("version", "digest", "kind", "bytes", "num_virtual_tokens", "created", "state", "reason")
 
 
@@ -180,6 +181,10 @@ async def _upload(
             )
     except (AdapterError, ServerError, ApiError) as error:
         audit_refusal(request, name, "upload", error)
+        if (
+            getattr(error, "code", None) == _TOO_MANY and caller_of(request).adapters is not None
+        ):  # whose names are nobody's business
+            raise ConflictError("too many candidates are resident; activate or delete some", code=_TOO_MANY) from error
         raise
     key = done.version.key
     evicted = {"evicted": [version.key.version for version in done.evicted]} if done.evicted else {}

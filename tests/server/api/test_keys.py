@@ -337,6 +337,19 @@ def test_limited_admins_change_what_is_theirs(keyed: Live, packages: dict[str, P
     assert call(keyed, key, "DELETE", "/v1/adapters/team-d-new").status_code == 200
 
 
+def test_limited_admins_are_not_told_whose_candidates_there_are(
+    base: Path, packages: dict[str, Path], tmp_path: Path
+) -> None:
+    files = {"f": archive(packages["lora"], tmp_path)}
+    with live_server(base, tmp_path / "data", admin_key=ROOT, max_candidates=1) as live:
+        call(live, ROOT, "PUT", "/v1/adapters/team-b-secret?activate=false", files=files)
+        key = create(live, scopes=["admin"], adapters=["team-a-*"])["key"]
+        for who, words in ((key, "activate or delete some"), (ROOT, "team-b-secret@1")):
+            refused = error_of(call(live, who, "PUT", "/v1/adapters/team-a-x?activate=false", files=files), 409)
+            assert words in refused["message"]
+            assert ("team-b" in refused["message"]) == (who == ROOT)
+
+
 def test_limited_admins_make_no_keys(keyed: Live) -> None:
     limited = create(keyed, scopes=["admin"], adapters=["team-a-*"])
     for method, path, body in (
