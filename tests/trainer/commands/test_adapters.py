@@ -173,6 +173,32 @@ def test_settings(shell: Shell, packages: dict[str, Path]) -> None:
     assert "(404)" in shell("set", "nobody", "--weight", "2", code=1)
 
 
+def test_a_canary_from_upload_to_promotion(shell: Shell, packages: dict[str, Path]) -> None:
+    one, two = (str(package) for package in packages.values())
+    shell("upload", "c", one)
+    assert shell("upload", "c", two, "--canary", "5%").startswith("c@2 gets 5% of the requests to c  digest ")
+    shown = shell("show", "c")
+    assert "traffic   canary 2 at 5%" in shown
+    assert [row[:2] for row in rows(shown)[-2:]] == [["1", "live"], ["2", "canary"]]
+    assert "canary 2 at 5%" in shell("list")
+    assert shell("canary", "c", "2", "25%") == "c gives version 2 25% of the requests\n"
+    assert shell.json("canary", "c", "2", "--weight", "0.5")["traffic"]["canaries"][0]["weight"] == 0.5
+    assert "(409)" in shell("canary", "c", "1", "5%", code=1), "which is live"
+    assert shell("canary", "c", "2", "10%", "--shadow") == "c gives version 2 10% of copies of the requests\n"
+    assert "shadow 2 at 10%" in shell("list")
+    assert shell("canary", "c", "--off", "--shadow") == "c has no shadow any more\n"
+    assert "(412)" in shell("abort", "c", "--if-match", "stale", code=1)
+    assert shell("abort", "c") == "c gives all its requests to the live version again\n"
+    assert "traffic" not in shell("show", "c").split("settings")[0]
+    assert "has no canary" in shell("promote", "c", code=1)
+    shell("canary", "c", "2", "5%")
+    assert "(409)" in shell("promote", "c", "--expected-live", "2", "--json", code=1)
+    assert shell("promote", "c") == "the canary of c is live now: version 2\n"
+    assert shell("upload", "c", two, "--canary", "5%").endswith(": it needs no canary\n")
+    refused = shell("upload", "d", two, "--canary", "5%", code=1)
+    assert "d@1 was uploaded and waits as a candidate, but the server refused" in refused
+
+
 class Terminal(io.StringIO):
     """What a person types."""
 
