@@ -191,6 +191,12 @@ def test_a_canary_from_upload_to_promotion(shell: Shell, packages: dict[str, Pat
     assert shell("abort", "c") == "c gives all its requests to the live version again\n"
     assert "traffic" not in shell("show", "c").split("settings")[0]
     assert "has no canary" in shell("promote", "c", code=1)
+    plan = "--step 50% --step 100% --step-seconds 600 --rule max_error_rate=0.02 --rule min_requests=20 --gate f1>=0.5"
+    (canary,) = shell.json("canary", "c", "2", "5%", *plan.split())["traffic"]["canaries"]
+    assert (canary["steps"], canary["step_seconds"]) == ([0.5, 1.0], 600)
+    assert (canary["rules"]["max_error_rate"], canary["rules"]["gates"]) == (0.02, ["f1>=0.5"])
+    assert "max_erorr_rate" in shell("canary", "c", "2", "5%", "--rule", "max_erorr_rate=0.02", code=1)
+    assert shell.json("abort", "c", "2", "--reason", "a trial")["traffic"]["ended"]["reason"] == "a trial"
     shell("canary", "c", "2", "5%")
     assert "(409)" in shell("promote", "c", "--expected-live", "2", "--json", code=1)
     assert shell("promote", "c") == "the canary of c is live now: version 2\n"
@@ -251,6 +257,8 @@ def test_the_key_comes_from_a_file_too(shell: Shell, tmp_path: Path, monkeypatch
         "canary a 3",
         "canary a 3 5",
         "canary a 3 5% --off",
+        "canary a 3 5% --shadow --step 10%",
+        "canary a 3 5% --rule x",
         "upload a x --canary 0",
         "upload a x --canary 5% --candidate",
         "upload a x --digest 00",
