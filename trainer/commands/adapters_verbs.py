@@ -73,6 +73,18 @@ def share_argument(text: str) -> float:
     return round(share, 12)
 
 
+def rule_argument(text: str) -> tuple[str, float]:
+    """``NAME=NUMBER``."""
+    name, _, number = text.partition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        value = float("nan")
+    if not name.isidentifier() or not abs(value) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no rule, like max_error_rate=0.02")
+    return name, int(value) if value.is_integer() else value
+
+
 def target_argument(text: str) -> tuple[str, int | None]:
     """``NAME`` or ``NAME@VERSION``."""
     name, at, number = text.partition("@")
@@ -199,6 +211,18 @@ def _canary_arguments(parser: argparse.ArgumentParser) -> None:
         "weight", nargs="?", type=share_argument, metavar="SHARE", help="of the requests to the name: 5%% or 0.05"
     )
     parser.add_argument("--weight", dest="share", type=share_argument, metavar="SHARE", help="the same as a flag")
+    rules = parser.add_argument_group("what grows it, and what ends it, without anybody")
+    rules.add_argument(
+        "--step", action="append", type=share_argument, metavar="SHARE", dest="steps",
+        help="the next share that it gets, 100%% at last: repeatable",
+    )  # fmt: skip
+    rules.add_argument("--step-seconds", type=float, metavar="S", help="that a step lasts")
+    rules.add_argument("--step-requests", type=int, metavar="N", help="that a step lasts")
+    rules.add_argument(
+        "--rule", action="append", type=rule_argument, metavar="NAME=NUMBER", dest="rules",
+        help="what aborts it, such as max_error_rate=0.02: repeatable",
+    )  # fmt: skip
+    rules.add_argument("--gate", action="append", metavar="EXPR", dest="gates", help="on scores, such as f1>=live-0.01")
     parser.add_argument("--off", action="store_true", help="let it have no share any more")
     parser.add_argument(
         "--shadow", action="store_true", help="give it copies of that share; its answers are compared and discarded"
@@ -211,7 +235,10 @@ def _canary(client: AdminClient, args: argparse.Namespace) -> Done:
     if args.off == (args.version is not None) or (not args.off and weight is None):
         args.wrong_usage("give a VERSION and a SHARE of the requests, like 3 5%, or --off")
     kind = "shadow" if args.shadow else "canary"
-    share = None if args.off else {"version": args.version, "weight": weight}
+    further = _canary_plan(args)
+    if further and (args.off or args.shadow):
+        args.wrong_usage("steps, rules and gates are for a canary")
+    share = None if args.off else {"version": args.version, "weight": weight, **further}
     answer = _changed(client, args, {kind: share}, f"to change the {kind}")
     if share is None:
         return Done(answer, f"{args.name} has no {kind} any more")
@@ -219,14 +246,35 @@ def _canary(client: AdminClient, args: argparse.Namespace) -> Done:
     return Done(answer, f"{args.name} gives version {args.version} {tables.percent(weight)} of {of}")
 
 
+def _canary_plan(args: argparse.Namespace) -> dict[str, Any]:
+    """What is to become of a canary by itself; what is not said stays as it is."""
+    given = {name: getattr(args, name) for name in ("steps", "step_seconds", "step_requests")}
+    rules = {**dict(args.rules or ()), **({"gates": args.gates} if args.gates else {})}
+    plan = {name: value for name, value in given.items() if value is not None}
+    return {**plan, "rules": rules} if rules else plan
+
+
 def _changed(client: AdminClient, args: argparse.Namespace, fields: Mapping[str, Any], what: str) -> dict[str, Any]:
     expected = {} if args.expected_live is None else {"expected_live": args.expected_live}
     return client.change(args.name, {**fields, **expected}, what, if_match=args.if_match)
 
 
-def _end_arguments(parser: argparse.ArgumentParser) -> None:
+def _name_arguments(parser: argparse.ArgumentParser) -> None:
     _add_name(parser)
     add_guards(parser)
+
+
+def _promote_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_name(parser)
+    parser.add_argument(
+        "version", nargs="?", type=version_argument, metavar="VERSION", help="which canary, where there are several"
+    )
+    add_guards(parser)
+
+
+def _abort_arguments(parser: argparse.ArgumentParser) -> None:
+    _promote_arguments(parser)
+    parser.add_argument("--reason", metavar="TEXT", help="for those who ask later")
 
 
 def _promote(client: AdminClient, args: argparse.Namespace) -> Done:
@@ -236,12 +284,15 @@ def _promote(client: AdminClient, args: argparse.Namespace) -> Done:
 
 def _abort(client: AdminClient, args: argparse.Namespace) -> Done:
     answer = _acted(client, args, "abort")
+    if isinstance(shared := answer.get("traffic"), dict) and shared.get("canaries"):
+        return Done(answer, f"{args.name} goes on with: {', '.join(tables.shares(answer))}")
     return Done(answer, f"{args.name} gives all its requests to the live version again")
 
 
 def _acted(client: AdminClient, args: argparse.Namespace, verb: str) -> dict[str, Any]:
-    expected = {} if args.expected_live is None else {"expected_live": args.expected_live}
-    return client.act(args.name, verb, expected, f"to {verb} the canary", if_match=args.if_match)
+    names = ("version", "reason", "expected_live")
+    fields = {name: value for name in names if (value := getattr(args, name, None)) is not None}
+    return client.act(args.name, verb, fields, f"to {verb} the canary", if_match=args.if_match)
 
 
 # ---- settings ----
@@ -322,10 +373,10 @@ VERBS = {
         "let a name serve the version again that it served before; no request fails", _rollback_arguments, _rollback
     ),
     "canary": Verb("give a version a share of a name's requests", _canary_arguments, _canary),
-    "promote": Verb("let the canary serve all requests", _end_arguments, _promote),
-    "abort": Verb("take the canary out of the traffic", _end_arguments, _abort),
-    "pin": Verb("keep an adapter in memory", _end_arguments, _pin),
-    "unpin": Verb("let an adapter leave the memory when others need the room", _end_arguments, _unpin),
+    "promote": Verb("let the canary serve all requests", _promote_arguments, _promote),
+    "abort": Verb("take the canary out of the traffic", _abort_arguments, _abort),
+    "pin": Verb("keep an adapter in memory", _name_arguments, _pin),
+    "unpin": Verb("let an adapter leave the memory when others need the room", _name_arguments, _unpin),
     "set": Verb("set weight, priority, limits and retention of a name", _set_arguments, _set),
     "rm": Verb("stop serving an adapter, or delete a version that is not live", _rm_arguments, _rm),
     "history": Verb("show who changed what of an adapter, and when", _history_arguments, _history),

@@ -173,6 +173,38 @@ def test_settings(shell: Shell, packages: dict[str, Path]) -> None:
     assert "(404)" in shell("set", "nobody", "--weight", "2", code=1)
 
 
+def test_a_canary_from_upload_to_promotion(shell: Shell, packages: dict[str, Path]) -> None:
+    one, two = (str(package) for package in packages.values())
+    shell("upload", "c", one)
+    assert shell("upload", "c", two, "--canary", "5%").startswith("c@2 gets 5% of the requests to c  digest ")
+    shown = shell("show", "c")
+    assert "traffic   canary 2 at 5%" in shown
+    assert [row[:2] for row in rows(shown)[-2:]] == [["1", "live"], ["2", "canary"]]
+    assert "canary 2 at 5%" in shell("list")
+    assert shell("canary", "c", "2", "25%") == "c gives version 2 25% of the requests\n"
+    assert shell.json("canary", "c", "2", "--weight", "0.5")["traffic"]["canaries"][0]["weight"] == 0.5
+    assert "(409)" in shell("canary", "c", "1", "5%", code=1), "which is live"
+    assert shell("canary", "c", "2", "10%", "--shadow") == "c gives version 2 10% of copies of the requests\n"
+    assert "shadow 2 at 10%" in shell("list")
+    assert shell("canary", "c", "--off", "--shadow") == "c has no shadow any more\n"
+    assert "(412)" in shell("abort", "c", "--if-match", "stale", code=1)
+    assert shell("abort", "c") == "c gives all its requests to the live version again\n"
+    assert "traffic" not in shell("show", "c").split("settings")[0]
+    assert "has no canary" in shell("promote", "c", code=1)
+    plan = "--step 50% --step 100% --step-seconds 600 --rule max_error_rate=0.02 --rule min_requests=20 --gate f1>=0.5"
+    (canary,) = shell.json("canary", "c", "2", "5%", *plan.split())["traffic"]["canaries"]
+    assert (canary["steps"], canary["step_seconds"]) == ([0.5, 1.0], 600)
+    assert (canary["rules"]["max_error_rate"], canary["rules"]["gates"]) == (0.02, ["f1>=0.5"])
+    assert "max_erorr_rate" in shell("canary", "c", "2", "5%", "--rule", "max_erorr_rate=0.02", code=1)
+    assert shell.json("abort", "c", "2", "--reason", "a trial")["traffic"]["ended"]["reason"] == "a trial"
+    shell("canary", "c", "2", "5%")
+    assert "(409)" in shell("promote", "c", "--expected-live", "2", "--json", code=1)
+    assert shell("promote", "c") == "the canary of c is live now: version 2\n"
+    assert shell("upload", "c", two, "--canary", "5%").endswith(": it needs no canary\n")
+    refused = shell("upload", "d", two, "--canary", "5%", code=1)
+    assert "d@1 was uploaded and waits as a candidate, but the server refused" in refused
+
+
 class Terminal(io.StringIO):
     """What a person types."""
 
@@ -225,6 +257,8 @@ def test_the_key_comes_from_a_file_too(shell: Shell, tmp_path: Path, monkeypatch
         "canary a 3",
         "canary a 3 5",
         "canary a 3 5% --off",
+        "canary a 3 5% --shadow --step 10%",
+        "canary a 3 5% --rule x",
         "upload a x --canary 0",
         "upload a x --canary 5% --candidate",
         "upload a x --digest 00",

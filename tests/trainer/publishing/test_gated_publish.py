@@ -79,6 +79,25 @@ def test_a_first_version_is_compared_with_the_base(
     assert states(admin) == {1: "live"}
 
 
+def test_what_passes_gets_the_share_that_was_asked_for(
+    server: Live, admin: AdminClient, packages: dict[str, Path], rows: EvaluationRows
+) -> None:
+    put(admin, packages["wrong"])
+    report, _ = gated(admin, packages["right"], rows, "exact_match>=live", canary=0.25)
+    assert (report.outcome, report.is_live, report.is_served) == (GateOutcome.CANARY, False, True)
+    assert states(admin) == {1: "live", 2: "canary"}
+    assert admin.adapter(NAME)["traffic"]["canaries"][0]["weight"] == 0.25
+    lines = list(report.lines())
+    assert lines[-2] == f"{NAME}@2 gets 25% of the requests to {NAME}: every gate holds; the others go to {NAME}@1"
+    assert lines[-1].startswith(f"then: hotswap adapters promote {NAME} ")
+    written = report.as_dict()
+    assert (written["outcome"], written["live"], written["canary"]) == ("canary", False, 0.25)
+    assert written["candidate"]["left"] is False
+    refused, _ = gated(admin, packages["other"], rows, "exact_match>=0.9", canary=0.25)
+    assert (refused.outcome, refused.was_removed) == (GateOutcome.REFUSED, True)
+    assert states(admin) == {1: "live", 2: "canary"}
+
+
 def test_the_better_goes_live_and_the_worse_does_not(
     server: Live, admin: AdminClient, packages: dict[str, Path], rows: EvaluationRows
 ) -> None:

@@ -80,6 +80,17 @@ def test_the_command_says_what_is_served(
     assert capsys.readouterr().out == f"published by-command version 1  digest {digest}\n"
 
 
+def test_a_share_of_the_requests_is_enough(
+    server: Live, packages: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--url", server.url, "--as", "shared", "--admin-key", "secret", "--quiet"]
+    assert publish_command([str(packages["lora"]), *options]) == 0
+    assert publish_command([str(packages["prefix"]), *options, "--canary", "5%"]) == 0
+    assert "\nshared@2 gets 5% of the requests to shared  digest " in capsys.readouterr().out
+    assert publish_command([str(packages["lora"]), *options, "--canary", "5%"]) == 0
+    assert capsys.readouterr().out.startswith("published shared version 1  ")
+
+
 @pytest.mark.parametrize("form", ["zip", "tar", "gztar", "weights"])
 def test_a_package_of_every_form(
     server: Live, packages: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
