@@ -70,9 +70,15 @@ def make_base(path: Path, *, model_type: str = "llama", seed: int = 0, std: floa
     return path
 
 
+def load(base: Path) -> Any:
+    """The stock model in ``base``, in fp32, to be changed at will: most bases are asked for many times in a row."""
+    written = max(file.stat().st_mtime_ns for file in base.iterdir())
+    return copy.deepcopy(_loaded(base, written))
+
+
 @lru_cache(maxsize=4)
 def _loaded(base: Path, written: int) -> Any:
-    """The base whose weights were ``written`` then (ns), never to be changed: most get many adapters in a row."""
+    """The model whose files were last ``written`` then (ns), never to be changed."""
     return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
 
 
@@ -91,7 +97,7 @@ def make_adapter(
     """
     from peft import get_peft_model
 
-    model = get_peft_model(copy.deepcopy(_loaded(base, (base / "model.safetensors").stat().st_mtime_ns)), config)
+    model = get_peft_model(load(base), config)
     torch.manual_seed(seed)
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

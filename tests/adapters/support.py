@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import DynamicCache
 from transformers.pytorch_utils import Conv1D
 
 from adapters.base_spec import BaseSpec
@@ -22,7 +22,7 @@ from adapters.errors import AdapterError
 from adapters.ops import Adapter, Op
 from adapters.package.manifest import BaseRef, DataRef, Manifest
 from bases.fingerprint import base_fingerprint, template_sha256
-from tests.factory import CHAT_TEMPLATE
+from tests.factory import CHAT_TEMPLATE, load
 from tests.oracle import task_of
 from tests.own_formats import apply_own, is_own
 
@@ -134,7 +134,7 @@ def spec_of(directory: Path) -> BaseSpec:
 
 def load_model(directory: Path) -> Any:
     """The stock transformers model, fp32, ready to evaluate."""
-    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    return load(directory).eval()
 
 
 def peft_logits(base: Path, adapter: Path, input_ids: Tensor) -> Tensor:
