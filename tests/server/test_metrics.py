@@ -66,6 +66,7 @@ def test_a_sequence_that_is_computed_again_counts_once() -> None:
     assert value(metrics, "hotswap_request_time_per_output_token_seconds_sum", **LABELS) == pytest.approx(0.2 / 2)
     assert value(metrics, "hotswap_generation_tokens_total", **LABELS) == 3
     assert value(metrics, "hotswap_e2e_request_latency_seconds_sum", **LABELS) == pytest.approx(10.9)
+    assert clock.ttft is None, "no canary is judged by it"
 
 
 @pytest.mark.parametrize(
