@@ -28,6 +28,7 @@ _SENTENCES = {
     "model": "must be an object",
     "literal_error": "must be {expected}",
     "enum": "must be {expected}",
+    "extra_forbidden": "is no field here",
     "greater_than": "must be more than {gt}",
     "greater_than_equal": "must be at least {ge}",
     "less_than": "must be less than {lt}",
