@@ -141,12 +141,11 @@ def _actor(actor: object) -> str:
 def _detail(detail: object) -> str:
     if not isinstance(detail, dict):
         return plain(detail)
-    return ", ".join(f"{plain(name)} {plain(value)}" for name, value in detail.items() if value not in (None, [], {}))
-
-
-def version_line(body: Body) -> str:
-    """``lora, 1.2 MB, digest 0a1b``: a version in a few words."""
-    return f"{plain(body.get('kind'))}, {size(body.get('bytes'))}, digest {plain(body.get('digest'))}"
+    told = {name: value for name, value in detail.items() if value not in (None, "", [], {})}
+    return ", ".join(
+        f"{plain(name)} ({_detail(value)})" if isinstance(value, dict) else f"{plain(name)} {plain(value)}"
+        for name, value in told.items()
+    )
 
 
 def numbers(versions: Sequence[object]) -> str:

@@ -59,10 +59,10 @@ def test_a_name_is_shown_with_what_failed() -> None:
 
 def test_events_say_who_did_what_when() -> None:
     event = {"time": 0.0, "actor": "key_1", "action": "activate", "version": 2, "outcome": "done", "detail": {}}
-    refused = {**event, "outcome": "refused", "version": None, "detail": {"code": "x", "reason": None}}
+    refused = {**event, "outcome": "refused", "version": None, "detail": {"code": "x", "a": None, "set": {"weight": 2}}}
     lines = events_table({"data": [event, refused]}).splitlines()
     assert [line.split()[2:5] for line in lines[1:]] == [["key_1", "activate", "2"], ["key_1", "activate", "-"]]
-    assert lines[2].endswith("refused  code x")
+    assert lines[2].endswith("refused  code x, set (weight 2)")
     assert events_table({"data": []}) == "nothing is recorded of it"
 
 
