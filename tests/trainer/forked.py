@@ -8,8 +8,9 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
-METHOD = "forkserver"
+METHOD: Final = "forkserver"
 _FORKED = multiprocessing.get_context(METHOD)
 _FORKED.set_forkserver_preload(["tests.trainer.preloaded"])
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from tests.bounds import LOGITS, packed_logits
 from tests.factory import make_base
 from tests.kinds import CASES
 from tests.kinds.case import Case
+from tests.once import Once
 from tests.server.engine.driver import Driver, prompt_of
 
 TOLERANCE = 2e-6  # sixteen roundings of a logit near 2, where bounds.LOGITS would allow for hundreds
@@ -62,16 +64,18 @@ class Recorder:
 
 
 @pytest.fixture(scope="module")
-def toy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("toy") / "toy", std=0.04, attention_bias=True, mlp_bias=True)
+def toy_base(once: Once) -> Path:
+    return once.make("toy", lambda path: make_base(path, std=0.04, attention_bias=True, mlp_bias=True))
 
 
 @pytest.fixture(scope="module")
-def toy_adapters(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("adapters")
+def toy_adapters(toy_base: Path, once: Once) -> dict[str, Path]:
     activated = LoraConfig(r=4, alora_invocation_tokens=INVOCATION, target_modules="all-linear", task_type="CAUSAL_LM")
     cases = {**CASES, ACTIVATED: Case(lambda: activated)}
-    return {name: case.save(toy_base, root / name, seed=i) for i, (name, case) in enumerate(cases.items())}
+    return {
+        name: once.make(f"toy-adapters/{name}", partial(case.save, toy_base, seed=i))
+        for i, (name, case) in enumerate(cases.items())
+    }
 
 
 BLOCK_BYTES = 4 * 2 * 2 * (16 + 16) * 4  # positions, layers, heads, key and value, fp32
