@@ -164,7 +164,11 @@ class StepShares:
     def _in_turn(self, wants: list[_Want]) -> list[_Want]:
         """Those served least first; of a flow rows before prompts, and of rows that which was paused for longest."""
         ranks = {flow: self._queue.rank(flow) for flow in {want.flow for want in wants}}
-        return sorted(wants, key=lambda want: (ranks[want.flow], not want.is_row, want.request.last_step))
+
+        def turn(want: _Want) -> tuple[object, ...]:
+            return ranks[want.flow], not want.is_row, want.request.last_step, want.request.num_output_tokens
+
+        return sorted(wants, key=turn)
 
 
 class _Division:

@@ -216,12 +216,11 @@ def test_a_quiet_one_is_slowed_down_within_bounds() -> None:
 
 def test_rows_take_turns() -> None:
     shared = Shared(Client("flood", 30, "f", outputs=900), seqs=64, fixed_rows=8.0, num_blocks=900).run(3)
-    shared.outputs.clear()
     shared.ask(Client("quiet", 1, "q", outputs=900))
     shared.run(300)
     done = [r.num_output_tokens for r in shared.scheduler.running if r.request_id.startswith("flood")]
     assert len(done) == 30
-    assert max(done) - min(done) <= 3
+    assert max(done) - min(done) <= 2
 
 
 def test_steps_stay_short_for_who_comes_back_at_once() -> None:
