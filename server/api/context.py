@@ -16,6 +16,7 @@ from fastapi import Depends, Request
 
 from server.adapter_key import AdapterKey
 from server.api.access import Access
+from server.api.limits import RateLimiter
 from server.api.shadow import Shadows
 from server.api.turns import Turns
 from server.catalog.canary import CanaryControl
@@ -150,6 +151,7 @@ class ServerContext:
     version: str
     created: int = field(default_factory=lambda: int(time.time()))
     turns: Turns = field(default_factory=Turns)
+    limiter: RateLimiter = field(default_factory=RateLimiter)
 
     @property
     def access(self) -> Access:
