@@ -10,7 +10,8 @@ Knows neither blocks nor budgets.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ class Flow(NamedTuple):
     adapter: str
 
 
-Rank = tuple[float, float, float]  # the smaller one is served first
+Rank = tuple[float, float, float, int]  # the smaller one is served first
 _by_arrival = attrgetter("arrival")
 
 
@@ -109,6 +110,7 @@ class FairQueue:
         self._fair = fair
         self._queues: dict[Flow, list[Request]] = {}  # each in the order of arrival
         self._classes: dict[int, _Class] = {}
+        self._running: Counter[Flow] = Counter()
         self._starts = 0
 
     def __len__(self) -> int:
@@ -145,9 +147,17 @@ class FairQueue:
             del self._queues[flow]
 
     def start(self, request: Request) -> None:
-        """Take out a request that is let in."""
+        """Take out a request that is let in, and runs until ``stop``."""
         self.remove(request)
+        self._running[self.flow(request)] += 1
         self._starts += 1
+
+    def stop(self, request: Request) -> None:
+        """A request has lost its place, or ended."""
+        flow = self.flow(request)
+        self._running[flow] -= 1
+        if not self._running[flow]:
+            del self._running[flow]
 
     # ---- turns ----
 
@@ -158,9 +168,9 @@ class FairQueue:
         return Flow(request.priority, request.tenant, request.adapter.name if request.adapter else "")
 
     def rank(self, flow: Flow) -> Rank:
-        """Whose requests are served before whose: by priority, then by service."""
+        """Whose requests are served before whose: by priority, then by service, then by how many run."""
         key, adapter = (accounts.excess(name) for accounts, name in self._class(flow).of(flow))
-        return -flow.priority, max(key, adapter), key + adapter
+        return -flow.priority, max(key, adapter), key + adapter, self._running[flow]
 
     def heads(self) -> dict[Flow, Request]:
         """The oldest waiting request of each flow."""
@@ -175,8 +185,8 @@ class FairQueue:
                 return most
         return count
 
-    def next(self, now: float, running: Iterable[Request] = ()) -> Request | None:
-        """The request that is next, while those of ``running`` are served: the oldest of the flow served least.
+    def next(self, now: float) -> Request | None:
+        """The request that is next: the oldest of the flow served least.
 
         Every eighth time it is the oldest one of a flow that starves, whatever its priority and service; such a request
         is marked.
@@ -184,8 +194,7 @@ class FairQueue:
         if not self._queues:
             return None
         if self._starts % STARVED_EVERY == STARVED_EVERY - 1:
-            served = set(map(self.flow, running))
-            starved = [r for flow, r in self.heads().items() if flow not in served and _is_late(r, now)]
+            starved = [r for flow, r in self.heads().items() if not self._running[flow] and _is_late(r, now)]
             if starved:
                 oldest = min(starved, key=_by_arrival)
                 oldest.is_overdue = True

@@ -20,6 +20,7 @@ SLOWED_BY_LOWER = 1.25  # times as long as without them may rows of lower priori
 LINGER_SECONDS = 0.5  # steps stay as short for somebody who may ask again
 PAUSED_STEPS = 8  # for so long at most is a flow left out altogether, and prompts are
 LEAST_PROMPT = 16  # tokens, then
+PROMPT_STEPS = 2.0  # that everybody's rows would take, may the prompts of one step take
 
 
 def last_in_turn(running: Sequence[Request], queue: FairQueue) -> Request:
@@ -137,6 +138,8 @@ class StepShares:
         demands = self._demands(wants, now)
         if sum(map(len, demands.values())) <= 2:  # one key and one adapter
             return StepPart([want.request for want in wants if want.is_row], prompt_tokens)
+        if generating := sum(want.is_row for want in wants):  # as many as do not keep all of them waiting for long
+            prompt_tokens = max(prompt_tokens, min(most, int(PROMPT_STEPS * (fixed_rows + generating))))
         return _Division(demands, fixed_rows, prompt_tokens).of(self._in_turn(wants), step)
 
     def _wants(self, running: Sequence[Request], most: int) -> Iterator[_Want]:

@@ -117,9 +117,7 @@ class Scheduler:
 
     def _leave_queue(self, request: Request) -> None:
         if request.status is RequestStatus.RUNNING:
-            self.running.remove(request)
-            self.blocks.release(request.block_table)
-            request.forget_computed()
+            self._stop(request)
         else:
             self.waiting.remove(request)
         self.waiting.leave(request)
@@ -298,7 +296,7 @@ class Scheduler:
         may_begin, left = True, budget
         while left > 0:
             begun = [r for r in self.running if r.num_pending_tokens > 1 and r.request_id not in output.num_tokens]
-            waiting = self.waiting.next(self._clock(), self.running) if may_begin else None
+            waiting = self.waiting.next(self._clock()) if may_begin else None
             request = min(begun, key=self._turn, default=None)
             if waiting is not None and (request is None or self._precedes(waiting, request)):
                 if not self._begin(waiting, output):
@@ -385,10 +383,14 @@ class Scheduler:
         request.status = RequestStatus.RUNNING
         self.running.append(request)
 
-    def _preempt(self, request: Request, output: SchedulerOutput | None = None) -> None:
+    def _stop(self, request: Request) -> None:
         self.running.remove(request)
+        self.waiting.stop(request)
         self.blocks.release(request.block_table)
         request.forget_computed()
+
+    def _preempt(self, request: Request, output: SchedulerOutput | None = None) -> None:
+        self._stop(request)
         request.status = RequestStatus.PREEMPTED
         self.waiting.push(request)
         self.num_preemptions += 1

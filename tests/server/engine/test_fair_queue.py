@@ -28,6 +28,7 @@ def take(queue: FairQueue, *, now: float = 0.0) -> Request:
     assert chosen is not None
     queue.start(chosen)
     queue.charge_prompt(chosen, chosen.num_pending_tokens)
+    queue.stop(chosen)
     queue.leave(chosen)
     return chosen
 
@@ -54,6 +55,7 @@ def test_who_was_let_in_before_waits_again_before_others() -> None:
     first = add(queue, request("a", 0))
     queue.start(first)
     add(queue, request("a", 1))
+    queue.stop(first)
     queue.push(first)
     assert [r.arrival for r in queue] == [0, 1]
 
@@ -143,10 +145,9 @@ def test_who_runs_does_not_starve() -> None:
     for arrival in range(20):
         add(queue, request("high", arrival, priority=1))
     add(queue, request("low", 20))
-    running = [request("high", 99, priority=1)]
     names = []
     for _ in range(STARVED_EVERY):
-        chosen = queue.next(STARVED_SECONDS, running)
+        chosen = queue.next(STARVED_SECONDS)
         assert chosen is not None
         queue.start(chosen)
         names.append(name_of(chosen))
