@@ -125,7 +125,7 @@ def test_who_asks_for_less_than_its_share_gets_it_and_others_the_rest() -> None:
     assert all(sum(rows.values()) >= 8 for rows in shared.rows[20:]), "no place is left empty"
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(
     clients=st.lists(
         st.tuples(
@@ -271,5 +271,5 @@ def test_a_prompt_waits_for_no_longer_prompt_of_others() -> None:
     shared.ask(Client("long", 1, "a", prompt=400))
     shared.run(2)
     short = shared.ask(Client("short", 1, "b", prompt=10))
-    shared.run(2)
+    shared.run(1)
     assert short.num_output_tokens == 1
