@@ -366,7 +366,8 @@ async def running(
     sequences know their output. Raises QueueFullError or EngineUnavailableError before anything runs.
     """
     requests = job.requests()
-    with context.admission.admit(len(requests), cut) as places:
+    holder = job.tenant, job.adapter.name if job.adapter else ""
+    with context.admission.admit(len(requests), cut, holder) as places:
         lease.sequences = len(requests)
         context.shadows.give_way(context.admission.active)
         clocks = [context.metrics.clock(job.adapter, job.started) for _ in requests]
