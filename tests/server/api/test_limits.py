@@ -193,7 +193,7 @@ def test_accounts_of_the_idle_are_forgotten() -> None:
 @pytest.fixture(scope="module")
 def limited(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """One sequence at a time; each key has limits."""
-    keys = {"key_rpm": 6, "key_tpm": 4000, "key_concurrency": 3, "key_queue": 2}
+    keys: dict[str, Any] = {"key_rpm": 6, "key_tpm": 4000, "key_concurrency": 3, "key_queue": 2}
     engine = {"max_num_seqs": 1}
     with live_server(base, tmp_path_factory.mktemp("limited"), api_key="a,b,c,d,e", engine=engine, **keys) as live:
         yield live
