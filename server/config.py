@@ -17,6 +17,7 @@ DEFAULT_MODEL = "default"
 FORWARDS = ("auto", "generic")
 KV_DTYPES = (*DTYPES, "int8")
 SPECULATIONS = ("auto", "off")
+SCHEDULINGS = ("fair", "fcfs")
 ENGINE, ADDRESS, KEYS = "base model and engine", "address", "keys"
 PACKAGES, LIMITS = "adapter packages: where they are kept and come from", "limits and the rest"
 
@@ -47,7 +48,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     it is, serves a base from a GGUF file as that stored it, and makes nf4 of others; -dq quantizes the scales as well.
     ``dtype`` is one of DTYPES: auto means fp32 where native kernels compute, elsewhere bf16 where the device multiplies
     it natively, else fp32. ``forward`` is one of FORWARDS. ``kv_dtype`` is one of KV_DTYPES: auto means fp16 where
-    native kernels compute over a quantized base, else as ``dtype``. ``speculation`` is one of SPECULATIONS.
+    native kernels compute over a quantized base, else as ``dtype``. ``speculation`` is one of SPECULATIONS, and
+    ``scheduling`` of SCHEDULINGS.
     ``max_model_len`` and ``threads`` are 0 where nobody chose. ``chat_template_sha256`` is of the template that is
     served, which adapters must have been trained with, and ``end_token_ids`` end an output; empty: as the base's own
     files say. They are computed, so they have no flags.
@@ -78,6 +80,14 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Flag(ENGINE, "auto: guess tokens from what was there before and compute them along, where it pays; off", "HOW"),
     ] = "auto"
+    scheduling: Annotated[
+        str,
+        Flag(
+            ENGINE,
+            "fair: adapters, and keys, share the engine by weight and priority; fcfs: first come first served",
+            "HOW",
+        ),
+    ] = "fair"
     threads: Annotated[int, Flag(ENGINE, "CPU threads of the engine (default: torch's choice)", "N")] = 0
     adapter_templates: Annotated[
         bool, Flag(ENGINE, "render conversations of an adapter with the chat template that its package brings")
@@ -98,7 +108,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         chosen = (
             ("quantize", SERVED_QUANTIZATIONS), ("dtype", DTYPES), ("kv_dtype", KV_DTYPES), ("forward", FORWARDS),
-            ("speculation", SPECULATIONS),
+            ("speculation", SPECULATIONS), ("scheduling", SCHEDULINGS),
         )  # fmt: skip
         for name, known in chosen:
             if (value := getattr(self, name)) not in known:

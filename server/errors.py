@@ -7,6 +7,7 @@ ServerError
 ├── NotFoundError            nothing of that name                    404
 │   ├── UnknownModelError    no such base, adapter or version
 │   └── UnknownKeyError      no such API key
+├── RequestTimeoutError      it took longer than it may              408
 ├── QueueFullError           too many requests at once               429
 ├── EngineUnavailableError   starting, restarting or draining        503
 ├── RequestEndsEngineError   no engine survives it                   503
@@ -68,6 +69,10 @@ class UnknownKeyError(NotFoundError):
 
     param = "id"
     code = "key_not_found"
+
+
+class RequestTimeoutError(ServerError):
+    """The request has taken longer than it may, and was ended."""
 
 
 class QueueFullError(ServerError):

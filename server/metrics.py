@@ -103,7 +103,7 @@ SHARE_BUCKETS = (.1, .25, .5, .75, .9, .95, .99, .999, 1)  # fmt: skip
 RATIO_BUCKETS = (.25, .5, .75, .9, 1, 1.1, 1.25, 1.5, 2, 4, 8)  # fmt: skip
 LABELS = ("model", "adapter", "version")
 CopyOutcome = Literal["answered", "failed", "dropped"]
-FINISH_REASONS = ("stop", "length", "abort", "error")
+FINISH_REASONS = ("stop", "length", "abort", "timeout", "error")
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class RequestClock:
         self._accepted += accepted
 
     def finish(self, reason: str, prompt_tokens: int) -> None:
-        """The sequence ended: stop, length, abort or error."""
+        """The sequence ended, for one of FINISH_REASONS."""
         series = self._series
         series.finished[reason].inc()
         series.prompt_tokens.inc(prompt_tokens)

@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from server.config import ADDRESS, ENGINE, KEYS, LIMITS, PACKAGES, EngineConfig, Flag
+from server.limits import Limits
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -233,6 +234,27 @@ class ServerConfig(BaseModel):
     ] = ()
     watch: Annotated[Paths, Flag(PACKAGES, "folder whose packages are served as they come; repeatable", "DIR")] = ()
     max_waiting_requests: Annotated[Count, Flag(LIMITS, "sequences queued before new ones get 429", "N")] = 512
+    adapter_rpm: Annotated[Count, Flag(LIMITS, "requests a minute to one model name; 0: any number", "N")] = 0
+    adapter_tpm: Annotated[
+        Count, Flag(LIMITS, "tokens a minute of one model name, of prompts and outputs; 0: any number", "N")
+    ] = 0
+    adapter_concurrency: Annotated[
+        Count, Flag(LIMITS, "sequences of one model name that run or wait at once; 0: any number", "N")
+    ] = 0
+    adapter_queue: Annotated[
+        Count, Flag(LIMITS, "sequences of one model name that wait for their first token; 0: any number", "N")
+    ] = 0
+    key_rpm: Annotated[Count, Flag(LIMITS, "requests a minute with one key; 0: any number", "N")] = 0
+    key_tpm: Annotated[Count, Flag(LIMITS, "tokens a minute with one key; 0: any number", "N")] = 0
+    key_concurrency: Annotated[
+        Count, Flag(LIMITS, "sequences with one key that run or wait at once; 0: any number", "N")
+    ] = 0
+    key_queue: Annotated[
+        Count, Flag(LIMITS, "sequences with one key that wait for their first token; 0: any number", "N")
+    ] = 0
+    request_timeout: Annotated[
+        Seconds, Flag(LIMITS, "a request that takes longer is ended with an error; 0: never", "S")
+    ] = 0.0
     max_sequences_per_request: Annotated[Positive, Flag(LIMITS, "n times prompts of one request", "N")] = 256
     max_stop_strings: Annotated[Positive, Flag(LIMITS, "stop strings of one request", "N")] = 16
     max_prompt_logprobs: Annotated[
@@ -312,6 +334,16 @@ class ServerConfig(BaseModel):
     def admin_keys(self) -> tuple[bytes, ...]:
         """Digests of all admin keys."""
         return self.admin_key + self.admin_key_file
+
+    @property
+    def adapter_limits(self) -> Limits:
+        """Of a model name for which nothing else is set."""
+        return Limits(self.adapter_rpm, self.adapter_tpm, self.adapter_concurrency, self.adapter_queue)
+
+    @property
+    def key_limits(self) -> Limits:
+        """Of a key for which nothing else is set, and of all who have none together."""
+        return Limits(self.key_rpm, self.key_tpm, self.key_concurrency, self.key_queue)
 
     @property
     def is_loopback(self) -> bool:

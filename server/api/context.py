@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -16,6 +16,7 @@ from fastapi import Depends, Request
 
 from server.adapter_key import AdapterKey
 from server.api.access import Access
+from server.api.limits import RateLimiter
 from server.api.shadow import Shadows
 from server.api.turns import Turns
 from server.catalog.canary import CanaryControl
@@ -35,9 +36,10 @@ from server.text.tokenizer import TextProcessor
 class Place:
     """The place of one accepted sequence: active until the engine has ended it, then unread until its reader has."""
 
-    def __init__(self, admission: Admission, cut: Callable[[], None]) -> None:
+    def __init__(self, admission: Admission, cut: Callable[[], None], holder: Hashable = None) -> None:
         self._admission = admission
         self.cut = cut
+        self.holder = holder
 
     def ended(self) -> None:
         """The engine works on it no more; again, or after ``left``: nothing."""
@@ -50,6 +52,8 @@ class Place:
 
 class Admission:
     """Counts accepted sequences up to ``limit``; closed while loading (until ``open``) and while draining.
+
+    An eighth more is kept for holders that have no more than that themselves: one who fills the rest shuts out nobody.
 
     A client that does not read takes no place from others: what the engine has ended is counted apart. Of such
     sequences ``limit`` are kept as well; beyond that the one that has been waiting longest is ``cut``.
@@ -87,18 +91,20 @@ class Admission:
         self._closed = reason
 
     @contextmanager
-    def admit(self, sequences: int, cut: Callable[[], None] = lambda: None) -> Iterator[list[Place]]:
+    def admit(
+        self, sequences: int, cut: Callable[[], None] = lambda: None, holder: Hashable = None
+    ) -> Iterator[list[Place]]:
         """Places for ``sequences``, left with the block; ``cut`` is called where one of them has to be given up.
 
         Raises QueueFullError, or EngineUnavailableError while closed.
         """
         if self._closed:
             raise EngineUnavailableError(self._closed)
-        if self.active + sequences > self._limit:
+        if self.active + sequences > self._limit and not self._is_kept_for(holder, sequences):
             raise QueueFullError(
                 f"{self.active} sequences are running or waiting, the limit is {self._limit}; try later"
             )
-        places = [Place(self, cut) for _ in range(sequences)]
+        places = [Place(self, cut, holder) for _ in range(sequences)]
         self._active.update(places)
         self._idle.clear()
         try:
@@ -110,6 +116,12 @@ class Admission:
     async def idle(self) -> None:
         """Wait until no accepted sequence is left, and none that is unread."""
         await self._idle.wait()
+
+    def _is_kept_for(self, holder: Hashable, sequences: int) -> bool:
+        kept = self._limit // 8
+        if holder is None or self.active + sequences > self._limit + kept:
+            return False
+        return sum(place.holder == holder for place in self._active) + sequences <= kept
 
     def _to_unread(self, place: Place) -> None:
         if place not in self._active:
@@ -150,6 +162,7 @@ class ServerContext:
     version: str
     created: int = field(default_factory=lambda: int(time.time()))
     turns: Turns = field(default_factory=Turns)
+    limiter: RateLimiter = field(default_factory=RateLimiter)
 
     @property
     def access(self) -> Access:

@@ -75,7 +75,8 @@ def _copied(job: Job, copy: Job, longest: int) -> Job:
         logprobs=None,
         prompt_logprobs=None,
     )
-    return replace(copy, sampling=sampling, cache_salt=job.cache_salt, echo=False, prompt_logprobs=None)
+    shares = {"tenant": job.tenant, "weight": job.weight, "priority": job.priority}
+    return replace(copy, sampling=sampling, cache_salt=job.cache_salt, echo=False, prompt_logprobs=None, **shares)
 
 
 def _ended(lease: Lease) -> None:

@@ -25,6 +25,7 @@ from server.errors import (
     PreconditionFailedError,
     QueueFullError,
     RequestEndsEngineError,
+    RequestTimeoutError,
     ServerError,
     StoreError,
     StoreFullError,
@@ -76,6 +77,12 @@ def json_response(body: Any, status: int = 200, headers: dict[str, str] | None =
     return Response(msgspec.json.encode(body), status, headers, media_type="application/json")
 
 
+_BUSY = {
+    RequestTimeoutError: (408, "timeout_error", "request_timeout"),
+    QueueFullError: (429, "rate_limit_error", "rate_limit_exceeded"),
+}
+
+
 def to_api_error(error: Exception) -> ApiError:
     """What a client is told about ``error``: a bare 500 where it is unknown, for the log alone to explain."""
     match error:
@@ -87,8 +94,9 @@ def to_api_error(error: Exception) -> ApiError:
             return ApiError(400, str(error), param=error.param, code=error.code)
         case NotFoundError():
             return ApiError(404, str(error), param=error.param, code=error.code)
-        case QueueFullError():
-            return retry_later(429, str(error), type="rate_limit_error", code="rate_limit_exceeded")
+        case RequestTimeoutError() | QueueFullError():
+            status, kind, code = _BUSY[type(error)]
+            return retry_later(status, str(error), type=kind, code=code)
         case AdapterFailedError() | PackageChangedError() | StoreError() | BudgetError() | RequestEndsEngineError():
             status = 507 if isinstance(error, (StoreFullError, BudgetError)) else 503
             headers = {"x-should-retry": "false"}  # it takes an operator, or another request

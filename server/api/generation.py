@@ -19,7 +19,7 @@ from server.api.prepare import Job, Prompt
 from server.catalog.registry import Lease
 from server.engine.ipc.client import LONG_PROMPT, EngineClient
 from server.engine.messages import EngineRequest, FinishReason, RequestOutput, TokenLogprobs
-from server.errors import UnknownModelError
+from server.errors import RequestTimeoutError, UnknownModelError
 from server.metrics import RequestClock
 from server.text.detokenize import IncrementalDecoder, OutputText, PlacedToken, StopFinder
 from server.text.token_spelling import INSIDE
@@ -114,6 +114,8 @@ class Sequence:
         self._begin()
         outputs = engine.submit(request, self._engine_ended, self._restart)
         self._outputs = cast(AsyncGenerator[RequestOutput, None], outputs)
+        self._closing: asyncio.Task[None] | None = None
+        self._timer = _at(job.deadline, self._expire)
 
     def _begin(self) -> None:
         self.ids: list[int] = []  # of the output, one that ends it included; with ``keep_ids``
@@ -140,7 +142,7 @@ class Sequence:
         """Deltas up to the one with a finish reason. Raises GenerationError, EngineUnavailableError."""
         try:
             async with aclosing(self._outputs):
-                async for output in self._outputs:
+                while (output := await self._next()) is not None:
                     self._prompt_logprobs += output.prompt_logprobs or ()
                     if not output.token_ids and output.finish_reason is None:
                         continue
@@ -154,9 +156,34 @@ class Sequence:
         finally:
             await self.close()
 
+    async def _next(self) -> RequestOutput | None:
+        """The next output. Raises RequestTimeoutError."""
+        try:
+            async with asyncio.timeout_at(self._job.deadline):
+                output = await anext(self._outputs, None)
+        except TimeoutError:
+            raise self._too_late() from None
+        if output is None and self._closing is not None:
+            raise self._too_late()
+        return output
+
+    def _too_late(self) -> RequestTimeoutError:
+        self._end("timeout")
+        began = "before its first token" if self._first else f"after {self._completion_tokens} tokens of output"
+        return RequestTimeoutError(
+            f"the request took longer than it may and was ended {began}; send it again later, or allow more time "
+            "(`timeout`, x-request-timeout, --request-timeout)"
+        )
+
+    def _expire(self) -> None:
+        """The engine gives it up now, however slowly it is read."""
+        if not self._ended:
+            self._closing = asyncio.create_task(self._outputs.aclose())
+
     async def close(self) -> None:
         """Abort if still running; harmless after the end."""
         self._end("abort")
+        self._timer.cancel()
         await self._outputs.aclose()
 
     def _engine_ended(self) -> None:
@@ -222,6 +249,14 @@ class Sequence:
         return [TokenEntry(place.offset, values, place.before, place.spelt) for place, values in released]
 
 
+def _at(when: float | None, call: Callable[[], None]) -> asyncio.Handle:
+    """``call`` when the loop's clock says ``when``; for None a handle of what never comes."""
+    loop = asyncio.get_running_loop()
+    if when is not None:
+        return loop.call_at(when, call)
+    return asyncio.Handle(call, (), loop)
+
+
 def _output_text(job: Job, prompt: Prompt) -> OutputText:
     context = prompt.ids if job.continues else ()
     return OutputText(
@@ -284,13 +319,14 @@ class Completion:
 
 
 class Generation:
-    """The running sequences of a job, and the usage so far."""
+    """The running sequences of a job, and the usage so far. ``on_first`` is called when one has its first token."""
 
     def __init__(self, job: Job, sequences: list[Sequence], clocks: list[RequestClock]) -> None:
         self.job = job
         self.usage = Usage(job.prompt_tokens)
         self.clocks = clocks
         self.sequences = sequences
+        self.on_first: Callable[[int], None] = lambda index: None
 
     async def deltas(self) -> AsyncGenerator[TextDelta, None]:
         """The deltas of all sequences. The first error of any ends all."""
@@ -300,6 +336,8 @@ class Generation:
             merged = _merge([sequence.deltas() for sequence in self.sequences])
         async with aclosing(merged):
             async for delta in merged:
+                if delta.first:
+                    self.on_first(delta.index)
                 self.usage.add(delta, self.job.n)
                 yield delta
 
@@ -328,7 +366,8 @@ async def running(
     sequences know their output. Raises QueueFullError or EngineUnavailableError before anything runs.
     """
     requests = job.requests()
-    with context.admission.admit(len(requests), cut) as places:
+    holder = job.tenant, job.adapter.name if job.adapter else ""
+    with context.admission.admit(len(requests), cut, holder) as places:
         lease.sequences = len(requests)
         context.shadows.give_way(context.admission.active)
         clocks = [context.metrics.clock(job.adapter, job.started) for _ in requests]

@@ -20,7 +20,8 @@ from server.settings import is_loopback_name, read_origin
 
 _HOST = re.compile(r"([A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~-]+)?\])(?::[0-9]*)?")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-_EXPOSED = ("x-request-id", "x-hotswap-adapter", "x-should-retry", "retry-after", "etag")
+_RATES = [f"x-ratelimit-{fact}-{what}" for fact in ("limit", "remaining", "reset") for what in ("requests", "tokens")]
+_EXPOSED = ("x-request-id", "x-hotswap-adapter", "x-should-retry", "retry-after", "retry-after-ms", "etag", *_RATES)
 
 
 def check_host(headers: Headers) -> None:

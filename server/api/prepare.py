@@ -48,7 +48,8 @@ class TextOptions:
 class Job:
     """``prompts`` times ``n`` sequences. ``model`` is the name the client used, ``adapter`` what it means.
 
-    ``tokenizer`` is the adapter's.
+    ``tokenizer`` is the adapter's. ``tenant``, ``weight`` and ``priority`` are what the engine shares itself out by. It
+    ends at ``deadline``, by the event loop's clock.
 
     ``started`` is perf_counter's. ``continues``: outputs go on from the prompt's text, and do not begin a text of
     their own. ``prompt_logprobs``: as many likeliest tokens of each of the prompt are told. ``lists_end``: so is the
@@ -71,6 +72,10 @@ class Job:
     continues: bool = True
     prompt_logprobs: int | None = None
     lists_end: bool = False
+    tenant: str = ""
+    weight: float = 1.0
+    priority: int = 0
+    deadline: float | None = None
 
     @property
     def prompt_tokens(self) -> int:
@@ -91,6 +96,9 @@ class Job:
                 sampling=msgspec.structs.replace(self.sampling, seed=(self.sampling.seed + i) % 2**64),
                 adapter=self.adapter,
                 cache_salt=self.cache_salt,
+                tenant=self.tenant,
+                weight=self.weight,
+                priority=self.priority,
             )
             for p, prompt in enumerate(self.prompts)
             for i in range(self.n)

@@ -10,7 +10,6 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -29,6 +28,7 @@ from server.api.generation import Completion, Generation, TextDelta, Usage, runn
 from server.api.large_answer import LargeAnswer, counted, json_parts
 from server.api.prepare import Job, asked_model
 from server.api.shadow import Answered
+from server.api.sharing import deadline_of, settled, share_of
 from server.api.wire import SamplingBody
 from server.errors import EngineUnavailableError, UnknownModelError
 
@@ -71,6 +71,8 @@ class _Work:
         self._form = form
         self._prepare = prepare
         self._started = time.perf_counter()
+        self._deadline = deadline_of(request, context.config, body)
+        self._headers: dict[str, str] = {}
         self._adapter: AdapterKey | None = None
         self._drawn: AdapterKey | None = None  # that it holds, or held
         self._shadow: AdapterKey | None = None  # that gets a copy
@@ -89,7 +91,7 @@ class _Work:
 
     def _whole(self, generation: Generation, completions: list[Completion]) -> Response:
         body = completion_body(self._form, generation.job, completions, generation.usage)
-        return LargeAnswer(json_parts(body), generation.job.headers)
+        return LargeAnswer(json_parts(body), self._headers)
 
     async def stream(self) -> Response:
         """Answer as soon as the request is admitted, then go on."""
@@ -101,7 +103,7 @@ class _Work:
     async def _events(self, headers: dict[str, str]) -> AsyncGenerator[bytes, None]:
         """The events, after an empty one that says that the request is admitted and its headers are known."""
         async with self._generation() as generation:
-            headers.update(generation.job.headers)
+            headers.update(self._headers)
             yield b""
             chunks = Chunks(self._form, generation.job, self._body)
             async with aclosing(generation.deltas()) as deltas:
@@ -128,11 +130,15 @@ class _Work:
         with context.registry.lease(asked_model(context.registry, self._body), sticky) as lease:
             self._adapter = self._drawn = lease.key
             self._shadow = context.shadows.chosen(lease)
-            job = await self._prepare(context, self._body, lease.key, self._started)
-            salted = replace(job, cache_salt=self._caller.salted(job.cache_salt))
-            settings = {"whole": not self._body.stream, "keep_ids": self._shadow is not None}
-            async with running(context, salted, lease, self._cut.set, **settings) as generation:
-                yield generation
+            share = share_of(self._caller, context, lease.key)
+            with context.limiter.request(share.subjects) as ticket:
+                job = share.job(await self._prepare(context, self._body, lease.key, self._started), self._deadline)
+                ticket.admit(len(job.prompts) * job.n, job.prompt_tokens, share.most_tokens(job, self._body))
+                settings = {"whole": not self._body.stream, "keep_ids": self._shadow is not None}
+                async with running(context, job, lease, self._cut.set, **settings) as generation:
+                    self._headers = {**job.headers, **ticket.headers()}
+                    with settled(ticket, generation):
+                        yield generation
 
     def _answered(self, generation: Generation) -> None:
         """The request has been answered to its end."""

@@ -83,11 +83,11 @@ _BY_REASON = {
     "outputs are not marked": "watermark watermarking",
     "outputs are not predicted; leave it out": "prediction",
     "nothing is moderated here": "moderation safety_model",
-    "all requests have the same right; the least served adapter goes first": "priority",
+    "what comes first is set by the operator, for an adapter": "priority",
     "this server computes prompts itself, and its engines are not chosen by a request": """
         kv_transfer_params ec_transfer_params disaggregated_params bootstrap_host bootstrap_port bootstrap_room
         data_parallel_rank routed_dp_rank disagg_prefill_dp_rank id_slot slot_id""",
-    "use no time limit; `max_tokens` bounds an output": "t_max_predict_ms",
+    "give `timeout`, in seconds": "t_max_predict_ms",
 }
 UNSERVED: Mapping[str, str] = MappingProxyType(
     {name: reason for reason, names in _BY_REASON.items() for name in names.split()}

@@ -23,6 +23,7 @@ MAX_BAD_WORD_CHARS = 64
 MAX_MODEL_CHARS = 512
 MIN_REPETITION_PENALTY = 0.01  # logits are divided by it, and must stay finite
 MAX_TEMPLATE_KWARGS = 32
+MAX_TIMEOUT = 7 * 86400.0  # seconds
 RESERVED_TEMPLATE_KWARGS = frozenset(
     {"self", "conversation", "conversations", "messages", "tools", "documents", "chat_template",
      "add_generation_prompt", "tokenize", "continue_final_message", "padding", "truncation", "max_length",
@@ -180,6 +181,7 @@ class SamplingBody(ModelBody):
     cache_salt: str | None = Field(None, max_length=256)
     prompt_logprobs: Integer | None = Field(None, ge=0, le=20)
     speculation: bool | None = None
+    timeout: float | None = Field(None, gt=0, le=MAX_TIMEOUT)
 
     @field_validator("stop")
     @classmethod

@@ -59,13 +59,15 @@ class Engine:
             prefix_caching=config.prefix_caching and not runner.start_ids,
             whole_prompts=bool(runner.start_ids),
             base_fingerprint=runner.base_fingerprint,
+            fair=config.scheduling == "fair",
         )
         self.scheduler = Scheduler(bounds, blocks)
         self.adapters = AdapterManager(runner, self.scheduler, max_bytes=ceil(config.max_adapter_gb * 1e9))
         self._executor = Executor(runner, Sampler())
         self._budget = StepBudget()
+        self._rows = DraftSize()
         # Drafted tokens must give what others give: where rows depend on what is beside them they might not.
-        self._draft_size = DraftSize() if config.speculation == "auto" and runner.has_exact_rows else None
+        self._draft_size = self._rows if config.speculation == "auto" and runner.has_exact_rows else None
         self._arrivals = 0
         self._outputs: list[RequestOutput] = []
         self._totals = _Totals()
@@ -123,7 +125,7 @@ class Engine:
         self._install_adapters()
         started = time.monotonic()
         self._draft()
-        scheduled = self.scheduler.schedule(self._budget.prompt_tokens())
+        scheduled = self.scheduler.schedule(self._budget.prompt_tokens(), self._rows.fixed_rows)
         self._mark_scheduled(scheduled, started)
         results = self._executor.run(scheduled_work(scheduled, self.scheduler.requests))
         self._learn(scheduled, time.monotonic() - started)
@@ -198,6 +200,8 @@ class Engine:
         able = [(r, r.look_up()) for r in running if r.draft_room > 0 and slots[r.adapter].has_exact_rows]
         chances = [lookup.chances(min(request.draft_room, MAX_DRAFT)) for request, lookup in able]
         generating = sum(request.num_pending_tokens == 1 for request in running)
+        if self.scheduler.num_rows:  # some may be left out again
+            generating = min(generating, self.scheduler.num_rows)
         for (request, lookup), count in zip(able, self._draft_size.share(generating, chances), strict=True):
             request.draft = lookup.guess(count)
 
@@ -214,9 +218,9 @@ class Engine:
         prompts = sum(count for count in counts if count > 1)
         streams = sum(counts) - prompts
         self._budget.observe(prompts, streams, seconds)
-        if self._draft_size is not None and not prompts:
+        if not prompts:
             drafted = sum(len(self.scheduler.requests[request_id].draft) for request_id in scheduled.num_tokens)
-            self._draft_size.observe(streams + drafted, seconds)
+            self._rows.observe(streams + drafted, seconds)
 
     def _update(self, result: StepResult) -> None:
         request = result.work.request

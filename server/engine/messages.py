@@ -70,13 +70,20 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class EngineRequest(msgspec.Struct, frozen=True, kw_only=True, tag="submit"):
-    """One sequence to continue. The API fans ``n`` out into n of these."""
+    """One sequence to continue. The API fans ``n`` out into n of these.
+
+    ``tenant`` says whose it is (its key's identity). Service is shared between tenants and between adapters by
+    ``weight``, among requests of equal ``priority``; those of a higher one come first.
+    """
 
     request_id: str
     prompt_ids: list[int]
     sampling: SamplingParams
     adapter: AdapterKey | None = None
     cache_salt: str = ""
+    tenant: str = ""
+    weight: float = 1.0
+    priority: int = 0
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):

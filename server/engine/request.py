@@ -112,6 +112,9 @@ class Request:
     ``num_computed_tokens`` have their KV in ``block_table``; the first ``num_published_blocks`` of those blocks need
     no publishing in the prefix cache (any more). ``arrival`` numbers the requests of an engine. The adapter acts from
     position ``activate_from`` on. ``draft`` are tokens guessed to follow ``token_ids``, of the next step alone.
+    Of its prompt ``num_charged_tokens`` need not be paid for (any more).
+    ``last_step`` is the number of the step that computed it last. It ``is_overdue`` where it was let in because its
+    like had waited too long; nobody's turn ends it then.
     """
 
     request_id: str
@@ -122,6 +125,12 @@ class Request:
     arrival: int
     arrived_at: float
     stop_ids: frozenset[int]
+    tenant: str = ""
+    weight: float = 1.0
+    priority: int = 0
+    is_overdue: bool = False
+    last_step: int = 0
+    num_charged_tokens: int = 0
     status: RequestStatus = RequestStatus.BLOCKED
     num_virtual_tokens: int = 0
     activate_from: int = 0
@@ -158,6 +167,9 @@ class Request:
             arrival=arrival,
             arrived_at=now,
             stop_ids=frozenset(sampling.stop_token_ids) | frozenset(() if sampling.ignore_eos else eos_token_ids),
+            tenant=message.tenant,
+            weight=message.weight,
+            priority=message.priority,
             history=TokenHistory(message.prompt_ids) if penalized else None,
             bias=TokenBias(sampling.logit_bias) if sampling.logit_bias else None,
             allowed=np.unique(sampling.allowed_token_ids).astype(np.int64) if sampling.allowed_token_ids else None,

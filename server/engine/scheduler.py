@@ -6,14 +6,15 @@ Bounds are the tokens and sequences of a step and the KV blocks. Knows neither t
 
 from __future__ import annotations
 
-from bisect import insort
-from collections.abc import Callable, Iterable, Iterator
+import math
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from operator import attrgetter
 
 from server.adapter_key import AdapterKey
 from server.engine.block_manager import BlockManager, extend_hashes, hash_seed
-from server.engine.fair_queue import FairQueue
+from server.engine.fair_queue import FairQueue, Rank
+from server.engine.fair_shares import StepShares, last_in_turn, who_yields
 from server.engine.request import Request, RequestStatus
 
 
@@ -21,7 +22,8 @@ from server.engine.request import Request, RequestStatus
 class SchedulerConfig:
     """Bounds of a step, and what seeds the hashes of KV blocks.
 
-    With ``whole_prompts`` a prompt is computed in one step, which may then exceed ``max_num_batched_tokens``.
+    With ``whole_prompts`` a prompt is computed in one step, which may then exceed ``max_num_batched_tokens``. Unless
+    ``fair``, all requests have their turns in the order in which they came.
     """
 
     max_num_batched_tokens: int
@@ -29,6 +31,7 @@ class SchedulerConfig:
     prefix_caching: bool = True
     base_fingerprint: str = ""
     whole_prompts: bool = False
+    fair: bool = True
 
 
 @dataclass(frozen=True)
@@ -71,16 +74,21 @@ class SchedulerOutput:
 class Scheduler:
     """All live requests of an engine, and the blocks they hold."""
 
-    def __init__(self, config: SchedulerConfig, blocks: BlockManager) -> None:
+    def __init__(
+        self, config: SchedulerConfig, blocks: BlockManager, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.config = config
         self.blocks = blocks
         self.requests: dict[str, Request] = {}
         self.running: list[Request] = []
-        self.waiting = FairQueue()
-        self.preempted: list[Request] = []
+        self.waiting = FairQueue(fair=config.fair)
         self.blocked: dict[AdapterKey, list[Request]] = {}
         self.slots: dict[AdapterKey | None, AdapterSlot] = {None: AdapterSlot()}
         self._loans: list[Loan] = []
+        self._clock = clock
+        self._shares = StepShares(self.waiting)
+        self.num_steps = 0
+        self.num_rows = 0
         self.num_preemptions = 0
         self.num_queried_tokens = 0
         self.num_cached_tokens = 0
@@ -92,6 +100,7 @@ class Scheduler:
         self.requests[request.request_id] = request
         if request.adapter in self.slots:
             request.status = RequestStatus.WAITING
+            self.waiting.enter(request)
             self.waiting.push(request)
         else:
             assert request.adapter is not None
@@ -100,17 +109,19 @@ class Scheduler:
     def remove(self, request: Request) -> None:
         """Forget a request, wherever it is; its blocks are free at once."""
         del self.requests[request.request_id]
-        if request.status is RequestStatus.RUNNING:
-            self.running.remove(request)
-            self.blocks.release(request.block_table)
-            request.forget_computed()
-        elif request.status is RequestStatus.PREEMPTED:
-            self.preempted.remove(request)
-        elif request.status is RequestStatus.WAITING:
-            self.waiting.remove(request)
-        else:
+        if request.status is RequestStatus.BLOCKED:
             self._remove_blocked(request)
+        else:
+            self._leave_queue(request)
         request.status = RequestStatus.FINISHED
+
+    def _leave_queue(self, request: Request) -> None:
+        if request.status is RequestStatus.RUNNING:
+            self._stop(request)
+        else:
+            self.waiting.remove(request)
+        self.waiting.leave(request)
+        self._shares.leave(request, self._clock())
 
     @property
     def num_waiting(self) -> int:
@@ -120,7 +131,12 @@ class Scheduler:
     @property
     def has_work(self) -> bool:
         """Whether a step would do something: some request waits for nothing but its turn."""
-        return bool(self.running or self.preempted or self.waiting)
+        return bool(self.running or self.waiting)
+
+    @property
+    def preempted(self) -> list[Request]:
+        """Requests that wait for their blocks to be computed again, in the order of arrival in each flow."""
+        return [request for request in self.waiting if request.status is RequestStatus.PREEMPTED]
 
     # ---- adapters come and go ----
 
@@ -175,7 +191,7 @@ class Scheduler:
 
     def _free(self, num_blocks: int) -> None:
         while self._lacks(num_blocks):
-            self._preempt(self._last_arrived())
+            self._preempt(last_in_turn(self.running, self.waiting))
 
     def _lacks(self, num_blocks: int) -> bool:
         """Whether fewer than ``num_blocks`` are free, those that are lent included."""
@@ -185,19 +201,33 @@ class Scheduler:
 
     # ---- one step ----
 
-    def schedule(self, prompt_tokens: int | None = None) -> SchedulerOutput:
-        """Share out the next step: running requests first, then preempted, then waiting ones.
+    def schedule(self, prompt_tokens: int | None = None, fixed_rows: float = math.inf) -> SchedulerOutput:
+        """Share out the next step: tokens of those who generate, then of prompts, begun ones and waiting ones in turn.
 
         While some generate, at most ``prompt_tokens`` (None: any number) are of prompts, for which they have to wait.
+        What a step costs besides its rows takes as long as ``fixed_rows``: the fewer, the more do rows slow down each
+        other, and the fewer of one who has many are computed beside those of others.
         Of requests' drafts stays what there is room for beside ``num_tokens``, to be computed in the same step.
         """
         output = SchedulerOutput()
         budget = self.config.max_num_batched_tokens
         prompts = budget if prompt_tokens is None or not self._is_generating() else min(budget, prompt_tokens)
-        for count in self._continue_running(output, prompts):
-            budget -= count
-            prompts -= count if count > 1 else 0
-        self._admit(output, min(budget, prompts))
+        self.num_steps += 1
+        part = self._shares.divide(
+            self.running,
+            most=budget,
+            prompt_tokens=prompts,
+            fixed_rows=fixed_rows,
+            step=self.num_steps,
+            now=self._clock(),
+        )
+        if len(part.rows) > budget:
+            part.rows.sort(key=lambda request: request.last_step)
+        self._generate(part.rows[:budget], output)
+        self.num_rows = len(output.num_tokens)
+        prompts = min(budget - self.num_rows, part.prompt_tokens)
+        left = prompts - self._compute_prompts(output, prompts)
+        self._generate(part.others[: max(left, 0)], output)
         self._cut_drafts(output)
         return output
 
@@ -220,7 +250,7 @@ class Scheduler:
 
     def check_integrity(self) -> None:
         """Raise AssertionError unless every request is in one place and every block is accounted for."""
-        everywhere = [*self.running, *self.waiting, *self.preempted, *self._all_blocked()]
+        everywhere = [*self.running, *self.waiting, *self._all_blocked()]
         assert len(everywhere) == len(self.requests), "every request is in exactly one place"
         assert {r.request_id: r for r in everywhere} == self.requests, "and known by its id"
         for status, place in self._places():
@@ -232,54 +262,72 @@ class Scheduler:
 
     # ---- inside a step ----
 
-    def _continue_running(self, output: SchedulerOutput, prompts: int) -> Iterable[int]:
-        """Schedule running requests, at most ``prompts`` tokens of one amid its prompt; returns how many of each.
-
-        Only the one admitted last can be amid its prompt, so that generation never waits for somebody's prompt.
-        """
-        budget = self.config.max_num_batched_tokens
-        for request in list(self.running):
-            if budget == 0:
-                break
+    def _generate(self, rows: list[Request], output: SchedulerOutput) -> None:
+        for request in rows:
             if request.status is not RequestStatus.RUNNING:  # preempted in favour of one before it
                 continue
-            if self._grow(request, output):
-                pending = request.num_pending_tokens
-                count = min(pending, budget, prompts if pending > 1 else 1)
-                if count:
-                    output.num_tokens[request.request_id] = count
-                budget -= count
-        return output.num_tokens.values()
+            if request.request_id not in output.num_tokens and self._grow(request, output):
+                self._compute(request, 1, output)
+
+    def _compute(self, request: Request, count: int, output: SchedulerOutput) -> None:
+        output.num_tokens[request.request_id] = count
+        request.last_step = self.num_steps
+        paid, end = request.num_charged_tokens, min(request.num_computed_tokens + count, request.num_prompt_tokens)
+        if end > paid:
+            self.waiting.charge_prompt(request, end - paid)
+            request.num_charged_tokens = end
 
     def _grow(self, request: Request, output: SchedulerOutput) -> bool:
         """Give a running request blocks for all its tokens; False when it cannot go on in this step."""
         missing = self.blocks.blocks_for(len(request.token_ids)) - len(request.block_table)
         while self._lacks(missing):
-            victim = self._last_arrived()
+            victim = last_in_turn(self.running, self.waiting)
             if victim is request and len(self.running) == 1:
                 output.exhausted.append(request)
                 return False
-            self._preempt(victim)
-            output.preempted.append(victim.request_id)
-            output.num_tokens.pop(victim.request_id, None)
+            self._preempt(victim, output)
             if victim is request:
                 return False
         request.block_table += self.blocks.allocate(missing)
         return True
 
-    def _admit(self, output: SchedulerOutput, budget: int) -> None:
-        while budget > 0 and len(self.running) < self.config.max_num_seqs:
-            request = self.preempted[0] if self.preempted else self.waiting.peek()
-            if request is None:
-                return
-            if not self._place(request, output):
+    def _compute_prompts(self, output: SchedulerOutput, budget: int) -> int:
+        """Go on with prompts and begin others, in turn, at most ``budget`` tokens in all; returns how many it took."""
+        may_begin, left = True, budget
+        while left > 0:
+            begun = [r for r in self.running if r.num_pending_tokens > 1 and r.request_id not in output.num_tokens]
+            waiting = self.waiting.next(self._clock()) if may_begin else None
+            request = min(begun, key=self._turn, default=None)
+            if waiting is not None and (request is None or self._precedes(waiting, request)):
+                if not self._begin(waiting, output):
+                    may_begin = False  # it keeps its turn: letting smaller ones pass would starve it
+                    continue
+                request = waiting
+            if request is None or not self._grow(request, output):
+                break
+            pending = request.num_pending_tokens
+            count = pending if self.config.whole_prompts else min(pending, left)
+            self._compute(request, count, output)
+            left -= count
+        return budget - left
+
+    def _precedes(self, waiting: Request, begun: Request) -> bool:
+        return waiting.is_overdue or self._turn(waiting) < self._turn(begun)
+
+    def _turn(self, request: Request) -> tuple[Rank, int]:
+        return self.waiting.rank(self.waiting.flow(request)), request.arrival
+
+    def _begin(self, request: Request, output: SchedulerOutput) -> bool:
+        """Let a waiting request in, at the cost of others where those have far more; False when there is no room."""
+        while len(self.running) >= self.config.max_num_seqs or not self._place(request, output):
+            victim = who_yields(request, self.running, self.waiting)
+            if victim is None:
                 if not self.running:
                     output.exhausted.append(request)
-                return  # it keeps its turn: letting smaller ones pass would starve it
-            self._start(request)
-            pending = request.num_pending_tokens
-            output.num_tokens[request.request_id] = pending if self.config.whole_prompts else min(pending, budget)
-            budget -= output.num_tokens[request.request_id]
+                return False
+            self._preempt(victim, output)
+        self._start(request)
+        return True
 
     def _cut_drafts(self, output: SchedulerOutput) -> None:
         """Give drafts what the step has left of its tokens, and blocks that are free: nobody gives way to them."""
@@ -325,28 +373,31 @@ class Scheduler:
         return True
 
     def _start(self, request: Request) -> None:
-        """Move a placed request to the running ones; service is charged for its first start only."""
-        if request.status is RequestStatus.PREEMPTED:
-            self.preempted.remove(request)
-        else:
-            self.waiting.remove(request)
+        """Move a placed request to the running ones. What is cached the first time need not be paid for."""
+        self.waiting.start(request)
+        if request.status is RequestStatus.WAITING:
             request.num_cached_tokens = max(0, request.num_computed_tokens - request.num_virtual_tokens)
             self.num_queried_tokens += len(request.prompt_ids)
             self.num_cached_tokens += request.num_cached_tokens
-            self.waiting.charge_prompt(request, request.num_pending_tokens)
+            request.num_charged_tokens = request.num_computed_tokens
         request.status = RequestStatus.RUNNING
         self.running.append(request)
 
-    def _preempt(self, request: Request) -> None:
+    def _stop(self, request: Request) -> None:
         self.running.remove(request)
+        self.waiting.stop(request)
         self.blocks.release(request.block_table)
         request.forget_computed()
-        request.status = RequestStatus.PREEMPTED
-        insort(self.preempted, request, key=attrgetter("arrival"))
-        self.num_preemptions += 1
 
-    def _last_arrived(self) -> Request:
-        return max(self.running, key=attrgetter("arrival"))
+    def _preempt(self, request: Request, output: SchedulerOutput | None = None) -> None:
+        self._stop(request)
+        request.status = RequestStatus.PREEMPTED
+        self.waiting.push(request)
+        self.num_preemptions += 1
+        if output is not None:
+            output.preempted.append(request.request_id)
+            output.num_tokens.pop(request.request_id, None)
+            output.copies.pop(request.request_id, None)
 
     def _lookup(self, request: Request, skip: int) -> list[int]:
         """Cached blocks after the first ``skip``. The last token is always computed: its logits are wanted."""
@@ -382,8 +433,7 @@ class Scheduler:
     def _places(self) -> list[tuple[RequestStatus, list[Request]]]:
         return [
             (RequestStatus.RUNNING, self.running),
-            (RequestStatus.WAITING, list(self.waiting)),
-            (RequestStatus.PREEMPTED, self.preempted),
+            (RequestStatus.WAITING, [r for r in self.waiting if r.status is not RequestStatus.PREEMPTED]),
             (RequestStatus.BLOCKED, list(self._all_blocked())),
         ]
 

@@ -45,7 +45,8 @@ def example(name: str) -> str:
     """A value that ``name`` takes and that is not its default."""
     special = {"quantize": "int8", "dtype": "bfloat16", "kv_dtype": "int8", "forward": "generic", "log_level": "debug",
                "adapter": "name=/path", "artifacts": "s3://bucket", "artifacts_option": "anon=true",
-               "cors_origin": "https://a.example", "speculation": "off"}  # fmt: skip
+               "cors_origin": "https://a.example", "speculation": "off",
+               "scheduling": "fcfs"}  # fmt: skip
     by_kind: dict[Any, str] = {int: "3", float: "2.5", bool: "false" if Settings.model_fields[name].default else "true"}
     return special.get(name) or by_kind.get(Settings.model_fields[name].annotation, "text")
 

@@ -38,6 +38,20 @@ def test_the_limit_counts_sequences() -> None:
         assert admission.active == 3
 
 
+def test_an_eighth_more_is_for_who_has_little() -> None:
+    admission = Admission(16)
+    admission.open()
+    with admission.admit(16, holder="flood"), pytest.raises(QueueFullError), admission.admit(1, holder="flood"):
+        pass
+    with admission.admit(16, holder="flood"), admission.admit(1, holder="quiet"), admission.admit(1, holder="quiet"):
+        for holder in ("quiet", "third", None):
+            with pytest.raises(QueueFullError), admission.admit(1, holder=holder):
+                pass
+        assert admission.active == 18
+    with admission.admit(16, holder="flood"), pytest.raises(QueueFullError), admission.admit(3, holder="quiet"):
+        pass
+
+
 async def test_idle_waits_for_the_last() -> None:
     admission = Admission(3)
     admission.open()

@@ -19,12 +19,21 @@ def make_request(
     eos: tuple[int, ...] = (),
     num_virtual_tokens: int = 0,
     max_model_len: int = 1000,
+    tenant: str = "",
+    weight: float = 1.0,
+    priority: int = 0,
     **params: Any,
 ) -> Request:
     """An attached request with ``outputs`` generated already."""
     sampling = SamplingParams(**{"max_tokens": 100, **params})
     message = EngineRequest(
-        request_id=request_id, prompt_ids=prompt_ids or [1, 2, 3], sampling=sampling, adapter=adapter
+        request_id=request_id,
+        prompt_ids=prompt_ids or [1, 2, 3],
+        sampling=sampling,
+        adapter=adapter,
+        tenant=tenant,
+        weight=weight,
+        priority=priority,
     )
     request = Request.make(message, arrival=arrival, eos_token_ids=eos)
     request.attach(num_virtual_tokens, max_model_len)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from server.adapter_key import AdapterKey
@@ -13,10 +14,16 @@ from tests.server.engine.requests import make_request
 
 
 def make_scheduler(
-    num_blocks: int = 16, *, block_size: int = 4, tokens: int = 64, seqs: int = 8, **rest: Any
+    num_blocks: int = 16,
+    *,
+    block_size: int = 4,
+    tokens: int = 64,
+    seqs: int = 8,
+    clock: Callable[[], float] | None = None,
+    **rest: Any,
 ) -> Scheduler:
     config = SchedulerConfig(max_num_batched_tokens=tokens, max_num_seqs=seqs, **rest)
-    return Scheduler(config, BlockManager(num_blocks, block_size))
+    return Scheduler(config, BlockManager(num_blocks, block_size), clock or (lambda: 0.0))
 
 
 def add(
@@ -42,6 +49,8 @@ def finish_step(scheduler: Scheduler, output: SchedulerOutput, accepted: int = 0
         held = request.draft[:accepted]
         if request.num_pending_tokens == count:
             reasons = [request.append(token) for token in (*held, 7)]
+            for _ in reasons:
+                scheduler.waiting.charge_output(request)
             assert set(reasons[:-1]) <= {None}, "no more is drafted than is still to come"
             ended += [request] if reasons[-1] is FinishReason.LENGTH else []
         scheduler.update(request, count + len(held))

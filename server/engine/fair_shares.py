@@ -1,0 +1,240 @@
+"""What turns mean for those who run: whose place another one takes, and which rows a step computes.
+
+A step takes as long as its slowest neighbours make it. So that one who asks for little is not slowed down by one who
+asks for much, rows are left out of a step that would take anybody longer than their share of the machine allows; they
+keep their KV and have their turn in a later step. Knows neither blocks nor budgets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from server.engine.fair_queue import FairQueue, Flow
+from server.engine.request import Request
+
+SLOWED = 0.75  # of the time that a share allows: arriving amid a step, and what is no step, take time as well
+SLOWED_BY_LOWER = 1.25  # times as long as without them may rows of lower priority make a step
+LINGER_SECONDS = 0.5  # steps stay as short for somebody who may ask again
+PAUSED_STEPS = 8  # for so long at most is a flow left out altogether, and prompts are
+LEAST_PROMPT = 16  # tokens, then
+PROMPT_STEPS = 2.0  # that everybody's rows would take, may the prompts of one step take
+
+
+def last_in_turn(running: Sequence[Request], queue: FairQueue) -> Request:
+    """Who loses its blocks first when there are too few.
+
+    The lowest priority, of those flows that have more than one running, of the one that was served most, the last that
+    came.
+    """
+    counts = Counter(map(queue.flow, running))
+
+    def turn(request: Request) -> tuple[object, ...]:
+        flow = queue.flow(request)
+        return not request.is_overdue, -flow.priority, counts[flow] > 1, queue.rank(flow), request.arrival
+
+    return max(running, key=turn)
+
+
+def who_yields(request: Request, running: Sequence[Request], queue: FairQueue) -> Request | None:
+    """Whose place a waiting request takes, if anybody's.
+
+    One of a lower priority; or, where nothing of its own flow runs, one of those who hold far more: at least twice as
+    much as its own accounts would hold then, and were not served less, so that nobody takes it back. Nobody loses the
+    last place to their like.
+    """
+    flow, counts = queue.flow(request), Counter(map(queue.flow, running))
+    held = _held(running, queue)
+
+    def yields(other: Request) -> bool:
+        its = queue.flow(other)
+        if other.is_overdue or its.priority < flow.priority:
+            return not other.is_overdue
+        if counts[flow] or counts[its] < 2:
+            return False
+        return request.is_overdue or (queue.rank(flow) <= queue.rank(its) and far_more(its))
+
+    def far_more(its: Flow) -> bool:
+        apart = [(mine, theirs) for mine, theirs in zip(_accounts(flow), _accounts(its), strict=True) if mine != theirs]
+        own = sum(held[mine] + 1 / request.weight for mine, _ in apart)
+        return its.priority == flow.priority and sum(held[theirs] for _, theirs in apart) >= 2 * own
+
+    able = [other for other in running if yields(other)]
+    return last_in_turn(able, queue) if able else None
+
+
+Account = tuple[str, str]
+
+
+def _accounts(flow: Flow) -> tuple[Account, Account]:
+    return ("key", flow.key), ("adapter", flow.adapter)
+
+
+def _held(running: Iterable[Request], queue: FairQueue) -> dict[Account, float]:
+    """How many places each account holds, over weight."""
+    held: dict[Account, float] = defaultdict(float)
+    for request in running:
+        for account in _accounts(queue.flow(request)):
+            held[account] += 1 / request.weight
+    return held
+
+
+@dataclass(frozen=True)
+class _Want:
+    """What a request would compute of its own in a step: its row and draft, or as much as fits of its prompt."""
+
+    request: Request
+    flow: Flow
+    tokens: int
+    is_row: bool
+
+
+@dataclass
+class _Demand:
+    """What an account would compute in a step by itself, and its weight. ``is_away``: it has just had a request."""
+
+    tokens: int = 0
+    weight: float = 0.0
+    is_away: bool = False
+
+
+@dataclass
+class StepPart:
+    """Which running requests have a row in a step, and how many tokens of prompts there are beside them.
+
+    ``others`` have the rows, in turn, that prompts leave: some of these may not fit.
+    """
+
+    rows: list[Request]
+    prompt_tokens: int
+    others: list[Request] = field(default_factory=list)
+
+
+class StepShares:
+    """Divides steps. Remembers who had requests a moment ago."""
+
+    def __init__(self, queue: FairQueue) -> None:
+        self._queue = queue
+        self._left: dict[tuple[int, Account], tuple[float, float]] = {}  # when, and with what weight
+
+    def leave(self, request: Request, now: float) -> None:
+        """A request has ended."""
+        flow = self._queue.flow(request)
+        for account in _accounts(flow):
+            self._left[flow.priority, account] = now, request.weight
+
+    def divide(
+        self, running: Sequence[Request], *, most: int, prompt_tokens: int, fixed_rows: float, step: int, now: float
+    ) -> StepPart:
+        """Who has a part of step number ``step``, which has at most ``most`` tokens, ``prompt_tokens`` of prompts.
+
+        What a step costs besides its rows takes as long as ``fixed_rows``.
+        """
+        if math.isinf(fixed_rows):  # rows cost nothing
+            return StepPart([request for request in running if request.num_pending_tokens == 1], prompt_tokens)
+        wants = list(self._wants(running, most))
+        demands = self._demands(wants, now)
+        if sum(map(len, demands.values())) <= 2:  # one key and one adapter
+            return StepPart([want.request for want in wants if want.is_row], prompt_tokens)
+        if generating := sum(want.is_row for want in wants):  # as many as do not keep all of them waiting for long
+            prompt_tokens = max(prompt_tokens, min(most, int(PROMPT_STEPS * (fixed_rows + generating))))
+        return _Division(demands, fixed_rows, prompt_tokens).of(self._in_turn(wants), step)
+
+    def _wants(self, running: Sequence[Request], most: int) -> Iterator[_Want]:
+        for request in running:
+            flow, pending = self._queue.flow(request), request.num_pending_tokens
+            tokens = 1 + len(request.draft) if pending == 1 else min(pending, most)
+            yield _Want(request, flow, tokens, is_row=pending == 1)
+        for flow, head in self._queue.heads().items():
+            yield _Want(head, flow, self._queue.pending_tokens(flow, most), is_row=False)
+
+    def _demands(self, wants: Iterable[_Want], now: float) -> dict[int, dict[Account, _Demand]]:
+        """By priority and account."""
+        found: dict[int, dict[Account, _Demand]] = defaultdict(lambda: defaultdict(_Demand))
+        for want in wants:
+            for account in _accounts(want.flow):
+                demand = found[want.flow.priority][account]
+                demand.tokens += want.tokens
+                demand.weight = max(demand.weight, want.request.weight)
+        self._left = {who: left for who, left in self._left.items() if now - left[0] < LINGER_SECONDS}
+        for (priority, account), (_, weight) in self._left.items():
+            if account not in found[priority]:
+                found[priority][account] = _Demand(1, weight, is_away=True)
+        return found
+
+    def _in_turn(self, wants: list[_Want]) -> list[_Want]:
+        """Those served least first; of a flow rows before prompts, and of rows that which was paused for longest."""
+        ranks = {flow: self._queue.rank(flow) for flow in {want.flow for want in wants}}
+
+        def turn(want: _Want) -> tuple[object, ...]:
+            return ranks[want.flow], not want.is_row, want.request.last_step, want.request.num_output_tokens
+
+        return sorted(wants, key=turn)
+
+
+class _Division:
+    """One step being divided. Room shrinks with each account that has a part, so that it is slowed within bounds."""
+
+    def __init__(self, demands: Mapping[int, Mapping[Account, _Demand]], fixed_rows: float, prompt_tokens: int) -> None:
+        self._demands = demands
+        self._fixed_rows = fixed_rows
+        self._prompt_tokens = prompt_tokens
+        self._used = 0
+        self._room = math.inf
+        self._bound: set[Account] = set()
+        self._part = StepPart([], 0)
+
+    def of(self, wants: Sequence[_Want], step: int) -> StepPart:
+        """The part of everybody, in the order of ``wants``."""
+        for priority in sorted(self._demands, reverse=True):
+            away = [account for account, demand in self._demands[priority].items() if demand.is_away]
+            self._make_bounds(priority, away)
+            for want in wants:
+                if want.flow.priority == priority:
+                    self._make_bounds(priority, _accounts(want.flow))
+                    self._give(want)
+            if self._used or away:
+                self._limit(max(self._used, 1), SLOWED_BY_LOWER)
+            self._bound.clear()
+        self._let_pass(wants, step)
+        return self._part
+
+    def _let_pass(self, wants: Sequence[_Want], step: int) -> None:
+        """Something for flows that have had nothing for long."""
+        ids = {request.request_id for request in self._part.rows}
+        served = {want.flow for want in wants if want.request.request_id in ids}
+        apart = [want for want in wants if want.flow not in served]
+        late = [want.request for want in apart if want.is_row and step - want.request.last_step > PAUSED_STEPS]
+        if late:
+            self._part.rows.append(min(late, key=lambda request: request.last_step))
+        if not self._part.prompt_tokens and step % PAUSED_STEPS == 0 and not all(want.is_row for want in apart):
+            self._part.prompt_tokens = min(self._prompt_tokens, LEAST_PROMPT)
+
+    def _make_bounds(self, priority: int, accounts: Iterable[Account]) -> None:
+        demands = self._demands[priority]
+        for account in accounts:
+            if account in self._bound:
+                continue
+            self._bound.add(account)
+            all_of_kind = sum(demand.weight for (kind, _), demand in demands.items() if kind == account[0])
+            if (share := demands[account].weight / all_of_kind) < 1:
+                self._limit(demands[account].tokens, SLOWED / share)
+
+    def _limit(self, tokens: int, slowed: float) -> None:
+        """Let what takes ``tokens`` be ``slowed`` so many times at most, or by one row."""
+        self._room = min(self._room, max(tokens + 1, slowed * (self._fixed_rows + tokens) - self._fixed_rows))
+
+    def _give(self, want: _Want) -> None:
+        left = min(self._room - self._used, want.tokens)
+        if want.is_row and left >= 1:
+            del want.request.draft[int(left) - 1 :]
+            self._used += 1 + len(want.request.draft)
+            self._part.rows.append(want.request)
+        elif want.is_row:
+            self._part.others.append(want.request)
+        elif left >= 1:
+            count = min(int(left), self._prompt_tokens - self._part.prompt_tokens)
+            self._used += count
+            self._part.prompt_tokens += count

@@ -1,0 +1,275 @@
+"""Turns among those who run: a scheduler without a model shared by flows, over many steps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import count
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.adapter_key import AdapterKey
+from server.engine.fair_queue import STARVED_SECONDS
+from server.engine.fair_shares import LINGER_SECONDS, PAUSED_STEPS
+from server.engine.request import Request, RequestStatus
+from server.engine.scheduler import AdapterSlot
+from tests.server.engine.requests import make_request
+from tests.server.engine.scheduling import finish_step, make_scheduler
+
+
+@dataclass(frozen=True)
+class Client:
+    """Whoever keeps ``streams`` requests going."""
+
+    name: str
+    streams: int
+    adapter: str = ""
+    tenant: str = ""
+    weight: float = 1.0
+    priority: int = 0
+    prompt: int = 3
+    outputs: int = 8
+
+
+class Shared:
+    """A scheduler and its clients; ``served`` counts the tokens of each, ``steps`` of how many each had some."""
+
+    def __init__(
+        self, *clients: Client, fixed_rows: float = float("inf"), step_seconds: float = 0.0, **config: int
+    ) -> None:
+        self.now = 0.0
+        self.scheduler = make_scheduler(
+            clock=lambda: self.now, **{"num_blocks": 256, "prefix_caching": False, **config}
+        )
+        self.clients = {client.name: client for client in clients}
+        self.served: Counter[str] = Counter()
+        self.outputs: Counter[str] = Counter()
+        self.waits: dict[str, list[int]] = {name: [] for name in self.clients}
+        self.rows: list[Counter[str]] = []
+        self._fixed_rows, self._seconds = fixed_rows, step_seconds
+        self._numbers = count()
+        self._begun: dict[str, int] = {}
+
+    def ask(self, client: Client) -> Request:
+        number = next(self._numbers)
+        key = AdapterKey(client.adapter, 1, client.adapter) if client.adapter else None
+        if key is not None and key not in self.scheduler.slots:
+            self.scheduler.add_adapter(key, AdapterSlot())
+        made = make_request(
+            f"{client.name}/{number}", [number % 97 + 1] * client.prompt, key, arrival=number, weight=client.weight,
+            tenant=client.tenant, priority=client.priority, max_tokens=client.outputs,
+        )  # fmt: skip
+        made.arrived_at = self.now
+        self._begun[made.request_id] = len(self.rows)
+        self.scheduler.add(made)
+        return made
+
+    def step(self) -> None:
+        live = Counter(request_id.partition("/")[0] for request_id in self.scheduler.requests)
+        for name, client in self.clients.items():
+            for _ in range(client.streams - live[name]):
+                self.ask(client)
+        output = self.scheduler.schedule(fixed_rows=self._fixed_rows)
+        assert output.num_tokens, "there is always progress"
+        rows: Counter[str] = Counter()
+        for request_id, tokens in output.num_tokens.items():
+            request, name = self.scheduler.requests[request_id], request_id.partition("/")[0]
+            done = request.num_pending_tokens == tokens
+            rows[name] += tokens
+            self.outputs[name] += done
+        self.rows.append(rows)
+        for request in finish_step(self.scheduler, output):
+            name = request.request_id.partition("/")[0]
+            self.served[name] += len(request.prompt_ids) + 2 * request.num_output_tokens
+            self.waits.setdefault(name, []).append(len(self.rows) - self._begun[request.request_id])
+        self.now += self._seconds
+
+    def run(self, steps: int) -> Shared:
+        for _ in range(steps):
+            self.step()
+        return self
+
+
+def shares(served: Mapping[str, float]) -> dict[str, float]:
+    return {name: tokens / sum(served.values()) for name, tokens in served.items()}
+
+
+# ---- shares ----
+
+
+@settings(max_examples=10)
+@given(
+    weights=st.lists(st.sampled_from([0.5, 1.0, 2.0, 4.0]), min_size=2, max_size=4),
+    sizes=st.lists(st.tuples(st.integers(2, 12), st.integers(2, 12)), min_size=4, max_size=4),
+    by_key=st.booleans(),
+)
+def test_shares_are_as_weights(weights: list[float], sizes: list[tuple[int, int]], by_key: bool) -> None:
+    clients = [
+        Client(
+            f"c{i}", 10, "" if by_key else f"a{i}", f"k{i}" if by_key else "",
+            weight=weight, prompt=prompt, outputs=outputs,
+        )
+        for i, (weight, (prompt, outputs)) in enumerate(zip(weights, sizes, strict=False))
+    ]  # fmt: skip
+    found = shares(Shared(*clients, seqs=6, num_blocks=48).run(500).served)
+    for client in clients:
+        assert found[client.name] == pytest.approx(client.weight / sum(weights), rel=0.1)
+
+
+def test_who_asks_for_less_than_its_share_gets_it_and_others_the_rest() -> None:
+    shared = Shared(Client("quiet", 1, "q"), Client("flood", 64, "f"), seqs=8).run(400)
+    assert shared.outputs["quiet"] >= 0.85 * 400, "but for a step or two in each request of eight"
+    assert all(sum(rows.values()) >= 8 for rows in shared.rows[20:]), "no place is left empty"
+
+
+@settings(max_examples=12)
+@given(
+    clients=st.lists(
+        st.tuples(
+            st.integers(1, 6), st.sampled_from(["", "a", "b"]), st.sampled_from(["", "k", "l"]),
+            st.sampled_from([0.25, 1.0, 4.0]), st.integers(0, 2), st.integers(1, 12), st.integers(1, 12),
+        ),
+        min_size=1, max_size=5,
+    ),
+    seqs=st.integers(1, 5),
+    blocks=st.integers(6, 40),
+    fixed_rows=st.sampled_from([0.0, 2.0, float("inf")]),
+)  # fmt: skip
+def test_nobody_starves_and_no_step_is_idle(
+    clients: list[tuple[int, str, str, float, int, int, int]], seqs: int, blocks: int, fixed_rows: float
+) -> None:
+    made = [Client(f"c{i}", *client) for i, client in enumerate(clients)]
+    shared = Shared(*made, seqs=seqs, num_blocks=blocks, fixed_rows=fixed_rows, step_seconds=STARVED_SECONDS / 20)
+    shared.run(1200)
+    for name, waits in shared.waits.items():
+        assert waits, name
+
+
+# ---- places ----
+
+
+def test_a_waiting_request_takes_a_place_of_who_has_far_more() -> None:
+    shared = Shared(Client("flood", 8, "f", outputs=500), seqs=8).run(10)
+    quiet = shared.ask(Client("quiet", 1, "q"))
+    shared.step()
+    assert [request.request_id for request in shared.scheduler.preempted] == ["flood/7"], "the last that came"
+    shared.run(9)
+    assert quiet.status is RequestStatus.FINISHED
+    assert not shared.scheduler.preempted, "it is back once there is room"
+
+
+@pytest.mark.parametrize("held", [1, 2])
+def test_the_last_place_is_not_taken(held: int) -> None:
+    shared = Shared(Client("a", held, "a", outputs=500), seqs=held).run(3)
+    other = shared.ask(Client("b", 1, "b"))
+    shared.step()
+    assert (other.status is RequestStatus.RUNNING) == (held == 2)
+
+
+def test_places_are_not_taken_back_and_forth() -> None:
+    shared = Shared(*(Client(name, 20, name, outputs=40) for name in "abc"), seqs=7).run(300)
+    assert shared.scheduler.num_preemptions <= 12, "of three hundred steps"
+
+
+def test_a_higher_priority_takes_any_place() -> None:
+    shared = Shared(Client("low", 2, "l", outputs=500), seqs=2).run(3)
+    high = [shared.ask(Client("high", 2, "h", priority=1)) for _ in range(2)]
+    shared.step()
+    assert {request.status for request in high} == {RequestStatus.RUNNING}
+    assert len(shared.scheduler.preempted) == 2
+
+
+def test_who_was_overdue_keeps_the_place() -> None:
+    shared = Shared(
+        Client("high", 4, "h", priority=1), Client("low", 1, "l", outputs=30), seqs=2, step_seconds=STARVED_SECONDS / 5
+    ).run(100)
+    assert shared.waits["low"]
+    assert shared.outputs["high"] > 2 * shared.outputs["low"]
+
+
+@pytest.mark.parametrize("fair", [True, False])
+def test_blocks_are_taken_from_who_was_served_most(fair: bool) -> None:
+    shared = Shared(Client("flood", 4, "f", outputs=500), seqs=8, num_blocks=12, fair=fair)
+    shared.run(3)
+    quiet = shared.ask(Client("quiet", 1, "q", outputs=12))
+    shared.run(12)
+    assert (quiet.status is RequestStatus.FINISHED) == fair
+    assert shared.scheduler.num_preemptions > 0
+
+
+# ---- rows ----
+
+
+def test_a_quiet_one_is_slowed_down_within_bounds() -> None:
+    """Time is ``fixed_rows`` + rows: alone a step of the quiet one takes 9, beside others at most 1.5 times as much."""
+    shared = Shared(Client("flood", 64, "f", outputs=50), seqs=64, fixed_rows=8.0).run(30)
+    shared.clients["quiet"] = Client("quiet", 1, "q", outputs=100)
+    shared.run(90)
+    decoding = shared.rows[33:]
+    assert all(rows["quiet"] == 1 for rows in decoding)
+    assert max(sum(rows.values()) for rows in decoding) <= 0.75 * 2 * 9 - 8
+    assert min(rows["flood"] for rows in decoding) >= 3, "and others have the rest"
+
+
+def test_rows_take_turns() -> None:
+    shared = Shared(Client("flood", 30, "f", outputs=900), seqs=64, fixed_rows=8.0, num_blocks=900).run(3)
+    shared.ask(Client("quiet", 1, "q", outputs=900))
+    shared.run(300)
+    done = [r.num_output_tokens for r in shared.scheduler.running if r.request_id.startswith("flood")]
+    assert len(done) == 30
+    assert max(done) - min(done) <= 2
+
+
+def test_steps_stay_short_for_who_comes_back_at_once() -> None:
+    shared = Shared(
+        Client("flood", 40, "f", outputs=500), Client("quiet", 1, "q", outputs=20), seqs=64, fixed_rows=8.0,
+        step_seconds=LINGER_SECONDS / 10,
+    )  # fmt: skip
+    shared.run(10)
+    del shared.clients["quiet"]
+    while any(name.startswith("quiet") for name in shared.scheduler.requests):
+        shared.step()
+    shared.run(8)
+    assert max(sum(rows.values()) for rows in shared.rows[-7:]) <= 6
+    shared.run(5)
+    assert sum(shared.rows[-1].values()) == 40
+
+
+def test_alone_nobody_is_bounded() -> None:
+    shared = Shared(Client("flood", 40, "f", outputs=500), seqs=64, num_blocks=900, fixed_rows=0.0).run(5)
+    assert sum(shared.rows[-1].values()) == 40
+
+
+def test_alike_are_not_bounded() -> None:
+    shared = Shared(*(Client(f"c{i}", 2, f"a{i}", outputs=500) for i in range(16)), seqs=64, fixed_rows=2.0).run(10)
+    assert sum(shared.rows[-1].values()) == 32
+
+
+def test_a_lower_priority_makes_steps_little_longer() -> None:
+    shared = Shared(
+        Client("low", 40, "l", outputs=500), Client("high", 4, "h", priority=1, outputs=500), seqs=64, fixed_rows=8.0
+    ).run(60)
+    decoding = shared.rows[5:]
+    assert all(rows["high"] == 4 for rows in decoding)
+    assert max(rows["low"] for rows in decoding) == 3, "1.25 times 12, without 12"
+
+
+def test_a_flow_that_others_leave_out_has_a_row_now_and_then() -> None:
+    """Key and adapter of one are both in demand by others: by their accounts alone it would never have a turn."""
+    shared = Shared(
+        Client("x", 30, "a", "k", outputs=900), Client("z", 30, "b", "l", outputs=900),
+        Client("y", 1, "a", "l", outputs=900), Client("quiet", 1, "c", "m", outputs=900), seqs=64, fixed_rows=4.0,
+    ).run(300)  # fmt: skip
+    assert shared.outputs["y"] >= 300 / (PAUSED_STEPS + 4)
+
+
+def test_a_prompt_waits_for_no_longer_prompt_of_others() -> None:
+    shared = Shared(seqs=8, tokens=16)
+    shared.ask(Client("long", 1, "a", prompt=400))
+    shared.run(2)
+    short = shared.ask(Client("short", 1, "b", prompt=10))
+    shared.run(1)
+    assert short.num_output_tokens == 1
