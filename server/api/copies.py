@@ -46,6 +46,7 @@ async def answer_copy(
     """
     copied = _copied(job, await prepare(lease.key, job.started), max(len(one.ids) for one in original))
     requests = copied.requests()
+    await context.residency.ensure(lease)
     lease.sequences = len(requests)
     sequences: list[Sequence] = []
     try:

@@ -128,6 +128,7 @@ class _Work:
         with context.registry.lease(asked_model(context.registry, self._body), sticky) as lease:
             self._adapter = self._drawn = lease.key
             self._shadow = context.shadows.chosen(lease)
+            context.residency.want(lease)  # it is loaded while the prompt is prepared
             job = await self._prepare(context, self._body, lease.key, self._started)
             salted = replace(job, cache_salt=self._caller.salted(job.cache_salt))
             settings = {"whole": not self._body.stream, "keep_ids": self._shadow is not None}
