@@ -2,9 +2,10 @@
 
     python -m benchmarks.adapter_loading --base DIR
 
-Streams are a closed loop over HTTP (``python -m loadtests``, a process of its own). In every other window sixteen
-random LoRA are uploaded, verified and deleted, one after the other without a pause. All of it shares this machine's
-cores.
+Streams are a closed loop over HTTP (``python -m loadtests``, a process of its own). In every other window random LoRA
+of ``--megabytes`` are loaded, one after the other without a pause: ``--how cold``, by requests for adapters that are
+only stored (two are resident at once), or ``--how upload``, uploaded, verified and deleted. All of it shares this
+machine's cores.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import cycle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.adapter_memory import upload
+from benchmarks.adapter_memory import linear_sides, upload, write_package
 from benchmarks.own_server import OwnServer, own_server
-from benchmarks.speed.adapter_sets import write_sets
+
+Load = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -40,23 +42,39 @@ class Window:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, and print the table."""
     args = _parser().parse_args(argv)
-    packages = write_sets(args.base, args.out / "adapters", {"sixteen"})["sixteen"]
+    packages = _packages(args.base, args.out / "adapters", args.megabytes, args.adapters)
     quiet, loading = [], []
     with tempfile.TemporaryDirectory() as folder:
         options = ["--model", str(args.base), "--data-dir", folder, "--log-level", "warning", *args.serve.split()]
+        if args.how == "cold":
+            options += ["--max-resident", "2"]
         with own_server(options, args.out / "server.log") as server:
+            load = partial(_upload, server, packages) if args.how == "upload" else _stored(server, packages)
             for number in range(args.rounds):
-                quiet.append(_window(server, args.streams, args.seconds, (), seed=number))
-                loading.append(_window(server, args.streams, args.seconds, packages, seed=number))
+                quiet.append(_window(server, args.streams, args.seconds, None, seed=number))
+                loading.append(_window(server, args.streams, args.seconds, load, seed=number))
                 print(quiet[-1], loading[-1], file=sys.stderr, flush=True)
     print(_table(quiet, loading))
     return 0
 
 
-def _window(server: OwnServer, streams: int, seconds: float, packages: Sequence[Path], seed: int) -> Window:
-    """Streams for so long, beside uploads of ``packages`` if there are any."""
+def _packages(base: Path, out: Path, megabytes: float, count: int) -> list[Path]:
+    """LoRA of that weight on every linear map."""
+    config = json.loads((base / "config.json").read_text("utf-8"))
+    sides = linear_sides(config)
+    numbers = config["num_hidden_layers"] * sum(into + out for into, out in sides.values())
+    rank = max(1, round(megabytes * 1e6 / 4 / numbers))
+    packages = [out / f"r{rank}-{number}" for number in range(count)]
+    for number, package in enumerate(packages):
+        if not (package / "adapter_config.json").exists():
+            write_package(package, config, rank, seed=number, targets=tuple(sides))
+    return packages
+
+
+def _window(server: OwnServer, streams: int, seconds: float, load: Load | None, seed: int) -> Window:
+    """Streams for so long, beside one ``load`` after the other if there is any."""
     over, counts = threading.Event(), [0]
-    loader = threading.Thread(target=_load, args=(server, packages, over, counts))
+    loader = threading.Thread(target=_load_on, args=(load, over, counts))
     loader.start()
     try:
         run = _streams(server, streams, seconds, seed)
@@ -67,13 +85,27 @@ def _window(server: OwnServer, streams: int, seconds: float, packages: Sequence[
     return Window(gaps["p50"], gaps["p99"], run["output_tokens_per_s"], counts[0])
 
 
-def _load(server: OwnServer, packages: Sequence[Path], over: threading.Event, counts: list[int]) -> None:
-    for package in cycle(packages):
-        if over.is_set():
-            return
-        upload(server, "loading", package)
-        server.client.delete("/v1/adapters/loading").raise_for_status()
+def _load_on(load: Load | None, over: threading.Event, counts: list[int]) -> None:
+    while load is not None and not over.is_set():
+        load(counts[0])
         counts[0] += 1
+
+
+def _upload(server: OwnServer, packages: Sequence[Path], number: int) -> None:
+    upload(server, "loading", packages[number % len(packages)])
+    server.client.delete("/v1/adapters/loading").raise_for_status()
+
+
+def _stored(server: OwnServer, packages: Sequence[Path]) -> Load:
+    """Uploads all; the result asks one of them after the other, which is loaded for that."""
+    for number, package in enumerate(packages):
+        upload(server, f"a{number}", package)
+
+    def ask(number: int) -> None:
+        body = {"model": f"a{number % len(packages)}", "prompt": "It was", "max_tokens": 1}
+        server.post("/v1/completions", body)
+
+    return ask
 
 
 def _streams(server: OwnServer, count: int, seconds: float, seed: int) -> dict[str, Any]:
@@ -102,6 +134,9 @@ def _table(quiet: Sequence[Window], loading: Sequence[Window]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, required=True, help="directory of the base model")
+    parser.add_argument("--how", choices=("cold", "upload"), default="cold", help="default: %(default)s")
+    parser.add_argument("--megabytes", type=float, default=100.0, help="of an adapter (default: %(default)s)")
+    parser.add_argument("--adapters", type=int, default=6, help="default: %(default)s")
     parser.add_argument("--streams", type=int, default=4, help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=15.0, help="of a window (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="windows of each kind (default: %(default)s)")

@@ -23,6 +23,8 @@ from safetensors.torch import save_file
 from benchmarks.own_server import OwnServer, own_server
 
 TARGETS = ("q_proj", "v_proj")
+ON_DEVICE = 'tier="device"'
+MLP = ("gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True)
@@ -73,23 +75,34 @@ def _numbers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
-def write_package(folder: Path, config: dict[str, Any], rank: int, seed: int) -> int:
-    """A random LoRA package of ``rank`` in fp32; returns how many numbers it holds."""
+def write_package(folder: Path, config: dict[str, Any], rank: int, seed: int, targets: Sequence[str] = TARGETS) -> int:
+    """A random LoRA package of ``rank`` in fp32 for ``targets``; returns how many numbers it holds."""
     generator = torch.Generator().manual_seed(seed)
-    hidden = config["hidden_size"]
-    head = config.get("head_dim") or hidden // config["num_attention_heads"]
-    widths = {"q_proj": head * config["num_attention_heads"], "v_proj": head * config["num_key_value_heads"]}
+    sides = linear_sides(config)
     tensors = {}
     for layer in range(config["num_hidden_layers"]):
-        for target in TARGETS:
-            prefix = f"base_model.model.model.layers.{layer}.self_attn.{target}"
-            tensors[f"{prefix}.lora_A.weight"] = torch.randn(rank, hidden, generator=generator) * hidden**-0.5
-            tensors[f"{prefix}.lora_B.weight"] = torch.randn(widths[target], rank, generator=generator) * 0.02
-    folder.mkdir(exist_ok=True)
+        for target in targets:
+            block = "mlp" if target in MLP else "self_attn"
+            prefix = f"base_model.model.model.layers.{layer}.{block}.{target}"
+            into, out = sides[target]
+            tensors[f"{prefix}.lora_A.weight"] = torch.randn(rank, into, generator=generator) * into**-0.5
+            tensors[f"{prefix}.lora_B.weight"] = torch.randn(out, rank, generator=generator) * 0.02
+    folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "adapter_model.safetensors")
     settings = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": 2 * rank}
-    (folder / "adapter_config.json").write_text(json.dumps({**settings, "target_modules": list(TARGETS)}))
+    (folder / "adapter_config.json").write_text(json.dumps({**settings, "target_modules": list(targets)}))
     return sum(tensor.numel() for tensor in tensors.values())
+
+
+def linear_sides(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Inputs and outputs of the linear maps of one layer of a Llama-type base."""
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    head = config.get("head_dim") or hidden // config["num_attention_heads"]
+    queries, keys = head * config["num_attention_heads"], head * config["num_key_value_heads"]
+    return {
+        "q_proj": (hidden, queries), "k_proj": (hidden, keys), "v_proj": (hidden, keys), "o_proj": (queries, hidden),
+        "gate_proj": (hidden, inner), "up_proj": (hidden, inner), "down_proj": (inner, hidden),
+    }  # fmt: skip
 
 
 def upload(server: OwnServer, name: str, package: Path) -> None:
@@ -102,9 +115,9 @@ def upload(server: OwnServer, name: str, package: Path) -> None:
 
 def measure(server: OwnServer, count: int, tensors: int) -> Sample:
     """The state of the server now."""
-    assert int(server.metric("hotswap_adapters_resident")) == count
+    assert int(server.metric("hotswap_adapters_resident", ON_DEVICE)) == count
     private = server.private_bytes()
-    reported = int(server.metric("hotswap_adapter_bytes"))
+    reported = int(server.metric("hotswap_adapter_bytes", ON_DEVICE))
     return Sample(count, tensors, reported, private["api"], private["engine"])
 
 

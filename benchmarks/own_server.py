@@ -33,10 +33,11 @@ class OwnServer:
             raise RuntimeError(f"{path}: {answer.text}")
         return answer.json()
 
-    def metric(self, name: str) -> float:
-        """The sum of a metric over its labels; 0 when it is not there."""
+    def metric(self, name: str, label: str = "") -> float:
+        """The sum of a metric over its labels, with ``label`` those that have it; 0 when it is not there."""
         text = self.client.get("/metrics").text
-        return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE))
+        labels = rf"{{.*{re.escape(label)}.*}}" if label else r"(?:{.*})?"
+        return sum(float(value) for value in re.findall(rf"^{name}{labels} (\S+)$", text, re.MULTILINE))
 
     def private_bytes(self) -> dict[str, int]:
         """Memory that is a process's own, shared libraries and files not counted, of the API and engine processes."""

@@ -49,8 +49,11 @@ from server.catalog.database.events import EventTable
 from server.catalog.database.keys import KeyTable
 from server.catalog.key_manager import KeyManager
 from server.catalog.lifecycle import AdapterLifecycle
+from server.catalog.loading import PackageLoader
+from server.catalog.memory_ledger import Budget
 from server.catalog.polling import Poller
 from server.catalog.registry import Registry, Share
+from server.catalog.residency import Residency
 from server.catalog.sources import SourceRules, Sources, folders_of
 from server.catalog.store import AdapterStore, ObjectStore
 from server.catalog.trail import Trail
@@ -83,6 +86,7 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
             model=str(directory),
             chat_template_sha256=text.chat_template_sha256,
             end_token_ids=text.end_token_ids(directory),
+            tried_dir=str(data_dir),
         )
     )
     registry = Registry(name, config.max_candidates)
@@ -92,6 +96,7 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
         restarts=lambda: engine.restarts,
         resumed=lambda: engine.resumed,
         versions=registry.counts,
+        stored=registry.stored,
         shares=partial(_shares, registry),
         max_adapters=config.metrics_adapters,
     )
@@ -106,11 +111,20 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
     )
     database = Database(config.catalog or sqlite_url(data_dir))
     catalog = Catalog(database, lambda: engine.info.base_fingerprint, store.place)
+    residency = Residency(
+        engine,
+        registry,
+        Budget(ceil(config.engine.max_adapter_gb * 1e9), config.max_resident),
+        metrics,
+        rule=registry.settings,
+        load=PackageLoader(store, engine),
+        eager=config.load_adapters == "eager",
+    )
     lifecycle = AdapterLifecycle(
-        registry, catalog, store, engine, observer=metrics, vocabulary=text, max_versions=config.max_versions
+        registry, catalog, store, residency, observer=metrics, vocabulary=text, max_versions=config.max_versions
     )
     engine.on_step = metrics.observe_step
-    engine.on_lost = lifecycle.lost
+    engine.needed, engine.on_lost, engine.on_restart = residency.held, residency.lost, residency.engine_started
     engine.outage.on_recovery = metrics.engine_recovered
     control = CanaryControl(lifecycle, figures)
     return ServerContext(

@@ -17,12 +17,21 @@ from server.engine.messages import EngineInfo, EngineStats
 
 
 class EngineCollector(Collector):
-    """The engine's own statistics, read when scraped; also under the names that routers look for."""
+    """The engine's own statistics, read when scraped; also under the names that routers look for.
+
+    ``stored`` is how many adapter versions are kept, and what their tensors weigh.
+    """
 
     def __init__(
-        self, model: str, stats: Callable[[], EngineStats], restarts: Callable[[], int], resumed: Callable[[], int]
+        self,
+        model: str,
+        stats: Callable[[], EngineStats],
+        restarts: Callable[[], int],
+        resumed: Callable[[], int],
+        stored: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ) -> None:
         self._model = model
+        self._stored = stored
         self._stats = stats
         self._restarts = restarts
         self._resumed = resumed
@@ -47,10 +56,15 @@ class EngineCollector(Collector):
         for name, (text, value) in values.items():
             yield self._gauge(f"hotswap_{name}", text, value)
         resident = GaugeMetricFamily("hotswap_adapters_resident", "Adapter versions by tier.", labels=("model", "tier"))
+        count, size = self._stored()
         resident.add_metric((self._model, "device"), stats.adapters_resident)
+        resident.add_metric((self._model, "host"), stats.adapters_on_host)
+        resident.add_metric((self._model, "store"), count)
         yield resident
         nbytes = GaugeMetricFamily("hotswap_adapter_bytes", "Memory of adapters by tier.", labels=("model", "tier"))
         nbytes.add_metric((self._model, "device"), stats.adapter_bytes)
+        nbytes.add_metric((self._model, "host"), stats.host_adapter_bytes)
+        nbytes.add_metric((self._model, "store"), size)
         yield nbytes
 
     def _counters(self, stats: EngineStats) -> Iterator[Metric]:

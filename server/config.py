@@ -52,7 +52,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     ``scheduling`` of SCHEDULINGS.
     ``max_model_len`` and ``threads`` are 0 where nobody chose. ``chat_template_sha256`` is of the template that is
     served, which adapters must have been trained with, and ``end_token_ids`` end an output; empty: as the base's own
-    files say. They are computed, so they have no flags.
+    files say. What an engine remembers is in ``tried_dir``. They are computed, so they have no flags.
     """
 
     model: Annotated[
@@ -75,6 +75,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         str, Flag(ENGINE, f"{', '.join(KV_DTYPES[:-1])} or {KV_DTYPES[-1]}, of keys and values", "TYPE")
     ] = "auto"
     max_adapter_gb: Annotated[float, Flag(ENGINE, "memory for resident adapters; 0: what there is", "GB")] = 16.0
+    max_host_adapter_gb: Annotated[
+        float, Flag(ENGINE, "memory for adapters that left a device with memory of its own; 0: none is kept", "GB")
+    ] = 16.0
     prefix_caching: Annotated[bool, Flag(ENGINE, "share the KV of equal prompt beginnings")] = True
     speculation: Annotated[
         str,
@@ -104,6 +107,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     trust_remote_code: Annotated[bool, Flag(ENGINE, "run model code that comes with the base")] = False
     chat_template_sha256: str = ""
     end_token_ids: tuple[int, ...] = ()
+    tried_dir: str = ""
 
     def __post_init__(self) -> None:
         chosen = (
@@ -118,7 +122,15 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
         if self.kv_cache_gb <= 0:
             raise ValueError(f"--kv-cache-gb must be above 0, not {self.kv_cache_gb}")
-        limits = ("max_adapter_gb", "max_model_len", "threads", "engine_timeout", "step_timeout", "start_timeout")
+        limits = (
+            "max_adapter_gb",
+            "max_host_adapter_gb",
+            "max_model_len",
+            "threads",
+            "engine_timeout",
+            "step_timeout",
+            "start_timeout",
+        )
         for name in limits:
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name.replace('_', '-')} must not be negative, as {getattr(self, name)} is")

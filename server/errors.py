@@ -16,6 +16,7 @@ ServerError
 ├── StoreError               packages cannot be kept on the disk     503
 │   └── StoreFullError       there is no room on it                  507
 ├── BudgetError              more than the operator allows           507
+│   └── NoRoomError          pinned adapters leave no memory for it  503
 └── EngineStartError         the base cannot be served: ends start-up
     └── OpenServerError      anybody could do anything: wrong usage
 """
@@ -117,11 +118,16 @@ ADAPTER_MEMORY = "adapter_memory_exceeded"  # a BudgetError's code, between engi
 
 
 class BudgetError(ServerError):
-    """More than a setting allows; the message says which, and ``code`` is of it."""
+    """More than a setting allows; the message says which, and ``code`` is of it. ``nbytes`` is what was too much."""
 
-    def __init__(self, message: str, *, code: str) -> None:
+    def __init__(self, message: str, *, code: str, nbytes: int = 0) -> None:
         super().__init__(message)
         self.code = code
+        self.nbytes = nbytes
+
+
+class NoRoomError(BudgetError):
+    """What is asked for would fit, but not beside what an operator keeps there; it may later."""
 
 
 class EngineStartError(ServerError):

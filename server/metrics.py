@@ -6,13 +6,15 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from typing_extensions import override
 
 from server.adapter_key import AdapterKey
-from server.catalog.observer import Action, LifecycleObserver
+from server.catalog.observer import Action, Evicted, LifecycleObserver
+from server.catalog.places import ColdStart
 from server.catalog.registry import Share
 from server.catalog.versions import VersionState
 from server.collectors import EngineCollector, InfoCollector, ShareCollector, VersionCollector
@@ -126,11 +128,19 @@ class RequestClock:
     """Times one sequence. ``tokens`` for each output, then exactly one ``finish``.
 
     ``ttft`` is None until the first token, and where an engine was lost: that tells nothing of the version.
+    ``on_first`` is told when the first token came.
     """
 
-    def __init__(self, series: Series, started: float, now: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        series: Series,
+        started: float,
+        now: Callable[[], float] = time.perf_counter,
+        on_first: Callable[[float], None] = lambda now: None,
+    ) -> None:
         self._series = series
         self._started = started
+        self._on_first = on_first
         self._now = now
         self._first = 0.0
         self._last = 0.0
@@ -149,6 +159,7 @@ class RequestClock:
                 self._series.ttft.observe(now - self._started)
                 self._series.queue.observe(queued_seconds)
                 self.ttft = None if self._again else now - self._started
+                self._on_first(now)
             self._first = now
         else:
             self._series.itl.observe((now - self._last) / count)
@@ -199,6 +210,7 @@ class Metrics(LifecycleObserver):
         restarts: Callable[[], int] = lambda: 0,
         resumed: Callable[[], int] = lambda: 0,
         versions: Callable[[], Mapping[VersionState, int]] = dict,
+        stored: Callable[[], tuple[int, int]] = lambda: (0, 0),
         shares: Callable[[], Iterable[Share]] = tuple,
         max_adapters: int = 100,
     ) -> None:
@@ -210,7 +222,7 @@ class Metrics(LifecycleObserver):
         self._make_request_metrics()
         self._make_adapter_metrics()
         self._make_step_metrics()
-        self.registry.register(EngineCollector(model, stats, restarts, resumed))
+        self.registry.register(EngineCollector(model, stats, restarts, resumed, stored))
         self.registry.register(VersionCollector(model, versions))
         self.registry.register(ShareCollector(model, shares, max_adapters))
 
@@ -239,6 +251,16 @@ class Metrics(LifecycleObserver):
 
     def _make_adapter_metrics(self) -> None:
         self._load = self._histogram("adapter_load_seconds", "Loading an adapter.", LOAD_BUCKETS, ("stage",))
+        self._cold = self._histogram(
+            "adapter_cold_start_seconds",
+            "First token of a request that waited for its adapter.",
+            LOAD_BUCKETS,
+            ("stage",),
+        )
+        self._reloads = self._counter("adapter_cold_loads_total", "Stored versions that came into memory.", ())
+        self._evictions = self._counter("adapter_evictions_total", "Versions that left memory.", ("reason",))
+        for reason in get_args(Evicted):
+            self._evictions.labels(reason)
         self._swaps = self._counter("adapter_swaps_total", "Changes of what a name serves.", ("action",))
         for action in get_args(Action):
             self._swaps.labels(action)
@@ -282,9 +304,19 @@ class Metrics(LifecycleObserver):
         """An engine took the place of one that was lost ``seconds`` ago: it serves, or its first token came."""
         self._restart.labels(self._model, stage).observe(seconds)
 
-    def clock(self, key: AdapterKey | None, started: float) -> RequestClock:
-        """The clock of one sequence for ``key`` (None: the base) that arrived at ``started`` (perf_counter)."""
-        return RequestClock(self._series(self._labels.count(key)), started)
+    def clock(self, key: AdapterKey | None, started: float, cold: ColdStart | None = None) -> RequestClock:
+        """The clock of one sequence for ``key`` (None: the base) that arrived at ``started`` (perf_counter).
+
+        ``cold``: its adapter was loaded for it.
+        """
+        series = self._series(self._labels.count(key))
+        if cold is None:
+            return RequestClock(series, started)
+        return RequestClock(series, started, on_first=partial(self._cold_first, cold))
+
+    def _cold_first(self, cold: ColdStart, now: float) -> None:
+        for stage, seconds in {**cold.seconds, "prefill": now - cold.ended}.items():
+            self._cold.labels(stage).observe(seconds)
 
     def error(self, key: AdapterKey | None, kind: str) -> None:
         """A request for ``key`` was answered by an error of type ``kind``, be it before anything ran."""
@@ -295,6 +327,18 @@ class Metrics(LifecycleObserver):
         """An adapter version became resident."""
         for stage, seconds in loaded.seconds.items():
             self._load.labels(stage).observe(seconds)
+
+    @override
+    def adapter_came_back(self, seconds: Mapping[str, float]) -> None:
+        """A stored version became resident."""
+        self._reloads.inc()
+        for stage, took in seconds.items():
+            self._load.labels(stage).observe(took)
+
+    @override
+    def adapter_evicted(self, why: Evicted) -> None:
+        """A version left memory."""
+        self._evictions.labels(why).inc()
 
     @override
     def name_changed(self, action: Action) -> None:

@@ -167,6 +167,7 @@ Seconds = Annotated[float, Field(ge=0)]
 Size = Annotated[float, Field(gt=0)]
 Amount = Annotated[float, Field(ge=0)]
 Deadline = Annotated[float, Field(gt=0)]  # seconds
+Loading = Literal["eager", "lazy"]
 Level = Literal["debug", "info", "warning", "error"]
 
 
@@ -177,7 +178,7 @@ class ServerConfig(BaseModel):
     ``engine.model`` is as the operator gave it (a hub id or a directory) until ``server.app.make_context`` resolves it.
     ``adapter`` are (name, directory or archive) loaded at start; those that answer exactly as the base does are refused
     unless ``allow_noop``. Keys are kept only as SHA-256 digests. ``max_waiting_requests`` bounds the sequences accepted
-    beyond ``max_num_seqs``; ``max_candidates`` bounds the adapter versions that are resident without being live,
+    beyond ``max_num_seqs``; ``max_candidates`` bounds the adapter versions that were uploaded and are not live,
     ``max_versions`` those kept of one name, ``max_stored_gb`` what the packages of all weigh on the disk. Pages of a
     ``cors_origin`` may read answers and use a server without keys; its host may be the Host of requests.
     """
@@ -289,6 +290,12 @@ class ServerConfig(BaseModel):
     ] = 5.0
     drain_seconds: Annotated[Seconds, Flag(LIMITS, "time running requests get to finish at shutdown", "S")] = 30.0
     metrics_adapters: Annotated[Positive, Flag(LIMITS, "adapters with metrics of their own", "N")] = 100
+    max_resident: Annotated[
+        Count, Flag(LIMITS, "adapter versions in memory at once; 0: as many as --max-adapter-gb holds", "N")
+    ] = 0
+    load_adapters: Annotated[
+        Loading, Flag(LIMITS, "eager: load adapters at start, as many as fit; lazy: at their first request", "WHEN")
+    ] = "eager"
     max_candidates: Annotated[Count, Flag(LIMITS, "adapter versions uploaded but not live, at once", "N")] = 16
     max_versions: Annotated[
         Count, Flag(LIMITS, "versions kept of one adapter; an upload deletes the oldest unused; 0: all", "N")

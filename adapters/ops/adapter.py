@@ -78,6 +78,11 @@ class Adapter:
             found.append(self.prompt.embeds)
         return list({id(tensor): tensor for tensor in found}.values())
 
+    def shared(self) -> list[Tensor]:
+        """Those tensors, once, that other adapters may have as well."""
+        found = [tensor for ops in self.ops.values() for op in ops for tensor in op.shared()]
+        return list({id(tensor): tensor for tensor in found}.values())
+
     def map(self, fn: Callable[[Tensor], Tensor]) -> Adapter:
         """The same adapter with ``fn`` applied to every tensor (a move, a cast); shared tensors stay shared."""
         done: dict[int, Tensor] = {}

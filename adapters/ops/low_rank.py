@@ -67,6 +67,7 @@ class SharedLowRank(AddOp):
     """
 
     STACKS: ClassVar[bool] = False
+    SHARED: ClassVar[tuple[str, ...]] = ("a", "b")
 
     a: Tensor
     b: Tensor
@@ -103,6 +104,7 @@ class RandomBases(AddOp):
     """
 
     STACKS: ClassVar[bool] = False
+    SHARED: ClassVar[tuple[str, ...]] = ("a", "big")
 
     a: Tensor
     big: Tensor

@@ -42,6 +42,8 @@ class Op(ABC):
     STACKS: ClassVar[bool] = True
     # Whether with native kernels a row comes out the same to the last bit, whatever other rows there are.
     HAS_EXACT_ROWS: ClassVar[bool] = True
+    # Fields whose tensors other adapters may have as well, number for number.
+    SHARED: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
@@ -57,6 +59,10 @@ class Op(ABC):
     def tensors(self) -> list[Tensor]:
         """Every tensor of the op."""
         return [value for value in self._values().values() if isinstance(value, Tensor)]
+
+    def shared(self) -> list[Tensor]:
+        """Those of them that other adapters may have as well."""
+        return [getattr(self, name) for name in self.SHARED]
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> Self:
         """The same op with ``fn`` applied to every tensor."""

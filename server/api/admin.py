@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from starlette.responses import Response
 
 from adapters.errors import AdapterError
-from server.adapter_key import version_number
+from server.adapter_key import AdapterKey, version_number
 from server.api import sources, uploads
 from server.api.audit import audit, audit_refusal, refusals_audited
 from server.api.auth import AdminKey, ReaderKey, SomeAdminKey, SomeReaderKey, caller_of
@@ -42,6 +42,10 @@ def adapter_body(context: ServerContext, name: str) -> dict[str, Any]:
     settings = settings_body(registry.settings(name))
     etag = state_of(name, registry.history(name)).etag
     decided = {**settings, "traffic": traffic_body(context, name), "etag": etag}
+    for version in versions:
+        version["residency"] = context.residency.tier(AdapterKey(name, version["version"], version["digest"]))
+    where = next((version["residency"] for version in versions if version["version"] == live["version"]), None)
+    decided["residency"] = where
     return {**live, "object": "adapter", "running": running, **decided, "versions": versions}
 
 

@@ -24,6 +24,7 @@ from server.catalog.canary_watch import CanaryWatch
 from server.catalog.key_manager import KeyManager
 from server.catalog.lifecycle import AdapterLifecycle
 from server.catalog.registry import Registry
+from server.catalog.residency import Residency
 from server.catalog.sources import Sources
 from server.catalog.trail import Trail
 from server.engine.ipc.client import EngineClient
@@ -168,6 +169,11 @@ class ServerContext:
     def access(self) -> Access:
         """Which part of the API asks for a key."""
         return Access(self.config, self.keys.ring)
+
+    @property
+    def residency(self) -> Residency:
+        """Which adapters are in memory."""
+        return self.lifecycle.residency
 
     def vocab_size(self, adapter: AdapterKey | None) -> int:
         """How many token ids an adapter knows."""

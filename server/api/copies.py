@@ -46,6 +46,7 @@ async def answer_copy(
     """
     copied = _copied(job, await prepare(lease.key, job.started), max(len(one.ids) for one in original))
     requests = copied.requests()
+    await context.residency.ensure(lease)
     lease.sequences = len(requests)
     sequences: list[Sequence] = []
     try:
@@ -75,8 +76,16 @@ def _copied(job: Job, copy: Job, longest: int) -> Job:
         logprobs=None,
         prompt_logprobs=None,
     )
-    shares = {"tenant": job.tenant, "weight": job.weight, "priority": job.priority}
-    return replace(copy, sampling=sampling, cache_salt=job.cache_salt, echo=False, prompt_logprobs=None, **shares)
+    return replace(
+        copy,
+        sampling=sampling,
+        cache_salt=job.cache_salt,
+        tenant=job.tenant,
+        weight=job.weight,
+        priority=job.priority - 1,  # behind everything that somebody waits for
+        echo=False,
+        prompt_logprobs=None,
+    )
 
 
 def _ended(lease: Lease) -> None:

@@ -21,6 +21,7 @@ from server.errors import (
     ConflictError,
     EngineUnavailableError,
     InvalidRequestError,
+    NoRoomError,
     NotFoundError,
     PreconditionFailedError,
     QueueFullError,
@@ -97,12 +98,12 @@ def to_api_error(error: Exception) -> ApiError:
         case RequestTimeoutError() | QueueFullError():
             status, kind, code = _BUSY[type(error)]
             return retry_later(status, str(error), type=kind, code=code)
+        case CatalogUnavailableError() | NoRoomError():
+            return retry_later(503, str(error), code=error.code)
         case AdapterFailedError() | PackageChangedError() | StoreError() | BudgetError() | RequestEndsEngineError():
             status = 507 if isinstance(error, (StoreFullError, BudgetError)) else 503
             headers = {"x-should-retry": "false"}  # it takes an operator, or another request
             return ApiError(status, str(error), type="server_error", code=error.code, headers=headers)
-        case CatalogUnavailableError():
-            return retry_later(503, str(error), code=error.code)
         case EngineUnavailableError():
             return retry_later(503, str(error), code="engine_unavailable")
         case GenerationError():

@@ -362,15 +362,18 @@ async def running(
     """Submit all sequences of ``job`` at once, counted in its ``lease``; abort those that run when the block is left.
 
     A sequence is counted until the engine has ended it, however slowly it is read, and with the last the lease ends.
-    ``cut`` is called when what nobody reads has to go. ``whole``: deltas are only collected; with ``keep_ids``
-    sequences know their output. Raises QueueFullError or EngineUnavailableError before anything runs.
+    The version of the lease is resident first. ``cut`` is called when what nobody reads has to go. ``whole``: deltas
+    are only collected; with ``keep_ids`` sequences know their output. Raises QueueFullError, EngineUnavailableError, or
+    as ``Residency.ensure``, before anything runs.
     """
     requests = job.requests()
     holder = job.tenant, job.adapter.name if job.adapter else ""
     with context.admission.admit(len(requests), cut, holder) as places:
+        await context.residency.ensure(lease)
         lease.sequences = len(requests)
         context.shadows.give_way(context.admission.active)
-        clocks = [context.metrics.clock(job.adapter, job.started) for _ in requests]
+        cold = context.residency.cold_start(lease)
+        clocks = [context.metrics.clock(job.adapter, job.started, cold) for _ in requests]
         sequences: list[Sequence] = []
         try:
             for index, (request, place) in enumerate(zip(requests, places, strict=True)):

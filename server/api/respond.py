@@ -132,6 +132,7 @@ class _Work:
             self._shadow = context.shadows.chosen(lease)
             share = share_of(self._caller, context, lease.key)
             with context.limiter.request(share.subjects) as ticket:
+                context.residency.want(lease)  # it is loaded while the prompt is prepared
                 job = share.job(await self._prepare(context, self._body, lease.key, self._started), self._deadline)
                 ticket.admit(len(job.prompts) * job.n, job.prompt_tokens, share.most_tokens(job, self._body))
                 settings = {"whole": not self._body.stream, "keep_ids": self._shadow is not None}

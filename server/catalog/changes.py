@@ -21,8 +21,8 @@ from server.catalog.following import Following
 from server.catalog.guard import Guard, state_of
 from server.catalog.observer import Action
 from server.catalog.registry import Registry
+from server.catalog.residency import Residency
 from server.catalog.versions import NameSettings, VersionHistory
-from server.engine.ipc.client import EngineClient
 from server.errors import UnknownModelError
 
 T = TypeVar("T")
@@ -31,10 +31,10 @@ T = TypeVar("T")
 class Changes:
     """Changes of names, each of which a ``Guard`` lets through or refuses: PreconditionFailedError, ConflictError."""
 
-    def __init__(self, registry: Registry, catalog: Catalog, engine: EngineClient, following: Following) -> None:
+    def __init__(self, registry: Registry, catalog: Catalog, residency: Residency, following: Following) -> None:
         self._registry = registry
         self._catalog = catalog
-        self._engine = engine
+        self._residency = residency
         self._following = following
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -104,7 +104,7 @@ class Changes:
                 key, package = arriving
                 self._catalog.abandon(package)
                 if not self._registry.knows(key):
-                    await self._engine.unload_adapter(key, force=True)
+                    await self._residency.unload(key, force=True)
             raise
 
     async def follow(self, name: str, history: VersionHistory) -> None:

@@ -9,10 +9,11 @@ from collections.abc import Collection
 from adapters.errors import AdapterError
 from server.adapter_key import AdapterKey
 from server.catalog.draining import Draining
-from server.catalog.loading import PackageLoader
 from server.catalog.observer import Action, LifecycleObserver
+from server.catalog.places import Stage
 from server.catalog.registry import Registry
 from server.catalog.removal import Removal
+from server.catalog.residency import Residency
 from server.catalog.versions import AdapterVersion, VersionHistory, VersionState
 from server.errors import AdapterFailedError, ServerError
 
@@ -25,13 +26,13 @@ class Following:
     def __init__(
         self,
         registry: Registry,
-        load: PackageLoader,
+        residency: Residency,
         draining: Draining,
         removal: Removal,
         observer: LifecycleObserver,
     ) -> None:
         self._registry = registry
-        self._load_package = load
+        self._residency = residency
         self._draining = draining
         self._removal = removal
         self._observer = observer
@@ -51,13 +52,14 @@ class Following:
         ours: Collection[AdapterVersion] = (),
         force: bool = False,
     ) -> list[asyncio.Task[None]]:
-        """Let requests of ``name`` see ``history``, once what it serves is resident, and let the rest go.
+        """Let requests of ``name`` see ``history``, and let go what it no longer serves.
 
+        What takes the place of a version that is in memory is loaded first, so that its requests wait for nothing.
         ``action`` is what changed the live version; ``resident`` is known to be there. Files of versions that are gone
         are deleted if they are ``ours``; whoever removed the others sees to theirs. Returns what ends the versions that
         are gone, ``force`` or not.
         """
-        failures = await self._load(history, resident)
+        failures = await self._load(name, history, resident)
         before = self._registry.history(name)
         gone = self._registry.adopt(name, history)
         for key, reason in failures.items():
@@ -71,6 +73,8 @@ class Following:
             if version.key not in stay:
                 self._observer.retire(version.key)
                 self._draining.begin(version.key)
+        self._residency.warm(version.key for version in history.to_be_resident())
+        self._residency.rule_changed(name)
         return ends
 
     async def make_resident(self, version: AdapterVersion) -> None:
@@ -83,7 +87,7 @@ class Following:
                 return
             self._registry.drained(key)  # it is not there: the engine has been another since
         try:
-            loaded = await self._load_package(key, version.path, allow_noop=True)  # accepted before
+            loaded = await self._residency.load(key, version.path, allow_noop=True, nbytes=version.nbytes)
         except AdapterError as error:
             self._registry.failed(key, str(error))
             raise AdapterFailedError(
@@ -104,11 +108,20 @@ class Following:
         self._observer.retire(version.key)
         return self._removal.begin(version, force=force, delete=delete)
 
-    async def _load(self, history: VersionHistory, resident: AdapterKey | None) -> dict[AdapterKey, str]:
-        """Make what ``history`` serves resident; returns why that could not be done."""
+    async def _load(self, name: str, history: VersionHistory, resident: AdapterKey | None) -> dict[AdapterKey, str]:
+        """Have what ``history`` newly serves drain no more, and be resident where it is needed at once.
+
+        Returns why that could not be done.
+        """
         failures: dict[AdapterKey, str] = {}
+        before = self._registry.history(name)
+        replaced = None if before is None else before.get(before.live)
+        is_hot = replaced is not None and self._residency.stage(replaced.key) is Stage.RESIDENT
         for version in history.to_be_resident():
-            if version.key == resident or self._is_resident(version.key):
+            if version.key == resident or self._is_served(version.key):
+                continue
+            if not is_hot or version.key.version in history.candidates:
+                await self._draining.cancel(version.key)
                 continue
             try:
                 await self.make_resident(version)
@@ -118,8 +131,8 @@ class Following:
                 logger.warning("adapter %s cannot be loaded: %s", version.key, cause)
         return failures
 
-    def _is_resident(self, key: AdapterKey) -> bool:
-        """Whether it is there, or known to fail, as far as this process knows."""
+    def _is_served(self, key: AdapterKey) -> bool:
+        """Whether it is served here already, or known to fail."""
         if not self._registry.knows(key):
             return False
         return self._registry.state(key) not in (VersionState.DRAINING, VersionState.STORED)

@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from server.catalog.background import Background
 from server.catalog.database.asking import ask
 from server.catalog.database.keys import KeyTable, StoredKeys
-from server.catalog.draining import Background
 from server.catalog.key_changes import KeyChanges
 from server.catalog.keys import KeyRecord, KeyRing
 from server.errors import ServerError, UnknownKeyError

@@ -17,21 +17,21 @@ from typing import Literal, TypeVar
 
 from adapters.errors import AdapterError
 from server.adapter_key import AdapterKey
+from server.catalog.background import Background
 from server.catalog.catalog import Catalog, Leftover
 from server.catalog.changes import Changes
 from server.catalog.content import AnyVocabulary, Content, ContentReader, Vocabulary, is_sound
 from server.catalog.database.asking import ask
-from server.catalog.draining import Background, Draining
+from server.catalog.draining import Draining
 from server.catalog.events import Event
 from server.catalog.following import Following
 from server.catalog.guard import Guard
-from server.catalog.loading import PackageLoader
 from server.catalog.observer import Action, LifecycleObserver
 from server.catalog.registry import Registry
 from server.catalog.removal import Removal
+from server.catalog.residency import Residency
 from server.catalog.store import AdapterStore, disk_errors
 from server.catalog.versions import AdapterVersion, NameSettings, VersionHistory, VersionState
-from server.engine.ipc.client import EngineClient
 from server.engine.messages import AdapterLoaded
 from server.errors import BudgetError, ConflictError, InvalidRequestError, StoreError, UnknownModelError
 
@@ -78,7 +78,7 @@ class AdapterLifecycle:
         registry: Registry,
         catalog: Catalog,
         store: AdapterStore,
-        engine: EngineClient,
+        residency: Residency,
         *,
         observer: LifecycleObserver | None = None,
         vocabulary: Vocabulary | None = None,
@@ -87,17 +87,16 @@ class AdapterLifecycle:
         self.registry = registry
         self.catalog = catalog
         self.store = store
-        self._engine = engine
+        self.residency = residency
         self._observer = observer or LifecycleObserver()
-        self._reader = ContentReader(engine, vocabulary or AnyVocabulary())
+        self._reader = ContentReader(residency.engine, vocabulary or AnyVocabulary())
         self._background = Background()
         self._max_versions = max_versions
-        draining = Draining(registry, engine, self._background)
+        draining = Draining(registry, residency, self._background)
         self._draining = draining
         self._removal = Removal(registry, store, catalog, draining, self._background)
-        self._load = PackageLoader(store, engine)
-        self._following = Following(registry, self._load, draining, self._removal, self._observer)
-        self._changes = Changes(registry, catalog, engine, self._following)
+        self._following = Following(registry, residency, draining, self._removal, self._observer)
+        self._changes = Changes(registry, catalog, residency, self._following)
 
     async def install(
         self, name: str, package: Path, *, activate: bool = True, allow_noop: bool = False
@@ -190,10 +189,6 @@ class AdapterLifecycle:
         """Why files of removed ``versions`` are still on the disk; empty when none are."""
         return self._removal.undeleted(versions)
 
-    def lost(self, key: AdapterKey, reason: str) -> None:
-        """A restarted engine could not load ``key``: it has failed, until it is uploaded or activated again."""
-        self.registry.failed(key, reason)
-
     async def change(
         self,
         name: str,
@@ -224,11 +219,13 @@ class AdapterLifecycle:
         await self._background.to_the_end(self._removal.sweep(leftover))
 
     async def settle(self) -> None:
-        """Wait until everything under way has ended: installs, drains, deletions."""
+        """Wait until everything under way has ended: installs, drains, deletions, loads."""
         await self._background.settle()
+        await self.residency.settle()
 
     async def close(self) -> None:
         """Give up everything under way."""
+        await self.residency.close()
         await self._background.close()
 
     # ---- installing ----
@@ -298,7 +295,7 @@ class AdapterLifecycle:
         arriving = await ask(self.catalog.reserve_package, key)
         try:
             path = await self.store.run(self.store.adopt, package, arriving)
-            loaded = await self._load(key, path, allow_noop=True)  # accepted before
+            loaded = await self.residency.load(key, path, allow_noop=True, nbytes=version.nbytes)  # accepted before
         except BaseException:
             await self._removal.return_files(key, arriving)
             raise
@@ -321,7 +318,7 @@ class AdapterLifecycle:
             key, package = await ask(self.catalog.reserve, name, info.digest)
             try:
                 path = await self.store.run(self.store.adopt, info.path, package)
-                loaded = await self._load(key, path, allow_noop=allow_noop)
+                loaded = await self.residency.load(key, path, allow_noop=allow_noop, nbytes=info.nbytes)
             except BaseException:
                 await self._removal.return_files(key, package)
                 raise

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 from server.adapter_key import AdapterKey
 from server.engine.messages import AdapterLoaded
 
 Action = Literal["load", "replace", "activate", "rollback", "remove", "canary", "promote", "abort"]
+Evicted = Literal["room", "ttl"]
 
 
 class LifecycleObserver:
@@ -16,6 +17,12 @@ class LifecycleObserver:
 
     def adapter_loaded(self, loaded: AdapterLoaded) -> None:
         """A version became resident: one that goes into service, or a candidate."""
+
+    def adapter_came_back(self, seconds: Mapping[str, float]) -> None:
+        """A version that was only stored became resident, for requests or in the background; ``seconds`` by stage."""
+
+    def adapter_evicted(self, why: Evicted) -> None:
+        """A version left memory, to make room for others or because it was idle for its time to live."""
 
     def name_changed(self, action: Action) -> None:
         """What a name serves changed: by an upload (a first one: load), an activation, a rollback, its removal, or a

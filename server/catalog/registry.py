@@ -32,12 +32,19 @@ class Lease:
         self.key = key
         self.by_name = by_name
         self.sequences = 0
-        self._on_release: Callable[[Lease], None] | None = on_release
+        self._on_release: list[Callable[[Lease], None]] | None = [on_release]
+
+    def then(self, on_release: Callable[[Lease], None]) -> None:
+        """Have ``on_release`` called as well when it is let go; at once when it was."""
+        if self._on_release is None:
+            on_release(self)
+        elif on_release not in self._on_release:
+            self._on_release.append(on_release)
 
     def release(self) -> None:
         """Let go."""
-        on_release, self._on_release = self._on_release, None
-        if on_release is not None:
+        callbacks, self._on_release = self._on_release, None
+        for on_release in callbacks or ():
             on_release(self)
 
     def __enter__(self) -> Self:
@@ -175,6 +182,13 @@ class Registry:
         """
         return self._leaving.get(key) or self.version(key.name, key.version)
 
+    def find_version(self, key: AdapterKey) -> AdapterVersion | None:
+        """As ``leased``, None when it is unknown."""
+        if key in self._leaving:
+            return self._leaving[key]
+        entry = self._entries.get(key.name)
+        return None if entry is None else entry.get(key.version)
+
     # ---- changes ----
 
     def check_new_name(self, name: str) -> None:
@@ -259,6 +273,11 @@ class Registry:
         """How many versions are in each state, over all names. May be asked in any thread."""
         entries = list(self._entries.values())
         return Counter(self._state(entry, v.key) for entry in entries for v in entry.all())
+
+    def stored(self) -> tuple[int, int]:
+        """How many versions are kept, and what their tensors weigh. May be asked in any thread."""
+        kept = [version.nbytes for entry in list(self._entries.values()) for version in entry.all()]
+        return len(kept), sum(kept)
 
     def live(self, name: str) -> AdapterVersion:
         """The version that ``name`` means, failed or not. Raises UnknownModelError."""

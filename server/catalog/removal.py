@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from server.adapter_key import AdapterKey
+from server.catalog.background import Background
 from server.catalog.catalog import Catalog, Leftover
 from server.catalog.database.asking import ask
-from server.catalog.draining import Background, Draining
+from server.catalog.draining import Draining
 from server.catalog.registry import Registry
 from server.catalog.store import AdapterStore, disk_errors
 from server.catalog.versions import AdapterVersion

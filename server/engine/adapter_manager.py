@@ -27,6 +27,7 @@ from server.engine.executor import Runner
 from server.engine.messages import AdapterFailed, AdapterLoaded, AdapterUnloaded
 from server.engine.pace import Pace
 from server.engine.scheduler import AdapterSlot, Scheduler
+from server.engine.tried import TriedContents
 from server.engine.verification import AdapterVerification
 from server.errors import ADAPTER_MEMORY, BudgetError
 from server.memory import give_back
@@ -38,7 +39,8 @@ Resident = tuple[AdapterKey, Adapter]
 class Loading:
     """The load of ``key``, whose package the loader thread turns into ``future``.
 
-    It is verified beside ``residents``, asked for when that begins. To be closed in the end, or to give up.
+    Unless it ``is_tried`` it is verified beside ``residents``, asked for when that begins. To be closed in the end, or
+    to give up.
     """
 
     def __init__(
@@ -51,12 +53,14 @@ class Loading:
         residents: Callable[[], Sequence[Resident]],
         allow_noop: bool,
         max_bytes: int,
+        is_tried: bool,
     ) -> None:
         self.future = future
         self._key, self._allow_noop = key, allow_noop
         self._runner, self._scheduler = runner, scheduler
         self._residents = residents
         self._max_bytes = max_bytes
+        self._is_tried = is_tried
         self._stages = self._begin()
         self._until = math.inf
         self._verification: AdapterVerification | None = None
@@ -88,7 +92,7 @@ class Loading:
         self._runner.install(self._key, adapter)
         try:
             placed = time.monotonic()
-            if prepared.plan is not None:
+            if prepared.plan is not None and not self._is_tried:
                 with closing(self._verify(adapter, prepared.plan)) as verification:
                     yield None
                     while not verification.advance(self._until):
@@ -106,6 +110,7 @@ class Loading:
                 key=self._key,
                 kind=adapter.kind,
                 nbytes=adapter.nbytes,
+                shared=dict(prepared.shared),
                 num_virtual_tokens=adapter.num_virtual_tokens,
                 vocab_size=adapter.vocab_size,
                 token_ids=_token_ids(adapter, self._runner.vocab_size),
@@ -149,12 +154,13 @@ class Loading:
 
     def _check_budget(self, adapter: Adapter) -> None:
         resident = self._runner.adapter_bytes
-        if self._max_bytes and resident + adapter.nbytes > self._max_bytes:
+        if self._max_bytes and resident + self._runner.weight(adapter) > self._max_bytes:
             raise BudgetError(
                 f"{self._key} takes {adapter.nbytes / 1e6:.1f} MB of memory, and resident adapters take "
                 f"{resident / 1e6:.1f} of {self._max_bytes / 1e6:.1f} MB (--max-adapter-gb). Delete adapters or "
                 "candidates, or raise it; a replaced version counts until its last request has ended",
                 code=ADAPTER_MEMORY,
+                nbytes=adapter.nbytes,
             )
 
     def _check_length(self, adapter: Adapter) -> None:
@@ -202,15 +208,19 @@ class _Entry:
 class AdapterManager:
     """The adapters of an engine; what happens to them is told in ``events``.
 
-    Together they take at most ``max_bytes`` of memory (0: whatever there is).
+    Together they take at most ``max_bytes`` of memory (0: whatever there is). What was ``tried`` answers as it did.
     """
 
-    def __init__(self, runner: Runner, scheduler: Scheduler, *, max_bytes: int = 0) -> None:
+    def __init__(
+        self, runner: Runner, scheduler: Scheduler, *, max_bytes: int = 0, tried: TriedContents | None = None
+    ) -> None:
         self.events: list[AdapterEvent] = []
         self._runner = runner
         self._scheduler = scheduler
         self._max_bytes = max_bytes
         self._entries: dict[AdapterKey, _Entry] = {}
+        self._arriving: dict[AdapterKey, _Entry] = {}  # those of them that are on their way in
+        self._tried = tried or TriedContents()
         self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="adapter-loader")
 
     @property
@@ -221,14 +231,14 @@ class AdapterManager:
     @property
     def num_resident(self) -> int:
         """Adapters that requests can use now."""
-        return sum(entry.loaded is not None for entry in self._entries.values())
+        return len(self._entries) - len(self._arriving)
 
     def load(self, key: AdapterKey, path: Path, *, allow_noop: bool = False) -> None:
         """Start loading, answered by AdapterLoaded or AdapterFailed. A load already under way is joined."""
         entry = self._entries.get(key)
         if entry is None:
-            future = self._loader.submit(self._prepare, path)
-            self._entries[key] = _Entry(
+            future = self._loader.submit(self._prepare, key, path)
+            self._entries[key] = self._arriving[key] = _Entry(
                 Loading(
                     key,
                     future,
@@ -237,6 +247,7 @@ class AdapterManager:
                     residents=self._residents,
                     allow_noop=allow_noop,
                     max_bytes=self._max_bytes,
+                    is_tried=key.digest in self._tried,
                 )
             )
         elif entry.leaving:
@@ -246,7 +257,7 @@ class AdapterManager:
 
     def wait(self, timeout: float) -> None:
         """Sleep until the loader thread has finished something, for at most ``timeout`` seconds."""
-        reading = [entry.loading.future for entry in self._entries.values() if entry.loading is not None]
+        reading = [entry.loading.future for entry in self._arriving.values() if entry.loading is not None]
         if reading:
             wait(reading, timeout=timeout, return_when=FIRST_COMPLETED)
 
@@ -258,7 +269,7 @@ class AdapterManager:
         """
         until = time.monotonic() + seconds if self._scheduler.has_work else math.inf
         ended = []
-        for key, entry in list(self._entries.items()):
+        for key, entry in list(self._arriving.items()):
             if entry.loading is not None and entry.loading.future.done():
                 if not self._advance(key, entry, until):
                     break
@@ -268,7 +279,7 @@ class AdapterManager:
         return ended
 
     def _on_their_way(self) -> bool:
-        return any(entry.loading is not None for entry in self._entries.values())
+        return bool(self._arriving)
 
     def unload(self, key: AdapterKey) -> None:
         """Let an adapter go when its last request has ended, answered by AdapterUnloaded."""
@@ -296,7 +307,7 @@ class AdapterManager:
 
     def close(self) -> None:
         """Stop the loader thread; loads under way are not waited for."""
-        for entry in self._entries.values():
+        for entry in self._arriving.values():
             if entry.loading is not None:
                 entry.loading.close()
         self._loader.shutdown(wait=False, cancel_futures=True)
@@ -309,6 +320,7 @@ class AdapterManager:
         assert resident == set(self._scheduler.slots) - {None}
         for key, entry in self._entries.items():
             assert (entry.loading is None) != (entry.loaded is None), "an adapter is either loading or resident"
+            assert (entry.loading is not None) == (key in self._arriving)
             assert not (entry.leaving and entry.loaded and key not in used), "an idle leaving adapter is gone"
 
     def _residents(self) -> list[Resident]:
@@ -316,14 +328,14 @@ class AdapterManager:
         return [(key, entry.adapter) for key, entry in self._entries.items() if entry.adapter is not None][-1:]
 
     def _finish_pass(self) -> None:
-        for entry in self._entries.values():
+        for entry in self._arriving.values():
             if entry.loading is not None:
                 entry.loading.finish_pass()
 
-    def _prepare(self, path: Path) -> PreparedAdapter:
+    def _prepare(self, key: AdapterKey, path: Path) -> PreparedAdapter:
         """In the loader thread."""
         with held_up_by(Pace(lambda: self._scheduler.has_work)):
-            return self._runner.prepare(path)
+            return self._runner.prepare(path, key.digest)
 
     def _advance(self, key: AdapterKey, entry: _Entry, until: float) -> bool:
         """Take one stage of a load; True when the adapter is resident, or failed and gone."""
@@ -331,7 +343,7 @@ class AdapterManager:
         try:
             done = entry.loading.advance(until)
         except Exception as error:  # noqa: BLE001 - a bad package must never end the stepping thread
-            del self._entries[key]
+            del self._entries[key], self._arriving[key]
             self.events.append(_failure(key, error))
             if entry.leaving:
                 self.events.append(AdapterUnloaded(key))
@@ -341,12 +353,16 @@ class AdapterManager:
         entry.adapter, entry.loaded = done
         entry.loading.close()  # what it was verified by is in memory until then
         entry.loading = None
+        del self._arriving[key]
+        self._tried.add(key.digest)
         self.events.append(entry.loaded)
         return True
 
 
 def _failure(key: AdapterKey, error: Exception) -> AdapterFailed:
-    if isinstance(error, (AdapterError, BudgetError)):
+    if isinstance(error, BudgetError):
+        return AdapterFailed(key, error.code, str(error), error.nbytes)
+    if isinstance(error, AdapterError):
         return AdapterFailed(key, error.code, str(error))
     if isinstance(error, OSError):  # of the disk that the package lies on
         return AdapterFailed(key, PackageError.code, f"its files cannot be read: {error.strerror or 'unknown error'}")

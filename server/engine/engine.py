@@ -29,6 +29,7 @@ from server.engine.request import Request, activation_start, find_problem
 from server.engine.sampling.sampler import Sampler
 from server.engine.scheduler import Scheduler, SchedulerConfig, SchedulerOutput
 from server.engine.step_budget import StepBudget
+from server.engine.tried import TriedContents
 
 KV_EXHAUSTED = "The prompt does not fit into the KV cache beside the resident prefix adapters."
 NOT_RESIDENT = "The adapter {} is not loaded."
@@ -62,7 +63,8 @@ class Engine:
             fair=config.scheduling == "fair",
         )
         self.scheduler = Scheduler(bounds, blocks)
-        self.adapters = AdapterManager(runner, self.scheduler, max_bytes=ceil(config.max_adapter_gb * 1e9))
+        tried = TriedContents(Path(config.tried_dir) if config.tried_dir else None, runner.how)
+        self.adapters = AdapterManager(runner, self.scheduler, max_bytes=ceil(config.max_adapter_gb * 1e9), tried=tried)
         self._executor = Executor(runner, Sampler())
         self._budget = StepBudget()
         self._rows = DraftSize()
@@ -151,6 +153,8 @@ class Engine:
             preemptions=scheduler.num_preemptions,
             adapters_resident=self.adapters.num_resident,
             adapter_bytes=self.runner.adapter_bytes,
+            adapters_on_host=0 if self.runner.host is None else len(self.runner.host),
+            host_adapter_bytes=0 if self.runner.host is None else self.runner.host.nbytes,
             steps=self._totals.steps,
             step_seconds=self._totals.step_seconds,
             batch_tokens=self._totals.batch_tokens,

@@ -23,6 +23,7 @@ from server.engine.messages import TokenLogprobs
 from server.engine.request import Request
 from server.engine.sampling.sampler import NonFiniteLogitsError, Sampler, token_logprobs, token_ranks
 from server.engine.scheduler import SchedulerOutput
+from server.model.host_tier import HostTier
 from server.model.inputs import ModelInput, SequenceInput
 from server.model.prepared import PreparedAdapter
 
@@ -66,6 +67,10 @@ class Runner(Protocol):
         """Identifies the base's weights; part of every KV block's hash."""
 
     @property
+    def how(self) -> str:
+        """All that decides what an adapter answers on this base, beside its content."""
+
+    @property
     def adapter_bytes(self) -> int:
         """Memory of all installed adapters."""
 
@@ -79,11 +84,18 @@ class Runner(Protocol):
         checkpoints (``adapters.checkpoints``), and is safe to call while another thread is held up within it.
         """
 
-    def prepare(self, path: Path) -> PreparedAdapter:
-        """Read, validate and place the package in ``path``, in the loader's thread.
+    @property
+    def host(self) -> HostTier | None:
+        """Adapters in host memory, where that is not the device's."""
+
+    def prepare(self, path: Path, digest: str = "") -> PreparedAdapter:
+        """Read, validate and place the package in ``path``, in the loader's thread; of ``digest`` it should be.
 
         Raises AdapterError.
         """
+
+    def weight(self, adapter: Adapter) -> int:
+        """Bytes that installing an adapter would add; what it shares with installed ones is there."""
 
     def install(self, key: AdapterKey, adapter: Adapter) -> None:
         """Make a prepared adapter usable under ``key``, between two steps. Raises AdapterError."""

@@ -176,6 +176,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     batch_requests: int = 0
     adapters_resident: int = 0
     adapter_bytes: int = 0
+    adapters_on_host: int = 0
+    host_adapter_bytes: int = 0
 
 
 class StepOutputs(msgspec.Struct, frozen=True, tag="outputs"):
@@ -189,6 +191,8 @@ class StepOutputs(msgspec.Struct, frozen=True, tag="outputs"):
 class AdapterLoaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):
     """The adapter is resident. ``seconds`` by stage: read, validate, copy, try.
 
+    ``nbytes`` are those of its tensors; of these, those of ``shared`` digests are in memory once, whoever uses them.
+
     ``vocab_size`` is how many token ids it knows, when they are not as many as the base's; ``token_ids`` are those of
     the base's that it has rows of its own for, the highest ones if they are many.
     """
@@ -197,6 +201,7 @@ class AdapterLoaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):
     kind: str
     nbytes: int
     num_virtual_tokens: int
+    shared: dict[str, int] = {}
     vocab_size: int | None = None
     token_ids: list[int] = []
     warnings: list[str] = []
@@ -204,11 +209,15 @@ class AdapterLoaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):
 
 
 class AdapterFailed(msgspec.Struct, frozen=True, tag="load_failed"):
-    """The adapter was refused; ``code`` and ``message`` are of the AdapterError and fit for a client."""
+    """The adapter was refused; ``code`` and ``message`` are of the AdapterError and fit for a client.
+
+    ``nbytes`` is what it would have taken, where there was no memory for it.
+    """
 
     key: AdapterKey
     code: str
     message: str
+    nbytes: int = 0
 
 
 class AdapterUnloaded(msgspec.Struct, frozen=True, tag="unloaded"):

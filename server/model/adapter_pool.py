@@ -8,6 +8,7 @@ each step: until its turn comes, a module has the stack it had, and whoever join
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from typing import cast
 
@@ -39,6 +40,7 @@ class AdapterPool:
         self._row_ops: dict[AdapterKey, RowOpTables | None] = {}
         self._ops: dict[AdapterKey, Ops] = {}  # all others
         self._nbytes = 0  # a running total: statistics ask for it in every step
+        self._shared: Counter[int] = Counter()  # by identity, which of them use a tensor that several may have
         self._step_bytes = step_bytes
         self._stacked: frozenset[AdapterKey] = frozenset()
         self._groups: dict[str, Groups] = {}
@@ -50,11 +52,18 @@ class AdapterPool:
         self._adapters[key] = adapter
         self._low_rank[key], others = split_low_rank(adapter.ops, self._places)
         self._row_ops[key], self._ops[key] = split_row_ops(others, self._places, self._linears)
-        self._nbytes += adapter.nbytes
+        self._nbytes += self.weight(adapter)
+        self._shared.update(id(tensor) for tensor in adapter.shared())
+
+    def weight(self, adapter: Adapter) -> int:
+        """Bytes that one more adapter adds: what it shares with those that are resident is there already."""
+        return adapter.nbytes - sum(t.nbytes for t in adapter.shared() if id(t) in self._shared)
 
     def remove(self, key: AdapterKey) -> None:
         """Forget an adapter and every stack it may be part of."""
-        self._nbytes -= self._adapters.pop(key).nbytes
+        adapter = self._adapters.pop(key)
+        self._shared -= Counter(id(tensor) for tensor in adapter.shared())
+        self._nbytes -= self.weight(adapter)
         del self._low_rank[key], self._row_ops[key], self._ops[key]
         if key in self._stacked or self._waiting:
             self._stacked, self._groups, self._waiting = frozenset(), {}, {}

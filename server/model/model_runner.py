@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -27,12 +28,14 @@ from server.errors import EngineStartError
 from server.memory import free_unused
 from server.model.adapter_pool import AdapterPool
 from server.model.forward import DecoderForward, Forward
+from server.model.host_tier import HostTier
 from server.model.inputs import ModelInput
 from server.model.kv_cache import KVCache, LayerShape, common_head_dim
 from server.model.loader import load_base
 from server.model.own_code import OwnCodeForward, paged_problem
 from server.model.prepared import PreparedAdapter, make_verification_plan
 from server.model.seq2seq.encoder_decoder import Seq2SeqForward
+from server.model.shared_content import SharedContent
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +53,8 @@ class ModelRunner:
         self.spec = replace(spec, adapter_templates=config.adapter_templates)
         self._forward.adapt(self.spec)
         self._pool = AdapterPool(self.spec.linears)
+        self._shared = SharedContent()
+        self.host = _make_host_tier(base, config)
         self.block_size = config.block_size
         self.max_model_len = min(config.max_model_len or base.max_positions, self._cache.num_blocks * config.block_size)
 
@@ -109,6 +114,15 @@ class ModelRunner:
         return str(self._base.device)
 
     @property
+    def how(self) -> str:
+        """All that decides what an adapter answers on this base, beside its content."""
+        parts = (
+            version("hotswap"), self.base_fingerprint, self.quantization, self.dtype, self.kernels, self.kv_dtype,
+            self.device, str(self.max_model_len), str(self.spec.adapter_templates),
+        )  # fmt: skip
+        return " ".join(parts)
+
+    @property
     def base_bytes(self) -> int:
         """Bytes of the base's weights."""
         return self._base.nbytes
@@ -123,20 +137,32 @@ class ModelRunner:
         """Bytes of the resident adapters."""
         return self._pool.nbytes
 
-    def prepare(self, path: Path) -> PreparedAdapter:
-        """Read, check and place a package; safe off-thread. Raises AdapterError."""
+    def prepare(self, path: Path, digest: str = "") -> PreparedAdapter:
+        """Read, check and place a package; safe off-thread. Raises AdapterError.
+
+        What is on the host of the content ``digest`` is taken from there instead.
+        """
+        found = self.host.get(digest) if self.host is not None and digest else None
+        checked = found or self._read(path)
+        started = time.monotonic()
+        adapter, shared = self._shared.place(checked.adapter, self._place)
+        adapter = with_factors_together(adapter)
+        seconds = {} if found else checked.seconds
+        return replace(checked, adapter=adapter, shared=shared, seconds={**seconds, "copy": time.monotonic() - started})
+
+    def _read(self, path: Path) -> PreparedAdapter:
+        """The package in ``path``, checked, its tensors on the CPU; they stay there where that is not the device."""
         times = [time.monotonic()]
         package = read_package(path)
         times.append(time.monotonic())
         adapter = compile_package(package, self.spec)
         times.append(time.monotonic())
-        adapter = with_factors_together(adapter.map(self._place))
-        times.append(time.monotonic())
-        stages = zip(("read", "validate", "copy"), times, times[1:], strict=False)
+        stages = zip(("read", "validate"), times, times[1:], strict=False)
         seconds = {stage: end - start for stage, start, end in stages}
         plan = make_verification_plan(read_golden(path), package.manifest, self.quantization, self.dtype, self.kv_dtype)
         warnings = [*_template_warnings(package.manifest), *self._vocabulary_warnings(package, adapter)]
-        return PreparedAdapter(adapter, seconds, warnings=warnings, plan=plan, digest=package.digest)
+        prepared = PreparedAdapter(adapter, seconds, warnings=warnings, plan=plan, digest=package.digest)
+        return prepared if self.host is None else self.host.put(package.digest, prepared)
 
     def _vocabulary_warnings(self, package: AdapterPackage, adapter: Adapter) -> list[str]:
         """Rows of new tokens that nothing names: what they were trained on can be neither written nor read."""
@@ -150,6 +176,10 @@ class ModelRunner:
         """``tensor`` on the base's device, in its compute type unless it holds indices, or fewer bits than that."""
         is_small = not tensor.is_floating_point() or self._base.dtype == torch.float32
         return tensor.to(self._base.device, tensor.dtype if is_small else self._base.dtype)
+
+    def weight(self, adapter: Adapter) -> int:
+        """Bytes that installing an adapter adds."""
+        return self._pool.weight(adapter)
 
     def install(self, key: AdapterKey, adapter: Adapter) -> None:
         """Make a prepared adapter available to the next step."""
@@ -203,6 +233,13 @@ def _make_forward(base: LoadedBase, config: EngineConfig) -> Forward:
         logger.info("not through the paged cache: %s", problem)
         return OwnCodeForward(base)
     return DecoderForward(base, config.forward)
+
+
+def _make_host_tier(base: LoadedBase, config: EngineConfig) -> HostTier | None:
+    """None where the host's memory is the device's."""
+    if base.device.type == "cpu":
+        return None
+    return HostTier(int(config.max_host_adapter_gb * 1e9), pinned=base.device.type == "cuda")
 
 
 def _make_cache(layers: list[LayerShape], base: LoadedBase, config: EngineConfig) -> KVCache:

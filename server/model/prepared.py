@@ -5,7 +5,7 @@ How far a served adapter's logits may be from those its trainer recorded, and ho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -35,7 +35,8 @@ class VerificationPlan:
 class PreparedAdapter:
     """``seconds`` were spent by stage (read, validate, copy); ``warnings`` are for whoever uploaded it.
 
-    ``digest`` is of the content that was read; None where that was no package.
+    ``digest`` is of the content that was read; None where that was no package. ``shared``: bytes of what other adapters
+    may have as well, by its own digest.
     """
 
     adapter: Adapter
@@ -43,6 +44,7 @@ class PreparedAdapter:
     warnings: list[str] = field(default_factory=list)
     plan: VerificationPlan | None = None
     digest: str | None = None
+    shared: Mapping[str, int] = field(default_factory=dict)
 
 
 # Shares of the logits' own spread. Within one quantization only kernels, batch shapes and roundings differ. Between

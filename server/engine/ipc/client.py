@@ -9,7 +9,7 @@ import asyncio
 import logging
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -76,6 +76,11 @@ class EngineClient(Protocol):
     def stats(self) -> EngineStats:
         """The newest statistics."""
 
+    @property
+    @abstractmethod
+    def resident(self) -> frozenset[AdapterKey]:
+        """The adapters that are loaded."""
+
     @abstractmethod
     async def start(self) -> None:
         """Start and wait until ready. Raises EngineStartError with the engine's own reason."""
@@ -137,14 +142,17 @@ class ClientCore(EngineClient):
     """Routes messages; the subclass carries them.
 
     ``on_step`` is called with every StepOutputs, after its outputs have been routed; what it raises goes to the
-    loop's exception handler and disturbs nothing. ``on_lost`` is told which adapter did not come back with a new
-    engine, and why; it may be loaded again. ``restarts`` counts engines after the first, ``resumed`` sequences that
-    one began anew, once for each time.
+    loop's exception handler and disturbs nothing. Of the adapters that were loaded those that ``needed`` names come
+    back with a new engine before it serves. ``on_lost`` is told which of them did not, and why; it may be loaded again.
+    ``on_restart`` is called when the new engine serves. ``restarts`` counts engines after the first, ``resumed``
+    sequences that one began anew, once for each time.
     """
 
     def __init__(self, on_step: OnStep | None = None) -> None:
         self.on_step = on_step
+        self.needed: Callable[[], Iterable[AdapterKey]] = lambda: self.resident
         self.on_lost: OnLost = lambda key, reason: None
+        self.on_restart = _nothing
         self._info: EngineInfo | None = None
         self._stats = EngineStats()
         self._ready = False
@@ -184,6 +192,7 @@ class ClientCore(EngineClient):
         return self._stats
 
     @property
+    @override
     def resident(self) -> frozenset[AdapterKey]:
         """The adapters that are loaded, or will be again after a restart."""
         return frozenset(self._paths)
@@ -254,12 +263,14 @@ class ClientCore(EngineClient):
                 _resolve(self._unloads.pop(message.key, None), None)
 
     async def _restore(self) -> None:
-        """Load again what was resident. One that cannot be is dropped and told of: the others are served.
+        """Load again what was resident and is needed. One that cannot be is dropped and told of: the others are served.
 
         After a life that ended here they are loaded one by one. One that ends another such life is dropped as well,
         for it would end every life.
         """
-        keys, one_by_one = list(self._paths), self._died_restoring
+        needed = [key for key in self.needed() if key in self._paths]
+        self._paths = {key: self._paths[key] for key in needed}
+        keys, one_by_one = needed, self._died_restoring
         self._died_restoring = True
         for group in [[key] for key in keys] if one_by_one else [keys]:
             try:
@@ -397,7 +408,7 @@ class ClientCore(EngineClient):
 
 def _adapter_error(message: AdapterFailed) -> AdapterError | BudgetError:
     if message.code == ADAPTER_MEMORY:
-        return BudgetError(message.message, code=message.code)
+        return BudgetError(message.message, code=message.code, nbytes=message.nbytes)
     error = _ERRORS.get(message.code, AdapterError)(message.message)
     error.code = message.code
     return error

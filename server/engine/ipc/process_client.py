@@ -1,4 +1,4 @@
-"""The engine in a child process, supervised: when it dies it is started again with the same adapters.
+"""The engine in a child process, supervised: when it dies it is started again.
 
 Asyncio-confined. Messages are ``server.engine.ipc.client``'s business.
 """
@@ -178,7 +178,7 @@ class ProcessEngineClient(ClientCore):
 
     When the process dies, ``ready`` is False, adapter loads in flight end with EngineUnavailableError, and so do
     requests that cannot be computed anew (see ``submit``). It is started again after a delay that grows with failures;
-    adapters that were resident are loaded, and the other requests handed over, before ``ready`` is True again. A
+    adapters that are needed are loaded, and the other requests handed over, before ``ready`` is True again. A
     process that hangs is killed: the same follows. Requests wait until starts are given up: when one has failed
     ``START_TRIES`` times in a row with a reason of its own, or when the policy does not hurry any more.
     """
@@ -279,6 +279,7 @@ class ProcessEngineClient(ClientCore):
                 refusals += bool(self._failure)
             else:
                 logger.info("the engine serves again (restart %d)", self.restarts)
+                self.on_restart()
                 refusals = 0
 
     async def _pause(self, failures: int, refusals: int) -> None:

@@ -277,7 +277,7 @@ def test_a_failed_canary_falls_back_and_is_reported(
 ) -> None:
     patch(admin, name, canary={"version": 2, "weight": 1.0})
     key = live.context.registry.version(name, 2).key
-    live.on_loop(lambda: live.context.lifecycle.lost(key, "its files have changed"))
+    live.on_loop(lambda: live.context.lifecycle.residency.lost(key, "its files have changed"))
     assert ask_all(live, name, ["a", "b", None]) == [1, 1, 1]
     found = traffic(admin, name)["canaries"][0]
     assert (found["failure"], found["fallbacks"], found["weight"]) == ("its files have changed", 3, 1.0)

@@ -28,8 +28,10 @@ from server.adapter_key import AdapterKey
 from server.catalog.catalog import Catalog
 from server.catalog.database.database import Database, sqlite_url
 from server.catalog.lifecycle import AdapterLifecycle
+from server.catalog.loading import PackageLoader
 from server.catalog.polling import Poller
 from server.catalog.registry import Registry
+from server.catalog.residency import Residency
 from server.catalog.store import AdapterStore, ObjectStore
 from server.engine.ipc.client import EngineClient
 from server.engine.messages import AdapterLoaded, EngineInfo, EngineRequest, EngineStats, RequestOutput
@@ -44,12 +46,20 @@ class Everything(EngineClient):
     @property
     @override
     def ready(self) -> bool:
-        return False
+        return True
+
+    @property
+    @override
+    def resident(self) -> frozenset[AdapterKey]:
+        return frozenset()
 
     @property
     @override
     def info(self) -> EngineInfo:
-        raise NotImplementedError
+        return EngineInfo(
+            base_fingerprint="base", quantization="none", dtype="float32", device="cpu", base_bytes=0, kv_bytes=0,
+            num_kv_blocks=1, block_size=1, max_model_len=1, vocab_size=1, eos_token_ids=[],
+        )  # fmt: skip
 
     @property
     @override
@@ -96,7 +106,8 @@ class Site:
         self.catalog = Catalog(self.database, lambda: "base", self.store.place)
         self.registry = Registry("base")
         engine = Everything()
-        self.lifecycle = AdapterLifecycle(self.registry, self.catalog, self.store, engine, max_versions=2)
+        residency = Residency(engine, self.registry, load=PackageLoader(self.store, engine))
+        self.lifecycle = AdapterLifecycle(self.registry, self.catalog, self.store, residency, max_versions=2)
         self.poller = Poller(self.lifecycle, dead_after=0)
 
     def state(self) -> list[Any]:

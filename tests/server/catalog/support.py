@@ -11,8 +11,11 @@ from server.adapter_key import AdapterKey
 from server.catalog.catalog import Catalog
 from server.catalog.database.database import Database, sqlite_url
 from server.catalog.lifecycle import AdapterLifecycle
+from server.catalog.loading import PackageLoader
+from server.catalog.memory_ledger import Budget
 from server.catalog.observer import Action, LifecycleObserver
 from server.catalog.registry import Registry
+from server.catalog.residency import Residency
 from server.catalog.store import AdapterStore
 from server.catalog.versions import VersionState
 from server.engine.ipc.client import ClientCore
@@ -58,6 +61,8 @@ class Backend:
         max_candidates: int = 16,
         *,
         max_versions: int = 0,
+        budget: Budget | None = None,
+        eager: bool = True,
         store: AdapterStore | None = None,
         database: str = "",
     ) -> None:
@@ -69,21 +74,37 @@ class Backend:
         self.database = Database(database or sqlite_url(root))
         self.database.migrate()
         self.catalog = Catalog(self.database, lambda: "base", self.store.place)
-        self.lifecycle = AdapterLifecycle(
-            self.registry, self.catalog, self.store, self.client, observer=self.witness, max_versions=max_versions
+        self.residency = Residency(
+            self.client,
+            self.registry,
+            budget,
+            self.witness,
+            rule=self.registry.settings,
+            load=PackageLoader(self.store, self.client),
+            eager=eager,
         )
-        self.client.on_lost = self.lifecycle.lost
+        self.lifecycle = AdapterLifecycle(
+            self.registry, self.catalog, self.store, self.residency, observer=self.witness, max_versions=max_versions
+        )
+        self.client.needed, self.client.on_lost = self.residency.held, self.residency.lost
+        self.client.on_restart = self.residency.engine_started
 
     async def ask(self, model: str, *, max_tokens: int = 12) -> list[int]:
         self.asked = getattr(self, "asked", 0) + 1
+        request_id = f"r{self.asked}"
         with self.registry.lease(model) as lease:
-            return await answer(self.client, f"r{self.asked}", lease.key, max_tokens=max_tokens)
+            await self.residency.ensure(lease)
+            return await answer(self.client, request_id, lease.key, max_tokens=max_tokens)
 
     def check_integrity(self) -> None:
         """When idle, engine and disk hold exactly what the registry knows."""
         versions = [version for name in self.registry.known_names() for version in self.registry.versions(name)]
         served = (VersionState.LIVE, VersionState.CANARY, VersionState.SHADOW, VersionState.CANDIDATE)
-        assert self.client.resident == {v.key for v in versions if self.registry.state(v.key) in served}
+        served_keys = {v.key for v in versions if self.registry.state(v.key) in served}
+        assert self.client.resident == {key for key in served_keys if self.residency.stage(key) is not None}
+        if not self.residency.budget.is_limited:
+            assert self.client.resident == served_keys
+        self.residency.check_integrity()
         assert not self.registry._leaving
         assert set((self.root / "packages").iterdir()) == {version.path for version in versions}
         assert list((self.root / "quarantine" / "0").iterdir()) == []

@@ -15,18 +15,21 @@ from adapters.errors import PackageChangedError
 from server.catalog.store import AdapterStore
 from server.catalog.versions import VersionState
 from server.engine.ipc.process_client import ProcessEngineClient, RestartPolicy
-from server.errors import AdapterFailedError, BudgetError, UnknownModelError
+from server.errors import AdapterFailedError, UnknownModelError
 from tests.server.catalog.spoil import SPOILS, WEIGHTS, flip_a_bit
 from tests.server.catalog.support import Backend
 from tests.server.engine.ipc.clients import config_for, until
-from tests.server.engine.ipc.local_client import LocalEngineClient
 
 
-async def restart(client: ProcessEngineClient) -> None:
+async def restart(backend: Backend) -> None:
+    """Another engine, and what was resident is so again, as far as it can be."""
+    client = backend.client
+    assert isinstance(client, ProcessEngineClient)
     assert client.pid is not None
     os.kill(client.pid, signal.SIGKILL)
     await until(lambda: not client.ready)
     await until(lambda: client.ready)
+    await backend.residency.settle()
 
 
 async def test_what_changed_on_the_disk_is_not_served_after_a_restart(
@@ -46,7 +49,7 @@ async def test_what_changed_on_the_disk_is_not_served_after_a_restart(
         for how, (spoil, _) in SPOILS.items():
             spoil(versions[how].path)
         flip_a_bit(candidate.path)
-        await restart(client)
+        await restart(backend)
 
         assert await backend.ask("sound") == before, "others are served"
         assert await backend.ask("base") == base
@@ -71,7 +74,7 @@ async def test_what_changed_on_the_disk_is_not_served_after_a_restart(
         again = await lifecycle.install_copy("sound", tiny_adapters["lora-r8"], activate=False)
         assert registry.state(again.key) is VersionState.CANDIDATE
         assert await backend.ask("sound@2") == judged
-        await restart(client)  # from the new files
+        await restart(backend)  # from the new files
         assert await backend.ask("a-bit") == await backend.ask("no-folder@1") == before
         await lifecycle.settle()
         backend.check_integrity()
@@ -144,8 +147,8 @@ async def test_a_live_version_that_failed_can_be_left_and_removed(
     old = await backend.ask("json")
     second = await lifecycle.install_copy("json", tiny_adapters["lora-r4"])
     await lifecycle.settle()
-    await backend.client.unload_adapter(second.key)  # as after a restart that did not bring it back
-    lifecycle.lost(second.key, "its files are gone")
+    await backend.residency.unload(second.key)  # as after a restart that did not bring it back
+    backend.registry.failed(second.key, "its files are gone")
     assert (backend.registry.names(), backend.registry.known_names()) == ([], ["json"])
     assert (await lifecycle.rollback("json", expected_live=2)).version == first
     assert await backend.ask("json") == old
@@ -153,11 +156,11 @@ async def test_a_live_version_that_failed_can_be_left_and_removed(
     assert backend.registry.state(second.key) is VersionState.FAILED
     await lifecycle.remove_version("json", 2)
     await lifecycle.settle()  # else removing by force would hasten, and name, this one too
-    lifecycle.lost(second.key, "late")  # nothing is known of it any more
+    backend.registry.failed(second.key, "late")  # nothing is known of it any more
     assert [version.key.version for version in backend.registry.versions("json")] == [1]
 
-    await backend.client.unload_adapter(first.key)
-    lifecycle.lost(first.key, "its files are gone")
+    await backend.residency.unload(first.key)
+    backend.registry.failed(first.key, "its files are gone")
     assert (await lifecycle.activate("json", 1)).changed, "they are there, in truth"
     assert await backend.ask("json") == old
     assert await lifecycle.remove("json", force=True) == [first]
@@ -180,29 +183,3 @@ async def test_a_package_that_changes_before_its_first_load_is_refused(
     backend.check_integrity()
     assert backend.registry.known_names() == []
     await backend.client.close()
-
-
-async def test_resident_adapters_have_a_budget(
-    tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path
-) -> None:
-    probe = Backend(tiny_base, tmp_path / "probe")
-    await probe.client.start()
-    weights = {n: (await probe.lifecycle.install_copy(n, tiny_adapters[n])).nbytes for n in ("lora-r4", "lora-r8")}
-    await probe.client.close()
-
-    config = config_for(tiny_base, max_adapter_gb=(sum(weights.values()) + 1) / 1e9)
-    backend = Backend(tiny_base, tmp_path / "store", LocalEngineClient(config))
-    await backend.client.start()
-    try:
-        await backend.lifecycle.install_copy("small", tiny_adapters["lora-r4"])
-        await backend.lifecycle.install_copy("large", tiny_adapters["lora-r8"])
-        for activate in (True, False):
-            with pytest.raises(BudgetError, match="--max-adapter-gb") as caught:
-                await backend.lifecycle.install_copy("more", tiny_adapters["lora-r4"], activate=activate)
-            assert caught.value.code == "adapter_memory_exceeded"
-        backend.check_integrity()
-        assert backend.registry.known_names() == ["large", "small"]
-        await backend.lifecycle.remove("large", force=True)
-        await backend.lifecycle.install_copy("more", tiny_adapters["lora-r4"])
-    finally:
-        await backend.client.close()

@@ -116,7 +116,7 @@ def test_what_keeps_an_adapter_from_loading_is_told(
 ) -> None:
     class Failing(ToyRunner):
         @override
-        def prepare(self, path: Path) -> PreparedAdapter:
+        def prepare(self, path: Path, digest: str = "") -> PreparedAdapter:
             raise error
 
     manager = AdapterManager(Failing(), scheduler)
@@ -132,7 +132,7 @@ def test_what_keeps_an_adapter_from_loading_is_told(
 def test_other_content_than_the_keys_is_refused_before_it_is_installed(scheduler: Scheduler, tmp_path: Path) -> None:
     class Reading(ToyRunner):
         @override
-        def prepare(self, path: Path) -> PreparedAdapter:
+        def prepare(self, path: Path, digest: str = "") -> PreparedAdapter:
             return replace(super().prepare(path), digest=path.name)
 
     runner = Reading()

@@ -62,7 +62,7 @@ def test_a_request_waits_for_its_adapter_while_others_run(make_engine: MakeEngin
     class SlowRunner(ToyRunner):
         go_on = Event()
 
-        def prepare(self, path: Path) -> PreparedAdapter:
+        def prepare(self, path: Path, digest: str = "") -> PreparedAdapter:
             assert self.go_on.wait(30)
             return super().prepare(path)
 

@@ -272,3 +272,19 @@ def test_an_engine_closes_amid_a_pass(
     driver.engine.adapters.close()
     driver.engine.scheduler.check_integrity()
     assert driver.engine.stats().kv_blocks_used == sum(len(r.block_table) for r in driver.engine.scheduler.running)
+
+
+def test_what_was_tried_is_not_tried_again_by_an_engine_that_computes_alike(
+    make_driver: Callable[..., Driver], tiny_adapters: Mapping[str, Path], tmp_path: Path
+) -> None:
+    package = tiny_adapters["lora-r8"]
+    makes: list[tuple[dict[str, str], bool]] = [({}, True), ({}, False), ({"kv_dtype": "float16"}, True)]
+    for settings, tried in makes:
+        driver = make_driver(tried_dir=str(tmp_path), **settings)
+        event = load(driver, package)
+        assert isinstance(event, AdapterLoaded), event
+        assert (event.seconds["try"] > 0.001) == tried, event.seconds
+    driver.engine.unload_adapter(key_of("new", package))
+    event = load(driver, package)
+    assert isinstance(event, AdapterLoaded)
+    assert event.seconds["try"] < 0.001

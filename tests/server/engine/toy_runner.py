@@ -16,6 +16,7 @@ from torch import Tensor
 from adapters.errors import PackageError
 from adapters.ops import Adapter, LowRank, PrefixKV, PromptEmbeds
 from server.adapter_key import AdapterKey
+from server.model.host_tier import HostTier
 from server.model.inputs import VIRTUAL, ModelInput, SequenceInput
 from server.model.prepared import PreparedAdapter
 
@@ -28,7 +29,9 @@ class ToyRunner:
 
     vocab_size = VOCAB
     base_fingerprint = "toy"
+    how = "toy"
     has_exact_rows = True
+    host: HostTier | None = None
 
     def __init__(self, num_blocks: int = 32, block_size: int = 4, max_model_len: int = 64) -> None:
         self.num_blocks = num_blocks
@@ -51,10 +54,13 @@ class ToyRunner:
     def adapter_bytes(self) -> int:
         return sum(adapter.nbytes for adapter in self.adapters.values())
 
-    def prepare(self, path: Path) -> PreparedAdapter:
+    def prepare(self, path: Path, digest: str = "") -> PreparedAdapter:
         if not path.exists():
             raise PackageError("there is no package")
         return PreparedAdapter(compile_toy(load_file(path)), {"read": 0.1, "copy": 0.0})
+
+    def weight(self, adapter: Adapter) -> int:
+        return adapter.nbytes
 
     def install(self, key: AdapterKey, adapter: Adapter) -> None:
         assert key not in self.adapters

@@ -130,7 +130,7 @@ def test_the_better_goes_live_and_the_worse_does_not(
     assert [judgement.passed for judgement in refused.judgements] == [False, True]
     assert refused.reason == "exact_match>=live does not hold"
     assert states(admin) == {1: "stored", 2: "live"}
-    server.wait(lambda: len(server.context.engine.resident) == 1, "the candidate's memory")  # type: ignore[attr-defined]
+    server.wait(lambda: len(server.context.engine.resident) == 1, "the candidate's memory")
 
 
 def test_a_candidate_that_is_refused_may_be_kept(

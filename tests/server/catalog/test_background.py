@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from server.catalog.draining import Background
+from server.catalog.background import Background
 from server.errors import UnknownModelError
 
 
