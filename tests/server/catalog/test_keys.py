@@ -93,7 +93,7 @@ def test_matching_takes_no_time_to_speak_of() -> None:
     assert time.process_time() - began < 1.0  # 20 ms measured
 
 
-@pytest.mark.parametrize("name", ["", "  ", "a\nb", "x" * 129, "\x00", key()[1]])
+@pytest.mark.parametrize("name", ["", "  ", "a\nb", "x" * 129, "\x00", "hs-" + "k" * 43])
 def test_what_cannot_name_a_key(name: str) -> None:
     with pytest.raises(ValueError, match=r"printable|is a key"):
         check_label(name)
