@@ -21,7 +21,6 @@ MAX_COUNT = 10**12  # of requests, tokens or versions
 _MAX_SHOWN = 64  # characters of a field that nobody knows
 
 Count = Annotated[Integer, Field(ge=0, le=MAX_COUNT)]
-Positive = Annotated[Integer, Field(ge=1, le=MAX_COUNT)]
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
 
 
@@ -43,11 +42,11 @@ class StrictWire(Wire):
 
 
 class LimitsBody(StrictWire):
-    """What all requests to a name may take together; null: as much as the server's default allows."""
+    """What all requests to a name may take together; null: as much as the server's default allows, 0: any amount."""
 
-    requests_per_minute: Positive | None = None
-    tokens_per_minute: Positive | None = None
-    max_concurrency: Positive | None = None
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+    max_concurrency: Count | None = None
     max_queue: Count | None = None
 
 

@@ -16,7 +16,6 @@ from trainer.commands.adapters_verbs import VERBS as OTHERS
 from trainer.commands.common import guarded
 from trainer.commands.server_options import add_server_options, admin_client
 from trainer.errors import PublishError
-from trainer.serving.client import RefusedError
 
 VERBS = {"list": OTHERS["list"], "show": OTHERS["show"], "upload": UPLOAD, **OTHERS}
 _EXAMPLES = """\
@@ -83,6 +82,8 @@ def _sentence(summary: str) -> str:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from trainer.serving.client import RefusedError
+
     with admin_client(args) as client:
         try:
             done = VERBS[args.verb].run(client, args)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from trainer.serving.client import listed
+from trainer.serving.answers import listed
 from trainer.tables import aligned, counted
 
 Body = Mapping[str, Any]

@@ -6,12 +6,14 @@ import argparse
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainer.commands.adapters_tables import numbers, percent
 from trainer.commands.adapters_verbs import Done, Verb, add_guards, share_argument
 from trainer.errors import PublishError
-from trainer.serving.client import AdminClient, ServedVersion
+
+if TYPE_CHECKING:
+    from trainer.serving.client import AdminClient, ServedVersion
 
 _ELSEWHERE = re.compile(r"hf:|[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?")

@@ -6,11 +6,14 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainer.commands import adapters_tables as tables
 from trainer.errors import PublishError
-from trainer.serving.client import AdminClient, ServedVersion, listed
+from trainer.serving.answers import listed
+
+if TYPE_CHECKING:
+    from trainer.serving.client import AdminClient, ServedVersion
 
 DEFAULT = "default"  # instead of a setting's value: the server's own
 _SETTINGS: dict[str, tuple[str, type[int] | type[float], str]] = {  # flag: field of the PATCH, its type, what it is

@@ -18,6 +18,7 @@ import httpx
 from typing_extensions import override
 
 from trainer.errors import ConfigError, EvaluationError, PublishError, TrainerError
+from trainer.serving.answers import listed
 
 CONNECT_SECONDS = 10.0
 _BROKEN = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
@@ -428,9 +429,3 @@ def _matching(etag: str | None) -> dict[str, str]:
 
 def _given(fields: Mapping[str, int | None]) -> dict[str, int]:
     return {name: value for name, value in fields.items() if value is not None}
-
-
-def listed(body: Mapping[str, Any], field: str) -> list[Mapping[str, Any]]:
-    """The objects in the list ``field`` of an answer."""
-    found = body.get(field)
-    return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []

@@ -77,7 +77,7 @@ def test_what_is_set_is_shown_and_null_sets_it_back(admin: httpx.Client) -> None
         ({"priority": 1.5}, "priority", "an integer"),
         ({"retention": -1}, "retention", "at least 0"),
         ({"idle_ttl_seconds": -1}, "idle_ttl_seconds", "at least 0"),
-        ({"limits": {"requests_per_minute": 0}}, "limits.requests_per_minute", "at least 1"),
+        ({"limits": {"requests_per_minute": -1}}, "limits.requests_per_minute", "at least 0"),
         ({"limits": {"max_queue": True}}, "limits.max_queue", "an integer"),
         ({"version": 1, "weight": 2}, "weight", "changes of one kind"),
     ],

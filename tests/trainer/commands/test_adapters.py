@@ -205,6 +205,20 @@ def test_a_canary_from_upload_to_promotion(shell: Shell, packages: dict[str, Pat
     assert "d@1 was uploaded and waits as a candidate, but the server refused" in refused
 
 
+def test_history_says_who_did_what(shell: Shell, packages: dict[str, Path]) -> None:
+    shell("upload", "h", str(packages["one"]))
+    shell("set", "h", "--weight", "2")
+    shell("activate", "h", "7", code=1)
+    shell("rm", "h")
+    events = shell.json("history", "h")["data"]
+    told = [(event["action"], event["version"], event["outcome"]) for event in events]
+    assert told == [("remove", None, "done"), ("activate", 7, "refused"), ("set", None, "done"), ("upload", 1, "done")]
+    table = rows(shell("history", "h", "--limit", "2"))
+    assert [line[3:6] for line in table[1:]] == [["remove", "-", "done"], ["activate", "7", "refused"]]
+    assert {line[2] for line in table[1:]} == {events[0]["actor"]}
+    assert shell("history", "never") == "nothing is recorded of it\n"
+
+
 class Terminal(io.StringIO):
     """What a person types."""
 

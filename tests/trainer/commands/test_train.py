@@ -17,7 +17,7 @@ from trainer.config.methods import PrefixMethod
 from trainer.errors import ConfigError
 
 
-@pytest.mark.parametrize("command", ["train", "sweep", "publish"])
+@pytest.mark.parametrize("command", ["train", "sweep", "publish", "adapters"])
 def test_help_imports_nothing_heavy(command: str) -> None:
     code = (
         "import sys; from hotswap.cli import main\n"
