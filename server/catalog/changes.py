@@ -122,6 +122,7 @@ class Changes:
             history.record.settings = settle(history.record.settings)
 
         async with self.of(name, guard):
+            self._registry.versions(name)  # or there is nothing to set
             before = self._registry.settings(name)
             self.check(name, guard)
             after = settle(before)

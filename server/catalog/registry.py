@@ -306,8 +306,9 @@ class Registry:
         return [version for key, version in self._leaving.items() if key.name == name]
 
     def settings(self, name: str) -> NameSettings:
-        """What an operator set for a name. Raises UnknownModelError."""
-        return self._entry(name).record.settings
+        """What an operator set for a name; of one that is not known, or was removed, that is nothing."""
+        entry = self._entries.get(name)
+        return NameSettings() if entry is None else entry.record.settings
 
     def history(self, name: str) -> VersionHistory | None:
         """All that is known of a name, be it removed; to be looked at only. None: nothing is."""
