@@ -8,6 +8,9 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+# They tell of every request with its whole address, a signature in it too, and at length of keys.
+_TALKATIVE = ("aiobotocore", "botocore", "fsspec", "httpcore", "httpx", "s3fs", "urllib3")
+
 
 class JsonFormatter(logging.Formatter):
     """time (ISO 8601, UTC), level, logger, message, what ``extra={"fields": ...}`` adds, the traceback if any.
@@ -34,8 +37,13 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(level: str = "info", clean: Callable[[str], str] = str) -> None:
-    """Send this process's logs and warnings to standard error. Replaces any handlers of the root logger."""
+    """Send this process's logs and warnings to standard error. Replaces any handlers of the root logger.
+
+    Of libraries that talk to the network only warnings are of use, and free of secrets.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(clean))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))

@@ -9,6 +9,15 @@ import sys
 
 from server.logs import JsonFormatter
 
+SECRET = """
+import logging
+from server.logs import configure_logging
+configure_logging("debug")
+for name in ("httpx", "botocore.auth", "aiobotocore.credentials", "s3fs"):
+    logging.getLogger(name).info("HTTP Request: GET https://host/a.tar?X-Amz-Signature=secret")
+    logging.getLogger(name).debug("secret")
+logging.getLogger("server").debug("ours")
+"""
 SCRIPT = """
 import logging, warnings
 from server.logs import configure_logging
@@ -37,3 +46,8 @@ def test_a_process_logs_lines_of_its_level_and_its_warnings() -> None:
     entries = [json.loads(line) for line in done.stderr.splitlines()]
     assert [(entry["logger"], entry["level"]) for entry in entries] == [("a.b", "warning"), ("py.warnings", "warning")]
     assert entries[0]["message"] == "shown 1"
+
+
+def test_addresses_with_signatures_are_not_logged_by_libraries() -> None:
+    done = subprocess.run([sys.executable, "-c", SECRET], capture_output=True, text=True, check=True)
+    assert [json.loads(line)["message"] for line in done.stderr.splitlines()] == ["ours"]

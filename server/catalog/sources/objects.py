@@ -30,7 +30,7 @@ def get(url: str, options: Mapping[str, Any], place: Path, most: int) -> str | N
     """
     try:
         files = RemoteFiles(url, options)
-        with artifact_errors(to_disk=True):
+        with artifact_errors("the store of a source", to_disk=True):
             info = files.call("info", files.root)
             if info["type"] == "directory":
                 _get_folder(files, place / "package", most)

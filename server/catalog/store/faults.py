@@ -45,11 +45,11 @@ class UnreachableStoreError(StoreError):
 
 
 @contextmanager
-def artifact_errors(*, to_disk: bool = False) -> Iterator[None]:
+def artifact_errors(of: str = _ARTIFACTS, *, to_disk: bool = False) -> Iterator[None]:
     """Let whatever a file system of fsspec raises be a StoreError; a missing object stays a FileNotFoundError.
 
-    Its libraries have no errors in common, and theirs may hold addresses and keys: the log has those. ``to_disk``: the
-    block writes to ours, whose being full, or read-only, stays an OSError.
+    Its libraries have no errors in common, and theirs may hold addresses and keys: the log has those. ``of`` is for the
+    log. ``to_disk``: the block writes to ours, whose being full, or read-only, stays an OSError.
     """
     try:
         yield
@@ -58,7 +58,7 @@ def artifact_errors(*, to_disk: bool = False) -> Iterator[None]:
     except Exception as error:
         if to_disk and getattr(error, "errno", None) in (*_NO_ROOM, errno.EROFS):
             raise
-        logger.error("%s: %s: %s", _ARTIFACTS, type(error).__name__, error)
+        logger.error("%s: %s: %s", of, type(error).__name__, error)
         raise _artifact_error(error) from error
 
 

@@ -79,7 +79,7 @@ class Backend:
             self.registry,
             budget,
             self.witness,
-            rule=self.registry.settings,
+            rule=self.registry.rule,
             load=PackageLoader(self.store, self.client),
             eager=eager,
         )
