@@ -73,6 +73,7 @@ class Share(NamedTuple):
 
 MAX_CANDIDATES = 16
 _SHOWN_CANDIDATES = 8
+_UNSET = NameSettings()
 
 
 class Registry:
@@ -181,6 +182,11 @@ class Registry:
         It is unknown only when it was deleted by force.
         """
         return self._leaving.get(key) or self.version(key.name, key.version)
+
+    def kept_as(self, name: str) -> NameSettings:
+        """As ``settings``, those of nobody where the name is unknown or was removed."""
+        entry = self._entries.get(name)
+        return _UNSET if entry is None else entry.record.settings
 
     def find_version(self, key: AdapterKey) -> AdapterVersion | None:
         """As ``leased``, None when it is unknown."""

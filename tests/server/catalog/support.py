@@ -79,7 +79,7 @@ class Backend:
             self.registry,
             budget,
             self.witness,
-            rule=self.registry.settings,
+            rule=self.registry.kept_as,
             load=PackageLoader(self.store, self.client),
             eager=eager,
         )
