@@ -43,7 +43,8 @@ class Poller:
         """Let all that the catalog knows take effect; returns how many names. Raises CatalogUnavailableError."""
         await ask(self._catalog.beat)
         names = await ask(self._catalog.load)
-        for name in names.histories:
+        created = {name: max((v.created for v in names.histories[name].all()), default=0.0) for name in names.histories}
+        for name in sorted(created, key=lambda name: -created[name]):  # which are loaded in that order
             await self._follow(name, names)
         self._revision = names.revision
         return len(names.histories)

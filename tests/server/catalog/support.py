@@ -79,7 +79,7 @@ class Backend:
             self.registry,
             budget,
             self.witness,
-            rule=self.registry.rule,
+            rule=self.registry.settings,
             load=PackageLoader(self.store, self.client),
             eager=eager,
         )
