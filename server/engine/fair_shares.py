@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from server.engine.fair_queue import FairQueue, Flow
 from server.engine.request import Request
 
-SLOWED = 0.75  # of the time that a share allows: arriving amid a step, and what is no step, take time as well
+SLOWED = 2 / 3  # of the time that a share allows: arriving amid a step, and what is no step, take time as well
 SLOWED_BY_LOWER = 1.25  # times as long as without them may rows of lower priority make a step
 LINGER_SECONDS = 0.5  # steps stay as short for somebody who may ask again
 PAUSED_STEPS = 8  # for so long at most is a flow left out altogether, and prompts are

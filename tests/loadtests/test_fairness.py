@@ -33,7 +33,6 @@ async def test_a_quiet_one_is_measured_alone_and_beside_the_flood(tmp_path: Path
         async with open_session(target) as session:
             alone, beside = await _phases(args, "fair", Driver(session, target))
     assert set(seen.per_model) == {"quiet", "flood"}
-    assert seen.most_running >= 2
     assert alone.outcomes
     assert beside.ratio == pytest.approx(beside.mean / alone.mean)
     assert beside.errors == []
