@@ -18,7 +18,6 @@ MAX_PATH = 120  # characters of the name of a field
 
 _SENTENCES = {
     "missing": "is missing",
-    "extra_forbidden": "is no field here",
     "bool": "must be true or false",
     "int": "must be an integer",
     "float": "must be a number",
