@@ -15,6 +15,8 @@ from server.api.prepare import Job
 from server.api.shadow import Answered
 from server.catalog.registry import Lease
 
+SHADOWS = "shadows"  # whose account copies go to
+LAST = -1_000_000  # a priority below all that an operator can give
 Prepare = Callable[[AdapterKey | None, float], Awaitable[Job]]
 
 
@@ -66,7 +68,7 @@ async def answer_copy(
 
 
 def _copied(job: Job, copy: Job, longest: int) -> Job:
-    """``copy``, drawn as ``job`` was and without the log-probabilities that nobody reads."""
+    """``copy``, drawn as ``job`` was and without the log-probabilities that nobody reads; behind all other requests."""
     most = min(copy.sampling.max_tokens, longest + 1)
     sampling = msgspec.structs.replace(
         copy.sampling,

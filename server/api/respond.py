@@ -30,7 +30,8 @@ from server.api.prepare import Job, asked_model
 from server.api.shadow import Answered
 from server.api.sharing import deadline_of, settled, share_of
 from server.api.wire import SamplingBody
-from server.errors import EngineUnavailableError, UnknownModelError
+from server.catalog.registry import Lease
+from server.errors import AdapterFailedError, BudgetError, EngineUnavailableError, StoreError, UnknownModelError
 
 T = TypeVar("T")
 Body = TypeVar("Body", bound=SamplingBody)
@@ -125,9 +126,8 @@ class _Work:
         context = self._context
         if context.admission.closed_because:
             raise EngineUnavailableError(context.admission.closed_because)
-        sticky = self._body.sticky or self._request.headers.get(SESSION_HEADER) or None
         self._caller.check_asked(context.registry, self._body)
-        with context.registry.lease(asked_model(context.registry, self._body), sticky) as lease:
+        with await self._leased() as lease:
             self._adapter = self._drawn = lease.key
             self._shadow = context.shadows.chosen(lease)
             share = share_of(self._caller, context, lease.key)
@@ -140,6 +140,23 @@ class _Work:
                     self._headers = {**job.headers, **ticket.headers()}
                     with settled(ticket, generation):
                         yield generation
+
+    async def _leased(self) -> Lease:
+        """A hold on the version that answers: the live one where a canary that was drawn cannot be loaded."""
+        context, sticky = self._context, self._body.sticky or self._request.headers.get(SESSION_HEADER) or None
+        lease = context.registry.lease(asked_model(context.registry, self._body), sticky)
+        key = lease.key
+        if key is None or not lease.by_name or (live := context.registry.live(key.name).key) == key:
+            return lease
+        try:
+            await context.residency.ensure(lease)
+        except BaseException as error:
+            lease.release()
+            if not isinstance(error, (AdapterFailedError, BudgetError, StoreError, UnknownModelError)):
+                raise
+            context.registry.on_fallback(key)
+            return context.registry.lease(str(live))
+        return lease
 
     def _answered(self, generation: Generation) -> None:
         """The request has been answered to its end."""

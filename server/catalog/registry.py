@@ -325,8 +325,9 @@ class Registry:
         return {key.version for key in self._draining if key.name == name}
 
     def serves(self, key: AdapterKey) -> bool:
-        """Whether a version of a known name is to be resident, failed or not: live, a candidate, or with a share."""
-        return key.version in {version.key.version for version in self._entry(key.name).to_be_resident()}
+        """Whether a version is to be resident, failed or not: live, a candidate, or with a share of the requests."""
+        entry = self._entries.get(key.name)
+        return entry is not None and key in [version.key for version in entry.to_be_resident()]
 
     def is_candidate(self, key: AdapterKey) -> bool:
         """Whether a version of a known name has never been live, failed or not."""

@@ -293,6 +293,24 @@ def test_a_failed_canary_falls_back_and_is_reported(
     assert answer(live, name) == texts[2]
 
 
+def test_a_canary_that_cannot_be_loaded_any_more_falls_back(
+    base: Path, packages: dict[str, Path], tmp_path: Path, texts: dict[int, str]
+) -> None:
+    """From its first request on, after a restart that loads nothing before it is asked for."""
+    with live_server(base, tmp_path / "data", adapters=(("a", str(packages["lora"])),)) as first, first.http() as http:
+        http.put(url("a"), params={"activate": False}, files={"f": archive(packages["lora-2"], tmp_path)})
+        patch(http, "a", canary={"version": 2, "weight": 1.0})
+        assert ask(http, "a") == (2, texts[2])
+        path = first.context.registry.version("a", 2).path
+    (path / "adapter_model.safetensors").unlink()
+    with live_server(base, tmp_path / "data", load_adapters="lazy") as again, again.http() as http:
+        assert [ask(http, "a"), ask(http, "a")] == [(1, texts[1]), (1, texts[1])]
+        canary = traffic(http, "a")["canaries"][0]
+        assert (canary["fallbacks"], canary["weight"]) == (2, 1.0)
+        assert canary["failure"]
+        error_of(again.post("/v1/completions", {**BODY, "model": "a@2"}), 503)
+
+
 def test_what_cannot_be(live: Live, admin: httpx.Client, name: str) -> None:
     def refused(status: int = 400, **fields: Any) -> dict[str, Any]:
         return error_of(admin.patch(url(name), json=fields), status)
