@@ -369,7 +369,7 @@ async def running(
     requests = job.requests()
     holder = job.tenant, job.adapter.name if job.adapter else ""
     with context.admission.admit(len(requests), cut, holder) as places:
-        await context.residency.ensure(lease)
+        await _resident(context, job, lease)
         lease.sequences = len(requests)
         context.shadows.give_way(context.admission.active)
         cold = context.residency.cold_start(lease)
@@ -396,6 +396,17 @@ async def running(
         finally:
             for sequence in sequences:
                 await sequence.close()
+
+
+async def _resident(context: ServerContext, job: Job, lease: Lease) -> None:
+    """Wait until the adapter is in memory. Raises RequestTimeoutError as well."""
+    try:
+        async with asyncio.timeout_at(job.deadline):
+            await context.residency.ensure(lease)
+    except TimeoutError:
+        raise RequestTimeoutError(
+            "the request took longer than it may while it waited for its adapter to be loaded; send it again later"
+        ) from None
 
 
 def _engine_ended(place: Place, lease: Lease) -> None:

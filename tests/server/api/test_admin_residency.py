@@ -73,3 +73,18 @@ def test_a_cold_adapter_that_cannot_be_loaded_says_why_and_harms_nobody(
             assert "not those that were uploaded" in error["message"]
         assert len(answer(live, "prefix"))
         live.wait_idle()
+
+
+def test_a_request_that_waits_for_room_ends_at_its_deadline(
+    base: Path, packages: dict[str, Path], tmp_path: Path
+) -> None:
+    adapters = [(name, str(packages[name])) for name in ("lora", "prefix")]
+    with live_server(base, tmp_path / "data", adapters=adapters, max_resident=1) as live:
+        residencies, held = live.context.residency, live.on_loop(lambda: live.context.registry.lease("lora"))
+        live.on_loop(lambda: residencies.want(held))
+        live.wait(lambda: residencies.tier(held.key) == "device", "the adapter of a request that runs")
+        late = live.post("/v1/completions", {"model": "prefix", "prompt": "who?", "timeout": 0.05})
+        assert "waited for its adapter" in error_of(late, 408)["message"]
+        live.on_loop(held.release)
+        assert len(answer(live, "prefix"))
+        live.wait_idle()

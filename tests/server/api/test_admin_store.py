@@ -285,7 +285,7 @@ def test_another_server_serves_what_is_there(base: Path, data_dir: Path, uploads
         answers = [answer(live, name) for name in ("x", "y")]
         live.context.lifecycle.store.close()
     with live_server(base, data_dir) as live, live.http() as http:
-        assert http.get("/v1/adapters").json() == before
+        live.wait(lambda: http.get("/v1/adapters").json() == before, "what is served to be in memory again")
         assert [answer(live, name) for name in ("x", "y")] == answers
         assert http.put("/v1/adapters/x", files=uploads["lora"]).status_code == 200, "it has that content"
         live.context.lifecycle.store.close()
