@@ -116,7 +116,7 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
         registry,
         Budget(ceil(config.engine.max_adapter_gb * 1e9), config.max_resident),
         metrics,
-        rule=registry.rule,
+        rule=registry.settings,
         load=PackageLoader(store, engine),
         eager=config.load_adapters == "eager",
     )

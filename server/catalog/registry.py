@@ -310,11 +310,6 @@ class Registry:
         entry = self._entries.get(name)
         return NameSettings() if entry is None else entry.record.settings
 
-    def rule(self, name: str) -> NameSettings:
-        """As ``settings``; the defaults for a name that is gone, whose versions finish their last requests."""
-        entry = self._entries.get(name)
-        return NameSettings() if entry is None else entry.record.settings
-
     def history(self, name: str) -> VersionHistory | None:
         """All that is known of a name, be it removed; to be looked at only. None: nothing is."""
         return self._entries.get(name)
