@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from server.catalog.database import asking
 from tests.server.api.support import answer, error_of, wanted
 from tests.server.catalog.databases import PostgreSQL, postgresql
 from tests.server.live import Live, live_server
@@ -125,3 +126,28 @@ def test_a_database_that_goes_away(
             found.start()
         assert upload(live, "json", tiny_adapters["lora-r4"])["version"] == 2
         assert answer(live, "json") == wanted(tiny_base, tiny_adapters["lora-r4"])
+
+
+def test_a_database_that_hangs(
+    tiny_base: Path,
+    tiny_adapters: Mapping[str, Path],
+    tmp_path: Path,
+    found: PostgreSQL | str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if isinstance(found, str):
+        pytest.skip(found)
+    with live_server(tiny_base, tmp_path, catalog=found.new_url()) as live:
+        upload(live, "json", tiny_adapters["lora-r8"])
+        before = answer(live, "json")
+        monkeypatch.setattr(asking, "ANSWER_SECONDS", 0.3)
+        with found.hanging(), live.http() as http:
+            for _ in range(6):  # more than there are threads that wait for it
+                assert error_of(http.delete("/v1/adapters/json"), 503)["code"] == "catalog_unavailable"
+            assert answer(live, "json") == before
+            assert http.get("/ready").is_success
+        monkeypatch.undo()
+        # what was asked for may come true now, or not; what is told then is so
+        soon(lambda: served(live) in ({}, {"json": 1}), "the catalog to answer")
+        upload(live, "other", tiny_adapters["lora-r4"])
+        assert answer(live, "other") == wanted(tiny_base, tiny_adapters["lora-r4"])

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import psycopg
 from psycopg import sql
 
@@ -51,6 +52,19 @@ class PostgreSQL:
     def stop(self, mode: str = "immediate") -> None:
         """Stop it, as a crash would."""
         self._run("pg_ctl", "-D", self._data, "-m", mode, "-w", "stop")
+
+    @contextlib.contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Within the block it takes connections, and answers nothing."""
+        main = psutil.Process(int((self._folder / "data" / "postmaster.pid").read_text().split()[0]))
+        stopped = [*main.children(), main]
+        for process in stopped:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in stopped:
+                process.resume()
 
     def new_url(self) -> str:
         """The URL of a new, empty database."""
