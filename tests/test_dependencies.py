@@ -16,12 +16,16 @@ INSTALLED = ("adapters", "bases", "hotkernels", "hotswap", "server", "trainer")
 BESIDE = ("benchmarks", "loadtests", "tests")
 # Declared without an import of ours, and why.
 NEVER_IMPORTED = {
+    "flask": "of moto's server",
+    "flask-cors": "of moto's server",
     "import-linter": "a command",
+    "moto": "a server that tests start where it is installed",
     "mypy": "a command",
     "pre-commit": "a command",
     "pytest-timeout": "a plugin, switched on by an option",
     "pytest-xdist": "a plugin, switched on by an option",
     "ruff": "a command",
+    "s3fs": "what fsspec imports for s3:// URLs",
     "types-pyyaml": "stubs, which mypy reads",
 }
 

@@ -210,6 +210,8 @@ def test_an_adapter_that_ends_the_engine_is_left_out_and_the_others_served(
         for count in ("1.0", "2.0"):  # lives that end with it
             restarts = f'hotswap_engine_restarts_total{{model="{tiny_base.name}"}} {count}'
             wait_until(lambda line=restarts: line in http.get("/metrics").text, "the next life")  # type: ignore[misc]
+        failed = f'hotswap_adapter_versions{{model="{tiny_base.name}",state="failed"}} 1.0'
+        wait_until(lambda: failed in http.get("/metrics").text, "the bad one to be left out")
         wait_until(lambda: http.get("/ready").status_code == 200, "the engine to serve the others")
         assert [model["id"] for model in http.get("/v1/models").json()["data"]] == [tiny_base.name, "sound"]
         again = http.post("/v1/completions", json=ask | {"model": "sound"}).json()

@@ -46,7 +46,7 @@ def test_head_of_what_is_missing(server: Live) -> None:
         ("POST", "/v1/adapters/lora", "GET, PUT, PATCH, DELETE, HEAD"),
         ("DELETE", "/v1/adapters", "GET, POST, HEAD"),
         ("POST", "/v1/models", "GET, HEAD"),
-        ("PUT", "/v1/models/lora", "GET, HEAD"),
+        ("PUT", "/v1/models/lora", "GET, DELETE, HEAD"),
         ("GET", "/v1/completions", "POST"),
         ("GET", "/v1/completions/", "POST"),
         ("GET", "/v1/adapters/lora/versions/1", "DELETE"),

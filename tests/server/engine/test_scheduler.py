@@ -349,8 +349,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler.check_integrity()
         assert len(self.ended) == len(set(self.ended))
         assert set(self.ended) | set(self.scheduler.requests) == self.submitted
+        flow_of = self.scheduler.waiting.flow
+        begun = [flow_of(r) for r in self.scheduler.running if r.num_pending_tokens > 1 and not r.is_overdue]
+        assert len(begun) == len(set(begun)), "one prompt of a flow at a time"
         for request in self.scheduler.running:
-            assert request is self.scheduler.running[-1] or request.num_pending_tokens == 1, "one prompt at a time"
             if request.adapter == self.keys[1]:
                 slot = self.scheduler.slots[request.adapter]
                 full = slot.num_virtual_tokens // 2

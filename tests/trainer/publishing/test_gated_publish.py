@@ -21,6 +21,7 @@ from trainer.progress import ProgressCallback
 from trainer.publishing.gate_report import GateOutcome, GateReport
 from trainer.publishing.gated_publish import Feedback, GateOptions, publish_gated
 from trainer.publishing.gates import parse_gates
+from trainer.publishing.shares import Shares
 from trainer.serving.client import AdminClient, ServedVersion
 from trainer.serving.upload import upload
 
@@ -83,7 +84,7 @@ def test_what_passes_gets_the_share_that_was_asked_for(
     server: Live, admin: AdminClient, packages: dict[str, Path], rows: EvaluationRows
 ) -> None:
     put(admin, packages["wrong"])
-    report, _ = gated(admin, packages["right"], rows, "exact_match>=live", canary=0.25)
+    report, _ = gated(admin, packages["right"], rows, "exact_match>=live", shares=Shares(0.25))
     assert (report.outcome, report.is_live, report.is_served) == (GateOutcome.CANARY, False, True)
     assert states(admin) == {1: "live", 2: "canary"}
     assert admin.adapter(NAME)["traffic"]["canaries"][0]["weight"] == 0.25
@@ -93,7 +94,7 @@ def test_what_passes_gets_the_share_that_was_asked_for(
     written = report.as_dict()
     assert (written["outcome"], written["live"], written["canary"]) == ("canary", False, 0.25)
     assert written["candidate"]["left"] is False
-    refused, _ = gated(admin, packages["other"], rows, "exact_match>=0.9", canary=0.25)
+    refused, _ = gated(admin, packages["other"], rows, "exact_match>=0.9", shares=Shares(0.25))
     assert (refused.outcome, refused.was_removed) == (GateOutcome.REFUSED, True)
     assert states(admin) == {1: "live", 2: "canary"}
 
