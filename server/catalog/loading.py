@@ -28,6 +28,7 @@ class PackageLoader:
             try:
                 return await self._engine.load_adapter(key, path, allow_noop=allow_noop)
             except PackageError:
+                await self._store.run(self._store.check, path)
                 if not await self._store.run(self._store.mend, path):
                     raise
             return await self._engine.load_adapter(key, path, allow_noop=allow_noop)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import secrets
 import shutil
@@ -97,6 +98,11 @@ class AdapterStore:
         """Where the files of the package of that id are, or will be once they are fetched."""
         here = self._packages / package
         return here if self._cache is None or here.is_dir() else self._cache.folder / package
+
+    @disk_errors()
+    def check(self, path: Path) -> None:
+        """See that the folder of an adopted package's place can be read: else the disk is at fault, not the package."""
+        os.scandir(path.parent).close()
 
     # ---- quarantine ----
 
