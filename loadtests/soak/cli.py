@@ -23,6 +23,7 @@ from loadtests.soak.ledger import AWAY, DATABASE, HANGS, KILLS, READ_ONLY, SERVE
 from loadtests.soak.references import References
 from loadtests.soak.server import Server
 from loadtests.soak.site import Site
+from loadtests.soak.state import ABSENT, look
 
 SEQUENCES, WAITING = 32, 96  # of each server: 128 admitted at once, what one request may ask for
 BASE = "soaked"
@@ -94,11 +95,15 @@ async def _run(args: argparse.Namespace, references: References, data_dir: Path)
         database = await asyncio.to_thread(open_database, args.catalog, data_dir)
         if isinstance(database, PostgreSQL):
             stack.callback(database.close)
-        flags = [*_flags(args, references, data_dir), *database.flags, *adapters, *args.flags]
-        servers = []
-        for number in range(args.servers):
-            servers.append(await Server.start(flags, args.out / _log(number)))
-            stack.push_async_callback(servers[-1].stop)
+        flags = [*_flags(args, references, data_dir), *database.flags, *args.flags]
+        starts = [Server.start([*flags, *(adapters if not n else ())], args.out / _log(n)) for n in range(args.servers)]
+        started = await asyncio.gather(*starts, return_exceptions=True)
+        servers = [server for server in started if isinstance(server, Server)]
+        for server in servers:
+            stack.push_async_callback(server.stop)
+        for failure in started:
+            if isinstance(failure, BaseException):
+                raise failure
         site = Site(tuple(servers), references, BASE, fixed, tuple(f"churned{i}" for i in range(args.names)))
         for name, package in fixed.items():
             site.ledger.knows(f"{name}@1", package)
@@ -148,6 +153,9 @@ class Held:
 async def _soak(args: argparse.Namespace, site: Site, data_dir: Path, database: Database) -> Held:
     """Warm up, look, load, look again."""
     random = Random(args.seed)
+    for server in site.servers:  # of which the first brought the adapters
+        for name in site.fixed:
+            await until(partial(look, server, name), lambda state: state not in (None, ABSENT))
     changers = [Changer(site, name, Random(random.random()), canaries=args.canaries) for name in site.churned]
     for changer in changers:  # libraries are imported, pools filled
         await changer.step()

@@ -166,7 +166,9 @@ class AdapterStore:
         assert self._is_elsewhere(path) or path.parent == self._packages, f"{path} is not an adopted package"
         if self._is_elsewhere(path):
             self._remove_artifact(path.name)
-        elif path.exists():
+            return
+        self.check(path)  # else what is only out of sight would count as deleted
+        if path.exists():
             grave = self._quarantine.new("deleted")
             try:
                 path.rename(grave)

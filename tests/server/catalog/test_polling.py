@@ -97,6 +97,22 @@ async def test_a_disk_that_is_away_spoils_no_adapter(
         assert await backend.ask("a") == answer
 
 
+async def test_files_that_are_out_of_sight_do_not_count_as_deleted(
+    tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path
+) -> None:
+    async with running(tiny_base, tmp_path) as (backend, poller):
+        version = await backend.lifecycle.install_copy("a", tiny_adapters["lora-r8"])
+        packages = (tmp_path / "packages").rename(tmp_path / "elsewhere")
+        (tmp_path / "packages").touch()
+        assert backend.lifecycle.undeleted(await backend.lifecycle.remove("a", force=True))
+        (tmp_path / "packages").unlink()
+        packages.rename(tmp_path / "packages")
+        assert version.path.exists()
+        await poller.poll()
+        await backend.lifecycle.settle()
+        backend.check_integrity()
+
+
 async def test_a_change_that_is_seen_while_the_engine_is_down_spoils_no_adapter(
     tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
