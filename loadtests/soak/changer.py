@@ -19,6 +19,7 @@ from loadtests.soak.state import ABSENT, State, code_of, look, look_into_catalog
 KEPT = 5  # versions of a name, beyond which old ones are deleted
 SEEN_LIMIT = 10.0  # seconds: later than this is wrong; how many were later than promised is told
 LAST_WORDS = 0.5  # in which a database may end what a server that was killed had sent it
+UPLOADED = 3  # candidates in the beginning
 ASKED = 3  # requests to a name with a canary
 Fits = Callable[[State], bool]
 
@@ -53,6 +54,17 @@ class Changer:
             (change,) = self._random.choices(list(changes), list(changes.values()))
             await change()
 
+    async def once_each(self) -> None:
+        """Every sort of change once, while nobody disturbs it; the name is gone afterwards."""
+        await self._upload(activate=True)
+        for package in self._site.references.packages[:UPLOADED]:
+            await self._upload(activate=False, package=package)
+        if self._canaries:
+            for change in (self._begin_canary, self._grow, self._abort, self._begin_canary, self._promote):
+                await change()
+        for change in (self._race, self._activate, self._rollback, self._upload_rubbish, self.remove):
+            await change()
+
     async def remove(self) -> None:
         """Let the name go in the end."""
         deadline = time.monotonic() + PATIENCE
@@ -79,8 +91,8 @@ class Changer:
 
     # ---- changes ----
 
-    async def _upload(self, *, activate: bool) -> None:
-        package, before = self._random.choice(self._site.references.packages), self._state
+    async def _upload(self, *, activate: bool, package: Package | None = None) -> None:
+        package, before = package or self._random.choice(self._site.references.packages), self._state
         live = self._site.ledger.content(f"{self._name}@{before.live}")
 
         def fits(now: State) -> bool:
