@@ -281,6 +281,7 @@ async def _start(
 ) -> None:
     """Start the engine, load what the catalog knows and the configured adapters, then accept requests."""
     failure = None
+    context.registry.unread_because = "the server is starting and has not read its catalog yet; try again"
     try:
         await ask(_prepare_catalog, context)
         context.keys.start()
@@ -288,6 +289,7 @@ async def _start(
         await context.engine.start()
         context.metrics.set_info(context.version, context.engine.info)
         await poller.restore()
+        context.registry.unread_because = ""
         for name, path in context.config.adapter:
             await _load(context, name, Path(path).expanduser())
         poller.start()

@@ -40,11 +40,6 @@ class Reply:
         """Take an error body."""
         self.problem, self.code = json.dumps(body)[:300], body["error"]["code"]
 
-    @property
-    def again(self) -> bool:
-        """Whether the server says that it may be sent again."""
-        return self.code in ("engine_unavailable", "rate_limit_exceeded")
-
 
 async def ask(session: aiohttp.ClientSession, body: dict[str, Any]) -> Reply:
     """One request; never raises for what server and network do."""

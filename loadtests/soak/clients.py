@@ -14,6 +14,7 @@ import aiohttp
 
 from loadtests.soak.asking import Reply, ask, events, streaming
 from loadtests.soak.references import Answer
+from loadtests.soak.server import Server
 from loadtests.soak.site import Site
 
 PATIENCE = 120.0  # seconds for which a request is sent again before it counts as lost
@@ -27,11 +28,11 @@ async def comparer(site: Site, random: Random) -> None:
     """Ask, and have every answer judged."""
     while not site.over.is_set():
         model, answer = site.draw(random)
-        await settle(site, model, answer, stream=random.random() < 0.5)
+        await settle(site, random.choice(site.servers), model, answer, stream=random.random() < 0.5)
         site.ledger.judge()
 
 
-async def settle(site: Site, model: str, answer: Answer, *, stream: bool = False) -> Reply:
+async def settle(site: Site, server: Server, model: str, answer: Answer, *, stream: bool = False) -> Reply:
     """Ask until there is an answer, which is judged, or until there should have been one."""
     first = time.monotonic()
     body = {"model": model, **answer.body}
@@ -39,7 +40,7 @@ async def settle(site: Site, model: str, answer: Answer, *, stream: bool = False
         body |= {"stream": True, "stream_options": {"include_usage": True}}
     while True:
         began = time.monotonic()
-        reply = await ask(site.session, body)
+        reply = await ask(server.session, body)
         if not reply.problem:
             if reply.tokens != answer.max_tokens:
                 site.ledger.lost.append(f"{model}: {reply.tokens} tokens came instead of {answer.max_tokens}")
@@ -48,9 +49,9 @@ async def settle(site: Site, model: str, answer: Answer, *, stream: bool = False
         if model in site.churned and reply.code == "model_not_found":
             site.ledger.counts["refused: removed"] += 1
             return reply
-        excused = reply.again and (site.ledger.disturbed(began) or reply.status == 429)
+        excused = reply.status == 429 or site.ledger.excuses(reply.code, began, server.name)
         if not excused or time.monotonic() - first > PATIENCE:
-            site.ledger.lost.append(f"{model}: {reply.status} {reply.problem}")
+            site.ledger.lost.append(f"{model} at {server.name}: {reply.status} {reply.problem}")
             return reply
         site.ledger.counts["sent again"] += 1
         await asyncio.sleep(0.2)
@@ -59,44 +60,49 @@ async def settle(site: Site, model: str, answer: Answer, *, stream: bool = False
 async def bystander(site: Site, random: Random) -> None:
     """Long streams of one after another adapter that nobody touches; every gap is measured."""
     while not site.over.is_set():
-        model = random.choice((site.base, *site.fixed))
+        server, model = random.choice(site.servers), random.choice((site.base, *site.fixed))
         prompt = list(random.choice(site.references.answers).prompt)
         body = {"model": model, "prompt": prompt, "max_tokens": LONG_TOKENS, "ignore_eos": True}
         began = time.monotonic()
-        problem = await _watch(site, body | {"stream_options": {"include_usage": True}})
+        reply = await _watch(site, server, body | {"stream_options": {"include_usage": True}})
         site.ledger.counts["bystander streams"] += 1
-        if problem and not site.ledger.disturbed(began):
-            site.ledger.lost.append(f"a bystander's stream of {model}: {problem}")
-        if problem:
+        if reply.problem and not site.ledger.excuses(reply.code, began, server.name):
+            site.ledger.lost.append(f"a bystander's stream of {model} at {server.name}: {reply.problem}")
+        if reply.problem:
             await site.pause(0.5)
 
 
-async def _watch(site: Site, body: dict[str, object]) -> str:
-    """Read one stream; returns what went wrong with it."""
-    tokens, first = 0, True
+async def _watch(site: Site, server: Server, body: dict[str, object]) -> Reply:
+    """Read one stream; what became of it, without its text."""
+    reply, first = Reply(), True
     try:
-        async with streaming(site.session, body) as response:
+        async with streaming(server.session, body) as response:
+            reply.status = response.status
             if response.status != 200:
-                return f"{response.status} {await response.text()}"
+                reply.fail(await response.json(content_type=None))
+                return reply
             async for event, seconds in events(response):
                 if "error" in event:
-                    return json.dumps(event)
+                    reply.fail(event)
+                    return reply
                 if not first:  # the wait for the first is the queue's
                     site.ledger.saw_gap(time.monotonic() - seconds, seconds)
                 first = False
-                tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
+                reply.tokens = (event.get("usage") or {}).get("completion_tokens", reply.tokens)
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        return f"{type(error).__name__}: {error}"
-    return "" if tokens == LONG_TOKENS else f"{tokens} tokens came instead of {LONG_TOKENS}"
+        reply.problem = f"{type(error).__name__}: {error}"
+    if not reply.problem and reply.tokens != LONG_TOKENS:
+        reply.problem, reply.code = f"{reply.tokens} tokens came instead of {LONG_TOKENS}", "too_few_tokens"
+    return reply
 
 
 async def leaver(site: Site, random: Random) -> None:
     """Begin streams, read a little and hang up."""
     while not site.over.is_set():
-        model, answer = site.draw(random)
+        server, (model, answer) = random.choice(site.servers), site.draw(random)
         body = {"model": model, "prompt": list(answer.prompt), "max_tokens": LONG_TOKENS, "n": 2, "ignore_eos": True}
         with contextlib.suppress(aiohttp.ClientError, TimeoutError, ValueError):
-            async with streaming(site.session, body) as response:
+            async with streaming(server.session, body) as response:
                 wanted = random.randrange(6)
                 async for _ in events(response):
                     wanted -= 1
@@ -127,20 +133,27 @@ class DeafReaders:
     async def call(self) -> None:
         """Open as many as there should be."""
         while len(self._sockets) < self._count:
-            await self._call()
+            try:
+                await self._call()
+            except OSError:  # that server is not there just now
+                await asyncio.sleep(0.2)
 
     async def _call(self) -> None:
         model, _ = self._site.draw(self._random)
         body = {"model": model, "messages": [{"role": "user", "content": "Go on."}], "stream": True, **DEAF_REQUEST}
         payload = json.dumps(body).encode()
         head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-        parts = urlsplit(self._site.server.url)
+        parts = urlsplit(self._random.choice(self._site.servers).url)
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # so that little is taken off the server's hands
         sock.setblocking(False)
         loop = asyncio.get_running_loop()
-        await loop.sock_connect(sock, (parts.hostname, parts.port))
-        await loop.sock_sendall(sock, f"{head}content-length: {len(payload)}\r\n\r\n".encode() + payload)
+        try:
+            await loop.sock_connect(sock, (parts.hostname, parts.port))
+            await loop.sock_sendall(sock, f"{head}content-length: {len(payload)}\r\n\r\n".encode() + payload)
+        except OSError:
+            sock.close()
+            raise
         self._sockets.append(sock)
         self._site.ledger.counts["deaf readers"] += 1
 

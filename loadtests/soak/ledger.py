@@ -6,12 +6,49 @@ Asyncio-confined. Answers of a version are judged when its content is known: its
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from loadtests.soak.references import Answer, Package
 
 SHOWN = 20  # of each sort of trouble
+SEEN_SECONDS = 2.0  # within which other servers are promised to see a change
+KILLS, HANGS, SERVER_KILLS = "kills", "hangs", "server kills"
+DATABASE, READ_ONLY, AWAY = "database stops", "store read-only", "store away"
+STORE = (READ_ONLY, AWAY)
+ENDS_ANSWERS = (KILLS, HANGS, SERVER_KILLS)  # others let what is loaded be served on
+_EXCUSES: dict[str | None, tuple[str, ...]] = {  # the code of an error, and which faults are good reasons for it
+    None: (SERVER_KILLS,),  # no answer at all
+    "engine_unavailable": ENDS_ANSWERS,
+    "catalog_unavailable": (DATABASE,),
+    "store_unavailable": STORE,
+}
+
+
+@dataclass(eq=False)
+class Fault:
+    """One that is under way, or has ended, on one server or (``place`` empty) on all. Monotonic seconds.
+
+    Recovery counts from when what was broken was whole again; of an engine or a server that is its end itself.
+    """
+
+    kind: str
+    place: str
+    began: float
+    whole: float
+    ended: float | None = None
+
+    def whole_again(self) -> None:
+        """What was broken is whole; how long it takes to recover from that counts from now."""
+        self.whole = time.monotonic()
+
+    def overlaps(self, since: float, place: str, kinds: Collection[str] | None) -> bool:
+        """Whether it was under way at some time since ``since``, there (empty: anywhere), and is one of ``kinds``."""
+        here = not place or self.place in ("", place)
+        return here and (kinds is None or self.kind in kinds) and (self.ended is None or self.ended >= since)
 
 
 @dataclass
@@ -22,12 +59,12 @@ class Ledger:
     wrong: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     leaked: list[str] = field(default_factory=list)
-    gap: float = 0.0  # longest between two events of a bystander's stream, no fault being under way
-    outage: float = 0.0  # longest from a fault until the server was ready again
+    gap: float = 0.0  # longest between two events of a bystander's stream, no fault of engines being under way
+    recoveries: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # seconds, by kind of fault
+    seen: list[float] = field(default_factory=list)  # seconds from a change's answer until another server had it
     _contents: dict[str, Package] = field(default_factory=dict)
     _unjudged: list[tuple[str, Answer, str]] = field(default_factory=list)
-    _fault_began: float | None = None
-    _fault_ended: float = float("-inf")
+    _faults: list[Fault] = field(default_factory=list)
 
     # ---- versions ----
 
@@ -78,24 +115,29 @@ class Ledger:
 
     # ---- faults ----
 
-    def fault_begins(self, kind: str) -> None:
-        """The engine is about to be hit."""
+    def fault_begins(self, kind: str, place: str = "") -> Fault:
+        """A server's engine, a server, or what all of them share is about to be hit."""
         self.counts[kind] += 1
-        self._fault_began = time.monotonic()
+        now = time.monotonic()
+        self._faults.append(fault := Fault(kind, place, now, now))
+        return fault
 
-    def fault_ends(self) -> None:
-        """The server is ready again."""
-        assert self._fault_began is not None
-        self.outage = max(self.outage, time.monotonic() - self._fault_began)
-        self._fault_began, self._fault_ended = None, time.monotonic()
+    def fault_ends(self, fault: Fault) -> None:
+        """All is served as before."""
+        fault.ended = time.monotonic()
+        self.recoveries[fault.kind].append(fault.ended - fault.whole)
 
-    def disturbed(self, since: float) -> bool:
-        """Whether a fault was under way at some time since ``since`` (monotonic)."""
-        return self._fault_began is not None or self._fault_ended >= since
+    def disturbed(self, since: float, place: str = "", kinds: Collection[str] | None = None) -> bool:
+        """Whether a fault, of some ``kinds``, was under way there at some time since ``since`` (monotonic)."""
+        return any(fault.overlaps(since, place, kinds) for fault in self._faults)
+
+    def excuses(self, code: str | None, since: float, place: str) -> bool:
+        """Whether a server may have answered so (None: not at all) to what it was sent at ``since``."""
+        return code in _EXCUSES and self.disturbed(since, place, _EXCUSES[code])
 
     def saw_gap(self, began: float, seconds: float) -> None:
         """A bystander waited so long for the next event."""
-        if not self.disturbed(began):
+        if not self.disturbed(began, kinds=ENDS_ANSWERS):
             self.gap = max(self.gap, seconds)
 
     # ---- the verdict ----
@@ -112,13 +154,20 @@ class Ledger:
             **self._troubles(),
             "counts": dict(sorted(self.counts.items())),
             "longest_gap_seconds": round(self.gap, 3),
-            "longest_outage_seconds": round(self.outage, 3),
+            "recovery_seconds": {kind: _spread(times) for kind, times in sorted(self.recoveries.items())},
+            "seen_elsewhere_seconds": {**_spread(self.seen), "late": sum(s > SEEN_SECONDS for s in self.seen)},
         }
 
     def text(self) -> str:
         """All of it, for a person."""
         lines = [", ".join(f"{count} {name}" for name, count in sorted(self.counts.items()))]
-        lines.append(f"longest gap of a bystander's stream {self.gap:.2f} s, longest outage {self.outage:.1f} s")
+        lines.append(f"longest gap of a bystander's stream {self.gap:.2f} s")
+        spreads = {f"recovery from {kind}": times for kind, times in sorted(self.recoveries.items())}
+        for name, times in {**spreads, "changes seen by another server": self.seen}.items():
+            if times:
+                lines.append(
+                    f"{name}: " + ", ".join(f"{key} {value:g}" for key, value in _spread(times).items()) + " s"
+                )
         for name, trouble in self._troubles().items():
             lines.append(f"{len(trouble)} {name}")
             lines += [f"  {sentence}" for sentence in trouble[:SHOWN]]
@@ -126,3 +175,11 @@ class Ledger:
 
     def _troubles(self) -> dict[str, list[str]]:
         return {"wrong": self.wrong, "lost": self.lost, "leaked": self.leaked}
+
+
+def _spread(times: list[float]) -> dict[str, float]:
+    """How many there are, and their middle and upper end."""
+    if not times:
+        return {"count": 0}
+    p50, p99 = np.percentile(times, (50, 99))
+    return {"count": len(times), "p50": round(float(p50), 3), "p99": round(float(p99), 3), "max": round(max(times), 3)}

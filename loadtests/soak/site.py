@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from random import Random
-
-import aiohttp
 
 from loadtests.soak.ledger import Ledger
 from loadtests.soak.references import Answer, Package, References
@@ -15,10 +14,12 @@ from loadtests.soak.server import Server
 
 @dataclass(frozen=True)
 class Site:
-    """A server, what is known of it, and when to stop. Names in ``churned`` change all the time, others never."""
+    """Servers of one catalog, what is known of them, and when to stop.
 
-    server: Server
-    session: aiohttp.ClientSession
+    Names in ``churned`` change all the time, others never.
+    """
+
+    servers: tuple[Server, ...]
     references: References
     base: str
     fixed: dict[str, Package]
@@ -39,9 +40,9 @@ class Site:
         except TimeoutError:
             return
 
-    async def end_after(self, seconds: float, *, faults: bool) -> None:
-        """Let the soak run for so long, and until the engine has been killed and has hung."""
+    async def end_after(self, seconds: float, faults: Collection[str]) -> None:
+        """Let the soak run for so long, and until each of these faults has been made."""
         await asyncio.sleep(seconds)
-        while faults and not (self.ledger.counts["kills"] and self.ledger.counts["hangs"]):
+        while not all(self.ledger.counts[kind] for kind in faults):
             await asyncio.sleep(0.1)
         self.over.set()

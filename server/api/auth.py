@@ -24,7 +24,7 @@ from server.api.wire import ModelBody
 from server.catalog.events import ANONYMOUS, FLAG, LOCAL
 from server.catalog.keys import KeyRecord, KeyState, Scope, allows
 from server.catalog.registry import Registry, unknown_model
-from server.errors import ServerError
+from server.errors import EngineUnavailableError, ServerError
 from server.limits import Limits
 
 _NEEDED = {
@@ -248,6 +248,8 @@ def _of_the_path(request: Request, context: ServerContext, caller: Caller) -> Ca
 def _identified(request: Request, context: ServerContext) -> Caller | None:
     """Whose key the request bears; None where it is nobody's. Raises ApiError for one that has ended, if any is asked.
 
+    Raises EngineUnavailableError where that is not known yet: it may be good, or none may be needed.
+
     Keys of flags may be words that somebody guesses, so that the time taken must say nothing: all are compared, always.
     """
     secret = _secret(request)
@@ -259,6 +261,8 @@ def _identified(request: Request, context: ServerContext) -> Caller | None:
     now = time.time()
     record = context.keys.ring.find(digest.hex(), now)
     if record is None:
+        if not context.keys.ring.is_known:
+            raise EngineUnavailableError("the server is starting and has not read its keys yet; try again")
         return None
     if (state := record.state(now)) is not KeyState.ACTIVE:
         how = "was revoked" if state is KeyState.REVOKED else "has expired"

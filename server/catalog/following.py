@@ -125,10 +125,12 @@ class Following:
                 continue
             try:
                 await self.make_resident(version)
-            except (ServerError, AdapterError) as error:
+            except AdapterError as error:
                 cause = error.__cause__ if isinstance(error, AdapterFailedError) else error
                 failures[version.key] = str(cause)
                 logger.warning("adapter %s cannot be loaded: %s", version.key, cause)
+            except ServerError as error:  # no fault of its own: its first request tries again
+                logger.warning("adapter %s is not loaded yet: %s", version.key, error)
         return failures
 
     def _is_served(self, key: AdapterKey) -> bool:

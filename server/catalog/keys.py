@@ -296,6 +296,11 @@ class KeyRing:
         self._by_id, self._by_digest, self._known = by_id, by_digest, True
 
     @property
+    def is_known(self) -> bool:
+        """Whether the catalog's keys have been read."""
+        return self._known
+
+    @property
     def is_empty(self) -> bool:
         """Whether there is no key, good or not; as long as nothing is known of the catalog's, there may be some."""
         return self._known and not self._by_id

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adapters.errors import PackageError
+from adapters.errors import PackageChangedError, PackageError
 from server.adapter_key import AdapterKey
 from server.catalog.store import AdapterStore
 from server.engine.ipc.client import EngineClient
@@ -21,13 +21,16 @@ class PackageLoader:
     async def __call__(self, key: AdapterKey, path: Path, *, allow_noop: bool = False) -> AdapterLoaded:
         """Load the adopted package at ``path``. Raises as ``EngineClient.load_adapter``, and StoreError.
 
-        A copy that turns out to be another than was kept is fetched once more.
+        What turns out to be another than was kept is fetched once more where it is a copy. What cannot be read is read
+        once more: if the disk was away for a moment, that is no fault of the package.
         """
         with self._store.held(path):
             await self._store.run(self._store.fetch, path)
             try:
                 return await self._engine.load_adapter(key, path, allow_noop=allow_noop)
-            except PackageError:
-                if not await self._store.run(self._store.mend, path):
+            except PackageError as error:
+                await self._store.run(self._store.check, path)
+                mended = await self._store.run(self._store.mend, path)
+                if not mended and isinstance(error, PackageChangedError):
                     raise
             return await self._engine.load_adapter(key, path, allow_noop=allow_noop)

@@ -19,7 +19,13 @@ from adapters.quoting import quote
 from server.adapter_key import AdapterKey, version_number
 from server.catalog.traffic import NO_SPLIT, Traffic
 from server.catalog.versions import AdapterVersion, NameSettings, VersionHistory, VersionState
-from server.errors import AdapterFailedError, ConflictError, InvalidRequestError, UnknownModelError
+from server.errors import (
+    AdapterFailedError,
+    ConflictError,
+    EngineUnavailableError,
+    InvalidRequestError,
+    UnknownModelError,
+)
 
 
 class Lease:
@@ -92,6 +98,7 @@ class Registry:
         self._leases: dict[AdapterKey, set[Lease]] = {}  # the one count of who uses a version
         self._unused: dict[AdapterKey, asyncio.Event] = {}
         self.on_fallback: Callable[[AdapterKey], None] = lambda key: None  # told of a canary that cannot be served
+        self.unread_because = ""  # why a name that is not known here may be there all the same
 
     # ---- requests ----
 
@@ -387,6 +394,8 @@ class Registry:
         entry = self._entries.get(name)
         if entry is not None and entry.all():
             return entry
+        if self.unread_because:
+            raise EngineUnavailableError(self.unread_because)
         if entry is not None and entry.record.removed:
             running = sum(self.running(version.key) for version in self.leaving(name))
             still = f" {running} sequences of it run still; DELETE ?mode=force ends them." if running else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import secrets
 import shutil
@@ -98,6 +99,11 @@ class AdapterStore:
         here = self._packages / package
         return here if self._cache is None or here.is_dir() else self._cache.folder / package
 
+    @disk_errors()
+    def check(self, path: Path) -> None:
+        """See that the folder of an adopted package's place can be read: else the disk is at fault, not the package."""
+        os.scandir(path.parent).close()
+
     # ---- quarantine ----
 
     @disk_errors()
@@ -160,7 +166,9 @@ class AdapterStore:
         assert self._is_elsewhere(path) or path.parent == self._packages, f"{path} is not an adopted package"
         if self._is_elsewhere(path):
             self._remove_artifact(path.name)
-        elif path.exists():
+            return
+        self.check(path)  # else what is only out of sight would count as deleted
+        if path.exists():
             grave = self._quarantine.new("deleted")
             try:
                 path.rename(grave)

@@ -183,7 +183,8 @@ class ClientCore(EngineClient):
     @property
     @override
     def info(self) -> EngineInfo:
-        assert self._info is not None, "the engine has not been started"
+        if self._info is None:
+            raise EngineUnavailableError("the engine is starting; try again shortly")
         return self._info
 
     @property

@@ -63,13 +63,41 @@ def test_faults_excuse_what_they_overlap_and_no_more() -> None:
     ledger = Ledger()
     before = time.monotonic()
     ledger.saw_gap(before, 0.5)
-    ledger.fault_begins("kills")
-    assert ledger.disturbed(time.monotonic())
-    ledger.fault_ends()
+    fault = ledger.fault_begins("kills", "server1")
+    assert ledger.disturbed(time.monotonic(), "server1")
+    assert not ledger.disturbed(before, "server2")
+    ledger.fault_ends(fault)
     ledger.saw_gap(before, 9.0)
     assert ledger.disturbed(before)
     assert not ledger.disturbed(time.monotonic())
-    assert (ledger.gap, ledger.counts["kills"]) == (0.5, 1)
+    assert (ledger.gap, ledger.counts["kills"], len(ledger.recoveries["kills"])) == (0.5, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "excused"),
+    [
+        ("kills", {"engine_unavailable"}),
+        ("server kills", {"engine_unavailable", None}),
+        ("database stops", {"catalog_unavailable"}),
+        ("store away", {"store_unavailable"}),
+    ],
+)
+def test_a_fault_excuses_its_own_errors_alone(kind: str, excused: set[str | None]) -> None:
+    ledger = Ledger()
+    ledger.fault_begins(kind, "server1")
+    codes = ("engine_unavailable", "catalog_unavailable", "store_unavailable", "adapter_failed", "internal_error", None)
+    assert {code for code in codes if ledger.excuses(code, time.monotonic(), "server1")} == excused
+    assert not any(ledger.excuses(code, time.monotonic(), "server2") for code in codes)
+
+
+def test_recovery_counts_from_when_all_was_whole_again() -> None:
+    ledger = Ledger()
+    fault = ledger.fault_begins("database stops")
+    fault.began = fault.whole = time.monotonic() - 100
+    fault.whole_again()
+    ledger.fault_ends(fault)
+    assert ledger.recoveries["database stops"][0] < 50
+    assert ledger.disturbed(time.monotonic() - 1, "server2")
 
 
 def test_a_soak_that_compared_nothing_shows_nothing() -> None:

@@ -34,11 +34,17 @@ def soak(references: Path, out: Path, *flags: str) -> tuple[int, str, dict[str, 
 
 
 def test_nothing_is_wrong_lost_or_leaked(references: Path, tmp_path: Path) -> None:
-    load = ("--seconds", "10", "--faults-every", "2", "--engine-timeout", "4", "--comparers", "3")
-    code, text, report = soak(references, tmp_path, *load, "--deaf", "2", "--deaf-seconds", "30")
-    assert code == 0, text + (tmp_path / "server.log").read_text()[-4000:]
-    for count in ("compared", "uploads", "activations", "kills", "hangs", "left early", "deaf readers"):
+    load = ("--seconds", "5", "--engine-timeout", "4", "--comparers", "2", "--fixed", "3", "--max-resident", "3")
+    faults = ("--faults-every", "1", "--server-kills-every", "1", "--store-faults-every", "1")
+    deaf = ("--deaf", "1", "--deaf-seconds", "30")
+    code, text, report = soak(references, tmp_path, *load, *faults, "--database-stops-every", "1", *deaf)
+    assert code == 0, text + "".join(log.read_text()[-4000:] for log in tmp_path.glob("server*.log"))
+    happened = ("compared", "uploads", "activations", "kills", "hangs", "server kills", "store away", "left early")
+    for count in (*happened, "deaf readers", "canaries", "promotions", "answers beside canaries", "races"):
         assert report["counts"][count] > 0, text
+    if report["catalog"] == "PostgreSQL":
+        assert report["counts"]["database stops"] > 0
+    assert report["seen_elsewhere_seconds"]["count"] > 0
 
 
 def test_a_wrong_answer_is_told(references: Path, tmp_path: Path) -> None:
@@ -46,8 +52,9 @@ def test_a_wrong_answer_is_told(references: Path, tmp_path: Path) -> None:
     for answer in known["packages"]["prefix-5"]["answers"]:
         answer["text"] += "!"
     (tmp_path / "references.json").write_text(json.dumps(known))
-    load = ("--seconds", "2", "--faults-every", "0", "--names", "0", "--deaf", "0", "--deaf-seconds", "0")
-    code, text, report = soak(tmp_path, tmp_path, *load)
+    load = ("--seconds", "2", "--servers", "1", "--catalog", "sqlite", "--names", "0", "--deaf", "0")
+    never = ("--faults-every", "0", "--server-kills-every", "0", "--store-faults-every", "0", "--deaf-seconds", "0")
+    code, text, report = soak(tmp_path, tmp_path, *load, *never)
     assert code == 1
     assert report["wrong"], text
     assert report["lost"] == report["leaked"] == [], text

@@ -7,6 +7,7 @@ import httpx
 import openai
 import pytest
 
+from server.catalog.keys import KeyRing
 from tests.server.api.support import BASE, error_of
 from tests.server.live import Live, live_server
 
@@ -177,3 +178,14 @@ def test_with_admin_keys_only_inference_is_open(base: Path, tmp_path: Path) -> N
 def test_web_pages_cannot_use_an_open_admin_api(server: Live, headers: dict[str, str], status: int) -> None:
     with server.http(**headers) as http:
         assert http.get("/v1/adapters").status_code == status
+
+
+def test_before_the_keys_are_read_nobody_is_told_that_his_is_wrong(
+    locked: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that starts may not know yet whether one is needed at all."""
+    monkeypatch.setattr(locked.context.keys, "ring", KeyRing())
+    response = call(locked, "GET", "/v1/models", "hs-somebody")
+    assert error_of(response, 503)["code"] == "engine_unavailable"
+    assert "retry-after" in response.headers
+    assert call(locked, "GET", "/v1/models", "sk-1").status_code == 200

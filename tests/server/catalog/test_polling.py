@@ -12,7 +12,7 @@ import pytest
 from server.catalog.events import Event
 from server.catalog.polling import Poller
 from server.catalog.versions import NameSettings, VersionHistory, VersionState
-from server.errors import AdapterFailedError, UnknownModelError
+from server.errors import AdapterFailedError, StoreError, UnknownModelError
 from tests.server.catalog.support import Backend
 
 
@@ -77,6 +77,57 @@ async def test_files_that_were_lost_fail_alone(
         assert (backend.registry.live("b").key, await backend.ask("b")) == (version.key, answer)
         await backend.lifecycle.settle()
         backend.check_integrity()
+
+
+async def test_a_disk_that_is_away_spoils_no_adapter(
+    tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path
+) -> None:
+    async with running(tiny_base, tmp_path) as (backend, _):
+        version = await backend.lifecycle.install_copy("a", tiny_adapters["lora-r8"])
+        answer = await backend.ask("a")
+        await backend.residency.unload(version.key)
+        packages = (tmp_path / "packages").rename(tmp_path / "elsewhere")
+        with pytest.raises(StoreError, match="No such file"):
+            await backend.ask("a")
+        (tmp_path / "packages").touch()
+        with pytest.raises(StoreError, match="Not a directory"):
+            await backend.ask("a")
+        (tmp_path / "packages").unlink()
+        packages.rename(tmp_path / "packages")
+        assert await backend.ask("a") == answer
+
+
+async def test_files_that_are_out_of_sight_do_not_count_as_deleted(
+    tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path
+) -> None:
+    async with running(tiny_base, tmp_path) as (backend, poller):
+        version = await backend.lifecycle.install_copy("a", tiny_adapters["lora-r8"])
+        packages = (tmp_path / "packages").rename(tmp_path / "elsewhere")
+        (tmp_path / "packages").touch()
+        assert backend.lifecycle.undeleted(await backend.lifecycle.remove("a", force=True))
+        (tmp_path / "packages").unlink()
+        packages.rename(tmp_path / "packages")
+        assert version.path.exists()
+        await poller.poll()
+        await backend.lifecycle.settle()
+        backend.check_integrity()
+
+
+async def test_a_change_that_is_seen_while_the_engine_is_down_spoils_no_adapter(
+    tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tiny_base, tmp_path) as (one, _), running(tiny_base, tmp_path) as (other, poller):
+        await one.lifecycle.install_copy("a", tiny_adapters["lora-r8"])
+        await poller.poll()
+        await other.lifecycle.settle()
+        await other.ask("a")
+        await one.lifecycle.install_copy("a", tiny_adapters["lora-r4"])
+        with monkeypatch.context() as patch:
+            patch.setattr(other.client, "_ready", False)
+            await poller.poll()
+            await other.lifecycle.refresh("a")
+        assert other.registry.live_number("a") == 2
+        assert await other.ask("a") == await one.ask("a")
 
 
 async def test_settings_are_durable(tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from adapters.errors import PackageError
 from server.adapter_key import AdapterKey
 from server.catalog.registry import Registry
 from server.catalog.versions import AdapterVersion, VersionHistory, VersionState
-from server.errors import ConflictError, InvalidRequestError, UnknownModelError
+from server.errors import ConflictError, EngineUnavailableError, InvalidRequestError, UnknownModelError
 
 BASE = "org/base-1"
 T = TypeVar("T")
@@ -145,6 +145,15 @@ def test_a_removed_name_says_so_until_it_is_added_again(registry: Registry) -> N
     with pytest.raises(UnknownModelError, match="'json' was removed"):
         registry.resolve("json")
     assert add(registry, "json").version == 3
+
+
+def test_before_the_catalog_is_read_no_name_is_said_not_to_exist(registry: Registry) -> None:
+    add(registry, "a")
+    registry.unread_because = "the server is starting"
+    assert registry.versions("a")
+    for ask in (registry.versions, registry.live, registry.resolve):
+        with pytest.raises(EngineUnavailableError, match="is starting"):
+            ask("b")
 
 
 def test_forgetting_one_version(registry: Registry) -> None:
