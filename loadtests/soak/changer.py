@@ -19,7 +19,7 @@ from loadtests.soak.state import ABSENT, State, code_of, look, look_into_catalog
 KEPT = 5  # versions of a name, beyond which old ones are deleted
 SEEN_LIMIT = 10.0  # seconds: later than this is wrong; how many were later than promised is told
 LAST_WORDS = 0.5  # in which a database may end what a server that was killed had sent it
-UPLOADED = 3  # candidates in the beginning
+UPLOADED = 2  # candidates in the beginning, for two changes at once
 ASKED = 3  # requests to a name with a canary
 Fits = Callable[[State], bool]
 
@@ -56,12 +56,13 @@ class Changer:
 
     async def once_each(self) -> None:
         """Every sort of change once, while nobody disturbs it; the name is gone afterwards."""
-        await self._upload(activate=True)
-        for package in self._site.references.packages[:UPLOADED]:
+        *candidates, live = self._site.references.packages[: UPLOADED + 1]
+        await self._upload(activate=True, package=live)
+        for package in candidates:
             await self._upload(activate=False, package=package)
         if self._canaries:
-            for change in (self._begin_canary, self._grow, self._abort, self._begin_canary, self._promote):
-                await change()
+            for share in (self._begin_canary, self._abort, self._begin_canary, self._promote):
+                await share()
         for change in (self._race, self._activate, self._rollback, self._upload_rubbish, self.remove):
             await change()
 
