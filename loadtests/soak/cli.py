@@ -190,13 +190,8 @@ def _sabotage(
         return Random(random.random())
 
     plans: list[tuple[float, dict[str, saboteurs.Strike]]] = [
-        (
-            args.faults_every,
-            {
-                KILLS: partial(saboteurs.hit_engine, site, own(), signal.SIGKILL),
-                HANGS: partial(saboteurs.hit_engine, site, own(), signal.SIGSTOP),
-            },
-        ),
+        (2 * args.faults_every, {KILLS: partial(saboteurs.hit_engine, site, own(), signal.SIGKILL)}),
+        (2 * args.faults_every, {HANGS: partial(saboteurs.hit_engine, site, own(), signal.SIGSTOP)}),
         (args.server_kills_every, {SERVER_KILLS: partial(saboteurs.kill_server, site, own())}),
     ]
     if isinstance(database, PostgreSQL):

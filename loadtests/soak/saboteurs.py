@@ -44,7 +44,7 @@ async def at_moments(site: Site, random: Random, every: float, *strikes: Strike)
 
 async def hit_engine(site: Site, random: Random, number: signal.Signals) -> None:
     """Kill an engine, or let it hang; done when its server is ready again."""
-    server = random.choice(site.servers)
+    server = _to_hit(site, random)
     async with server.hitting:
         fault = site.ledger.fault_begins(HANGS if number is signal.SIGSTOP else KILLS, server.name)
         if server.hit(number):
@@ -55,9 +55,14 @@ async def hit_engine(site: Site, random: Random, number: signal.Signals) -> None
         site.ledger.fault_ends(fault)
 
 
+def _to_hit(site: Site, random: Random) -> Server:
+    """Any server, of those that nobody hits just now if there are."""
+    return random.choice([server for server in site.servers if not server.hitting.locked()] or site.servers)
+
+
 async def kill_server(site: Site, random: Random) -> None:
     """Kill a server and start it again over the same data; the names that nobody changes must be what they were."""
-    server = random.choice(site.servers)
+    server = _to_hit(site, random)
     async with server.hitting:
         fault = site.ledger.fault_begins(SERVER_KILLS, server.name)
         before = await _fixed(site, server)

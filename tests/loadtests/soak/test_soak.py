@@ -35,7 +35,7 @@ def soak(references: Path, out: Path, *flags: str) -> tuple[int, str, dict[str, 
 
 def test_nothing_is_wrong_lost_or_leaked(references: Path, tmp_path: Path) -> None:
     load = ("--seconds", "3", "--engine-timeout", "4", "--comparers", "2", "--fixed", "3", "--max-resident", "3")
-    faults = ("--faults-every", "0.4", "--server-kills-every", "3", "--store-faults-every", "1")
+    faults = ("--faults-every", "1", "--server-kills-every", "3", "--store-faults-every", "2")
     deaf = ("--deaf", "1", "--deaf-seconds", "30")
     code, text, report = soak(references, tmp_path, *load, *faults, "--database-stops-every", "3", *deaf)
     assert code == 0, text + "".join(log.read_text()[-4000:] for log in tmp_path.glob("server*.log"))
