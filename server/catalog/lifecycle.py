@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -65,6 +65,10 @@ class Upload:
     action: Uploaded
     state: VersionState
     evicted: tuple[AdapterVersion, ...] = ()
+
+
+class _OvertakenError(Exception):
+    """Another server let the name serve the same content, while it was being loaded here."""
 
 
 class AdapterLifecycle:
@@ -242,9 +246,13 @@ class AdapterLifecycle:
                 self._changes.check(name, guard, target=None if same is None else same.key.version)
                 if activate and not replace:
                     self._check_free(name, content)
-                if same is None:
+                if same is not None:
+                    return await self._repeat(same, package, guard, activate=activate)
+                with suppress(_OvertakenError):
                     return await self._add(name, content, guard, activate=activate, allow_noop=allow_noop)
-                return await self._repeat(same, package, guard, activate=activate)
+            async with self._changes.of(name, guard):  # it follows what the other server did
+                live = self.registry.live(name)
+                return Upload(live, "unchanged", self.registry.state(live.key))
         except (AdapterError, BudgetError, StoreError) as error:
             self._observer.adapter_refused(error.code)
             logger.info("adapter %s refused: %s", name, error)
@@ -345,6 +353,9 @@ class AdapterLifecycle:
         key = version.key
 
         def add(history: VersionHistory) -> tuple[AdapterVersion | None, list[AdapterVersion]]:
+            live = history.get(history.live)
+            if live is not None and live.has_content_of(version):
+                raise _OvertakenError
             replaced = history.add(version, candidate=not activate)
             own, used = history.record.settings.retention, self.registry.in_use(key.name)
             most = self._max_versions if own is None else own

@@ -60,6 +60,11 @@ class AdapterVersion:
     manifest: Manifest | None = None
     warnings: tuple[str, ...] = ()
 
+    def has_content_of(self, other: AdapterVersion) -> bool:
+        """Whether it answers as ``other`` does, by its weights, tokens and conversations."""
+        mine, theirs = (self.key.digest, self.tokens, self.chat), (other.key.digest, other.tokens, other.chat)
+        return mine == theirs
+
 
 class NameSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     """What an operator set for one name. ``retention`` is versions kept, ``weight`` its share where many want to run.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -128,6 +129,20 @@ async def test_a_change_that_is_seen_while_the_engine_is_down_spoils_no_adapter(
             await other.lifecycle.refresh("a")
         assert other.registry.live_number("a") == 2
         assert await other.ask("a") == await one.ask("a")
+
+
+async def test_the_same_given_to_two_servers_at_once_is_one_version(
+    tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path
+) -> None:
+    async with running(tiny_base, tmp_path) as (one, _), running(tiny_base, tmp_path) as (other, poller):
+        package = tiny_adapters["lora-r8"]
+        both = await asyncio.gather(*(backend.lifecycle.install_copy("a", package) for backend in (one, other)))
+        assert both[0].key == both[1].key
+        assert await one.ask("a") == await other.ask("a")
+        await poller.poll()
+        for backend in (one, other):
+            await backend.lifecycle.settle()
+            assert [version.key for version in backend.registry.versions("a")] == [both[0].key]
 
 
 async def test_settings_are_durable(tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path) -> None:
