@@ -71,9 +71,17 @@ LONG = (
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Servers that are told of no --data-dir keep nothing among the user's data, nor among another file's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOTSWAP_DATA_DIR", str(tmp_path_factory.getbasetemp() / "data" / secrets.token_hex(8)))
+        yield
+
+
 @pytest.fixture(autouse=True)
-def own_data_dir(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers that are told of no --data-dir keep nothing among the user's data, nor among another test's."""
+def data_dir_of_a_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor among another test's."""
     monkeypatch.setenv("HOTSWAP_DATA_DIR", str(tmp_path_factory.getbasetemp() / "data" / secrets.token_hex(8)))
 
 
