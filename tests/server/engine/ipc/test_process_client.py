@@ -18,7 +18,7 @@ from server.adapter_key import AdapterKey
 from server.engine.ipc.process_client import ProcessEngineClient, RestartPolicy
 from server.engine.ipc.transport import encode
 from server.engine.ipc.watchdog import BEAT_SECONDS
-from server.engine.messages import EngineFailed, FinishReason
+from server.engine.messages import EngineFailed, FinishReason, RequestOutput
 from server.errors import AdapterFailedError, EngineStartError, EngineUnavailableError
 from tests.server.engine.ipc.clients import answer, config_for, key, request, until
 from tests.server.keys import key_of
@@ -46,6 +46,19 @@ async def kill(client: ProcessEngineClient) -> None:
     os.kill(client.pid, signal.SIGKILL)
     await until(lambda: client.pid is None)
     assert not client.ready
+
+
+async def begin(client: ProcessEngineClient, streams: list[AsyncIterator[RequestOutput]]) -> None:
+    """Let the engine get so far that each has a token, and leave it stopped: none ends however busy the machine is."""
+    assert client.pid is not None
+    waiting = [asyncio.ensure_future(anext(stream)) for stream in streams]
+    while not all(first.done() for first in waiting):
+        os.kill(client.pid, signal.SIGCONT)
+        await asyncio.sleep(0.01)
+        os.kill(client.pid, signal.SIGSTOP)
+        await asyncio.sleep(0.02)  # what it has sent arrives
+    for first in waiting:
+        first.result()
 
 
 def recoveries(client: ProcessEngineClient) -> list[tuple[str, float]]:
@@ -99,8 +112,7 @@ async def test_kill_mid_stream_and_come_back(
     untouched = [client.submit(request(f"u{i}", keys[i], max_tokens=LONG)) for i in (2, 0, 1)]
     streams = [client.submit(request(f"s{i}", keys[0], max_tokens=LONG)) for i in range(3)]
     streams.append(client.submit(request("of-base", max_tokens=LONG)))
-    for stream in streams:
-        await anext(stream)
+    await begin(client, streams)
     await kill(client)
     for stream in streams:
         with pytest.raises(EngineUnavailableError, match="can be sent again"):
