@@ -102,24 +102,10 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
     )
     figures = CanaryFigures(registry)
     registry.on_fallback = partial(_fell_back, figures, metrics)
-    store = AdapterStore(
-        data_dir,
-        max_bytes=ceil(config.max_stored_gb * 1e9),
-        artifacts=ObjectStore(config.artifacts, dict(config.artifacts_option)) if config.artifacts else None,
-        max_cached_bytes=ceil(config.max_cached_gb * 1e9),
-        in_use=engine.packages,
-    )
+    store = _store(config, data_dir, engine)
     database = Database(config.catalog or sqlite_url(data_dir))
     catalog = Catalog(database, lambda: engine.info.base_fingerprint, store.place)
-    residency = Residency(
-        engine,
-        registry,
-        Budget(ceil(config.engine.max_adapter_gb * 1e9), config.max_resident),
-        metrics,
-        rule=registry.settings,
-        load=PackageLoader(store, engine),
-        eager=config.load_adapters == "eager",
-    )
+    residency = _residency(config, engine, registry, store, metrics)
     lifecycle = AdapterLifecycle(
         registry, catalog, store, residency, observer=metrics, vocabulary=text, max_versions=config.max_versions
     )
@@ -144,6 +130,30 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
         watch=CanaryWatch(registry, control),
         shadows=Shadows(registry, engine, figures, metrics, seats=config.engine.max_num_seqs),
         version=version("hotswap"),
+    )
+
+
+def _store(config: ServerConfig, data_dir: Path, engine: ClientCore) -> AdapterStore:
+    return AdapterStore(
+        data_dir,
+        max_bytes=ceil(config.max_stored_gb * 1e9),
+        artifacts=ObjectStore(config.artifacts, dict(config.artifacts_option)) if config.artifacts else None,
+        max_cached_bytes=ceil(config.max_cached_gb * 1e9),
+        in_use=engine.packages,
+    )
+
+
+def _residency(
+    config: ServerConfig, engine: ClientCore, registry: Registry, store: AdapterStore, metrics: Metrics
+) -> Residency:
+    return Residency(
+        engine,
+        registry,
+        Budget(ceil(config.engine.max_adapter_gb * 1e9), config.max_resident),
+        metrics,
+        rule=registry.settings,
+        load=PackageLoader(store, engine),
+        eager=config.load_adapters == "eager",
     )
 
 
