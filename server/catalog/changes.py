@@ -45,9 +45,7 @@ class Changes:
         ``guard`` is told what the name was when the change had been made.
         """
         async with self._lock(name):
-            history = await ask(self._catalog.read, name)
-            if not self._following.is_known(name, history):
-                await self._following.follow(name, history)
+            await self._following.catch_up(name, await ask(self._catalog.read, name))
             yield
             guard.after = state_of(name, self._registry.history(name))
 
@@ -110,8 +108,7 @@ class Changes:
     async def follow(self, name: str, history: VersionHistory) -> None:
         """Let what the catalog says of ``name`` take effect here, unless that has been done."""
         async with self._lock(name):
-            if not self._following.is_known(name, history):
-                await self._following.follow(name, history)
+            await self._following.catch_up(name, history)
 
     async def configure(self, name: str, settle: Callable[[NameSettings], NameSettings], guard: Guard) -> bool:
         """Let the settings of ``name`` be what ``settle`` makes of them; False when they were that already."""

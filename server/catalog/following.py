@@ -42,6 +42,11 @@ class Following:
         known = self._registry.history(name)
         return history.revision <= (0 if known is None else known.revision)
 
+    async def catch_up(self, name: str, history: VersionHistory) -> None:
+        """``follow`` what other servers have made of a name, unless that has been done."""
+        if not self.is_known(name, history):
+            await self.follow(name, history)
+
     async def follow(
         self,
         name: str,

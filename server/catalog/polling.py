@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 
 from adapters.errors import AdapterError
+from server.catalog.background import Background
 from server.catalog.catalog import Catalog, Names
 from server.catalog.database.asking import ask
 from server.catalog.lifecycle import AdapterLifecycle
@@ -35,8 +36,7 @@ class Poller:
         self._revision = -1
         self._next_beat = 0.0
         self._beats: dict[str, tuple[int, float]] = {}  # of each server: the last count, and since when
-        self._task: asyncio.Task[None] | None = None
-        self._following: set[asyncio.Task[None]] = set()
+        self._background = Background()
         self.failing = False
 
     async def restore(self) -> int:
@@ -51,15 +51,11 @@ class Poller:
 
     def start(self) -> None:
         """Poll from now on."""
-        self._task = asyncio.create_task(self._run())
+        self._background.spawn(self._run())
 
     async def close(self) -> None:
         """Poll no more, and let others know that this server has ended."""
-        tasks = [task for task in (self._task, *self._following) if task is not None]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._background.close()
         with suppress(CatalogUnavailableError):
             await ask(self._catalog.leave)
 
@@ -67,9 +63,7 @@ class Poller:
         """Once: follow what was changed, say that this server lives, end what nobody ends."""
         names = await ask(self._catalog.load, self._revision)
         for name in names.histories:  # side by side: one may take long to load
-            task = asyncio.create_task(self._follow(name, names))
-            self._following.add(task)
-            task.add_done_callback(self._following.discard)
+            self._background.spawn(self._follow(name, names))
         self._revision = names.revision
         if time.monotonic() >= self._next_beat:
             self._next_beat = time.monotonic() + self._dead_after / _BEATS
