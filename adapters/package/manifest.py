@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -40,12 +40,27 @@ class DataRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rows: Count
 
 
+class PooledRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an adapter of no text answers: classes of its own head, a number, or an embedding.
+
+    ``labels`` are the names of the head's outputs, in their order; ``problem_type`` is transformers' word for how they
+    were trained, None for its default. ``pooling`` says which hidden states of a text an embedding is made of, and
+    ``normalize`` whether it is brought to length 1.
+    """
+
+    labels: list[str] = []
+    problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] | None = None
+    pooling: Literal["mean", "last", "cls"] | None = None
+    normalize: bool = True
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the trainer records. ``kind`` is our short name of the kind; ``created`` has a time zone.
 
     ``special_tokens`` are the tokenizer's, by role; ``added_tokens`` those that the adapter has beside the base's
     vocabulary, where no tokenizer comes with it; ``versions`` of the packages used for training; ``metrics`` on the
-    validation split; ``training`` a summary of the configuration that made the adapter.
+    validation split; ``training`` a summary of the configuration that made the adapter; ``pooled`` what it answers in
+    the place of text.
     """
 
     format_version: int = FORMAT_VERSION
@@ -60,6 +75,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     versions: dict[str, str] = {}
     metrics: dict[str, float] = {}
     training: dict[str, Setting] = {}
+    pooled: PooledRef | None = None
 
 
 def read_manifest(directory: Path, limits: PackageLimits = DEFAULT_LIMITS) -> Manifest | None:
