@@ -11,13 +11,14 @@ from typing_extensions import override
 from server.api.auth import InferenceKey
 from server.api.body import json_body
 from server.api.context import ContextDep
-from server.api.generation import Completion, TextDelta, TokenEntry
 from server.api.large_answer import packed
 from server.api.logprobs import chat_logprobs, completion_logprobs, joined, prompt_logprobs, ranked_prompt
+from server.api.outputs import Completion, TextDelta, TokenEntry
 from server.api.prepare import Job, Prompt, chat_job, completion_job
 from server.api.respond import ChoiceFormat, answer
 from server.api.wire import ChatCompletionBody, CompletionBody
 from server.text.echo import echo_of
+from server.text.output.parts import AssistantMessage, ContentDelta, Part, ReasoningDelta, ToolCallBegin
 
 router = APIRouter()
 ChatBody = Annotated[ChatCompletionBody, Depends(json_body(ChatCompletionBody))]
@@ -38,24 +39,30 @@ class ChatChoices(ChoiceFormat):
     @override
     def choice(self, job: Job, completion: Completion) -> dict[str, Any]:
         """A message and why it ended."""
-        message = {"role": "assistant", "content": completion.text, "refusal": None}
         return {
             "index": completion.index,
-            "message": message,
+            "message": _message(completion.message),
             "logprobs": self._logprobs(job, completion.tokens),
-            "finish_reason": completion.finish_reason,
+            "finish_reason": _finish_reason(completion),
         }
 
     @override
     def chunk_choices(self, job: Job, delta: TextDelta) -> list[dict[str, Any]]:
-        """The role first, then text, and a finish reason in a chunk without text."""
+        """The role first, then each part, and a finish reason in a chunk without any.
+
+        Log-probabilities stand beside the first part of their delta, or alone.
+        """
         out = []
         if delta.first:
             out.append(self._chunk(delta, {"role": "assistant", "content": ""}))
-        if delta.text or delta.tokens:
-            out.append(self._chunk(delta, {"content": delta.text}, logprobs=self._logprobs(job, delta.tokens)))
+        logprobs = self._logprobs(job, delta.tokens)
+        for part in map(_delta_of, delta.parts):
+            out.append(self._chunk(delta, part, logprobs=logprobs))
+            logprobs = None
+        if logprobs is not None and delta.tokens:
+            out.append(self._chunk(delta, {"content": ""}, logprobs=logprobs))
         if delta.finish_reason is not None:
-            out.append(self._chunk(delta, {}, finish_reason=delta.finish_reason))
+            out.append(self._chunk(delta, {}, finish_reason=_finish_reason(delta)))
         return out
 
     @override
@@ -70,7 +77,7 @@ class ChatChoices(ChoiceFormat):
     def _chunk(
         self,
         delta: TextDelta,
-        content: dict[str, str],
+        content: dict[str, Any],
         *,
         logprobs: dict[str, Any] | None = None,
         finish_reason: str | None = None,
@@ -80,6 +87,40 @@ class ChatChoices(ChoiceFormat):
     def _logprobs(self, job: Job, tokens: list[TokenEntry]) -> dict[str, Any] | None:
         top = job.sampling.logprobs
         return None if top is None else chat_logprobs(tokens, top, job.tokenizer, pack=packed)
+
+
+def _message(message: AssistantMessage) -> dict[str, Any]:
+    """A message as chat completions write it; one that only calls has no content."""
+    calls = message.calls
+    plain: dict[str, Any] = {
+        "role": "assistant",
+        "content": None if calls and not message.content else message.content,
+        "refusal": None,
+    }
+    if message.reasoning:
+        plain |= {"reasoning_content": message.reasoning, "reasoning": message.reasoning}
+    if calls:
+        plain["tool_calls"] = [_call(call.id, call.name, call.arguments) for call in calls]
+    return plain
+
+
+def _delta_of(part: Part) -> dict[str, Any]:
+    """A part as chunks write it."""
+    if isinstance(part, ContentDelta):
+        return {"content": part.text}
+    if isinstance(part, ReasoningDelta):
+        return {"reasoning_content": part.text, "reasoning": part.text}
+    if isinstance(part, ToolCallBegin):
+        return {"tool_calls": [{"index": part.index, **_call(part.id, part.name, "")}]}
+    return {"tool_calls": [{"index": part.index, "function": {"arguments": part.arguments}}]}
+
+
+def _call(call_id: str, name: str, arguments: str) -> dict[str, Any]:
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _finish_reason(ended: Completion | TextDelta) -> str | None:
+    return "tool_calls" if ended.called and ended.finish_reason == "stop" else ended.finish_reason
 
 
 TextBody = Annotated[CompletionBody, Depends(json_body(CompletionBody))]

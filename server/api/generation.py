@@ -7,14 +7,12 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, cast
 
-import msgspec
-
 from server.api.context import Place, ServerContext
 from server.api.error_responses import GenerationError
+from server.api.outputs import Completion, TextDelta, TokenEntry, Usage
 from server.api.prepare import Job, Prompt
 from server.catalog.registry import Lease
 from server.engine.ipc.client import LONG_PROMPT, EngineClient
@@ -22,39 +20,7 @@ from server.engine.messages import EngineRequest, FinishReason, RequestOutput, T
 from server.errors import RequestTimeoutError, UnknownModelError
 from server.metrics import RequestClock
 from server.text.detokenize import IncrementalDecoder, OutputText, PlacedToken, StopFinder
-from server.text.token_spelling import INSIDE
-
-
-class TokenEntry(msgspec.Struct, frozen=True, gc=False):
-    """A shown token, where its text begins in the output, and its log-probabilities.
-
-    ``before`` is what it stands behind and ``spelt`` what of the text is its (see ``PlacedToken``); None: what it
-    writes there, nothing when it is special.
-    """
-
-    offset: int
-    logprobs: TokenLogprobs
-    before: int | None = INSIDE
-    spelt: bytes | None = None
-
-
-@dataclass(frozen=True)
-class TextDelta:
-    """What is new of one sequence. ``completion_tokens`` counts from its beginning; ``first`` marks the first delta.
-
-    The first one voids those of the sequence that came before, if any did.
-
-    ``prompt_logprobs`` comes with the first delta, when asked for.
-    """
-
-    index: int
-    text: str = ""
-    tokens: list[TokenEntry] = field(default_factory=list)
-    finish_reason: str | None = None
-    first: bool = False
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-    prompt_logprobs: list[TokenLogprobs | None] | None = None
+from server.text.output.parts import Part, ToolCallBegin
 
 
 class Clock(Protocol):
@@ -120,6 +86,9 @@ class Sequence:
     def _begin(self) -> None:
         self.ids: list[int] = []  # of the output, one that ends it included; with ``keep_ids``
         self._text = _output_text(self._job, self._prompt)
+        self._parser = self._job.make_parser() if self._job.make_parser is not None else None
+        self._unsettled: deque[int] = deque()  # where tokens begin that may turn out to be thoughts
+        self._thought_tokens, self._called = 0, False
         self._waiting: deque[tuple[PlacedToken, TokenLogprobs]] = deque()
         self._first = True
         self._prompt_logprobs: list[TokenLogprobs | None] = []
@@ -212,6 +181,7 @@ class Sequence:
         if output.stop_token_id is not None and self._job.lists_end:
             places.append(self._text.end())
         self._waiting += zip(places, output.logprobs or [], strict=False)
+        parts = self._parts(piece, places, ended=reason is not None)
         delta = TextDelta(
             index=self.index,
             text=piece,
@@ -221,9 +191,27 @@ class Sequence:
             completion_tokens=self._completion_tokens,
             cached_tokens=output.cached_tokens if self._first else 0,
             prompt_logprobs=self._prompt_logprobs if self._first and self._prompt_logprobs else None,
+            parts=parts,
+            thought_tokens=self._thought_tokens,
+            called=self._called,
         )
         self._first, self._prompt_logprobs = False, []
         return delta
+
+    def _parts(self, piece: str, places: list[PlacedToken], *, ended: bool) -> list[Part]:
+        """What ``piece`` of the text, written by tokens at ``places``, is of a message."""
+        if self._parser is None:
+            return []
+        if self._parser.thinking:
+            self._unsettled += (place.offset for place in places)
+        parts = self._parser.feed(piece)
+        if ended:
+            parts += self._parser.finish()
+        self._called = self._called or any(isinstance(part, ToolCallBegin) for part in parts)
+        while self._unsettled and self._unsettled[0] < self._parser.thought_chars:
+            self._unsettled.popleft()
+            self._thought_tokens += 1
+        return parts
 
     def _check(self, output: RequestOutput) -> None:
         if output.finish_reason is FinishReason.ERROR:
@@ -264,58 +252,6 @@ def _output_text(job: Job, prompt: Prompt) -> OutputText:
         StopFinder(job.text.stops, include=job.text.include_stop),
         min_tokens=job.sampling.min_tokens,
     )
-
-
-@dataclass
-class Usage:
-    """Token counts of a job, as they grow."""
-
-    prompt_tokens: int
-    cached: dict[int, int] = field(default_factory=dict)
-    completion: dict[int, int] = field(default_factory=dict)
-
-    def add(self, delta: TextDelta, n: int) -> None:
-        """Take a delta into account. The cached part of a prompt is counted once, not for each of its ``n``."""
-        self.completion[delta.index] = delta.completion_tokens
-        if delta.first and delta.index % n == 0:
-            self.cached[delta.index] = delta.cached_tokens
-
-    @property
-    def cached_tokens(self) -> int:
-        """Tokens of the prompts that were not computed."""
-        return sum(self.cached.values())
-
-    def body(self, index: int | None = None, *, begun: bool = True) -> dict[str, object]:
-        """OpenAI's usage object; of one sequence when ``index`` is given, of its prompt alone unless ``begun``."""
-        counts = self.completion.values() if index is None else [self.completion.get(index, 0)]
-        completion = sum(counts) if begun else 0
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": completion,
-            "total_tokens": self.prompt_tokens + completion,
-            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
-            "completion_tokens_details": {"reasoning_tokens": 0},
-        }
-
-
-@dataclass
-class Completion:
-    """One finished sequence."""
-
-    index: int
-    text: str = ""
-    tokens: list[TokenEntry] = field(default_factory=list)
-    finish_reason: str | None = None
-    prompt_logprobs: list[TokenLogprobs | None] | None = None
-
-    def add(self, delta: TextDelta) -> None:
-        """Append a delta; a first one voids what is here."""
-        if delta.first:
-            self.text, self.tokens, self.prompt_logprobs = "", [], None
-        self.text += delta.text
-        self.tokens += delta.tokens
-        self.finish_reason = delta.finish_reason
-        self.prompt_logprobs = delta.prompt_logprobs or self.prompt_logprobs
 
 
 class Generation:

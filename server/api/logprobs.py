@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from server.api.generation import TokenEntry
+from server.api.outputs import TokenEntry
 from server.engine.messages import TokenLogprobs
 from server.text.detokenize import IncrementalDecoder
 from server.text.echo import place_prompt

@@ -10,7 +10,7 @@ import asyncio
 import secrets
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from server.api.wire import ChatCompletionBody, CompletionBody, ModelBody, Sampl
 from server.catalog.registry import Registry
 from server.engine.messages import EngineRequest, SamplingParams
 from server.errors import InvalidRequestError
+from server.text.output.parts import MessageParser, PlainParser
 from server.text.template_form import content_text
 from server.text.tokenizer import TextProcessor
 
@@ -53,7 +54,7 @@ class Job:
 
     ``started`` is perf_counter's. ``continues``: outputs go on from the prompt's text, and do not begin a text of
     their own. ``prompt_logprobs``: as many likeliest tokens of each of the prompt are told. ``lists_end``: so is the
-    token that ends an output, among those of the output.
+    token that ends an output, among those of the output. ``make_parser``: outputs are messages, and are taken apart.
     """
 
     id: str
@@ -72,6 +73,7 @@ class Job:
     continues: bool = True
     prompt_logprobs: int | None = None
     lists_end: bool = False
+    make_parser: Callable[[], MessageParser] | None = None
     tenant: str = ""
     weight: float = 1.0
     priority: int = 0
@@ -234,7 +236,8 @@ async def chat_job(context: ServerContext, body: ChatCompletionBody, adapter: Ad
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     sampling = _sampling(body, asked or budget.left(len(prompt.ids)), logprobs, context.end_token_ids(adapter))
     sampling = _with_texts(sampling, budget, body)
-    return _job(context, body, adapter, [prompt], sampling, prefix="chatcmpl", started=started)
+    job = _job(context, body, adapter, [prompt], sampling, prefix="chatcmpl", started=started)
+    return replace(job, make_parser=PlainParser)
 
 
 def reads_plain_text(context: ServerContext, text: TextProcessor) -> bool:

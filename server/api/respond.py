@@ -24,8 +24,9 @@ from server.api.body_limits import forget_body
 from server.api.context import ServerContext
 from server.api.copies import answer_copy
 from server.api.error_responses import retry_later, to_api_error
-from server.api.generation import Completion, Generation, TextDelta, Usage, running
+from server.api.generation import Generation, running
 from server.api.large_answer import LargeAnswer, counted, json_parts
+from server.api.outputs import Completion, TextDelta, Usage
 from server.api.prepare import Job, asked_model
 from server.api.shadow import Answered
 from server.api.sharing import deadline_of, settled, share_of

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from server.api.generation import TokenEntry
 from server.api.logprobs import chat_logprobs, completion_logprobs, prompt_logprobs, ranked_prompt
+from server.api.outputs import TokenEntry
 from server.engine.messages import TokenLogprobs
 from server.text.detokenize import IncrementalDecoder, OutputText, PlacedToken
 from tests import oracle
