@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 from typing_extensions import override
 
+from server.api.answer_form import ChoiceFormat
 from server.api.auth import InferenceKey
 from server.api.body import json_body
 from server.api.context import ContextDep
@@ -15,7 +16,7 @@ from server.api.large_answer import packed
 from server.api.logprobs import chat_logprobs, completion_logprobs, joined, prompt_logprobs, ranked_prompt
 from server.api.outputs import Completion, TextDelta, TokenEntry
 from server.api.prepare import Job, Prompt, chat_job, completion_job
-from server.api.respond import ChoiceFormat, answer
+from server.api.respond import answer
 from server.api.wire import ChatCompletionBody, CompletionBody
 from server.text.echo import echo_of
 from server.text.output.parts import AssistantMessage, ContentDelta, Part, ReasoningDelta, ToolCallBegin

@@ -8,25 +8,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
-import msgspec
 from fastapi import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from server.adapter_key import AdapterKey
+from server.api.answer_form import AnswerForm, EventWriter
 from server.api.auth import caller_of
 from server.api.body_limits import forget_body
 from server.api.context import ServerContext
 from server.api.copies import answer_copy
-from server.api.error_responses import retry_later, to_api_error
+from server.api.error_responses import ApiError, to_api_error
+from server.api.event_stream import NOT_TAKEN, ClientGone, EventStream, until_gone, with_errors
 from server.api.generation import Generation, running
-from server.api.large_answer import LargeAnswer, counted, json_parts
-from server.api.outputs import Completion, TextDelta, Usage
+from server.api.large_answer import LargeAnswer, counted
 from server.api.prepare import Job, asked_model
 from server.api.shadow import Answered
 from server.api.sharing import deadline_of, settled, share_of
@@ -34,19 +33,14 @@ from server.api.wire import SamplingBody
 from server.catalog.registry import Lease
 from server.errors import AdapterFailedError, BudgetError, EngineUnavailableError, StoreError, UnknownModelError
 
-T = TypeVar("T")
 Body = TypeVar("Body", bound=SamplingBody)
 Prepare = Callable[[ServerContext, Body, AdapterKey | None, float], Awaitable[Job]]
 SESSION_HEADER = "x-session-id"  # what a request sticks to whose body says nothing
 GONE_STATUS = 499  # nginx's number; nobody is there to read it
-DONE = b"data: [DONE]\n\n"
-EVENT_END = b"\n\n"
-COMMENT = b": still working\n\n"
-_encode = msgspec.json.Encoder().encode
 
 
 async def answer(
-    request: Request, context: ServerContext, body: Body, form: ChoiceFormat, prepare: Prepare[Body]
+    request: Request, context: ServerContext, body: Body, form: AnswerForm, prepare: Prepare[Body]
 ) -> Response:
     """The whole life of one generation request."""
     forget_body(request)
@@ -64,7 +58,7 @@ class _Work:
     """One request and what is known of it so far."""
 
     def __init__(
-        self, request: Request, context: ServerContext, body: Body, form: ChoiceFormat, prepare: Prepare[Body]
+        self, request: Request, context: ServerContext, body: Body, form: AnswerForm, prepare: Prepare[Body]
     ) -> None:
         self._request = request
         self._context = context
@@ -78,6 +72,7 @@ class _Work:
         self._adapter: AdapterKey | None = None
         self._drawn: AdapterKey | None = None  # that it holds, or held
         self._shadow: AdapterKey | None = None  # that gets a copy
+        self._writer: EventWriter | None = None  # of its stream
         self._cut = asyncio.Event()  # what this request has not taken is no longer kept
 
     async def complete(self) -> Response:
@@ -88,37 +83,46 @@ class _Work:
         async with self._generation() as generation:
             completions = await generation.collect()
             self._answered(generation)
-            job, make = generation.job, partial(self._whole, generation, completions)
-            return await job.tokenizer.off_loop(entries(job, completions), make)
-
-    def _whole(self, generation: Generation, completions: list[Completion]) -> Response:
-        body = completion_body(self._form, generation.job, completions, generation.usage)
-        return LargeAnswer(json_parts(body), self._headers)
+            parts = await self._form.whole(generation.job, completions, generation.usage)
+            return LargeAnswer(parts, self._headers)
 
     async def stream(self) -> Response:
         """Answer as soon as the request is admitted, then go on."""
         headers: dict[str, str] = {}
-        source = with_errors(self._events(headers), self.count_error)
+        source = with_errors(self._events(headers), self.count_error, self._failure)
         comments = self._context.config.stream_comment_seconds
-        return await EventStream.begin(self._request, source, headers, comment_seconds=comments, cut=self._cut)
+        return await EventStream.begin(
+            self._request,
+            source,
+            headers,
+            comment_seconds=comments,
+            cut=self._cut,
+            not_taken=partial(self._failure, NOT_TAKEN),
+        )
+
+    def _failure(self, error: ApiError) -> bytes:
+        assert self._writer is not None, "a stream that has begun has a writer"
+        return self._writer.failure(error)
 
     async def _events(self, headers: dict[str, str]) -> AsyncGenerator[bytes, None]:
         """The events, after an empty one that says that the request is admitted and its headers are known."""
         async with self._generation() as generation:
             headers.update(self._headers)
+            self._writer = writer = self._form.writer(generation.job, self._body)
             yield b""
-            chunks = Chunks(self._form, generation.job, self._body)
+            for part in writer.first():
+                yield part
             async with aclosing(generation.deltas()) as deltas:
                 async for delta in deltas:
                     if delta.prompt_logprobs:
-                        make = partial(chunks.parts_of, delta, generation.usage)
-                        for part in counted(await asyncio.to_thread(make), self._request.scope["state"]):
+                        parts = await asyncio.to_thread(writer.of, delta, generation.usage)
+                        for part in counted(parts, self._request.scope["state"]):
                             yield part
                         continue
-                    for chunk in chunks.of(delta, generation.usage):
-                        yield event(chunk)
-            for chunk in chunks.last(generation.usage):
-                yield event(chunk)
+                    for part in writer.of(delta, generation.usage):
+                        yield part
+            for part in await writer.last(generation.usage):
+                yield part
             self._answered(generation)
 
     @asynccontextmanager
@@ -199,251 +203,3 @@ class _Work:
         self._context.metrics.error(self._adapter, answer.code or "invalid_request")
         if answer.status >= 500:
             self._context.traffic.figures.failed(self._drawn)
-
-
-# ---- the forms of answers ----
-
-
-class ChoiceFormat(Protocol):
-    """The form of one kind's choices."""
-
-    object: str
-    chunk_object: str
-
-    def choice(self, job: Job, completion: Completion) -> dict[str, Any]:
-        """One entry of ``choices`` of a whole answer."""
-
-    def chunk_choices(self, job: Job, delta: TextDelta) -> list[dict[str, Any]]:
-        """The entries of ``choices`` that a delta makes, each a chunk of its own."""
-
-    def fields(self, job: Job, completions: list[Completion]) -> dict[str, Any]:
-        """What a whole answer has beside ``choices`` and ``usage``."""
-        return {}
-
-
-def head(job: Job, kind: str) -> dict[str, Any]:
-    """The fields that every answer and every chunk of a job begins with."""
-    return {
-        "id": job.id,
-        "object": kind,
-        "created": job.created,
-        "model": job.model,
-        "system_fingerprint": job.fingerprint,
-    }
-
-
-def completion_body(form: ChoiceFormat, job: Job, completions: list[Completion], usage: Usage) -> dict[str, Any]:
-    """The body of an answer that is not streamed. Its choices are made while it is written, and take ``completions``.
-
-    What they hold is let go on the way: all at once, on the event loop, that would take a while.
-    """
-    fields = form.fields(job, completions)
-    completions.reverse()
-    choices = (form.choice(job, completions.pop()) for _ in range(len(completions)))
-    return {**head(job, form.object), "choices": choices, "usage": usage.body(), **fields}
-
-
-def entries(job: Job, completions: list[Completion]) -> int:
-    """How many tokens and alternatives to them an answer tells of, which is the work of writing it."""
-    told = sum(len(completion.tokens) for completion in completions)
-    of_prompts = sum(len(completion.prompt_logprobs or ()) for completion in completions)
-    echoed = job.prompt_tokens * job.n if job.echo else 0
-    alternatives = 1 + (job.sampling.logprobs or 0)
-    return told * alternatives + of_prompts * (alternatives + (job.prompt_logprobs or 0)) + echoed
-
-
-class Chunks:
-    """Makes the chunks of one stream, with usage where the client asked for it."""
-
-    def __init__(self, form: ChoiceFormat, job: Job, body: SamplingBody) -> None:
-        options = body.stream_options
-        self._form = form
-        self._job = job
-        self._head = head(job, form.chunk_object)
-        self._final_usage = bool(options and options.include_usage)
-        self._running_usage = bool(self._final_usage and options and options.continuous_usage_stats)
-
-    def of(self, delta: TextDelta, usage: Usage) -> list[dict[str, Any]]:
-        """The chunks of one delta."""
-        choices = self._form.chunk_choices(self._job, delta)
-        return [{**self._head, **self._usage(choice, usage), "choices": [choice]} for choice in choices]
-
-    def parts_of(self, delta: TextDelta, usage: Usage) -> list[bytes]:
-        """The events of a delta that tells of a whole prompt."""
-        return [part for chunk in self.of(delta, usage) for part in event_parts(chunk)]
-
-    def _usage(self, choice: dict[str, Any], usage: Usage) -> dict[str, Any]:
-        """What a chunk says of usage. One that tells the role comes before all tokens, and counts none."""
-        if self._running_usage:
-            return {"usage": usage.body(choice["index"], begun="role" not in choice.get("delta", ()))}
-        return {"usage": None} if self._final_usage else {}
-
-    def last(self, usage: Usage) -> list[dict[str, Any]]:
-        """The chunk with the usage of all choices, if asked for."""
-        return [{**self._head, "choices": [], "usage": usage.body()}] if self._final_usage else []
-
-
-# ---- server-sent events ----
-
-
-class ClientGone(Exception):  # noqa: N818 - an event, not a fault
-    """The client closed its connection before the answer was ready."""
-
-
-def event(data: Any) -> bytes:
-    """One event."""
-    return b"data: " + _encode(data) + EVENT_END
-
-
-def event_parts(data: Any) -> list[bytes]:
-    """A large event."""
-    return [b"data: ", *json_parts(data), EVENT_END]
-
-
-_WHY_CUT = "the rest of this answer was given up: it was not read while many others waited; send the request again"
-NOT_TAKEN = event(retry_later(503, _WHY_CUT, type="server_error", code="answer_not_taken").body()) + DONE
-
-
-async def gone(receive: Receive) -> None:
-    """Return when the client has closed the connection (the body must have been read)."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def until_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of ``work``; cancels it and raises ClientGone when the client leaves first."""
-    task = asyncio.create_task(work)
-    watch = asyncio.create_task(gone(request.receive))
-    try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone
-        return task.result()
-    finally:
-        await _stop(task, watch)
-
-
-class EventStream(Response):
-    """Streams events and stops the source the moment the client leaves, also while nothing is being sent.
-
-    The source's first event is empty and awaited by ``begin``, before anything is sent: what is refused until then gets
-    an HTTP status of its own. A later failure becomes an error event. A stream that is silent for ``comment_seconds``
-    (unless 0) says so in a comment, because proxies cut idle connections. With ``cut`` the source is left as if the
-    client had gone; should it read on, the last thing it finds is an error event.
-    """
-
-    media_type = "text/event-stream"
-
-    def __init__(
-        self, source: AsyncGenerator[bytes, None], headers: dict[str, str], comment_seconds: float, cut: asyncio.Event
-    ) -> None:
-        self._source = source
-        self._comment_seconds = comment_seconds
-        self._cut = cut
-        self._sent = 0.0  # when something was last sent, by the loop's clock
-        self._begun = False
-        self._last = NOT_TAKEN
-        self._whole = True  # whether what was sent ends with an event
-        self.status_code = 200
-        self.background = None
-        self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
-
-    @classmethod
-    async def begin(
-        cls,
-        request: Request,
-        source: AsyncGenerator[bytes, None],
-        headers: dict[str, str],
-        *,
-        comment_seconds: float,
-        cut: asyncio.Event,
-    ) -> EventStream:
-        """Wait for the first event. Raises what the source raises, or ClientGone."""
-        try:
-            await until_gone(request, _first(source))
-        except BaseException:
-            await source.aclose()
-            raise
-        return cls(source, headers, comment_seconds, cut)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send all events, or as many as the client waits for."""
-        sending = asyncio.create_task(self._send_all(send))
-        ends = {sending, asyncio.create_task(gone(receive)), asyncio.create_task(self._cut.wait())}
-        commenting = asyncio.create_task(self._comment(send))
-        try:
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if sending.done():
-                sending.result()
-        finally:
-            await _stop(*ends, commenting)
-            await self._source.aclose()
-        if self._cut.is_set() and self._begun and sending.cancelled():
-            await self._end(send)  # waits until there is room, or the connection is cut for taking nothing
-
-    async def _send_all(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        self._begun = True
-        async with aclosing(self._source):
-            async for data in self._source:
-                await self._send(send, data)
-        self._last = b""
-        await self._end(send)
-
-    async def _end(self, send: Send) -> None:
-        between = (
-            b"" if self._whole else EVENT_END
-        )  # a large event was cut off: what follows must not be read as its rest
-        await send({"type": "http.response.body", "body": between + self._last, "more_body": False})
-
-    async def _send(self, send: Send, data: bytes) -> None:
-        self._whole = self._whole and data.endswith(EVENT_END)
-        await send({"type": "http.response.body", "body": data, "more_body": True})
-        self._sent = asyncio.get_running_loop().time()
-        self._whole = data.endswith(EVENT_END)
-
-    async def _comment(self, send: Send) -> None:
-        """Beside ``_send_all``, between two events; the server writes each body it is given whole."""
-        if not self._comment_seconds:
-            return
-        loop = asyncio.get_running_loop()
-        self._sent = loop.time()
-        while True:
-            await asyncio.sleep(self._sent + self._comment_seconds - loop.time())
-            if loop.time() - self._sent < self._comment_seconds:
-                continue
-            if self._whole:
-                await self._send(send, COMMENT)
-            else:  # the client takes a large event slowly
-                self._sent = loop.time()
-
-
-async def with_errors(
-    source: AsyncGenerator[bytes, None], on_error: Callable[[Exception], None]
-) -> AsyncGenerator[bytes, None]:
-    """``source``, ended by DONE; a failure after its first event is told ``on_error`` and becomes an error event.
-
-    What is raised before that is raised here too.
-    """
-    begun = False
-    try:
-        async with aclosing(source):
-            async for data in source:
-                begun = True
-                yield data
-    except Exception as error:
-        if not begun:
-            raise
-        on_error(error)
-        yield event(to_api_error(error).body())
-    yield DONE
-
-
-async def _first(source: AsyncGenerator[bytes, None]) -> None:
-    await anext(source)
-
-
-async def _stop(*tasks: asyncio.Task[Any]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from server.api.respond import EventStream
+from server.api.event_stream import DONE, NOT_TAKEN, EventStream, event
 from tests.server.api.raw import connect, head, post
 from tests.server.api.support import BASE
 from tests.server.live import Live
@@ -92,7 +92,7 @@ async def test_a_stream_that_is_cut_frees_its_source_and_says_why_should_it_be_r
             await read_on.wait()
         sent.append(message)
 
-    stream = EventStream(source(), {}, comment_seconds=0.01, cut=cut)
+    stream = EventStream(source(), {}, comment_seconds=0.01, cut=cut, not_taken=lambda: event(NOT_TAKEN.body()) + DONE)
     answering = asyncio.create_task(stream({"type": "http"}, receive, send))
     await asyncio.wait_for(blocked.wait(), 30)
     cut.set()
