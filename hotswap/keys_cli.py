@@ -25,7 +25,7 @@ from trainer.commands.adapters_tables import moment, plain
 from trainer.commands.server_options import add_server_options, admin_client
 from trainer.tables import aligned
 
-SCOPES = ("inference", "admin", "read-only")
+SCOPES = ("inference", "admin", "read-only", "fine-tuning")
 _LIMITS = {
     "--rpm": ("requests_per_minute", "requests a minute"),
     "--tpm": ("tokens_per_minute", "tokens a minute, of prompts and answers"),

@@ -24,6 +24,7 @@ from server.api import (
     completions,
     error_responses,
     events,
+    files,
     health,
     lora_adapters,
     models,
@@ -46,6 +47,7 @@ from server.catalog.catalog import Catalog
 from server.catalog.database.asking import ask
 from server.catalog.database.database import Database, sqlite_url
 from server.catalog.database.events import EventTable
+from server.catalog.database.files import FileTable
 from server.catalog.database.keys import KeyTable
 from server.catalog.key_manager import KeyManager
 from server.catalog.lifecycle import AdapterLifecycle
@@ -56,12 +58,14 @@ from server.catalog.registry import Registry, Share
 from server.catalog.residency import Residency
 from server.catalog.sources import SourceRules, Sources, folders_of
 from server.catalog.store import AdapterStore, ObjectStore
+from server.catalog.store.blobs import BlobStore
 from server.catalog.trail import Trail
 from server.catalog.watching import Watcher
 from server.config import DEFAULT_MODEL, EngineConfig
 from server.engine.ipc.client import ClientCore
 from server.engine.ipc.process_client import ProcessEngineClient
 from server.errors import CatalogUnavailableError, EngineStartError, ServerError
+from server.files.library import FileLibrary
 from server.metrics import Metrics
 from server.settings import ServerConfig
 from server.text.template_sandbox import SandboxLimits, TemplateSandbox
@@ -123,6 +127,11 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
         sources=Sources(store, _source_rules(config)),
         keys=KeyManager(KeyTable(database), guarded=not config.admin_keys),
         trail=Trail(EventTable(database), days=config.event_days),
+        files=FileLibrary(
+            FileTable(database),
+            BlobStore(data_dir / "files", config.artifacts, dict(config.artifacts_option)),
+            ceil(config.max_files_gb * 1e9),
+        ),
         text=text,
         metrics=metrics,
         admission=Admission(config.engine.max_num_seqs + config.max_waiting_requests),
@@ -215,6 +224,7 @@ ROUTERS = (
     lora_adapters.router,
     key_routes.router,
     events.router,
+    files.router,
     tokens.router,
     health.router,
 )
@@ -250,6 +260,7 @@ def create_app(context: ServerContext, on_started: OnStarted | None = None) -> F
             await context.engine.close()
             await context.keys.close()
             await context.trail.close()
+            await context.files.close()
             context.lifecycle.store.close()
             context.text.close()
             context.lifecycle.catalog.database.close()
@@ -277,10 +288,13 @@ def _body_rule(context: ServerContext) -> Callable[[str, str], BodyRule]:
     """Uploads are streamed to disk and may be large; everything else is read whole."""
     json = BodyRule(int(context.config.max_body_mb * 2**20))
     upload = BodyRule(int(context.config.max_upload_mb * 2**20), counted=False)
+    file = BodyRule(int(context.config.max_file_mb * 2**20), counted=False)
 
     def rule(method: str, path: str) -> BodyRule:
         if method == "PUT":
             return upload if path.startswith(UPLOAD_PATH) else json
+        if method == "POST" and path.rstrip("/") == files.FILES_PATH:
+            return file
         return upload if method == "POST" and path.rstrip("/") == UPLOAD_PATH else json
 
     return rule
@@ -296,6 +310,7 @@ async def _start(
         await ask(_prepare_catalog, context)
         context.keys.start()
         context.trail.start()
+        context.files.start()
         await context.engine.start()
         context.metrics.set_info(context.version, context.engine.info)
         await poller.restore()

@@ -272,6 +272,8 @@ class ServerConfig(BaseModel):
     max_prompt_chars: Annotated[Positive, Flag(LIMITS, "characters of one conversation, or of /tokenize", "N")] = (
         2_000_000
     )
+    max_file_mb: Annotated[Size, Flag(LIMITS, "size of one file (POST /v1/files)", "MB")] = 512.0
+    max_files_gb: Annotated[Amount, Flag(LIMITS, "weight of all files that are kept; 0: what fits", "GB")] = 16.0
     max_upload_mb: Annotated[Size, Flag(LIMITS, "size of one adapter upload", "MB")] = 2048.0
     adapter_template_seconds: Annotated[Size, Flag(LIMITS, "computing time of an adapter's chat template", "S")] = 2.0
     adapter_template_mb: Annotated[Positive, Flag(LIMITS, "memory of the process that renders it", "MB")] = 256

@@ -30,6 +30,7 @@ from server.limits import Limits
 _NEEDED = {
     Scope.INFERENCE: "infer",
     Scope.ADMIN: "use the admin API",
+    Scope.FINE_TUNING: "train models; a key with the scope fine-tuning, or an admin key, may",
     Scope.READ_ONLY: "read what is served and done",
 }
 
@@ -39,13 +40,15 @@ class Caller:
     """Who sends a request: ``name`` is a key's id in the catalog, or one of the words of ``server.catalog.events``.
 
     ``tenant`` tells callers with different keys apart: they share no cached prompts, whose timing would tell of each
-    other. ``key`` is that of the catalog; whoever has another, or needs none, may use all adapters.
+    other. ``key`` is that of the catalog; whoever has another, or needs none, may use all adapters. ``owner`` is whose
+    the files and jobs are that it makes: a key's, one for each, or nobody's in particular.
     """
 
     name: str
     scopes: tuple[Scope, ...] = ()
     tenant: str = ""
     key: KeyRecord | None = None
+    owner: str = ""
 
     @property
     def adapters(self) -> tuple[str, ...] | None:
@@ -61,6 +64,11 @@ class Caller:
     def limits(self) -> Limits:
         """What its key may take of the server."""
         return self.key.limits if self.key is not None else Limits()
+
+    @property
+    def sees_owner(self) -> str | None:
+        """Whose files and jobs it sees: its own; None, all, with an admin key for all adapters."""
+        return None if Scope.ADMIN in self.scopes and self.adapters is None else self.owner
 
     def grants(self, *scopes: Scope) -> bool:
         """Whether it may do what one of ``scopes`` stands for."""
@@ -116,6 +124,16 @@ async def require_models(request: Request, context: ContextDep) -> Caller:
     return _inferring(request, context, Scope.INFERENCE, Scope.READ_ONLY)
 
 
+async def require_files(request: Request, context: ContextDep) -> Caller:
+    """As for inference, also keys that train."""
+    return _inferring(request, context, Scope.INFERENCE, Scope.FINE_TUNING)
+
+
+async def require_training(request: Request, context: ContextDep) -> Caller:
+    """Let keys that train, and admin keys, through; without any keys at all, only local programs, as for admin keys."""
+    return _administering(request, context, Scope.FINE_TUNING)
+
+
 async def require_admin(request: Request, context: ContextDep) -> Caller:
     """Let admin keys through; without any keys at all, only local programs (not web pages) on a loopback address.
 
@@ -160,6 +178,8 @@ async def open_to_all() -> None:
 
 
 InferenceKey = Annotated[Caller, Depends(require_inference)]
+FilesKey = Annotated[Caller, Depends(require_files)]
+TrainingKey = Annotated[Caller, Depends(require_training)]
 ModelsKey = Annotated[Caller, Depends(require_models)]
 AdminKey = Annotated[Caller, Depends(require_admin)]
 SomeAdminKey = Annotated[Caller, Depends(require_some_admin)]
@@ -171,6 +191,8 @@ Open = Annotated[None, Depends(open_to_all)]
 _STATEMENTS = (
     require_inference,
     require_models,
+    require_files,
+    require_training,
     require_admin,
     require_some_admin,
     require_reader,
@@ -257,7 +279,7 @@ def _identified(request: Request, context: ServerContext) -> Caller | None:
     is_admin, infers = _matches(digest, context.config.admin_keys), _matches(digest, context.config.api_keys)
     if is_admin or infers:
         scope = Scope.ADMIN if is_admin else Scope.INFERENCE
-        return _known(request, context, Caller(FLAG, (scope,), _tenant(digest, context)))
+        return _known(request, context, Caller(FLAG, (scope,), _tenant(digest, context), owner=_owner(digest)))
     now = time.time()
     record = context.keys.ring.find(digest.hex(), now)
     if record is None:
@@ -270,7 +292,7 @@ def _identified(request: Request, context: ServerContext) -> Caller | None:
         raise refused_caller(request, context, record.id, ended)
     context.keys.used(record.id, now)
     request.scope["state"]["record"].facts["key"] = record.id
-    return _known(request, context, Caller(record.id, record.scopes, record.id, record))
+    return _known(request, context, Caller(record.id, record.scopes, record.id, record, record.id))
 
 
 def _known(request: Request, context: ServerContext, caller: Caller) -> Caller:
@@ -285,6 +307,11 @@ def _tenant(digest: bytes, context: ServerContext) -> str:
     config = context.config
     several = len(config.api_keys) + len(config.admin_keys) > 1 or not context.keys.ring.is_empty
     return digest.hex()[:32] if several and not context.access.inference_is_open else ""
+
+
+def _owner(digest: bytes) -> str:
+    """Whose things are those of a key of a flag: tells such keys apart, and little of the key to who reads it."""
+    return f"flag-{hashlib.sha256(b'owner' + digest).hexdigest()[:16]}"
 
 
 def _refuse_pages(request: Request, context: ServerContext) -> None:

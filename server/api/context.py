@@ -29,6 +29,7 @@ from server.catalog.sources import Sources
 from server.catalog.trail import Trail
 from server.engine.ipc.client import EngineClient
 from server.errors import EngineUnavailableError, QueueFullError
+from server.files.library import FileLibrary
 from server.metrics import Metrics
 from server.settings import ServerConfig
 from server.text.tokenizer import TextProcessor
@@ -154,6 +155,7 @@ class ServerContext:
     sources: Sources
     keys: KeyManager
     trail: Trail
+    files: FileLibrary
     text: TextProcessor
     metrics: Metrics
     admission: Admission
@@ -217,6 +219,7 @@ ConfigDep = Annotated[ServerConfig, _field("config")]
 EngineDep = Annotated[EngineClient, _field("engine")]
 RegistryDep = Annotated[Registry, _field("registry")]
 KeysDep = Annotated[KeyManager, _field("keys")]
+FilesDep = Annotated[FileLibrary, _field("files")]
 TrailDep = Annotated[Trail, _field("trail")]
 LifecycleDep = Annotated[AdapterLifecycle, _field("lifecycle")]
 TrafficDep = Annotated[CanaryControl, _field("traffic")]

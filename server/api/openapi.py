@@ -20,10 +20,12 @@ from starlette.responses import HTMLResponse, Response
 from server.api.admin import RollbackBody
 from server.api.auth import open_to_all
 from server.api.error_responses import json_response
+from server.api.files import FILES_PATH, UPLOADED
 from server.api.keys import RotationBody
 from server.api.sources import SourceBody
 from server.api.traffic import AbortBody, PromoteBody
 from server.api.wire import SamplingBody, Wire
+from server.catalog.files import MAX_EXPIRY, MIN_EXPIRY
 
 _OPTIONAL: dict[str, type[Wire]] = {
     "rollback": RollbackBody,
@@ -57,6 +59,17 @@ _UPLOAD = {
         "file": {"type": "string", "format": "binary", "description": "one archive, or each file of the package"},
         "name": _TEXT,
         **dict.fromkeys(("replace", "activate", "allow_noop"), _SWITCH),
+    },
+}
+
+_FILE = {
+    "type": "object",
+    "required": ["file", "purpose"],
+    "properties": {
+        "file": {"type": "string", "format": "binary"},
+        "purpose": {"type": "string", "enum": list(UPLOADED)},
+        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+        "expires_after[seconds]": {"type": "integer", "minimum": MIN_EXPIRY, "maximum": MAX_EXPIRY},
     },
 }
 
@@ -113,6 +126,8 @@ def _complete(operation: dict[str, Any], method: str, route: APIRoute) -> None:
         source = {"$ref": _REF.format(model=SourceBody.__name__)}
         forms = {"multipart/form-data": {"schema": _UPLOAD}, "application/json": {"schema": source}}
         operation["requestBody"] = {"required": True, "content": forms}
+    elif route.path == FILES_PATH and method == "POST":
+        operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": _FILE}}}
     answers = {"text/plain": {"schema": _TEXT}} if route.path == "/metrics" else {"application/json": {"schema": {}}}
     if body is not None and issubclass(body, SamplingBody):
         answers["text/event-stream"] = {"schema": _TEXT}

@@ -49,15 +49,17 @@ class Form:
     files: list[UploadedFile] = field(default_factory=list)
 
 
-async def read_form(request: Request, folder: Path) -> Form:
-    """Stream the body's parts; files go into ``folder``. Raises ApiError for what is no sound multipart body."""
+PACKAGE_FORM = "send the package as multipart/form-data: one archive file, or the files of the package"
+
+
+async def read_form(request: Request, folder: Path, wanted: str = PACKAGE_FORM) -> Form:
+    """Stream the body's parts; files go into ``folder``. Raises ApiError for what is no sound multipart body.
+
+    ``wanted`` says what to send instead of anything else.
+    """
     media, options = parse_options_header(request.headers.get("content-type", ""))
     if media != b"multipart/form-data" or b"boundary" not in options:
-        raise ApiError(
-            415,
-            "send the package as multipart/form-data: one archive file, or the files of the package",
-            code="unsupported_media_type",
-        )
+        raise ApiError(415, wanted, code="unsupported_media_type")
     sink = _Sink(folder)
     try:
         parser = MultipartParser(options[b"boundary"], sink.callbacks())

@@ -28,15 +28,19 @@ MAX_PATTERNS = 256
 MAX_STARS = 2  # of one pattern: the time to match grows with the length of a name to their power
 MAX_ADAPTER = 128  # characters of an adapter's name
 MAX_NAME = 128
-_PATTERN = re.compile(r"[A-Za-z0-9._*-]{1,128}")
+_PATTERN = re.compile(r"[A-Za-z0-9._:*-]{1,128}")
 
 
 class Scope(StrEnum):
-    """What a key is for. ``admin`` includes the others; ``read-only`` looks, and infers nothing."""
+    """What a key is for. ``admin`` includes the others; ``read-only`` looks, and infers nothing.
+
+    ``fine-tuning`` trains models, by jobs and the files for them.
+    """
 
     INFERENCE = "inference"
     ADMIN = "admin"
     READ_ONLY = "read-only"
+    FINE_TUNING = "fine-tuning"
 
 
 class KeyState(StrEnum):
@@ -107,8 +111,8 @@ def check_patterns(patterns: Collection[str]) -> tuple[str, ...]:
     for pattern in patterns:
         if not _PATTERN.fullmatch(pattern):
             raise ValueError(
-                f"{pattern[:60]!a} is neither a name nor a pattern: use letters, digits, '.', '_', '-', and '*' for "
-                "any characters"
+                f"{pattern[:60]!a} is neither a name nor a pattern: use letters, digits, '.', '_', '-', ':', and '*' "
+                "for any characters"
             )
         if pattern.count("*") > MAX_STARS:
             raise ValueError(f"{pattern[:60]!a} has more than {MAX_STARS} stars")

@@ -14,7 +14,7 @@ from sqlalchemy import (
     Text,
 )
 
-HEAD = "0002"  # the migration that these tables need
+HEAD = "0003"  # the migration that these tables need
 metadata = MetaData()
 Id = BigInteger().with_variant(Integer, "sqlite")  # which numbers rows itself only where they are an INTEGER
 
@@ -95,4 +95,48 @@ keys = Table(
     Column("revision", BigInteger, nullable=False),
     Column("record", Text, nullable=False),  # a KeyRecord, in JSON: of the key itself its SHA-256 digest
     Column("last_used", Float, nullable=True),  # Unix seconds
+)
+
+# What clients uploaded, and what jobs wrote for them. The content is in the store, by its digest.
+files = Table(
+    "files",
+    metadata,
+    Column("number", Id, primary_key=True, autoincrement=True),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("owner", String(64), nullable=False, index=True),
+    Column("filename", String(255), nullable=False),
+    Column("purpose", String(32), nullable=False),
+    Column("nbytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False, index=True),
+    Column("created", Float, nullable=False),  # Unix seconds, as all times
+    Column("expires", Float, nullable=True, index=True),
+)
+
+# Work that goes on behind requests: fine-tuning jobs and batches. ``place`` is the data directory whose server does it,
+# empty until one has begun; ``wish`` what its owner wants of a job that runs: cancel, pause, or nothing.
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("number", Id, primary_key=True, autoincrement=True),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("kind", String(32), nullable=False, index=True),
+    Column("owner", String(64), nullable=False, index=True),
+    Column("status", String(32), nullable=False, index=True),
+    Column("place", String(64), nullable=False),
+    Column("wish", String(16), nullable=False),
+    Column("created", Float, nullable=False),
+    Column("record", Text, nullable=False),  # what else is known of it, in JSON
+)
+
+# What happened in jobs, for those who follow them. ``data`` is an object in JSON, or null.
+job_events = Table(
+    "job_events",
+    metadata,
+    Column("number", Id, primary_key=True, autoincrement=True),
+    Column("job", String(64), nullable=False, index=True),
+    Column("time", Float, nullable=False),
+    Column("level", String(16), nullable=False),  # info, warn, error
+    Column("type", String(16), nullable=False),  # message, metrics
+    Column("message", Text, nullable=False),
+    Column("data", Text, nullable=False),
 )

@@ -125,7 +125,7 @@ def test_a_key_without_scopes_is_refused() -> None:
 def test_admin_includes_the_other_scopes_and_they_include_nothing() -> None:
     admin, reader = key(Scope.ADMIN)[0], key(Scope.READ_ONLY)[0]
     assert all(admin.grants(scope) for scope in Scope)
-    assert [reader.grants(scope) for scope in Scope] == [False, False, True]
+    assert [reader.grants(scope) for scope in Scope] == [False, False, True, False]
     assert not key(Scope.INFERENCE)[0].grants(Scope.ADMIN, Scope.READ_ONLY)
 
 
