@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from typing_extensions import override
 
 from server.api.error_responses import ApiError
-from server.api.event_stream import DONE, event, event_parts
+from server.api.event_stream import DONE, event, event_parts, obfuscated
 from server.api.large_answer import json_parts
 from server.api.outputs import Completion, TextDelta, Usage
 from server.api.prepare import Job
@@ -62,6 +62,10 @@ class ChoiceFormat(AnswerForm):
         """What a whole answer has beside ``choices`` and ``usage``."""
         return {}
 
+    def first_fields(self, job: Job) -> dict[str, Any]:
+        """What the first chunk of a stream has beside its choice."""
+        return {}
+
     @override
     async def whole(self, job: Job, completions: list[Completion], usage: Usage) -> list[bytes]:
         def make() -> list[bytes]:
@@ -76,12 +80,14 @@ class ChoiceFormat(AnswerForm):
 
 def head(job: Job, kind: str) -> dict[str, Any]:
     """The fields that every answer and every chunk of a job begins with."""
+    tier = {"service_tier": job.tells.service_tier} if job.tells.service_tier else {}
     return {
         "id": job.id,
         "object": kind,
         "created": job.created,
         "model": job.model,
         "system_fingerprint": job.fingerprint,
+        **tier,
     }
 
 
@@ -115,11 +121,12 @@ class Chunks(EventWriter):
         self._head = head(job, form.chunk_object)
         self._final_usage = bool(options and options.include_usage)
         self._running_usage = bool(self._final_usage and options and options.continuous_usage_stats)
+        self._pad = obfuscated if options and options.include_obfuscation else dict[str, Any]
+        self._first = form.first_fields(job)
 
     @override
     def of(self, delta: TextDelta, usage: Usage) -> list[bytes]:
-        choices = self._form.chunk_choices(self._job, delta)
-        chunks = [{**self._head, **self._usage(choice, usage), "choices": [choice]} for choice in choices]
+        chunks = [self._chunk(choice, usage) for choice in self._form.chunk_choices(self._job, delta)]
         if delta.prompt_logprobs:
             return [part for chunk in chunks for part in event_parts(chunk)]
         return [event(chunk) for chunk in chunks]
@@ -127,12 +134,16 @@ class Chunks(EventWriter):
     @override
     async def last(self, usage: Usage) -> list[bytes]:
         """The chunk with the usage of all choices, if asked for."""
-        chunk = {**self._head, "choices": [], "usage": usage.body()}
+        chunk = self._pad({**self._head, "choices": [], "usage": usage.body()})
         return [event(chunk), DONE] if self._final_usage else [DONE]
 
     @override
     def failure(self, error: ApiError) -> bytes:
         return event(error.body()) + DONE
+
+    def _chunk(self, choice: dict[str, Any], usage: Usage) -> dict[str, Any]:
+        first, self._first = self._first, {}
+        return self._pad({**self._head, **first, **self._usage(choice, usage), "choices": [choice]})
 
     def _usage(self, choice: dict[str, Any], usage: Usage) -> dict[str, Any]:
         """What a chunk says of usage. One that tells the role comes before all tokens, and counts none."""

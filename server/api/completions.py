@@ -18,6 +18,7 @@ from server.api.outputs import Completion, TextDelta, TokenEntry
 from server.api.prepare import Job, Prompt, chat_job, completion_job
 from server.api.respond import answer
 from server.api.wire import ChatCompletionBody, CompletionBody
+from server.engine.messages import TokenLogprobs
 from server.text.echo import echo_of
 from server.text.output.parts import AssistantMessage, ContentDelta, Part, ReasoningDelta, ToolCallBegin
 
@@ -45,49 +46,58 @@ class ChatChoices(ChoiceFormat):
             "message": _message(completion.message),
             "logprobs": self._logprobs(job, completion.tokens),
             "finish_reason": _finish_reason(completion),
+            "stop_reason": completion.stop_reason,
+            "token_ids": completion.token_ids if job.tells.token_ids else None,
         }
 
     @override
     def chunk_choices(self, job: Job, delta: TextDelta) -> list[dict[str, Any]]:
-        """The role first, then each part, and a finish reason in a chunk without any.
+        """The role first, then each part; the finish reason stands beside the last text, or in a chunk without any.
 
-        Log-probabilities stand beside the first part of their delta, or alone.
+        Tokens stand beside the first part of their delta, or alone.
         """
-        out = []
-        if delta.first:
-            out.append(self._chunk(delta, {"role": "assistant", "content": ""}))
-        logprobs = self._logprobs(job, delta.tokens)
-        for part in map(_delta_of, delta.parts):
-            out.append(self._chunk(delta, part, logprobs=logprobs))
-            logprobs = None
-        if logprobs is not None and delta.tokens:
-            out.append(self._chunk(delta, {"content": ""}, logprobs=logprobs))
+        role = [self._chunk(delta, {"role": "assistant", "content": ""})] if delta.first else []
+        told = [self._chunk(delta, part) for part in map(_delta_of, delta.parts)]
+        if not told and (delta.token_ids or (delta.tokens and job.sampling.logprobs is not None)):
+            told.append(self._chunk(delta, {"content": ""}))
+        if told:
+            told[0]["logprobs"] = self._logprobs(job, delta.tokens)
+            if job.tells.token_ids:
+                told[0]["token_ids"] = delta.token_ids
         if delta.finish_reason is not None:
-            out.append(self._chunk(delta, {}, finish_reason=_finish_reason(delta)))
-        return out
+            if not (told and "content" in told[-1]["delta"]):
+                told.append(self._chunk(delta, {}))
+            told[-1] |= {"finish_reason": _finish_reason(delta), "stop_reason": delta.stop_reason}
+        return role + told
+
+    @override
+    def first_fields(self, job: Job) -> dict[str, Any]:
+        """The prompt's tokens stand beside the choices, once."""
+        return {"prompt_token_ids": job.prompts[0].ids} if job.tells.token_ids else {}
 
     @override
     def fields(self, job: Job, completions: list[Completion]) -> dict[str, Any]:
-        """The prompt's log-probabilities stand beside the choices, which share it."""
-        values = completions[0].prompt_logprobs
-        if job.prompt_logprobs is None or values is None:
-            return {}
-        ranked = ranked_prompt(job.prompts[0].ids, values, job.prompt_logprobs, job.tokenizer, pack=packed)
-        return {"prompt_logprobs": ranked}
+        """The prompt's tokens and log-probabilities stand beside the choices, which share it."""
+        ids, values = job.prompts[0].ids, completions[0].prompt_logprobs
+        return {
+            "prompt_logprobs": _ranked_prompt(job, ids, values),
+            "prompt_token_ids": ids if job.tells.token_ids else None,
+        }
 
-    def _chunk(
-        self,
-        delta: TextDelta,
-        content: dict[str, Any],
-        *,
-        logprobs: dict[str, Any] | None = None,
-        finish_reason: str | None = None,
-    ) -> dict[str, Any]:
-        return {"index": delta.index, "delta": content, "logprobs": logprobs, "finish_reason": finish_reason}
+    def _chunk(self, delta: TextDelta, content: dict[str, Any]) -> dict[str, Any]:
+        return {"index": delta.index, "delta": content, "logprobs": None, "finish_reason": None}
 
     def _logprobs(self, job: Job, tokens: list[TokenEntry]) -> dict[str, Any] | None:
         top = job.sampling.logprobs
-        return None if top is None else chat_logprobs(tokens, top, job.tokenizer, pack=packed)
+        if top is None:
+            return None
+        return chat_logprobs(tokens, top, job.tokenizer, by_id=job.tells.ids_for_names, pack=packed)
+
+
+def _ranked_prompt(job: Job, ids: list[int], values: list[TokenLogprobs | None] | None) -> list[Any] | None:
+    if job.prompt_logprobs is None or values is None:
+        return None
+    return ranked_prompt(ids, values, job.prompt_logprobs, job.tokenizer, pack=packed)
 
 
 def _message(message: AssistantMessage) -> dict[str, Any]:
@@ -146,42 +156,49 @@ class CompletionChoices(ChoiceFormat):
     def choice(self, job: Job, completion: Completion) -> dict[str, Any]:
         """A whole choice."""
         echoed = self._echoed(job, completion.index)
-        choice = {
+        ids = self._prompt(job, completion.index).ids
+        return {
             "index": completion.index,
             "text": echoed + completion.text,
             "logprobs": self._logprobs(job, completion, echoed),
             "finish_reason": completion.finish_reason,
+            "stop_reason": completion.stop_reason,
+            "token_ids": completion.token_ids if job.tells.token_ids else None,
+            "prompt_token_ids": ids if job.tells.token_ids else None,
+            "prompt_logprobs": _ranked_prompt(job, ids, completion.prompt_logprobs),
         }
-        if job.prompt_logprobs is not None and completion.prompt_logprobs is not None:
-            ids, values, top = self._prompt(job, completion.index).ids, completion.prompt_logprobs, job.prompt_logprobs
-            choice["prompt_logprobs"] = ranked_prompt(ids, values, top, job.tokenizer, pack=packed)
-        return choice
 
     @override
     def chunk_choices(self, job: Job, delta: TextDelta) -> list[dict[str, Any]]:
         """One chunk per delta; the prompt comes with the first, the finish reason with the last."""
         echoed = self._echoed(job, delta.index)
-        if not (delta.text or delta.tokens or delta.finish_reason or (delta.first and echoed)):
+        if not (delta.text or delta.tokens or delta.token_ids or delta.finish_reason or (delta.first and echoed)):
             return []
-        return [
-            {
-                "index": delta.index,
-                "text": (echoed if delta.first else "") + delta.text,
-                "logprobs": self._logprobs(job, delta, echoed),
-                "finish_reason": delta.finish_reason,
-            }
-        ]
+        choice: dict[str, Any] = {
+            "index": delta.index,
+            "text": (echoed if delta.first else "") + delta.text,
+            "logprobs": self._logprobs(job, delta, echoed),
+            "finish_reason": delta.finish_reason,
+        }
+        if delta.finish_reason is not None:
+            choice["stop_reason"] = delta.stop_reason
+        if job.tells.token_ids:
+            choice["token_ids"] = delta.token_ids
+        if job.tells.token_ids and delta.first:
+            choice["prompt_token_ids"] = self._prompt(job, delta.index).ids
+        return [choice]
 
     def _logprobs(self, job: Job, part: Completion | TextDelta, echoed: str) -> dict[str, list[Any]] | None:
         top = job.sampling.logprobs
         if top is None:
             return None
-        output = completion_logprobs(part.tokens, top, job.tokenizer, base_offset=len(echoed), pack=packed)
+        settings: dict[str, Any] = {"by_id": job.tells.ids_for_names, "pack": packed}
+        output = completion_logprobs(part.tokens, top, job.tokenizer, base_offset=len(echoed), **settings)
         if part.prompt_logprobs is None or not job.echo:
             return output
         ids = self._prompt(job, part.index).ids
         values = part.prompt_logprobs
-        prompt = prompt_logprobs(ids, values, top, job.tokenizer, prompt_text=echoed, pack=packed)
+        prompt = prompt_logprobs(ids, values, top, job.tokenizer, prompt_text=echoed, **settings)
         return joined(prompt, output)
 
     def _echoed(self, job: Job, index: int) -> str:

@@ -6,6 +6,7 @@ Knows nothing of what they tell.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
 EVENT_END = b"\n\n"
 COMMENT = b": still working\n\n"
+OBFUSCATION_BLOCK = 64  # bytes
 _encode = msgspec.json.Encoder().encode
 
 
@@ -32,6 +34,12 @@ class ClientGone(Exception):  # noqa: N818 - an event, not a fault
 def event(data: Any, name: str = "") -> bytes:
     """One event; of a ``name`` where its readers go by names."""
     return (b"event: " + name.encode() + b"\n" if name else b"") + b"data: " + _encode(data) + EVENT_END
+
+
+def obfuscated(data: dict[str, Any]) -> dict[str, Any]:
+    """``data`` with padding: those who see only how large its events are do not learn how long each piece is."""
+    room = OBFUSCATION_BLOCK - len(_encode(data)) % OBFUSCATION_BLOCK
+    return {**data, "obfuscation": secrets.token_urlsafe(room)[:room]}
 
 
 def event_parts(data: Any) -> list[bytes]:

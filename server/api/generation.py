@@ -118,7 +118,7 @@ class Sequence:
                     delta = self._consume(output)
                     if delta.finish_reason is not None:
                         self._end(delta.finish_reason)
-                    if delta.text or delta.tokens or delta.first or delta.finish_reason is not None:
+                    if delta.text or delta.tokens or delta.token_ids or delta.first or delta.finish_reason is not None:
                         yield delta
                     if delta.finish_reason is not None:
                         return
@@ -176,8 +176,9 @@ class Sequence:
             piece += self._text.finish()
             reason = "stop" if self._text.stopped else reason
         self._completion_tokens += len(places) if self._text.stopped else len(output.token_ids)
+        ids = output.token_ids[: len(places)] if self._text.stopped else output.token_ids
         if self._keep_ids:
-            self.ids += output.token_ids[: len(places)] if self._text.stopped else output.token_ids
+            self.ids += ids
         if output.stop_token_id is not None and self._job.lists_end:
             places.append(self._text.end())
         self._waiting += zip(places, output.logprobs or [], strict=False)
@@ -194,6 +195,8 @@ class Sequence:
             parts=parts,
             thought_tokens=self._thought_tokens,
             called=self._called,
+            token_ids=list(ids) if self._job.tells.token_ids else [],
+            stop_reason=self._stop_reason(output),
         )
         self._first, self._prompt_logprobs = False, []
         return delta
@@ -225,6 +228,11 @@ class Sequence:
         if self._text.stopped:
             return "stop"
         return output.finish_reason.value if output.finish_reason is not None else None
+
+    def _stop_reason(self, output: RequestOutput) -> str | int | None:
+        if self._text.stopped or output.stop_token_id is None:
+            return self._text.stop
+        return self._job.text.stop_reasons.get(output.stop_token_id)
 
     def _released(self, *, ended: bool) -> list[TokenEntry]:
         """Tokens whose text is out, whole. Those of a stop string never are; one that it begins in, up to there."""

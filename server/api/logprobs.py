@@ -25,18 +25,24 @@ def _plain(row: Any) -> Any:
 
 
 def chat_logprobs(
-    entries: Sequence[TokenEntry], top: int, text: TextProcessor, *, pack: Pack = _plain
+    entries: Sequence[TokenEntry], top: int, text: TextProcessor, *, by_id: bool = False, pack: Pack = _plain
 ) -> dict[str, Any]:
-    """``choices[].logprobs`` of a chat completion; ``top`` alternatives per token."""
+    """``choices[].logprobs`` of a chat completion; ``top`` alternatives per token. ``by_id``: tokens named by ids."""
     content = []
     for entry in entries:
         value, spelt = entry.logprobs, _spelt(entry, text)
+        told = _alternatives(value, top, text, entry.before, spelt, by_id=by_id)
         row = {
-            **_chat_token(readable(spelt), spelt, value.logprob),
-            "top_logprobs": [_chat_token(*told) for told in _alternatives(value, top, text, entry.before, spelt)],
+            **_chat_token(_named(value.token_id, spelt, by_id), spelt, value.logprob),
+            "top_logprobs": [_chat_token(*one) for one in told],
         }
         content.append(pack(row))
     return {"content": content, "refusal": None}
+
+
+def _named(token_id: int, spelt: bytes, by_id: bool) -> str:
+    """What a token is called."""
+    return f"token_id:{token_id}" if by_id else readable(spelt)
 
 
 def _chat_token(token: str, spelt: bytes, logprob: float) -> dict[str, Any]:
@@ -44,11 +50,17 @@ def _chat_token(token: str, spelt: bytes, logprob: float) -> dict[str, Any]:
 
 
 def completion_logprobs(
-    entries: Sequence[TokenEntry], top: int, text: TextProcessor, *, base_offset: int = 0, pack: Pack = _plain
+    entries: Sequence[TokenEntry],
+    top: int,
+    text: TextProcessor,
+    *,
+    base_offset: int = 0,
+    by_id: bool = False,
+    pack: Pack = _plain,
 ) -> dict[str, list[Any]]:
     """``choices[].logprobs`` of a completion; offsets count from the beginning of the choice's whole text."""
-    rows = [_Row(base_offset + e.offset, e.logprobs, e.before, _spelt(e, text)) for e in entries]
-    return _columns(rows, top, text, pack)
+    rows = [_Row(base_offset + e.offset, e.logprobs, e.logprobs.token_id, e.before, _spelt(e, text)) for e in entries]
+    return _columns(rows, top, text, by_id, pack)
 
 
 def prompt_logprobs(
@@ -58,11 +70,13 @@ def prompt_logprobs(
     text: TextProcessor,
     *,
     prompt_text: str,
+    by_id: bool = False,
     pack: Pack = _plain,
 ) -> dict[str, list[Any]]:
     """The part of an echoed prompt: null for its first token, which nothing predicts."""
-    placed = zip(place_prompt(text, ids, prompt_text), values, strict=True)
-    return _columns([_Row(place.offset, value, place.before, place.spelt) for place, value in placed], top, text, pack)
+    placed = zip(ids, place_prompt(text, ids, prompt_text), values, strict=True)
+    rows = [_Row(place.offset, value, token_id, place.before, place.spelt) for token_id, place, value in placed]
+    return _columns(rows, top, text, by_id, pack)
 
 
 def joined(first: dict[str, list[Any]], second: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -106,25 +120,27 @@ class _Row(NamedTuple):
 
     offset: int
     value: TokenLogprobs | None
+    token_id: int
     before: int | None
     spelt: bytes
 
 
-def _columns(rows: Sequence[_Row], top: int, text: TextProcessor, pack: Pack) -> dict[str, list[Any]]:
+def _columns(rows: Sequence[_Row], top: int, text: TextProcessor, by_id: bool, pack: Pack) -> dict[str, list[Any]]:
     return {
-        "tokens": [readable(row.spelt) for row in rows],
+        "tokens": [_named(row.token_id, row.spelt, by_id) for row in rows],
         "token_logprobs": [None if row.value is None else _finite(row.value.logprob) for row in rows],
-        "top_logprobs": [pack(_top_logprobs(row, top, text)) for row in rows],
+        "top_logprobs": [pack(_top_logprobs(row, top, text, by_id)) for row in rows],
         "text_offset": [row.offset for row in rows],
     }
 
 
-def _top_logprobs(row: _Row, top: int, text: TextProcessor) -> dict[str, float] | None:
-    """The most likely tokens, and the chosen one whether it is among them or not."""
+def _top_logprobs(row: _Row, top: int, text: TextProcessor, by_id: bool) -> dict[str, float] | None:
+    """The chosen token, and the most likely ones, it among them or not."""
     if row.value is None:
         return None
-    told = _alternatives(row.value, top, text, row.before, row.spelt)
-    return {token: _finite(logprob) for token, _, logprob in told} | {readable(row.spelt): _finite(row.value.logprob)}
+    told = _alternatives(row.value, top, text, row.before, row.spelt, by_id=by_id)
+    chosen = {_named(row.token_id, row.spelt, by_id): _finite(row.value.logprob)}
+    return chosen | {token: _finite(logprob) for token, _, logprob in told}
 
 
 def _spelt(entry: TokenEntry, text: TextProcessor) -> bytes:
@@ -135,7 +151,7 @@ def _spelt(entry: TokenEntry, text: TextProcessor) -> bytes:
 
 
 def _alternatives(
-    value: TokenLogprobs, top: int, text: TextProcessor, before: int | None, spelt: bytes
+    value: TokenLogprobs, top: int, text: TextProcessor, before: int | None, spelt: bytes, *, by_id: bool
 ) -> list[tuple[str, bytes, float]]:
     """The ``top`` likeliest tokens as they would stand in the chosen one's place, which is written ``spelt`` there.
 
@@ -144,11 +160,11 @@ def _alternatives(
     named, told = {readable(spelt): value.token_id}, []
     for token_id, logprob in value.top[:top]:
         own = spelt if token_id == value.token_id else text.token_bytes(token_id, before)
-        token = readable(own)
+        token = _named(token_id, own, by_id)
         if token_id != value.token_id and (not token or token in named):
             token = text.piece(token_id) or ""
         if token_id != value.token_id and (not token or token in named):
-            token = f"token_id:{token_id}"
+            token = _named(token_id, own, True)
         named[token] = token_id
         told.append((token, own, logprob))
     return told

@@ -30,7 +30,8 @@ class TextDelta:
 
     The first one voids those of the sequence that came before, if any did.
 
-    ``prompt_logprobs`` comes with the first delta, when asked for.
+    ``prompt_logprobs`` comes with the first delta, when asked for. ``token_ids`` are those of the output, one that ends
+    it included, where they are asked for. ``stop_reason``: the stop string or the client's stop token that ended it.
 
     ``parts`` are what the text is of a message, where the job's outputs are messages: they may come later than the
     text. ``thought_tokens`` of the completion's are thoughts, as far as is known; ``called``: it has called a tool.
@@ -47,6 +48,8 @@ class TextDelta:
     parts: list[Part] = field(default_factory=list)
     thought_tokens: int = 0
     called: bool = False
+    token_ids: list[int] = field(default_factory=list)
+    stop_reason: str | int | None = None
 
 
 @dataclass
@@ -95,6 +98,8 @@ class Completion:
     finish_reason: str | None = None
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     message: AssistantMessage = field(default_factory=AssistantMessage)
+    token_ids: list[int] = field(default_factory=list)
+    stop_reason: str | int | None = None
 
     @property
     def called(self) -> bool:
@@ -105,8 +110,11 @@ class Completion:
         """Append a delta; a first one voids what is here."""
         if delta.first:
             self.text, self.tokens, self.prompt_logprobs, self.message = "", [], None, AssistantMessage()
+            self.token_ids = []
         self.text += delta.text
         self.tokens += delta.tokens
+        self.token_ids += delta.token_ids
+        self.stop_reason = delta.stop_reason
         self.message.add(delta.parts)
         self.finish_reason = delta.finish_reason
         self.prompt_logprobs = delta.prompt_logprobs or self.prompt_logprobs

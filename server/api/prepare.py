@@ -38,11 +38,21 @@ class Prompt:
 
 @dataclass(frozen=True)
 class TextOptions:
-    """How output tokens become text."""
+    """How output tokens become text. ``stop_reasons``: what the client calls the tokens that it lets end an output."""
 
     stops: tuple[str, ...] = ()
     include_stop: bool = False
     skip_special_tokens: bool = True
+    stop_reasons: Mapping[int, int | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Telling:
+    """What an answer tells beside its text: the ids of all tokens, or those alone for names; the tier of service."""
+
+    token_ids: bool = False
+    ids_for_names: bool = False
+    service_tier: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,7 @@ class Job:
     prompt_logprobs: int | None = None
     lists_end: bool = False
     make_parser: Callable[[], MessageParser] | None = None
+    tells: Telling = field(default_factory=Telling)
     tenant: str = ""
     weight: float = 1.0
     priority: int = 0
@@ -134,7 +145,7 @@ class ContextBudget:
     """How many positions a sequence has: ``limit`` in all, ``virtual`` of them the adapter's own; and what goes there.
 
     ``text`` is the adapter's tokenizer, ``vocab_size`` the token ids it knows. Of a prompt longer than ``keep`` only
-    its end is read.
+    its end is read, or its beginning.
     """
 
     limit: int
@@ -143,6 +154,7 @@ class ContextBudget:
     text: TextProcessor
     vocab_size: int
     keep: int | None = None
+    keeps_end: bool = True
 
     async def encode(self, text: str, *, add_special_tokens: bool) -> Prompt:
         """The tokens of ``text``. Raises InvalidRequestError when they do not fit, or are none."""
@@ -158,8 +170,9 @@ class ContextBudget:
 
     def cut(self, prompt: Prompt) -> Prompt:
         """What of ``prompt`` is read. The text of one that is cut is that of its tokens."""
-        cut = self.keep is not None and len(prompt.ids) > self.keep
-        return Prompt(prompt.ids[-self.keep :]) if cut and self.keep else prompt
+        if not self.keep or len(prompt.ids) <= self.keep:
+            return prompt
+        return Prompt(prompt.ids[-self.keep :] if self.keeps_end else prompt.ids[: self.keep])
 
     def _check_cut(self, text: str) -> None:
         if self.keep is not None and len(text) > MAX_CUT_CHARS:
@@ -201,9 +214,10 @@ class ContextBudget:
             )
 
     def cutting(self, body: SamplingBody, completion_tokens: int) -> ContextBudget:
-        """For the prompts of ``body``, which may ask to keep their ends; -1 keeps as much as fits."""
+        """For the prompts of ``body``, which may ask to keep their ends or beginnings; -1 keeps as much as fits."""
         keep = body.truncate_prompt_tokens
-        return replace(self, keep=max(self.left(completion_tokens), 1) if keep == -1 else keep)
+        keep = max(self.left(completion_tokens), 1) if keep == -1 else keep
+        return replace(self, keep=keep, keeps_end=body.truncation_side != "right")
 
     def left(self, prompt_tokens: int) -> int:
         """Positions for the completion."""
@@ -447,6 +461,12 @@ def _job(
             stops=tuple(body.stops),
             include_stop=bool(body.include_stop_str_in_output),
             skip_special_tokens=body.skip_special_tokens is not False,
+            stop_reasons=_stop_reasons(context.text_of(adapter), body),
+        ),
+        tells=Telling(
+            token_ids=bool(body.return_token_ids),
+            ids_for_names=bool(body.return_tokens_as_token_ids),
+            service_tier=None if body.service_tier is None else "default",
         ),
         echo=echo,
         cache_salt=body.cache_salt or "",
@@ -454,6 +474,12 @@ def _job(
         prompt_logprobs=body.prompt_logprobs,
         lists_end=isinstance(body, CompletionBody),
     )
+
+
+def _stop_reasons(text: TextProcessor, body: SamplingBody) -> dict[int, int | str]:
+    named: dict[int, int | str] = {token: token for token in body.stop_token_ids or ()}
+    named.update((token, stop) for stop in body.stops if (token := text.special_token(stop)) is not None)
+    return named
 
 
 def system_fingerprint(context: ServerContext, adapter: AdapterKey | None) -> str:

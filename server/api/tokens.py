@@ -48,8 +48,8 @@ async def tokenize(
     _check_bytes(context, text, body)
     tokens = await tokenizer.encode_off_loop(text, add_special_tokens=special)
     length = context.engine.info.max_model_len if context.engine.ready else None
-    kept = length if body.truncate_prompt_tokens == -1 else body.truncate_prompt_tokens
-    tokens = tokens[-(kept or len(tokens)) :]
+    kept = (length if body.truncate_prompt_tokens == -1 else body.truncate_prompt_tokens) or len(tokens)
+    tokens = tokens[:kept] if body.truncation_side == "right" else tokens[-kept:]
     answer = {"count": len(tokens), "max_model_len": length}
     return await tokenizer.off_loop(len(tokens), partial(_written, tokenizer, answer, tokens, body))
 
@@ -68,10 +68,8 @@ def _check_bytes(context: ServerContext, text: str, body: TokenizeBody) -> None:
 
 def _written(tokenizer: TextProcessor, answer: dict[str, Any], tokens: list[int], body: TokenizeBody) -> Response:
     """The answer, written part by part: it may be of millions of tokens."""
-    columns: dict[str, Any] = {"tokens": tokens}
-    if body.return_token_strs:
-        columns["token_strs"] = map(tokenizer.piece, tokens)
-    return LargeAnswer(json_parts({**answer, **columns}))
+    strings = map(tokenizer.piece, tokens) if body.return_token_strs else None
+    return LargeAnswer(json_parts({**answer, "tokens": tokens, "token_strs": strings}))
 
 
 @router.post("/detokenize", response_model=None)

@@ -64,10 +64,11 @@ _BY_REASON = {
     "only the likeliest tokens are told; use `logprobs`": "logprob_token_ids token_ids_logprob logprob_start_len",
     "use `truncate_prompt_tokens`": """
         truncate truncation max_input_length prompt_truncate_len context_length_exceeded_behavior""",
-    "`truncate_prompt_tokens` keeps the end of a prompt": "truncation_side n_keep n_discard",
+    "use `truncate_prompt_tokens` with `truncation_side`": "n_keep n_discard",
     "use `echo` of /v1/completions": "return_full_text",
+    "use `return_token_ids`": "return_prompt_token_ids",
     "the answer has OpenAI's form, without more": """
-        return_token_ids return_tokens_as_token_ids return_tokens return_prompt_token_ids return_prompt_text
+        return_tokens return_prompt_text
         return_token_offsets return_hidden_states return_routed_experts return_meta_info return_cached_tokens_details
         return_context_logits return_generation_logits return_encoder_output return_perf_metrics return_progress
         response_fields details decoder_input_details post_sampling_probs timings_per_token detokenize raw_output""",
@@ -81,7 +82,6 @@ _BY_REASON = {
     "requests bring no code or parameters of their own": """
         logits_processors logits_processor custom_logit_processor custom_params vllm_xargs extra_args""",
     "outputs are not marked": "watermark watermarking",
-    "outputs are not predicted; leave it out": "prediction",
     "nothing is moderated here": "moderation safety_model",
     "what comes first is set by the operator, for an adapter": "priority",
     "this server computes prompts itself, and its engines are not chosen by a request": """
@@ -128,7 +128,6 @@ _OFF: Mapping[str, tuple[object, ...]] = {
     "thinking_budget": (-1,),
     "verbosity": ("medium",),
     "truncation": (False, "disabled", "do_not_truncate"),
-    "truncation_side": ("left",),
     "context_length_exceeded_behavior": ("error",),
     "length_penalty": (1, 0),
     "num_beams": (1,),

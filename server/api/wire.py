@@ -58,6 +58,7 @@ KeptTokens = Annotated[int, BeforeValidator(_whole), Field(ge=-1), AfterValidato
 # fail_fast: a list of a million wrong items makes one error, not a million.
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(fail_fast=True), BeforeValidator(_all_whole)]
 Texts = Annotated[list[str], Field(fail_fast=True)]
+ServiceTier = Literal["auto", "default", "flex", "scale", "priority"]  # there is one here, "default"
 
 
 class Wire(BaseModel):
@@ -139,15 +140,16 @@ class ModelBody(Wire):
 
 
 class StreamOptions(Wire):
-    """How usage is reported in a stream."""
+    """What a stream tells beside its choices: usage, and padding that hides how long each piece is."""
 
     include_usage: bool | None = False
     continuous_usage_stats: bool | None = False
+    include_obfuscation: bool | None = None
 
     @property
     def asks(self) -> bool:
         """Whether it asks for anything."""
-        return bool(self.include_usage or self.continuous_usage_stats)
+        return bool(self.include_usage or self.continuous_usage_stats or self.include_obfuscation)
 
 
 class SamplingBody(ModelBody):
@@ -176,6 +178,10 @@ class SamplingBody(ModelBody):
     ignore_eos: bool | None = None
     min_tokens: Integer | None = Field(None, ge=0)
     truncate_prompt_tokens: KeptTokens | None = None
+    truncation_side: Literal["left", "right"] | None = None
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+    service_tier: ServiceTier | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     cache_salt: str | None = Field(None, max_length=256)
@@ -399,6 +405,7 @@ class TokenizeBody(ModelBody, ConversationBody):
 
     prompt: str | None = None
     truncate_prompt_tokens: KeptTokens | None = None
+    truncation_side: Literal["left", "right"] | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
 

@@ -99,18 +99,23 @@ class StopFinder:
         self._first = {matcher.stop[0] for matcher in self._matchers}
         self._include = include
         self._held = ""
-        self.stopped = False
+        self.found: str | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string is complete; no text comes after it."""
+        return self.found is not None
 
     def push(self, piece: str) -> str:
-        """The text that may be shown now. Sets ``stopped`` when a stop string is complete; no text comes after it."""
+        """The text that may be shown now. Sets ``found`` to the stop string that is complete."""
         if not self._held and self._first.isdisjoint(piece):
             return piece
         text = self._held + piece
         for end, char in enumerate(piece, len(self._held) + 1):
-            found = [len(matcher.stop) for matcher in self._matchers if matcher.push(char)]
+            found = [matcher.stop for matcher in self._matchers if matcher.push(char)]
             if found:
-                self.stopped, self._held = True, ""
-                return text[: end if self._include else end - max(found)]
+                self.found, self._held = max(found, key=len), ""
+                return text[: end if self._include else end - len(self.found)]
         keep = max((matcher.size for matcher in self._matchers), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
@@ -138,6 +143,11 @@ class OutputText:
     def stopped(self) -> bool:
         """Whether a stop string ended the text."""
         return self._stops.stopped
+
+    @property
+    def stop(self) -> str | None:
+        """The stop string that ended the text."""
+        return self._stops.found
 
     def push(self, token_ids: Sequence[int]) -> tuple[str, list[PlacedToken]]:
         """The text to show, and where each token consumed stands. Fewer than given when stopped."""

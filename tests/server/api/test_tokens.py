@@ -39,7 +39,7 @@ def test_tokens_as_the_vocabulary_writes_them(server: Live, base: Path) -> None:
     answer = server.post("/tokenize", {"prompt": "é a<|im_end|>", "return_token_strs": True}).json()
     assert answer["token_strs"] == AutoTokenizer.from_pretrained(base).convert_ids_to_tokens(answer["tokens"])
     assert answer["token_strs"][-3:] == ["Ġ", "a", "<|im_end|>"]
-    assert "token_strs" not in server.post("/tokenize", {"prompt": "a"}).json()
+    assert server.post("/tokenize", {"prompt": "a"}).json()["token_strs"] is None
 
 
 def test_a_text_of_more_tokens_than_are_written_at_once(server: Live) -> None:
@@ -48,6 +48,8 @@ def test_a_text_of_more_tokens_than_are_written_at_once(server: Live) -> None:
     assert answer["count"] == len(answer["tokens"]) == len(answer["token_strs"]) == 40_000
     assert "".join(answer["token_strs"]) == text
     end = server.post("/tokenize", {"prompt": text, "truncate_prompt_tokens": 3}).json()
+    begin = server.post("/tokenize", {"prompt": text, "truncate_prompt_tokens": 3, "truncation_side": "right"}).json()
+    assert begin["tokens"] == answer["tokens"][:3]
     assert end["tokens"] == answer["tokens"][-3:]
     empty = server.post("/tokenize", {"prompt": "", "return_token_strs": True}).json()
     assert (empty["tokens"], empty["token_strs"]) == ([], [])
