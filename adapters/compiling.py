@@ -23,7 +23,7 @@ from adapters.quoting import quote
 
 
 def compile_package(package: AdapterPackage, base: BaseSpec) -> Adapter:
-    """The ops of ``package``, checked against ``base``, on the CPU; in float32 but for factors (``_as_saved``).
+    """The ops of ``package``, checked against ``base``, on the CPU; in float32 but for factors (``as_saved``).
 
     Raises BaseMismatchError when the package was made for another base or chat template, PackageError when a tensor is
     missing, unknown or has another shape than the base asks for, UnsupportedKindError for tensors of other kinds.
@@ -38,10 +38,10 @@ def compile_package(package: AdapterPackage, base: BaseSpec) -> Adapter:
         for module, listed in part.items():
             ops[module] = (*ops.get(module, ()), *listed)
     halves = {tensor.dtype for tensor in package.tensors.values()} & {torch.bfloat16, torch.float16}
-    return _as_saved(with_vocabulary(replace(adapter, ops=ops), saved.sizes, base), halves)
+    return as_saved(with_vocabulary(replace(adapter, ops=ops), saved.sizes, base), halves)
 
 
-def _as_saved(adapter: Adapter, halves: Iterable[torch.dtype]) -> Adapter:
+def as_saved(adapter: Adapter, halves: Iterable[torch.dtype]) -> Adapter:
     """Factors of low-rank updates in those of the ``halves`` that hold their numbers exactly.
 
     As they do where they were saved so and their scale is a power of two. A product reads them as they are, and its

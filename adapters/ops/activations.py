@@ -24,6 +24,8 @@ class Bias(AddOp):
     Shape: ``delta`` [out_features].
     """
 
+    PROPORTIONAL_TO: ClassVar[str] = "delta"
+
     delta: Tensor
 
     @override

@@ -24,6 +24,7 @@ class LowRankEmbedding(AddOp):
     """
 
     STACKS: ClassVar[bool] = False  # a few rows of a table are read, which is no reason to copy the table
+    PROPORTIONAL_TO: ClassVar[str] = "b"
 
     a: Tensor
     b: Tensor

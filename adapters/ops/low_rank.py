@@ -23,6 +23,8 @@ class LowRank(AddOp):
     Shape: ``a`` [in_features, r]; ``b`` [r, out_features]: transposed once, so that products read them in order.
     """
 
+    PROPORTIONAL_TO: ClassVar[str] = "b"
+
     a: Tensor
     b: Tensor
 
@@ -53,6 +55,7 @@ class LowRankInput(LowRank):
     """
 
     SIDE: ClassVar[Literal["input", "output"]] = "input"
+    PROPORTIONAL_TO: ClassVar[str] = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +71,7 @@ class SharedLowRank(AddOp):
 
     STACKS: ClassVar[bool] = False
     SHARED: ClassVar[tuple[str, ...]] = ("a", "b")
+    PROPORTIONAL_TO: ClassVar[str] = "outer"
 
     a: Tensor
     b: Tensor
@@ -105,6 +109,7 @@ class RandomBases(AddOp):
 
     STACKS: ClassVar[bool] = False
     SHARED: ClassVar[tuple[str, ...]] = ("a", "big")
+    PROPORTIONAL_TO: ClassVar[str] = "gains"
 
     a: Tensor
     big: Tensor

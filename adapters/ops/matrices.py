@@ -22,6 +22,7 @@ class Delta(AddOp):
     """
 
     STACKS: ClassVar[bool] = False
+    PROPORTIONAL_TO: ClassVar[str] = "weight"
 
     weight: Tensor
 
@@ -43,6 +44,7 @@ class Sparse(AddOp):
     """
 
     STACKS: ClassVar[bool] = False
+    PROPORTIONAL_TO: ClassVar[str] = "values"
 
     starts: Tensor
     inputs: Tensor
@@ -106,6 +108,8 @@ class Circulant(AddOp):
     size]`` in float32, with ``spectrum[f, n, m]`` the conjugate of frequency ``f`` of ``w[m, n]``.
     Shape: ``spectrum`` [size // 2 + 1, in_features / size, out_features / size], complex64.
     """
+
+    PROPORTIONAL_TO: ClassVar[str] = "spectrum"
 
     spectrum: Tensor
     size: int

@@ -44,6 +44,9 @@ class Op(ABC):
     HAS_EXACT_ROWS: ClassVar[bool] = True
     # Fields whose tensors other adapters may have as well, number for number.
     SHARED: ClassVar[tuple[str, ...]] = ()
+    # The tensor that all that is added to ``y`` is proportional to; empty: the op does something else than add, or what
+    # it adds depends on ``y``, so that it cannot be weighted and summed with those of other adapters.
+    PROPORTIONAL_TO: ClassVar[str] = ""
 
     @abstractmethod
     def reference(self, x: Tensor, y: Tensor, site: Site | None) -> Tensor:
@@ -86,6 +89,11 @@ class Op(ABC):
         """The part of a stacked op that is member ``index``, as a stack of one."""
         return self.map(lambda t: t[index : index + 1])
 
+    def times(self, weight: float) -> Self:
+        """The op that adds ``weight`` times as much, computed in float32."""
+        assert self.PROPORTIONAL_TO, f"{type(self).__name__} does not add"
+        return replace(self, **{self.PROPORTIONAL_TO: _wide(getattr(self, self.PROPORTIONAL_TO)) * weight})
+
     def columns(self, base: int, given: int) -> int:
         """How many of the ``given`` columns of ``y`` the op acts on, at a module that has ``base`` of them itself.
 
@@ -100,6 +108,10 @@ class Op(ABC):
 
     def _values(self) -> dict[str, object]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor if tensor.is_complex() else tensor.float()
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ class Kron(AddOp):
     Shape: ``w1`` [out1, in1]; ``down`` [in2, r] and ``up`` [r, out2], or ``down`` [in2, out2];
     in1 in2 = in_features, out1 out2 = out_features.
     """
+
+    PROPORTIONAL_TO: ClassVar[str] = "w1"
 
     w1: Tensor
     down: Tensor
@@ -63,6 +66,8 @@ class Hadamard(AddOp):
     Shape: ``a1``, ``a2`` [r, out_features]; ``b1``, ``b2`` [r, in_features].
     """
 
+    PROPORTIONAL_TO: ClassVar[str] = "a1"
+
     a1: Tensor
     b1: Tensor
     a2: Tensor
@@ -98,6 +103,8 @@ class BlockLowRank(AddOp):
     Shape: ``a`` [k, in_features / k, r]; ``b`` [k, r, out_features / k]; k divides r.
     """
 
+    PROPORTIONAL_TO: ClassVar[str] = "b"
+
     a: Tensor
     b: Tensor
 
@@ -127,6 +134,8 @@ class BlockSum(AddOp):
     Semantics: ``y += tile(s @ block, repeats)``, where ``s[j]`` is the sum of ``x[j], x[j + r], x[j + 2r], ...``.
     Shape: ``block`` [r, out_features / repeats].
     """
+
+    PROPORTIONAL_TO: ClassVar[str] = "block"
 
     block: Tensor
     repeats: int = 1

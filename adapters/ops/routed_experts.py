@@ -37,6 +37,7 @@ class ExpertLowRank(Op):
     """
 
     STACKS: ClassVar[bool] = False  # a copy of every expert's factors weighs more than the products saved
+    PROPORTIONAL_TO: ClassVar[str] = "b"
 
     a: Tensor
     b: Tensor

@@ -10,15 +10,16 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from adapters.checkpoints import held_up_by
+from adapters.combining import Member
 from adapters.errors import AdapterError, PackageChangedError, PackageError
 from adapters.ops import Adapter
 from adapters.ops.embedding import EmbedRows, HeadRows
@@ -86,7 +87,7 @@ class Loading:
         prepared = self.future.result()
         adapter, warnings = prepared.adapter, list(prepared.warnings)
         started = time.monotonic()
-        self._check_content(prepared)
+        check_content(self._key, prepared)
         self._check_length(adapter)
         self._check_budget(adapter)
         self._runner.install(self._key, adapter)
@@ -144,14 +145,6 @@ class Loading:
         )
         self._scheduler.add_adapter(self._key, slot)
 
-    def _check_content(self, prepared: PreparedAdapter) -> None:
-        """What was read must be what the key names: files may change between two loads of a version."""
-        if prepared.digest not in (None, self._key.digest):
-            raise PackageChangedError(
-                "its stored files are not those that were uploaded: their digest is "
-                f"{prepared.digest[:12]}, not {self._key.digest[:12]}"
-            )
-
     def _check_budget(self, adapter: Adapter) -> None:
         resident = self._runner.adapter_bytes
         if self._max_bytes and resident + self._runner.weight(adapter) > self._max_bytes:
@@ -181,6 +174,15 @@ class Loading:
                 "--kv-cache-gb."
             )
         return blocks
+
+
+def check_content(key: AdapterKey, prepared: PreparedAdapter) -> None:
+    """What was read must be what the key names: files may change between two loads of a version."""
+    if prepared.digest not in (None, key.digest):
+        raise PackageChangedError(
+            f"its stored files are not those that were uploaded: their digest is {prepared.digest[:12]}, "
+            f"not {key.digest[:12]}"
+        )
 
 
 def _token_ids(adapter: Adapter, base_size: int) -> list[int]:
@@ -233,11 +235,15 @@ class AdapterManager:
         """Adapters that requests can use now."""
         return len(self._entries) - len(self._arriving)
 
-    def load(self, key: AdapterKey, path: Path, *, allow_noop: bool = False) -> None:
-        """Start loading, answered by AdapterLoaded or AdapterFailed. A load already under way is joined."""
+    def load(self, key: AdapterKey, *paths: Path, allow_noop: bool = False) -> None:
+        """Start loading, answered by AdapterLoaded or AdapterFailed. A load already under way is joined.
+
+        ``paths`` is where its package is, or those of its members are.
+        """
         entry = self._entries.get(key)
         if entry is None:
-            future = self._loader.submit(self._prepare, key, path)
+            here = {version: self._entries[version] for version in key.versions if version in self._entries}
+            future = self._loader.submit(self._prepare, key, paths, here)
             self._entries[key] = self._arriving[key] = _Entry(
                 Loading(
                     key,
@@ -332,10 +338,28 @@ class AdapterManager:
             if entry.loading is not None:
                 entry.loading.finish_pass()
 
-    def _prepare(self, key: AdapterKey, path: Path) -> PreparedAdapter:
-        """In the loader thread."""
+    def _prepare(self, key: AdapterKey, paths: Sequence[Path], here: Mapping[AdapterKey, _Entry]) -> PreparedAdapter:
+        """In the loader thread. ``here`` are those that are combined, as far as they are resident."""
         with held_up_by(Pace(lambda: self._scheduler.has_work)):
-            return self._runner.prepare(path, key.digest)
+            if not key.members:
+                return self._runner.prepare(paths[0], key.digest)
+            return self._combine(key, paths, here)
+
+    def _combine(self, key: AdapterKey, paths: Sequence[Path], here: Mapping[AdapterKey, _Entry]) -> PreparedAdapter:
+        """A combination of what is resident, and, for want of that, of what is read for it."""
+        members, shared = [], {}
+        for member, path in zip(key.members, paths, strict=True):
+            version = member.key
+            entry = here.get(version)
+            if entry is not None and entry.adapter is not None and entry.loaded is not None:
+                adapter, its_shared = entry.adapter, entry.loaded.shared
+            else:
+                prepared = self._runner.prepare(path, version.digest)
+                check_content(version, prepared)
+                adapter, its_shared = prepared.adapter, dict(prepared.shared)
+            members.append(Member(str(version), adapter, member.weight))
+            shared.update(its_shared)
+        return replace(self._runner.combine(members), shared=shared)
 
     def _advance(self, key: AdapterKey, entry: _Entry, until: float) -> bool:
         """Take one stage of a load; True when the adapter is resident, or failed and gone."""
@@ -354,7 +378,8 @@ class AdapterManager:
         entry.loading.close()  # what it was verified by is in memory until then
         entry.loading = None
         del self._arriving[key]
-        self._tried.add(key.digest)
+        if not key.members:  # there is no end of those
+            self._tried.add(key.digest)
         self.events.append(entry.loaded)
         return True
 

@@ -6,6 +6,7 @@ Single-threaded but for the loader of adapters; knows token ids only. Whoever ca
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -99,9 +100,12 @@ class Engine:
 
     # ---- adapters ----
 
-    def load_adapter(self, key: AdapterKey, path: Path, *, allow_noop: bool = False) -> None:
-        """Start loading; a later step answers with AdapterLoaded or AdapterFailed, once per key."""
-        self.adapters.load(key, path, allow_noop=allow_noop)
+    def load_adapter(self, key: AdapterKey, path: Path, *others: Path, allow_noop: bool = False) -> None:
+        """Start loading; a later step answers with AdapterLoaded or AdapterFailed, once per key.
+
+        Of a combination these are the packages of its members.
+        """
+        self.adapters.load(key, path, *others, allow_noop=allow_noop)
 
     def unload_adapter(self, key: AdapterKey, force: bool = False) -> None:
         """Drop an adapter when its last request has ended; ``force`` aborts those. Answered by AdapterUnloaded."""
@@ -139,8 +143,8 @@ class Engine:
     def stats(self) -> EngineStats:
         """Gauges of this moment and totals since the start."""
         scheduler = self.scheduler
-        running = {r.adapter.name for r in scheduler.running if r.adapter}
-        waiting = {r.adapter.name for r in scheduler.requests.values() if r.adapter and not r.block_table}
+        running = _names(scheduler.running)
+        waiting = _names(r for r in scheduler.requests.values() if not r.block_table)
         return EngineStats(
             num_running=len(scheduler.running),
             num_waiting=scheduler.num_waiting,
@@ -315,3 +319,8 @@ class Engine:
             messages.append(StepOutputs(self._outputs, self.stats(), seconds if results else 0.0))
             self._outputs = []
         return messages
+
+
+def _names(requests: Iterable[Request]) -> set[str]:
+    """Names of the adapters that requests are for; of a combination those of its members."""
+    return {version.name for request in requests if request.adapter for version in request.adapter.versions}

@@ -58,7 +58,7 @@ class SteppableEngine(Protocol):
     def abort(self, request_id: str) -> None:
         """End a request; unknown ids are ignored."""
 
-    def load_adapter(self, key: AdapterKey, path: Path, *, allow_noop: bool = False) -> None:
+    def load_adapter(self, key: AdapterKey, path: Path, *others: Path, allow_noop: bool = False) -> None:
         """Begin to load; ``step`` returns AdapterLoaded or AdapterFailed."""
 
     def unload_adapter(self, key: AdapterKey, *, force: bool = False) -> None:
@@ -163,7 +163,8 @@ def _apply(engine: SteppableEngine, message: EngineRequest | Abort | LoadAdapter
         case Abort():
             engine.abort(message.request_id)
         case LoadAdapter():
-            engine.load_adapter(message.key, Path(message.path), allow_noop=message.allow_noop)
+            paths = map(Path, (message.path, *message.others))
+            engine.load_adapter(message.key, *paths, allow_noop=message.allow_noop)
         case UnloadAdapter():
             engine.unload_adapter(message.key, force=message.force)
 

@@ -17,6 +17,7 @@ import msgspec
 import torch
 from torch import Tensor
 
+from adapters.combining import Member
 from adapters.ops import Adapter
 from server.adapter_key import AdapterKey
 from server.engine.messages import TokenLogprobs
@@ -93,6 +94,9 @@ class Runner(Protocol):
 
         Raises AdapterError.
         """
+
+    def combine(self, members: Sequence[Member]) -> PreparedAdapter:
+        """The weighted sum of adapters that were prepared, in the loader's thread. Raises UnsupportedKindError."""
 
     def weight(self, adapter: Adapter) -> int:
         """Bytes that installing an adapter would add; what it shares with installed ones is there."""

@@ -3,7 +3,8 @@
 The Virtual Token Counter of "Fairness in Serving Large Language Models" (Sheng et al., 2024): whoever has received the
 least service goes next, and who comes back after a pause gets no credit for it. A request is on two accounts, its
 key's and its adapter's (all versions of a name share one; the base's name is empty), and the one that has had more than
-others decides: neither many adapters of one key nor many keys of one adapter get ahead by being many.
+others decides: neither many adapters of one key nor many keys of one adapter get ahead by being many. A combination of
+adapters is on the accounts of all of them.
 Knows neither blocks nor budgets.
 """
 
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from operator import attrgetter
 from typing import NamedTuple
 
+from server.adapter_key import PLUS
 from server.engine.request import Request
 
 PROMPT_WEIGHT = 1
@@ -25,7 +27,10 @@ STARVED_EVERY = 8  # by every eighth start: to all those who wait in an overload
 
 
 class Flow(NamedTuple):
-    """Requests between which first come is first served: those of one key to one adapter, in one class of priority."""
+    """Requests between which first come is first served: those of one key to one adapter, in one class of priority.
+
+    ``adapter`` has the names of several that are combined, as an ``AdapterKey`` has.
+    """
 
     priority: int
     key: str
@@ -99,8 +104,9 @@ class _Class:
         self.keys = Accounts()
         self.adapters = Accounts()
 
-    def of(self, flow: Flow) -> tuple[tuple[Accounts, str], tuple[Accounts, str]]:
-        return (self.keys, flow.key), (self.adapters, flow.adapter)
+    def of(self, flow: Flow) -> list[tuple[Accounts, str]]:
+        """The accounts of a flow, the key's first."""
+        return [(self.keys, flow.key), *((self.adapters, name) for name in dict.fromkeys(flow.adapter.split(PLUS)))]
 
 
 class FairQueue:
@@ -169,7 +175,8 @@ class FairQueue:
 
     def rank(self, flow: Flow) -> Rank:
         """Whose requests are served before whose: by priority, then by service, then by how many run."""
-        key, adapter = (accounts.excess(name) for accounts, name in self._class(flow).of(flow))
+        key, *adapters = (accounts.excess(name) for accounts, name in self._class(flow).of(flow))
+        adapter = max(adapters)
         return -flow.priority, max(key, adapter), key + adapter, self._running[flow]
 
     def heads(self) -> dict[Flow, Request]:
@@ -216,7 +223,7 @@ class FairQueue:
         for accounts, name in self._accounts(request):
             accounts.charge(name, amount / request.weight)
 
-    def _accounts(self, request: Request) -> tuple[tuple[Accounts, str], tuple[Accounts, str]]:
+    def _accounts(self, request: Request) -> list[tuple[Accounts, str]]:
         flow = self.flow(request)
         return self._class(flow).of(flow)
 

@@ -95,12 +95,14 @@ class Abort(msgspec.Struct, frozen=True, tag="abort"):
 class LoadAdapter(msgspec.Struct, frozen=True, tag="load"):
     """Make the package in directory ``path`` resident under ``key``. Answered by AdapterLoaded or AdapterFailed.
 
-    An adapter that answers exactly as the base does is refused unless ``allow_noop``.
+    An adapter that answers exactly as the base does is refused unless ``allow_noop``. Of a combination ``path`` and
+    ``others`` are the packages of its members; those that are resident are not read again.
     """
 
     key: AdapterKey
     path: str
     allow_noop: bool = False
+    others: tuple[str, ...] = ()
 
 
 class UnloadAdapter(msgspec.Struct, frozen=True, tag="unload"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from adapters.batch.low_rank import with_factors_together
+from adapters.combining import Member, combine
 from adapters.compiling import compile_package
 from adapters.ops import Adapter
 from adapters.package.added_tokens import read_added_tokens, unnamed_rows
@@ -149,6 +151,15 @@ class ModelRunner:
         adapter = with_factors_together(adapter)
         seconds = {} if found else checked.seconds
         return replace(checked, adapter=adapter, shared=shared, seconds={**seconds, "copy": time.monotonic() - started})
+
+    def combine(self, members: Sequence[Member]) -> PreparedAdapter:
+        """The weighted sum of prepared adapters, as one; safe off-thread. Raises UnsupportedKindError.
+
+        It is not verified: its members were.
+        """
+        started = time.monotonic()
+        adapter = with_factors_together(combine(members).map(self._place))
+        return PreparedAdapter(adapter, {"combine": time.monotonic() - started})
 
     def _read(self, path: Path) -> PreparedAdapter:
         """The package in ``path``, checked, its tensors on the CPU; they stay there where that is not the device."""

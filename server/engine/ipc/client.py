@@ -102,10 +102,11 @@ class EngineClient(Protocol):
         the iterator raises EngineUnavailableError; or RequestEndsEngineError, where engines end because of this one.
         """
 
-    async def load_adapter(self, key: AdapterKey, path: Path, *, allow_noop: bool = False) -> AdapterLoaded:
+    async def load_adapter(self, key: AdapterKey, path: Path, *others: Path, allow_noop: bool = False) -> AdapterLoaded:
         """Make an adapter resident; raises an AdapterError subclass, or BudgetError, when it is refused.
 
-        One that answers exactly as the base does is refused unless ``allow_noop``.
+        One that answers exactly as the base does is refused unless ``allow_noop``. Of a combination these are the
+        packages of its members.
         """
 
     async def unload_adapter(self, key: AdapterKey, *, force: bool = False) -> None:
@@ -134,7 +135,7 @@ _ERRORS = {
 class _Load:
     """A load that has been asked for and not been answered."""
 
-    path: Path
+    paths: tuple[Path, ...]
     reply: asyncio.Future[AdapterLoaded]
 
 
@@ -163,7 +164,7 @@ class ClientCore(EngineClient):
         self._why_down = RESTARTING
         self._loads: dict[AdapterKey, _Load] = {}
         self._unloads: dict[AdapterKey, asyncio.Future[None]] = {}
-        self._paths: dict[AdapterKey, Path] = {}  # of every adapter that should be resident
+        self._paths: dict[AdapterKey, tuple[Path, ...]] = {}  # of every adapter that should be resident
         self._died_restoring = False
         self.outage = Outage()
         self.restarts = self.resumed = 0
@@ -200,7 +201,8 @@ class ClientCore(EngineClient):
 
     def packages(self) -> list[Path]:
         """The directories of adapters that are loaded, or are being. May be asked in any thread."""
-        return [*self._paths.values(), *(load.path for load in list(self._loads.values()))]
+        resident, arriving = list(self._paths.values()), [load.paths for load in list(self._loads.values())]
+        return [path for paths in (*resident, *arriving) for path in paths]
 
     @override
     def submit(
@@ -217,10 +219,10 @@ class ClientCore(EngineClient):
         return OutputStream(flight.buffer, partial(self._abandon, request.request_id))
 
     @override
-    async def load_adapter(self, key: AdapterKey, path: Path, *, allow_noop: bool = False) -> AdapterLoaded:
+    async def load_adapter(self, key: AdapterKey, path: Path, *others: Path, allow_noop: bool = False) -> AdapterLoaded:
         """Make an adapter resident. Raises AdapterError when it is refused, EngineUnavailableError when down."""
         self._checked_send()
-        return await self._load(key, path, allow_noop)
+        return await self._load(key, (path, *others), allow_noop)
 
     @override
     async def unload_adapter(self, key: AdapterKey, *, force: bool = False) -> None:
@@ -254,7 +256,7 @@ class ClientCore(EngineClient):
                 self._failure = message.message
             case AdapterLoaded():
                 if (load := self._loads.pop(message.key, None)) is not None:
-                    self._paths[message.key] = load.path
+                    self._paths[message.key] = load.paths
                     _resolve(load.reply, message)
             case AdapterFailed():
                 if (load := self._loads.pop(message.key, None)) is not None:
@@ -371,13 +373,14 @@ class ClientCore(EngineClient):
         if self._ready and (flight := self._flights.next_suspect()) is not None:
             self._send_again(flight)
 
-    async def _load(self, key: AdapterKey, path: Path, allow_noop: bool) -> AdapterLoaded:
+    async def _load(self, key: AdapterKey, paths: tuple[Path, ...], allow_noop: bool) -> AdapterLoaded:
         if self._send is None:
             raise EngineUnavailableError("the engine stopped while loading the adapter; try again")
         load = self._loads.get(key)
         if load is None:
-            load = self._loads[key] = _Load(path, _quiet_future())
-            self._send(LoadAdapter(key, str(path), allow_noop))
+            load = self._loads[key] = _Load(paths, _quiet_future())
+            path, *others = map(str, paths)
+            self._send(LoadAdapter(key, path, allow_noop, tuple(others)))
         return await asyncio.shield(load.reply)
 
     def _abandon(self, request_id: str) -> None:

@@ -86,7 +86,7 @@ class Everything(EngineClient):
         pass
 
     @override
-    async def load_adapter(self, key: AdapterKey, path: Path, *, allow_noop: bool = False) -> AdapterLoaded:
+    async def load_adapter(self, key: AdapterKey, path: Path, *others: Path, allow_noop: bool = False) -> AdapterLoaded:
         await asyncio.sleep(0)
         return AdapterLoaded(key=key, kind="lora", nbytes=1, num_virtual_tokens=0)
 

@@ -76,14 +76,14 @@ class ToyEngine(EngineClient):
                 waiting.set_exception(EngineUnavailableError("it died"))
 
     @override
-    async def load_adapter(self, key: AdapterKey, path: Path, *, allow_noop: bool = False) -> AdapterLoaded:
+    async def load_adapter(self, key: AdapterKey, path: Path, *others: Path, allow_noop: bool = False) -> AdapterLoaded:
         if not self._ready:
             raise EngineUnavailableError("it is down")
         self.loads.append(key)
         await self._turn(key)
-        if path.name not in self.weights:
+        if not {path.name, *(other.name for other in others)} <= self.weights.keys():
             raise PackageError("it is broken")
-        nbytes = self.weights[path.name]
+        nbytes = sum(self.weights[package.name] for package in (path, *others))
         if self._max_bytes and sum(self.weigh.values()) + nbytes > self._max_bytes:
             raise BudgetError("there is no room", code=ADAPTER_MEMORY, nbytes=nbytes)
         assert key not in self.weigh, "one load for all"

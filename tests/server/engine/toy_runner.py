@@ -7,12 +7,14 @@ a block overwritten too early changes them. Slots never written hold NaN.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from adapters.combining import Member, combine
 from adapters.errors import PackageError
 from adapters.ops import Adapter, LowRank, PrefixKV, PromptEmbeds
 from server.adapter_key import AdapterKey
@@ -58,6 +60,9 @@ class ToyRunner:
         if not path.exists():
             raise PackageError("there is no package")
         return PreparedAdapter(compile_toy(load_file(path)), {"read": 0.1, "copy": 0.0})
+
+    def combine(self, members: Sequence[Member]) -> PreparedAdapter:
+        return PreparedAdapter(combine(members), {"combine": 0.0})
 
     def weight(self, adapter: Adapter) -> int:
         return adapter.nbytes
