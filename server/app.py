@@ -38,6 +38,7 @@ from server.api.body_limits import BodyBudget, BodyLimit, BodyRule
 from server.api.context import Admission, ServerContext
 from server.api.middleware import RequestLog, RootPath
 from server.api.origins import Cors
+from server.api.responses import routes as responses
 from server.api.routing import PlainPath
 from server.api.shadow import Shadows
 from server.catalog.canary import CanaryControl
@@ -218,6 +219,7 @@ OnStarted = Callable[[EngineStartError | None], None]
 UPLOAD_PATH = "/v1/adapters"
 ROUTERS = (
     completions.router,
+    responses.router,
     models.router,
     admin.router,
     traffic.router,

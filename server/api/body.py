@@ -131,20 +131,21 @@ def _check_conversation(raw: bytes, config: ServerConfig) -> None:
     data = _ANYTHING.validate_json(raw)
     if not isinstance(data, dict):
         return
-    messages = data.get("messages")
+    field = "input" if "input" in data and "messages" not in data else "messages"
+    messages = data.get(field)
     if isinstance(messages, list) and len(messages) > config.max_messages:
         raise ApiError(
             400,
-            f"messages: {len(messages)} messages; one request may have {config.max_messages} (--max-messages)",
-            param="messages",
+            f"{field}: {len(messages)} messages; one request may have {config.max_messages} (--max-messages)",
+            param=field,
             code="array_above_max_length",
         )
     data.pop("prompt", None)  # how long it may be is a matter of the base's context
     if (count := count_characters(data)) > config.max_prompt_chars:
         raise ApiError(
             400,
-            f"messages: with everything that goes to the chat template they hold {count} characters; one request may "
+            f"{field}: with everything that goes to the chat template they hold {count} characters; one request may "
             f"hold {config.max_prompt_chars} (--max-prompt-chars)",
-            param="messages",
+            param=field,
             code="string_above_max_length",
         )

@@ -24,7 +24,7 @@ from server.api.files import FILES_PATH, UPLOADED
 from server.api.keys import RotationBody
 from server.api.sources import SourceBody
 from server.api.traffic import AbortBody, PromoteBody
-from server.api.wire import SamplingBody, Wire
+from server.api.wire import Wire
 from server.catalog.files import MAX_EXPIRY, MIN_EXPIRY
 
 _OPTIONAL: dict[str, type[Wire]] = {
@@ -129,7 +129,7 @@ def _complete(operation: dict[str, Any], method: str, route: APIRoute) -> None:
     elif route.path == FILES_PATH and method == "POST":
         operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": _FILE}}}
     answers = {"text/plain": {"schema": _TEXT}} if route.path == "/metrics" else {"application/json": {"schema": {}}}
-    if body is not None and issubclass(body, SamplingBody):
+    if body is not None and "stream" in body.model_fields:
         answers["text/event-stream"] = {"schema": _TEXT}
     error = {"application/json": {"schema": {"$ref": _REF.format(model="Error")}}}
     operation["responses"] = {

@@ -1,0 +1,1 @@
+"""OpenAI's Responses: requests read as chats, answers written as items and events."""
