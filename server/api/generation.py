@@ -17,7 +17,7 @@ from server.api.prepare import Job, Prompt
 from server.catalog.registry import Lease
 from server.engine.ipc.client import LONG_PROMPT, EngineClient
 from server.engine.messages import EngineRequest, FinishReason, RequestOutput, TokenLogprobs
-from server.errors import RequestTimeoutError, UnknownModelError
+from server.errors import InvalidRequestError, RequestTimeoutError, UnknownModelError
 from server.metrics import RequestClock
 from server.text.detokenize import IncrementalDecoder, OutputText, PlacedToken, StopFinder
 from server.text.output.parts import Part, ToolCallBegin
@@ -219,6 +219,8 @@ class Sequence:
     def _check(self, output: RequestOutput) -> None:
         if output.finish_reason is FinishReason.ERROR:
             self._end("error")
+            if output.is_refusal:
+                raise InvalidRequestError(output.error or "no reason given")
             raise GenerationError(output.error or "no reason given")
         if output.finish_reason is FinishReason.ABORT:  # not by us: we leave without waiting for the answer
             self._end("abort")

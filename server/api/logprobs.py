@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from bases.token_spelling import readable
 from server.api.outputs import TokenEntry
 from server.engine.messages import TokenLogprobs
 from server.text.detokenize import IncrementalDecoder
 from server.text.echo import place_prompt
-from server.text.token_spelling import readable
 from server.text.tokenizer import TextProcessor
 
 LEAST = -9999.0  # JSON has no minus infinity; other servers write this too

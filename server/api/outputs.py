@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from bases.token_spelling import INSIDE
 from server.engine.messages import TokenLogprobs
 from server.text.output.parts import AssistantMessage, Part
-from server.text.token_spelling import INSIDE
 
 
 class TokenEntry(msgspec.Struct, frozen=True, gc=False):

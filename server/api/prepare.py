@@ -21,7 +21,7 @@ from server.adapter_key import AdapterKey
 from server.api.context import ServerContext
 from server.api.wire import ChatCompletionBody, CompletionBody, ModelBody, SamplingBody
 from server.catalog.registry import Registry
-from server.engine.messages import EngineRequest, SamplingParams
+from server.engine.messages import EngineRequest, SamplingParams, SpelledToken
 from server.errors import InvalidRequestError
 from server.text.output.parts import MessageParser, PlainParser
 from server.text.template_form import content_text
@@ -102,6 +102,7 @@ class Job:
 
     def requests(self) -> list[EngineRequest]:
         """One engine request per sequence; sequence i of a prompt has seed + i."""
+        added = self._added_tokens()
         return [
             EngineRequest(
                 request_id=f"{self.id}-{p * self.n + i}",
@@ -112,10 +113,18 @@ class Job:
                 tenant=self.tenant,
                 weight=self.weight,
                 priority=self.priority,
+                added_tokens=added,
             )
             for p, prompt in enumerate(self.prompts)
             for i in range(self.n)
         ]
+
+    def _added_tokens(self) -> tuple[SpelledToken, ...]:
+        """What the engine has to know of an adapter's tokens to follow a grammar."""
+        if not self.sampling.grammar:
+            return ()
+        text = self.tokenizer
+        return tuple(SpelledToken(token.id, text.token_bytes(token.id), token.special) for token in text.added)
 
 
 def asked_model(registry: Registry, body: ModelBody) -> str:

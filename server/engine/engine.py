@@ -6,8 +6,9 @@ Single-threaded but for the loader of adapters; knows token ids only. Whoever ca
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from server.engine.adapter_manager import AdapterManager
 from server.engine.block_manager import BlockManager
 from server.engine.draft_size import DraftSize
 from server.engine.executor import Executor, Runner, StepResult, scheduled_work
+from server.engine.grammar_compiler import GrammarCompiler
 from server.engine.messages import (
     EngineRequest,
     EngineStats,
@@ -31,6 +33,8 @@ from server.engine.sampling.sampler import Sampler
 from server.engine.scheduler import Scheduler, SchedulerConfig, SchedulerOutput
 from server.engine.step_budget import StepBudget
 from server.engine.tried import TriedContents
+from server.engine.vocabulary import base_vocabulary
+from server.errors import InvalidRequestError
 
 KV_EXHAUSTED = "The prompt does not fit into the KV cache beside the resident prefix adapters."
 NOT_RESIDENT = "The adapter {} is not loaded."
@@ -53,6 +57,7 @@ class Engine:
 
     def __init__(self, runner: Runner, config: EngineConfig) -> None:
         self.runner = runner
+        self.grammars = GrammarCompiler(partial(base_vocabulary, config))
         blocks = BlockManager(runner.num_blocks, runner.block_size)
         bounds = SchedulerConfig(
             max_num_batched_tokens=config.max_num_batched_tokens,
@@ -124,11 +129,13 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether ``step`` has anything to do, be it to wait a moment for an adapter that is being loaded."""
-        return bool(self._outputs) or self.scheduler.has_work or self.adapters.has_work
+        waits = self.adapters.has_work or self.grammars.is_busy
+        return bool(self._outputs) or self.scheduler.has_work or waits
 
     def step(self) -> list[FromEngine]:
         """Compute one step for all requests that are scheduled, and return everything there is to tell."""
         self._install_adapters()
+        self._install_grammars()
         started = time.monotonic()
         self._draft()
         scheduled = self.scheduler.schedule(self._budget.prompt_tokens(), self._rows.fixed_rows)
@@ -166,8 +173,10 @@ class Engine:
         )
 
     def close(self) -> None:
-        """Stop the loader thread."""
+        """Stop the threads that load adapters, compile grammars and compute masks."""
         self.adapters.close()
+        self.grammars.close()
+        self._executor.close()
 
     def check_integrity(self) -> None:
         """Raise AssertionError unless all bookkeeping is consistent. May be called between any two calls."""
@@ -178,7 +187,7 @@ class Engine:
 
     def _install_adapters(self) -> None:
         if not (self.scheduler.has_work or self._outputs or self.adapters.events):
-            self.adapters.wait(IDLE_WAIT)
+            (self.grammars if self.grammars.is_busy else self.adapters).wait(IDLE_WAIT)
         for key in self.adapters.install_prepared(self._budget.pause()):
             for request in self.scheduler.pop_blocked(key):
                 if key in self.scheduler.slots:
@@ -187,10 +196,31 @@ class Engine:
                     self._end(request, FinishReason.ERROR, NOT_RESIDENT.format(key))
             self.adapters.settle(key)
 
+    def _install_grammars(self) -> None:
+        for key in self.grammars.ended():
+            for request in self.scheduler.pop_blocked(key):
+                self._enqueue(request)
+            self.grammars.settle(key)
+
+    def _awaited(self, request: Request) -> Hashable:
+        """What a request has to wait for before it can run, beside its adapter. Raises InvalidRequestError."""
+        if not request.wants_grammar:
+            return None
+        key = request.sampling.grammar, request.added_tokens
+        request.grammar = self.grammars.get(key)
+        return key if request.grammar is None else None
+
     def _enqueue(self, request: Request) -> None:
         """Hand a request to the scheduler, unless it is known already that it can never run."""
         slot = self.scheduler.slots.get(request.adapter)
+        awaits: Hashable = None
         if slot is not None:
+            try:
+                awaits = self._awaited(request)
+            except InvalidRequestError as error:
+                self._end(request, FinishReason.ERROR, str(error), is_refusal=True)
+                return
+        if slot is not None and awaits is None:
             request.attach(slot.num_virtual_tokens, self.runner.max_model_len, self.runner.start_ids)
             request.activate_from = activation_start(request.prompt_ids, slot.invocation_tokens)
             vocab_size = slot.vocab_size or self.runner.vocab_size
@@ -198,7 +228,7 @@ class Engine:
             if problem is not None:
                 self._end(request, FinishReason.ERROR, problem)
                 return
-        self.scheduler.add(request)
+        self.scheduler.add(request, awaits)
 
     def _draft(self) -> None:
         """Guess how running requests go on, where it pays to have guesses computed with the next step."""
@@ -212,6 +242,8 @@ class Engine:
             generating = min(generating, self.scheduler.num_rows)
         for (request, lookup), count in zip(able, self._draft_size.share(generating, chances), strict=True):
             request.draft = lookup.guess(count)
+            if request.draft and request.grammar is not None:
+                del request.draft[request.grammar.fitting(request.draft) :]
 
     def _mark_scheduled(self, scheduled: SchedulerOutput, now: float) -> None:
         for request_id in scheduled.num_tokens:
@@ -233,7 +265,7 @@ class Engine:
     def _update(self, result: StepResult) -> None:
         request = result.work.request
         if result.error is not None:
-            self._end(request, FinishReason.ERROR, result.error)
+            self._end(request, FinishReason.ERROR, result.error, is_refusal=result.is_refusal)
             return
         first = request.num_output_tokens == 0
         tokens, reason = self._append(request, result.tokens)
@@ -248,6 +280,8 @@ class Engine:
     def _append(self, request: Request, tokens: list[int]) -> tuple[list[int], FinishReason | None]:
         """Add tokens up to one that ends the request; returns those added, and why it is over, if it is."""
         for i, token in enumerate(tokens):
+            if i and not request.may_follow(token):
+                return tokens[:i], None
             reason = request.append(token)
             self.scheduler.waiting.charge_output(request)
             if reason is not None:
@@ -271,13 +305,14 @@ class Engine:
         finish_reason: FinishReason | None,
     ) -> None:
         """Report progress of a request; the ``first`` report also says how it started, the last one ends it."""
+        ended = finish_reason is FinishReason.STOP
         untold = request.sampling.prompt_logprobs is not None and len(request.prompt_ids) == 1
         self._outputs.append(
             RequestOutput(
                 request_id=request.request_id,
                 token_ids=tokens,
                 finish_reason=finish_reason,
-                stop_token_id=tokens[-1] if finish_reason is FinishReason.STOP else None,
+                stop_token_id=tokens[-1] if ended and tokens[-1] in request.stop_ids else None,
                 logprobs=result.logprobs and result.logprobs[: len(tokens)],
                 prompt_logprobs=[None] if first and untold else None,
                 cached_tokens=request.num_cached_tokens if first else 0,
@@ -289,9 +324,13 @@ class Engine:
         if finish_reason is not None:
             self._forget(request)
 
-    def _end(self, request: Request, reason: FinishReason, error: str | None = None) -> None:
+    def _end(
+        self, request: Request, reason: FinishReason, error: str | None = None, *, is_refusal: bool = False
+    ) -> None:
         """End a request without a further token."""
-        self._outputs.append(RequestOutput(request_id=request.request_id, finish_reason=reason, error=error))
+        self._outputs.append(
+            RequestOutput(request_id=request.request_id, finish_reason=reason, error=error, is_refusal=is_refusal)
+        )
         self._forget(request)
 
     def _forget(self, request: Request) -> None:

@@ -7,6 +7,7 @@ it knows ``Runner``: architecture, quantization, device and adapter mathematics 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -22,6 +23,7 @@ from adapters.ops import Adapter
 from server.adapter_key import AdapterKey
 from server.engine.messages import TokenLogprobs
 from server.engine.request import Request
+from server.engine.sampling.masks import Masker, Masks, Row
 from server.engine.sampling.sampler import NonFiniteLogitsError, Sampler, token_logprobs, token_ranks
 from server.engine.scheduler import SchedulerOutput
 from server.model.host_tier import HostTier
@@ -206,13 +208,17 @@ NON_FINITE = "The model computed values that are not finite for this request; it
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step found for one request: tokens if one was due, several if drafted ones hold, or why it failed."""
+    """What a step found for one request: tokens if one was due, several if drafted ones hold, or why it failed.
+
+    It ``is_refusal`` where the request itself is why.
+    """
 
     work: Work
     tokens: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     error: str | None = None
+    is_refusal: bool = False
 
 
 class Executor:
@@ -222,6 +228,11 @@ class Executor:
         self.passes = 0  # begun so far, to tell a long step from a hung one
         self._runner = runner
         self._sampler = sampler
+        self._masker = Masker()
+
+    def close(self) -> None:
+        """Let go of threads."""
+        self._masker.close()
 
     def run(self, work: Sequence[Work]) -> list[StepResult]:
         """Results in the order of ``work``. What raises is run again in halves, down to the single request.
@@ -244,12 +255,22 @@ class Executor:
 
     def _run(self, batch: Batch) -> list[StepResult]:
         self.passes += 1
-        logits = self._runner.execute(batch.inputs)
+        masking = self._masker.begin([Row(work.request, work.draft) for work in batch.work if work.samples])
+        try:
+            logits = self._runner.execute(batch.inputs)
+        finally:
+            masks = Masks({}, {}) if masking is None else masking.result()
         every_row = len(batch.sample_rows) == len(logits)
-        sampled = self._sampler.sample(logits if every_row else logits[batch.sample_rows], batch.sampling, batch.ahead)
+        sampled = self._sampler.sample(
+            logits if every_row else logits[batch.sample_rows], batch.sampling, batch.ahead, masks.of(batch.sampling)
+        )
         chosen = iter(zip(sampled.token_ids, sampled.logprobs, strict=True))
         results = []
         for work, rows in zip(batch.work, batch.prompt_rows, strict=True):
+            if (reason := masks.stuck.get(work.request.request_id)) is not None:
+                deque(islice(chosen, work.num_samples), maxlen=0)
+                results.append(StepResult(work, error=reason, is_refusal=True))
+                continue
             kept = _without_refused(list(islice(chosen, work.num_samples)), work.draft)
             told = [logprobs for _, logprobs in kept if logprobs is not None]
             prompt_logprobs = _prompt_logprobs(work, logits[rows.start : rows.stop]) if rows else []

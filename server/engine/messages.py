@@ -29,8 +29,10 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     one when the client gives none. ``logprobs`` n asks for the n most likely tokens besides the chosen one (0: only
     the chosen); None for none. ``prompt_logprobs`` likewise for prompt tokens. ``stop_token_ids`` end the output,
     as the base's end-of-sequence ids do unless ``ignore_eos``; neither before ``min_tokens``. Outputs are of
-    ``allowed_token_ids`` alone, unless that is empty, and hold none of the token sequences ``bad_words``. Without
-    ``speculation`` no tokens are drafted; outputs are the same.
+    ``allowed_token_ids`` alone, unless that is empty, and hold none of the token sequences ``bad_words``. They follow
+    ``grammar``, in llguidance's own form (``server.text.grammars`` writes it), unless that is empty: they end where it
+    allows no more, before ``min_tokens`` as well, and elsewhere only where it is satisfied. Without ``speculation`` no
+    tokens are drafted; outputs are the same.
     """
 
     max_tokens: int
@@ -46,6 +48,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     logit_bias: dict[int, float] = {}
     allowed_token_ids: tuple[int, ...] = ()
     bad_words: tuple[tuple[int, ...], ...] = ()
+    grammar: str = ""
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
@@ -66,6 +69,14 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, gc=False):
     rank: int = 0
 
 
+class SpelledToken(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a token writes that an adapter has beside its base's tokenizer. ``special`` ones are no text."""
+
+    token_id: int
+    spelt: bytes
+    special: bool
+
+
 # ---- to the engine ----
 
 
@@ -73,7 +84,8 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True, tag="submit"):
     """One sequence to continue. The API fans ``n`` out into n of these.
 
     ``tenant`` says whose it is (its key's identity). Service is shared between tenants and between adapters by
-    ``weight``, among requests of equal ``priority``; those of a higher one come first.
+    ``weight``, among requests of equal ``priority``; those of a higher one come first. ``added_tokens`` are told with a
+    grammar, for which alone the engine has to know what tokens write.
     """
 
     request_id: str
@@ -84,6 +96,7 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True, tag="submit"):
     tenant: str = ""
     weight: float = 1.0
     priority: int = 0
+    added_tokens: tuple[SpelledToken, ...] = ()
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
@@ -144,7 +157,8 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     token that ended the request, if one did. ``prompt_logprobs`` comes in parts, as they are computed, the last before
     the first token or with it: joined, entry i is for prompt token i, None for the first. ``queued_seconds`` (arrival
     to first scheduling) and ``cached_tokens`` come with the first token. Of ``drafted_tokens`` computed in addition,
-    ``accepted_tokens`` are among ``token_ids``. ``error`` is set exactly when ``finish_reason`` is ERROR.
+    ``accepted_tokens`` are among ``token_ids``. ``error`` is set exactly when ``finish_reason`` is ERROR; it
+    ``is_refusal`` where the request is to blame, and can never be computed.
     """
 
     request_id: str
@@ -158,6 +172,7 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     error: str | None = None
+    is_refusal: bool = False
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

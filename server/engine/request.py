@@ -5,7 +5,7 @@ Knows neither the other requests nor the model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import chain
@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.adapter_key import AdapterKey
-from server.engine.messages import EngineRequest, FinishReason, SamplingParams
+from server.engine.grammar import OutputGrammar
+from server.engine.messages import EngineRequest, FinishReason, SamplingParams, SpelledToken
 from server.engine.prompt_lookup import PromptLookup
 from server.model.inputs import NEVER, VIRTUAL
 
@@ -35,7 +36,7 @@ def activation_start(prompt_ids: Sequence[int], invocation_tokens: Sequence[int]
 
 
 class RequestStatus(Enum):
-    """Where a request is. BLOCKED: its adapter is still being loaded."""
+    """Where a request is. BLOCKED: its adapter is still being loaded, or its grammar compiled."""
 
     BLOCKED = auto()
     WAITING = auto()
@@ -112,7 +113,8 @@ class Request:
     ``num_computed_tokens`` have their KV in ``block_table``; the first ``num_published_blocks`` of those blocks need
     no publishing in the prefix cache (any more). ``arrival`` numbers the requests of an engine. The adapter acts from
     position ``activate_from`` on. ``draft`` are tokens guessed to follow ``token_ids``, of the next step alone.
-    Of its prompt ``num_charged_tokens`` need not be paid for (any more).
+    Of its prompt ``num_charged_tokens`` need not be paid for (any more). While it is BLOCKED it ``awaits`` its adapter,
+    or that its ``grammar`` is compiled.
     ``last_step`` is the number of the step that computed it last. It ``is_overdue`` where it was let in because its
     like had waited too long; nobody's turn ends it then.
     """
@@ -150,6 +152,9 @@ class Request:
     bad_words: BadWords | None = None
     draft: list[int] = field(default_factory=list)
     lookup: PromptLookup | None = None
+    added_tokens: tuple[SpelledToken, ...] = ()
+    grammar: OutputGrammar | None = None
+    awaits: Hashable = None
 
     @classmethod
     def make(
@@ -170,6 +175,7 @@ class Request:
             tenant=message.tenant,
             weight=message.weight,
             priority=message.priority,
+            added_tokens=message.added_tokens,
             history=TokenHistory(message.prompt_ids) if penalized else None,
             bias=TokenBias(sampling.logit_bias) if sampling.logit_bias else None,
             allowed=np.unique(sampling.allowed_token_ids).astype(np.int64) if sampling.allowed_token_ids else None,
@@ -250,13 +256,27 @@ class Request:
             return ends
         return ends + self.bad_words.last_tokens(self.token_ids, self.num_output_tokens)
 
+    @property
+    def wants_grammar(self) -> bool:
+        """Whether it follows a grammar that has not been compiled yet."""
+        return bool(self.sampling.grammar) and self.grammar is None
+
+    def may_follow(self, token: int) -> bool:
+        """Whether the grammar, if there is one, goes on with a token that was chosen behind drafted ones."""
+        return self.grammar is None or token in self.stop_ids or self.grammar.fitting([token]) == 1
+
     def append(self, token: int) -> FinishReason | None:
-        """Add a sampled token; returns why the request is over, if it is."""
+        """Add a sampled token; returns why the request is over, if it is.
+
+        An end that the grammar leaves no choice but to take is one before ``min_tokens``, too.
+        """
         may_stop = not self.forbids_stop
         self.token_ids.append(token)
         if self.history is not None:
             self.history.add(token)
         if may_stop and token in self.stop_ids:
+            return FinishReason.STOP
+        if self.grammar is not None and (not self.grammar.take(token) or self.grammar.is_complete):
             return FinishReason.STOP
         return FinishReason.LENGTH if self.num_output_tokens >= self.max_tokens else None
 

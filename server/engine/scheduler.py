@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 
 from server.adapter_key import AdapterKey
@@ -82,7 +82,7 @@ class Scheduler:
         self.requests: dict[str, Request] = {}
         self.running: list[Request] = []
         self.waiting = FairQueue(fair=config.fair)
-        self.blocked: dict[AdapterKey, list[Request]] = {}
+        self.blocked: dict[Hashable, list[Request]] = {}
         self.slots: dict[AdapterKey | None, AdapterSlot] = {None: AdapterSlot()}
         self._loans: list[Loan] = []
         self._clock = clock
@@ -95,16 +95,16 @@ class Scheduler:
 
     # ---- requests come and go ----
 
-    def add(self, request: Request) -> None:
-        """Queue a request; when its adapter is not resident yet, it waits aside until ``pop_blocked``."""
+    def add(self, request: Request, awaits: Hashable = None) -> None:
+        """Queue a request; aside until ``pop_blocked`` where its adapter is not resident, or it ``awaits`` other."""
         self.requests[request.request_id] = request
-        if request.adapter in self.slots:
+        request.awaits = awaits if request.adapter in self.slots else request.adapter
+        if request.awaits is None:
             request.status = RequestStatus.WAITING
             self.waiting.enter(request)
             self.waiting.push(request)
         else:
-            assert request.adapter is not None
-            self.blocked.setdefault(request.adapter, []).append(request)
+            self.blocked.setdefault(request.awaits, []).append(request)
 
     def remove(self, request: Request) -> None:
         """Forget a request, wherever it is; its blocks are free at once."""
@@ -144,8 +144,8 @@ class Scheduler:
         """Let requests use an adapter; those that waited for it are due for ``pop_blocked`` and ``add``."""
         self.slots[key] = slot
 
-    def pop_blocked(self, key: AdapterKey) -> Iterator[Request]:
-        """Take out the requests that wait for an adapter to become resident, one by one: the others still use it."""
+    def pop_blocked(self, key: Hashable) -> Iterator[Request]:
+        """Take out the requests that wait for ``key``, an adapter or other, one by one: the rest still use it."""
         while key in self.blocked:
             request = self.blocked[key][0]
             self._remove_blocked(request)
@@ -421,10 +421,9 @@ class Scheduler:
     # ---- integrity ----
 
     def _remove_blocked(self, request: Request) -> None:
-        assert request.adapter is not None
-        self.blocked[request.adapter].remove(request)
-        if not self.blocked[request.adapter]:
-            del self.blocked[request.adapter]
+        self.blocked[request.awaits].remove(request)
+        if not self.blocked[request.awaits]:
+            del self.blocked[request.awaits]
 
     def _all_blocked(self) -> Iterator[Request]:
         for requests in self.blocked.values():
@@ -438,7 +437,8 @@ class Scheduler:
         ]
 
     def _check_request(self, request: Request) -> None:
-        assert (request.adapter in self.slots) == (request.status is not RequestStatus.BLOCKED)
+        assert (request.awaits is None) == (request.status is not RequestStatus.BLOCKED)
+        assert request.adapter in self.slots or request.awaits == request.adapter
         if request.status is not RequestStatus.RUNNING:
             assert not request.block_table, "only running requests hold blocks"
             assert request.num_computed_tokens == 0

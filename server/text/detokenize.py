@@ -10,7 +10,7 @@ import codecs
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from server.text.token_spelling import CONTINUATION, first_chars
+from bases.token_spelling import CONTINUATION, first_chars
 from server.text.tokenizer import TextProcessor
 
 _Utf8 = codecs.getincrementaldecoder("utf-8")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from bases.token_spelling import is_text
 from server.text.detokenize import IncrementalDecoder, PlacedToken
-from server.text.token_spelling import is_text
 from server.text.tokenizer import TextProcessor
 
 _NOT_BLANK = re.compile(r"\S+")

@@ -24,6 +24,7 @@ from adapters.package.added_tokens import AddedToken, check_added
 from adapters.package.chat_template import PackageChat
 from adapters.quoting import quote
 from bases.end_tokens import end_of_turn, end_token_ids
+from bases.token_spelling import INSIDE, TokenSpelling, readable
 from bases.tokenizer import load_tokenizer
 from server.errors import InvalidRequestError
 from server.text.adapter_templates import AdapterTemplates
@@ -32,7 +33,6 @@ from server.text.template_environment import Message
 from server.text.template_form import TemplateForm
 from server.text.template_reader import read_template
 from server.text.template_sandbox import TemplateOverrunError, TemplateSandbox
-from server.text.token_spelling import INSIDE, TokenSpelling, readable
 
 
 def tokens_beside(base: Tokenizer, tokens: Sequence[AddedToken]) -> tuple[AddedToken, ...]:
@@ -119,6 +119,7 @@ class TextProcessor:
         self._medium = ThreadPoolExecutor(1, "text")
         self._long = ThreadPoolExecutor(1, "long-text")
         self._longest = max(map(len, tokenizer.get_vocab()), default=1)
+        self.added: tuple[AddedToken, ...] = ()  # beside the base's
         self._use(tokenizer.backend_tokenizer)
 
     def _use(self, backend: Tokenizer) -> None:
@@ -158,6 +159,7 @@ class TextProcessor:
     def _extend(self, tokens: tuple[AddedToken, ...]) -> TextProcessor:
         found = copy.copy(self)
         found._use(extended_tokenizer(self._backend, tokens))
+        found.added = tokens
         found._longest = max(self._longest, *(len(token.content) for token in tokens))
         return found
 

@@ -1,4 +1,4 @@
-"""Changes to logits that a request asks for: bias, penalties, tokens it allows or forbids.
+"""Changes to logits that a request asks for: bias, penalties, its grammar, tokens it allows or forbids.
 
 Work is proportional to the tokens concerned, and to rows × vocabulary only where tokens are allowed or forbidden.
 """
@@ -12,24 +12,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from server.engine.grammar import Mask
 from server.engine.request import Request
 
 
 def needs_processing(request: Request) -> bool:
     """Whether any of the changes concerns the request's next token."""
-    if request.history or request.bias or request.allowed is not None or request.bad_words:
+    if request.history or request.bias or request.allowed is not None or request.bad_words or request.grammar:
         return True
     return bool(request.forbids_stop and request.stop_ids)
 
 
-def process_logits(logits: Tensor, requests: Sequence[Request]) -> Tensor:
+def process_logits(logits: Tensor, requests: Sequence[Request], masks: Sequence[Mask | None] = ()) -> Tensor:
     """``logits`` [n, vocab] of ``requests`` after bias, penalties, and what they allow and forbid; the input is kept.
 
-    No row is left without a token: what would forbid all that is allowed forbids nothing.
+    ``masks`` are of their grammars, one a row, None without. No row is left without a token: what would forbid all that
+    is allowed forbids nothing.
     """
     logits = logits.clone()
     _add_bias(logits, requests)
     _penalize(logits, requests)
+    _keep_grammatical(logits, masks)
     _keep_allowed(logits, requests)
     _forbid(logits, requests)
     return logits
@@ -61,6 +64,20 @@ def _penalize(logits: Tensor, requests: Sequence[Request]) -> None:
     values = logits[rows, tokens]
     values = torch.where(values > 0, values / repetition, values * repetition)
     logits[rows, tokens] = values - frequency * counts - presence * (counts > 0)
+
+
+def _keep_grammatical(logits: Tensor, masks: Sequence[Mask | None]) -> None:
+    """Tokens that a mask does not reach are not in it."""
+    masked = [(i, mask) for i, mask in enumerate(masks) if mask is not None]
+    if not masked:
+        return
+    width = logits.shape[1]
+    bits = np.zeros((len(masked), -(-width // 8)), dtype=np.uint8)
+    for line, (_, mask) in zip(bits, masked, strict=True):
+        line[: len(mask)] = mask[: len(line)]
+    forbidden = torch.from_numpy(np.unpackbits(bits, axis=1, count=width, bitorder="little") == 0).to(logits.device)
+    rows = [i for i, _ in masked]
+    logits[rows] = logits[rows].masked_fill_(forbidden, -torch.inf)
 
 
 def _keep_allowed(logits: Tensor, requests: Sequence[Request]) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hotkernels.logits import argmax, log_probabilities
+from server.engine.grammar import Mask
 from server.engine.messages import TokenLogprobs
 from server.engine.request import Request
 from server.engine.sampling.draw import Filters, draw, uniforms
@@ -61,10 +62,17 @@ class Sampler:
     """Greedy and random choice, in torch over all rows at once."""
 
     @torch.inference_mode()
-    def sample(self, logits: Tensor, requests: Sequence[Request], ahead: Sequence[int] = ()) -> SamplerOutput:
+    def sample(
+        self,
+        logits: Tensor,
+        requests: Sequence[Request],
+        ahead: Sequence[int] = (),
+        masks: Sequence[Mask | None] = (),
+    ) -> SamplerOutput:
         """The next token of each of ``requests``, whose logits are the rows of ``logits`` [n, vocab] fp32.
 
         Where row i is for a token behind the request's draft, ``ahead[i]`` is how many of that stand before it.
+        ``masks[i]`` says what its grammar allows there; empty where nobody follows one.
         Raises NonFiniteLogitsError when a row has NaN or +infinity, or nothing but -infinity.
         """
         if not requests:
@@ -72,18 +80,32 @@ class Sampler:
         best, tokens = argmax(logits)
         if not bool(torch.isfinite(best).all()):
             raise NonFiniteLogitsError("logits are not finite")
-        processed = logits
-        if any(map(needs_processing, requests)):
-            processed = process_logits(logits, requests)
-            best, tokens = argmax(processed)
-        rows = [i for i, r in enumerate(requests) if r.sampling.temperature > 0 and r.sampling.top_k != 1]
-        if len(rows) == len(requests):
-            tokens = _draw(processed, best, requests, ahead or [0] * len(requests))
-        elif rows:
-            some, places = [requests[i] for i in rows], [ahead[i] if ahead else 0 for i in rows]
-            tokens[rows] = _draw(processed[rows], best[rows], some, places)
+        ahead = ahead or [0] * len(requests)
+        changed = [i for i, request in enumerate(requests) if needs_processing(request)]
+        if len(changed) == len(requests):
+            processed = process_logits(logits, requests, masks)
+            tokens = _choose(processed, *argmax(processed), requests, ahead)
+        elif changed:  # the others' rows are not touched, nor copied
+            kept = logits[changed]
+            logits[changed] = process_logits(kept, [requests[i] for i in changed], [masks[i] for i in changed if masks])
+            best[changed], tokens[changed] = argmax(logits[changed])
+            tokens = _choose(logits, best, tokens, requests, ahead)
+            logits[changed] = kept
+        else:
+            tokens = _choose(logits, best, tokens, requests, ahead)
         token_ids: list[int] = tokens.tolist()
         return SamplerOutput(token_ids, _sample_logprobs(logits, token_ids, requests))
+
+
+def _choose(logits: Tensor, best: Tensor, tokens: Tensor, requests: Sequence[Request], ahead: Sequence[int]) -> Tensor:
+    """One token per row [n], with temperature by chance; ``tokens`` are the likeliest, ``best`` their logits."""
+    rows = [i for i, r in enumerate(requests) if r.sampling.temperature > 0 and r.sampling.top_k != 1]
+    if len(rows) == len(requests):
+        return _draw(logits, best, requests, ahead)
+    if rows:
+        some, places = [requests[i] for i in rows], [ahead[i] for i in rows]
+        tokens[rows] = _draw(logits[rows], best[rows], some, places)
+    return tokens
 
 
 def _draw(logits: Tensor, best: Tensor, requests: Sequence[Request], ahead: Sequence[int]) -> Tensor:

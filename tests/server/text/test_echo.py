@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bases.token_spelling import is_text
 from server.text.echo import echo_of, place_prompt
-from server.text.token_spelling import is_text
 from tests.server.text.tokenizer_kinds import KINDS, processor
 
 made = cache(processor)

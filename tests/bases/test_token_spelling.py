@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from adapters.package.added_tokens import AddedToken
+from bases.token_spelling import INSIDE, TokenSpelling, first_chars, readable
 from server.text.detokenize import IncrementalDecoder
-from server.text.token_spelling import INSIDE, TokenSpelling, first_chars, readable
 from tests.server.text.tokenizer_kinds import KINDS, number, processor
 
 made = cache(processor)

@@ -7,6 +7,7 @@ its tokens, joined. This module finds those bytes, so that text, streams and log
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
@@ -27,6 +28,7 @@ class TokenSpelling:
         self._byte_level = b'"ByteLevel"' in decoder
         self._byte_fallback = b'"ByteFallback"' in decoder
         self._looks_back = b'"BPEDecoder"' in decoder  # it writes a word's space with the next word
+        self._word_end = json.loads(decoder)["suffix"] if decoder.startswith(b'{"type":"BPEDecoder"') else ""
         self._special = {number for number, token in backend.get_added_tokens_decoder().items() if token.special}
         self.spell = lru_cache(MAX_SPELT)(self._spell)
 
@@ -57,6 +59,21 @@ class TokenSpelling:
             if self.shows(token_id, skip_special_tokens=skip_special_tokens):
                 yield self.spell(token_id, before)
                 before = self.after(token_id)
+
+    def table(self, size: int) -> list[bytes]:
+        """What each of the first ``size`` ids writes amid a text; nothing where there is no token.
+
+        Tokenizers that write a word's space with the next word are taken to write it with the word itself.
+        """
+        if not self._looks_back:
+            return [self._spell(number, INSIDE) for number in range(size)]
+        tokens = (self._backend.id_to_token(number) or "" for number in range(size))
+        return [(token.replace(self._word_end, " ") if self._word_end else token).encode() for token in tokens]
+
+    @property
+    def special_ids(self) -> list[int]:
+        """Tokens that are no text."""
+        return sorted(self._special)
 
     def _spell(self, token_id: int, before: int | None) -> bytes:
         """What a token writes; not always UTF-8, and nothing for an unknown token (cached as ``spell``)."""
