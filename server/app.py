@@ -36,7 +36,7 @@ from server.api import keys as key_routes
 from server.api.auth import check_stated
 from server.api.body_limits import BodyBudget, BodyLimit, BodyRule
 from server.api.context import Admission, ServerContext
-from server.api.middleware import RequestLog, RootPath
+from server.api.middleware import RequestLog, RootPath, Unversioned, unversioned
 from server.api.origins import Cors
 from server.api.responses import routes as responses
 from server.api.routing import PlainPath
@@ -279,8 +279,15 @@ def create_app(context: ServerContext, on_started: OnStarted | None = None) -> F
     budget = BodyBudget(int(max(config.max_bodies_mb, config.max_body_mb) * 2**20))
     app.add_middleware(RequestLog)
     app.add_middleware(BodyLimit, rule=_body_rule(context), budget=budget, seconds=config.body_seconds)
+    app.add_middleware(Unversioned, words=unversioned(route for router in ROUTERS for route in router.routes))
     if config.cors_origin:
-        app.add_middleware(Cors, origins=config.cors_origin)
+        app.add_middleware(
+            Cors,
+            origins=config.cors_origin,
+            methods=config.cors_method,
+            headers=config.cors_header,
+            credentials=config.cors_credentials,
+        )
     if config.root_path:
         app.add_middleware(RootPath, root_path=config.root_path)
     return app

@@ -32,6 +32,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?)/?")
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _PATH = re.compile(r"[A-Za-z0-9._~/-]+")
 _TEXT_OPTIONS = ("key", "secret", "token", "username", "password")  # though they may look like numbers
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.*")
@@ -118,6 +119,20 @@ def read_origin(text: str) -> str:
     return found[1]
 
 
+def _methods(value: object) -> list[str]:
+    methods = [text.upper() for text in _texts(value)]
+    if unknown := sorted(set(methods) - {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "*"}):
+        raise ValueError(f"--cors-method wants a method such as POST, not {unknown[0]!r}")
+    return methods
+
+
+def _header_names(value: object) -> list[str]:
+    names = _texts(value)
+    if wrong := [name for name in names if name != "*" and not _HEADER.fullmatch(name)]:
+        raise ValueError(f"--cors-header wants the name of a header such as x-team, not {wrong[0]!r}")
+    return names
+
+
 def _root_path(value: object) -> object:
     if isinstance(value, str) and value.strip("/"):
         if not _PATH.fullmatch(value):
@@ -158,6 +173,8 @@ KeyFiles = Annotated[tuple[bytes, ...], BeforeValidator(_digests_of_files)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Origins = Annotated[tuple[str, ...], BeforeValidator(_origins)]
+Methods = Annotated[tuple[str, ...], BeforeValidator(_methods)]
+HeaderNames = Annotated[tuple[str, ...], BeforeValidator(_header_names)]
 Paths = Annotated[tuple[str, ...], BeforeValidator(_texts)]
 Options = Annotated[tuple[tuple[str, Any], ...], BeforeValidator(_options)]
 StoreUrl = Annotated[str, BeforeValidator(_store_url)]
@@ -201,6 +218,16 @@ class ServerConfig(BaseModel):
     cors_origin: Annotated[
         Origins, Flag(ADDRESS, "origin whose web pages may use this server, as https://app.example; repeatable", "URL")
     ] = ()
+    cors_method: Annotated[
+        Methods, Flag(ADDRESS, "method that such pages may use (default: all); repeatable", "METHOD")
+    ] = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+    cors_header: Annotated[
+        HeaderNames, Flag(ADDRESS, "header that such pages may send (default: any); repeatable", "NAME")
+    ] = ("*",)
+    cors_credentials: Annotated[
+        bool, Flag(ADDRESS, "let such pages send cookies, which a proxy before this server may ask for")
+    ] = False
+    tokenizer_info: Annotated[bool, Flag(ADDRESS, "serve /tokenizer_info, the tokenizer's configuration")] = False
     docs: Annotated[bool, Flag(ADDRESS, "serve /openapi.json, and /docs made from it, to everybody")] = False
     api_key: Annotated[Keys, Flag(KEYS, "key for inference; repeatable", "KEY")] = ()
     api_key_file: Annotated[KeyFiles, Flag(KEYS, "file with one inference key a line; repeatable", "FILE")] = ()
@@ -326,6 +353,8 @@ class ServerConfig(BaseModel):
                 "--cors-origin * lets every web page use this server, and no key is asked for; give --api-key, or name "
                 "the origins"
             )
+        if "*" in self.cors_origin and self.cors_credentials:
+            raise ValueError("--cors-credentials lets pages of --cors-origin send cookies; name the origins, not *")
         self._engine = EngineConfig(**{name: getattr(self, name) for name in _ENGINE_SETTINGS})
         return self
 

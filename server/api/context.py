@@ -65,6 +65,7 @@ class Admission:
         self._limit = limit
         self._active: set[Place] = set()
         self._unread: dict[Place, None] = {}  # oldest first
+        self.requests = 0  # whose answers are being made
         self._closed = "the server is loading the base; try again"
         self._idle = asyncio.Event()
         self._idle.set()
@@ -109,9 +110,11 @@ class Admission:
         places = [Place(self, cut, holder) for _ in range(sequences)]
         self._active.update(places)
         self._idle.clear()
+        self.requests += 1
         try:
             yield places
         finally:
+            self.requests -= 1
             for place in places:
                 place.left()
 

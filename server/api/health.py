@@ -22,6 +22,13 @@ async def health(_: Open, admission: AdmissionDep, engine: EngineDep) -> Respons
     return json_response({"status": "ok"})
 
 
+@router.get("/ping", response_model=None)
+@router.post("/ping", response_model=None)
+async def ping(_: Open, admission: AdmissionDep, engine: EngineDep) -> Response:
+    """/health, by the name that platforms look for which host models."""
+    return await health(None, admission, engine)
+
+
 @router.get("/ready", response_model=None)
 async def ready(_: Open, admission: AdmissionDep, engine: EngineDep) -> Response:
     """Whether requests are served now; 503 while loading, restarting or draining."""
@@ -36,6 +43,12 @@ async def ready(_: Open, admission: AdmissionDep, engine: EngineDep) -> Response
 async def version(_: Open, context: ContextDep) -> Response:
     """The server's version."""
     return json_response({"version": context.version})
+
+
+@router.get("/load", response_model=None)
+async def load(_: MetricsKey, admission: AdmissionDep) -> Response:
+    """How many requests are being answered, as routers that balance between servers ask vLLM's."""
+    return json_response({"server_load": admission.requests})
 
 
 @router.get("/metrics", response_model=None)

@@ -6,9 +6,11 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.body_limits import route_path
@@ -17,6 +19,7 @@ from server.api.origins import check_host
 
 log = logging.getLogger("server.requests")
 
+VERSIONED = "/v1/"
 REQUEST_ID = "x-request-id"
 _SOUND_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 MAX_PATH = 500  # characters of a path that the log repeats
@@ -104,3 +107,26 @@ class RootPath:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         await self._app({**scope, "root_path": self._root_path}, receive, send)
+
+
+def unversioned(routes: Iterable[BaseRoute]) -> frozenset[str]:
+    """The first words behind /v1/ that are no paths of their own: what is below them is served without /v1 too."""
+    paths = [route.path for route in routes if isinstance(route, Route)]
+    own = {path.split("/")[1] for path in paths if not path.startswith(VERSIONED)}
+    return frozenset({path.removeprefix(VERSIONED).split("/")[0] for path in paths if path.startswith(VERSIONED)} - own)
+
+
+class Unversioned:
+    """A path that begins with one of ``words`` is the one below /v1, as clients ask whose address has no /v1."""
+
+    def __init__(self, app: ASGIApp, words: Collection[str]) -> None:
+        self._app = app
+        self._words = words
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] == "http":
+            path = route_path(scope)
+            if path.lstrip("/").partition("/")[0] in self._words:
+                scope = {**scope, "path": scope.get("root_path", "") + VERSIONED + path.lstrip("/")}
+        await self._app(scope, receive, send)

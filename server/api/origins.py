@@ -7,7 +7,7 @@ was made to point at this machine (DNS rebinding) shows itself in the Host.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
@@ -19,7 +19,6 @@ from server.api.error_responses import ApiError
 from server.settings import is_loopback_name, read_origin
 
 _HOST = re.compile(r"([A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~-]+)?\])(?::[0-9]*)?")
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _RATES = [f"x-ratelimit-{fact}-{what}" for fact in ("limit", "remaining", "reset") for what in ("requests", "tokens")]
 _EXPOSED = ("x-request-id", "x-hotswap-adapter", "x-should-retry", "retry-after", "retry-after-ms", "etag", *_RATES)
 
@@ -66,14 +65,17 @@ def _refused(why: str) -> ApiError:
 
 
 class Cors(CORSMiddleware):
-    """CORS for the origins an operator named: any headers, no cookies."""
+    """CORS for the origins, methods and headers an operator named; cookies of proxies pass with ``credentials``."""
 
-    def __init__(self, app: ASGIApp, origins: Collection[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, *, origins: Sequence[str], methods: Sequence[str], headers: Sequence[str], credentials: bool
+    ) -> None:
         super().__init__(
             app,
             allow_origins=origins,
-            allow_methods=_METHODS,
-            allow_headers=("*",),
+            allow_methods=methods,
+            allow_headers=headers,
+            allow_credentials=credentials,
             expose_headers=_EXPOSED,
             allow_private_network=True,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ from starlette.responses import Response
 from server.api.auth import Caller, InferenceKey
 from server.api.body import json_body
 from server.api.context import ContextDep, ServerContext
-from server.api.error_responses import json_response
+from server.api.error_responses import ApiError, json_response
 from server.api.large_answer import LargeAnswer, json_parts
 from server.api.prepare import asked_model, last_user_text, reads_plain_text
 from server.api.wire import DetokenizeBody, ModelBody, TokenizeBody
@@ -81,6 +82,19 @@ async def detokenize(
     tokenizer = _tokenizer(context, body, caller)
     text = await tokenizer.off_loop(len(body.tokens), partial(_decode, tokenizer, body.tokens))
     return json_response({"prompt": text})
+
+
+@router.get("/tokenizer_info", response_model=None)
+@router.get("/v1/tokenizer_info", response_model=None)
+async def tokenizer_info(_: InferenceKey, context: ContextDep) -> Response:
+    """The configuration of the base's tokenizer, with the chat template that is used; where the operator allows it."""
+    if not context.config.tokenizer_info:
+        raise ApiError(
+            404,
+            "this server does not tell its tokenizer's configuration; its operator can allow it with --tokenizer-info",
+            code="not_found",
+        )
+    return json_response(await asyncio.to_thread(context.text.configuration))
 
 
 def _decode(tokenizer: TextProcessor, tokens: list[int]) -> str:

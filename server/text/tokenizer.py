@@ -249,6 +249,23 @@ class TextProcessor:
         """The tokenizer saved in ``path``. Raises BaseModelError when there is none that can be read."""
         return cls(load_tokenizer(path, trust_remote_code), chat_template, sandbox)
 
+    def configuration(self) -> dict[str, Any]:
+        """What the tokenizer was loaded with, in JSON's own kinds, and the chat template that is used."""
+        kept = {name: value for name, value in self._hf.init_kwargs.items() if not name.endswith(("_file", "_path"))}
+        told = {name: _json_kind(value) for name, value in kept.items()}
+        added = {
+            str(token_id): {name: getattr(token, name) for name in _TOKEN_FACTS}
+            for token_id, token in sorted(self._hf.added_tokens_decoder.items())
+        }
+        return {
+            **{name: value for name, value in told.items() if value is not None},
+            **{name: str(token) for name, token in self._hf.special_tokens_map.items() if isinstance(token, str)},
+            "added_tokens_decoder": added,
+            "model_max_length": min(int(self._hf.model_max_length), 2**53),
+            "tokenizer_class": type(self._hf).__name__,
+            "chat_template": self._chat.source if self._chat is not None else None,
+        }
+
     @property
     def has_chat_template(self) -> bool:
         """Whether conversations can be rendered."""
@@ -360,6 +377,16 @@ class TextProcessor:
                 param="messages",
             )
         return self._chat
+
+
+_TOKEN_FACTS = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
+
+
+def _json_kind(value: Any) -> Any:
+    """``value``, or None for what is no plain value or list of texts."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return value
+    return value if isinstance(value, str | bool | float) or (type(value) is int and abs(value) < 2**53) else None
 
 
 def count_characters(value: Any) -> int:
