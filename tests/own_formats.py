@@ -34,7 +34,7 @@ def apply_own(model: Any, adapter: Path) -> Any:
         for name, tensor in tensors.items():
             model.get_parameter(name).copy_(tensor)
         return model
-    for module in {name.split(".bottleneck_")[0] for name in tensors}:
+    for module in {name.split(".bottleneck_")[0] for name in tensors if ".bottleneck_" in name}:
         down, up = (_linear(tensors, f"{module}.bottleneck_{part}") for part in ("down", "up"))
         inner = nn.Sequential(down, _ACTIVATIONS[config["activation"]], up)
         model.get_submodule(module).register_forward_hook(_residual(inner, config.get("scale", 1.0)))

@@ -70,6 +70,8 @@ def _check_encoder_decoder(config: TrainConfig) -> None:
     base = "the base is an encoder-decoder"
     if config.preference:
         raise ConfigError(f"preference: {base}, which is trained on prompts and answers only; leave this section out")
+    if config.reading:
+        raise ConfigError(f"task: {base}, and texts are read by decoders only; take another base")
     if config.training.packing:
         raise ConfigError(f"training.packing: {base}, whose rows have two parts; set it to false")
     if config.added_tokens:

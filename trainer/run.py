@@ -14,6 +14,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from adapters.package.manifest import DataRef
 from trainer.base_model import Base, fitted, load_base
 from trainer.config.schema import DIVIDED, TrainConfig
+from trainer.config.task import ReadingTask
 from trainer.data.batches import pack
 from trainer.data.disk import lengths_of
 from trainer.data.splits import progress_messages
@@ -23,6 +24,7 @@ from trainer.distributed.shards import put, shard
 from trainer.distributed.strategies import check_processes, undivided
 from trainer.errors import ConfigError, EvaluationError
 from trainer.evaluation.metrics import find_metrics
+from trainer.evaluation.metrics.reading import reading_metrics
 from trainer.evaluation.scoring import score_texts
 from trainer.export.result import export_result
 from trainer.loop.checkpoint import whole_parameters
@@ -58,7 +60,20 @@ def train(
             from trainer.preference.run import train_preference
 
             return train_preference(session)
+        if config.reading:
+            return _train_reading(session, config.reading)
         return _train(session)
+
+
+def _train_reading(session: TrainingSession, task: ReadingTask) -> RunResult:
+    from trainer.pooling.answers import Score
+    from trainer.pooling.run import train_pooled
+
+    def make_score(learned: str) -> Score:
+        names = reading_metrics(learned)
+        return Score(names, partial(score_texts, find_metrics(names)))
+
+    return train_pooled(session, task, make_score)
 
 
 def _train(session: TrainingSession) -> RunResult:

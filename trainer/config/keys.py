@@ -21,12 +21,15 @@ import msgspec
 from trainer.config.methods import METHODS, LoraMethod
 from trainer.config.preference import PREFERENCES
 from trainer.config.schema import StartConfig, TrainConfig
+from trainer.config.task import TASKS
 from trainer.config.yaml_text import ITEM
 from trainer.errors import ConfigError
 
 Struct = type[msgspec.Struct]
 START = "start"  # the section of StartConfig
-_KINDS = {"method": "method", "preference": "kind"}  # sections whose keys depend on their type, and what that is called
+# sections whose keys depend on their type, and what that is called
+_KINDS = {"method": "method", "preference": "kind", "task": "task"}
+_STRUCTS: dict[str, Mapping[str, Struct]] = {"method": METHODS, "preference": PREFERENCES, "task": TASKS}
 _PROSE = ("system_prompt", "prompt_prefix", "init_text")
 
 
@@ -48,7 +51,7 @@ def remove_unknown_kinds(raw: dict[str, Any]) -> Iterator[str]:
     if isinstance(method := raw.get("method"), dict):
         method.setdefault("type", LoraMethod.KIND)
     for section in _unknown_kinds(raw):
-        kinds = METHODS if section == "method" else PREFERENCES
+        kinds = _STRUCTS[section]
         kind = raw.pop(section).get("type")
         yield f"{section}.type: unknown {_KINDS[section]} {kind!r}; choose from {', '.join(kinds)}"
 
@@ -66,8 +69,8 @@ def remove_unknown_keys(raw: dict[str, Any]) -> Iterator[str]:
 
 def _unknown_kinds(raw: Mapping[str, Any]) -> list[str]:
     found = []
-    for section, kinds, default in (("method", METHODS, LoraMethod.KIND), ("preference", PREFERENCES, None)):
-        value = raw.get(section)
+    for section, kinds in _STRUCTS.items():
+        value, default = raw.get(section), LoraMethod.KIND if section == "method" else None
         if isinstance(value, Mapping) and value.get("type", default) not in list(kinds):
             found.append(section)
     return found
@@ -93,7 +96,7 @@ def infinite_numbers(raw: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 def is_section(key: str) -> bool:
     """Whether the dotted ``key`` names a group of keys."""
-    return key in ("method", "preference") or _struct_of(_known_keys({}).get(key)) is not None
+    return key in _KINDS or _struct_of(_known_keys({}).get(key)) is not None
 
 
 def choices_of(key: str, raw: Mapping[str, Any] | None = None) -> list[str]:
@@ -125,7 +128,7 @@ def is_prose(key: str) -> bool:
 def check_somewhere_known(key: str) -> None:
     """Raise ConfigError unless ``key``, dotted or flat, is one of some method or preference training."""
     first: ConfigError | None = None
-    for raw in (*({"method": {"type": kind}} for kind in METHODS), *({"preference": {"type": k}} for k in PREFERENCES)):
+    for raw in _every_kind():
         known = _known_keys(raw)
         if any(full == key or full.endswith(f".{key}") for full in known):
             return
@@ -138,15 +141,17 @@ def check_somewhere_known(key: str) -> None:
 
 def _known_keys(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """The type of every key, with those of the method and the preference training that ``raw`` names."""
-    return _keys_with(_type_of(raw, "method"), _type_of(raw, "preference"), raw.get("preference") is not None)
+    there = tuple(section for section in _KINDS if section == "method" or raw.get(section) is not None)
+    return _keys_with(tuple(_type_of(raw, section) for section in _KINDS), there)
 
 
 @functools.cache
-def _keys_with(method: str, preference: str, has_preference: bool) -> Mapping[str, Any]:
-    chosen: dict[str, Struct] = {"method": METHODS.get(method, LoraMethod)}
-    if preference in PREFERENCES:
-        chosen["preference"] = PREFERENCES[preference]
-    kinds = {f"{section}.type": str for section in (["method", "preference"] if has_preference else ["method"])}
+def _keys_with(types_of_kinds: tuple[str, ...], there: tuple[str, ...]) -> Mapping[str, Any]:
+    chosen: dict[str, Struct] = {"method": LoraMethod}
+    for section, kind in zip(_KINDS, types_of_kinds, strict=True):
+        if kind in _STRUCTS[section]:
+            chosen[section] = _STRUCTS[section][kind]
+    kinds = {f"{section}.type": str for section in there}
     return {**kinds, **_keys_of(TrainConfig, "", chosen), START: StartConfig, **_keys_of(StartConfig, f"{START}.", {})}
 
 
@@ -156,9 +161,13 @@ def _hints_of(key: str) -> tuple[Any, ...]:
     if key.endswith(ITEM):
         lists = [part for hint in _hints_of(key.removesuffix(ITEM)) for part in _alternatives(hint)]
         return tuple(typing.get_args(part)[0] for part in lists if typing.get_origin(part) is list)
-    kinds = [{"method": {"type": kind}} for kind in METHODS] + [{"preference": {"type": kind}} for kind in PREFERENCES]
-    known = [_known_keys(raw) for raw in kinds]
+    known = [_known_keys(raw) for raw in _every_kind()]
     return tuple(hint for keys in known for full, hint in keys.items() if full == key or full.endswith(f".{key}"))
+
+
+def _every_kind() -> list[dict[str, Any]]:
+    """A configuration for every kind of every section that has kinds."""
+    return [{section: {"type": kind}} for section, kinds in _STRUCTS.items() for kind in kinds]
 
 
 def _outer(key: str) -> list[str]:
@@ -214,6 +223,7 @@ def _unknown(key: str, known: Mapping[str, Any]) -> ConfigError:
     leaf = key.rsplit(".", 1)[-1]
     owners = [kind for kind, struct in METHODS.items() if leaf in struct.__struct_fields__]
     preferences = [kind for kind, struct in PREFERENCES.items() if leaf in struct.__struct_fields__]
+    tasks = [kind for kind, struct in TASKS.items() if leaf in struct.__struct_fields__]
     leaves = {full.rsplit(".", 1)[-1]: full for full in known}
     near = difflib.get_close_matches(key, known, 1, 0.6) or [
         leaves[close] for close in difflib.get_close_matches(leaf, leaves, 1, 0.6)
@@ -223,6 +233,8 @@ def _unknown(key: str, known: Mapping[str, Any]) -> ConfigError:
         hint = f"; it belongs to the method {' and '.join(owners)}"
     elif preferences and leaf not in leaves:
         hint = f"; it belongs to training with preference: {', '.join(preferences)}"
+    elif tasks and leaf not in leaves:
+        hint = f"; it belongs to the task {' and '.join(tasks)}"
     return ConfigError(f"unknown key {key!r}{hint}")
 
 

@@ -45,7 +45,7 @@ from trainer.config.yaml_text import ITEM, read_mapping, read_value, write
 from trainer.errors import ConfigError, Refusals
 from trainer.recipes import RECIPES
 
-_KINDS = ("method", "preference")  # sections whose keys depend on their type
+_KINDS = ("method", "preference", "task")  # sections whose keys depend on their type
 _WITHOUT_MODULES = ("full", "freeze")  # methods that train weights as they are
 _KIND_KEYS = {f"{kind}.type" for kind in _KINDS}
 _SHOWN = 60  # characters of a value that is refused
@@ -414,7 +414,7 @@ def _complete(config: TrainConfig) -> TrainConfig:
     if training.learning_rate is None:
         scale = config.preference.LEARNING_RATE_SCALE if config.preference else 1.0
         training = msgspec.structs.replace(training, learning_rate=config.method.default_learning_rate * scale)
-    if training.packing == "auto" and (config.preference or config.method.KIND in UNPACKABLE):
+    if training.packing == "auto" and (config.preference or config.reading or config.method.KIND in UNPACKABLE):
         training = msgspec.structs.replace(training, packing=False)
     if training.early_stopping:  # the last checkpoint is then one that was no better
         training = msgspec.structs.replace(training, best_checkpoint=True)
@@ -427,6 +427,7 @@ def _complete(config: TrainConfig) -> TrainConfig:
         data=data,
         training=training,
         preference=complete_preference(config.preference),
+        task=config.reading,
         added_tokens=_added_tokens(config),
         start_from=absolute(config.start_from) if config.start_from else None,
     )
@@ -435,8 +436,8 @@ def _complete(config: TrainConfig) -> TrainConfig:
 def _added_tokens(config: TrainConfig) -> list[str]:
     """Those that are asked for, otherwise those that the rows of a recipe are written with.
 
-    A preference run has those of what it starts from: its reference must know them.
+    A preference run has those of what it starts from: its reference must know them. A task that reads has none.
     """
-    if config.added_tokens is not None or config.preference or config.data.recipe not in RECIPES:
+    if config.added_tokens is not None or config.preference or config.reading or config.data.recipe not in RECIPES:
         return config.added_tokens or []
     return list(RECIPES[config.data.recipe].added_tokens)

@@ -11,6 +11,7 @@ from trainer.config.data import CALL_ROLE, ROLES, DataConfig, absolute
 from trainer.config.methods import FullMethod, Ia3Method, LoraMethod, PrefixMethod
 from trainer.config.preference import DpoPreference, GrpoPreference, KtoPreference, Preference, RewardPreference
 from trainer.config.schema import TrainConfig, TrainingConfig
+from trainer.config.task import ClassificationTask, EmbeddingTask, ReadingTask
 from trainer.errors import ConfigError
 
 
@@ -137,6 +138,47 @@ def _grpo_rules(preference: GrpoPreference, method: Any, training: TrainingConfi
         )
 
 
+def _task_rules(config: TrainConfig, task: ReadingTask) -> Iterator[str]:
+    kind, data, training = task.KIND, config.data, config.training
+    yield from _task_data_rules(kind, data)
+    if config.preference:
+        yield f"task: {kind} has no answers to compare; leave out task or preference"
+    if isinstance(config.method, FullMethod):
+        yield f"method.type: {kind} trains an adapter with a head of its own beside the base; choose another than full"
+    if config.start_from:
+        yield f"start_from: {kind} begins with the base; merge the adapter into one first (hotswap merge)"
+    if config.added_tokens:
+        yield f"added_tokens: {kind} reads with the base's own vocabulary; leave them out"
+    for key in ("exact_match_rows", "generate_rows"):
+        if getattr(training, key):
+            yield f"training.{key}: {kind} has no responses to match; leave it out"
+    if training.packing is True:
+        yield f"training.packing: {kind} reads whole rows, each by itself; set it to false"
+    one_of = isinstance(task, ClassificationTask) and not task.multi_label
+    if training.label_smoothing and not one_of:
+        yield "training.label_smoothing: only for classes of which a text has one; leave it out"
+    if isinstance(task, EmbeddingTask) and training.batch_size < 2:
+        yield "training.batch_size: embedding compares the rows of a batch with each other; give at least 2"
+    if isinstance(task, ClassificationTask) and task.labels is not None and len(set(task.labels)) < 2:
+        yield "task.labels: name at least two labels, each once"
+
+
+def _task_data_rules(kind: str, data: DataConfig) -> Iterator[str]:
+    """For keys under ``data`` that only answers have."""
+    if data.too_long == "split":
+        yield f"data.too_long: split is not for {kind}; choose drop, cut_start or cut_end"
+    if data.learn != "all_answers":
+        yield f"data.learn: {kind} learns no words of the rows; leave it out"
+    if data.shape not in ("auto", "text"):
+        yield f"data.shape: {kind} finds texts by the names of their columns; leave it out"
+    for key in ("max_prompt_length", "max_response_length"):
+        if getattr(data, key):
+            yield f"data.{key}: {kind} has texts, which data.max_length limits; leave it out"
+    for column in ("response", "input", "system", "history", "tools"):
+        if getattr(data.columns, column):
+            yield f"data.columns.{column}: {kind} does not read it; what is wanted of a text is in task.columns"
+
+
 UNPACKABLE = ("prefix", "prompt", "p_tuning")  # kinds with virtual tokens
 
 
@@ -156,6 +198,8 @@ def broken_rules(config: TrainConfig) -> Iterator[str]:
             added_tokens=bool(config.added_tokens),
             starts_from=bool(config.start_from),
         )
+    if config.reading:
+        yield from _task_rules(config, config.reading)
     yield from _start_rules(config)
     yield from _packing_rules(config)
     yield from _optimizer_rules(config)

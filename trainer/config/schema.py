@@ -12,6 +12,7 @@ from bases.names import Quantization, TrainedDtype
 from trainer.config.data import DataConfig
 from trainer.config.methods import LoraMethod, Method, Positive, PositiveFloat, Share
 from trainer.config.preference import Preference
+from trainer.config.task import GenerationTask, ReadingTask, Task
 
 Scheduler = Literal["linear", "cosine", "constant", "cosine_with_restarts", "polynomial", "inverse_sqrt"]
 Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "lion", "lion_8bit", "adafactor", "sgd"]
@@ -93,9 +94,15 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     method: Method = msgspec.field(default_factory=LoraMethod)
     training: TrainingConfig = msgspec.field(default_factory=TrainingConfig)
     preference: Preference | None = None
+    task: Task | None = None
     added_tokens: list[str] | None = None
     start_from: str | None = None
     trust_remote_code: bool = False
+
+    @property
+    def reading(self) -> ReadingTask | None:
+        """The task of an adapter that reads texts and writes none."""
+        return None if isinstance(self.task, GenerationTask) else self.task
 
 
 class StartConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -269,6 +269,10 @@ class ChatRenderer(Renderer):
     def prompt(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> TextSegment:
         return TextSegment(self._render(messages, tools, add_generation_prompt=True), learned=False)
 
+    def whole(self, messages: Sequence[Message]) -> str:
+        """``messages`` as they are read, not answered. Raises DroppedRow."""
+        return self._render(messages, (), add_generation_prompt=False)
+
     @override
     def said(self, conversation: Conversation, tools: Sequence[Any] = ()) -> Said:
         return self._said(conversation, tools, self.prompt(conversation[:-1], tools).text)

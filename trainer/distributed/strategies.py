@@ -70,6 +70,8 @@ def check_processes(config: TrainConfig, nproc: int | None = None) -> None:
         return
     if config.preference:
         raise ConfigError("preference: training from preferences works in one process; leave out --nproc")
+    if config.reading:
+        raise ConfigError(f"task: {config.reading.KIND} works in one process; leave out --nproc")
     batch = config.training.batch_size
     if batch % many:
         raise ConfigError(

@@ -124,6 +124,8 @@ def _summary(config: TrainConfig, base: Base) -> dict[str, Any]:
     training["max_length"] = config.data.max_length
     if config.preference:
         training |= summary_of(config.preference)
+    if config.reading:
+        training["task"] = config.reading.KIND
     return training
 
 

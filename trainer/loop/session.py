@@ -75,6 +75,8 @@ class TrainingSession:
         self.config = _resolved(config)
         if config.training.dtype == "float16" != self.config.training.dtype:
             display.message(f"float16 is for CUDA devices: this CPU computes in {self.config.training.dtype}")
+        self.scores: Sequence[str] = config.training.generate_metrics
+        """Names of what is measured at each evaluation beside the loss."""
         self._stop = StopCallback()
         self._records: list[MetricsFile | TensorBoardFile] = []
         self._cpu_began = 0.0
@@ -124,7 +126,7 @@ class TrainingSession:
             self._plot()
             return time.monotonic() - began
         trainer.remove_callback(PrinterCallback)
-        records = RecordCallback(self._records, self.display, trainer, self.config.training.generate_metrics)
+        records = RecordCallback(self._records, self.display, trainer, self.scores)
         for callback in (self._stop, early, records):
             if callback:
                 trainer.add_callback(callback)
@@ -167,7 +169,7 @@ class TrainingSession:
             best = self.config.training.best_checkpoint
             entry = min(validation, key=lambda entry: entry["eval_loss"]) if best else validation[-1]
             figures["validation_loss"] = entry["eval_loss"]
-            scores = [name for name in self.config.training.generate_metrics if f"eval_{name}" in entry]
+            scores = [name for name in self.scores if f"eval_{name}" in entry]
             figures |= {name: entry[f"eval_{name}"] for name in scores}
         figures["trainable_parameters"] = _count_trainable(trainer.model)
         figures["train_seconds"] = round(seconds, 3)
@@ -197,7 +199,8 @@ class TrainingSession:
 
 def describe(config: TrainConfig, base: Base, model: Any, *, train_rows: int, validation_rows: int) -> str:
     """The run in one line."""
-    method = f"{config.preference.KIND} of {config.method.KIND}" if config.preference else config.method.KIND
+    learned = config.preference or config.reading
+    method = f"{learned.KIND} of {config.method.KIND}" if learned else config.method.KIND
     quantize = "" if config.training.quantize == "none" else f" {config.training.quantize}"
     return (
         f"{method} on {base.name}{quantize} ({dtype_name(base.dtype)}): {_count_trainable(model):,} "

@@ -72,7 +72,46 @@ def raise_rate_of_b(optimizer: torch.optim.Optimizer, model: torch.nn.Module, ra
 _PARTS = 5  # evaluations and checkpoints in a run that does not say how many
 
 
-class AdapterTrainer(FiniteTraining, WholeCheckpoints, Trainer):  # type: ignore[misc]
+class MethodTrainer(FiniteTraining, WholeCheckpoints, Trainer):  # type: ignore[misc]
+    """What every trainer of ours does: a method's own dynamics, its learning rates, and the count of tokens."""
+
+    def __init__(self, model: Any, config: TrainConfig, identity: RunIdentity, **parts: Any) -> None:
+        super().__init__(model=model, **parts)
+        self._config = config.training
+        self.identity = identity
+        self._dynamics = dynamics_of(model)
+        if self._dynamics:
+            self.add_callback(DynamicsCallback(self._dynamics))
+        self.tokens_seen = 0  # by all processes together; padding not counted
+        self.model_accepts_loss_kwargs = True  # so that the labels of all accumulated batches are counted together
+        self.loss_is_scaled_for_ga = True
+
+    def mean_loss(self, losses: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
+        """The mean of ``losses`` over the whole accumulated batch of so many, this part's share of it."""
+        count = num_items_in_batch if num_items_in_batch is not None else losses.numel()
+        parts: int = self.accelerator.num_processes  # gradients are averaged over them, labels were summed
+        total = losses.sum()
+        if self._dynamics and self.model.training:  # its gradient alone: losses stay comparable between methods
+            penalty = self._dynamics.penalty() * losses.numel()
+            total = total + (penalty - penalty.detach())
+        return total / count * parts
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Tensor | int | None]:
+        """The batches of the next step and the number of their labels; their tokens are counted here."""
+        batches, labels = super().get_batch_samples(*args, **kwargs)
+        self.tokens_seen += processes.total(sum(map(_tokens_in, batches)))
+        return batches, labels
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """transformers' optimizer, with LoRA+'s learning rates where they are asked for."""
+        new = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if new and self._config.loraplus_lr_ratio:
+            raise_rate_of_b(optimizer, model or self.model, self._config.loraplus_lr_ratio)
+        return optimizer
+
+
+class AdapterTrainer(MethodTrainer):
     """Trains the adapter of a peft model on examples."""
 
     def __init__(
@@ -88,7 +127,9 @@ class AdapterTrainer(FiniteTraining, WholeCheckpoints, Trainer):  # type: ignore
         answers: ScoredAnswers | None = None,
     ) -> None:
         super().__init__(
-            model=model,
+            model,
+            config,
+            identity,
             args=arguments,
             data_collator=PackedCollator(base.pad_id) if packing else base.collator(),
             train_dataset=PackedDataset(data.train, packing) if packing else ExampleDataset(data.train, base.pad_id),
@@ -96,14 +137,6 @@ class AdapterTrainer(FiniteTraining, WholeCheckpoints, Trainer):  # type: ignore
         )
         self.head = LabelledHead(model)
         self._answers = answers
-        self._config = config.training
-        self.identity = identity
-        self._dynamics = dynamics_of(model)
-        if self._dynamics:
-            self.add_callback(DynamicsCallback(self._dynamics))
-        self.tokens_seen = 0  # by all processes together; padding not counted
-        self.model_accepts_loss_kwargs = True  # so that the labels of all accumulated batches are counted together
-        self.loss_is_scaled_for_ga = True
 
     def compute_loss(
         self,
@@ -116,19 +149,7 @@ class AdapterTrainer(FiniteTraining, WholeCheckpoints, Trainer):  # type: ignore
         labels = inputs.pop("labels")
         inputs.pop("num_tokens", None)
         losses = token_losses(self.head.logits(model, inputs, labels), labels, self._config.label_smoothing)
-        count = num_items_in_batch if num_items_in_batch is not None else losses.numel()
-        parts: int = self.accelerator.num_processes  # gradients are averaged over them, labels were summed
-        total = losses.sum()
-        if self._dynamics and model.training:  # its gradient alone: losses stay comparable between methods
-            penalty = self._dynamics.penalty() * losses.numel()
-            total = total + (penalty - penalty.detach())
-        return total / count * parts
-
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Tensor | int | None]:
-        """The batches of the next step and the number of their labels; their tokens are counted here."""
-        batches, labels = super().get_batch_samples(*args, **kwargs)
-        self.tokens_seen += processes.total(sum(map(_tokens_in, batches)))
-        return batches, labels
+        return self.mean_loss(losses, num_items_in_batch)
 
     def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
         """The validation loss, the mean over all labels whatever the batches, and the scores of answers."""
@@ -149,14 +170,6 @@ class AdapterTrainer(FiniteTraining, WholeCheckpoints, Trainer):  # type: ignore
         self.log(metrics)
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """transformers' optimizer, with LoRA+'s learning rates where they are asked for."""
-        new = self.optimizer is None
-        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
-        if new and self._config.loraplus_lr_ratio:
-            raise_rate_of_b(optimizer, model or self.model, self._config.loraplus_lr_ratio)
-        return optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any]:
         dataset = train_dataset or self.train_dataset

@@ -118,7 +118,8 @@ def _steps(value: float, total: int) -> int:
 
 
 def dynamics_of(model: Any) -> AdaLoraDynamics | None:
-    """The dynamics of the method in ``model``; None for most."""
+    """The dynamics of the method in ``model``, or in the one that it has a head around; None for most."""
+    model = getattr(model, "adapted", model)
     if isinstance(model, PeftModel) and isinstance(model.base_model, AdaLoraModel):
         return AdaLoraDynamics(model)
     return None

@@ -9,6 +9,18 @@ from trainer.evaluation.metrics.matches import EXACT_MATCH, GSM8K_ACCURACY, INCL
 from trainer.evaluation.metrics.metric import Case, Metric
 from trainer.evaluation.metrics.overlap import BLEU4, CHRF, ROUGE1, ROUGE2, ROUGE_L
 from trainer.evaluation.metrics.perplexity import PERPLEXITY
+from trainer.evaluation.metrics.reading import (
+    ACCURACY,
+    MACRO_F1,
+    MICRO_F1,
+    MRR,
+    MSE,
+    PEARSON,
+    RECALL_AT_1,
+    RECALL_AT_5,
+    RECALL_AT_10,
+    SPEARMAN,
+)
 from trainer.evaluation.metrics.sql import SQL_EXACT, SQL_EXECUTION
 from trainer.evaluation.metrics.structured import ENTITY_F1, JSON_VALID, SLOT_F1, TRIPLE_F1
 
@@ -18,7 +30,8 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         EXACT_MATCH, INCLUDES, LABEL_ACCURACY, JSON_VALID, SLOT_F1, ENTITY_F1, TRIPLE_F1, SQL_EXACT, SQL_EXECUTION,
-        GSM8K_ACCURACY, BLEU4, CHRF, ROUGE1, ROUGE2, ROUGE_L, PERPLEXITY,
+        GSM8K_ACCURACY, BLEU4, CHRF, ROUGE1, ROUGE2, ROUGE_L, PERPLEXITY, ACCURACY, MACRO_F1, MICRO_F1, MSE, PEARSON,
+        SPEARMAN, RECALL_AT_1, RECALL_AT_5, RECALL_AT_10, MRR,
     )
 }  # fmt: skip
 

@@ -1,0 +1,55 @@
+"""Small data that a tiny model learns to read, and what transformers and peft make of a package by themselves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from tests.own_formats import apply_own, is_own
+from tests.trainer.support import WORDS
+from trainer.config.schema import TrainConfig
+from trainer.pooling.examples import PooledExamples
+from trainer.pooling.pooled_data import PooledData, load_pooled_data
+
+
+def class_rows(count: int = 48) -> list[dict[str, Any]]:
+    """A text, and its colour."""
+    words = [WORDS[i % len(WORDS)] for i in range(count)]
+    return [{"text": f"{'very ' * (i % 3)}{word}", "label": word} for i, word in enumerate(words)]
+
+
+def held_back(config: TrainConfig, base: Path) -> PooledExamples:
+    """The rows to validate on of the run of ``config``."""
+    return data_of(config, base).validation
+
+
+def data_of(config: TrainConfig, base: Path) -> PooledData:
+    """The data of the run of ``config``."""
+    tokenizer: Any = AutoTokenizer.from_pretrained(base)
+    assert config.reading is not None
+    return load_pooled_data(config.data, config.reading, tokenizer, config.training.seed)
+
+
+@torch.no_grad()
+def logits_by_peft(base: Path, package: Path, rows: list[tuple[int, ...]]) -> Tensor:
+    """Logits [rows, labels] of ``rows`` of token ids, each alone, by transformers' classifier and peft."""
+    config = AutoConfig.from_pretrained(package)
+    model: Any = AutoModelForSequenceClassification.from_pretrained(base, config=config, dtype=torch.float32)
+    if is_own(package):
+        model.score.weight.copy_(load_file(package / "adapter_model.safetensors")["base_model.model.score.weight"])
+        model = apply_own(model, package)
+    else:
+        model = PeftModel.from_pretrained(model, package)
+    return torch.cat([model.eval()(input_ids=torch.tensor([list(ids)])).logits for ids in rows])
+
+
+def manifest_of(package: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((package / "hotswap.json").read_text())
+    return found

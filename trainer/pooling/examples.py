@@ -1,0 +1,154 @@
+"""Rows as token ids, on disk, and the batches that are made of them. Knows no files and no model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from typing_extensions import override
+
+from trainer.config.data import DataConfig
+from trainer.data.conversations import DroppedRow
+from trainer.data.disk import DiskSequence
+from trainer.data.rendering import ChatRenderer, make_renderer
+from trainer.errors import DataError
+from trainer.pooling.texts import Text
+
+Ids = tuple[int, ...]
+
+
+class PooledExample(msgspec.Struct, frozen=True, array_like=True):
+    """Token ids of the texts of a row, and what is wanted: ids of classes, a number, or nothing more."""
+
+    texts: tuple[Ids, ...]
+    classes: tuple[int, ...] = ()
+    number: float | None = None
+
+    def __len__(self) -> int:
+        return sum(map(len, self.texts))
+
+
+_decoder = msgspec.msgpack.Decoder(PooledExample)
+
+
+class PooledExamples(DiskSequence[PooledExample]):
+    """Examples on disk. ``lengths`` are the tokens of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lengths: list[int] = []
+
+    @override
+    def append(self, item: PooledExample) -> None:
+        super().append(item)
+        self.lengths.append(len(item))
+
+    @override
+    def _encode(self, item: PooledExample) -> bytes:
+        return msgspec.msgpack.encode(item)
+
+    @override
+    def _decode(self, data: bytes) -> PooledExample:
+        return _decoder.decode(data)
+
+
+class PooledDataset(Dataset[PooledExample]):
+    """Examples by index."""
+
+    def __init__(self, examples: Sequence[PooledExample]) -> None:
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> PooledExample:
+        return self.examples[index]
+
+
+class TextEncoder:
+    """Texts to token ids, exactly as a server makes them of what it is sent.
+
+    A string is tokenised as the tokenizer begins and ends texts, a pair of strings as it joins pairs, a conversation by
+    the chat template, without the beginning of an answer.
+    """
+
+    def __init__(self, config: DataConfig, tokenizer: Any) -> None:
+        self._config, self._tokenizer = config, tokenizer
+        self._backend = tokenizer.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._renderer: ChatRenderer | None = None
+
+    def text(self, text: Text) -> Ids:
+        """Token ids of one text. Raises DroppedRow, and DataError where the base has no chat template."""
+        if isinstance(text, str):
+            return self._fit(self._backend.encode(text, add_special_tokens=True).ids)
+        if self._renderer is None:
+            made = make_renderer(self._config, self._tokenizer)
+            if not isinstance(made, ChatRenderer):
+                raise DataError("data.template: none cannot write conversations; set it to chat or a named template")
+            self._renderer = made
+        rendered = self._renderer.whole(text)
+        return self._fit(self._backend.encode(rendered, add_special_tokens=False).ids)
+
+    def pair(self, first: str, second: str) -> Ids:
+        """Token ids of two texts, joined. Raises DroppedRow."""
+        return self._fit(self._backend.encode(first, second, add_special_tokens=True).ids)
+
+    def _fit(self, ids: list[int]) -> Ids:
+        limit = self._config.max_length
+        if not ids:
+            raise DroppedRow("a text without tokens")
+        if len(ids) <= limit:
+            return tuple(ids)
+        if self._config.too_long == "drop":
+            raise DroppedRow(f"longer than data.max_length {limit}")
+        return tuple(ids[-limit:] if self._config.too_long == "cut_start" else ids[:limit])
+
+
+class PooledCollator:
+    """Pads on the right. ``num_labels`` is the width of the targets of rows with any number of classes, else 0."""
+
+    def __init__(self, pad_id: int, num_labels: int = 0) -> None:
+        self._pad_id, self._num_labels = pad_id, num_labels
+
+    def __call__(self, examples: Sequence[PooledExample]) -> dict[str, Tensor]:
+        """``input_ids`` and ``attention_mask`` [texts, longest]; ``labels`` [rows] or [rows, num_labels].
+
+        With several texts a row: the first ones of all rows, then the second ones, then all others. ``labels`` are ids
+        of classes, numbers, or the places of the second texts among those behind the first ones; ``hidden`` [rows,
+        texts - rows] marks others that are equal to the second text of a row, which speak neither for nor against it.
+        """
+        firsts = [example.texts[0] for example in examples]
+        others = [example.texts[1] for example in examples if len(example.texts) > 1]
+        others += [text for example in examples for text in example.texts[2:]]
+        batch = self._padded([*firsts, *others])
+        batch["labels"] = self._labels(examples)
+        if others and examples[0].number is None:
+            batch["hidden"] = torch.tensor(
+                [[text == e.texts[1] and place != row for place, text in enumerate(others)]
+                 for row, e in enumerate(examples)]
+            )  # fmt: skip
+        return batch
+
+    def _padded(self, texts: Sequence[Ids]) -> dict[str, Tensor]:
+        longest = max(map(len, texts))
+        ids = [[*text, *[self._pad_id] * (longest - len(text))] for text in texts]
+        mask = [[1] * len(text) + [0] * (longest - len(text)) for text in texts]
+        return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+
+    def _labels(self, examples: Sequence[PooledExample]) -> Tensor:
+        if examples[0].number is not None:
+            return torch.tensor([example.number for example in examples], dtype=torch.float32)
+        if self._num_labels:
+            labels = torch.zeros(len(examples), self._num_labels)
+            for row, example in enumerate(examples):
+                labels[row, list(example.classes)] = 1.0
+            return labels
+        if examples[0].classes:
+            return torch.tensor([example.classes[0] for example in examples])
+        return torch.arange(len(examples))

@@ -1,0 +1,62 @@
+"""The losses of tasks that read, one number for every row.
+
+They are summed and divided by the rows of the whole accumulated batch: a ragged batch weighs as many rows as it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.config.task import ClassificationTask, EmbeddingTask, ReadingTask
+from trainer.pooling.model import unit
+from trainer.pooling.pooled_data import PooledData
+
+RowLosses = Callable[[Tensor, dict[str, Tensor]], Tensor]
+"""Losses [rows] of the model's outputs [texts, outputs] for a batch of trainer.pooling.examples."""
+
+
+def make_losses(task: ReadingTask, data: PooledData, smoothing: float) -> RowLosses:
+    """The losses of ``task``; ``smoothing`` is the share of a class that is spread over all of them."""
+    if isinstance(task, EmbeddingTask):
+        return lambda out, batch: pair_losses(out, batch, task.temperature)
+    if not isinstance(task, ClassificationTask):
+        return lambda out, batch: (out[:, 0] - batch["labels"]).square()
+    weights = class_weights(data) if task.class_weights == "balanced" else None
+    assert data.labels is not None, "classification has labels"
+    if data.labels.several:
+        return lambda out, batch: several_losses(out, batch["labels"], weights)
+    return lambda out, batch: class_losses(out, batch["labels"], weights, smoothing)
+
+
+def class_losses(logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float = 0.0) -> Tensor:
+    """Cross entropy [rows] of ``logits`` [rows, classes], each times the weight of its class."""
+    losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+    return losses if weights is None else losses * weights.to(losses.device)[labels]
+
+
+def several_losses(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean binary cross entropy [rows] over the classes; ``weights`` are of the positive ones."""
+    weights = None if weights is None else weights.to(logits.device)
+    return F.binary_cross_entropy_with_logits(logits, labels, reduction="none", pos_weight=weights).mean(-1)
+
+
+def pair_losses(vectors: Tensor, batch: dict[str, Tensor], temperature: float) -> Tensor:
+    """Of first texts and others [texts, width]: InfoNCE, or the squared error of the cosine where rows have a score."""
+    labels = batch["labels"]
+    firsts, others = unit(vectors[: len(labels)]), unit(vectors[len(labels) :])
+    if "hidden" not in batch:
+        return ((firsts * others).sum(-1) - labels).square()
+    logits = (firsts @ others.T / temperature).masked_fill(batch["hidden"], float("-inf"))
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def class_weights(data: PooledData) -> Tensor:
+    """Weights by which every class counts the same; their mean over the rows is 1. Shape: [classes]."""
+    assert data.labels is not None, "classification has labels"
+    counts = torch.tensor([float(data.counts[name]) for name in data.labels.names])
+    seen = counts > 0
+    return torch.where(seen, counts.sum() / (seen.sum() * counts.clamp(min=1)), 1.0)

@@ -1,0 +1,97 @@
+"""The training loop of tasks that read, and what the model says of the rows held back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+from transformers import TrainerControl, TrainingArguments
+
+from trainer.base_model import Base
+from trainer.config.schema import TrainConfig
+from trainer.config.task import ReadingTask
+from trainer.data.batches import LengthBucketSampler
+from trainer.loop.checkpoint import RunIdentity
+from trainer.loop.trainer import MethodTrainer
+from trainer.pooling.answers import Answers, Said, Score
+from trainer.pooling.examples import PooledCollator, PooledDataset
+from trainer.pooling.losses import make_losses
+from trainer.pooling.model import PooledModel
+from trainer.pooling.pooled_data import PooledData
+
+
+class PooledTrainer(MethodTrainer):
+    """Trains a PooledModel. ``score`` is asked at each evaluation."""
+
+    def __init__(
+        self,
+        model: PooledModel,
+        arguments: TrainingArguments,
+        data: PooledData,
+        base: Base,
+        *,
+        config: TrainConfig,
+        task: ReadingTask,
+        identity: RunIdentity,
+        score: Score,
+    ) -> None:
+        several = data.labels is not None and data.labels.several
+        super().__init__(
+            model,
+            config,
+            identity,
+            args=arguments,
+            data_collator=PooledCollator(base.pad_id, len(data.labels.names) if data.labels and several else 0),
+            train_dataset=PooledDataset(data.train),
+            eval_dataset=PooledDataset(data.validation) if len(data.validation) else None,
+        )
+        self._losses = make_losses(task, data, config.training.label_smoothing)
+        self._labels, self.score = data.labels, score
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """The mean loss per row over the whole accumulated batch, this part's share of it."""
+        return self.mean_loss(self._losses(_outputs(model, inputs), inputs), num_items_in_batch)
+
+    def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
+        """The validation loss, the mean over all rows, and the scores of what the model says of them."""
+        loss, answers = self.answers()
+        metrics = {"eval_loss": loss}
+        metrics |= {f"eval_{name}": value for name, value in self.score(*answers).items()}
+        self.log(metrics)
+        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    @torch.no_grad()
+    def answers(self) -> tuple[float, Answers]:
+        """The loss of the rows held back, and what the model says of each."""
+        self.model.eval()
+        total, rows = 0.0, 0
+        said = Said(self._labels)
+        for batch in self.get_eval_dataloader():
+            inputs = self._prepare_inputs(batch)
+            out = _outputs(self.model_wrapped, inputs)
+            losses = self._losses(out, inputs)
+            total += float(losses.double().sum())
+            rows += len(losses)
+            said.add(out, inputs)
+        return total / rows, said.answers()
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
+        return torch.tensor(sum(len(batch["labels"]) for batch in batch_samples), device=device)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any]:
+        dataset = train_dataset or self.train_dataset
+        return LengthBucketSampler(dataset.examples.lengths, self.args.per_device_train_batch_size, self.args.seed)
+
+
+def _outputs(model: torch.nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    out: Tensor = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+    return out
