@@ -33,6 +33,8 @@ from server.api import (
     traffic,
 )
 from server.api import keys as key_routes
+from server.api.anthropic_messages import routes as anthropic_messages
+from server.api.anthropic_messages.errors import AnthropicErrors
 from server.api.auth import check_stated
 from server.api.body_limits import BodyBudget, BodyLimit, BodyRule
 from server.api.context import Admission, ServerContext
@@ -220,6 +222,7 @@ UPLOAD_PATH = "/v1/adapters"
 ROUTERS = (
     completions.router,
     responses.router,
+    anthropic_messages.router,
     models.router,
     admin.router,
     traffic.router,
@@ -279,6 +282,7 @@ def create_app(context: ServerContext, on_started: OnStarted | None = None) -> F
     budget = BodyBudget(int(max(config.max_bodies_mb, config.max_body_mb) * 2**20))
     app.add_middleware(RequestLog)
     app.add_middleware(BodyLimit, rule=_body_rule(context), budget=budget, seconds=config.body_seconds)
+    app.add_middleware(AnthropicErrors)
     app.add_middleware(Unversioned, words=unversioned(route for router in ROUTERS for route in router.routes))
     if config.cors_origin:
         app.add_middleware(

@@ -325,8 +325,11 @@ def _refuse_pages(request: Request, context: ServerContext) -> None:
 
 
 def _secret(request: Request) -> bytes:
+    """The key as clients of OpenAI's API send it, or else as those of Anthropic's do."""
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    return (key if scheme.lower() == "bearer" else "").strip().encode("utf-8", "surrogateescape")
+    if scheme.lower() != "bearer":
+        key = request.headers.get("x-api-key", "")
+    return key.strip().encode("utf-8", "surrogateescape")
 
 
 def _matches(digest: bytes, keys: Iterable[bytes]) -> bool:

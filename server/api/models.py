@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -9,6 +10,7 @@ from starlette.responses import Response
 
 from server.adapter_key import version_number
 from server.api.admin import Mode
+from server.api.anthropic_messages.errors import is_anthropics
 from server.api.audit import audit, refusals_audited
 from server.api.auth import AdminKey, ModelsKey
 from server.api.context import ContextDep, ServerContext
@@ -20,23 +22,27 @@ OWNER = "hotswap"
 
 
 @router.get("/v1/models", response_model=None)
-async def list_models(caller: ModelsKey, context: ContextDep) -> Response:
+async def list_models(caller: ModelsKey, request: Request, context: ContextDep) -> Response:
     """Everything a request may name as its model."""
     names = filter(caller.sees, context.registry.names())
     data = [
         *([_base(context)] if caller.sees_base else ()),
         *(_adapter(context, name, context.registry.live(name)) for name in names),
     ]
+    if is_anthropics(request.scope):
+        ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {"first_id": None, "last_id": None}
+        return json_response({"object": "list", "data": list(map(_anthropics, data)), "has_more": False, **ends})
     return json_response({"object": "list", "data": data})
 
 
 @router.get("/v1/models/{model:path}", response_model=None)
-async def retrieve_model(caller: ModelsKey, context: ContextDep, model: str) -> Response:
+async def retrieve_model(caller: ModelsKey, request: Request, context: ContextDep, model: str) -> Response:
     """One model, by any name a request may use."""
     caller.check_model(context.registry, model)
     key = context.registry.resolve(model)
     body = _base(context) if key is None else _adapter(context, key.name, context.registry.leased(key))
-    return json_response({**body, "id": model})
+    body = {**body, "id": model}
+    return json_response(_anthropics(body) if is_anthropics(request.scope) else body)
 
 
 @router.delete("/v1/models/{model:path}", response_model=None)
@@ -56,6 +62,12 @@ async def delete_model(
     numbers = [version.key.version for version in versions]
     audit(request, "remove_version" if at else "remove", name, mode=mode, versions=numbers)
     return json_response({"id": model, "object": "model", "deleted": True})
+
+
+def _anthropics(model: dict[str, Any]) -> dict[str, Any]:
+    """A model as clients of Anthropic's API read it, too."""
+    created = datetime.fromtimestamp(model["created"], UTC).isoformat().replace("+00:00", "Z")
+    return {**model, "type": "model", "display_name": model["id"], "created_at": created, "lifecycle": "active"}
 
 
 def _base(context: ServerContext) -> dict[str, Any]:
