@@ -15,9 +15,9 @@ from server.api.context import ContextDep
 from server.api.large_answer import packed
 from server.api.logprobs import chat_logprobs, completion_logprobs, joined, prompt_logprobs, ranked_prompt
 from server.api.outputs import Completion, TextDelta, TokenEntry
-from server.api.prepare import Job, Prompt, chat_job, completion_job
+from server.api.prepare import Job, Prompt, chat_batch_job, chat_job, completion_job
 from server.api.respond import answer
-from server.api.wire import ChatCompletionBody, CompletionBody
+from server.api.wire import ChatBatchBody, ChatCompletionBody, CompletionBody
 from server.engine.messages import TokenLogprobs
 from server.text.echo import echo_of
 from server.text.output.parts import AssistantMessage, ContentDelta, Part, ReasoningDelta, ToolCallBegin
@@ -43,7 +43,7 @@ class ChatChoices(ChoiceFormat):
         """A message and why it ended."""
         return {
             "index": completion.index,
-            "message": _message(completion.message),
+            "message": _message(completion.message, echoed=self._prompt(job, completion).echo),
             "logprobs": self._logprobs(job, completion.tokens),
             "finish_reason": _finish_reason(completion),
             "stop_reason": completion.stop_reason,
@@ -57,6 +57,8 @@ class ChatChoices(ChoiceFormat):
         Tokens stand beside the first part of their delta, or alone.
         """
         role = [self._chunk(delta, {"role": "assistant", "content": ""})] if delta.first else []
+        if delta.first and (echo := self._prompt(job, delta).echo):
+            role.append(self._chunk(delta, {"content": echo}))
         told = [self._chunk(delta, part) for part in map(_delta_of, delta.parts)]
         if not told and (delta.token_ids or (delta.tokens and job.sampling.logprobs is not None)):
             told.append(self._chunk(delta, {"content": ""}))
@@ -84,6 +86,9 @@ class ChatChoices(ChoiceFormat):
             "prompt_token_ids": ids if job.tells.token_ids else None,
         }
 
+    def _prompt(self, job: Job, part: Completion | TextDelta) -> Prompt:
+        return job.prompts[part.index // job.n]
+
     def _chunk(self, delta: TextDelta, content: dict[str, Any]) -> dict[str, Any]:
         return {"index": delta.index, "delta": content, "logprobs": None, "finish_reason": None}
 
@@ -100,12 +105,12 @@ def _ranked_prompt(job: Job, ids: list[int], values: list[TokenLogprobs | None] 
     return ranked_prompt(ids, values, job.prompt_logprobs, job.tokenizer, pack=packed)
 
 
-def _message(message: AssistantMessage) -> dict[str, Any]:
+def _message(message: AssistantMessage, *, echoed: str = "") -> dict[str, Any]:
     """A message as chat completions write it; one that only calls has no content."""
-    calls = message.calls
+    calls, content = message.calls, echoed + message.content
     plain: dict[str, Any] = {
         "role": "assistant",
-        "content": None if calls and not message.content else message.content,
+        "content": None if calls and not content else content,
         "refusal": None,
     }
     if message.reasoning:
@@ -132,6 +137,32 @@ def _call(call_id: str, name: str, arguments: str) -> dict[str, Any]:
 
 def _finish_reason(ended: Completion | TextDelta) -> str | None:
     return "tool_calls" if ended.called and ended.finish_reason == "stop" else ended.finish_reason
+
+
+BatchBody = Annotated[ChatBatchBody, Depends(json_body(ChatBatchBody))]
+
+
+@router.post("/v1/chat/completions/batch", response_model=None)
+async def chat_completions_batch(_: InferenceKey, request: Request, context: ContextDep, body: BatchBody) -> Response:
+    """Continue several conversations: choices in their order, `n` of each."""
+    return await answer(request, context, body, BatchChoices(), chat_batch_job)
+
+
+class BatchChoices(ChatChoices):
+    """The form of the choices of several conversations, each with its own prompt."""
+
+    @override
+    def choice(self, job: Job, completion: Completion) -> dict[str, Any]:
+        ids = self._prompt(job, completion).ids
+        return {
+            **super().choice(job, completion),
+            "prompt_token_ids": ids if job.tells.token_ids else None,
+            "prompt_logprobs": _ranked_prompt(job, ids, completion.prompt_logprobs),
+        }
+
+    @override
+    def fields(self, job: Job, completions: list[Completion]) -> dict[str, Any]:
+        return {}
 
 
 TextBody = Annotated[CompletionBody, Depends(json_body(CompletionBody))]

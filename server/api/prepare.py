@@ -19,7 +19,7 @@ import msgspec
 from adapters.quoting import quote
 from server.adapter_key import AdapterKey
 from server.api.context import ServerContext
-from server.api.wire import ChatCompletionBody, CompletionBody, ModelBody, SamplingBody
+from server.api.wire import ChatBatchBody, ChatCompletionBody, CompletionBody, ModelBody, SamplingBody
 from server.catalog.registry import Registry
 from server.engine.messages import EngineRequest, SamplingParams, SpelledToken
 from server.errors import InvalidRequestError
@@ -30,10 +30,14 @@ from server.text.tokenizer import TextProcessor
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt: its tokens, and its text as the client gave it (None when given as tokens)."""
+    """One prompt: its tokens, and its text as the client gave it (None when given as tokens).
+
+    ``echo`` is what of a conversation stands before its answer.
+    """
 
     ids: list[int]
     text: str | None = None
+    echo: str = ""
 
 
 @dataclass(frozen=True)
@@ -254,6 +258,8 @@ async def chat_job(context: ServerContext, body: ChatCompletionBody, adapter: Ad
     else:
         text = await budget.text.render_chat_off_loop(messages, body.chat_template_kwargs)
         prompt = await budget.encode(text, add_special_tokens=False)
+    if body.echo and (messages[-1]["role"] == "assistant" or body.continue_final_message):
+        prompt = replace(prompt, echo=content_text(messages[-1]["content"] or ""))
     asked = body.max_completion_tokens or body.max_tokens
     budget.check(len(prompt.ids), asked or 1)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
@@ -261,6 +267,24 @@ async def chat_job(context: ServerContext, body: ChatCompletionBody, adapter: Ad
     sampling = _with_texts(sampling, budget, body)
     job = _job(context, body, adapter, [prompt], sampling, prefix="chatcmpl", started=started)
     return replace(job, make_parser=PlainParser)
+
+
+async def chat_batch_job(
+    context: ServerContext, body: ChatBatchBody, adapter: AdapterKey | None, started: float
+) -> Job:
+    """The job of several conversations. Raises InvalidRequestError.
+
+    Unless it is said how long outputs may be, each may be as long as there is room for behind its own prompt.
+    """
+    _check_bounds(context, body, adapter, prompts=len(body.messages))
+    jobs = [await chat_job(context, one, adapter, started) for one in body.conversations]
+    longest = max((job.sampling for job in jobs), key=lambda sampling: sampling.max_tokens)
+    prompts = [prompt for job in jobs for prompt in job.prompts]
+    if longest.prompt_logprobs is not None:
+        _check_prompt_logprobs(context, body, prompts, longest.prompt_logprobs)
+    _check_output_logprobs(context, body, len(prompts), longest)
+    sampling = msgspec.structs.replace(longest, seed=jobs[0].sampling.seed)
+    return replace(jobs[0], prompts=prompts, sampling=sampling)
 
 
 def reads_plain_text(context: ServerContext, text: TextProcessor) -> bool:

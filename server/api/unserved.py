@@ -41,7 +41,6 @@ _BY_REASON = {
     "thoughts are not counted, cut or told apart; they are part of the text": """
         thinking_token_budget thinking_budget reasoning_budget reasoning_budget_tokens reasoning_format
         reasoning_in_content thinking_forced_open reasoning_split include_reasoning""",
-    "ask for it in the prompt": "verbosity",
     "outputs are sampled, and no beams are searched; ask for `n` outputs and choose": """
         use_beam_search num_beams beam_width beam_search_diversity_rate num_beam_groups diversity_penalty
         length_penalty early_stopping num_return_sequences n_cmpl penalty_alpha""",
@@ -126,7 +125,6 @@ _OFF: Mapping[str, tuple[object, ...]] = {
     "reasoning_budget_tokens": (-1,),
     "thinking_token_budget": (-1,),
     "thinking_budget": (-1,),
-    "verbosity": ("medium",),
     "truncation": (False, "disabled", "do_not_truncate"),
     "context_length_exceeded_behavior": ("error",),
     "length_penalty": (1, 0),

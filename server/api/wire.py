@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from typing_extensions import override
 
 from adapters.quoting import quote
 from server.api.unserved import UNSERVED, UNSERVED_WORDS, find_unserved, with_words
@@ -332,7 +333,6 @@ class ChatCompletionBody(SamplingBody, ConversationBody):
 
     unsupported: ClassVar[Mapping[str, str]] = {
         **UNSERVED,
-        "echo": "an answer does not repeat its conversation; use /v1/completions",
         "add_special_tokens": "the chat template writes them; use /v1/completions for a prompt as it is",
         "suffix": "the base cannot fill in the middle; leave it out",
     }
@@ -342,12 +342,40 @@ class ChatCompletionBody(SamplingBody, ConversationBody):
     max_tokens: Integer | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: Integer | None = Field(None, ge=0, le=20)
+    echo: bool | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+    @property
+    @override
+    def chat_template_kwargs(self) -> dict[str, Any]:
+        verbosity = {} if self.verbosity is None else {"verbosity": self.verbosity}
+        return {**verbosity, **super().chat_template_kwargs}
 
     @model_validator(mode="after")
     def _check_top_logprobs(self) -> ChatCompletionBody:
         if self.top_logprobs and not self.logprobs:
             raise ValueError("`top_logprobs` needs `logprobs: true`")
         return self
+
+
+class ChatBatchBody(ChatCompletionBody):
+    """``POST /v1/chat/completions/batch``: several conversations, and for all of them what one may have."""
+
+    messages: Annotated[  # type: ignore[assignment]
+        list[Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]], Field(fail_fast=True, min_length=1)
+    ]
+
+    @field_validator("stream")
+    @classmethod
+    def _check_stream(cls, stream: bool | None) -> bool | None:
+        if stream:
+            raise ValueError("several conversations are answered whole; leave it out, or send a request for each")
+        return stream
+
+    @property
+    def conversations(self) -> list[ChatCompletionBody]:
+        """A body for each conversation."""
+        return [self.model_copy(update={"messages": messages}) for messages in self.messages]
 
 
 class CompletionBody(SamplingBody):

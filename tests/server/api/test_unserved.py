@@ -19,7 +19,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/tokenize": {"prompt": "x"},
     "/detokenize": {"tokens": [1]},
 }
-CHAT_ONLY = {"echo": True, "add_special_tokens": True, "suffix": "x"}
+CHAT_ONLY = {"add_special_tokens": True, "suffix": "x"}
 TEXT_ONLY: dict[str, Any] = {
     "suffix": "x",
     "chat_template_kwargs": {"x": 1},
