@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from server.engine.fair_queue import FairQueue, Flow
 from server.engine.request import Request
 
-SLOWED = 2 / 3  # of the time that a share allows: arriving amid a step, and what is no step, take time as well
+MARGIN = 2 / 3  # of its time alone, that nobody else may take: arriving amid a step, and what is no step, take time too
 SLOWED_BY_LOWER = 1.25  # times as long as without them may rows of lower priority make a step
 LINGER_SECONDS = 0.5  # steps stay as short for somebody who may ask again
 PAUSED_STEPS = 8  # for so long at most is a flow left out altogether, and prompts are
@@ -140,7 +140,7 @@ class StepShares:
             return StepPart([want.request for want in wants if want.is_row], prompt_tokens)
         if generating := sum(want.is_row for want in wants):  # as many as do not keep all of them waiting for long
             prompt_tokens = max(prompt_tokens, min(most, int(PROMPT_STEPS * (fixed_rows + generating))))
-        return _Division(demands, fixed_rows, prompt_tokens).of(self._in_turn(wants), step)
+        return _Division(demands, fixed_rows, prompt_tokens).of(self._in_turn(wants, step), step)
 
     def _wants(self, running: Sequence[Request], most: int) -> Iterator[_Want]:
         for request in running:
@@ -164,12 +164,17 @@ class StepShares:
                 found[priority][account] = _Demand(1, weight, is_away=True)
         return found
 
-    def _in_turn(self, wants: list[_Want]) -> list[_Want]:
-        """Those served least first; of a flow rows before prompts, and of rows that which was paused for longest."""
+    def _in_turn(self, wants: list[_Want], step: int) -> list[_Want]:
+        """Those served least first; of a flow rows and prompts by turns, and of rows that which was paused for longest.
+
+        Its rows alone may take all the room that others leave it: a prompt would wait until they have ended.
+        """
+        prompts_first = step % 2 == 0
         ranks = {flow: self._queue.rank(flow) for flow in {want.flow for want in wants}}
 
         def turn(want: _Want) -> tuple[object, ...]:
-            return ranks[want.flow], not want.is_row, want.request.last_step, want.request.num_output_tokens
+            request = want.request
+            return ranks[want.flow], want.is_row == prompts_first, request.last_step, request.num_output_tokens
 
         return sorted(wants, key=turn)
 
@@ -184,17 +189,20 @@ class _Division:
         self._used = 0
         self._room = math.inf
         self._bound: set[Account] = set()
+        self._have: set[str] = set()  # who has a row in any case
         self._part = StepPart([], 0)
 
     def of(self, wants: Sequence[_Want], step: int) -> StepPart:
         """The part of everybody, in the order of ``wants``."""
         for priority in sorted(self._demands, reverse=True):
             away = [account for account, demand in self._demands[priority].items() if demand.is_away]
+            mine = [want for want in wants if want.flow.priority == priority]
+            if math.isinf(self._room):
+                self._give_equal_rows(mine, _equal_parts(self._demands[priority]))
             self._make_bounds(priority, away)
-            for want in wants:
-                if want.flow.priority == priority:
-                    self._make_bounds(priority, _accounts(want.flow))
-                    self._give(want)
+            for want in mine:
+                self._make_bounds(priority, _accounts(want.flow))
+                self._give(want)
             if self._used or away:
                 self._limit(max(self._used, 1), SLOWED_BY_LOWER)
             self._bound.clear()
@@ -202,14 +210,17 @@ class _Division:
         return self._part
 
     def _let_pass(self, wants: Sequence[_Want], step: int) -> None:
-        """Something for flows that have had nothing for long."""
+        """Something for flows that have had nothing for long, and for prompts."""
         ids = {request.request_id for request in self._part.rows}
         served = {want.flow for want in wants if want.request.request_id in ids}
         apart = [want for want in wants if want.flow not in served]
-        late = [want.request for want in apart if want.is_row and step - want.request.last_step > PAUSED_STEPS]
+        last_steps: dict[Flow, int] = defaultdict(int)
+        for want in apart:
+            last_steps[want.flow] = max(last_steps[want.flow], want.request.last_step)
+        late = [want.request for want in apart if want.is_row and step - last_steps[want.flow] > PAUSED_STEPS]
         if late:
             self._part.rows.append(min(late, key=lambda request: request.last_step))
-        if not self._part.prompt_tokens and step % PAUSED_STEPS == 0 and not all(want.is_row for want in apart):
+        if not self._part.prompt_tokens and step % PAUSED_STEPS == 0 and not all(want.is_row for want in wants):
             self._part.prompt_tokens = min(self._prompt_tokens, LEAST_PROMPT)
 
     def _make_bounds(self, priority: int, accounts: Iterable[Account]) -> None:
@@ -220,21 +231,47 @@ class _Division:
             self._bound.add(account)
             all_of_kind = sum(demand.weight for (kind, _), demand in demands.items() if kind == account[0])
             if (share := demands[account].weight / all_of_kind) < 1:
-                self._limit(demands[account].tokens, SLOWED / share)
+                self._limit(demands[account].tokens, 1 / share - MARGIN)
 
     def _limit(self, tokens: int, slowed: float) -> None:
         """Let what takes ``tokens`` be ``slowed`` so many times at most, or by one row."""
         self._room = min(self._room, max(tokens + 1, slowed * (self._fixed_rows + tokens) - self._fixed_rows))
 
+    def _give_equal_rows(self, wants: Sequence[_Want], parts: dict[Account, float]) -> None:
+        """Give rows, whatever room there will be, as far as the accounts have ``parts`` for them."""
+        for want in wants:
+            accounts = _accounts(want.flow)
+            if want.is_row and all(parts[account] >= 1 for account in accounts):
+                for account in accounts:
+                    parts[account] -= 1
+                self._have.add(want.request.request_id)
+                self._used += 1
+                self._part.rows.append(want.request)
+
     def _give(self, want: _Want) -> None:
-        left = min(self._room - self._used, want.tokens)
-        if want.is_row and left >= 1:
-            del want.request.draft[int(left) - 1 :]
+        has_row = want.request.request_id in self._have
+        left = int(max(0, min(self._room - self._used, want.tokens - has_row)))
+        if has_row:
+            del want.request.draft[left:]
+            self._used += len(want.request.draft)
+        elif want.is_row and left:
+            del want.request.draft[left - 1 :]
             self._used += 1 + len(want.request.draft)
             self._part.rows.append(want.request)
         elif want.is_row:
             self._part.others.append(want.request)
-        elif left >= 1:
-            count = min(int(left), self._prompt_tokens - self._part.prompt_tokens)
+        else:
+            count = min(left, self._prompt_tokens - self._part.prompt_tokens)
             self._used += count
             self._part.prompt_tokens += count
+
+
+def _equal_parts(demands: Mapping[Account, _Demand]) -> dict[Account, float]:
+    """How many tokens each account has where all have, over weight, what the one has that wants least.
+
+    Nobody can ask others to have less than that: all would wait for each other in turn.
+    """
+    least: dict[str, float] = defaultdict(lambda: math.inf)
+    for (kind, _), demand in demands.items():
+        least[kind] = min(least[kind], demand.tokens / demand.weight)
+    return {account: least[account[0]] * demand.weight for account, demand in demands.items()}

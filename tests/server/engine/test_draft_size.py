@@ -41,6 +41,17 @@ def test_steps_that_are_all_alike_teach_nothing(rows: list[int]) -> None:
     assert taught(0.1, 0.1, rows).fixed_rows == pytest.approx(4)
 
 
+def test_what_was_learned_is_not_forgotten_while_steps_are_alike() -> None:
+    assert taught(0.2, 0.01, [1, 9, 2, 8] * 8 + [2] * 1000).fixed_rows == pytest.approx(20, rel=0.3)
+
+
+def test_learns_anew_when_rows_become_dearer() -> None:
+    size = taught(0.2, 0.01, [1, 9] * 100)
+    for rows in [1, 9] * 100:
+        size.observe(rows, 0.02 + 0.01 * rows)
+    assert size.fixed_rows == pytest.approx(2, abs=1)
+
+
 def test_one_step_that_hangs_does_not_change_its_mind() -> None:
     size = taught(0.1, 0.02, [1, 5, 9] * 30)
     size.observe(9, 60.0)
