@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
+from torch.nn.functional import linear
 
 from adapters.ops.op import Op
 
@@ -35,8 +36,28 @@ class PromptEmbeds:
 
 
 @dataclass(frozen=True, eq=False)
+class Head:
+    """A linear map of the adapter's own behind the last norm, in the place of the base's output head.
+
+    Semantics: a hidden state ``h`` gives ``weight h + bias``.
+    Shape: ``weight`` [num_labels, hidden_size], ``bias`` [num_labels].
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def outputs(self, hidden: Tensor) -> Tensor:
+        """What it gives for ``hidden`` [n, hidden_size] in float32: [n, num_labels]."""
+        return linear(hidden, self.weight.float(), None if self.bias is None else self.bias.float())
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Head:
+        """The same with ``fn`` applied to every tensor."""
+        return Head(fn(self.weight), None if self.bias is None else fn(self.bias))
+
+
+@dataclass(frozen=True, eq=False)
 class Adapter:
-    """Ops by module name, in the order they act, and at most one of ``prefix`` and ``prompt``.
+    """Ops by module name, in the order they act, at most one of ``prefix`` and ``prompt``, and perhaps a ``head``.
 
     A tensor may be part of several ops (some kinds share factors between layers); it is kept and counted once.
     ``vocab_size`` is how many token ids the adapter can read, and ``num_logits`` how many it can write, where they
@@ -51,6 +72,7 @@ class Adapter:
     vocab_size: int | None = None
     num_logits: int | None = None
     invocation_tokens: tuple[int, ...] = ()
+    head: Head | None = None
 
     @property
     def num_virtual_tokens(self) -> int:
@@ -76,6 +98,8 @@ class Adapter:
             found += [self.prefix.keys, self.prefix.values]
         if self.prompt is not None:
             found.append(self.prompt.embeds)
+        if self.head is not None:
+            found += [tensor for tensor in (self.head.weight, self.head.bias) if tensor is not None]
         return list({id(tensor): tensor for tensor in found}.values())
 
     def shared(self) -> list[Tensor]:
@@ -97,4 +121,5 @@ class Adapter:
             ops={name: tuple(op.map(once) for op in ops) for name, ops in self.ops.items()},
             prefix=None if self.prefix is None else PrefixKV(once(self.prefix.keys), once(self.prefix.values)),
             prompt=None if self.prompt is None else PromptEmbeds(once(self.prompt.embeds)),
+            head=None if self.head is None else self.head.map(once),
         )

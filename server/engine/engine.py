@@ -24,6 +24,7 @@ from server.engine.messages import (
     EngineStats,
     FinishReason,
     FromEngine,
+    Pooling,
     RequestOutput,
     StepOutputs,
     TokenLogprobs,
@@ -272,10 +273,15 @@ class Engine:
         self.scheduler.update(request, result.work.num_tokens + max(0, len(tokens) - 1))
         if result.prompt_logprobs:
             self._tell_prompt(request, result.prompt_logprobs)
+        if result.pooled is not None and request.pooled is not None:
+            request.pooled.add(result.pooled)
         if tokens:
             self._tell(request, result, first=first, tokens=tokens, finish_reason=reason)
         elif request.num_pending_tokens == 0:  # only the prompt was wanted
-            self._tell(request, result, first=True, tokens=[], finish_reason=FinishReason.LENGTH)
+            reason = FinishReason.LENGTH if request.pooled is None else FinishReason.STOP
+            self._tell(request, result, first=True, tokens=[], finish_reason=reason)
+        elif request.pooled is not None and request.pooled.params.pooling is Pooling.ALL:
+            self._outputs.append(RequestOutput(request_id=request.request_id, pooled=request.pooled.take()))
 
     def _append(self, request: Request, tokens: list[int]) -> tuple[list[int], FinishReason | None]:
         """Add tokens up to one that ends the request; returns those added, and why it is over, if it is."""
@@ -312,13 +318,14 @@ class Engine:
                 request_id=request.request_id,
                 token_ids=tokens,
                 finish_reason=finish_reason,
-                stop_token_id=tokens[-1] if ended and tokens[-1] in request.stop_ids else None,
+                stop_token_id=tokens[-1] if ended and tokens and tokens[-1] in request.stop_ids else None,
                 logprobs=result.logprobs and result.logprobs[: len(tokens)],
                 prompt_logprobs=[None] if first and untold else None,
                 cached_tokens=request.num_cached_tokens if first else 0,
                 queued_seconds=(request.scheduled_at or request.arrived_at) - request.arrived_at if first else 0.0,
                 drafted_tokens=len(result.work.draft),
                 accepted_tokens=max(0, len(tokens) - 1),
+                pooled=b"" if request.pooled is None else request.pooled.take(),
             )
         )
         if finish_reason is not None:

@@ -194,4 +194,5 @@ def engine_info(runner: ModelRunner) -> EngineInfo:
         vocab_size=runner.vocab_size,
         eos_token_ids=runner.eos_token_ids,
         is_encoder_decoder=bool(runner.start_ids),
+        hidden_size=runner.hidden_size,
     )

@@ -22,12 +22,14 @@ from adapters.combining import Member
 from adapters.ops import Adapter
 from server.adapter_key import AdapterKey
 from server.engine.messages import TokenLogprobs
+from server.engine.pooling import Rows
 from server.engine.request import Request
 from server.engine.sampling.masks import Masker, Masks, Row
 from server.engine.sampling.sampler import NonFiniteLogitsError, Sampler, token_logprobs, token_ranks
 from server.engine.scheduler import SchedulerOutput
 from server.model.host_tier import HostTier
 from server.model.inputs import ModelInput, SequenceInput
+from server.model.outputs import ModelOutput
 from server.model.prepared import PreparedAdapter
 
 
@@ -77,7 +79,14 @@ class Runner(Protocol):
     def adapter_bytes(self) -> int:
         """Memory of all installed adapters."""
 
+    @property
+    def hidden_size(self) -> int:
+        """Of the hidden states that ``compute`` gives; 0 where the base gives none."""
+
     def execute(self, inputs: ModelInput) -> Tensor:
+        """The logits of ``compute`` alone."""
+
+    def compute(self, inputs: ModelInput) -> ModelOutput:
         """Compute one step; logits fp32 [sum(len(s.logits_at)), width] in the order of ``inputs.sequences``.
 
         ``width`` is ``vocab_size``, or that of the adapter in the batch that knows the most tokens; logits of tokens
@@ -131,6 +140,12 @@ class Work:
     def num_samples(self) -> int:
         """Tokens to choose: the next one, and the one behind each that is drafted."""
         return 1 + len(self.draft) if self.samples else 0
+
+    @property
+    def hidden_rows(self) -> range:
+        """Of the tokens of this step those whose hidden states are wanted."""
+        pooled = self.request.pooled
+        return range(0) if pooled is None else pooled.wanted(self.request.num_computed_tokens, self.num_tokens)
 
     @property
     def prompt_targets(self) -> range:
@@ -197,6 +212,8 @@ def _sequence(work: Work) -> SequenceInput:
         logits_at=logits_at,
         decoder_start=request.decoder_start,
         activate_from=request.activate_from,
+        hidden_at=work.hidden_rows,
+        through_head=request.pooled is not None and request.pooled.params.through_head,
     )
 
 
@@ -210,13 +227,15 @@ NON_FINITE = "The model computed values that are not finite for this request; it
 class StepResult:
     """What a step found for one request: tokens if one was due, several if drafted ones hold, or why it failed.
 
-    It ``is_refusal`` where the request itself is why.
+    ``pooled`` is what of the hidden states that were wanted goes into ``PooledPrompt.add``. It ``is_refusal`` where the
+    request itself is why.
     """
 
     work: Work
     tokens: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    pooled: Rows | None = None
     error: str | None = None
     is_refusal: bool = False
 
@@ -257,7 +276,7 @@ class Executor:
         self.passes += 1
         masking = self._masker.begin([Row(work.request, work.draft) for work in batch.work if work.samples])
         try:
-            logits = self._runner.execute(batch.inputs)
+            logits, hidden = self._runner.compute(batch.inputs)
         finally:
             masks = Masks({}, {}) if masking is None else masking.result()
         every_row = len(batch.sample_rows) == len(logits)
@@ -265,6 +284,7 @@ class Executor:
             logits if every_row else logits[batch.sample_rows], batch.sampling, batch.ahead, masks.of(batch.sampling)
         )
         chosen = iter(zip(sampled.token_ids, sampled.logprobs, strict=True))
+        vectors = iter(hidden)
         results = []
         for work, rows in zip(batch.work, batch.prompt_rows, strict=True):
             if (reason := masks.stuck.get(work.request.request_id)) is not None:
@@ -274,8 +294,19 @@ class Executor:
             kept = _without_refused(list(islice(chosen, work.num_samples)), work.draft)
             told = [logprobs for _, logprobs in kept if logprobs is not None]
             prompt_logprobs = _prompt_logprobs(work, logits[rows.start : rows.stop]) if rows else []
-            results.append(StepResult(work, [token for token, _ in kept], told or None, prompt_logprobs))
+            pooled = _pooled(work, next(vectors)) if work.hidden_rows else None
+            results.append(StepResult(work, [token for token, _ in kept], told or None, prompt_logprobs, pooled))
         return results
+
+
+def _pooled(work: Work, rows: Tensor) -> Rows:
+    """Of the wanted hidden states what is kept. Raises NonFiniteLogitsError."""
+    assert work.request.pooled is not None
+    kept = rows.sum(0, keepdim=True) if work.request.pooled.is_mean else rows
+    if not bool(torch.isfinite(kept).all()):
+        raise NonFiniteLogitsError("hidden states are not finite")
+    found: Rows = kept.cpu().numpy()
+    return found
 
 
 Chosen = tuple[int, TokenLogprobs | None]

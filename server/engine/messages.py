@@ -56,6 +56,30 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     speculation: bool = True
 
 
+class Pooling(StrEnum):
+    """Which hidden states of a prompt are answered: their mean, the last or the first token's, or every token's."""
+
+    MEAN = "mean"
+    LAST = "last"
+    CLS = "cls"
+    ALL = "all"
+
+
+class PoolingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Asks for hidden states of the prompt in the place of tokens, as they leave the last norm.
+
+    ``through_head``: for what the adapter's own head makes of them. Of each vector only the first ``dimensions`` are
+    kept (0: all); then it goes through the ``activation`` ("softmax", "sigmoid", or none), and is brought to length 1
+    with ``normalize``.
+    """
+
+    pooling: Pooling = Pooling.LAST
+    through_head: bool = False
+    dimensions: int = 0
+    activation: str = ""
+    normalize: bool = False
+
+
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Log-probability of one chosen token, and the most likely ones as (token_id, logprob), best first.
 
@@ -85,7 +109,8 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True, tag="submit"):
 
     ``tenant`` says whose it is (its key's identity). Service is shared between tenants and between adapters by
     ``weight``, among requests of equal ``priority``; those of a higher one come first. ``added_tokens`` are told with a
-    grammar, for which alone the engine has to know what tokens write.
+    grammar, for which alone the engine has to know what tokens write. With ``pooling`` no token is chosen, whatever
+    ``sampling`` says.
     """
 
     request_id: str
@@ -97,6 +122,7 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True, tag="submit"):
     weight: float = 1.0
     priority: int = 0
     added_tokens: tuple[SpelledToken, ...] = ()
+    pooling: PoolingParams | None = None
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
@@ -133,7 +159,10 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
-    """Sent once, when the base is resident and requests can be served."""
+    """Sent once, when the base is resident and requests can be served.
+
+    ``hidden_size`` is that of hidden states, 0 where the base's way to be computed gives none.
+    """
 
     base_fingerprint: str
     quantization: str
@@ -148,6 +177,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     vocab_size: int
     eos_token_ids: list[int]
     is_encoder_decoder: bool = False
+    hidden_size: int = 0
 
 
 class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -157,8 +187,9 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     token that ended the request, if one did. ``prompt_logprobs`` comes in parts, as they are computed, the last before
     the first token or with it: joined, entry i is for prompt token i, None for the first. ``queued_seconds`` (arrival
     to first scheduling) and ``cached_tokens`` come with the first token. Of ``drafted_tokens`` computed in addition,
-    ``accepted_tokens`` are among ``token_ids``. ``error`` is set exactly when ``finish_reason`` is ERROR; it
-    ``is_refusal`` where the request is to blame, and can never be computed.
+    ``accepted_tokens`` are among ``token_ids``. ``pooled`` are the vectors asked for, as little-endian float32; one
+    with the last output, or those of every token in parts, to be joined. ``error`` is set exactly when
+    ``finish_reason`` is ERROR; it ``is_refusal`` where the request is to blame, and can never be computed.
     """
 
     request_id: str
@@ -171,6 +202,7 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     queued_seconds: float = 0.0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    pooled: bytes = b""
     error: str | None = None
     is_refusal: bool = False
 

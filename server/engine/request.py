@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from server.adapter_key import AdapterKey
 from server.engine.grammar import OutputGrammar
 from server.engine.messages import EngineRequest, FinishReason, SamplingParams, SpelledToken
+from server.engine.pooling import PooledPrompt
 from server.engine.prompt_lookup import PromptLookup
 from server.model.inputs import NEVER, VIRTUAL
 
@@ -150,6 +151,7 @@ class Request:
     bias: TokenBias | None = None
     allowed: NDArray[np.int64] | None = None
     bad_words: BadWords | None = None
+    pooled: PooledPrompt | None = None
     draft: list[int] = field(default_factory=list)
     lookup: PromptLookup | None = None
     added_tokens: tuple[SpelledToken, ...] = ()
@@ -180,6 +182,7 @@ class Request:
             bias=TokenBias(sampling.logit_bias) if sampling.logit_bias else None,
             allowed=np.unique(sampling.allowed_token_ids).astype(np.int64) if sampling.allowed_token_ids else None,
             bad_words=BadWords(sampling.bad_words) if sampling.bad_words else None,
+            pooled=PooledPrompt(message.pooling) if message.pooling is not None else None,
         )
 
     def attach(self, num_virtual_tokens: int, max_model_len: int, start_ids: Sequence[int] = ()) -> None:
@@ -190,8 +193,11 @@ class Request:
         assert not self.token_ids
         assert len(start_ids) <= 1
         self.num_virtual_tokens, self.num_start_tokens = num_virtual_tokens, len(start_ids)
-        self.max_tokens = min(self.sampling.max_tokens, max_model_len - num_virtual_tokens - len(self.prompt_ids))
+        wanted = self.sampling.max_tokens if self.pooled is None else 0
+        self.max_tokens = min(wanted, max_model_len - num_virtual_tokens - len(self.prompt_ids))
         self.token_ids = [*[VIRTUAL] * num_virtual_tokens, *self.prompt_ids, *start_ids]
+        if self.pooled is not None:
+            self.pooled.place(num_virtual_tokens, num_virtual_tokens + len(self.prompt_ids))
         if start_ids and self.history is not None:  # penalties look at what the decoder sees
             self.history = TokenHistory(start_ids)
 
@@ -231,6 +237,11 @@ class Request:
     def wants_prompt_logprobs(self) -> bool:
         """Whether log-probabilities of prompt tokens are still missing."""
         return self.sampling.prompt_logprobs is not None and self.num_prompt_logprobs < len(self.prompt_ids)
+
+    @property
+    def reads_whole_prompt(self) -> bool:
+        """Whether every token of the prompt has to be computed, for what is wanted lies in no cache."""
+        return self.wants_prompt_logprobs or (self.pooled is not None and self.pooled.needs_all)
 
     @property
     def draft_room(self) -> int:
@@ -286,6 +297,8 @@ class Request:
         self.num_computed_tokens = 0
         self.num_published_blocks = 0
         self.draft = []
+        if self.pooled is not None:
+            self.pooled.forget()
 
 
 def find_problem(request: Request, vocab_size: int, max_model_len: int) -> str | None:
@@ -298,7 +311,9 @@ def find_problem(request: Request, vocab_size: int, max_model_len: int) -> str |
         return f"Token ids in the prompt and in sampling parameters must be between 0 and {vocab_size - 1}."
     if request.num_start_tokens and request.sampling.prompt_logprobs is not None:
         return "The base is an encoder-decoder: it reads a prompt and has no log-probabilities of its tokens."
-    if request.max_tokens < min(1, request.sampling.max_tokens):
+    if request.pooled is not None and request.num_start_tokens:
+        return "The base is an encoder-decoder, of which hidden states are not served."
+    if request.max_tokens < min(1, request.sampling.max_tokens if request.pooled is None else 0):
         virtual = f" and its adapter {request.num_virtual_tokens} virtual ones" if request.num_virtual_tokens else ""
         return (
             f"The prompt has {len(request.prompt_ids)} tokens{virtual}, which leaves no room for output within the "

@@ -401,7 +401,7 @@ class Scheduler:
 
     def _lookup(self, request: Request, skip: int) -> list[int]:
         """Cached blocks after the first ``skip``. The last token is always computed: its logits are wanted."""
-        if not self.config.prefix_caching or request.wants_prompt_logprobs:
+        if not self.config.prefix_caching or request.reads_whole_prompt:
             return []
         self._extend_hashes(request)
         return self.blocks.lookup(request.block_hashes[skip : (len(request.token_ids) - 1) // self.blocks.block_size])

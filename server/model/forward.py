@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -26,7 +26,8 @@ from server.model.layout import Assembled, assemble
 from server.model.lean.check import disagreement, tolerance
 from server.model.lean.decoder import LeanDecoder
 from server.model.lean.reading import NoPlanError, read_plan
-from server.model.step import computing
+from server.model.outputs import ModelOutput
+from server.model.step import computing, current
 
 logger = logging.getLogger(__name__)
 
@@ -49,15 +50,42 @@ def mask_unknown(logits: Tensor, segments: Sequence[RowSegment], pool: AdapterPo
     return pad(logits, (0, width - logits.shape[-1])).masked_fill(unknown, -torch.inf)
 
 
+def hidden_of(inputs: ModelInput, batch: Assembled, pool: AdapterPool) -> list[Tensor]:
+    """The hidden states that each sequence with ``hidden_at`` wants, in float32, or what its adapter's head makes."""
+    if batch.step.hidden is None:
+        return []
+    asking = [sequence for sequence in inputs.sequences if len(sequence.hidden_at)]
+    hidden = batch.step.hidden[batch.hidden_rows].float()
+    rows: Sequence[Tensor] = torch.split(hidden, [len(sequence.hidden_at) for sequence in asking])
+    return [_through_head(sequence, part, pool) for sequence, part in zip(asking, rows, strict=True)]
+
+
+def _through_head(sequence: SequenceInput, rows: Tensor, pool: AdapterPool) -> Tensor:
+    if not sequence.through_head:
+        return rows
+    head = None if sequence.adapter is None else pool[sequence.adapter].head
+    assert head is not None, f"{sequence.adapter} has no head of its own"
+    return head.outputs(rows)
+
+
+def _leave_hidden(_module: Any, _args: Any, output: Any) -> None:
+    """Behind a transformers model without its head: what the step at hand wants of its hidden states."""
+    step = current()
+    if step.wants_hidden:
+        step.hidden = output.last_hidden_state[0]
+
+
 class Forward(Protocol):
     """A base's architecture, as the runner sees it.
 
     ``start_ids`` begin the decoder's sequence after the prompt. ``has_exact_rows``: with native kernels a row's logits
-    are the same to the last bit, whatever is computed with it and in whatever pieces.
+    are the same to the last bit, whatever is computed with it and in whatever pieces. ``hidden_size``: of the hidden
+    states that ``execute`` can give; 0 where it gives none.
     """
 
     start_ids: list[int]
     has_exact_rows: bool
+    hidden_size: int
 
     def layers(self) -> list[LayerShape]:
         """What each layer stores in the KV cache for one position."""
@@ -68,11 +96,11 @@ class Forward(Protocol):
     def adapt(self, spec: BaseSpec) -> None:
         """Let adapters act on the modules."""
 
-    def execute(self, inputs: ModelInput, cache: KVCache, pool: AdapterPool) -> Tensor:
-        """Compute one step; logits in the order of the sequences' ``logits_at``.
+    def execute(self, inputs: ModelInput, cache: KVCache, pool: AdapterPool) -> ModelOutput:
+        """Compute one step; logits in the order of the sequences' ``logits_at``, and hidden states.
 
-        Shape: [n, vocab_size]; wider where an adapter of the batch has more tokens. Those that a row's adapter does
-        not have are minus infinity.
+        Shape: logits [n, vocab_size]; wider where an adapter of the batch has more tokens. Those that a row's adapter
+        does not have are minus infinity.
         """
 
     def warm_up_inputs(self, block_size: int) -> list[ModelInput]:
@@ -89,6 +117,7 @@ class DecoderForward(Forward):
     def __init__(self, base: LoadedBase, choice: str = "auto") -> None:
         self.start_ids: list[int] = []
         self.has_exact_rows = False
+        self.hidden_size = 0
         self._base, self._choice = base, choice
         self._num_logits = 0
         self._layers: list[LayerShape] = []
@@ -121,6 +150,9 @@ class DecoderForward(Forward):
         for name, module in router_modules(self._base.model).items():
             adapt_router(module, name)
         adapt_embedding(self._base.model.get_input_embeddings(), spec.embedding)
+        if self._base.model.base_model is not self._base.model:
+            self._base.model.base_model.register_forward_hook(_leave_hidden)
+            self.hidden_size = spec.linears[spec.head][1]
         self._choose(found)
 
     def _planned(self) -> LeanDecoder | str:
@@ -146,11 +178,12 @@ class DecoderForward(Forward):
         logger.info("generic forward, by transformers: %s", found)
 
     @override
-    def execute(self, inputs: ModelInput, cache: KVCache, pool: AdapterPool) -> Tensor:
+    def execute(self, inputs: ModelInput, cache: KVCache, pool: AdapterPool) -> ModelOutput:
         batch = assemble(inputs, cache, pool, self._base.device)
         with computing(batch.step):
             logits = self._by_model(batch) if self._lean is None else self._lean.logits(batch)
-        return mask_unknown(logits, batch.step.head_segments, pool, self._num_logits)
+        logits = mask_unknown(logits, batch.step.head_segments, pool, self._num_logits)
+        return ModelOutput(logits, hidden_of(inputs, batch, pool))
 
     def _by_model(self, batch: Assembled) -> Tensor:
         output = self._base.model(

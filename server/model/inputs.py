@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from server.adapter_key import AdapterKey
@@ -19,6 +20,9 @@ class SequenceInput:
     position of the decoder's first token: what stands before is the encoder's input, except a prefix adapter's virtual
     tokens, which stand before the decoder's. On other bases it is 0. The adapter acts from position ``activate_from``
     on; what stands before is computed as by the base.
+
+    ``hidden_at`` are indices whose hidden states are wanted, as they leave the last norm; ``through_head``: what the
+    adapter's own head makes of them.
     """
 
     adapter: AdapterKey | None
@@ -28,6 +32,8 @@ class SequenceInput:
     logits_at: list[int]
     decoder_start: int = 0
     activate_from: int = 0
+    hidden_at: Sequence[int] = ()
+    through_head: bool = False
 
 
 @dataclass(frozen=True)

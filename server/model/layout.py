@@ -114,12 +114,13 @@ def _segments(runs: Iterable[tuple[AdapterKey | None, int, int]]) -> list[RowSeg
 
 @dataclass(frozen=True, eq=False)
 class Assembled:
-    """A step and the model's arguments for it: all tensors [T], ``logits_rows`` [n]."""
+    """A step and the model's arguments for it: all tensors [T], ``logits_rows`` [n], ``hidden_rows`` [m]."""
 
     step: Step
     input_ids: Tensor
     positions: Tensor
     logits_rows: Tensor
+    hidden_rows: Tensor
 
 
 def assemble(inputs: ModelInput, cache: KVCache, pool: AdapterPool, device: torch.device) -> Assembled:
@@ -151,7 +152,10 @@ def assemble(inputs: ModelInput, cache: KVCache, pool: AdapterPool, device: torc
     token_ids = [t for p in by_adapter for t in p.sequence.token_ids]
     positions = [i for p in by_adapter for i in range(p.sequence.start, p.total)]
     wanted = [p.row + i for p in placed for i in p.sequence.logits_at]
-    return Assembled(step, *(torch.tensor(v, dtype=torch.long, device=device) for v in (token_ids, positions, wanted)))
+    hidden = [p.row + i for p in placed for i in p.sequence.hidden_at]
+    step.wants_hidden = bool(hidden)
+    numbers = (token_ids, positions, wanted, hidden)
+    return Assembled(step, *(torch.tensor(v, dtype=torch.long, device=device) for v in numbers))
 
 
 def new_slots(by_row: Sequence[Placed], block_size: int, device: torch.device) -> Tensor:

@@ -34,6 +34,7 @@ from server.model.host_tier import HostTier
 from server.model.inputs import ModelInput
 from server.model.kv_cache import KVCache, LayerShape, common_head_dim
 from server.model.loader import load_base
+from server.model.outputs import ModelOutput
 from server.model.own_code import OwnCodeForward, paged_problem
 from server.model.prepared import PreparedAdapter, make_verification_plan
 from server.model.seq2seq.encoder_decoder import Seq2SeqForward
@@ -84,6 +85,11 @@ class ModelRunner:
     def has_exact_rows(self) -> bool:
         """Whether a row's logits are the same to the last bit whatever is computed with it, in whatever pieces."""
         return self._forward.has_exact_rows and self._cache.is_read_in_place
+
+    @property
+    def hidden_size(self) -> int:
+        """Of the hidden states that ``compute`` gives; 0 where this base gives none."""
+        return self._forward.hidden_size
 
     @property
     def num_blocks(self) -> int:
@@ -209,10 +215,15 @@ class ModelRunner:
         self._cache.write_prefix(prefix, slots.flatten()[: prefix.keys.shape[1]])
 
     @torch.inference_mode()
-    def execute(self, inputs: ModelInput) -> Tensor:
+    def compute(self, inputs: ModelInput) -> ModelOutput:
         """Compute one step; logits [n, vocab_size] in fp32, in the order of the sequences' ``logits_at``."""
         self._cache.copy_blocks(inputs.copies)
-        return self._forward.execute(inputs, self._cache, self._pool).float()
+        logits, hidden = self._forward.execute(inputs, self._cache, self._pool)
+        return ModelOutput(logits.float(), hidden)
+
+    def execute(self, inputs: ModelInput) -> Tensor:
+        """The logits of ``compute`` alone."""
+        return self.compute(inputs).logits
 
     def warm_up(self) -> None:
         """Run one prefill and one decode, so that kernels are chosen and weights packed before the first request."""

@@ -35,6 +35,7 @@ from server.model.forward import Forward, mask_unknown
 from server.model.inputs import ModelInput, SequenceInput
 from server.model.kv_cache import KVCache, LayerShape
 from server.model.layout import Placed, assemble, slots_of
+from server.model.outputs import ModelOutput
 from server.model.prepared import ROUNDING, distance
 from server.model.sites import BaseSite
 from server.model.step import computing, current
@@ -59,6 +60,7 @@ class OwnCodeForward(Forward):
     def __init__(self, base: LoadedBase) -> None:
         self.start_ids: list[int] = []
         self.has_exact_rows = False
+        self.hidden_size = 0
         self._base, self._num_logits = base, 0
         self._tokens = torch.empty(0, dtype=torch.long)  # by slot of the KV cache
         self._pasts: OrderedDict[int, _Past] = OrderedDict()  # by the slot of the last token
@@ -97,11 +99,12 @@ class OwnCodeForward(Forward):
         logger.info("the base's own code runs, one sequence at a time, %s", how)
 
     @override
-    def execute(self, inputs: ModelInput, cache: KVCache, pool: AdapterPool) -> Tensor:
+    def execute(self, inputs: ModelInput, cache: KVCache, pool: AdapterPool) -> ModelOutput:
         self._copy_blocks(inputs, cache)
         parts = [self._one(sequence, cache, pool) for sequence in inputs.sequences]
         width = max((part.shape[1] for part in parts), default=0)
-        return torch.cat([pad(part, (0, width - part.shape[1]), value=-torch.inf) for part in parts])
+        padded = [pad(part, (0, width - part.shape[1]), value=-torch.inf) for part in parts]
+        return ModelOutput(torch.cat(padded), [])
 
     @override
     def warm_up_inputs(self, block_size: int) -> list[ModelInput]:

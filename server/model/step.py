@@ -87,7 +87,7 @@ class Step:
     linear maps for these rows, ``row_ops`` and ``head_row_ops`` what else a native op does to them, and ``groups`` the
     adapters' other ops by module; ``embed_rows`` [N] and ``embeds``
     [N, hidden] replace embeddings. ``head_width`` is how many columns the output head must have at least, for adapters
-    that brought tokens.
+    that brought tokens. With ``wants_hidden`` the model leaves what comes out of its last norm in ``hidden`` [T, size].
     """
 
     cache: KVCache
@@ -107,6 +107,8 @@ class Step:
     sequences: Sequences | None = None
     num_positions: int = 0
     plans: dict[tuple[tuple[object, ...], bool], RowPlan] = field(default_factory=dict)
+    wants_hidden: bool = False
+    hidden: Tensor | None = None
 
     @property
     def places(self) -> Places | None:

@@ -94,7 +94,10 @@ class LeanDecoder:
         return own_parts and all(table.is_fixed for table in self._plan.tables)
 
     def logits(self, batch: Assembled) -> Tensor:
-        """The logits of the rows that are wanted, [n, vocab_size]. Only inside of ``computing(batch.step)``."""
+        """The logits of the rows that are wanted, [n, vocab_size]. Only inside of ``computing(batch.step)``.
+
+        Leaves hidden states in the step where it wants them.
+        """
         step, stream = batch.step, self._embed(batch.input_ids)
         if self._plan.embedding_scale != 1.0:
             stream *= self._plan.embedding_scale
@@ -104,7 +107,16 @@ class LeanDecoder:
         if step.places is not None and step.places is not layers.places:  # once, with the first such step
             layers = self._layers = _Layers(self._stages, step.places)
         layers.compute(registers, step)
-        return self._logits(registers, batch)
+        logits = self._logits(registers, batch)
+        if step.wants_hidden:
+            step.hidden = self._hidden(registers, step)
+        return logits
+
+    def _hidden(self, registers: Registers, step: Step) -> Tensor:
+        """All rows behind the last norm, [T, size]. The stream is used up."""
+        x = registers.get(Register.STREAM, self._size)
+        x.add_(registers.get(Register.B, self._size), alpha=self._plan.layers[-1].scale)
+        return x if self._norm is None else self._norm(x, step)
 
     def _logits(self, registers: Registers, batch: Assembled) -> Tensor:
         rows = batch.logits_rows

@@ -19,6 +19,7 @@ from server.model.forward import Forward
 from server.model.inputs import ModelInput, SequenceInput
 from server.model.kv_cache import KVCache, LayerShape
 from server.model.layout import Placed, head_segments, padded, place, row_segments, slots_of, virtual_rows
+from server.model.outputs import ModelOutput
 from server.model.seq2seq.t5_attention import DecoderStep, bind_attention, layer_shapes, write_source
 from server.model.step import DecodePart, PrefillPart, Step, computing
 
@@ -151,6 +152,7 @@ class Seq2SeqForward(Forward):
             )
         self._model, self._device = base.model, base.device
         self.start_ids: list[int] = [base.decoder_start_id]
+        self.hidden_size = 0
         self.has_exact_rows = False  # it attends by torch
         bind_attention(base.model)
 
@@ -171,11 +173,11 @@ class Seq2SeqForward(Forward):
         adapt_embedding(self._model.encoder.embed_tokens, "encoder.embed_tokens")
 
     @override
-    def execute(self, inputs: ModelInput, cache: KVCache, pool: AdapterPool) -> Tensor:
+    def execute(self, inputs: ModelInput, cache: KVCache, pool: AdapterPool) -> ModelOutput:
         encoder = encoder_pass(inputs, cache, pool, self._device)
         if encoder is not None:
             self._encode(encoder)
-        return self._decode(decoder_pass(inputs, cache, pool, self._device))
+        return ModelOutput(self._decode(decoder_pass(inputs, cache, pool, self._device)), [])
 
     @override
     def warm_up_inputs(self, block_size: int) -> list[ModelInput]:

@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from server.adapter_key import AdapterKey
 from server.config import EngineConfig
 from server.engine.engine import Engine
@@ -19,6 +23,7 @@ from server.engine.messages import (
     EngineRequest,
     FinishReason,
     FromEngine,
+    PoolingParams,
     RequestOutput,
     SamplingParams,
     StepOutputs,
@@ -51,6 +56,11 @@ class Result:
         return [entry for output in self.outputs for entry in output.logprobs or []]
 
     @property
+    def pooled(self) -> Tensor:
+        """All numbers of the pooled output, in one row."""
+        return torch.tensor(np.frombuffer(b"".join(output.pooled for output in self.outputs), "<f4"))
+
+    @property
     def prompt_logprobs(self) -> list[TokenLogprobs | None]:
         return [entry for output in self.outputs for entry in output.prompt_logprobs or []]
 
@@ -70,6 +80,7 @@ class Harness:
         adapter: AdapterKey | None = None,
         *,
         salt: str = "",
+        pooling: PoolingParams | None = None,
         **params: Any,
     ) -> None:
         """Add a request; greedy, four tokens and no stop unless ``params`` say otherwise."""
@@ -77,7 +88,12 @@ class Harness:
         self.results[request_id] = Result()
         self.engine.add_request(
             EngineRequest(
-                request_id=request_id, prompt_ids=prompt_ids, sampling=sampling, adapter=adapter, cache_salt=salt
+                request_id=request_id,
+                prompt_ids=prompt_ids,
+                sampling=sampling,
+                adapter=adapter,
+                cache_salt=salt,
+                pooling=pooling,
             )
         )
 

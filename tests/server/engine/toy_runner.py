@@ -20,6 +20,7 @@ from adapters.ops import Adapter, LowRank, PrefixKV, PromptEmbeds
 from server.adapter_key import AdapterKey
 from server.model.host_tier import HostTier
 from server.model.inputs import VIRTUAL, ModelInput, SequenceInput
+from server.model.outputs import ModelOutput
 from server.model.prepared import PreparedAdapter
 
 VOCAB, HIDDEN, LAYERS, EOS = 64, 16, 2, 63
@@ -33,6 +34,7 @@ class ToyRunner:
     base_fingerprint = "toy"
     how = "toy"
     has_exact_rows = True
+    hidden_size = HIDDEN
     host: HostTier | None = None
 
     def __init__(self, num_blocks: int = 32, block_size: int = 4, max_model_len: int = 64) -> None:
@@ -43,6 +45,7 @@ class ToyRunner:
         self.start_ids: list[int] = []
         self.adapters: dict[AdapterKey, Adapter] = {}
         self.inputs: list[ModelInput] = []
+        self._hidden: list[Tensor] = []  # of the step at hand, by sequence
         generator = torch.Generator().manual_seed(0)
 
         def weight(*shape: int) -> Tensor:
@@ -92,8 +95,19 @@ class ToyRunner:
         rows = [self._forward(sequence) for sequence in inputs.sequences]
         return torch.cat(rows).float() if rows else torch.zeros(0, VOCAB)
 
+    def compute(self, inputs: ModelInput) -> ModelOutput:
+        self._hidden = []
+        return ModelOutput(self.execute(inputs), [rows for rows in self._hidden if len(rows)])
+
     def reference(self, key: AdapterKey | None, token_ids: list[int]) -> Tensor:
         """Logits at every position of ``token_ids`` (a prompt and outputs), computed at once and without blocks."""
+        return self._alone(key, token_ids).logits
+
+    def reference_hidden(self, key: AdapterKey | None, token_ids: list[int]) -> Tensor:
+        """The hidden states likewise."""
+        return self._alone(key, token_ids).hidden[0]
+
+    def _alone(self, key: AdapterKey | None, token_ids: list[int]) -> ModelOutput:
         adapter = self.adapters[key] if key else None
         alone = ToyRunner(num_blocks=1, block_size=self.max_model_len, max_model_len=self.max_model_len)
         start = 0
@@ -105,7 +119,7 @@ class ToyRunner:
             elif adapter.prompt is not None:
                 token_ids = [VIRTUAL] * adapter.num_virtual_tokens + token_ids
         wanted = list(range(token_ids.count(VIRTUAL), len(token_ids)))
-        return alone.execute(ModelInput([SequenceInput(key, token_ids, start, [0], wanted)]))
+        return alone.compute(ModelInput([SequenceInput(key, token_ids, start, [0], wanted, hidden_at=wanted)]))
 
     def greedy(self, key: AdapterKey | None, prompt: list[int], count: int) -> list[int]:
         """What greedy decoding of ``prompt`` must give."""
@@ -130,10 +144,11 @@ class ToyRunner:
             scores = (hidden @ self._q[layer]) @ self._kv[0, layer, slots].T / HIDDEN**0.5
             weights = scores.masked_fill(later, -torch.inf).softmax(dim=-1)
             hidden = hidden + (weights @ self._kv[1, layer, slots]) @ self._o[layer]
+        if NOT_FINITE in sequence.token_ids:
+            hidden = hidden * torch.nan
+        self._hidden.append(hidden[list(sequence.hidden_at)].float())
         logits = hidden @ self._embed.T
         logits[:, [RAISES, NOT_FINITE]] = -100.0  # never an output
-        if NOT_FINITE in sequence.token_ids:
-            logits = logits * torch.nan
         return logits[sequence.logits_at]
 
     def _inputs(self, sequence: SequenceInput, adapter: Adapter | None) -> Tensor:
