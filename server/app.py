@@ -40,6 +40,7 @@ from server.api.body_limits import BodyBudget, BodyLimit, BodyRule
 from server.api.context import Admission, ServerContext
 from server.api.middleware import RequestLog, RootPath, Unversioned, unversioned
 from server.api.origins import Cors
+from server.api.pooling import embeddings
 from server.api.responses import routes as responses
 from server.api.routing import PlainPath
 from server.api.shadow import Shadows
@@ -223,6 +224,7 @@ ROUTERS = (
     completions.router,
     responses.router,
     anthropic_messages.router,
+    embeddings.router,
     models.router,
     admin.router,
     traffic.router,

@@ -166,6 +166,13 @@ class RequestClock:
         self._last = now
         self.count += count
 
+    def computed(self, queued_seconds: float) -> None:
+        """The prompt is computed, and no token is wanted."""
+        now = self._now()
+        self._series.queue.observe(queued_seconds)
+        if not self._again:
+            self._on_first(now)
+
     def restart(self) -> None:
         """What came so far is lost, and is computed again."""
         self._again, self.ttft = True, None

@@ -291,6 +291,10 @@ class ServerConfig(BaseModel):
     max_answer_logprobs: Annotated[
         Positive, Flag(LIMITS, "log-probabilities of output tokens that one answer may hold, if it is no stream", "N")
     ] = 4_194_304
+    max_pooled_inputs: Annotated[
+        Positive, Flag(LIMITS, "inputs of one request for embeddings, scores or classes", "N")
+    ] = 2048
+    max_pooled_numbers: Annotated[Positive, Flag(LIMITS, "numbers that one answer of these may hold", "N")] = 8_388_608
     max_body_mb: Annotated[Size, Flag(LIMITS, "size of one JSON request", "MB")] = 8.0
     max_json_values: Annotated[
         Positive, Flag(LIMITS, "values in one JSON request (a field, list or object counts as 6)", "N")

@@ -35,6 +35,9 @@ def bound(dtype: torch.dtype, length: int, depth: int = 1, scale: float = 1.0) -
 # It is 1.2e-4; a single weight matrix rounded to half precision moves logits by 5e-4 (tests/test_bounds.py).
 LOGITS = bound(torch.float32, length=128, depth=18, scale=64 * 0.8 * 0.8 * 0.12)
 
+# Hidden states behind their last norm: the sums before the head, of numbers that are no larger.
+HIDDEN = bound(torch.float32, length=128, depth=17, scale=64 * 0.8 * 0.8 * 0.12)
+
 # Those of the tiny encoder-decoders: in each of two layers eight such sums in the encoder and thirteen in the decoder,
 # which attends twice, then two norms and the head.
 SEQ2SEQ_LOGITS = bound(torch.float32, length=128, depth=45, scale=64 * 0.8 * 0.8 * 0.12)

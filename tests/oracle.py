@@ -112,6 +112,21 @@ def logits(base: Path, adapter: Path | None, token_ids: list[int], quantize: str
 
 
 @torch.no_grad()
+def hidden(base: Path, adapter: Path | None, token_ids: list[int]) -> Tensor:
+    """transformers' last_hidden_state of ``token_ids`` with ``adapter`` alone, without rows of virtual tokens."""
+    model, found = _model(base, adapter, "none"), []
+    causal = model.get_base_model() if isinstance(model, PeftModel) else model
+    hook = causal.base_model.register_forward_hook(lambda *call: found.append(call[2].last_hidden_state[0]))
+    try:
+        model(input_ids=torch.tensor([token_ids]), **task_of(model))
+    finally:
+        hook.remove()
+    (rows,) = found
+    out: Tensor = rows[-len(token_ids) :].float()
+    return out
+
+
+@torch.no_grad()
 def activated_logits(base: Path, adapter: Path, prompt: list[int], token_ids: list[int]) -> Tensor:
     """As ``logits``, with an activated LoRA: peft's generate looks for the invocation in the prompt alone."""
     model = _model(base, adapter, "none")

@@ -315,7 +315,7 @@ async def running(
     requests = job.requests()
     holder = job.tenant, job.adapter.name if job.adapter else ""
     with context.admission.admit(len(requests), cut, holder) as places:
-        await _resident(context, job, lease)
+        await resident(context, lease, job.deadline)
         lease.sequences = len(requests)
         context.shadows.give_way(context.admission.active)
         cold = context.residency.cold_start(lease)
@@ -344,10 +344,10 @@ async def running(
                 await sequence.close()
 
 
-async def _resident(context: ServerContext, job: Job, lease: Lease) -> None:
+async def resident(context: ServerContext, lease: Lease, deadline: float | None) -> None:
     """Wait until the adapter is in memory. Raises RequestTimeoutError as well."""
     try:
-        async with asyncio.timeout_at(job.deadline):
+        async with asyncio.timeout_at(deadline):
             await context.residency.ensure(lease)
     except TimeoutError:
         raise RequestTimeoutError(

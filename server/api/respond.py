@@ -6,7 +6,6 @@ Answers are whole, or server-sent events; work for a client that leaves ends at 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -22,20 +21,19 @@ from server.api.auth import caller_of
 from server.api.body_limits import forget_body
 from server.api.context import ServerContext
 from server.api.copies import answer_copy
-from server.api.error_responses import ApiError, to_api_error
+from server.api.error_responses import ApiError
 from server.api.event_stream import NOT_TAKEN, ClientGone, EventStream, until_gone, with_errors
 from server.api.generation import Generation, running
 from server.api.large_answer import LargeAnswer, counted
-from server.api.prepare import Job, asked_model
+from server.api.leasing import count_error, leased
+from server.api.prepare import Job
 from server.api.shadow import Answered
 from server.api.sharing import deadline_of, settled, share_of
 from server.api.wire import SamplingBody
-from server.catalog.registry import Lease
-from server.errors import AdapterFailedError, BudgetError, EngineUnavailableError, StoreError, UnknownModelError
+from server.errors import EngineUnavailableError
 
 Body = TypeVar("Body", bound=SamplingBody)
 Prepare = Callable[[ServerContext, Body, AdapterKey | None, float], Awaitable[Job]]
-SESSION_HEADER = "x-session-id"  # what a request sticks to whose body says nothing
 GONE_STATUS = 499  # nginx's number; nobody is there to read it
 
 
@@ -69,7 +67,6 @@ class _Work:
         self._started = time.perf_counter()
         self._deadline = deadline_of(request, context.config, body)
         self._headers: dict[str, str] = {}
-        self._adapter: AdapterKey | None = None
         self._drawn: AdapterKey | None = None  # that it holds, or held
         self._shadow: AdapterKey | None = None  # that gets a copy
         self._writer: EventWriter | None = None  # of its stream
@@ -132,8 +129,8 @@ class _Work:
         if context.admission.closed_because:
             raise EngineUnavailableError(context.admission.closed_because)
         self._caller.check_asked(context.registry, self._body)
-        with await self._leased() as lease:
-            self._adapter = self._drawn = lease.key
+        with await leased(self._request, context, self._body) as lease:
+            self._drawn = lease.key
             self._shadow = context.shadows.chosen(lease)
             share = share_of(self._caller, context, lease.key)
             with context.limiter.request(share.subjects) as ticket:
@@ -145,23 +142,6 @@ class _Work:
                     self._headers = {**job.headers, **ticket.headers()}
                     with settled(ticket, generation):
                         yield generation
-
-    async def _leased(self) -> Lease:
-        """A hold on the version that answers: the live one where a canary that was drawn cannot be loaded."""
-        context, sticky = self._context, self._body.sticky or self._request.headers.get(SESSION_HEADER) or None
-        lease = context.registry.lease(asked_model(context.registry, self._body), sticky)
-        key = lease.key
-        if key is None or not lease.by_name or (live := context.registry.live(key.name).key) == key:
-            return lease
-        try:
-            await context.residency.ensure(lease)
-        except BaseException as error:
-            lease.release()
-            if not isinstance(error, (AdapterFailedError, BudgetError, StoreError, UnknownModelError)):
-                raise
-            context.registry.on_fallback(key)
-            return context.registry.lease(str(live))
-        return lease
 
     def _answered(self, generation: Generation) -> None:
         """The request has been answered to its end."""
@@ -187,19 +167,12 @@ class _Work:
         usage = generation.usage
         facts.update(
             model=generation.job.model,
-            adapter=str(self._adapter) if self._adapter else None,
+            adapter=str(self._drawn) if self._drawn else None,
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=sum(usage.completion.values()),
             cached_tokens=usage.cached_tokens,
         )
 
     def count_error(self, error: Exception) -> None:
-        """Count an error that is answered, under the adapter that was asked for if there is one."""
-        self._request.scope["state"]["record"].note_error(error)
-        with contextlib.suppress(UnknownModelError):
-            self._caller.check_asked(self._context.registry, self._body)
-            self._adapter = self._adapter or self._context.registry.find(self._body.named(self._context.base_name))
-        answer = to_api_error(error)
-        self._context.metrics.error(self._adapter, answer.code or "invalid_request")
-        if answer.status >= 500:
-            self._context.traffic.figures.failed(self._drawn)
+        """Count an error that is answered."""
+        count_error(self._request, self._context, self._body, self._drawn, error)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from fastapi import Request
 
@@ -18,12 +19,15 @@ from server.api.auth import Caller
 from server.api.context import ServerContext
 from server.api.generation import Generation
 from server.api.limits import RequestTicket, Subject, merged
+from server.api.pooling.job import PooledJob
+from server.api.pooling.wire import PooledBody
 from server.api.prepare import Job
 from server.api.wire import MAX_TIMEOUT, ChatCompletionBody, SamplingBody
 from server.catalog.versions import NameSettings
 from server.errors import InvalidRequestError, RequestTimeoutError
 from server.settings import ServerConfig
 
+AnyJob = TypeVar("AnyJob", Job, PooledJob)
 TIMEOUT_HEADER = "x-request-timeout"
 
 
@@ -42,7 +46,7 @@ class Share:
         """Whose limits hold."""
         return self.name, self.key
 
-    def job(self, job: Job, deadline: float | None) -> Job:
+    def job(self, job: AnyJob, deadline: float | None) -> AnyJob:
         """``job``, as the engine is to see it. Raises RequestTimeoutError when it is too late for it."""
         if deadline is not None and asyncio.get_running_loop().time() >= deadline:
             raise RequestTimeoutError("the request took longer than it may before it was begun; send it again later")
@@ -100,7 +104,7 @@ def settled(ticket: RequestTicket, generation: Generation) -> Iterator[None]:
             ticket.used = usage.prompt_tokens + sum(usage.completion.values())
 
 
-def deadline_of(request: Request, config: ServerConfig, body: SamplingBody) -> float | None:
+def deadline_of(request: Request, config: ServerConfig, body: SamplingBody | PooledBody) -> float | None:
     """When the request has to have ended, by the event loop's clock: after the shortest of all times that are set.
 
     Raises InvalidRequestError.

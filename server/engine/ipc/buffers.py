@@ -34,6 +34,7 @@ def join_outputs(outputs: Sequence[RequestOutput]) -> RequestOutput:
         queued_seconds=max(output.queued_seconds for output in outputs),
         drafted_tokens=sum(output.drafted_tokens for output in outputs),
         accepted_tokens=sum(output.accepted_tokens for output in outputs),
+        pooled=b"".join(output.pooled for output in outputs),
         error=last.error,
     )
 

@@ -25,6 +25,7 @@ from hotkernels.program import Program
 from server.adapter_key import AdapterKey
 from server.engine.messages import FinishReason
 from server.model.inputs import ModelInput
+from server.model.outputs import ModelOutput
 from tests import oracle
 from tests.bounds import LOGITS, packed_logits
 from tests.factory import make_base
@@ -47,20 +48,20 @@ class Recorder:
         self.logits: dict[str, list[Tensor]] = {}
         self.steps = 0
         self._driver = driver
-        self._execute = driver.engine.runner.execute
-        driver.engine.runner.execute = self._recorded  # type: ignore[method-assign]
+        self._compute = driver.engine.runner.compute
+        driver.engine.runner.compute = self._recorded  # type: ignore[method-assign]
 
-    def _recorded(self, inputs: ModelInput) -> Tensor:
+    def _recorded(self, inputs: ModelInput) -> ModelOutput:
         holders = {tuple(r.block_table): r.request_id for r in self._driver.engine.scheduler.running}
-        logits = self._execute(inputs)
+        output = self._compute(inputs)
         self.steps += 1
         row = 0
         for sequence in inputs.sequences:
             count = len(sequence.logits_at)
             if count and (name := holders.get(tuple(sequence.block_table))):
-                self.logits.setdefault(name, []).append(logits[row + count - 1])
+                self.logits.setdefault(name, []).append(output.logits[row + count - 1])
             row += count
-        return logits
+        return output
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +215,7 @@ class BaseProducts:
     def steps(self, runner: Any) -> list[Counter[int]]:
         """The products of every step that ``runner`` makes from now on, in a list that grows."""
         self._steps = []
-        self._note(runner, "execute", lambda _: self._steps.append(Counter()))
+        self._note(runner, "compute", lambda _: self._steps.append(Counter()))
         return self._steps
 
     def _note(self, owner: Any, name: str, note: Callable[..., object]) -> None:

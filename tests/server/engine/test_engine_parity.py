@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from server.adapter_key import AdapterKey
 from server.engine.messages import (
@@ -15,6 +14,7 @@ from server.engine.messages import (
     FinishReason,
 )
 from server.model.inputs import ModelInput
+from server.model.outputs import ModelOutput
 from tests.factory import make_adapter
 from tests.server.engine.driver import Driver, prompt_of
 
@@ -114,18 +114,18 @@ def test_steps_that_run_out_of_memory_change_no_answer(
 ) -> None:
     """Every step of more than two sequences fails once its KV is written, and is computed again in parts."""
     driver = make_driver()
-    compute, failed = driver.engine.runner.execute, []
+    compute, failed = driver.engine.runner.compute, []
 
-    def execute(inputs: ModelInput) -> Tensor:
-        logits = compute(inputs)
+    def fail(inputs: ModelInput) -> ModelOutput:
+        output = compute(inputs)
         if len(inputs.sequences) > 2:
             failed.append(inputs)
             torch.empty(2**60)  # no machine has it
-        return logits
+        return output
 
     names = ["lora-r8", "prefix-5", "prompt-7", None]
     keys = [driver.load(name, tiny_adapters[name]) if name else None for name in names]
-    monkeypatch.setattr(driver.engine.runner, "execute", execute)
+    monkeypatch.setattr(driver.engine.runner, "compute", fail)
     for i, key in enumerate(keys):
         driver.submit(f"r{i}", prompt_of(i, 9 + i), key)
     driver.run()

@@ -52,6 +52,7 @@ def test_everything_that_came_once_survives_in_order() -> None:
                 cached_tokens=8,
                 queued_seconds=0.3,
                 drafted_tokens=3,
+                pooled=b"ab",
             ),
             RequestOutput(
                 request_id="r",
@@ -60,6 +61,7 @@ def test_everything_that_came_once_survives_in_order() -> None:
                 prompt_logprobs=[first],
                 drafted_tokens=2,
                 accepted_tokens=1,
+                pooled=b"cd",
             ),
             RequestOutput(request_id="r", token_ids=[9], finish_reason=FinishReason.STOP, stop_token_id=9),
         ]
@@ -75,6 +77,7 @@ def test_everything_that_came_once_survives_in_order() -> None:
         queued_seconds=0.3,
         drafted_tokens=5,
         accepted_tokens=1,
+        pooled=b"abcd",
     )
 
 

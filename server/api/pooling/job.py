@@ -1,0 +1,152 @@
+"""What a request for pooled outputs has the engine do: checked bodies to prompts and parameters. Without effects."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from server.adapter_key import AdapterKey
+from server.api.context import ServerContext
+from server.api.pooling.wire import InputBody, PooledBody
+from server.api.prepare import ContextBudget, Prompt, budget_for
+from server.engine.messages import EngineRequest, PoolingParams, SamplingParams
+from server.errors import InvalidRequestError
+
+NUMBER_BYTES = 4  # float32
+_NO_OUTPUT = SamplingParams(max_tokens=0)
+
+
+@dataclass(frozen=True)
+class PooledJob:
+    """``prompts``, each of which makes a vector, or one for each token; ``model`` is the name the client used.
+
+    ``tenant``, ``weight``, ``priority`` and ``deadline`` as in ``server.api.prepare.Job``.
+    """
+
+    id: str
+    created: int
+    model: str
+    adapter: AdapterKey | None
+    prompts: list[Prompt]
+    pooling: PoolingParams
+    started: float
+    cache_salt: str = ""
+    tenant: str = ""
+    weight: float = 1.0
+    priority: int = 0
+    deadline: float | None = None
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts."""
+        return sum(len(prompt.ids) for prompt in self.prompts)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Which exact adapter version answers."""
+        return {"x-hotswap-adapter": str(self.adapter)} if self.adapter is not None else {}
+
+    def requests(self) -> Iterator[EngineRequest]:
+        """One for each prompt, in their order."""
+        for number, prompt in enumerate(self.prompts):
+            yield EngineRequest(
+                request_id=f"{self.id}-{number}",
+                prompt_ids=prompt.ids,
+                sampling=_NO_OUTPUT,
+                adapter=self.adapter,
+                cache_salt=self.cache_salt,
+                tenant=self.tenant,
+                weight=self.weight,
+                priority=self.priority,
+                pooling=self.pooling,
+            )
+
+
+def make_job(
+    context: ServerContext,
+    body: PooledBody,
+    adapter: AdapterKey | None,
+    prompts: list[Prompt],
+    pooling: PoolingParams,
+    *,
+    prefix: str,
+    started: float,
+) -> PooledJob:
+    """The job of ``prompts``."""
+    return PooledJob(
+        id=f"{prefix}-{uuid.uuid4().hex}",
+        created=int(time.time()),
+        model=body.named(context.base_name),
+        adapter=adapter,
+        prompts=prompts,
+        pooling=pooling,
+        started=started,
+        cache_salt=body.cache_salt or "",
+    )
+
+
+def check_served(context: ServerContext) -> int:
+    """The size of a hidden state. Raises InvalidRequestError where the base gives none."""
+    info = context.engine.info
+    if not info.hidden_size:
+        kind = "an encoder-decoder" if info.is_encoder_decoder else "computed by code of its own"
+        raise InvalidRequestError(
+            f"this base is {kind}, and its hidden states are not served; serve a decoder-only base for embeddings, "
+            "scores and classes",
+            param="model",
+        )
+    return info.hidden_size
+
+
+def check_count(context: ServerContext, count: int, numbers: int, param: str) -> None:
+    """Refuse more inputs than one request may have, or an answer too large to hold, of ``numbers`` numbers."""
+    if count > (limit := context.config.max_pooled_inputs):
+        raise InvalidRequestError(
+            f"{param}: {count} inputs; one request may have {limit} (--max-pooled-inputs)",
+            param=param,
+            code="array_above_max_length",
+        )
+    if numbers > (limit := context.config.max_pooled_numbers):
+        raise InvalidRequestError(
+            f"{param}: the answer would hold {numbers} numbers; one answer may hold {limit} (--max-pooled-numbers): "
+            "send fewer inputs, or ask for fewer `dimensions`",
+            param=param,
+        )
+
+
+def budget_of(context: ServerContext, body: PooledBody, adapter: AdapterKey | None, param: str) -> ContextBudget:
+    """The positions of one input, of which ``body`` may ask to keep the end."""
+    budget = budget_for(context, adapter, param)
+    keep = body.truncate_prompt_tokens
+    return replace(budget, keep=max(budget.left(0), 1) if keep == -1 else keep)
+
+
+async def input_prompts(body: InputBody, budget: ContextBudget) -> list[Prompt]:
+    """The prompts of ``body``. Raises InvalidRequestError."""
+    if body.messages is not None:
+        messages = [message.for_template() for message in body.messages]
+        settings = {"add_generation_prompt": False, **body.chat_template_kwargs}  # it is read, not gone on with
+        text = await budget.text.render_chat_off_loop(messages, settings)
+        return [_checked(budget, await budget.encode(text, add_special_tokens=bool(body.add_special_tokens)))]
+    return await encoded(body.inputs, budget, special=body.add_special_tokens is not False)
+
+
+async def encoded(inputs: Sequence[str | list[int]], budget: ContextBudget, *, special: bool) -> list[Prompt]:
+    """``inputs``, texts or token ids, as prompts; others have their turn between them. Raises InvalidRequestError."""
+    prompts = []
+    for given in inputs:
+        if isinstance(given, str):
+            prompts.append(_checked(budget, await budget.encode(given, add_special_tokens=special)))
+        else:
+            budget.check_known(given)
+            prompts.append(_checked(budget, budget.cut(Prompt(given))))
+        await asyncio.sleep(0)
+    return prompts
+
+
+def _checked(budget: ContextBudget, prompt: Prompt) -> Prompt:
+    budget.check(len(prompt.ids), 0)
+    return prompt
