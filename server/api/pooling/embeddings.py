@@ -26,7 +26,6 @@ Body = Annotated[EmbeddingBody, Depends(json_body(EmbeddingBody))]
 
 
 @router.post("/v1/embeddings", response_model=None)
-@router.post("/embeddings", response_model=None)
 async def embeddings(_: InferenceKey, request: Request, context: ContextDep, body: Body) -> Response:
     """A vector for each input."""
     return await answer(request, context, body, embedding_job, partial(embedding_answer, body))
