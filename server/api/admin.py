@@ -20,7 +20,7 @@ from server.api.error_responses import ApiError, json_response
 from server.api.name_settings import SettingsBody, settings_body
 from server.api.preconditions import GuardDep, etag_of, unmodified
 from server.api.traffic_body import Number, TrafficFields, traffic_body
-from server.api.wire import Integer, Wire
+from server.api.wire_fields import Integer, Wire
 from server.catalog.guard import Guard, state_of
 from server.catalog.lifecycle import Activation
 from server.catalog.registry import Registry

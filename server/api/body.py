@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 
 from server.api.context import ServerContext, get_context
 from server.api.error_responses import ApiError
-from server.api.wire import Wire
+from server.api.wire_fields import Wire
 from server.settings import ServerConfig
 from server.text.tokenizer import count_characters
 

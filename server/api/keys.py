@@ -18,7 +18,7 @@ from server.api.body import json_body
 from server.api.context import KeysDep
 from server.api.error_responses import json_response
 from server.api.moments import Moment
-from server.api.wire import Integer, Texts, Wire
+from server.api.wire_fields import Integer, Texts, Wire
 from server.catalog.key_manager import KeyManager
 from server.catalog.keys import KeyRecord, Scope, check_label, check_patterns, key_data, new_key
 from server.errors import InvalidRequestError

@@ -13,7 +13,7 @@ from server.api.auth import AdminKey
 from server.api.body import json_body
 from server.api.context import ContextDep, LifecycleDep
 from server.api.error_responses import ApiError
-from server.api.wire import Wire
+from server.api.wire_fields import Wire
 from server.catalog.sources import SourceError, shown
 from server.errors import ConflictError, EngineUnavailableError, UnknownModelError
 

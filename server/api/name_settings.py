@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 from pydantic import Field, model_validator
 
-from server.api.wire import Integer, Wire
+from server.api.wire_fields import Integer, Wire
 from server.catalog.versions import NameSettings
 from server.limits import Limits
 

@@ -24,7 +24,7 @@ from server.api.files import FILES_PATH, UPLOADED
 from server.api.keys import RotationBody
 from server.api.sources import SourceBody
 from server.api.traffic import AbortBody, PromoteBody
-from server.api.wire import Wire
+from server.api.wire_fields import Wire
 from server.catalog.files import MAX_EXPIRY, MIN_EXPIRY
 
 _OPTIONAL: dict[str, type[Wire]] = {

@@ -13,7 +13,7 @@ from server.api.body import check_media_type
 from server.api.context import ServerContext
 from server.api.error_responses import ApiError
 from server.api.uploads import Upload
-from server.api.wire import Integer, Wire
+from server.api.wire_fields import Integer, Wire
 
 MAX_BODY = 64 * 1024
 

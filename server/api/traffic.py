@@ -16,7 +16,7 @@ from server.api.context import ContextDep
 from server.api.error_responses import json_response
 from server.api.preconditions import GuardDep, etag_of
 from server.api.traffic_body import Number, ScoresBody
-from server.api.wire import Integer, Wire
+from server.api.wire_fields import Integer, Wire
 
 router = APIRouter()
 Given = TypeVar("Given", bound=Wire)

@@ -9,7 +9,7 @@ from msgspec import UNSET, UnsetType
 from pydantic import ConfigDict, Field, field_validator
 
 from server.api.context import ServerContext
-from server.api.wire import Integer, Wire
+from server.api.wire_fields import Integer, Wire
 from server.catalog.canary_plan import CanaryPlan, ShadowPlan, TrafficPlan
 from server.catalog.canary_rules import MAX_MIN_REQUESTS, Figures, Rules, Verdict, parse_gate, percentile
 from server.catalog.traffic import MAX_CANARIES, MAX_SCORES, Canary, Shadow, Traffic

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from typing_extensions import override
 
 from adapters.quoting import quote
-from server.api.unserved import UNSERVED, UNSERVED_WORDS, find_unserved, with_words
+from server.api.unserved import UNSERVED, UNSERVED_WORDS
+from server.api.wire_conversation import ChatMessage, ConversationBody
+from server.api.wire_fields import Integer, KeptTokens, ServiceTier, Texts, TokenIds, Wire
 
 MAX_STOP_CHARS = 256
 MAX_STOP_STRINGS = 1024  # of any configuration; the configured limit is usually 16
@@ -23,67 +25,7 @@ MAX_BAD_WORDS = 128
 MAX_BAD_WORD_CHARS = 64
 MAX_MODEL_CHARS = 512
 MIN_REPETITION_PENALTY = 0.01  # logits are divided by it, and must stay finite
-MAX_TEMPLATE_KWARGS = 32
 MAX_TIMEOUT = 7 * 86400.0  # seconds
-RESERVED_TEMPLATE_KWARGS = frozenset(
-    {"self", "conversation", "conversations", "messages", "tools", "documents", "chat_template",
-     "add_generation_prompt", "tokenize", "continue_final_message", "padding", "truncation", "max_length",
-     "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens"}
-)  # fmt: skip
-
-
-def _whole(value: Any) -> Any:
-    """JSON knows one kind of number: 3.0 is 3. Beyond 64 bits nothing here counts, and no message can carry it."""
-    if type(value) is float and value.is_integer():
-        value = int(value)
-    if type(value) is int and not -(2**63) <= value < 2**63:
-        raise ValueError("must be an integer of at most 64 bits")
-    return value
-
-
-def _all_whole(values: Any) -> Any:
-    """``_whole`` of a long list, at no cost where nothing needs it."""
-    if isinstance(values, list) and float in set(map(type, values)):
-        return [int(x) if type(x) is float and x.is_integer() else x for x in values]
-    return values
-
-
-def _kept(tokens: int) -> int:
-    if tokens == 0:
-        raise ValueError("must be at least 1, or -1 to keep as many tokens as fit")
-    return tokens
-
-
-Integer = Annotated[int, BeforeValidator(_whole)]
-KeptTokens = Annotated[int, BeforeValidator(_whole), Field(ge=-1), AfterValidator(_kept)]
-# fail_fast: a list of a million wrong items makes one error, not a million.
-TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(fail_fast=True), BeforeValidator(_all_whole)]
-Texts = Annotated[list[str], Field(fail_fast=True)]
-ServiceTier = Literal["auto", "default", "flex", "scale", "priority"]  # there is one here, "default"
-
-
-class Wire(BaseModel):
-    """Base of all bodies.
-
-    ``unsupported``: fields that clients know and that are not served, with the reason; ``unsupported_words``: the same
-    for fields with such a word in their names.
-    """
-
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, frozen=True, protected_namespaces=())
-    unsupported: ClassVar[Mapping[str, str]] = {}
-    unsupported_words: ClassVar[Mapping[str, str]] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unsupported(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        reasons = cls.unsupported
-        if cls.unsupported_words:
-            reasons = {**with_words(data.keys() - cls.model_fields.keys(), cls.unsupported_words), **reasons}
-        if (name := find_unserved(data, reasons)) is not None:
-            raise ValueError(f"`{name}` is not supported: {reasons[name]}")
-        return data
 
 
 class ModelBody(Wire):
@@ -252,80 +194,6 @@ class SamplingBody(ModelBody):
     def stops(self) -> list[str]:
         """The stop strings as a list."""
         return [self.stop] if isinstance(self.stop, str) else list(self.stop or [])
-
-
-class TextPart(Wire):
-    """One part of a message's content; only text is served."""
-
-    type: Literal["text"]
-    text: str
-
-
-_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
-
-
-def _text_part(part: Any) -> dict[str, Any]:
-    """A part in its plainest form: a text alone, and what OpenAI's other API and its histories call one, are texts."""
-    if isinstance(part, str):
-        return {"type": "text", "text": part}
-    kind = part.get("type") if isinstance(part, dict) else None
-    key = _TEXT_PARTS.get(kind) if isinstance(kind, str) else None
-    if key is not None and isinstance(text := part.get(key), str):
-        return {"type": "text", "text": text}
-    raise ValueError("every part must be {'type': 'text', 'text': ...}; only text is served")
-
-
-class ChatMessage(Wire):
-    """One message of a conversation; other fields (name, tool calls of a history) go to the template as they are."""
-
-    model_config = ConfigDict(extra="allow")
-    unsupported: ClassVar[Mapping[str, str]] = {
-        "prefix": "use `continue_final_message`",
-        "partial": "use `continue_final_message`",
-        "audio": "only text is served",
-        "images": "only text is served",
-    }
-
-    role: str = Field(min_length=1, max_length=64)
-    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
-
-    @field_validator("content", mode="before")
-    @classmethod
-    def _text_only(cls, content: Any) -> Any:
-        return list(map(_text_part, content)) if isinstance(content, list) else content
-
-    def for_template(self) -> dict[str, Any]:
-        """Plain data, content as it was sent."""
-        parts = [{"type": part.type, "text": part.text} for part in self.content or () if isinstance(part, TextPart)]
-        content = parts if isinstance(self.content, list) else self.content
-        return {**(self.model_extra or {}), "role": self.role, "content": content}
-
-
-class ConversationBody(Wire):
-    """The fields of a conversation that is rendered by a chat template."""
-
-    messages: Annotated[list[ChatMessage], Field(fail_fast=True)] | None = Field(None, min_length=1)
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
-    given_template_kwargs: dict[str, Any] | None = Field(
-        None, alias="chat_template_kwargs", max_length=MAX_TEMPLATE_KWARGS
-    )
-
-    @field_validator("given_template_kwargs")
-    @classmethod
-    def _check_template_kwargs(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        if reserved := sorted(RESERVED_TEMPLATE_KWARGS & set(value or {})):
-            raise ValueError(f"`{reserved[0]}` cannot be set")
-        return value
-
-    @property
-    def chat_template_kwargs(self) -> dict[str, Any]:
-        """All that the template is told beside the messages."""
-        flags = {
-            "add_generation_prompt": self.add_generation_prompt,
-            "continue_final_message": self.continue_final_message,
-        }
-        return {**(self.given_template_kwargs or {}), **{k: v for k, v in flags.items() if v is not None}}
 
 
 class ChatCompletionBody(SamplingBody, ConversationBody):

@@ -16,11 +16,25 @@ from typing_extensions import override
 
 from bases.fingerprint import template_sha256
 from server.errors import EngineUnavailableError, InvalidRequestError
+from server.text.output.formats import GENERIC, CallFormat, find_format
+from server.text.output.thoughts import ThoughtMarks, find_marks
 from server.text.template_environment import Message, reason_of
-from server.text.template_form import ASSISTANT, TemplateForm, find_form
+from server.text.template_form import ASSISTANT, SYSTEM, TOOL, USER, TemplateForm, find_form
 from server.text.template_frames import Failure
 from server.text.template_sandbox import TemplateOverrunError, TemplateSandbox
+from server.text.tool_messages import (
+    called,
+    results_of_users,
+    with_short_ids,
+    with_tool_calls,
+    written_calls,
+    written_tools,
+)
 
+MISTRAL_MARK = "[TOOL_CALLS]"
+_NAME, _KEY, _ID = "probe_tool", "probe_key", "probe0001"
+_PARAMETERS = {"type": "object", "properties": {_KEY: {"type": "string", "description": "Probe"}}, "required": [_KEY]}
+_TOOL = {"type": "function", "function": {"name": _NAME, "description": "Probe", "parameters": _PARAMETERS}}
 _TAG = "CONTINUE_FROM_HERE "  # ends in a space, which shows whether the template trims what it is given
 
 
@@ -102,6 +116,7 @@ class ChatTemplate:
         EngineUnavailableError for a template of an adapter's.
         """
         given = dict(arguments or {})
+        messages = self._with_tools(messages, given)
         continues = bool(given.pop("continue_final_message", False))
         given["add_generation_prompt"] = bool(given.get("add_generation_prompt", not continues))
         if not continues:
@@ -109,6 +124,59 @@ class ChatTemplate:
         _check_continued(messages, given["add_generation_prompt"])
         tagged, said = _tagged(self.form.arrange(messages))
         return _up_to_tag(self._render(tagged, given), said)
+
+    # ---- tools and thoughts ----
+
+    @cached_property
+    def knows_tools(self) -> bool:
+        """Whether it writes the tools that it is given. Raises EngineUnavailableError."""
+        return self._shows((_NAME,), [{"role": USER, "content": "Probe"}], tools=[_TOOL])
+
+    @cached_property
+    def writes_calls(self) -> bool:
+        """Whether it writes the calls of a conversation. Raises EngineUnavailableError."""
+        asked: Message = {"role": USER, "content": "Probe"}
+        function = {"name": _NAME, "arguments": {_KEY: 1}}
+        calling: Message = {
+            "role": ASSISTANT,
+            "content": "",
+            "tool_calls": [{"id": _ID, "type": "function", "function": function}],
+        }
+        result: Message = {"role": TOOL, "content": "Probe", "tool_call_id": _ID}
+        return any(self._shows((_NAME, _KEY), messages) for messages in ([asked, calling, result], [asked, calling]))
+
+    @cached_property
+    def call_format(self) -> CallFormat:
+        """How answers call tools: as the template says, or as the text does that is written in its place."""
+        return find_format(self.source) if self.knows_tools else GENERIC
+
+    @cached_property
+    def thought_marks(self) -> ThoughtMarks | None:
+        """What stands around thoughts, where the template knows any."""
+        return find_marks(self.source)
+
+    def _shows(self, wanted: tuple[str, ...], messages: Sequence[Message], **arguments: Any) -> bool:
+        try:
+            text = self._renderer.render(self.form.arrange(messages), {"add_generation_prompt": False, **arguments})
+        except InvalidRequestError:
+            return False
+        return any(one in text for one in wanted)
+
+    def _with_tools(self, messages: Sequence[Message], given: dict[str, Any]) -> Sequence[Message]:
+        """``messages`` as the template takes them where tools come in, which are left in ``given`` if it knows any."""
+        tools = given.get("tools")
+        if "function_call" not in self.source:
+            messages = with_tool_calls(messages)
+        if any(message.get("tool_calls") and called(message) for message in messages) and not self.writes_calls:
+            messages = written_calls(messages)
+        if MISTRAL_MARK in self.source:
+            messages = with_short_ids(messages)
+        if TOOL not in self.form.content and any(message["role"] == TOOL for message in messages):
+            messages = results_of_users(messages)
+        if tools and not self.knows_tools:
+            del given["tools"]
+            messages = written_tools(messages, tools, system=SYSTEM in self.form.content)
+        return messages
 
     @property
     def is_foreign(self) -> bool:
@@ -155,12 +223,7 @@ class ChatTemplate:
 
 def _has_plain_arguments(message: Message) -> bool:
     """Whether a message calls a tool with arguments that are no object."""
-    calls = message.get("tool_calls")
-    called = [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
-    return any(
-        isinstance(call, dict) and not isinstance(call.get("arguments", {}), dict)
-        for call in (*called, message.get("function_call"))
-    )
+    return any(not isinstance(call.get("arguments", {}), dict) for call in called(message))
 
 
 # ---- continuing a message ----

@@ -95,11 +95,11 @@ class TemplateForm:
         if self.text_arguments:
             sent = json.dumps(arguments, ensure_ascii=False) if isinstance(arguments, dict) else arguments
         else:
-            sent = _decoded(arguments)
+            sent = decoded_arguments(arguments)
         return {**holder, key: {**call, "arguments": sent}}
 
 
-def _decoded(arguments: Any) -> Any:
+def decoded_arguments(arguments: Any) -> Any:
     """The object that an encoded one spells; anything else as it is. Nothing stands for no arguments."""
     if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
         return {}

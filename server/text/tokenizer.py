@@ -111,6 +111,8 @@ class TextProcessor:
         self._hf = tokenizer
         source = chat_template or _default_template(tokenizer)
         self._chat = ChatTemplate(source, OwnRenderer(tokenizer, source)) if source else None
+        of_tools = None if chat_template else _tool_template(tokenizer)
+        self._tool_chat = ChatTemplate(of_tools, OwnRenderer(tokenizer, of_tools)) if of_tools else None
         self._templates = AdapterTemplates(source, tokenizer.special_tokens_map, sandbox)
         tokenizer.backend_tokenizer.no_truncation()  # some tokenizer.json files carry a limit: it would cut prompts
         tokenizer.backend_tokenizer.no_padding()
@@ -229,7 +231,7 @@ class TextProcessor:
         if (template := self._templates.get(chat)) is None:
             return self
         found = copy.copy(self)
-        found._chat = template
+        found._chat, found._tool_chat = template, None
         return found
 
     def close(self) -> None:
@@ -350,13 +352,13 @@ class TextProcessor:
         ``add_generation_prompt`` (true unless said) and ``continue_final_message`` are among ``template_kwargs``.
         Raises InvalidRequestError when there is no template, or it refuses the messages.
         """
-        return self._needed_template.render(messages, template_kwargs)
+        return self.template_for(template_kwargs).render(messages, template_kwargs)
 
     async def render_chat_off_loop(
         self, messages: Sequence[Message], template_kwargs: Mapping[str, Any] | None = None
     ) -> str:
         """Like ``render_chat``; what takes a while, or is an adapter's, happens on another thread."""
-        template = self._needed_template
+        template = self.template_for(template_kwargs)
         if template.is_foreign:
             return await template.render_foreign(messages, template_kwargs)
         given = count_characters(template_kwargs)
@@ -369,8 +371,13 @@ class TextProcessor:
         size = count_characters(list(messages)) + given + MESSAGE_CHARS * len(messages)
         return await self.off_loop(size, partial(template.render, messages, template_kwargs))
 
-    @property
-    def _needed_template(self) -> ChatTemplate:
+    def template_for(self, template_kwargs: Mapping[str, Any] | None) -> ChatTemplate:
+        """What writes a conversation with these; some bases have a template of its own for tools.
+
+        Raises InvalidRequestError when there is none.
+        """
+        if self._tool_chat is not None and (template_kwargs or {}).get("tools"):
+            return self._tool_chat
         if self._chat is None:
             raise InvalidRequestError(
                 "this base has no chat template; use /v1/completions, or start the server with --chat-template",
@@ -408,3 +415,9 @@ def _default_template(tokenizer: Any) -> str | None:
     """The template that a tokenizer's conversations are rendered with; of several, the one that needs no tools."""
     found = tokenizer.chat_template
     return found.get("default") if isinstance(found, dict) else found
+
+
+def _tool_template(tokenizer: Any) -> str | None:
+    """The one for conversations with tools, where there are several."""
+    found = tokenizer.chat_template
+    return found.get("tool_use") if isinstance(found, dict) else None

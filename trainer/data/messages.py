@@ -1,7 +1,7 @@
 """Messages as data sets write them, the tools that they may call, and questions made of them.
 
 Messages are OpenAI's role and content, ShareGPT's from and value, or lists of pairs. Tools are written as text where no
-chat template does it: a server that takes no list of tools can still be sent this text, so training and serving agree.
+chat template does it, as a server does for such a template.
 Knows neither rows nor tokens.
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from bases.tool_text import call_text, system_text, tools_text, with_calls
 from trainer.config.data import CALL_ROLE, ROLES, MessageTags
 from trainer.data.json_rows import HALF_CHARACTER, is_cut, unreadable
 from trainer.errors import DataError
@@ -189,7 +190,7 @@ def _calls(where: str, item: Mapping[str, Any]) -> tuple[str, ...]:
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise DataError(f"{where}: each of tool_calls must be an object with the name of a function")
         arguments = from_json(where, function.get("arguments") or {})
-        out.append(json.dumps({"name": function["name"], "arguments": arguments}, ensure_ascii=False))
+        out.append(call_text(function["name"], arguments))
     return tuple(out)
 
 
@@ -220,10 +221,6 @@ def key_of(conversation: Conversation) -> bytes:
     return msgspec.msgpack.encode(conversation)
 
 
-_HEADER = "You can call these functions:\n"
-_FOOTER = '\nTo call one, answer with {"name": ..., "arguments": {...}} alone.'
-
-
 def tools_of(where: str, value: Any) -> list[Any]:
     """The functions in ``value``, a list or its JSON text. Raises DataError."""
     tools = from_json(where, value) or []
@@ -234,17 +231,12 @@ def tools_of(where: str, value: Any) -> list[Any]:
 
 def written_out(conversation: Conversation, tools: list[Any]) -> Conversation:
     """``conversation`` with ``tools`` in its system message, and calls as the text of their messages."""
-    out = tuple(replace(m, content=_with_calls(m), calls=()) if m.calls else m for m in conversation)
+    out = tuple(replace(m, content=with_calls(m.content, m.calls), calls=()) if m.calls else m for m in conversation)
     if not tools:
         return out
-    text = _HEADER + "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools) + _FOOTER
     if out and out[0].role == "system":
-        return (replace(out[0], content=f"{out[0].content}\n\n{text}"), *out[1:])
-    return (Message("system", text), *out)
-
-
-def _with_calls(message: Message) -> str:
-    return "\n".join(filter(None, (message.content, *message.calls)))
+        return (replace(out[0], content=system_text(out[0].content, tools)), *out[1:])
+    return (Message("system", tools_text(tools)), *out)
 
 
 @dataclass(frozen=True)

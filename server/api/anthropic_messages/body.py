@@ -7,7 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from server.api.wire import MAX_MODEL_CHARS, Integer, Texts, Wire
+from server.api.wire import MAX_MODEL_CHARS
+from server.api.wire_fields import Integer, Texts, Wire
 
 MAX_TOOLS = 128
 Objects = Annotated[list[dict[str, Any]], Field(fail_fast=True)]

@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from server.api.wire import MAX_TIMEOUT, ConversationBody, Integer, KeptTokens, ModelBody, Texts, TokenIds
+from server.api.wire import MAX_TIMEOUT, ModelBody
+from server.api.wire_conversation import ConversationBody
+from server.api.wire_fields import Integer, KeptTokens, Texts, TokenIds
 
 PoolingName = Literal["mean", "last", "cls"]
 Encoding = Literal["float", "base64"]

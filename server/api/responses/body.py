@@ -7,7 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from server.api.wire import MAX_MODEL_CHARS, Integer, Wire
+from server.api.wire import MAX_MODEL_CHARS
+from server.api.wire_fields import Integer, Wire
 
 MAX_METADATA = 16
 MAX_METADATA_KEY = 64

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from server.api.admin import ChangeBody, RollbackBody
 from server.api.validation import first_fault, json_fault
-from server.api.wire import ChatCompletionBody, CompletionBody, DetokenizeBody, TokenizeBody, Wire
+from server.api.wire import ChatCompletionBody, CompletionBody, DetokenizeBody, TokenizeBody
+from server.api.wire_fields import Wire
 from tests.server.api.support import error_of
 from tests.server.live import Live
 

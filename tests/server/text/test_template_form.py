@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -182,8 +183,70 @@ def test_an_empty_list_of_calls_is_none(calls: Any) -> None:
     assert "CALLS" not in processor(template).render_chat([{"role": "assistant", "content": "x", "tool_calls": calls}])
 
 
-@pytest.mark.parametrize("calls", ["x", [1], [None], [{"function": "f"}], [{"function": {"name": "f"}}], {}, 3])
+@pytest.mark.parametrize("calls", ["x", [1], [None], [{"function": "f"}], [{"function": {"name": 3}}], {}, 3])
 def test_calls_of_another_shape_are_left_alone(calls: Any) -> None:
     message = {"role": "assistant", "content": "x", "tool_calls": calls, "function_call": calls}
     prompt = processor(CHAT_TEMPLATE).render_chat([message])
     assert "assistant\nx<|im_end|>" in prompt
+
+
+def test_calls_are_text_where_the_template_writes_none() -> None:
+    calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": "é"}'}}]
+    message = {"role": "assistant", "content": "Let me see.", "tool_calls": calls}
+    written = 'assistant\nLet me see.\n{"name": "f", "arguments": {"a": "é"}}<|im_end|>'
+    assert written in processor(CHAT_TEMPLATE).render_chat([message])
+    old = {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": '{"a": "é"}'}}
+    assert 'assistant\n{"name": "f", "arguments": {"a": "é"}}<' in processor(CHAT_TEMPLATE).render_chat([old])
+
+
+TOOL = {"type": "function", "function": {"name": "f", "description": "Does.", "parameters": {"type": "object"}}}
+TOLD = 'You can call these functions:\n{"name": "f", "description": "Does.", "parameters": {"type": "object"}}\nTo call'
+
+
+def test_tools_are_text_where_the_template_knows_none() -> None:
+    text = processor(CHAT_TEMPLATE)
+    prompt = text.render_chat([{"role": "user", "content": "Hi"}], {"tools": [TOOL]})
+    assert prompt.startswith(f"<|im_start|>system\n{TOLD}")
+    said = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    assert text.render_chat(said, {"tools": [TOOL]}).startswith(f"<|im_start|>system\nBe brief.\n\n{TOLD}")
+    knowing = processor(CHAT_TEMPLATE + "{% for t in tools or [] %}<{{ t.function.name }}>{% endfor %}")
+    assert knowing.render_chat(said, {"tools": [TOOL]}).endswith("assistant\n<f>")
+    assert knowing.template_for(None).knows_tools
+    assert not text.template_for(None).knows_tools
+
+
+NO_ROLES = (
+    "{% for m in messages %}{% if m.role not in ('user', 'assistant') %}{{ raise_exception('no') }}{% endif %}"
+    "[{{ m.role }}]{{ m.content }}{% endfor %}"
+)
+
+
+def test_templates_without_system_and_results_get_them_from_the_user() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "54"},
+        {"role": "tool", "tool_call_id": "2", "content": "55"},
+    ]
+    prompt = processor(NO_ROLES).render_chat(messages, {"tools": [TOOL]})
+    assert prompt.startswith(f"[user]Hi\n\n{TOLD}")
+    assert prompt.endswith('[assistant]{"name": "f", "arguments": {}}[user]54\n55')
+
+
+def test_ids_that_the_template_takes() -> None:
+    template = (
+        "{# [TOOL_CALLS] #}{% for m in messages %}{% for c in m.tool_calls or [] %}"
+        "<{{ c.id }}:{{ c.function.name }}>{% endfor %}"
+        "{% if m.role == 'tool' %}({{ m.tool_call_id }}){% endif %}{{ m.content }}{% endfor %}"
+    )
+    call = {"id": "call_0123456789", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "", "tool_calls": [call, {**call, "id": "abcdefghi"}]},
+        {"role": "tool", "tool_call_id": "call_0123456789", "content": "54"},
+    ]
+    prompt = processor(template).render_chat(messages)
+    found = re.search(r"<(\w{9}):f><abcdefghi:f>\((\w{9})\)54", prompt)
+    assert found is not None
+    assert found[1] == found[2] != "call_0123"

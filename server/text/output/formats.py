@@ -1,0 +1,96 @@
+"""How bases write calls: the formats by name, and which one a chat template asks for."""
+
+from __future__ import annotations
+
+import secrets
+import string
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from server.text.output.calls import CallParser
+from server.text.output.json_calls import (
+    DeepSeekParser,
+    GenericParser,
+    GraniteParser,
+    ListParser,
+    LlamaParser,
+    MistralParser,
+)
+from server.text.output.pythonic_calls import PythonicParser
+from server.text.output.tagged_calls import TaggedParser
+
+_LETTERS = string.ascii_letters + string.digits
+
+
+def _id() -> str:
+    return "call_" + secrets.token_hex(12)
+
+
+def short_id() -> str:
+    """Nine letters and digits: Mistral's templates take no other."""
+    return "".join(secrets.choice(_LETTERS) for _ in range(9))
+
+
+@dataclass(frozen=True)
+class CallFormat:
+    """How calls are written. ``marks`` around them may be special tokens, which text does not show otherwise."""
+
+    name: str
+    parser: type[CallParser]
+    marks: tuple[str, ...] = ()
+    make_id: Callable[[], str] = _id
+
+
+_TAGS = ("<tool_call>", "</tool_call>")
+_GLM_TAGS = ("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>")
+HERMES = CallFormat("hermes", TaggedParser, _TAGS)
+QWEN_CODER = CallFormat("qwen3_coder", TaggedParser, _TAGS)
+GLM = CallFormat("glm45", TaggedParser, _TAGS + _GLM_TAGS)
+LLAMA = CallFormat("llama3_json", LlamaParser, LlamaParser.openers)
+MISTRAL = CallFormat("mistral", MistralParser, ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"), short_id)
+DEEPSEEK = CallFormat("deepseek_v3", DeepSeekParser, DeepSeekParser.marks)
+PYTHONIC = CallFormat("pythonic", PythonicParser, PythonicParser.openers + PythonicParser.closers)
+GRANITE = CallFormat("granite", GraniteParser, GraniteParser.openers + GraniteParser.closers)
+LISTED = CallFormat("json_list", ListParser, ListParser.openers + ListParser.closers)
+GENERIC = CallFormat("json", GenericParser)
+FORMATS = {
+    found.name: found
+    for found in (HERMES, QWEN_CODER, GLM, LLAMA, MISTRAL, DEEPSEEK, PYTHONIC, GRANITE, LISTED, GENERIC)
+}
+_OTHER_NAMES = {
+    "qwen": "hermes", "qwen25": "hermes", "qwen3": "hermes", "longcat": "hermes", "smollm3": "hermes",
+    "qwen3_xml": "qwen3_coder", "glm": "glm45", "glm47": "glm45", "llama3": "llama3_json",
+    "llama4_json": "llama3_json", "llama4_pythonic": "pythonic", "llama3_2_pythonic": "pythonic", "olmo3": "pythonic",
+    "lfm2": "pythonic", "deepseek": "deepseek_v3", "deepseek_v31": "deepseek_v3", "deepseek_r1": "deepseek_v3",
+    "granite-20b-fc": "granite", "jamba": "json_list", "nemotron": "json_list", "phi4_mini_json": "json_list",
+    "generic": "json", "xlam": "json",
+}  # fmt: skip
+NAMES = (*FORMATS, *_OTHER_NAMES)
+_TOLD_BY = (  # the first that a template holds
+    (("<function=", "<parameter="), QWEN_CODER),
+    (("<arg_key>",), GLM),
+    (("[TOOL_CALLS]",), MISTRAL),
+    (("<｜tool▁call▁begin｜>",), DEEPSEEK),
+    (("<|tool_call_start|>",), PYTHONIC),
+    (("<|python_start|>",), PYTHONIC),
+    (("[func_name1(",), PYTHONIC),
+    (("<function_calls>",), PYTHONIC),
+    (("<TOOLCALL>",), LISTED),
+    (("<tool_calls>",), LISTED),
+    (("<|/tool_call|>",), LISTED),
+    (("functools[",), LISTED),
+    (("<|tool_call|>",), GRANITE),
+    (("<tool_call>",), HERMES),
+    (("<|python_tag|>",), LLAMA),
+    (('"parameters":',), LLAMA),
+)
+
+
+def named_format(name: str) -> CallFormat:
+    """The format of one of ``NAMES``."""
+    return FORMATS[_OTHER_NAMES.get(name, name)]
+
+
+def find_format(template: str) -> CallFormat:
+    """The format that a chat template which knows tools asks for; JSON alone where it says none."""
+    return next((found for marks, found in _TOLD_BY if all(mark in template for mark in marks)), GENERIC)
