@@ -48,11 +48,13 @@ from server.catalog.canary import CanaryControl
 from server.catalog.canary_figures import CanaryFigures
 from server.catalog.canary_watch import CanaryWatch
 from server.catalog.catalog import Catalog
+from server.catalog.database.answers import AnswerTable
 from server.catalog.database.asking import ask
 from server.catalog.database.database import Database, sqlite_url
 from server.catalog.database.events import EventTable
 from server.catalog.database.files import FileTable
 from server.catalog.database.keys import KeyTable
+from server.catalog.kept_answers import KeptAnswers
 from server.catalog.key_manager import KeyManager
 from server.catalog.lifecycle import AdapterLifecycle
 from server.catalog.loading import PackageLoader
@@ -136,6 +138,7 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
             BlobStore(data_dir / "files", config.artifacts, dict(config.artifacts_option)),
             ceil(config.max_files_gb * 1e9),
         ),
+        answers=KeptAnswers(AnswerTable(database, config.max_answers), days=config.answer_days),
         text=text,
         metrics=metrics,
         admission=Admission(config.engine.max_num_seqs + config.max_waiting_requests),
@@ -268,6 +271,7 @@ def create_app(context: ServerContext, on_started: OnStarted | None = None) -> F
             await context.keys.close()
             await context.trail.close()
             await context.files.close()
+            await context.answers.close()
             context.lifecycle.store.close()
             context.text.close()
             context.lifecycle.catalog.database.close()
@@ -326,6 +330,8 @@ async def _start(
         context.keys.start()
         context.trail.start()
         context.files.start()
+        context.answers.start()
+        context.answers.start()
         await context.engine.start()
         context.metrics.set_info(context.version, context.engine.info)
         await poller.restore()

@@ -235,6 +235,10 @@ class ServerConfig(BaseModel):
     admin_key_file: Annotated[KeyFiles, Flag(KEYS, "file with one admin key a line; repeatable", "FILE")] = ()
     public_metrics: Annotated[bool, Flag(KEYS, "serve /metrics without a key even where keys are configured")] = False
     event_days: Annotated[Amount, Flag(LIMITS, "days that events (GET /v1/events) are kept; 0: for ever", "N")] = 90.0
+    answer_days: Annotated[
+        Amount, Flag(LIMITS, "days that responses and stored completions are kept; 0: for ever", "N")
+    ] = 30.0
+    max_answers: Annotated[Count, Flag(LIMITS, "of which at most so many, the newest; 0: any number", "N")] = 20_000
     data_dir: Annotated[
         str, Flag(PACKAGES, "where adapters are kept (default: hotswap's directory among the user's data)", "DIR")
     ] = ""

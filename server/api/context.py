@@ -21,6 +21,7 @@ from server.api.shadow import Shadows
 from server.api.turns import Turns
 from server.catalog.canary import CanaryControl
 from server.catalog.canary_watch import CanaryWatch
+from server.catalog.kept_answers import KeptAnswers
 from server.catalog.key_manager import KeyManager
 from server.catalog.lifecycle import AdapterLifecycle
 from server.catalog.registry import Registry
@@ -159,6 +160,7 @@ class ServerContext:
     keys: KeyManager
     trail: Trail
     files: FileLibrary
+    answers: KeptAnswers
     text: TextProcessor
     metrics: Metrics
     admission: Admission

@@ -45,6 +45,19 @@ class OutputItems:
             events += self._delta("", waiting)
         return events
 
+    @staticmethod
+    def events_of(item: Item) -> list[Event]:
+        """The events of an item that is whole, without ``output_index``."""
+        if item["type"] == "function_call":
+            made: _OpenItem = _Call(ToolCallBegin(0, item["call_id"], item["name"]))
+            text, logprobs = item["arguments"], []
+        else:
+            made = _Message() if item["type"] == "message" else _Reasoning()
+            part = item["content"][0] if item["content"] else {}
+            text, logprobs = part.get("text", ""), part.get("logprobs", [])
+        made.item = {**made.item, "id": item["id"]}
+        return [*made.begin(), made.delta(text, logprobs), *made.end(item["status"])]
+
     def close(self, status: str = "completed") -> list[Event]:
         """The end of the item that is open."""
         if self._open is None:

@@ -6,6 +6,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Float,
+    Index,
     Integer,
     MetaData,
     PrimaryKeyConstraint,
@@ -14,7 +15,7 @@ from sqlalchemy import (
     Text,
 )
 
-HEAD = "0003"  # the migration that these tables need
+HEAD = "0004"  # the migration that these tables need
 metadata = MetaData()
 Id = BigInteger().with_variant(Integer, "sqlite")  # which numbers rows itself only where they are an INTEGER
 
@@ -139,4 +140,22 @@ job_events = Table(
     Column("type", String(16), nullable=False),  # message, metrics
     Column("message", Text, nullable=False),
     Column("data", Text, nullable=False),
+)
+
+# What was answered, for those who ask for it again or go on from it. ``input`` and ``body`` are JSON.
+answers = Table(
+    "answers",
+    metadata,
+    Column("number", Id, primary_key=True, autoincrement=True),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("kind", String(32), nullable=False),
+    Column("owner", String(64), nullable=False),
+    Column("previous", String(64), nullable=False),
+    Column("model", String(512), nullable=False),
+    Column("created", Float, nullable=False),
+    Column("expires", Float, nullable=True, index=True),
+    Column("metadata", Text, nullable=False),
+    Column("input", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Index("ix_answers_owner_kind", "owner", "kind", "number"),
 )

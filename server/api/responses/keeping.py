@@ -1,0 +1,106 @@
+"""Responses that are kept: how they become records, and what a conversation that goes on from one consists of."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from server.api.context import ServerContext
+from server.api.responses.body import PromptBody
+from server.api.responses.items import Item, as_items
+from server.api.responses.outputs import new_id
+from server.catalog.answers import AnswerKind, AnswerRecord
+from server.errors import InvalidRequestError, ServerError
+
+logger = logging.getLogger(__name__)
+Response = dict[str, Any]
+_PREFIXES = {"function_call": "fc", "function_call_output": "fco", "reasoning": "rs", "compaction": "cmp"}
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """The items that are answered: the new ones, and those of the ``chain`` of responses before."""
+
+    new: list[Item]
+    earlier: list[Item] = field(default_factory=list)
+    chain: Sequence[AnswerRecord] = ()
+
+    @property
+    def items(self) -> list[Item]:
+        """All, in their order."""
+        return [*self.earlier, *self.new]
+
+
+async def conversation_of(context: ServerContext, owner: str, body: PromptBody) -> Conversation:
+    """What ``body`` asks to be answered. Raises InvalidRequestError, PreviousResponseError."""
+    new = [_whole(item) for item in as_items(body.input)]
+    if body.previous_response_id is None:
+        return Conversation(new)
+    check_id(body.previous_response_id, "previous_response_id")
+    chain = await context.answers.chain(body.previous_response_id, owner)
+    limit = context.config.max_prompt_chars
+    if sum(len(record.input) + len(record.body) for record in chain) > 4 * limit:
+        raise InvalidRequestError(
+            f"previous_response_id: the conversation before holds more than {limit} characters, the limit of one "
+            "request (--max-prompt-chars); begin another, or send what it came to in `input`",
+            param="previous_response_id",
+            code="string_above_max_length",
+        )
+    earlier = [item for record in chain for item in (*inputs_of(record), *response_of(record)["output"])]
+    return Conversation(new, earlier, chain)
+
+
+def check_id(id: str, param: str = "response_id") -> None:
+    """Raise InvalidRequestError for what is no id of a response."""
+    if not id.startswith("resp_"):
+        raise InvalidRequestError(
+            f"Invalid '{param}': '{id[:80]}'. Expected an ID that begins with 'resp'.", param=param
+        )
+
+
+def inputs_of(record: AnswerRecord) -> list[Item]:
+    """The items that a response answered, without those before."""
+    return msgspec.json.decode(record.input, type=list[Item])
+
+
+def response_of(record: AnswerRecord) -> Response:
+    """The response as clients are told of it."""
+    return msgspec.json.decode(record.body, type=Response)
+
+
+async def keep_response(context: ServerContext, owner: str, conversation: Conversation, response: Response) -> None:
+    """Keep ``response``; where that is not possible it says itself that it is not stored."""
+    record = AnswerRecord(
+        id=response["id"],
+        kind=AnswerKind.RESPONSE,
+        owner=owner,
+        model=response["model"],
+        created=float(response["created_at"]),
+        expires=context.answers.expiry(),
+        previous=response["previous_response_id"] or "",
+        metadata=msgspec.json.encode(response["metadata"]).decode(),
+        input=msgspec.json.encode(conversation.new).decode(),
+        body=msgspec.json.encode(response).decode(),
+    )
+    try:
+        await context.answers.save(record, conversation.chain)
+    except ServerError as error:
+        logger.warning("a response is not kept: %s", error)
+        response["store"] = False
+
+
+def _whole(item: Item) -> Item:
+    """An input item as it is told of later: with an id and a type, a message's text as parts."""
+    kind = item.get("type") or ("message" if "role" in item else "item_reference")
+    whole = {**item, "type": kind}
+    whole.setdefault("id", new_id(_PREFIXES.get(kind, "msg")))
+    if kind == "message" and isinstance(text := item.get("content"), str):
+        part = "output_text" if item.get("role") == "assistant" else "input_text"
+        whole["content"] = [{"type": part, "text": text, **({"annotations": []} if part == "output_text" else {})}]
+    if kind != "item_reference":
+        whole.setdefault("status", "completed")
+    return whole

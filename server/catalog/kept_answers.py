@@ -1,0 +1,137 @@
+"""The answers that a server keeps, for their owners and for a time. Asyncio-confined."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+from server.catalog.answers import AnswerKind, AnswerQuery, AnswerRecord
+from server.catalog.background import Background
+from server.catalog.database.answers import AnswerTable
+from server.catalog.database.asking import ask
+from server.errors import NotFoundError, ServerError
+
+logger = logging.getLogger(__name__)
+DAY_SECONDS = 86400.0
+EXPIRE_SECONDS = 600.0
+MAX_CHAIN = 1024  # answers that one goes on from
+
+
+class UnknownResponseError(NotFoundError):
+    """No response of that id, or none of this owner's."""
+
+    param = "response_id"
+    code = "response_not_found"
+
+
+class UnknownCompletionError(NotFoundError):
+    """No stored chat completion of that id, or none of this owner's."""
+
+    param = "completion_id"
+    code = "completion_not_found"
+
+
+class PreviousResponseError(NotFoundError):
+    """What a response is to go on from is not there, or not whole."""
+
+    param = "previous_response_id"
+    code = "previous_response_not_found"
+
+
+class KeptAnswers:
+    """Answers in ``table``, kept for ``days`` (0: for ever). What is kept together is written together."""
+
+    def __init__(self, table: AnswerTable, *, days: float) -> None:
+        self._table = table
+        self._seconds = days * DAY_SECONDS
+        self._waiting: list[tuple[AnswerRecord, asyncio.Future[None]]] = []
+        self._refreshed: dict[str, None] = {}
+        self._writing: asyncio.Task[None] | None = None
+        self._background = Background()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Forget what has expired from now on, in the running loop."""
+        self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """End what is under way."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await self._background.settle()
+
+    def expiry(self) -> float | None:
+        """Until when an answer is kept that is kept now."""
+        return time.time() + self._seconds if self._seconds else None
+
+    async def save(self, record: AnswerRecord, chain: Sequence[AnswerRecord] = ()) -> None:
+        """Keep ``record``, new or changed; what it goes on from, its ``chain``, is kept as long.
+
+        Raises CatalogUnavailableError, or StoreFullError; nothing was kept then.
+        """
+        kept = asyncio.get_running_loop().create_future()
+        self._waiting.append((record, kept))
+        soon = time.time() + self._seconds / 2
+        old = (one.id for one in chain if one.expires is not None and one.expires < soon)
+        self._refreshed |= dict.fromkeys(old)
+        if self._writing is None or self._writing.done():
+            self._writing = self._background.spawn(self._write())
+        await kept
+
+    async def _write(self) -> None:
+        """Write what waits, and what comes meanwhile."""
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            refreshed, self._refreshed = list(self._refreshed), {}
+            failure: ServerError | None = None
+            try:
+                await ask(self._table.save, [record for record, _ in batch], refreshed, self.expiry())
+            except ServerError as error:
+                failure = error
+            for _, kept in batch:
+                if kept.done():
+                    continue
+                if failure is None:
+                    kept.set_result(None)
+                else:
+                    kept.set_exception(failure)
+
+    async def get(self, id: str, kind: AnswerKind, owner: str) -> AnswerRecord:
+        """An answer of ``owner``'s. Raises UnknownResponseError or UnknownCompletionError."""
+        record = await ask(self._table.get, id, time.time())
+        if record is None or record.owner != owner or record.kind is not kind:
+            if kind is AnswerKind.CHAT:
+                raise UnknownCompletionError(f"Chat completion with id '{id[:80]}' not found.")
+            raise UnknownResponseError(f"Response with id '{id[:80]}' not found.")
+        return record
+
+    async def chain(self, id: str, owner: str) -> list[AnswerRecord]:
+        """The response ``id`` of ``owner``'s and all it goes on from, oldest first. Raises PreviousResponseError."""
+        found = await ask(self._table.chain, id, time.time(), MAX_CHAIN)
+        if not found or any(one.owner != owner or one.kind is not AnswerKind.RESPONSE for one in found):
+            raise PreviousResponseError(f"Response with id '{id[:80]}' not found.")
+        if found[-1].previous:
+            raise PreviousResponseError(
+                f"Response with id '{found[-1].previous}' not found, from which '{id[:80]}' goes on; send the whole "
+                "conversation in `input`"
+            )
+        return found[::-1]
+
+    async def find(self, query: AnswerQuery) -> list[AnswerRecord]:
+        """What is asked for."""
+        return await ask(self._table.find, query)
+
+    async def delete(self, record: AnswerRecord) -> None:
+        """Forget an answer."""
+        await ask(self._table.delete, record.id)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await ask(self._table.delete_expired, time.time())
+            except ServerError as error:
+                logger.debug("answers that have expired wait: %s", error)
+            await asyncio.sleep(EXPIRE_SECONDS)
