@@ -18,6 +18,7 @@ from server.catalog.versions import AdapterVersion, VersionHistory, VersionState
 from server.errors import AdapterFailedError, ServerError
 
 logger = logging.getLogger(__name__)
+LOAD_FIRST_SECONDS = 1.0  # requests switch then, and wait: servers of one catalog agree within two
 
 
 class Following:
@@ -59,7 +60,8 @@ class Following:
     ) -> list[asyncio.Task[None]]:
         """Let requests of ``name`` see ``history``, and let go what it no longer serves.
 
-        What takes the place of a version that is in memory is loaded first, so that its requests wait for nothing.
+        What takes the place of a version that is in memory is loaded first, so that its requests wait for nothing;
+        unless that takes longer than servers of one catalog may differ.
         ``action`` is what changed the live version; ``resident`` is known to be there. Files of versions that are gone
         are deleted if they are ``ours``; whoever removed the others sees to theirs. Returns what ends the versions that
         are gone, ``force`` or not.
@@ -125,11 +127,14 @@ class Following:
         for version in history.to_be_resident():
             if version.key == resident or self._is_served(version.key):
                 continue
+            await self._draining.cancel(version.key)
             if not is_hot or version.key.version in history.candidates:
-                await self._draining.cancel(version.key)
                 continue
             try:
-                await self.make_resident(version)
+                async with asyncio.timeout(LOAD_FIRST_SECONDS):
+                    await self.make_resident(version)
+            except TimeoutError:
+                logger.info("adapter %s is still being loaded: its requests wait for that", version.key)
             except AdapterError as error:
                 cause = error.__cause__ if isinstance(error, AdapterFailedError) else error
                 failures[version.key] = str(cause)

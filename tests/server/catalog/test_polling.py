@@ -10,11 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from server.adapter_key import AdapterKey
 from server.catalog.events import Event
+from server.catalog.following import LOAD_FIRST_SECONDS
 from server.catalog.polling import Poller
 from server.catalog.versions import NameSettings, VersionHistory, VersionState
+from server.engine.messages import AdapterLoaded
 from server.errors import AdapterFailedError, StoreError, UnknownModelError
 from tests.server.catalog.support import Backend
+from tests.server.engine.ipc.clients import until
 
 
 @asynccontextmanager
@@ -129,6 +133,32 @@ async def test_a_change_that_is_seen_while_the_engine_is_down_spoils_no_adapter(
             await other.lifecycle.refresh("a")
         assert other.registry.live_number("a") == 2
         assert await other.ask("a") == await one.ask("a")
+
+
+async def test_others_changes_are_seen_though_loading_takes_long(
+    tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tiny_base, tmp_path) as (one, _), running(tiny_base, tmp_path) as (two, poller):
+        await one.lifecycle.install_copy("json", tiny_adapters["lora-r8"])
+        await poller.poll()
+        await until(lambda: two.registry.live_number("json") == 1)
+        first = await two.ask("json")
+        go_on, load = asyncio.Event(), two.client.load_adapter
+
+        async def slow(key: AdapterKey, path: Path, *, allow_noop: bool = False) -> AdapterLoaded:
+            await go_on.wait()
+            return await load(key, path, allow_noop=allow_noop)
+
+        monkeypatch.setattr(two.client, "load_adapter", slow)
+        await one.lifecycle.install_copy("json", tiny_adapters["lora-r4"])
+        await poller.poll()
+        async with asyncio.timeout(2 * LOAD_FIRST_SECONDS):
+            await until(lambda: two.registry.live_number("json") == 2)
+        asked = asyncio.create_task(two.ask("json"))
+        await asyncio.sleep(0.05)
+        assert not asked.done(), "what is asked now waits for the version that was named"
+        go_on.set()
+        assert await asked == await one.ask("json") != first
 
 
 async def test_the_same_given_to_two_servers_at_once_is_one_version(
