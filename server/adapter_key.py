@@ -30,8 +30,8 @@ class AdapterKey(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def versions(self) -> tuple[AdapterKey, ...]:
-        """Itself, or the versions that are combined."""
-        return tuple(member.key for member in self.members) if self.members else (self,)
+        """Itself, or the versions that are combined, each once."""
+        return tuple(dict.fromkeys(member.key for member in self.members)) if self.members else (self,)
 
     def __str__(self) -> str:
         return PLUS.join(map(str, self.members)) if self.members else f"{self.name}@{self.version}"

@@ -99,7 +99,7 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
             tried_dir=str(data_dir),
         )
     )
-    registry = Registry(name, config.max_candidates)
+    registry = Registry(name, config.max_candidates, config.max_combined)
     metrics = Metrics(
         name,
         stats=lambda: engine.stats,
@@ -170,6 +170,7 @@ def _residency(
         rule=registry.settings,
         load=PackageLoader(store, engine),
         eager=config.load_adapters == "eager",
+        max_combinations=config.max_combinations,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, get_args
@@ -125,7 +125,7 @@ class Series:
 
 
 class RequestClock:
-    """Times one sequence. ``tokens`` for each output, then exactly one ``finish``.
+    """Times one sequence, for one series or several. ``tokens`` for each output, then exactly one ``finish``.
 
     ``ttft`` is None until the first token, and where an engine was lost: that tells nothing of the version.
     ``on_first`` is told when the first token came.
@@ -133,7 +133,7 @@ class RequestClock:
 
     def __init__(
         self,
-        series: Series,
+        series: Sequence[Series],
         started: float,
         now: Callable[[], float] = time.perf_counter,
         on_first: Callable[[float], None] = lambda now: None,
@@ -156,20 +156,23 @@ class RequestClock:
         now = self._now()
         if not self.count:
             if not self._first:
-                self._series.ttft.observe(now - self._started)
-                self._series.queue.observe(queued_seconds)
+                for series in self._series:
+                    series.ttft.observe(now - self._started)
+                    series.queue.observe(queued_seconds)
                 self.ttft = None if self._again else now - self._started
                 self._on_first(now)
             self._first = now
         else:
-            self._series.itl.observe((now - self._last) / count)
+            for series in self._series:
+                series.itl.observe((now - self._last) / count)
         self._last = now
         self.count += count
 
     def computed(self, queued_seconds: float) -> None:
         """The prompt is computed, and no token is wanted."""
         now = self._now()
-        self._series.queue.observe(queued_seconds)
+        for series in self._series:
+            series.queue.observe(queued_seconds)
         if not self._again:
             self._on_first(now)
 
@@ -185,20 +188,25 @@ class RequestClock:
 
     def finish(self, reason: str, prompt_tokens: int) -> None:
         """The sequence ended, for one of FINISH_REASONS."""
-        series = self._series
-        series.finished[reason].inc()
-        series.prompt_tokens.inc(prompt_tokens)
-        series.generation_tokens.inc(self.count)
-        series.drafted_tokens.inc(self._drafted)
-        series.accepted_tokens.inc(self._accepted)
-        series.e2e.observe(self._now() - self._started)
-        if self.itl is not None:
-            series.tpot.observe(self.itl)
+        for series in self._series:
+            series.finished[reason].inc()
+            series.prompt_tokens.inc(prompt_tokens)
+            series.generation_tokens.inc(self.count)
+            series.drafted_tokens.inc(self._drafted)
+            series.accepted_tokens.inc(self._accepted)
+            series.e2e.observe(self._now() - self._started)
+            if self.itl is not None:
+                series.tpot.observe(self.itl)
 
     @property
     def itl(self) -> float | None:
         """The mean time from one token to the next; None without two."""
         return (self._last - self._first) / (self.count - 1) if self.count > 1 else None
+
+
+def _versions(key: AdapterKey | None) -> tuple[AdapterKey | None, ...]:
+    """What a request to ``key`` is counted under."""
+    return (None,) if key is None else key.versions
 
 
 class Metrics(LifecycleObserver):
@@ -314,9 +322,9 @@ class Metrics(LifecycleObserver):
     def clock(self, key: AdapterKey | None, started: float, cold: ColdStart | None = None) -> RequestClock:
         """The clock of one sequence for ``key`` (None: the base) that arrived at ``started`` (perf_counter).
 
-        ``cold``: its adapter was loaded for it.
+        A combination counts under each of its members. ``cold``: its adapter was loaded for it.
         """
-        series = self._series(self._labels.count(key))
+        series = [self._series(self._labels.count(version)) for version in _versions(key)]
         if cold is None:
             return RequestClock(series, started)
         return RequestClock(series, started, on_first=partial(self._cold_first, cold))
@@ -327,7 +335,8 @@ class Metrics(LifecycleObserver):
 
     def error(self, key: AdapterKey | None, kind: str) -> None:
         """A request for ``key`` was answered by an error of type ``kind``, be it before anything ran."""
-        self._errors.labels(self._model, *self._label(key), kind).inc()
+        for version in _versions(key):
+            self._errors.labels(self._model, *self._label(version), kind).inc()
 
     @override
     def adapter_loaded(self, loaded: AdapterLoaded) -> None:

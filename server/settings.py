@@ -334,6 +334,10 @@ class ServerConfig(BaseModel):
         Loading, Flag(LIMITS, "eager: load adapters at start, as many as fit; lazy: at their first request", "WHEN")
     ] = "eager"
     max_candidates: Annotated[Count, Flag(LIMITS, "adapter versions uploaded but not live, at once", "N")] = 16
+    max_combined: Annotated[Positive, Flag(LIMITS, "adapters that one request may combine", "N")] = 8
+    max_combinations: Annotated[
+        Positive, Flag(LIMITS, "combinations of adapters in memory at once; while all are in use others get 429", "N")
+    ] = 32
     max_versions: Annotated[
         Count, Flag(LIMITS, "versions kept of one adapter; an upload deletes the oldest unused; 0: all", "N")
     ] = 32

@@ -85,9 +85,9 @@ class Caller:
 
     def check_model(self, registry: Registry, model: str) -> None:
         """As ``check_adapter``, for what a request names as its model."""
-        name = registry.name_of(model)
-        if not (self.sees_base if name is None else self.sees(name)):
-            raise unknown_model(model if name is None else name)
+        for name in registry.names_of(model):
+            if not (self.sees_base if name is None else self.sees(name)):
+                raise unknown_model(model if name is None else name)
 
     def check_asked(self, registry: Registry, body: ModelBody) -> None:
         """As ``check_adapter``, for all that a request names as its model."""

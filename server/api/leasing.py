@@ -13,17 +13,21 @@ from server.api.error_responses import to_api_error
 from server.api.prepare import asked_model
 from server.api.wire import ModelBody
 from server.catalog.registry import Lease
-from server.errors import AdapterFailedError, BudgetError, StoreError, UnknownModelError
+from server.errors import AdapterFailedError, BudgetError, InvalidRequestError, StoreError, UnknownModelError
 
 SESSION_HEADER = "x-session-id"  # what a request sticks to whose body says nothing
 
 
 async def leased(request: Request, context: ServerContext, body: ModelBody) -> Lease:
-    """A hold on the version that answers: the live one where a canary that was drawn cannot be loaded."""
+    """A hold on the version that answers: the live one where a canary that was drawn cannot be loaded.
+
+    Of a combination on those of all its members.
+    """
     sticky = body.sticky or request.headers.get(SESSION_HEADER) or None
-    lease = context.registry.lease(asked_model(context.registry, body), sticky)
-    key = lease.key
-    if key is None or not lease.by_name or (live := context.registry.live(key.name).key) == key:
+    model = asked_model(context.registry, body)
+    live = context.registry.find(model)
+    lease = context.registry.lease(model, sticky)
+    if lease.key is None or live is None or lease.key == live:
         return lease
     try:
         await context.residency.ensure(lease)
@@ -31,7 +35,8 @@ async def leased(request: Request, context: ServerContext, body: ModelBody) -> L
         lease.release()
         if not isinstance(error, (AdapterFailedError, BudgetError, StoreError, UnknownModelError)):
             raise
-        context.registry.on_fallback(key)
+        for canary in set(lease.key.versions).difference(live.versions):
+            context.registry.on_fallback(canary)
         return context.registry.lease(str(live))
     return lease
 
@@ -42,7 +47,7 @@ def count_error(
     """Count an error that is answered, under the version ``drawn``, else the one that was asked for if there is one."""
     request.scope["state"]["record"].note_error(error)
     adapter = drawn
-    with contextlib.suppress(UnknownModelError):
+    with contextlib.suppress(UnknownModelError, InvalidRequestError):
         caller_of(request).check_asked(context.registry, body)
         adapter = adapter or context.registry.find(body.named(context.base_name))
     answer = to_api_error(error)

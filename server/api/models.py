@@ -8,14 +8,13 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from server.adapter_key import version_number
+from server.adapter_key import AdapterKey, version_number
 from server.api.admin import Mode
 from server.api.anthropic_messages.errors import is_anthropics
 from server.api.audit import audit, refusals_audited
 from server.api.auth import AdminKey, ModelsKey
 from server.api.context import ContextDep, ServerContext
 from server.api.error_responses import ApiError, json_response
-from server.catalog.versions import AdapterVersion
 
 router = APIRouter()
 OWNER = "hotswap"
@@ -27,7 +26,7 @@ async def list_models(caller: ModelsKey, request: Request, context: ContextDep) 
     names = filter(caller.sees, context.registry.names())
     data = [
         *([_base(context)] if caller.sees_base else ()),
-        *(_adapter(context, name, context.registry.live(name)) for name in names),
+        *(_adapter(context, name, context.registry.live(name).key) for name in names),
     ]
     if is_anthropics(request.scope):
         ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {"first_id": None, "last_id": None}
@@ -40,7 +39,7 @@ async def retrieve_model(caller: ModelsKey, request: Request, context: ContextDe
     """One model, by any name a request may use."""
     caller.check_model(context.registry, model)
     key = context.registry.resolve(model)
-    body = _base(context) if key is None else _adapter(context, key.name, context.registry.leased(key))
+    body = _base(context) if key is None else _adapter(context, model, key)
     body = {**body, "id": model}
     return json_response(_anthropics(body) if is_anthropics(request.scope) else body)
 
@@ -83,12 +82,12 @@ def _base(context: ServerContext) -> dict[str, Any]:
     }
 
 
-def _adapter(context: ServerContext, name: str, version: AdapterVersion) -> dict[str, Any]:
+def _adapter(context: ServerContext, name: str, key: AdapterKey) -> dict[str, Any]:
     return {
         "id": name,
         "object": "model",
-        "created": int(version.created),
+        "created": int(max(context.registry.leased(version).created for version in key.versions)),
         "owned_by": OWNER,
-        "root": str(version.key),
+        "root": str(key),
         "parent": context.base_name,
     }

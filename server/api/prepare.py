@@ -138,7 +138,7 @@ def asked_model(registry: Registry, body: ModelBody) -> str:
     """
     named = body.named(registry.base_name)
     if body.adapter is not None and registry.resolve(body.adapter) != registry.resolve(named):
-        field_name = "adapter_id" if body.adapter_id else "lora_path"
+        field_name = "adapters" if body.adapters else "adapter_id" if body.adapter_id else "lora_path"
         raise InvalidRequestError(
             f"{field_name} is {quote(body.adapter)}, but model is {quote(named)}; leave one of them out",
             param=field_name,

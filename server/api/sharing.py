@@ -35,16 +35,16 @@ TIMEOUT_HEADER = "x-request-timeout"
 class Share:
     """What a request is counted under, and its part of the engine."""
 
-    name: Subject
+    names: tuple[Subject, ...]
     key: Subject
     caller: Caller
     weight: float
     priority: int
 
     @property
-    def subjects(self) -> tuple[Subject, Subject]:
+    def subjects(self) -> tuple[Subject, ...]:
         """Whose limits hold."""
-        return self.name, self.key
+        return *self.names, self.key
 
     def job(self, job: AnyJob, deadline: float | None) -> AnyJob:
         """``job``, as the engine is to see it. Raises RequestTimeoutError when it is too late for it."""
@@ -68,25 +68,28 @@ class Share:
 
 
 def share_of(caller: Caller, context: ServerContext, adapter: AdapterKey | None) -> Share:
-    """The share of a request of ``caller`` to ``adapter``. All who have no key, or the only one, are one."""
-    config, settings = context.config, _settings(context, adapter)
+    """The share of a request of ``caller`` to ``adapter``. All who have no key, or the only one, are one.
+
+    A combination counts under all its names, and comes no sooner than each of them would.
+    """
+    config = context.config
+    names = [None] if adapter is None else dict.fromkeys(version.name for version in adapter.versions)
+    settings = {name: _settings(context, name) for name in names}
     return Share(
-        name=Subject(
-            "model",
-            context.base_name if adapter is None else adapter.name,
-            merged(settings.limits, config.adapter_limits),
+        names=tuple(
+            Subject("model", context.base_name if name is None else name, merged(own.limits, config.adapter_limits))
+            for name, own in settings.items()
         ),
         caller=caller,
         key=Subject("key", caller.tenant, merged(caller.limits, config.key_limits)),
-        weight=settings.weight,
-        priority=settings.priority,
+        weight=min(own.weight for own in settings.values()),
+        priority=min(own.priority for own in settings.values()),
     )
 
 
-def _settings(context: ServerContext, adapter: AdapterKey | None) -> NameSettings:
-    """What an operator set for the name of ``adapter``. The base has no settings."""
-    history = context.registry.history(adapter.name) if adapter is not None else None
-    return history.record.settings if history is not None else NameSettings()
+def _settings(context: ServerContext, name: str | None) -> NameSettings:
+    """What an operator set for the name of an adapter. The base has no settings."""
+    return NameSettings() if name is None else context.registry.settings(name)
 
 
 @contextmanager

@@ -15,10 +15,10 @@ _NAME_IT = "name the adapter in `model`; GET /v1/models lists what is served"
 _NO_FORM = "outputs are not held to a form; ask for the form in the prompt, and check the answer"
 _BY_REASON = {
     _NAME_IT: """
-        lora lora_request lora_name lora_id lora_int_id lora_adapter lora_adapters lora_weights loras adapter adapters
+        lora lora_request lora_name lora_id lora_int_id lora_adapter lora_adapters lora_weights loras adapter
         adapter_name adapter_names adapters_name""",
     "adapters are uploaded to this server first; name one of GET /v1/models": "adapter_source adapter_revision",
-    "one adapter answers a request; merge them before the upload": "merged_adapters adapter_weights",
+    "give `adapters`, a list of {name, weight}": "merged_adapters adapter_weights",
     _NO_FORM: """
         structured_outputs guided_json guided_regex guided_choice guided_grammar guided_json_object guided_decoding
         guided_decoding_params guided_decoding_backend guided_whitespace_pattern guided_structural_tag structural_tag

@@ -12,9 +12,11 @@ from pydantic import Field, field_validator, model_validator
 from typing_extensions import override
 
 from adapters.quoting import quote
+from server.adapter_key import PLUS, written_weight
 from server.api.unserved import UNSERVED, UNSERVED_WORDS
 from server.api.wire_conversation import ChatMessage, ConversationBody
 from server.api.wire_fields import Integer, KeptTokens, ServiceTier, Texts, TokenIds, Wire
+from server.catalog.combinations import MAX_WEIGHT
 
 MAX_STOP_CHARS = 256
 MAX_STOP_STRINGS = 1024  # of any configuration; the configured limit is usually 16
@@ -24,21 +26,38 @@ MAX_ALLOWED_TOKEN_IDS = 4096
 MAX_BAD_WORDS = 128
 MAX_BAD_WORD_CHARS = 64
 MAX_MODEL_CHARS = 512
+MAX_ADAPTERS = 64  # of any configuration; usually 8 may be combined
 MIN_REPETITION_PENALTY = 0.01  # logits are divided by it, and must stay finite
 MAX_TIMEOUT = 7 * 86400.0  # seconds
+
+
+class AdapterWeight(Wire):
+    """One of the adapters that are combined."""
+
+    name: str = Field(min_length=1, max_length=MAX_MODEL_CHARS)
+    weight: float = Field(1.0, ge=-MAX_WEIGHT, le=MAX_WEIGHT)
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if PLUS in name:
+            raise ValueError("must be the name of one adapter; name others in objects of their own")
+        return name
 
 
 class ModelBody(Wire):
     """What every body with a prompt or tokens shares: which model it means, and what is not served anywhere.
 
-    Without ``model`` that is the base. Other servers take the name of an adapter beside the base's: LoRAX in
-    ``adapter_id``, SGLang in ``lora_path``, which may have an entry for each prompt.
+    Without ``model`` that is the base. ``adapters`` are combined, as those of ``model: "a:0.7+b:0.3"`` are. Other
+    servers take the name of an adapter beside the base's: LoRAX in ``adapter_id``, SGLang in ``lora_path``, which may
+    have an entry for each prompt.
     """
 
     unsupported: ClassVar[Mapping[str, str]] = UNSERVED
     unsupported_words: ClassVar[Mapping[str, str]] = UNSERVED_WORDS
 
     model: str | None = Field(None, min_length=1, max_length=MAX_MODEL_CHARS)
+    adapters: Annotated[list[AdapterWeight], Field(fail_fast=True)] | None = Field(None, max_length=MAX_ADAPTERS)
     adapter_id: str | None = Field(None, max_length=MAX_MODEL_CHARS)
     lora_path: str | Annotated[list[str | None], Field(fail_fast=True)] | None = None
     user: Any = None
@@ -57,16 +76,20 @@ class ModelBody(Wire):
     def _check_adapter(self) -> ModelBody:
         paths = set(self.lora_path) if isinstance(self.lora_path, list) else {self.lora_path}
         if len(paths) > 1:
-            raise ValueError("`lora_path` names several adapters, and a request goes to one; send a request for each")
+            raise ValueError("`lora_path` names several adapters; send a request for each, or combine them: `adapters`")
         if any(len(path or "") > MAX_MODEL_CHARS for path in paths):
             raise ValueError(f"`lora_path` must be the name of an adapter, of at most {MAX_MODEL_CHARS} characters")
+        if self.adapters and (self.adapter_id or any(paths)):
+            raise ValueError("`adapters` is all that is combined; leave `lora_path` and `adapter_id` out")
         if self.adapter_id and self.adapter != self.adapter_id:
             raise ValueError("`lora_path` and `adapter_id` name different adapters; leave one of them out")
         return self
 
     @property
     def adapter(self) -> str | None:
-        """The adapter that is named beside the model."""
+        """The adapter that is named beside the model, or those that are, as ``model`` would name them."""
+        if self.adapters:
+            return PLUS.join(_written(adapter) for adapter in self.adapters)
         path = next(iter(self.lora_path), None) if isinstance(self.lora_path, list) else self.lora_path
         return path or self.adapter_id or None
 
@@ -80,6 +103,10 @@ class ModelBody(Wire):
         """The model that answers: an adapter that is named beside the base is meant, not the base."""
         model = self.model or base_name
         return (self.adapter or model) if model == base_name else model
+
+
+def _written(adapter: AdapterWeight) -> str:
+    return adapter.name if adapter.weight == 1 else f"{adapter.name}:{written_weight(adapter.weight)}"
 
 
 class StreamOptions(Wire):

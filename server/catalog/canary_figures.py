@@ -128,11 +128,13 @@ class CanaryFigures:
     # ---- inside ----
 
     def _split(self, key: AdapterKey | None) -> Iterator[_Seen]:
-        """What is known of ``key``, if its name is split and ``key`` has a part in it."""
-        if key is None or not (traffic := self._registry.traffic(key.name)).is_split:
-            return
-        if key.version in traffic.versions or key.version == self._registry.live_number(key.name):
-            yield self._of(key.name).setdefault(key.version, _Seen())
+        """What is known of ``key``, or of each that it combines, if its name is split and it has a part in it."""
+        for one in key.versions if key is not None else ():
+            traffic = self._registry.traffic(one.name)
+            if traffic.is_split and (
+                one.version in traffic.versions or self._registry.live_number(one.name) == one.version
+            ):
+                yield self._of(one.name).setdefault(one.version, _Seen())
 
     def _of(self, name: str) -> dict[int, _Seen]:
         """By version, since canaries or a shadow of this name began."""

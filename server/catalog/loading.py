@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from adapters.errors import PackageChangedError, PackageError
@@ -18,19 +19,26 @@ class PackageLoader:
         self._store = store
         self._engine = engine
 
-    async def __call__(self, key: AdapterKey, path: Path, *, allow_noop: bool = False) -> AdapterLoaded:
-        """Load the adopted package at ``path``. Raises as ``EngineClient.load_adapter``, and StoreError.
+    async def __call__(self, key: AdapterKey, path: Path, *others: Path, allow_noop: bool = False) -> AdapterLoaded:
+        """Load the adopted package at ``path``, or combine several.
 
-        What turns out to be another than was kept is fetched once more where it is a copy. What cannot be read is read
-        once more: if the disk was away for a moment, that is no fault of the package.
+        Raises as ``EngineClient.load_adapter``, and StoreError. What turns out to be another than was kept is fetched
+        once more where it is a copy. What cannot be read is read once more: if the disk was away for a moment, that is
+        no fault of the package.
         """
-        with self._store.held(path):
-            await self._store.run(self._store.fetch, path)
+        paths = (path, *others)
+        with ExitStack() as held:
+            for package in paths:
+                held.enter_context(self._store.held(package))
+                await self._store.run(self._store.fetch, package)
             try:
-                return await self._engine.load_adapter(key, path, allow_noop=allow_noop)
+                return await self._engine.load_adapter(key, *paths, allow_noop=allow_noop)
             except PackageError as error:
-                await self._store.run(self._store.check, path)
-                mended = await self._store.run(self._store.mend, path)
-                if not mended and isinstance(error, PackageChangedError):
+                mended = [await self._mend(package) for package in paths]
+                if not any(mended) and isinstance(error, PackageChangedError):
                     raise
-            return await self._engine.load_adapter(key, path, allow_noop=allow_noop)
+            return await self._engine.load_adapter(key, *paths, allow_noop=allow_noop)
+
+    async def _mend(self, package: Path) -> bool:
+        await self._store.run(self._store.check, package)
+        return await self._store.run(self._store.mend, package)

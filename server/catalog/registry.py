@@ -16,7 +16,8 @@ from typing import NamedTuple, Self
 
 from adapters.names import check_name
 from adapters.quoting import quote
-from server.adapter_key import AdapterKey, version_number
+from server.adapter_key import AdapterKey, Weighted, combined, version_number
+from server.catalog.combinations import MAX_MEMBERS, Part, check_members, split_model
 from server.catalog.traffic import NO_SPLIT, Traffic
 from server.catalog.versions import AdapterVersion, NameSettings, VersionHistory, VersionState
 from server.errors import (
@@ -31,7 +32,8 @@ from server.errors import (
 class Lease:
     """A request's hold on the version ``key`` until released; None, the base, is nothing that could go away.
 
-    ``sequences`` of it are running. ``by_name``: it was asked for by its name alone. Releasing again does nothing.
+    Of a combination all its versions are held. ``sequences`` of it are running. ``by_name``: it was asked for by its
+    name alone. Releasing again does nothing.
     """
 
     def __init__(self, key: AdapterKey | None, on_release: Callable[[Lease], None], *, by_name: bool = False) -> None:
@@ -84,11 +86,12 @@ _SHOWN_CANDIDATES = 8
 class Registry:
     """The names a server answers to. A name serves version n until ``adopt`` changes that, in one assignment.
 
-    At most ``max_candidates`` versions wait as candidates, over all names.
+    At most ``max_candidates`` versions wait as candidates, over all names. A request may combine ``max_combined``.
     """
 
-    def __init__(self, base_name: str, max_candidates: int = MAX_CANDIDATES) -> None:
+    def __init__(self, base_name: str, max_candidates: int = MAX_CANDIDATES, max_combined: int = MAX_MEMBERS) -> None:
         self.base_name = base_name
+        self._max_combined = max_combined
         self._max_candidates = max_candidates
         self._entries: dict[str, VersionHistory] = {}  # never changed: a change is another history in its place
         self._failures: dict[AdapterKey, str] = {}  # a failed version keeps its place; it is served once it loads
@@ -106,21 +109,31 @@ class Registry:
         """The version that ``model`` means now; None for the base.
 
         ``model`` is the base's name, ``name``, ``name@version`` (live, candidate, or with a part of the requests), or
-        either after ``base:``. Of a name whose requests are shared out that is the live version, with ``draw`` the one
-        that gets this request. Raises UnknownModelError, or AdapterFailedError.
+        either after ``base:``; or several such, to be combined, each with its weight: ``name:0.7+name@version:0.3``.
+        Of a name whose requests are shared out that is the live version, with ``draw`` the one that gets this request.
+        Raises UnknownModelError, AdapterFailedError, or InvalidRequestError for what cannot be combined.
         """
         key = self.find(model, draw)
-        if key is not None and (reason := self.failure(key)) is not None:
-            raise AdapterFailedError(
-                f"{key} cannot be loaded: {reason}. Upload it again, activate it once its files are mended "
-                f"(PATCH /v1/adapters/{key.name}), or activate another version"
-            )
+        for version in key.versions if key is not None else ():
+            if (reason := self.failure(version)) is not None:
+                raise AdapterFailedError(
+                    f"{version} cannot be loaded: {reason}. Upload it again, activate it once its files are mended "
+                    f"(PATCH /v1/adapters/{version.name}), or activate another version"
+                )
         return key
 
     def find(self, model: str, draw: Draw | None = None) -> AdapterKey | None:
         """As ``resolve``, also for a version that failed."""
         if model == self.base_name:
             return None
+        parts = self._members(model)
+        members = [Weighted(self._find(part.model, draw), part.weight) for part in parts]
+        if len(members) > 1:
+            check_members([self.version(member.key.name, member.key.version) for member in members])
+        return combined(members)
+
+    def _find(self, model: str, draw: Draw | None) -> AdapterKey:
+        """The version that a name, or a name and a number, mean."""
         name, number = self._parts(model)
         if number is None:
             live = self.live(name).key
@@ -134,9 +147,12 @@ class Registry:
             )
         return version.key
 
-    def name_of(self, model: str) -> str | None:
-        """The name of the adapter that ``model`` means, be there one or not; None for the base."""
-        return None if model == self.base_name else self._parts(model)[0]
+    def names_of(self, model: str) -> list[str | None]:
+        """The names of the adapters that ``model`` means, be there such or not; None for the base.
+
+        Raises InvalidRequestError for what names no combination.
+        """
+        return [None] if model == self.base_name else [self._parts(part.model)[0] for part in self._members(model)]
 
     def lease(self, model: str, sticky: str | None = None) -> Lease:
         """Resolve ``model`` and hold its version until the lease is released, so that it is not unloaded before.
@@ -145,9 +161,14 @@ class Registry:
         for each. Raises UnknownModelError, or AdapterFailedError.
         """
         by_name = model != self.base_name and self._parts(model)[1] is None
-        lease = Lease(self.resolve(model, Draw(sticky)), self._release, by_name=by_name)
-        if lease.key is not None:
-            self._leases.setdefault(lease.key, set()).add(lease)
+        key = self.resolve(model, Draw(sticky))
+        return self.hold(key, by_name=by_name and key is not None and not key.members)
+
+    def hold(self, key: AdapterKey | None, *, by_name: bool = False) -> Lease:
+        """A hold on the versions of ``key``, which are known."""
+        lease = Lease(key, self._release, by_name=by_name)
+        for version in key.versions if key is not None else ():
+            self._leases.setdefault(version, set()).add(lease)
         return lease
 
     def traffic(self, name: str) -> Traffic:
@@ -185,8 +206,9 @@ class Registry:
     def leased(self, key: AdapterKey) -> AdapterVersion:
         """What is known of a version that a request holds, be it one that is being deleted. Raises UnknownModelError.
 
-        It is unknown only when it was deleted by force.
+        It is unknown only when it was deleted by force. Of a combination it is what all its members have in common.
         """
+        key = key.versions[0]
         return self._leaving.get(key) or self.version(key.name, key.version)
 
     def find_version(self, key: AdapterKey) -> AdapterVersion | None:
@@ -367,15 +389,24 @@ class Registry:
             return live
         return canary.key
 
+    def _members(self, model: str) -> list[Part]:
+        """What ``model``, which is not the base, combines; raises InvalidRequestError."""
+        named = model.removeprefix(f"{self.base_name}:")
+        parts = split_model(named, self._entries.__contains__, self._max_combined)
+        if len(parts) > 1 and any(part.model == self.base_name for part in parts):
+            raise InvalidRequestError(
+                f"{quote(self.base_name)} is the base of every combination; name adapters only", param="model"
+            )
+        return parts
+
     def _release(self, lease: Lease) -> None:
-        if lease.key is None:
-            return
-        leases = self._leases[lease.key]
-        leases.remove(lease)
-        if not leases:
-            del self._leases[lease.key]
-            if (waited := self._unused.pop(lease.key, None)) is not None:
-                waited.set()
+        for version in lease.key.versions if lease.key is not None else ():
+            leases = self._leases[version]
+            leases.remove(lease)
+            if not leases:
+                del self._leases[version]
+                if (waited := self._unused.pop(version, None)) is not None:
+                    waited.set()
 
     def _state(self, entry: VersionHistory, key: AdapterKey) -> VersionState:
         if key in self._failures:

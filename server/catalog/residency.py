@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Literal, Protocol
 
-from adapters.errors import AdapterError
+from adapters.errors import AdapterError, UnsupportedKindError
 from server.adapter_key import AdapterKey
 from server.catalog.background import Background
+from server.catalog.combinations import NOT_COMBINABLE
 from server.catalog.memory_ledger import Budget, MemoryLedger
 from server.catalog.observer import Evicted, LifecycleObserver
 from server.catalog.places import ColdStart, KeepRule, Order, Place, Stage, Unkept, quiet_future, refuse, resolve
@@ -27,12 +28,15 @@ from server.errors import (
     AdapterFailedError,
     BudgetError,
     EngineUnavailableError,
+    InvalidRequestError,
+    QueueFullError,
     ServerError,
     UnknownModelError,
 )
 
 logger = logging.getLogger(__name__)
 Tier = Literal["device", "loading", "store"]
+MAX_COMBINATIONS = 32
 MAX_LOADING = 2  # one is read while another is tried
 PATIENCE_SECONDS = 1.0  # a load waits so long for requests to end before it has others wait
 RESTART_SECONDS = 60.0  # and so long for another engine
@@ -43,8 +47,8 @@ _DOWN = "the engine is starting or restarting; try again shortly"
 class Load(Protocol):
     """As ``EngineClient.load_adapter``, which it comes down to."""
 
-    async def __call__(self, key: AdapterKey, path: Path, *, allow_noop: bool = False) -> AdapterLoaded:
-        """Make the package in ``path`` resident under ``key``."""
+    async def __call__(self, key: AdapterKey, path: Path, *others: Path, allow_noop: bool = False) -> AdapterLoaded:
+        """Make the package in ``path``, or a combination of several, resident under ``key``."""
         ...
 
 
@@ -55,6 +59,9 @@ class Residency:
     Versions are loaded in the order in which they were first asked for. One that does not fit has idle ones leave, then
     waits for requests to end; when that takes long, the versions it waits for are given to no further request before
     it had its turn. So every load has its turn, however many are asked for, and nothing that runs is disturbed.
+
+    A combination is made of its members once these are resident, and then is a version like others: it needs them no
+    more. There are at most ``max_combinations``, so that others are not pushed out by many weights.
 
     ``rule`` says what was set for a name, ``load`` makes a package resident, be it after fetching it.
     ``eager``: what is served is loaded before the first request for it, as far as there is room.
@@ -70,6 +77,7 @@ class Residency:
         rule: Callable[[str], KeepRule] = lambda _: _UNKEPT,
         load: Load | None = None,
         eager: bool = True,
+        max_combinations: int = MAX_COMBINATIONS,
     ) -> None:
         self.engine = engine
         self.budget = budget or Budget()
@@ -78,6 +86,7 @@ class Residency:
         self._rule = rule
         self._load_package: Load = load or engine.load_adapter
         self._eager = eager
+        self._max_combinations = max_combinations
         self._ledger = MemoryLedger(self.budget, self._is_pinned)
         self._places: dict[AdapterKey, Place] = {}
         self._shared: dict[AdapterKey, Mapping[str, int]] = {}  # what was learnt of versions with shared contents
@@ -94,16 +103,23 @@ class Residency:
     def want(self, lease: Lease) -> None:
         """Begin to make the version of ``lease`` resident, unless it is: its request will ``ensure`` that.
 
-        Many for one version load it once. It is theirs from the moment it is there, until they are released.
+        Many for one version load it once. It is theirs from the moment it is there, until they are released. Raises
+        QueueFullError when there are too many combinations.
         """
-        self._want(lease)
+        if lease.key is not None and lease.key.members and lease.key not in self._places:
+            self._check_combinations()  # its members come first
+        else:
+            self._want(lease)
 
     async def ensure(self, lease: Lease) -> None:
         """Wait until the version of ``lease`` is resident; it stays until the lease is released. The base always is.
 
         After a restart of the engine to be asked again. Raises AdapterFailedError, UnknownModelError, BudgetError or
-        StoreError when the version cannot be loaded, and EngineUnavailableError while there is no engine.
+        StoreError when the version cannot be loaded, and EngineUnavailableError while there is no engine; of a
+        combination InvalidRequestError when it cannot be made, and QueueFullError when there are too many.
         """
+        if lease.key is not None and lease.key.members and lease.key not in self._places:
+            await self._have_members(lease.key)
         while (waiting := self._want(lease)) is not None:
             if not self.engine.ready:
                 raise EngineUnavailableError(self.engine.unavailable or _DOWN)
@@ -150,8 +166,10 @@ class Residency:
     async def unload(self, key: AdapterKey, *, force: bool = False) -> None:
         """Have a version leave memory when its last request has ended, or with ``force`` at once; wait for that.
 
-        Requests that still wait for it are refused.
+        Requests that still wait for it are refused. So do combinations of it.
         """
+        for combination in [other for other in self._places if other.members and key in other.versions]:
+            await self.unload(combination, force=force)
         place = self._places.get(key)
         if place is None:
             return
@@ -253,9 +271,29 @@ class Residency:
         self._enqueue(place)
         return waiting
 
+    async def _have_members(self, key: AdapterKey) -> None:
+        """Have what is to be combined resident, one after another: who waits for one keeps no other from anybody."""
+        for version in key.versions:
+            with self._registry.hold(version) as lease:
+                await self.ensure(lease)
+
+    def _check_combinations(self) -> Place | None:
+        """Which combination leaves for another one, if one has to. Raises QueueFullError when all are in use."""
+        there = [place for place in self._places.values() if place.key.members and place.stage is not Stage.LEAVING]
+        if len(there) < self._max_combinations:
+            return None
+        idle = next((place for place in self._ledger if place.key.members and place.is_idle), None)
+        if idle is None:
+            raise QueueFullError(
+                f"{len(there)} combinations of adapters are in use, the limit (--max-combinations); try again later"
+            )
+        return idle
+
     def _place(self, key: AdapterKey, nbytes: int = 0) -> Place:
         place = self._places.get(key)
         if place is None:
+            if key.members and (idle := self._check_combinations()) is not None:
+                self._evict(idle, "room")
             place = self._places[key] = Place(key, nbytes, self._shared.get(key, {}))
         return place
 
@@ -358,23 +396,25 @@ class Residency:
 
     async def _ask(self, place: Place, orders: list[Order]) -> AdapterLoaded:
         place.sent = False
-        path, allow_noop = (orders[0].path, orders[0].allow_noop) if orders else (None, True)  # accepted before
+        paths, allow_noop = ([orders[0].path], orders[0].allow_noop) if orders else ([], True)  # accepted before
         try:
-            path = path or self._registry.leased(place.key).path
+            packages = [member.key for member in place.key.members] or [place.key]
+            paths = paths or [self._registry.leased(package).path for package in packages]
             place.sent = self.engine.ready
-            return await self._load_package(place.key, path, allow_noop=allow_noop)
+            return await self._load_package(place.key, *paths, allow_noop=allow_noop)
         finally:
             self._loading.discard(place.key)
 
     def _loaded(self, place: Place, orders: list[Order], loaded: AdapterLoaded, queued: float) -> None:
         place.loaded, place.warm, place.deaths = loaded, False, 0
         self._ledger.resize(place, loaded.nbytes, loaded.shared)
-        if loaded.shared:
+        if loaded.shared and not place.key.members:  # of which there is no end
             self._shared[place.key] = loaded.shared
         if not orders:
             seconds = {"queue": queued, **loaded.seconds}
             place.start = ColdStart(seconds, time.perf_counter(), frozenset(place.waiting))
-            self._observer.adapter_came_back(seconds)
+            if not place.key.members:
+                self._observer.adapter_came_back(seconds)
         for order in (*orders, *place.orders):
             resolve(order.reply, loaded)
         place.orders.clear()
@@ -385,7 +425,9 @@ class Residency:
 
     def _failed(self, place: Place, orders: list[Order], error: Exception) -> None:
         """A load has failed: so have the requests that waited for it, and the version if its package is at fault."""
-        if not orders and isinstance(error, AdapterError):
+        if isinstance(error, UnsupportedKindError) and place.key.members:
+            error = InvalidRequestError(str(error), param="model", code=NOT_COMBINABLE)
+        elif not orders and isinstance(error, AdapterError):
             self._registry.failed(place.key, str(error))
             logger.error("adapter %s could not be loaded again: %s", place.key, error)
             error = AdapterFailedError(f"{place.key} cannot be loaded: {error}")
@@ -518,8 +560,8 @@ class Residency:
         return known is not None and self._registry.serves(key) and self._registry.failure(key) is None
 
     def _known_bytes(self, key: AdapterKey) -> int:
-        known = self._registry.find_version(key)
-        return 0 if known is None else known.nbytes
+        known = (self._registry.find_version(version) for version in key.versions)
+        return sum(version.nbytes for version in known if version is not None)
 
     @staticmethod
     def _stop(*timers: asyncio.TimerHandle | None) -> None:

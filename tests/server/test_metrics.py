@@ -32,7 +32,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 def test_one_sequence() -> None:
     metrics, now = Metrics("base"), Clock()
-    clock = RequestClock(metrics._series(metrics._labels.count(KEY)), 100.0, now)
+    clock = RequestClock([metrics._series(metrics._labels.count(KEY))], 100.0, now)
     for seconds, count in ((0.5, 1), (0.2, 1), (0.6, 3), (0.1, 0)):
         now.time += seconds
         clock.tokens(count, queued_seconds=0.25)
@@ -54,7 +54,7 @@ def test_one_sequence() -> None:
 
 def test_a_sequence_that_is_computed_again_counts_once() -> None:
     metrics, now = Metrics("base"), Clock()
-    clock = RequestClock(metrics._series(metrics._labels.count(KEY)), 100.0, now)
+    clock = RequestClock([metrics._series(metrics._labels.count(KEY))], 100.0, now)
     for seconds, count in ((0.5, 1), (0.2, 3), (9.0, 0), (1.0, 1), (0.2, 2)):
         now.time += seconds
         if not count:
