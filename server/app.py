@@ -275,6 +275,7 @@ def create_app(context: ServerContext, on_started: OnStarted | None = None) -> F
             await context.answers.close()
             context.lifecycle.store.close()
             context.text.close()
+            context.grammars.close()
             context.lifecycle.catalog.database.close()
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)

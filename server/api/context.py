@@ -33,6 +33,7 @@ from server.errors import EngineUnavailableError, QueueFullError
 from server.files.library import FileLibrary
 from server.metrics import Metrics
 from server.settings import ServerConfig
+from server.text.grammar_maker import GrammarMaker
 from server.text.tokenizer import TextProcessor
 
 
@@ -171,6 +172,7 @@ class ServerContext:
     created: int = field(default_factory=lambda: int(time.time()))
     turns: Turns = field(default_factory=Turns)
     limiter: RateLimiter = field(default_factory=RateLimiter)
+    grammars: GrammarMaker = field(default_factory=GrammarMaker)
 
     @property
     def access(self) -> Access:

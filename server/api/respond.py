@@ -26,6 +26,7 @@ from server.api.event_stream import NOT_TAKEN, ClientGone, EventStream, until_go
 from server.api.generation import Generation, running
 from server.api.large_answer import LargeAnswer, counted
 from server.api.leasing import count_error, leased
+from server.api.output_grammar import held_to_form
 from server.api.prepare import Job
 from server.api.shadow import Answered
 from server.api.sharing import deadline_of, settled, share_of
@@ -135,7 +136,8 @@ class _Work:
             share = share_of(self._caller, context, lease.key)
             with context.limiter.request(share.subjects) as ticket:
                 context.residency.want(lease)  # it is loaded while the prompt is prepared
-                job = share.job(await self._prepare(context, self._body, lease.key, self._started), self._deadline)
+                job = await self._prepare(context, self._body, lease.key, self._started)
+                job = share.job(await held_to_form(context, self._body, job), self._deadline)
                 ticket.admit(len(job.prompts) * job.n, job.prompt_tokens, share.most_tokens(job, self._body))
                 settings = {"whole": not self._body.stream, "keep_ids": self._shadow is not None}
                 async with running(context, job, lease, self._cut.set, **settings) as generation:

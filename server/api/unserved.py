@@ -12,18 +12,20 @@ from types import MappingProxyType
 from typing import Any
 
 _NAME_IT = "name the adapter in `model`; GET /v1/models lists what is served"
-_NO_FORM = "outputs are not held to a form; ask for the form in the prompt, and check the answer"
+_NO_FORM = "use `response_format` or `structured_outputs`"
 _BY_REASON = {
     _NAME_IT: """
         lora lora_request lora_name lora_id lora_int_id lora_adapter lora_adapters lora_weights loras adapter
         adapter_name adapter_names adapters_name""",
     "adapters are uploaded to this server first; name one of GET /v1/models": "adapter_source adapter_revision",
     "give `adapters`, a list of {name, weight}": "merged_adapters adapter_weights",
-    _NO_FORM: """
-        structured_outputs guided_json guided_regex guided_choice guided_grammar guided_json_object guided_decoding
-        guided_decoding_params guided_decoding_backend guided_whitespace_pattern guided_structural_tag structural_tag
-        structured_output response_schema json_schema json_object grammar grammar_lazy grammar_triggers grammar_string
-        grammar_root regex ebnf format output_format whitespace_pattern""",
+    "use `response_format`": """
+        structured_output response_schema json_object format output_format guided_decoding_params""",
+    "lazy grammars are not served; use `structured_outputs`: {`structural_tag`: ...}": """
+        grammar_lazy grammar_triggers""",
+    "use `grammar`": "grammar_string",
+    "a grammar begins at `root` (GBNF) or `start` (Lark)": "grammar_root",
+    "use `structured_outputs`: {`whitespace_pattern`: ...}": "whitespace_pattern",
     'this server calls no tools; leave it out, or send `tool_choice`: "none"': "tools functions",
     "this server calls no tools": "tool_choice function_call tool_prompt tool_resources plugins mcp_servers",
     "this server has no search; put what was found into the prompt": """

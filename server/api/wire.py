@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from adapters.quoting import quote
 from server.adapter_key import PLUS, written_weight
+from server.api.output_form import FormFields
 from server.api.unserved import UNSERVED, UNSERVED_WORDS
 from server.api.wire_conversation import ChatMessage, ConversationBody
 from server.api.wire_fields import Integer, KeptTokens, ServiceTier, Texts, TokenIds, Wire
@@ -122,7 +123,7 @@ class StreamOptions(Wire):
         return bool(self.include_usage or self.continuous_usage_stats or self.include_obfuscation)
 
 
-class SamplingBody(ModelBody):
+class SamplingBody(ModelBody, FormFields):
     """The fields that chat completions and completions share."""
 
     max_tokens: Integer | None = Field(None, ge=0)
@@ -137,7 +138,6 @@ class SamplingBody(ModelBody):
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     logit_bias: dict[str, float] | None = None
     seed: Integer | None = None
-    response_format: dict[str, Any] | None = None
     # extensions
     top_k: Integer | None = Field(None, ge=-1)
     min_p: float | None = Field(None, ge=0, le=1)
@@ -175,14 +175,6 @@ class SamplingBody(ModelBody):
         if any(not word or len(word) > MAX_BAD_WORD_CHARS for word in words or ()):
             raise ValueError(f"each word must have 1 to {MAX_BAD_WORD_CHARS} characters")
         return words
-
-    @field_validator("response_format")
-    @classmethod
-    def _check_format(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        asked = {name: setting for name, setting in (value or {}).items() if setting not in (None, False, {}, [])}
-        if asked not in ({}, {"type": "text"}):
-            raise ValueError("only {'type': 'text'} is served; ask for the form in the prompt, and check the answer")
-        return value
 
     @field_validator("logit_bias", mode="before")
     @classmethod

@@ -9,27 +9,18 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 
-from llguidance import LLMatcher, LLParserLimits
+from llguidance import LLMatcher
 
 from bases.errors import BaseModelError
 from server.engine.grammar import OutputGrammar
+from server.engine.grammar_limits import LIMITS, deep_threads
 from server.engine.messages import SpelledToken
 from server.engine.vocabulary import Vocabulary
 from server.errors import InvalidRequestError
 
 logger = logging.getLogger(__name__)
-LIMITS = LLParserLimits(
-    max_items_in_row=2000,
-    initial_lexer_fuel=1_000_000,
-    step_lexer_fuel=200_000,
-    step_max_items=50_000,
-    max_lexer_states=50_000,
-    max_grammar_size=500_000,
-    verbose_errors=False,
-)
-"""What one grammar may take: about 100 ms to begin, 15 ms a mask, 100 MB for all that it ever meets."""
 MAX_KEPT = 64
 MAX_VOCABULARIES = 16
 
@@ -46,7 +37,7 @@ class GrammarCompiler:
         self._vocabularies: OrderedDict[Added, Vocabulary] = OrderedDict()  # the compiling thread's
         self._kept: OrderedDict[GrammarKey, tuple[LLMatcher, Vocabulary]] = OrderedDict()
         self._compiling: dict[GrammarKey, Future[tuple[LLMatcher, Vocabulary]]] = {}
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammars")
+        self._thread = deep_threads(1, "grammars")
 
     @property
     def is_busy(self) -> bool:

@@ -8,13 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,7 +18,8 @@ from typing import Any
 import msgspec
 
 from server.errors import EngineUnavailableError, InvalidRequestError
-from server.text.template_frames import Answer, Failure, encode_job, recv_frame, send_frame
+from server.text.sandbox_process import NotStartedError, ProcessEndedError, SandboxProcess
+from server.text.template_frames import Answer, Failure, encode_job
 
 
 class TemplateOverrunError(InvalidRequestError):
@@ -103,94 +99,40 @@ class TemplateSandbox:
 
 
 logger = logging.getLogger(__name__)
-START_SECONDS = 60.0  # for Python to start, on a machine that has other things to do
-PASSED_ON = ("PATH", "PYTHONPATH", "PYTHONHOME", "LANG", "LC_ALL", "TZ")  # of the environment: it holds keys, too
 
 
 class _TemplateProcess:
-    """One template and the process that renders it, started again after it has ended."""
+    """One template and the process that renders it."""
 
     def __init__(self, source: str, limits: SandboxLimits) -> None:
         self.users = 0
-        self._source = source
         self._limits = limits
-        self._lock = threading.Lock()
-        self._child: subprocess.Popen[bytes] | None = None
-        self._sock: socket.socket | None = None
+        options = {"megabytes": limits.megabytes, "seconds": limits.seconds, "max-chars": limits.max_chars}
+        self.process = SandboxProcess(
+            "server.text.template_worker",
+            [text for name, value in options.items() for text in (f"--{name}", str(value))],
+            wall_seconds=limits.wall_seconds,
+            max_reply=8 * limits.max_chars + 4096,
+            first=source.encode(),
+        )
+        self.close, self.end = self.process.close, self.process.end
 
     def render(self, job: bytes) -> Answer:
         """Have one job answered. Raises as ``TemplateSandbox.render``."""
-        with self._lock:
-            try:
-                sock = self._sock or self._start()
-            except OSError as error:
-                logger.error("no process for a chat template: %s; it ended with status %s", error, self.end(grace=1.0))
-                raise EngineUnavailableError(
-                    "there is no process for the adapter's chat template; try again"
-                ) from error
-            try:
-                answer = self._ask(sock, job)
-            except TimeoutError:
-                self.end()
-                raise TemplateOverrunError(self._too_slow) from None
-            if answer is None:
-                raise TemplateOverrunError(self._ending(self.end(grace=1.0)))
-            if answer.failure is Failure.MEMORY:
-                self.end()
-            return answer
-
-    def close(self) -> None:
-        """End the process whatever it does; who waits for it is told so."""
-        if (child := self._child) is not None:
-            child.kill()
-        with self._lock:
-            self.end()
-
-    def end(self, grace: float = 0.0) -> int | None:
-        """Let go of the process. One that does not end by itself in ``grace`` seconds is killed; returns its status."""
-        child, sock, self._child, self._sock = self._child, self._sock, None, None
-        if sock is not None:
-            sock.close()
-        if child is None:
-            return None
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return child.wait(grace)
-        child.kill()
-        return child.wait()
-
-    def _ask(self, sock: socket.socket, job: bytes) -> Answer | None:
-        """The answer to ``job``; None when the process has ended. Raises TimeoutError."""
-        deadline = time.monotonic() + self._limits.wall_seconds
-        sock.settimeout(self._limits.wall_seconds)
         try:
-            send_frame(sock, job)
-            reply = recv_frame(sock, deadline, max_bytes=8 * self._limits.max_chars + 4096)
-            return None if reply is None else msgspec.json.decode(reply, type=Answer)
+            answer = msgspec.json.decode(self.process.ask(job), type=Answer)
+        except NotStartedError as error:
+            logger.error("no process for a chat template: %s", error)
+            raise EngineUnavailableError("there is no process for the adapter's chat template; try again") from error
         except TimeoutError:
-            raise
-        except (OSError, msgspec.DecodeError):
-            return None
-
-    def _start(self) -> socket.socket:
-        """Start the process and give it the template. Raises OSError."""
-        self._sock, theirs = socket.socketpair()
-        limits = self._limits
-        # -P: the working directory may hold folders that are named like our packages.
-        command = [sys.executable, "-P", "-m", "server.text.template_worker", "--fd", str(theirs.fileno())]
-        command += ["--megabytes", str(limits.megabytes), "--seconds", str(limits.seconds)]
-        with theirs:
-            self._child = subprocess.Popen(
-                [*command, "--max-chars", str(limits.max_chars)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                env={name: os.environ[name] for name in PASSED_ON if name in os.environ},
-            )
-        if recv_frame(self._sock, time.monotonic() + START_SECONDS) is None:
-            raise OSError("the process did not start")
-        send_frame(self._sock, self._source.encode())
-        return self._sock
+            raise TemplateOverrunError(self._too_slow) from None
+        except ProcessEndedError as error:
+            raise TemplateOverrunError(self._ending(error.status)) from None
+        except msgspec.DecodeError:
+            raise TemplateOverrunError(self._ending(self.end())) from None
+        if answer.failure is Failure.MEMORY:
+            self.end()
+        return answer
 
     @property
     def _too_slow(self) -> str:

@@ -8,9 +8,6 @@ then one job after the other.
 from __future__ import annotations
 
 import argparse
-import math
-import os
-import resource
 import signal
 import socket
 import sys
@@ -22,8 +19,7 @@ from jinja2 import Template, TemplateError
 
 from server.text.template_environment import make_environment, reason_of, variables
 from server.text.template_frames import Answer, Failure, decode_job, recv_frame, send_frame
-
-_MEBIBYTE = 1 << 20
+from server.text.worker_limits import allow_seconds, confine
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,26 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return serve(sock, options.seconds, options.max_chars)
 
 
-def confine(megabytes: int) -> None:
-    """Leave this process ``megabytes`` of address space, no files to write, no processes to start, and others first."""
-    os.nice(10)
-    limits = {
-        resource.RLIMIT_AS: megabytes * _MEBIBYTE,
-        resource.RLIMIT_FSIZE: 0,
-        resource.RLIMIT_NPROC: 0,
-        resource.RLIMIT_CORE: 0,
-    }
-    for limit, value in limits.items():
-        resource.setrlimit(limit, (value, value))
-
-
 def serve(sock: socket.socket, seconds: float, max_chars: int) -> int:
     """Answer one render after the other; an empty frame says that this has begun."""
     send_frame(sock, b"")
     source = recv_frame(sock)
     template: Template | None = None
     while source is not None and (job := recv_frame(sock)) is not None:
-        _allow_seconds(seconds)
+        allow_seconds(seconds)
         try:
             template = template or make_environment().from_string(source.decode())
             reply = msgspec.json.encode(Answer(text=_render(template, *decode_job(job), max_chars)))
@@ -71,13 +54,6 @@ def serve(sock: socket.socket, seconds: float, max_chars: int) -> int:
             reply = msgspec.json.encode(Answer(failure=_failure(error), reason=reason_of(error)))
         send_frame(sock, reply)
     return 0
-
-
-def _allow_seconds(seconds: float) -> None:
-    """End this process when it has computed that much longer, to the next whole second."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used.ru_utime + used.ru_stime + seconds), hard))
 
 
 class _TooLongError(Exception):

@@ -6,16 +6,19 @@ are, and requests without a grammar do not wait for them.
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
 from llguidance import LLExecutor
+from numpy.typing import NDArray
 
 from server.engine.grammar import Mask
+from server.engine.grammar_limits import deep_threads
 from server.engine.request import Request
-from server.engine.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Masks:
 
 
 NOTHING_FITS = "no token of this model, or none that is allowed, continues the output as its grammar wants it"
+MAX_SECONDS = 0.5  # of one mask, which all others wait for: it happens to a request once
 TOO_COMPLEX = "the grammar takes too much to follow here; make it simpler"
 
 
@@ -47,57 +51,66 @@ class Masker:
     """Computes masks on threads of its own."""
 
     def __init__(self) -> None:
-        self._pool = LLExecutor()
-        self._thread = ThreadPoolExecutor(1, "grammar-masks")
+        self._direct = LLExecutor(num_threads=1)  # its own threads are not used: their stacks are small
+        self._width = max(1, (os.cpu_count() or 1) // 4)  # the model has the other cores
+        self._threads = deep_threads(self._width, "grammar-masks")
 
-    def begin(self, rows: Sequence[Row]) -> Future[Masks] | None:
+    def begin(self, rows: Sequence[Row]) -> Masking | None:
         """Start on the masks of ``rows``; None where no grammar is followed. Their grammars rest until it has ended."""
         followed = [row for row in rows if row.request.grammar is not None]
-        return self._thread.submit(self._compute, followed) if followed else None
+        if not followed:
+            return None
+        shares = [followed[i :: self._width] for i in range(min(self._width, len(followed)))]
+        return Masking([self._threads.submit(self._compute, share) for share in shares])
 
     def close(self) -> None:
-        """Stop the thread."""
-        self._thread.shutdown(wait=False)
+        """Stop the threads."""
+        self._threads.shutdown(wait=False)
 
     def _compute(self, rows: Sequence[Row]) -> Masks:
-        by_vocabulary: dict[Vocabulary, list[Row]] = {}
-        for row in rows:
-            assert row.request.grammar is not None
-            by_vocabulary.setdefault(row.request.grammar.vocabulary, []).append(row)
         masks = Masks({}, {})
-        for vocabulary, some in by_vocabulary.items():
-            self._fill(vocabulary, some, masks)
+        for row in rows:
+            started = time.monotonic()
+            words = self._words(row)
+            slow = time.monotonic() - started > MAX_SECONDS * len(words)
+            self._finish(row, words, masks, slow=slow)
         return masks
 
-    def _fill(self, vocabulary: Vocabulary, rows: Sequence[Row], masks: Masks) -> None:
-        count = sum(1 + len(row.draft) for row in rows)
-        words = np.zeros((count, vocabulary.mask_words), dtype=np.uint32)
-        plain, drafted, start = [], [], 0
-        for row in rows:
-            assert row.request.grammar is not None
-            matcher = row.request.grammar.matcher
-            if row.draft:
-                drafted.append((matcher, start, list(row.draft)))
-            else:
-                plain.append((matcher, start))
-            start += 1 + len(row.draft)
-        where = words.ctypes.data, 4 * vocabulary.mask_words, count
-        if plain:
-            self._pool.unsafe_compute_mask_ptr(plain, *where)
-        if drafted:
-            self._pool.unsafe_compute_mask_ptr_with_draft_token(drafted, *where)
-        start = 0
-        for row in rows:
-            self._finish(row, words[start : start + 1 + len(row.draft)], masks)
-            start += 1 + len(row.draft)
+    def _words(self, row: Row) -> NDArray[np.uint32]:
+        """What the matcher allows, at each place of the row. Shape: [1 + drafted, words]."""
+        assert row.request.grammar is not None
+        matcher, count = row.request.grammar.matcher, row.request.grammar.vocabulary.mask_words
+        words = np.zeros((1 + len(row.draft), count), dtype=np.uint32)
+        where = words.ctypes.data, 4 * count
+        if row.draft:
+            self._direct.unsafe_compute_mask_ptr_with_draft_token([(matcher, 0, list(row.draft))], *where, len(words))
+        else:
+            matcher.unsafe_compute_mask_ptr(*where)
+        return words
 
-    def _finish(self, row: Row, words: np.ndarray, masks: Masks) -> None:
+    def _finish(self, row: Row, words: NDArray[np.uint32], masks: Masks, *, slow: bool) -> None:
         request, grammar = row.request, row.request.grammar
         assert grammar is not None
         allowed = request.sampling.allowed_token_ids
         found = [grammar.finish_mask(line, request.stop_ids, allowed) for line in words]
-        if grammar.problem:
+        if slow or grammar.problem:
             masks.stuck[request.request_id] = TOO_COMPLEX
         elif not found[0].any():
             masks.stuck[request.request_id] = NOTHING_FITS
         masks.rows[request.request_id] = [mask if mask.any() else ~mask for mask in found]
+
+
+class Masking:
+    """Masks on their way."""
+
+    def __init__(self, shares: Sequence[Future[Masks]]) -> None:
+        self._shares = shares
+
+    def result(self) -> Masks:
+        """All of them, once they are there."""
+        masks = Masks({}, {})
+        for share in self._shares:
+            part = share.result()
+            masks.rows.update(part.rows)
+            masks.stuck.update(part.stuck)
+        return masks

@@ -171,25 +171,6 @@ def test_tools_that_may_not_be_called(server: Live) -> None:
         assert server.post(CHAT, {**BODIES[CHAT], **tools, **switch}).status_code == 200
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        {"type": "json_object"},
-        {"type": "json_schema", "json_schema": {"schema": {}}},
-        {"type": "text", "schema": {"type": "object"}},
-        {"schema": {"type": "object"}},
-        {"type": "regex", "value": "[0-9]"},
-        {"type": None, "grammar": "x"},
-    ],
-    ids=str,
-)
-def test_a_form_of_the_answer(server: Live, value: dict[str, Any]) -> None:
-    for path in (CHAT, TEXT):
-        error = error_of(server.post(path, {**BODIES[path], "response_format": value}))
-        assert error["param"] == "response_format"
-        assert "only {'type': 'text'} is served" in error["message"]
-
-
 def test_fields_of_a_message(server: Live) -> None:
     for name in ("prefix", "partial", "images", "audio"):
         message = {"role": "assistant", "content": "x", name: ["x"]}

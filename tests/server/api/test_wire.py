@@ -59,7 +59,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"stream": "yes"}, "stream"),
     (CHAT, {"speculation": "auto"}, "speculation"),
     (TEXT, {"speculation": 1}, "speculation"),
-    (CHAT, {"response_format": {"type": "json_object"}}, "response_format"),
+    (CHAT, {"response_format": "json_object"}, "response_format"),
     (CHAT, {"bad_words": [""]}, "bad_words"),
     (CHAT, {"bad_words": ["x" * 65]}, "bad_words"),
     (CHAT, {"bad_words": ["x"] * 129}, "bad_words"),

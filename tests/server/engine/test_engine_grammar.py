@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from server.engine.messages import FinishReason
-from server.text import grammars
+from server.text.grammars import Form, Kind, grammar_of
 from tests.factory import make_base, make_tokenizer
 from tests.server.engine.driver import Driver, prompt_of
 
@@ -20,7 +20,18 @@ SCHEMA = {
     "required": ["name", "n"],
     "additionalProperties": False,
 }
-COMPACT = {**SCHEMA, "x-guidance": {"whitespace_flexible": False}}
+
+
+def json_schema(schema: dict[str, Any]) -> str:
+    return grammar_of(Form(Kind.JSON_SCHEMA, schema, "x", whitespace=None))
+
+
+def regex(pattern: str) -> str:
+    return grammar_of(Form(Kind.REGEX, pattern, "x"))
+
+
+def choice(*texts: str) -> str:
+    return grammar_of(Form(Kind.CHOICE, list(texts), "x"))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +53,7 @@ def reason(driver: Driver, name: str) -> FinishReason | None:
 
 
 def test_every_output_fits_its_schema_and_others_are_as_without(driver: Driver) -> None:
-    grammar = grammars.json_schema(COMPACT)
+    grammar = json_schema(SCHEMA)
     params: dict[str, Any] = {"temperature": 1.0, "logprobs": None}
     driver.submit("plain", prompt_of(1, 9), None, 40, seed=5, **params)
     driver.run()
@@ -62,7 +73,7 @@ def test_every_output_fits_its_schema_and_others_are_as_without(driver: Driver) 
 
 def test_log_probabilities_are_of_the_model_itself(driver: Driver) -> None:
     prompt = prompt_of(3, 7)
-    driver.submit("told", prompt, None, 60, grammar=grammars.json_schema(COMPACT), temperature=1.0)
+    driver.submit("told", prompt, None, 60, grammar=json_schema(SCHEMA), temperature=1.0)
     driver.run()
     tokens = driver.tokens("told")
     want = driver.want(prompt, tokens, None).log_softmax(-1)
@@ -72,7 +83,7 @@ def test_log_probabilities_are_of_the_model_itself(driver: Driver) -> None:
 
 
 def test_a_grammar_that_may_go_on_ends_by_the_end_token_alone(driver: Driver) -> None:
-    grammar = grammars.regex("a+b?")
+    grammar = regex("a+b?")
     driver.submit("ignores", [5, 6], None, 30, grammar=grammar, ignore_eos=True, logit_bias={65 - 33: -100.0})
     driver.submit("ends", [5, 6], None, 30, grammar=grammar, ignore_eos=False, logit_bias={258: 50.0})
     driver.submit("later", [5, 6], None, 30, grammar=grammar, ignore_eos=False, logit_bias={258: 50.0}, min_tokens=5)
@@ -84,8 +95,8 @@ def test_a_grammar_that_may_go_on_ends_by_the_end_token_alone(driver: Driver) ->
 
 
 def test_what_is_complete_ends_at_once_whatever_min_tokens_says(driver: Driver) -> None:
-    driver.submit("yes", [5, 6], None, 30, grammar=grammars.choice(["yes"]), min_tokens=20)
-    driver.submit("cut", [5, 6], None, 2, grammar=grammars.choice(["yes"]))
+    driver.submit("yes", [5, 6], None, 30, grammar=choice("yes"), min_tokens=20)
+    driver.submit("cut", [5, 6], None, 2, grammar=choice("yes"))
     driver.run()
     assert (text_of(driver, "yes"), reason(driver, "yes")) == ("yes", FinishReason.STOP)
     assert driver.outputs["yes"][-1].stop_token_id is None
@@ -94,9 +105,9 @@ def test_what_is_complete_ends_at_once_whatever_min_tokens_says(driver: Driver) 
 
 def test_what_cannot_go_on_is_refused_and_costs_nobody_else(driver: Driver) -> None:
     allowed = (0, 1, 2)
-    driver.submit("stuck", [5, 6], None, 30, grammar=grammars.choice(["yes"]), allowed_token_ids=allowed)
+    driver.submit("stuck", [5, 6], None, 30, grammar=choice("yes"), allowed_token_ids=allowed)
     driver.submit("broken", [5, 6], None, 30, grammar="start: <|no_such_token|>")
-    driver.submit("fine", [5, 6], None, 30, grammar=grammars.choice(["yes"]))
+    driver.submit("fine", [5, 6], None, 30, grammar=choice("yes"))
     driver.run()
     for name in ("stuck", "broken"):
         assert driver.outputs[name][-1].is_refusal
@@ -105,7 +116,7 @@ def test_what_cannot_go_on_is_refused_and_costs_nobody_else(driver: Driver) -> N
 
 
 def test_a_request_may_be_aborted_while_its_grammar_is_compiled(driver: Driver) -> None:
-    driver.submit("gone", [5, 6], None, 30, grammar=grammars.regex("x[0-9]{3}y"))
+    driver.submit("gone", [5, 6], None, 30, grammar=regex("x[0-9]{3}y"))
     driver.engine.abort("gone")
     driver.run()
     assert reason(driver, "gone") is FinishReason.ABORT
@@ -114,7 +125,7 @@ def test_a_request_may_be_aborted_while_its_grammar_is_compiled(driver: Driver) 
 def test_drafted_tokens_change_nothing(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base")
     schema = {"type": "array", "items": {"enum": ["abc", "abd"]}, "minItems": 12, "maxItems": 12}
-    grammar = grammars.json_schema({**schema, "x-guidance": {"whitespace_flexible": False}})
+    grammar = json_schema(schema)
     texts = {}
     for speculation in ("auto", "off"):
         driver = Driver(base, speculation=speculation)

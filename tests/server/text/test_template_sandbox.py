@@ -168,4 +168,4 @@ def test_messages_may_be_large(sandbox: TemplateSandbox) -> None:
 
 def _child(sandbox: TemplateSandbox, source: str) -> Any:
     sandbox.render(source, MESSAGES, {})
-    return sandbox._processes[source]._child
+    return sandbox._processes[source].process.child

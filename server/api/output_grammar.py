@@ -1,0 +1,22 @@
+"""Holds a job's outputs to the form that its body asks for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+
+from server.api.context import ServerContext
+from server.api.output_form import FormFields
+from server.api.prepare import Job
+
+
+async def held_to_form(context: ServerContext, body: FormFields, job: Job) -> Job:
+    """``job`` with the grammar of what ``body`` asks its outputs to look like. Raises InvalidRequestError.
+
+    A job that has a grammar already, as one that must call a tool, keeps that.
+    """
+    if job.sampling.grammar or (form := body.form()) is None:
+        return job
+    grammar = await context.grammars.make(form)
+    return replace(job, sampling=msgspec.structs.replace(job.sampling, grammar=grammar))
