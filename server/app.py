@@ -25,6 +25,7 @@ from server.api import (
     error_responses,
     events,
     files,
+    fine_tuning,
     health,
     lora_adapters,
     models,
@@ -53,6 +54,7 @@ from server.catalog.database.asking import ask
 from server.catalog.database.database import Database, sqlite_url
 from server.catalog.database.events import EventTable
 from server.catalog.database.files import FileTable
+from server.catalog.database.jobs import JobTable
 from server.catalog.database.keys import KeyTable
 from server.catalog.kept_answers import KeptAnswers
 from server.catalog.key_manager import KeyManager
@@ -72,6 +74,7 @@ from server.engine.ipc.client import ClientCore
 from server.engine.ipc.process_client import ProcessEngineClient
 from server.errors import CatalogUnavailableError, EngineStartError, ServerError
 from server.files.library import FileLibrary
+from server.fine_tuning.making import BaseFolder, make_fine_tuning
 from server.metrics import Metrics
 from server.settings import ServerConfig
 from server.text.template_sandbox import SandboxLimits, TemplateSandbox
@@ -123,6 +126,11 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
     engine.needed, engine.on_lost, engine.on_restart = residency.held, residency.lost, residency.engine_started
     engine.outage.on_recovery = metrics.engine_recovered
     control = CanaryControl(lifecycle, figures)
+    library = FileLibrary(
+        FileTable(database),
+        BlobStore(data_dir / "files", config.artifacts, dict(config.artifacts_option)),
+        ceil(config.max_files_gb * 1e9),
+    )
     return ServerContext(
         config=config,
         base_name=name,
@@ -133,10 +141,9 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
         sources=Sources(store, _source_rules(config)),
         keys=KeyManager(KeyTable(database), guarded=not config.admin_keys),
         trail=Trail(EventTable(database), days=config.event_days),
-        files=FileLibrary(
-            FileTable(database),
-            BlobStore(data_dir / "files", config.artifacts, dict(config.artifacts_option)),
-            ceil(config.max_files_gb * 1e9),
+        files=library,
+        fine_tuning=make_fine_tuning(
+            config, data_dir, JobTable(database), library, base=BaseFolder(name, directory), lifecycle=lifecycle
         ),
         answers=KeptAnswers(AnswerTable(database, config.max_answers), days=config.answer_days),
         text=text,
@@ -236,6 +243,7 @@ ROUTERS = (
     key_routes.router,
     events.router,
     files.router,
+    fine_tuning.router,
     tokens.router,
     health.router,
 )
@@ -262,6 +270,7 @@ def create_app(context: ServerContext, on_started: OnStarted | None = None) -> F
             starting.cancel()
             watching.cancel()
             await asyncio.wait([starting, watching])
+            await context.fine_tuning.close()
             await context.shadows.close()
             for watcher in watchers:
                 await watcher.close()
@@ -341,6 +350,7 @@ async def _start(
         for name, path in context.config.adapter:
             await _load(context, name, Path(path).expanduser())
         poller.start()
+        context.fine_tuning.start()
         context.admission.open()
         for watcher in watchers:
             watcher.start()

@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from server.config import ADDRESS, ENGINE, KEYS, LIMITS, PACKAGES, EngineConfig, Flag
+from server.config import ADDRESS, ENGINE, JOBS, KEYS, LIMITS, PACKAGES, EngineConfig, Flag
 from server.limits import Limits
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -185,6 +185,7 @@ Size = Annotated[float, Field(gt=0)]
 Amount = Annotated[float, Field(ge=0)]
 Deadline = Annotated[float, Field(gt=0)]  # seconds
 Loading = Literal["eager", "lazy"]
+Gate = Literal["better", "none"]
 Level = Literal["debug", "info", "warning", "error"]
 
 
@@ -341,6 +342,24 @@ class ServerConfig(BaseModel):
     max_versions: Annotated[
         Count, Flag(LIMITS, "versions kept of one adapter; an upload deletes the oldest unused; 0: all", "N")
     ] = 32
+    fine_tuning_jobs: Annotated[Count, Flag(JOBS, "fine-tuning jobs that run at once; 0: fine-tuning is off", "N")] = 1
+    fine_tuning_queue: Annotated[
+        Positive, Flag(JOBS, "jobs of one key that wait, run or are paused before more get 429", "N")
+    ] = 16
+    fine_tuning_cores: Annotated[
+        Count, Flag(JOBS, "cores that one job may use, at the lowest priority (default: half of them)", "N")
+    ] = 0
+    fine_tuning_memory_gb: Annotated[Amount, Flag(JOBS, "memory of one job; 0: any", "GB")] = 16.0
+    fine_tuning_disk_gb: Annotated[Amount, Flag(JOBS, "what one job may write to disk; 0: what fits", "GB")] = 16.0
+    fine_tuning_gate: Annotated[
+        Gate, Flag(JOBS, "better: serve a result only if it is better on the validation file, if any; or none", "WHICH")
+    ] = "better"
+    fine_tuning_config: Annotated[
+        str, Flag(JOBS, "YAML file with settings of hotswap train that all jobs begin with, as of the method", "FILE")
+    ] = ""
+    organization: Annotated[
+        str, Flag(JOBS, "organization in the names of models that jobs make (ft:BASE:ORGANIZATION:...)", "NAME")
+    ] = "hotswap"
     log_level: Annotated[Level, Flag(LIMITS, "debug, info, warning or error", "LEVEL")] = "info"
     _engine: EngineConfig = PrivateAttr()
 

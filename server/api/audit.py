@@ -11,7 +11,7 @@ from fastapi import Request
 from adapters.errors import AdapterError
 from server.api.context import ServerContext
 from server.api.error_responses import ApiError, to_api_error
-from server.catalog.events import ACTOR, KEY_ACTIONS, Actor, Event, told
+from server.catalog.events import ACTOR, JOB_ACTIONS, KEY_ACTIONS, Actor, Event, told
 from server.errors import ServerError
 
 _audit = logging.getLogger("server.audit")
@@ -28,7 +28,8 @@ def audit(request: Request, action: str, name: str | None, **details: object) ->
     """A line of the log for a change, or a refused change, of an adapter or key. A change has told its event itself."""
     client = request.client.host if request.client else None
     who = {"client": client, "request_id": request.scope["state"]["request_id"], "actor": ACTOR.get().name}
-    what = "key" if str(details.get("refused", action)).startswith(KEY_ACTIONS) else "adapter"
+    said = str(details.get("refused", action))
+    what = "key" if said.startswith(KEY_ACTIONS) else "job" if said.startswith(JOB_ACTIONS) else "adapter"
     fields = {"action": action, what: name, **who, **details}
     _audit.info("%s %s: %s", what, name, action, extra={"fields": fields})
 

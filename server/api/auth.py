@@ -101,7 +101,7 @@ class Caller:
     def check_new(self, name: str) -> None:
         """Raise ApiError unless it may upload an adapter of that name, be there one or not."""
         if not self.sees(name):
-            raise _forbidden("this key may not upload an adapter of that name; it is for " + _listed(self.adapters))
+            raise forbidden("this key may not upload an adapter of that name; it is for " + _listed(self.adapters))
 
 
 def caller_of(request: Request) -> Caller:
@@ -132,6 +132,11 @@ async def require_files(request: Request, context: ContextDep) -> Caller:
 async def require_training(request: Request, context: ContextDep) -> Caller:
     """Let keys that train, and admin keys, through; without any keys at all, only local programs, as for admin keys."""
     return _administering(request, context, Scope.FINE_TUNING)
+
+
+async def require_maker(request: Request, context: ContextDep) -> Caller:
+    """As admin, also keys that train: the route looks at what they made."""
+    return _of_the_path(request, context, _administering(request, context, Scope.ADMIN, Scope.FINE_TUNING))
 
 
 async def require_admin(request: Request, context: ContextDep) -> Caller:
@@ -168,7 +173,7 @@ async def require_metrics(request: Request, context: ContextDep) -> Caller:
     if caller is None:
         raise refused_caller(request, context, ANONYMOUS, _unauthorized())
     if caller.key is not None and not (caller.grants(Scope.READ_ONLY) and caller.adapters is None):
-        refusal = _forbidden("this key may not read metrics; a key that reads or administers all adapters may")
+        refusal = forbidden("this key may not read metrics; a key that reads or administers all adapters may")
         raise refused_caller(request, context, caller.name, refusal)
     return caller
 
@@ -180,6 +185,7 @@ async def open_to_all() -> None:
 InferenceKey = Annotated[Caller, Depends(require_inference)]
 FilesKey = Annotated[Caller, Depends(require_files)]
 TrainingKey = Annotated[Caller, Depends(require_training)]
+MakerKey = Annotated[Caller, Depends(require_maker)]
 ModelsKey = Annotated[Caller, Depends(require_models)]
 AdminKey = Annotated[Caller, Depends(require_admin)]
 SomeAdminKey = Annotated[Caller, Depends(require_some_admin)]
@@ -193,6 +199,7 @@ _STATEMENTS = (
     require_models,
     require_files,
     require_training,
+    require_maker,
     require_admin,
     require_some_admin,
     require_reader,
@@ -236,7 +243,7 @@ def _admitted(request: Request, context: ServerContext, *scopes: Scope) -> Calle
     caller = _identified(request, context)
     if caller is not None and caller.grants(*scopes):
         return caller
-    refusal = _forbidden(f"this key may not {_NEEDED[scopes[0]]}") if caller is not None else _unauthorized()
+    refusal = forbidden(f"this key may not {_NEEDED[scopes[0]]}") if caller is not None else _unauthorized()
     if Scope.ADMIN in scopes and not context.access.has_admin_keys:
         refusal = ApiError(
             403,
@@ -261,7 +268,7 @@ def _of_the_path(request: Request, context: ServerContext, caller: Caller) -> Ca
         elif model is not None:
             caller.check_model(context.registry, model)
         else:
-            raise _forbidden("this key is only for " + _listed(caller.adapters))
+            raise forbidden("this key is only for " + _listed(caller.adapters))
     except (ApiError, ServerError) as error:
         raise refused_caller(request, context, caller.name, error) from None
     return caller
@@ -344,7 +351,8 @@ def _listed(patterns: tuple[str, ...] | None) -> str:
     return ", ".join(shown) + (", ..." if len(patterns or ()) > len(shown) else "") or "no adapter"
 
 
-def _forbidden(message: str) -> ApiError:
+def forbidden(message: str) -> ApiError:
+    """The refusal of a key that is known, and not for this."""
     return ApiError(403, message, type="permission_error", code="insufficient_permissions")
 
 

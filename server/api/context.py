@@ -31,6 +31,7 @@ from server.catalog.trail import Trail
 from server.engine.ipc.client import EngineClient
 from server.errors import EngineUnavailableError, QueueFullError
 from server.files.library import FileLibrary
+from server.fine_tuning.service import FineTuning
 from server.metrics import Metrics
 from server.settings import ServerConfig
 from server.text.grammar_maker import GrammarMaker
@@ -162,6 +163,7 @@ class ServerContext:
     trail: Trail
     files: FileLibrary
     answers: KeptAnswers
+    fine_tuning: FineTuning
     text: TextProcessor
     metrics: Metrics
     admission: Admission
@@ -226,6 +228,7 @@ ConfigDep = Annotated[ServerConfig, _field("config")]
 EngineDep = Annotated[EngineClient, _field("engine")]
 RegistryDep = Annotated[Registry, _field("registry")]
 KeysDep = Annotated[KeyManager, _field("keys")]
+FineTuningDep = Annotated[FineTuning, _field("fine_tuning")]
 FilesDep = Annotated[FileLibrary, _field("files")]
 TrailDep = Annotated[Trail, _field("trail")]
 LifecycleDep = Annotated[AdapterLifecycle, _field("lifecycle")]

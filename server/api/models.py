@@ -11,8 +11,8 @@ from starlette.responses import Response
 from server.adapter_key import AdapterKey, version_number
 from server.api.admin import Mode
 from server.api.anthropic_messages.errors import is_anthropics
-from server.api.audit import audit, refusals_audited
-from server.api.auth import AdminKey, ModelsKey
+from server.api.audit import audit, refusals_audited, refused_caller
+from server.api.auth import MakerKey, ModelsKey, forbidden
 from server.api.context import ContextDep, ServerContext
 from server.api.error_responses import ApiError, json_response
 
@@ -46,9 +46,16 @@ async def retrieve_model(caller: ModelsKey, request: Request, context: ContextDe
 
 @router.delete("/v1/models/{model:path}", response_model=None)
 async def delete_model(
-    _: AdminKey, request: Request, context: ContextDep, model: str, mode: Mode = "drain"
+    caller: MakerKey, request: Request, context: ContextDep, model: str, mode: Mode = "drain"
 ) -> Response:
-    """Stop serving an adapter, or, as NAME@VERSION, delete a version of it that is not live."""
+    """Stop serving an adapter, or, as NAME@VERSION, delete a version of it that is not live.
+
+    An admin key may, and the key whose fine-tuning job made it.
+    """
+    if not caller.grants() and not await context.fine_tuning.made(model, caller.owner):
+        raise refused_caller(
+            request, context, caller.name, forbidden("this key may not delete a model it did not make")
+        )
     name, at, number = model.removeprefix(f"{context.base_name}:").partition("@")
     with refusals_audited(request, name):
         if model == context.base_name:

@@ -17,6 +17,7 @@ FLAG = "flag"  # the actor who holds a key of a flag or a file
 LOCAL = "local"  # programs of this machine where no key is asked for, and the command line on the catalog
 ANONYMOUS = "anonymous"  # who has no key, or a wrong one
 KEY_ACTIONS = "key."  # what the actions on API keys begin with
+JOB_ACTIONS = ("fine_tuning.", "batch.")  # and those on jobs
 MAX_PAGE = 1000
 
 

@@ -253,7 +253,14 @@ def _step_rules(training: TrainingConfig, has_validation: bool) -> Iterator[str]
     if training.warmup > 1 and not training.warmup.is_integer():
         yield f"training.warmup: {training.warmup} is neither a share below 1 nor a whole number of steps"
     if not has_validation:
-        for key in ("best_checkpoint", "early_stopping", "eval_steps", "exact_match_rows", "generate_rows"):
+        for key in (
+            "best_checkpoint",
+            "early_stopping",
+            "eval_steps",
+            "eval_at_start",
+            "exact_match_rows",
+            "generate_rows",
+        ):
             if getattr(training, key) not in (None, False, 0, "no"):
                 yield f"training.{key}: there are no validation rows (data.validation is 0)"
     for key in ("eval_steps", "save_steps"):

@@ -36,7 +36,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     has), and scored by ``generate_metrics``, names of trainer.evaluation. ``packing`` puts several examples into
     one row of data.max_length tokens, auto where that is exact; batch_size counts rows. ``eval_steps`` and
     ``save_steps`` are a number of steps, a share of the run below 1, ``epoch``, ``epoch/4`` (four times an epoch) or
-    ``no``. ``strategy`` is what several processes
+    ``no``; ``eval_at_start`` also evaluates what the run begins with. ``strategy`` is what several processes
     (--nproc) have of the model: ddp copies it to each, fsdp divides it among them, zero1 to zero3 are DeepSpeed's;
     batch_size is that of all processes together.
     """
@@ -59,6 +59,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     weight_decay: Annotated[float, Meta(ge=0)] = 0.0
     log_steps: Positive = 1
     eval_steps: Every = None
+    eval_at_start: bool = False
     save_steps: Every = None
     keep_checkpoints: Positive = 2
     best_checkpoint: bool = False

@@ -103,6 +103,7 @@ class RecordCallback(TrainerCallback):  # type: ignore[misc]
                 "learning_rate": logs.get("learning_rate"),
                 "grad_norm": logs.get("grad_norm"),
                 "tokens_per_second": round(metrics.tokens_per_second, 1),
+                "tokens": tokens - tokens_before,
                 "seconds": round(now - self._began, 3),
                 "peak_memory_mb": round(metrics.peak_memory_mb, 1),
                 **_others(logs),

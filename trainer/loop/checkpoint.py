@@ -36,7 +36,7 @@ IDENTITY_FILE = "run.json"  # in a checkpoint; the output directory has another 
 STATE_FILE = "trainer_state.json"  # transformers writes it last: a checkpoint without it is incomplete
 _NAME = re.compile(r"checkpoint-[0-9]+")
 _FREE = {
-    *("log_steps", "eval_steps", "save_steps", "keep_checkpoints", "exact_match_rows", "threads"),
+    *("log_steps", "eval_steps", "eval_at_start", "save_steps", "keep_checkpoints", "exact_match_rows", "threads"),
     *("generate_rows", "generate_metrics", "generate_max_tokens"),
     *("early_stopping", "early_stopping_min_delta", "tensorboard", "trackers"),
 }

@@ -130,6 +130,8 @@ class TrainingSession:
         for callback in (self._stop, early, records):
             if callback:
                 trainer.add_callback(callback)
+        if self.checkpoint:
+            trainer.args.eval_on_start = False  # what the run began with was evaluated then
         with stop_on_signals(self._stop):
             try:
                 trainer.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
@@ -164,7 +166,7 @@ class TrainingSession:
         history: Sequence[dict[str, Any]] = trainer.state.log_history
         losses = [entry["loss"] for entry in history if "loss" in entry]
         figures = {"train_loss": losses[-1]} if losses else {}
-        validation = [entry for entry in history if "eval_loss" in entry]
+        validation = [entry for entry in history if "eval_loss" in entry and entry["step"]]  # not what it began with
         if validation:
             best = self.config.training.best_checkpoint
             entry = min(validation, key=lambda entry: entry["eval_loss"]) if best else validation[-1]

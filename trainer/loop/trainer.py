@@ -228,6 +228,7 @@ def make_arguments(config: TrainConfig, train_rows: int) -> TrainingArguments:
         logging_nan_inf_filter=False,  # it would hide a loss that is not finite; ours stops the run
         eval_strategy="steps" if validates else "no",
         eval_steps=evaluate or None,
+        eval_on_start=validates and training.eval_at_start,
         save_strategy="steps" if save else "no",
         save_steps=save or 1,
         save_total_limit=training.keep_checkpoints,

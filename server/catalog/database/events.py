@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, delete, insert, not
 
 from server.catalog.database.database import Database
 from server.catalog.database.tables import MAX_ADDRESS, MAX_NAME, MAX_REQUEST_ID, events
-from server.catalog.events import KEY_ACTIONS, Actor, Entry, Event, EventQuery
+from server.catalog.events import JOB_ACTIONS, KEY_ACTIONS, Actor, Entry, Event, EventQuery
 from server.catalog.keys import as_expression, without_keys
 
 
@@ -61,7 +61,7 @@ def _conditions(query: EventQuery) -> list[ColumnElement[bool]]:
     if query.adapters is not None:
         found.append(events.c.name != "")
         found.append(events.c.name.regexp_match(f"^(?:{as_expression(query.adapters)})$"))
-        found.append(not_(events.c.action.startswith(KEY_ACTIONS, autoescape=True)))
+        found += [not_(events.c.action.startswith(begin, autoescape=True)) for begin in (KEY_ACTIONS, *JOB_ACTIONS)]
     return found
 
 

@@ -6,7 +6,6 @@ Equal content is kept once. With an object store ``root`` has copies, which can 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import secrets
 import shutil
@@ -50,10 +49,7 @@ class BlobStore:
         target = self._path(digest)
         if not target.is_file():
             part = self._root / f"{digest}-{secrets.token_hex(8)}.part"
-            try:
-                os.link(source, part)  # a quarantined file is not written to any more
-            except OSError:
-                shutil.copyfile(source, part)
+            shutil.copyfile(source, part)  # not a link: whoever has the source may write to it again
             sync(part)
             part.rename(target)
             sync(self._root)
