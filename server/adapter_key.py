@@ -37,6 +37,11 @@ class AdapterKey(msgspec.Struct, frozen=True, array_like=True):
         return PLUS.join(map(str, self.members)) if self.members else f"{self.name}@{self.version}"
 
 
+def order_of(key: AdapterKey | None) -> tuple[str, int, str]:
+    """What rows are sorted by, so that those of one adapter stand together. A step asks for each of them."""
+    return ("", 0, "") if key is None else (key.name, key.version, key.digest)
+
+
 class Weighted(msgspec.Struct, frozen=True, array_like=True):
     """A member of a combination: what it adds counts ``weight`` times."""
 

@@ -29,12 +29,12 @@ class Part(NamedTuple):
     weight: float
 
 
-def split_model(model: str, is_known: Callable[[str], bool], most: int = MAX_MEMBERS) -> list[Part]:
-    """The members that ``model`` names; of what is no combination that is itself alone, with weight 1.
+def split_model(model: str, base: str, is_known: Callable[[str], bool], most: int = MAX_MEMBERS) -> list[Part]:
+    """The members that ``model`` names, be it after ``base:``; of no combination that is itself alone, with weight 1.
 
     A name that ``is_known`` may look like another with its weight. Raises InvalidRequestError.
     """
-    named = model.split(PLUS)
+    named = model.removeprefix(f"{base}:").split(PLUS)
     if len(named) > most:
         raise InvalidRequestError(
             f"{len(named)} adapters are to be combined; one request may combine {most} (--max-combined)",
@@ -45,6 +45,8 @@ def split_model(model: str, is_known: Callable[[str], bool], most: int = MAX_MEM
     names = [part.model for part in parts]
     if (twice := next((name for name in names if names.count(name) > 1), None)) is not None:
         raise InvalidRequestError(f"{quote(twice)} is named twice; name it once, its weights added up", param="model")
+    if len(parts) > 1 and base in names:
+        raise InvalidRequestError(f"{quote(base)} is the base of every combination; name adapters only", param="model")
     return parts
 
 

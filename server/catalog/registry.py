@@ -391,13 +391,7 @@ class Registry:
 
     def _members(self, model: str) -> list[Part]:
         """What ``model``, which is not the base, combines; raises InvalidRequestError."""
-        named = model.removeprefix(f"{self.base_name}:")
-        parts = split_model(named, self._entries.__contains__, self._max_combined)
-        if len(parts) > 1 and any(part.model == self.base_name for part in parts):
-            raise InvalidRequestError(
-                f"{quote(self.base_name)} is the base of every combination; name adapters only", param="model"
-            )
-        return parts
+        return split_model(model, self.base_name, self._entries.__contains__, self._max_combined)
 
     def _release(self, lease: Lease) -> None:
         for version in lease.key.versions if lease.key is not None else ():

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from adapters.combining import Member
 from adapters.ops import Adapter
-from server.adapter_key import AdapterKey
+from server.adapter_key import AdapterKey, order_of
 from server.engine.messages import TokenLogprobs
 from server.engine.pooling import Rows
 from server.engine.request import Request
@@ -181,7 +181,7 @@ class Batch:
 def scheduled_work(output: SchedulerOutput, requests: dict[str, Request]) -> list[Work]:
     """A step's work, rows of the same adapter next to each other as grouped kernels like them."""
     work = [Work(requests[i], n, output.copies.get(i), requests[i].draft) for i, n in output.num_tokens.items()]
-    return sorted(work, key=lambda w: str(w.request.adapter or ""))
+    return sorted(work, key=lambda w: order_of(w.request.adapter))
 
 
 def make_batch(work: Sequence[Work]) -> Batch:

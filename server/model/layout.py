@@ -11,7 +11,7 @@ from torch import Tensor
 
 from adapters.batch.rows import RowSegment
 from hotkernels.attention import Sequences
-from server.adapter_key import AdapterKey
+from server.adapter_key import AdapterKey, order_of
 from server.model.adapter_pool import AdapterPool
 from server.model.inputs import VIRTUAL, ModelInput, SequenceInput
 from server.model.kv_cache import KVCache
@@ -43,7 +43,7 @@ class Placed:
 
 def place(sequences: Sequence[SequenceInput]) -> list[Placed]:
     """Give every sequence its rows, sorted by adapter; returned in the given order."""
-    order = sorted(range(len(sequences)), key=lambda i: str(sequences[i].adapter or ""))
+    order = sorted(range(len(sequences)), key=lambda i: order_of(sequences[i].adapter))
     rows, row = [0] * len(sequences), 0
     for i in order:
         rows[i] = row

@@ -28,7 +28,7 @@ def server(base: Path, packages: dict[str, Path], tmp_path_factory: pytest.TempP
     with live_server(
         base,
         tmp_path_factory.mktemp("data"),
-        adapters=[(name, str(packages[name])) for name in ("lora", "prefix")],
+        adapters=[(name, str(packages[name])) for name in ("lora", "lora-2", "prefix")],
         engine={"max_num_seqs": 4},
         make_engine=partial(RestartingLocalClient, build=build_fragile),
     ) as live:
@@ -85,6 +85,19 @@ def test_everyone_gets_one_whole_answer_or_one_error(server: Live) -> None:
 
 def texts(chunks: list[dict[str, Any]]) -> str:
     return "".join(choice["text"] for chunk in chunks for choice in chunk["choices"])
+
+
+def test_a_combination_is_made_again_by_the_next_engine(server: Live) -> None:
+    ask = {"model": "lora:0.5+lora-2:-0.3", "prompt": "who?", "temperature": 0, **LONG}
+    expected, restarts = told(server.post(PATH, ask)), counter(server, "engine_restarts_total")
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(server.post, PATH, ask)
+        server.wait(lambda: server.stats.num_running == 1, "the request to run")
+        Fragile.doomed.set()
+        assert told(answer.result()) == expected
+    assert counter(server, "engine_restarts_total") == restarts + 1
+    server.wait_idle()
+    server.on_loop(server.context.residency.check_integrity)
 
 
 def test_what_ends_every_engine_is_refused_and_not_to_be_repeated(server: Live) -> None:

@@ -24,7 +24,7 @@ KNOWN = {"a", "b", "ft:base:me::7"}
 
 
 def split(model: str) -> list[Part]:
-    return split_model(model, KNOWN.__contains__)
+    return split_model(model, "base", KNOWN.__contains__)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,7 @@ def split(model: str) -> list[Part]:
     [
         ("a", [("a", 1.0)]),
         ("a@3", [("a@3", 1.0)]),
+        ("base:a:2+b", [("a", 2.0), ("b", 1.0)]),
         ("a:0.7", [("a", 0.7)]),
         ("a:0.7+b:0.3", [("a", 0.7), ("b", 0.3)]),
         ("a+b", [("a", 1.0), ("b", 1.0)]),
@@ -57,7 +58,7 @@ def test_what_cannot_be_meant(model: str, told: str) -> None:
 
 @pytest.mark.parametrize("weight", [0.7, -2.0, 1e-9, 0.1 + 0.2, 100.0, 0.0, 12345.678901])
 def test_weights_are_written_so_that_they_can_be_read(weight: float) -> None:
-    (part,) = split_model(f"a:{written_weight(weight / 1000)}", KNOWN.__contains__)
+    (part,) = split_model(f"a:{written_weight(weight / 1000)}", "base", KNOWN.__contains__)
     assert part.weight == weight / 1000
 
 

@@ -214,3 +214,16 @@ def test_counters_of_idle_names_are_bounded() -> None:
         accounts.charge(name, 1)
         accounts.leave(name)
     assert sum(accounts.served(name) > 0 for name in names) <= fair_queue.MAX_COUNTERS
+
+
+def test_a_combination_is_on_the_accounts_of_all_its_members() -> None:
+    """Nobody gets ahead by combining one adapter with many, nor at the cost of those who ask for a member alone."""
+    queue = FairQueue()
+    for arrival in range(20):
+        add(queue, request(f"a+{'bcde'[arrival % 4]}", arrival))
+    add(queue, request("other", 20))
+    add(queue, request("b", 21))
+    assert take_names(queue, 2) == ["a+b", "other"]
+    for _ in range(20):
+        take(queue)
+    assert queue.next(0.0) is None
