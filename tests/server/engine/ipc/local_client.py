@@ -97,3 +97,4 @@ class RestartingLocalClient(LocalEngineClient):
             await self._launch()
             await self._restore()
             await self._resume()
+            self.on_restart()
