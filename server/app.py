@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -30,6 +32,7 @@ from server.api import (
     lora_adapters,
     models,
     openapi,
+    stored_completions,
     tokens,
     traffic,
 )
@@ -42,7 +45,9 @@ from server.api.context import Admission, ServerContext
 from server.api.middleware import RequestLog, RootPath, Unversioned, unversioned
 from server.api.origins import Cors
 from server.api.pooling import embeddings
+from server.api.responses import compaction
 from server.api.responses import routes as responses
+from server.api.responses.background import BackgroundResponses
 from server.api.routing import PlainPath
 from server.api.shadow import Shadows
 from server.catalog.canary import CanaryControl
@@ -146,6 +151,7 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
             config, data_dir, JobTable(database), library, base=BaseFolder(name, directory), lifecycle=lifecycle
         ),
         answers=KeptAnswers(AnswerTable(database, config.max_answers), days=config.answer_days),
+        background=BackgroundResponses(_place(data_dir)),
         text=text,
         metrics=metrics,
         admission=Admission(config.engine.max_num_seqs + config.max_waiting_requests),
@@ -154,6 +160,11 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
         shadows=Shadows(registry, engine, figures, metrics, seats=config.engine.max_num_seqs),
         version=version("hotswap"),
     )
+
+
+def _place(data_dir: Path) -> str:
+    """What tells the server of a directory from others that share its catalog."""
+    return hashlib.sha256(f"{socket.gethostname()}:{data_dir.resolve()}".encode()).hexdigest()[:32]
 
 
 def _store(config: ServerConfig, data_dir: Path, engine: ClientCore) -> AdapterStore:
@@ -233,6 +244,8 @@ OnStarted = Callable[[EngineStartError | None], None]
 UPLOAD_PATH = "/v1/adapters"
 ROUTERS = (
     completions.router,
+    stored_completions.router,
+    compaction.router,
     responses.router,
     anthropic_messages.router,
     embeddings.router,
@@ -281,6 +294,7 @@ def create_app(context: ServerContext, on_started: OnStarted | None = None) -> F
             await context.keys.close()
             await context.trail.close()
             await context.files.close()
+            await context.background.close()
             await context.answers.close()
             context.lifecycle.store.close()
             context.text.close()

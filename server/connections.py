@@ -32,6 +32,7 @@ from server.api.large_answer import UNSENT
 from server.api.middleware import REQUEST_ID
 from server.errors import EngineStartError
 from server.http_parser import Parser
+from server.response_socket import ResponseSocket
 from server.settings import ServerConfig
 
 log = logging.getLogger("server.connections")
@@ -60,6 +61,7 @@ class ConnectionLimits:
     head_seconds: float
     send_seconds: float
     unsent_bytes: int
+    message_bytes: int
 
     @classmethod
     def of(cls, config: ServerConfig) -> ConnectionLimits:
@@ -72,7 +74,8 @@ class ConnectionLimits:
         if connections < config.max_connections:
             log.warning("at most %d connections, not %d: see ulimit -n", connections, config.max_connections)
         backlog, unsent = min(HIGHEST_BACKLOG, spare // 4), int(config.max_unsent_mb * 2**20)
-        return cls(connections, backlog, config.head_seconds, config.send_seconds, unsent)
+        message = int(config.max_body_mb * 2**20)
+        return cls(connections, backlog, config.head_seconds, config.send_seconds, unsent, message)
 
 
 def raise_descriptor_limit(wanted: int) -> int:
@@ -167,6 +170,7 @@ class Connection(H11Protocol):
         self.access_log = False  # the application has a log of requests
         self._limits, self._faults, self._waiting = shared.limits, shared.faults, shared.waiting
         self._head_since = 0.0  # when the head that is being waited for began
+        self._upgraded = False  # to a socket, which has the transport now
         self._unsent = 0
         self._taken_at = 0.0  # when the client last took something, or had nothing to take
 
@@ -197,9 +201,36 @@ class Connection(H11Protocol):
     @override
     def handle_events(self) -> None:
         super().handle_events()
+        if self._upgraded:
+            return
         sized = self.conn.their_state is h11.SEND_BODY and not self._parser.is_chunked
         self.transport.max_size = READ_BYTES if sized else PARSED_BYTES  # type: ignore[attr-defined]
         self._waiting.note(self)
+
+    @override
+    def _should_upgrade_to_ws(self) -> bool:
+        return self.scope["method"] == "GET" and self.scope["path"].rstrip("/").endswith("/responses")
+
+    @override
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """Give the connection to a socket, which is counted in its place."""
+        limits = self._limits
+        opened = ResponseSocket(
+            self.app, dict(self.scope), most_bytes=limits.message_bytes, send_seconds=limits.send_seconds
+        )
+        self._upgraded = True
+        self._waiting.forget(self)
+        self.connections.discard(self)
+        self.connections.add(opened)  # type: ignore[arg-type]
+        opened.on_lost = partial(self.connections.discard, opened)
+        self.transport.max_size = READ_BYTES  # type: ignore[attr-defined]
+        self.transport.set_protocol(opened)
+        opened.connection_made(self.transport)
+        assert opened.task is not None
+        self.tasks.add(opened.task)
+        opened.task.add_done_callback(self.tasks.discard)
+        if early := self.conn.trailing_data[0]:
+            opened.data_received(early)
 
     @override
     def on_response_complete(self) -> None:

@@ -17,6 +17,7 @@ from server.api.logprobs import chat_logprobs, completion_logprobs, joined, prom
 from server.api.outputs import Completion, TextDelta, TokenEntry
 from server.api.prepare import Job, Prompt, chat_batch_job, chat_job, completion_job
 from server.api.respond import answer
+from server.api.stored_completions import kept_form
 from server.api.wire import ChatBatchBody, ChatCompletionBody, CompletionBody
 from server.engine.messages import TokenLogprobs
 from server.text.echo import echo_of
@@ -27,9 +28,10 @@ ChatBody = Annotated[ChatCompletionBody, Depends(json_body(ChatCompletionBody))]
 
 
 @router.post("/v1/chat/completions", response_model=None)
-async def chat_completions(_: InferenceKey, request: Request, context: ContextDep, body: ChatBody) -> Response:
+async def chat_completions(caller: InferenceKey, request: Request, context: ContextDep, body: ChatBody) -> Response:
     """Continue a conversation, whole or as a stream."""
-    return await answer(request, context, body, ChatChoices(), chat_job)
+    form = kept_form(ChatChoices(), context, caller.owner, body) if body.store else ChatChoices()
+    return await answer(request, context, body, form, chat_job)
 
 
 class ChatChoices(ChoiceFormat):

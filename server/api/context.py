@@ -17,6 +17,7 @@ from fastapi import Depends, Request
 from server.adapter_key import AdapterKey
 from server.api.access import Access
 from server.api.limits import RateLimiter
+from server.api.responses.background import BackgroundResponses
 from server.api.shadow import Shadows
 from server.api.turns import Turns
 from server.catalog.canary import CanaryControl
@@ -164,6 +165,7 @@ class ServerContext:
     files: FileLibrary
     answers: KeptAnswers
     fine_tuning: FineTuning
+    background: BackgroundResponses
     text: TextProcessor
     metrics: Metrics
     admission: Admission

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -23,6 +24,7 @@ from server.api.wire import ChatBatchBody, ChatCompletionBody, CompletionBody, M
 from server.catalog.registry import Registry
 from server.engine.messages import EngineRequest, SamplingParams, SpelledToken
 from server.errors import InvalidRequestError
+from server.text.infilling import Infilling, encode_behind, find_infilling
 from server.text.output.parts import MessageParser, PlainParser
 from server.text.template_form import content_text
 from server.text.tokenizer import TextProcessor
@@ -322,15 +324,20 @@ async def completion_job(
         body, COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
     )
     special = body.add_special_tokens is not False
+    infilling = _infilling(budget) if body.suffix else None
     prompts = []
     for prompt in body.prompts:
-        prompts.append(await _completion_prompt(prompt, budget, special))
+        if infilling is None:
+            prompts.append(await _completion_prompt(prompt, budget, special))
+        else:
+            prompts.append(await _infilled(prompt, budget, infilling, body.suffix or "", special=special))
         await asyncio.sleep(0)  # others have their turn between them
     longest = max(len(prompt.ids) for prompt in prompts)
     budget.check(longest, 1 if body.max_tokens is None else body.max_tokens)
     default = min(COMPLETION_TOKENS, budget.left(longest))
     max_tokens = default if body.max_tokens is None else body.max_tokens
-    sampling = _sampling(body, max_tokens, body.logprobs, context.end_token_ids(adapter))
+    ends = (*context.end_token_ids(adapter), *(infilling.ends if infilling else ()))
+    sampling = _sampling(body, max_tokens, body.logprobs, ends)
     sampling = _with_texts(sampling, budget, body)
     return _job(context, body, adapter, prompts, sampling, prefix="cmpl", started=started, echo=bool(body.echo))
 
@@ -341,6 +348,28 @@ def budget_for(context: ServerContext, adapter: AdapterKey | None, field_name: s
     virtual = context.registry.leased(adapter).num_virtual_tokens if adapter else 0
     limit = min(info.max_model_len, info.num_kv_blocks * info.block_size)
     return ContextBudget(limit, virtual, field_name, context.text_of(adapter), context.vocab_size(adapter))
+
+
+def _infilling(budget: ContextBudget) -> Infilling:
+    """How the middle between prompt and suffix is filled in. Raises InvalidRequestError."""
+    found = find_infilling(budget.text, budget.vocab_size)
+    if found is None:
+        raise InvalidRequestError(
+            "suffix: the tokenizer of this base has no tokens to fill in the middle with; leave it out", param="suffix"
+        )
+    return found
+
+
+async def _infilled(
+    prompt: str | list[int], budget: ContextBudget, infilling: Infilling, suffix: str, *, special: bool
+) -> Prompt:
+    """What stands before and behind the middle, as one prompt. Raises InvalidRequestError."""
+    before = Prompt([]) if prompt == "" else await _completion_prompt(prompt, budget, special=False)
+    behind = replace(budget, field_name="suffix").cut(
+        Prompt(await budget.text.off_loop(len(suffix), partial(encode_behind, budget.text, suffix)))
+    )
+    begin = budget.text.encode("", add_special_tokens=special)
+    return Prompt([*begin, *infilling.ids(before.ids, behind.ids)])
 
 
 async def _completion_prompt(prompt: str | list[int], budget: ContextBudget, special: bool) -> Prompt:

@@ -53,6 +53,14 @@ async def answer(
         raise
 
 
+def events_of(
+    request: Request, context: ServerContext, body: Body, form: AnswerForm, prepare: Prepare[Body]
+) -> AsyncGenerator[bytes, None]:
+    """The events of an answer for which no connection waits; the first, an empty one, says that it is admitted."""
+    forget_body(request)
+    return _Work(request, context, body, form, prepare).unattended()
+
+
 class _Work:
     """One request and what is known of it so far."""
 
@@ -97,6 +105,17 @@ class _Work:
             cut=self._cut,
             not_taken=partial(self._failure, NOT_TAKEN),
         )
+
+    async def unattended(self) -> AsyncGenerator[bytes, None]:
+        """All events."""
+        source = with_errors(self._events({}), self.count_error, self._failure)
+        try:
+            async with aclosing(source):
+                async for data in source:
+                    yield data
+        except Exception as error:
+            self.count_error(error)
+            raise
 
     def _failure(self, error: ApiError) -> bytes:
         assert self._writer is not None, "a stream that has begun has a writer"

@@ -221,7 +221,7 @@ class ChatCompletionBody(SamplingBody, ConversationBody):
     unsupported: ClassVar[Mapping[str, str]] = {
         **UNSERVED,
         "add_special_tokens": "the chat template writes them; use /v1/completions for a prompt as it is",
-        "suffix": "the base cannot fill in the middle; leave it out",
+        "suffix": "a chat has no text behind its answer; use /v1/completions",
     }
 
     messages: Annotated[list[ChatMessage], Field(fail_fast=True)] = Field(min_length=1)
@@ -230,6 +230,8 @@ class ChatCompletionBody(SamplingBody, ConversationBody):
     logprobs: bool | None = None
     top_logprobs: Integer | None = Field(None, ge=0, le=20)
     echo: bool | None = None
+    store: bool | None = None
+    metadata: Any = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
     @property
@@ -270,7 +272,6 @@ class CompletionBody(SamplingBody):
 
     unsupported: ClassVar[Mapping[str, str]] = {
         **UNSERVED,
-        "suffix": "the base cannot fill in the middle; leave it out",
         "chat_template_kwargs": "a prompt is not rendered; use /v1/chat/completions",
         "top_logprobs": "use `logprobs`, the number of alternatives",
         "max_completion_tokens": "use `max_tokens`",
@@ -279,6 +280,7 @@ class CompletionBody(SamplingBody):
     prompt: Annotated[
         str | Texts | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)], Field(union_mode="left_to_right")
     ]
+    suffix: str | None = None
     echo: bool | None = None
     logprobs: Integer | None = Field(None, ge=0, le=5)
     add_special_tokens: bool | None = None
@@ -301,6 +303,10 @@ class CompletionBody(SamplingBody):
 
     @model_validator(mode="after")
     def _check_output(self) -> CompletionBody:
+        if self.suffix and (self.echo or self.prompt_logprobs is not None):
+            raise ValueError(
+                "`suffix` is filled in before, and its prompt cannot be told; leave `echo` and `prompt_logprobs` out"
+            )
         if self.max_tokens == 0 and not self.echo:
             raise ValueError("`max_tokens` must be at least 1 (0 is for scoring a prompt with `echo: true`)")
         return self

@@ -63,6 +63,11 @@ class KeptAnswers:
             await asyncio.wait([self._task])
         await self._background.settle()
 
+    @staticmethod
+    def now() -> float:
+        """The time by which answers expire."""
+        return time.time()
+
     def expiry(self) -> float | None:
         """Until when an answer is kept that is kept now."""
         return time.time() + self._seconds if self._seconds else None
@@ -124,9 +129,9 @@ class KeptAnswers:
         """What is asked for."""
         return await ask(self._table.find, query)
 
-    async def delete(self, record: AnswerRecord) -> None:
-        """Forget an answer."""
-        await ask(self._table.delete, record.id)
+    async def forget(self, id: str) -> None:
+        """Keep an answer no longer."""
+        await ask(self._table.delete, id)
 
     async def _run(self) -> None:
         while True:

@@ -291,6 +291,10 @@ class TextProcessor:
         """Whether there is a token of this number."""
         return token_id < 1 << 31 and self._backend.id_to_token(token_id) is not None
 
+    def token_id(self, token: str) -> int | None:
+        """The id of a token by the name that the vocabulary has for it."""
+        return self._backend.token_to_id(token)  # type: ignore[no-any-return]
+
     def special_token(self, text: str) -> int | None:
         """The special token that is written so, if there is one."""
         token_id = self._backend.token_to_id(text)

@@ -111,6 +111,7 @@ class ResponseBody(PromptBody):
     metadata: Metadata | None = None
     store: bool | None = None
     background: bool | None = None
+    generate: bool | None = None  # false: nothing, but later responses may go on from it
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None

@@ -181,4 +181,4 @@ def _echo(body: ResponseBody) -> dict[str, Any]:
 
 
 def _tool(tool: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "function", "name": "", "description": None, "parameters": None, "strict": True, **tool}
+    return {"type": "function", "name": "", "description": None, "parameters": None, "strict": None, **tool}

@@ -58,7 +58,7 @@ class _Reader:
             case "reasoning":
                 self._thoughts += _thoughts(item, place)
             case "compaction" | "compaction_summary" | "context_compaction":
-                self.messages.append({"role": "user", "content": _summary(item, place)})
+                self.messages.append({"role": "system", "content": _summary(item, place)})
             case "item_reference":
                 raise _fault(place, "an item is not found by its id; send it itself, or use `previous_response_id`")
             case _:

@@ -13,6 +13,7 @@ from server.api.context import ServerContext
 from server.api.responses.body import PromptBody
 from server.api.responses.items import Item, as_items
 from server.api.responses.outputs import new_id
+from server.api.responses.socket import Recollection
 from server.catalog.answers import AnswerKind, AnswerRecord
 from server.errors import InvalidRequestError, ServerError
 
@@ -35,12 +36,19 @@ class Conversation:
         return [*self.earlier, *self.new]
 
 
-async def conversation_of(context: ServerContext, owner: str, body: PromptBody) -> Conversation:
-    """What ``body`` asks to be answered. Raises InvalidRequestError, PreviousResponseError."""
+async def conversation_of(
+    context: ServerContext, owner: str, body: PromptBody, recollection: Recollection | None = None
+) -> Conversation:
+    """What ``body`` asks to be answered; it may go on from what its connection remembers.
+
+    Raises InvalidRequestError, PreviousResponseError.
+    """
     new = [_whole(item) for item in as_items(body.input)]
     if body.previous_response_id is None:
         return Conversation(new)
     check_id(body.previous_response_id, "previous_response_id")
+    if recollection is not None and (known := recollection.get(body.previous_response_id)) is not None:
+        return Conversation(new, known)
     chain = await context.answers.chain(body.previous_response_id, owner)
     limit = context.config.max_prompt_chars
     if sum(len(record.input) + len(record.body) for record in chain) > 4 * limit:
@@ -49,6 +57,11 @@ async def conversation_of(context: ServerContext, owner: str, body: PromptBody) 
             "request (--max-prompt-chars); begin another, or send what it came to in `input`",
             param="previous_response_id",
             code="string_above_max_length",
+        )
+    if response_of(chain[-1])["status"] not in ("completed", "incomplete"):
+        raise InvalidRequestError(
+            "previous_response_id: that response has not been made, or not yet; wait for it, or go on from another",
+            param="previous_response_id",
         )
     earlier = [item for record in chain for item in (*inputs_of(record), *response_of(record)["output"])]
     return Conversation(new, earlier, chain)

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Annotated, Literal
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
-from server.adapter_key import AdapterKey
 from server.api.auth import Caller, InferenceKey
 from server.api.body import json_body
 from server.api.context import ContextDep, ServerContext
-from server.api.error_responses import json_response
+from server.api.error_responses import ApiError, json_response
+from server.api.event_stream import EventStream
 from server.api.files import page_body
-from server.api.prepare import Job, asked_model, chat_job
-from server.api.respond import answer
+from server.api.outputs import Usage
+from server.api.prepare import asked_model
+from server.api.respond import answer, events_of
+from server.api.responses.background import PLACE, UNFINISHED, BackgroundRun
 from server.api.responses.body import MAX_ID, PromptBody, ResponseBody
-from server.api.responses.chat import as_response_error, chat_of
+from server.api.responses.chat import chat_of
 from server.api.responses.form import ResponseForm
+from server.api.responses.jobs import response_job, truncated_job
 from server.api.responses.keeping import check_id, conversation_of, inputs_of, keep_response, response_of
 from server.api.responses.replay import replayed
-from server.api.wire import ChatCompletionBody
+from server.api.responses.socket import recollection_of
 from server.catalog.answers import AnswerKind, AnswerRecord
 from server.errors import InvalidRequestError
 
@@ -32,11 +36,56 @@ Body = Annotated[ResponseBody, Depends(json_body(ResponseBody))]
 @router.post("/v1/responses", response_model=None)
 async def create_response(caller: InferenceKey, request: Request, context: ContextDep, body: Body) -> Response:
     """Answer a list of items, whole or as a stream."""
-    conversation = await conversation_of(context, caller.owner, body)
+    recollection = recollection_of(request)
+    conversation = await conversation_of(context, caller.owner, body, recollection)
     chat = chat_of(body, conversation.items, earlier=len(conversation.earlier))
-    keep = partial(keep_response, context, caller.owner, conversation) if body.keeps else None
+
+    async def keep(response: dict[str, Any]) -> None:
+        if body.keeps:
+            await keep_response(context, caller.owner, conversation, response)
+        if recollection is not None:
+            recollection.remember(response["id"], [*conversation.items, *response["output"]])
+
     form = ResponseForm(body, chat.named(context.base_name), keep)
-    return await answer(request, context, chat, form, response_job)
+    if body.generate is False:
+        return await _unanswered(body, form)
+    make_job = truncated_job if body.truncation == "auto" else response_job
+    if body.background:
+        events = events_of(request, context, chat.model_copy(update={"stream": True}), form, make_job)
+        return await _behind(context, body, form, events)
+    return await answer(request, context, chat, form, make_job)
+
+
+async def _unanswered(body: ResponseBody, form: ResponseForm) -> Response:
+    """A response without output, from which others go on."""
+    response = form.response("completed", [], Usage(0))
+    await form.kept(response)
+    if not body.stream:
+        return json_response(response)
+    return Response(b"".join(replayed(response)), media_type="text/event-stream")
+
+
+async def _behind(
+    context: ServerContext, body: ResponseBody, form: ResponseForm, events: AsyncGenerator[bytes, None]
+) -> Response:
+    """Begin a response that is made behind the request: it is queued, or refused at once."""
+    queued = {**form.response("queued"), PLACE: context.background.place}
+    await form.kept(queued)
+    run = BackgroundRun(events, lambda status, error: form.response(status, error=error), form.kept)
+    try:
+        await context.background.begin(form.id, run)
+    except Exception:
+        await context.answers.forget(form.id)
+        raise
+    if body.stream:
+        return _following(context, run, 0)
+    return json_response(form.response("queued"))
+
+
+def _following(context: ServerContext, run: BackgroundRun, first: int) -> Response:
+    """The events of a run; who does not read them holds up nothing."""
+    comments = context.config.stream_comment_seconds
+    return EventStream(run.follow(first), {}, comments, asyncio.Event(), lambda: b"")
 
 
 @router.post("/v1/responses/input_tokens", response_model=None)
@@ -52,6 +101,17 @@ async def count_input_tokens(
     return json_response({"object": "response.input_tokens", "input_tokens": job.prompt_tokens})
 
 
+@router.get("/v1/responses", response_model=None)
+async def open_socket(_: InferenceKey) -> Response:
+    """Open a WebSocket, over which each message of the type response.create is answered by the events of a response."""
+    raise ApiError(
+        426,
+        "send a response's body by POST, or open a WebSocket here (upgrade: websocket, sec-websocket-version: 13)",
+        code="upgrade_required",
+        headers={"upgrade": "websocket", "sec-websocket-version": "13"},
+    )
+
+
 @router.get("/v1/responses/{response_id}", response_model=None)
 async def retrieve_response(
     caller: InferenceKey,
@@ -62,17 +122,33 @@ async def retrieve_response(
     starting_after: Annotated[int | None, Query(ge=0)] = None,
 ) -> Response:
     """A response that was kept, as it is or as the events of its making."""
-    record = await kept(context, caller, response_id)
+    response = await _as_it_is(context, caller, response_id)
     if not stream:
-        return json_response(response_of(record))
-    return Response(b"".join(replayed(response_of(record), starting_after)), media_type="text/event-stream")
+        return json_response(response)
+    if (run := context.background.get(response_id)) is not None:
+        return _following(context, run, 0 if starting_after is None else starting_after + 1)
+    return Response(b"".join(replayed(response, starting_after)), media_type="text/event-stream")
+
+
+@router.post("/v1/responses/{response_id}/cancel", response_model=None)
+async def cancel_response(caller: InferenceKey, context: ContextDep, response_id: str) -> Response:
+    """End a response that is being made behind its request."""
+    response = await _as_it_is(context, caller, response_id)
+    if not response["background"]:
+        raise InvalidRequestError("Cannot cancel a synchronous response.", param="response_id")
+    if (run := context.background.get(response_id)) is not None:
+        await run.cancel()
+        response = await _as_it_is(context, caller, response_id)
+    return json_response(response)
 
 
 @router.delete("/v1/responses/{response_id}", response_model=None)
 async def delete_response(caller: InferenceKey, context: ContextDep, response_id: str) -> Response:
     """Keep a response no longer."""
     record = await kept(context, caller, response_id)
-    await context.answers.delete(record)
+    if (run := context.background.get(response_id)) is not None:
+        await run.cancel()
+    await context.answers.forget(record.id)
     return json_response({"id": record.id, "object": "response", "deleted": True})
 
 
@@ -104,11 +180,10 @@ async def kept(context: ServerContext, caller: Caller, response_id: str) -> Answ
     return await context.answers.get(response_id, AnswerKind.RESPONSE, caller.owner)
 
 
-async def response_job(
-    context: ServerContext, chat: ChatCompletionBody, adapter: AdapterKey | None, started: float
-) -> Job:
-    """The job of a response. Raises InvalidRequestError, in the words of responses."""
-    try:
-        return await chat_job(context, chat, adapter, started)
-    except InvalidRequestError as error:
-        raise as_response_error(error) from error
+async def _as_it_is(context: ServerContext, caller: Caller, response_id: str) -> dict[str, Any]:
+    """A response that was kept, made or not. Raises InvalidRequestError, UnknownResponseError."""
+    response = response_of(await kept(context, caller, response_id))
+    run = context.background.get(response_id)
+    if response["status"] in UNFINISHED and run is not None and run.ended:  # since it was read
+        response = response_of(await kept(context, caller, response_id))
+    return context.background.found(response)

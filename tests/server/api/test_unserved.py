@@ -21,7 +21,6 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 CHAT_ONLY = {"add_special_tokens": True, "suffix": "x"}
 TEXT_ONLY: dict[str, Any] = {
-    "suffix": "x",
     "chat_template_kwargs": {"x": 1},
     "top_logprobs": 3,
     "max_completion_tokens": 5,

@@ -290,7 +290,7 @@ def test_no_such_route(server: Live, path: str) -> None:
 
 def test_wrong_method(server: Live) -> None:
     with server.http() as http:
-        response = http.get(CHAT)
+        response = http.get(TEXT)
         error = error_of(response, 405)
     assert error["code"] == "method_not_allowed"
     assert response.headers["allow"] == "POST"

@@ -7,11 +7,14 @@ from typing import Any
 
 import openai
 import pytest
+from openai.types.responses import ResponseStreamEvent
+from pydantic import TypeAdapter
 
 from tests.server.api.support import BASE, error_of
 from tests.server.live import Live
 
 GREEDY: dict[str, Any] = {"temperature": 0, "extra_body": {"ignore_eos": True}}
+EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 REQUIRED = {
     "id", "object", "created_at", "completed_at", "status", "incomplete_details", "model", "previous_response_id",
     "instructions", "output", "error", "tools", "tool_choice", "truncation", "parallel_tool_calls", "text", "top_p",
@@ -31,6 +34,7 @@ def streamed(server: Live, body: dict[str, Any]) -> list[dict[str, Any]]:
     for name, data in zip(lines, lines, strict=True):
         event = json.loads(data.removeprefix("data: "))
         assert name == f"event: {event['type']}"
+        EVENT.validate_python(event)
         found.append(event)
     assert [event["sequence_number"] for event in found] == list(range(len(found)))
     return found
