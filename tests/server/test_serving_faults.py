@@ -47,7 +47,7 @@ def recovering(
         yield process, http
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
 def test_a_lost_engine_is_replaced_and_everyone_has_one_answer(
     recovering: tuple[subprocess.Popen[str], httpx.Client], tiny_base: Path, number: int
 ) -> None:
@@ -189,6 +189,7 @@ if "server.engine.ipc.process" in sys.orig_argv:
 """
 
 
+@pytest.mark.slow
 def test_an_adapter_that_ends_the_engine_is_left_out_and_the_others_served(
     tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path
 ) -> None:

@@ -33,6 +33,7 @@ def soak(references: Path, out: Path, *flags: str) -> tuple[int, str, dict[str, 
     return done.returncode, done.stdout + done.stderr, json.loads((out / "soak.json").read_text())
 
 
+@pytest.mark.slow
 def test_nothing_is_wrong_lost_or_leaked(references: Path, tmp_path: Path) -> None:
     load = ("--seconds", "3", "--engine-timeout", "4", "--comparers", "2", "--fixed", "3", "--max-resident", "3")
     faults = ("--faults-every", "1", "--server-kills-every", "3", "--store-faults-every", "2")

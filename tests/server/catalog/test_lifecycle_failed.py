@@ -32,6 +32,7 @@ async def restart(backend: Backend) -> None:
     await backend.residency.settle()
 
 
+@pytest.mark.slow
 async def test_what_changed_on_the_disk_is_not_served_after_a_restart(
     tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path
 ) -> None:

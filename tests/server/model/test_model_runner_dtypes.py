@@ -59,7 +59,9 @@ def half_base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.mark.parametrize("dtype", ROUNDING)
-@pytest.mark.parametrize("quantize", ["none", "nf4", "nf4-dq", "fp4", "int8"])
+@pytest.mark.parametrize(
+    "quantize", ["none", "nf4", "int8", *(pytest.param(q, marks=pytest.mark.slow) for q in ("nf4-dq", "fp4"))]
+)
 def test_half_types(half_base: Path, tiny_adapters: Mapping[str, Path], dtype: str, quantize: str) -> None:
     want = mixed_logits(half_base, tiny_adapters, dtype="float32", device="cpu", quantize=quantize)
     got = mixed_logits(half_base, tiny_adapters, dtype=dtype, device="cpu", quantize=quantize)

@@ -150,7 +150,7 @@ def is_asking(process: subprocess.Popen[bytes]) -> bool:
     return [connection.status for connection in connections].count(psutil.CONN_ESTABLISHED) > 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_eval_stops_its_server(run: RunResult, tmp_path: Path, number: signal.Signals) -> None:
     rows = write_jsonl(tmp_path / "rows.jsonl", colour_rows(5000))  # most of a minute, where nobody ends it
     command = [sys.executable, "-m", "hotswap", "eval", str(run.output), "--data", str(rows), "--json"]
@@ -220,6 +220,7 @@ def test_retention_probes_compare_with_the_base(
     assert "retention: " in out
 
 
+@pytest.mark.slow
 def test_a_fully_trained_base_is_served_by_itself_and_compared_with_what_it_was(
     tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -76,6 +76,7 @@ def test_a_launcher_that_is_killed_takes_its_processes_along(tiny_base: Path, tm
     assert_gone(children)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_all_with_one_line(tiny_base: Path, tmp_path: Path) -> None:
     process = start(make_config(tmp_path, tiny_base, "max_steps=100000"), tmp_path / "c.yaml", "--quiet")
     wait_for_step(tmp_path / "run" / "metrics.jsonl", 1, process)

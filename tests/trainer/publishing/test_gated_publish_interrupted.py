@@ -82,7 +82,7 @@ def states(admin: AdminClient) -> dict[int, str]:
     return {version.version: version.state for version in admin.versions(NAME)}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_signal_removes_the_candidate(
     server: Live, admin: AdminClient, packages: dict[str, Path], many_rows: Path, number: signal.Signals
 ) -> None:

@@ -289,6 +289,7 @@ Executor._run = run
 """
 
 
+@pytest.mark.slow
 async def test_a_step_that_never_ends_is_noticed_too(
     tiny_base: Path,
     tmp_path: Path,
