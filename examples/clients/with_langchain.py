@@ -58,9 +58,7 @@ def tools() -> str:
 
 def embed() -> int:
     """Texts as vectors; how long these are. They go as text: token ids would be those of another tokenizer."""
-    embeddings = OpenAIEmbeddings(
-        model=MODEL, base_url=f"{URL}/v1", api_key=API_KEY, check_embedding_ctx_length=False
-    )
+    embeddings = OpenAIEmbeddings(model=MODEL, base_url=f"{URL}/v1", api_key=API_KEY, check_embedding_ctx_length=False)
     assert len(embeddings.embed_documents(["clear", "cloudy"])) == 2
     return len(embeddings.embed_query("rain"))
 

@@ -43,14 +43,15 @@ def chat() -> str:
 
 
 def stream() -> str:
-    """One answer as it comes, with the helper that puts it together."""
-    with client.chat.completions.stream(
-        model=MODEL, messages=QUESTION, max_tokens=32, stream_options={"include_usage": True}
-    ) as events:
-        text = "".join(event.delta for event in events if event.type == "content.delta")
-        final = events.get_final_completion()
-    assert final.choices[0].message.content == text
-    assert final.usage is not None
+    """One answer as it comes."""
+    chunks = client.chat.completions.create(
+        model=MODEL, messages=QUESTION, max_tokens=32, stream=True, stream_options={"include_usage": True}
+    )
+    text, usage = "", None
+    for chunk in chunks:
+        text += "".join(choice.delta.content or "" for choice in chunk.choices)
+        usage = chunk.usage or usage
+    assert usage is not None
     return text
 
 
@@ -60,6 +61,18 @@ def parse() -> Weather:
     parsed = answer.choices[0].message.parsed
     assert parsed is not None
     return parsed
+
+
+def parse_a_stream() -> Weather:
+    """The same as it comes, with the helper that puts it together."""
+    with client.chat.completions.stream(
+        model=MODEL, messages=QUESTION, response_format=Weather, max_tokens=64
+    ) as events:
+        text = "".join(event.delta for event in events if event.type == "content.delta")
+        message = events.get_final_completion().choices[0].message
+    assert message.content == text
+    assert message.parsed is not None
+    return message.parsed
 
 
 def call_a_tool() -> str:
@@ -108,7 +121,7 @@ def embed() -> int:
 
 def main() -> None:
     """Run all of it."""
-    for example in (chat, stream, parse, call_a_tool, responses, complete, embed):
+    for example in (chat, stream, parse, parse_a_stream, call_a_tool, responses, complete, embed):
         print(f"{example.__name__}: {example()!r}")
 
 
