@@ -21,6 +21,7 @@ NUMERIC = $(shell grep -rl --include='test_*.py' 'mark\.numeric' tests)
 .DEFAULT_GOAL := help
 .PHONY: help install hooks base demo serve loadtest soak bench bench-peers perplexity adapter-memory lint format test
 .PHONY: test-fast test-numeric-avx2 test-slow test-gpu
+.PHONY: endpoints test-clients test-conformance
 .PHONY: families method-results method-results-full versus-trl test-peers clean distclean
 
 help: ## show this
@@ -113,9 +114,20 @@ test-gpu: $(STAMP) ## what needs a CUDA device
 test-peers: $(STAMP) ## what needs a rival server installed
 	$(PYTEST) -m peers $(ARGS)
 
+test-clients: $(STAMP) ## the examples with other clients, in an environment of their own
+	test -x .clients/bin/python || $(BIN)/python -m venv .clients
+	.clients/bin/python -m pip install --disable-pip-version-check -q -r examples/clients/requirements.txt
+	HOTSWAP_CLIENTS_PYTHON=$(CURDIR)/.clients/bin/python $(PYTEST) -m clients $(ARGS)
+
+test-conformance: $(STAMP) ## thousands of requests made from the description of the API, right and wrong ones
+	$(PYTEST) -m 'slow or not slow' tests/server/api/test_openapi_conformance.py $(ARGS)
+
+endpoints: $(STAMP) ## write docs/endpoints.md from the code
+	$(BIN)/python -m hotswap.endpoints_page docs/endpoints.md
+
 clean: ## remove outputs and caches of tools; keeps .venv and the base model
 	rm -rf build dist *.egg-info demo-out soak-out bench-out bench-peers-out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-distclean: clean ## remove .venv too
-	rm -rf $(VENV)
+distclean: clean ## remove .venv and .clients too
+	rm -rf $(VENV) .clients

@@ -16,12 +16,18 @@ from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
+from starlette.routing import BaseRoute
 
 from server.api.admin import RollbackBody
+from server.api.answer_schemas import ANSWERS, BYTES, ERROR, EVENT, MESSAGES_ERROR, PLAIN, TEXT
+from server.api.anthropic_messages.errors import MESSAGES_PATH
 from server.api.auth import open_to_all
 from server.api.error_responses import json_response
 from server.api.files import FILES_PATH, UPLOADED
 from server.api.keys import RotationBody
+from server.api.leasing import SESSION_HEADER
+from server.api.preconditions import read_guard
+from server.api.sharing import TIMEOUT_HEADER
 from server.api.sources import SourceBody
 from server.api.traffic import AbortBody, PromoteBody
 from server.api.wire_fields import Wire
@@ -33,31 +39,21 @@ _OPTIONAL: dict[str, type[Wire]] = {
     "abort": AbortBody,
     "rotate": RotationBody,
 }
+_GENERATING = (
+    "/v1/chat/completions",
+    "/v1/chat/completions/batch",
+    "/v1/completions",
+    "/v1/responses",
+    MESSAGES_PATH,
+)
 _REF = "#/components/schemas/{model}"
-_TEXT = {"type": "string"}
 _SWITCH = {"type": "boolean"}
-_ERROR = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": _TEXT,
-                "type": _TEXT,
-                "param": {"type": ["string", "null"]},
-                "code": {"type": ["string", "null"]},
-            },
-        }
-    },
-}
 _UPLOAD = {
     "type": "object",
     "required": ["file"],
     "properties": {
         "file": {"type": "string", "format": "binary", "description": "one archive, or each file of the package"},
-        "name": _TEXT,
+        "name": TEXT,
         **dict.fromkeys(("replace", "activate", "allow_noop"), _SWITCH),
     },
 }
@@ -95,10 +91,10 @@ def describe(app: FastAPI, routers: Sequence[APIRouter], version: str) -> dict[s
     """The OpenAPI document."""
     schema = get_openapi(title="hotswap", version=version, routes=app.routes)
     routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
-    bodies: set[type[Wire]] = {SourceBody, *(body for route in routes if (body := _body(route)) is not None)}
+    bodies: set[type[Wire]] = {SourceBody, *(body for route in routes if (body := body_of(route)) is not None)}
     _, definitions = models_json_schema([(body, "validation") for body in bodies], ref_template=_REF)
     schema["components"] = {
-        "schemas": {**definitions.get("$defs", {}), "Error": _ERROR},
+        "schemas": {**definitions.get("$defs", {}), "Error": ERROR, "MessagesError": MESSAGES_ERROR},
         "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
     }
     for route in routes:
@@ -108,8 +104,10 @@ def describe(app: FastAPI, routers: Sequence[APIRouter], version: str) -> dict[s
     return schema
 
 
-def _body(route: APIRoute) -> type[Wire] | None:
+def body_of(route: BaseRoute) -> type[Wire] | None:
     """The JSON body that a route takes."""
+    if not isinstance(route, APIRoute):
+        return None
     if (verb := route.path.rpartition("/")[2]) in _OPTIONAL:
         return _OPTIONAL[verb]
     hints = get_type_hints(route.endpoint).values()
@@ -118,7 +116,7 @@ def _body(route: APIRoute) -> type[Wire] | None:
 
 def _complete(operation: dict[str, Any], method: str, route: APIRoute) -> None:
     """Add what FastAPI does not know of an operation."""
-    body = _body(route)
+    body = body_of(route)
     if body is not None:
         content = {"application/json": {"schema": {"$ref": _REF.format(model=body.__name__)}}}
         operation["requestBody"] = {"required": body not in _OPTIONAL.values(), "content": content}
@@ -128,16 +126,54 @@ def _complete(operation: dict[str, Any], method: str, route: APIRoute) -> None:
         operation["requestBody"] = {"required": True, "content": forms}
     elif route.path == FILES_PATH and method == "POST":
         operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": _FILE}}}
-    answers = {"text/plain": {"schema": _TEXT}} if route.path == "/metrics" else {"application/json": {"schema": {}}}
-    if body is not None and "stream" in body.model_fields:
-        answers["text/event-stream"] = {"schema": _TEXT}
-    error = {"application/json": {"schema": {"$ref": _REF.format(model="Error")}}}
-    operation["responses"] = {
+    operation["responses"] = _responses(method, route, streams=_streams(body, operation))
+    operation.setdefault("parameters", []).extend(_headers(method, route))
+    if not any(dependency.call is open_to_all for dependency in route.dependant.dependencies):
+        operation["security"] = [{"key": []}, {}]  # whether a key is needed is the operator's choice
+
+
+def _streams(body: type[Wire] | None, operation: dict[str, Any]) -> bool:
+    asked = {parameter["name"] for parameter in operation.get("parameters", ())}
+    return "stream" in asked or (body is not None and "stream" in body.model_fields)
+
+
+def _responses(method: str, route: APIRoute, *, streams: bool) -> dict[str, Any]:
+    """What a route answers."""
+    key = method, route.path_format
+    if key in PLAIN or key in BYTES:
+        answers: dict[str, Any] = {"text/plain" if key in PLAIN else "application/octet-stream": {"schema": TEXT}}
+    else:
+        answers = {"application/json": {"schema": ANSWERS.get(key, {})}}
+    if streams:
+        answers["text/event-stream"] = {"schema": EVENT}
+    name = "MessagesError" if route.path.startswith(MESSAGES_PATH) else "Error"
+    error = {"application/json": {"schema": {"$ref": _REF.format(model=name)}}}
+    told = {
         "2XX": {"description": "Done", "content": answers},
         "default": {"description": "An error", "content": error},
     }
-    if not any(dependency.call is open_to_all for dependency in route.dependant.dependencies):
-        operation["security"] = [{"key": []}, {}]  # whether a key is needed is the operator's choice
+    if method == "GET" and _is_guarded(route):
+        told["304"] = {"description": "Nothing has changed since"}
+    return told
+
+
+def _is_guarded(route: APIRoute) -> bool:
+    return any(dependency.call is read_guard for dependency in route.dependant.dependencies)
+
+
+def _headers(method: str, route: APIRoute) -> list[dict[str, Any]]:
+    """The headers that a route reads."""
+    read = {"x-request-id": "the id that the answer and the log have; else one is made"}
+    if method == "POST" and route.path in _GENERATING:
+        read[TIMEOUT_HEADER] = "seconds that the request may take"
+        read[SESSION_HEADER] = "what a request sticks to where versions share the requests of a name"
+    if _is_guarded(route):
+        read["If-None-Match"] = "* or ETags: an answer that has none of them, or a name that is not there"
+        read["If-Match"] = "* or ETags: only if the name is still as it was then"
+    return [
+        {"name": name, "in": "header", "required": False, "description": text, "schema": TEXT}
+        for name, text in read.items()
+    ]
 
 
 _STYLE = "body{font:15px sans-serif;max-width:60em;margin:2em auto;padding:0 1em}td{padding:.1em 1em .1em 0}"
@@ -157,28 +193,34 @@ def docs_page(schema: dict[str, Any]) -> str:
 
 
 def _fields(schema: dict[str, Any], operation: dict[str, Any]) -> str:
-    """A table of parameters and of the fields of the body."""
+    cells = [
+        f"<tr><td><code>{escape(name)}</code><td>{escape(type_of(field))}<td>{where}<td>{'required' if needed else ''}"
+        for name, where, field, needed in fields_of(schema, operation)
+    ]
+    return f"<table>{''.join(cells)}</table>" if cells else ""
+
+
+def fields_of(schema: dict[str, Any], operation: dict[str, Any]) -> list[tuple[str, str, dict[str, Any], bool]]:
+    """Parameters and fields of the body: name, place, schema, whether it is required."""
     rows = [
-        (item["name"], item["in"], item["schema"], item.get("required")) for item in operation.get("parameters", ())
+        (item["name"], item["in"], item["schema"], bool(item.get("required")))
+        for item in operation.get("parameters", ())
     ]
     for media, content in operation.get("requestBody", {}).get("content", {}).items():
         body = content["schema"]
         body = schema["components"]["schemas"][body["$ref"].rsplit("/", 1)[1]] if "$ref" in body else body
         required = body.get("required", ())
         rows += [(name, media, field, name in required) for name, field in body.get("properties", {}).items()]
-    cells = [
-        f"<tr><td><code>{escape(name)}</code><td>{escape(_type(field))}<td>{where}<td>{'required' if needed else ''}"
-        for name, where, field, needed in rows
-    ]
-    return f"<table>{''.join(cells)}</table>" if cells else ""
+    return rows
 
 
-def _type(field: dict[str, Any]) -> str:
+def type_of(field: dict[str, Any]) -> str:
+    """What a field takes, in words."""
     if "$ref" in field:
-        return str(field["$ref"]).rsplit("/", 1)[1]
+        return str(field["$ref"]).rsplit("/", 1)[1].rsplit("__", 1)[-1]
     if "anyOf" in field:
-        return " or ".join(dict.fromkeys(_type(option) for option in field["anyOf"]))
+        return " or ".join(dict.fromkeys(type_of(option) for option in field["anyOf"]))
     if field.get("type") == "array":
-        return f"list of {_type(field.get('items', {}))}"
+        return f"list of {type_of(field.get('items', {}))}"
     values = field.get("enum") or ([field["const"]] if "const" in field else [])
     return " or ".join(map(str, values)) or str(field.get("type", "anything"))
