@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import hypothesis
 import pytest
 import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given
-from schemathesis import Case, GenerationMode
+from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
@@ -45,11 +47,12 @@ def ask_all(described: Live, mode: GenerationMode, examples: int, part: slice) -
     asked = 0
     with requests.Session() as session:
         for found in list(schema.get_all_operations())[part]:
+            assert isinstance(found, Ok)
             operation = found.ok()
 
             @settings
             @given(case=operation.as_strategy(generation_mode=mode))
-            def ask(case: Case) -> None:
+            def ask(case: Any) -> None:
                 case.call_and_validate(session=session, checks=CHECKS)
 
             try:
@@ -64,7 +67,7 @@ def ask_all(described: Live, mode: GenerationMode, examples: int, part: slice) -
 
 @pytest.mark.parametrize(("mode", "first"), [(GenerationMode.POSITIVE, 0), (GenerationMode.NEGATIVE, 4)])
 def test_a_few_requests_of_some_kinds(described: Live, mode: GenerationMode, first: int) -> None:
-    assert ask_all(described, mode, 2, slice(first, None, 8)) > 3
+    assert ask_all(described, mode, 2, slice(first, None, 8)) > 1
 
 
 @pytest.mark.slow
