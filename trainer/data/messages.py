@@ -245,12 +245,15 @@ class Question:
 
     Exactly one of ``messages`` (the server renders them by the base's chat template) and ``prompt`` (text sent as it
     is) is set. ``row`` holds the columns as they were read, for metrics that need more than the ``reference``.
+    ``others`` are texts to compare the prompt with, what belongs to it first; or the names of all classes, where a text
+    has any number of them.
     """
 
     messages: Conversation | None
     prompt: str | None
     reference: str
     row: Mapping[str, Any] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,16 @@ import asyncio
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, TypeVar
 
 from trainer.data.messages import Question
 from trainer.errors import EvaluationError
 from trainer.evaluation.metrics import Case, Metric, find_metrics
+from trainer.evaluation.reading import Asking, read_answers
 from trainer.evaluation.results import Evaluation, ScoredAnswer
 from trainer.evaluation.scoring import row_values, score_rows
 from trainer.progress import ProgressCallback
@@ -133,8 +136,11 @@ def evaluate(
     concurrency: int = 8,
     timeout: float = TIMEOUT_SECONDS,
     progress: ProgressCallback | None = None,
+    reads: str = "",
 ) -> Evaluation:
     """Greedy answers of the model at ``endpoint`` to ``questions``, scored by ``metrics`` (names).
+
+    Of a model that ``reads`` (as in EvaluationRows) the answers are classes, numbers, or the places of texts.
 
     ``max_tokens`` None: half as many again as the longest reference has. ``concurrency`` requests run at a time, each
     for at most ``timeout`` seconds. ``progress`` hears of requests done and requests in all. Raises EvaluationError.
@@ -143,7 +149,23 @@ def evaluate(
     if not questions:
         raise EvaluationError("there are no rows to evaluate on")
     options = _Options(max_tokens, concurrency, timeout, progress)
-    asked = asyncio.run(_ask(endpoint, questions, wanted, options))
+    asked = asyncio.run(
+        _read(endpoint, questions, reads, options) if reads else _ask(endpoint, questions, wanted, options)
+    )
+    return _evaluation(endpoint.model, questions, wanted, asked)
+
+
+def always(questions: Sequence[Question], metrics: Sequence[str], reads: str) -> Evaluation:
+    """What the same answer to all ``questions`` scores: their commonest class, or the mean. Raises EvaluationError."""
+    wanted = [question.reference for question in questions]
+    answer = repr(fmean(map(float, wanted))) if reads == "regression" else Counter(wanted).most_common(1)[0][0]
+    replies = [GreedyAnswer(answer, "stop", 0)] * len(questions)
+    asked = _Asked(replies, [None] * len(questions), 0.0, 0.0)
+    name = "the mean" if reads == "regression" else f"always {answer}"
+    return _evaluation(name, questions, find_metrics(metrics), asked)
+
+
+def _evaluation(model: str, questions: Sequence[Question], wanted: Sequence[Metric], asked: _Asked) -> Evaluation:
     cases = [
         Case(reply.text, question.reference, question.row, logprobs)
         for question, reply, logprobs in zip(questions, asked.replies, asked.logprobs, strict=True)
@@ -159,7 +181,7 @@ def evaluate(
         ScoredAnswer(reply.text, reply.finish_reason, row) for reply, row in zip(asked.replies, per_row, strict=True)
     ]
     return Evaluation(
-        endpoint.model, scores, tuple(answers), asked.seconds, asked.tokens_per_second, digest(questions), statistics
+        model, scores, tuple(answers), asked.seconds, asked.tokens_per_second, digest(questions), statistics
     )
 
 
@@ -168,7 +190,7 @@ def digest(questions: Sequence[Question]) -> str:
     total = hashlib.sha256()
     for question in questions:
         messages = [list(message.values()) for message in (chat_messages(question) if question.messages else ())]
-        total.update(json.dumps([messages, question.prompt, question.reference]).encode())
+        total.update(json.dumps([messages, question.prompt, question.reference, *question.others]).encode())
     return total.hexdigest()
 
 
@@ -214,6 +236,18 @@ async def _ask(
     return _Asked(replies, logprobs, time.monotonic() - started, tokens / seconds if tokens else 0.0)
 
 
+async def _read(endpoint: Endpoint, questions: Sequence[Question], reads: str, options: _Options) -> _Asked:
+    async with InferenceClient(
+        endpoint.server, endpoint.api_key, timeout=options.timeout, connections=options.concurrency
+    ) as connection:
+        count = _Count(len(questions), options.progress)
+        started = time.monotonic()
+        work = Asking(connection, endpoint.model, options.concurrency, count.up)
+        answers = await read_answers(work, questions, reads)
+        seconds = time.monotonic() - started
+    return _Asked([GreedyAnswer(text, "stop", 0) for text in answers], [None] * len(questions), seconds, 0.0)
+
+
 async def _each(
     questions: Sequence[Question], work: Callable[[Question], Awaitable[T]], concurrency: int, count: _Count
 ) -> list[T]:
@@ -238,7 +272,7 @@ class _Count:
     def __init__(self, total: int, progress: ProgressCallback | None) -> None:
         self._done, self._total, self._progress = 0, total, progress
 
-    def up(self) -> None:
-        self._done += 1
+    def up(self, more: int = 1) -> None:
+        self._done += more
         if self._progress:
             self._progress(self._done, self._total)

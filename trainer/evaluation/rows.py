@@ -17,6 +17,7 @@ from trainer.config.loading import load_config
 from trainer.config.schema import TrainConfig
 from trainer.data.messages import Question
 from trainer.errors import EvaluationError, TrainerError
+from trainer.evaluation.metrics.reading import reading_metrics
 from trainer.evaluation.metrics.structured import NotJson, parse_json
 from trainer.files import CONFIG_FILE
 
@@ -42,32 +43,42 @@ class RowSource:
 
 @dataclass(frozen=True)
 class EvaluationRows:
-    """The rows of one evaluation. ``metrics`` are those that suit them; ``what`` says for people which rows it is."""
+    """The rows of one evaluation. ``metrics`` are those that suit them; ``what`` says for people which rows it is.
+
+    ``reads`` is what a model that writes nothing makes of them: classification, regression, embedding or similarity.
+    """
 
     questions: tuple[Question, ...]
     metrics: tuple[str, ...]
     what: str
+    reads: str = ""
 
 
 def load_rows(source: RowSource) -> EvaluationRows:
     """The rows that ``source`` means. Raises EvaluationError, ConfigError or DataError."""
     config, split = _config(source)
-    questions = tuple(_questions(config, split, knows_base=source.config is not None)[: source.rows])
+    questions, reads = _questions(config, split, knows_base=source.config is not None)
+    questions = questions[: source.rows]
     if not questions:
         raise EvaluationError(f"{config.data.path} holds no {split} rows to evaluate on; name others with --data FILE")
-    return EvaluationRows(
-        questions, _metrics(config, questions), f"{len(questions)} {split} rows of {_named(config, split)}"
-    )
+    metrics = reading_metrics(reads) if reads else _metrics(config, questions)
+    return EvaluationRows(questions, metrics, f"{len(questions)} {split} rows of {_named(config, split)}", reads)
 
 
-def _questions(config: TrainConfig, split: HeldOut, *, knows_base: bool) -> list[Question]:
+def _questions(config: TrainConfig, split: HeldOut, *, knows_base: bool) -> tuple[tuple[Question, ...], str]:
+    """The rows, and what is read of them where nothing is written."""
     if config.preference:
         from trainer.preference.preference_data import preferred_answers
 
-        return preferred_answers(config, split)
+        return tuple(preferred_answers(config, split)), ""
+    if config.reading:
+        from trainer.pooling.questions import reading_questions
+
+        return reading_questions(config.data, config.reading, config.training.seed, split)
     from trainer.data.training_data import load_questions
 
-    return load_questions(config.data, config.training.seed, split, _encoder(config) if knows_base else None)
+    rows = _encoder(config) if knows_base else None
+    return tuple(load_questions(config.data, config.training.seed, split, rows)), ""
 
 
 def _encoder(config: TrainConfig) -> RowEncoder | None:

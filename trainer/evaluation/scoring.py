@@ -43,7 +43,7 @@ def check_scorable(metric: Metric, questions: Sequence[Question]) -> None:
     """Raise EvaluationError, before anything is asked, when no answer to ``questions`` could be scored."""
     if metric.from_logprobs:
         return
-    cases = [Case("", question.reference, question.row) for question in questions]
+    cases = [Case(metric.probe, question.reference, question.row) for question in questions]
     try:
         _statistics(metric, cases[:1])  # mostly enough, and quick
     except EvaluationError:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from trainer.data.messages import Question
+from trainer.errors import EvaluationError
 from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.results import Comparison, Evaluation
 from trainer.evaluation.retention import RetentionTask, retention_tasks
@@ -110,7 +111,8 @@ class _Evaluator:
     bar: OpenBar
 
     def rows_of(self, target: EvaluationTarget, endpoint: Endpoint) -> Evaluation:
-        found = self._evaluate(target.label, endpoint, self.rows.questions, self.metrics, self.options.max_tokens)
+        most, reads = self.options.max_tokens, self.rows.reads
+        found = self._evaluate(target.label, endpoint, self.rows.questions, self.metrics, most, reads)
         return replace(found, model=target.label)
 
     def retention_of(self, target: EvaluationTarget, endpoint: Endpoint, task: RetentionTask) -> Evaluation:
@@ -119,8 +121,14 @@ class _Evaluator:
             self._evaluate(title, endpoint, task.questions, [task.metric], task.max_tokens), model=target.label
         )
 
-    def _evaluate(
-        self, title: str, endpoint: Endpoint, questions: Sequence[Question], metrics: Sequence[str], most: int | None
+    def _evaluate(  # noqa: PLR0917 - all that is asked
+        self,
+        title: str,
+        endpoint: Endpoint,
+        questions: Sequence[Question],
+        metrics: Sequence[str],
+        most: int | None,
+        reads: str = "",
     ) -> Evaluation:
         options = self.options
         with self.bar(title) as progress:
@@ -132,10 +140,13 @@ class _Evaluator:
                 concurrency=options.concurrency,
                 timeout=options.timeout,
                 progress=progress,
+                reads=reads,
             )
 
 
 def _retention_tasks(rows: EvaluationRows, options: EvalOptions) -> list[RetentionTask]:
+    if rows.reads:
+        raise EvaluationError(f"--retention is for models that write; this one is asked for {rows.reads}")
     chat = rows.questions[0].messages is not None
     return retention_tasks(options.probe_folders, options.probe_rows, chat=chat)
 

@@ -11,20 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from adapters.kinds.config import CONFIG_FILE, PREFIX
-from adapters.package.files import MANIFEST_FILE, WEIGHTS_FILE
+from adapters.package.files import GOLDEN_FILE, MANIFEST_FILE, WEIGHTS_FILE
+from adapters.package.golden import GoldenLogits, encode_golden
 from adapters.package.manifest import DataRef, Manifest, PooledRef, encode_manifest
 from trainer.base_model import Base
 from trainer.config.schema import TrainConfig
 from trainer.config.task import EmbeddingTask, Pooling, ReadingTask
+from trainer.data.encoding import without_row_limit
+from trainer.data.messages import Message
 from trainer.errors import TrainingError
-from trainer.export.result import make_manifest
+from trainer.export.result import GOLDEN_PROMPTS, golden_logits, make_manifest
 from trainer.files import replacing, write_json
 from trainer.loop.output import result_directory
 from trainer.methods import adapter_of
+from trainer.pooling.examples import TextEncoder
 from trainer.pooling.labels import LabelSet
 from trainer.pooling.model import HEAD, PooledModel
 from trainer.pooling.pooled_data import PooledData
@@ -59,12 +64,34 @@ def export_pooled(  # noqa: PLR0917 - all that a package tells of
     manifest = make_manifest(base, config, DataRef(sha256=data.sha256, rows=len(data.train)), metrics)
     template = manifest.chat_template_sha256 if data.is_chat else None
     manifest = msgspec.structs.replace(manifest, pooled=pooled, chat_template_sha256=template)
+    golden = golden_outputs(model, base, config, data)
     path = Path(config.output) / result_directory(config)
     with replacing(path) as scratch:
         _write(scratch, adapter, tensors, manifest)
+        (scratch / GOLDEN_FILE).write_bytes(encode_golden(golden))
         if not isinstance(task, EmbeddingTask):
             write_json(scratch / MODEL_CONFIG_FILE, model_config(base, pooled))
     return path
+
+
+@torch.no_grad()
+def golden_outputs(model: PooledModel, base: Base, config: TrainConfig, data: PooledData) -> list[GoldenLogits]:
+    """What the head gives for a few texts, by which a server verifies that it computes the same.
+
+    Of an adapter without a head the logits of the base's: its hidden states are what vectors are made of.
+    """
+    model.eval()
+    texts = TextEncoder(without_row_limit(config.data), base.tokenizer)
+    given = [(Message("user", text),) if data.is_chat else text for text in GOLDEN_PROMPTS]
+    prompts = [list(texts.text(text)) for text in given]
+    if model.score is None:
+        model.close()
+        return golden_logits(model.adapted, prompts)
+    golden = []
+    for ids in prompts:
+        input_ids = torch.tensor([ids], device=model.device)
+        golden.append(GoldenLogits(input_ids[0].cpu(), model(input_ids, torch.ones_like(input_ids))[0].cpu()))
+    return golden
 
 
 def packaged(model: PooledModel, task: ReadingTask) -> tuple[dict[str, Any], dict[str, Tensor]]:

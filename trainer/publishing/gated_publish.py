@@ -15,19 +15,20 @@ from pathlib import Path
 from adapters.names import check_name
 from adapters.package.reading import read_package
 from trainer.errors import EvaluationError, PublishError
-from trainer.evaluation.evaluate import evaluate
+from trainer.evaluation.evaluate import always, evaluate
 from trainer.evaluation.metrics import find_metrics
-from trainer.evaluation.results import Evaluation
+from trainer.evaluation.results import Comparison, Evaluation
 from trainer.evaluation.rows import EvaluationRows
 from trainer.evaluation.scoring import check_scorable, compare, scorable
 from trainer.progress import OpenBar, ProgressCallback
 from trainer.publishing.gate_report import GateOutcome, GateReport
-from trainer.publishing.gates import Gate, judge
+from trainer.publishing.gates import LIVE, MAJORITY, Gate, judge
 from trainer.publishing.shares import Shares
 from trainer.serving.client import AdminClient, Endpoint, RefusedError, ServedVersion
 from trainer.serving.upload import upload
 
 Say = Callable[[str], None]
+_WITHOUT_BASE = ("classification", "regression")  # a base has no head for them
 ROUNDS = 3  # of evaluation, when others publish meanwhile
 _REMOVAL_SECONDS = 15.0
 
@@ -100,6 +101,8 @@ class _CandidateEvaluation:
         self._say, self._bar = feedback.say, feedback.bar
         self._notes: list[str] = []
         judged = list(dict.fromkeys(gate.metric for gate in options.gates))
+        if rows.reads not in _WITHOUT_BASE and any(gate.other == MAJORITY for gate in options.gates):
+            raise PublishError("--gate: majority is of rows with a class or a number; name live, or a bound")
         for metric in find_metrics(judged):
             check_scorable(metric, rows.questions)
         also = [name for name in options.metrics if name not in judged]
@@ -113,7 +116,9 @@ class _CandidateEvaluation:
             if theirs is None:
                 continue
             comparison = compare(ours, theirs)
-            judgements = judge(self._options.gates, ours, comparison, confident=self._options.confident)
+            judgements = judge(
+                self._options.gates, ours, {LIVE: comparison, **self._majority(ours)}, confident=self._options.confident
+            )
             passed = all(judgement.passed for judgement in judgements)
             published = GateOutcome.CANARY if self._options.shares.asked else GateOutcome.PUBLISHED
             outcome = published if passed else GateOutcome.REFUSED
@@ -131,8 +136,18 @@ class _CandidateEvaluation:
             confident=self._options.confident, notes=tuple(self._notes),
         )  # fmt: skip
 
+    def _majority(self, ours: Evaluation) -> dict[str, Comparison]:
+        """The candidate against one answer to all rows, where a gate asks for it."""
+        if all(gate.other != MAJORITY for gate in self._options.gates):
+            return {}
+        return {MAJORITY: compare(ours, always(self._rows.questions, self._metrics, self._rows.reads))}
+
     def _evaluate_live(self, live: ServedVersion | None) -> Evaluation | None:
         """How what is live answers; None when something else is live by now."""
+        reads = self._rows.reads
+        if live is None and reads in _WITHOUT_BASE:
+            self._note(f"{self._name} serves no version yet: the candidate is compared with one answer to all rows")
+            return None if self._changed(live) else always(self._rows.questions, self._metrics, reads)
         if live is None:
             self._note(f"{self._name} serves no version yet: the candidate is compared with the base")
         model = str(live) if live else self._client.base_name()
@@ -194,6 +209,7 @@ class _CandidateEvaluation:
                 concurrency=options.concurrency,
                 timeout=options.timeout,
                 progress=progress,
+                reads=self._rows.reads,
             )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,24 +18,26 @@ from trainer.evaluation.results import Comparison, Evaluation
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _GATE = re.compile(
     rf"(?P<metric>\w+)\s*(?P<relation>>=|<=|>|<)\s*"
-    rf"(?:(?P<live>live)\s*(?:(?P<sign>[-+])\s*(?P<offset>{_NUMBER}))?|(?P<bound>-?{_NUMBER}))"
+    rf"(?:(?P<other>live|majority)\s*(?:(?P<sign>[-+])\s*(?P<offset>{_NUMBER}))?|(?P<bound>-?{_NUMBER}))"
 )
 _ROUNDING = 1e-9  # 0.8 - 0.01 is not 0.79 to a computer
-FORM = "write it as METRIC>=live, METRIC>=live-0.01 or METRIC>=0.8"
+FORM = "write it as METRIC>=live, METRIC>=live-0.01, METRIC>majority+0.1 or METRIC>=0.8"
+LIVE, MAJORITY = "live", "majority"
 
 
 @dataclass(frozen=True)
 class Gate:
-    """``metric relation bound``; with ``live`` the bound is what the live version scores, plus ``bound``."""
+    """``metric relation bound``. With ``other`` the bound is what that scores, plus ``bound``: ``live``, the version
+    that is, or ``majority``, the same class (or the mean) for every row."""
 
     metric: str
     relation: str
     bound: float
-    live: bool
+    other: str = ""
 
     def __str__(self) -> str:
-        offset = "" if self.live and not self.bound else f"{self.bound:+.12g}" if self.live else f"{self.bound:.12g}"
-        return f"{self.metric}{self.relation}{'live' if self.live else ''}{offset}"
+        offset = "" if self.other and not self.bound else f"{self.bound:+.12g}" if self.other else f"{self.bound:.12g}"
+        return f"{self.metric}{self.relation}{self.other}{offset}"
 
     @property
     def upwards(self) -> bool:
@@ -68,7 +70,7 @@ class Judgement:
         return {"gate": str(self.gate), "passed": self.passed, **figures, **interval}
 
     def __str__(self) -> str:
-        against = "live's" if self.gate.live and not self.gate.bound else "the bound"
+        against = f"{self.gate.other}'s" if self.gate.other and not self.gate.bound else "the bound"
         sure = "certain" if self.certain else "the rows cannot tell them apart"
         if self.low == self.high:
             sure = "all rows alike, so the interval says little"
@@ -87,15 +89,18 @@ def parse_gates(texts: Sequence[str]) -> tuple[Gate, ...]:
 
 
 def judge(
-    gates: Sequence[Gate], candidate: Evaluation, comparison: Comparison, *, confident: bool
+    gates: Sequence[Gate], candidate: Evaluation, comparisons: Mapping[str, Comparison], *, confident: bool
 ) -> tuple[Judgement, ...]:
-    """Each gate on what was measured. With ``confident`` the whole interval has to be on the right side."""
-    return tuple(_judge(gate, candidate, comparison, confident) for gate in gates)
+    """Each gate on what was measured, against what it names of ``comparisons``.
+
+    With ``confident`` the whole interval has to be on the right side.
+    """
+    return tuple(_judge(gate, candidate, comparisons, confident) for gate in gates)
 
 
-def _judge(gate: Gate, candidate: Evaluation, comparison: Comparison, confident: bool) -> Judgement:
-    if gate.live:
-        found = comparison.differences[gate.metric]
+def _judge(gate: Gate, candidate: Evaluation, comparisons: Mapping[str, Comparison], confident: bool) -> Judgement:
+    if gate.other:
+        found = comparisons[gate.other].differences[gate.metric]
         value, bound = found.candidate, found.live + gate.bound
         low, high, rows = found.low - gate.bound, found.high - gate.bound, found.count
     else:
@@ -118,7 +123,7 @@ def _parse(text: str) -> Gate:
     (metric,) = find_metrics([match["metric"]])
     sign = -1.0 if match["sign"] == "-" else 1.0
     bound = float(match["bound"]) if match["bound"] else sign * float(match["offset"] or 0)
-    gate = Gate(metric.name, match["relation"], bound, live=match["live"] is not None)
+    gate = Gate(metric.name, match["relation"], bound, match["other"] or "")
     if gate.upwards != metric.higher_is_better:
         better, right = ("higher", ">=") if metric.higher_is_better else ("lower", "<=")
         raise PublishError(f"--gate {text!r}: {metric.name} is better when {better}; write {metric.name}{right}...")

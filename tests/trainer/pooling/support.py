@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from tests.own_formats import apply_own, is_own
 from tests.trainer.support import WORDS
@@ -48,6 +49,15 @@ def logits_by_peft(base: Path, package: Path, rows: list[tuple[int, ...]]) -> Te
     else:
         model = PeftModel.from_pretrained(model, package)
     return torch.cat([model.eval()(input_ids=torch.tensor([list(ids)])).logits for ids in rows])
+
+
+@torch.no_grad()
+def vectors_by_peft(base: Path, package: Path, rows: list[tuple[int, ...]], pooling: str) -> Tensor:
+    """Vectors [rows, hidden_size] of length 1, each text alone, by transformers' backbone and peft."""
+    model: Any = AutoModel.from_pretrained(base, dtype=torch.float32)
+    model = apply_own(model, package) if is_own(package) else PeftModel.from_pretrained(model, package)
+    states = [model.eval()(input_ids=torch.tensor([list(ids)])).last_hidden_state[0] for ids in rows]
+    return F.normalize(torch.stack([one[-1] if pooling == "last" else one.mean(0) for one in states]), dim=-1)
 
 
 def manifest_of(package: Path) -> dict[str, Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from trainer.data.messages import Question
 from trainer.errors import EvaluationError, PublishError
+from trainer.evaluation.evaluate import always
 from trainer.evaluation.results import Comparison, Difference, Evaluation, Score
 from trainer.publishing.gates import Gate, judge, parse_gates
 
@@ -12,13 +14,14 @@ from trainer.publishing.gates import Gate, judge, parse_gates
 @pytest.mark.parametrize(
     ("text", "gate"),
     [
-        ("slot_f1>=live", Gate("slot_f1", ">=", 0.0, live=True)),
-        (" slot_f1 > live ", Gate("slot_f1", ">", 0.0, live=True)),
-        ("slot_f1>=live-0.01", Gate("slot_f1", ">=", -0.01, live=True)),
-        ("slot_f1 >= live + .02", Gate("slot_f1", ">=", 0.02, live=True)),
-        ("exact_match>=0.8", Gate("exact_match", ">=", 0.8, live=False)),
-        ("perplexity<=live+1.5e-1", Gate("perplexity", "<=", 0.15, live=True)),
-        ("perplexity<12", Gate("perplexity", "<", 12.0, live=False)),
+        ("slot_f1>=live", Gate("slot_f1", ">=", 0.0, "live")),
+        (" slot_f1 > live ", Gate("slot_f1", ">", 0.0, "live")),
+        ("slot_f1>=live-0.01", Gate("slot_f1", ">=", -0.01, "live")),
+        ("slot_f1 >= live + .02", Gate("slot_f1", ">=", 0.02, "live")),
+        ("exact_match>=0.8", Gate("exact_match", ">=", 0.8)),
+        ("perplexity<=live+1.5e-1", Gate("perplexity", "<=", 0.15, "live")),
+        ("perplexity<12", Gate("perplexity", "<", 12.0)),
+        ("accuracy > majority + 0.1", Gate("accuracy", ">", 0.1, "majority")),
     ],
 )
 def test_what_may_be_written(text: str, gate: Gate) -> None:
@@ -84,8 +87,8 @@ def measured(
 )
 def test_higher_is_better(gate: str, passed: bool, confident: bool, certain: bool) -> None:
     candidate, comparison = measured("slot_f1", 0.79, 0.78, -0.01, 0.03)
-    (plain,) = judge(parse_gates([gate]), candidate, comparison, confident=False)
-    (strict,) = judge(parse_gates([gate]), candidate, comparison, confident=True)
+    (plain,) = judge(parse_gates([gate]), candidate, {"live": comparison}, confident=False)
+    (strict,) = judge(parse_gates([gate]), candidate, {"live": comparison}, confident=True)
     assert (plain.passed, strict.passed, plain.certain) == (passed, confident, certain)
 
 
@@ -102,14 +105,31 @@ def test_higher_is_better(gate: str, passed: bool, confident: bool, certain: boo
 )
 def test_lower_is_better(gate: str, passed: bool, confident: bool, certain: bool) -> None:
     candidate, comparison = measured("perplexity", 3.0, 3.5, -0.7, -0.3, higher=False)
-    (plain,) = judge(parse_gates([gate]), candidate, comparison, confident=False)
-    (strict,) = judge(parse_gates([gate]), candidate, comparison, confident=True)
+    (plain,) = judge(parse_gates([gate]), candidate, {"live": comparison}, confident=False)
+    (strict,) = judge(parse_gates([gate]), candidate, {"live": comparison}, confident=True)
     assert (plain.passed, strict.passed, plain.certain) == (passed, confident, certain)
+
+
+def test_against_the_commonest_class() -> None:
+    wanted = ["a"] * 6 + ["b"] * 4
+    questions = [Question(None, f"text {i}", label) for i, label in enumerate(wanted)]
+    same = always(questions, ["accuracy"], "classification")
+    assert same.model == "always a"
+    assert same.scores["accuracy"].value == 0.6
+    score = Score("accuracy", 0.8, 0.7, 0.9, 10)
+    candidate = Evaluation("a@2", {"accuracy": score}, (), 1.0, 1.0, "rows")
+    difference = Difference("accuracy", 0.8, 0.6, 0.2, 0.05, 0.35, 10)
+    found = {"majority": Comparison("a@2", same.model, {"accuracy": difference})}
+    gates = parse_gates(["accuracy>majority+0.1", "accuracy>=majority+0.3"])
+    assert [one.passed for one in judge(gates, candidate, found, confident=False)] == [True, False]
+    assert [one.passed for one in judge(gates, candidate, found, confident=True)] == [False, False]
+    (mean,) = always([Question(None, "a", "1.0"), Question(None, "b", "3.0")], ["mse"], "regression").scores.values()
+    assert mean.value == 1.0
 
 
 def test_equal_answers_are_not_worse() -> None:
     candidate, comparison = measured("slot_f1", 0.5, 0.5, 0.0, 0.0)
-    (judgement,) = judge(parse_gates(["slot_f1>=live"]), candidate, comparison, confident=True)
+    (judgement,) = judge(parse_gates(["slot_f1>=live"]), candidate, {"live": comparison}, confident=True)
     assert (judgement.passed, judgement.certain) == (True, True)
     assert "holds  slot_f1>=live: 0.5000 against live's 0.5000, +0.0000" in str(judgement)
     assert "all rows alike" in str(judgement)
@@ -117,7 +137,7 @@ def test_equal_answers_are_not_worse() -> None:
 
 def test_it_says_what_was_measured() -> None:
     candidate, comparison = measured("slot_f1", 0.79, 0.78, -0.01, 0.03)
-    (judgement,) = judge(parse_gates(["slot_f1>=live+0.02"]), candidate, comparison, confident=False)
+    (judgement,) = judge(parse_gates(["slot_f1>=live+0.02"]), candidate, {"live": comparison}, confident=False)
     text = "FAILS  slot_f1>=live+0.02: 0.7900 against the bound 0.8000, -0.0100 (95 %: -0.0300 to +0.0100, 40 rows; the"
     assert str(judgement).startswith(text)
     assert judgement.as_dict() == pytest.approx(

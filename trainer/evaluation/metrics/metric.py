@@ -43,7 +43,7 @@ class Metric:
     ``statistics`` gives what each row adds to the sums: float64 [rows, k], a row of NaN where it cannot be scored
     (``excluded`` says why, for the report). ``combine`` makes the metric of sums: [..., k] -> [...]. ``highest`` is its
     greatest value, None where there is none. ``per_row`` says whether the metric of one row alone has a meaning.
-    ``from_logprobs``: it scores the references, not answers.
+    ``from_logprobs``: it scores the references, not answers. ``probe`` is an answer that it can score, right or not.
     """
 
     name: str
@@ -55,16 +55,19 @@ class Metric:
     per_row: bool = True
     from_logprobs: bool = False
     excluded: str = "they cannot be scored"
+    probe: str = ""
 
 
-def mean_metric(name: str, summary: str, score: Callable[[Case], float | None], *, excluded: str = "") -> Metric:
+def mean_metric(
+    name: str, summary: str, score: Callable[[Case], float | None], *, excluded: str = "", probe: str = ""
+) -> Metric:
     """The mean over rows of ``score``; rows of which it is None are left out."""
 
     def statistics(cases: Sequence[Case]) -> Array:
         found = [score(case) for case in cases]
         return as_statistics([None if value is None else (value, 1.0) for value in found], width=2)
 
-    return Metric(name, summary, statistics, ratio, excluded=excluded)
+    return Metric(name, summary, statistics, ratio, excluded=excluded, probe=probe)
 
 
 def as_statistics(rows: Sequence[Sequence[float] | None], width: int) -> Array:

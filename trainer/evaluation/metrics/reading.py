@@ -94,7 +94,7 @@ def _squared_error(case: Case) -> float | None:
 _SQUARED = mean_metric("mse", "", _squared_error)
 MSE = Metric(
     "mse", "mean squared error of numbers", _SQUARED.statistics, _SQUARED.combine, higher_is_better=False, highest=None,
-    excluded="they hold no number",
+    excluded="they hold no number", probe="0",
 )  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def mean_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _correlated(name: str, summary: str, statistics: Callable[[Sequence[Case]], Array]) -> Metric:
-    return Metric(name, summary, statistics, _correlation, per_row=False, excluded="they hold no number")
+    return Metric(name, summary, statistics, _correlation, per_row=False, excluded="they hold no number", probe="0")
 
 
 PEARSON = _correlated("pearson", "correlation of numbers", _pearson_statistics)
@@ -144,7 +144,7 @@ def _recall_at(most: int) -> Metric:
         return None if math.isnan(place) else float(place <= most)
 
     summary = "texts found nearest" if most == 1 else f"texts found among the nearest {most}"
-    return mean_metric(f"recall_at_{most}", summary, found, excluded="they were not looked for")
+    return mean_metric(f"recall_at_{most}", summary, found, excluded="they were not looked for", probe="1")
 
 
 def _reciprocal(case: Case) -> float | None:
@@ -153,7 +153,9 @@ def _reciprocal(case: Case) -> float | None:
 
 
 RECALL_AT_1, RECALL_AT_5, RECALL_AT_10 = map(_recall_at, (1, 5, 10))
-MRR = mean_metric("mrr", "mean of one over the place of the right text", _reciprocal, excluded="they were not found")
+MRR = mean_metric(
+    "mrr", "mean of one over the place of the right text", _reciprocal, excluded="they were not found", probe="1"
+)
 
 _OF_TASKS = {
     "classification": ("accuracy", "macro_f1", "micro_f1"),
