@@ -10,8 +10,9 @@ from torch import Tensor
 
 from adapters.base_spec import BaseSpec
 from adapters.checkpoints import checkpoint
-from adapters.errors import BaseMismatchError
-from adapters.kinds.config import CAUSAL_LM, SEQ_2_SEQ_LM
+from adapters.errors import BaseMismatchError, UnsupportedKindError
+from adapters.kinds.config import FEATURE_EXTRACTION, SEQ_2_SEQ_LM, SEQ_CLS, TOKEN_CLS
+from adapters.kinds.heads import take_head
 from adapters.kinds.registry import KINDS
 from adapters.kinds.replacement.modules_to_save import take_saved_modules
 from adapters.kinds.replacement.tokens import take_tokens
@@ -29,7 +30,8 @@ def compile_package(package: AdapterPackage, base: BaseSpec) -> Adapter:
     missing, unknown or has another shape than the base asks for, UnsupportedKindError for tensors of other kinds.
     """
     check_base(package, base)
-    saved = take_saved_modules(package, base)
+    without_head, head = take_head(package, base)
+    saved = take_saved_modules(without_head, base)
     rest, rows = take_tokens(saved.rest, base)
     compiler = KINDS[package.config.peft_type].load_compiler()
     adapter = compiler(rest, with_sizes(base, saved.sizes) if rest.config.WIDENS else base)
@@ -38,7 +40,7 @@ def compile_package(package: AdapterPackage, base: BaseSpec) -> Adapter:
         for module, listed in part.items():
             ops[module] = (*ops.get(module, ()), *listed)
     halves = {tensor.dtype for tensor in package.tensors.values()} & {torch.bfloat16, torch.float16}
-    return as_saved(with_vocabulary(replace(adapter, ops=ops), saved.sizes, base), halves)
+    return as_saved(with_vocabulary(replace(adapter, ops=ops, head=head), saved.sizes, base), halves)
 
 
 def as_saved(adapter: Adapter, halves: Iterable[torch.dtype]) -> Adapter:
@@ -88,10 +90,15 @@ def check_base(package: AdapterPackage, base: BaseSpec) -> None:
 
 def _check_task(package: AdapterPackage, base: BaseSpec) -> None:
     """The task says whether the adapter's base has an encoder; one without a task fits by its tensors or not."""
-    task, wanted = package.config.task_type, SEQ_2_SEQ_LM if base.is_encoder_decoder else CAUSAL_LM
-    if task is not None and task != wanted:
-        what = {SEQ_2_SEQ_LM: "an encoder-decoder", CAUSAL_LM: "a decoder-only model"}
+    task, of_both = package.config.task_type, package.config.task_type == SEQ_2_SEQ_LM
+    if base.is_encoder_decoder and task in (SEQ_CLS, TOKEN_CLS, FEATURE_EXTRACTION):
+        raise UnsupportedKindError(
+            f"the adapter's task_type is {task}, and this server serves {quote(base.name)}, an encoder-decoder, of "
+            "which neither embeddings nor heads of adapters are served; train it on a decoder-only base"
+        )
+    if task is not None and of_both != base.is_encoder_decoder:
+        theirs, ours = ("an encoder-decoder", "a decoder-only model")[:: 1 if of_both else -1]
         raise BaseMismatchError(
-            f"the adapter's task_type is {task}: it was made for {what[task]}, and this server serves "
-            f"{quote(base.name)}, {what[wanted]}; serve the adapter's own base, or train it on this one"
+            f"the adapter's task_type is {task}: it was made for {theirs}, and this server serves "
+            f"{quote(base.name)}, {ours}; serve the adapter's own base, or train it on this one"
         )

@@ -44,7 +44,7 @@ from server.api.body_limits import BodyBudget, BodyLimit, BodyRule
 from server.api.context import Admission, ServerContext
 from server.api.middleware import RequestLog, RootPath, Unversioned, unversioned
 from server.api.origins import Cors
-from server.api.pooling import embeddings
+from server.api.pooling import classify, embeddings, plain, score
 from server.api.responses import compaction
 from server.api.responses import routes as responses
 from server.api.responses.background import BackgroundResponses
@@ -249,6 +249,9 @@ ROUTERS = (
     responses.router,
     anthropic_messages.router,
     embeddings.router,
+    classify.router,
+    plain.router,
+    score.router,
     models.router,
     admin.router,
     traffic.router,

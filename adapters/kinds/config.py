@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import msgspec
 from typing_extensions import override
 
 from adapters.errors import PackageError, UnsupportedKindError
+from adapters.kinds.head_names import without_head
 from adapters.limits import PackageLimits
 from adapters.quoting import describe_error, quote
 
 CONFIG_FILE = "adapter_config.json"
 PREFIX = "base_model.model."  # of the names under which peft saves the tensors of modules
 CAUSAL_LM, SEQ_2_SEQ_LM = "CAUSAL_LM", "SEQ_2_SEQ_LM"
+SEQ_CLS, TOKEN_CLS, FEATURE_EXTRACTION = "SEQ_CLS", "TOKEN_CLS", "FEATURE_EXTRACTION"
+TASKS = (CAUSAL_LM, SEQ_2_SEQ_LM, SEQ_CLS, TOKEN_CLS, FEATURE_EXTRACTION)
 
 
 class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -23,6 +26,7 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     ``trainable_token_indices`` are single tokens of the embedding and the head that are trained beside
     (``kinds.replacement``); peft writes them for kinds that adapt modules, and all kinds mean the same by them.
+    ``id2label`` and ``problem_type`` are of a head of the adapter's own, where a trainer wrote them here.
 
     ``KIND`` is our short name of the kind. ``IGNORED`` keys concern training or peft's own loading and never change
     what a saved adapter computes. ``REFUSED`` keys do, are not served, and are mapped to what they ask for.
@@ -37,23 +41,28 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     task_type: str | None = None
     peft_version: str | None = None
     base_model_name_or_path: str | None = None
+    id2label: dict[str, str] | None = None
+    problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] | None = None
     trainable_token_indices: list[int] | dict[str, list[int]] | None = None
 
     KIND: ClassVar[str] = ""
-    IGNORED: ClassVar[frozenset[str]] = frozenset({"auto_mapping", "inference_mode", "revision"})
+    IGNORED: ClassVar[frozenset[str]] = frozenset(
+        {"auto_mapping", "inference_mode", "label2id", "num_labels", "revision"}
+    )
     REFUSED: ClassVar[Mapping[str, str]] = {"modules_to_save": "fully trained modules"}
     WHOLE_PREFIX: ClassVar[str | None] = None
     WIDENS: ClassVar[bool] = False
-    DESCRIPTIVE: ClassVar[frozenset[str]] = frozenset({"task_type", "peft_version", "base_model_name_or_path"})
+    DESCRIPTIVE: ClassVar[frozenset[str]] = frozenset(
+        {"task_type", "peft_version", "base_model_name_or_path", "id2label", "problem_type"}
+    )
     INDEX_DTYPES: ClassVar[tuple[str, ...]] = ()
     EMPTY_TENSORS: ClassVar[bool] = False
 
     def check(self, limits: PackageLimits) -> None:
         """Raise PackageError for values that no sound package has, UnsupportedKindError for those not served."""
-        if self.task_type not in (None, CAUSAL_LM, SEQ_2_SEQ_LM):
+        if self.task_type not in (None, *TASKS):
             raise UnsupportedKindError(
-                f"the adapter's task_type is {quote(self.task_type)}; only {CAUSAL_LM} and {SEQ_2_SEQ_LM} adapters "
-                "are served"
+                f"the adapter's task_type is {quote(self.task_type)}; adapters of {', '.join(TASKS)} are served"
             )
 
     def semantics(self) -> dict[str, Any]:
@@ -65,6 +74,9 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def parse(cls, raw: Mapping[str, Any], limits: PackageLimits) -> Self:
         """The configuration in ``raw``, checked. Raises PackageError and UnsupportedKindError."""
         fields = {key: value for key, value in raw.items() if key not in cls.IGNORED}
+        if raw.get("task_type") in (SEQ_CLS, TOKEN_CLS) and "modules_to_save" not in cls.__struct_fields__:
+            names = fields.get("modules_to_save")  # peft writes it for all kinds, for the head that comes with these
+            fields["modules_to_save"] = without_head(names) if isinstance(names, list) else names
         fields = {key: value for key, value in fields.items() if not cls._is_dropped(key, value)}
         try:
             config = msgspec.convert(fields, cls)

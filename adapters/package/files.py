@@ -21,6 +21,7 @@ ADDED_TOKENS_FILE = "added_tokens.json"
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 GENERATION_FILE = "generation_config.json"
 TEMPLATE_FILE = "chat_template.jinja"
+MODEL_CONFIG_FILE = "config.json"
 PACKAGE_FILES = (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -32,6 +33,7 @@ PACKAGE_FILES = (
     SPECIAL_TOKENS_FILE,
     GENERATION_FILE,
     TEMPLATE_FILE,
+    MODEL_CONFIG_FILE,
 )
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")

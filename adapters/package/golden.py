@@ -37,8 +37,13 @@ def encode_golden(golden: Sequence[GoldenLogits]) -> bytes:
     return bytes(save(tensors))
 
 
-def read_golden(directory: Path, limits: PackageLimits = DEFAULT_LIMITS) -> tuple[GoldenLogits, ...]:
-    """Those of the package in ``directory``, none without a golden file. PackageError for an unsound one."""
+def read_golden(
+    directory: Path, limits: PackageLimits = DEFAULT_LIMITS, *, of_head: bool = False
+) -> tuple[GoldenLogits, ...]:
+    """Those of the package in ``directory``, none without a golden file. PackageError for an unsound one.
+
+    ``of_head``: the adapter has a head of its own, whose outputs the logits are.
+    """
     path = directory / GOLDEN_FILE
     if not path.is_file():
         return ()
@@ -52,7 +57,7 @@ def read_golden(directory: Path, limits: PackageLimits = DEFAULT_LIMITS) -> tupl
             raise PackageError(f"{GOLDEN_FILE} lacks probe.{i}.input_ids or probe.{i}.logits")
         if ids.dtype != torch.int64 or logits.dtype != torch.float32 or ids.dim() != 1 or logits.dim() != 1:
             raise PackageError(f"{GOLDEN_FILE}: probe {i} must be int64 [length] and float32 [vocab_size]")
-        if bool((ids < 0).any()) or bool((ids >= logits.shape[0]).any()):
+        if bool((ids < 0).any()) or (not of_head and bool((ids >= logits.shape[0]).any())):
             raise PackageError(f"{GOLDEN_FILE}: probe {i} holds token ids outside of its vocabulary")
         golden.append(GoldenLogits(ids, logits))
     if tensors:

@@ -383,8 +383,19 @@ async def _completion_prompt(prompt: str | list[int], budget: ContextBudget, spe
     return kept
 
 
+def check_writes(context: ServerContext, adapter: AdapterKey | None) -> None:
+    """Raise InvalidRequestError for an adapter that tells classes, or numbers, and writes no text."""
+    if adapter is not None and context.registry.leased(adapter).head is not None:
+        raise InvalidRequestError(
+            f"{quote(adapter.name)} has a head of its own in the place of the base's and writes no text; ask it at "
+            "/v1/classify (/pooling, /v1/score)",
+            param="model",
+        )
+
+
 def _check_bounds(context: ServerContext, body: SamplingBody, adapter: AdapterKey | None, *, prompts: int) -> None:
     """Caps on what one request fans out to, before any work."""
+    check_writes(context, adapter)
     if body.prompt_logprobs is not None and context.engine.info.is_encoder_decoder:
         raise InvalidRequestError(
             "`prompt_logprobs` is not possible: the base is an encoder-decoder, which has no log-probabilities of what "

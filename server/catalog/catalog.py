@@ -20,6 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from adapters.package.added_tokens import AddedToken
 from adapters.package.chat_template import PackageChat
+from adapters.package.head import PackageHead
 from adapters.package.manifest import Manifest
 from server.adapter_key import AdapterKey
 from server.catalog.database import tables
@@ -43,6 +44,7 @@ class _Info(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     vocab_size: int | None = None
     tokens: tuple[AddedToken, ...] = ()
     chat: PackageChat = PackageChat()
+    head: PackageHead | None = None
     manifest: Manifest | None = None
     warnings: tuple[str, ...] = ()
 

@@ -15,6 +15,7 @@ from typing_extensions import override
 from adapters.errors import AdapterError
 from adapters.package.added_tokens import AddedToken, read_added_tokens, unnamed_tokens
 from adapters.package.chat_template import NO_CHAT, PackageChat, read_chat
+from adapters.package.head import PackageHead, read_head
 from adapters.package.inspection import PackageInfo, inspect_package
 from server.catalog.versions import AdapterVersion
 from server.engine.ipc.client import EngineClient
@@ -64,15 +65,20 @@ class AnyVocabulary(Vocabulary):
 
 @dataclass(frozen=True)
 class Content:
-    """A sound package: ``tokens`` are those that it adds to the base's, ``chat`` what is served of its own."""
+    """A sound package: ``tokens`` are those that it adds to the base's, ``chat`` what is served of its own.
+
+    ``head`` is its own head, where it answers with classes or numbers.
+    """
 
     info: PackageInfo
     tokens: Tokens
     chat: PackageChat
+    head: PackageHead | None = None
 
     def is_of(self, version: AdapterVersion) -> bool:
         """Whether ``version`` is this."""
-        return (version.key.digest, version.tokens, version.chat) == (self.info.digest, self.tokens, self.chat)
+        theirs = version.key.digest, version.tokens, version.chat, version.head
+        return theirs == (self.info.digest, self.tokens, self.chat, self.head)
 
 
 class ContentReader:
@@ -87,7 +93,8 @@ class ContentReader:
         info = inspect_package(package)
         tokens = self._read_tokens(info)
         ends = self._engine.info.eos_token_ids if self._engine.ready else ()  # which then refuses the package
-        return Content(info, tokens, self._vocabulary.fit_chat(read_chat(package), tokens, ends))
+        head = read_head(package, info.config, info.manifest, info.tensors)
+        return Content(info, tokens, self._vocabulary.fit_chat(read_chat(package), tokens, ends), head)
 
     def warnings(self, content: Content, trained_ids: Sequence[int]) -> tuple[str, ...]:
         """What to know of ``content``, which has embeddings of its own for ``trained_ids``."""

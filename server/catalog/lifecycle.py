@@ -343,6 +343,7 @@ class AdapterLifecycle:
             vocab_size=loaded.vocab_size,
             tokens=content.tokens,
             chat=content.chat,
+            head=content.head,
             created=time.time(),
             manifest=content.info.manifest,
             warnings=(*loaded.warnings, *self._reader.warnings(content, loaded.token_ids)),

@@ -15,6 +15,7 @@ import msgspec
 
 from adapters.package.added_tokens import AddedToken
 from adapters.package.chat_template import NO_CHAT, PackageChat
+from adapters.package.head import PackageHead
 from adapters.package.manifest import Manifest
 from server.adapter_key import AdapterKey
 from server.catalog.traffic import NO_SPLIT, Traffic, after_change, forgotten
@@ -45,7 +46,7 @@ class AdapterVersion:
     """What is known of one version; never changes. ``created`` is in Unix seconds, ``nbytes`` those of its tensors.
 
     ``vocab_size`` is set when it is not the base's; ``tokens`` are those that the adapter adds to the base's tokenizer,
-    ``chat`` its own chat template and end tokens.
+    ``chat`` its own chat template and end tokens, ``head`` what its own head answers with, where it has one.
     """
 
     key: AdapterKey
@@ -57,13 +58,14 @@ class AdapterVersion:
     vocab_size: int | None = None
     tokens: tuple[AddedToken, ...] = ()
     chat: PackageChat = NO_CHAT
+    head: PackageHead | None = None
     manifest: Manifest | None = None
     warnings: tuple[str, ...] = ()
 
     def has_content_of(self, other: AdapterVersion) -> bool:
-        """Whether it answers as ``other`` does, by its weights, tokens and conversations."""
-        mine, theirs = (self.key.digest, self.tokens, self.chat), (other.key.digest, other.tokens, other.chat)
-        return mine == theirs
+        """Whether it answers as ``other`` does, by its weights, tokens, conversations and labels."""
+        mine = self.key.digest, self.tokens, self.chat, self.head
+        return mine == (other.key.digest, other.tokens, other.chat, other.head)
 
 
 class NameSettings(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -1,12 +1,14 @@
 """Verifies an adapter between steps, before any request may use it.
 
 It answers a few prompts alone, then beside the base and other adapters. It is refused when its logits are not finite,
-are not those that its trainer recorded, change with what else is in the batch, or are exactly the base's. Each forward
-pass is one of its own, whatever requests run, and is held up half-way where they must not wait for all of it.
+are not those that its trainer recorded, change with what else is in the batch, or are exactly the base's. Of an adapter
+with a head of its own the hidden states that go into it are looked at in the place of logits. Each forward pass is one
+of its own, whatever requests run, and is held up half-way where they must not wait for all of it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from adapters.errors import AdapterError
 from adapters.ops import Adapter
+from adapters.ops.adapter import Head
 from adapters.ops.embedding import EmbedRows
 from adapters.package.golden import GoldenLogits
 from server.adapter_key import AdapterKey
@@ -57,7 +60,8 @@ class AdapterVerification:
         self._runner, self._scheduler = runner, scheduler
         self._alone = torch.empty(0)
         self._worst = 0.0
-        self._width = row[1].num_logits or runner.vocab_size
+        self._head = row[1].head
+        self._width = runner.hidden_size if self._head is not None else row[1].num_logits or runner.vocab_size
         self._passes = [Slices(run) for run in (self._golden_passes() if plan.golden else self._plain_passes())]
 
     def advance(self, until: float) -> bool:
@@ -128,8 +132,11 @@ class AdapterVerification:
             )
         if golden is None or not len(self._alone):
             return
-        width = min(self._width, len(golden.logits))
-        measured = distance(self._alone[-1:, :width], golden.logits[None, :width])
+        if self._head is None:
+            width = min(self._width, len(golden.logits))
+            measured = distance(self._alone[-1:, :width], golden.logits[None, :width])
+        else:
+            measured = _distance_of_outputs(self._head, self._alone[-1], golden.logits)
         if not measured <= self._plan.golden_tolerance:
             raise AdapterError(
                 "the adapter does not answer as it did after its training: its logits on a recorded prompt differ by "
@@ -156,6 +163,8 @@ class AdapterVerification:
         adapter = self._row[1]
         if adapter.num_virtual_tokens or adapter.vocab_size or adapter.num_logits or not len(self._alone):
             return
+        if adapter.head is not None:
+            return  # that is an effect by itself
         if not torch.equal(self._run([None], prompt), self._alone):
             return
         problem = "the adapter answers exactly as the base does (was it trained?)"
@@ -167,6 +176,8 @@ class AdapterVerification:
 
     def _run(self, rows: Sequence[Row], prompt: list[int]) -> Tensor:
         """Logits at the last positions of ``prompt`` for each row in turn, none when that does not fit into the cache.
+
+        Hidden states in the place of logits where the adapter that is verified has a head of its own.
 
         An encoder-decoder reads the prompt and is made to repeat it: the logits are those of the decoder.
 
@@ -188,7 +199,8 @@ class AdapterVerification:
         try:
             tables = [loan.blocks[end - count : end] for count, end in zip(counts, accumulate(counts), strict=True)]
             sequences = [self._sequence(row, prompt, table) for row, table in zip(rows, tables, strict=True)]
-            return self._runner.execute(ModelInput(sequences)).cpu()
+            logits, hidden = self._runner.compute(ModelInput(sequences))
+            return (logits if self._head is None else torch.cat(hidden)).cpu()
         finally:
             self._scheduler.take_back(loan)
 
@@ -203,7 +215,22 @@ class AdapterVerification:
         ids = [*[VIRTUAL] * (virtual - given), *prompt, *([*start_ids, *prompt[:-1]] if start_ids else [])]
         wanted = list(range(len(ids) - min(len(prompt), _POSITIONS), len(ids)))
         active = activation_start(prompt, () if row is None else row[1].invocation_tokens)
-        return SequenceInput(key, ids, given, table, wanted, virtual + len(prompt) if start_ids else 0, active)
+        logits_at, hidden_at = (wanted, []) if self._head is None else ([], wanted)
+        decoder_start = virtual + len(prompt) if start_ids else 0
+        return SequenceInput(key, ids, given, table, logits_at, decoder_start, active, hidden_at)
+
+
+def _distance_of_outputs(head: Head, hidden: Tensor, expected: Tensor) -> float:
+    """How far what ``head`` makes of ``hidden`` is from ``expected``, by what it makes of an arbitrary state.
+
+    Semantics: ``max_l |w_l h + b_l - e_l| / (||w_l|| rms(h))``: for one output too there is a spread to compare with.
+    Shape: ``hidden`` [hidden_size], ``expected`` [num_labels]; infinite where they are of another number.
+    """
+    outputs = head.outputs(hidden[None])[0]
+    if outputs.shape != expected.shape:
+        return math.inf
+    spread = head.weight.float().norm(dim=1) * hidden.square().mean().sqrt()
+    return float(((outputs - expected).abs() / spread.clamp(min=1e-12)).max())
 
 
 def _own_tokens(adapter: Adapter) -> list[int]:

@@ -176,7 +176,8 @@ class ModelRunner:
         times.append(time.monotonic())
         stages = zip(("read", "validate"), times, times[1:], strict=False)
         seconds = {stage: end - start for stage, start, end in stages}
-        plan = make_verification_plan(read_golden(path), package.manifest, self.quantization, self.dtype, self.kv_dtype)
+        golden = read_golden(path, of_head=adapter.head is not None)
+        plan = make_verification_plan(golden, package.manifest, self.quantization, self.dtype, self.kv_dtype)
         warnings = [*_template_warnings(package.manifest), *self._vocabulary_warnings(package, adapter)]
         prepared = PreparedAdapter(adapter, seconds, warnings=warnings, plan=plan, digest=package.digest)
         return prepared if self.host is None else self.host.put(package.digest, prepared)

@@ -310,6 +310,12 @@ class TextProcessor:
         (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
         return encoding.ids
 
+    async def encode_pair_off_loop(self, first: str, second: str, *, add_special_tokens: bool) -> list[int]:
+        """Token ids of two texts, joined as the tokenizer joins pairs; does not hold up the event loop for long."""
+        encode = partial(self._backend.encode, first, second, add_special_tokens=add_special_tokens)
+        ids: list[int] = (await self.off_loop(len(first) + len(second), encode)).ids
+        return ids
+
     async def encode_off_loop(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Like ``encode``; a long text is encoded on another thread."""
         return await self.off_loop(len(text), partial(self.encode, text, add_special_tokens=add_special_tokens))

@@ -150,3 +150,12 @@ async def encoded(inputs: Sequence[str | list[int]], budget: ContextBudget, *, s
 def _checked(budget: ContextBudget, prompt: Prompt) -> Prompt:
     budget.check(len(prompt.ids), 0)
     return prompt
+
+
+async def encoded_pair(first: str, second: str, budget: ContextBudget, *, special: bool) -> Prompt:
+    """Two texts as one prompt, as the tokenizer joins pairs. Raises InvalidRequestError."""
+    budget.check(budget.text.fewest_tokens(first) + budget.text.fewest_tokens(second), 0, at_least=True)
+    ids = await budget.text.encode_pair_off_loop(first, second, add_special_tokens=special)
+    await asyncio.sleep(0)
+    budget.check_known(ids)
+    return _checked(budget, budget.cut(Prompt(ids)))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AliasChoices, BeforeValidator, Field, field_validator, model_validator
 
+from server.api.unserved import UNSERVED
 from server.api.wire import MAX_TIMEOUT, ModelBody
 from server.api.wire_conversation import ConversationBody
-from server.api.wire_fields import Integer, KeptTokens, Texts, TokenIds
+from server.api.wire_fields import Integer, KeptTokens, Texts, TokenIds, Wire
 
 PoolingName = Literal["mean", "last", "cls"]
 Encoding = Literal["float", "base64"]
@@ -84,3 +86,82 @@ class VectorBody(InputBody):
 
 class EmbeddingBody(VectorBody):
     """``POST /v1/embeddings``."""
+
+
+class ClassifyBody(InputBody):
+    """``POST /v1/classify``."""
+
+    use_activation: bool | None = None
+    activation: bool | None = None  # its older name
+
+    @property
+    def wants_probabilities(self) -> bool:
+        """Whether outputs go through the activation that they were trained with."""
+        return self.use_activation is not False and self.activation is not False
+
+
+class PoolingBody(VectorBody):
+    """``POST /pooling``: vectors, classes, or either of every token, as plain numbers."""
+
+    task: Literal["embed", "classify", "token_embed", "token_classify"] | None = None
+
+
+def _texts(value: Any) -> Any:
+    if value in ("", []) or (isinstance(value, list) and "" in value):
+        raise ValueError("there is nothing in it to compare")
+    return value
+
+
+Compared = Annotated[str | Texts, Field(union_mode="left_to_right"), BeforeValidator(_texts)]
+_WITHOUT_DOCUMENTS = {name: reason for name, reason in UNSERVED.items() if name != "documents"}
+
+
+class ScoreBody(PooledBody):
+    """``POST /v1/score``: one text or as many as there are others, each compared with its own."""
+
+    unsupported: ClassVar[Mapping[str, str]] = _WITHOUT_DOCUMENTS
+
+    first: Compared = Field(validation_alias=AliasChoices("text_1", "queries", "query", "data_1"))
+    second: Compared = Field(validation_alias=AliasChoices("text_2", "documents", "items", "data_2"))
+    use_activation: bool | None = None
+
+    @model_validator(mode="after")
+    def _check_counts(self) -> ScoreBody:
+        one, other = self.counts
+        if one not in (1, other):
+            raise ValueError(f"{one} texts cannot be compared with {other}; give one text, or one for each")
+        return self
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many texts there are on either side."""
+        one, other = ([side] if isinstance(side, str) else side for side in (self.first, self.second))
+        return len(one), len(other)
+
+
+class DocumentPart(Wire):
+    """A document as an object."""
+
+    text: str = Field(min_length=1)
+
+
+class RerankBody(PooledBody):
+    """``POST /v1/rerank``, as Jina's and Cohere's clients send it."""
+
+    unsupported: ClassVar[Mapping[str, str]] = {
+        **_WITHOUT_DOCUMENTS,
+        "rank_fields": "documents are ranked by their text",
+        "max_chunks_per_doc": "documents are read whole; cut them with `max_tokens_per_doc`",
+    }
+
+    query: str = Field(min_length=1)
+    documents: Annotated[list[Annotated[str, Field(min_length=1)] | DocumentPart], Field(fail_fast=True, min_length=1)]
+    top_n: Integer | None = Field(None, ge=0)
+    return_documents: bool | None = None
+    max_tokens_per_doc: Integer | None = Field(None, ge=1)
+    use_activation: bool | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        """The documents."""
+        return [one if isinstance(one, str) else one.text for one in self.documents]

@@ -1,0 +1,80 @@
+"""``POST /v1/classify``: what the head of an adapter makes of a text, or of each of its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from adapters.package.head import PackageHead
+from server.adapter_key import AdapterKey
+from server.api.auth import InferenceKey
+from server.api.body import json_body
+from server.api.context import ContextDep, ServerContext
+from server.api.pooling.job import PooledJob, budget_of, check_count, check_served, input_prompts, make_job
+from server.api.pooling.run import PooledOutputs, answer
+from server.api.pooling.vectors import as_read, head_params, needed_head, numbers_of
+from server.api.pooling.wire import ClassifyBody
+
+router = APIRouter()
+Body = Annotated[ClassifyBody, Depends(json_body(ClassifyBody))]
+
+
+@router.post("/v1/classify", response_model=None)
+async def classify(_: InferenceKey, request: Request, context: ContextDep, body: Body) -> Response:
+    """The class of each input, by the adapter's own head."""
+    return await answer(request, context, body, classify_job, partial(classify_answer, context))
+
+
+async def classify_job(
+    context: ServerContext, body: ClassifyBody, adapter: AdapterKey | None, started: float
+) -> PooledJob:
+    """The job of a request for classes. Raises InvalidRequestError."""
+    head = needed_head(context, adapter)
+    check_served(context)
+    check_count(context, len(body.inputs), len(body.inputs) * head.num_labels, "input")
+    prompts = as_read(await input_prompts(body, budget_of(context, body, adapter, "input")), head)
+    if head.of_tokens:
+        check_count(context, len(prompts), sum(len(prompt.ids) for prompt in prompts) * head.num_labels, "input")
+    pooling = head_params(context, adapter, head, activated=body.wants_probabilities)
+    return make_job(context, body, adapter, prompts, pooling, prefix="classify", started=started)
+
+
+def classify_answer(context: ServerContext, outputs: PooledOutputs) -> dict[str, Any]:
+    """vLLM's answer; of a head of tokens every entry has ``tokens`` in the place of a label."""
+    job = outputs.job
+    head = needed_head(context, job.adapter)
+    entries = _of_tokens(context, head, outputs) if head.of_tokens else _of_texts(head, outputs)
+    return {
+        "id": job.id,
+        "object": "list",
+        "created": job.created,
+        "model": job.model,
+        "data": entries,
+        "usage": outputs.usage(),
+    }
+
+
+def _of_texts(head: PackageHead, outputs: PooledOutputs) -> Iterator[dict[str, Any]]:
+    for index, vector in enumerate(outputs.vectors):
+        yield {"index": index, **_class_of(head, list(numbers_of(vector))), "num_classes": head.num_labels}
+
+
+def _class_of(head: PackageHead, numbers: list[float]) -> dict[str, Any]:
+    likeliest = max(range(len(numbers)), key=numbers.__getitem__)
+    return {"label": head.label(likeliest), "probs": numbers}
+
+
+def _of_tokens(context: ServerContext, head: PackageHead, outputs: PooledOutputs) -> Iterator[dict[str, Any]]:
+    text = context.text_of(outputs.job.adapter)
+    for index, (prompt, vector) in enumerate(zip(outputs.job.prompts, outputs.vectors, strict=True)):
+        numbers, width = numbers_of(vector), head.num_labels
+        rows = (list(numbers[i * width : (i + 1) * width]) for i in range(len(prompt.ids)))
+        tokens = (
+            {"token_id": token_id, "token": text.token_text(token_id), **_class_of(head, row)}
+            for token_id, row in zip(prompt.ids, rows, strict=True)
+        )
+        yield {"index": index, "tokens": tokens, "num_classes": width}
