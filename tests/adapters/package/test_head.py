@@ -45,7 +45,7 @@ def test_labels_and_activations_from_everywhere(tmp_path: Path) -> None:
     assert head(tmp_path, 1, task="TOKEN_CLS", name="base_model.model.classifier.modules_to_save.weight") == (
         PackageHead(1, of_tokens=True, activation="softmax")
     )
-    names = {"id2label": {"0": "no", "1": "yes"}}
+    names: dict[str, Any] = {"id2label": {"0": "no", "1": "yes"}}
     assert head(tmp_path, 2, **names, label2id={"no": 0}) == PackageHead(2, labels=("no", "yes"), activation="softmax")
     several = {**names, "problem_type": "multi_label_classification", "pad_token_id": 7, "hidden_size": [1]}
     found = head(tmp_path, 2, beside=several)

@@ -27,7 +27,7 @@ from tests.server.live import Live, live_server
 
 QV = ["q_proj", "v_proj"]
 TEXTS = ["good", "a rather long text that says nothing at all, twice. " * 2, "ünïcode"]
-SENTIMENT = {"id2label": {"0": "bad", "1": "fair", "2": "good"}, "pad_token_id": 256}
+SENTIMENT: dict[str, Any] = {"id2label": {"0": "bad", "1": "fair", "2": "good"}, "pad_token_id": 256}
 NAMES = ("bad", "fair", "good")
 SCORES = 4 * LOGITS  # outputs of a head: weights of 0.3 where the base's have 0.12, and all 64 of a state
 
