@@ -9,6 +9,7 @@ import msgspec
 from server.api.context import ServerContext
 from server.api.output_form import FormFields
 from server.api.prepare import Job
+from server.text.grammars import behind_space
 
 
 async def held_to_form(context: ServerContext, body: FormFields, job: Job) -> Job:
@@ -19,4 +20,6 @@ async def held_to_form(context: ServerContext, body: FormFields, job: Job) -> Jo
     if job.sampling.grammar or (form := body.form()) is None:
         return job
     grammar = await context.grammars.make(form)
+    if not job.continues and job.tokenizer.drops_first_space:
+        grammar = behind_space(grammar)
     return replace(job, sampling=msgspec.structs.replace(job.sampling, grammar=grammar))

@@ -98,6 +98,12 @@ def inline_schema(schema: Mapping[str, Any] | bool, whitespace: str | None = WHI
     return "%json " + json.dumps({**fields, "x-guidance": options}, ensure_ascii=False)
 
 
+def behind_space(grammar: str) -> str:
+    """``grammar``, for outputs that begin a text, of tokenizers that drop the space such a text begins with."""
+    outer = {"lark_grammar": HEADER + 'start: " "? @inner'}
+    return json.dumps({"grammars": [outer, {"name": "inner", "lark_grammar": grammar}]})
+
+
 def inline_regex(pattern: str) -> str:
     """A regular expression as a part of a Lark grammar, which has no lines in one."""
     escaped = re.sub(r"(\\.)|\n", _without_line, regex_to_lark(pattern, "d"), flags=re.DOTALL)

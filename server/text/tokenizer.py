@@ -348,6 +348,12 @@ class TextProcessor:
         """How one token reads, special or not."""
         return readable(self.spelling.spell(token_id, before))
 
+    @property
+    def drops_first_space(self) -> bool:
+        """Whether a token that writes a space amid a text writes none where it begins one."""
+        ids = self.encode("a", add_special_tokens=False)
+        return bool(ids) and self.token_bytes(ids[0]) != self.token_bytes(ids[0], None)
+
     def char_spans(self, text: str, ids: list[int]) -> list[tuple[int, int]] | None:
         """Which characters of ``text`` each of its tokens ``ids`` was made of; None when they are not its tokens."""
         for special in (True, False):
