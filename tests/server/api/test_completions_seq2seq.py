@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -170,3 +171,11 @@ def test_an_adapter_of_a_decoder_is_refused(server: Live, packages: dict[str, Pa
         response = http.post("/v1/adapters", params={"name": "wrong"}, files=sent)
     assert response.status_code in (400, 409, 422), response.text
     assert "decoder-only" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("name", ["flan", *ADAPTERS])
+def test_outputs_follow_a_grammar(name: str, server: Live) -> None:
+    answer = ask(server, name, guided_regex="[a-z]{2,6}!", max_tokens=20, n=3, temperature=1.0, seed=1)
+    for choice in answer["choices"]:
+        assert re.fullmatch("[a-z]{2,6}!", choice["text"]), choice
+        assert choice["finish_reason"] == "stop"
