@@ -15,8 +15,8 @@ import statistics
 import time
 from collections.abc import Sequence
 
-from bases.finding import resolve_base
-from server.config import DEFAULT_MODEL, EngineConfig
+from bases.finding import DEFAULT_BASE, resolve_base
+from server.config import EngineConfig
 from server.engine.engine import Engine
 from server.engine.messages import EngineRequest, SamplingParams
 from server.model.model_runner import load_runner
@@ -60,7 +60,7 @@ def round_of(engine: Engine, rows: int, steps: int, grammar: str) -> list[float]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it; 1 where the bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="the base, as `serve` takes it")
+    parser.add_argument("--model", default=DEFAULT_BASE, help="a base that is here: a directory, or its id")
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=5)
