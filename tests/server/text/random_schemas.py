@@ -15,7 +15,7 @@ def random_schema(rng: random.Random, depth: int = 3) -> Schema:
     """A schema; with definitions, among them one that refers to itself, on some."""
     schema = _schema(rng, depth)
     if rng.random() < 0.3:
-        node = {"type": "object", "properties": {"v": {"enum": [1, 2]}, "next": {"$ref": "#/$defs/node"}}}
+        node: Schema = {"type": "object", "properties": {"v": {"enum": [1, 2]}, "next": {"$ref": "#/$defs/node"}}}
         node |= {"required": ["v"], "additionalProperties": False}
         name = rng.choice(("tree", "list"))
         return _object({name: {"$ref": "#/$defs/node"}, "rest": schema}, rng) | {"$defs": {"node": node}}
