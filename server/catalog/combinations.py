@@ -32,7 +32,7 @@ class Part(NamedTuple):
 def split_model(model: str, base: str, is_known: Callable[[str], bool], most: int = MAX_MEMBERS) -> list[Part]:
     """The members that ``model`` names, be it after ``base:``; of no combination that is itself alone, with weight 1.
 
-    A name that ``is_known`` may look like another with its weight. Raises InvalidRequestError.
+    Only what stands behind a name that ``is_known`` is a weight. Raises InvalidRequestError.
     """
     named = model.removeprefix(f"{base}:").split(PLUS)
     if len(named) > most:
@@ -41,7 +41,7 @@ def split_model(model: str, base: str, is_known: Callable[[str], bool], most: in
             param="model",
             code="too_many_adapters",
         )
-    parts = [_part(text, is_known) for text in named]
+    parts = [_part(text, lambda name: name == base or is_known(name)) for text in named]
     names = [part.model for part in parts]
     if (twice := next((name for name in names if names.count(name) > 1), None)) is not None:
         raise InvalidRequestError(f"{quote(twice)} is named twice; name it once, its weights added up", param="model")
@@ -51,8 +51,8 @@ def split_model(model: str, base: str, is_known: Callable[[str], bool], most: in
 
 
 def _part(text: str, is_known: Callable[[str], bool]) -> Part:
-    name, colon, weight = text.rpartition(":")
-    if not colon or not name or is_known(text) or not _WEIGHT.fullmatch(weight):
+    name, _, weight = text.rpartition(":")
+    if is_known(text) or not is_known(name.partition("@")[0]) or not _WEIGHT.fullmatch(weight):
         return Part(text, 1.0)
     if abs(value := float(weight)) > MAX_WEIGHT:
         raise InvalidRequestError(

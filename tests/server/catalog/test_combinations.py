@@ -20,7 +20,7 @@ from server.catalog.versions import AdapterVersion
 from server.errors import AdapterFailedError, InvalidRequestError, QueueFullError, UnknownModelError
 from tests.server.catalog.test_residency import Scene, turns
 
-KNOWN = {"a", "b", "ft:base:me::7"}
+KNOWN = {"a", "b", "c", "ft:base:me::7"}
 
 
 def split(model: str) -> list[Part]:
@@ -39,6 +39,7 @@ def split(model: str) -> list[Part]:
         ("a@3:-2+b@1:.5+c:0", [("a@3", -2.0), ("b@1", 0.5), ("c", 0.0)]),
         ("ft:base:me::7+a:2", [("ft:base:me::7", 1.0), ("a", 2.0)]),
         ("ft:base:me::7:0.5+a", [("ft:base:me::7", 0.5), ("a", 1.0)]),
+        ("ft:base:me::12345678", [("ft:base:me::12345678", 1.0)]),  # the name of one that is gone
         ("a:1e-3+b", [("a", 0.001), ("b", 1.0)]),
         ("a:nan+b:1_0+c: 1", [("a:nan", 1.0), ("b:1_0", 1.0), ("c: 1", 1.0)]),  # no weights, and no names
     ],
