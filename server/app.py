@@ -23,6 +23,7 @@ from bases.finding import DEFAULT_BASE, is_gguf, resolve_base
 from server.adapter_key import AdapterKey
 from server.api import (
     admin,
+    batches,
     completions,
     error_responses,
     events,
@@ -42,6 +43,7 @@ from server.api.anthropic_messages.errors import AnthropicErrors
 from server.api.auth import check_stated
 from server.api.body_limits import BodyBudget, BodyLimit, BodyRule
 from server.api.context import Admission, ServerContext
+from server.api.in_process import post
 from server.api.middleware import RequestLog, RootPath, Unversioned, unversioned
 from server.api.origins import Cors
 from server.api.pooling import classify, embeddings, plain, score
@@ -50,6 +52,7 @@ from server.api.responses import routes as responses
 from server.api.responses.background import BackgroundResponses
 from server.api.routing import PlainPath
 from server.api.shadow import Shadows
+from server.batches.service import Batches, Send
 from server.catalog.canary import CanaryControl
 from server.catalog.canary_figures import CanaryFigures
 from server.catalog.canary_watch import CanaryWatch
@@ -80,6 +83,7 @@ from server.engine.ipc.process_client import ProcessEngineClient
 from server.errors import CatalogUnavailableError, EngineStartError, ServerError
 from server.files.library import FileLibrary
 from server.fine_tuning.making import BaseFolder, make_fine_tuning
+from server.fine_tuning.workplace import Workplace
 from server.metrics import Metrics
 from server.settings import ServerConfig
 from server.text.template_sandbox import SandboxLimits, TemplateSandbox
@@ -147,6 +151,7 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
         keys=KeyManager(KeyTable(database), guarded=not config.admin_keys),
         trail=Trail(EventTable(database), days=config.event_days),
         files=library,
+        batches=Batches(JobTable(database), library, Workplace(data_dir / "batches"), config.batch_concurrency),
         fine_tuning=make_fine_tuning(
             config, data_dir, JobTable(database), library, base=BaseFolder(name, directory), lifecycle=lifecycle
         ),
@@ -260,6 +265,7 @@ ROUTERS = (
     events.router,
     files.router,
     fine_tuning.router,
+    batches.router,
     tokens.router,
     health.router,
 )
@@ -278,7 +284,7 @@ def create_app(context: ServerContext, on_started: OnStarted | None = None) -> F
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         poller = Poller(context.lifecycle)
         watchers = [Watcher(context.lifecycle, folder, allow_noop=config.allow_noop) for folder in watched]
-        starting = asyncio.create_task(_start(context, poller, watchers, on_started))
+        starting = asyncio.create_task(_start(context, partial(post, app, context), poller, watchers, on_started))
         watching = asyncio.create_task(context.watch.run())
         try:
             yield
@@ -286,6 +292,7 @@ def create_app(context: ServerContext, on_started: OnStarted | None = None) -> F
             starting.cancel()
             watching.cancel()
             await asyncio.wait([starting, watching])
+            await context.batches.close()
             await context.fine_tuning.close()
             await context.shadows.close()
             for watcher in watchers:
@@ -348,7 +355,11 @@ def _body_rule(context: ServerContext) -> Callable[[str, str], BodyRule]:
 
 
 async def _start(
-    context: ServerContext, poller: Poller, watchers: Sequence[Watcher], on_started: OnStarted | None
+    context: ServerContext,
+    send: Send,
+    poller: Poller,
+    watchers: Sequence[Watcher],
+    on_started: OnStarted | None,
 ) -> None:
     """Start the engine, load what the catalog knows and the configured adapters, then accept requests."""
     failure = None
@@ -368,6 +379,7 @@ async def _start(
             await _load(context, name, Path(path).expanduser())
         poller.start()
         context.fine_tuning.start()
+        context.batches.start(send)
         context.admission.open()
         for watcher in watchers:
             watcher.start()

@@ -20,7 +20,7 @@ SPECULATIONS = ("auto", "off")
 SCHEDULINGS = ("fair", "fcfs")
 ENGINE, ADDRESS, KEYS = "base model and engine", "address", "keys"
 PACKAGES, LIMITS = "adapter packages: where they are kept and come from", "limits and the rest"
-JOBS = "fine-tuning jobs"
+JOBS = "batches and fine-tuning jobs"
 
 
 @dataclass(frozen=True)

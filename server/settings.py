@@ -342,6 +342,9 @@ class ServerConfig(BaseModel):
     max_versions: Annotated[
         Count, Flag(LIMITS, "versions kept of one adapter; an upload deletes the oldest unused; 0: all", "N")
     ] = 32
+    batch_concurrency: Annotated[
+        Count, Flag(JOBS, "requests of batches under way at once, behind all others; 0: batches are off", "N")
+    ] = 8
     fine_tuning_jobs: Annotated[Count, Flag(JOBS, "fine-tuning jobs that run at once; 0: fine-tuning is off", "N")] = 1
     fine_tuning_queue: Annotated[
         Positive, Flag(JOBS, "jobs of one key that wait, run or are paused before more get 429", "N")

@@ -49,6 +49,7 @@ class Caller:
     tenant: str = ""
     key: KeyRecord | None = None
     owner: str = ""
+    behind: bool = False  # its requests come after all others
 
     @property
     def adapters(self) -> tuple[str, ...] | None:
@@ -220,7 +221,23 @@ def check_stated(routes: Iterable[BaseRoute]) -> None:
 # ---- inside ----
 
 
+BEHIND = "behind"  # where a request of this server's own says for whom it is: no client can write there
+
+
+def owner_caller(context: ServerContext, owner: str) -> Caller | None:
+    """Who sends the requests of a batch of ``owner``; None where that may not infer any more."""
+    config, now = context.config, time.time()
+    if (record := context.keys.ring.get(owner)) is not None:
+        good = record.state(now) is KeyState.ACTIVE and record.grants(Scope.INFERENCE)
+        return Caller(record.id, record.scopes, record.id, record, record.id, behind=True) if good else None
+    if owner in map(_owner, (*config.admin_keys, *config.api_keys)):
+        return Caller(FLAG, (Scope.INFERENCE,), owner, owner=owner, behind=True)
+    return Caller(LOCAL, (Scope.INFERENCE,), behind=True) if not owner and context.access.inference_is_open else None
+
+
 def _inferring(request: Request, context: ServerContext, *scopes: Scope) -> Caller:
+    if isinstance(own := request.scope["state"].get(BEHIND), Caller):
+        return _known(request, context, own)
     if context.access.inference_is_open:
         _refuse_pages(request, context)
         return _identified(request, context) or _known(request, context, Caller(ANONYMOUS))

@@ -20,6 +20,7 @@ from server.api.limits import RateLimiter
 from server.api.responses.background import BackgroundResponses
 from server.api.shadow import Shadows
 from server.api.turns import Turns
+from server.batches.service import Batches
 from server.catalog.canary import CanaryControl
 from server.catalog.canary_watch import CanaryWatch
 from server.catalog.kept_answers import KeptAnswers
@@ -166,6 +167,7 @@ class ServerContext:
     answers: KeptAnswers
     fine_tuning: FineTuning
     background: BackgroundResponses
+    batches: Batches
     text: TextProcessor
     metrics: Metrics
     admission: Admission
@@ -230,6 +232,7 @@ ConfigDep = Annotated[ServerConfig, _field("config")]
 EngineDep = Annotated[EngineClient, _field("engine")]
 RegistryDep = Annotated[Registry, _field("registry")]
 KeysDep = Annotated[KeyManager, _field("keys")]
+BatchesDep = Annotated[Batches, _field("batches")]
 FineTuningDep = Annotated[FineTuning, _field("fine_tuning")]
 FilesDep = Annotated[FileLibrary, _field("files")]
 TrailDep = Annotated[Trail, _field("trail")]

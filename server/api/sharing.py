@@ -28,6 +28,7 @@ from server.errors import InvalidRequestError, RequestTimeoutError
 from server.settings import ServerConfig
 
 AnyJob = TypeVar("AnyJob", Job, PooledJob)
+BEHIND_ALL = 10_000  # more than any two priorities that an operator may set lie apart
 TIMEOUT_HEADER = "x-request-timeout"
 
 
@@ -83,7 +84,7 @@ def share_of(caller: Caller, context: ServerContext, adapter: AdapterKey | None)
         caller=caller,
         key=Subject("key", caller.tenant, merged(caller.limits, config.key_limits)),
         weight=min(own.weight for own in settings.values()),
-        priority=min(own.priority for own in settings.values()),
+        priority=min(own.priority for own in settings.values()) - BEHIND_ALL * caller.behind,
     )
 
 
