@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from bases.architecture import ENCODER_DECODERS, model_class
 from bases.compute import dtype_name
@@ -41,6 +41,12 @@ def check_architecture(hf_config: Any) -> None:
         raise EngineStartError(
             f"{model_type} is an encoder-decoder model of a family that is not served; served are "
             f"{', '.join(ENCODER_DECODERS)}"
+        )
+    if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(hf_config, "is_decoder", False):
+        raise EngineStartError(
+            f"{model_type} is an encoder: it reads a text in both directions, and no text can be gone on with. Serve a "
+            "decoder-only base; it gives embeddings, and with adapters trained on it (task: embedding, classification "
+            "or regression) classes and scores"
         )
     senses = [name.removesuffix("_config") for name in hf_config.sub_configs if _SENSES.search(name)]
     if senses:

@@ -1,7 +1,7 @@
 """A reward model, a LoRA with a head that scores answers: trained on pairs by trl, saved as peft saves classifiers.
 
 ``OUTPUT/reward_model`` loads with transformers' AutoModelForSequenceClassification (num_labels 1) and peft. It gives
-scores, not text: the server takes adapters that generate and refuses it by its task type.
+scores, not text: the server answers with them at /v1/classify.
 """
 
 from __future__ import annotations

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import openai
 import pytest
@@ -19,6 +21,8 @@ from tests import oracle
 from tests.bounds import HIDDEN
 from tests.factory import make_tokenizer
 from tests.server.api.support import BASE, MAX_LEN, error_of
+from tests.server.engine.ipc.fragile import Fragile, build_fragile
+from tests.server.engine.ipc.local_client import RestartingLocalClient
 from tests.server.live import Live, live_server
 
 SIZE = 64
@@ -134,6 +138,25 @@ def test_long_lists_are_split_and_bounded(small: Live, base: Path) -> None:
     assert (too_many["param"], too_many["code"]) == ("input", "array_above_max_length")
     too_large = error_of(small.post("/v1/embeddings", {"model": BASE, "input": inputs}))
     assert "--max-pooled-numbers" in too_large["message"]
+
+
+def test_a_long_list_outlives_its_engine(base: Path, packages: dict[str, Path], tmp_path: Path) -> None:
+    make_engine = partial(RestartingLocalClient, build=build_fragile)
+    body: dict[str, Any] = {"model": "lora", "input": [f"{i} words" * 9 for i in range(40)], "pooling": "mean"}
+    with live_server(base, tmp_path, adapters=[("lora", str(packages["lora"]))], make_engine=make_engine) as live:
+        whole = vectors(live, **body)
+        Fragile.doomed.set()
+        torch.testing.assert_close(vectors(live, **body), whole, rtol=0, atol=HIDDEN)
+        assert live.context.engine.restarts == 1  # type: ignore[attr-defined]
+        live.wait_idle()
+
+
+def test_work_ends_when_its_client_leaves(small: Live) -> None:
+    body = {"model": BASE, "input": ["0123456789" * 150] * 60, "dimensions": 4}
+    with small.http() as http, pytest.raises(httpx.ReadTimeout):
+        http.post("/v1/embeddings", json=body, timeout=0.05)
+    small.wait_idle()
+    assert small.on_loop(small.context.limiter.active) == 0
 
 
 @pytest.mark.parametrize(
