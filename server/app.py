@@ -121,6 +121,7 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
         stored=registry.stored,
         shares=partial(_shares, registry),
         max_adapters=config.metrics_adapters,
+        vllm=config.vllm_metrics,
     )
     figures = CanaryFigures(registry)
     registry.on_fallback = partial(_fell_back, figures, metrics)

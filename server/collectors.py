@@ -14,6 +14,7 @@ from typing_extensions import override
 from server.catalog.registry import Share
 from server.catalog.versions import VersionState
 from server.engine.messages import EngineInfo, EngineStats
+from server.vllm_metrics import VllmEngineFigures
 
 
 class EngineCollector(Collector):
@@ -35,6 +36,7 @@ class EngineCollector(Collector):
         self._stats = stats
         self._restarts = restarts
         self._resumed = resumed
+        self.vllm: VllmEngineFigures | None = None
 
     def describe(self) -> Iterable[Metric]:
         """Nothing up front: a registry that takes a collector must not ask a starting engine."""
@@ -46,6 +48,8 @@ class EngineCollector(Collector):
         yield from self._gauges(stats)
         yield from self._counters(stats)
         yield from self._for_routers(stats)
+        if self.vllm is not None:
+            yield from self.vllm.families(stats)
 
     def _gauges(self, stats: EngineStats) -> Iterator[Metric]:
         values = {

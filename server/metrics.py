@@ -19,6 +19,7 @@ from server.catalog.registry import Share
 from server.catalog.versions import VersionState
 from server.collectors import EngineCollector, InfoCollector, ShareCollector, VersionCollector
 from server.engine.messages import AdapterLoaded, EngineInfo, EngineStats, StepOutputs
+from server.vllm_metrics import VllmClock, VllmEngineFigures, VllmMetrics
 
 Label = tuple[str, str]  # adapter, version
 BASE: Label = ("", "")  # requests to the base itself
@@ -137,7 +138,9 @@ class RequestClock:
         started: float,
         now: Callable[[], float] = time.perf_counter,
         on_first: Callable[[float], None] = lambda now: None,
+        vllm: VllmClock | None = None,
     ) -> None:
+        self._vllm = vllm
         self._series = series
         self._started = started
         self._on_first = on_first
@@ -159,12 +162,16 @@ class RequestClock:
                 for series in self._series:
                     series.ttft.observe(now - self._started)
                     series.queue.observe(queued_seconds)
+                if self._vllm is not None:
+                    self._vllm.first(now - self._started, queued_seconds)
                 self.ttft = None if self._again else now - self._started
                 self._on_first(now)
             self._first = now
         else:
             for series in self._series:
                 series.itl.observe((now - self._last) / count)
+            if self._vllm is not None:
+                self._vllm.between((now - self._last) / count)
         self._last = now
         self.count += count
 
@@ -197,6 +204,9 @@ class RequestClock:
             series.e2e.observe(self._now() - self._started)
             if self.itl is not None:
                 series.tpot.observe(self.itl)
+        if self._vllm is not None:
+            total, decode = self._now() - self._started, self._last - self._first
+            self._vllm.ended(reason, prompt_tokens, self.count, total, decode)
 
     @property
     def itl(self) -> float | None:
@@ -228,6 +238,7 @@ class Metrics(LifecycleObserver):
         stored: Callable[[], tuple[int, int]] = lambda: (0, 0),
         shares: Callable[[], Iterable[Share]] = tuple,
         max_adapters: int = 100,
+        vllm: bool = False,
     ) -> None:
         self.registry = CollectorRegistry()
         self._model = model
@@ -237,7 +248,10 @@ class Metrics(LifecycleObserver):
         self._make_request_metrics()
         self._make_adapter_metrics()
         self._make_step_metrics()
-        self.registry.register(EngineCollector(model, stats, restarts, resumed, stored))
+        self._engine = EngineCollector(model, stats, restarts, resumed, stored)
+        self.registry.register(self._engine)
+        buckets = REQUEST_BUCKETS, TTFT_BUCKETS, TOKEN_BUCKETS
+        self._vllm = VllmMetrics(model, self.registry, *buckets) if vllm else None
         self.registry.register(VersionCollector(model, versions))
         self.registry.register(ShareCollector(model, shares, max_adapters))
 
@@ -314,20 +328,25 @@ class Metrics(LifecycleObserver):
         self._step.labels(self._model).observe(step.step_seconds)
         self._batch.labels(self._model).observe(after.batch_requests - before.batch_requests)
         self._batch_tokens.labels(self._model).observe(after.batch_tokens - before.batch_tokens)
+        if self._vllm is not None:
+            self._vllm.step_tokens.observe(after.batch_tokens - before.batch_tokens)
 
     def engine_recovered(self, stage: str, seconds: float) -> None:
         """An engine took the place of one that was lost ``seconds`` ago: it serves, or its first token came."""
         self._restart.labels(self._model, stage).observe(seconds)
 
-    def clock(self, key: AdapterKey | None, started: float, cold: ColdStart | None = None) -> RequestClock:
+    def clock(
+        self, key: AdapterKey | None, started: float, cold: ColdStart | None = None, *, n: int = 1, max_tokens: int = 0
+    ) -> RequestClock:
         """The clock of one sequence for ``key`` (None: the base) that arrived at ``started`` (perf_counter).
 
         A combination counts under each of its members. ``cold``: its adapter was loaded for it.
         """
         series = [self._series(self._labels.count(version)) for version in _versions(key)]
+        vllm = self._vllm.clock(n, max_tokens) if self._vllm is not None else None
         if cold is None:
-            return RequestClock(series, started)
-        return RequestClock(series, started, on_first=partial(self._cold_first, cold))
+            return RequestClock(series, started, vllm=vllm)
+        return RequestClock(series, started, on_first=partial(self._cold_first, cold), vllm=vllm)
 
     def _cold_first(self, cold: ColdStart, now: float) -> None:
         for stage, seconds in {**cold.seconds, "prefill": now - cold.ended}.items():
@@ -394,6 +413,8 @@ class Metrics(LifecycleObserver):
     def set_info(self, version: str, info: EngineInfo) -> None:
         """Say what runs, as ``_info`` gauges."""
         self.registry.register(InfoCollector(self._model, version, info))
+        if self._vllm is not None:
+            self._engine.vllm = VllmEngineFigures(self._model, info)
 
     def render(self) -> bytes:
         """The exposition text. That of a hundred adapters takes a fifth of a second; it can be made on any thread."""

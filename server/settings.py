@@ -235,6 +235,9 @@ class ServerConfig(BaseModel):
     admin_key: Annotated[Keys, Flag(KEYS, "key for the admin API, and for inference; repeatable", "KEY")] = ()
     admin_key_file: Annotated[KeyFiles, Flag(KEYS, "file with one admin key a line; repeatable", "FILE")] = ()
     public_metrics: Annotated[bool, Flag(KEYS, "serve /metrics without a key even where keys are configured")] = False
+    vllm_metrics: Annotated[
+        bool, Flag(LIMITS, "tell /metrics by the names of vLLM's servers too, for dashboards and routers made for them")
+    ] = False
     event_days: Annotated[Amount, Flag(LIMITS, "days that events (GET /v1/events) are kept; 0: for ever", "N")] = 90.0
     answer_days: Annotated[
         Amount, Flag(LIMITS, "days that responses and stored completions are kept; 0: for ever", "N")

@@ -319,7 +319,8 @@ async def running(
         lease.sequences = len(requests)
         context.shadows.give_way(context.admission.active)
         cold = context.residency.cold_start(lease)
-        clocks = [context.metrics.clock(job.adapter, job.started, cold) for _ in requests]
+        asked = {"n": job.n, "max_tokens": job.sampling.max_tokens}
+        clocks = [context.metrics.clock(job.adapter, job.started, cold, **asked) for _ in requests]
         sequences: list[Sequence] = []
         try:
             for index, (request, place) in enumerate(zip(requests, places, strict=True)):
