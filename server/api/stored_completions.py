@@ -47,7 +47,7 @@ def read_metadata(given: Any) -> Metadata:
 def kept_form(form: AnswerForm, context: ServerContext, owner: str, body: ChatCompletionBody) -> AnswerForm:
     """``form``, whose answers are kept for ``owner`` before they are sent. Raises InvalidRequestError."""
     metadata = read_metadata(body.metadata)
-    messages = [message.for_template() for message in body.messages]
+    messages = msgspec.json.encode([message.for_template() for message in body.messages]).decode()
 
     async def keep(job: Job, answer: bytes) -> None:
         told = msgspec.json.decode(answer, type=dict[str, Any]) | {"metadata": metadata}
@@ -59,7 +59,7 @@ def kept_form(form: AnswerForm, context: ServerContext, owner: str, body: ChatCo
             created=float(job.created),
             expires=context.answers.expiry(),
             metadata=msgspec.json.encode(metadata).decode(),
-            input=msgspec.json.encode(messages).decode(),
+            input=messages,
             body=msgspec.json.encode(told).decode(),
         )
         await context.answers.save(record)

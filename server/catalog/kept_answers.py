@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Sequence
 
@@ -16,6 +17,7 @@ from server.errors import NotFoundError, ServerError
 logger = logging.getLogger(__name__)
 DAY_SECONDS = 86400.0
 EXPIRE_SECONDS = 600.0
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")  # of answers made here
 MAX_CHAIN = 1024  # answers that one goes on from
 
 
@@ -106,7 +108,7 @@ class KeptAnswers:
 
     async def get(self, id: str, kind: AnswerKind, owner: str) -> AnswerRecord:
         """An answer of ``owner``'s. Raises UnknownResponseError or UnknownCompletionError."""
-        record = await ask(self._table.get, id, time.time())
+        record = await ask(self._table.get, id, time.time()) if _ID.fullmatch(id) else None
         if record is None or record.owner != owner or record.kind is not kind:
             if kind is AnswerKind.CHAT:
                 raise UnknownCompletionError(f"Chat completion with id '{id[:80]}' not found.")
@@ -115,7 +117,7 @@ class KeptAnswers:
 
     async def chain(self, id: str, owner: str) -> list[AnswerRecord]:
         """The response ``id`` of ``owner``'s and all it goes on from, oldest first. Raises PreviousResponseError."""
-        found = await ask(self._table.chain, id, time.time(), MAX_CHAIN)
+        found = await ask(self._table.chain, id, time.time(), MAX_CHAIN) if _ID.fullmatch(id) else []
         if not found or any(one.owner != owner or one.kind is not AnswerKind.RESPONSE for one in found):
             raise PreviousResponseError(f"Response with id '{id[:80]}' not found.")
         if found[-1].previous:
@@ -127,6 +129,8 @@ class KeptAnswers:
 
     async def find(self, query: AnswerQuery) -> list[AnswerRecord]:
         """What is asked for."""
+        if query.model is not None and "\0" in query.model:
+            return []
         return await ask(self._table.find, query)
 
     async def forget(self, id: str) -> None:

@@ -17,7 +17,13 @@ from server.errors import InvalidRequestError
 Message = dict[str, Any]
 Part = dict[str, str]
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
-_FIELDS = {"max_completion_tokens": "max_tokens", "stop": "stop_sequences", "response_format": "output_config.format"}
+MESSAGE_NAMES = {
+    "max_completion_tokens": "max_tokens",
+    "stop": "stop_sequences",
+    "response_format.json_schema": "output_config.format",
+    "response_format": "output_config.format",
+    "reasoning_effort": "output_config.effort",
+}
 """Fields of a chat by their names in a message."""
 
 
@@ -49,15 +55,7 @@ def chat_of(body: CountBody) -> ChatCompletionBody:
         return ChatCompletionBody.model_validate({name: value for name, value in fields.items() if value is not None})
     except ValidationError as error:
         fault, param = first_fault(error)
-        raise as_message_error(InvalidRequestError(fault, param=param)) from error
-
-
-def as_message_error(error: InvalidRequestError) -> InvalidRequestError:
-    """What is wrong with a chat, by the names of a message's fields."""
-    theirs = (error.param or "").partition("[")[0]
-    if (ours := _FIELDS.get(theirs)) is None:
-        return error
-    return InvalidRequestError(str(error).replace(theirs, ours, 1), param=ours, code=error.code)
+        raise InvalidRequestError(fault, param=param) from error
 
 
 def _is_begun(message: Message) -> bool:

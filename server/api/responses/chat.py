@@ -8,16 +8,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from adapters.quoting import quote
-from server.api.prepare import MAX_LENGTH_CODE
 from server.api.responses.body import PromptBody, ResponseBody
 from server.api.responses.items import Item, messages_of
 from server.api.validation import first_fault
 from server.api.wire import ChatCompletionBody
 from server.errors import InvalidRequestError
 
-_FIELDS = {
+RESPONSE_NAMES = {
     "messages": "input",
     "max_completion_tokens": "max_output_tokens",
+    "response_format.json_schema": "text.format",
     "response_format": "text.format",
     "reasoning_effort": "reasoning.effort",
     "verbosity": "text.verbosity",
@@ -61,21 +61,7 @@ def chat_of(body: PromptBody, items: Sequence[Item], *, earlier: int = 0) -> Cha
         return ChatCompletionBody.model_validate({name: value for name, value in fields.items() if value is not None})
     except ValidationError as error:
         message, param = first_fault(error)
-        raise as_response_error(InvalidRequestError(message, param=param)) from error
-
-
-def as_response_error(error: InvalidRequestError) -> InvalidRequestError:
-    """What is wrong with a chat, by the names of a response's fields."""
-    ours = _FIELDS.get((error.param or "").partition("[")[0].partition(".")[0])
-    if ours is None:
-        return error
-    message = str(error)
-    for theirs, name in _FIELDS.items():
-        if message.startswith((theirs, f"`{theirs}`")):
-            message = message.replace(theirs, name, 1)
-    if error.code == MAX_LENGTH_CODE:
-        message = message.replace("the messages", "the input").replace("your messages", "your input")
-    return InvalidRequestError(message, param=ours, code=error.code)
+        raise InvalidRequestError(message, param=param) from error
 
 
 def _response_format(given: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -17,9 +17,10 @@ from server.api.context import ContextDep, ServerContext
 from server.api.large_answer import json_parts
 from server.api.outputs import Completion, Usage
 from server.api.prepare import MAX_LENGTH_CODE, Job, chat_job
+from server.api.renaming import told_as
 from server.api.respond import answer
 from server.api.responses.body import PromptBody
-from server.api.responses.chat import as_response_error, chat_of
+from server.api.responses.chat import RESPONSE_NAMES, chat_of
 from server.api.responses.form import usage_body
 from server.api.responses.keeping import conversation_of
 from server.api.responses.outputs import new_id
@@ -55,8 +56,9 @@ async def compact_response(
     conversation = await conversation_of(context, caller.owner, body)
     if not conversation.items:
         raise InvalidRequestError("input: there is nothing to compact", param="input")
-    chat = chat_of(body, [*conversation.items, _ASK], earlier=len(conversation.earlier))
-    return await answer(request, context, chat, CompactionForm(), summary_job)
+    with told_as(RESPONSE_NAMES):
+        chat = chat_of(body, [*conversation.items, _ASK], earlier=len(conversation.earlier))
+        return await answer(request, context, chat, CompactionForm(), summary_job)
 
 
 async def summary_job(
@@ -68,11 +70,8 @@ async def summary_job(
         return await chat_job(context, short, adapter, started)
     except InvalidRequestError as error:
         if error.code != MAX_LENGTH_CODE:
-            raise as_response_error(error) from error
-    try:
-        return await chat_job(context, chat, adapter, started)
-    except InvalidRequestError as error:
-        raise as_response_error(error) from error
+            raise
+    return await chat_job(context, chat, adapter, started)
 
 
 class CompactionForm(AnswerForm):

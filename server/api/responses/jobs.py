@@ -1,11 +1,10 @@
-"""The jobs of responses: those of chats, told of in the words of responses, and cut where that is asked for."""
+"""The jobs of responses: those of chats, cut where that is asked for."""
 
 from __future__ import annotations
 
 from server.adapter_key import AdapterKey
 from server.api.context import ServerContext
 from server.api.prepare import MAX_LENGTH_CODE, Job, chat_job
-from server.api.responses.chat import as_response_error
 from server.api.wire import ChatCompletionBody
 from server.api.wire_conversation import ChatMessage
 from server.errors import InvalidRequestError
@@ -13,25 +12,15 @@ from server.errors import InvalidRequestError
 _INSTRUCTIONS = ("system", "developer")
 
 
-async def response_job(
-    context: ServerContext, chat: ChatCompletionBody, adapter: AdapterKey | None, started: float
-) -> Job:
-    """The job of a response. Raises InvalidRequestError, in the words of responses."""
-    try:
-        return await chat_job(context, chat, adapter, started)
-    except InvalidRequestError as error:
-        raise as_response_error(error) from error
-
-
 async def truncated_job(
     context: ServerContext, chat: ChatCompletionBody, adapter: AdapterKey | None, started: float
 ) -> Job:
-    """As ``response_job``, with as few of the oldest messages left out as makes the rest fit.
+    """As ``chat_job``, with as few of the oldest messages left out as makes the rest fit.
 
     Raises InvalidRequestError when even the last message does not.
     """
     try:
-        return await response_job(context, chat, adapter, started)
+        return await chat_job(context, chat, adapter, started)
     except InvalidRequestError as error:
         if error.code != MAX_LENGTH_CODE:
             raise
@@ -42,7 +31,7 @@ async def truncated_job(
         middle = (fewest + most) // 2
         shorter = chat.model_copy(update={"messages": without_oldest(chat.messages, middle)})
         try:
-            fitting, most = await response_job(context, shorter, adapter, started), middle - 1
+            fitting, most = await chat_job(context, shorter, adapter, started), middle - 1
         except InvalidRequestError as error:
             if error.code != MAX_LENGTH_CODE:
                 raise

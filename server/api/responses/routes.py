@@ -16,13 +16,14 @@ from server.api.error_responses import ApiError, json_response
 from server.api.event_stream import EventStream
 from server.api.files import page_body
 from server.api.outputs import Usage
-from server.api.prepare import asked_model
+from server.api.prepare import asked_model, chat_job
+from server.api.renaming import told_as
 from server.api.respond import answer, events_of
 from server.api.responses.background import PLACE, UNFINISHED, BackgroundRun
 from server.api.responses.body import MAX_ID, PromptBody, ResponseBody
-from server.api.responses.chat import chat_of
+from server.api.responses.chat import RESPONSE_NAMES, chat_of
 from server.api.responses.form import ResponseForm
-from server.api.responses.jobs import response_job, truncated_job
+from server.api.responses.jobs import truncated_job
 from server.api.responses.keeping import check_id, conversation_of, inputs_of, keep_response, response_of
 from server.api.responses.replay import replayed
 from server.api.responses.socket import recollection_of
@@ -36,6 +37,11 @@ Body = Annotated[ResponseBody, Depends(json_body(ResponseBody))]
 @router.post("/v1/responses", response_model=None)
 async def create_response(caller: InferenceKey, request: Request, context: ContextDep, body: Body) -> Response:
     """Answer a list of items, whole or as a stream."""
+    with told_as(RESPONSE_NAMES):
+        return await _created(caller, request, context, body)
+
+
+async def _created(caller: Caller, request: Request, context: ServerContext, body: ResponseBody) -> Response:
     recollection = recollection_of(request)
     conversation = await conversation_of(context, caller.owner, body, recollection)
     chat = chat_of(body, conversation.items, earlier=len(conversation.earlier))
@@ -49,7 +55,7 @@ async def create_response(caller: InferenceKey, request: Request, context: Conte
     form = ResponseForm(body, chat.named(context.base_name), keep)
     if body.generate is False:
         return await _unanswered(body, form)
-    make_job = truncated_job if body.truncation == "auto" else response_job
+    make_job = truncated_job if body.truncation == "auto" else chat_job
     if body.background:
         events = events_of(request, context, chat.model_copy(update={"stream": True}), form, make_job)
         return await _behind(context, body, form, events)
@@ -94,10 +100,11 @@ async def count_input_tokens(
 ) -> Response:
     """How many tokens the input of a response would be."""
     conversation = await conversation_of(context, caller.owner, body)
-    chat = chat_of(body, conversation.items, earlier=len(conversation.earlier))
-    caller.check_asked(context.registry, chat)
-    with context.registry.lease(asked_model(context.registry, chat), chat.sticky) as lease:
-        job = await response_job(context, chat, lease.key, 0.0)
+    with told_as(RESPONSE_NAMES):
+        chat = chat_of(body, conversation.items, earlier=len(conversation.earlier))
+        caller.check_asked(context.registry, chat)
+        with context.registry.lease(asked_model(context.registry, chat), chat.sticky) as lease:
+            job = await chat_job(context, chat, lease.key, 0.0)
     return json_response({"object": "response.input_tokens", "input_tokens": job.prompt_tokens})
 
 

@@ -18,9 +18,9 @@ def test_a_stored_completion_is_found_changed_and_deleted(client: openai.OpenAI)
     made = client.chat.completions.create(**KEPT, metadata={"a": "b"})
     found = client.chat.completions.retrieve(made.id)
     assert found.choices == made.choices
-    assert found.metadata == {"a": "b"}  # type: ignore[attr-defined]
+    assert found.metadata == {"a": "b"}
     changed = client.chat.completions.update(made.id, metadata={"c": "d"})
-    assert changed.metadata == {"c": "d"}  # type: ignore[attr-defined]
+    assert changed.metadata == {"c": "d"}
     assert client.chat.completions.retrieve(made.id).model_dump() == changed.model_dump()
     messages = list(client.chat.completions.messages.list(made.id, limit=1))
     assert [(one.id, one.content) for one in messages] == [(f"{made.id}-0", "Be brief."), (f"{made.id}-1", None)]
@@ -62,3 +62,10 @@ def test_says_what_is_wrong(server: Live) -> None:
     body = {**KEPT, "metadata": {"a": 1}}
     assert error_of(server.post("/v1/chat/completions", body))["param"] == "metadata"
     assert server.post("/v1/chat/completions", {**body, "store": False}).status_code == 200
+    large = [{"role": "user", "content": "x", "number": 2**70}]
+    made = server.post("/v1/chat/completions", {**KEPT, "messages": large}).json()
+    with server.http() as http:
+        (told,) = http.get(f"/v1/chat/completions/{made['id']}/messages").json()["data"]
+        assert told["number"] == 2**70
+        error_of(http.get("/v1/chat/completions/%00"), 404)
+        assert http.get("/v1/chat/completions", params={"model": "\0"}).json()["data"] == []

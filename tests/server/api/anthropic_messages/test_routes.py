@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,14 @@ def test_blocks_and_a_begun_answer(claude: anthropic.Anthropic, client: openai.O
     message = claude.messages.create(model="lora", messages=blocks, max_tokens=5, **GREEDY)
     wanted = chat_text(client, plain, 5, continue_final_message=True, add_generation_prompt=False)
     assert message.content[0].text == wanted
+
+
+def test_text_has_the_form_that_is_asked_for(claude: anthropic.Anthropic) -> None:
+    schema = {"type": "object", "properties": {"word": {"enum": ["yes", "no"]}}, "required": ["word"]}
+    config: Any = {"format": {"type": "json_schema", "schema": {**schema, "additionalProperties": False}}}
+    message = claude.messages.create(model=BASE, messages=HELLO, max_tokens=60, output_config=config)
+    assert json.loads(message.content[0].text)["word"] in ("yes", "no")  # type: ignore[union-attr]
+    assert message.stop_reason == "end_turn"
 
 
 @pytest.mark.parametrize(

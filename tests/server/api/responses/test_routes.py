@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import openai
 import pytest
 from openai.types.responses import ResponseStreamEvent
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from tests.server.api.support import BASE, error_of
 from tests.server.live import Live
@@ -143,6 +143,23 @@ def test_logprobs_where_they_are_asked_for(client: openai.OpenAI) -> None:
     assert all(len(one.top_logprobs) == 2 for one in content.logprobs)
 
 
+class Choice(BaseModel):
+    """What an answer has to be."""
+
+    word: Literal["yes", "no"]
+
+
+def test_text_has_the_form_that_is_asked_for(client: openai.OpenAI, server: Live) -> None:
+    response = client.responses.parse(model=BASE, input="Hello", text_format=Choice, temperature=0, store=False)
+    assert response.output_parsed is not None
+    assert response.output_parsed.word in ("yes", "no")
+    assert response.status == "completed"
+    wrong = {"type": "json_schema", "name": "x", "schema": {"properties": {"a": {"pattern": "("}}}}
+    error = error_of(server.post("/v1/responses", {"model": BASE, "input": "x", "text": {"format": wrong}}))
+    assert str(error["param"]).startswith("text.format")
+    assert "response_format" not in error["message"]
+
+
 def test_counts_input_tokens(client: openai.OpenAI) -> None:
     counted = client.responses.input_tokens.count(model="lora", input="Hello", instructions="Be brief.")
     response = client.responses.create(
@@ -162,6 +179,7 @@ def test_counts_input_tokens(client: openai.OpenAI) -> None:
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0]"),
         ({"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]}, "input[0].call_id"),
         ({"tools": [{"type": "web_search"}]}, "tools[0]"),
+        ({"previous_response_id": "other"}, "previous_response_id"),
         ({"tool_choice": {"type": "file_search"}}, "tool_choice"),
         ({"max_output_tokens": 10**6}, "input"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
