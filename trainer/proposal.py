@@ -25,6 +25,7 @@ from trainer.data.sources import find_train_source
 from trainer.errors import DataError
 from trainer.loop.session import context_of
 from trainer.loop.trainer import total_steps
+from trainer.pooling.pooled_data import load_pooled_data
 from trainer.preference.preference_data import load_preference_data
 from trainer.preference.preference_report import check_preferences, report_lines
 
@@ -63,6 +64,9 @@ def look(config: TrainConfig) -> Look:
         found = check_preferences(config, data)
         longest = found.prompts.max + max([one.max for one in found.answers.values()], default=0)
         return Look(found.train, _rounded(longest), "\n".join(report_lines(found)))
+    if config.reading:
+        texts = load_pooled_data(config.data, config.reading, tokenizer, config.training.seed)
+        return Look(len(texts.train), _rounded(texts.longest), "\n".join(texts.notes))
     report = check_data_set(config, tokenizer, end_ids)
     if report.error or not report.suggested_max_length:
         raise DataError(report.error or "there is nothing to train on")

@@ -12,6 +12,7 @@ from trainer.commands.common import guarded, parse_settings, silence_libraries
 
 if TYPE_CHECKING:
     from trainer.config.schema import TrainConfig
+    from trainer.config.task import ReadingTask
     from trainer.data.data_report import Splits
     from trainer.preference.preference_data import PreferenceData
 
@@ -112,6 +113,8 @@ def _run_check(args: argparse.Namespace) -> int:
     config, tokenizer, end_ids = _load(args)
     if config.preference:
         return _check_preferences(config, tokenizer, end_ids, as_json=args.json)
+    if config.reading:
+        return _check_reading(config, config.reading, tokenizer, as_json=args.json)
     from trainer.data.data_report import check_data_set, report_text
     from trainer.data.splits import progress_messages
     from trainer.data.training_data import split_conversations
@@ -153,10 +156,45 @@ def _run_preview(args: argparse.Namespace) -> int:
 
         _print_preferences(load_preference_data(config, tokenizer, end_ids), tokenizer, look)
         return 0
+    if config.reading:
+        from trainer.errors import ConfigError
+
+        raise ConfigError(
+            f"task: {config.reading.KIND} learns no words to mark; look at its data with hotswap data check"
+        )
     from trainer.data.training_data import split_conversations
 
     _print_rows(split_conversations(config.data, config.training.seed), tokenizer, end_ids, look)
     return 0
+
+
+def _check_reading(config: TrainConfig, task: ReadingTask, tokenizer: Any, *, as_json: bool) -> int:
+    from trainer.pooling.pooled_data import load_pooled_data
+
+    data = load_pooled_data(config.data, task, tokenizer, config.training.seed)
+    error = _too_long(config, data.longest)
+    report: dict[str, Any] = {
+        "task": data.learned,
+        "train": len(data.train),
+        "validation": len(data.validation),
+        "dropped": data.dropped,
+        "labels": {name: data.counts[name] for name in data.labels.names} if data.labels else None,
+        "longest": data.longest,
+        "notes": list(data.notes),
+        "error": error,
+    }
+    if as_json:
+        print(_json(report))
+        return 1 if error else 0
+    from trainer.tables import aligned
+
+    print("\n".join(data.notes))
+    print(f"{len(data.train):,} rows to train on, {len(data.validation):,} to validate on; the longest text has "
+          f"{data.longest:,} tokens")  # fmt: skip
+    if data.labels:
+        print("\n" + aligned(("label", "rows"), [(n, f"{data.counts[n]:,}") for n in data.labels.names], left=(0,)))
+    print(f"\nerror: {error}" if error else f"\nthis data can be trained on: {data.learned}")
+    return 1 if error else 0
 
 
 def _check_preferences(config: TrainConfig, tokenizer: Any, end_ids: tuple[int, ...], *, as_json: bool) -> int:

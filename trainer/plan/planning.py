@@ -95,6 +95,8 @@ def plan_run(config: TrainConfig, steps: int) -> Plan:
     """The plan of the run of ``config``, ``steps`` of its steps measured. Raises TrainerError, BaseModelError."""
     if config.preference:
         raise ConfigError("preference: plan knows supervised runs only; plan the same run without this section")
+    if config.reading:
+        raise ConfigError("task: plan knows runs that learn to write only; plan the same run without this section")
     config = fitted(config)
     path = resolve_base(config.base)
     tokenizer, end_ids = load_vocabulary(config)

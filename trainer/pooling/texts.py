@@ -161,6 +161,8 @@ def _number(where: str, value: Any, *, most: float) -> float:
 
 def find_layout(config: DataConfig, task: ReadingTask, row: RawRow) -> TextLayout:
     """The columns of rows like ``row``, by the configuration and then by their usual names. Raises DataError."""
+    if config.recipe and isinstance(task, ClassificationTask) and not task.columns.label and "text" in row.values:
+        return TextLayout(("text",), "response")  # beside it, labels are the names of all classes
     if isinstance(task, EmbeddingTask):
         return _pair_layout(task.columns, row)
     texts, is_chat = _text_columns(config, task.columns, row)

@@ -14,7 +14,8 @@ _BANKING77_INSTRUCTION = "Give the intent of this banking question: "
 def _read_banking77(folder: Path, split: Split) -> Iterator[Row]:
     labels = json_of(folder / "categories.json")
     for row in shuffled(csv_of(folder / f"{split}.csv", "text", "category")):
-        yield {"prompt": _BANKING77_INSTRUCTION + row["text"], "response": row["category"], "labels": labels}
+        yield {"prompt": _BANKING77_INSTRUCTION + row["text"], "response": row["category"], "labels": labels,
+               "text": row["text"]}  # fmt: skip
 
 
 BANKING77 = Recipe(
@@ -34,7 +35,10 @@ def _read_clinc150(folder: Path, split: Split) -> Iterator[Row]:
             for key in (_CLINC150_KEYS[split], f"oos_{_CLINC150_KEYS[split]}")
             for text, label in content[key]
         ]
-        rows = [{"prompt": _CLINC150_INSTRUCTION + text, "response": label, "labels": labels} for text, label in pairs]
+        rows = [
+            {"prompt": _CLINC150_INSTRUCTION + text, "response": label, "labels": labels, "text": text}
+            for text, label in pairs
+        ]
     except (KeyError, TypeError, ValueError) as error:
         raise malformed(file) from error
     return iter(shuffled(rows))
@@ -62,6 +66,7 @@ def _read_emotion(folder: Path, split: Split) -> Iterator[Row]:
             "prompt": _EMOTION_INSTRUCTION + text.strip(),
             "response": names[label.strip()],
             "labels": list(names.values()),
+            "text": text.strip(),
         }
 
 
