@@ -78,9 +78,17 @@ ROWS: dict[str, list[Row]] = {
             "prompt": 'Give the intent of this banking question: Why, "this" fee?',
             "response": "fee",
             "labels": ["fee", "card"],
+            "text": 'Why, "this" fee?',
         }
     ],
-    "emotion": [{"prompt": "Give the emotion of this tweet: so nice", "response": "glad", "labels": ["sad", "glad"]}],
+    "emotion": [
+        {
+            "prompt": "Give the emotion of this tweet: so nice",
+            "response": "glad",
+            "labels": ["sad", "glad"],
+            "text": "so nice",
+        }
+    ],
     "wnut17": [
         {
             "prompt": "Give the named entities in this text as JSON: Ada Lovelace in Oslo",
