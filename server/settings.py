@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import msgspec
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -27,6 +29,8 @@ from pydantic import (
 
 from server.config import ADDRESS, ENGINE, JOBS, KEYS, LIMITS, PACKAGES, EngineConfig, Flag
 from server.limits import Limits
+from server.text.output.formats import NAMES as FORMAT_NAMES
+from server.text.output.thoughts import MARKS
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -141,6 +145,15 @@ def _root_path(value: object) -> object:
     return "" if isinstance(value, str) else value
 
 
+def _one_of(flag: str, *names: str) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        if value not in names:
+            raise ValueError(f"{flag} must be one of {', '.join(names)}, not {value!r}")
+        return value
+
+    return check
+
+
 def _digests(value: object) -> list[bytes]:
     return [hash_key(key) for key in _texts(value)]
 
@@ -186,6 +199,8 @@ Amount = Annotated[float, Field(ge=0)]
 Deadline = Annotated[float, Field(gt=0)]  # seconds
 Loading = Literal["eager", "lazy"]
 Gate = Literal["better", "none"]
+ToolParser = Annotated[str, AfterValidator(_one_of("--tool-parser", "auto", *FORMAT_NAMES))]
+ReasoningParser = Annotated[str, AfterValidator(_one_of("--reasoning-parser", "auto", "none", *MARKS))]
 Level = Literal["debug", "info", "warning", "error"]
 
 
@@ -209,6 +224,14 @@ class ServerConfig(BaseModel):
     ] = ()
     allow_noop: Annotated[bool, Flag(ENGINE, "serve --adapter packages that answer exactly as the base does")] = False
     chat_template: Annotated[str, Flag(ENGINE, "Jinja file to use instead of the base's chat template", "FILE")] = ""
+    tool_parser: Annotated[
+        ToolParser,
+        Flag(ENGINE, "how the base writes calls of tools (default {default}: as its chat template says)", "NAME"),
+    ] = "auto"
+    reasoning_parser: Annotated[
+        ReasoningParser,
+        Flag(ENGINE, "how the base marks thoughts (default {default}: as its template says; none: not at all)", "NAME"),
+    ] = "auto"
     host: Annotated[str, Flag(ADDRESS, "address to listen on (default {default}: this machine only)", "ADDRESS")] = (
         "127.0.0.1"
     )

@@ -16,7 +16,7 @@ from server.api.context import BatchesDep, ContextDep
 from server.api.error_responses import ApiError, json_response
 from server.api.files import Cursor, page_body
 from server.api.fine_tuning import Metadata
-from server.api.wire import Integer, Wire
+from server.api.wire_fields import Integer, Wire
 from server.batches.batch import WINDOW_SECONDS, Batch, batch_data
 from server.catalog.files import MAX_EXPIRY, MIN_EXPIRY, Purpose
 from server.errors import InvalidRequestError, NotFoundError

@@ -19,6 +19,7 @@ from server.api.prepare import Job, Prompt, chat_batch_job, chat_job, completion
 from server.api.respond import answer
 from server.api.stored_completions import kept_form
 from server.api.wire import ChatBatchBody, ChatCompletionBody, CompletionBody
+from server.api.wire_conversation import ConversationBody
 from server.engine.messages import TokenLogprobs
 from server.text.echo import echo_of
 from server.text.output.parts import AssistantMessage, ContentDelta, Part, ReasoningDelta, ToolCallBegin
@@ -30,24 +31,30 @@ ChatBody = Annotated[ChatCompletionBody, Depends(json_body(ChatCompletionBody))]
 @router.post("/v1/chat/completions", response_model=None)
 async def chat_completions(caller: InferenceKey, request: Request, context: ContextDep, body: ChatBody) -> Response:
     """Continue a conversation, whole or as a stream."""
-    form = kept_form(ChatChoices(), context, caller.owner, body) if body.store else ChatChoices()
+    form = kept_form(ChatChoices(body), context, caller.owner, body) if body.store else ChatChoices(body)
     return await answer(request, context, body, form, chat_job)
 
 
 class ChatChoices(ChoiceFormat):
-    """The form of chat choices."""
+    """The form of the choices of a chat that ``body`` asks for."""
 
     object = "chat.completion"
     chunk_object = "chat.completion.chunk"
+
+    def __init__(self, body: ConversationBody) -> None:
+        use = body.tool_use
+        self._named = use is not None and use.named is not None
+        self._legacy = body.calls_functions
+        self._thoughts = body.include_reasoning is not False
 
     @override
     def choice(self, job: Job, completion: Completion) -> dict[str, Any]:
         """A message and why it ended."""
         return {
             "index": completion.index,
-            "message": _message(completion.message, echoed=self._prompt(job, completion).echo),
+            "message": self._message(completion.message, echoed=self._prompt(job, completion).echo),
             "logprobs": self._logprobs(job, completion.tokens),
-            "finish_reason": _finish_reason(completion),
+            "finish_reason": self._finish_reason(completion),
             "stop_reason": completion.stop_reason,
             "token_ids": completion.token_ids if job.tells.token_ids else None,
         }
@@ -61,7 +68,7 @@ class ChatChoices(ChoiceFormat):
         role = [self._chunk(delta, {"role": "assistant", "content": ""})] if delta.first else []
         if delta.first and (echo := self._prompt(job, delta).echo):
             role.append(self._chunk(delta, {"content": echo}))
-        told = [self._chunk(delta, part) for part in map(_delta_of, delta.parts)]
+        told = [self._chunk(delta, told) for part in delta.parts if (told := self._delta_of(part))]
         if not told and (delta.token_ids or (delta.tokens and job.sampling.logprobs is not None)):
             told.append(self._chunk(delta, {"content": ""}))
         if told:
@@ -71,7 +78,7 @@ class ChatChoices(ChoiceFormat):
         if delta.finish_reason is not None:
             if not (told and "content" in told[-1]["delta"]):
                 told.append(self._chunk(delta, {}))
-            told[-1] |= {"finish_reason": _finish_reason(delta), "stop_reason": delta.stop_reason}
+            told[-1] |= {"finish_reason": self._finish_reason(delta), "stop_reason": delta.stop_reason}
         return role + told
 
     @override
@@ -91,6 +98,42 @@ class ChatChoices(ChoiceFormat):
     def _prompt(self, job: Job, part: Completion | TextDelta) -> Prompt:
         return job.prompts[part.index // job.n]
 
+    def _message(self, message: AssistantMessage, *, echoed: str = "") -> dict[str, Any]:
+        """A message as chat completions write it; one that only calls has no content."""
+        calls, content = message.calls, echoed + message.content
+        plain: dict[str, Any] = {
+            "role": "assistant",
+            "content": None if calls and not content and not self._named else content,
+            "refusal": None,
+        }
+        if message.reasoning and self._thoughts:
+            plain |= {"reasoning_content": message.reasoning, "reasoning": message.reasoning}
+        if calls and self._legacy:
+            plain["function_call"] = {"name": calls[0].name, "arguments": calls[0].arguments}
+        elif calls:
+            plain["tool_calls"] = [_call(call.id, call.name, call.arguments) for call in calls]
+        return plain
+
+    def _delta_of(self, part: Part) -> dict[str, Any]:
+        """A part as chunks write it; empty where it is not told."""
+        if isinstance(part, ContentDelta):
+            return {"content": part.text}
+        if isinstance(part, ReasoningDelta):
+            return {"reasoning_content": part.text, "reasoning": part.text} if self._thoughts else {}
+        if isinstance(part, ToolCallBegin):
+            if self._legacy:
+                return {"function_call": {"name": part.name, "arguments": ""}}
+            return {"tool_calls": [{"index": part.index, **_call(part.id, part.name, "")}]}
+        if self._legacy:
+            return {"function_call": {"arguments": part.arguments}}
+        return {"tool_calls": [{"index": part.index, "function": {"arguments": part.arguments}}]}
+
+    def _finish_reason(self, ended: Completion | TextDelta) -> str | None:
+        """That a call ended it is told, unless the client named the function."""
+        if not ended.called or ended.finish_reason != "stop" or self._named:
+            return ended.finish_reason
+        return "function_call" if self._legacy else "tool_calls"
+
     def _chunk(self, delta: TextDelta, content: dict[str, Any]) -> dict[str, Any]:
         return {"index": delta.index, "delta": content, "logprobs": None, "finish_reason": None}
 
@@ -107,38 +150,8 @@ def _ranked_prompt(job: Job, ids: list[int], values: list[TokenLogprobs | None] 
     return ranked_prompt(ids, values, job.prompt_logprobs, job.tokenizer, pack=packed)
 
 
-def _message(message: AssistantMessage, *, echoed: str = "") -> dict[str, Any]:
-    """A message as chat completions write it; one that only calls has no content."""
-    calls, content = message.calls, echoed + message.content
-    plain: dict[str, Any] = {
-        "role": "assistant",
-        "content": None if calls and not content else content,
-        "refusal": None,
-    }
-    if message.reasoning:
-        plain |= {"reasoning_content": message.reasoning, "reasoning": message.reasoning}
-    if calls:
-        plain["tool_calls"] = [_call(call.id, call.name, call.arguments) for call in calls]
-    return plain
-
-
-def _delta_of(part: Part) -> dict[str, Any]:
-    """A part as chunks write it."""
-    if isinstance(part, ContentDelta):
-        return {"content": part.text}
-    if isinstance(part, ReasoningDelta):
-        return {"reasoning_content": part.text, "reasoning": part.text}
-    if isinstance(part, ToolCallBegin):
-        return {"tool_calls": [{"index": part.index, **_call(part.id, part.name, "")}]}
-    return {"tool_calls": [{"index": part.index, "function": {"arguments": part.arguments}}]}
-
-
 def _call(call_id: str, name: str, arguments: str) -> dict[str, Any]:
     return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
-
-
-def _finish_reason(ended: Completion | TextDelta) -> str | None:
-    return "tool_calls" if ended.called and ended.finish_reason == "stop" else ended.finish_reason
 
 
 BatchBody = Annotated[ChatBatchBody, Depends(json_body(ChatBatchBody))]
@@ -147,7 +160,7 @@ BatchBody = Annotated[ChatBatchBody, Depends(json_body(ChatBatchBody))]
 @router.post("/v1/chat/completions/batch", response_model=None)
 async def chat_completions_batch(_: InferenceKey, request: Request, context: ContextDep, body: BatchBody) -> Response:
     """Continue several conversations: choices in their order, `n` of each."""
-    return await answer(request, context, body, BatchChoices(), chat_batch_job)
+    return await answer(request, context, body, BatchChoices(body), chat_batch_job)
 
 
 class BatchChoices(ChatChoices):

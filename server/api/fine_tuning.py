@@ -21,7 +21,8 @@ from server.api.context import ContextDep, FineTuningDep, ServerContext
 from server.api.error_responses import ApiError, json_response
 from server.api.event_stream import DONE, NOT_TAKEN, EventStream, event, with_errors
 from server.api.files import Cursor, page_body
-from server.api.wire import MAX_MODEL_CHARS, Integer, Wire
+from server.api.wire import MAX_MODEL_CHARS
+from server.api.wire_fields import Integer, Wire
 from server.catalog.files import FileRecord, Purpose
 from server.errors import InvalidRequestError, NotFoundError
 from server.fine_tuning.dataset import read_adapter_config

@@ -258,7 +258,9 @@ def _at(when: float | None, call: Callable[[], None]) -> asyncio.Handle:
 def _output_text(job: Job, prompt: Prompt) -> OutputText:
     context = prompt.ids if job.continues else ()
     return OutputText(
-        IncrementalDecoder(job.tokenizer, context, skip_special_tokens=job.text.skip_special_tokens),
+        IncrementalDecoder(
+            job.tokenizer, context, skip_special_tokens=job.text.skip_special_tokens, shown=job.text.shown
+        ),
         StopFinder(job.text.stops, include=job.text.include_stop),
         min_tokens=job.sampling.min_tokens,
     )

@@ -20,12 +20,13 @@ import msgspec
 from adapters.quoting import quote
 from server.adapter_key import AdapterKey
 from server.api.context import ServerContext
+from server.api.conversation import Reading, reading_of, refuse_tools
 from server.api.wire import ChatBatchBody, ChatCompletionBody, CompletionBody, ModelBody, SamplingBody
 from server.catalog.registry import Registry
 from server.engine.messages import EngineRequest, SamplingParams, SpelledToken
 from server.errors import InvalidRequestError
 from server.text.infilling import Infilling, encode_behind, find_infilling
-from server.text.output.parts import MessageParser, PlainParser
+from server.text.output.parts import MessageParser
 from server.text.template_form import content_text
 from server.text.tokenizer import TextProcessor
 
@@ -49,6 +50,7 @@ class TextOptions:
     stops: tuple[str, ...] = ()
     include_stop: bool = False
     skip_special_tokens: bool = True
+    shown: frozenset[int] = frozenset()
     stop_reasons: Mapping[int, int | str] = field(default_factory=dict)
 
 
@@ -255,11 +257,14 @@ async def chat_job(context: ServerContext, body: ChatCompletionBody, adapter: Ad
     _check_bounds(context, body, adapter, prompts=1)
     budget = budget_for(context, adapter, "messages").cutting(body, body.max_completion_tokens or body.max_tokens or 1)
     messages = [message.for_template() for message in body.messages]
+    reading = Reading()
     if reads_plain_text(context, budget.text):
+        refuse_tools(body)
         prompt = await budget.encode(last_user_text(messages, body.chat_template_kwargs), add_special_tokens=True)
     else:
         text = await budget.text.render_chat_off_loop(messages, body.chat_template_kwargs)
         prompt = await budget.encode(text, add_special_tokens=False)
+        reading = await reading_of(context, budget.text, body, text, formed=body.form() is not None)
     if body.echo and (messages[-1]["role"] == "assistant" or body.continue_final_message):
         prompt = replace(prompt, echo=content_text(messages[-1]["content"] or ""))
     asked = body.max_completion_tokens or body.max_tokens
@@ -268,7 +273,21 @@ async def chat_job(context: ServerContext, body: ChatCompletionBody, adapter: Ad
     sampling = _sampling(body, asked or budget.left(len(prompt.ids)), logprobs, context.end_token_ids(adapter))
     sampling = _with_texts(sampling, budget, body)
     job = _job(context, body, adapter, [prompt], sampling, prefix="chatcmpl", started=started)
-    return replace(job, make_parser=PlainParser)
+    return _read(job, reading, body)
+
+
+def _read(job: Job, reading: Reading, body: ChatCompletionBody) -> Job:
+    """``job``, whose outputs are messages."""
+    sampling = job.sampling
+    if reading.grammar and body.form() is None:
+        sampling = msgspec.structs.replace(sampling, grammar=reading.grammar)
+    elif body.form() is not None and body.tool_use is not None and body.tool_use.forced:
+        raise InvalidRequestError(
+            "tool_choice: an answer that has to call a tool has no other form; leave one of them out",
+            param="tool_choice",
+        )
+    text = replace(job.text, shown=reading.shown)
+    return replace(job, sampling=sampling, text=text, make_parser=reading.make_parser)
 
 
 async def chat_batch_job(

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from server.api.auth import Caller, InferenceKey
 from server.api.body import json_body
 from server.api.context import ContextDep, ServerContext
+from server.api.conversation import refuse_tools
 from server.api.error_responses import ApiError, json_response
 from server.api.large_answer import LargeAnswer, json_parts
 from server.api.prepare import asked_model, last_user_text, reads_plain_text
@@ -35,6 +36,7 @@ async def tokenize(
         messages = [message.for_template() for message in body.messages]
         plain = context.engine.ready and reads_plain_text(context, tokenizer)
         if plain:
+            refuse_tools(body)
             text = last_user_text(messages, body.chat_template_kwargs)
         else:
             text = await tokenizer.render_chat_off_loop(messages, body.chat_template_kwargs)

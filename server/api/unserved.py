@@ -26,8 +26,8 @@ _BY_REASON = {
     "use `grammar`": "grammar_string",
     "a grammar begins at `root` (GBNF) or `start` (Lark)": "grammar_root",
     "use `structured_outputs`: {`whitespace_pattern`: ...}": "whitespace_pattern",
-    'this server calls no tools; leave it out, or send `tool_choice`: "none"': "tools functions",
-    "this server calls no tools": "tool_choice function_call tool_prompt tool_resources plugins mcp_servers",
+    "this server calls no tools itself; describe them in `tools`, and send back what they say": """
+        tool_prompt tool_resources plugins mcp_servers""",
     "this server has no search; put what was found into the prompt": """
         web_search_options web_search search_parameters enable_search data_sources""",
     "documents are not rendered; put their text into the prompt": "documents rag_documents citation_options",
@@ -38,11 +38,10 @@ _BY_REASON = {
     "templates come only from the operator of the server": "chat_template template",
     "put it into `messages`": "system system_prompt safe_prompt guideline",
     "put its fields beside `model`": "extra_body options parameters sampling_params model_kwargs generation_config",
-    "pass it in `chat_template_kwargs`, by the name that the template of the base reads": """
-        reasoning reasoning_effort thinking think enable_thinking""",
-    "thoughts are not counted, cut or told apart; they are part of the text": """
-        thinking_token_budget thinking_budget reasoning_budget reasoning_budget_tokens reasoning_format
-        reasoning_in_content thinking_forced_open reasoning_split include_reasoning""",
+    "use `reasoning_effort`": "reasoning",
+    "use `separate_reasoning`": "reasoning_in_content reasoning_split",
+    "thoughts are not counted or cut": """
+        thinking_token_budget thinking_budget reasoning_budget reasoning_budget_tokens thinking_forced_open""",
     "outputs are sampled, and no beams are searched; ask for `n` outputs and choose": """
         use_beam_search num_beams beam_width beam_search_diversity_rate num_beam_groups diversity_penalty
         length_penalty early_stopping num_return_sequences n_cmpl penalty_alpha""",
@@ -95,6 +94,18 @@ UNSERVED: Mapping[str, str] = MappingProxyType(
 )
 """Field to reason, on every endpoint that reads a prompt."""
 
+_OF_CHATS = "a prompt is not a conversation; use /v1/chat/completions"
+UNSERVED_IN_TEXT: Mapping[str, str] = MappingProxyType(
+    dict.fromkeys(
+        (
+            *("tools", "functions", "tool_choice", "function_call", "reasoning_effort", "thinking", "think"),
+            *("enable_thinking", "include_reasoning", "separate_reasoning", "reasoning_format"),
+        ),
+        _OF_CHATS,
+    )
+)
+"""What is served where there is a conversation alone."""
+
 _OTHER_NAME = re.compile("use `([a-z_]+)`")
 _OURS = {name: ours[1] for name, reason in UNSERVED.items() if (ours := _OTHER_NAME.fullmatch(reason))}
 """Others' names to ours: clients of several servers send both."""
@@ -122,7 +133,6 @@ _OFF: Mapping[str, tuple[object, ...]] = {
     "think": (False, "none"),
     "thinking": (False, {"type": "disabled"}),
     "include_reasoning": (True,),
-    "reasoning_format": ("none",),
     "reasoning_budget": (-1,),
     "reasoning_budget_tokens": (-1,),
     "thinking_token_budget": (-1,),

@@ -14,7 +14,7 @@ from typing_extensions import override
 from adapters.quoting import quote
 from server.adapter_key import PLUS, written_weight
 from server.api.output_form import FormFields
-from server.api.unserved import UNSERVED, UNSERVED_WORDS
+from server.api.unserved import UNSERVED, UNSERVED_IN_TEXT, UNSERVED_WORDS
 from server.api.wire_conversation import ChatMessage, ConversationBody
 from server.api.wire_fields import Integer, KeptTokens, ServiceTier, Texts, TokenIds, Wire
 from server.catalog.combinations import MAX_WEIGHT
@@ -272,6 +272,7 @@ class CompletionBody(SamplingBody):
 
     unsupported: ClassVar[Mapping[str, str]] = {
         **UNSERVED,
+        **UNSERVED_IN_TEXT,
         "chat_template_kwargs": "a prompt is not rendered; use /v1/chat/completions",
         "top_logprobs": "use `logprobs`, the number of alternatives",
         "max_completion_tokens": "use `max_tokens`",

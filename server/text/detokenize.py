@@ -7,7 +7,7 @@ and not taken: after bytes that are not UTF-8 it stays silent for good on byte-f
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from bases.token_spelling import CONTINUATION, first_chars
@@ -29,19 +29,31 @@ class PlacedToken(NamedTuple):
 
 
 class IncrementalDecoder:
-    """Turns tokens into text one by one. The pieces, joined, are the text of all tokens after ``context``."""
+    """Turns tokens into text one by one. The pieces, joined, are the text of all tokens after ``context``.
 
-    def __init__(self, text: TextProcessor, context: Sequence[int] = (), *, skip_special_tokens: bool = True) -> None:
+    Special tokens are skipped if told so, but for those ``shown``.
+    """
+
+    def __init__(
+        self,
+        text: TextProcessor,
+        context: Sequence[int] = (),
+        *,
+        skip_special_tokens: bool = True,
+        shown: Collection[int] = (),
+    ) -> None:
         self._spelling = text.spelling
-        self._skip = skip_special_tokens
+        self._skip, self._shown = skip_special_tokens, shown
         self._utf8 = _Utf8("replace")
         self.before = self._spelling.end_of(context, skip_special_tokens=skip_special_tokens)
         self.chars = 0
 
     def spell(self, token_id: int) -> bytes:
         """The bytes that ``token_id`` would write next."""
-        shown = self._spelling.shows(token_id, skip_special_tokens=self._skip)
-        return self._spelling.spell(token_id, self.before) if shown else b""
+        return self._spelling.spell(token_id, self.before) if self._shows(token_id) else b""
+
+    def _shows(self, token_id: int) -> bool:
+        return token_id in self._shown or self._spelling.shows(token_id, skip_special_tokens=self._skip)
 
     def push(self, token_id: int) -> str:
         """The text that ``token_id`` completes: empty while a character is incomplete."""
@@ -50,7 +62,7 @@ class IncrementalDecoder:
     def place(self, token_id: int) -> tuple[str, PlacedToken]:
         """Like ``push``, and where the token stands in the text so far."""
         before, broken, spelt = self.before, "", b""
-        if self._spelling.shows(token_id, skip_special_tokens=self._skip):
+        if self._shows(token_id):
             spelt = self._spelling.spell(token_id, before)
             self.before = self._spelling.after(token_id)
         if spelt and not spelt.startswith(CONTINUATION):  # what came before will never be a character

@@ -377,14 +377,15 @@ class TextProcessor:
         template = self.template_for(template_kwargs)
         if template.is_foreign:
             return await template.render_foreign(messages, template_kwargs)
-        given = count_characters(template_kwargs)
+        tools = count_characters((template_kwargs or {}).get("tools"))
+        given = count_characters(template_kwargs) - tools
         if given * len(messages) > MAX_REPEATED_CHARS:
             raise InvalidRequestError(
                 f"chat_template_kwargs: {given} characters, which a template may write for each of {len(messages)} "
                 f"messages; these may come to {MAX_REPEATED_CHARS} together",
                 param="chat_template_kwargs",
             )
-        size = count_characters(list(messages)) + given + MESSAGE_CHARS * len(messages)
+        size = count_characters(list(messages)) + given + tools + MESSAGE_CHARS * len(messages)
         return await self.off_loop(size, partial(template.render, messages, template_kwargs))
 
     def template_for(self, template_kwargs: Mapping[str, Any] | None) -> ChatTemplate:

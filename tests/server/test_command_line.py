@@ -46,6 +46,7 @@ def example(name: str) -> str:
     special = {"quantize": "int8", "dtype": "bfloat16", "kv_dtype": "int8", "forward": "generic", "log_level": "debug",
                "adapter": "name=/path", "artifacts": "s3://bucket", "artifacts_option": "anon=true",
                "cors_origin": "https://a.example", "speculation": "off",
+               "tool_parser": "hermes", "reasoning_parser": "think", "cors_method": "POST",
                "scheduling": "fcfs", "fine_tuning_gate": "none", "load_adapters": "lazy"}  # fmt: skip
     by_kind: dict[Any, str] = {int: "3", float: "2.5", bool: "false" if Settings.model_fields[name].default else "true"}
     return special.get(name) or by_kind.get(Settings.model_fields[name].annotation, "text")

@@ -33,35 +33,45 @@ def short_id() -> str:
 
 @dataclass(frozen=True)
 class CallFormat:
-    """How calls are written. ``marks`` around them may be special tokens, which text does not show otherwise."""
+    """How calls are written. ``marks`` around them may be special tokens, which text does not show otherwise.
+
+    ``opener`` is what nothing but a call begins with, where there is such a mark.
+    """
 
     name: str
     parser: type[CallParser]
     marks: tuple[str, ...] = ()
+    opener: str | None = None
     make_id: Callable[[], str] = _id
 
 
 _TAGS = ("<tool_call>", "</tool_call>")
 _GLM_TAGS = ("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>")
-HERMES = CallFormat("hermes", TaggedParser, _TAGS)
-QWEN_CODER = CallFormat("qwen3_coder", TaggedParser, _TAGS)
-GLM = CallFormat("glm45", TaggedParser, _TAGS + _GLM_TAGS)
+HERMES = CallFormat("hermes", TaggedParser, _TAGS, _TAGS[0])
+QWEN_CODER = CallFormat("qwen3_coder", TaggedParser, _TAGS, _TAGS[0])
+GLM = CallFormat("glm45", TaggedParser, _TAGS + _GLM_TAGS, _TAGS[0])
 LLAMA = CallFormat("llama3_json", LlamaParser, LlamaParser.openers)
-MISTRAL = CallFormat("mistral", MistralParser, ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"), short_id)
-DEEPSEEK = CallFormat("deepseek_v3", DeepSeekParser, DeepSeekParser.marks)
+_MISTRAL_MARKS = ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]")
+MISTRAL = CallFormat("mistral", MistralParser, _MISTRAL_MARKS, _MISTRAL_MARKS[0], short_id)
+MISTRAL_NAMED = CallFormat("mistral_named", MistralParser, _MISTRAL_MARKS, _MISTRAL_MARKS[0], short_id)
+DEEPSEEK = CallFormat("deepseek_v31", DeepSeekParser, DeepSeekParser.marks, DeepSeekParser.marks[0])
+DEEPSEEK_FENCED = CallFormat("deepseek_v3", DeepSeekParser, DeepSeekParser.marks, DeepSeekParser.marks[0])
 PYTHONIC = CallFormat("pythonic", PythonicParser, PythonicParser.openers + PythonicParser.closers)
-GRANITE = CallFormat("granite", GraniteParser, GraniteParser.openers + GraniteParser.closers)
+GRANITE = CallFormat("granite", GraniteParser, GraniteParser.openers + GraniteParser.closers, GraniteParser.openers[0])
 LISTED = CallFormat("json_list", ListParser, ListParser.openers + ListParser.closers)
 GENERIC = CallFormat("json", GenericParser)
 FORMATS = {
     found.name: found
-    for found in (HERMES, QWEN_CODER, GLM, LLAMA, MISTRAL, DEEPSEEK, PYTHONIC, GRANITE, LISTED, GENERIC)
+    for found in (
+        *(HERMES, QWEN_CODER, GLM, LLAMA, MISTRAL, MISTRAL_NAMED, DEEPSEEK, DEEPSEEK_FENCED),
+        *(PYTHONIC, GRANITE, LISTED, GENERIC),
+    )
 }
 _OTHER_NAMES = {
     "qwen": "hermes", "qwen25": "hermes", "qwen3": "hermes", "longcat": "hermes", "smollm3": "hermes",
     "qwen3_xml": "qwen3_coder", "glm": "glm45", "glm47": "glm45", "llama3": "llama3_json",
     "llama4_json": "llama3_json", "llama4_pythonic": "pythonic", "llama3_2_pythonic": "pythonic", "olmo3": "pythonic",
-    "lfm2": "pythonic", "deepseek": "deepseek_v3", "deepseek_v31": "deepseek_v3", "deepseek_r1": "deepseek_v3",
+    "lfm2": "pythonic", "deepseek": "deepseek_v3", "deepseek_r1": "deepseek_v3",
     "granite-20b-fc": "granite", "jamba": "json_list", "nemotron": "json_list", "phi4_mini_json": "json_list",
     "generic": "json", "xlam": "json",
 }  # fmt: skip
@@ -69,7 +79,9 @@ NAMES = (*FORMATS, *_OTHER_NAMES)
 _TOLD_BY = (  # the first that a template holds
     (("<function=", "<parameter="), QWEN_CODER),
     (("<arg_key>",), GLM),
+    (("[TOOL_CALLS]", "[ARGS]"), MISTRAL_NAMED),
     (("[TOOL_CALLS]",), MISTRAL),
+    (("<｜tool▁call▁begin｜>", "```json"), DEEPSEEK_FENCED),
     (("<｜tool▁call▁begin｜>",), DEEPSEEK),
     (("<|tool_call_start|>",), PYTHONIC),
     (("<|python_start|>",), PYTHONIC),

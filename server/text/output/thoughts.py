@@ -23,7 +23,8 @@ class ThoughtMarks:
 
     def begun_by(self, prompt: str) -> bool:
         """Whether the answer to ``prompt`` begins inside thoughts."""
-        return self.begun or prompt.rstrip().endswith(self.starts)
+        said = prompt.rstrip()
+        return said.endswith(self.starts) or (self.begun and not said.endswith(self.end))
 
     def left_open_by(self, said: str) -> bool:
         """Whether an answer that goes on with ``said`` does so inside thoughts."""

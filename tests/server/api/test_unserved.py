@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from server.api.unserved import UNSERVED
+from server.api.unserved import UNSERVED, UNSERVED_IN_TEXT
 from tests.server.api.support import error_of
 from tests.server.live import Live
 
@@ -24,6 +24,7 @@ TEXT_ONLY: dict[str, Any] = {
     "chat_template_kwargs": {"x": 1},
     "top_logprobs": 3,
     "max_completion_tokens": 5,
+    **{name: {"x": 1} for name in UNSERVED_IN_TEXT},
 }
 
 
@@ -63,9 +64,6 @@ def test_other_names_of_adapters_and_forms(server: Live, path: str) -> None:
 
 
 ON: dict[str, Any] = {
-    "tools": [{"type": "function", "function": {"name": "f"}}],
-    "functions": [{"name": "f"}],
-    "tool_choice": "required",
     "lora": [{"id": 0, "scale": 1.0}],
     "modalities": ["text", "audio"],
     "do_sample": False,
@@ -76,7 +74,6 @@ ON: dict[str, Any] = {
     "repeat_penalty": 1.1,
     "mirostat": 2,
     "typical_p": 0.2,
-    "reasoning_effort": "high",
     "chat_template": "{{ 'a' * 10**10 }}",
     "priority": 1,
     "best_of": 3,
@@ -165,8 +162,8 @@ def test_two_names_of_one_field(server: Live) -> None:
 
 
 def test_tools_that_may_not_be_called(server: Live) -> None:
-    for switch in ({"tool_choice": "none"}, {"function_call": "none", "functions": ON["functions"]}):
-        tools = {} if "functions" in switch else {"tools": ON["tools"]}
+    for switch in ({"tool_choice": "none"}, {"function_call": "none", "functions": [{"name": "f"}]}):
+        tools = {} if "functions" in switch else {"tools": [{"type": "function", "function": {"name": "f"}}]}
         assert server.post(CHAT, {**BODIES[CHAT], **tools, **switch}).status_code == 200
 
 

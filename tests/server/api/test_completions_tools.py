@@ -1,0 +1,285 @@
+"""Tools and thoughts over HTTP, by the official client: outputs are held to a text, or to the grammar of calls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+from openai.types.chat import ChatCompletion, ChatCompletionMessage
+
+from tests.factory import CHAT_TEMPLATE, make_base
+from tests.server.api.support import error_of, events
+from tests.server.live import Live, live_server
+
+PATH = "/v1/chat/completions"
+HERMES = "{% if tools %}<tools>{{ tools | tojson }}</tools><tool_call></tool_call>{% endif %}"
+THINKING = (
+    CHAT_TEMPLATE
+    + "{% if add_generation_prompt and enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n"
+    "{% elif add_generation_prompt and reasoning_effort is defined %}<think>\n{% endif %}"
+)
+PARAMETERS = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Paris", "Oslo"]}, "days": {"type": "integer", "maximum": 9, "minimum": 1}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+WEATHER: dict[str, Any] = {"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}}
+TIME: dict[str, Any] = {"type": "function", "function": {"name": "time"}}
+TOOLS = [WEATHER, TIME]
+AT_ONCE: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": False}}
+ASKED = [{"role": "user", "content": "hi"}]
+CALL = '{"name": "weather", "arguments": {"city": "Oslo"}}'
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A base whose template knows tools in Hermes' form, and thoughts."""
+    root = tmp_path_factory.mktemp("tools")
+    (root / "template.jinja").write_text(HERMES + THINKING)
+    base = make_base(root / "base", max_position_embeddings=2048)
+    with live_server(base, root / "data", chat_template=str(root / "template.jinja")) as server:
+        yield server
+        server.wait_idle()
+
+
+@pytest.fixture(scope="module")
+def asking(live: Live) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0) as made:
+        yield made
+
+
+def saying(text: str) -> dict[str, Any]:
+    """What holds an output to ``text``."""
+    return {"structured_outputs": {"choice": [text]}}
+
+
+def ask(client: openai.OpenAI, text: str = "", **fields: Any) -> ChatCompletion:
+    extra = {**(saying(text) if text else {}), **fields.pop("extra", {})}
+    answer: ChatCompletion = client.chat.completions.create(
+        model="base", messages=fields.pop("messages", ASKED), max_tokens=150, extra_body=extra, **fields
+    )
+    return answer
+
+
+def message_of(client: openai.OpenAI, text: str = "", **fields: Any) -> ChatCompletionMessage:
+    return ask(client, text, **fields).choices[0].message
+
+
+def streamed(live: Live, text: str = "", **fields: Any) -> tuple[list[dict[str, Any]], str | None]:
+    """The deltas of the one choice, and why it ended."""
+    body = {"messages": ASKED, "max_tokens": 150, **(saying(text) if text else {}), **fields}
+    choices = [event["choices"][0] for event in events(live, PATH, body)]
+    reasons = [choice["finish_reason"] for choice in choices if choice["finish_reason"]]
+    assert len(reasons) == 1
+    return [choice["delta"] for choice in choices], reasons[0]
+
+
+# ---- calls ----
+
+
+def test_a_call_and_what_stands_beside_it(asking: openai.OpenAI, live: Live) -> None:
+    text = f"Let me see.\n<tool_call>\n{CALL}\n</tool_call>"
+    choice = ask(asking, text, tools=TOOLS).choices[0]
+    assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Let me see.")
+    assert choice.message.tool_calls is not None
+    (call,) = choice.message.tool_calls
+    assert call.type == "function"
+    assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"city": "Oslo"})
+    assert call.id.startswith("call_")
+    deltas, reason = streamed(live, text, tools=TOOLS)
+    assert reason == "tool_calls"
+    pieces = [piece for delta in deltas for piece in delta.get("tool_calls", [])]
+    assert pieces[0]["id"].startswith("call_")
+    assert pieces[0] == {
+        "index": 0,
+        "id": pieces[0]["id"],
+        "type": "function",
+        "function": {"name": "weather", "arguments": ""},
+    }
+    assert len(pieces) > 5, "arguments come as they are written"
+    assert all(set(piece) == {"index", "function"} for piece in pieces[1:])
+    assert "".join(piece["function"]["arguments"] for piece in pieces) == '{"city": "Oslo"}'
+    assert "".join(delta.get("content", "") for delta in deltas) == "Let me see."
+
+
+def test_several_calls_and_only_one_of_them(asking: openai.OpenAI) -> None:
+    text = f'<tool_call>{CALL}</tool_call>\n<tool_call>{{"name": "time", "arguments": {{}}}}</tool_call>'
+    message = message_of(asking, text, tools=TOOLS)
+    assert message.content is None
+    assert [call.function.name for call in message.tool_calls or ()] == ["weather", "time"]  # type: ignore[union-attr]
+    assert len({call.id for call in message.tool_calls or ()}) == 2
+    assert len(message_of(asking, text, tools=TOOLS, parallel_tool_calls=False).tool_calls or ()) == 1
+
+
+@pytest.mark.parametrize("text", ["<tool_call>oops</tool_call> ", f"{CALL}\n", '<tool_call>{"name": "x"}</tool_call>'])
+def test_what_is_no_call_is_content(asking: openai.OpenAI, live: Live, text: str) -> None:
+    choice = ask(asking, text, tools=TOOLS).choices[0]
+    assert (choice.message.content, choice.message.tool_calls, choice.finish_reason) == (text, None, "stop")
+    deltas, _ = streamed(live, text, tools=TOOLS)
+    assert "".join(delta.get("content", "") for delta in deltas) == text
+
+
+def test_without_tools_a_call_is_content(asking: openai.OpenAI) -> None:
+    text = f"<tool_call>{CALL}</tool_call>"
+    assert message_of(asking, text).content == text
+    assert message_of(asking, text, tools=TOOLS, tool_choice="none").content == text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_that_is_required_fits_its_schema(asking: openai.OpenAI, live: Live, stream: bool) -> None:
+    if stream:
+        deltas, reason = streamed(
+            live, tools=[WEATHER], tool_choice="required", **{"parallel_tool_calls": False, **AT_ONCE}
+        )
+        pieces = [piece["function"] for delta in deltas for piece in delta.get("tool_calls", [])]
+        name, arguments = pieces[0]["name"], "".join(piece["arguments"] for piece in pieces)
+        assert not any(delta.get("content") for delta in deltas)
+    else:
+        (choice,) = ask(
+            asking, tools=[WEATHER], tool_choice="required", parallel_tool_calls=False, extra=AT_ONCE
+        ).choices
+        assert choice.message.tool_calls is not None
+        (call,) = choice.message.tool_calls
+        assert call.type == "function"
+        name, arguments, reason = call.function.name, call.function.arguments, choice.finish_reason
+    assert name == "weather"
+    if reason != "length":
+        assert reason == "tool_calls"
+        assert json.loads(arguments)["city"] in ("Paris", "Oslo")
+
+
+def test_a_named_call(asking: openai.OpenAI) -> None:
+    chosen = {"type": "function", "function": {"name": "time"}}
+    choice = ask(asking, tools=TOOLS, tool_choice=chosen, temperature=0, extra=AT_ONCE).choices[0]
+    assert choice.message.tool_calls is not None
+    (call,) = choice.message.tool_calls
+    assert call.type == "function"
+    assert call.function.name == "time"
+    assert choice.message.content == ""
+    assert choice.finish_reason in ("stop", "length")
+
+
+def test_n_answers_each_call(asking: openai.OpenAI) -> None:
+    choices = ask(asking, f"<tool_call>{CALL}</tool_call>", tools=TOOLS, n=2, logprobs=True).choices
+    calls = [call for choice in choices for call in choice.message.tool_calls or ()]
+    assert len({call.id for call in calls}) == 2
+    assert all(choice.logprobs is not None and choice.logprobs.content for choice in choices)
+
+
+def test_functions_from_before_there_were_tools(asking: openai.OpenAI, live: Live) -> None:
+    text = f"<tool_call>{CALL}</tool_call>"
+    functions = [WEATHER["function"]]
+    choice = ask(asking, text, functions=functions).choices[0]
+    assert choice.message.function_call is not None
+    assert choice.message.function_call.name == "weather"
+    assert (choice.finish_reason, choice.message.tool_calls) == ("function_call", None)
+    deltas, reason = streamed(live, text, functions=functions)
+    pieces = [delta["function_call"] for delta in deltas if "function_call" in delta]
+    assert (pieces[0], reason) == ({"name": "weather", "arguments": ""}, "function_call")
+    assert "".join(piece["arguments"] for piece in pieces) == '{"city": "Oslo"}'
+
+
+def test_a_history_with_calls_and_results(asking: openai.OpenAI) -> None:
+    messages: list[Any] = [*ASKED]
+    first = message_of(asking, f"<tool_call>{CALL}</tool_call>", tools=TOOLS)
+    assert first.tool_calls is not None
+    messages += [first, {"role": "tool", "tool_call_id": first.tool_calls[0].id, "content": "rain"}]
+    assert message_of(asking, "It rains.", messages=messages, tools=TOOLS).content == "It rains."
+
+
+CALLING = {"role": "assistant", "tool_calls": [{"id": "a", "type": "function", "function": {"name": "f"}}]}
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"tools": [{"type": "web_search"}]}, "tools[0]"),
+    ({"tools": [{"type": "function", "function": {"name": "no name"}}]}, "tools[0].function.name"),
+    ({"tools": [WEATHER, WEATHER]}, "tools"),
+    ({"tools": [TIME] * 129}, "tools"),
+    ({"tools": [{"function": {"name": "f", "description": "x" * 600_000}}]}, "tools"),
+    ({"tools": TOOLS, "functions": [{"name": "f"}]}, "functions"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    ({"tools": TOOLS, "tool_choice": {}}, "tool_choice"),
+    ({"tools": TOOLS, "tool_choice": "time"}, "tool_choice"),
+    ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
+    ({"tools": TOOLS, "tool_choice": "required", "response_format": {"type": "json_object"}}, "tool_choice"),
+    (
+        {"tools": [{"function": {"name": "f", "parameters": {"type": "nothing"}}}], "tool_choice": "required"},
+        "tools",
+    ),
+    ({"messages": [*ASKED, {"role": "tool", "tool_call_id": "a", "content": "x"}]}, "messages[1]"),
+    ({"messages": [*ASKED, CALLING, {"role": "tool", "tool_call_id": "b", "content": "x"}]}, "messages[2]"),
+    ({"messages": [*ASKED, {"role": "assistant", "tool_calls": [{"function": {}}]}]}, "messages[1]"),
+    ({"messages": [*ASKED, {"role": "assistant", "content": "x", "reasoning_content": 3}]}, "messages[1]"),
+]
+
+
+@pytest.mark.parametrize(("fields", "param"), WRONG, ids=lambda value: str(value)[:40])
+def test_what_is_wrong_is_named(live: Live, fields: dict[str, Any], param: str) -> None:
+    error = error_of(live.post(PATH, {"messages": ASKED, "max_tokens": 4, **fields}))
+    assert error["param"] == param
+
+
+def test_tools_are_counted_as_they_are_rendered(live: Live) -> None:
+    counts = [
+        live.post("/tokenize", {"messages": ASKED, **fields}).json()["count"]
+        for fields in ({}, {"tools": TOOLS}, {"tools": TOOLS, "tool_choice": "none"})
+    ]
+    assert counts[0] == counts[2] < counts[1]
+
+
+# ---- thoughts ----
+
+
+def test_thoughts_come_apart_and_are_counted(asking: openai.OpenAI, live: Live) -> None:
+    text = "<think>\nWhy?\n</think>\n\nYes."
+    answer = ask(asking, text)
+    message: Any = answer.choices[0].message
+    assert (message.content, message.reasoning_content, message.reasoning) == ("Yes.", "Why?", "Why?")
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens_details is not None
+    assert answer.usage.completion_tokens_details.reasoning_tokens == len("<think>\nWhy?\n</think>")
+    deltas, _ = streamed(live, text)
+    assert "".join(delta.get("reasoning_content", "") for delta in deltas) == "Why?"
+    assert "".join(delta.get("content", "") for delta in deltas) == "Yes."
+
+
+def test_thoughts_that_the_prompt_begins_or_rules_out(asking: openai.OpenAI) -> None:
+    cut: Any = message_of(asking, reasoning_effort="low", extra={"ignore_eos": True, "max_tokens": 20})
+    assert cut.content == ""
+    assert cut.reasoning_content
+    held: Any = message_of(asking, "Yes.", reasoning_effort="low")  # there is no room for thoughts
+    assert held.content == "Yes."
+    for fields in ({"chat_template_kwargs": {"enable_thinking": False}}, {"reasoning_effort": "none"}):
+        plain: Any = message_of(asking, "Why? Because", extra=fields)
+        assert plain.content == "Why? Because"
+        assert not hasattr(plain, "reasoning_content")
+
+
+def test_thoughts_that_nobody_wants(asking: openai.OpenAI) -> None:
+    text = "<think>Why?</think>Yes."
+    hidden = ask(asking, text, extra={"include_reasoning": False})
+    assert hidden.choices[0].message.content == "Yes."
+    assert not hasattr(hidden.choices[0].message, "reasoning_content")
+    assert hidden.usage is not None
+    assert hidden.usage.completion_tokens_details is not None
+    assert hidden.usage.completion_tokens_details.reasoning_tokens
+    assert message_of(asking, text, extra={"separate_reasoning": False}).content == text
+
+
+def test_a_call_behind_thoughts(asking: openai.OpenAI) -> None:
+    message: Any = message_of(asking, f"<think>Why?</think>\n<tool_call>{CALL}</tool_call>", tools=TOOLS)
+    assert (message.content, message.reasoning_content, len(message.tool_calls)) == (None, "Why?", 1)
+
+
+# ---- a base that knows no tools ----
+
+
+def test_a_base_without_tools_is_told_of_them_in_words(server: Live) -> None:
+    body: dict[str, Any] = {"messages": ASKED, "tools": TOOLS, "max_tokens": 150}
+    (choice,) = server.post(PATH, {**body, **saying(CALL)}).json()["choices"]
+    (call,) = choice["message"]["tool_calls"]
+    assert (call["function"]["name"], choice["finish_reason"]) == ("weather", "tool_calls")
+    required = server.post(PATH, {**body, "model": "lora", "tool_choice": "required", "seed": 1}).json()
+    assert required["choices"][0]["message"]["tool_calls"]
