@@ -77,6 +77,7 @@ from server.catalog.store import AdapterStore, ObjectStore
 from server.catalog.store.blobs import BlobStore
 from server.catalog.trail import Trail
 from server.catalog.watching import Watcher
+from server.collectors import JobCollector
 from server.config import DEFAULT_MODEL, EngineConfig
 from server.engine.ipc.client import ClientCore
 from server.engine.ipc.process_client import ProcessEngineClient
@@ -141,6 +142,10 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
         BlobStore(data_dir / "files", config.artifacts, dict(config.artifacts_option)),
         ceil(config.max_files_gb * 1e9),
     )
+    tuning = make_fine_tuning(
+        config, data_dir, JobTable(database), library, base=BaseFolder(name, directory), lifecycle=lifecycle
+    )
+    metrics.registry.register(JobCollector(name, lambda: tuning.counts, lambda: tuning.seconds))
     return ServerContext(
         config=config,
         base_name=name,
@@ -153,9 +158,7 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
         trail=Trail(EventTable(database), days=config.event_days),
         files=library,
         batches=Batches(JobTable(database), library, Workplace(data_dir / "batches"), config.batch_concurrency),
-        fine_tuning=make_fine_tuning(
-            config, data_dir, JobTable(database), library, base=BaseFolder(name, directory), lifecycle=lifecycle
-        ),
+        fine_tuning=tuning,
         answers=KeptAnswers(AnswerTable(database, config.max_answers), days=config.answer_days),
         background=BackgroundResponses(_place(data_dir)),
         text=text,

@@ -14,6 +14,7 @@ from typing_extensions import override
 from server.catalog.registry import Share
 from server.catalog.versions import VersionState
 from server.engine.messages import EngineInfo, EngineStats
+from server.fine_tuning.job import Status
 from server.vllm_metrics import VllmEngineFigures
 
 
@@ -123,6 +124,35 @@ class VersionCollector(Collector):
         for state in VersionState:
             family.add_metric((self._model, state.value), counts.get(state, 0))
         yield family
+
+
+class JobCollector(Collector):
+    """How many jobs there are by kind and status, as they were seen last, and the time that training has taken."""
+
+    def __init__(self, model: str, counts: Callable[[], Mapping[str, int]], seconds: Callable[[], float]) -> None:
+        self._model = model
+        self._counts = counts
+        self._seconds = seconds
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing up front, as the others."""
+        return []
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        """A gauge by status, and a counter."""
+        jobs = GaugeMetricFamily(
+            "hotswap_fine_tuning_jobs", "Fine-tuning jobs in the catalog by status.", labels=("model", "status")
+        )
+        counts = self._counts()
+        for status in Status:
+            jobs.add_metric((self._model, status.value), counts.get(status.value, 0))
+        yield jobs
+        seconds = CounterMetricFamily(
+            "hotswap_fine_tuning_seconds", "Seconds that runs of this server's jobs took.", labels=("model",)
+        )
+        seconds.add_metric((self._model,), self._seconds())
+        yield seconds
 
 
 class ShareCollector(Collector):

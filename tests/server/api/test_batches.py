@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,20 @@ from server.errors import InvalidRequestError
 from tests.server.live import Live, wait_until
 
 CHAT = "/v1/chat/completions"
-ASKED = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3, "temperature": 0}
+ASKED: dict[str, Any] = {
+    "model": "tiny",
+    "messages": [{"role": "user", "content": "hi"}],
+    "max_tokens": 3,
+    "temperature": 0,
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_files_left(client: openai.OpenAI) -> Iterator[None]:
+    """Others have the same server."""
+    yield
+    for file in client.files.list():
+        client.files.delete(file.id)
 
 
 def request(id: str, **changes: Any) -> dict[str, Any]:

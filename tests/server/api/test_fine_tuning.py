@@ -57,14 +57,14 @@ def test_a_file_becomes_a_model_that_answers(
 ) -> None:
     jobs = client.fine_tuning.jobs
     validation = client.files.create(file=("valid.jsonl", rows(5)), purpose="fine-tune").id
-    numbers = {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 20.0}
+    numbers: Any = {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 20.0}
     job = jobs.create(
         model="tiny",
         training_file=training,
         validation_file=validation,
         suffix="my.model",
         seed=7,
-        method={"type": "supervised", "supervised": {"hyperparameters": numbers}},  # type: ignore[typeddict-item]
+        method={"type": "supervised", "supervised": {"hyperparameters": numbers}},
         metadata={"team": "a"},
     )
     assert (job.object, job.status, job.seed, job.fine_tuned_model) == ("fine_tuning.job", "validating_files", 7, None)
