@@ -26,6 +26,9 @@ STARVED_SECONDS = 10.0  # a flow of which nothing runs for so long is let in bef
 STARVED_EVERY = 8  # by every eighth start: to all those who wait in an overloaded server priorities still matter
 
 
+Account = tuple[str, str]  # "key" or "adapter", and its name
+
+
 class Flow(NamedTuple):
     """Requests between which first come is first served: those of one key to one adapter, in one class of priority.
 
@@ -35,6 +38,11 @@ class Flow(NamedTuple):
     priority: int
     key: str
     adapter: str
+
+    @property
+    def accounts(self) -> list[Account]:
+        """On whose accounts it is served: its key's, and those of its adapters."""
+        return [("key", self.key), *(("adapter", name) for name in dict.fromkeys(self.adapter.split(PLUS)))]
 
 
 Rank = tuple[float, float, float, int]  # the smaller one is served first
@@ -106,7 +114,7 @@ class _Class:
 
     def of(self, flow: Flow) -> list[tuple[Accounts, str]]:
         """The accounts of a flow, the key's first."""
-        return [(self.keys, flow.key), *((self.adapters, name) for name in dict.fromkeys(flow.adapter.split(PLUS)))]
+        return [(self.keys if kind == "key" else self.adapters, name) for kind, name in flow.accounts]
 
 
 class FairQueue:

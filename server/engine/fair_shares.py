@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from server.engine.fair_queue import FairQueue, Flow
+from server.engine.fair_queue import Account, FairQueue, Flow
 from server.engine.request import Request
 
 MARGIN = 2 / 3  # of its time alone, that nobody else may take: arriving amid a step, and what is no step, take time too
@@ -57,26 +57,19 @@ def who_yields(request: Request, running: Sequence[Request], queue: FairQueue) -
         return request.is_overdue or (queue.rank(flow) <= queue.rank(its) and far_more(its))
 
     def far_more(its: Flow) -> bool:
-        apart = [(mine, theirs) for mine, theirs in zip(_accounts(flow), _accounts(its), strict=True) if mine != theirs]
-        own = sum(held[mine] + 1 / request.weight for mine, _ in apart)
-        return its.priority == flow.priority and sum(held[theirs] for _, theirs in apart) >= 2 * own
+        own = sum(held[mine] + 1 / request.weight for mine in flow.accounts if mine not in its.accounts)
+        others = sum(held[theirs] for theirs in its.accounts if theirs not in flow.accounts)
+        return its.priority == flow.priority and others >= 2 * own
 
     able = [other for other in running if yields(other)]
     return last_in_turn(able, queue) if able else None
-
-
-Account = tuple[str, str]
-
-
-def _accounts(flow: Flow) -> tuple[Account, Account]:
-    return ("key", flow.key), ("adapter", flow.adapter)
 
 
 def _held(running: Iterable[Request], queue: FairQueue) -> dict[Account, float]:
     """How many places each account holds, over weight."""
     held: dict[Account, float] = defaultdict(float)
     for request in running:
-        for account in _accounts(queue.flow(request)):
+        for account in queue.flow(request).accounts:
             held[account] += 1 / request.weight
     return held
 
@@ -122,7 +115,7 @@ class StepShares:
     def leave(self, request: Request, now: float) -> None:
         """A request has ended."""
         flow = self._queue.flow(request)
-        for account in _accounts(flow):
+        for account in flow.accounts:
             self._left[flow.priority, account] = now, request.weight
 
     def divide(
@@ -154,7 +147,7 @@ class StepShares:
         """By priority and account."""
         found: dict[int, dict[Account, _Demand]] = defaultdict(lambda: defaultdict(_Demand))
         for want in wants:
-            for account in _accounts(want.flow):
+            for account in want.flow.accounts:
                 demand = found[want.flow.priority][account]
                 demand.tokens += want.tokens
                 demand.weight = max(demand.weight, want.request.weight)
@@ -201,7 +194,7 @@ class _Division:
                 self._give_equal_rows(mine, _equal_parts(self._demands[priority]))
             self._make_bounds(priority, away)
             for want in mine:
-                self._make_bounds(priority, _accounts(want.flow))
+                self._make_bounds(priority, want.flow.accounts)
                 self._give(want)
             if self._used or away:
                 self._limit(max(self._used, 1), SLOWED_BY_LOWER)
@@ -240,7 +233,7 @@ class _Division:
     def _give_equal_rows(self, wants: Sequence[_Want], parts: dict[Account, float]) -> None:
         """Give rows, whatever room there will be, as far as the accounts have ``parts`` for them."""
         for want in wants:
-            accounts = _accounts(want.flow)
+            accounts = want.flow.accounts
             if want.is_row and all(parts[account] >= 1 for account in accounts):
                 for account in accounts:
                     parts[account] -= 1

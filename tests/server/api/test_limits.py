@@ -264,7 +264,14 @@ def _queued(live: Live) -> int:
 def test_a_client_that_leaves_frees_its_places(limited: Live) -> None:
     limited.wait(lambda: limited.on_loop(limited.context.limiter.active) == 0, "earlier requests to be gone")
     with limited.http(authorization="Bearer e") as http:
-        body = {"model": BASE, "prompt": "x", "max_tokens": 1500, "stream": True, "ignore_eos": True}
+        body = {
+            "model": BASE,
+            "prompt": "x",
+            "max_tokens": 1500,
+            "stream": True,
+            "ignore_eos": True,
+            "speculation": False,
+        }
         with http.stream("POST", "/v1/completions", json=body) as response:
             assert response.headers["x-ratelimit-limit-tokens"] == "4000"
             next(response.iter_lines())
