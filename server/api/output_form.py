@@ -85,7 +85,8 @@ def _response_format(given: Mapping[str, Any]) -> Form | None:
         case None | "text" if not asked:
             return None
         case "json_object":
-            return _form(Kind.JSON_SCHEMA, asked["schema"], "response_format.schema") if asked else json_object()
+            schema = asked.get("schema")
+            return json_object() if schema is None else _form(Kind.JSON_SCHEMA, schema, "response_format.schema")
         case "json_schema":
             return _named_schema(given.get("json_schema", given))
         case "structural_tag":

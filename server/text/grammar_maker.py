@@ -54,8 +54,10 @@ class GrammarMaker:
         """The grammar of ``form``, ready for the engine. Raises InvalidRequestError, or EngineUnavailableError."""
         try:
             job = msgspec.json.encode(form)
-        except (UnicodeEncodeError, RecursionError):
-            raise form.refusal("it holds half of a surrogate pair, or is nested too deeply") from None
+        except (ValueError, RecursionError, OverflowError):
+            raise form.refusal(
+                "it holds half of a surrogate pair, or a number of more than 64 bits, or is nested too deeply"
+            ) from None
         if len(job) > MAX_JOB:
             raise form.refusal(f"it takes {len(job)} bytes; at most {MAX_JOB} are served")
         if (kept := self._kept.get(job)) is not None:

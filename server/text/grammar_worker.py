@@ -48,6 +48,8 @@ def make(form: Form) -> Made:
             raise form.refusal(problem)
     except InvalidRequestError as error:
         return Made(problem=str(error))
+    except Exception as error:  # noqa: BLE001 - clients may send anything, and the next form is to be made here
+        return Made(problem=f"{form.field}: it cannot be read ({type(error).__name__})")
     return Made(grammar)
 
 

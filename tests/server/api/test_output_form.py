@@ -29,7 +29,7 @@ FORMS: list[tuple[dict[str, Any], str]] = [
         "json",
     ),
     ({"response_format": {"type": "json_object", "schema": SCHEMA}}, "json"),
-    ({"structured_outputs": {"json": SCHEMA}}, "json"),
+    ({"structured_outputs": {"json": SCHEMA}, "response_format": {"type": "text"}}, "json"),
     ({"structured_outputs": {"json": json.dumps(SCHEMA), "disable_any_whitespace": True}}, "json"),
     ({"guided_json": SCHEMA, "guided_decoding_backend": "xgrammar"}, "json"),
     ({"guided_json": json.dumps(SCHEMA)}, "json"),
@@ -87,7 +87,7 @@ def test_on_every_adapter_with_all_that_may_stand_beside_it(server: Live, model:
 
 
 def test_any_object(server: Live) -> None:
-    body = {**BODIES[CHAT], "response_format": {"type": "json_object"}, "max_tokens": 400, "n": 8, "seed": 1}
+    body = {**BODIES[CHAT], "response_format": {"type": "json_object", "x": 1}, "max_tokens": 400, "n": 8, "seed": 1}
     ended = [c for c in server.post(CHAT, body).json()["choices"] if c["finish_reason"] == "stop"]
     assert ended
     assert all(isinstance(json.loads(choice["message"]["content"]), dict) for choice in ended)
@@ -127,6 +127,9 @@ REFUSED: list[tuple[dict[str, Any], str | None, str]] = [
     ({"response_format": {"type": "text", "schema": {"type": "object"}}}, "response_format", "must be one of"),
     ({"response_format": {"schema": {"type": "object"}}}, "response_format", "must be one of"),
     ({"response_format": {"type": "json_schema"}}, "response_format", "is missing"),
+    ({"guided_json": {"type": "integer", "maximum": 10**30}}, "guided_json", "64 bits"),
+    ({"structural_tag": {"format": {"type": "tags_with_separator", "tags": [1], "separator": ","}}},
+     "structural_tag", "cannot be read"),
     (named(None), "response_format", "must be an object"),
     (named([]), "response_format", "must be an object"),
     (named({"name": "x"}), "response_format", "schema: is missing"),
