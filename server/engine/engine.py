@@ -174,10 +174,9 @@ class Engine:
         )
 
     def close(self) -> None:
-        """Stop the threads that load adapters, compile grammars and compute masks."""
+        """Stop the threads that load adapters and compile grammars."""
         self.adapters.close()
         self.grammars.close()
-        self._executor.close()
 
     def check_integrity(self) -> None:
         """Raise AssertionError unless all bookkeeping is consistent. May be called between any two calls."""

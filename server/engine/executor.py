@@ -24,7 +24,7 @@ from server.adapter_key import AdapterKey, order_of
 from server.engine.messages import TokenLogprobs
 from server.engine.pooling import Rows
 from server.engine.request import Request
-from server.engine.sampling.masks import Masker, Masks, Row
+from server.engine.sampling.masks import Masker, Row
 from server.engine.sampling.sampler import NonFiniteLogitsError, Sampler, token_logprobs, token_ranks
 from server.engine.scheduler import SchedulerOutput
 from server.model.host_tier import HostTier
@@ -249,10 +249,6 @@ class Executor:
         self._sampler = sampler
         self._masker = Masker()
 
-    def close(self) -> None:
-        """Let go of threads."""
-        self._masker.close()
-
     def run(self, work: Sequence[Work]) -> list[StepResult]:
         """Results in the order of ``work``. What raises is run again in halves, down to the single request.
 
@@ -274,11 +270,8 @@ class Executor:
 
     def _run(self, batch: Batch) -> list[StepResult]:
         self.passes += 1
-        masking = self._masker.begin([Row(work.request, work.draft) for work in batch.work if work.samples])
-        try:
-            logits, hidden = self._runner.compute(batch.inputs)
-        finally:
-            masks = Masks({}, {}) if masking is None else masking.result()
+        logits, hidden = self._runner.compute(batch.inputs)
+        masks = self._masker.compute([Row(work.request, work.draft) for work in batch.work if work.samples])
         every_row = len(batch.sample_rows) == len(logits)
         sampled = self._sampler.sample(
             logits if every_row else logits[batch.sample_rows], batch.sampling, batch.ahead, masks.of(batch.sampling)

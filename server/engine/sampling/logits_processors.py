@@ -76,8 +76,11 @@ def _keep_grammatical(logits: Tensor, masks: Sequence[Mask | None]) -> None:
     for line, (_, mask) in zip(bits, masked, strict=True):
         line[: len(mask)] = mask[: len(line)]
     forbidden = torch.from_numpy(np.unpackbits(bits, axis=1, count=width, bitorder="little") == 0).to(logits.device)
-    rows = [i for i, _ in masked]
-    logits[rows] = logits[rows].masked_fill_(forbidden, -torch.inf)
+    if len(masked) == len(logits):
+        logits.masked_fill_(forbidden, -torch.inf)
+    else:
+        rows = [i for i, _ in masked]
+        logits[rows] = logits[rows].masked_fill_(forbidden, -torch.inf)
 
 
 def _keep_allowed(logits: Tensor, requests: Sequence[Request]) -> None:

@@ -1,15 +1,12 @@
-"""Which tokens the grammars of a step's requests allow, computed while the model computes the step.
+"""Which tokens the grammars of a step's requests allow.
 
-What a request allows depends on its output so far alone, which is known before: so the masks are ready when the logits
-are, and requests without a grammar do not wait for them.
+They are computed when the model's work is queued: a device with a queue of its own is at it meanwhile.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +14,6 @@ from llguidance import LLExecutor
 from numpy.typing import NDArray
 
 from server.engine.grammar import Mask
-from server.engine.grammar_limits import deep_threads
 from server.engine.request import Request
 
 
@@ -48,32 +44,23 @@ TOO_COMPLEX = "the grammar takes too much to follow here; make it simpler"
 
 
 class Masker:
-    """Computes masks on threads of its own."""
+    """Computes masks, a few hundredths of a millisecond each, on the calling thread.
+
+    A thread beside the model's would take a core from it, and keep the interpreter's lock while it waits for one.
+    """
 
     def __init__(self) -> None:
-        self._direct = LLExecutor(num_threads=1)  # its own threads are not used: their stacks are small
-        self._width = max(1, (os.cpu_count() or 1) // 4)  # the model has the other cores
-        self._threads = deep_threads(self._width, "grammar-masks")
+        self._direct = LLExecutor(num_threads=1)  # for one matcher it does the work itself
 
-    def begin(self, rows: Sequence[Row]) -> Masking | None:
-        """Start on the masks of ``rows``; None where no grammar is followed. Their grammars rest until it has ended."""
-        followed = [row for row in rows if row.request.grammar is not None]
-        if not followed:
-            return None
-        shares = [followed[i :: self._width] for i in range(min(self._width, len(followed)))]
-        return Masking([self._threads.submit(self._compute, share) for share in shares])
-
-    def close(self) -> None:
-        """Stop the threads."""
-        self._threads.shutdown(wait=False)
-
-    def _compute(self, rows: Sequence[Row]) -> Masks:
+    def compute(self, rows: Sequence[Row]) -> Masks:
+        """The masks of ``rows``, of those that follow a grammar."""
         masks = Masks({}, {})
         for row in rows:
-            started = time.monotonic()
-            words = self._words(row)
-            slow = time.monotonic() - started > MAX_SECONDS * len(words)
-            self._finish(row, words, masks, slow=slow)
+            if row.request.grammar is not None:
+                started = time.monotonic()
+                words = self._words(row)
+                slow = time.monotonic() - started > MAX_SECONDS * len(words)
+                self._finish(row, words, masks, slow=slow)
         return masks
 
     def _words(self, row: Row) -> NDArray[np.uint32]:
@@ -98,19 +85,3 @@ class Masker:
         elif not found[0].any():
             masks.stuck[request.request_id] = NOTHING_FITS
         masks.rows[request.request_id] = [mask if mask.any() else ~mask for mask in found]
-
-
-class Masking:
-    """Masks on their way."""
-
-    def __init__(self, shares: Sequence[Future[Masks]]) -> None:
-        self._shares = shares
-
-    def result(self) -> Masks:
-        """All of them, once they are there."""
-        masks = Masks({}, {})
-        for share in self._shares:
-            part = share.result()
-            masks.rows.update(part.rows)
-            masks.stuck.update(part.stuck)
-        return masks

@@ -87,8 +87,9 @@ class Sampler:
             tokens = _choose(processed, *argmax(processed), requests, ahead)
         elif changed:  # the others' rows are not touched, nor copied
             kept = logits[changed]
-            logits[changed] = process_logits(kept, [requests[i] for i in changed], [masks[i] for i in changed if masks])
-            best[changed], tokens[changed] = argmax(logits[changed])
+            processed = process_logits(kept, [requests[i] for i in changed], [masks[i] for i in changed if masks])
+            best[changed], tokens[changed] = argmax(processed)
+            logits[changed] = processed
             tokens = _choose(logits, best, tokens, requests, ahead)
             logits[changed] = kept
         else:
