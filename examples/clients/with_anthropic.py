@@ -42,7 +42,7 @@ def count() -> int:
 def call_a_tool() -> str:
     """A tool is called, and the message goes on from its result."""
     asked = client.messages.create(
-        model=MODEL, max_tokens=64, messages=QUESTION, tools=[TOOL], tool_choice={"type": "any"}
+        model=MODEL, max_tokens=256, messages=QUESTION, tools=[TOOL], tool_choice={"type": "any"}
     )
     assert asked.stop_reason == "tool_use"
     calls = [block for block in asked.content if block.type == "tool_use"]

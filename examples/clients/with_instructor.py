@@ -23,7 +23,7 @@ def ask(mode: instructor.Mode) -> Weather:
     """The answer as an object, asked for in the way of ``mode``."""
     client = instructor.from_openai(openai.OpenAI(base_url=f"{URL}/v1", api_key=API_KEY), mode=mode)
     return client.chat.completions.create(
-        model=MODEL, messages=QUESTION, response_model=Weather, max_tokens=64, max_retries=0
+        model=MODEL, messages=QUESTION, response_model=Weather, max_tokens=256, max_retries=0
     )
 
 

@@ -12,7 +12,7 @@ from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from pydantic import BaseModel
 
 QUESTION = "What is the weather in Paris?"
-chat = ChatOpenAI(model=MODEL, base_url=f"{URL}/v1", api_key=API_KEY, max_tokens=64, temperature=0)
+chat = ChatOpenAI(model=MODEL, base_url=f"{URL}/v1", api_key=API_KEY, max_tokens=256)
 
 
 class Weather(BaseModel):

@@ -41,7 +41,7 @@ def stream() -> str:
 def tools() -> str:
     """A tool is called."""
     answer = litellm.completion(
-        f"openai/{MODEL}", QUESTION, tools=[TOOL], tool_choice="required", max_tokens=64, **SERVER
+        f"openai/{MODEL}", QUESTION, tools=[TOOL], tool_choice="required", max_tokens=256, **SERVER
     )
     return str(answer.choices[0].message.tool_calls[0].function.arguments)
 

@@ -57,7 +57,7 @@ def stream() -> str:
 
 def parse() -> Weather:
     """An answer of a given form, as an object."""
-    answer = client.chat.completions.parse(model=MODEL, messages=QUESTION, response_format=Weather, max_tokens=64)
+    answer = client.chat.completions.parse(model=MODEL, messages=QUESTION, response_format=Weather, max_tokens=256)
     parsed = answer.choices[0].message.parsed
     assert parsed is not None
     return parsed
@@ -66,7 +66,7 @@ def parse() -> Weather:
 def parse_a_stream() -> Weather:
     """The same as it comes, with the helper that puts it together."""
     with client.chat.completions.stream(
-        model=MODEL, messages=QUESTION, response_format=Weather, max_tokens=64
+        model=MODEL, messages=QUESTION, response_format=Weather, max_tokens=256
     ) as events:
         text = "".join(event.delta for event in events if event.type == "content.delta")
         message = events.get_final_completion().choices[0].message
@@ -78,7 +78,7 @@ def parse_a_stream() -> Weather:
 def call_a_tool() -> str:
     """A tool is called, and the answer goes on from its result."""
     asked = client.chat.completions.create(
-        model=MODEL, messages=QUESTION, tools=[TOOL], tool_choice="required", max_tokens=64
+        model=MODEL, messages=QUESTION, tools=[TOOL], tool_choice="required", max_tokens=256
     )
     message = asked.choices[0].message
     assert message.tool_calls
@@ -101,7 +101,7 @@ def responses() -> Weather:
     assert text.status in ("completed", "incomplete")
     assert {"response.created", "response.output_text.delta"} <= kinds
     parsed = client.responses.parse(
-        model=MODEL, input="What is the weather in Paris?", text_format=Weather, max_output_tokens=64
+        model=MODEL, input="What is the weather in Paris?", text_format=Weather, max_output_tokens=256
     ).output_parsed
     assert parsed is not None
     return parsed

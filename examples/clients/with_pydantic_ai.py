@@ -12,7 +12,7 @@ from pydantic_ai.providers.openai import OpenAIProvider
 
 QUESTION = "What is the weather in Paris?"
 model = OpenAIChatModel(MODEL, provider=OpenAIProvider(base_url=f"{URL}/v1", api_key=API_KEY))
-SETTINGS = {"max_tokens": 64, "temperature": 0.0}
+SETTINGS = {"max_tokens": 256, "temperature": 0.0}
 
 
 class Weather(BaseModel):
