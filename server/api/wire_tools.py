@@ -36,6 +36,14 @@ class FunctionDefinition(Wire):
             raise ValueError("must have 1 to 128 letters, digits or characters of _ . : / -")
         return name
 
+    @field_validator("parameters")
+    @classmethod
+    def _check_parameters(cls, schema: dict[str, Any] | None) -> dict[str, Any] | None:
+        for key, kind, word in (("properties", dict, "an object"), ("required", list, "a list")):
+            if not isinstance((schema or {}).get(key, kind()), kind):
+                raise ValueError(f"{key} of the JSON schema must be {word}")
+        return schema
+
     @property
     def for_template(self) -> dict[str, Any]:
         """It as templates write it."""

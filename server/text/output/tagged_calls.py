@@ -101,10 +101,12 @@ def types_of(schema: Mapping[str, Any], key: str) -> set[str]:
     if not isinstance(prop, Mapping):
         return set()
     types: set[str] = set()
-    for one in (prop, *(prop.get("anyOf") or ()), *(prop.get("oneOf") or ())):
+    ways = [way for key in ("anyOf", "oneOf") if isinstance(prop.get(key), list) for way in prop[key]]
+    for one in (prop, *ways):
         if isinstance(one, Mapping):
             named = one.get("type")
-            types.update([named] if isinstance(named, str) else named if isinstance(named, list) else ())
+            listed = named if isinstance(named, list) else [named]
+            types.update(name for name in listed if isinstance(name, str))
     enum = prop.get("enum")
     if not types and isinstance(enum, list) and all(isinstance(value, str) for value in enum):
         return {"string"}

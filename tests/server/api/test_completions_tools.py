@@ -195,6 +195,8 @@ CALLING = {"role": "assistant", "tool_calls": [{"id": "a", "type": "function", "
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"tools": [{"type": "web_search"}]}, "tools[0]"),
     ({"tools": [{"type": "function", "function": {"name": "no name"}}]}, "tools[0].function.name"),
+    ({"tools": [{"function": {"name": "f", "parameters": {"properties": 3}}}]}, "tools[0].function.parameters"),
+    ({"tools": [{"function": {"name": "f", "parameters": {"required": "a"}}}]}, "tools[0].function.parameters"),
     ({"tools": [WEATHER, WEATHER]}, "tools"),
     ({"tools": [TIME] * 129}, "tools"),
     ({"tools": [{"function": {"name": "f", "description": "x" * 600_000}}]}, "tools"),

@@ -159,3 +159,12 @@ def test_values_in_python_are_json() -> None:
     text = "[g(a=[1, -2.5, true, None], b={'k': ('x',)}, c=nonsense(1), d='it\\'s')]"
     wanted = {"a": [1, -2.5, True, None], "b": {"k": ["x"]}, "c": "nonsense(1)", "d": "it's"}
     assert json.loads(parse("pythonic", [text]).calls[0].arguments) == wanted
+
+
+@pytest.mark.parametrize("schema", [{}, {"type": 3}, {"type": [3]}, {"anyOf": 3}, {"oneOf": [3]}, {"enum": 3}, True, 3])
+def test_a_schema_of_no_known_form_lets_a_value_be_what_it_spells(schema: Any) -> None:
+    options = CallOptions({"f": {"properties": {"a": schema}}}, lambda: "c0")
+    message = AssistantMessage()
+    parser = FORMATS["glm45"].parser(options)
+    message.add(parser.feed("<tool_call>f<arg_key>a</arg_key><arg_value>5</arg_value></tool_call>"))
+    assert message.calls == [ToolCall("c0", "f", '{"a": 5}')]
