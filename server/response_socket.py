@@ -16,23 +16,12 @@ import msgspec
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Scope
 from typing_extensions import override
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
+from wsproto.frame_protocol import CloseReason
+from wsproto.utilities import generate_accept_token
 
 from server.api.responses.socket import Recollection, error_event
-from server.websocket_frames import (
-    BAD_TEXT,
-    CLOSE,
-    GOING_AWAY,
-    NO_TEXT,
-    NORMAL,
-    PING,
-    PONG,
-    TEXT,
-    FrameError,
-    FrameReader,
-    accept_key,
-    close_frame,
-    frame,
-)
 
 LIFE_SECONDS = 3600.0
 MOST_WAITING = 4  # messages; no more is read while so many wait
@@ -47,14 +36,17 @@ class ResponseSocket(asyncio.Protocol):
         self._app = app
         self._scope = scope
         self._send_seconds = send_seconds
-        self._reader = FrameReader(most_bytes)
+        self._frames = Connection(ConnectionType.SERVER)
+        self._most_bytes = most_bytes
+        self._parts: list[str] = []  # of a message that is not whole
+        self._bytes = 0
         self._recollection = Recollection()
         self._waiting: deque[str] = deque()
         self._news = asyncio.Event()  # something waits, or the end has come
         self._writable = asyncio.Event()
         self._writable.set()
         self._gone = asyncio.Event()
-        self._ending: int | None = None  # the code to close with, after the turn
+        self._ending: CloseReason | None = None  # the code to close with, after the turn
         self._answering = False
         self.task: asyncio.Task[None] | None = None
         self.on_lost: Callable[[], None] = lambda: None
@@ -68,13 +60,11 @@ class ResponseSocket(asyncio.Protocol):
 
     @override
     def data_received(self, data: bytes) -> None:
-        try:
-            for opcode, payload in self._reader.feed(data):
-                self._take(opcode, payload)
-        except FrameError as error:
-            self._close(error.code, str(error))
-        except UnicodeDecodeError:
-            self._close(BAD_TEXT, "no UTF-8")
+        if self._transport.is_closing():
+            return
+        self._frames.receive_data(data)
+        for event in self._frames.events():
+            self._take(event)
 
     @override
     def pause_writing(self) -> None:
@@ -93,27 +83,36 @@ class ResponseSocket(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """The server ends: what is being answered may be, and nothing more."""
-        self._ending = GOING_AWAY
+        self._ending = CloseReason.GOING_AWAY
         self._news.set()
 
     # ---- inside ----
 
-    def _take(self, opcode: int, payload: bytes) -> None:
-        if opcode == PING:
-            self._transport.write(frame(PONG, payload))
-        elif opcode == CLOSE:
-            self._close(NORMAL)
-        elif opcode == TEXT:
-            self._waiting.append(payload.decode())
+    def _take(self, event: Event) -> None:
+        if isinstance(event, Ping):
+            self._transport.write(self._frames.send(event.response()))
+        elif isinstance(event, CloseConnection):  # also what is no frame
+            self._close(event.code, event.reason or "")
+        elif isinstance(event, BytesMessage):
+            self._close(CloseReason.UNSUPPORTED_DATA, "send text")
+        elif isinstance(event, TextMessage):
+            self._take_text(event)
+
+    def _take_text(self, event: TextMessage) -> None:
+        self._parts.append(event.data)
+        self._bytes += len(event.data.encode())
+        if self._bytes > self._most_bytes:
+            self._close(CloseReason.MESSAGE_TOO_BIG, "the message is too large")
+        elif event.message_finished:
+            self._waiting.append("".join(self._parts))
+            self._parts, self._bytes = [], 0
             self._news.set()
             if len(self._waiting) >= MOST_WAITING:
                 self._transport.pause_reading()
-        elif opcode != PONG:
-            raise FrameError(NO_TEXT, "send text")
 
     def _close(self, code: int, reason: str = "") -> None:
         if not self._transport.is_closing():
-            self._transport.write(close_frame(code, reason))
+            self._transport.write(self._frames.send(CloseConnection(code, reason)))
             self._transport.close()
 
     async def _run(self) -> None:
@@ -126,8 +125,8 @@ class ResponseSocket(asyncio.Protocol):
                 while not self._gone.is_set() and (text := await self._next()) is not None:
                     await self._turn(text)
         except TimeoutError:
-            self._ending = NORMAL
-        self._close(self._ending or NORMAL, "an hour is over" if self._ending == NORMAL else "")
+            self._close(CloseReason.NORMAL_CLOSURE, "an hour is over")
+        self._close(self._ending or CloseReason.NORMAL_CLOSURE)
 
     async def _next(self) -> str | None:
         """The next message; None when there will be none."""
@@ -154,7 +153,8 @@ class ResponseSocket(asyncio.Protocol):
             self._transport.close()
             return False
         lines = ["HTTP/1.1 101 Switching Protocols", "upgrade: websocket", "connection: upgrade"]
-        self._transport.write("\r\n".join([*lines, f"sec-websocket-accept: {accept_key(key)}", "", ""]).encode())
+        accepted = generate_accept_token(key.encode("latin-1")).decode()
+        self._transport.write("\r\n".join([*lines, f"sec-websocket-accept: {accepted}", "", ""]).encode())
         return True
 
     async def _turn(self, text: str) -> None:
@@ -185,7 +185,7 @@ class ResponseSocket(asyncio.Protocol):
     async def _say(self, text: bytes) -> None:
         if self._transport.is_closing():
             return
-        self._transport.write(frame(TEXT, text))
+        self._transport.write(self._frames.send(TextMessage(text.decode())))
         try:
             async with asyncio.timeout(self._send_seconds):
                 await self._writable.wait()
