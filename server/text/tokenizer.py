@@ -293,7 +293,7 @@ class TextProcessor:
 
     def token_id(self, token: str) -> int | None:
         """The id of a token by the name that the vocabulary has for it."""
-        return self._backend.token_to_id(token)  # type: ignore[no-any-return]
+        return self._backend.token_to_id(token)
 
     def special_token(self, text: str) -> int | None:
         """The special token that is written so, if there is one."""
