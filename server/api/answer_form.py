@@ -8,9 +8,9 @@ from typing_extensions import override
 
 from server.api.error_responses import ApiError
 from server.api.event_stream import DONE, event, event_parts, obfuscated
+from server.api.job import Job
 from server.api.large_answer import json_parts
 from server.api.outputs import Completion, TextDelta, Usage
-from server.api.prepare import Job
 from server.api.wire import SamplingBody
 
 

@@ -12,10 +12,11 @@ from server.api.answer_form import ChoiceFormat
 from server.api.auth import InferenceKey
 from server.api.body import json_body
 from server.api.context import ContextDep
+from server.api.job import Job, Prompt
 from server.api.large_answer import packed
 from server.api.logprobs import chat_logprobs, completion_logprobs, joined, prompt_logprobs, ranked_prompt
 from server.api.outputs import Completion, TextDelta, TokenEntry
-from server.api.prepare import Job, Prompt, chat_batch_job, chat_job, completion_job
+from server.api.prepare import chat_batch_job, chat_job, completion_job
 from server.api.respond import answer
 from server.api.stored_completions import kept_form
 from server.api.wire import ChatBatchBody, ChatCompletionBody, CompletionBody

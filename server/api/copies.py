@@ -11,7 +11,7 @@ import msgspec
 from server.adapter_key import AdapterKey
 from server.api.context import ServerContext
 from server.api.generation import Generation, Sequence
-from server.api.prepare import Job
+from server.api.job import Job
 from server.api.shadow import Answered
 from server.catalog.registry import Lease
 

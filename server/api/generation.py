@@ -12,8 +12,8 @@ from typing import Protocol, cast
 
 from server.api.context import Place, ServerContext
 from server.api.error_responses import GenerationError
+from server.api.job import Job, Prompt
 from server.api.outputs import Completion, TextDelta, TokenEntry, Usage
-from server.api.prepare import Job, Prompt
 from server.catalog.registry import Lease
 from server.engine.ipc.client import LONG_PROMPT, EngineClient
 from server.engine.messages import EngineRequest, FinishReason, RequestOutput, TokenLogprobs

@@ -7,8 +7,8 @@ from dataclasses import replace
 import msgspec
 
 from server.api.context import ServerContext
+from server.api.job import Job
 from server.api.output_form import FormFields
-from server.api.prepare import Job
 from server.text.grammars import behind_space
 
 

@@ -10,8 +10,8 @@ import asyncio
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,119 +20,16 @@ import msgspec
 from adapters.quoting import quote
 from server.adapter_key import AdapterKey
 from server.api.context import ServerContext
+from server.api.context_budget import ContextBudget, budget_for
 from server.api.conversation import Reading, reading_of, refuse_tools
+from server.api.job import Job, Prompt, Telling, TextOptions
 from server.api.wire import ChatBatchBody, ChatCompletionBody, CompletionBody, ModelBody, SamplingBody
 from server.catalog.registry import Registry
-from server.engine.messages import EngineRequest, SamplingParams, SpelledToken
+from server.engine.messages import SamplingParams
 from server.errors import InvalidRequestError
 from server.text.infilling import Infilling, encode_behind, find_infilling
-from server.text.output.parts import MessageParser
 from server.text.template_form import content_text
 from server.text.tokenizer import TextProcessor
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One prompt: its tokens, and its text as the client gave it (None when given as tokens).
-
-    ``echo`` is what of a conversation stands before its answer.
-    """
-
-    ids: list[int]
-    text: str | None = None
-    echo: str = ""
-
-
-@dataclass(frozen=True)
-class TextOptions:
-    """How output tokens become text. ``stop_reasons``: what the client calls the tokens that it lets end an output."""
-
-    stops: tuple[str, ...] = ()
-    include_stop: bool = False
-    skip_special_tokens: bool = True
-    shown: frozenset[int] = frozenset()
-    stop_reasons: Mapping[int, int | str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Telling:
-    """What an answer tells beside its text: the ids of all tokens, or those alone for names; the tier of service."""
-
-    token_ids: bool = False
-    ids_for_names: bool = False
-    service_tier: str | None = None
-
-
-@dataclass(frozen=True)
-class Job:
-    """``prompts`` times ``n`` sequences. ``model`` is the name the client used, ``adapter`` what it means.
-
-    ``tokenizer`` is the adapter's. ``tenant``, ``weight`` and ``priority`` are what the engine shares itself out by. It
-    ends at ``deadline``, by the event loop's clock.
-
-    ``started`` is perf_counter's. ``continues``: outputs go on from the prompt's text, and do not begin a text of
-    their own. ``prompt_logprobs``: as many likeliest tokens of each of the prompt are told. ``lists_end``: so is the
-    token that ends an output, among those of the output. ``make_parser``: outputs are messages, and are taken apart.
-    """
-
-    id: str
-    created: int
-    model: str
-    adapter: AdapterKey | None
-    fingerprint: str
-    prompts: list[Prompt]
-    n: int
-    sampling: SamplingParams
-    tokenizer: TextProcessor
-    started: float
-    text: TextOptions = field(default_factory=TextOptions)
-    echo: bool = False
-    cache_salt: str = ""
-    continues: bool = True
-    prompt_logprobs: int | None = None
-    lists_end: bool = False
-    make_parser: Callable[[], MessageParser] | None = None
-    tells: Telling = field(default_factory=Telling)
-    tenant: str = ""
-    weight: float = 1.0
-    priority: int = 0
-    deadline: float | None = None
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens of all prompts, each counted once."""
-        return sum(len(prompt.ids) for prompt in self.prompts)
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Which exact adapter version answers."""
-        return {"x-hotswap-adapter": str(self.adapter)} if self.adapter is not None else {}
-
-    def requests(self) -> list[EngineRequest]:
-        """One engine request per sequence; sequence i of a prompt has seed + i."""
-        added = self._added_tokens()
-        return [
-            EngineRequest(
-                request_id=f"{self.id}-{p * self.n + i}",
-                prompt_ids=prompt.ids,
-                sampling=msgspec.structs.replace(self.sampling, seed=(self.sampling.seed + i) % 2**64),
-                adapter=self.adapter,
-                cache_salt=self.cache_salt,
-                tenant=self.tenant,
-                weight=self.weight,
-                priority=self.priority,
-                added_tokens=added,
-            )
-            for p, prompt in enumerate(self.prompts)
-            for i in range(self.n)
-        ]
-
-    def _added_tokens(self) -> tuple[SpelledToken, ...]:
-        """What the engine has to know of an adapter's tokens to follow a grammar."""
-        if not self.sampling.grammar:
-            return ()
-        text = self.tokenizer
-        return tuple(SpelledToken(token.id, text.token_bytes(token.id), token.special) for token in text.added)
 
 
 def asked_model(registry: Registry, body: ModelBody) -> str:
@@ -151,105 +48,6 @@ def asked_model(registry: Registry, body: ModelBody) -> str:
 
 
 COMPLETION_TOKENS = 16  # OpenAI's default of completions
-MAX_LENGTH_CODE = "context_length_exceeded"
-MAX_CUT_CHARS = 2**20  # of a text of which only the end is kept: all of it has to be tokenised
-CHARS_A_TOKEN = 16  # hardly a text has more
-SEAM_TOKENS = 64  # at most so many are others where a text is cut
-
-
-@dataclass(frozen=True)
-class ContextBudget:
-    """How many positions a sequence has: ``limit`` in all, ``virtual`` of them the adapter's own; and what goes there.
-
-    ``text`` is the adapter's tokenizer, ``vocab_size`` the token ids it knows. Of a prompt longer than ``keep`` only
-    its end is read, or its beginning.
-    """
-
-    limit: int
-    virtual: int
-    field_name: str  # what the client called its input
-    text: TextProcessor
-    vocab_size: int
-    keep: int | None = None
-    keeps_end: bool = True
-
-    async def encode(self, text: str, *, add_special_tokens: bool) -> Prompt:
-        """The tokens of ``text``. Raises InvalidRequestError when they do not fit, or are none."""
-        self._check_cut(text)
-        await self._refuse_hopeless(text)
-        ids = await self.text.encode_off_loop(text, add_special_tokens=add_special_tokens)
-        if not ids:
-            if self.text.bos_token_id is None:
-                raise InvalidRequestError(f"the {self.field_name} holds no tokens", param=self.field_name)
-            ids = [self.text.bos_token_id]
-        self.check_known(ids)
-        return self.cut(Prompt(ids, text))
-
-    def cut(self, prompt: Prompt) -> Prompt:
-        """What of ``prompt`` is read. The text of one that is cut is that of its tokens."""
-        if not self.keep or len(prompt.ids) <= self.keep:
-            return prompt
-        return Prompt(prompt.ids[-self.keep :] if self.keeps_end else prompt.ids[: self.keep])
-
-    def _check_cut(self, text: str) -> None:
-        if self.keep is not None and len(text) > MAX_CUT_CHARS:
-            raise InvalidRequestError(
-                f"a text that is cut (`truncate_prompt_tokens`) may have at most {MAX_CUT_CHARS} characters, and the "
-                f"{self.field_name} has {len(text)}; send its end",
-                param=self.field_name,
-            )
-
-    async def _refuse_hopeless(self, text: str) -> None:
-        """Spare the work on a text that can never fit: what its beginning alone comes to says so."""
-        self.check(self.text.fewest_tokens(text), 0, at_least=True)
-        if len(text) > (enough := self.limit * CHARS_A_TOKEN + SEAM_TOKENS):
-            ids = await self.text.encode_off_loop(text[:enough], add_special_tokens=False)
-            self.check(len(ids) - SEAM_TOKENS, 0, at_least=True)
-
-    def check_known(self, ids: list[int]) -> None:
-        """Raise InvalidRequestError for a token that the adapter does not know."""
-        if (highest := max(ids)) >= self.vocab_size:
-            message = f"{self.field_name}: token id {highest} is not in the vocabulary of {self.vocab_size}"
-            raise InvalidRequestError(message, param=self.field_name)
-
-    def check(self, prompt_tokens: int, completion_tokens: int, *, at_least: bool = False) -> None:
-        """Raise InvalidRequestError, in OpenAI's words, when a prompt and its completion do not fit."""
-        if at_least and self.keep is not None:
-            return  # it will be cut
-        need = 1 if completion_tokens else 0  # a completion of one token must fit, a scored prompt may fill all
-        if prompt_tokens + self.virtual + need > self.limit:
-            count = f"at least {prompt_tokens}" if at_least else str(prompt_tokens)
-            raise self._too_long(
-                f"your {self.field_name} resulted in {count} tokens{self._of_adapter()}", self.field_name
-            )
-        if prompt_tokens + self.virtual + completion_tokens > self.limit:
-            total = prompt_tokens + completion_tokens
-            raise self._too_long(
-                f"you requested {total} tokens ({prompt_tokens} in the {self.field_name}, {completion_tokens} in the "
-                f"completion){self._of_adapter()}",
-                f"{self.field_name} or completion",
-            )
-
-    def cutting(self, body: SamplingBody, completion_tokens: int) -> ContextBudget:
-        """For the prompts of ``body``, which may ask to keep their ends or beginnings; -1 keeps as much as fits."""
-        keep = body.truncate_prompt_tokens
-        keep = max(self.left(completion_tokens), 1) if keep == -1 else keep
-        return replace(self, keep=keep, keeps_end=body.truncation_side != "right")
-
-    def left(self, prompt_tokens: int) -> int:
-        """Positions for the completion."""
-        return self.limit - self.virtual - prompt_tokens
-
-    def _of_adapter(self) -> str:
-        return f", and the adapter itself takes {self.virtual}" if self.virtual else ""
-
-    def _too_long(self, what: str, reduce: str) -> InvalidRequestError:
-        return InvalidRequestError(
-            f"This model's maximum context length is {self.limit} tokens. However, {what}. "
-            f"Please reduce the length of the {reduce}.",
-            param=self.field_name,
-            code=MAX_LENGTH_CODE,
-        )
 
 
 async def chat_job(context: ServerContext, body: ChatCompletionBody, adapter: AdapterKey | None, started: float) -> Job:
@@ -359,14 +157,6 @@ async def completion_job(
     sampling = _sampling(body, max_tokens, body.logprobs, ends)
     sampling = _with_texts(sampling, budget, body)
     return _job(context, body, adapter, prompts, sampling, prefix="cmpl", started=started, echo=bool(body.echo))
-
-
-def budget_for(context: ServerContext, adapter: AdapterKey | None, field_name: str) -> ContextBudget:
-    """The positions of one sequence: what the base allows and the KV cache can hold."""
-    info = context.engine.info
-    virtual = context.registry.leased(adapter).num_virtual_tokens if adapter else 0
-    limit = min(info.max_model_len, info.num_kv_blocks * info.block_size)
-    return ContextBudget(limit, virtual, field_name, context.text_of(adapter), context.vocab_size(adapter))
 
 
 def _infilling(budget: ContextBudget) -> Infilling:

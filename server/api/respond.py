@@ -24,10 +24,10 @@ from server.api.copies import answer_copy
 from server.api.error_responses import ApiError
 from server.api.event_stream import NOT_TAKEN, ClientGone, EventStream, until_gone, with_errors
 from server.api.generation import Generation, running
+from server.api.job import Job
 from server.api.large_answer import LargeAnswer, counted
 from server.api.leasing import count_error, leased
 from server.api.output_grammar import held_to_form
-from server.api.prepare import Job
 from server.api.shadow import Answered
 from server.api.sharing import deadline_of, settled, share_of
 from server.api.wire import SamplingBody

@@ -18,10 +18,10 @@ from server.adapter_key import AdapterKey
 from server.api.auth import Caller
 from server.api.context import ServerContext
 from server.api.generation import Generation
+from server.api.job import Job
 from server.api.limits import RequestTicket, Subject, merged
 from server.api.pooling.job import PooledJob
 from server.api.pooling.wire import PooledBody
-from server.api.prepare import Job
 from server.api.wire import MAX_TIMEOUT, ChatCompletionBody, SamplingBody
 from server.catalog.versions import NameSettings
 from server.errors import InvalidRequestError, RequestTimeoutError

@@ -16,8 +16,8 @@ from server.api.body import json_body
 from server.api.context import ContextDep, ServerContext
 from server.api.error_responses import ApiError, json_response
 from server.api.files import page_body
+from server.api.job import Job
 from server.api.outputs import Completion, TextDelta, Usage
-from server.api.prepare import Job
 from server.api.responses.body import Metadata, check_metadata
 from server.api.wire import MAX_MODEL_CHARS, ChatCompletionBody, SamplingBody
 from server.api.wire_fields import Wire

@@ -14,9 +14,9 @@ from server.api.answer_form import AnswerForm, EventWriter, entries
 from server.api.anthropic_messages.errors import error_body
 from server.api.error_responses import ApiError
 from server.api.event_stream import event
+from server.api.job import Job
 from server.api.large_answer import json_parts
 from server.api.outputs import Completion, TextDelta, Usage
-from server.api.prepare import Job
 from server.api.wire import SamplingBody
 from server.text.output.parts import AssistantMessage, Part, ReasoningDelta, ToolCallBegin, ToolCallDelta
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 
 from server.adapter_key import AdapterKey
 from server.api.context import ServerContext
+from server.api.context_budget import ContextBudget, budget_for
+from server.api.job import Prompt
 from server.api.pooling.wire import InputBody, PooledBody
-from server.api.prepare import ContextBudget, Prompt, budget_for
 from server.engine.messages import EngineRequest, PoolingParams, SamplingParams
 from server.errors import InvalidRequestError
 

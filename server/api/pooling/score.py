@@ -17,11 +17,11 @@ from server.adapter_key import AdapterKey
 from server.api.auth import InferenceKey
 from server.api.body import json_body
 from server.api.context import ContextDep, ServerContext
+from server.api.context_budget import ContextBudget
 from server.api.pooling.job import PooledJob, budget_of, check_count, check_served, encoded, encoded_pair, make_job
 from server.api.pooling.run import PooledOutputs, answer
 from server.api.pooling.vectors import as_read, head_of, head_params, trained_pooling
 from server.api.pooling.wire import PooledBody, RerankBody, ScoreBody
-from server.api.prepare import ContextBudget
 from server.engine.messages import PoolingParams
 from server.errors import InvalidRequestError
 

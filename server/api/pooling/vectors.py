@@ -10,8 +10,8 @@ from adapters.package.head import PackageHead
 from adapters.quoting import quote
 from server.adapter_key import AdapterKey
 from server.api.context import ServerContext
+from server.api.job import Prompt
 from server.api.pooling.wire import VectorBody
-from server.api.prepare import Prompt
 from server.engine.messages import Pooling, PoolingParams
 from server.errors import InvalidRequestError
 

@@ -14,9 +14,11 @@ from server.api.answer_form import AnswerForm, EventWriter
 from server.api.auth import InferenceKey
 from server.api.body import json_body
 from server.api.context import ContextDep, ServerContext
+from server.api.context_budget import MAX_LENGTH_CODE
+from server.api.job import Job
 from server.api.large_answer import json_parts
 from server.api.outputs import Completion, Usage
-from server.api.prepare import MAX_LENGTH_CODE, Job, chat_job
+from server.api.prepare import chat_job
 from server.api.renaming import told_as
 from server.api.respond import answer
 from server.api.responses.body import PromptBody

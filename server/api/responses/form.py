@@ -11,10 +11,10 @@ from typing_extensions import override
 from server.api.answer_form import AnswerForm, EventWriter, entries
 from server.api.error_responses import ApiError
 from server.api.event_stream import event
+from server.api.job import Job
 from server.api.large_answer import json_parts, packed
 from server.api.logprobs import chat_logprobs
 from server.api.outputs import Completion, TextDelta, Usage
-from server.api.prepare import Job
 from server.api.responses.body import ResponseBody
 from server.api.responses.outputs import Event, OutputItems, new_id, parts_of
 from server.api.wire import SamplingBody

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from server.adapter_key import AdapterKey
 from server.api.context import ServerContext
-from server.api.prepare import MAX_LENGTH_CODE, Job, chat_job
+from server.api.context_budget import MAX_LENGTH_CODE
+from server.api.job import Job
+from server.api.prepare import chat_job
 from server.api.wire import ChatCompletionBody
 from server.api.wire_conversation import ChatMessage
 from server.errors import InvalidRequestError

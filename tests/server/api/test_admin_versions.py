@@ -15,7 +15,8 @@ import httpx
 import openai
 import pytest
 
-from server.api.prepare import Job, asked_model, completion_job
+from server.api.job import Job
+from server.api.prepare import asked_model, completion_job
 from server.api.wire import CompletionBody
 from server.engine.messages import RequestOutput
 from tests.server.api.support import BASE, STEADY, answer, archive, error_of, wanted

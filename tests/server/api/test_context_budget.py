@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from adapters.package.added_tokens import AddedToken
-from server.api.prepare import CHARS_A_TOKEN, SEAM_TOKENS, ContextBudget
+from server.api.context_budget import CHARS_A_TOKEN, SEAM_TOKENS, ContextBudget
 from server.errors import InvalidRequestError
 from server.text.tokenizer import TextProcessor
 from tests.factory import VOCAB_SIZE, make_tokenizer
