@@ -24,7 +24,7 @@ from server.adapter_key import AdapterKey, order_of
 from server.engine.messages import TokenLogprobs
 from server.engine.pooling import Rows
 from server.engine.request import Request
-from server.engine.sampling.masks import Masker, Row
+from server.engine.sampling.masks import GrammarSampler, Row
 from server.engine.sampling.sampler import NonFiniteLogitsError, Sampler, token_logprobs, token_ranks
 from server.engine.scheduler import SchedulerOutput
 from server.model.host_tier import HostTier
@@ -168,14 +168,9 @@ class Batch:
     prompt_rows: list[range]
 
     @property
-    def sampling(self) -> list[Request]:
-        """The requests of ``sample_rows``."""
-        return [work.request for work in self.work for _ in range(work.num_samples)]
-
-    @property
-    def ahead(self) -> list[int]:
-        """How many drafted tokens stand before those to be chosen in ``sample_rows``."""
-        return [i for work in self.work for i in range(work.num_samples)]
+    def samples(self) -> list[Row]:
+        """Whose tokens are to be chosen by ``sample_rows``."""
+        return [Row(work.request, tuple(work.draft)) for work in self.work if work.samples]
 
 
 def scheduled_work(output: SchedulerOutput, requests: dict[str, Request]) -> list[Work]:
@@ -246,8 +241,7 @@ class Executor:
     def __init__(self, runner: Runner, sampler: Sampler) -> None:
         self.passes = 0  # begun so far, to tell a long step from a hung one
         self._runner = runner
-        self._sampler = sampler
-        self._masker = Masker()
+        self._sampler = GrammarSampler(sampler)
 
     def run(self, work: Sequence[Work]) -> list[StepResult]:
         """Results in the order of ``work``. What raises is run again in halves, down to the single request.
@@ -271,16 +265,16 @@ class Executor:
     def _run(self, batch: Batch) -> list[StepResult]:
         self.passes += 1
         logits, hidden = self._runner.compute(batch.inputs)
-        masks = self._masker.compute([Row(work.request, work.draft) for work in batch.work if work.samples])
         every_row = len(batch.sample_rows) == len(logits)
-        sampled = self._sampler.sample(
-            logits if every_row else logits[batch.sample_rows], batch.sampling, batch.ahead, masks.of(batch.sampling)
+        sampled, stuck = self._sampler.sample(
+            logits if every_row else logits[batch.sample_rows],
+            batch.samples,
         )
         chosen = iter(zip(sampled.token_ids, sampled.logprobs, strict=True))
         vectors = iter(hidden)
         results = []
         for work, rows in zip(batch.work, batch.prompt_rows, strict=True):
-            if (reason := masks.stuck.get(work.request.request_id)) is not None:
+            if (reason := stuck.get(work.request.request_id)) is not None:
                 deque(islice(chosen, work.num_samples), maxlen=0)
                 results.append(StepResult(work, error=reason, is_refusal=True))
                 continue

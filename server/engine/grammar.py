@@ -39,6 +39,10 @@ class OutputGrammar:
         """How many of the drafted tokens may come next, one after the other."""
         return self.matcher.validate_tokens(list(draft))
 
+    def fits(self, token: int, draft: Sequence[int]) -> bool:
+        """Whether ``token`` may come behind ``draft``, as a part of what the grammar wants: it must have a text."""
+        return token < self.vocabulary.end and self.fitting([*draft, token]) == len(draft) + 1
+
     def take(self, token: int) -> bool:
         """Go on behind ``token``; False, and nothing has changed, where it may not come next."""
         return self.matcher.try_consume_tokens([token]) == 1

@@ -17,8 +17,8 @@ from server.engine.request import Request
 
 
 def needs_processing(request: Request) -> bool:
-    """Whether any of the changes concerns the request's next token."""
-    if request.history or request.bias or request.allowed is not None or request.bad_words or request.grammar:
+    """Whether any of the changes but that of a grammar concerns the request's next token."""
+    if request.history or request.bias or request.allowed is not None or request.bad_words:
         return True
     return bool(request.forbids_stop and request.stop_ids)
 

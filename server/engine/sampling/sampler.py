@@ -43,6 +43,7 @@ def token_ranks(logits: Tensor, token_ids: Sequence[int]) -> list[int]:
     return ranks
 
 
+_AGAIN = 0x5851F42D4C957F2D  # what a seed's second stream of random numbers differs by
 MIN_TEMPERATURE = 1e-5  # below it a float32 softmax is one-hot anyway
 
 
@@ -68,11 +69,14 @@ class Sampler:
         requests: Sequence[Request],
         ahead: Sequence[int] = (),
         masks: Sequence[Mask | None] = (),
+        *,
+        again: bool = False,
     ) -> SamplerOutput:
         """The next token of each of ``requests``, whose logits are the rows of ``logits`` [n, vocab] fp32.
 
         Where row i is for a token behind the request's draft, ``ahead[i]`` is how many of that stand before it.
-        ``masks[i]`` says what its grammar allows there; empty where nobody follows one.
+        ``masks[i]`` says what its grammar allows there; empty where nobody follows one. ``again``: what was drawn for
+        these rows does not count, and other random numbers are drawn by.
         Raises NonFiniteLogitsError when a row has NaN or +infinity, or nothing but -infinity.
         """
         if not requests:
@@ -81,35 +85,40 @@ class Sampler:
         if not bool(torch.isfinite(best).all()):
             raise NonFiniteLogitsError("logits are not finite")
         ahead = ahead or [0] * len(requests)
-        changed = [i for i, request in enumerate(requests) if needs_processing(request)]
+        masked = {i for i, mask in enumerate(masks) if mask is not None}
+        changed = [i for i, request in enumerate(requests) if i in masked or needs_processing(request)]
+        stream = _AGAIN if again else 0
         if len(changed) == len(requests):
             processed = process_logits(logits, requests, masks)
-            tokens = _choose(processed, *argmax(processed), requests, ahead)
+            tokens = _choose(processed, argmax(processed), requests, ahead, stream)
         elif changed:  # the others' rows are not touched, nor copied
             kept = logits[changed]
             processed = process_logits(kept, [requests[i] for i in changed], [masks[i] for i in changed if masks])
             best[changed], tokens[changed] = argmax(processed)
             logits[changed] = processed
-            tokens = _choose(logits, best, tokens, requests, ahead)
+            tokens = _choose(logits, (best, tokens), requests, ahead, stream)
             logits[changed] = kept
         else:
-            tokens = _choose(logits, best, tokens, requests, ahead)
+            tokens = _choose(logits, (best, tokens), requests, ahead, stream)
         token_ids: list[int] = tokens.tolist()
         return SamplerOutput(token_ids, _sample_logprobs(logits, token_ids, requests))
 
 
-def _choose(logits: Tensor, best: Tensor, tokens: Tensor, requests: Sequence[Request], ahead: Sequence[int]) -> Tensor:
-    """One token per row [n], with temperature by chance; ``tokens`` are the likeliest, ``best`` their logits."""
+def _choose(
+    logits: Tensor, likeliest: tuple[Tensor, Tensor], requests: Sequence[Request], ahead: Sequence[int], stream: int
+) -> Tensor:
+    """One token per row [n], with temperature by chance; ``likeliest`` are the largest logits and their tokens."""
+    best, tokens = likeliest
     rows = [i for i, r in enumerate(requests) if r.sampling.temperature > 0 and r.sampling.top_k != 1]
     if len(rows) == len(requests):
-        return _draw(logits, best, requests, ahead)
+        return _draw(logits, best, requests, ahead, stream)
     if rows:
         some, places = [requests[i] for i in rows], [ahead[i] for i in rows]
-        tokens[rows] = _draw(logits[rows], best[rows], some, places)
+        tokens[rows] = _draw(logits[rows], best[rows], some, places, stream)
     return tokens
 
 
-def _draw(logits: Tensor, best: Tensor, requests: Sequence[Request], ahead: Sequence[int]) -> Tensor:
+def _draw(logits: Tensor, best: Tensor, requests: Sequence[Request], ahead: Sequence[int], stream: int) -> Tensor:
     """One random token per row [n], each by its own parameters."""
     device = logits.device
     params = [r.sampling for r in requests]
@@ -120,7 +129,7 @@ def _draw(logits: Tensor, best: Tensor, requests: Sequence[Request], ahead: Sequ
         min_p=torch.tensor([p.min_p for p in params], device=device),
     )
     counters = [r.num_output_tokens + skipped for r, skipped in zip(requests, ahead, strict=True)]
-    uniform = torch.from_numpy(uniforms([p.seed for p in params], counters))
+    uniform = torch.from_numpy(uniforms([p.seed ^ stream for p in params], counters))
     return draw(logits, best, temperature, filters, uniform.to(device))
 
 

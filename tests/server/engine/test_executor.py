@@ -27,7 +27,7 @@ def test_rows_of_prompt_logprobs_and_samples() -> None:
     assert [s.logits_at for s in batch.inputs.sequences] == [[0, 1, 2], [0, 1, 2], [0]]
     assert batch.prompt_rows == [range(3), range(3, 5), range(6, 6)]
     assert batch.sample_rows == [5, 6]
-    assert [r.request_id for r in batch.sampling] == ["whole", "decode"]
+    assert [row.request.request_id for row in batch.samples for _ in range(1 + len(row.draft))] == ["whole", "decode"]
     assert batch.inputs.sequences[2].token_ids == [9]
     assert batch.inputs.sequences[2].start == 2
 
@@ -40,8 +40,14 @@ def test_rows_of_drafts() -> None:
     assert [s.token_ids for s in batch.inputs.sequences] == [[9, 5, 6], [9], [9, 7]]
     assert [s.logits_at for s in batch.inputs.sequences] == [[0, 1, 2], [0], [0, 1]]
     assert batch.sample_rows == list(range(6))
-    assert [r.request_id for r in batch.sampling] == ["a", "a", "a", "b", "c", "c"]
-    assert batch.ahead == [0, 1, 2, 0, 0, 1]
+    assert [row.request.request_id for row in batch.samples for _ in range(1 + len(row.draft))] == [
+        "a",
+        "a",
+        "a",
+        "b",
+        "c",
+        "c",
+    ]
 
 
 @pytest.mark.parametrize("right", range(4))
