@@ -137,7 +137,7 @@ def test_a_disk_that_is_full(
 ) -> None:
     caplog.set_level(logging.INFO, "server.audit")
     data_dir.mkdir()
-    with small_disk(data_dir, 400), live_server(base, data_dir) as live, live.http() as http:
+    with small_disk(data_dir, 540), live_server(base, data_dir) as live, live.http() as http:
         assert http.put("/v1/adapters/first", files=uploads["lora"]).status_code == 201
         before = answer(live, "first")
         large = {"file": uploads["lora"]["file"] + bytes(500_000)}

@@ -60,6 +60,33 @@ ROUTES = [
     ("PATCH", "/v1/keys/x", "admin"),
     ("DELETE", "/v1/keys/x", "admin"),
     ("POST", "/v1/keys/x/rotate", "admin"),
+    ("GET", "/v1/responses", "inference"),
+    ("POST", "/v1/responses", "inference"),
+    ("POST", "/v1/responses/compact", "inference"),
+    ("POST", "/v1/responses/input_tokens", "inference"),
+    ("GET", "/v1/responses/{response_id}", "inference"),
+    ("DELETE", "/v1/responses/{response_id}", "inference"),
+    ("GET", "/v1/responses/{response_id}/input_items", "inference"),
+    ("POST", "/v1/responses/{response_id}/cancel", "inference"),
+    ("POST", "/v1/messages", "inference"),
+    ("POST", "/v1/messages/count_tokens", "inference"),
+    ("GET", "/v1/chat/completions", "inference"),
+    ("POST", "/v1/chat/completions/batch", "inference"),
+    ("GET", "/v1/chat/completions/{completion_id}", "inference"),
+    ("POST", "/v1/chat/completions/{completion_id}", "inference"),
+    ("DELETE", "/v1/chat/completions/{completion_id}", "inference"),
+    ("GET", "/v1/chat/completions/{completion_id}/messages", "inference"),
+    ("POST", "/v1/embeddings", "inference"),
+    ("POST", "/v1/pooling", "inference"),
+    ("POST", "/v1/classify", "inference"),
+    ("POST", "/v1/score", "inference"),
+    ("POST", "/v1/rerank", "inference"),
+    ("POST", "/v2/rerank", "inference"),
+    ("GET", "/v1/tokenizer_info", "inference"),
+    ("GET", "/tokenizer_info", "inference"),
+    ("GET", "/load", "inference"),
+    ("GET", "/ping", "open"),
+    ("POST", "/ping", "open"),
     ("GET", "/health", "open"),
     ("GET", "/ready", "open"),
     ("GET", "/version", "open"),
@@ -107,7 +134,7 @@ def test_every_route_states_its_scope(locked: Live) -> None:
     for method, path in found:
         concrete = path.replace("{model:path}", BASE).replace("{name}", "x").replace("{id}", "x")
         refused = call(locked, method, concrete, None).status_code in REFUSED
-        assert refused == (path not in ("/health", "/ready", "/version"))
+        assert refused == (path not in ("/health", "/ready", "/version", "/ping"))
 
 
 @pytest.mark.parametrize(("method", "path", "scope"), ROUTES)

@@ -53,7 +53,9 @@ PARTED: list[Any] = [
 @pytest.mark.parametrize("content", PARTED)
 @pytest.mark.parametrize("role", ["system", "user", "assistant", "tool"])
 def test_content_reaches_a_template_of_parts(live: Live, role: str, content: Any) -> None:
-    read = prompt(live, [USER, {"role": role, "content": content}])
+    call = {"id": "c", "type": "function", "function": {"name": "mul", "arguments": "{}"}}
+    before = [USER, {"role": "assistant", "content": None, "tool_calls": [call]}] if role == "tool" else [USER]
+    read = prompt(live, [*before, {"role": role, "content": content, "tool_call_id": "c"}])
     assert f"<|im_start|>{role}\nIs it?<|im_end|>" in read
 
 
