@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
     lock = os.open(args.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)  # a run whose server was killed may live on for a moment
     os.set_inheritable(lock, True)  # it is held until the program ends
-    os.nice(NICENESS)
+    _give_way()
     if args.cores:
         with suppress(AttributeError, OSError):  # not on every system
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-args.cores :])
@@ -46,6 +46,19 @@ def main(argv: Sequence[str]) -> None:
     if (ionice := shutil.which("ionice")) is not None:
         command = [ionice, "-c", "3", *command]
     os.execvp(command[0], command)
+
+
+def _give_way() -> None:
+    """Have what nobody else wants of the cores.
+
+    Linux shares them between sessions first, which this is one of, and only within each by the niceness of processes:
+    see autogroups in sched(7).
+    """
+    os.nice(NICENESS)
+    with suppress(AttributeError, OSError):  # whoever else wakes up has the core at once
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    with suppress(OSError), open("/proc/self/autogroup", "w", encoding="ascii") as group:
+        group.write(str(NICENESS))
 
 
 def _end_with(parent: int) -> None:

@@ -23,6 +23,8 @@ def main() -> int:
     what = config["method"]["what"]
     (output.parent / "flags").write_text(" ".join(sys.argv[2:]))
     (output.parent / "nice").write_text(str(os.nice(0)))
+    if (group := Path("/proc/self/autogroup")).exists():
+        (output.parent / "group").write_text(group.read_text())
     (output.parent / "pid").write_text(str(os.getpid()))
     (output / "config.yaml").write_text("{}")
     stopped: list[int] = []
