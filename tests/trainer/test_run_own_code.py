@@ -50,7 +50,9 @@ def test_its_code_does_not_run_unless_it_is_trusted(base: Path, tmp_path: Path, 
     assert not any("tiny_" in name for name in set(sys.modules) - loaded), "the code ran"
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [one if one in {"lora", "prefix"} else pytest.param(one, marks=pytest.mark.slow) for one in METHODS]
+)
 def test_it_learns_and_is_served_as_peft_computes_it(base: Path, tmp_path: Path, method: str) -> None:
     result = train(make_config(tmp_path, base, TRUSTED, *METHODS[method], "max_steps=30", "exact_match_rows=2"))
     curve = losses(result)

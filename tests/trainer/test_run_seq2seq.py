@@ -35,7 +35,7 @@ METHODS = {
     "bottleneck": ["method=bottleneck", "bottleneck_size=8", "learning_rate=1e-2"],
     "freeze": ["method=freeze", "layers=1", "learning_rate=3e-3"],
 }
-OF_OTHERS = [("t5", "lora"), ("t5", "prefix"), ("mt5", "prefix-plain"), ("mt5", "prompt")]
+QUICK = ("lora", "prefix", "ia3")
 # They have something to say, and can learn in a few steps. Tied, and scaled down by the head: t5's must be larger.
 STDS = {name: {**support.STDS, "shared": 1.0 if name == "t5" else 0.3, "lm_head": 0.3} for name in support.BASES}
 
@@ -54,7 +54,14 @@ def base(once: Once) -> Base:
     return make
 
 
-@pytest.mark.parametrize(("name", "method"), [*(("flan-t5", method) for method in METHODS), *OF_OTHERS])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        *[("flan-t5", "lora"), ("flan-t5", "prefix"), ("flan-t5", "ia3"), ("t5", "lora"), ("mt5", "prompt")],
+        *(pytest.param("flan-t5", method, marks=pytest.mark.slow) for method in METHODS if method not in QUICK),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in (("t5", "prefix"), ("mt5", "prefix-plain"))),
+    ],
+)
 def test_it_learns_and_is_served_as_peft_computes_it(base: Base, tmp_path: Path, name: str, method: str) -> None:
     result = train(make_config(tmp_path, base(name), *METHODS[method], "max_steps=30"))
     curve = losses(result)
@@ -74,7 +81,9 @@ def test_it_learns_and_is_served_as_peft_computes_it(base: Base, tmp_path: Path,
     driver.engine.close()
 
 
-@pytest.mark.parametrize("method", ["lora", "prefix", "prompt", "p_tuning"])
+@pytest.mark.parametrize(
+    "method", ["lora", "prefix", *(pytest.param(one, marks=pytest.mark.slow) for one in ("prompt", "p_tuning"))]
+)
 def test_a_resumed_run_is_equal_to_the_last_bit(base: Base, tmp_path: Path, method: str) -> None:
     options = [*METHODS[method], "gradient_accumulation=2", "save_steps=4", "eval_steps=3", "exact_match_rows=2"]
     options += ["dropout=0.3"] if method == "lora" else []

@@ -240,7 +240,8 @@ def test_nothing_is_drafted_where_it_is_off(make_engine: MakeEngine, why: str) -
 
 @pytest.mark.skipif(native.variant() == native.TORCH, reason="torch's products depend on what is beside a row")
 @pytest.mark.parametrize(
-    "tight", [pytest.param(False, marks=pytest.mark.slow), pytest.param(True, marks=pytest.mark.numeric)]
+    "tight",
+    [pytest.param(False, marks=pytest.mark.slow), pytest.param(True, marks=[pytest.mark.slow, pytest.mark.numeric])],
 )
 def test_every_kind_to_the_last_bit(
     make_driver: Callable[..., Driver], tiny_adapters: Mapping[str, Path], tight: bool

@@ -103,6 +103,7 @@ def test_the_served_score_is_the_trained_one_and_the_server_is_stopped(run: RunR
     assert rows[0]["versus"]["scores"] == {"exact_match": 0.0}
 
 
+@pytest.mark.slow
 def test_quantization_and_template_of_training_are_those_of_serving(
     tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -86,6 +86,7 @@ def test_no_answer_is_one_line(
     assert not (folder / "run.yaml").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_it_asks_on_a_terminal(folder: Path, tiny_base: Path) -> None:
     ours, theirs = pty.openpty()

@@ -45,7 +45,10 @@ def write(path: Path, rows: int, letters: int) -> int:
 
 @pytest.mark.parametrize(
     ("rows", "size", "limit"),
-    [(3_000, 8, 20), pytest.param(75_000, 200, 50, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])],
+    [
+        pytest.param(3_000, 8, 20, marks=pytest.mark.slow),
+        pytest.param(75_000, 200, 50, marks=[pytest.mark.slow, pytest.mark.timeout(1200)]),
+    ],
 )
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, rows: int, size: int, limit: int) -> None:
     write(tmp_path / "small.jsonl", 20, 1_500)

@@ -41,6 +41,7 @@ def losses(output: Path) -> dict[int, float]:
     return {record["step"]: record["loss"] for record in read_metrics(output / "metrics.jsonl") if "loss" in record}
 
 
+@pytest.mark.slow
 def test_a_signal_saves_one_checkpoint_from_which_one_process_goes_on(tiny_base: Path, tmp_path: Path) -> None:
     options = ["method=lora", "dropout=0", "max_steps=60", "save_steps=60", "eval_steps=60"]
     config = make_config(tmp_path, tiny_base, *options)
