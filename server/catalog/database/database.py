@@ -33,6 +33,7 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
+        self._closed = False
         try:
             parsed = make_url(url)
             if parsed.drivername == "postgresql":
@@ -50,7 +51,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A connection that sees one state of the database. Raises CatalogUnavailableError."""
-        with _errors(), self._engine.connect() as connection:
+        with self._connection() as connection:
             yield connection
             connection.rollback()
 
@@ -60,7 +61,7 @@ class Database:
 
         Raises CatalogUnavailableError, or StoreFullError.
         """
-        with _errors(), self._engine.connect() as connection:
+        with self._connection() as connection:
             if connection.dialect.name == "sqlite":
                 connection.connection.execute("BEGIN IMMEDIATE")  # now, not at the first write: it might be too late
             yield connection
@@ -76,8 +77,18 @@ class Database:
                 _upgrade(connection, before, self.shown)
 
     def close(self) -> None:
-        """Let go of all connections."""
+        """Let go of all connections, of those that are in use once they are not."""
+        self._closed = True
         self._engine.dispose()
+
+    @contextmanager
+    def _connection(self) -> Iterator[Connection]:
+        with _errors(), self._engine.connect() as connection:
+            try:
+                yield connection
+            finally:
+                if self._closed:  # the pool that it goes back to is none that anybody closes
+                    connection.invalidate()
 
 
 def count_up(connection: Connection) -> int:

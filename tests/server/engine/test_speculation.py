@@ -135,10 +135,13 @@ def test_any_requests_in_any_mix(
     rng = random.Random(seed)
     config = {"max_num_batched_tokens": rng.choice([12, 64]), "max_num_seqs": rng.choice([2, 6])}
     config["prefix_caching"] = rng.random() < 0.7
+    scheduling = "fair" if seed % 2 else "fcfs"
     cases = [random_case(rng, f"r{i}") for i in range(24)]
     harnesses = {}
     for speculation in ("off", "auto"):
-        harness = harnesses[speculation] = make_engine(ToyRunner(num_blocks=24), speculation=speculation, **config)
+        harness = harnesses[speculation] = make_engine(
+            ToyRunner(num_blocks=24), speculation=speculation, scheduling=scheduling, **config
+        )
         load_all(harness, tmp_path, num_virtual_tokens=5)
     plain = run(harnesses["off"], cases)
     assert drafted(plain) == (0, 0)
@@ -148,7 +151,7 @@ def test_any_requests_in_any_mix(
     found = run(harnesses["auto"], cases, rng)
     assert {name: told(result) for name, result in found.items()} == {n: told(result) for n, result in plain.items()}
     count, accepted = drafted(found)
-    assert count > 15
+    assert count > 15 or (scheduling == "fair" and count > 0), "what others take of a step is measured time"
     assert accepted > 0 or mistakes == 1
     assert all(
         drafted({case.name: found[case.name]}) == (0, 0) for case in cases if not case.params.get("speculation", 1)
