@@ -113,17 +113,7 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
         )
     )
     registry = Registry(name, config.max_candidates, config.max_combined)
-    metrics = Metrics(
-        name,
-        stats=lambda: engine.stats,
-        restarts=lambda: engine.restarts,
-        resumed=lambda: engine.resumed,
-        versions=registry.counts,
-        stored=registry.stored,
-        shares=partial(_shares, registry),
-        max_adapters=config.metrics_adapters,
-        vllm=config.vllm_metrics,
-    )
+    metrics = _metrics(config, name, engine, registry)
     figures = CanaryFigures(registry)
     registry.on_fallback = partial(_fell_back, figures, metrics)
     store = _store(config, data_dir, engine)
@@ -168,6 +158,20 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
         watch=CanaryWatch(registry, control),
         shadows=Shadows(registry, engine, figures, metrics, seats=config.engine.max_num_seqs),
         version=version("hotswap"),
+    )
+
+
+def _metrics(config: ServerConfig, name: str, engine: ClientCore, registry: Registry) -> Metrics:
+    return Metrics(
+        name,
+        stats=lambda: engine.stats,
+        restarts=lambda: engine.restarts,
+        resumed=lambda: engine.resumed,
+        versions=registry.counts,
+        stored=registry.stored,
+        shares=partial(_shares, registry),
+        max_adapters=config.metrics_adapters,
+        vllm=config.vllm_metrics,
     )
 
 

@@ -45,8 +45,25 @@ class Telling:
     service_tier: str | None = None
 
 
+class Prompted:
+    """What is computed of ``prompts``, through ``adapter``."""
+
+    prompts: list[Prompt]
+    adapter: AdapterKey | None
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts, each counted once."""
+        return sum(len(prompt.ids) for prompt in self.prompts)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Which exact adapter version answers."""
+        return {"x-hotswap-adapter": str(self.adapter)} if self.adapter is not None else {}
+
+
 @dataclass(frozen=True)
-class Job:
+class Job(Prompted):
     """``prompts`` times ``n`` sequences. ``model`` is the name the client used, ``adapter`` what it means.
 
     ``tokenizer`` is the adapter's. ``tenant``, ``weight`` and ``priority`` are what the engine shares itself out by. It
@@ -79,16 +96,6 @@ class Job:
     weight: float = 1.0
     priority: int = 0
     deadline: float | None = None
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens of all prompts, each counted once."""
-        return sum(len(prompt.ids) for prompt in self.prompts)
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Which exact adapter version answers."""
-        return {"x-hotswap-adapter": str(self.adapter)} if self.adapter is not None else {}
 
     def requests(self) -> list[EngineRequest]:
         """One engine request per sequence; sequence i of a prompt has seed + i."""

@@ -127,7 +127,9 @@ class Following:
         for version in history.to_be_resident():
             if version.key == resident or self._is_served(version.key):
                 continue
-            await self._draining.cancel(version.key)
+            await self._draining.cancel(
+                version.key
+            )  # before the time limit: to break that off would leave it half done
             if not is_hot or version.key.version in history.candidates:
                 continue
             try:

@@ -17,8 +17,7 @@ Mask = NDArray[np.uint8]
 class OutputGrammar:
     """How far an output has come in its grammar.
 
-    Once all the grammar wants is there, ``is_complete``: nothing may follow. Its matcher is the stepping thread's, and
-    that of the thread that computes masks while a step runs.
+    Once all the grammar wants is there, ``is_complete``: nothing may follow. Its matcher is the stepping thread's.
     """
 
     def __init__(self, matcher: LLMatcher, vocabulary: Vocabulary) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from server.adapter_key import AdapterKey
 from server.api.context import ServerContext
 from server.api.context_budget import ContextBudget, budget_for
-from server.api.job import Prompt
+from server.api.job import Prompt, Prompted
 from server.api.pooling.wire import InputBody, PooledBody
 from server.engine.messages import EngineRequest, PoolingParams, SamplingParams
 from server.errors import InvalidRequestError
@@ -21,10 +21,10 @@ _NO_OUTPUT = SamplingParams(max_tokens=0)
 
 
 @dataclass(frozen=True)
-class PooledJob:
+class PooledJob(Prompted):
     """``prompts``, each of which makes a vector, or one for each token; ``model`` is the name the client used.
 
-    ``tenant``, ``weight``, ``priority`` and ``deadline`` as in ``server.api.prepare.Job``.
+    ``tenant``, ``weight``, ``priority`` and ``deadline`` as in ``server.api.job.Job``.
     """
 
     id: str
@@ -39,16 +39,6 @@ class PooledJob:
     weight: float = 1.0
     priority: int = 0
     deadline: float | None = None
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens of all prompts."""
-        return sum(len(prompt.ids) for prompt in self.prompts)
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Which exact adapter version answers."""
-        return {"x-hotswap-adapter": str(self.adapter)} if self.adapter is not None else {}
 
     def requests(self) -> Iterator[EngineRequest]:
         """One for each prompt, in their order."""
