@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,6 +75,16 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
         threading.Event().wait(0.002)
 
 
+def _what_runs(loops: list[asyncio.AbstractEventLoop]) -> str:
+    """The stacks of all threads and of all tasks: what a server that does not stop waits for."""
+    out = io.StringIO()
+    for ident, frame in sys._current_frames().items():
+        out.write(f"thread {ident}:\n{''.join(traceback.format_stack(frame)[-8:])}")
+    for task in (task for loop in loops for task in asyncio.all_tasks(loop)):
+        task.print_stack(file=out)
+    return out.getvalue()
+
+
 @contextmanager
 def live_server(
     base: Path,
@@ -104,4 +117,5 @@ def live_server(
     finally:
         server.should_exit = True
         thread.join(DEADLINE)
-        assert not thread.is_alive(), "the server did not stop"
+        if thread.is_alive():
+            raise AssertionError(f"the server did not stop:\n{_what_runs(loops)}")
