@@ -378,7 +378,6 @@ async def _start(
         context.trail.start()
         context.files.start()
         context.answers.start()
-        context.answers.start()
         await context.engine.start()
         context.metrics.set_info(context.version, context.engine.info)
         await poller.restore()
