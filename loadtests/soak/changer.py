@@ -248,8 +248,9 @@ class Changer:
         if after is None:
             return
         self._state = after
-        for other in self._site.servers:
-            await self._seen(other, answered if other is not server else None)
+        servers = self._site.servers
+        await asyncio.gather(*(self._seen(other, None if other is server else answered) for other in servers))
+        for other in servers:  # once all have seen it: what an answer takes is not what seeing it took
             await self._ask(other)
 
     async def _seen(self, server: Server, answered: float | None) -> None:
