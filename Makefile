@@ -22,7 +22,7 @@ NUMERIC = $(shell grep -rl --include='test_*.py' 'mark\.numeric' tests)
 .PHONY: help install hooks base demo serve loadtest soak bench bench-peers perplexity adapter-memory lint format test
 .PHONY: test-fast test-numeric-avx2 test-slow test-gpu
 .PHONY: endpoints test-clients test-conformance
-.PHONY: families method-results method-results-full versus-trl test-peers clean distclean
+.PHONY: families method-results method-results-full tool-calls versus-trl test-peers clean distclean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +78,9 @@ method-results: base ## methods side by side on published sets: make method-resu
 
 method-results-full: base ## the same at ten times the budget, on 1,000 test rows
 	$(BIN)/python -m benchmarks.method_results --budget 10 --rows 1000 --out method-results-full $(ARGS)
+
+tool-calls: base ## a LoRA trained to call tools, asked over HTTP: make tool-calls ARGS="--data FOLDER"
+	$(BIN)/python -m benchmarks.tool_calls $(ARGS)
 
 versus-trl: base ## our LoRA training beside TRL's: make versus-trl ARGS="--recipe snips --data FOLDER"
 	$(BIN)/python -m benchmarks.versus_trl $(ARGS)
