@@ -27,6 +27,7 @@ from server.api import (
     completions,
     error_responses,
     events,
+    file_uploads,
     files,
     fine_tuning,
     health,
@@ -64,6 +65,7 @@ from server.catalog.database.events import EventTable
 from server.catalog.database.files import FileTable
 from server.catalog.database.jobs import JobTable
 from server.catalog.database.keys import KeyTable
+from server.catalog.database.uploads import UploadTable
 from server.catalog.kept_answers import KeptAnswers
 from server.catalog.key_manager import KeyManager
 from server.catalog.lifecycle import AdapterLifecycle
@@ -76,6 +78,7 @@ from server.catalog.sources import SourceRules, Sources, folders_of
 from server.catalog.store import AdapterStore, ObjectStore
 from server.catalog.store.blobs import BlobStore
 from server.catalog.trail import Trail
+from server.catalog.uploads import MAX_PART_BYTES
 from server.catalog.watching import Watcher
 from server.collectors import JobCollector
 from server.config import DEFAULT_MODEL, EngineConfig
@@ -83,6 +86,7 @@ from server.engine.ipc.client import ClientCore
 from server.engine.ipc.process_client import ProcessEngineClient
 from server.errors import CatalogUnavailableError, EngineStartError, ServerError
 from server.files.library import FileLibrary
+from server.files.uploads import Uploads
 from server.fine_tuning.making import BaseFolder, make_fine_tuning
 from server.fine_tuning.workplace import Workplace
 from server.metrics import Metrics
@@ -127,8 +131,10 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
     engine.needed, engine.on_lost, engine.on_restart = residency.held, residency.lost, residency.engine_started
     engine.outage.on_recovery = metrics.engine_recovered
     control = CanaryControl(lifecycle, figures)
+    parts = UploadTable(database)
     library = FileLibrary(
         FileTable(database),
+        parts,
         BlobStore(data_dir / "files", config.artifacts, dict(config.artifacts_option)),
         ceil(config.max_files_gb * 1e9),
     )
@@ -147,6 +153,7 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
         keys=KeyManager(KeyTable(database), guarded=not config.admin_keys),
         trail=Trail(EventTable(database), days=config.event_days),
         files=library,
+        uploads=Uploads(parts, library, int(config.max_file_mb * 2**20)),
         batches=Batches(JobTable(database), library, Workplace(data_dir / "batches"), config.batch_concurrency),
         fine_tuning=tuning,
         answers=KeptAnswers(AnswerTable(database, config.max_answers), days=config.answer_days),
@@ -255,6 +262,7 @@ def _sandbox(config: ServerConfig) -> TemplateSandbox | None:
 
 OnStarted = Callable[[EngineStartError | None], None]
 UPLOAD_PATH = "/v1/adapters"
+FORM_BYTES = 64 * 2**10  # of a form, around the part of a file
 ROUTERS = (
     completions.router,
     stored_completions.router,
@@ -272,6 +280,7 @@ ROUTERS = (
     key_routes.router,
     events.router,
     files.router,
+    file_uploads.router,
     fine_tuning.router,
     batches.router,
     tokens.router,
@@ -351,12 +360,15 @@ def _body_rule(context: ServerContext) -> Callable[[str, str], BodyRule]:
     json = BodyRule(int(context.config.max_body_mb * 2**20))
     upload = BodyRule(int(context.config.max_upload_mb * 2**20), counted=False)
     file = BodyRule(int(context.config.max_file_mb * 2**20), counted=False)
+    part = BodyRule(min(MAX_PART_BYTES, file.limit) + FORM_BYTES, counted=False)
 
     def rule(method: str, path: str) -> BodyRule:
         if method == "PUT":
             return upload if path.startswith(UPLOAD_PATH) else json
         if method == "POST" and path.rstrip("/") == files.FILES_PATH:
             return file
+        if method == "POST" and file_uploads.PARTS_PATH.fullmatch(path):
+            return part
         return upload if method == "POST" and path.rstrip("/") == UPLOAD_PATH else json
 
     return rule

@@ -65,6 +65,9 @@ _EMBEDDING = record(
 _MODEL = record(id=TEXT, object=const("model"), created=COUNT, owned_by=TEXT)
 _ADAPTER = record(object=const("adapter"), name=TEXT, etag=TEXT, versions=many({"type": "object"}))
 _FILE = record(id=TEXT, object=const("file"), bytes=COUNT, created_at=COUNT, filename=TEXT, purpose=TEXT)
+_UPLOAD = record(
+    id=TEXT, object=const("upload"), bytes=COUNT, created_at=COUNT, expires_at=COUNT, status=TEXT, file=nullable(_FILE)
+)
 _DELETED = record(id=TEXT, deleted=SWITCH)
 _TOKENS = record(count=COUNT, max_model_len=nullable(COUNT), tokens=many(COUNT), token_strs=nullable(many(MAYBE_TEXT)))
 _EVENT = record(object=const("event"), id=COUNT, time=NUMBER, actor=TEXT, action=TEXT)
@@ -92,6 +95,12 @@ ANSWERS: dict[tuple[str, str], Schema] = {
     ("GET", "/v1/files"): listed(_FILE, has_more=SWITCH),
     ("GET", "/v1/files/{file_id}"): _FILE,
     ("DELETE", "/v1/files/{file_id}"): _DELETED,
+    ("POST", "/v1/uploads"): _UPLOAD,
+    ("POST", "/v1/uploads/{upload_id}/parts"): record(
+        id=TEXT, object=const("upload.part"), created_at=COUNT, upload_id=TEXT
+    ),
+    ("POST", "/v1/uploads/{upload_id}/complete"): _UPLOAD,
+    ("POST", "/v1/uploads/{upload_id}/cancel"): _UPLOAD,
     ("POST", "/tokenize"): _TOKENS,
     ("POST", "/v1/tokenize"): _TOKENS,
     ("POST", "/detokenize"): record(prompt=TEXT),

@@ -14,23 +14,16 @@ from server.api.auth import InferenceKey
 from server.api.body import json_body
 from server.api.context import BatchesDep, ContextDep
 from server.api.error_responses import ApiError, json_response
-from server.api.files import Cursor, page_body
+from server.api.files import Cursor, ExpiryBody, page_body
 from server.api.fine_tuning import Metadata
-from server.api.wire_fields import Integer, Wire
+from server.api.wire_fields import Wire
 from server.batches.batch import WINDOW_SECONDS, Batch, batch_data
-from server.catalog.files import MAX_EXPIRY, MIN_EXPIRY, Purpose
+from server.catalog.files import Purpose
 from server.errors import InvalidRequestError, NotFoundError
 
 router = APIRouter()
 Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"]
 Limit = Annotated[int, Query(ge=1, le=100)]
-
-
-class ExpiryBody(Wire):
-    """How long the files with the answers are kept."""
-
-    anchor: Literal["created_at"]
-    seconds: Annotated[Integer, Field(ge=MIN_EXPIRY, le=MAX_EXPIRY)]
 
 
 class BatchBody(Wire):

@@ -33,6 +33,7 @@ from server.catalog.trail import Trail
 from server.engine.ipc.client import EngineClient
 from server.errors import EngineUnavailableError, QueueFullError
 from server.files.library import FileLibrary
+from server.files.uploads import Uploads
 from server.fine_tuning.service import FineTuning
 from server.metrics import Metrics
 from server.settings import ServerConfig
@@ -164,6 +165,7 @@ class ServerContext:
     keys: KeyManager
     trail: Trail
     files: FileLibrary
+    uploads: Uploads
     answers: KeptAnswers
     fine_tuning: FineTuning
     background: BackgroundResponses
@@ -235,6 +237,7 @@ KeysDep = Annotated[KeyManager, _field("keys")]
 BatchesDep = Annotated[Batches, _field("batches")]
 FineTuningDep = Annotated[FineTuning, _field("fine_tuning")]
 FilesDep = Annotated[FileLibrary, _field("files")]
+UploadsDep = Annotated[Uploads, _field("uploads")]
 TrailDep = Annotated[Trail, _field("trail")]
 LifecycleDep = Annotated[AdapterLifecycle, _field("lifecycle")]
 TrafficDep = Annotated[CanaryControl, _field("traffic")]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
+from pydantic import Field
 from starlette.responses import FileResponse, Response
 
 from server.api.auth import FilesKey
 from server.api.context import ContextDep, FilesDep
 from server.api.error_responses import ApiError, json_response
-from server.api.uploads import Form, read_form
+from server.api.uploads import Form, UploadedFile, read_form
+from server.api.wire_fields import Integer, Wire
 from server.catalog.files import MADE_HERE, MAX_EXPIRY, MAX_FILENAME, MIN_EXPIRY, Purpose, file_data
 from server.catalog.store import disk_errors
 
@@ -21,6 +22,13 @@ FILES_PATH = "/v1/files"
 MAX_FILES_PAGE = 10_000
 UPLOADED = tuple(purpose.value for purpose in Purpose if purpose not in MADE_HERE)
 Cursor = Annotated[str | None, Query(max_length=64)]
+
+
+class ExpiryBody(Wire):
+    """How long a file is kept."""
+
+    anchor: Literal["created_at"]
+    seconds: Annotated[Integer, Field(ge=MIN_EXPIRY, le=MAX_EXPIRY)]
 
 
 @router.post(FILES_PATH, response_model=None)
@@ -34,8 +42,10 @@ async def create_file(caller: FilesKey, request: Request, context: ContextDep) -
                 request, place, "send the file as multipart/form-data, with the fields file and purpose"
             )
         purpose, seconds = read_purpose(form.fields.get("purpose")), _expiry(form)
-        name, path = _only_file(form)
-        record = await context.files.add(path, owner=caller.owner, filename=name, purpose=purpose, seconds=seconds)
+        file = only_file(form, "file")
+        record = await context.files.add(
+            file.path, owner=caller.owner, filename=shown_name(file.name), purpose=purpose, seconds=seconds
+        )
     finally:
         await asyncio.to_thread(store.discard, place)
     return json_response(file_data(record))
@@ -118,10 +128,14 @@ def _expiry(form: Form) -> float | None:
     return float(seconds)
 
 
-def _only_file(form: Form) -> tuple[str, Path]:
+def only_file(form: Form, field: str) -> UploadedFile:
+    """The one file that a form is to have, in ``field``. Raises ApiError."""
     if len(form.files) != 1:
-        said = "the form holds no file; send it in the field file" if not form.files else "send one file at a time"
-        raise ApiError(400, f"file: {said}", param="file")
-    file = form.files[0]
-    name = "".join(c for c in file.name if c.isprintable())[:MAX_FILENAME]
-    return name or "file", file.path
+        said = f"the form holds no file; send it in the field {field}" if not form.files else "send one file at a time"
+        raise ApiError(400, f"{field}: {said}", param=field)
+    return form.files[0]
+
+
+def shown_name(name: str) -> str:
+    """What a client calls a file, as it can be shown."""
+    return "".join(c for c in name if c.isprintable())[:MAX_FILENAME] or "file"

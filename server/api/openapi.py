@@ -23,6 +23,7 @@ from server.api.answer_schemas import ANSWERS, BYTES, ERROR, EVENT, MESSAGES_ERR
 from server.api.anthropic_messages.errors import MESSAGES_PATH
 from server.api.auth import open_to_all
 from server.api.error_responses import json_response
+from server.api.file_uploads import PARTS_PATH
 from server.api.files import FILES_PATH, UPLOADED
 from server.api.keys import RotationBody
 from server.api.leasing import SESSION_HEADER
@@ -67,6 +68,12 @@ _FILE = {
         "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
         "expires_after[seconds]": {"type": "integer", "minimum": MIN_EXPIRY, "maximum": MAX_EXPIRY},
     },
+}
+
+_PART = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {"data": {"type": "string", "format": "binary"}},
 }
 
 
@@ -126,6 +133,8 @@ def _complete(operation: dict[str, Any], method: str, route: APIRoute) -> None:
         operation["requestBody"] = {"required": True, "content": forms}
     elif route.path == FILES_PATH and method == "POST":
         operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": _FILE}}}
+    elif PARTS_PATH.fullmatch(route.path) and method == "POST":
+        operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": _PART}}}
     operation["responses"] = _responses(method, route, streams=_streams(body, operation))
     operation.setdefault("parameters", []).extend(_headers(method, route))
     if not any(dependency.call is open_to_all for dependency in route.dependant.dependencies):

@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from server.catalog.background import Background
 from server.catalog.database.asking import ask
 from server.catalog.database.files import FileQuery, FileTable
+from server.catalog.database.uploads import UploadTable
 from server.catalog.files import DAY_SECONDS, FileRecord, Purpose, new_file_id
 from server.catalog.store.blobs import BlobStore
-from server.errors import BudgetError, NotFoundError, ServerError
+from server.errors import BudgetError, InvalidRequestError, NotFoundError, ServerError
 from server.files.checks import check_file
 
 logger = logging.getLogger(__name__)
 BATCH_SECONDS = 30 * DAY_SECONDS  # that files of batches are kept, where their owners do not say otherwise
 EXPIRE_SECONDS = 60.0
+DROPPED_AT_ONCE = 100
+T = TypeVar("T")
 
 
 class UnknownFileError(NotFoundError):
@@ -30,10 +35,14 @@ class UnknownFileError(NotFoundError):
 
 
 class FileLibrary:
-    """Files in ``table``, and their content in ``blobs``: at most ``max_bytes`` of all (0: what fits)."""
+    """Files in ``table``, and their content in ``blobs``: at most ``max_bytes`` of all (0: what fits).
 
-    def __init__(self, table: FileTable, blobs: BlobStore, max_bytes: int) -> None:
+    The parts of ``uploads`` are kept and counted with them.
+    """
+
+    def __init__(self, table: FileTable, uploads: UploadTable, blobs: BlobStore, max_bytes: int) -> None:
         self._table = table
+        self._uploads = uploads
         self._blobs = blobs
         self._max_bytes = max_bytes
         self._changing = asyncio.Lock()  # content is not deleted while a file of the same content comes
@@ -67,31 +76,31 @@ class FileLibrary:
         """
         if check:
             await asyncio.to_thread(check_file, path, purpose)
-        if seconds is None and purpose is Purpose.BATCH:
-            seconds = BATCH_SECONDS
-        now = time.time()
-        record = FileRecord(
-            id=new_file_id(),
-            owner=owner,
-            filename=filename,
-            purpose=purpose,
-            nbytes=0,
-            sha256="",
-            created=now,
-            expires=None if seconds is None else now + seconds,
-        )
-        return await self._background.to_the_end(self._keep(path, record))
+        record = new_record(owner, filename, purpose, seconds)
+        return await self.keep(path, lambda digest, nbytes: self._table.add(with_content(record, digest, nbytes)))
 
-    async def _keep(self, path: Path, record: FileRecord) -> FileRecord:
+    async def keep(self, path: Path, write: Callable[[str, int], T], *, upload: str = "") -> T:
+        """Keep a copy of the content at ``path``, of which ``write``, told digest and size, keeps a record. It blocks.
+
+        ``upload`` is one whose parts go as it comes. Raises BudgetError, StoreError, and what ``write`` does.
+        """
+        return await self._background.to_the_end(self._keep(path, write, upload))
+
+    async def _keep(self, path: Path, write: Callable[[str, int], T], upload: str) -> T:
         async with self._changing:
-            await self._check_room((await asyncio.to_thread(path.stat)).st_size)
+            await self.check_room((await asyncio.to_thread(path.stat)).st_size, upload)
             digest, nbytes = await asyncio.to_thread(self._blobs.put, path)
-            return await ask(self._table.add, msgspec.structs.replace(record, sha256=digest, nbytes=nbytes))
+            try:
+                return await ask(write, digest, nbytes)
+            except InvalidRequestError:
+                await self._drop([digest])
+                raise
 
-    async def _check_room(self, nbytes: int) -> None:
+    async def check_room(self, nbytes: int, upload: str = "") -> None:
+        """Raise BudgetError where there is no room for ``nbytes`` more, also without the parts of ``upload``."""
         if not self._max_bytes:
             return
-        kept = await ask(self._table.total_bytes)
+        kept = await ask(self._table.total_bytes, upload)
         if kept + nbytes > self._max_bytes:
             raise BudgetError(
                 f"the file weighs {nbytes / 1e6:.1f} MB, and those kept {kept / 1e6:.1f} of "
@@ -116,7 +125,11 @@ class FileLibrary:
 
     async def path(self, record: FileRecord) -> Path:
         """Where its content can be read. Raises StoreError."""
-        return await asyncio.to_thread(self._blobs.path, record.sha256)
+        return await asyncio.to_thread(self.content, record.sha256)
+
+    def content(self, digest: str) -> Path:
+        """Where the content of that digest can be read. Blocks; raises StoreError."""
+        return self._blobs.path(digest)
 
     async def delete(self, record: FileRecord) -> None:
         """Forget a file, and its content if no other has that."""
@@ -124,13 +137,27 @@ class FileLibrary:
 
     async def _delete(self, record: FileRecord) -> None:
         async with self._changing:
-            if await ask(self._table.delete, record):
-                await asyncio.to_thread(self._blobs.remove, record.sha256)
+            await ask(self._table.delete, record)
+            await self._drop([record.sha256])
+
+    async def drop(self, digests: Collection[str]) -> None:
+        """Delete content that was a part's, where nothing else has it."""
+        await self._background.to_the_end(self._drop_some(list(digests)))
+
+    async def _drop_some(self, digests: Sequence[str]) -> None:
+        for start in range(0, len(digests), DROPPED_AT_ONCE):
+            async with self._changing:
+                await self._drop(digests[start : start + DROPPED_AT_ONCE])
+
+    async def _drop(self, digests: Collection[str]) -> None:
+        for digest in await ask(self._table.unused, digests):
+            await asyncio.to_thread(self._blobs.remove, digest)
 
     async def expire(self) -> None:
         """Delete what has expired."""
         for record in await ask(self._table.expired, time.time()):
             await self.delete(record)
+        await self.drop([part.sha256 for part in await ask(self._uploads.expire, time.time())])
 
     async def _run(self) -> None:
         while True:
@@ -141,3 +168,25 @@ class FileLibrary:
             except Exception:
                 logger.exception("files that have expired stay")
             await asyncio.sleep(EXPIRE_SECONDS)
+
+
+def new_record(owner: str, filename: str, purpose: Purpose, seconds: float | None) -> FileRecord:
+    """A file that is made now, its content not yet known; kept for ``seconds``, or as long as its purpose says."""
+    if seconds is None and purpose is Purpose.BATCH:
+        seconds = BATCH_SECONDS
+    now = time.time()
+    return FileRecord(
+        id=new_file_id(),
+        owner=owner,
+        filename=filename,
+        purpose=purpose,
+        nbytes=0,
+        sha256="",
+        created=now,
+        expires=None if seconds is None else now + seconds,
+    )
+
+
+def with_content(record: FileRecord, digest: str, nbytes: int) -> FileRecord:
+    """``record`` of a file whose content is known."""
+    return msgspec.structs.replace(record, sha256=digest, nbytes=nbytes)

@@ -1,14 +1,18 @@
-"""The table of files. Calls block; they raise CatalogUnavailableError."""
+"""The table of files, and what content is kept, theirs and that of parts of uploads.
+
+Calls block; they raise CatalogUnavailableError.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, delete, func, insert, select
+from sqlalchemy import Connection, Row, delete, func, insert, select, union_all
 
 from server.catalog.database.database import Database
-from server.catalog.database.tables import files
+from server.catalog.database.tables import files, upload_parts
 from server.catalog.files import FileRecord, Purpose
 
 
@@ -32,10 +36,7 @@ class FileTable:
     def add(self, record: FileRecord) -> FileRecord:
         """Keep ``record``; returns it with its number."""
         with self._database.writing() as connection:
-            values = msgspec.structs.asdict(record)
-            del values["number"]
-            added = connection.execute(insert(files).values(values).returning(files.c.number))
-            return msgspec.structs.replace(record, number=int(added.scalar_one()))
+            return add_file(connection, record)
 
     def get(self, id: str) -> FileRecord | None:
         """The file of that id."""
@@ -64,18 +65,34 @@ class FileTable:
                 _record(row) for row in connection.execute(select(files).where(files.c.expires <= now).limit(limit))
             ]
 
-    def delete(self, record: FileRecord) -> bool:
-        """Forget a file; whether no other has its content."""
+    def delete(self, record: FileRecord) -> None:
+        """Forget a file."""
         with self._database.writing() as connection:
             connection.execute(delete(files).where(files.c.id == record.id))
-            others = select(func.count()).where(files.c.sha256 == record.sha256)
-            return not connection.execute(others).scalar_one()
 
-    def total_bytes(self) -> int:
-        """What all of them weigh, equal content counted once."""
-        weights = select(func.max(files.c.nbytes).label("nbytes")).group_by(files.c.sha256).subquery()
+    def unused(self, digests: Collection[str]) -> set[str]:
+        """Those of ``digests`` whose content is no file's and no part's."""
+        used: set[str] = set()
+        with self._database.reading() as connection:
+            for table in (files, upload_parts):
+                used.update(connection.execute(select(table.c.sha256).where(table.c.sha256.in_(digests))).scalars())
+        return set(digests) - used
+
+    def total_bytes(self, without: str = "") -> int:
+        """What all files and parts weigh, but for parts of the upload ``without``; equal content is counted once."""
+        parts = select(upload_parts.c.sha256, upload_parts.c.nbytes).where(upload_parts.c.upload != without)
+        kept = union_all(select(files.c.sha256, files.c.nbytes), parts).subquery()
+        weights = select(func.max(kept.c.nbytes).label("nbytes")).group_by(kept.c.sha256).subquery()
         with self._database.reading() as connection:
             return int(connection.execute(select(func.coalesce(func.sum(weights.c.nbytes), 0))).scalar_one())
+
+
+def add_file(connection: Connection, record: FileRecord) -> FileRecord:
+    """Keep ``record`` in the transaction of ``connection``; returns it with its number."""
+    values = msgspec.structs.asdict(record)
+    del values["number"]
+    added = connection.execute(insert(files).values(values).returning(files.c.number))
+    return msgspec.structs.replace(record, number=int(added.scalar_one()))
 
 
 def _record(row: Row[Any]) -> FileRecord:

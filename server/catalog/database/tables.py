@@ -15,7 +15,7 @@ from sqlalchemy import (
     Text,
 )
 
-HEAD = "0004"  # the migration that these tables need
+HEAD = "0005"  # the migration that these tables need
 metadata = MetaData()
 Id = BigInteger().with_variant(Integer, "sqlite")  # which numbers rows itself only where they are an INTEGER
 
@@ -111,6 +111,32 @@ files = Table(
     Column("sha256", String(64), nullable=False, index=True),
     Column("created", Float, nullable=False),  # Unix seconds, as all times
     Column("expires", Float, nullable=True, index=True),
+)
+
+# Files that come in parts. The content of each part is in the store, by its digest, until they are put together.
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("owner", String(64), nullable=False, index=True),
+    Column("filename", String(255), nullable=False),
+    Column("purpose", String(32), nullable=False),
+    Column("nbytes", BigInteger, nullable=False),
+    Column("created", Float, nullable=False),
+    Column("expires", Float, nullable=False, index=True),
+    Column("seconds", Float, nullable=True),  # that the file is to be kept
+    Column("status", String(16), nullable=False),
+    Column("file", String(64), nullable=False),  # what it has become
+)
+
+upload_parts = Table(
+    "upload_parts",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("upload", String(64), nullable=False, index=True),
+    Column("nbytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False, index=True),
+    Column("created", Float, nullable=False),
 )
 
 # Work that goes on behind requests: fine-tuning jobs and batches. ``place`` is the data directory whose server does it,

@@ -18,6 +18,7 @@ import pytest
 from server.catalog.database.database import Database, sqlite_url
 from server.catalog.database.files import FileTable
 from server.catalog.database.jobs import JobTable
+from server.catalog.database.uploads import UploadTable
 from server.catalog.files import Purpose
 from server.catalog.jobs import JobRow
 from server.catalog.store.blobs import BlobStore
@@ -77,7 +78,7 @@ class Place:
 async def place(root: Path, what: str = "fast", running: int = 1, **limits: Any) -> AsyncIterator[Place]:
     database = Database(sqlite_url(root))
     database.migrate()
-    files = FileLibrary(FileTable(database), BlobStore(root / "files"), 0)
+    files = FileLibrary(FileTable(database), UploadTable(database), BlobStore(root / "files"), 0)
     published: dict[str, Path] = {}
 
     async def publish(name: str, package: Path) -> None:
