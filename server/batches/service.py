@@ -229,7 +229,12 @@ class Batches:
         while (reply := await self._send(endpoint, raw, row.owner)).status in BUSY:
             await asyncio.sleep(pause)
             pause = min(2 * pause, longest)
-        await asyncio.to_thread(answers.add, id, reply.status, reply.body, reply.request_id)
+        write = asyncio.to_thread(answers.add, id, reply.status, reply.body, reply.request_id)
+        writing = asyncio.create_task(write)
+        try:
+            await asyncio.shield(writing)
+        finally:
+            await asyncio.wait({writing})  # or the thread would write to a file that is read already
 
     async def _note(self, id: str, answers: Answers) -> None:
         """Say how far a batch is. Raises BatchCancelledError."""
