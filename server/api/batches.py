@@ -23,7 +23,7 @@ from server.errors import InvalidRequestError, NotFoundError
 
 router = APIRouter()
 Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"]
-Limit = Annotated[int, Query(ge=1, le=100)]
+Limit = Annotated[int, Query(ge=0, le=100)]
 
 
 class BatchBody(Wire):

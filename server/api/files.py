@@ -57,7 +57,7 @@ async def list_files(
     files: FilesDep,
     *,
     after: Cursor = None,
-    limit: Annotated[int, Query(ge=1, le=MAX_FILES_PAGE)] = MAX_FILES_PAGE,
+    limit: Annotated[int, Query(ge=0, le=MAX_FILES_PAGE)] = MAX_FILES_PAGE,
     order: Annotated[Literal["asc", "desc"], Query()] = "desc",
     purpose: Annotated[str | None, Query(max_length=32)] = None,
 ) -> Response:

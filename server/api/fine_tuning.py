@@ -41,7 +41,7 @@ JOBS_PATH = "/v1/fine_tuning/jobs"
 MAX_SUFFIX, MAX_PAIRS, MAX_KEY, MAX_VALUE = 64, 16, 64, 512
 MAX_EPOCHS, MAX_BATCH, MAX_MULTIPLIER, MAX_BETA = 50, 256, 100.0, 2.0
 _SUFFIX = re.compile(r"[A-Za-z0-9._-]*")
-Limit = Annotated[int, Query(ge=1, le=100)]
+Limit = Annotated[int, Query(ge=0, le=100)]
 
 
 def check_metadata(pairs: dict[str, str] | None) -> dict[str, str] | None:

@@ -121,7 +121,7 @@ async def list_completions(
     context: ContextDep,
     *,
     after: Annotated[str | None, Query(max_length=64)] = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    limit: Annotated[int, Query(ge=0, le=100)] = 20,
     order: Literal["asc", "desc"] = "asc",
     model: Annotated[str | None, Query(max_length=MAX_MODEL_CHARS)] = None,
 ) -> Response:
@@ -185,7 +185,7 @@ async def list_messages(
     completion_id: str,
     *,
     after: Annotated[str | None, Query(max_length=128)] = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    limit: Annotated[int, Query(ge=0, le=100)] = 20,
     order: Literal["asc", "desc"] = "asc",
 ) -> Response:
     """The messages that a stored chat completion answered."""

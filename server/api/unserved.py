@@ -201,4 +201,6 @@ def _is_off(name: str, body: Mapping[str, Any]) -> bool:
         return True
     if (ours := _OURS.get(name)) is not None and body.get(ours) == body[name]:
         return True
+    if name == "audio":  # how it sounds, beside what is to be made
+        return body.get("modalities") == ["text"]
     return name in _SWITCHES and "none" in (body.get("tool_choice"), body.get(_SWITCHES[name]))

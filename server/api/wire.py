@@ -130,7 +130,7 @@ class SamplingBody(ModelBody, FormFields):
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
     n: Integer | None = Field(None, ge=1, le=128)
-    best_of: Integer | None = Field(None, ge=1, le=128)
+    best_of: Integer | None = Field(None, ge=0, le=128)
     stop: str | Texts | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -192,7 +192,7 @@ class SamplingBody(ModelBody, FormFields):
 
     @model_validator(mode="after")
     def _check_best_of(self) -> SamplingBody:
-        if self.best_of is not None and self.best_of != (self.n or 1):
+        if self.best_of and self.best_of != (self.n or 1):
             raise ValueError("`best_of` is not supported other than equal to `n`; ask for `n` outputs and choose")
         return self
 

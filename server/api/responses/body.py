@@ -107,7 +107,7 @@ class ResponseBody(PromptBody):
     top_p: float | None = Field(None, ge=0, le=1)
     include: Annotated[list[str], Field(fail_fast=True, max_length=32)] | None = None
     top_logprobs: Integer | None = Field(None, ge=0, le=20)
-    max_tool_calls: Integer | None = Field(None, ge=1)
+    max_tool_calls: Integer | None = Field(None, ge=0)
     metadata: Metadata | None = None
     store: bool | None = None
     background: bool | None = None

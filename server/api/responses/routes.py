@@ -166,7 +166,7 @@ async def list_input_items(
     response_id: str,
     *,
     after: Annotated[str | None, Query(max_length=MAX_ID)] = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    limit: Annotated[int, Query(ge=0, le=100)] = 20,
     order: Literal["asc", "desc"] = "desc",
 ) -> Response:
     """The items that a response answered, the newest first."""

@@ -73,6 +73,7 @@ def test_each_request_gets_the_answer_that_it_would_get_alone(client: openai.Ope
     assert {id: line["response"]["status_code"] for id, line in errors.items()} == {"c": 404, "d": 400}
     assert errors["c"]["response"]["body"]["error"]["code"] == "model_not_found"
     assert [found.id for found in client.batches.list(limit=1)][:1] == [batch.id]
+    assert client.batches.list(limit=0).has_more
 
 
 def test_a_wrong_file_fails_with_its_lines(client: openai.OpenAI) -> None:

@@ -120,7 +120,7 @@ def test_wrong_questions_are_refused(server: Live) -> None:
         assert "file" in error_of(http.post("/v1/files", data={"purpose": "batch"}, files={}), 415)["message"]
         two = [("file", ("a", b"1")), ("file", ("b", b"2"))]
         assert error_of(http.post("/v1/files", data={"purpose": "user_data"}, files=two))["param"] == "file"
-        assert error_of(http.get("/v1/files", params={"limit": 0}))["param"] == "limit"
+        assert error_of(http.get("/v1/files", params={"limit": -1}))["param"] == "limit"
         assert error_of(http.get("/v1/files", params={"purpose": "x"}))["param"] == "purpose"
         assert error_of(http.get("/v1/files", params={"after": "file-none"}), 404)["param"] == "file_id"
         assert error_of(http.get("/v1/files/nope/content"), 404)["code"] == "file_not_found"

@@ -49,6 +49,8 @@ def test_a_stream_is_stored_as_a_whole(client: openai.OpenAI) -> None:
 
 def test_lists_by_model_and_metadata_page_by_page(client: openai.OpenAI) -> None:
     made = [client.chat.completions.create(**KEPT, metadata={"run": "paging", "number": str(n)}).id for n in range(3)]
+    none = client.chat.completions.list(metadata={"run": "paging"}, limit=0)
+    assert (none.data, none.has_more) == ([], True)
     listed = client.chat.completions.list(metadata={"run": "paging"}, limit=2)
     assert [one.id for one in listed] == made
     newest = client.chat.completions.list(metadata={"run": "paging"}, order="desc", model=BASE, limit=1)

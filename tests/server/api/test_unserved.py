@@ -77,6 +77,7 @@ ON: dict[str, Any] = {
     "chat_template": "{{ 'a' * 10**10 }}",
     "priority": 1,
     "best_of": 3,
+    "audio": {"format": "wav", "voice": "alloy"},
 }
 
 
@@ -90,11 +91,12 @@ def test_a_value_that_asks_for_something(server: Live, name: str) -> None:
 
 OFF: dict[str, Any] = {
     "modalities": ["text"],
+    "audio": {"format": "wav", "voice": "alloy"},
     "do_sample": True,
     "length_penalty": 1.0,
     "early_stopping": False,
     "use_beam_search": False,
-    "best_of": 1,
+    "best_of": 0,
     "typical_p": 1.0,
     "mirostat": 0,
     "mirostat_tau": 5.0,
