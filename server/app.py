@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 from fastapi import FastAPI
+from prometheus_client import ProcessCollector
 
 from adapters.errors import AdapterError
 from bases.cache import import_gguf
@@ -80,7 +81,7 @@ from server.catalog.store.blobs import BlobStore
 from server.catalog.trail import Trail
 from server.catalog.uploads import MAX_PART_BYTES
 from server.catalog.watching import Watcher
-from server.collectors import JobCollector
+from server.collectors import DiskCollector, JobCollector, LimitCollector
 from server.config import DEFAULT_MODEL, EngineConfig
 from server.engine.ipc.client import ClientCore
 from server.engine.ipc.process_client import ProcessEngineClient
@@ -141,7 +142,8 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
     tuning = make_fine_tuning(
         config, data_dir, JobTable(database), library, base=BaseFolder(name, directory), lifecycle=lifecycle
     )
-    metrics.registry.register(JobCollector(name, lambda: tuning.counts, lambda: tuning.seconds))
+    metrics.registry.register(JobCollector(name, tuning.figures))
+    _watch_machine(metrics, config, name, engine, data_dir)
     return ServerContext(
         config=config,
         base_name=name,
@@ -180,6 +182,16 @@ def _metrics(config: ServerConfig, name: str, engine: ClientCore, registry: Regi
         max_adapters=config.metrics_adapters,
         vllm=config.vllm_metrics,
     )
+
+
+def _watch_machine(metrics: Metrics, config: ServerConfig, name: str, engine: ClientCore, data_dir: Path) -> None:
+    """What the server and its engine take of the machine, and how much they may."""
+    weights = {"device": ceil(config.engine.max_adapter_gb * 1e9), "store": ceil(config.max_stored_gb * 1e9)}
+    most = config.engine.max_num_seqs + config.max_waiting_requests
+    metrics.registry.register(DiskCollector(name, data_dir))
+    metrics.registry.register(LimitCollector(name, requests=most, adapter_bytes=weights))
+    ProcessCollector(registry=metrics.registry)
+    ProcessCollector("hotswap_engine", lambda: engine.pid or "none", registry=metrics.registry)
 
 
 def _place(data_dir: Path) -> str:
@@ -338,7 +350,7 @@ def create_app(context: ServerContext, on_started: OnStarted | None = None) -> F
     if config.docs:
         openapi.install(app, ROUTERS, version=context.version, root_path=config.root_path)
     budget = BodyBudget(int(max(config.max_bodies_mb, config.max_body_mb) * 2**20))
-    app.add_middleware(RequestLog)
+    app.add_middleware(RequestLog, answered=context.metrics.answered)
     app.add_middleware(BodyLimit, rule=_body_rule(context), budget=budget, seconds=config.body_seconds)
     app.add_middleware(AnthropicErrors)
     app.add_middleware(Unversioned, words=unversioned(route for router in ROUTERS for route in router.routes))
@@ -399,6 +411,7 @@ async def _start(
         poller.start()
         context.fine_tuning.start()
         context.batches.start(send)
+        context.metrics.changes.clear()
         context.admission.open()
         for watcher in watchers:
             watcher.start()

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
+from server.adapter_key import AdapterKey
+from server.catalog.observer import Action
 from server.catalog.registry import Share
 from server.catalog.versions import VersionState
 from server.engine.messages import EngineInfo, EngineStats
+from server.fine_tuning.figures import JobFigures
 from server.fine_tuning.job import Status
 from server.vllm_metrics import VllmEngineFigures
 
@@ -84,6 +89,12 @@ class EngineCollector(Collector):
             family = CounterMetricFamily(f"hotswap_{name}", text, labels=("model",))
             family.add_metric((self._model,), value)
             yield family
+        parts = CounterMetricFamily(
+            "hotswap_engine_step_part_seconds", "Time of engine steps by what took it.", labels=("model", "part")
+        )
+        for part, seconds in _parts(stats).items():
+            parts.add_metric((self._model, part), seconds)
+        yield parts
 
     def _gauge(self, name: str, text: str, value: float, label: str = "model") -> Metric:
         family = GaugeMetricFamily(name, text, labels=(label,))
@@ -127,12 +138,11 @@ class VersionCollector(Collector):
 
 
 class JobCollector(Collector):
-    """How many jobs there are by kind and status, as they were seen last, and the time that training has taken."""
+    """How many jobs there are by status, as they were seen last, what of them was done here, and how far runs are."""
 
-    def __init__(self, model: str, counts: Callable[[], Mapping[str, int]], seconds: Callable[[], float]) -> None:
+    def __init__(self, model: str, figures: JobFigures) -> None:
         self._model = model
-        self._counts = counts
-        self._seconds = seconds
+        self._figures = figures
 
     def describe(self) -> Iterable[Metric]:
         """Nothing up front, as the others."""
@@ -140,19 +150,135 @@ class JobCollector(Collector):
 
     @override
     def collect(self) -> Iterator[Metric]:
-        """A gauge by status, and a counter."""
+        """Gauges by status and by run, of which there are as many as may run at once, and counters."""
+        figures, own = self._figures, (self._model,)
         jobs = GaugeMetricFamily(
             "hotswap_fine_tuning_jobs", "Fine-tuning jobs in the catalog by status.", labels=("model", "status")
         )
-        counts = self._counts()
         for status in Status:
-            jobs.add_metric((self._model, status.value), counts.get(status.value, 0))
-        yield jobs
+            jobs.add_metric((*own, status.value), figures.counts.get(status.value, 0))
+        ended = CounterMetricFamily(
+            "hotswap_fine_tuning_jobs_ended", "Jobs that ended on this server.", labels=("model", "status")
+        )
+        for name, count in figures.ended.items():
+            ended.add_metric((*own, name), count)
         seconds = CounterMetricFamily(
             "hotswap_fine_tuning_seconds", "Seconds that runs of this server's jobs took.", labels=("model",)
         )
-        seconds.add_metric((self._model,), self._seconds())
-        yield seconds
+        seconds.add_metric(own, figures.seconds)
+        tokens = CounterMetricFamily(
+            "hotswap_fine_tuning_tokens", "Tokens that this server's jobs were trained on.", labels=("model",)
+        )
+        tokens.add_metric(own, figures.tokens)
+        yield from (jobs, ended, seconds, tokens, *self._of_runs())
+
+    def _of_runs(self) -> Iterator[Metric]:
+        progress = GaugeMetricFamily(
+            "hotswap_fine_tuning_progress_ratio", "Done steps of a running job, 0 to 1.", labels=("model", "job")
+        )
+        losses = GaugeMetricFamily(
+            "hotswap_fine_tuning_loss", "The newest loss of a running job.", labels=("model", "job", "rows")
+        )
+        for job, run in self._figures.running:
+            progress.add_metric((self._model, job), run.share)
+            for rows, loss in (("training", run.train_loss), ("validation", run.valid_loss)):
+                if loss is not None:
+                    losses.add_metric((self._model, job, rows), loss)
+        yield from (progress, losses)
+
+
+class ChangeCollector(Collector):
+    """When names came to serve something else: the newest ``most`` changes, so that graphs can mark them."""
+
+    def __init__(self, model: str, most: int) -> None:
+        self._model = model
+        self._most = most
+        self._changes: dict[tuple[str, str, str], float] = {}  # oldest first
+
+    def note(self, key: AdapterKey, action: Action, now: float) -> None:
+        """A change at ``now``, in Unix seconds."""
+        label = key.name, str(key.version), action
+        self._changes.pop(label, None)
+        self._changes[label] = now
+        if len(self._changes) > self._most:
+            del self._changes[next(iter(self._changes))]
+
+    def clear(self) -> None:
+        """What was noted so far was no change: the server has started."""
+        self._changes.clear()
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing up front, as the others."""
+        return []
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        """One gauge."""
+        family = GaugeMetricFamily(
+            "hotswap_adapter_change_timestamp_seconds",
+            "When what a name serves changed, in Unix seconds.",
+            labels=("model", "adapter", "version", "action"),
+        )
+        for label, moment in list(self._changes.items()):
+            family.add_metric((self._model, *label), moment)
+        yield family
+
+
+class DiskCollector(Collector):
+    """The file system of the folder that a server keeps everything in."""
+
+    def __init__(self, model: str, folder: Path) -> None:
+        self._model = model
+        self._folder = folder
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing up front, as the others."""
+        return []
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        """Two gauges; none where the file system does not answer."""
+        try:
+            usage = shutil.disk_usage(self._folder)
+        except OSError:
+            return
+        for name, text, nbytes in (
+            ("hotswap_disk_size_bytes", "Size of the file system of --data-dir.", usage.total),
+            ("hotswap_disk_free_bytes", "What is free of it.", usage.free),
+        ):
+            family = GaugeMetricFamily(name, text, labels=("model",))
+            family.add_metric((self._model,), nbytes)
+            yield family
+
+
+class LimitCollector(Collector):
+    """What the settings allow, for the figures that come near it; no row where they allow any number."""
+
+    def __init__(self, model: str, *, requests: int, adapter_bytes: Mapping[str, int]) -> None:
+        """``requests`` are sequences that run or wait at once, ``adapter_bytes`` what adapters may weigh by tier."""
+        self._model = model
+        self._requests = requests
+        self._bytes = adapter_bytes
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing up front, as the others."""
+        return []
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        """Two gauges."""
+        requests = GaugeMetricFamily(
+            "hotswap_requests_limit", "Sequences that may run or wait before more are refused.", labels=("model",)
+        )
+        requests.add_metric((self._model,), self._requests)
+        yield requests
+        weights = GaugeMetricFamily(
+            "hotswap_adapter_limit_bytes", "What adapters may weigh by tier.", labels=("model", "tier")
+        )
+        for tier, nbytes in self._bytes.items():
+            if nbytes:
+                weights.add_metric((self._model, tier), nbytes)
+        yield weights
 
 
 class ShareCollector(Collector):
@@ -213,6 +339,12 @@ class InfoCollector(Collector):
             family = GaugeMetricFamily(name, text, labels=tuple(labels))
             family.add_metric(tuple(labels.values()), 1)
             yield family
+
+
+def _parts(stats: EngineStats) -> dict[str, float]:
+    """Seconds of all steps by part; ``other`` is the layout of batches and what is told of results."""
+    told = {"schedule": stats.schedule_seconds, "forward": stats.forward_seconds, "sample": stats.sample_seconds}
+    return {**told, "other": max(stats.step_seconds - sum(told.values()), 0.0)}
 
 
 def _usage(stats: EngineStats) -> float:

@@ -17,7 +17,7 @@ from server.catalog.observer import Action, Evicted, LifecycleObserver
 from server.catalog.places import ColdStart
 from server.catalog.registry import Share
 from server.catalog.versions import VersionState
-from server.collectors import EngineCollector, InfoCollector, ShareCollector, VersionCollector
+from server.collectors import ChangeCollector, EngineCollector, InfoCollector, ShareCollector, VersionCollector
 from server.engine.messages import AdapterLoaded, EngineInfo, EngineStats, StepOutputs
 from server.vllm_metrics import VllmClock, VllmEngineFigures, VllmMetrics
 
@@ -254,6 +254,8 @@ class Metrics(LifecycleObserver):
         self._vllm = VllmMetrics(model, self.registry, *buckets) if vllm else None
         self.registry.register(VersionCollector(model, versions))
         self.registry.register(ShareCollector(model, shares, max_adapters))
+        self.changes = ChangeCollector(model, max_adapters)
+        self.registry.register(self.changes)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], labels: Iterable[str] = LABELS) -> Histogram:
         return Histogram(f"hotswap_{name}", text, tuple(labels), buckets=buckets, registry=self.registry)
@@ -276,7 +278,12 @@ class Metrics(LifecycleObserver):
             "accepted_tokens_total", "Drafted tokens that were right, and are in the output."
         )
         self._requests = self._counter("requests_total", "Finished sequences.", (*LABELS, "finish_reason"))
-        self._errors = self._counter("errors_total", "Requests answered by an error.", (*LABELS, "type"))
+        self._errors = self._counter("errors_total", "Requests answered by an error.", (*LABELS, "type", "status"))
+
+        self._responses = self._counter(
+            "http_responses_total", "Answers by route (other: none of ours); 0: the client left before there was one.",
+            ("model", "method", "route", "status"),
+        )  # fmt: skip
 
     def _make_adapter_metrics(self) -> None:
         self._load = self._histogram("adapter_load_seconds", "Loading an adapter.", LOAD_BUCKETS, ("stage",))
@@ -352,10 +359,17 @@ class Metrics(LifecycleObserver):
         for stage, seconds in {**cold.seconds, "prefill": now - cold.ended}.items():
             self._cold.labels(stage).observe(seconds)
 
-    def error(self, key: AdapterKey | None, kind: str) -> None:
-        """A request for ``key`` was answered by an error of type ``kind``, be it before anything ran."""
+    def error(self, key: AdapterKey | None, kind: str, status: int) -> None:
+        """A request for ``key`` was answered by an error of type ``kind``, be it before anything ran.
+
+        ``status`` is its HTTP status, though a stream may have begun with 200.
+        """
         for version in _versions(key):
-            self._errors.labels(self._model, *self._label(version), kind).inc()
+            self._errors.labels(self._model, *self._label(version), kind, str(status)).inc()
+
+    def answered(self, method: str, route: str, status: int) -> None:
+        """An HTTP request was answered."""
+        self._responses.labels(self._model, method, route, str(status)).inc()
 
     @override
     def adapter_loaded(self, loaded: AdapterLoaded) -> None:
@@ -376,9 +390,10 @@ class Metrics(LifecycleObserver):
         self._evictions.labels(why).inc()
 
     @override
-    def name_changed(self, action: Action) -> None:
+    def name_changed(self, key: AdapterKey, action: Action) -> None:
         """What a name serves changed."""
         self._swaps.labels(action).inc()
+        self.changes.note(key, action, time.time())
 
     @override
     def adapter_refused(self, code: str) -> None:

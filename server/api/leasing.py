@@ -51,6 +51,6 @@ def count_error(
         caller_of(request).check_asked(context.registry, body)
         adapter = adapter or context.registry.find(body.named(context.base_name))
     answer = to_api_error(error)
-    context.metrics.error(adapter, answer.code or "invalid_request")
+    context.metrics.error(adapter, answer.code or "invalid_request", answer.status)
     if answer.status >= 500:
         context.traffic.figures.failed(drawn)

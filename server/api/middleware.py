@@ -6,7 +6,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.api.body_limits import route_path
 from server.api.error_responses import INTERNAL_ERROR, to_api_error
 from server.api.origins import check_host
+from server.api.routing import METHODS
 
 log = logging.getLogger("server.requests")
 
@@ -23,6 +24,9 @@ VERSIONED = "/v1/"
 REQUEST_ID = "x-request-id"
 _SOUND_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 MAX_PATH = 500  # characters of a path that the log repeats
+OTHER = "other"
+_METHODS = (*METHODS, "HEAD", "OPTIONS")
+Answered = Callable[[str, str, int], None]
 _QUIET = ("/health", "/ready", "/metrics")
 
 
@@ -68,8 +72,10 @@ def sound_id(given: str) -> str:
 class RequestLog:
     """Gives each request an id, answers the errors that nobody else has, and logs it when it has ended."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, answered: Answered) -> None:
+        """``answered`` is told the method, the route (OTHER: none) and the status of each request."""
         self._app = app
+        self._answered = answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -95,6 +101,9 @@ class RequestLog:
                 await to_api_error(error).response()(scope, receive, send_with_id)
         finally:
             record.write(scope)
+            method, route = scope["method"], scope.get("route")
+            path = route.path if isinstance(route, Route) else OTHER
+            self._answered(method if method in _METHODS else OTHER, path, record.status)
 
 
 class RootPath:

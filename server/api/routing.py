@@ -17,11 +17,16 @@ class PlainPath:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        if scope["type"] == "http":
-            path, method = scope["path"].rstrip("/") or "/", scope["method"]
-            scope = {**scope, "path": path, "method": "GET" if method == "HEAD" else method}
-        await self._app(scope, receive, send)
+        """Handle one request. Which ``route`` it was is told in ``scope`` as ever."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path, method = scope["path"].rstrip("/") or "/", scope["method"]
+        plain = {**scope, "path": path, "method": "GET" if method == "HEAD" else method}
+        try:
+            await self._app(plain, receive, send)
+        finally:
+            scope["route"] = plain.get("route")
 
 
 def methods_of(routes: Sequence[BaseRoute], scope: Scope) -> list[str]:

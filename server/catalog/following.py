@@ -155,11 +155,20 @@ class Following:
         replaced, live = before.get(before.live), history.get(history.live)
         old, new = None if replaced is None else replaced.key, None if live is None else live.key
         if old == new:
-            if before.traffic.shares != history.traffic.shares:
-                self._observer.name_changed("abort" if action == "abort" else "canary")
+            if (key := _other_share(before, history)) is not None:
+                self._observer.name_changed(key, "abort" if action == "abort" else "canary")
             return
         if new is None:
-            self._observer.name_changed("remove")
+            assert old is not None
+            self._observer.name_changed(old, "remove")
             return
         logger.info("adapter %s in service, before it: %s", new, old)
-        self._observer.name_changed("load" if old is None else action)
+        self._observer.name_changed(new, "load" if old is None else action)
+
+
+def _other_share(before: VersionHistory, history: VersionHistory) -> AdapterKey | None:
+    """The canary or shadow that begins, ends or gets another share with ``history``; None where nothing does."""
+    old, new = before.traffic.shares, history.traffic.shares
+    changed = [number for number in {**old, **new} if old.get(number) != new.get(number)]
+    known = (history.get(number) or before.get(number) for number in changed)
+    return next((version.key for version in known if version is not None), None)

@@ -24,9 +24,10 @@ class LifecycleObserver:
     def adapter_evicted(self, why: Evicted) -> None:
         """A version left memory, to make room for others or because it was idle for its time to live."""
 
-    def name_changed(self, action: Action) -> None:
+    def name_changed(self, key: AdapterKey, action: Action) -> None:
         """What a name serves changed: by an upload (a first one: load), an activation, a rollback, its removal, or a
-        canary or shadow that began, changed its share, was promoted or aborted."""
+        canary or shadow that began, changed its share, was promoted or aborted. ``key`` is the version that this is of:
+        the live one from now on, the one with another share, or the one that was live to the end."""
 
     def shared_out(self, name: str, keys: Collection[AdapterKey]) -> None:
         """The requests to ``name`` go to ``keys`` from now on, the live version among them; none: to that alone."""

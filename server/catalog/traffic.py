@@ -82,9 +82,10 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return bool(self.canaries or self.shadow)
 
     @property
-    def shares(self) -> tuple[tuple[Canary, ...], Shadow | None]:
-        """Who gets what, apart from what was seen of it."""
-        return self.canaries, self.shadow
+    def shares(self) -> dict[int, Canary | Shadow]:
+        """What each version gets, apart from what was seen of it."""
+        shares: dict[int, Canary | Shadow] = {canary.version: canary for canary in self.canaries}
+        return {**shares, self.shadow.version: self.shadow} if self.shadow else shares
 
     @property
     def versions(self) -> frozenset[int]:

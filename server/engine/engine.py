@@ -49,6 +49,7 @@ class _Totals:
 
     steps: int = 0
     step_seconds: float = 0.0
+    schedule_seconds: float = 0.0
     batch_tokens: int = 0
     batch_requests: int = 0
 
@@ -141,12 +142,13 @@ class Engine:
         self._draft()
         scheduled = self.scheduler.schedule(self._budget.prompt_tokens(), self._rows.fixed_rows)
         self._mark_scheduled(scheduled, started)
+        planned = time.monotonic()
         results = self._executor.run(scheduled_work(scheduled, self.scheduler.requests))
         self._learn(scheduled, time.monotonic() - started)
         for result in results:
             self._update(result)
         self._end_exhausted(scheduled)
-        return self._collect(results, time.monotonic() - started)
+        return self._collect(results, planned - started, time.monotonic() - started)
 
     def stats(self) -> EngineStats:
         """Gauges of this moment and totals since the start."""
@@ -169,6 +171,9 @@ class Engine:
             host_adapter_bytes=0 if self.runner.host is None else self.runner.host.nbytes,
             steps=self._totals.steps,
             step_seconds=self._totals.step_seconds,
+            schedule_seconds=self._totals.schedule_seconds,
+            forward_seconds=self._executor.forward_seconds,
+            sample_seconds=self._executor.sample_seconds,
             batch_tokens=self._totals.batch_tokens,
             batch_requests=self._totals.batch_requests,
         )
@@ -352,12 +357,13 @@ class Engine:
             else:
                 self._end(request, FinishReason.ERROR, KV_EXHAUSTED)
 
-    def _collect(self, results: list[StepResult], seconds: float) -> list[FromEngine]:
+    def _collect(self, results: list[StepResult], planning: float, seconds: float) -> list[FromEngine]:
         messages: list[FromEngine] = [*self.adapters.events]
         self.adapters.events.clear()
         if results:
             self._totals.steps += 1
             self._totals.step_seconds += seconds
+            self._totals.schedule_seconds += planning
             self._totals.batch_requests += len(results)
             self._totals.batch_tokens += sum(result.work.num_tokens + len(result.work.draft) for result in results)
         if results or self._outputs:

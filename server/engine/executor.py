@@ -7,6 +7,7 @@ it knows ``Runner``: architecture, quantization, device and adapter mathematics 
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -240,6 +241,7 @@ class Executor:
 
     def __init__(self, runner: Runner, sampler: Sampler) -> None:
         self.passes = 0  # begun so far, to tell a long step from a hung one
+        self.forward_seconds = self.sample_seconds = 0.0  # that passes took so far
         self._runner = runner
         self._sampler = GrammarSampler(sampler)
 
@@ -264,12 +266,16 @@ class Executor:
 
     def _run(self, batch: Batch) -> list[StepResult]:
         self.passes += 1
+        began = time.monotonic()
         logits, hidden = self._runner.compute(batch.inputs)
+        computed = time.monotonic()
+        self.forward_seconds += computed - began
         every_row = len(batch.sample_rows) == len(logits)
         sampled, stuck = self._sampler.sample(
             logits if every_row else logits[batch.sample_rows],
             batch.samples,
         )
+        self.sample_seconds += time.monotonic() - computed
         chosen = iter(zip(sampled.token_ids, sampled.logprobs, strict=True))
         vectors = iter(hidden)
         results = []

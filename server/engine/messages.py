@@ -208,7 +208,11 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Gauges and running totals since the process started."""
+    """Gauges and running totals since the process started.
+
+    Of ``step_seconds``, ``schedule_seconds`` went into drafting and choosing what to compute, ``forward_seconds`` into
+    the model, and ``sample_seconds`` into choosing tokens.
+    """
 
     num_running: int = 0
     num_waiting: int = 0
@@ -221,6 +225,9 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     preemptions: int = 0
     steps: int = 0
     step_seconds: float = 0.0
+    schedule_seconds: float = 0.0
+    forward_seconds: float = 0.0
+    sample_seconds: float = 0.0
     batch_tokens: int = 0
     batch_requests: int = 0
     adapters_resident: int = 0

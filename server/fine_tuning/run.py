@@ -30,6 +30,7 @@ from server.fine_tuning.dataset import (
     VALIDATION_FILE,
     write_rows,
 )
+from server.fine_tuning.figures import JobFigures
 from server.fine_tuning.job import FineTuningJob, JobFailedError, Status, job_of, with_job
 from server.fine_tuning.process import TRAINER, TrainerProcess
 from server.fine_tuning.progress import (
@@ -77,10 +78,11 @@ class RunTools:
 
 
 class JobRun:
-    """The run of one job that is this server's to do."""
+    """The run of one job that is this server's to do, which ``figures`` know of."""
 
-    def __init__(self, row: JobRow, tools: RunTools) -> None:
+    def __init__(self, row: JobRow, tools: RunTools, figures: JobFigures) -> None:
         self.id = row.id
+        self._figures = figures
         self._row = row
         self._tools = tools
         self._folder = tools.workplace.of(row.id)
@@ -234,6 +236,7 @@ class JobRun:
             return seen
         last = max(int(event.data["step"]) for event in events if event.data)
         await ask(self._tools.table.tell, self.id, events)
+        self._figures.told(self.id, events, trained_tokens([record for record in records if record["step"] > seen]))
         self._tools.changed()
         await self._estimate(last, steps)
         return max(seen, last)
@@ -315,6 +318,7 @@ class JobRun:
             JobEvent(message="The job has successfully completed"),
         ]
         await self._change(settle, told)
+        self._figures.job_ended(Status.SUCCEEDED)
         await self._forget()
 
     async def _fail(self, error: JobFailedError) -> None:
@@ -327,6 +331,7 @@ class JobRun:
         data = msgspec.to_builtins(error.failure)
         try:
             await self._change(settle, [JobEvent(message=f"The job failed: {error}", level="error", data=data)])
+            self._figures.job_ended(Status.FAILED)
         except JobStoppedError:
             logger.debug("job %s was cancelled before it failed", self.id)
         await self._forget()

@@ -23,6 +23,7 @@ from server.catalog.files import FileRecord
 from server.catalog.jobs import JobEvent, JobQuery, JobRow
 from server.errors import InvalidRequestError, QueueFullError, ServerError
 from server.fine_tuning.dataset import check_files
+from server.fine_tuning.figures import JobFigures
 from server.fine_tuning.job import (
     BEGUN,
     KIND,
@@ -64,8 +65,7 @@ class FineTuning:
         self._news = asyncio.Condition()
         self._background = Background()
         self._task: asyncio.Task[None] | None = None
-        self.counts: dict[str, int] = {}  # by status, as they were seen last
-        self.seconds = 0.0  # that runs have taken
+        self.figures = JobFigures()
 
     def start(self) -> None:
         """Do jobs from now on, in the running loop."""
@@ -151,6 +151,8 @@ class FineTuning:
         entry = told(Event(f"fine_tuning.{wish}"), id)
         row = await ask(self._table.change, id, settle, [JobEvent(message=f"Job {said}")], [entry])
         assert row is not None
+        if row.status == Status.CANCELLED:
+            self.figures.job_ended(Status.CANCELLED)
         self._changed()
         self._wake.set()
         if id in self._runs:
@@ -241,7 +243,7 @@ class FineTuning:
                 break
             if row.id not in self._runs:
                 await self._begin(row)
-        self.counts = await ask(self._table.counts, KIND)
+        self.figures.counts = await ask(self._table.counts, KIND)
 
     async def _validate(self, row: JobRow) -> None:
         """Check a job's files, and say what its numbers are."""
@@ -266,7 +268,9 @@ class FineTuning:
             events = [
                 JobEvent(message=f"The job failed: {error}", level="error", data=msgspec.to_builtins(error.failure))
             ]
-        await self._settle(row.id, Status.VALIDATING, lambda row: with_job(row, job, status), events)
+        settled = await self._settle(row.id, Status.VALIDATING, lambda row: with_job(row, job, status), events)
+        if settled is not None and status is Status.FAILED:
+            self.figures.job_ended(status)
 
     async def _begin(self, row: JobRow) -> None:
         place = self._tools.workplace.id
@@ -278,19 +282,19 @@ class FineTuning:
 
         taken = await self._settle(row.id, Status.QUEUED, claim, [JobEvent(message="Fine-tuning job started")])
         if taken is not None:
-            run = JobRun(taken, self._tools)
+            run = JobRun(taken, self._tools, self.figures)
             self._runs[row.id] = (run, self._background_task(run))
 
     def _background_task(self, run: JobRun) -> asyncio.Task[None]:
         async def work() -> None:
             ACTOR.set(Actor(name=f"job {run.id}"))
-            began = time.monotonic()
+            self.figures.begin(run.id)
             try:
                 await run.run()
             except Exception:
                 logger.exception("the fine-tuning job %s is left as it is", run.id)
             finally:
-                self.seconds += time.monotonic() - began
+                self.figures.end(run.id)
                 del self._runs[run.id]
                 self._changed()
                 self._wake.set()

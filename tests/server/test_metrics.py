@@ -91,7 +91,7 @@ def test_labels_are_bounded_and_old_series_end() -> None:
     for i in range(50):
         for _ in range(i + 1):
             metrics.clock(AdapterKey(f"a{i}", 1, "d"), 0.0).finish("stop", 1)
-    metrics.error(AdapterKey("a49", 1, "d"), "oops")
+    metrics.error(AdapterKey("a49", 1, "d"), "oops", 500)
     adapters = {
         sample.labels["adapter"]
         for family in text_string_to_metric_families(metrics.render().decode())
@@ -105,11 +105,11 @@ def test_labels_are_bounded_and_old_series_end() -> None:
 def test_errors_count_under_their_adapter_though_it_never_ran_a_request() -> None:
     metrics = Metrics("base", max_adapters=2)
     for _ in range(3):
-        metrics.error(KEY, "context_length_exceeded")
-    assert value(metrics, "hotswap_errors_total", type="context_length_exceeded", **LABELS) == 3
+        metrics.error(KEY, "context_length_exceeded", 400)
+    assert value(metrics, "hotswap_errors_total", type="context_length_exceeded", status="400", **LABELS) == 3
     assert value(metrics, "hotswap_requests_total", finish_reason="stop", **LABELS) is None
-    metrics.error(None, "oops")
-    assert value(metrics, "hotswap_errors_total", model="base", adapter="", version="", type="oops") == 1
+    metrics.error(None, "oops", 500)
+    assert value(metrics, "hotswap_errors_total", model="base", adapter="", version="", type="oops", status="500") == 1
 
 
 def test_errors_keep_to_the_bound_and_what_other_has_counted_stays() -> None:
@@ -117,7 +117,7 @@ def test_errors_keep_to_the_bound_and_what_other_has_counted_stays() -> None:
     for _ in range(10):
         metrics.clock(KEY, 0.0).finish("stop", 1)
     for _ in range(25):
-        metrics.error(AdapterKey("b", 1, "d"), "oops")  # twice as busy as the other, from the twentieth on
+        metrics.error(AdapterKey("b", 1, "d"), "oops", 500)  # twice as busy as the other, from the twentieth on
     counted = {
         sample.labels["adapter"]: sample.value
         for family in text_string_to_metric_families(metrics.render().decode())
@@ -179,7 +179,7 @@ def test_adapters_coming_and_going() -> None:
         metrics.adapter_loaded(loaded)
     actions: tuple[Action, ...] = get_args(Action)
     for action in actions:
-        metrics.name_changed(action)
+        metrics.name_changed(KEY, action)
     metrics.adapter_refused("base_mismatch")
     metrics.retire(KEY)
     assert value(metrics, "hotswap_adapter_load_seconds_sum", stage="read") == 1.0
@@ -189,6 +189,7 @@ def test_adapters_coming_and_going() -> None:
         "live": 2, "canary": 0, "shadow": 0, "candidate": 1, "draining": 0, "stored": 0, "failed": 0,
     }  # fmt: skip
     assert value(metrics, "hotswap_adapter_load_errors_total", code="base_mismatch") == 1
+    assert (value(metrics, "hotswap_adapter_change_timestamp_seconds", action="rollback", **LABELS) or 0) > 1.7e9
 
 
 def test_info() -> None:

@@ -194,6 +194,11 @@ class ClientCore(EngineClient):
         return self._stats
 
     @property
+    def pid(self) -> int | None:
+        """The engine's process, where it has one of its own and while it is there."""
+        return None
+
+    @property
     @override
     def resident(self) -> frozenset[AdapterKey]:
         """The adapters that are loaded, or will be again after a restart."""

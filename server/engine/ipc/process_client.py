@@ -196,6 +196,7 @@ class ProcessEngineClient(ClientCore):
         self._ready_since: float | None = None
 
     @property
+    @override
     def pid(self) -> int | None:
         """The process's id, while there is one."""
         return self._child.pid if self._child is not None else None

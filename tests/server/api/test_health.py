@@ -2,10 +2,13 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.server.api.support import BASE
 from tests.server.live import Live
+
+PARTS = ("schedule", "forward", "sample", "other")
 
 
 def test_probes(server: Live) -> None:
@@ -55,14 +58,43 @@ def test_metrics_of_errors_and_of_the_server(server: Live) -> None:
     server.post("/v1/completions", {"model": "nobody", "prompt": "x"})
     server.post("/v1/completions", {"model": "lora", "prompt": "x", "logit_bias": {"9999": 1}})
     value = server.context.metrics.registry.get_sample_value
-    unknown = {"model": BASE, "adapter": "", "version": "", "type": "model_not_found"}
+    unknown = {"model": BASE, "adapter": "", "version": "", "type": "model_not_found", "status": "404"}
     assert (value("hotswap_errors_total", unknown) or 0) >= 1
     assert (value("hotswap_engine_step_seconds_count", {"model": BASE}) or 0) >= 1
     assert (value("hotswap_batch_requests_sum", {"model": BASE}) or 0) >= 1
     assert value("hotswap_adapters_resident", {"model": BASE, "tier": "device"}) == server.stats.adapters_resident
     assert value("hotswap_adapter_load_seconds_count", {"stage": "read"}) is not None
     assert value("hotswap_kv_cache_usage_ratio", {"model": BASE}) is not None
+    parts = [value("hotswap_engine_step_part_seconds_total", {"model": BASE, "part": part}) for part in PARTS]
+    assert sum(part or 0.0 for part in parts) == pytest.approx(server.stats.step_seconds)
+    assert value("hotswap_requests_limit", {"model": BASE}) == server.context.config.engine.max_num_seqs + 512
+    assert (
+        0
+        < (value("hotswap_disk_free_bytes", {"model": BASE}) or 0)
+        < (value("hotswap_disk_size_bytes", {"model": BASE}) or 0)
+    )
+    assert (value("process_resident_memory_bytes", {}) or 0) > 1e7
     with server.http() as http:
         text = http.get("/metrics").text
     for name in ("vllm:lora_requests_info{", "vllm:num_requests_running{", "hotswap_base_info{", "hotswap_build_info{"):
         assert name in text
+
+
+def test_answers_are_counted_by_route(server: Live) -> None:
+    def count(method: str, route: str, status: int) -> float:
+        labels = {"model": BASE, "method": method, "route": route, "status": str(status)}
+        return server.context.metrics.registry.get_sample_value("hotswap_http_responses_total", labels) or 0.0
+
+    expected = (
+        ("GET", "/v1/adapters/lora/", ("GET", "/v1/adapters/{name}", 200)),
+        ("HEAD", "/adapters/lora", ("HEAD", "/v1/adapters/{name}", 200)),
+        ("DELETE", "/v1/files", ("DELETE", "/v1/files", 405)),
+        ("BREW", "/v1/files", ("other", "/v1/files", 405)),
+        ("GET", "/coffee/1", ("GET", "other", 404)),
+        ("POST", "/v1/completions", ("POST", "/v1/completions", 400)),
+    )
+    for method, path, counted in expected:
+        before = count(*counted)
+        with server.http() as http:
+            http.request(method, path)
+        server.wait(lambda: count(*counted) == before + 1, f"{method} {path} to be counted")  # noqa: B023

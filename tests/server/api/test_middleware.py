@@ -58,7 +58,7 @@ async def _chunks() -> AsyncIterator[bytes]:
     raise RuntimeError("secret")
 
 
-def broken() -> FastAPI:
+def broken(answers: list[tuple[str, str, int]]) -> FastAPI:
     """An application with faults of its own."""
     app = FastAPI(openapi_url=None)
 
@@ -71,7 +71,7 @@ def broken() -> FastAPI:
         return StreamingResponse(_chunks())
 
     error_responses.install(app)
-    app.add_middleware(RequestLog)
+    app.add_middleware(RequestLog, answered=lambda *answer: answers.append(answer))
     return app
 
 
@@ -81,7 +81,9 @@ async def test_a_fault_of_ours_is_one_line_with_its_traceback(
 ) -> None:
     caplog.set_level(logging.INFO)
     scope: Scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": []}
-    start, *rest = await messages(broken(), scope)
+    answers: list[tuple[str, str, int]] = []
+    start, *rest = await messages(broken(answers), scope)
+    assert answers == [("GET", path, status)]
     body = b"".join(message["body"] for message in rest)
     assert start["status"] == status
     assert b"secret" not in body

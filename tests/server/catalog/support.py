@@ -30,6 +30,7 @@ class Witness(LifecycleObserver):
 
     loaded: list[AdapterKey] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
+    changed: list[AdapterKey] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     retired: list[AdapterKey] = field(default_factory=list)
 
@@ -38,8 +39,9 @@ class Witness(LifecycleObserver):
         self.loaded.append(loaded.key)
 
     @override
-    def name_changed(self, action: Action) -> None:
+    def name_changed(self, key: AdapterKey, action: Action) -> None:
         self.changes.append(action)
+        self.changed.append(key)
 
     @override
     def adapter_refused(self, code: str) -> None:

@@ -180,6 +180,7 @@ async def test_changes_are_events(backend: Backend, tiny_adapters: Mapping[str, 
     assert '"weight":0.5' in rows[-4].detail
     assert '"reason":"odd"' in rows[-3].detail
     assert backend.witness.changes[-4:] == ["canary", "abort", "canary", "promote"]
+    assert [key.version for key in backend.witness.changed[-4:]] == [2, 2, 2, 2]
 
 
 async def test_many_change_their_minds_at_once(backend: Backend, tiny_adapters: Mapping[str, Path]) -> None:

@@ -203,6 +203,7 @@ async def test_removing_lets_running_requests_finish(backend: Backend, tiny_adap
     await backend.lifecycle.settle()
     assert not first.path.exists()
     assert backend.witness.changes == ["load", "remove"]
+    assert backend.witness.changed == [first.key, first.key]
 
 
 async def test_removing_by_force_aborts(backend: Backend, tiny_adapters: Mapping[str, Path]) -> None:

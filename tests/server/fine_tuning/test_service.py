@@ -129,6 +129,9 @@ async def test_a_job_goes_through_its_states_and_leaves_a_model_and_a_table(tmp_
         messages = [event.message for event in reversed(await at.service.events(id, after=None, limit=100))]
         assert messages[2].startswith("Files validated (4 rows; n_epochs 25, batch_size 1")
         assert messages[-1] == "The job has successfully completed"
+        figures = at.service.figures
+        assert (figures.ended, figures.tokens) == ({"succeeded": 1, "failed": 0, "cancelled": 0}, 400)
+        assert figures.seconds > 0
 
 
 async def test_a_result_that_is_no_better_is_not_served(tmp_path: Path) -> None:
@@ -152,6 +155,10 @@ async def test_jobs_wait_for_each_other_and_can_be_cancelled(tmp_path: Path) -> 
         assert (await at.service.want(second, "me", "cancel")).status == "cancelled"
         await at.until(lambda _: (at.folder(first) / "pid").is_file(), first)
         pid = int((at.folder(first) / "pid").read_text())
+        await at.until(lambda _: any(run.step for _, run in at.service.figures.running), first)
+        ((id, run),) = at.service.figures.running
+        assert (id, run.steps, run.train_loss) == (first, 100, 1 / run.step)
+        assert run.share == run.step / 100
         assert (at.folder(first) / "nice").read_text() == "19"
         if (group := at.folder(first) / "group").exists():  # by which Linux shares cores between sessions
             assert group.read_text().strip().endswith("nice 19")
@@ -162,6 +169,7 @@ async def test_jobs_wait_for_each_other_and_can_be_cancelled(tmp_path: Path) -> 
             os.kill(pid, 0)
         with pytest.raises(InvalidRequestError, match="has ended already: it was cancelled"):
             await at.service.want(first, "me", "pause")
+        assert at.service.figures.ended["cancelled"] == 2
         for wish, owner in (("cancel", "other"), ("resume", "other")):
             with pytest.raises(UnknownJobError):
                 await at.service.want(third, owner, wish)  # type: ignore[arg-type]
@@ -235,6 +243,7 @@ async def test_wrong_files_end_a_job_before_it_is_queued(
         error = job_of(row).error
         assert error is not None
         assert (row.status, error.code, error.param) == ("failed", "invalid_training_file", "training_file")
+        assert at.service.figures.ended["failed"] == 1
         assert said in error.message
 
 
