@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from server.api.context import ServerContext
+from server.api.wire import ChatCompletionBody
 from server.api.wire_conversation import ConversationBody
 from server.api.wire_tools import NO_PARAMETERS, ToolUse
 from server.errors import InvalidRequestError
@@ -15,7 +16,7 @@ from server.settings import ServerConfig
 from server.text.grammars import Form, Kind
 from server.text.output.call_grammars import CallGrammar, Function
 from server.text.output.calls import CallOptions
-from server.text.output.formats import CallFormat, named_format
+from server.text.output.formats import GENERIC, CallFormat, named_format
 from server.text.output.parts import MessageParser, PlainParser
 from server.text.output.thoughts import MARKS, ThoughtMarks, ThoughtParser
 from server.text.template_form import content_text
@@ -24,36 +25,100 @@ from server.text.tokenizer import TextProcessor, count_characters
 
 @dataclass(frozen=True)
 class Reading:
-    """How answers are read. ``shown`` are special tokens around their parts; ``grammar`` holds them to their form."""
+    """How answers are read. ``shown`` are special tokens around their parts; ``grammar`` holds them to their form.
+
+    Where that is what the body says, ``lead`` is what may stand before it.
+    """
 
     make_parser: Callable[[], MessageParser] = PlainParser
     shown: frozenset[int] = frozenset()
     grammar: str = ""
+    lead: str = ""
 
 
-async def reading_of(
-    context: ServerContext, text: TextProcessor, body: ConversationBody, prompt: str, *, formed: bool = False
-) -> Reading:
-    """How answers to ``prompt``, which was rendered of ``body``, are read. Raises InvalidRequestError.
-
-    One that is ``formed`` is held to a form from its beginning, and has no thoughts that the prompt begins.
-    """
-    config = context.config
+async def reading_of(context: ServerContext, text: TextProcessor, body: ChatCompletionBody, prompt: str) -> Reading:
+    """How answers to ``prompt``, which was rendered of ``body``, are read. Raises InvalidRequestError."""
+    config, use = context.config, body.tool_use
     template = text.template_for(body.chat_template_kwargs)
-    use, found, begun = body.tool_use, _marks(config, template.thought_marks, body), False
-    if found is not None and not formed:
-        begun = found.left_open_by(_last_said(body)) if body.continue_final_message else found.begun_by(prompt)
-    form = None
+    marks, begun, calls = _marks(config, template.thought_marks, body), False, None
+    if marks is not None:
+        begun = marks.left_open_by(_last_said(body)) if body.continue_final_message else marks.begun_by(prompt)
     if use is not None:
-        form = template.call_format if config.tool_parser == "auto" else named_format(config.tool_parser)
-    shown = _special(text, [*(form.marks if form else ()), *((*found.starts, found.end) if found else ())])
-    grammar = ""
-    if form is not None and use is not None and not formed and (use.forced or any(one.strict for one in use.functions)):
-        ruled_out = found is not None and prompt.rstrip().endswith(found.end)  # the prompt has empty thoughts
-        write = partial(_grammar, form, use, None if ruled_out else found, begun=begun, special=shown)
-        if lark := await text.off_loop(count_characters([_function(one) for one in use.callable]), write):
-            grammar = await context.grammars.make(Form(Kind.GRAMMAR, lark, "tools"))
-    return Reading(partial(_parser, form, use, found, begun=begun), frozenset(shown.values()), grammar)
+        calls = template.call_format if config.tool_parser == "auto" else named_format(config.tool_parser)
+    special = _special(text, [*(calls.marks if calls else ()), *((*marks.starts, marks.end) if marks else ())])
+    may_think = begun or (marks is not None and not body.continue_final_message and not _is_thought(marks, prompt))
+    answer = _Answer(calls, use, marks if may_think else None, begun, special)
+    return Reading(
+        partial(_parser, calls, use, marks, begun=begun),
+        frozenset(special.values()),
+        await _grammar(context, text, answer, body.form()),
+        await _lead(context, text, answer, body.form()),
+    )
+
+
+def _is_thought(marks: ThoughtMarks, prompt: str) -> bool:
+    """Whether the prompt has thoughts already, be they empty."""
+    return prompt.rstrip().endswith(marks.end)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What an answer may hold: thoughts between ``marks``, ``begun`` by the prompt, and ``calls`` as ``use`` says.
+
+    ``special`` are the marks that are special tokens, with their numbers.
+    """
+
+    calls: CallFormat | None
+    use: ToolUse | None
+    marks: ThoughtMarks | None
+    begun: bool
+    special: dict[str, int]
+
+    @property
+    def tool_characters(self) -> int:
+        """How much there is to read of the tools that may be called."""
+        return count_characters([_function(one) for one in self.use.callable]) if self.use else 0
+
+    def forced(self) -> str:
+        """The grammar of answers that have to call, or of calls where a function is ``strict``."""
+        assert self.calls is not None
+        assert self.use is not None
+        grammar, functions = CallGrammar(self.calls, self.special.get), list(map(_function, self.use.callable))
+        if not self.use.forced:
+            return grammar.when_opened(functions)
+        parallel = self.use.parallel and self.use.named is None
+        return grammar.forced(functions, parallel=parallel, marks=self.marks, begun=self.begun)
+
+    def lead(self, form: Form) -> str:
+        """What may stand before ``form``. Calls may come in the place of what is asked of the message alone."""
+        grammar = CallGrammar(self.calls or GENERIC, self.special.get)
+        functions = list(map(_function, self.use.callable)) if self.use and form.of_message else []
+        parallel = self.use is not None and self.use.parallel
+        return grammar.lead(functions, parallel=parallel, marks=self.marks, begun=self.begun)
+
+
+async def _grammar(context: ServerContext, text: TextProcessor, answer: _Answer, form: Form | None) -> str:
+    """That of answers that have to call, or may and are held to it; empty for others."""
+    use = answer.use
+    if use is None or not (use.forced or (form is None and any(one.strict for one in use.functions))):
+        return ""
+    if form is not None and not form.of_message:
+        raise InvalidRequestError(
+            f"tool_choice: an answer that has to call a tool has no other form; leave out one of it and {form.field}",
+            param="tool_choice",
+        )
+    lark = await text.off_loop(answer.tool_characters, answer.forced)
+    return await context.grammars.make(Form(Kind.GRAMMAR, lark, "tools")) if lark else ""
+
+
+async def _lead(context: ServerContext, text: TextProcessor, answer: _Answer, form: Form | None) -> str:
+    """What may stand before the form that answers are held to."""
+    if form is None or (answer.use is not None and answer.use.forced):
+        return ""
+    lead = await text.off_loop(answer.tool_characters, partial(answer.lead, form))
+    if answer.use is not None and lead:  # the schemas of tools are a client's
+        await context.grammars.make(Form(Kind.GRAMMAR, "start: " + lead.replace("@inner", '"x"', 1), "tools"))
+    return lead
 
 
 def _marks(config: ServerConfig, of_template: ThoughtMarks | None, body: ConversationBody) -> ThoughtMarks | None:
@@ -82,18 +147,6 @@ def _parser(form: CallFormat | None, use: ToolUse | None, marks: ThoughtMarks | 
 
 def _function(one: Any) -> Function:
     return one.name, one.parameters or NO_PARAMETERS
-
-
-def _grammar(
-    form: CallFormat, use: ToolUse, marks: ThoughtMarks | None, *, begun: bool, special: dict[str, int]
-) -> str:
-    """The grammar of answers that have to call, or of calls where a function is ``strict``."""
-    grammar = CallGrammar(form, special.get)
-    functions = [_function(one) for one in use.callable]
-    if use.forced:
-        parallel = use.parallel and use.named is None
-        return grammar.forced(functions, parallel=parallel, marks=marks, begun=begun)
-    return grammar.when_opened(functions)
 
 
 def refuse_tools(body: ConversationBody) -> None:

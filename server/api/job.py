@@ -71,7 +71,8 @@ class Job(Prompted):
 
     ``started`` is perf_counter's. ``continues``: outputs go on from the prompt's text, and do not begin a text of
     their own. ``prompt_logprobs``: as many likeliest tokens of each of the prompt are told. ``lists_end``: so is the
-    token that ends an output, among those of the output. ``make_parser``: outputs are messages, and are taken apart.
+    token that ends an output, among those of the output. ``make_parser``: outputs are messages, and are taken apart;
+    ``lead`` is what may come before the form that they are held to, as ``server.text.grammars.within`` takes it.
     """
 
     id: str
@@ -91,6 +92,7 @@ class Job(Prompted):
     prompt_logprobs: int | None = None
     lists_end: bool = False
     make_parser: Callable[[], MessageParser] | None = None
+    lead: str = ""
     tells: Telling = field(default_factory=Telling)
     tenant: str = ""
     weight: float = 1.0

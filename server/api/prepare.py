@@ -62,7 +62,7 @@ async def chat_job(context: ServerContext, body: ChatCompletionBody, adapter: Ad
     else:
         text = await budget.text.render_chat_off_loop(messages, body.chat_template_kwargs)
         prompt = await budget.encode(text, add_special_tokens=False)
-        reading = await reading_of(context, budget.text, body, text, formed=body.form() is not None)
+        reading = await reading_of(context, budget.text, body, text)
     if body.echo and (messages[-1]["role"] == "assistant" or body.continue_final_message):
         prompt = replace(prompt, echo=content_text(messages[-1]["content"] or ""))
     asked = body.max_completion_tokens or body.max_tokens
@@ -71,21 +71,14 @@ async def chat_job(context: ServerContext, body: ChatCompletionBody, adapter: Ad
     sampling = _sampling(body, asked or budget.left(len(prompt.ids)), logprobs, context.end_token_ids(adapter))
     sampling = _with_texts(sampling, budget, body)
     job = _job(context, body, adapter, [prompt], sampling, prefix="chatcmpl", started=started)
-    return _read(job, reading, body)
+    return _read(job, reading)
 
 
-def _read(job: Job, reading: Reading, body: ChatCompletionBody) -> Job:
+def _read(job: Job, reading: Reading) -> Job:
     """``job``, whose outputs are messages."""
-    sampling = job.sampling
-    if reading.grammar and body.form() is None:
-        sampling = msgspec.structs.replace(sampling, grammar=reading.grammar)
-    elif body.form() is not None and body.tool_use is not None and body.tool_use.forced:
-        raise InvalidRequestError(
-            "tool_choice: an answer that has to call a tool has no other form; leave one of them out",
-            param="tool_choice",
-        )
+    sampling = msgspec.structs.replace(job.sampling, grammar=reading.grammar)
     text = replace(job.text, shown=reading.shown)
-    return replace(job, sampling=sampling, text=text, make_parser=reading.make_parser)
+    return replace(job, sampling=sampling, text=text, make_parser=reading.make_parser, lead=reading.lead)
 
 
 async def chat_batch_job(

@@ -55,6 +55,11 @@ class Form(msgspec.Struct, frozen=True):
         """The field of the body."""
         return re.split(r"[.\[]", self.field)[0]
 
+    @property
+    def of_message(self) -> bool:
+        """Whether it says what a message is that is written, and nothing of calls in its place."""
+        return self.param == "response_format"
+
     def refusal(self, problem: str, place: str = "") -> InvalidRequestError:
         """Why it cannot be followed, and where in it."""
         return self.said(f"{self.field}{place}: {problem}")
@@ -98,9 +103,9 @@ def inline_schema(schema: Mapping[str, Any] | bool, whitespace: str | None = WHI
     return "%json " + json.dumps({**fields, "x-guidance": options}, ensure_ascii=False)
 
 
-def behind_space(grammar: str) -> str:
-    """``grammar``, for outputs that begin a text, of tokenizers that drop the space such a text begins with."""
-    outer = {"lark_grammar": HEADER + 'start: " "? @inner'}
+def within(lead: str, grammar: str) -> str:
+    """``lead``, which is what follows ``start:`` in Lark, with ``grammar`` where it says ``@inner``."""
+    outer = {"lark_grammar": f"{HEADER}start: {lead}"}
     return json.dumps({"grammars": [outer, {"name": "inner", "lark_grammar": grammar}]})
 
 

@@ -71,6 +71,17 @@ class CallGrammar:
             opening = self.rule(f"{ANY} <[{number}]>")
         return self._text(f"start: ({opening} {calls})* rest\nrest: {ANY}")
 
+    def lead(self, functions: Sequence[Function], *, parallel: bool, marks: ThoughtMarks | None, begun: bool) -> str:
+        """What may stand before a form, for ``grammars.within``: thoughts; and in its place: calls of ``functions``.
+
+        Calls where nothing tells them from the form's beginning are left out; empty where there is nothing else.
+        """
+        form = "@inner"
+        if functions and self.format.opener is not None:
+            form = f"({self._calls(functions, parallel=parallel)} | @inner)"
+        thoughts = self._thoughts(marks, begun=begun)
+        return self._text(f"{thoughts} {form}") if thoughts or form != "@inner" else ""
+
     def _text(self, start: str) -> str:
         return "\n".join([start, *self.rules]).replace("::=", "\\u003a:=")  # in texts alone; GBNF would be told by it
 

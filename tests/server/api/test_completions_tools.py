@@ -9,6 +9,7 @@ from typing import Any
 import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionMessage
+from transformers import PreTrainedTokenizerFast
 
 from tests.factory import CHAT_TEMPLATE, make_base
 from tests.server.api.support import error_of, events
@@ -41,6 +42,11 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     root = tmp_path_factory.mktemp("tools")
     (root / "template.jinja").write_text(HERMES + THINKING)
     base = make_base(root / "base", max_position_embeddings=2048)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": ["<think>", "</think>"]}, replace_extra_special_tokens=False
+    )
+    tokenizer.save_pretrained(base)
     with live_server(base, root / "data", chat_template=str(root / "template.jinja")) as server:
         yield server
         server.wait_idle()
@@ -53,8 +59,8 @@ def asking(live: Live) -> Iterator[openai.OpenAI]:
 
 
 def saying(text: str) -> dict[str, Any]:
-    """What holds an output to ``text``."""
-    return {"structured_outputs": {"choice": [text]}}
+    """What holds an output to ``text``, thoughts in it and all."""
+    return {"structured_outputs": {"choice": [text]}, **AT_ONCE}
 
 
 def ask(client: openai.OpenAI, text: str = "", **fields: Any) -> ChatCompletion:
@@ -205,7 +211,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"tools": TOOLS, "tool_choice": {}}, "tool_choice"),
     ({"tools": TOOLS, "tool_choice": "time"}, "tool_choice"),
     ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
-    ({"tools": TOOLS, "tool_choice": "required", "response_format": {"type": "json_object"}}, "tool_choice"),
+    ({"tools": TOOLS, "tool_choice": "required", "guided_json": {"type": "object"}}, "tool_choice"),
     (
         {"tools": [{"function": {"name": "f", "parameters": {"type": "nothing"}}}], "tool_choice": "required"},
         "tools",
@@ -251,8 +257,6 @@ def test_thoughts_that_the_prompt_begins_or_rules_out(asking: openai.OpenAI) -> 
     cut: Any = message_of(asking, reasoning_effort="low", extra={"ignore_eos": True, "max_tokens": 20})
     assert cut.content == ""
     assert cut.reasoning_content
-    held: Any = message_of(asking, "Yes.", reasoning_effort="low")  # there is no room for thoughts
-    assert held.content == "Yes."
     for fields in ({"chat_template_kwargs": {"enable_thinking": False}}, {"reasoning_effort": "none"}):
         plain: Any = message_of(asking, "Why? Because", extra=fields)
         assert plain.content == "Why? Because"
@@ -273,6 +277,106 @@ def test_thoughts_that_nobody_wants(asking: openai.OpenAI) -> None:
 def test_a_call_behind_thoughts(asking: openai.OpenAI) -> None:
     message: Any = message_of(asking, f"<think>Why?</think>\n<tool_call>{CALL}</tool_call>", tools=TOOLS)
     assert (message.content, message.reasoning_content, len(message.tool_calls)) == (None, "Why?", 1)
+
+
+# ---- a form behind thoughts ----
+
+START, END = 259, 260  # the marks' tokens
+CITY: dict[str, Any] = {"type": "object", "properties": {"city": PARAMETERS["properties"]["city"]}}
+CITY |= {"required": ["city"], "additionalProperties": False}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "c", "schema": CITY}}
+BEGUN: dict[str, Any] = {"reasoning_effort": "low", "logit_bias": {END: 3}}  # by the prompt
+OWN: dict[str, Any] = {"logit_bias": {START: 100, END: 3}}  # by the answer
+SEEDED: dict[str, Any] = {"messages": ASKED, "max_tokens": 400, "seed": 5}
+
+
+def check_city(text: str) -> None:
+    assert json.loads(text)["city"] in ("Paris", "Oslo")
+
+
+@pytest.mark.parametrize("way", [BEGUN, OWN], ids=["begun", "own"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_form_holds_for_the_answer_behind_thoughts(live: Live, way: dict[str, Any], stream: bool) -> None:
+    body = {**SEEDED, **way, "response_format": FORMAT}
+    if stream:
+        deltas = [event["choices"][0]["delta"] for event in events(live, PATH, {**body})]
+        thought = "".join(delta.get("reasoning_content") or "" for delta in deltas)
+        check_city("".join(delta.get("content") or "" for delta in deltas))
+        assert thought
+        return
+    answer = live.post(PATH, {**body, "n": 4}).json()
+    for choice in answer["choices"]:
+        assert choice["finish_reason"] == "stop"
+        check_city(choice["message"]["content"])
+    assert sum(bool(choice["message"].get("reasoning_content")) for choice in answer["choices"]) > 2
+    assert answer["usage"]["completion_tokens_details"]["reasoning_tokens"] > 8
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"guided_choice": ["Paris", "Oslo"]},
+        {"guided_regex": "Paris|Oslo"},
+        {"structured_outputs": {"choice": ["Paris", "Oslo"]}},
+        {"grammar": 'root ::= "Paris" | "Oslo"'},
+    ],
+    ids=lambda form: next(iter(form)),
+)
+def test_other_forms_hold_behind_thoughts_too(live: Live, form: dict[str, Any]) -> None:
+    for way in (BEGUN, OWN):
+        message = live.post(PATH, {**SEEDED, **way, **form}).json()["choices"][0]["message"]
+        assert message["content"] in ("Paris", "Oslo")
+        assert message["reasoning_content"]
+
+
+def test_thoughts_may_be_left_out_or_be_ruled_out(live: Live) -> None:
+    for fields in ({"logit_bias": {START: -100}}, AT_ONCE, {"separate_reasoning": False}):
+        message = live.post(PATH, {**SEEDED, **fields, "response_format": FORMAT}).json()["choices"][0]["message"]
+        check_city(message["content"])
+        assert not message.get("reasoning_content")
+    said = {"role": "assistant", "content": "<think>Why?"}
+    body = {**SEEDED, "messages": [*ASKED, said], "continue_final_message": True, "add_generation_prompt": False}
+    message = live.post(PATH, {**body, **BEGUN, "response_format": FORMAT}).json()["choices"][0]["message"]
+    check_city(message["content"])
+    body["messages"] = [*ASKED, {"role": "assistant", "content": "<think>Why?</think>It is "}]
+    message = live.post(PATH, {**body, "guided_choice": ["Oslo"]}).json()["choices"][0]["message"]
+    assert message["content"] == "Oslo"
+
+
+@pytest.mark.parametrize("way", [BEGUN, OWN], ids=["begun", "own"])
+def test_calls_come_behind_thoughts_and_in_the_place_of_a_form(live: Live, way: dict[str, Any]) -> None:
+    for choice in ("required", {"type": "function", "function": {"name": "weather"}}):
+        asked = {"tools": [WEATHER], "tool_choice": choice, "parallel_tool_calls": False, "response_format": FORMAT}
+        answer = live.post(PATH, {**SEEDED, **way, **asked}).json()
+        assert answer["usage"]["completion_tokens_details"]["reasoning_tokens"]
+        message = answer["choices"][0]["message"]
+        assert message["tool_calls"][0]["function"]["name"] == "weather"
+        assert not message["content"]
+    (opener,) = live.post("/tokenize", {"prompt": "<", "add_special_tokens": False}).json()["tokens"]
+    asked = {"tools": [WEATHER], "parallel_tool_calls": False, "response_format": FORMAT}
+    for bias in (90, -90):
+        body = {**SEEDED, **way, **asked, "logit_bias": {**way["logit_bias"], END: 100, opener: bias}}
+        answer = live.post(PATH, body).json()
+        assert answer["usage"]["completion_tokens_details"]["reasoning_tokens"]
+        message = answer["choices"][0]["message"]
+        assert bool(message.get("tool_calls")) is (bias > 0)
+        if bias < 0:
+            check_city(message["content"])
+
+
+@pytest.mark.parametrize("way", [BEGUN, OWN], ids=["begun", "own"])
+def test_other_dialects_hold_forms_behind_thoughts(live: Live, way: dict[str, Any]) -> None:
+    fields = {"seed": 5, "logit_bias": way["logit_bias"]}
+    effort = {"effort": "low"} if way is BEGUN else {}
+    form = {"type": "json_schema", "name": "c", "schema": CITY}
+    asked = {"input": "hi", "max_output_tokens": 400, "text": {"format": form}, "reasoning": effort or None}
+    items = {item["type"]: item for item in live.post("/v1/responses", {**asked, **fields}).json()["output"]}
+    check_city(items["message"]["content"][0]["text"])
+    assert items["reasoning"]
+    asked = {"model": "base", "messages": ASKED, "max_tokens": 400, "output_config": {"format": form, **effort}}
+    blocks = {block["type"]: block for block in live.post("/v1/messages", {**asked, **fields}).json()["content"]}
+    check_city(blocks["text"]["text"])
+    assert blocks["thinking"]["thinking"]
 
 
 # ---- a base that knows no tools ----

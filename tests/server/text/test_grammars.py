@@ -8,7 +8,7 @@ import pytest
 from llguidance import LLMatcher, LLTokenizer
 
 from server.errors import InvalidRequestError
-from server.text.grammars import Form, Kind, behind_space, grammar_of, json_object
+from server.text.grammars import Form, Kind, grammar_of, json_object, within
 
 BYTES = LLTokenizer("byte")
 TAG = {"begin": "<f=a>", "schema": {"type": "integer"}, "end": "</f>"}
@@ -66,9 +66,10 @@ def test_json_without_white_space_and_behind_a_space() -> None:
     compact = grammar_of(Form(Kind.JSON_SCHEMA, {"type": "array", "items": {"const": 1}}, "x", whitespace=None))
     assert accepts(compact, "[1,1]")
     assert not accepts(compact, "[1, 1]")
-    assert accepts(behind_space(compact), " [1,1]")
-    assert accepts(behind_space(compact), "[1,1]")
-    assert not accepts(behind_space(compact), "  [1]")
+    behind_space = within('" "? @inner', compact)
+    assert accepts(behind_space, " [1,1]")
+    assert accepts(behind_space, "[1,1]")
+    assert not accepts(behind_space, "  [1]")
     assert not accepts(grammar_of(json_object()), "[]")
 
 

@@ -9,7 +9,8 @@ import llguidance.numpy as masks
 import pytest
 from llguidance import LLMatcher, LLTokenizer
 
-from server.text.grammars import Form, Kind, grammar_of
+from server.engine.grammar_limits import LIMITS
+from server.text.grammars import Form, Kind, grammar_of, within
 from server.text.output.call_grammars import CallGrammar
 from server.text.output.calls import CallOptions
 from server.text.output.formats import FORMATS
@@ -68,8 +69,36 @@ def test_what_a_grammar_lets_through_is_a_call(name: str) -> None:
 
 
 def consumes(lark: str, text: str) -> bool:
-    made = matcher(lark)
+    return follows(matcher(lark), text)
+
+
+def follows(made: LLMatcher, text: str) -> bool:
     return all(made.consume_token(byte) for byte in text.encode()) and made.is_accepting()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("name", ["hermes", "json"])
+def test_a_form_comes_behind_thoughts_or_calls_in_its_place(name: str, *, begun: bool) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    inner = grammar_of(Form(Kind.JSON_SCHEMA, {**schema, "additionalProperties": False}, "response_format"))
+    lead = CallGrammar(FORMATS[name], lambda _: None).lead(
+        [("g", SCHEMAS["g"])], parallel=False, marks=MARKS["think"], begun=begun
+    )
+    start = "" if begun else "<think>"
+
+    def accepts(text: str) -> bool:
+        made = LLMatcher(BYTES, within(lead, inner), log_level=0, limits=LIMITS)
+        assert not made.is_error(), made.get_error()
+        return follows(made, text)
+
+    for thought in ("", "no {</thin k> " * 500):
+        assert accepts(f'{start}{thought}</think>\n\n{{"a": 1}}')
+        assert not accepts(f'{start}{thought}</think>\n\n{{"b": 1}}')
+    assert accepts('{"a": 1}') is not begun
+    call = '<tool_call>\n{"name": "g", "arguments": {}}\n</tool_call>'
+    assert accepts(f"{start}x</think>{call}") is (name == "hermes")
+    assert not accepts(f'{start}x</think>{call}{{"a": 1}}')
+    assert CallGrammar(FORMATS["json"], lambda _: None).lead([], parallel=True, marks=None, begun=False) == ""
 
 
 def test_thoughts_may_come_first_where_there_are_marks() -> None:
