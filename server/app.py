@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 import socket
@@ -55,6 +54,7 @@ from server.api.responses.background import BackgroundResponses
 from server.api.routing import PlainPath
 from server.api.shadow import Shadows
 from server.batches.service import Batches, Send
+from server.catalog.background import Background
 from server.catalog.canary import CanaryControl
 from server.catalog.canary_figures import CanaryFigures
 from server.catalog.canary_watch import CanaryWatch
@@ -81,6 +81,7 @@ from server.catalog.store.blobs import BlobStore
 from server.catalog.trail import Trail
 from server.catalog.uploads import MAX_PART_BYTES
 from server.catalog.watching import Watcher
+from server.closing import close_all
 from server.collectors import DiskCollector, JobCollector, LimitCollector
 from server.config import DEFAULT_MODEL, EngineConfig
 from server.engine.ipc.client import ClientCore
@@ -313,32 +314,13 @@ def create_app(context: ServerContext, on_started: OnStarted | None = None) -> F
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         poller = Poller(context.lifecycle)
         watchers = [Watcher(context.lifecycle, folder, allow_noop=config.allow_noop) for folder in watched]
-        starting = asyncio.create_task(_start(context, partial(post, app, context), poller, watchers, on_started))
-        watching = asyncio.create_task(context.watch.run())
+        starting = Background()
+        starting.spawn(_start(context, partial(post, app, context), poller, watchers, on_started))
+        context.watch.start()
         try:
             yield
         finally:
-            starting.cancel()
-            watching.cancel()
-            await asyncio.wait([starting, watching])
-            await context.batches.close()
-            await context.fine_tuning.close()
-            await context.shadows.close()
-            for watcher in watchers:
-                await watcher.close()
-            context.sources.close()
-            await poller.close()
-            await context.lifecycle.close()
-            await context.engine.close()
-            await context.keys.close()
-            await context.trail.close()
-            await context.files.close()
-            await context.background.close()
-            await context.answers.close()
-            context.lifecycle.store.close()
-            context.text.close()
-            context.grammars.close()
-            context.lifecycle.catalog.database.close()
+            await _close(context, starting, poller, watchers)
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.context = context
@@ -365,6 +347,36 @@ def create_app(context: ServerContext, on_started: OnStarted | None = None) -> F
     if config.root_path:
         app.add_middleware(RootPath, root_path=config.root_path)
     return app
+
+
+async def _close(context: ServerContext, starting: Background, poller: Poller, watchers: Sequence[Watcher]) -> None:
+    """First what makes work for others, last what others need."""
+    lifecycle = context.lifecycle
+    await close_all(
+        {"the start": starting.close, "the watch over canaries": context.watch.close},
+        {
+            "batches": context.batches.close,
+            "fine-tuning": context.fine_tuning.close,
+            "copies to shadows": context.shadows.close,
+            **{f"the watched folder {watcher.folder}": watcher.close for watcher in watchers},
+        },
+        {"sources of adapters": context.sources.close, "the follower of the catalog": poller.close},
+        {"adapters": lifecycle.close},
+        {"the engine": context.engine.close},
+        {
+            "keys": context.keys.close,
+            "events": context.trail.close,
+            "files": context.files.close,
+            "responses in the background": context.background.close,
+        },
+        {"kept answers": context.answers.close},
+        {
+            "the store": lifecycle.store.close,
+            "chat templates": context.text.close,
+            "grammars": context.grammars.close,
+            "the catalog": lifecycle.catalog.database.close,
+        },
+    )
 
 
 def _body_rule(context: ServerContext) -> Callable[[str, str], BodyRule]:

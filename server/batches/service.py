@@ -10,7 +10,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from server.batches.batch import (
     new_batch_id,
     with_batch,
 )
+from server.catalog.background import Repeated
 from server.catalog.database.asking import ask
 from server.catalog.database.jobs import JobTable
 from server.catalog.events import Event, told
@@ -73,22 +73,21 @@ class Batches:
         self._concurrency = concurrency
         self._send: Send | None = None
         self._runs: dict[str, asyncio.Task[None]] = {}
-        self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._looking = Repeated(self._look, POLL_SECONDS, "batches wait")
 
     def start(self, send: Send) -> None:
         """Do batches from now on, in the running loop, by sending their requests with ``send``."""
         self._send = send
         if self._concurrency:
-            self._task = asyncio.create_task(self._run())
+            self._looking.start()
 
     async def close(self) -> None:
         """Leave what is under way to the next start."""
-        tasks = [*self._runs.values(), *([self._task] if self._task is not None else [])]
-        for task in tasks:
+        await self._looking.close()
+        for task in self._runs.values():
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        if self._runs:
+            await asyncio.wait(self._runs.values())
         self._workplace.close()
 
     # ---- what owners ask ----
@@ -99,7 +98,7 @@ class Batches:
         row = JobRow(id=new_batch_id(), kind=KIND, owner=owner, status=status, created=time.time(), record="")
         entry = told(Event("batch.create", None, {"endpoint": batch.endpoint}), row.id)
         row = await ask(self._table.add, with_batch(row, batch), (), [entry])
-        self._wake.set()
+        self._looking.wake()
         return row
 
     async def get(self, id: str, owner: str | None) -> JobRow:
@@ -119,24 +118,12 @@ class Batches:
         await self.get(id, owner)
         row = await ask(self._table.change, id, cancelled, (), [told(Event("batch.cancel"), id)])
         assert row is not None
-        self._wake.set()
+        self._looking.wake()
         return row
 
     # ---- doing them ----
 
-    async def _run(self) -> None:
-        while True:
-            try:
-                await self._step()
-            except ServerError as error:
-                logger.warning("batches wait: %s", error)
-            except Exception:
-                logger.exception("batches wait")
-            self._wake.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), POLL_SECONDS)
-
-    async def _step(self) -> None:
+    async def _look(self) -> None:
         for row in await ask(self._table.waiting, KIND, OPEN, self._workplace.id):
             if row.id not in self._runs and len(self._runs) < self._concurrency:
                 self._runs[row.id] = asyncio.create_task(self._do(row))
@@ -152,7 +139,7 @@ class Batches:
             await asyncio.sleep(POLL_SECONDS)
         finally:
             del self._runs[row.id]
-            self._wake.set()
+            self._looking.wake()
 
     async def _whole(self, row: JobRow) -> None:
         """A batch from where it stands to its end."""

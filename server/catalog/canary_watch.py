@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from adapters.errors import AdapterError
 from server.adapter_key import AdapterKey
+from server.catalog.background import Repeated
 from server.catalog.canary import CanaryControl
 from server.catalog.canary_rules import Evidence, Verdict, judge
 from server.catalog.registry import Registry
@@ -38,12 +39,15 @@ class CanaryWatch:
         self._figures = control.figures
         self._stages: dict[str, _Stage] = {}
         self._told: set[AdapterKey] = set()
+        self._looking = Repeated(self.look, SECONDS, "canaries are not judged")
 
-    async def run(self) -> None:
-        """Look until cancelled."""
-        while True:
-            await asyncio.sleep(SECONDS)
-            await self.look()
+    def start(self) -> None:
+        """Look from now on."""
+        self._looking.start()
+
+    async def close(self) -> None:
+        """Look no more."""
+        await self._looking.close()
 
     async def look(self) -> None:
         """Judge all canaries once."""
@@ -82,10 +86,7 @@ class CanaryWatch:
                 if await self._control.abort(name, canary.version, reason=reason, judged=canary):
                     _tell("abort", name, canary.version, reason)
             elif canary.steps and self._is_due(name, canary) and all(v.value is not None for v in verdicts):
-                await self._control.advance(name, canary)
-                _tell(
-                    "promote" if canary.steps[0] >= 1 else "canary", name, canary.version, f"step {canary.steps[0]:g}"
-                )
+                await self._grow(name, canary)
 
     async def _grow(self, name: str, canary: Canary) -> None:
         weight = canary.steps[0]

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import time
 from collections.abc import Sequence
 
 from server.catalog.answers import AnswerKind, AnswerQuery, AnswerRecord
-from server.catalog.background import Background
+from server.catalog.background import Background, Repeated
 from server.catalog.database.answers import AnswerTable
 from server.catalog.database.asking import ask
-from server.errors import NotFoundError, ServerError
+from server.errors import NotFoundError
 
-logger = logging.getLogger(__name__)
 DAY_SECONDS = 86400.0
 EXPIRE_SECONDS = 600.0
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")  # of answers made here
@@ -52,17 +50,15 @@ class KeptAnswers:
         self._refreshed: dict[str, None] = {}
         self._writing: asyncio.Task[None] | None = None
         self._background = Background()
-        self._task: asyncio.Task[None] | None = None
+        self._expiring = Repeated(self._expire, EXPIRE_SECONDS, "answers that have expired stay")
 
     def start(self) -> None:
         """Forget what has expired from now on, in the running loop."""
-        self._task = asyncio.create_task(self._run())
+        self._expiring.start()
 
     async def close(self) -> None:
         """End what is under way."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await self._expiring.close()
         await self._background.settle()
 
     @staticmethod
@@ -93,10 +89,10 @@ class KeptAnswers:
         while self._waiting:
             batch, self._waiting = self._waiting, []
             refreshed, self._refreshed = list(self._refreshed), {}
-            failure: ServerError | None = None
+            failure: Exception | None = None
             try:
                 await ask(self._table.save, [record for record, _ in batch], refreshed, self.expiry())
-            except ServerError as error:
+            except Exception as error:  # noqa: BLE001 - told to those who wait for it
                 failure = error
             for _, kept in batch:
                 if kept.done():
@@ -137,10 +133,5 @@ class KeptAnswers:
         """Keep an answer no longer."""
         await ask(self._table.delete, id)
 
-    async def _run(self) -> None:
-        while True:
-            try:
-                await ask(self._table.delete_expired, time.time())
-            except ServerError as error:
-                logger.debug("answers that have expired wait: %s", error)
-            await asyncio.sleep(EXPIRE_SECONDS)
+    async def _expire(self) -> None:
+        await ask(self._table.delete_expired, time.time())

@@ -6,20 +6,17 @@ What another server on the catalog, or the command line, changes is taken over b
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from server.catalog.background import Background
+from server.catalog.background import Background, Repeated
 from server.catalog.database.asking import ask
 from server.catalog.database.keys import KeyTable, StoredKeys
 from server.catalog.key_changes import KeyChanges
 from server.catalog.keys import KeyRecord, KeyRing
 from server.errors import ServerError, UnknownKeyError
 
-logger = logging.getLogger(__name__)
 REFRESH_SECONDS = 1.0
 USED_SECONDS = 60.0
 
@@ -35,7 +32,8 @@ class KeyManager:
         self._used: dict[str, float] = {}  # and not written yet
         self._changing = asyncio.Lock()
         self._background = Background()
-        self._task: asyncio.Task[None] | None = None
+        self._refreshing = Repeated(self.refresh, REFRESH_SECONDS, "keys stay as they were")
+        self._writing = Repeated(self.write_used, USED_SECONDS, "when keys were used is not written yet")
 
     def load(self) -> None:
         """Read the keys, before anything is served; blocks. Raises CatalogUnavailableError."""
@@ -44,13 +42,13 @@ class KeyManager:
 
     def start(self) -> None:
         """Keep up with the catalog from now on, in the running loop."""
-        self._task = asyncio.create_task(self._run())
+        self._refreshing.start()
+        self._writing.start()
 
     async def close(self) -> None:
         """Write what is not written yet."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await self._refreshing.close()
+        await self._writing.close()
         await self._background.settle()
         with suppress(ServerError):
             await self.write_used()
@@ -132,21 +130,3 @@ class KeyManager:
         async with self._changing:  # so that nothing older is adopted last
             self._stored = await ask(work)
             self.ring.adopt(self._stored.records.values())
-
-    async def _run(self) -> None:
-        written = time.monotonic()
-        while True:
-            await asyncio.sleep(REFRESH_SECONDS)
-            await _as_it_can(self.refresh)
-            if time.monotonic() - written >= USED_SECONDS:
-                await _as_it_can(self.write_used)
-                written = time.monotonic()
-
-
-async def _as_it_can(work: Callable[[], Awaitable[None]]) -> None:
-    try:
-        await work()
-    except ServerError as error:
-        logger.debug("keys stay as they were: %s", error)
-    except Exception:
-        logger.exception("keys stay as they were")

@@ -12,6 +12,7 @@ from collections.abc import Hashable
 from contextlib import suppress
 from typing import cast
 
+from server.catalog.background import Repeated
 from server.catalog.database.asking import ask
 from server.catalog.database.events import EventTable
 from server.catalog.events import ANONYMOUS, Actor, Entry, Event, EventQuery, Repetitions
@@ -33,18 +34,20 @@ class Trail:
         self._waiting: list[Entry] = []
         self._repetitions = Repetitions()
         self._writing = asyncio.Lock()
-        self._expired = float("-inf")
-        self._task: asyncio.Task[None] | None = None
+        self._repeated = (
+            Repeated(self._write, WRITE_SECONDS, "events wait"),
+            Repeated(self.expire, EXPIRE_SECONDS, "old events stay"),
+        )
 
     def start(self) -> None:
         """Write from now on, in the running loop."""
-        self._task = asyncio.create_task(self._run())
+        for work in self._repeated:
+            work.start()
 
     async def close(self) -> None:
         """Write what waits, as far as the database takes it."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        for work in self._repeated:
+            await work.close()
         self._tell_left_out(float("inf"))
         with suppress(ServerError):
             await self.flush()
@@ -85,19 +88,9 @@ class Trail:
         if self._days:
             await ask(self._table.delete_before, time.time() - self._days * DAY_SECONDS)
 
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(WRITE_SECONDS)
-            self._tell_left_out(time.monotonic())
-            try:
-                await self.flush()
-                if time.monotonic() - self._expired >= EXPIRE_SECONDS:
-                    await self.expire()
-                    self._expired = time.monotonic()
-            except ServerError as error:
-                logger.debug("events wait: %s", error)
-            except Exception:
-                logger.exception("events wait")
+    async def _write(self) -> None:
+        self._tell_left_out(time.monotonic())
+        await self.flush()
 
     def _tell_left_out(self, now: float) -> None:
         for sort, count in self._repetitions.left_out(now):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -11,16 +10,15 @@ from typing import TypeVar
 
 import msgspec
 
-from server.catalog.background import Background
+from server.catalog.background import Background, Repeated
 from server.catalog.database.asking import ask
 from server.catalog.database.files import FileQuery, FileTable
 from server.catalog.database.uploads import UploadTable
 from server.catalog.files import DAY_SECONDS, FileRecord, Purpose, new_file_id
 from server.catalog.store.blobs import BlobStore
-from server.errors import BudgetError, InvalidRequestError, NotFoundError, ServerError
+from server.errors import BudgetError, InvalidRequestError, NotFoundError
 from server.files.checks import check_file
 
-logger = logging.getLogger(__name__)
 BATCH_SECONDS = 30 * DAY_SECONDS  # that files of batches are kept, where their owners do not say otherwise
 EXPIRE_SECONDS = 60.0
 DROPPED_AT_ONCE = 100
@@ -47,17 +45,15 @@ class FileLibrary:
         self._max_bytes = max_bytes
         self._changing = asyncio.Lock()  # content is not deleted while a file of the same content comes
         self._background = Background()
-        self._task: asyncio.Task[None] | None = None
+        self._expiring = Repeated(self.expire, EXPIRE_SECONDS, "files that have expired stay")
 
     def start(self) -> None:
         """Delete what has expired from now on, in the running loop."""
-        self._task = asyncio.create_task(self._run())
+        self._expiring.start()
 
     async def close(self) -> None:
         """End what is under way in good order."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await self._expiring.close()
         await self._background.settle()
 
     async def add(
@@ -158,16 +154,6 @@ class FileLibrary:
         for record in await ask(self._table.expired, time.time()):
             await self.delete(record)
         await self.drop([part.sha256 for part in await ask(self._uploads.expire, time.time())])
-
-    async def _run(self) -> None:
-        while True:
-            try:
-                await self.expire()
-            except ServerError as error:
-                logger.debug("files that have expired stay: %s", error)
-            except Exception:
-                logger.exception("files that have expired stay")
-            await asyncio.sleep(EXPIRE_SECONDS)
 
 
 def new_record(owner: str, filename: str, purpose: Purpose, seconds: float | None) -> FileRecord:

@@ -9,7 +9,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import msgspec
 
 from adapters.errors import AdapterError
+from server.catalog.background import set_within
 from server.catalog.database.asking import ask
 from server.catalog.database.jobs import JobTable
 from server.catalog.files import Purpose
@@ -203,8 +203,7 @@ class JobRun:
                 checked = now
                 await asyncio.to_thread(self._process.check_limits)
             seen = await self._tell(reader, seen)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._look.wait(), LOOK_SECONDS)
+            await set_within(self._look, LOOK_SECONDS)
         await self._tell(reader, seen)
         if self._process.code != 0:
             raise self._process.failure()

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
 
-from server.catalog.background import Background
+from server.catalog.background import Background, Repeated
 from server.catalog.database.asking import ask
 from server.catalog.events import ACTOR, Actor, Event, told
 from server.catalog.files import FileRecord
@@ -61,22 +61,21 @@ class FineTuning:
         self._tools = replace(tools, changed=self._changed)
         self._quota = quota
         self._runs: dict[str, tuple[JobRun, asyncio.Task[None]]] = {}
-        self._wake = asyncio.Event()
+        self._looking = Repeated(self._look, POLL_SECONDS, "fine-tuning jobs wait")
+        self._taken_up = False
         self._news = asyncio.Condition()
         self._background = Background()
-        self._task: asyncio.Task[None] | None = None
         self.figures = JobFigures()
 
     def start(self) -> None:
         """Do jobs from now on, in the running loop."""
         if self._quota.running:
-            self._task = asyncio.create_task(self._run())
+            self._looking.start()
 
     async def close(self) -> None:
         """Stop what runs with a checkpoint; the next start takes it up."""
+        await self._looking.close()
         tasks = [task for _, task in self._runs.values()]
-        if self._task is not None:
-            tasks.append(self._task)
         for task in tasks:
             task.cancel()
         if tasks:
@@ -110,7 +109,7 @@ class FineTuning:
         entry = told(Event("fine_tuning.create", None, {"model": job.model, "method": job.method}), row.id)
         row = await ask(self._table.add, with_job(row, job), events, [entry])
         self._changed()
-        self._wake.set()
+        self._looking.wake()
         return row
 
     async def get(self, id: str, owner: str | None) -> JobRow:
@@ -154,7 +153,7 @@ class FineTuning:
         if row.status == Status.CANCELLED:
             self.figures.job_ended(Status.CANCELLED)
         self._changed()
-        self._wake.set()
+        self._looking.wake()
         if id in self._runs:
             self._runs[id][0].look()
         elif row.status == Status.CANCELLED:
@@ -206,14 +205,6 @@ class FineTuning:
 
     # ---- doing them ----
 
-    async def _run(self) -> None:
-        await _as_it_can(self._take_up)
-        while True:
-            await _as_it_can(self._step)
-            self._wake.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), POLL_SECONDS)
-
     async def _take_up(self) -> None:
         """What ran when this server ended goes on; what is left of jobs that have ended goes."""
         place = self._tools.workplace.id
@@ -235,7 +226,11 @@ class FineTuning:
         kept = {row.id for row in await ask(self._table.waiting, KIND, BEGUN, place)}
         await asyncio.to_thread(self._tools.workplace.clean, kept)
 
-    async def _step(self) -> None:
+    async def _look(self) -> None:
+        """Do what waits, as far as there is room."""
+        if not self._taken_up:
+            await self._take_up()
+            self._taken_up = True
         for row in await ask(self._table.waiting, KIND, (Status.VALIDATING,), self._tools.workplace.id):
             await self._validate(row)
         for row in await ask(self._table.waiting, KIND, (Status.QUEUED,), self._tools.workplace.id):
@@ -297,7 +292,7 @@ class FineTuning:
                 self.figures.end(run.id)
                 del self._runs[run.id]
                 self._changed()
-                self._wake.set()
+                self._looking.wake()
 
         return asyncio.create_task(work())
 
@@ -317,12 +312,3 @@ class FineTuning:
             return None
         self._changed()
         return row
-
-
-async def _as_it_can(work: Callable[[], Awaitable[None]]) -> None:
-    try:
-        await work()
-    except ServerError as error:
-        logger.warning("fine-tuning jobs wait: %s", error)
-    except Exception:
-        logger.exception("fine-tuning jobs wait")

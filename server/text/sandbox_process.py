@@ -50,12 +50,15 @@ class SandboxProcess:
         self._module, self._arguments, self._first = module, arguments, first
         self._wall_seconds, self._max_reply = wall_seconds, max_reply
         self._lock = threading.Lock()
+        self._closed = False
         self.child: subprocess.Popen[bytes] | None = None
         self._sock: socket.socket | None = None
 
     def ask(self, job: bytes) -> bytes:
         """The reply to ``job``. Raises TimeoutError, ProcessEndedError or NotStartedError; the process is gone then."""
         with self._lock:
+            if self._closed:
+                raise NotStartedError("the server is shutting down")
             try:
                 sock = self._sock or self._start()
             except OSError as error:
@@ -70,7 +73,8 @@ class SandboxProcess:
             return reply
 
     def close(self) -> None:
-        """End the process whatever it does; who waits for it is told so."""
+        """End the process whatever it does, for good; who waits for it is told so."""
+        self._closed = True
         if (child := self.child) is not None:
             child.kill()
         with self._lock:
@@ -114,6 +118,8 @@ class SandboxProcess:
                 pass_fds=(theirs.fileno(),),
                 env={name: os.environ[name] for name in PASSED_ON if name in os.environ},
             )
+        if self._closed:  # before there was a process to end
+            self.child.kill()
         if recv_frame(self._sock, time.monotonic() + START_SECONDS) is None:
             raise OSError("the process did not start")
         if self._first is not None:

@@ -139,5 +139,8 @@ class BackgroundResponses:
     async def close(self) -> None:
         """End all that run."""
         ended = {"code": "server_error", "message": "the server ended before the response did; send the request again"}
-        for run in list(self._runs.values()):
-            await run.cancel("failed", ended)
+        ends = await asyncio.gather(
+            *(run.cancel("failed", ended) for run in self._runs.values()), return_exceptions=True
+        )
+        for error in filter(None, ends):
+            logger.warning("a response that the server left undone is not kept: %s", error)

@@ -126,7 +126,8 @@ class EngineChild:
         if not self._writer.is_closing():
             self._writer.write_eof()
         try:
-            await asyncio.wait_for(self._process.wait(), grace)
+            async with asyncio.timeout(grace):
+                await self._process.wait()
         except TimeoutError:
             self._kill("the server stops" if grace == 0 else f"it did not end by itself within {grace:g} s")
         return self._ending_of(await self._process.wait())

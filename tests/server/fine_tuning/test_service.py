@@ -134,6 +134,13 @@ async def test_a_job_goes_through_its_states_and_leaves_a_model_and_a_table(tmp_
         assert figures.seconds > 0
 
 
+async def test_a_server_ends_in_the_moment_in_which_a_job_is_made(tmp_path: Path) -> None:
+    async with place(tmp_path) as at:
+        await asyncio.sleep(0.05)  # it has looked, and waits
+        await at.create()
+        await asyncio.wait_for(at.service.close(), 5)
+
+
 async def test_a_result_that_is_no_better_is_not_served(tmp_path: Path) -> None:
     async with place(tmp_path, "worse") as at:
         job = job_of(row := await at.ended(await at.create(validation_file=await at.upload())))

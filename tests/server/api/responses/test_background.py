@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import openai
 import pytest
 
+from server.api.responses.background import BackgroundResponses, BackgroundRun
+from server.errors import CatalogUnavailableError
 from tests.server.api.support import BASE, error_of
 from tests.server.live import DEADLINE, Live
 
@@ -57,3 +61,24 @@ def test_what_is_refused_is_refused_at_once(server: Live) -> None:
     body = {"model": BASE, "input": "x" * 9000, "background": True}
     error = error_of(server.post("/v1/responses", body))
     assert (error["param"], error["code"]) == ("input", "context_length_exceeded")
+
+
+async def test_all_end_with_the_server_though_nothing_is_kept(caplog: pytest.LogCaptureFixture) -> None:
+    told: list[str] = []
+
+    async def endless() -> AsyncGenerator[bytes, None]:
+        yield b""
+        await asyncio.Event().wait()
+
+    async def keep(response: dict[str, Any]) -> None:
+        told.append(response["status"])
+        await asyncio.sleep(0.05)  # of a database that does not answer
+        raise CatalogUnavailableError("no answer")
+
+    responses = BackgroundResponses("here")
+    for i in range(100):
+        run = BackgroundRun(endless(), lambda status, error: {"status": status, "error": error}, keep)
+        await responses.begin(str(i), run)
+    await asyncio.wait_for(responses.close(), 2)
+    assert told == ["failed"] * 100
+    assert caplog.text.count("no answer") == 100

@@ -61,13 +61,15 @@ class LocalEngineClient(ClientCore):
             with contextlib.suppress(RuntimeError):  # the loop has been closed without closing us
                 loop.call_soon_threadsafe(callback, *args)
 
-        run_engine(self._build, self._inbox, partial(emit_to, self._receive))
-        emit_to(self._finish, ended)
+        try:
+            run_engine(self._build, self._inbox, partial(emit_to, self._receive))
+        finally:  # also of what is no Exception, as what Rust panics with
+            emit_to(self._finish, ended)
 
     def _finish(self, ended: asyncio.Future[None]) -> None:
-        self._detach("the engine was closed")
         if not ended.done():
-            ended.set_result(None)
+            ended.set_result(None)  # what follows may fail
+        self._detach("the engine was closed")
 
 
 class RestartingLocalClient(LocalEngineClient):
@@ -85,9 +87,9 @@ class RestartingLocalClient(LocalEngineClient):
 
     @override
     def _finish(self, ended: asyncio.Future[None]) -> None:
-        self._detach("the engine ended", for_good=self._closing)
         if not ended.done():
             ended.set_result(None)
+        self._detach("the engine ended", for_good=self._closing)
         if not self._closing:
             self._starting = asyncio.create_task(self._start_again())
 

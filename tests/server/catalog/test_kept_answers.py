@@ -1,0 +1,43 @@
+"""Keeping answers together, whatever becomes of that."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.catalog.answers import AnswerKind, AnswerRecord
+from server.catalog.database.answers import AnswerTable
+from server.catalog.database.database import Database, sqlite_url
+from server.catalog.kept_answers import KeptAnswers
+
+
+async def test_who_keeps_an_answer_is_told_of_any_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = Database(sqlite_url(tmp_path))
+    database.migrate()
+    table = AnswerTable(database, 10)
+    kept = KeptAnswers(table, days=1)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no more threads")
+
+    common: dict[str, Any] = {
+        "kind": AnswerKind.RESPONSE,
+        "owner": "me",
+        "model": "m",
+        "created": 1.0,
+        "input": "[]",
+        "body": "{}",
+    }
+    records = [AnswerRecord(id=f"resp_{i}", created=1.0, **common) for i in "ab"]
+    with monkeypatch.context() as patch:
+        patch.setattr(table, "save", fail)
+        for record in records:
+            with pytest.raises(RuntimeError, match="no more threads"):
+                await asyncio.wait_for(kept.save(record), 5)
+    await kept.save(records[0])
+    assert (await kept.get("resp_a", AnswerKind.RESPONSE, "me")).owner == "me"
+    await asyncio.wait_for(kept.close(), 5)
+    database.close()
