@@ -84,6 +84,7 @@ from server.catalog.watching import Watcher
 from server.closing import close_all
 from server.collectors import DiskCollector, JobCollector, LimitCollector
 from server.config import DEFAULT_MODEL, EngineConfig
+from server.console import pages as console
 from server.engine.ipc.client import ClientCore
 from server.engine.ipc.process_client import ProcessEngineClient
 from server.errors import CatalogUnavailableError, EngineStartError, ServerError
@@ -298,6 +299,7 @@ ROUTERS = (
     batches.router,
     tokens.router,
     health.router,
+    console.router,
 )
 
 

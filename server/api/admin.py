@@ -137,6 +137,23 @@ async def inspect(_: ReaderKey, context: ContextDep, guard: GuardDep, name: str)
     return json_response({**body, "manifest": manifest}, headers=etag_of(state))
 
 
+@router.get("/v1/adapters/{name}/versions/{version}", response_model=None)
+async def inspect_version(_: ReaderKey, context: ContextDep, name: str, version: str) -> Response:
+    """One version, with what its trainer recorded."""
+    found = context.registry.version(name, _number(version))
+    tier = context.residency.tier(found.key)
+    body = {**version_body(context.registry, found), "residency": tier, "manifest": found.manifest}
+    return json_response(body)
+
+
+def _number(version: str) -> int:
+    """The number that a path names. Raises ApiError."""
+    number = version_number(version)
+    if number is None:
+        raise ApiError(400, "version: must be a version's number, like 3", param="version")
+    return number
+
+
 @router.delete("/v1/adapters/{name}", response_model=None)
 async def delete(
     _: AdminKey, request: Request, lifecycle: LifecycleDep, guard: GuardDep, name: str, mode: Mode = "drain"
@@ -312,10 +329,8 @@ async def delete_version(
     mode: Mode = "drain",
 ) -> Response:
     """Delete a version that is not live: a candidate, or one that nobody will go back to."""
-    number = version_number(version) or 0
-    with refusals_audited(request, name, "remove_version", version=number):
-        if not number:
-            raise ApiError(400, "version: must be a version's number, like 3", param="version")
+    with refusals_audited(request, name, "remove_version", version=version_number(version) or 0):
+        number = _number(version)
         deleted = await lifecycle.remove_version(name, number, force=mode == "force", guard=guard)
     warnings = lifecycle.undeleted([deleted])
     audit(request, "remove_version", name, mode=mode, version=number, digest=deleted.key.digest, **_noted(warnings))

@@ -160,6 +160,10 @@ def test_list_and_inspect(server: Live, admin: httpx.Client) -> None:
     assert (prefix["kind"], prefix["num_virtual_tokens"], prefix["version"], prefix["running"]) == ("prefix", 5, 1, 0)
     assert prefix["versions"][0]["state"] == "live"
     assert prefix["manifest"] is None
+    version = admin.get("/v1/adapters/prefix/versions/1").json()
+    assert version == {**prefix["versions"][0], "manifest": None}
+    assert error_of(admin.get("/v1/adapters/prefix/versions/9"), 404)["code"] == "model_not_found"
+    assert error_of(admin.get("/v1/adapters/prefix/versions/one"))["param"] == "version"
     error_of(admin.get("/v1/adapters/nobody"), 404)
 
 

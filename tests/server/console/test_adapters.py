@@ -1,0 +1,78 @@
+"""Packages come, go live, get shares of the requests and go, by hand in a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+from tests.server.api.support import archive
+from tests.server.console.browser import Watched
+from tests.server.live import Live
+
+
+def upload(page: Page, file: Path | list[Path], name: str | None = None, *, live: bool = True) -> None:
+    """As somebody does who chooses an archive."""
+    page.get_by_label("Choose an archive").set_input_files(file)
+    if name is not None:
+        page.get_by_label("Name", exact=True).fill(name)
+    if not live:
+        page.get_by_label("Make it live at once").uncheck()
+    page.get_by_role("button", name="Upload").click()
+
+
+def test_a_package_is_uploaded_replaced_shared_and_deleted(
+    watched: Watched, page: Page, live: Live, tiny_adapters: Mapping[str, Path], tmp_path: Path
+) -> None:
+    packages = {name: tmp_path / f"{name}.tar" for name in ("shira-r1", "ia3")}
+    for name, path in packages.items():
+        path.write_bytes(archive(tiny_adapters[name], tmp_path))
+    watched.open("adapters")
+    expect(page.get_by_role("row", name="first")).to_be_visible()
+    upload(page, packages["shira-r1"], "by-hand")
+    expect(page.get_by_text("by-hand@1 was verified")).to_be_visible()
+    page.get_by_role("link", name="by-hand").click()
+    expect(page.get_by_role("heading", name="by-hand")).to_be_visible()
+
+    upload(page, packages["ia3"], live=False)
+    expect(page.get_by_text("by-hand@2 was verified")).to_be_visible()
+    page.get_by_role("button", name="Canary version 2").click()
+    slider = page.get_by_role("slider", name="Share of version 2")
+    expect(slider).to_have_value("10")
+    slider.focus()
+    for _ in range(5):
+        slider.press("ArrowRight")
+    expect(page.get_by_text("version 1 (live) 85%, version 2 (canary) 15%")).to_be_visible()
+    assert live.context.registry.traffic("by-hand").canaries[0].weight == 0.15
+
+    page.get_by_role("button", name="Promote 2").click()
+    expect(page.get_by_text("version 2 live", exact=True)).to_be_visible()
+    page.get_by_role("button", name="Roll back").click()
+    expect(page.get_by_text("version 1 live", exact=True)).to_be_visible()
+    page.get_by_role("button", name="Activate version 2").click()
+    expect(page.get_by_text("version 2 live", exact=True)).to_be_visible()
+    assert live.context.registry.live_number("by-hand") == 2
+
+    page.get_by_role("button", name="Pin", exact=True).click()
+    expect(page.get_by_role("button", name="Unpin")).to_be_visible()
+    page.get_by_role("button", name="Delete version 1").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(page.get_by_role("button", name="Details version 1")).to_have_count(0)
+    page.get_by_role("button", name="Delete", exact=True).click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(page.get_by_role("heading", name="Adapters", exact=True)).to_be_visible()
+    expect(page.get_by_role("row", name="by-hand")).to_have_count(0)
+    assert "by-hand" not in live.context.registry.names()
+
+
+def test_a_refused_package_is_told_in_full(watched: Watched, page: Page, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.tar"
+    broken.write_bytes(b"no archive")
+    watched.open("adapters")
+    upload(page, broken, "broken")
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("The server did not take the package")
+    expect(alert).to_contain_text("HTTP 400")
+    expect(alert).to_contain_text("request ")
+    expect(page.get_by_role("row", name="broken")).to_have_count(0)
