@@ -355,11 +355,15 @@ class TextProcessor:
         return bool(ids) and self.token_bytes(ids[0]) != self.token_bytes(ids[0], None)
 
     def char_spans(self, text: str, ids: list[int]) -> list[tuple[int, int]] | None:
-        """Which characters of ``text`` each of its tokens ``ids`` was made of; None when they are not its tokens."""
+        """Which characters of ``text`` each of its tokens ``ids`` was made of; None when they are not its tokens.
+
+        Of a text that was cut they are the last ones.
+        """
         for special in (True, False):
             (encoding,) = self._backend.encode_batch([text], add_special_tokens=special)  # lets go of the lock
-            if encoding.ids == ids:
-                return encoding.offsets
+            if ids and encoding.ids[-len(ids) :] == ids:
+                spans: list[tuple[int, int]] = encoding.offsets[-len(ids) :]
+                return spans
         return None
 
     def render_chat(self, messages: Sequence[Message], template_kwargs: Mapping[str, Any] | None = None) -> str:

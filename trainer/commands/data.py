@@ -192,7 +192,14 @@ def _check_reading(config: TrainConfig, task: ReadingTask, tokenizer: Any, *, as
     print(f"{len(data.train):,} rows to train on, {len(data.validation):,} to validate on; the longest text has "
           f"{data.longest:,} tokens")  # fmt: skip
     if data.labels:
-        print("\n" + aligned(("label", "rows"), [(n, f"{data.counts[n]:,}") for n in data.labels.names], left=(0,)))
+        print(
+            "\n"
+            + aligned(
+                ("label", "words" if data.labels.of_words else "rows"),
+                [(n, f"{data.counts[n]:,}") for n in data.labels.names],
+                left=(0,),
+            )
+        )
     print(f"\nerror: {error}" if error else f"\nthis data can be trained on: {data.learned}")
     return 1 if error else 0
 

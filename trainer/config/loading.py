@@ -144,6 +144,8 @@ def _alias_of(name: str) -> Alias | None:
 
 def _settings(name: str, value: Any) -> Iterator[_Setting]:
     """What ``name: value`` sets: the keys of a whole section, those that an alias means, or one."""
+    if name in ("task", "task.type") and isinstance(value, str):
+        value = value.replace("_", "-")  # token_classification, as methods are spelled
     if name == "type":
         name = "method.type"
     if is_section(name):

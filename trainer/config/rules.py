@@ -11,7 +11,7 @@ from trainer.config.data import CALL_ROLE, ROLES, DataConfig, absolute
 from trainer.config.methods import FullMethod, Ia3Method, LoraMethod, PrefixMethod
 from trainer.config.preference import DpoPreference, GrpoPreference, KtoPreference, Preference, RewardPreference
 from trainer.config.schema import TrainConfig, TrainingConfig
-from trainer.config.task import ClassificationTask, EmbeddingTask, ReadingTask
+from trainer.config.task import ClassificationTask, EmbeddingTask, ReadingTask, TokenClassificationTask
 from trainer.errors import ConfigError
 
 
@@ -154,13 +154,17 @@ def _task_rules(config: TrainConfig, task: ReadingTask) -> Iterator[str]:
             yield f"training.{key}: {kind} has no responses to match; leave it out"
     if training.packing is True:
         yield f"training.packing: {kind} reads whole rows, each by itself; set it to false"
-    one_of = isinstance(task, ClassificationTask) and not task.multi_label
+    one_of = isinstance(task, TokenClassificationTask) or (
+        isinstance(task, ClassificationTask) and not task.multi_label
+    )
     if training.label_smoothing and not one_of:
         yield "training.label_smoothing: only for classes of which a text has one; leave it out"
     if isinstance(task, EmbeddingTask) and training.batch_size < 2:
         yield "training.batch_size: embedding compares the rows of a batch with each other; give at least 2"
     if isinstance(task, ClassificationTask) and task.labels is not None and len(set(task.labels)) < 2:
         yield "task.labels: name at least two labels, each once"
+    if isinstance(task, TokenClassificationTask) and data.columns.messages:
+        yield f"data.columns.messages: {kind} reads texts; name words in task.columns.words, or data.columns.text"
 
 
 def _task_data_rules(kind: str, data: DataConfig) -> Iterator[str]:

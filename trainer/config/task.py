@@ -1,4 +1,4 @@
-"""The keys under ``task``: training an adapter that reads texts, to classes, numbers or vectors, instead of writing.
+"""The keys under ``task``: training an adapter that reads, to classes, tags, numbers or vectors, instead of writing.
 
 Without this section (or with ``task: generation``) an adapter learns to write answers.
 """
@@ -32,6 +32,14 @@ class PairColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     score: str | None = None
 
 
+class TagColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which columns hold words and their tags, or beside a text its spans. None: a usual name."""
+
+    words: str | None = None
+    tags: str | None = None
+    spans: str | None = None
+
+
 class GenerationTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="generation", tag_field=TAG):
     """Writing answers: the same as no ``task``."""
 
@@ -54,6 +62,26 @@ class ClassificationTask(
 
     KIND: ClassVar[str] = "classification"
     PEFT_TASK: ClassVar[str] = "SEQ_CLS"
+
+
+class TokenClassificationTask(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="token-classification", tag_field=TAG
+):
+    """A tag of every word: names in a text, parts of speech. Of the pieces of a word the first one is read.
+
+    Rows are words and tags, or a text and spans of its characters. ``labels`` are the tags in the order of their ids,
+    or of spans their names; None: those of the data. Spans are learned as BIO, whatever scheme the data has.
+    ``joiner`` stands between words; None: a space, or nothing where they are characters of a script without spaces.
+    """
+
+    labels: list[str] | None = None
+    joiner: str | None = None
+    class_weights: Literal["none", "balanced"] = "none"
+    columns: TagColumns = TagColumns()
+
+    KIND: ClassVar[str] = "token-classification"
+    PEFT_TASK: ClassVar[str] = "TOKEN_CLS"
+    pooling: ClassVar[Literal["all"]] = "all"
 
 
 class RegressionTask(
@@ -85,8 +113,7 @@ class EmbeddingTask(
     PEFT_TASK: ClassVar[str] = "FEATURE_EXTRACTION"
 
 
-ReadingTask = ClassificationTask | RegressionTask | EmbeddingTask
-Task = GenerationTask | ClassificationTask | RegressionTask | EmbeddingTask
-TASKS: dict[str, type[Task]] = {
-    kind.KIND: kind for kind in (GenerationTask, ClassificationTask, RegressionTask, EmbeddingTask)
-}
+ReadingTask = ClassificationTask | TokenClassificationTask | RegressionTask | EmbeddingTask
+Task = GenerationTask | ReadingTask
+_ALL = (GenerationTask, ClassificationTask, TokenClassificationTask, RegressionTask, EmbeddingTask)
+TASKS: dict[str, type[Task]] = {kind.KIND: kind for kind in _ALL}

@@ -245,8 +245,9 @@ class Question:
 
     Exactly one of ``messages`` (the server renders them by the base's chat template) and ``prompt`` (text sent as it
     is) is set. ``row`` holds the columns as they were read, for metrics that need more than the ``reference``.
-    ``others`` are texts to compare the prompt with, what belongs to it first; or the names of all classes, where a text
-    has any number of them.
+    ``others`` are texts to compare the prompt with, what belongs to it first, or the second text of a pair. ``names``
+    are those of all classes, where a text has any number of them; ``words`` say where the prompt's begin and end, where
+    each has a tag.
     """
 
     messages: Conversation | None
@@ -254,6 +255,8 @@ class Question:
     reference: str
     row: Mapping[str, Any] = field(default_factory=dict)
     others: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    words: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -156,10 +156,17 @@ def evaluate(
 
 
 def always(questions: Sequence[Question], metrics: Sequence[str], reads: str) -> Evaluation:
-    """What the same answer to all ``questions`` scores: their commonest class, or the mean. Raises EvaluationError."""
+    """What the same answer to all ``questions`` (or words) scores: their commonest class or tag, or the mean.
+
+    Raises EvaluationError.
+    """
     wanted = [question.reference for question in questions]
-    answer = repr(fmean(map(float, wanted))) if reads == "regression" else Counter(wanted).most_common(1)[0][0]
-    replies = [GreedyAnswer(answer, "stop", 0)] * len(questions)
+    if questions[0].words:
+        answer = Counter(tag for tags in wanted for tag in json.loads(tags)).most_common(1)[0][0]
+        replies = [GreedyAnswer(json.dumps([answer] * len(json.loads(tags))), "stop", 0) for tags in wanted]
+    else:
+        answer = repr(fmean(map(float, wanted))) if reads == "regression" else Counter(wanted).most_common(1)[0][0]
+        replies = [GreedyAnswer(answer, "stop", 0)] * len(questions)
     asked = _Asked(replies, [None] * len(questions), 0.0, 0.0)
     name = "the mean" if reads == "regression" else f"always {answer}"
     return _evaluation(name, questions, find_metrics(metrics), asked)

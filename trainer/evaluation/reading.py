@@ -1,4 +1,5 @@
-"""Asks a served model that reads: /v1/classify for classes and numbers, /v1/embeddings for vectors."""
+"""Asks a served model that reads: /v1/classify for classes, tags and numbers, /v1/embeddings for
+vectors."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ async def read_answers(work: Asking, questions: Sequence[Question], reads: str) 
     """What a model says of each question, as ``trainer.pooling.answers`` writes it. Raises EvaluationError."""
     if reads in ("embedding", "similarity"):
         return await _compared(work, questions, places=reads == "embedding")
-    names = questions[0].others  # of all classes, where a text has any number of them
+    if questions[0].words:
+        return await work.each(questions, lambda part: _tags(work, part))
+    names = questions[0].names  # of all classes, where a text has any number of them
     read = _number if reads == "regression" else partial(_several, names) if names else _one
     return await work.each(questions, lambda part: _classes(work, part, read))
 
@@ -64,7 +67,9 @@ class Asking:
 async def _classes(work: Asking, part: Sequence[Question], read: Callable[[dict[str, Any]], str]) -> list[str]:
     found: list[dict[str, Any]] = []
     if all(question.prompt is not None for question in part):
-        found = await work.data("/v1/classify", input=[question.prompt for question in part])
+        pairs = [question.others[0] for question in part if question.others]
+        texts = [question.prompt for question in part]
+        found = await work.data("/v1/classify", input=texts, **({"text_pair": pairs} if pairs else {}))
     else:
         for question in part:
             messages = [{"role": one.role, "content": one.content} for one in question.messages or ()]
@@ -73,6 +78,26 @@ async def _classes(work: Asking, part: Sequence[Question], read: Callable[[dict[
         return [read(one) for one in found]
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise work.connection.not_ours(f"no {error} in its answer") from error
+
+
+async def _tags(work: Asking, part: Sequence[Question]) -> list[str]:
+    """The tags of the words of each question, by the tokens that they begin in."""
+    from trainer.pooling.answers import tags_at
+    from trainer.pooling.examples import first_tokens
+
+    found = await work.data("/v1/classify", input=[question.prompt for question in part])
+    said = []
+    try:
+        for question, one in zip(part, found, strict=True):
+            tokens = one["tokens"]
+            places = first_tokens(question.words, [(token["start"], token["end"]) for token in tokens])
+            tags = tags_at([*places], [str(token["label"]) for token in tokens])
+            said.append(json.dumps(tags, ensure_ascii=False))
+    except (KeyError, TypeError, ValueError) as error:
+        raise work.connection.not_ours(
+            f"no {error} in its answer; is {work.model} for token-classification?"
+        ) from error
+    return said
 
 
 def _one(found: dict[str, Any]) -> str:

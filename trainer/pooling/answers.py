@@ -1,4 +1,4 @@
-"""What a model says of texts, as text: metrics of answers score classes, numbers and places alike."""
+"""What a model says of texts, as text: metrics of answers score classes, tags, numbers and places alike."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trainer.data.encoding import IGNORED
+from trainer.data.tags import OUTSIDE, read_tags
 from trainer.pooling.labels import LabelSet
 from trainer.pooling.model import unit
 
@@ -41,7 +43,9 @@ class Said:
     def add(self, out: Tensor, batch: dict[str, Tensor]) -> None:
         """The outputs of ``batch``."""
         labels = batch["labels"]
-        if len(out) > len(labels):
+        if "places" in batch:
+            self._tags(out.argmax(-1).tolist(), batch)
+        elif len(out) > len(labels):
             firsts, others = unit(out[: len(labels)]), unit(out[len(labels) :])
             if "hidden" not in batch:
                 self._numbers((firsts * others).sum(-1), labels)
@@ -67,6 +71,15 @@ class Said:
         places = ranks(firsts, seconds, torch.cat([seconds, *rest]))
         return list(map(str, places)), ["1"] * len(places)
 
+    def _tags(self, said: list[list[int]], batch: dict[str, Tensor]) -> None:
+        assert self._labels is not None, "tags have names"
+        names = self._labels.names
+        for row, places, tags in zip(said, batch["places"].tolist(), batch["tags"].tolist(), strict=True):
+            wanted = [names[tag] for tag in tags if tag != IGNORED]
+            found = tags_at(places[: len(wanted)], [names[tag] for tag in row])
+            self._said.append(json.dumps(found, ensure_ascii=False))
+            self._wanted.append(json.dumps(wanted, ensure_ascii=False))
+
     def _numbers(self, said: Tensor, wanted: Tensor) -> None:
         self._said += map(repr, said.tolist())
         self._wanted += map(repr, wanted.tolist())
@@ -74,6 +87,15 @@ class Said:
     def _names(self, ids: Tensor) -> str:
         assert self._labels is not None, "only classes have names"
         return json.dumps(sorted(self._labels.names[i] for i in ids.tolist()), ensure_ascii=False)
+
+
+def tags_at(places: Sequence[int], tokens: Sequence[str]) -> list[str]:
+    """Tags of words by ``tokens``, those of tokens; ``places`` are those where words begin (PooledExample)."""
+    shares = [place >= 0 and place == before for before, place in zip([-1, *places], places, strict=False)]
+    return read_tags(
+        None if shared else OUTSIDE if place < 0 else tokens[place]
+        for place, shared in zip(places, shares, strict=True)
+    )
 
 
 _AT_ONCE = 512

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -14,6 +14,7 @@ from typing_extensions import override
 from trainer.config.data import DataConfig
 from trainer.data.conversations import DroppedRow
 from trainer.data.disk import DiskSequence
+from trainer.data.encoding import IGNORED
 from trainer.data.rendering import ChatRenderer, make_renderer
 from trainer.errors import DataError
 from trainer.pooling.texts import Text
@@ -22,11 +23,15 @@ Ids = tuple[int, ...]
 
 
 class PooledExample(msgspec.Struct, frozen=True, array_like=True):
-    """Token ids of the texts of a row, and what is wanted: ids of classes, a number, or nothing more."""
+    """Token ids of the texts of a row, and what is wanted: ids of classes, a number, or nothing more.
+
+    With ``places``, those of the tokens that begin its words (-1 for a word without one), ``classes`` are their tags.
+    """
 
     texts: tuple[Ids, ...]
     classes: tuple[int, ...] = ()
     number: float | None = None
+    places: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return sum(map(len, self.texts))
@@ -95,6 +100,18 @@ class TextEncoder:
         rendered = self._renderer.whole(text)
         return self._fit(self._backend.encode(rendered, add_special_tokens=False).ids)
 
+    def words(self, text: str, words: Sequence[tuple[int, int]]) -> tuple[Ids, tuple[int | None, ...]]:
+        """Token ids of one text, and the places of those that begin its ``words``: -1 for a word without a token, None
+        for one that was cut off. Raises DroppedRow."""
+        encoding = self._backend.encode(text, add_special_tokens=True)
+        ids = self._fit(encoding.ids)
+        ahead = len(encoding.ids) - len(ids) if self._config.too_long == "cut_start" else 0
+        places = [place - ahead if place >= 0 else -1 for place in first_tokens(words, encoding.offsets)]
+        kept = [place if place == -1 or 0 <= place < len(ids) else None for place in places]
+        if not any(place is not None and place >= 0 for place in kept):
+            raise DroppedRow("a text without words")
+        return ids, tuple(kept)
+
     def pair(self, first: str, second: str) -> Ids:
         """Token ids of two texts, joined. Raises DroppedRow."""
         return self._fit(self._backend.encode(first, second, add_special_tokens=True).ids)
@@ -110,6 +127,18 @@ class TextEncoder:
         return tuple(ids[-limit:] if self._config.too_long == "cut_start" else ids[:limit])
 
 
+def first_tokens(words: Sequence[tuple[int, int]], tokens: Sequence[tuple[int, int]]) -> Iterator[int]:
+    """The place of the token that each of ``words`` begins in, -1 where none does; both are begins and ends in a text.
+
+    Words that a tokenizer writes as one token share it.
+    """
+    at = 0
+    for start, end in words:
+        while at < len(tokens) and tokens[at][1] <= start:
+            at += 1
+        yield at if start < end and at < len(tokens) and tokens[at][0] < end else -1
+
+
 class PooledCollator:
     """Pads on the right. ``num_labels`` is the width of the targets of rows with any number of classes, else 0."""
 
@@ -122,11 +151,16 @@ class PooledCollator:
         With several texts a row: the first ones of all rows, then the second ones, then all others. ``labels`` are ids
         of classes, numbers, or the places of the second texts among those behind the first ones; ``hidden`` [rows,
         texts - rows] marks others that are equal to the second text of a row, which speak neither for nor against it.
+
+        Of words ``labels`` [rows, longest] are the ids at their first tokens, IGNORED elsewhere; ``places`` and
+        ``tags`` [rows, most words] are of the words, filled up with -1 and IGNORED.
         """
         firsts = [example.texts[0] for example in examples]
         others = [example.texts[1] for example in examples if len(example.texts) > 1]
         others += [text for example in examples for text in example.texts[2:]]
         batch = self._padded([*firsts, *others])
+        if examples[0].places:
+            return batch | _of_words(examples, batch["input_ids"].shape[1])
         batch["labels"] = self._labels(examples)
         if others and examples[0].number is None:
             batch["hidden"] = torch.tensor(
@@ -152,3 +186,15 @@ class PooledCollator:
         if examples[0].classes:
             return torch.tensor([example.classes[0] for example in examples])
         return torch.arange(len(examples))
+
+
+def _of_words(examples: Sequence[PooledExample], longest: int) -> dict[str, Tensor]:
+    most = max(len(example.places) for example in examples)
+    labels = torch.full((len(examples), longest), IGNORED)
+    for row, example in zip(labels, examples, strict=True):
+        for place, tag in reversed([*zip(example.places, example.classes, strict=True)]):
+            if place >= 0:
+                row[place] = tag  # of words that share a token the first one's
+    places = [[*example.places, *[-1] * (most - len(example.places))] for example in examples]
+    tags = [[*example.classes, *[IGNORED] * (most - len(example.classes))] for example in examples]
+    return {"labels": labels, "places": torch.tensor(places), "tags": torch.tensor(tags)}

@@ -1,6 +1,6 @@
-"""The losses of tasks that read, one number for every row.
+"""The losses of tasks that read, one number for every row, or for every word that has a tag.
 
-They are summed and divided by the rows of the whole accumulated batch: a ragged batch weighs as many rows as it has.
+They are summed and divided by their number in the whole accumulated batch: a ragged batch weighs as many as it has.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.config.task import ClassificationTask, EmbeddingTask, ReadingTask
+from trainer.config.task import EmbeddingTask, ReadingTask, RegressionTask
+from trainer.data.encoding import IGNORED
 from trainer.pooling.model import unit
 from trainer.pooling.pooled_data import PooledData
 
@@ -23,10 +24,12 @@ def make_losses(task: ReadingTask, data: PooledData, smoothing: float) -> RowLos
     """The losses of ``task``; ``smoothing`` is the share of a class that is spread over all of them."""
     if isinstance(task, EmbeddingTask):
         return lambda out, batch: pair_losses(out, batch, task.temperature)
-    if not isinstance(task, ClassificationTask):
+    if isinstance(task, RegressionTask):
         return lambda out, batch: (out[:, 0] - batch["labels"]).square()
     weights = class_weights(data) if task.class_weights == "balanced" else None
     assert data.labels is not None, "classification has labels"
+    if data.labels.of_words:
+        return lambda out, batch: tag_losses(out, batch["labels"], weights, smoothing)
     if data.labels.several:
         return lambda out, batch: several_losses(out, batch["labels"], weights)
     return lambda out, batch: class_losses(out, batch["labels"], weights, smoothing)
@@ -36,6 +39,18 @@ def class_losses(logits: Tensor, labels: Tensor, weights: Tensor | None, smoothi
     """Cross entropy [rows] of ``logits`` [rows, classes], each times the weight of its class."""
     losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
     return losses if weights is None else losses * weights.to(losses.device)[labels]
+
+
+def tag_losses(logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float = 0.0) -> Tensor:
+    """``class_losses`` [words] of ``logits`` [rows, length, tags] where ``labels`` [rows, length] has a tag."""
+    read = labels != IGNORED
+    return class_losses(logits[read], labels[read], weights, smoothing)
+
+
+def count_losses(batch: dict[str, Tensor]) -> int:
+    """How many losses ``batch`` has."""
+    labels = batch["labels"]
+    return int((labels != IGNORED).sum()) if "places" in batch else len(labels)
 
 
 def several_losses(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
@@ -55,7 +70,7 @@ def pair_losses(vectors: Tensor, batch: dict[str, Tensor], temperature: float) -
 
 
 def class_weights(data: PooledData) -> Tensor:
-    """Weights by which every class counts the same; their mean over the rows is 1. Shape: [classes]."""
+    """Weights by which every class counts the same; their mean over the rows (or words) is 1. Shape: [classes]."""
     assert data.labels is not None, "classification has labels"
     counts = torch.tensor([float(data.counts[name]) for name in data.labels.names])
     seen = counts > 0

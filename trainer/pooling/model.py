@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import AutoModelForTokenClassification
 
+from adapters.kinds.head_names import HEAD_MODULES
 from bases.architecture import has_own_code
 from trainer.base_model import Base
 from trainer.config.task import Pooling
@@ -16,16 +19,19 @@ from trainer.methods import trainable_parameters
 from trainer.methods.own_model import enable_checkpointing
 
 HEAD = "score"  # transformers' name of a classifier's head, and this module's attribute
+HeadPooling = Pooling | Literal["all"]
+"""As ``Pooling``, or all tokens, each by itself."""
 
 
 class PooledModel(nn.Module):
     """``model``, whose hidden states are pooled to one for each text, and mapped by the head where there is one.
 
-    As transformers' classifiers: ``score(last hidden state of the last token)``, the head without a bias. The hidden
-    states are those that leave the base's backbone, whatever adapter acts in it; its output head computes nothing.
+    As transformers' classifiers: ``score(last hidden state of the last token)``, the head without a bias; of tokens
+    that of each, the head as theirs is. The hidden states are those that leave the base's backbone, whatever adapter
+    acts in it; its output head computes nothing.
     """
 
-    def __init__(self, model: Any, base: Base, pooling: Pooling, num_outputs: int = 0) -> None:
+    def __init__(self, model: Any, base: Base, pooling: HeadPooling, num_outputs: int = 0) -> None:
         """``num_outputs`` 0: no head. Seed torch before. Raises ConfigError for a base that cannot be read so."""
         super().__init__()
         _check(base)
@@ -33,9 +39,12 @@ class PooledModel(nn.Module):
         self.pooling = pooling
         self.score: nn.Linear | None = None
         width: int = base.model.config.get_text_config().hidden_size
+        self.head_name, has_bias = head_of_tokens(base.model.config) if pooling == "all" else (HEAD, False)
         if num_outputs:
-            self.score = nn.Linear(width, num_outputs, bias=False, device=base.model.device)
+            self.score = nn.Linear(width, num_outputs, bias=has_bias, device=base.model.device)
             nn.init.normal_(self.score.weight, std=getattr(base.model.config, "initializer_range", 0.02))
+            if has_bias:
+                nn.init.zeros_(self.score.bias)
         self.backbone: str = base.model.base_model_prefix
         self._states: Tensor | None = None
         head = base.model.get_output_embeddings()
@@ -50,6 +59,8 @@ class PooledModel(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """What the texts come to, [texts, outputs] in float32: by the head, or without one [texts, hidden_size].
+
+        Of all tokens [texts, length, outputs].
 
         Shape: both [texts, length], padded on either side; prefixes of our own want padding on the right.
         """
@@ -91,9 +102,30 @@ class PooledModel(nn.Module):
         self._states = out[0] if isinstance(out, tuple) else out.last_hidden_state
 
 
-def pool(states: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
-    """``states`` [texts, virtual + length, width] to [texts, width] in float32, of the tokens of ``attention_mask``."""
+def head_of_tokens(config: Any) -> tuple[str, bool]:
+    """What transformers calls the head of a base's model for tokens, and whether it has a bias.
+
+    Where transformers has no such model of the base, the head is as most have it.
+    """
+    try:
+        with torch.device("meta"):
+            model = AutoModelForTokenClassification.from_config(copy.deepcopy(config))
+    except ValueError:
+        return HEAD, True
+    for name in sorted(HEAD_MODULES):
+        if isinstance(head := getattr(model, name, None), nn.Linear):
+            return name, head.bias is not None
+    return HEAD, True
+
+
+def pool(states: Tensor, attention_mask: Tensor, pooling: HeadPooling) -> Tensor:
+    """``states`` [texts, virtual + length, width] to [texts, width] in float32, of the tokens of ``attention_mask``.
+
+    All of them to [texts, length, width].
+    """
     states = states[:, states.shape[1] - attention_mask.shape[1] :]  # prompt tuning puts its own rows first
+    if pooling == "all":
+        return states.float()
     if pooling == "mean":
         weights = attention_mask[..., None].float()
         return (states.float() * weights).sum(1) / weights.sum(1)

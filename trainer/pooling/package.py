@@ -21,7 +21,7 @@ from adapters.package.golden import GoldenLogits, encode_golden
 from adapters.package.manifest import DataRef, Manifest, PooledRef, encode_manifest
 from trainer.base_model import Base
 from trainer.config.schema import TrainConfig
-from trainer.config.task import EmbeddingTask, Pooling, ReadingTask
+from trainer.config.task import EmbeddingTask, ReadingTask
 from trainer.data.encoding import without_row_limit
 from trainer.data.messages import Message
 from trainer.errors import TrainingError
@@ -31,15 +31,15 @@ from trainer.loop.output import result_directory
 from trainer.methods import adapter_of
 from trainer.pooling.examples import TextEncoder
 from trainer.pooling.labels import LabelSet
-from trainer.pooling.model import HEAD, PooledModel
+from trainer.pooling.model import HeadPooling, PooledModel
 from trainer.pooling.pooled_data import PooledData
 
 MODEL_CONFIG_FILE = "config.json"
 
 
-def pooled_ref(task: ReadingTask, labels: LabelSet | None, pooling: Pooling) -> PooledRef:
+def pooled_ref(task: ReadingTask, labels: LabelSet | None, pooling: HeadPooling) -> PooledRef:
     """What an adapter of ``task`` answers."""
-    if isinstance(task, EmbeddingTask):
+    if isinstance(task, EmbeddingTask) and pooling != "all":
         return PooledRef(pooling=pooling)
     if labels is None:
         return PooledRef(problem_type="regression")
@@ -76,7 +76,7 @@ def export_pooled(  # noqa: PLR0917 - all that a package tells of
 
 @torch.no_grad()
 def golden_outputs(model: PooledModel, base: Base, config: TrainConfig, data: PooledData) -> list[GoldenLogits]:
-    """What the head gives for a few texts, by which a server verifies that it computes the same.
+    """What the head gives for a few texts (of tokens, for the last one of each), which a server verifies that it gives.
 
     Of an adapter without a head the logits of the base's: its hidden states are what vectors are made of.
     """
@@ -90,7 +90,8 @@ def golden_outputs(model: PooledModel, base: Base, config: TrainConfig, data: Po
     golden = []
     for ids in prompts:
         input_ids = torch.tensor([ids], device=model.device)
-        golden.append(GoldenLogits(input_ids[0].cpu(), model(input_ids, torch.ones_like(input_ids))[0].cpu()))
+        out = model(input_ids, torch.ones_like(input_ids))[0]
+        golden.append(GoldenLogits(input_ids[0].cpu(), (out if out.dim() == 1 else out[-1]).cpu()))
     return golden
 
 
@@ -101,9 +102,10 @@ def packaged(model: PooledModel, task: ReadingTask) -> tuple[dict[str, Any], dic
     if model.score is None:
         return _of_backbone(model, config, tensors)
     is_prompt = not any(name.startswith(PREFIX) for name in tensors)  # peft wraps no module then
-    tensors[f"{PREFIX.removesuffix('model.') if is_prompt else PREFIX}{HEAD}.weight"] = model.score.weight
+    head = f"{PREFIX.removesuffix('model.') if is_prompt else PREFIX}{model.head_name}"
+    tensors |= {f"{head}.{name}": parameter for name, parameter in model.score.named_parameters()}
     if "modules_to_save" in config:
-        config["modules_to_save"] = [*(config["modules_to_save"] or ()), HEAD]
+        config["modules_to_save"] = [*(config["modules_to_save"] or ()), model.head_name]
     return config, tensors
 
 
@@ -123,7 +125,7 @@ def _of_backbone(
 
 
 def model_config(base: Base, pooled: PooledRef) -> dict[str, Any]:
-    """The base's config.json with what the head gives: AutoConfig reads it, AutoModelForSequenceClassification too."""
+    """The base's config.json with what the head gives: AutoConfig reads it, and so do models for classes."""
     config = json.loads((base.path / MODEL_CONFIG_FILE).read_text(encoding="utf-8"))
     names = pooled.labels or ["LABEL_0"]
     return {

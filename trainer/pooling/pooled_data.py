@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from trainer.config.data import DataConfig
-from trainer.config.task import ClassificationTask, EmbeddingTask, ReadingTask
+from trainer.config.task import ClassificationTask, EmbeddingTask, ReadingTask, TokenClassificationTask
 from trainer.data.conversations import DroppedRow
 from trainer.data.rows import RawRow
 from trainer.data.sources import find_train_source, with_recipe
@@ -25,9 +25,11 @@ from trainer.data.splits import (
     nothing_left,
     rows_at,
 )
+from trainer.data.tags import place_and_kind
 from trainer.errors import DataError
 from trainer.pooling.examples import PooledExample, PooledExamples, TextEncoder
-from trainer.pooling.labels import LabelSet, label_set, some_labels
+from trainer.pooling.labels import LabelSet, label_set, some_labels, tag_set
+from trainer.pooling.tagged import make_reader
 from trainer.pooling.texts import TextReader, TextRow
 from trainer.recipes.recipe import Split
 from trainer.tables import counted
@@ -39,8 +41,8 @@ Splits = DatasetSplits[TextReader]
 class PooledData:
     """What a run trains on. ``labels`` None: the task has no classes.
 
-    ``counts`` are the rows to train on of each class; ``notes`` say in words what was made of the data; ``is_chat``
-    whether texts are conversations.
+    ``counts`` are the rows to train on of each class, or the words of each tag; ``notes`` say in words what was made of
+    the data; ``is_chat`` whether texts are conversations.
     """
 
     train: PooledExamples
@@ -54,9 +56,10 @@ class PooledData:
 
     @property
     def learned(self) -> str:
-        """What the rows teach: classification, regression, embedding, or similarity where pairs have a score."""
+        """What the rows teach: the task's name, tagging where tags are of single words and not of spans, or similarity
+        where pairs have a score."""
         if self.labels is not None:
-            return "classification"
+            return self.labels.teaches
         first = self.train[0]
         if len(first.texts) == 1:
             return "regression"
@@ -80,7 +83,7 @@ def load_pooled_data(
 ) -> PooledData:
     """Read, split and tokenise. Raises DataError in one line for everything that cannot be trained on."""
     config = with_recipe(config)
-    splits = find_splits(config, seed, partial(TextReader, config, task), progress)
+    splits = find_splits(config, seed, partial(make_reader, config, task), progress)
     labels = _labels(task, splits)
     tokens = _RowTokenizer(task, TextEncoder(config, tokenizer), labels, progress)
     train, validation = PooledExamples(), PooledExamples()
@@ -94,6 +97,8 @@ def load_pooled_data(
             f"all rows to train on have the label {next(iter(counts))!r}; the others are held back: lower "
             "data.validation"
         )
+    if len(validation) and labels and labels.of_spans and not any(map(place_and_kind, tokens.counts["validation"])):
+        raise DataError("no row to validate on has a span, so none could be found; hold back more (data.validation)")
     return PooledData(
         train,
         validation,
@@ -107,9 +112,11 @@ def load_pooled_data(
 
 
 def _labels(task: ReadingTask, splits: Splits) -> LabelSet | None:
+    reader = splits.training_source.reader
+    if isinstance(task, TokenClassificationTask):
+        return tag_set(task, reader.labels, of_spans=not (reader.layout and reader.layout.is_words))
     if not isinstance(task, ClassificationTask):
         return None
-    reader = splits.training_source.reader
     recipe: Sequence[str] = ()
     if splits.config.recipe:
         first = next(iter(find_train_source(splits.config).rows())).values
@@ -127,7 +134,7 @@ class _RowTokenizer:
         self.dropped: Counter[str] = Counter()
         self.counts: dict[str, Counter[str]] = {"train": Counter(), "validation": Counter()}
         self._trained: dict[int, int] = {}  # texts by their hash, with that of what is wanted of them
-        self.shared = self.ambiguous = 0
+        self.shared = self.ambiguous = self.sharing = self.inexact = 0
 
     def encode(
         self, part: Split, found: Survey[TextReader], indices: Indices, examples: PooledExamples, splits: Splits
@@ -154,10 +161,22 @@ class _RowTokenizer:
         target = parsed.target
         if isinstance(target, tuple):
             assert self.labels is not None, "only classification reads names"
+            if parsed.words:
+                return self._tagged(parsed, self.labels.ids(row.where, target))
             return PooledExample((self._joined(parsed),), self.labels.ids(row.where, target))
         if isinstance(self._task, EmbeddingTask):
             return PooledExample(tuple(self._encoder.text(text) for text in parsed.texts), (), target)
         return PooledExample((self._joined(parsed),), (), target)
+
+    def _tagged(self, parsed: TextRow, tags: tuple[int, ...]) -> PooledExample:
+        (text,) = parsed.texts
+        assert isinstance(text, str), "words are of strings"
+        ids, places = self._encoder.words(text, parsed.words)
+        kept = [(place, tag) for place, tag in zip(places, tags, strict=True) if place is not None]
+        taken = [place for place, _ in kept if place >= 0]
+        self.sharing += len(taken) - len(set(taken))
+        self.inexact += parsed.inexact
+        return PooledExample((ids,), tuple(tag for _, tag in kept), None, tuple(place for place, _ in kept))
 
     def _joined(self, parsed: TextRow) -> tuple[int, ...]:
         first, *rest = parsed.texts
@@ -189,6 +208,10 @@ def _notes(config: DataConfig, splits: Splits, tokens: _RowTokenizer, dropped: C
         yield f"left out {describe_dropped(dict(dropped))}"
     if tokens.labels:
         yield from _label_notes(tokens.labels, tokens.counts)
+    if tokens.sharing:
+        yield f"{tokens.sharing:,} words share a token with the word before, whose span they go on with"
+    if tokens.inexact:
+        yield f"warning: {tokens.inexact:,} spans begin or end within a word, and are taken for the whole of it"
     if splits.split.repeated:
         kept = "left out" if config.duplicates == "drop" else "kept; data.duplicates: drop leaves them out"
         yield f"repeated: {counted(splits.split.repeated)} ({kept})"
@@ -201,8 +224,9 @@ def _notes(config: DataConfig, splits: Splits, tokens: _RowTokenizer, dropped: C
 def _label_notes(labels: LabelSet, counts: dict[str, Counter[str]]) -> Iterator[str]:
     seen = counts["train"]
     most, least = max(seen.values()), min(seen.values())
-    kind = "any number of" if labels.several else "one of"
-    yield f"{kind} {len(labels.names):,} labels; {least:,} to {most:,} rows of a label are trained on"
+    kind = "any number of" if labels.several else "for each word one of" if labels.of_words else "one of"
+    what = "words" if labels.of_words else "rows"
+    yield f"{kind} {len(labels.names):,} labels; {least:,} to {most:,} {what} of a label are trained on"
     missing = [name for name in labels.names if name not in seen]
     if missing:
-        yield f"warning: no row to train on has the label {some_labels(missing)}"
+        yield f"warning: no {what[:-1]} to train on has the label {some_labels(missing)}"

@@ -7,12 +7,12 @@ from functools import partial
 from typing import Literal
 
 from trainer.config.data import DataConfig
-from trainer.config.task import ClassificationTask, EmbeddingTask, ReadingTask
+from trainer.config.task import ClassificationTask, EmbeddingTask, ReadingTask, TokenClassificationTask
 from trainer.data.messages import Question
 from trainer.data.sources import find_test_source, find_train_source, with_recipe
 from trainer.data.splits import find_validation, rows_at, survey
-from trainer.errors import DataError
-from trainer.pooling.labels import label_set
+from trainer.pooling.labels import LabelSet, label_set
+from trainer.pooling.tagged import make_reader
 from trainer.pooling.texts import TextReader, TextRow
 
 
@@ -25,21 +25,28 @@ def reading_questions(
     """
     config = with_recipe(config)
     if split == "test":
-        found = survey(find_test_source(config), TextReader(config, task), part="test")
+        found = survey(find_test_source(config), make_reader(config, task), part="test")
         indices = found.usable
     else:
-        found, indices = find_validation(config, seed, partial(TextReader, config, task))
+        found, indices = find_validation(config, seed, partial(make_reader, config, task))
     names = _names(config, task, found.reader)
     questions = []
     for row, parsed in rows_at(found, indices):
         first, *others = parsed.texts
-        if others and not isinstance(task, EmbeddingTask):
-            raise DataError(f"{row.where}: pairs of texts are not asked of a server; evaluate texts, or train on more")
         prompt, messages = (first, None) if isinstance(first, str) else (None, first)
         reference = _reference(parsed, several=bool(found.reader.several))
-        questions.append(Question(messages, prompt, reference, row.values, tuple(map(str, others)) or names))
-    compared = isinstance(task, EmbeddingTask) and bool(found.reader.layout and found.reader.layout.target)
-    return tuple(questions), "similarity" if compared else task.KIND
+        questions.append(
+            Question(messages, prompt, reference, row.values, tuple(map(str, others)), names, parsed.words)
+        )
+    return tuple(questions), _learned(task, found.reader)
+
+
+def _learned(task: ReadingTask, reader: TextReader) -> str:
+    """What the rows teach, as ``PooledData.learned``."""
+    if isinstance(task, TokenClassificationTask):
+        return LabelSet(tuple(reader.labels), of_words=True).teaches
+    compared = isinstance(task, EmbeddingTask) and bool(reader.layout and reader.layout.target)
+    return "similarity" if compared else task.KIND
 
 
 def _names(config: DataConfig, task: ReadingTask, reader: TextReader) -> tuple[str, ...]:
@@ -56,4 +63,6 @@ def _reference(parsed: TextRow, *, several: bool) -> str:
         return str(parsed.texts[1])
     if not isinstance(parsed.target, tuple):
         return repr(parsed.target)
+    if parsed.words:
+        return json.dumps(parsed.target, ensure_ascii=False)
     return json.dumps(sorted(parsed.target), ensure_ascii=False) if several else parsed.target[0]

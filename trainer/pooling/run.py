@@ -96,8 +96,8 @@ def _finish(session: TrainingSession, run: _Run, trainer: PooledTrainer, seconds
 def _scores(score: Score, answers: tuple[list[str], list[str]], data: PooledData) -> dict[str, float]:
     """The scores of ``answers``, and of an answer that is always the same: the commonest class, the mean."""
     found = score(*answers)
-    same = baseline_answers(data)
+    same = baseline_answers(data, answers[1])
     if same is None:
         return found
-    name, answer = same
-    return found | {f"{name}_{key}": value for key, value in score([answer] * len(answers[1]), answers[1]).items()}
+    name, said = same
+    return found | {f"{name}_{key}": value for key, value in score(said, answers[1]).items()}

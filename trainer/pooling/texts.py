@@ -14,7 +14,14 @@ from typing import Any
 import msgspec
 
 from trainer.config.data import DataConfig
-from trainer.config.task import ClassificationTask, EmbeddingTask, PairColumns, ReadingTask, TargetColumns
+from trainer.config.task import (
+    ClassificationTask,
+    EmbeddingTask,
+    PairColumns,
+    ReadingTask,
+    TargetColumns,
+    TokenClassificationTask,
+)
 from trainer.data.conversations import DroppedRow, missing_column, some_columns
 from trainer.data.messages import Conversation, from_json, messages_of, named, spelled_usually, with_system
 from trainer.data.rows import RawRow
@@ -24,7 +31,7 @@ from trainer.pooling.labels import label_name
 Text = str | Conversation
 Target = tuple[str, ...] | float | None
 
-_TEXTS = ("text", "prompt", "sentence", "content", "utterance", "question", "query", "input")
+TEXTS = ("text", "prompt", "sentence", "content", "utterance", "question", "query", "input")
 _CHATS = ("messages", "conversations")
 _PAIRS = (
     *(("text", "text_pair"), ("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2")),
@@ -42,11 +49,14 @@ _SCORES = ("score", "similarity", "label")
 class TextRow:
     """One row. ``texts`` are one, or two of a pair; for vectors the anchor, what belongs to it, and what does not.
 
-    ``target`` are the names of classes, a number, or None where the texts say it all.
+    ``target`` are the names of classes, a number, or None where the texts say it all. With ``words``, which say where
+    the words of the text begin and end, it is the tag of each; ``inexact`` spans end within a word.
     """
 
     texts: tuple[Text, ...]
     target: Target = None
+    words: tuple[tuple[int, int], ...] = ()
+    inexact: int = 0
 
 
 @dataclass
@@ -57,6 +67,7 @@ class TextLayout:
     target: str | None = None
     negatives: str | None = None
     is_chat: bool = False
+    is_words: bool = False
 
     def __str__(self) -> str:
         names = [*self.texts, *filter(None, (self.negatives, self.target))]
@@ -165,9 +176,10 @@ def find_layout(config: DataConfig, task: ReadingTask, row: RawRow) -> TextLayou
         return TextLayout(("text",), "response")  # beside it, labels are the names of all classes
     if isinstance(task, EmbeddingTask):
         return _pair_layout(task.columns, row)
+    assert not isinstance(task, TokenClassificationTask), "its rows have a reader of their own"
     texts, is_chat = _text_columns(config, task.columns, row)
     usual = _LABELS if isinstance(task, ClassificationTask) else _NUMBERS
-    target = _column(row, task.columns.label, [name for name in usual if name not in texts], "task.columns.label")
+    target = find_column(row, task.columns.label, [name for name in usual if name not in texts], "task.columns.label")
     return TextLayout(texts, target, is_chat=is_chat)
 
 
@@ -177,31 +189,32 @@ def _text_columns(config: DataConfig, columns: TargetColumns, row: RawRow) -> tu
     if chat and not first:
         if columns.text_pair:
             raise DataError("task.columns.text_pair: pairs are of texts, not of conversations")
-        return (_column(row, chat, (), "data.columns.messages"),), True
+        return (find_column(row, chat, (), "data.columns.messages"),), True
     pair = next((both for both in _PAIRS if all(name in row.values for name in both)), None)
     if pair and not first and not columns.text_pair:
         return pair, False
-    usual = [name for name in _TEXTS if name != columns.text_pair]
-    text = _column(row, first, usual, "data.columns.text")
+    usual = [name for name in TEXTS if name != columns.text_pair]
+    text = find_column(row, first, usual, "data.columns.text")
     second = columns.text_pair or (pair[1] if pair and pair[0] == text else None)
-    return (text, _column(row, second, (), "task.columns.text_pair")) if second else (text,), False
+    return (text, find_column(row, second, (), "task.columns.text_pair")) if second else (text,), False
 
 
 def _pair_layout(columns: PairColumns, row: RawRow) -> TextLayout:
-    anchor = _column(row, columns.anchor, _ANCHORS, "task.columns.anchor")
+    anchor = find_column(row, columns.anchor, _ANCHORS, "task.columns.anchor")
     rest = [name for name in _POSITIVES if name != anchor]
-    positive = _column(row, columns.positive, rest, "task.columns.positive")
+    positive = find_column(row, columns.positive, rest, "task.columns.positive")
     negatives = columns.negatives or next((name for name in _NEGATIVES if name in row.values), None)
     if columns.score or not negatives:
         score = columns.score or next((name for name in _SCORES if name in row.values), None)
         if score:
             if columns.negatives:
                 raise DataError("task.columns: negatives and score do not go together")
-            return TextLayout((anchor, positive), _column(row, score, (), "task.columns.score"))
+            return TextLayout((anchor, positive), find_column(row, score, (), "task.columns.score"))
     return TextLayout((anchor, positive), negatives=negatives)
 
 
-def _column(row: RawRow, chosen: str | None, usual: Sequence[str], key: str) -> str:
+def find_column(row: RawRow, chosen: str | None, usual: Sequence[str], key: str) -> str:
+    """The column that ``key`` of the configuration chooses, or the first of ``usual`` there is. Raises DataError."""
     if chosen is not None:
         if chosen not in row.values:
             raise missing_column(row, chosen, key)

@@ -17,7 +17,7 @@ from trainer.loop.checkpoint import RunIdentity
 from trainer.loop.trainer import MethodTrainer
 from trainer.pooling.answers import Answers, Said, Score
 from trainer.pooling.examples import PooledCollator, PooledDataset
-from trainer.pooling.losses import make_losses
+from trainer.pooling.losses import count_losses, make_losses
 from trainer.pooling.model import PooledModel
 from trainer.pooling.pooled_data import PooledData
 
@@ -57,11 +57,11 @@ class PooledTrainer(MethodTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """The mean loss per row over the whole accumulated batch, this part's share of it."""
+        """The mean loss per row or word over the whole accumulated batch, this part's share of it."""
         return self.mean_loss(self._losses(_outputs(model, inputs), inputs), num_items_in_batch)
 
     def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
-        """The validation loss, the mean over all rows, and the scores of what the model says of them."""
+        """The validation loss, the mean over all rows or words, and the scores of what the model says of them."""
         loss, answers = self.answers()
         metrics = {"eval_loss": loss}
         metrics |= {f"eval_{name}": value for name, value in self.score(*answers).items()}
@@ -85,7 +85,7 @@ class PooledTrainer(MethodTrainer):
         return total / rows, said.answers()
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
-        return torch.tensor(sum(len(batch["labels"]) for batch in batch_samples), device=device)
+        return torch.tensor(sum(map(count_losses, batch_samples)), device=device)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any]:
         dataset = train_dataset or self.train_dataset

@@ -28,7 +28,7 @@ from trainer.serving.client import AdminClient, Endpoint, RefusedError, ServedVe
 from trainer.serving.upload import upload
 
 Say = Callable[[str], None]
-_WITHOUT_BASE = ("classification", "regression")  # a base has no head for them
+_WITHOUT_BASE = ("classification", "token-classification", "tagging", "regression")  # a base has no head for them
 ROUNDS = 3  # of evaluation, when others publish meanwhile
 _REMOVAL_SECONDS = 15.0
 
@@ -102,7 +102,7 @@ class _CandidateEvaluation:
         self._notes: list[str] = []
         judged = list(dict.fromkeys(gate.metric for gate in options.gates))
         if rows.reads not in _WITHOUT_BASE and any(gate.other == MAJORITY for gate in options.gates):
-            raise PublishError("--gate: majority is of rows with a class or a number; name live, or a bound")
+            raise PublishError("--gate: majority is of rows with a class, tags or a number; name live, or a bound")
         for metric in find_metrics(judged):
             check_scorable(metric, rows.questions)
         also = [name for name in options.metrics if name not in judged]

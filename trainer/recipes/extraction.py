@@ -17,19 +17,24 @@ Entity = tuple[str, list[str]]  # its type and its tokens
 _TAGS = "BIMES"
 
 
-def tagged_sentences(path: Path) -> Iterator[tuple[list[str], list[Entity]]]:
-    """Tokens and entities of every sentence. Reads BIO and BMES: B and S begin an entity, I, M and E go on with it."""
+def tagged_sentences(path: Path) -> Iterator[tuple[list[str], list[str], list[Entity]]]:
+    """Tokens, their tags and the entities of every sentence.
+
+    Reads BIO and BMES: B and S begin an entity, I, M and E go on with it.
+    """
     tokens: list[str] = []
+    tags: list[str] = []
     entities: list[Entity] = []
     going_on = ""  # the type of the entity that the next tag may go on with
     for number, line in enumerate([*lines_of(path), ""], 1):
         if not line.strip():
             if tokens:
-                yield tokens, entities
-            tokens, entities, going_on = [], [], ""
+                yield tokens, tags, entities
+            tokens, tags, entities, going_on = [], [], [], ""
             continue
         token, place, kind = _token_and_tag(path, number, line)
         tokens.append(token)
+        tags.append(f"{place}-{kind}" if kind else "O")
         if not kind:
             going_on = ""
         elif place in "IME" and kind == going_on:
@@ -62,8 +67,9 @@ _WNUT17_FILES = {"train": "wnut17train.conll", "validation": "emerging.dev.conll
 
 
 def _read_wnut17(folder: Path, split: Split) -> Iterator[Row]:
-    for tokens, entities in shuffled(tagged_sentences(folder / _WNUT17_FILES[split])):  # published by source
-        yield {"prompt": _WNUT17_INSTRUCTION + " ".join(tokens), "response": entities_as_json(entities, " ")}
+    for tokens, tags, entities in shuffled(tagged_sentences(folder / _WNUT17_FILES[split])):  # published by source
+        prompt, response = _WNUT17_INSTRUCTION + " ".join(tokens), entities_as_json(entities, " ")
+        yield {"prompt": prompt, "response": response, "tokens": tokens, "tags": tags}
 
 
 WNUT17 = Recipe(
@@ -78,8 +84,9 @@ _RESUME_NER_FILES = {"train": "train.char.bmes", "validation": "dev.char.bmes", 
 
 
 def _read_resume_ner(folder: Path, split: Split) -> Iterator[Row]:
-    for characters, entities in tagged_sentences(folder / _RESUME_NER_FILES[split]):
-        yield {"prompt": _RESUME_NER_INSTRUCTION + "".join(characters), "response": entities_as_json(entities, "")}
+    for characters, tags, entities in tagged_sentences(folder / _RESUME_NER_FILES[split]):
+        prompt, response = _RESUME_NER_INSTRUCTION + "".join(characters), entities_as_json(entities, "")
+        yield {"prompt": prompt, "response": response, "tokens": characters, "tags": tags}
 
 
 RESUME_NER = Recipe(

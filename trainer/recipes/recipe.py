@@ -7,6 +7,7 @@ Fields of a row (all but the first ones only where a metric needs them):
     tools              the functions that its assistant may call, as JSON text (toolcall)
     labels             list of text: every label that an answer can be (banking77, clinc150, emotion)
     text               the text that is to be labelled, without an instruction (banking77, clinc150, emotion)
+    tokens, tags       lists of text: words, or characters, and the tag of each (wnut17, resume_ner)
     sqlite             path of the database that the SQL is executed on (geography)
     references         list of text: every right response to this prompt (e2e_nlg)
     answer             the number at the end of the solution (gsm8k)

@@ -14,10 +14,22 @@ from server.adapter_key import AdapterKey
 from server.api.auth import InferenceKey
 from server.api.body import json_body
 from server.api.context import ContextDep, ServerContext
-from server.api.pooling.job import PooledJob, budget_of, check_count, check_served, input_prompts, make_job
+from server.api.context_budget import ContextBudget
+from server.api.job import Prompt
+from server.api.pooling.job import (
+    PooledJob,
+    budget_of,
+    check_count,
+    check_served,
+    encoded_pairs,
+    input_prompts,
+    make_job,
+)
 from server.api.pooling.run import PooledOutputs, answer
 from server.api.pooling.vectors import as_read, head_params, needed_head, numbers_of
 from server.api.pooling.wire import ClassifyBody
+from server.errors import InvalidRequestError
+from server.text.tokenizer import TextProcessor
 
 router = APIRouter()
 Body = Annotated[ClassifyBody, Depends(json_body(ClassifyBody))]
@@ -26,7 +38,7 @@ Body = Annotated[ClassifyBody, Depends(json_body(ClassifyBody))]
 @router.post("/v1/classify", response_model=None)
 async def classify(_: InferenceKey, request: Request, context: ContextDep, body: Body) -> Response:
     """The class of each input, by the adapter's own head."""
-    return await answer(request, context, body, classify_job, partial(classify_answer, context))
+    return await answer(request, context, body, classify_job, partial(classify_answer, context, body))
 
 
 async def classify_job(
@@ -36,18 +48,32 @@ async def classify_job(
     head = needed_head(context, adapter)
     check_served(context)
     check_count(context, len(body.inputs), len(body.inputs) * head.num_labels, "input")
-    prompts = as_read(await input_prompts(body, budget_of(context, body, adapter, "input")), head)
+    prompts = as_read(await _prompts(body, head, budget_of(context, body, adapter, "input")), head)
     if head.of_tokens:
         check_count(context, len(prompts), sum(len(prompt.ids) for prompt in prompts) * head.num_labels, "input")
     pooling = head_params(context, adapter, head, activated=body.wants_probabilities)
     return make_job(context, body, adapter, prompts, pooling, prefix="classify", started=started)
 
 
-def classify_answer(context: ServerContext, outputs: PooledOutputs) -> dict[str, Any]:
-    """vLLM's answer; of a head of tokens every entry has ``tokens`` in the place of a label."""
+async def _prompts(body: ClassifyBody, head: PackageHead, budget: ContextBudget) -> list[Prompt]:
+    if not body.seconds:
+        return await input_prompts(body, budget)
+    if head.of_tokens:
+        raise InvalidRequestError(
+            "the head of this adapter tells of every token; leave out `text_pair`", param="text_pair"
+        )
+    firsts = [one for one in body.inputs if isinstance(one, str)]
+    return await encoded_pairs(firsts, body.seconds, budget, special=body.add_special_tokens is not False)
+
+
+def classify_answer(context: ServerContext, body: ClassifyBody, outputs: PooledOutputs) -> dict[str, Any]:
+    """vLLM's answer; of a head of tokens every entry has ``tokens`` in the place of a label.
+
+    Of a text each token has ``start`` and ``end``, between which characters (Unicode code points) it stands.
+    """
     job = outputs.job
     head = needed_head(context, job.adapter)
-    entries = _of_tokens(context, head, outputs) if head.of_tokens else _of_texts(head, outputs)
+    entries = _of_tokens(context, head, body, outputs) if head.of_tokens else _of_texts(head, outputs)
     return {
         "id": job.id,
         "object": "list",
@@ -68,13 +94,22 @@ def _class_of(head: PackageHead, numbers: list[float]) -> dict[str, Any]:
     return {"label": head.label(likeliest), "probs": numbers}
 
 
-def _of_tokens(context: ServerContext, head: PackageHead, outputs: PooledOutputs) -> Iterator[dict[str, Any]]:
+def _of_tokens(
+    context: ServerContext, head: PackageHead, body: ClassifyBody, outputs: PooledOutputs
+) -> Iterator[dict[str, Any]]:
     text = context.text_of(outputs.job.adapter)
+    given = body.inputs if body.messages is None else []
     for index, (prompt, vector) in enumerate(zip(outputs.job.prompts, outputs.vectors, strict=True)):
         numbers, width = numbers_of(vector), head.num_labels
         rows = (list(numbers[i * width : (i + 1) * width]) for i in range(len(prompt.ids)))
+        places = _places(text, given[index] if given else [], prompt.ids)
         tokens = (
-            {"token_id": token_id, "token": text.token_text(token_id), **_class_of(head, row)}
-            for token_id, row in zip(prompt.ids, rows, strict=True)
+            {"token_id": token_id, "token": text.token_text(token_id), **place, **_class_of(head, row)}
+            for token_id, place, row in zip(prompt.ids, places, rows, strict=True)
         )
         yield {"index": index, "tokens": tokens, "num_classes": width}
+
+
+def _places(text: TextProcessor, given: str | list[int], ids: list[int]) -> list[dict[str, int]]:
+    spans = text.char_spans(given, ids) if isinstance(given, str) else None
+    return [{"start": start, "end": end} for start, end in spans] if spans else [{}] * len(ids)

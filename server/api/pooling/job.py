@@ -143,8 +143,16 @@ def _checked(budget: ContextBudget, prompt: Prompt) -> Prompt:
     return prompt
 
 
-async def encoded_pair(first: str, second: str, budget: ContextBudget, *, special: bool) -> Prompt:
-    """Two texts as one prompt, as the tokenizer joins pairs. Raises InvalidRequestError."""
+async def encoded_pairs(
+    firsts: Sequence[str], seconds: Sequence[str], budget: ContextBudget, *, special: bool
+) -> list[Prompt]:
+    """Each two texts as one prompt, as the tokenizer joins pairs. Raises InvalidRequestError."""
+    return [
+        await _encoded_pair(one, other, budget, special=special) for one, other in zip(firsts, seconds, strict=True)
+    ]
+
+
+async def _encoded_pair(first: str, second: str, budget: ContextBudget, *, special: bool) -> Prompt:
     budget.check(budget.text.fewest_tokens(first) + budget.text.fewest_tokens(second), 0, at_least=True)
     ids = await budget.text.encode_pair_off_loop(first, second, add_special_tokens=special)
     await asyncio.sleep(0)

@@ -18,7 +18,7 @@ from server.api.auth import InferenceKey
 from server.api.body import json_body
 from server.api.context import ContextDep, ServerContext
 from server.api.context_budget import ContextBudget
-from server.api.pooling.job import PooledJob, budget_of, check_count, check_served, encoded, encoded_pair, make_job
+from server.api.pooling.job import PooledJob, budget_of, check_count, check_served, encoded, encoded_pairs, make_job
 from server.api.pooling.run import PooledOutputs, answer
 from server.api.pooling.vectors import as_read, head_of, head_params, trained_pooling
 from server.api.pooling.wire import PooledBody, RerankBody, ScoreBody
@@ -85,7 +85,7 @@ async def _job(
         )
     check_count(context, len(second), 0, budget.field_name)
     ones = first if len(first) == len(second) else [first[0]] * len(second)
-    prompts = [await encoded_pair(one, other, budget, special=special) for one, other in zip(ones, second, strict=True)]
+    prompts = await encoded_pairs(ones, second, budget, special=special)
     params = head_params(context, adapter, head, activated=activation is not False)
     return make_job(context, body, adapter, as_read(prompts, head), params, prefix="score", started=started)
 

@@ -89,10 +89,27 @@ class EmbeddingBody(VectorBody):
 
 
 class ClassifyBody(InputBody):
-    """``POST /v1/classify``."""
+    """``POST /v1/classify``. Each text of ``text_pair`` is read behind its own of ``input``."""
 
+    text_pair: str | Texts | None = Field(None, union_mode="left_to_right")
     use_activation: bool | None = None
     activation: bool | None = None  # its older name
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> ClassifyBody:
+        if self.text_pair is None:
+            return self
+        firsts = [one for one in self.inputs if isinstance(one, str)]
+        if self.messages is not None or len(firsts) < len(self.inputs):
+            raise ValueError("`text_pair` goes with texts in `input`, not with token ids or `messages`")
+        if len(firsts) != len(self.seconds) or not all(self.seconds):
+            raise ValueError(f"`text_pair` must hold a text for each of the {len(firsts)} of `input`")
+        return self
+
+    @property
+    def seconds(self) -> list[str]:
+        """The texts of ``text_pair``."""
+        return [self.text_pair] if isinstance(self.text_pair, str) else self.text_pair or []
 
     @property
     def wants_probabilities(self) -> bool:

@@ -11,7 +11,13 @@ import torch.nn.functional as F
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
 
 from tests.own_formats import apply_own, is_own
 from tests.trainer.support import WORDS
@@ -24,6 +30,17 @@ def class_rows(count: int = 48) -> list[dict[str, Any]]:
     """A text, and its colour."""
     words = [WORDS[i % len(WORDS)] for i in range(count)]
     return [{"text": f"{'very ' * (i % 3)}{word}", "label": word} for i, word in enumerate(words)]
+
+
+def tag_rows(count: int = 48) -> list[dict[str, Any]]:
+    """Words, of which one is a colour and two are a person."""
+    rows = []
+    for i in range(count):
+        words = ["the", *["very"] * (i % 3), WORDS[i % len(WORDS)], "car", "of", "Ada", "Lovelace"]
+        tags = ["O"] * len(words)
+        tags[1 + i % 3], tags[-2], tags[-1] = "B-COLOUR", "B-PER", "I-PER"
+        rows.append({"tokens": words, "tags": tags})
+    return rows
 
 
 def held_back(config: TrainConfig, base: Path) -> PooledExamples:
@@ -49,6 +66,21 @@ def logits_by_peft(base: Path, package: Path, rows: list[tuple[int, ...]]) -> Te
     else:
         model = PeftModel.from_pretrained(model, package)
     return torch.cat([model.eval()(input_ids=torch.tensor([list(ids)])).logits for ids in rows])
+
+
+@torch.no_grad()
+def token_logits_by_peft(base: Path, package: Path, rows: list[tuple[int, ...]]) -> list[Tensor]:
+    """Logits [length, labels] of each of ``rows`` of token ids, by transformers' model for tokens and peft."""
+    config = AutoConfig.from_pretrained(package)
+    model: Any = AutoModelForTokenClassification.from_pretrained(base, config=config, dtype=torch.float32)
+    if is_own(package):
+        saved = load_file(package / "adapter_model.safetensors")
+        for name, parameter in model.score.named_parameters():
+            parameter.copy_(saved[f"base_model.model.score.{name}"])
+        model = apply_own(model, package)
+    else:
+        model = PeftModel.from_pretrained(model, package)
+    return [model.eval()(input_ids=torch.tensor([list(ids)])).logits[0][-len(ids) :] for ids in rows]
 
 
 @torch.no_grad()

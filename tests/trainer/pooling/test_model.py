@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BloomConfig, GPT2Config, LlamaConfig, OPTConfig
 
 from tests.trainer.every_method import METHODS
 from tests.trainer.pooling.support import class_rows
@@ -16,7 +16,7 @@ from trainer.base_model import Base, load_base
 from trainer.config.task import Pooling
 from trainer.errors import ConfigError
 from trainer.methods import apply_method, trainable_parameters
-from trainer.pooling.model import PooledModel, pool
+from trainer.pooling.model import PooledModel, head_of_tokens, pool
 
 TEXTS = [[260, 270, 280, 290, 300], [261, 262], [263, 264, 265]]
 PAD = 256
@@ -75,6 +75,24 @@ def test_vectors_are_hidden_states_of_the_backbone(tiny_base: Path, tmp_path: Pa
     model.close()
     logits = base.model(input_ids=torch.tensor([TEXTS[0]])).logits
     assert torch.allclose(logits, plain(input_ids=torch.tensor([TEXTS[0]])).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "head"),
+    [
+        (LlamaConfig(num_hidden_layers=1), ("score", True)),
+        (GPT2Config(n_layer=1), ("classifier", True)),
+        (BloomConfig(n_layer=1), ("classifier", True)),
+        (OPTConfig(num_hidden_layers=1), ("score", True)),  # of which transformers has no model for tokens
+    ],
+)
+def test_the_head_of_tokens_is_the_one_of_transformers(config: Any, head: tuple[str, bool]) -> None:
+    assert head_of_tokens(config) == head
+
+
+def test_every_token_has_its_state() -> None:
+    states = torch.arange(12.0).view(1, 6, 2)  # two virtual rows before four tokens
+    assert pool(states, torch.ones(1, 4), "all").tolist() == states[:, 2:].tolist()
 
 
 def test_virtual_rows_and_padding_are_left_out() -> None:

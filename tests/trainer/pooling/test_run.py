@@ -13,7 +13,15 @@ from peft import AutoPeftModelForSequenceClassification
 from safetensors.torch import load_file
 
 from tests.trainer.every_method import METHODS, WEAK, others_slow
-from tests.trainer.pooling.support import class_rows, held_back, logits_by_peft, manifest_of, vectors_by_peft
+from tests.trainer.pooling.support import (
+    class_rows,
+    held_back,
+    logits_by_peft,
+    manifest_of,
+    tag_rows,
+    token_logits_by_peft,
+    vectors_by_peft,
+)
 from tests.trainer.support import WORDS, losses, make_config
 from trainer.config.loading import load_config
 from trainer.loop.records import read_metrics
@@ -39,6 +47,39 @@ def test_a_classifier_is_what_transformers_and_peft_load(tiny_base: Path, tmp_pa
     wanted = torch.tensor([row.classes[0] for row in rows])
     assert float(F.cross_entropy(logits, wanted)) == pytest.approx(result.metrics["validation_loss"], abs=2e-5)
     assert float((logits.argmax(-1) == wanted).float().mean()) == pytest.approx(result.metrics["accuracy"])
+
+
+@pytest.mark.parametrize("method", others_slow(["lora", "freeze", "prefix", "prompt", "ia3", "bottleneck"]))
+def test_tags_of_words_are_what_transformers_and_peft_load(tiny_base: Path, tmp_path: Path, method: str) -> None:
+    options = ["task=token_classification", *METHODS[method], "max_steps=30"]
+    result = train(make_config(tmp_path, tiny_base, *options, rows=tag_rows()))
+    assert result.package
+    assert result.metrics["span_f1"] > 0.5 > result.metrics["majority_span_f1"]
+    assert result.metrics["token_accuracy"] > result.metrics["majority_token_accuracy"] > 0.3
+    names = manifest_of(result.package)["pooled"]["labels"]
+    assert names == ["O", "B-COLOUR", "B-PER", "I-PER"]
+    settings = json.loads((result.package / "adapter_config.json").read_text())
+    assert settings["task_type"] == "TOKEN_CLS"
+    assert json.loads((result.package / "config.json").read_text())["id2label"] == dict(zip("0123", names, strict=True))
+    rows = list(held_back(load_config(result.output / "config.yaml", [], {}), tiny_base))
+    found = token_logits_by_peft(tiny_base, result.package, [row.texts[0] for row in rows])
+    logits = torch.cat([one[list(row.places)] for one, row in zip(found, rows, strict=True)])
+    wanted = torch.tensor([tag for row in rows for tag in row.classes])
+    assert float(F.cross_entropy(logits, wanted)) == pytest.approx(result.metrics["validation_loss"], abs=2e-5)
+    right = float((logits.argmax(-1) == wanted).float().mean())
+    assert right == pytest.approx(result.metrics["token_accuracy"])
+
+
+def test_what_each_name_came_to_is_written(tiny_base: Path, tmp_path: Path) -> None:
+    options = [*METHODS["lora"], "max_steps=12", "data.validation=16", "task.class_weights=balanced"]
+    result = train(make_config(tmp_path, tiny_base, "task=token-classification", *options, rows=tag_rows()))
+    report = json.loads((result.output / "labels.json").read_text())
+    assert {name: (one["trained"], one["rows"]) for name, one in report["labels"].items()} == {
+        "COLOUR": (32, 16),
+        "PER": (32, 16),
+    }
+    hits, said = (sum(one[key] for one in report["labels"].values()) for key in ("right", "said"))
+    assert 2 * hits / (said + 32) == pytest.approx(result.metrics["span_f1"])
 
 
 def test_the_auto_class_of_peft_loads_it(tiny_base: Path, tmp_path: Path) -> None:
@@ -120,11 +161,13 @@ def test_vectors_learn_scores_of_pairs(tiny_base: Path, tmp_path: Path) -> None:
     assert result.metrics["mse"] == pytest.approx(result.metrics["validation_loss"], abs=1e-5)
 
 
-@pytest.mark.parametrize("task", ["classification", "embedding"])
+@pytest.mark.parametrize("task", ["classification", "embedding", "token-classification"])
 def test_accumulated_batches_weigh_as_many_rows_as_they_have(tiny_base: Path, tmp_path: Path, task: str) -> None:
     """Ten rows in one batch, or in batches of 4, 4 and 2, are the same step."""
     if task == "classification":
-        rows: list[dict[str, str]] = class_rows(10)
+        rows = class_rows(10)
+    elif task == "token-classification":
+        rows = tag_rows(10)
     else:  # rows with a score: in-batch negatives are those of their batch
         rows = [
             {"text": w, "text_pair": "very " * i + w, "score": str(i % 3 / 2)} for i, w in enumerate(WORDS + WORDS[:4])

@@ -10,7 +10,7 @@ import torch
 
 from tests.server.live import Live
 from tests.trainer.every_method import METHODS
-from tests.trainer.pooling.support import class_rows, held_back, logits_by_peft, vectors_by_peft
+from tests.trainer.pooling.support import class_rows, held_back, logits_by_peft, tag_rows, vectors_by_peft
 from tests.trainer.publishing.conftest import INFERENCE
 from tests.trainer.support import WORDS, make_config
 from trainer.config.loading import load_config
@@ -82,6 +82,31 @@ def test_several_classes_are_scored_as_in_training(
     report = published(admin, result, "several", "micro_f1>=0.1")
     for metric in ("accuracy", "macro_f1", "micro_f1"):
         assert served_accuracy(report, metric) == pytest.approx(result.metrics[metric])
+
+
+def test_tags_of_words_are_scored_as_in_training(
+    server: Live, admin: AdminClient, tiny_base: Path, tmp_path: Path
+) -> None:
+    options = ["task=token-classification", *METHODS["lora"], "max_steps=12"]
+    result = train(make_config(tmp_path, tiny_base, *options, rows=tag_rows()))
+    report = published(admin, result, "names", "span_f1>live", "span_f1>=0.3", "token_accuracy>majority")
+    assert report.outcome is GateOutcome.PUBLISHED
+    for metric in ("span_f1", "span_precision", "span_recall", "token_accuracy"):
+        assert served_accuracy(report, metric) == pytest.approx(result.metrics[metric])
+    assert report.live_scores
+    assert report.live_scores.scores["span_f1"].value == 0
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_pairs_of_texts_are_scored_as_in_training(
+    server: Live, admin: AdminClient, tiny_base: Path, tmp_path: Path, task: str
+) -> None:
+    rows = [{"text": WORDS[i % 6], "text_pair": WORDS[i * 5 % 6], "label": int(i % 6 == i * 5 % 6)} for i in range(48)]
+    result = train(make_config(tmp_path, tiny_base, f"task={task}", *METHODS["lora"], "max_steps=12", rows=rows))
+    metric = "accuracy" if task == "classification" else "mse"
+    report = published(admin, result, f"pairs-{task}", "accuracy>=0.1" if task == "classification" else "mse<=1")
+    assert report.outcome is GateOutcome.PUBLISHED
+    assert served_accuracy(report, metric) == pytest.approx(result.metrics[metric], abs=1e-4)
 
 
 def test_vectors_are_served_as_they_were_trained(

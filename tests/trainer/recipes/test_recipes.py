@@ -93,13 +93,22 @@ ROWS: dict[str, list[Row]] = {
         {
             "prompt": "Give the named entities in this text as JSON: Ada Lovelace in Oslo",
             "response": '{"person": ["Ada Lovelace"], "location": ["Oslo"]}',
+            "tokens": ["Ada", "Lovelace", "in", "Oslo"],
+            "tags": ["B-person", "I-person", "O", "B-location"],
         },
-        {"prompt": "Give the named entities in this text as JSON: hi", "response": "{}"},
+        {
+            "prompt": "Give the named entities in this text as JSON: hi",
+            "response": "{}",
+            "tokens": ["hi"],
+            "tags": ["O"],
+        },
     ],
     "resume_ner": [
         {
             "prompt": "找出下面简历文本中的实体，用JSON回答：李雷，汉族。王",
             "response": '{"NAME": ["李雷", "王"], "RACE": ["汉族"]}',
+            "tokens": [*"李雷，汉族。王"],
+            "tags": ["B-NAME", "E-NAME", "O", "B-RACE", "E-RACE", "O", "S-NAME"],
         }
     ],
     "sqlqa": [{"prompt": "CREATE TABLE t (a INT)\nq", "response": "[SQL] s [/SQL]"}],

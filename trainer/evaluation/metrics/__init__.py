@@ -21,6 +21,7 @@ from trainer.evaluation.metrics.reading import (
     RECALL_AT_10,
     SPEARMAN,
 )
+from trainer.evaluation.metrics.spans import SPAN_F1, SPAN_PRECISION, SPAN_RECALL, TOKEN_ACCURACY
 from trainer.evaluation.metrics.sql import SQL_EXACT, SQL_EXECUTION
 from trainer.evaluation.metrics.structured import ENTITY_F1, JSON_VALID, SLOT_F1, TRIPLE_F1
 
@@ -31,7 +32,7 @@ METRICS: dict[str, Metric] = {
     for metric in (
         EXACT_MATCH, INCLUDES, LABEL_ACCURACY, JSON_VALID, SLOT_F1, ENTITY_F1, TRIPLE_F1, SQL_EXACT, SQL_EXECUTION,
         GSM8K_ACCURACY, BLEU4, CHRF, ROUGE1, ROUGE2, ROUGE_L, PERPLEXITY, ACCURACY, MACRO_F1, MICRO_F1, MSE, PEARSON,
-        SPEARMAN, RECALL_AT_1, RECALL_AT_5, RECALL_AT_10, MRR,
+        SPEARMAN, RECALL_AT_1, RECALL_AT_5, RECALL_AT_10, MRR, SPAN_F1, SPAN_PRECISION, SPAN_RECALL, TOKEN_ACCURACY,
     )
 }  # fmt: skip
 

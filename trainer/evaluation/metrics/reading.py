@@ -159,6 +159,8 @@ MRR = mean_metric(
 
 _OF_TASKS = {
     "classification": ("accuracy", "macro_f1", "micro_f1"),
+    "token-classification": ("span_f1", "span_precision", "span_recall", "token_accuracy"),
+    "tagging": ("token_accuracy",),
     "regression": ("mse", "pearson", "spearman"),
     "embedding": ("recall_at_1", "recall_at_5", "recall_at_10", "mrr"),
     "similarity": ("spearman", "pearson", "mse"),
@@ -166,5 +168,6 @@ _OF_TASKS = {
 
 
 def reading_metrics(task: str) -> tuple[str, ...]:
-    """The names of the metrics of ``task``; ``similarity`` is that of vectors of texts with a score."""
+    """The names of the metrics of ``task``; ``similarity`` is that of vectors of texts with a score,
+    ``tagging`` of tags of single words."""
     return _OF_TASKS[task]

@@ -129,10 +129,46 @@ def test_every_token_has_a_class(heads: Live, base: Path, classifiers: dict[str,
         torch.testing.assert_close(probs, want, rtol=0, atol=SCORES)
         assert [token["label"] for token in entry["tokens"]] == [f"LABEL_{i}" for i in probs.argmax(-1)]
         assert [token["token_id"] for token in entry["tokens"]] == ids_of(text)
+        spans = [(token["start"], token["end"]) for token in entry["tokens"]]
+        assert spans == make_tokenizer()(text, return_offsets_mapping=True)["offset_mapping"]
+    (cut,) = classes(heads, "tokens", input=TEXTS[1], truncate_prompt_tokens=3)
+    assert cut["tokens"][-1]["end"] == len(TEXTS[1])
+    assert [(one["start"], one["end"]) for one in cut["tokens"]] == [
+        (one["start"], one["end"]) for one in found[1]["tokens"][-3:]
+    ]
+    (of_ids,) = classes(heads, "tokens", input=ids_of(TEXTS[0]))
+    assert all("start" not in token for token in of_ids["tokens"])
     body = {"model": "tokens", "input": TEXTS[1], "encoding_format": "base64", "use_activation": False}
     data = heads.post("/pooling", body).json()["data"][0]["data"]
     rows = torch.tensor(np.frombuffer(base64.b64decode(data), "<f4")).view(-1, 6)
     torch.testing.assert_close(rows, outputs(base, classifiers["tokens"], 6, ids_of(TEXTS[1])), rtol=0, atol=SCORES)
+
+
+def test_pairs_of_texts(heads: Live, base: Path, classifiers: dict[str, Path]) -> None:
+    firsts, seconds = ["good", "fair"], ["bad", "a longer text"]
+    found = classes(heads, "seq-3", input=firsts, text_pair=seconds)
+    for first, second, entry in zip(firsts, seconds, found, strict=True):
+        want = outputs(base, classifiers["seq-3"], 3, make_tokenizer()(first, second).input_ids).softmax(-1)
+        torch.testing.assert_close(torch.tensor(entry["probs"]), want, rtol=0, atol=SCORES)
+    assert classes(heads, "seq-3", input="good", text_pair="bad")[0]["label"] == found[0]["label"]
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "words"),
+    [
+        ("seq-3", {"input": ["a", "b"], "text_pair": "c"}, "a text for each of the 2 of `input`"),
+        ("seq-3", {"input": "a", "text_pair": []}, "a text for each of the 1 of `input`"),
+        ("seq-3", {"input": "a", "text_pair": ""}, "a text for each of the 1 of `input`"),
+        ("seq-3", {"input": [1, 2], "text_pair": "c"}, "not with token ids"),
+        ("seq-3", {"messages": [{"role": "user", "content": "a"}], "text_pair": "c"}, "`messages`"),
+        ("seq-3", {"input": "a", "text_pair": 7}, "text_pair"),
+        ("tokens", {"input": "a", "text_pair": "b"}, "leave out `text_pair`"),
+    ],
+)
+def test_pairs_that_are_none(heads: Live, model: str, body: dict[str, Any], words: str) -> None:
+    response = heads.post("/v1/classify", {"model": model, **body})
+    assert response.status_code == 400, response.text
+    assert words in error_of(response)["message"]
 
 
 def test_padding_at_the_end_is_not_read(heads: Live, base: Path, classifiers: dict[str, Path]) -> None:
