@@ -31,6 +31,7 @@ from server.api import (
     files,
     fine_tuning,
     health,
+    invocations,
     lora_adapters,
     models,
     openapi,
@@ -298,6 +299,7 @@ ROUTERS = (
     fine_tuning.router,
     batches.router,
     tokens.router,
+    invocations.router,
     health.router,
     console.router,
 )

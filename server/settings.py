@@ -185,6 +185,7 @@ Keys = Annotated[tuple[bytes, ...], BeforeValidator(_digests)]
 KeyFiles = Annotated[tuple[bytes, ...], BeforeValidator(_digests_of_files)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
+AllOrCount = Annotated[int, Field(ge=-1)]
 Origins = Annotated[tuple[str, ...], BeforeValidator(_origins)]
 Methods = Annotated[tuple[str, ...], BeforeValidator(_methods)]
 HeaderNames = Annotated[tuple[str, ...], BeforeValidator(_header_names)]
@@ -261,6 +262,9 @@ class ServerConfig(BaseModel):
     vllm_metrics: Annotated[
         bool, Flag(LIMITS, "tell /metrics by the names of vLLM's servers too, for dashboards and routers made for them")
     ] = False
+    force_usage: Annotated[
+        bool, Flag(LIMITS, "tell usage in every chunk of streams of choices, whatever a request says")
+    ] = False
     event_days: Annotated[Amount, Flag(LIMITS, "days that events (GET /v1/events) are kept; 0: for ever", "N")] = 90.0
     answer_days: Annotated[
         Amount, Flag(LIMITS, "days that responses and stored completions are kept; 0: for ever", "N")
@@ -316,6 +320,9 @@ class ServerConfig(BaseModel):
     ] = 0.0
     max_sequences_per_request: Annotated[Positive, Flag(LIMITS, "n times prompts of one request", "N")] = 256
     max_stop_strings: Annotated[Positive, Flag(LIMITS, "stop strings of one request", "N")] = 16
+    max_logprobs: Annotated[
+        AllOrCount, Flag(LIMITS, "likeliest tokens told beside one token; -1: as many as a request asks for", "N")
+    ] = 20
     max_prompt_logprobs: Annotated[
         Positive, Flag(LIMITS, "log-probabilities of prompt tokens that one request may ask for", "N")
     ] = 262_144

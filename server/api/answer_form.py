@@ -119,8 +119,9 @@ class Chunks(EventWriter):
         self._form = form
         self._job = job
         self._head = head(job, form.chunk_object)
-        self._final_usage = bool(options and options.include_usage)
-        self._running_usage = bool(self._final_usage and options and options.continuous_usage_stats)
+        self._final_usage = job.tells.usage or bool(options and options.include_usage)
+        continuous = job.tells.usage or bool(options and options.continuous_usage_stats)
+        self._running_usage = self._final_usage and continuous
         self._pad = obfuscated if options and options.include_obfuscation else dict[str, Any]
         self._first = form.first_fields(job)
 

@@ -75,6 +75,11 @@ class Caller:
         """Whether it may do what one of ``scopes`` stands for."""
         return Scope.ADMIN in self.scopes or any(scope in self.scopes for scope in scopes)
 
+    @property
+    def reads_metrics(self) -> bool:
+        """Whether it may know how much everybody asks for."""
+        return self.key is None or (self.grants(Scope.READ_ONLY) and self.adapters is None)
+
     def sees(self, name: str) -> bool:
         """Whether an adapter of that name exists for it."""
         return allows(self.adapters, name)
@@ -173,7 +178,7 @@ async def require_metrics(request: Request, context: ContextDep) -> Caller:
     caller = _identified(request, context)
     if caller is None:
         raise refused_caller(request, context, ANONYMOUS, _unauthorized())
-    if caller.key is not None and not (caller.grants(Scope.READ_ONLY) and caller.adapters is None):
+    if not caller.reads_metrics:
         refusal = forbidden("this key may not read metrics; a key that reads or administers all adapters may")
         raise refused_caller(request, context, caller.name, refusal)
     return caller

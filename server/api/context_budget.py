@@ -69,7 +69,7 @@ class ContextBudget:
     def check_known(self, ids: list[int]) -> None:
         """Raise InvalidRequestError for a token that the adapter does not know."""
         if (highest := max(ids)) >= self.vocab_size:
-            message = f"{self.field_name}: token id {highest} is not in the vocabulary of {self.vocab_size}"
+            message = f"{self.field_name}: token id {highest} is out of vocabulary, which has {self.vocab_size}"
             raise InvalidRequestError(message, param=self.field_name)
 
     def check(self, prompt_tokens: int, completion_tokens: int, *, at_least: bool = False) -> None:

@@ -141,7 +141,7 @@ def _parser(form: CallFormat | None, use: ToolUse | None, marks: ThoughtMarks | 
     inner: MessageParser = PlainParser()
     if form is not None and use is not None:
         schemas = dict(map(_function, use.callable))
-        inner = form.parser(CallOptions(schemas, form.make_id, use.parallel and use.named is None))
+        inner = form.parser(CallOptions(schemas, form.make_id, use.parallel and use.named is None, use.forced))
     return inner if marks is None else ThoughtParser(marks, inner, begun=begun)
 
 

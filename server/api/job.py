@@ -38,11 +38,15 @@ class TextOptions:
 
 @dataclass(frozen=True)
 class Telling:
-    """What an answer tells beside its text: the ids of all tokens, or those alone for names; the tier of service."""
+    """What an answer tells beside its text: the ids of all tokens, or those alone for names; the tier of service.
+
+    With ``usage`` every chunk of a stream tells it, whatever the request says.
+    """
 
     token_ids: bool = False
     ids_for_names: bool = False
     service_tier: str | None = None
+    usage: bool = False
 
 
 class Prompted:

@@ -54,7 +54,8 @@ async def load(
             async with context.sources.fetch(body.lora_path, path_only=True) as package:
                 done = await context.lifecycle.upload(name, package, replace=body.load_inplace)
         except SourceError as error:
-            raise ApiError(400, str(error), param="lora_path", code=error.code) from error
+            status = 404 if error.code == "source_not_found" else 400
+            raise ApiError(status, str(error), param="lora_path", code=error.code) from error
         except ConflictError as error:
             raise (_loaded(name) if error.code == "adapter_exists" else error) from error
     key = done.version.key

@@ -129,6 +129,8 @@ def _grouped(field: str, given: Mapping[str, Any], joint: str = ".") -> Iterator
         style = {"whitespace": None}
     for name, kind in _KINDS.items():
         value = given.get(name)
+        if value == "" and joint:
+            raise Form(kind, value, f"{field}{joint}{name}").refusal("is empty; leave it out")
         if value not in _NOTHING or (value == [] and name == "choice") or (value == {} and name == "json"):
             yield msgspec.structs.replace(_form(kind, value, f"{field}{joint}{name}"), **style)
     if given.get("json_object"):

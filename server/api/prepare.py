@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -47,12 +47,13 @@ def asked_model(registry: Registry, body: ModelBody) -> str:
     return named
 
 
+Asked = TypeVar("Asked", bound=SamplingBody)
 COMPLETION_TOKENS = 16  # OpenAI's default of completions
 
 
 async def chat_job(context: ServerContext, body: ChatCompletionBody, adapter: AdapterKey | None, started: float) -> Job:
     """The job of a chat completion. Raises InvalidRequestError."""
-    _check_bounds(context, body, adapter, prompts=1)
+    body = _checked(context, body, adapter, prompts=1)
     budget = budget_for(context, adapter, "messages").cutting(body, body.max_completion_tokens or body.max_tokens or 1)
     messages = [message.for_template() for message in body.messages]
     reading = Reading()
@@ -88,7 +89,7 @@ async def chat_batch_job(
 
     Unless it is said how long outputs may be, each may be as long as there is room for behind its own prompt.
     """
-    _check_bounds(context, body, adapter, prompts=len(body.messages))
+    body = _checked(context, body, adapter, prompts=len(body.messages))
     jobs = [await chat_job(context, one, adapter, started) for one in body.conversations]
     longest = max((job.sampling for job in jobs), key=lambda sampling: sampling.max_tokens)
     prompts = [prompt for job in jobs for prompt in job.prompts]
@@ -123,7 +124,7 @@ async def completion_job(
     context: ServerContext, body: CompletionBody, adapter: AdapterKey | None, started: float
 ) -> Job:
     """The job of a completion. Raises InvalidRequestError."""
-    _check_bounds(context, body, adapter, prompts=len(body.prompts))
+    body = _checked(context, body, adapter, prompts=len(body.prompts))
     if body.echo and body.logprobs is not None and context.engine.info.is_encoder_decoder:
         raise InvalidRequestError(
             "`echo` with `logprobs` is not possible: the base is an encoder-decoder, which reads the prompt and has no "
@@ -195,8 +196,13 @@ def check_writes(context: ServerContext, adapter: AdapterKey | None) -> None:
         )
 
 
+def _checked(context: ServerContext, body: Asked, adapter: AdapterKey | None, *, prompts: int) -> Asked:
+    """``body``, whose numbers keep to the caps on what one request fans out to. Raises InvalidRequestError."""
+    _check_bounds(context, body, adapter, prompts=prompts)
+    return _counted(context, body, adapter)
+
+
 def _check_bounds(context: ServerContext, body: SamplingBody, adapter: AdapterKey | None, *, prompts: int) -> None:
-    """Caps on what one request fans out to, before any work."""
     check_writes(context, adapter)
     if body.prompt_logprobs is not None and context.engine.info.is_encoder_decoder:
         raise InvalidRequestError(
@@ -218,11 +224,26 @@ def _check_bounds(context: ServerContext, body: SamplingBody, adapter: AdapterKe
         ("logit_bias", map(int, body.logit_bias or {})),
         ("stop_token_ids", body.stop_token_ids or []),
         ("allowed_token_ids", body.allowed_token_ids or []),
+        ("logprob_token_ids", body.logprob_token_ids or []),
     ):
         wrong = [token_id for token_id in ids if token_id >= vocab_size]
         if wrong:
-            message = f"{param}: token id {wrong[0]} is not in the vocabulary of {vocab_size}"
+            message = f"{param}: token id {wrong[0]} is out of vocabulary, which has {vocab_size}"
             raise InvalidRequestError(message, param=param)
+
+
+_TOLD = ("logprobs", "top_logprobs", "prompt_logprobs")
+
+
+def _counted(context: ServerContext, body: Asked, adapter: AdapterKey | None) -> Asked:
+    """``body`` with the alternatives that it asks for as counts: -1 is all. Raises InvalidRequestError."""
+    most, vocab_size = context.config.max_logprobs, context.vocab_size(adapter)
+    counts = {name: count for name in _TOLD if type(count := getattr(body, name, None)) is int}
+    for name, count in counts.items():
+        if most != -1 and not 0 <= count <= most:
+            raise InvalidRequestError(f"{name}: must be between 0 and {most} (--max-logprobs)", param=name)
+        counts[name] = vocab_size if count == -1 else min(count, vocab_size)
+    return body.model_copy(update=counts) if counts else body
 
 
 def _sampling(body: SamplingBody, max_tokens: int, logprobs: int | None, ends: tuple[int, ...]) -> SamplingParams:
@@ -233,6 +254,7 @@ def _sampling(body: SamplingBody, max_tokens: int, logprobs: int | None, ends: t
             f"min_tokens ({min_tokens}) exceeds the {max_tokens} tokens allowed", param="min_tokens"
         )
     echoed = logprobs if isinstance(body, CompletionBody) and body.echo else None
+    named = tuple(dict.fromkeys(body.logprob_token_ids or ()))
     of_prompt = [count for count in (echoed, body.prompt_logprobs) if count is not None]
     return SamplingParams(
         max_tokens=max_tokens,
@@ -249,7 +271,8 @@ def _sampling(body: SamplingBody, max_tokens: int, logprobs: int | None, ends: t
         allowed_token_ids=tuple(body.allowed_token_ids or ()),
         stop_token_ids=(*(body.stop_token_ids or ()), *(() if body.ignore_eos else ends)),
         ignore_eos=bool(body.ignore_eos),
-        logprobs=logprobs,
+        logprobs=logprobs if not named else len(named) + 1,
+        logprob_token_ids=named,
         prompt_logprobs=max(of_prompt, default=None),
         speculation=body.speculation is not False,
     )
@@ -342,6 +365,7 @@ def _job(
             token_ids=bool(body.return_token_ids),
             ids_for_names=bool(body.return_tokens_as_token_ids),
             service_tier=None if body.service_tier is None else "default",
+            usage=context.config.force_usage,
         ),
         echo=echo,
         cache_salt=body.cache_salt or "",

@@ -27,6 +27,7 @@ from server.api.generation import Generation, running
 from server.api.job import Job
 from server.api.large_answer import LargeAnswer, counted
 from server.api.leasing import count_error, leased
+from server.api.load_report import load_report
 from server.api.output_grammar import held_to_form
 from server.api.shadow import Answered
 from server.api.sharing import deadline_of, settled, share_of
@@ -160,7 +161,7 @@ class _Work:
                 ticket.admit(len(job.prompts) * job.n, job.prompt_tokens, share.most_tokens(job, self._body))
                 settings = {"whole": not self._body.stream, "keep_ids": self._shadow is not None}
                 async with running(context, job, lease, self._cut.set, **settings) as generation:
-                    self._headers = {**job.headers, **ticket.headers()}
+                    self._headers = {**job.headers, **ticket.headers(), **load_report(self._request, context)}
                     with settled(ticket, generation):
                         yield generation
 

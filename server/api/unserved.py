@@ -61,7 +61,8 @@ _BY_REASON = {
         bad_words_ids banned_tokens banned_strings custom_token_bans suppress_tokens begin_suppress_tokens""",
     "use `logit_bias`": "sequence_bias embedding_bias force_words_ids force_words forced_bos_token_id",
     "use `logprobs`": "n_probs top_n_tokens return_k_alternatives return_logprob top_logprobs_num",
-    "only the likeliest tokens are told; use `logprobs`": "logprob_token_ids token_ids_logprob logprob_start_len",
+    "use `logprob_token_ids`": "token_ids_logprob",
+    "use `logprobs`, or `prompt_logprobs`": "logprob_start_len",
     "use `truncate_prompt_tokens`": """
         truncate truncation max_input_length prompt_truncate_len context_length_exceeded_behavior""",
     "use `truncate_prompt_tokens` with `truncation_side`": "n_keep n_discard",

@@ -24,6 +24,7 @@ MAX_STOP_STRINGS = 1024  # of any configuration; the configured limit is usually
 MAX_LOGIT_BIAS = 1024
 MAX_STOP_TOKEN_IDS = 256
 MAX_ALLOWED_TOKEN_IDS = 4096
+MAX_LOGPROB_TOKEN_IDS = 1024
 MAX_BAD_WORDS = 128
 MAX_BAD_WORD_CHARS = 64
 MAX_MODEL_CHARS = 512
@@ -106,6 +107,10 @@ class ModelBody(Wire):
         return (self.adapter or model) if model == base_name else model
 
 
+def _is_token_id(key: str) -> bool:
+    return key.isascii() and key.isdigit() and len(key) < 10 and str(int(key)) == key
+
+
 def _written(adapter: AdapterWeight) -> str:
     return adapter.name if adapter.weight == 1 else f"{adapter.name}:{written_weight(adapter.weight)}"
 
@@ -116,11 +121,6 @@ class StreamOptions(Wire):
     include_usage: bool | None = False
     continuous_usage_stats: bool | None = False
     include_obfuscation: bool | None = None
-
-    @property
-    def asks(self) -> bool:
-        """Whether it asks for anything."""
-        return bool(self.include_usage or self.continuous_usage_stats or self.include_obfuscation)
 
 
 class SamplingBody(ModelBody, FormFields):
@@ -155,7 +155,8 @@ class SamplingBody(ModelBody, FormFields):
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     cache_salt: str | None = Field(None, max_length=256)
-    prompt_logprobs: Integer | None = Field(None, ge=0, le=20)
+    prompt_logprobs: Integer | None = Field(None, ge=-1)
+    logprob_token_ids: TokenIds | None = Field(None, min_length=1, max_length=MAX_LOGPROB_TOKEN_IDS)
     speculation: bool | None = None
     timeout: float | None = Field(None, gt=0, le=MAX_TIMEOUT)
 
@@ -183,9 +184,9 @@ class SamplingBody(ModelBody, FormFields):
             return None if bias == [] else bias  # others' way to write none
         if len(bias) > MAX_LOGIT_BIAS:
             raise ValueError(f"at most {MAX_LOGIT_BIAS} entries")
+        if wrong := [token for token in bias if not _is_token_id(token)]:
+            raise ValueError(f"{', '.join(map(quote, wrong[:8]))}: no token id, which a key has to be, like '42'")
         for token, value in bias.items():
-            if not (token.isascii() and token.isdigit() and len(token) < 10 and str(int(token)) == token):
-                raise ValueError(f"the key {quote(token)} is no token id, like '42'")
             if isinstance(value, bool) or not isinstance(value, int | float) or not -100 <= value <= 100:
                 raise ValueError(f"the value of the key {quote(token)} must be a number between -100 and 100")
         return bias
@@ -198,8 +199,7 @@ class SamplingBody(ModelBody, FormFields):
 
     @model_validator(mode="after")
     def _check_stream_options(self) -> SamplingBody:
-        asked = self.stream_options is not None and self.stream_options.asks
-        if asked and not self.stream:
+        if self.stream_options is not None and not self.stream:
             raise ValueError("`stream_options` is only allowed with `stream: true`")
         return self
 
@@ -208,6 +208,17 @@ class SamplingBody(ModelBody, FormFields):
         if self.prompt_logprobs is not None and self.stream:
             raise ValueError("`prompt_logprobs` comes with whole answers only; leave `stream` out")
         return self
+
+    @model_validator(mode="after")
+    def _check_logprob_token_ids(self) -> SamplingBody:
+        if self.logprob_token_ids is not None and not self.tells_logprobs:
+            raise ValueError("`logprob_token_ids` needs `logprobs`")
+        return self
+
+    @property
+    def tells_logprobs(self) -> bool:
+        """Whether log-probabilities of the output are asked for."""
+        return False
 
     @property
     def stops(self) -> list[str]:
@@ -228,7 +239,7 @@ class ChatCompletionBody(SamplingBody, ConversationBody):
     max_completion_tokens: Integer | None = Field(None, ge=1)
     max_tokens: Integer | None = Field(None, ge=1)
     logprobs: bool | None = None
-    top_logprobs: Integer | None = Field(None, ge=0, le=20)
+    top_logprobs: Integer | None = Field(None, ge=-1)
     echo: bool | None = None
     store: bool | None = None
     metadata: Any = None
@@ -239,6 +250,11 @@ class ChatCompletionBody(SamplingBody, ConversationBody):
     def chat_template_kwargs(self) -> dict[str, Any]:
         verbosity = {} if self.verbosity is None else {"verbosity": self.verbosity}
         return {**verbosity, **super().chat_template_kwargs}
+
+    @property
+    @override
+    def tells_logprobs(self) -> bool:
+        return bool(self.logprobs)
 
     @model_validator(mode="after")
     def _check_top_logprobs(self) -> ChatCompletionBody:
@@ -283,7 +299,7 @@ class CompletionBody(SamplingBody):
     ]
     suffix: str | None = None
     echo: bool | None = None
-    logprobs: Integer | None = Field(None, ge=0, le=5)
+    logprobs: Integer | None = Field(None, ge=-1)
     add_special_tokens: bool | None = None
 
     @field_validator("logprobs", mode="before")
@@ -311,6 +327,11 @@ class CompletionBody(SamplingBody):
         if self.max_tokens == 0 and not self.echo:
             raise ValueError("`max_tokens` must be at least 1 (0 is for scoring a prompt with `echo: true`)")
         return self
+
+    @property
+    @override
+    def tells_logprobs(self) -> bool:
+        return self.logprobs is not None
 
     @property
     def prompts(self) -> list[str] | list[list[int]]:

@@ -27,7 +27,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
     ``temperature`` 0 is greedy. ``top_k`` 0 and ``top_p`` 1 keep everything. ``seed`` is always set: the API draws
     one when the client gives none. ``logprobs`` n asks for the n most likely tokens besides the chosen one (0: only
-    the chosen); None for none. ``prompt_logprobs`` likewise for prompt tokens. ``stop_token_ids`` end the output,
+    the chosen); None for none. Where ``logprob_token_ids`` are given the chosen token and those are told instead of the
+    most likely ones. ``prompt_logprobs`` likewise for prompt tokens. ``stop_token_ids`` end the output,
     as the base's end-of-sequence ids do unless ``ignore_eos``; neither before ``min_tokens``. Outputs are of
     ``allowed_token_ids`` alone, unless that is empty, and hold none of the token sequences ``bad_words``. They follow
     ``grammar``, in llguidance's own form (``server.text.grammars`` writes it), unless that is empty: they end where it
@@ -52,6 +53,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    logprob_token_ids: tuple[int, ...] = ()
     prompt_logprobs: int | None = None
     speculation: bool = True
 

@@ -22,6 +22,7 @@ from server.api.generation import resident
 from server.api.large_answer import LargeAnswer, json_parts
 from server.api.leasing import count_error, leased
 from server.api.limits import RequestTicket
+from server.api.load_report import load_report
 from server.api.pooling.job import PooledJob
 from server.api.pooling.wire import PooledBody
 from server.api.respond import GONE_STATUS
@@ -94,7 +95,7 @@ class _Work:
                 job = share.job(made, self._deadline)
                 outputs = await _Run(context, job, lease, ticket, _width(job, share)).outputs()
                 self._note(outputs)
-                headers = {**job.headers, **ticket.headers()}
+                headers = {**job.headers, **ticket.headers(), **load_report(self._request, context)}
         return await asyncio.to_thread(lambda: LargeAnswer(json_parts(write(outputs)), headers))
 
     def _note(self, outputs: PooledOutputs) -> None:

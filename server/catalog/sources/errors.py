@@ -22,6 +22,11 @@ def not_allowed(reason: str) -> SourceError:
     return SourceError(reason, code="source_not_allowed")
 
 
+def not_found(reason: str) -> SourceError:
+    """It is not there, or where nobody may look."""
+    return SourceError(reason, code="source_not_found")
+
+
 def too_large(most: int) -> SourceError:
     """More than ``most`` bytes."""
     return SourceError(f"the source is larger than {most} bytes (--max-upload-mb)", code="source_too_large")

@@ -16,7 +16,7 @@ from adapters.limits import PackageLimits
 from adapters.package.archive import unpack
 from adapters.package.inspection import inspect_package
 from server.catalog.sources import folders, hub, objects, web
-from server.catalog.sources.errors import SourceError, mismatch, not_allowed
+from server.catalog.sources.errors import SourceError, mismatch, not_allowed, not_found
 from server.catalog.store import AdapterStore, disk_errors
 from server.errors import EngineStartError
 
@@ -118,7 +118,7 @@ class Sources:
             raise not_allowed("this server reads no paths: start it with --adapter-root DIR")
         path = folders.find(source.removeprefix("file://"), rules.roots)
         if path is None:
-            raise not_allowed("there is no such path below a --adapter-root of this server")
+            raise not_found("there is no such path below a --adapter-root of this server")
         if path.is_dir():
             folders.copy_folder(path, place / "package", rules.roots, rules.max_bytes)
             return _checked(place / "package", digest)

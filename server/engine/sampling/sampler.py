@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -140,7 +141,17 @@ def _sample_logprobs(logits: Tensor, token_ids: list[int], requests: Sequence[Re
         return found
     rows = [i for i, _ in wanted]
     concerned = logits if len(rows) == len(logits) else logits[rows]
-    entries = token_logprobs(concerned, [token_ids[i] for i in rows], [n for _, n in wanted])
-    for i, entry in zip(rows, entries, strict=True):
-        found[i] = entry
+    named = [requests[i].sampling.logprob_token_ids for i in rows]
+    num_top = [0 if ids else n for (_, n), ids in zip(wanted, named, strict=True)]
+    entries = token_logprobs(concerned, [token_ids[i] for i in rows], num_top)
+    for place, (i, entry, ids) in enumerate(zip(rows, entries, named, strict=True)):
+        found[i] = _naming(concerned[place], entry, ids) if ids else entry
     return found
+
+
+def _naming(logits: Tensor, entry: TokenLogprobs, ids: Sequence[int]) -> TokenLogprobs:
+    """``entry`` of the row ``logits`` [vocab]; what it tells are the ``ids`` and its own token, best first."""
+    others = [token for token in ids if token != entry.token_id]
+    values = torch.log_softmax(logits, dim=-1)[others].tolist()
+    told = [(entry.token_id, entry.logprob), *zip(others, values, strict=True)]
+    return msgspec.structs.replace(entry, top=tuple(sorted(told, key=lambda pair: (-pair[1], pair[0]))))

@@ -21,12 +21,14 @@ from server.text.output.reader import NoMatchError, Reader, Wait
 class CallOptions:
     """Which tools there are, by name with the JSON schemas of their arguments, and how calls of them are told.
 
-    Without ``parallel`` only the first call is.
+    Without ``parallel`` only the first call is. An output that is ``forced`` to call has no content: what of it is no
+    call is one that was cut before it said its name.
     """
 
     schemas: Mapping[str, Mapping[str, Any]]
     make_id: Callable[[], str]
     parallel: bool = True
+    forced: bool = False
 
 
 class CallParser(MessageParser):
@@ -154,7 +156,7 @@ class CallParser(MessageParser):
         self._gap += text[len(body) :]
 
     def _put(self, text: str) -> None:
-        if not text:
+        if not text or self.options.forced:
             return
         if self._out and isinstance(last := self._out[-1], ContentDelta):
             text = last.text + text

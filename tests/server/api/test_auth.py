@@ -34,6 +34,7 @@ ROUTES = [
     ("POST", "/v1/load_lora_adapter", "admin"),
     ("POST", "/v1/unload_lora_adapter", "admin"),
     ("GET", "/v1/events", "admin"),
+    ("POST", "/invocations", "inference"),
     ("POST", "/v1/files", "inference"),
     ("GET", "/v1/files", "inference"),
     ("GET", "/v1/files/{file_id}", "inference"),

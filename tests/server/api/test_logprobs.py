@@ -334,3 +334,33 @@ def test_tokens_that_wait_for_text_are_not_looked_at_again_and_again(
     choice = complete(live, logit_bias={str(END): 100}, max_tokens=60, logprobs=1, stop=None)
     assert len(choice["logprobs"]["tokens"]) == 60
     assert len(looks) < 180
+
+
+# ---- named tokens, and all of them ----
+
+
+def test_named_tokens(live: Live) -> None:
+    ids = [LETTER, TRUE, NEWLINE]
+    told = converse(live, top_logprobs=0, logprob_token_ids=ids, return_tokens_as_token_ids=True, max_tokens=3)
+    plain = converse(live, top_logprobs=4, max_tokens=3, return_tokens_as_token_ids=True)
+    for item, as_usual in zip(
+        told["choices"][0]["logprobs"]["content"], plain["choices"][0]["logprobs"]["content"], strict=True
+    ):
+        assert (item["token"], item["logprob"]) == (as_usual["token"], as_usual["logprob"])
+        assert {top["token"] for top in item["top_logprobs"]} == {f"token_id:{i}" for i in ids} | {item["token"]}
+        values = [top["logprob"] for top in item["top_logprobs"]]
+        assert values == sorted(values, reverse=True)
+    choice = complete(live, logprobs=0, logprob_token_ids=[LETTER], max_tokens=2, return_tokens_as_token_ids=True)
+    for token, top in zip(choice["logprobs"]["tokens"], choice["logprobs"]["top_logprobs"], strict=True):
+        assert set(top) == {token, f"token_id:{LETTER}"}
+
+
+def test_all_tokens(base: Path, tmp_path: Path) -> None:
+    with live_server(base, tmp_path, max_logprobs=-1) as unbounded:
+        size = unbounded.context.engine.info.vocab_size
+        body = {**SETTINGS, "messages": [{"role": "user", "content": "true"}], "max_tokens": 1}
+        answer = unbounded.post(CHAT, {**body, "logprobs": True, "top_logprobs": -1, "prompt_logprobs": -1}).json()
+        assert len(answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]) == size
+        assert {len(row) for row in answer["prompt_logprobs"][1:]} == {size}
+        choice = unbounded.post(COMPLETIONS, {**SETTINGS, "prompt": "a", "max_tokens": 1, "logprobs": 10**6}).json()
+        assert len(choice["choices"][0]["logprobs"]["top_logprobs"][0]) == size

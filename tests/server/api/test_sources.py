@@ -80,8 +80,8 @@ def test_a_path(
 
 def test_what_is_not_allowed_or_not_there(http: httpx.Client, live: Live) -> None:
     for body, code, param in (
-        ({"source": "/etc"}, "source_not_allowed", "source"),
-        ({"source": "../x"}, "source_not_allowed", "source"),
+        ({"source": "/etc"}, "source_not_found", "source"),
+        ({"source": "../x"}, "source_not_found", "source"),
         ({"source": "http://localhost/x", "digest": "0" * 64}, "source_not_allowed", "source"),
         ({"source": "http://127.0.0.1/x"}, "digest_required", "digest"),
         ({"source": "s3://bucket/x", "digest": "0" * 64}, "source_not_allowed", "source"),
@@ -144,8 +144,8 @@ def test_what_vllm_refuses(http: httpx.Client, live: Live, root: Path) -> None:
         assert "must be provided" in error_of(http.post(load, json=body))["message"]
     assert "needs to be provided" in error_of(http.post(unload, json={}))["message"]
     for path in ("/etc", f"{root}/../x", f"{root}/none", "http://127.0.0.1/x", "s3://b/x", "nobody/nothing"):
-        error = error_of(http.post(load, json={"lora_name": "x", "lora_path": path}))
-        assert (error["param"], error["code"]) == ("lora_path", "source_not_allowed"), path
+        error = error_of(http.post(load, json={"lora_name": "x", "lora_path": path}), 404)
+        assert (error["param"], error["code"]) == ("lora_path", "source_not_found"), path
     conflict = error_of(http.post(load, json={"lora_name": BASE, "lora_path": str(root / "lora")}))
     assert "conflicts with a served base model" in conflict["message"]
     error_of(http.post(load, json={"lora_name": "no name", "lora_path": str(root / "lora")}))

@@ -126,7 +126,6 @@ OFF: dict[str, Any] = {
     "allowed_token_ids": [],
     "logit_bias": [],
     "logprobs": False,
-    "stream_options": {"include_usage": False},
 }
 BOOKKEEPING: dict[str, Any] = {
     "user": 5,
