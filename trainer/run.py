@@ -173,7 +173,7 @@ def _finish(
         head = LabelledHead(model)
     results = session.summary(trainer, seconds) | _answers(session.config, base, data, model, head)
     session.append({"step": trainer.state.global_step, **results})
-    reference = DataRef(sha256=data.sha256, rows=len(data.train))
+    reference = DataRef(sha256=data.sha256, rows=len(data.train), tools=data.tools)
     made = export_result(model, base, session.config, data=reference, metrics=results)
     return session.result(trainer, made, results)
 

@@ -34,13 +34,15 @@ class PackageChat:
 
     ``template`` is Jinja's text, None where the base's is used; ``special_tokens`` are (role, text) as
     ``apply_chat_template`` gives them to it, without a text where its tokenizer says that it has none;
-    ``end_token_ids`` end an output beside the base's; ``warnings`` are for whoever uploaded it.
+    ``end_token_ids`` end an output beside the base's; ``warnings`` are for whoever uploaded it; with ``written_tools``
+    tools and calls are written as text, whatever the template knows of them.
     """
 
     template: str | None = None
     special_tokens: tuple[tuple[str, str], ...] = ()
     end_token_ids: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
+    written_tools: bool = False
 
     @property
     def eos_token(self) -> str | None:

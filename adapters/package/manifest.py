@@ -33,11 +33,18 @@ class BaseRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fingerprint: str
 
 
+ToolForm = Literal["text", "template"]
+
+
 class DataRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The training data: SHA-256 of the files as read, and rows used for training."""
+    """The training data: SHA-256 of the files as read, and rows used for training.
+
+    ``tools`` says how functions and calls were written, as text or by the chat template; None where there were none.
+    """
 
     sha256: Sha256
     rows: Count
+    tools: ToolForm | None = None
 
 
 class PooledRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -44,7 +44,8 @@ async def reading_of(context: ServerContext, text: TextProcessor, body: ChatComp
     if marks is not None:
         begun = marks.left_open_by(_last_said(body)) if body.continue_final_message else marks.begun_by(prompt)
     if use is not None:
-        calls = template.call_format if config.tool_parser == "auto" else named_format(config.tool_parser)
+        told = config.tool_parser == "auto" or template.written_tools  # what an adapter has learned goes before
+        calls = template.call_format if told else named_format(config.tool_parser)
     special = _special(text, [*(calls.marks if calls else ()), *((*marks.starts, marks.end) if marks else ())])
     may_think = begun or (marks is not None and not body.continue_final_message and not _is_thought(marks, prompt))
     answer = _Answer(calls, use, marks if may_think else None, begun, special)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from adapters.quoting import quote
+from bases.tool_text import plain_function
 from server.api.wire_fields import Wire
 from server.text.tokenizer import count_characters
 
@@ -47,8 +48,7 @@ class FunctionDefinition(Wire):
     @property
     def for_template(self) -> dict[str, Any]:
         """It as templates write it."""
-        described = {} if self.description is None else {"description": self.description}
-        return {"name": self.name, **described, "parameters": self.parameters or dict(NO_PARAMETERS)}
+        return plain_function(self.name, self.description, self.parameters)
 
 
 class Tool(Wire):

@@ -6,7 +6,7 @@ Knows the tokenizer of the base and the disk; no names, no store and no requests
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -94,7 +94,9 @@ class ContentReader:
         tokens = self._read_tokens(info)
         ends = self._engine.info.eos_token_ids if self._engine.ready else ()  # which then refuses the package
         head = read_head(package, info.config, info.manifest, info.tensors)
-        return Content(info, tokens, self._vocabulary.fit_chat(read_chat(package), tokens, ends), head)
+        data = info.manifest.data if info.manifest else None
+        chat = replace(read_chat(package), written_tools=data is not None and data.tools == "text")
+        return Content(info, tokens, self._vocabulary.fit_chat(chat, tokens, ends), head)
 
     def warnings(self, content: Content, trained_ids: Sequence[int]) -> tuple[str, ...]:
         """What to know of ``content``, which has embeddings of its own for ``trained_ids``."""

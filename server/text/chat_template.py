@@ -15,6 +15,7 @@ from jinja2 import TemplateError
 from typing_extensions import override
 
 from bases.fingerprint import template_sha256
+from bases.tool_text import INDEXED_IDS
 from server.errors import EngineUnavailableError, InvalidRequestError
 from server.text.output.formats import GENERIC, CallFormat, find_format
 from server.text.output.thoughts import ThoughtMarks, find_marks
@@ -25,6 +26,7 @@ from server.text.template_sandbox import TemplateOverrunError, TemplateSandbox
 from server.text.tool_messages import (
     called,
     results_of_users,
+    with_indexed_ids,
     with_short_ids,
     with_tool_calls,
     written_calls,
@@ -88,10 +90,14 @@ def _refused(failure: Failure, reason: str) -> InvalidRequestError:
 
 
 class ChatTemplate:
-    """A template and the form of conversations that it takes."""
+    """A template and the form of conversations that it takes.
 
-    def __init__(self, source: str, renderer: Renderer) -> None:
+    ``written_tools``: tools and calls are written as text, as for a template that knows none.
+    """
+
+    def __init__(self, source: str, renderer: Renderer, *, written_tools: bool = False) -> None:
         self.source = source
+        self.written_tools = written_tools
         self._renderer = renderer
         self._turn = asyncio.Lock()
 
@@ -128,13 +134,20 @@ class ChatTemplate:
     # ---- tools and thoughts ----
 
     @cached_property
+    def with_written_tools(self) -> ChatTemplate:
+        """This template for adapters that have learned tools and calls as text."""
+        return ChatTemplate(self.source, self._renderer, written_tools=True)
+
+    @cached_property
     def knows_tools(self) -> bool:
         """Whether it writes the tools that it is given. Raises EngineUnavailableError."""
-        return self._shows((_NAME,), [{"role": USER, "content": "Probe"}], tools=[_TOOL])
+        return not self.written_tools and self._shows((_NAME,), [{"role": USER, "content": "Probe"}], tools=[_TOOL])
 
     @cached_property
     def writes_calls(self) -> bool:
         """Whether it writes the calls of a conversation. Raises EngineUnavailableError."""
+        if self.written_tools:
+            return False
         asked: Message = {"role": USER, "content": "Probe"}
         function = {"name": _NAME, "arguments": {_KEY: 1}}
         calling: Message = {
@@ -171,6 +184,8 @@ class ChatTemplate:
             messages = written_calls(messages)
         if MISTRAL_MARK in self.source:
             messages = with_short_ids(messages)
+        if INDEXED_IDS in self.source:
+            messages = with_indexed_ids(messages)
         if TOOL not in self.form.content and any(message["role"] == TOOL for message in messages):
             messages = results_of_users(messages)
         if tools and not self.knows_tools:

@@ -194,7 +194,14 @@ class TextProcessor:
             warnings.append(
                 f"it ends an output with {texts}, unlike the base: its outputs end there and where the base's do"
             )
-        return replace(served, end_token_ids=tuple(own), warnings=tuple(warnings))
+        plain = replace(served, end_token_ids=tuple(own), warnings=tuple(warnings), written_tools=False)
+        written = served.written_tools and mine.with_chat(plain)._templates_know_tools
+        return replace(plain, written_tools=written)
+
+    @property
+    def _templates_know_tools(self) -> bool:
+        known = self._chat is not None and (self._chat.knows_tools or self._chat.writes_calls)
+        return known or self._tool_chat is not None
 
     def _end_of_turn(self, warnings: list[str]) -> set[int]:
         """What this template writes behind an answer."""
@@ -228,7 +235,11 @@ class TextProcessor:
 
     def with_chat(self, chat: PackageChat) -> TextProcessor:
         """This tokenizer, writing conversations as ``chat`` says, which ``fit_chat`` gave."""
-        if (template := self._templates.get(chat)) is None:
+        template = self._templates.get(chat)
+        if chat.written_tools:
+            template = template or self._chat
+            template = template and template.with_written_tools
+        if template is None:
             return self
         found = copy.copy(self)
         found._chat, found._tool_chat = template, None

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from bases.tool_text import call_text, system_text, tools_text, with_calls
+from bases.tool_text import call_text, indexed_id, system_text, tools_text, with_calls
 from server.text.template_environment import Message
 from server.text.template_form import SYSTEM, TOOL, USER, content_text, decoded_arguments
 
@@ -35,6 +35,26 @@ def with_tool_calls(messages: Sequence[Message]) -> list[Message]:
             out.append({**message, "role": TOOL, "tool_call_id": message.get("tool_call_id") or last})
         else:
             out.append(message)
+    return out
+
+
+def with_indexed_ids(messages: Sequence[Message]) -> list[Message]:
+    """``messages`` with ids of calls that tell the function and count the calls, as some templates write them out."""
+    out: list[Message] = []
+    new: dict[Any, str] = {}  # those of the last calls, by the ids that were sent
+    number = 0
+    for message in messages:
+        plain = dict(message)
+        if isinstance(calls := message.get("tool_calls"), list):
+            plain["tool_calls"] = []
+            for call in calls:
+                made = indexed_id(call["function"]["name"], number)
+                new[call.get("id")] = made
+                plain["tool_calls"].append({**call, "id": made})
+                number += 1
+        elif message.get("tool_call_id") in new:
+            plain["tool_call_id"] = new[message["tool_call_id"]]
+        out.append(plain)
     return out
 
 

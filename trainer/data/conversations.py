@@ -25,7 +25,7 @@ from trainer.data.messages import (
     spelled_usually,
     tools_of,
     with_system,
-    written_out,
+    with_tools_as,
 )
 from trainer.data.rows import RawRow
 from trainer.errors import DataError
@@ -174,12 +174,14 @@ class DroppedRow(Exception):  # noqa: N818  (not an error: it is counted)
 class ParsedRow:
     """A row as read. ``tools`` are left for the template to write, where the configuration wants that.
 
-    ``empty_answers`` are those that say nothing: they are read, not learned, and cut off at the end.
+    ``empty_answers`` are those that say nothing: they are read, not learned, and cut off at the end. ``with_tools``:
+    there are functions or calls in it, however they are written.
     """
 
     conversation: Conversation
     tools: tuple[Any, ...] = ()
     empty_answers: int = 0
+    with_tools: bool = False
 
 
 def read_row(row: RawRow, layout: Layout, config: DataConfig) -> ParsedRow:
@@ -195,25 +197,28 @@ def read_row(row: RawRow, layout: Layout, config: DataConfig) -> ParsedRow:
     messages = with_system(messages, cells.optional("system") or config.system_prompt)
     messages, empty = without_empty_answers(messages, cut=is_chat)
     tools = tools_of(cells.where("tools"), cells.get("tools"))
-    if config.tools == "text":
-        messages, tools = written_out(messages, tools), []
+    with_tools = bool(tools) or any(message.calls for message in messages)
+    messages, tools = with_tools_as(config.tools, messages, tools)
     require_answer(messages, config)
-    return ParsedRow(messages, tuple(tools), empty)
+    return ParsedRow(messages, tuple(tools), empty, with_tools)
 
 
 class ConversationReader:
-    """Reads the rows of one source, all of which have the shape of its first row."""
+    """Reads the rows of one source, all of which have the shape of its first row. ``with_tools``: some have tools."""
 
     layout: Layout
 
     def __init__(self, config: DataConfig) -> None:
         self._config = config
+        self.with_tools = False
 
     def read(self, row: RawRow) -> ParsedRow:
         """What stands in ``row``. Raises DataError and DroppedRow as ``read_row`` does."""
         if not hasattr(self, "layout"):
             self.layout = self._layout_of(row)
-        return read_row(row, self.layout, self._config)
+        parsed = read_row(row, self.layout, self._config)
+        self.with_tools = self.with_tools or parsed.with_tools
+        return parsed
 
     def key(self, parsed: ParsedRow) -> bytes:
         """Bytes that are equal for equal conversations."""

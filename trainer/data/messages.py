@@ -12,11 +12,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
-from bases.tool_text import call_text, system_text, tools_text, with_calls
+from bases.tool_text import call_text, system_text, template_tool, tools_text, with_calls
 from trainer.config.data import CALL_ROLE, ROLES, MessageTags
 from trainer.data.json_rows import HALF_CHARACTER, is_cut, unreadable
 from trainer.errors import DataError
@@ -145,7 +145,7 @@ def _message(where: str, i: int, item: Any, roles: Mapping[str, str]) -> Message
         if not isinstance(text, str):
             raise DataError(f"{where}: {key} of message {i} must be text, not {named(text)}")
     if role == CALL_ROLE:
-        role, content, calls = ASSISTANT, "", (content,) if content.strip() else calls
+        role, content, calls = ASSISTANT, "", _said_calls(here, content) or calls
     return Message(role, content, _is_learned(here, item), calls, _thought(here, item, role))
 
 
@@ -194,6 +194,15 @@ def _calls(where: str, item: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(out)
 
 
+def _said_calls(where: str, content: str) -> tuple[str, ...]:
+    """The functions that the text of a message calls, one or a list, as ``_calls`` gives them; others as they are."""
+    said = from_json(where, content)
+    calls = said if isinstance(said, list) else [said]
+    if not all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in calls):
+        return (content,)
+    return tuple(call_text(call["name"], from_json(where, call.get("arguments") or {})) for call in calls)
+
+
 def _is_learned(where: str, item: Mapping[str, Any]) -> bool:
     """OpenAI's ``weight`` (0 or 1) or Axolotl's ``train`` (true or false) exclude a message."""
     weight, train = item.get("weight"), item.get("train")
@@ -227,6 +236,13 @@ def tools_of(where: str, value: Any) -> list[Any]:
     if not isinstance(tools, list):
         raise DataError(f"{where} must be a list of functions, not {named(tools)}")
     return tools
+
+
+def with_tools_as(
+    form: Literal["text", "template"], conversation: Conversation, tools: list[Any]
+) -> tuple[Conversation, list[Any]]:
+    """``conversation`` and the tools that are left to its template: as text, or in the form that templates expect."""
+    return (written_out(conversation, tools), []) if form == "text" else (conversation, list(map(template_tool, tools)))
 
 
 def written_out(conversation: Conversation, tools: list[Any]) -> Conversation:

@@ -11,19 +11,22 @@ prompt of a server's; learned, it would be said to clients. It is left out.
 from __future__ import annotations
 
 import difflib
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from typing_extensions import override
 
+from bases.tool_text import template_tool
 from trainer.config.data import DataConfig
 from trainer.data.conversations import TEXT, DroppedRow, answer_indices, answers_of, require_answer
 from trainer.data.messages import ASSISTANT, Conversation, Message
+from trainer.data.template_messages import MessageForm, find_message_form
 from trainer.errors import DataError
 
 BASE = "chat"
@@ -152,6 +155,7 @@ def is_foreign(config: DataConfig, tokenizer: Any) -> bool:
 
 
 _ASKED, _ANSWERED = "What is it?", "Probe answer."
+_TOOL: Mapping[str, Any] = template_tool({"name": "probe_tool", "description": "Probe"})
 _CHANGED = "the chat template does not keep the prompt in front of the answer"
 
 
@@ -247,9 +251,22 @@ class ChatRenderer(Renderer):
     def __init__(self, config: DataConfig, tokenizer: Any, template: str) -> None:
         """Raises DataError for a template that cannot be asked for an answer, or knows no tools where it must."""
         self._config, self._tokenizer, self._template = config, tokenizer, template
-        if config.tools == "template" and "tool_calls" not in template:
-            raise DataError("data.tools: the chat template writes no tool calls; set data.tools: text")
+        self._tool_template, self._form = template, MessageForm()
+        if config.tools == "template":
+            self._use_tools()
         self.tail, self.insert = self._probe()
+
+    def _use_tools(self) -> None:
+        """Leave tools and calls to the template. Raises DataError for one that does not write them."""
+        if self._config.template == BASE:
+            self._tool_template = str(self._tokenizer.get_chat_template(tools=[_TOOL]))  # some have one of its own
+        if "tool_calls" not in self._tool_template:
+            raise DataError("data.tools: the chat template writes no tool calls; set data.tools: text")
+        self._form = find_message_form(self._tool_template, partial(self._render_plain, tools=[_TOOL]))
+        with suppress(DroppedRow):
+            asked = [Message("user", _ASKED)]
+            if _TOOL["function"]["name"] not in self._render(asked, [_TOOL], add_generation_prompt=True):
+                raise DataError("data.tools: the chat template writes no functions; set data.tools: text")
 
     @override
     def sequences(self, conversation: Conversation, tools: Sequence[Any] = ()) -> list[list[TextSegment]]:
@@ -322,11 +339,20 @@ class ChatRenderer(Renderer):
 
     def _render(self, messages: Sequence[Message], tools: Sequence[Any], *, add_generation_prompt: bool) -> str:
         try:
+            plain = self._form.plain(messages)
+        except (TypeError, ValueError, LookupError) as error:
+            raise DroppedRow("a call is no JSON object with a name and arguments") from error
+        return self._render_plain(plain, tools=tools, add_generation_prompt=add_generation_prompt)
+
+    def _render_plain(
+        self, messages: Sequence[dict[str, Any]], *, tools: Sequence[Any], add_generation_prompt: bool = False
+    ) -> str:
+        try:
             return str(
                 self._tokenizer.apply_chat_template(
-                    [_plain(message) for message in messages],
+                    list(messages),
                     tools=list(tools) or None,
-                    chat_template=self._template,
+                    chat_template=self._tool_template if tools else self._template,
                     add_generation_prompt=add_generation_prompt,
                     tokenize=False,
                 )
@@ -410,15 +436,6 @@ def _thinking_aloud(message: Message) -> Message:
 def text_segments(conversation: Conversation) -> list[TextSegment]:
     """The one segment of a row that is text only: plain language modelling."""
     return [TextSegment(conversation[0].content, learned=True, special=True, whole=True)]
-
-
-def _plain(message: Message) -> dict[str, Any]:
-    plain: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.thought:
-        plain["reasoning_content"] = message.thought
-    if message.calls:
-        plain["tool_calls"] = [{"type": "function", "function": json.loads(call)} for call in message.calls]
-    return plain
 
 
 class _RewrittenError(Exception):

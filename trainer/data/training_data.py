@@ -134,6 +134,7 @@ class TrainingData:
 
     ``dropped`` counts rows by reason, ``cut`` rows by the limit at which something of them was cut off; ``sha256`` is
     over the files' bytes; ``notes`` say in words what was made of the data. ``questions`` is empty for plain text.
+    ``tools`` is how functions and calls were written, None where there were none.
     """
 
     train: Sequence[Example]
@@ -143,6 +144,7 @@ class TrainingData:
     dropped: dict[str, int] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    tools: Literal["text", "template"] | None = None
 
 
 def split_conversations(
@@ -195,6 +197,7 @@ def load_data(
         sha256=hashlib.sha256(hashes.encode()).hexdigest(),
         dropped=dict(dropped),
         cut=dict(tokens.cut),
+        tools=config.tools if any(one.reader.with_tools for one in splits.surveys) else None,
         notes=notes_of(
             config,
             splits.surveys,

@@ -25,7 +25,7 @@ from trainer.data.messages import (
     spelled_usually,
     tools_of,
     with_system,
-    written_out,
+    with_tools_as,
 )
 from trainer.data.rows import RawRow
 from trainer.errors import DataError
@@ -62,12 +62,16 @@ class Judged:
 
 
 class ComparisonReader:
-    """Reads rows by the names of their columns. ``seen`` are those that rows had, ``read`` those of them it read."""
+    """Reads rows by the names of their columns. ``seen`` are those that rows had, ``read`` those of them it read.
+
+    ``with_tools``: there were functions or calls in some.
+    """
 
     def __init__(self, config: DataConfig, answers: PreferenceColumns) -> None:
         self._config, self._columns, self._answers = config, config.columns, answers
         self.read: dict[str, None] = {}
         self.seen: dict[str, None] = {}
+        self.with_tools = False
 
     def pair(self, row: RawRow) -> Pair:
         """The pair in ``row``. DataError for wrong columns and types. Raises DroppedRow."""
@@ -227,10 +231,13 @@ class ComparisonReader:
         """``prompt`` with its system message, and the tools that are left to the template."""
         prompt = with_system(prompt, cells.optional("system") or self._config.system_prompt)
         tools = tools_of(cells.where("tools"), cells.get("tools"))
-        return (written_out(prompt, tools), ()) if self._config.tools == "text" else (prompt, tuple(tools))
+        self.with_tools = self.with_tools or bool(tools) or any(message.calls for message in prompt)
+        prompt, left = with_tools_as(self._config.tools, prompt, tools)
+        return prompt, tuple(left)
 
     def _written(self, answer: Message) -> Message:
-        return written_out((answer,), [])[0] if self._config.tools == "text" else answer
+        self.with_tools = self.with_tools or bool(answer.calls)
+        return with_tools_as(self._config.tools, (answer,), [])[0][0]
 
     def _cell(self, row: RawRow, name: str) -> Any:
         if name not in row.values:

@@ -73,7 +73,8 @@ class PromptIds:
 class PreferenceData(Generic[Row]):
     """What a run trains on. ``dropped`` counts rows by reason; ``sha256`` is over the files' bytes.
 
-    ``columns`` are those that were read, ``unread`` the others.
+    ``columns`` are those that were read, ``unread`` the others; ``tools`` is how functions and calls were written, None
+    where there were none.
     """
 
     train: list[Row]
@@ -82,6 +83,7 @@ class PreferenceData(Generic[Row]):
     dropped: dict[str, int]
     columns: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    tools: Literal["text", "template"] | None = None
 
     @property
     def longest(self) -> int:
@@ -207,9 +209,13 @@ def load_preference_data(config: TrainConfig, tokenizer: Any, end_ids: Sequence[
     encoder, encode = _encoder_of(config, tokenizer, end_ids)
     data = load_preferences(config.data, encode, config.training.seed)
     read, seen = encoder.comparisons.read, encoder.comparisons.seen
+    tools = config.data.tools if encoder.comparisons.with_tools else None
     handed_on = isinstance(config.preference, GrpoPreference)  # to the reward, every column
     return replace(
-        data, columns=tuple(read), unread=() if handed_on else tuple(name for name in seen if name not in read)
+        data,
+        columns=tuple(read),
+        unread=() if handed_on else tuple(name for name in seen if name not in read),
+        tools=tools,
     )
 
 

@@ -49,5 +49,5 @@ class AdapterTask(PreferenceTask):
     @override
     def export(self, trainer: Any, metrics: dict[str, float]) -> Path:
         """Write the adapter\'s package. Full fine-tuning leaves a base instead."""
-        data = DataRef(sha256=self.data.sha256, rows=len(self.data.train))
+        data = DataRef(sha256=self.data.sha256, rows=len(self.data.train), tools=self.data.tools)
         return export_result(trainer.trained, self._base, self._config, data=data, metrics=metrics)

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionMessage
+from peft import LoraConfig
 from transformers import PreTrainedTokenizerFast
 
-from tests.factory import CHAT_TEMPLATE, make_base
+from adapters.package.files import MANIFEST_FILE
+from adapters.package.manifest import BaseRef, DataRef, Manifest, ToolForm, encode_manifest
+from bases.fingerprint import base_fingerprint, template_sha256
+from bases.tool_text import tools_text
+from tests.factory import CHAT_TEMPLATE, make_adapter, make_base
 from tests.server.api.support import error_of, events
 from tests.server.live import Live, live_server
 
@@ -36,9 +43,23 @@ ASKED = [{"role": "user", "content": "hi"}]
 CALL = '{"name": "weather", "arguments": {"city": "Oslo"}}'
 
 
+def trained(base: Path, path: Path, form: ToolForm) -> Path:
+    """An adapter that has learned tools in this form."""
+    make_adapter(base, path, LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    manifest = Manifest(
+        kind="lora",
+        base=BaseRef("tiny", base_fingerprint(base)),
+        created=datetime(2026, 1, 2, tzinfo=UTC),
+        chat_template_sha256=template_sha256(HERMES + THINKING),
+        data=DataRef("b" * 64, 1, form),
+    )
+    (path / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
+    return path
+
+
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    """A base whose template knows tools in Hermes' form, and thoughts."""
+    """A base whose template knows tools in Hermes' form, and thoughts; adapters that learned tools in either form."""
     root = tmp_path_factory.mktemp("tools")
     (root / "template.jinja").write_text(HERMES + THINKING)
     base = make_base(root / "base", max_position_embeddings=2048)
@@ -47,7 +68,9 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         {"additional_special_tokens": ["<think>", "</think>"]}, replace_extra_special_tokens=False
     )
     tokenizer.save_pretrained(base)
-    with live_server(base, root / "data", chat_template=str(root / "template.jinja")) as server:
+    forms: tuple[ToolForm, ...] = ("text", "template")
+    adapters = tuple((form, str(trained(base, root / form, form))) for form in forms)
+    with live_server(base, root / "data", chat_template=str(root / "template.jinja"), adapters=adapters) as server:
         yield server
         server.wait_idle()
 
@@ -254,7 +277,7 @@ def test_thoughts_come_apart_and_are_counted(asking: openai.OpenAI, live: Live) 
 
 
 def test_thoughts_that_the_prompt_begins_or_rules_out(asking: openai.OpenAI) -> None:
-    cut: Any = message_of(asking, reasoning_effort="low", extra={"ignore_eos": True, "max_tokens": 20})
+    cut: Any = message_of(asking, reasoning_effort="low", extra={"ignore_eos": True, "max_tokens": 20, **NO_END})
     assert cut.content == ""
     assert cut.reasoning_content
     for fields in ({"chat_template_kwargs": {"enable_thinking": False}}, {"reasoning_effort": "none"}):
@@ -285,6 +308,7 @@ START, END = 259, 260  # the marks' tokens
 CITY: dict[str, Any] = {"type": "object", "properties": {"city": PARAMETERS["properties"]["city"]}}
 CITY |= {"required": ["city"], "additionalProperties": False}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "c", "schema": CITY}}
+NO_END: dict[str, Any] = {"logit_bias": {END: -100}}
 BEGUN: dict[str, Any] = {"reasoning_effort": "low", "logit_bias": {END: 3}}  # by the prompt
 OWN: dict[str, Any] = {"logit_bias": {START: 100, END: 3}}  # by the answer
 SEEDED: dict[str, Any] = {"messages": ASKED, "max_tokens": 400, "seed": 5}
@@ -379,7 +403,23 @@ def test_other_dialects_hold_forms_behind_thoughts(live: Live, way: dict[str, An
     assert blocks["thinking"]["thinking"]
 
 
-# ---- a base that knows no tools ----
+# ---- tools that are told in words ----
+
+
+@pytest.mark.parametrize("required", [False, True])
+def test_an_adapter_is_told_of_tools_as_it_has_learned_them(live: Live, required: bool) -> None:
+    calls = {"text": CALL, "template": f"<tool_call>{CALL}</tool_call>"}
+    for model, text in calls.items():
+        for said in calls.values():
+            held = {"tool_choice": "required", "seed": 3} if required else saying(said)
+            body = {"model": model, "messages": ASKED, "tools": [WEATHER], "max_tokens": 150, **held, **AT_ONCE}
+            message = live.post(PATH, body).json()["choices"][0]["message"]
+            assert bool(message.get("tool_calls")) == (required or said == text)
+    fields: dict[str, Any] = {"messages": ASKED, "tools": TOOLS, "return_token_strs": False}
+    written = {name: live.post("/tokenize", {"model": name, **fields}).json()["tokens"] for name in ("base", *calls)}
+    assert written["template"] == written["base"] != written["text"]
+    words = [{"role": "system", "content": tools_text(TOOLS)}, *ASKED]
+    assert live.post("/tokenize", {"messages": words}).json()["tokens"] == written["text"]
 
 
 def test_a_base_without_tools_is_told_of_them_in_words(server: Live) -> None:

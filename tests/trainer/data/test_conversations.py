@@ -150,7 +150,7 @@ def test_functions_and_calls_may_be_left_to_the_template() -> None:
         {"role": "assistant", "content": "晴天。"},
     ]
     found = reading({"messages": messages, "tools": TOOLS}, tools="template")
-    assert found.tools == tuple(TOOLS)
+    assert [tool["function"] for tool in found.tools] == TOOLS
     assert [json.loads(one) for one in found.conversation[1].calls] == [json.loads(CALL)]
 
 

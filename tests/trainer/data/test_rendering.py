@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from bases.tool_text import template_tool
 from tests.factory import CHAT_TEMPLATE, make_tokenizer
 from trainer.config.data import DataConfig
 from trainer.data.messages import Conversation, Message
@@ -121,12 +122,13 @@ def test_tools_are_left_to_templates_that_know_them_only(tokenizer: Any) -> None
     with pytest.raises(DataError, match=r"writes no tool calls; set data.tools: text"):
         make_renderer(DataConfig(path="x", tools="template"), tokenizer)
     template = (
-        "{% if tools %}{{ tools | map(attribute='name') | join }}: {% endif %}{% for m in messages %}{{ m.role }}="
-        "{{ m.content }}{% for c in m.tool_calls %}{{ c.function.name }}({{ c.function.arguments.x }}){% endfor %};"
+        "{% if tools %}{{ tools | map(attribute='function.name') | join }}: {% endif %}{% for m in messages %}"
+        "{{ m.role }}={{ m.content }}{% for c in m.tool_calls %}{{ c.function.name }}({{ c.function.arguments.x }})"
+        "{% endfor %};"
         "{% endfor %}{% if add_generation_prompt %}assistant={% endif %}"
     )
     renderer = make_renderer(DataConfig(path="x", tools="template", template=template), tokenizer)
     call = Message("assistant", "", calls=('{"name": "f", "arguments": {"x": 1}}',))
     turns = (Message("user", "q"), call, Message("tool", "2"), Message("assistant", "a"))
-    texts = [segment.text for segment in renderer.segments(turns, [{"name": "f"}])]
+    texts = [segment.text for segment in renderer.segments(turns, [template_tool({"name": "f"})])]
     assert texts == ["f: user=q;assistant=", "f(1);", "tool=2;assistant=", "a;"]

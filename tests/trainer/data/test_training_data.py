@@ -56,6 +56,14 @@ def test_chat_rows_learn_the_answer_and_its_end_and_nothing_else(tmp_path: Path,
     assert learned(tokenizer, example) == ["yo<|im_end|>"]
 
 
+def test_it_is_known_how_tools_were_written_where_there_were_any(tmp_path: Path, tokenizer: Any) -> None:
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
+    with_call = {"messages": [{"role": "user", "content": "go"}, call]}
+    with_tools = {"messages": MULTI, "tools": [{"name": "f"}]}
+    for rows, form in (([with_call], "text"), ([with_tools], "text"), ([{"messages": MULTI}], None)):
+        assert load(tmp_path, tokenizer, rows).tools == form
+
+
 def test_the_prompt_is_what_a_server_renders_and_tokenises(tmp_path: Path, tokenizer: Any) -> None:
     data = load(tmp_path, tokenizer, [{"prompt": "hi", "response": "\nyo"}] * 2, validation=1)
     rendered = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], add_generation_prompt=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from bases.tool_text import template_tool
 from trainer.config.data import Columns, DataConfig
 from trainer.config.preference import PreferenceColumns
 from trainer.data.conversations import DroppedRow
@@ -73,14 +74,16 @@ def test_a_prefix_and_a_system_prompt_come_first() -> None:
 def test_columns_beside_the_prompt_are_those_of_supervised_data() -> None:
     values = {"prompt": "hi", "system": "s", "history": [["one", "two"]], "tools": [{"name": "f"}]}
     system, *rest = READER.pair(row(**values, chosen="yes", rejected="no")).prompt
-    assert system.content.startswith('s\n\nYou can call these functions:\n{"name": "f"}')
+    assert system.content.startswith('s\n\nYou can call these functions:\n{"name": "f", "parameters": ')
     assert rest == [Message("user", "one"), Message("assistant", "two"), Message("user", "hi")]
     chat = row(conversations=[{"from": "human", "value": "hi"}], system="s", completion="yes", label=False)
     (judged,) = READER.judged(chat)
     assert judged.prompt == (Message("system", "s"), Message("user", "hi"))
     own = row(messages=[{"role": "system", "content": "own"}, USER], system="s")
     assert READER.prompt(own)[0][0] == Message("system", "own")
-    assert reader(tools="template").pair(row(**values, chosen="yes", rejected="no")).tools == ({"name": "f"},)
+    assert reader(tools="template").pair(row(**values, chosen="yes", rejected="no")).tools == (
+        template_tool({"name": "f"}),
+    )
 
 
 def test_columns_that_are_named_must_be_there_and_may_be_empty() -> None:

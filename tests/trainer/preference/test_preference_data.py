@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
 
+from bases.tool_text import template_tool
 from tests.trainer.preference.support import pair_rows, preference_config
 from tests.trainer.support import write_jsonl
 from trainer.base_model import load_vocabulary
@@ -173,7 +175,8 @@ def test_an_answer_that_is_a_call_is_written_by_the_template(tiny_base: Path, tm
     )
     row = {"prompt": [USER], "tools": [{"name": "f"}], "chosen": call, "rejected": "no"}
     (pair,) = load(tiny_base, tmp_path, [row], tools="template", template=template).train
-    assert text(tiny_base, pair.prompt) == '[{"name": "f"}]<user>hi<|im_end|><assistant>'
+    tools = json.dumps([template_tool({"name": "f"})])
+    assert text(tiny_base, pair.prompt) == f"{tools}<user>hi<|im_end|><assistant>"
     assert text(tiny_base, pair.chosen) == '{"name": "f", "arguments": {}}<|im_end|>'
     (prompt,) = load(tiny_base, tmp_path, [row], "prompts", tools="template", template=template).train
     assert prompt.prompt == pair.prompt
