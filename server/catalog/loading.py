@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Protocol
+
+from typing_extensions import override
 
 from adapters.errors import PackageChangedError, PackageError
 from server.adapter_key import AdapterKey
@@ -12,13 +15,22 @@ from server.engine.ipc.client import EngineClient
 from server.engine.messages import AdapterLoaded
 
 
-class PackageLoader:
+class Load(Protocol):
+    """As ``EngineClient.load_adapter``, which it comes down to."""
+
+    async def __call__(self, key: AdapterKey, path: Path, *others: Path, allow_noop: bool = False) -> AdapterLoaded:
+        """Make the package in ``path``, or a combination of several, resident under ``key``."""
+        ...
+
+
+class PackageLoader(Load):
     """Makes versions resident in ``engine``."""
 
     def __init__(self, store: AdapterStore, engine: EngineClient) -> None:
         self._store = store
         self._engine = engine
 
+    @override
     async def __call__(self, key: AdapterKey, path: Path, *others: Path, allow_noop: bool = False) -> AdapterLoaded:
         """Load the adopted package at ``path``, or combine several.
 

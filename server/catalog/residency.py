@@ -12,14 +12,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from adapters.errors import AdapterError, UnsupportedKindError
 from server.adapter_key import AdapterKey
-from server.catalog.background import Background
 from server.catalog.combinations import NOT_COMBINABLE
-from server.catalog.memory_ledger import Budget, MemoryLedger
-from server.catalog.observer import Evicted, LifecycleObserver
+from server.catalog.loading import Load
+from server.catalog.memory_ledger import Budget
+from server.catalog.observer import LifecycleObserver
+from server.catalog.occupancy import Occupancy
 from server.catalog.places import ColdStart, KeepRule, Order, Place, Stage, Unkept, quiet_future, refuse, resolve
 from server.catalog.registry import Lease, Registry
 from server.engine.ipc.client import EngineClient
@@ -29,7 +30,6 @@ from server.errors import (
     BudgetError,
     EngineUnavailableError,
     InvalidRequestError,
-    QueueFullError,
     ServerError,
     UnknownModelError,
 )
@@ -37,19 +37,10 @@ from server.errors import (
 logger = logging.getLogger(__name__)
 Tier = Literal["device", "loading", "store"]
 MAX_COMBINATIONS = 32
-MAX_LOADING = 2  # one is read while another is tried
 PATIENCE_SECONDS = 1.0  # a load waits so long for requests to end before it has others wait
 RESTART_SECONDS = 60.0  # and so long for another engine
 _UNKEPT = Unkept()
 _DOWN = "the engine is starting or restarting; try again shortly"
-
-
-class Load(Protocol):
-    """As ``EngineClient.load_adapter``, which it comes down to."""
-
-    async def __call__(self, key: AdapterKey, path: Path, *others: Path, allow_noop: bool = False) -> AdapterLoaded:
-        """Make the package in ``path``, or a combination of several, resident under ``key``."""
-        ...
 
 
 class Residency:
@@ -87,16 +78,12 @@ class Residency:
         self._load_package: Load = load or engine.load_adapter
         self._eager = eager
         self._max_combinations = max_combinations
-        self._ledger = MemoryLedger(self.budget, self._is_pinned)
-        self._places: dict[AdapterKey, Place] = {}
+        self._memory = Occupancy(engine, registry, self.budget, self._observer, rule=rule, changed=self._pump)
+        self._places, self._queue, self._ledger = self._memory.places, self._memory.queue, self._memory.ledger
         self._shared: dict[AdapterKey, Mapping[str, int]] = {}  # what was learnt of versions with shared contents
-        self._queue: dict[AdapterKey, Place] = {}
-        self._loading: set[AdapterKey] = set()
-        self._pressed: list[Place] = []
         self._to_warm: deque[AdapterKey] = deque()
         self._pressing: asyncio.TimerHandle | None = None
         self._given_up: asyncio.TimerHandle | None = None
-        self._background = Background()
 
     # ---- requests ----
 
@@ -107,7 +94,7 @@ class Residency:
         QueueFullError when there are too many combinations.
         """
         if lease.key is not None and lease.key.members and lease.key not in self._places:
-            self._check_combinations()  # its members come first
+            self._memory.combination_to_leave(self._max_combinations)  # its members come first
         else:
             self._want(lease)
 
@@ -176,9 +163,9 @@ class Residency:
         place.warm = False
         place.refuse(UnknownModelError(f"{key} was removed while this request waited for it to be loaded"))
         if place.stage is Stage.WAITING:
-            self._forget(place)
+            self._memory.forget(place)
         elif place.leaving is None:
-            self._leave(place, force=force)
+            self._memory.leave(place, force=force)
         elif force:
             await self.engine.unload_adapter(key, force=True)  # hastens it
         if place.leaving is not None:
@@ -189,14 +176,14 @@ class Residency:
 
         Unless ``eager`` only those that are pinned.
         """
-        self._to_warm.extend(key for key in keys if self._eager or self._is_pinned(key))
+        self._to_warm.extend(key for key in keys if self._eager or self._memory.is_pinned(key))
         self._pump()
 
     def rule_changed(self, name: str) -> None:
         """What was set for ``name`` is another now: its versions stay, or leave, accordingly."""
         for place in self._ledger:
             if place.key.name == name:
-                self._watch(place)
+                self._memory.watch(place)
         number = self._registry.live_number(name)
         if number is not None and self._rule(name).pinned:
             self.warm([self._registry.version(name, number).key])
@@ -206,11 +193,11 @@ class Residency:
         """Another engine serves: what was resident and is not comes back, the most recently used first."""
         self._stop(self._given_up)
         self._given_up = None
-        self._pressed.clear()
+        self._memory.pressed.clear()
         for place in self._ledger:
             if place.stage is Stage.RESIDENT and place.key not in self.engine.resident:
                 self._to_warm.appendleft(place.key)
-                self._out(place)
+                self._memory.out(place)
         self._pump()
 
     def held(self) -> list[AdapterKey]:
@@ -223,12 +210,12 @@ class Residency:
 
     async def settle(self) -> None:
         """Wait until nothing is on its way in or out."""
-        await self._background.settle()
+        await self._memory.background.settle()
 
     async def close(self) -> None:
         """Give up what is under way."""
         self._stop(self._pressing, self._given_up, *(place.timer for place in self._places.values()))
-        await self._background.close()
+        await self._memory.background.close()
         for place in self._places.values():
             place.refuse(EngineUnavailableError("the server is stopping"))
 
@@ -250,7 +237,7 @@ class Residency:
         assert all(self._places[place.key] is place for place in self._ledger)
         for key, place in self._places.items():
             assert (place.stage is Stage.WAITING) == (key in self._queue), "what is not in memory waits for its turn"
-            assert place.stage is not Stage.LOADING or key in self._loading
+            assert place.stage is not Stage.LOADING or key in self._queue.loading
             assert place.stage is Stage.RESIDENT or place.stage is Stage.LEAVING or not place.holders
             assert not (place.stage is Stage.RESIDENT and place.waiting and not place.pressed), "it is theirs"
 
@@ -263,9 +250,9 @@ class Residency:
         place = self._place(lease.key)
         if lease in place.holders:
             return None
-        lease.then(self._released)
+        lease.then(self._memory.released)
         if place.stage is Stage.RESIDENT and not place.pressed:
-            self._hold(place, lease)
+            self._memory.hold(place, lease)
             return None
         waiting = place.waiting.setdefault(lease, quiet_future())
         self._enqueue(place)
@@ -277,23 +264,11 @@ class Residency:
             with self._registry.hold(version) as lease:
                 await self.ensure(lease)
 
-    def _check_combinations(self) -> Place | None:
-        """Which combination leaves for another one, if one has to. Raises QueueFullError when all are in use."""
-        there = [place for place in self._places.values() if place.key.members and place.stage is not Stage.LEAVING]
-        if len(there) < self._max_combinations:
-            return None
-        idle = next((place for place in self._ledger if place.key.members and place.is_idle), None)
-        if idle is None:
-            raise QueueFullError(
-                f"{len(there)} combinations of adapters are in use, the limit (--max-combinations); try again later"
-            )
-        return idle
-
     def _place(self, key: AdapterKey, nbytes: int = 0) -> Place:
         place = self._places.get(key)
         if place is None:
-            if key.members and (idle := self._check_combinations()) is not None:
-                self._evict(idle, "room")
+            if key.members and (idle := self._memory.combination_to_leave(self._max_combinations)) is not None:
+                self._memory.evict(idle, "room")
             place = self._places[key] = Place(key, nbytes, self._shared.get(key, {}))
         return place
 
@@ -301,7 +276,7 @@ class Residency:
         """Have a version that is not in memory wait for its turn, and give turns."""
         if place.stage is Stage.WAITING and place.key not in self._queue:
             place.asked = asyncio.get_running_loop().time()
-            self._queue[place.key] = place
+            self._queue.add(place)
         self._pump()
 
     def _pump(self) -> None:
@@ -310,11 +285,11 @@ class Residency:
             if self._queue and self._given_up is None:
                 self._given_up = asyncio.get_running_loop().call_later(RESTART_SECONDS, self._give_up)
             return
-        while self._queue and self._may_load(place := next(iter(self._queue.values()))):
+        while (place := self._queue.due) is not None:
             place.nbytes = place.nbytes or self._known_bytes(place.key)
             if not self._ledger.can_fit(place):
                 self._fail(place, self._ledger.no_room(place))
-            elif self._make_room(place):
+            elif self._memory.make_room(place):
                 self._start(place)
             else:
                 if self._pressing is None:
@@ -324,59 +299,39 @@ class Residency:
             self._unpress()
             self._warm_next()
 
-    def _may_load(self, place: Place) -> bool:
-        """Whether the engine can be given one more: what may have ended an engine is loaded alone."""
-        suspects = any(self._places[key].deaths for key in self._loading)
-        return len(self._loading) < (1 if place.deaths or suspects else MAX_LOADING)
-
-    def _make_room(self, place: Place) -> bool:
-        if self._ledger.fits(place):
-            return True
-        for victim in self._ledger.to_evict(place):
-            self._evict(victim, "room")
-        return False
-
     def _press(self) -> None:
         """The first in the queue has waited long: versions in use are kept for their users, and then go."""
         self._pressing = None
-        place = next(iter(self._queue.values()), None)
-        if place is not None and not self._ledger.fits(place):
-            for busy in self._ledger.to_press(place):
-                busy.pressed = True
-                self._pressed.append(busy)
+        if (place := self._queue.first) is not None:
+            self._memory.press(place)
         self._pump()
 
     def _unpress(self) -> None:
         """Nobody waits for room any more."""
         self._stop(self._pressing)
         self._pressing = None
-        for place in self._pressed:
-            if place.pressed and place.stage is Stage.RESIDENT:
-                place.pressed = False
-                self._hand_out(place)
-        self._pressed.clear()
+        self._memory.unpress()
 
     def _warm_next(self) -> None:
-        while self._to_warm and not self._loading and not self._queue:
+        while self._to_warm and not self._queue.loading and not self._queue:
             key = self._to_warm.popleft()
             if key in self._places or not self._is_served(key):
                 continue
             place = self._place(key, self._known_bytes(key))
-            place.warm = self._is_pinned(key) or self._ledger.fits(place)
+            place.warm = self._memory.is_pinned(key) or self._ledger.fits(place)
             if place.warm:
                 self._enqueue(place)
             else:
-                self._forget(place)
+                self._memory.forget(place)
 
     # ---- loading ----
 
     def _start(self, place: Place) -> None:
-        del self._queue[place.key]
+        self._queue.begin(place)
         self._unpress()
         place.stage = Stage.LOADING
         self._ledger.add(place)
-        self._loading.add(place.key)
-        self._background.spawn(self._load(place))
+        self._memory.background.spawn(self._load(place))
 
     async def _load(self, place: Place) -> None:
         """One turn. Orders that come meanwhile have their own unless this one succeeds."""
@@ -403,7 +358,7 @@ class Residency:
             place.sent = self.engine.ready
             return await self._load_package(place.key, *paths, allow_noop=allow_noop)
         finally:
-            self._loading.discard(place.key)
+            self._queue.end(place)
 
     def _loaded(self, place: Place, orders: list[Order], loaded: AdapterLoaded, queued: float) -> None:
         place.loaded, place.warm, place.deaths = loaded, False, 0
@@ -421,7 +376,7 @@ class Residency:
         if place.stage is Stage.LOADING:
             place.stage = Stage.RESIDENT
             self._ledger.touch(place)
-            self._hand_out(place)
+            self._memory.hand_out(place)
 
     def _failed(self, place: Place, orders: list[Order], error: Exception) -> None:
         """A load has failed: so have the requests that waited for it, and the version if its package is at fault."""
@@ -435,7 +390,7 @@ class Residency:
         place.refuse(error)
         place.orders, place.warm = later, False
         if place.stage is Stage.LOADING:
-            self._out(place)
+            self._memory.out(place)
 
     def _refused(self, place: Place, orders: list[Order], error: BudgetError) -> None:
         """The engine has no memory for it: it takes more than was thought, or there is less. It has another turn.
@@ -448,9 +403,9 @@ class Residency:
             self._failed(place, orders, error)
             return
         if spare is not None:
-            self._evict(spare, "room")
+            self._memory.evict(spare, "room")
         place.orders = orders + place.orders
-        self._out(place, again=True)
+        self._memory.out(place, again=True)
 
     def _died(self, place: Place, orders: list[Order], error: EngineUnavailableError) -> None:
         """The engine ended: requests wait for the next one. What ends two of them while it is loaded has failed."""
@@ -460,100 +415,23 @@ class Residency:
         if place.deaths > 1:
             self._failed(place, [], AdapterError("the engine ended while it was being loaded, alone as well"))
         elif place.stage is Stage.LOADING:
-            self._out(place, again=True)
+            self._memory.out(place, again=True)
 
     def _give_up(self) -> None:
         """There is no engine still."""
         self._given_up = None
-        for place in list(self._queue.values()):
+        for place in self._queue:
             place.refuse(EngineUnavailableError(self.engine.unavailable or _DOWN))
             if not place.is_wanted:
-                self._forget(place)
-
-    # ---- in and out of memory ----
-
-    def _hold(self, place: Place, lease: Lease) -> None:
-        place.holders.add(lease)
-        self._ledger.touch(place)
-        place.stop_timer()
-
-    def _hand_out(self, place: Place) -> None:
-        """Let those who wait for a version that is resident have it."""
-        for lease, waiting in place.waiting.items():
-            self._hold(place, lease)
-            resolve(waiting, None)
-        place.waiting.clear()
-        self._watch(place)
-
-    def _released(self, lease: Lease) -> None:
-        """A request is over, or its client has left."""
-        place = self._places.get(lease.key) if lease.key is not None else None
-        if place is None:
-            return
-        place.holders.discard(lease)
-        place.waiting.pop(lease, None)
-        if place.stage is Stage.WAITING and not place.is_wanted:
-            self._forget(place)
-        self._watch(place)
-        self._pump()
-
-    def _watch(self, place: Place) -> None:
-        """Have an idle version leave after its time."""
-        place.stop_timer()
-        seconds = self._rule(place.key.name).idle_ttl_seconds
-        if seconds is not None and place.is_idle:
-            place.timer = asyncio.get_running_loop().call_later(seconds, self._expire, place)
-
-    def _expire(self, place: Place) -> None:
-        if place.is_idle and not self._is_pinned(place.key):
-            self._evict(place, "ttl")
-
-    def _evict(self, place: Place, why: Evicted) -> None:
-        logger.debug("adapter %s leaves memory (%s)", place.key, why)
-        self._observer.adapter_evicted(why)
-        self._leave(place, force=False)
-
-    def _leave(self, place: Place, *, force: bool) -> None:
-        place.stop_timer()
-        place.stage = Stage.LEAVING
-        place.leaving = self._background.spawn(self._unload(place, force))
-
-    async def _unload(self, place: Place, force: bool) -> None:
-        await self.engine.unload_adapter(place.key, force=force)
-        place.leaving = None
-        if self._places.get(place.key) is place and place.stage is Stage.LEAVING:
-            self._out(place)
-        self._pump()
-
-    def _out(self, place: Place, *, again: bool = False) -> None:
-        """It is in memory no more; it has another turn if something waits for it, ``again`` its own."""
-        self._ledger.remove(place)
-        place.stop_timer()
-        place.stage, place.loaded, place.start, place.pressed = Stage.WAITING, None, None, False
-        place.holders.clear()
-        if not place.is_wanted:
-            del self._places[place.key]
-        elif again:
-            waiting = sorted([place, *self._queue.values()], key=lambda one: one.asked)
-            self._queue = {one.key: one for one in waiting}
-        else:
-            self._queue[place.key] = place
-
-    def _forget(self, place: Place) -> None:
-        """Nothing waits any more for one that is not in memory."""
-        self._queue.pop(place.key, None)
-        del self._places[place.key]
+                self._memory.forget(place)
 
     def _fail(self, place: Place, error: Exception) -> None:
         """One that waits for its turn will have none."""
         place.warm = False
         place.refuse(error)
-        self._forget(place)
+        self._memory.forget(place)
 
     # ---- what is known of versions ----
-
-    def _is_pinned(self, key: AdapterKey) -> bool:
-        return self._rule(key.name).pinned and self._registry.live_number(key.name) == key.version
 
     def _is_served(self, key: AdapterKey) -> bool:
         known = self._registry.find_version(key)
