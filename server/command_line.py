@@ -23,7 +23,8 @@ from typing_extensions import override
 
 from server.config import EngineConfig, Flag
 from server.errors import ServerError
-from server.settings import ServerConfig, WrongKindError, open_to_others, read_text
+from server.setting_kinds import WrongKindError, read_text
+from server.settings import ServerConfig, open_to_others
 
 ENV_PREFIX = "HOTSWAP_"
 _KINDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}

@@ -19,12 +19,13 @@ from platformdirs import user_data_path
 from adapters.errors import AdapterError
 from adapters.package.inspection import inspect_package
 from server.api.context import ServerContext
-from server.app import create_app, make_context
+from server.app import create_app
 from server.catalog.keys import without_keys
 from server.catalog.store import AdapterStore
 from server.connections import HttpServer
 from server.errors import EngineStartError, InvalidRequestError
 from server.logs import configure_logging
+from server.making import make_context
 from server.memory import free_unused, share_heap
 from server.settings import ServerConfig
 

@@ -1,4 +1,4 @@
-"""What the routes work with, made by ``server.app`` and kept on the application: no globals. Asyncio-confined.
+"""What the routes work with, made by ``server.making`` and kept on the application: no globals. Asyncio-confined.
 
 A route states what it uses: single fields of the context, or all of it.
 """

@@ -16,7 +16,8 @@ from starlette.types import ASGIApp
 from typing_extensions import override
 
 from server.api.error_responses import ApiError
-from server.settings import is_loopback_name, read_origin
+from server.setting_kinds import read_origin
+from server.settings import is_loopback_name
 
 _HOST = re.compile(r"([A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~-]+)?\])(?::[0-9]*)?")
 _RATES = [f"x-ratelimit-{fact}-{what}" for fact in ("limit", "remaining", "reset") for what in ("requests", "tokens")]

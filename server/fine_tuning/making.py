@@ -23,7 +23,8 @@ from server.fine_tuning.run import RunTools
 from server.fine_tuning.service import FineTuning, Quota
 from server.fine_tuning.settings import RunLimits, TunedBase
 from server.fine_tuning.workplace import Workplace
-from server.settings import ServerConfig, read_text
+from server.setting_kinds import read_text
+from server.settings import ServerConfig
 
 
 @dataclass(frozen=True)

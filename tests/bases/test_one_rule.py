@@ -20,8 +20,8 @@ from bases.names import QUANTIZATIONS
 from bases.packed import PackedEmbedding, PackedLinear
 from bases.weights import linear_weight
 from server.adapter_key import AdapterKey
-from server.app import make_context
 from server.config import EngineConfig
+from server.making import make_context
 from server.model.inputs import ModelInput, SequenceInput
 from server.model.loader import load_base as load_served
 from server.model.model_runner import ModelRunner

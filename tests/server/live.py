@@ -17,8 +17,9 @@ from typing import Any
 import httpx
 
 from server.api.context import ServerContext
-from server.app import MakeEngine, create_app, make_context
+from server.app import create_app
 from server.connections import HttpServer
+from server.making import MakeEngine, make_context
 from server.serving import bind
 from server.settings import ServerConfig
 from tests.server.engine.ipc.local_client import LocalEngineClient

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from server.config import EngineConfig
-from server.settings import ServerConfig, hash_key
+from server.setting_kinds import hash_key
+from server.settings import ServerConfig
 
 
 def test_defaults() -> None:

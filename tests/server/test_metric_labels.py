@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from server.adapter_key import AdapterKey
-from server.metrics import BASE, HALF_LIFE, OTHER, AdapterLabels, Label
+from server.metric_labels import BASE, HALF_LIFE, OTHER, AdapterLabels, Label
 
 
 def key(name: str, version: int = 1) -> AdapterKey:
