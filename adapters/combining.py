@@ -2,6 +2,7 @@
 
 Semantics: at every module ``y += sum over i of weight[i] * update[i](x)``. Of low-rank updates that is one update whose
 factors stand side by side, of the sum of the ranks (peft's ``add_weighted_adapter`` with ``combination_type="cat"``).
+A head, which one of them may have, is what it is, whatever the weight: it reads what all make of a text.
 """
 
 from __future__ import annotations
@@ -41,10 +42,13 @@ def combine(members: Sequence[Member]) -> Adapter:
     """The one adapter that adds what all ``members`` add, each times its weight; those of weight 0 add nothing.
 
     Tensors that a weight does not change are the members' own. Raises UnsupportedKindError, naming the first member
-    that does anything but add.
+    that does anything but add, or has a second head.
     """
     for member in members:
         _check_adds(member)
+    with_heads = [member for member in members if member.adapter.head is not None]
+    if len(with_heads) > 1:
+        raise _refusal(with_heads[1], f"it has a head of its own, and so has {with_heads[0].name}")
     by_module: dict[str, list[Op]] = {}
     for member in members:
         for module, ops in member.adapter.ops.items() if member.weight else ():
@@ -52,13 +56,17 @@ def combine(members: Sequence[Member]) -> Adapter:
             weighted = ops if member.weight == 1 else [op.times(member.weight) for op in ops]
             by_module.setdefault(module, []).extend(weighted)
     halves = {tensor.dtype for member in members for tensor in member.adapter.tensors()}
-    combined = Adapter(KIND, {module: _side_by_side(ops) for module, ops in by_module.items()})
+    head = with_heads[0].adapter.head if with_heads else None
+    combined = Adapter(KIND, {module: _side_by_side(ops) for module, ops in by_module.items()}, head=head)
     return as_saved(combined, halves & {torch.bfloat16, torch.float16})
 
 
 def _check_adds(member: Member) -> None:
     """UnsupportedKindError when a member does anything but add to the outputs of modules."""
-    adapter, own = member.adapter, [field.name for field in fields(Adapter) if field.name not in ("kind", "ops")]
+    adapter, own = (
+        member.adapter,
+        [field.name for field in fields(Adapter) if field.name not in ("kind", "ops", "head")],
+    )
     reasons = [_ALONE.get(name, f"it has {name} of its own") for name in own if getattr(adapter, name)]
     reasons += [
         f"it changes {quote(module)} otherwise than by adding to its output"
@@ -66,10 +74,14 @@ def _check_adds(member: Member) -> None:
         if not all(op.PROPORTIONAL_TO for op in ops)
     ]
     if reasons:
-        raise UnsupportedKindError(
-            f"{member.name} cannot be combined with other adapters: {reasons[0]} (kind {adapter.kind}). Name it alone, "
-            "or combine adapters whose effects add, such as LoRA, LoHa, LoKr, VeRA or FourierFT"
-        )
+        raise _refusal(member, reasons[0])
+
+
+def _refusal(member: Member, reason: str) -> UnsupportedKindError:
+    return UnsupportedKindError(
+        f"{member.name} cannot be combined with other adapters: {reason} (kind {member.adapter.kind}). Name it alone, "
+        "or combine adapters whose effects add, such as LoRA, LoHa, LoKr, VeRA or FourierFT"
+    )
 
 
 def _side_by_side(ops: Sequence[Op]) -> tuple[Op, ...]:

@@ -62,23 +62,29 @@ def _part(text: str, is_known: Callable[[str], bool]) -> Part:
 
 
 def check_members(versions: Sequence[AdapterVersion]) -> None:
-    """Raise InvalidRequestError unless ``versions`` read and write the same tokens, in conversations of one form."""
-    first = versions[0]
+    """Raise InvalidRequestError unless ``versions`` read and write the same tokens, in conversations of one form.
+
+    One of them may have a head, by which all are answered.
+    """
+    first, headed = versions[0], None
     for version in versions:
         if version.num_virtual_tokens:
             raise not_combinable(version, "its virtual tokens stand before the prompt")
         if version.vocab_size is not None or version.tokens:
             raise not_combinable(version, "it has tokens of its own")
-        if (pooled := _pooled(version)) is not None and (pooled.labels or pooled.problem_type):
-            raise not_combinable(version, "it answers by a head of its own")
-        if pooled != _pooled(first):
+        if version.head is not None:
+            if headed is not None:
+                raise not_combinable(version, f"it has a head of its own, and so has {headed.key}")
+            headed = version
+        if _embeds(version) != _embeds(first):
             raise not_combinable(version, f"it makes other embeddings than {first.key}, or one of them makes none")
         if replace(version.chat, warnings=()) != replace(first.chat, warnings=()):
             raise not_combinable(version, f"its chat template or end tokens are not those of {first.key}")
 
 
-def _pooled(version: AdapterVersion) -> PooledRef | None:
-    return None if version.manifest is None else version.manifest.pooled
+def _embeds(version: AdapterVersion) -> PooledRef | None:
+    """How it makes embeddings, if it was trained for that: no head does."""
+    return None if version.manifest is None or version.head is not None else version.manifest.pooled
 
 
 def not_combinable(version: AdapterVersion, reason: str) -> InvalidRequestError:

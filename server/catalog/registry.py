@@ -206,10 +206,11 @@ class Registry:
     def leased(self, key: AdapterKey) -> AdapterVersion:
         """What is known of a version that a request holds, be it one that is being deleted. Raises UnknownModelError.
 
-        It is unknown only when it was deleted by force. Of a combination it is what all its members have in common.
+        It is unknown only when it was deleted by force. Of a combination it is what all its members have in common, and
+        the head that one of them has.
         """
-        key = key.versions[0]
-        return self._leaving.get(key) or self.version(key.name, key.version)
+        versions = [self._leaving.get(one) or self.version(one.name, one.version) for one in key.versions]
+        return next((version for version in versions if version.head is not None), versions[0])
 
     def find_version(self, key: AdapterKey) -> AdapterVersion | None:
         """As ``leased``, None when it is unknown."""

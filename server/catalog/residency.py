@@ -94,7 +94,9 @@ class Residency:
         QueueFullError when there are too many combinations.
         """
         if lease.key is not None and lease.key.members and lease.key not in self._places:
-            self._memory.combination_to_leave(self._max_combinations)  # its members come first
+            self._memory.combination_to_leave(self._max_combinations)
+            # What it is made of comes first; what fails is told by ``ensure``.
+            self._memory.background.spawn(self._have_members(lease.key))
         else:
             self._want(lease)
 
@@ -259,10 +261,15 @@ class Residency:
         return waiting
 
     async def _have_members(self, key: AdapterKey) -> None:
-        """Have what is to be combined resident, one after another: who waits for one keeps no other from anybody."""
-        for version in key.versions:
+        """Have what is to be combined resident. Who waits for one keeps no other from anybody: each is held alone."""
+
+        async def have(version: AdapterKey) -> None:
             with self._registry.hold(version) as lease:
                 await self.ensure(lease)
+
+        for failed in await asyncio.gather(*map(have, key.versions), return_exceptions=True):
+            if failed is not None:
+                raise failed
 
     def _place(self, key: AdapterKey, nbytes: int = 0) -> Place:
         place = self._places.get(key)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from adapters.batch.reference import apply_reference
 from adapters.combining import Member, combine
 from adapters.ops import Adapter, Bias, LowRank, Op
 from adapters.ops.activations import ScaleInput
+from adapters.ops.adapter import Head
 from adapters.ops.low_rank import LowRankInput
 from tests.adapters.support import refusal
 
@@ -71,3 +74,13 @@ def test_whoever_does_more_than_add_is_named_with_the_reason(other: Adapter, rea
     told = refusal(lambda: combine([Member("sound", of(low_rank(2)), 1.0), Member("other@3", other, 0.0)]))
     assert told.startswith("other@3 cannot be combined")
     assert reason in told
+
+
+def test_a_head_is_what_it_is_and_there_is_one() -> None:
+    head = Head(torch.randn(3, OUT), None)
+    headed = replace(of(low_rank(2)), head=head)
+    found = combine([Member("plain", of(low_rank(2)), 0.5), Member("headed", headed, 0.25)])
+    assert found.head is not None
+    torch.testing.assert_close(found.head.weight.float(), head.weight)
+    told = refusal(lambda: combine([Member("a@1", headed, 1.0), Member("b@1", headed, 0.0)]))
+    assert told.startswith("b@1 cannot be combined with other adapters: it has a head of its own, and so has a@1")

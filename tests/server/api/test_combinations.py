@@ -12,13 +12,16 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import torch
 from peft import IA3Config, LoraConfig, PrefixTuningConfig
 
 from tests import oracle
+from tests.bounds import HIDDEN, LOGITS
 from tests.combinations import peft_weighted
 from tests.factory import make_adapter
+from tests.server.api.pooling.classifiers import make_classifier, weighted_outputs
 from tests.server.api.support import BASE, STEADY, archive, error_of, events
-from tests.server.live import Live, live_server
+from tests.server.live import Live, live_server, wait_until
 
 BOTH = "law:0.7+tone:-0.5"
 BODY = {"prompt": "who?", "max_tokens": 8, "temperature": 0, "ignore_eos": True}
@@ -34,15 +37,19 @@ def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
         "prefix": PrefixTuningConfig(num_virtual_tokens=5, task_type="CAUSAL_LM"),
         "ia3": IA3Config(target_modules=["v_proj", "down_proj"], feedforward_modules=["down_proj"]),
     }
-    return {
+    made = {
         name: make_adapter(base, root / name, config, seed=i, std=0.3)
         for i, (name, config) in enumerate(configs.items())
     }
+    for seed, (name, labels) in enumerate({"mood": 3, "spam": 2}.items()):
+        config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="SEQ_CLS")
+        made[name] = make_classifier(base, root / name, config, labels, seed=seed)
+    return made
 
 
 @pytest.fixture(scope="module")
 def live(base: Path, made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    adapters = [(name, str(made[name])) for name in ("law", "tone", "prefix", "ia3")]
+    adapters = [(name, str(made[name])) for name in ("law", "tone", "prefix", "ia3", "mood", "spam")]
     adapters.append(("tone-2", str(made["tone"])))
     settings: dict[str, Any] = {"max_combinations": 3, "max_combined": 3}
     with live_server(base, tmp_path_factory.mktemp("data"), adapters=adapters, **settings) as server:
@@ -123,6 +130,107 @@ def test_chats_streams_and_tokens(live: Live) -> None:
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == whole.choices[0].message.content
     assert live.post("/tokenize", {"model": BOTH, "prompt": "who?"}).json()["count"] > 0
+
+
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "who?"}], "max_tokens": 6, "temperature": 0}
+MEMBERS = [{"name": "law", "weight": 0.7}, {"name": "tone", "weight": -0.5}]
+WRITING: dict[str, tuple[dict[str, Any], Callable[[Any], str]]] = {
+    "/v1/chat/completions": (CHAT, lambda body: body["choices"][0]["message"]["content"]),
+    "/v1/chat/completions/batch": (
+        {**CHAT, "messages": [CHAT["messages"]] * 2},
+        lambda body: body["choices"][1]["message"]["content"],
+    ),
+    "/v1/responses": (
+        {"input": "who?", "max_output_tokens": 6, "temperature": 0},
+        lambda body: body["output"][0]["content"][0]["text"],
+    ),
+    "/v1/messages": (CHAT, lambda body: body["content"][0]["text"]),
+}
+
+
+def test_every_endpoint_that_writes_takes_them(live: Live) -> None:
+    alone = live.post("/v1/chat/completions", {**CHAT, "model": "law"}).json()["choices"][0]["message"]["content"]
+    told = set()
+    for path, (body, text) in WRITING.items():
+        for named in ({"model": BOTH}, {"model": BASE, "adapters": MEMBERS}):
+            answer = live.post(path, {**body, **named})
+            assert answer.status_code == 200, answer.text
+            assert answer.headers["x-hotswap-adapter"] == "law@1:0.7+tone@1:-0.5"
+            told.add(text(answer.json()))
+    assert len(told) == 1
+    assert told != {alone}
+
+
+def test_every_endpoint_that_counts_takes_them(live: Live) -> None:
+    for named in ({"model": BOTH}, {"model": BASE, "adapters": MEMBERS}):
+        assert live.post("/tokenize", {**named, "prompt": "who?"}).json()["count"] == 4
+        assert live.post("/detokenize", {**named, "tokens": [65]}).json()["prompt"]
+        counts = [
+            live.post(path, {**named, **fields}).json()["input_tokens"]
+            for path, fields in (
+                ("/v1/messages/count_tokens", {"messages": CHAT["messages"]}),
+                ("/v1/responses/input_tokens", {"input": "who?"}),
+            )
+        ]
+        assert counts[0] == counts[1] > 4
+
+
+def test_batches_take_them(live: Live) -> None:
+    asked: list[dict[str, Any]] = [{"model": BOTH}, {"adapters": MEMBERS}, {"model": "law+prefix"}]
+    lines = [
+        {"custom_id": str(i), "method": "POST", "url": "/v1/completions", "body": {**BODY, **named}}
+        for i, named in enumerate(asked)
+    ]
+    with openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0) as client:
+        rows = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        file = client.files.create(file=("b.jsonl", rows), purpose="batch")
+        id = client.batches.create(input_file_id=file.id, endpoint="/v1/completions", completion_window="24h").id
+        wait_until(lambda: client.batches.retrieve(id).status == "completed", "the batch to end")
+        done = client.batches.retrieve(id)
+        answers = [json.loads(line) for line in client.files.content(done.output_file_id or "").text.splitlines()]
+        errors = [json.loads(line) for line in client.files.content(done.error_file_id or "").text.splitlines()]
+    texts = {answer["response"]["body"]["choices"][0]["text"] for answer in answers}
+    assert (len(answers), texts) == (2, {ask(live, BOTH)[1]})
+    assert [error["response"]["status_code"] for error in errors] == [400]
+
+
+def test_embeddings_and_scores_are_those_of_pefts_weighted_adapter(
+    live: Live, base: Path, made: dict[str, Path], tmp_path: Path
+) -> None:
+    texts = ["who?", "a longer one"]
+    ids = [live.context.text.encode(text, add_special_tokens=True) for text in texts]
+    merged = peft_weighted(base, [(made["law"], 0.7), (made["tone"], -0.5)], tmp_path / "merged")
+    want = torch.stack([oracle.hidden(merged, None, one)[-1] for one in ids])
+    for named in ({"model": BOTH}, {"model": BASE, "adapters": MEMBERS}):
+        answer = live.post("/v1/embeddings", {**named, "input": texts, "normalize": False}).json()
+        found = torch.tensor([entry["embedding"] for entry in answer["data"]])
+        torch.testing.assert_close(found, want, rtol=0, atol=HIDDEN)
+        cosine = torch.nn.functional.cosine_similarity(want[0], want[1], dim=0)
+        score = live.post("/v1/score", {**named, "text_1": texts[0], "text_2": texts[1]}).json()["data"][0]["score"]
+        assert score == pytest.approx(float(cosine), abs=HIDDEN)
+        ranked = live.post("/v1/rerank", {**named, "query": texts[0], "documents": texts}).json()["results"]
+        assert [result["index"] for result in ranked] == [0, 1]
+
+
+def test_one_of_them_may_have_a_head(live: Live, base: Path, made: dict[str, Path]) -> None:
+    ids = live.context.text.encode("who?", add_special_tokens=True)
+    want = weighted_outputs(base, (made["mood"], 0.5), [(made["law"], 1.0)], 3, ids)
+    alone = weighted_outputs(base, (made["mood"], 1.0), [], 3, ids)
+    assert float((want - alone).abs().max()) > 8 * LOGITS
+    for model in ("mood:0.5+law", "law+mood:0.5"):
+        body = {"model": model, "input": "who?", "use_activation": False}
+        (entry,) = live.post("/v1/classify", body).json()["data"]
+        torch.testing.assert_close(torch.tensor(entry["probs"]), want, rtol=0, atol=4 * LOGITS)
+        assert entry["num_classes"] == 3
+        data = live.post("/pooling", body).json()["data"][0]["data"]
+        torch.testing.assert_close(torch.tensor(data), want, rtol=0, atol=4 * LOGITS)
+    for path, fields in (("/v1/classify", {"input": "x"}), ("/v1/score", {"text_1": "a", "text_2": "b"})):
+        error = error_of(live.post(path, {"model": "law+mood+spam", **fields}))
+        assert "spam@1 cannot be combined" in error["message"]
+        assert "has a head of its own, and so has mood@1" in error["message"]
+    error = error_of(live.post("/v1/completions", {**BODY, "model": "mood+law"}))
+    assert "/v1/classify" in error["message"]
+    assert "head" in error_of(live.post("/v1/classify", {"model": BOTH, "input": "x"}))["message"]
 
 
 def test_each_member_is_counted(live: Live, upload: Callable[[str, str], None]) -> None:

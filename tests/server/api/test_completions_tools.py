@@ -305,7 +305,7 @@ def test_a_call_behind_thoughts(asking: openai.OpenAI) -> None:
 # ---- a form behind thoughts ----
 
 START, END = 259, 260  # the marks' tokens
-CITY: dict[str, Any] = {"type": "object", "properties": {"city": PARAMETERS["properties"]["city"]}}
+CITY: dict[str, Any] = {"type": "object", "properties": {"city": {"enum": ["Paris", "Oslo"]}}}
 CITY |= {"required": ["city"], "additionalProperties": False}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "c", "schema": CITY}}
 NO_END: dict[str, Any] = {"logit_bias": {END: -100}}

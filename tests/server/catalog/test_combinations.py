@@ -11,6 +11,7 @@ import pytest
 
 from adapters.package.added_tokens import AddedToken
 from adapters.package.chat_template import PackageChat
+from adapters.package.head import PackageHead
 from server.adapter_key import AdapterKey, Weighted, combined, written_weight
 from server.catalog.combinations import Part, check_members, split_model
 from server.catalog.memory_ledger import Budget
@@ -96,6 +97,25 @@ def test_versions_that_read_or_write_otherwise_are_refused(other: AdapterVersion
         check_members([_version("a"), other])
     assert refused.value.code == "adapters_not_combinable"
     check_members([_version("a"), _version("c")])
+
+
+def test_one_may_have_a_head() -> None:
+    headed = [_version(name, head=PackageHead(num_labels=2)) for name in "ab"]
+    check_members([_version("c"), headed[0], _version("d")])
+    with pytest.raises(InvalidRequestError, match=r"b@1 cannot be combined.*a head of its own, and so has a@1"):
+        check_members([_version("c"), *headed])
+
+
+async def test_members_begin_to_load_together_when_a_request_is_queued() -> None:
+    scene = Scene()
+    with scene.registry.lease("a:2+b") as lease:
+        scene.residency.want(lease)
+        await turns()
+        assert [str(key) for key in scene.engine.loads] == ["a@1", "b@1"]
+        assert lease.key is not None
+        await scene.residency.ensure(lease)
+        assert [str(key) for key in scene.engine.loads] == ["a@1", "b@1", "a@1:2+b@1"]
+    scene.residency.check_integrity()
 
 
 async def test_members_are_resident_first_and_a_combination_is_made_once_for_all() -> None:

@@ -13,6 +13,8 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
+from tests.factory import load
+
 
 def _plain(base: Path, of_tokens: bool, num_labels: int) -> Any:
     kind: Any = AutoModelForTokenClassification if of_tokens else AutoModelForSequenceClassification
@@ -46,6 +48,28 @@ def outputs(base: Path, path: Path, num_labels: int, token_ids: Sequence[int]) -
     """Logits of one text alone: [num_labels], or of every token [length, num_labels]."""
     out: Tensor = _classifier(base, path, num_labels)(input_ids=torch.tensor([list(token_ids)])).logits[0]
     return out if out.dim() == 1 else out[-len(token_ids) :]
+
+
+@torch.no_grad()
+def weighted_outputs(
+    base: Path, headed: tuple[Path, float], others: Sequence[tuple[Path, float]], num_labels: int, ids: Sequence[int]
+) -> Tensor:
+    """As ``outputs`` of one text, where also adapters of no head act, each as often as its weight says.
+
+    By how far peft's merging of each moves every weight.
+    """
+    whole = _plain(base, False, num_labels)
+    before = {name: tensor.clone() for name, tensor in whole.state_dict().items()}
+    for adapter, weight in (headed, *others):
+        model: Any = _plain(base, False, num_labels) if adapter == headed[0] else load(base)
+        merged = PeftModel.from_pretrained(model, adapter).merge_and_unload().state_dict()
+        for name, tensor in whole.state_dict().items():
+            if name == "score.weight":
+                tensor.copy_(merged.get(name, tensor))
+            else:
+                tensor.add_(merged[name] - before[name], alpha=weight)
+    out: Tensor = whole(input_ids=torch.tensor([list(ids)])).logits[0]
+    return out
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
