@@ -21,7 +21,16 @@ from server.settings import is_loopback_name
 
 _HOST = re.compile(r"([A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~-]+)?\])(?::[0-9]*)?")
 _RATES = [f"x-ratelimit-{fact}-{what}" for fact in ("limit", "remaining", "reset") for what in ("requests", "tokens")]
-_EXPOSED = ("x-request-id", "x-hotswap-adapter", "x-should-retry", "retry-after", "retry-after-ms", "etag", *_RATES)
+_EXPOSED = (
+    "x-request-id",
+    "request-id",
+    "x-hotswap-adapter",
+    "x-should-retry",
+    "retry-after",
+    "retry-after-ms",
+    "etag",
+    *_RATES,
+)
 
 
 def check_host(headers: Headers) -> None:

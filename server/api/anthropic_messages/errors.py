@@ -1,4 +1,7 @@
-"""Errors in Anthropic's shape, for those who use its API: on the paths of messages, and where a header says so."""
+"""Errors in Anthropic's shape, for those who use its API: on the paths of messages, and where a header says so.
+
+The id of a request is told under the name that its clients look for, too.
+"""
 
 from __future__ import annotations
 
@@ -50,6 +53,9 @@ class AnthropicErrors:
         held: list[Message] = []  # the head of an error, and its body so far
 
         async def send_rewritten(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["request-id"] = headers.get("x-request-id", "")
             if message["type"] == "http.response.start" and message["status"] >= 400:
                 held.append(message)
             elif not held:
