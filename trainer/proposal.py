@@ -19,6 +19,7 @@ from bases.finding import resolve_base
 from trainer.base_model import fitted, load_vocabulary
 from trainer.config.data import DataConfig
 from trainer.config.schema import TrainConfig
+from trainer.config.task import EmbeddingTask
 from trainer.config.yaml_text import write
 from trainer.data.data_report import check_data_set, report_text
 from trainer.data.sources import find_train_source
@@ -36,6 +37,11 @@ _LONGEST = 1 << 20  # tokens of a row, where the base names no positions
 _FEW = 20  # rows of which none is held back
 _MANY = 5000  # rows above which a count is enough to validate on
 _COLUMNS = (("dpo", {"chosen", "rejected"}), ("kto", {"completion", "label"}))
+_OF_TASKS = (
+    *(("token-classification", {"tokens", tags}) for tags in ("tags", "ner_tags")),
+    ("token-classification", {"text", "entities"}),
+    ("embedding", {"anchor", "positive"}),
+)
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,16 @@ class Look:
 
 def preference_of(config: TrainConfig) -> str | None:
     """The kind of preference training that the columns of the first row are for. Raises DataError."""
-    columns = set(next(iter(find_train_source(config.data).rows())).values)
-    return next((kind for kind, needed in _COLUMNS if needed <= columns), None)
+    return next((kind for kind, needed in _COLUMNS if needed <= _columns(config)), None)
+
+
+def task_of(config: TrainConfig) -> str | None:
+    """The task that the columns of the first row are for and that no answers could be. Raises DataError."""
+    return next((kind for kind, needed in _OF_TASKS if needed <= _columns(config)), None)
+
+
+def _columns(config: TrainConfig) -> set[str]:
+    return set(next(iter(find_train_source(config.data).rows())).values)
 
 
 def look(config: TrainConfig) -> Look:
@@ -97,7 +111,7 @@ def proposal(config: TrainConfig, seen: Look) -> dict[str, dict[str, Any]]:
     training = {
         "learning_rate": config.method.default_learning_rate * scale,
         "epochs": epochs,
-        "batch_size": max(batch, 2) if config.preference else batch,
+        "batch_size": max(batch, 2) if config.preference or isinstance(config.task, EmbeddingTask) else batch,
         "gradient_accumulation": max(1, wanted // batch),
         "warmup": 0.05,
     }
@@ -118,6 +132,7 @@ def as_yaml(config: TrainConfig, seen: Look, name: str) -> str:
         "data.validation": "a share or a count of rows to measure on, never trained on",
         "data.max_length": f"tokens; {seen.length} {held}; longer ones are dropped (data.too_long)",
         "method.type": "hotswap methods lists all, and their settings",
+        "task.type": "what is made of texts, instead of answers",
         "training.learning_rate": f"the preset of {config.method.KIND}; hotswap sweep measures what yours needs",
         "training.epochs": f"{total_steps(training, seen.rows):,} steps",
         "training.batch_size": "rows at once: what memory depends on",
@@ -127,7 +142,8 @@ def as_yaml(config: TrainConfig, seen: Look, name: str) -> str:
         "training.gradient_checkpointing": "slower, in much less memory",
     }
     values: dict[str, Any] = msgspec.to_builtins(config)
-    plain = TrainConfig(output="", data=DataConfig(path=""), method=type(config.method)())
+    task = type(config.task)() if config.task else None
+    plain = TrainConfig(output="", data=DataConfig(path=""), method=type(config.method)(), task=task)
     return f"# Train with: hotswap train {name}\n" + "".join(_lines(values, msgspec.to_builtins(plain), comments, ""))
 
 

@@ -59,12 +59,16 @@ def _init(args: argparse.Namespace) -> int:
     given = given_values(args.settings)
     settings = [*_answers(given, asks=not args.yes), *args.settings]
     silence_libraries()
-    from trainer.proposal import as_yaml, look, preference_of, proposal
+    from trainer.proposal import as_yaml, look, preference_of, proposal, task_of
 
     config = load_config(None, settings)
-    if config.preference is None and (kind := preference_of(config)):
-        print(f"the rows are for preference training: {kind}")
-        settings.append(f"preference.type={kind}")
+    if config.preference is None and config.task is None:
+        if kind := preference_of(config):
+            print(f"the rows are for preference training: {kind}")
+            settings.append(f"preference.type={kind}")
+        elif kind := task_of(config):
+            print(f"the rows are for the task {kind}")
+            settings.append(f"task.type={kind}")
         config = load_config(None, settings)
     seen = look(config)
     print(f"\n{seen.text}\n")
@@ -160,7 +164,7 @@ def _that_fits(settings: Sequence[str], values: dict[str, dict[str, Any]]) -> tu
     from trainer.plan.planning import plan_run
 
     config = load_config(None, settings, defaults=values)
-    if config.preference:
+    if config.preference or config.reading:
         return config, None
     plan = plan_run(config, 0)
     if plan.memory.peak < _ENOUGH * _memory() or plan.other is None or plan.other.peak > plan.memory.peak:
@@ -184,7 +188,7 @@ def _tell_plan(config: TrainConfig, plan: Plan | None, steps: int) -> None:
     from trainer.plan.report import gigabytes, run_text
 
     if plan is None:
-        print("parameters, memory and time: hotswap plan knows supervised runs only")
+        print("parameters, memory and time: hotswap plan knows runs that learn to write answers only")
         return
     if (here := _memory()) * _ENOUGH < plan.memory.peak:
         print(f"this run needs {gigabytes(plan.memory.peak)}, and there are {gigabytes(here)}", file=sys.stderr)

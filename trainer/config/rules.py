@@ -145,8 +145,6 @@ def _task_rules(config: TrainConfig, task: ReadingTask) -> Iterator[str]:
         yield f"task: {kind} has no answers to compare; leave out task or preference"
     if isinstance(config.method, FullMethod):
         yield f"method.type: {kind} trains an adapter with a head of its own beside the base; choose another than full"
-    if config.start_from:
-        yield f"start_from: {kind} begins with the base; merge the adapter into one first (hotswap merge)"
     if config.added_tokens:
         yield f"added_tokens: {kind} reads with the base's own vocabulary; leave them out"
     for key in ("exact_match_rows", "generate_rows"):

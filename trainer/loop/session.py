@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,10 +94,13 @@ class TrainingSession:
             check_identity(self.checkpoint, identity)
         return identity
 
-    def begin(self, model: Any, base: Base) -> None:
-        """Put what this run starts from, if anything, into ``model``, which has a fresh adapter. Raises ConfigError."""
+    def begin(self, model: Any, base: Base, put: Callable[..., None] = begin_with) -> None:
+        """Put what this run starts from, if anything, into ``model``, which has a fresh adapter. Raises ConfigError.
+
+        ``put`` does so, as ``begin_with``.
+        """
         if self.start:
-            begin_with(self.start, model, base, msgspec.to_builtins(self.config.method))
+            put(self.start, model, base, msgspec.to_builtins(self.config.method))
             self.start = replace(self.start, tensors={})  # a whole model's, with some methods
 
     def open_records(self, base: Base, data: dict[str, Any]) -> None:

@@ -43,7 +43,7 @@ class StartingPoint:
     """What training begins with. ``base`` is the fingerprint of the base it is for, where that is known.
 
     ``settings`` are the configuration of a package, or the method of the run that a checkpoint is of; ``tensors`` have
-    the names that packages give them, or those of the parameters.
+    the names that packages give them, or those of the parameters. ``labels`` are those of a package with a head.
     """
 
     path: Path
@@ -52,6 +52,7 @@ class StartingPoint:
     base: str | None
     settings: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
+    labels: tuple[str, ...] = ()
 
 
 def read_start(path: Path) -> StartingPoint:
@@ -69,7 +70,9 @@ def read_start(path: Path) -> StartingPoint:
     except (AdapterError, CheckpointError) as error:
         raise ConfigError(f"start_from: {error}") from error
     base = package.manifest.base.fingerprint if package.manifest else None
-    return StartingPoint(path, True, package.digest, base, config, package.tensors)
+    pooled = package.manifest.pooled if package.manifest else None
+    labels = tuple(pooled.labels or ()) if pooled else ()
+    return StartingPoint(path, True, package.digest, base, config, package.tensors, labels)
 
 
 def begin_with(start: StartingPoint, model: Any, base: Base, method: Mapping[str, Any]) -> None:

@@ -96,7 +96,10 @@ def plan_run(config: TrainConfig, steps: int) -> Plan:
     if config.preference:
         raise ConfigError("preference: plan knows supervised runs only; plan the same run without this section")
     if config.reading:
-        raise ConfigError("task: plan knows runs that learn to write only; plan the same run without this section")
+        raise ConfigError(
+            "task: plan knows runs that learn to write only; train a few steps instead (hotswap train ... max_steps=4 "
+            "output=SCRATCH), whose progress tells memory, tokens/s and the time of each step"
+        )
     config = fitted(config)
     path = resolve_base(config.base)
     tokenizer, end_ids = load_vocabulary(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from transformers import set_seed
@@ -21,6 +22,7 @@ from trainer.pooling.model import PooledModel
 from trainer.pooling.package import export_pooled
 from trainer.pooling.pooled_data import PooledData, load_pooled_data
 from trainer.pooling.report import label_lines, write_label_report
+from trainer.pooling.start import begin_pooled
 from trainer.pooling.trainer import PooledTrainer
 
 LABELS_FILE = "labels.json"  # in the output: rows, hits and F1 of each class
@@ -54,6 +56,7 @@ def train_pooled(session: TrainingSession, task: ReadingTask, make_score: Callab
     set_seed(config.training.seed)
     adapted = apply_method(base, config.method, total_steps(config.training, len(data.train)))
     model = PooledModel(adapted, base, getattr(task, "pooling", "last"), data.num_outputs)
+    session.begin(model, base, partial(begin_pooled, data.labels, session.display.message))
     arguments = make_arguments(config, len(data.train))
     counts = {"train_rows": len(data.train), "validation_rows": len(data.validation)}
     session.display.message(describe(config, base, model, **counts))

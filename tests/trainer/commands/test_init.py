@@ -8,6 +8,7 @@ import pty
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from tests.trainer.support import colour_rows, write_jsonl
 from trainer.config.loading import load_config
 from trainer.config.methods import LoraMethod, PrefixMethod
 from trainer.config.preference import DpoPreference
+from trainer.config.task import ClassificationTask
 
 
 @pytest.fixture
@@ -66,6 +68,40 @@ def test_pairs_are_trained_as_preferences(folder: Path, tiny_base: Path, capsys:
     assert cli.main(["init", "--data", "pairs.jsonl", "--base", str(tiny_base), "--yes"]) == 0
     assert "preference training: dpo" in capsys.readouterr().out
     assert isinstance(load_config(folder / "run.yaml", (), {}).preference, DpoPreference)
+
+
+@pytest.mark.parametrize(
+    ("row", "task"),
+    [
+        ({"tokens": ["Ada", "Lovelace"], "ner_tags": ["B-PER", "O"]}, "token-classification"),
+        ({"text": "Ada spoke", "entities": [[0, 3, "PER"]]}, "token-classification"),
+        ({"anchor": "a", "positive": "b"}, "embedding"),
+    ],
+)
+def test_rows_that_are_read_are_known_by_their_columns(
+    folder: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str], row: dict[str, Any], task: str
+) -> None:
+    write_jsonl(folder / "rows.jsonl", [row] * 4)
+    assert cli.main(["init", "--data", "rows.jsonl", "--base", str(tiny_base), "--yes"]) == 0
+    out = capsys.readouterr().out
+    assert f"the rows are for the task {task}" in out
+    assert "hotswap plan knows runs that learn to write answers only" in out
+    text = (folder / "run.yaml").read_text()
+    assert f"task:\n  type: {task}  #" in text
+    assert "null" not in text
+    found = load_config(folder / "run.yaml", (), {})
+    assert found.reading
+    assert (found.reading.KIND, found.training.batch_size > 1) == (task, True)
+
+
+def test_a_task_may_be_given(folder: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_jsonl(folder / "rows.jsonl", [{"text": "a", "label": i % 2} for i in range(4)])
+    line = ["init", "--data", "rows.jsonl", "--base", str(tiny_base), "--yes", "task=classification"]
+    assert cli.main([*line, "task.class_weights=balanced"]) == 0
+    assert "one of 2 labels" in capsys.readouterr().out
+    assert load_config(folder / "run.yaml", (), {}).task == ClassificationTask(class_weights="balanced")
+    assert cli.main(["plan", "run.yaml"]) == 1
+    assert "train a few steps instead" in capsys.readouterr().err
 
 
 def test_no_answer_is_one_line(

@@ -27,6 +27,14 @@ def test_one_process_trains_without_them_and_says_so(tmp_path: Path, strategy: s
     assert undivided(alone) == (alone, "")
 
 
+@pytest.mark.parametrize("task", ["classification", "token-classification", "regression", "embedding"])
+def test_tasks_that_read_are_of_one_process(tmp_path: Path, task: str) -> None:
+    config = config_of(tmp_path, f"task={task}")
+    check_processes(config, 1)
+    with pytest.raises(ConfigError, match=f"task: {task} works in one process; leave out --nproc"):
+        check_processes(config, 2)
+
+
 def test_several_processes_keep_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of(tmp_path, "strategy=zero2")
     monkeypatch.setenv("WORLD_SIZE", "2")
