@@ -10,12 +10,13 @@ from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Protocol, cast
 
+from server.api.beam_sequences import BeamEngine, Submits
 from server.api.context import Place, ServerContext
 from server.api.error_responses import GenerationError
 from server.api.job import Job, Prompt
 from server.api.outputs import Completion, TextDelta, TokenEntry, Usage
 from server.catalog.registry import Lease
-from server.engine.ipc.client import LONG_PROMPT, EngineClient
+from server.engine.ipc.client import LONG_PROMPT
 from server.engine.messages import EngineRequest, FinishReason, RequestOutput, TokenLogprobs
 from server.errors import InvalidRequestError, RequestTimeoutError, UnknownModelError
 from server.metrics import RequestClock
@@ -55,7 +56,7 @@ class Sequence:
 
     def __init__(
         self,
-        engine: EngineClient,
+        engine: Submits,
         job: Job,
         index: int,
         request: EngineRequest,
@@ -315,6 +316,7 @@ async def running(
     as ``Residency.ensure``, before anything runs.
     """
     requests = job.requests()
+    engine = context.engine if job.beams is None else BeamEngine(context.engine, job)
     holder = job.tenant, job.adapter.name if job.adapter else ""
     with context.admission.admit(len(requests), cut, holder) as places:
         await resident(context, lease, job.deadline)
@@ -328,7 +330,7 @@ async def running(
             for index, (request, place) in enumerate(zip(requests, places, strict=True)):
                 sequences.append(
                     Sequence(
-                        context.engine,
+                        engine,
                         job,
                         index,
                         request,

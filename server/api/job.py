@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from server.adapter_key import AdapterKey
+from server.api.beam_search import BeamParams
 from server.engine.messages import EngineRequest, SamplingParams, SpelledToken
 from server.text.output.parts import MessageParser
 from server.text.tokenizer import TextProcessor
@@ -71,7 +72,7 @@ class Job(Prompted):
     """``prompts`` times ``n`` sequences. ``model`` is the name the client used, ``adapter`` what it means.
 
     ``tokenizer`` is the adapter's. ``tenant``, ``weight`` and ``priority`` are what the engine shares itself out by. It
-    ends at ``deadline``, by the event loop's clock.
+    ends at ``deadline``, by the event loop's clock. With ``beams`` the ``n`` sequences are searched, not sampled.
 
     ``started`` is perf_counter's. ``continues``: outputs go on from the prompt's text, and do not begin a text of
     their own. ``prompt_logprobs``: as many likeliest tokens of each of the prompt are told. ``lists_end``: so is the
@@ -102,6 +103,7 @@ class Job(Prompted):
     weight: float = 1.0
     priority: int = 0
     deadline: float | None = None
+    beams: BeamParams | None = None
 
     def requests(self) -> list[EngineRequest]:
         """One engine request per sequence; sequence i of a prompt has seed + i."""

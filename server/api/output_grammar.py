@@ -9,6 +9,7 @@ import msgspec
 from server.api.context import ServerContext
 from server.api.job import Job
 from server.api.output_form import FormFields
+from server.errors import InvalidRequestError
 from server.text.grammars import within
 
 
@@ -17,6 +18,10 @@ async def held_to_form(context: ServerContext, body: FormFields, job: Job) -> Jo
 
     A job that has a grammar already, as one that must call a tool, keeps that. Its ``lead`` may stand before the form.
     """
+    if job.beams is not None and (job.sampling.grammar or body.form() is not None):
+        raise InvalidRequestError(
+            "beams follow no form, of text or of calls; leave `use_beam_search` out", param="use_beam_search"
+        )
     if job.sampling.grammar or (form := body.form()) is None:
         return job
     grammar = await context.grammars.make(form)

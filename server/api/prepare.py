@@ -19,6 +19,7 @@ import msgspec
 
 from adapters.quoting import quote
 from server.adapter_key import AdapterKey
+from server.api.beam_search import BeamParams
 from server.api.context import ServerContext
 from server.api.context_budget import ContextBudget, budget_for
 from server.api.conversation import Reading, reading_of, refuse_tools
@@ -211,10 +212,10 @@ def _check_bounds(context: ServerContext, body: SamplingBody, adapter: AdapterKe
             param="prompt_logprobs",
         )
     config, vocab_size = context.config, context.vocab_size(adapter)
-    sequences = prompts * (body.n or 1)
+    sequences = prompts * body.sequences
     if sequences > config.max_sequences_per_request:
         raise InvalidRequestError(
-            f"{prompts} prompts times n={body.n or 1} make {sequences} sequences; "
+            f"{prompts} prompts times {body.sequences} make {sequences} sequences; "
             f"one request may make {config.max_sequences_per_request}",
             param="n" if prompts == 1 else "prompt",
         )
@@ -280,7 +281,7 @@ def _sampling(body: SamplingBody, max_tokens: int, logprobs: int | None, ends: t
 
 def _check_prompt_logprobs(context: ServerContext, body: SamplingBody, prompts: list[Prompt], top: int) -> None:
     """Refuse an answer too large to hold: ``top`` alternatives of each token of the prompts, for each output."""
-    asked = sum(len(prompt.ids) for prompt in prompts) * (body.n or 1) * (top + 1)
+    asked = sum(len(prompt.ids) for prompt in prompts) * body.sequences * (top + 1)
     if asked > (limit := context.config.max_prompt_logprobs):
         raise InvalidRequestError(
             f"{asked} log-probabilities of prompt tokens asked for; one request may ask for {limit} "
@@ -293,7 +294,7 @@ def _check_output_logprobs(context: ServerContext, body: SamplingBody, prompts: 
     """Refuse a whole answer too large to hold. A stream passes on what it has."""
     if sampling.logprobs is None or body.stream:
         return
-    asked = prompts * (body.n or 1) * sampling.max_tokens * (sampling.logprobs + 1)
+    asked = prompts * body.sequences * sampling.max_tokens * (sampling.logprobs + 1)
     if asked > (limit := context.config.max_answer_logprobs):
         raise InvalidRequestError(
             f"up to {asked} log-probabilities of output tokens asked for; one answer may hold {limit} "
@@ -351,7 +352,8 @@ def _job(
         adapter=adapter,
         fingerprint=system_fingerprint(context, adapter),
         prompts=prompts,
-        n=body.n or 1,
+        n=body.sequences,
+        beams=_beams(context, body, sampling),
         sampling=sampling,
         tokenizer=context.text_of(adapter),
         started=started,
@@ -373,6 +375,20 @@ def _job(
         prompt_logprobs=body.prompt_logprobs,
         lists_end=isinstance(body, CompletionBody),
     )
+
+
+def _beams(context: ServerContext, body: SamplingBody, sampling: SamplingParams) -> BeamParams | None:
+    """How beams are searched, where that is asked for. Raises InvalidRequestError."""
+    if not body.use_beam_search:
+        return None
+    if context.engine.info.is_encoder_decoder:
+        raise InvalidRequestError(
+            "beams are not searched with an encoder-decoder; leave it out", param="use_beam_search"
+        )
+    if sampling.prompt_logprobs is not None:
+        raise InvalidRequestError("`echo` with `logprobs` is not possible with `use_beam_search`", param="echo")
+    penalty = _or(body.length_penalty, 1.0)
+    return BeamParams(body.sequences, body.n or 1, penalty, early_stopping=bool(body.early_stopping))
 
 
 def _stop_reasons(text: TextProcessor, body: SamplingBody) -> dict[int, int | str]:

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from server.adapter_key import AdapterKey
 from server.api.answer_form import AnswerForm, EventWriter
 from server.api.auth import caller_of
+from server.api.beam_sequences import best_told
 from server.api.body_limits import forget_body
 from server.api.context import ServerContext
 from server.api.copies import answer_copy
@@ -90,7 +91,8 @@ class _Work:
         async with self._generation() as generation:
             completions = await generation.collect()
             self._answered(generation)
-            parts = await self._form.whole(generation.job, completions, generation.usage)
+            job, completions = best_told(generation.job, completions)
+            parts = await self._form.whole(job, completions, generation.usage)
             return LargeAnswer(parts, self._headers)
 
     async def stream(self) -> Response:
@@ -172,7 +174,7 @@ class _Work:
         ttft = [clock.ttft for clock in generation.clocks if clock.ttft is not None]
         itl = [clock.itl for clock in generation.clocks if clock.itl is not None]
         context.traffic.figures.served(self._drawn, min(ttft, default=None), sum(itl) / len(itl) if itl else None)
-        if self._shadow is not None:
+        if self._shadow is not None and generation.job.beams is None:
             job, original = generation.job, [Answered(one.ids, one.seconds) for one in generation.sequences]
             again = partial(self._prepare, context, self._body)
             context.shadows.begin(

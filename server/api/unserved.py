@@ -42,9 +42,10 @@ _BY_REASON = {
     "use `separate_reasoning`": "reasoning_in_content reasoning_split",
     "thoughts are not counted or cut": """
         thinking_token_budget thinking_budget reasoning_budget reasoning_budget_tokens thinking_forced_open""",
-    "outputs are sampled, and no beams are searched; ask for `n` outputs and choose": """
-        use_beam_search num_beams beam_width beam_search_diversity_rate num_beam_groups diversity_penalty
-        length_penalty early_stopping num_return_sequences n_cmpl penalty_alpha""",
+    "use `use_beam_search` with `best_of`": "num_beams beam_width",
+    "use `n`": "num_return_sequences n_cmpl",
+    "beams are searched without it; ask for `n` outputs and choose": """
+        beam_search_diversity_rate num_beam_groups diversity_penalty penalty_alpha""",
     "use `max_tokens`": "max_new_tokens max_length n_predict num_predict max_tokens_to_sample max_output_tokens",
     "use `min_tokens`": "min_new_tokens min_length",
     "use `stop`": "stop_sequences stop_words stop_strings end_strings stopping_strings",
@@ -140,7 +141,6 @@ _OFF: Mapping[str, tuple[object, ...]] = {
     "thinking_budget": (-1,),
     "truncation": (False, "disabled", "do_not_truncate"),
     "context_length_exceeded_behavior": ("error",),
-    "length_penalty": (1, 0),
     "num_beams": (1,),
     "beam_width": (1,),
     "num_beam_groups": (1,),

@@ -29,8 +29,21 @@ MAX_BAD_WORDS = 128
 MAX_BAD_WORD_CHARS = 64
 MAX_MODEL_CHARS = 512
 MAX_ADAPTERS = 64  # of any configuration; usually 8 may be combined
+MAX_BEAMS = 32
 MIN_REPETITION_PENALTY = 0.01  # logits are divided by it, and must stay finite
 MAX_TIMEOUT = 7 * 86400.0  # seconds
+_NOT_BY_BEAMS: Mapping[str, object] = {
+    "stream": False,
+    "stop": [],
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "repetition_penalty": 1,
+    "logit_bias": {},
+    "allowed_token_ids": [],
+    "bad_words": [],
+    "prompt_logprobs": None,
+    "logprob_token_ids": None,
+}
 
 
 class AdapterWeight(Wire):
@@ -158,6 +171,9 @@ class SamplingBody(ModelBody, FormFields):
     prompt_logprobs: Integer | None = Field(None, ge=-1)
     logprob_token_ids: TokenIds | None = Field(None, min_length=1, max_length=MAX_LOGPROB_TOKEN_IDS)
     speculation: bool | None = None
+    use_beam_search: bool | None = None
+    length_penalty: float | None = Field(None, ge=-10, le=10)
+    early_stopping: bool | None = None
     timeout: float | None = Field(None, gt=0, le=MAX_TIMEOUT)
 
     @field_validator("stop")
@@ -193,9 +209,32 @@ class SamplingBody(ModelBody, FormFields):
 
     @model_validator(mode="after")
     def _check_best_of(self) -> SamplingBody:
-        if self.best_of and self.best_of != (self.n or 1):
+        if self.use_beam_search and self.best_of and self.best_of < (self.n or 1):
+            raise ValueError("`best_of`, the number of beams, must be at least `n`, that of outputs")
+        if not self.use_beam_search and self.best_of and self.best_of != (self.n or 1):
             raise ValueError("`best_of` is not supported other than equal to `n`; ask for `n` outputs and choose")
         return self
+
+    @model_validator(mode="after")
+    def _check_beams(self) -> SamplingBody:
+        if not self.use_beam_search:
+            if self.early_stopping or self.length_penalty not in (None, 0, 1):
+                name = "early_stopping" if self.early_stopping else "length_penalty"
+                raise ValueError(f"`{name}` needs `use_beam_search: true`")
+            return self
+        if self.sequences > MAX_BEAMS:
+            raise ValueError(
+                f"`use_beam_search` searches {self.sequences} beams (`best_of`, else `n`); at most {MAX_BEAMS}"
+            )
+        for name, neutral in _NOT_BY_BEAMS.items():
+            if getattr(self, name) not in (None, neutral):
+                raise ValueError(f"`{name}` cannot be combined with `use_beam_search`; leave one of them out")
+        return self
+
+    @property
+    def sequences(self) -> int:
+        """How many are made of each prompt."""
+        return max(self.n or 1, self.best_of or 1)
 
     @model_validator(mode="after")
     def _check_stream_options(self) -> SamplingBody:

@@ -68,7 +68,6 @@ ON: dict[str, Any] = {
     "modalities": ["text", "audio"],
     "do_sample": False,
     "web_search_options": {},
-    "length_penalty": 0.9,
     "n_predict": -1,
     "max_new_tokens": 0,
     "repeat_penalty": 1.1,
