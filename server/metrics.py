@@ -251,6 +251,8 @@ class Metrics(LifecycleObserver):
         self._restart = self._histogram(
             "engine_restart_seconds", "Loss of the engine to its next service.", RESTART_BUCKETS, ("model", "stage")
         )
+        for stage in ("serving", "first_token"):  # a first restart is to be seen as one
+            self._restart.labels(self._model, stage)
         self._batch = self._histogram("batch_requests", "Sequences in one step.", BATCH_BUCKETS, ("model",))
         self._batch_tokens = self._histogram("batch_tokens", "Tokens in one step.", BATCH_BUCKETS, ("model",))
         self._totals = EngineStats()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 INSTALLED = ("adapters", "bases", "hotkernels", "hotswap", "server", "trainer")
-BESIDE = ("benchmarks", "loadtests", "tests")
+BESIDE = ("benchmarks", "deploy", "loadtests", "tests")
 # Declared without an import of ours, and why.
 NEVER_IMPORTED = {
     "flask": "of moto's server",

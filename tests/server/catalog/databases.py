@@ -35,7 +35,7 @@ class PostgreSQL:
         self._programs = programs
         self._folder = Path(tempfile.mkdtemp(prefix="hotswap-pg-"))
         self._user = self._unprivileged()
-        self.port = _free_port()
+        self.port = free_port()
         self._run("initdb", "-D", self._data, "-U", USER, "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C")
         self.start()
 
@@ -94,7 +94,7 @@ class PostgreSQL:
             subprocess.run(command, check=True, user=self._user, cwd=self._folder, stdout=output, stderr=output)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])

@@ -1,0 +1,1 @@
+"""How hotswap is deployed and watched. What of it is made by programs is made here; none of it is installed."""

@@ -1,0 +1,56 @@
+"""What of the rules can be checked without a server."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.deploy import programs
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "deploy" / "prometheus"
+TESTS = Path(__file__).parent / "alerts_test.yaml"
+
+
+@pytest.fixture(scope="module")
+def promtool() -> Path:
+    try:
+        return programs.prometheus() / "promtool"
+    except programs.MissingProgramError as error:
+        pytest.skip(str(error))
+
+
+def alerts() -> dict[str, dict[str, Any]]:
+    groups = yaml.safe_load((FOLDER / "alerts.yaml").read_text())["groups"]
+    return {rule["alert"]: rule for group in groups for rule in group["rules"] if "alert" in rule}
+
+
+def test_rules_fire_when_they_should(promtool: Path) -> None:
+    done = subprocess.run([promtool, "test", "rules", TESTS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_configuration(promtool: Path) -> None:
+    for command in (["check", "rules", "--lint=all"], ["check", "config", "--syntax-only"]):
+        file = FOLDER / ("alerts.yaml" if "rules" in command else "prometheus.yml")
+        done = subprocess.run([promtool, *command, file], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_each_rule_has_a_case_in_which_it_fires_and_one_in_which_it_does_not() -> None:
+    cases = [case for test in yaml.safe_load(TESTS.read_text())["tests"] for case in test["alert_rule_test"]]
+    assert {case["alertname"] for case in cases if case["exp_alerts"]} == set(alerts())
+    assert {case["alertname"] for case in cases if not case["exp_alerts"]} == set(alerts())
+
+
+def test_each_rule_has_its_place_in_the_runbook() -> None:
+    headings = re.findall(r"^## (\w+)$", (ROOT / "docs" / "alerts.md").read_text(), re.MULTILINE)
+    assert headings == list(alerts())
+    for name, rule in alerts().items():
+        assert rule["annotations"]["runbook"] == f"docs/alerts.md#{name.lower()}"
+        assert rule["labels"]["severity"] in ("critical", "warning")

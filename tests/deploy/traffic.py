@@ -1,0 +1,109 @@
+"""All that a server can have to tell of, in seconds: swaps, canaries, cold starts, errors, a job, a lost engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+from peft import LoraConfig
+
+from server.engine.ipc.process_client import ProcessEngineClient
+from tests.factory import make_adapter, make_base
+from tests.server.fine_tuning import trainer_script
+from tests.server.live import Live, live_server
+
+BASE = "tiny"
+PROMPT = "the quick brown fox jumps over the lazy dog, and "
+ROWS = [{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}] * 4
+
+
+def make_packages(folder: Path) -> tuple[Path, dict[str, Path]]:
+    """A tiny base, and five LoRA adapters for it."""
+    base = make_base(folder / BASE, max_position_embeddings=512)
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    names = ("a1", "a2", "a3", "b", "c")
+    return base, {name: make_adapter(base, folder / name, config, seed=i, std=0.3) for i, name in enumerate(names)}
+
+
+@contextmanager
+def watched_server(base: Path, packages: Mapping[str, Path], data_dir: Path) -> Iterator[Live]:
+    """A server with an engine process and too little memory; a stand-in for the trainer does its jobs."""
+    adapters = [(name, str(packages[package])) for name, package in (("a", "a1"), ("b", "b"), ("c", "c"))]
+    roots = [str(packages["a1"].parent)]
+    with live_server(
+        base, data_dir, adapters=adapters, make_engine=ProcessEngineClient, max_resident=4, adapter_root=roots
+    ) as live:
+        tuning = live.context.fine_tuning
+        trainer = (sys.executable, str(trainer_script.__file__))
+        tuning._tools = replace(tuning._tools, trainer=trainer, common={"method": {"what": "slow"}})
+        yield live
+
+
+def cause_everything(live: Live, packages: Mapping[str, Path]) -> None:
+    """Have something of each kind happen."""
+    with live.http() as http:
+        _start_job(http)
+        _split(http, packages)
+        _ask(http, 3)
+        _be_refused(http, packages)
+        _lose_engine(live, http)
+        _ask(http, 2)
+
+
+def _start_job(http: httpx.Client) -> None:
+    rows = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+    file = http.post("/v1/files", files={"file": ("rows.jsonl", rows)}, data={"purpose": "fine-tune"}).json()
+    http.post("/v1/fine_tuning/jobs", json={"model": BASE, "training_file": file["id"]}).raise_for_status()
+
+
+def _split(http: httpx.Client, packages: Mapping[str, Path]) -> None:
+    """Version 2 of a is a canary, and version 3 its shadow."""
+    for package in ("a2", "a3"):
+        body = {"name": "a", "source": str(packages[package])}
+        http.post("/v1/adapters", params={"activate": "false"}, json=body).raise_for_status()
+    shares = {"canary": {"version": 2, "weight": 0.5}, "shadow": {"version": 3, "weight": 1.0}}
+    http.patch("/v1/adapters/a", json=shares).raise_for_status()
+
+
+def _ask(http: httpx.Client, rounds: int) -> None:
+    """Requests side by side: to the base, to both versions of a, and to b and c, of which one has room at a time."""
+
+    def one(model: str) -> None:
+        body = {"model": model, "prompt": PROMPT * 3, "max_tokens": 24, "ignore_eos": True, "temperature": 0}
+        http.post("/v1/completions", json=body).raise_for_status()
+
+    models = [BASE, *["a"] * 6, "b", "c"] * rounds
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(one, models))
+
+
+def _be_refused(http: httpx.Client, packages: Mapping[str, Path]) -> None:
+    """A prompt that is too long, a model that is none, and a package that is none."""
+    for body in ({"model": "a", "prompt": "x" * 5000}, {"model": "nobody", "prompt": "x"}):
+        assert http.post("/v1/completions", json=body).is_client_error
+    source = packages["a1"].parent / BASE
+    assert http.post("/v1/adapters", json={"name": "d", "source": str(source)}).is_client_error
+
+
+def _lose_engine(live: Live, http: httpx.Client) -> None:
+    """Amid a stream; the canary's files are broken by then, so that the live version answers for it."""
+    canary = live.context.registry.version("a", 2)
+    (canary.path / "adapter_model.safetensors").write_bytes(b"")
+    body = {"model": BASE, "prompt": PROMPT, "max_tokens": 400, "ignore_eos": True, "stream": True}
+    engine = live.context.engine
+    assert isinstance(engine, ProcessEngineClient)
+    assert engine.pid is not None
+    with http.stream("POST", "/v1/completions", json=body) as response:
+        lines = response.iter_lines()
+        next(lines)
+        os.kill(engine.pid, signal.SIGKILL)
+        assert any("engine_unavailable" in line for line in lines)
+    live.wait(lambda: engine.restarts == 1 and engine.ready, "the engine to come back")
