@@ -17,8 +17,10 @@ from server.text.output.formats import (
     GLM,
     GRANITE,
     HERMES,
+    KIMI,
     LISTED,
     LLAMA,
+    MINIMAX,
     MISTRAL,
     MISTRAL_NAMED,
     PYTHONIC,
@@ -156,6 +158,11 @@ def _fenced_call(grammar: CallGrammar, name: str, schema: Mapping[str, Any]) -> 
     return grammar.rule(f"{head} {_arguments(schema)} {literal(chr(10) + '```')}")
 
 
+def _indexed_call(grammar: CallGrammar, name: str, schema: Mapping[str, Any]) -> str:
+    begun = f"{literal(f'functions.{name}:')} /[0-9]{{1,3}}/ {grammar.mark('<|tool_call_argument_begin|>')}"
+    return grammar.rule(f"{begun} {_arguments(schema)}")
+
+
 def _arguments(schema: Mapping[str, Any]) -> str:
     return inline_schema(_closed(schema))
 
@@ -228,6 +235,11 @@ _FORMS: dict[str, _Form] = {
     MISTRAL_NAMED.name: _Form(_named_call("[ARGS]"), ("[TOOL_CALLS]",)),
     DEEPSEEK.name: _Form(_named_call("<｜tool▁sep｜>"), (_BEGIN,), (_END,), outer=(_BEGIN_ALL, _END_ALL)),
     DEEPSEEK_FENCED.name: _Form(_fenced_call, (_BEGIN,), (_END,), outer=(_BEGIN_ALL, _END_ALL)),
+    KIMI.name: _Form(_indexed_call, KIMI.marks[1:2], KIMI.marks[3:4], outer=(KIMI.marks[0], KIMI.marks[4])),
+    MINIMAX.name: _Form(
+        _tagged_call('<invoke name="{}">\n', "</invoke>\n", '<parameter name="', '">', "</parameter>\n"),
+        ("<minimax:tool_call>", "\n"), ("</minimax:tool_call>",), each=False,
+    ),
     PYTHONIC.name: _Form(_pythonic_call, ("[",), ("]",), ", ", each=False),
     GRANITE.name: _Form(_json_call("arguments"), ("<|tool_call|>", "["), ("]",), ", ", each=False),
     LISTED.name: _Form(_json_call("arguments"), ("<TOOLCALL>", "["), ("]", "</TOOLCALL>"), ", ", each=False),

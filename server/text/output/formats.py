@@ -12,12 +12,13 @@ from server.text.output.json_calls import (
     DeepSeekParser,
     GenericParser,
     GraniteParser,
+    KimiParser,
     ListParser,
     LlamaParser,
     MistralParser,
 )
 from server.text.output.pythonic_calls import PythonicParser
-from server.text.output.tagged_calls import TaggedParser
+from server.text.output.tagged_calls import MiniMaxParser, TaggedParser
 
 _LETTERS = string.ascii_letters + string.digits
 
@@ -56,6 +57,10 @@ MISTRAL = CallFormat("mistral", MistralParser, _MISTRAL_MARKS, _MISTRAL_MARKS[0]
 MISTRAL_NAMED = CallFormat("mistral_named", MistralParser, _MISTRAL_MARKS, _MISTRAL_MARKS[0], short_id)
 DEEPSEEK = CallFormat("deepseek_v31", DeepSeekParser, DeepSeekParser.marks, DeepSeekParser.marks[0])
 DEEPSEEK_FENCED = CallFormat("deepseek_v3", DeepSeekParser, DeepSeekParser.marks, DeepSeekParser.marks[0])
+KIMI = CallFormat("kimi_k2", KimiParser, KimiParser.marks, KimiParser.marks[0])
+MINIMAX = CallFormat(
+    "minimax_m2", MiniMaxParser, MiniMaxParser.openers[:1] + MiniMaxParser.closers, MiniMaxParser.openers[0]
+)
 PYTHONIC = CallFormat("pythonic", PythonicParser, PythonicParser.openers + PythonicParser.closers)
 GRANITE = CallFormat("granite", GraniteParser, GraniteParser.openers + GraniteParser.closers, GraniteParser.openers[0])
 LISTED = CallFormat("json_list", ListParser, ListParser.openers + ListParser.closers)
@@ -63,7 +68,7 @@ GENERIC = CallFormat("json", GenericParser)
 FORMATS = {
     found.name: found
     for found in (
-        *(HERMES, QWEN_CODER, GLM, LLAMA, MISTRAL, MISTRAL_NAMED, DEEPSEEK, DEEPSEEK_FENCED),
+        *(HERMES, QWEN_CODER, GLM, LLAMA, MISTRAL, MISTRAL_NAMED, DEEPSEEK, DEEPSEEK_FENCED, KIMI, MINIMAX),
         *(PYTHONIC, GRANITE, LISTED, GENERIC),
     )
 }
@@ -73,7 +78,7 @@ _OTHER_NAMES = {
     "llama4_json": "llama3_json", "llama4_pythonic": "pythonic", "llama3_2_pythonic": "pythonic", "olmo3": "pythonic",
     "lfm2": "pythonic", "deepseek": "deepseek_v3", "deepseek_r1": "deepseek_v3",
     "granite-20b-fc": "granite", "jamba": "json_list", "nemotron": "json_list", "phi4_mini_json": "json_list",
-    "generic": "json", "xlam": "json",
+    "kimi": "kimi_k2", "minimax": "json_list", "minimax_m1": "json_list", "generic": "json", "xlam": "json",
 }  # fmt: skip
 NAMES = (*FORMATS, *_OTHER_NAMES)
 _TOLD_BY = (  # the first that a template holds
@@ -83,6 +88,8 @@ _TOLD_BY = (  # the first that a template holds
     (("[TOOL_CALLS]",), MISTRAL),
     (("<｜tool▁call▁begin｜>", "```json"), DEEPSEEK_FENCED),
     (("<｜tool▁call▁begin｜>",), DEEPSEEK),
+    (("<|tool_call_argument_begin|>",), KIMI),
+    (("minimax:tool_call>", "<invoke name="), MINIMAX),
     (("<|tool_call_start|>",), PYTHONIC),
     (("<|python_start|>",), PYTHONIC),
     (("[func_name1(",), PYTHONIC),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 from typing_extensions import override
 
@@ -207,5 +208,32 @@ class DeepSeekParser(MistralParser):
             yield from reader.spaces()
         yield from self.object_of(name.strip())
         yield from self.close("```")
+        yield from self.close(end)
+        yield from self.close(end_all)
+
+
+class KimiParser(MistralParser):
+    """Kimi K2: calls between marks, each with an id, which tells the function, and an object."""
+
+    marks = (
+        "<|tool_calls_section_begin|>",
+        "<|tool_call_begin|>",
+        "<|tool_call_argument_begin|>",
+        "<|tool_call_end|>",
+        "<|tool_calls_section_end|>",
+    )
+    openers = marks[:2]
+    _id = re.compile(r"(?:functions\.)?(.+?)(?::\d+)?")
+
+    @override
+    def call(self) -> Wait[None]:
+        reader, (begin_all, begin, between, end, end_all) = self.reader, self.marks
+        if (yield from reader.literal(begin_all)):
+            yield from reader.spaces()
+        yield from reader.expect(begin)
+        said = (yield from reader.until((between,))).strip()
+        yield from reader.spaces()
+        found = self._id.fullmatch(said)
+        yield from self.object_of(said if found is None or said in self.options.schemas else found[1])
         yield from self.close(end)
         yield from self.close(end_all)

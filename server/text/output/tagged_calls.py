@@ -1,9 +1,10 @@
-"""Calls in ``<tool_call>``: JSON as Hermes and Qwen write it, or a tag for each argument as Qwen3-Coder and GLM do."""
+"""Calls between tags: JSON as Hermes and Qwen write it, or a tag for each argument: Qwen3-Coder, GLM and MiniMax."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from typing_extensions import override
@@ -48,14 +49,22 @@ class TaggedParser(JsonCallParser):
             raise NoMatchError
 
     def _arguments_in(
-        self, name: str, before: str, behind_key: str, behind: str, *, between: str = "", trimmed: bool = False
+        self,
+        name: str,
+        before: str,
+        behind_key: str,
+        behind: str,
+        *,
+        between: str = "",
+        trimmed: bool = False,
+        key_of: Callable[[str], str] = str.strip,
     ) -> Wait[None]:
         """Read arguments with tags around keys and values, as many as come."""
         reader, first = self.reader, True
         schema = self.schema(name)
         yield from reader.spaces()
         while (yield from reader.literal(before)):
-            key = (yield from reader.until((behind_key,))).strip()
+            key = key_of((yield from reader.until((behind_key,))))
             if between:
                 yield from reader.spaces()
                 yield from reader.expect(between)
@@ -92,6 +101,31 @@ class TaggedParser(JsonCallParser):
     def _value(self, ends: tuple[str, ...], schema: Mapping[str, Any], key: str) -> Wait[None]:
         """Read a value whole: what it is shows at its end."""
         self.argue(as_json((yield from self.reader.until(ends)), types_of(schema, key)))
+
+
+class MiniMaxParser(TaggedParser):
+    """MiniMax M2: tags with the names of function and arguments as attributes, beside which there may be others."""
+
+    openers = ("<minimax:tool_call>", "<invoke name=")
+    closers = ("</minimax:tool_call>",)
+
+    @override
+    def call(self) -> Wait[None]:
+        reader = self.reader
+        if (yield from reader.literal(self.openers[0])):
+            yield from reader.spaces()
+        yield from reader.expect("<invoke")
+        name = _named((yield from reader.until((">",))))
+        self.begin(name)
+        yield from self._arguments_in(name, "<parameter", ">", "</parameter>", key_of=_named)
+        yield from self.close("</invoke>")
+        yield from self.close(*self.closers)
+
+
+def _named(attributes: str) -> str:
+    """What ``name`` says of a tag's ``attributes``; empty where there is none."""
+    found = re.search(r"""\bname=(?:"([^"]*)"|'([^']*)'|([^\s"']+))""", attributes)
+    return next(filter(None, found.groups()), "") if found else ""
 
 
 def types_of(schema: Mapping[str, Any], key: str) -> set[str]:

@@ -29,7 +29,7 @@ THINKING = (
     + "{% if add_generation_prompt and enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n"
     "{% elif add_generation_prompt and reasoning_effort is defined %}<think>\n{% endif %}"
 )
-PARAMETERS = {
+PARAMETERS: dict[str, Any] = {
     "type": "object",
     "properties": {"city": {"enum": ["Paris", "Oslo"]}, "days": {"type": "integer", "maximum": 9, "minimum": 1}},
     "required": ["city"],

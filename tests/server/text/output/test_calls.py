@@ -39,6 +39,17 @@ BOTH: list[tuple[str, str]] = [  # a call of f with SAID, then one of g with not
      "<｜tool▁call▁begin｜>function<｜tool▁sep｜>g\n```json\n{}\n```<｜tool▁call▁end｜>")),
     ("deepseek_v3", DEEPSEEK.format(f"<｜tool▁call▁begin｜>f<｜tool▁sep｜>{JSON}<｜tool▁call▁end｜>"
      "<｜tool▁call▁begin｜>g<｜tool▁sep｜>{}<｜tool▁call▁end｜>")),
+    ("kimi_k2", "<|tool_calls_section_begin|><|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>"
+     f"{JSON}<|tool_call_end|><|tool_call_begin|>functions.g:1 <|tool_call_argument_begin|> {{}} <|tool_call_end|>"
+     "<|tool_calls_section_end|>"),
+    ("kimi_k2", f"<|tool_call_begin|>f<|tool_call_argument_begin|>{JSON}<|tool_call_end|>\n<|tool_call_begin|>g:1"
+     "<|tool_call_argument_begin|>{}"),
+    ("minimax_m2", '<minimax:tool_call>\n<invoke name="f">\n<parameter name="a">' + SAID["a"] + "</parameter>\n"
+     '<parameter name="b" type="integer">5</parameter>\n</invoke>\n<invoke name="g" description="(e.g. g)">\n'
+     "</invoke>\n</minimax:tool_call>"),
+    ("minimax_m2", "<minimax:tool_call><invoke name='f'><parameter name=a>" + SAID["a"] + "</parameter>"
+     '<parameter name=b>5</parameter></invoke></minimax:tool_call><minimax:tool_call><invoke name="g"></invoke>'
+     "</minimax:tool_call>"),
     ("pythonic", f"[f(a={SAID['a']!r}, b=5), g()]"),
     ("pythonic", f"<|tool_call_start|>[f(a={SAID['a']!r},b=5), g()]<|tool_call_end|>"),
     ("granite", f'<|tool_call|>[{{"name": "f", "arguments": {JSON}}}, {{"name": "g", "arguments": {{}}}}]'),
@@ -60,6 +71,10 @@ NONE: list[tuple[str, str]] = [  # no calls, though they look like some
     ("mistral", "[TOOL_CALLS]nobody{}"),
     ("mistral", "[TOOL_CALL] [TOOL_CALLS"),
     ("deepseek_v3", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>nobody<｜tool▁sep｜>{}<｜tool▁call▁end｜>"),
+    ("kimi_k2", "<|tool_calls_section_begin|><|tool_call_begin|>functions.h:0<|tool_call_argument_begin|>{}"),
+    ("kimi_k2", "<|tool_calls_section_begin|>\n<|tool_calls_section_end|>"),
+    ("minimax_m2", '<minimax:tool_call>\n<invoke name="h">\n</invoke>\n</minimax:tool_call>'),
+    ("minimax_m2", "<minimax:tool_call>\n<invoke>\n</invoke>"),
     ("pythonic", "[f(x) for x in xs]\n[g, f]\n[link](http://g)"),
     ("granite", "<|tool_call|>[]"),
     ("json", '{"name": "f"}\n{"name": "Ada", "arguments": {}}\n[1, 2]\n```json\n{"a": 1}\n```\n'),
@@ -119,6 +134,8 @@ def test_what_is_no_call_is_content_whole(name: str, text: str) -> None:
         ("mistral", '[TOOL_CALLS]f[ARGS]{"a": "Lon'),
         ("qwen3_coder", "<tool_call>\n<function=f>\n<parameter=a>\nLon"),
         ("glm45", "<tool_call>f<arg_key>a</arg_key><arg_value>Lon"),
+        ("kimi_k2", '<|tool_call_begin|>functions.f:12<|tool_call_argument_begin|>{"a": "Lon'),
+        ("minimax_m2", '<minimax:tool_call><invoke name="f"><parameter name="a">Lon'),
         ("json", '{"name": "f", "arguments": {"a": "Lon'),
     ],
 )
