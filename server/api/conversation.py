@@ -16,7 +16,7 @@ from server.settings import ServerConfig
 from server.text.grammars import Form, Kind
 from server.text.output.call_grammars import CallGrammar, Function
 from server.text.output.calls import CallOptions
-from server.text.output.formats import GENERIC, CallFormat, named_format
+from server.text.output.formats import CHANNELS, GENERIC, CallFormat, named_format
 from server.text.output.parts import MessageParser, PlainParser
 from server.text.output.thoughts import MARKS, ThoughtMarks, ThoughtParser
 from server.text.template_form import content_text
@@ -46,6 +46,8 @@ async def reading_of(context: ServerContext, text: TextProcessor, body: ChatComp
     if use is not None:
         told = config.tool_parser == "auto" or template.written_tools  # what an adapter has learned goes before
         calls = template.call_format if told else named_format(config.tool_parser)
+    elif template.has_channels:
+        calls = CHANNELS
     special = _special(text, [*(calls.marks if calls else ()), *((*marks.starts, marks.end) if marks else ())])
     may_think = begun or (marks is not None and not body.continue_final_message and not _is_thought(marks, prompt))
     answer = _Answer(calls, use, marks if may_think else None, begun, special)
@@ -140,10 +142,12 @@ def _special(text: TextProcessor, marks: list[str]) -> dict[str, int]:
 
 def _parser(form: CallFormat | None, use: ToolUse | None, marks: ThoughtMarks | None, *, begun: bool) -> MessageParser:
     inner: MessageParser = PlainParser()
-    if form is not None and use is not None:
+    if form is not None:
+        use = use or ToolUse(())
         schemas = dict(map(_function, use.callable))
-        inner = form.parser(CallOptions(schemas, form.make_id, use.parallel and use.named is None, use.forced))
-    return inner if marks is None else ThoughtParser(marks, inner, begun=begun)
+        parallel = use.parallel and use.named is None
+        inner = form.parser(CallOptions(schemas, form.make_id, parallel, use.forced, thoughts=marks is not None))
+    return inner if marks is None or form is CHANNELS else ThoughtParser(marks, inner, begun=begun)
 
 
 def _function(one: Any) -> Function:

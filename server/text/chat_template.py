@@ -17,7 +17,7 @@ from typing_extensions import override
 from bases.fingerprint import template_sha256
 from bases.tool_text import INDEXED_IDS
 from server.errors import EngineUnavailableError, InvalidRequestError
-from server.text.output.formats import GENERIC, CallFormat, find_format
+from server.text.output.formats import CHANNELS, GENERIC, CallFormat, find_format
 from server.text.output.thoughts import ThoughtMarks, find_marks
 from server.text.template_environment import Message, reason_of
 from server.text.template_form import ASSISTANT, SYSTEM, TOOL, USER, TemplateForm, find_form
@@ -162,6 +162,11 @@ class ChatTemplate:
     def call_format(self) -> CallFormat:
         """How answers call tools: as the template says, or as the text does that is written in its place."""
         return find_format(self.source) if self.knows_tools else GENERIC
+
+    @cached_property
+    def has_channels(self) -> bool:
+        """Whether answers say of each of their parts what it is, with tools and without. Runs nothing."""
+        return not self.written_tools and find_format(self.source) is CHANNELS
 
     @cached_property
     def thought_marks(self) -> ThoughtMarks | None:

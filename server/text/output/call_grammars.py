@@ -6,12 +6,15 @@ Texts in llguidance's Lark; ``server.text.grammar_maker`` finds out whether they
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from server.text.grammars import inline_schema, literal
+from server.text.output.channels import CHANNEL, CONSTRAIN, MESSAGE, START
 from server.text.output.formats import (
+    CHANNELS,
     DEEPSEEK,
     DEEPSEEK_FENCED,
     GLM,
@@ -30,7 +33,9 @@ from server.text.output.formats import (
 from server.text.output.tagged_calls import is_text
 from server.text.output.thoughts import ThoughtMarks
 
+_SPECIAL = re.compile(r"<\|[^<|>]+\|>|(?:(?!<\|).)+|.", re.DOTALL)
 ANY = r"/(.|\n)*/"
+_NEXT = '({} "assistant")?'  # another message of the same answer
 _MORE = "{0,15}"  # calls of one answer, beside the first
 Function = tuple[str, Mapping[str, Any]]  # a name, and the schema of its arguments
 
@@ -44,9 +49,14 @@ class CallGrammar:
     rules: list[str] = field(default_factory=list)
 
     def mark(self, text: str) -> str:
-        """``text``, which may be a special token."""
-        number = self.token(text)
-        return literal(text) if number is None else f"<[{number}]>"
+        """``text``, which may be a special token, or hold some between ``<|`` and ``|>``."""
+        pieces = [text] if self.token(text) is not None else _SPECIAL.findall(text)
+        numbers = [self.token(piece) for piece in pieces]
+        if all(number is None for number in numbers):
+            return literal(text)
+        return " ".join(
+            literal(piece) if number is None else f"<[{number}]>" for piece, number in zip(pieces, numbers, strict=True)
+        )
 
     def rule(self, body: str, options: str = "") -> str:
         """The name of a new rule."""
@@ -81,6 +91,8 @@ class CallGrammar:
         form = "@inner"
         if functions and self.format.opener is not None:
             form = f"({self._calls(functions, parallel=parallel)} | @inner)"
+        if self.format is CHANNELS:
+            form = f"({_NEXT.format(self.mark(START))} {self.mark(f'{CHANNEL}final{MESSAGE}')})? {form}"
         thoughts = self._thoughts(marks, begun=begun)
         return self._text(f"{thoughts} {form}") if thoughts or form != "@inner" else ""
 
@@ -108,6 +120,7 @@ class CallGrammar:
         whole = [*form.outer[:1], *form.before]
         opener = self._marks(whole[1:] if opened else whole)
         between = [literal(form.between)] if form.between else []
+        parallel = parallel and not form.alone
         if form.each:
             again = " ".join([*between, *self._marks(form.before), one, *self._marks(form.behind)])
             more = [f"({again}){_MORE}"] if parallel else []
@@ -123,7 +136,7 @@ class CallGrammar:
 class _Form:
     """``before`` and ``behind`` stand around ``each`` call or around all, ``outer`` around it.
 
-    ``between`` stands between two calls.
+    ``between`` stands between two calls. ``alone``: an answer has no more than one.
     """
 
     call: Callable[[CallGrammar, str, Mapping[str, Any]], str]
@@ -132,6 +145,7 @@ class _Form:
     between: str = ""
     each: bool = True
     outer: tuple[str, ...] = ()
+    alone: bool = False
 
 
 def _json_call(key: str) -> Callable[[CallGrammar, str, Mapping[str, Any]], str]:
@@ -161,6 +175,11 @@ def _fenced_call(grammar: CallGrammar, name: str, schema: Mapping[str, Any]) -> 
 def _indexed_call(grammar: CallGrammar, name: str, schema: Mapping[str, Any]) -> str:
     begun = f"{literal(f'functions.{name}:')} /[0-9]{{1,3}}/ {grammar.mark('<|tool_call_argument_begin|>')}"
     return grammar.rule(f"{begun} {_arguments(schema)}")
+
+
+def _channel_call(grammar: CallGrammar, name: str, schema: Mapping[str, Any]) -> str:
+    head = grammar.mark(f"{CHANNEL}commentary to=functions.{name} {CONSTRAIN}json{MESSAGE}")
+    return grammar.rule(f"{_NEXT.format(grammar.mark(START))} {head} {_arguments(schema)}")
 
 
 def _arguments(schema: Mapping[str, Any]) -> str:
@@ -242,5 +261,6 @@ _FORMS: dict[str, _Form] = {
     ),
     PYTHONIC.name: _Form(_pythonic_call, ("[",), ("]",), ", ", each=False),
     GRANITE.name: _Form(_json_call("arguments"), ("<|tool_call|>", "["), ("]",), ", ", each=False),
+    CHANNELS.name: _Form(_channel_call, alone=True),
     LISTED.name: _Form(_json_call("arguments"), ("<TOOLCALL>", "["), ("]", "</TOOLCALL>"), ", ", each=False),
 }  # fmt: skip

@@ -22,13 +22,15 @@ class CallOptions:
     """Which tools there are, by name with the JSON schemas of their arguments, and how calls of them are told.
 
     Without ``parallel`` only the first call is. An output that is ``forced`` to call has no content: what of it is no
-    call is one that was cut before it said its name.
+    call is one that was cut before it said its name. ``thoughts`` are told apart by formats that have
+    them.
     """
 
     schemas: Mapping[str, Mapping[str, Any]]
     make_id: Callable[[], str]
     parallel: bool = True
     forced: bool = False
+    thoughts: bool = True
 
 
 class CallParser(MessageParser):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from server.text.output.calls import CallParser
+from server.text.output.channels import CHANNEL, CONSTRAIN, ENDS, MESSAGE, START, ChannelParser
 from server.text.output.json_calls import (
     DeepSeekParser,
     GenericParser,
@@ -63,13 +64,14 @@ MINIMAX = CallFormat(
 )
 PYTHONIC = CallFormat("pythonic", PythonicParser, PythonicParser.openers + PythonicParser.closers)
 GRANITE = CallFormat("granite", GraniteParser, GraniteParser.openers + GraniteParser.closers, GraniteParser.openers[0])
+CHANNELS = CallFormat("gpt_oss", ChannelParser, (START, CHANNEL, MESSAGE, CONSTRAIN, *ENDS))
 LISTED = CallFormat("json_list", ListParser, ListParser.openers + ListParser.closers)
 GENERIC = CallFormat("json", GenericParser)
 FORMATS = {
     found.name: found
     for found in (
         *(HERMES, QWEN_CODER, GLM, LLAMA, MISTRAL, MISTRAL_NAMED, DEEPSEEK, DEEPSEEK_FENCED, KIMI, MINIMAX),
-        *(PYTHONIC, GRANITE, LISTED, GENERIC),
+        *(PYTHONIC, GRANITE, CHANNELS, LISTED, GENERIC),
     )
 }
 _OTHER_NAMES = {
@@ -78,10 +80,12 @@ _OTHER_NAMES = {
     "llama4_json": "llama3_json", "llama4_pythonic": "pythonic", "llama3_2_pythonic": "pythonic", "olmo3": "pythonic",
     "lfm2": "pythonic", "deepseek": "deepseek_v3", "deepseek_r1": "deepseek_v3",
     "granite-20b-fc": "granite", "jamba": "json_list", "nemotron": "json_list", "phi4_mini_json": "json_list",
+    "harmony": "gpt_oss", "openai": "gpt_oss",
     "kimi": "kimi_k2", "minimax": "json_list", "minimax_m1": "json_list", "generic": "json", "xlam": "json",
 }  # fmt: skip
 NAMES = (*FORMATS, *_OTHER_NAMES)
 _TOLD_BY = (  # the first that a template holds
+    ((CHANNEL, MESSAGE, START), CHANNELS),
     (("<function=", "<parameter="), QWEN_CODER),
     (("<arg_key>",), GLM),
     (("[TOOL_CALLS]", "[ARGS]"), MISTRAL_NAMED),

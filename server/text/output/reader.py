@@ -122,6 +122,24 @@ class Reader:
                 raise NoMatchError
             read += self.take(1)
 
+    def streamed(self, stops: tuple[str, ...], pass_on: Callable[[str], None]) -> Wait[str]:
+        """Read up to the first of ``stops`` and that, and pass on what stands before it as it comes.
+
+        Which of them it was; empty at the end.
+        """
+        while text := (yield from self.more()):
+            found = [(text.find(stop), stop) for stop in stops if stop in text]
+            at, stop = min(found, default=(-1, ""))
+            kept = 0 if found or self.ended else held(text, stops)
+            said = text[: at if found else len(text) - kept]
+            pass_on(said)
+            self.take(len(said) + len(stop))
+            if found:
+                return stop
+            while kept and len(self.rest) == kept and not self.ended:
+                yield
+        return ""
+
     # ---- JSON ----
 
     def json_string(self) -> Wait[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from typing_extensions import override
 
 from server.text.output.json_calls import JsonCallParser
-from server.text.output.reader import NoMatchError, Wait, held
+from server.text.output.reader import NoMatchError, Wait
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
@@ -80,23 +80,9 @@ class TaggedParser(JsonCallParser):
 
     def _text(self, ends: tuple[str, ...]) -> Wait[None]:
         """Read a text, and pass it on as it comes."""
-        reader = self.reader
         self.argue('"')
-        while text := (yield from reader.more()):
-            found = [(text.find(end), end) for end in ends if end in text]
-            at, end = min(found, default=(-1, ""))
-            kept = 0 if found or reader.ended else held(text, ends)
-            said = text[: at if found else len(text) - kept]
-            self.argue(json.dumps(said, ensure_ascii=False)[1:-1])
-            reader.take(len(said))
-            if found:
-                reader.take(len(end))
-                self.argue('"')
-                return
-            if kept:
-                before = len(reader.rest)
-                while len(reader.rest) == before and not reader.ended:
-                    yield
+        if (yield from self.reader.streamed(ends, lambda said: self.argue(json.dumps(said, ensure_ascii=False)[1:-1]))):
+            self.argue('"')
 
     def _value(self, ends: tuple[str, ...], schema: Mapping[str, Any], key: str) -> Wait[None]:
         """Read a value whole: what it is shows at its end."""

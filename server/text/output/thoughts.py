@@ -5,12 +5,13 @@ An output may begin with a mark, or the prompt has it already; one that is cut i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from typing_extensions import override
 
 from server.text.output.parts import MessageParser, Part, ReasoningDelta
-from server.text.output.reader import Reader, Wait, held
+from server.text.output.reader import Reader, Wait
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,10 @@ MARKS: dict[str, ThoughtMarks] = {
     "granite": _GRANITE,
     "seed_oss": ThoughtMarks(("<seed:think>",), "</seed:think>"),
     "cohere": ThoughtMarks(("<|START_THINKING|>",), "<|END_THINKING|>"),
+    "gpt_oss": ThoughtMarks(("<|channel|>analysis<|message|>",), "<|end|>"),
 }
-_TOLD_BY = {"[THINK]": "mistral", "<seed:think>": "seed_oss", "<|START_THINKING|>": "cohere",
+_TOLD_BY = {"<|channel|>analysis<|message|>": "gpt_oss", "[THINK]": "mistral", "<seed:think>": "seed_oss",
+            "<|START_THINKING|>": "cohere",
             "Here is my thought process:": "granite", "</think>": "think", "<think>": "think"}  # fmt: skip
 
 
@@ -116,23 +119,22 @@ class ThoughtParser(MessageParser):
         yield from reader.spaces()
 
     def _thoughts(self) -> Wait[None]:
-        reader, end = self._reader, self._marks.end
-        yield from reader.spaces()
-        gap = ""  # white space, lost at the end
-        while text := (yield from reader.more()):
-            at = text.find(end)
-            kept = held(text, (end,)) if at < 0 and not reader.ended else 0
-            said = text[: at if at >= 0 else len(text) - kept]
-            body = said.rstrip()
-            if body:
-                self._out.append(ReasoningDelta(gap + body))
-                gap = ""
-            gap += said[len(body) :]
-            reader.take(len(said))
-            if at >= 0:
-                reader.take(len(end))
-                return
-            if kept:
-                before = len(reader.rest)
-                while len(reader.rest) == before and not reader.ended:
-                    yield
+        yield from think(self._reader, (self._marks.end,), self._think)
+
+    def _think(self, thought: ReasoningDelta) -> None:
+        self._out.append(thought)
+
+
+def think(reader: Reader, ends: tuple[str, ...], put: Callable[[ReasoningDelta], None]) -> Wait[None]:
+    """Read thoughts up to one of ``ends``. White space around them is lost."""
+    gap = ""
+
+    def pass_on(text: str) -> None:
+        nonlocal gap
+        if body := text.rstrip():
+            put(ReasoningDelta(gap + body))
+            gap = ""
+        gap += text[len(body) :]
+
+    yield from reader.spaces()
+    yield from reader.streamed(ends, pass_on)
