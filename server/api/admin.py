@@ -21,8 +21,8 @@ from server.api.name_settings import SettingsBody, settings_body
 from server.api.preconditions import GuardDep, etag_of, unmodified
 from server.api.traffic_body import Number, TrafficFields, traffic_body
 from server.api.wire_fields import Integer, Wire
+from server.catalog.activating import Activation
 from server.catalog.guard import Guard, state_of
-from server.catalog.lifecycle import Activation
 from server.catalog.registry import Registry
 from server.catalog.sources import shown
 from server.catalog.versions import AdapterVersion, VersionState

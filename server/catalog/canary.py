@@ -11,11 +11,12 @@ import time
 from collections.abc import Mapping
 
 from server.adapter_key import AdapterKey
+from server.catalog.activating import Activation
 from server.catalog.canary_figures import CanaryFigures
 from server.catalog.canary_plan import CanaryPlan, TrafficPlan, planned, shared_with, told
 from server.catalog.events import Event
 from server.catalog.guard import Guard, state_of
-from server.catalog.lifecycle import Activation, AdapterLifecycle
+from server.catalog.lifecycle import AdapterLifecycle
 from server.catalog.traffic import MAX_SCORES, Canary, Ended, Traffic, with_scores, without
 from server.catalog.versions import VersionHistory
 from server.errors import ConflictError, InvalidRequestError, UnknownModelError

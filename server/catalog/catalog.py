@@ -205,11 +205,6 @@ class Catalog:
             else:
                 _forget_package(connection, leftover.package)
 
-    def packages(self) -> set[str]:
-        """Ids of all packages that the catalog knows, of any base."""
-        with self.database.reading() as connection:
-            return set(connection.execute(select(tables.packages.c.id)).scalars())
-
     # ---- inside ----
 
     @contextmanager

@@ -35,6 +35,7 @@ from server.catalog.residency import Residency
 from server.catalog.store import AdapterStore, ObjectStore
 from server.engine.ipc.client import EngineClient
 from server.engine.messages import AdapterLoaded, EngineInfo, EngineRequest, EngineStats, RequestOutput
+from tests.server.catalog.databases import known_packages
 
 Change = Callable[[AdapterLifecycle], Awaitable[object]]
 _STEPS = {"os.rename", "os.mkdir", "os.rmdir", "os.remove", "shutil.rmtree", "shutil.copyfile"}
@@ -238,7 +239,7 @@ async def look(root: Path) -> dict[str, Any]:
         "wrong": wrong,
         "unknown files": sorted(on_disk - kept),
         "lost files": sorted(kept - on_disk),
-        "unknown rows": sorted(site.catalog.packages() - kept),
+        "unknown rows": sorted(known_packages(site.catalog.database) - kept),
         "quarantine": len(list((root / "quarantine" / "0").iterdir())),
     }
 

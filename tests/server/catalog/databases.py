@@ -16,8 +16,18 @@ from pathlib import Path
 import psutil
 import psycopg
 from psycopg import sql
+from sqlalchemy import select
+
+from server.catalog.database import tables
+from server.catalog.database.database import Database
 
 USER = "hotswap"
+
+
+def known_packages(database: Database) -> set[str]:
+    """Ids of all packages that a catalog knows, of any base."""
+    with database.reading() as connection:
+        return set(connection.execute(select(tables.packages.c.id)).scalars())
 
 
 def postgresql_programs() -> Path | None:

@@ -20,6 +20,7 @@ from server.catalog.store import AdapterStore
 from server.catalog.versions import VersionState
 from server.engine.ipc.client import ClientCore
 from server.engine.messages import AdapterLoaded
+from tests.server.catalog.databases import known_packages
 from tests.server.engine.ipc.clients import answer, config_for
 from tests.server.engine.ipc.local_client import LocalEngineClient
 
@@ -110,7 +111,7 @@ class Backend:
         assert not self.registry._leaving
         assert set((self.root / "packages").iterdir()) == {version.path for version in versions}
         assert list((self.root / "quarantine" / "0").iterdir()) == []
-        assert self.catalog.packages() == {version.path.name for version in versions}
+        assert known_packages(self.catalog.database) == {version.path.name for version in versions}
         durable = self.catalog.load().histories
         assert {name: history.all() for name, history in durable.items() if history.all()} == {
             name: self.registry.versions(name) for name in self.registry.known_names()

@@ -23,7 +23,7 @@ from server.catalog.events import ACTOR, Actor, Event
 from server.catalog.versions import AdapterVersion, NameSettings, VersionHistory
 from server.errors import CatalogUnavailableError
 from server.limits import Limits
-from tests.server.catalog.databases import PostgreSQL
+from tests.server.catalog.databases import PostgreSQL, known_packages
 
 PLACES = Path("/packages")
 UPLOAD = Event("upload")
@@ -151,10 +151,10 @@ def test_files_of_what_is_dropped_are_kept_until_they_are_deleted(catalog: Catal
     first, second = add(catalog, "json"), add(catalog, "json")
     catalog.change("json", lambda history: history.forget(1), Event("remove_version", 1))
     assert [version.key for version in catalog.read("json").all()] == [second.key]
-    assert catalog.packages() == {first.path.name, second.path.name}
+    assert known_packages(catalog.database) == {first.path.name, second.path.name}
     assert catalog.leftovers() == []  # it is ours, and we are here
     catalog.deleted(first.path.name)
-    assert catalog.packages() == {second.path.name}
+    assert known_packages(catalog.database) == {second.path.name}
 
 
 def test_what_a_server_that_is_gone_left_is_a_leftover(catalog: Catalog) -> None:
@@ -185,7 +185,7 @@ def test_other_files_take_the_place_of_a_versions(catalog: Catalog) -> None:
     moved = dataclasses.replace(version, path=PLACES / catalog.reserve_package(version.key))
     catalog.change("json", lambda history: history.move(moved), Event("restore", 1))
     assert catalog.read("json").all() == [moved]
-    assert catalog.packages() == {version.path.name, moved.path.name}
+    assert known_packages(catalog.database) == {version.path.name, moved.path.name}
     catalog.deleted(version.path.name)
     given_up = catalog.reserve_package(version.key)
     catalog.release(version.key, given_up)

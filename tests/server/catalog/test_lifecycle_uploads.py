@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from server.catalog.lifecycle import Upload
+from server.catalog.installing import Upload
 from server.catalog.polling import Poller
 from server.catalog.versions import VersionState
 from server.engine.messages import FinishReason, RequestOutput
