@@ -63,7 +63,13 @@ function refused(status, text, headers) {
  * @returns {Promise<Response>}
  */
 export async function ask(method, where, { body, headers = {}, signal } = {}) {
-  const init = { method, signal, cache: /** @type {RequestCache} */ ("no-store"), credentials: /** @type {RequestCredentials} */ ("same-origin") };
+  const init = {
+    method,
+    signal,
+    cache: /** @type {RequestCache} */ ("no-store"),
+    credentials: /** @type {RequestCredentials} */ ("same-origin"),
+  };
+  /** @type {Record<string, string>} */
   const json = body === undefined ? {} : { "content-type": "application/json" };
   let response;
   try {
@@ -115,19 +121,21 @@ export function upload(path, form, onProgress, signal) {
       else reject(refused(request.status, request.responseText, headers));
     });
     request.addEventListener("error", () => reject(unreachable(null)));
-    request.addEventListener("abort", () => reject(new ApiError(0, { message: "the upload was stopped", code: "stopped" })));
+    request.addEventListener("abort", () =>
+      reject(new ApiError(0, { message: "the upload was stopped", code: "stopped" })),
+    );
     signal?.addEventListener("abort", () => request.abort());
     request.send(form);
   });
 }
 
 /**
- * The events of a stream: the JSON after each `data:`, to the end or to [DONE]. Throws ApiError, for an error inside too.
+ * The events of a stream: the JSON after each `data:`, to the end or to [DONE]. Throws ApiError, for errors inside too.
  * @param {Response} response
  * @returns {AsyncGenerator<any>}
  */
 export async function* events(response) {
-  const reader = /** @type {ReadableStream<Uint8Array>} */ (response.body).pipeThrough(new TextDecoderStream()).getReader();
+  const reader = /** @type {ReadableStream<any>} */ (response.body).pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   try {
     for (;;) {

@@ -2,7 +2,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** @typedef {Node | string | number | null | undefined | false | Child[]} Child */
+/** @typedef {Node | string | number | null | undefined | false | any[]} Child */
 
 /**
  * An HTML element. Of `props`, `on…` are listeners, `data` its dataset, `class` its classes, true and false attributes
@@ -13,6 +13,7 @@ const SVG = "http://www.w3.org/2000/svg";
  * @returns {HTMLElement & Record<string, any>}
  */
 export function h(tag, props = {}, ...children) {
+  /** @type {HTMLElement & Record<string, any>} */
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(props)) {
     if (value === null || value === undefined) continue;
@@ -76,7 +77,9 @@ export function say(node, text) {
  * @param {(item: T) => HTMLElement & {update?: (item: T) => void}} make
  */
 export function keyed(parent, items, keyOf, make) {
-  const known = new Map(Array.from(parent.children, (child) => [/** @type {HTMLElement} */ (child).dataset.item, child]));
+  const known = new Map(
+    Array.from(parent.children, (child) => [/** @type {HTMLElement} */ (child).dataset.item, child]),
+  );
   let next = parent.firstElementChild;
   for (const item of items) {
     const key = keyOf(item);
@@ -88,7 +91,7 @@ export function keyed(parent, items, keyOf, make) {
       node.dataset.item = key;
     }
     node.update?.(item);
-    if (node === next) next = next.nextElementSibling;
+    if (node === next) next = next?.nextElementSibling ?? null;
     else parent.insertBefore(node, next);
   }
   for (const gone of known.values()) gone.remove();

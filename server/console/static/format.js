@@ -68,11 +68,18 @@ export function figure(value) {
   const n = /** @type {number} */ (value);
   const size = Math.abs(n);
   if (Number.isInteger(n)) return n.toLocaleString("en-US");
-  return size !== 0 && (size < 0.001 || size >= 1e5) ? n.toExponential(2) : n.toFixed(size < 1 ? 4 : size < 100 ? 3 : 1);
+  return size !== 0 && (size < 0.001 || size >= 1e5)
+    ? n.toExponential(2)
+    : n.toFixed(size < 1 ? 4 : size < 100 ? 3 : 1);
 }
 
 const stamp = new Intl.DateTimeFormat("en-GB", {
-  year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit",
+  year: "numeric",
+  month: "short",
+  day: "numeric",
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
 });
 
 /** A moment, given in Unix seconds. @param {number | null | undefined} moment */

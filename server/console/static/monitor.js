@@ -27,10 +27,16 @@ const TIMES = { ttft: "time_to_first_token", itl: "inter_token_latency", e2e: "e
  * The figures of one row over the last seconds; null: nothing to measure.
  * @typedef {{requests: number, tokens: number, ttft: number | null, itl: number | null, e2e: number | null}} Figures
  * One look. `rows` by key; `server` are the figures that have no adapter; `model` is the base's name.
- * @typedef {{at: number, model: string, rows: Map<string, Traffic>, server: Record<string, number>, figures?: Map<string, Figures>}} Look
+ * @typedef {object} Look
+ * @property {number} at Unix seconds
+ * @property {string} model
+ * @property {Map<string, Traffic>} rows
+ * @property {Record<string, number>} server
+ * @property {Map<string, Figures>} [figures] from the second look on
  */
 
-const keyOf = (/** @type {Record<string, string>} */ labels) => (labels.adapter ? `${labels.adapter}@${labels.version}` : "");
+const keyOf = (/** @type {Record<string, string>} */ labels) =>
+  labels.adapter ? `${labels.adapter}@${labels.version}` : "";
 
 /** @param {string} text @param {number} at seconds @returns {Look} */
 export function read(text, at) {
@@ -44,7 +50,12 @@ export function read(text, at) {
     }
     return rows.get(key);
   };
-  const counters = { requests: "requests_total", errors: "errors_total", tokens: "generation_tokens_total", prompts: "prompt_tokens_total" };
+  const counters = {
+    requests: "requests_total",
+    errors: "errors_total",
+    tokens: "generation_tokens_total",
+    prompts: "prompt_tokens_total",
+  };
   for (const [field, name] of Object.entries(counters)) {
     for (const { labels, value } of metrics.get(`hotswap_${name}`) ?? []) row(labels)[field] += value;
   }
@@ -60,14 +71,26 @@ export function read(text, at) {
 /** @param {Map<string, import("./prometheus.js").Sample[]>} metrics @returns {Record<string, number>} */
 function serverFigures(metrics) {
   const of = (/** @type {string} */ name) => sum(metrics.get(`hotswap_${name}`));
-  const tier = (/** @type {string} */ name, /** @type {string} */ tier) => sum(metrics.get(`hotswap_${name}`), (labels) => labels.tier === tier);
+  const tier = (/** @type {string} */ name, /** @type {string} */ tier) =>
+    sum(metrics.get(`hotswap_${name}`), (labels) => labels.tier === tier);
   return {
-    running: of("requests_running"), waiting: of("requests_waiting"), kv: of("kv_cache_usage_ratio"),
-    baseBytes: of("base_bytes"), kvBytes: of("kv_cache_bytes"),
-    deviceBytes: tier("adapter_bytes", "device"), hostBytes: tier("adapter_bytes", "host"), storeBytes: tier("adapter_bytes", "store"),
-    device: tier("adapters_resident", "device"), host: tier("adapters_resident", "host"), store: tier("adapters_resident", "store"),
-    queries: of("prefix_cache_queries_total"), hits: of("prefix_cache_hits_total"), preemptions: of("preemptions_total"),
-    restarts: of("engine_restarts_total"), swaps: of("adapter_swaps_total"), steps: of("engine_step_seconds_count"),
+    running: of("requests_running"),
+    waiting: of("requests_waiting"),
+    kv: of("kv_cache_usage_ratio"),
+    baseBytes: of("base_bytes"),
+    kvBytes: of("kv_cache_bytes"),
+    deviceBytes: tier("adapter_bytes", "device"),
+    hostBytes: tier("adapter_bytes", "host"),
+    storeBytes: tier("adapter_bytes", "store"),
+    device: tier("adapters_resident", "device"),
+    host: tier("adapters_resident", "host"),
+    store: tier("adapters_resident", "store"),
+    queries: of("prefix_cache_queries_total"),
+    hits: of("prefix_cache_hits_total"),
+    preemptions: of("preemptions_total"),
+    restarts: of("engine_restarts_total"),
+    swaps: of("adapter_swaps_total"),
+    steps: of("engine_step_seconds_count"),
   };
 }
 
@@ -85,19 +108,28 @@ export function between(now, then, accepts = () => true) {
     const before = then?.rows.get(key);
     const grown = (/** @type {"requests" | "errors" | "tokens" | "prompts"} */ field) =>
       before && before[field] <= row[field] ? row[field] - before[field] : row[field];
-    for (const field of /** @type {const} */ (["requests", "errors", "tokens", "prompts"])) total[field] += grown(field);
-    for (const field of /** @type {const} */ (["ttft", "itl", "e2e"])) total[field] = total[field].plus(row[field].since(before?.[field]));
+    for (const field of /** @type {const} */ (["requests", "errors", "tokens", "prompts"]))
+      total[field] += grown(field);
+    for (const field of /** @type {const} */ (["ttft", "itl", "e2e"]))
+      total[field] = total[field].plus(row[field].since(before?.[field]));
   }
   return { span, ...total };
 }
 
-/** The figures of every row at `now`, of what came since `then`. @param {Look} now @param {Look} then @returns {Map<string, Figures>} */
+/**
+ * The figures of every row at `now`, of what came since `then`.
+ * @param {Look} now
+ * @param {Look} then
+ * @returns {Map<string, Figures>}
+ */
 function figuresOf(now, then) {
-  return new Map(Array.from(now.rows, ([key, row]) => {
-    const grown = between(now, then, (one) => one === row);
-    const [ttft, itl, e2e] = [grown.ttft, grown.itl, grown.e2e].map((one) => one.quantile(0.95));
-    return [key, { requests: grown.requests / grown.span, tokens: grown.tokens / grown.span, ttft, itl, e2e }];
-  }));
+  return new Map(
+    Array.from(now.rows, ([key, row]) => {
+      const grown = between(now, then, (one) => one === row);
+      const [ttft, itl, e2e] = [grown.ttft, grown.itl, grown.e2e].map((one) => one.quantile(0.95));
+      return [key, { requests: grown.requests / grown.span, tokens: grown.tokens / grown.span, ttft, itl, e2e }];
+    }),
+  );
 }
 
 /** Asks again and again while the page is seen, and tells each look, or why there is none. */
@@ -117,7 +149,10 @@ export class Monitor extends EventTarget {
     return this.looks.at(-1);
   }
 
-  /** The look that was made about `seconds` before the last one; the first, if there is none so old. @param {number} seconds */
+  /**
+   * The look that was made about `seconds` before the last one; the first, if there is none so old.
+   * @param {number} seconds
+   */
   back(seconds) {
     const last = this.last;
     if (!last || this.looks.length < 2) return undefined;

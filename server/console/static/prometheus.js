@@ -49,16 +49,25 @@ export class Histogram {
     return this.counts.at(-1) ?? 0;
   }
 
-  /** What came since `earlier`; all, where that is none, or counts of another process. @param {Histogram | undefined} earlier */
+  /**
+   * What came since `earlier`; all, where that is none, or counts of another process.
+   * @param {Histogram | undefined} earlier
+   */
   since(earlier) {
     if (!earlier || earlier.bounds.length !== this.bounds.length || earlier.count > this.count) return this;
-    return new Histogram(this.bounds, this.counts.map((count, i) => count - earlier.counts[i]));
+    return new Histogram(
+      this.bounds,
+      this.counts.map((count, i) => count - earlier.counts[i]),
+    );
   }
 
   /** Both together. @param {Histogram} other */
   plus(other) {
     if (!this.bounds.length) return other;
-    return new Histogram(this.bounds, this.counts.map((count, i) => count + (other.counts[i] ?? 0)));
+    return new Histogram(
+      this.bounds,
+      this.counts.map((count, i) => count + (other.counts[i] ?? 0)),
+    );
   }
 
   /**
@@ -97,8 +106,16 @@ export function histograms(metrics, name, keyOf) {
     if (known) known.push([bound, value]);
     else buckets.set(key, [[bound, value]]);
   }
-  return new Map(Array.from(buckets, ([key, pairs]) => {
-    pairs.sort((a, b) => a[0] - b[0]);
-    return [key, new Histogram(pairs.map((pair) => pair[0]), pairs.map((pair) => pair[1]))];
-  }));
+  return new Map(
+    Array.from(buckets, ([key, pairs]) => {
+      pairs.sort((a, b) => a[0] - b[0]);
+      return [
+        key,
+        new Histogram(
+          pairs.map((pair) => pair[0]),
+          pairs.map((pair) => pair[1]),
+        ),
+      ];
+    }),
+  );
 }

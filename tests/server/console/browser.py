@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 
@@ -48,10 +49,8 @@ class Watched:
         return self.page
 
     def enter_key(self, key: str) -> None:
-        """As if it had been entered before."""
-        self.open()
-        self.page.evaluate("key => sessionStorage.setItem('hotswap.key', key)", key)
-        self.page.reload()
+        """As if it had been entered before, and is again whenever the page is loaded."""
+        self.page.add_init_script(f"sessionStorage.setItem('hotswap.key', {json.dumps(key)})")
 
     def check(self) -> None:
         """Fail where anything went wrong."""

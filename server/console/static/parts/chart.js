@@ -2,10 +2,14 @@
 
 import { fill, h, svg } from "../dom.js";
 
-const LEFT = 52, RIGHT = 12, TOP = 10, BOTTOM = 22;
+const LEFT = 52,
+  RIGHT = 12,
+  TOP = 10,
+  BOTTOM = 22;
 
 /**
- * @typedef {{name: string, tone: number, points: [number, number | null][], dots?: boolean}} Series points by x; null: a gap
+ * Points by x; null: a gap.
+ * @typedef {{name: string, tone: number, points: [number, number | null][], dots?: boolean}} Series
  * @typedef {object} ChartOptions
  * @property {string} label what is drawn, for those who do not see it
  * @property {(value: number) => string} y how a value is written
@@ -51,7 +55,11 @@ export function chart(options) {
       fill(plot, h("p", { class: "chart-empty" }, options.empty?.() ?? "Nothing to draw yet"));
       return fill(names);
     }
-    if (options.named) fill(names, series.map((one) => h("li", {}, h("i", { class: `dot tone-${one.tone}` }), one.name)));
+    if (options.named)
+      fill(
+        names,
+        series.map((one) => h("li", {}, h("i", { class: `dot tone-${one.tone}` }), one.name)),
+      );
     fill(plot, picture(series, /** @type {number[]} */ (values), width, height, options));
   };
   new ResizeObserver(([entry]) => {
@@ -75,13 +83,26 @@ export function chart(options) {
     const place = event.clientX - plot.getBoundingClientRect().left;
     const scale = scaleX(xs, width);
     const x = xs.reduce((best, one) => (Math.abs(scale(one) - place) < Math.abs(scale(best) - place) ? one : best));
-    const rows = series.map((one) => ({ one, value: one.points.find((p) => p[0] === x)?.[1] })).filter(({ value }) => value !== null && value !== undefined);
+    const rows = series
+      .map((one) => ({ one, value: one.points.find((p) => p[0] === x)?.[1] }))
+      .filter(({ value }) => value !== null && value !== undefined);
     const cross = plot.querySelector(".cross");
     cross?.setAttribute("transform", `translate(${scale(x).toFixed(1)} 0)`);
     cross?.setAttribute("visibility", rows.length ? "visible" : "hidden");
     readout.hidden = !rows.length;
-    fill(readout, h("b", {}, options.x(x)), rows.map(({ one, value }) =>
-      h("span", {}, h("i", { class: `dot tone-${one.tone}` }), ` ${one.name} `, h("b", {}, options.y(/** @type {number} */ (value))))));
+    fill(
+      readout,
+      h("b", {}, options.x(x)),
+      rows.map(({ one, value }) =>
+        h(
+          "span",
+          {},
+          h("i", { class: `dot tone-${one.tone}` }),
+          ` ${one.name} `,
+          h("b", {}, options.y(/** @type {number} */ (value))),
+        ),
+      ),
+    );
     readout.classList.toggle("left", scale(x) > width / 2);
   }
 
@@ -96,11 +117,19 @@ export function chart(options) {
 
 /** @param {number[]} xs @param {number} width */
 function scaleX(xs, width) {
-  const low = Math.min(...xs), span = Math.max(...xs) - low;
-  return (/** @type {number} */ x) => (span ? LEFT + ((x - low) / span) * (width - LEFT - RIGHT) : (LEFT + width - RIGHT) / 2);
+  const low = Math.min(...xs),
+    span = Math.max(...xs) - low;
+  return (/** @type {number} */ x) =>
+    span ? LEFT + ((x - low) / span) * (width - LEFT - RIGHT) : (LEFT + width - RIGHT) / 2;
 }
 
-/** @param {Series[]} series @param {number[]} values @param {number} width @param {number} height @param {ChartOptions} options */
+/**
+ * @param {Series[]} series
+ * @param {number[]} values
+ * @param {number} width
+ * @param {number} height
+ * @param {ChartOptions} options
+ */
 function picture(series, values, width, height, options) {
   const xs = series.flatMap((one) => one.points.map((point) => point[0]));
   const low = options.zero ? 0 : Math.min(...values);
@@ -111,13 +140,22 @@ function picture(series, values, width, height, options) {
   const y = (/** @type {number} */ value) => TOP + (1 - (value - bottom) / (top - bottom)) * (height - TOP - BOTTOM);
   const [first, last] = [Math.min(...xs), Math.max(...xs)];
   const names = series.map((one) => `${one.name} ${options.y(one.points.findLast((p) => p[1] !== null)?.[1] ?? NaN)}`);
-  return svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${options.label}: ${names.join(", ")}` },
+  return svg(
+    "svg",
+    {
+      width,
+      height,
+      viewBox: `0 0 ${width} ${height}`,
+      role: "img",
+      "aria-label": `${options.label}: ${names.join(", ")}`,
+    },
     marks.map((mark) => [
       svg("line", { class: mark === bottom ? "axis" : "grid", x1: LEFT, x2: width - RIGHT, y1: y(mark), y2: y(mark) }),
       svg("text", { class: "tick", x: LEFT - 8, y: y(mark) + 3.5, "text-anchor": "end" }, tidy(options.y(mark))),
     ]),
     svg("text", { class: "tick", x: LEFT, y: height - 5 }, options.x(first)),
-    last > first && svg("text", { class: "tick", x: width - RIGHT, y: height - 5, "text-anchor": "end" }, options.x(last)),
+    last > first &&
+      svg("text", { class: "tick", x: width - RIGHT, y: height - 5, "text-anchor": "end" }, options.x(last)),
     svg("g", { class: "cross", visibility: "hidden" }, svg("line", { y1: TOP, y2: height - BOTTOM })),
     series.map((one) => line(one, x, y)),
   );
@@ -125,7 +163,9 @@ function picture(series, values, width, height, options) {
 
 /** @param {Series} one @param {(x: number) => number} x @param {(y: number) => number} y */
 function line(one, x, y) {
-  let path = "", pen = "M";
+  let path = "",
+    pen = "M";
+  /** @type {SVGElement[]} */
   const alone = [];
   one.points.forEach(([place, value], i) => {
     if (value === null) {
@@ -134,7 +174,8 @@ function line(one, x, y) {
     }
     path += `${pen}${x(place).toFixed(1)} ${y(value).toFixed(1)}`;
     const isAlone = pen === "M" && (one.points[i + 1]?.[1] ?? null) === null;
-    if (one.dots || isAlone) alone.push(svg("circle", { class: `point tone-${one.tone}`, cx: x(place), cy: y(value), r: 2.5 }));
+    if (one.dots || isAlone)
+      alone.push(svg("circle", { class: `point tone-${one.tone}`, cx: x(place), cy: y(value), r: 2.5 }));
     pen = "L";
   });
   return svg("g", {}, svg("path", { class: `line tone-${one.tone}`, d: path }), alone);
@@ -143,7 +184,11 @@ function line(one, x, y) {
 /** A share of something, as a bar. @param {number} share 0 to 1 @param {string} label */
 export function meter(share, label) {
   const bar = h("span", { class: "meter-fill" });
-  const node = h("span", { class: "meter", role: "meter", "aria-label": label, "aria-valuemin": 0, "aria-valuemax": 100 }, bar);
+  const node = h(
+    "span",
+    { class: "meter", role: "meter", "aria-label": label, "aria-valuemin": 0, "aria-valuemax": 100 },
+    bar,
+  );
   const update = (/** @type {number} */ next) => {
     const shown = Math.max(0, Math.min(1, next || 0)) * 100;
     bar.style.width = `${shown}%`;

@@ -21,8 +21,13 @@ export function ask({ title, body, action, kind = "", send }) {
     let result;
     const problem = h("div", {});
     const submit = h("button", { type: "submit", class: kind || "primary" }, action);
-    const form = h("form", { class: "stack" }, body, problem,
-      h("div", { class: "row end" }, h("button", { type: "button", onclick: () => dialog.close() }, "Cancel"), submit));
+    const form = h(
+      "form",
+      { class: "stack" },
+      body,
+      problem,
+      h("div", { class: "row end" }, h("button", { type: "button", onclick: () => dialog.close() }, "Cancel"), submit),
+    );
     const dialog = open(title, form, () => resolve(result));
     form.addEventListener("submit", async (/** @type {SubmitEvent} */ event) => {
       event.preventDefault();
@@ -38,7 +43,15 @@ export function ask({ title, body, action, kind = "", send }) {
   });
 }
 
-/** Ask whether something is to be done. @param {{title: string, text: string, action: string, send: (values: FormData) => Promise<any>, more?: import("../dom.js").Child}} options */
+/**
+ * Ask whether something is to be done.
+ * @param {object} options
+ * @param {string} options.title
+ * @param {string} options.text
+ * @param {string} options.action
+ * @param {(values: FormData) => Promise<any>} options.send
+ * @param {import("../dom.js").Child} [options.more]
+ */
 export const confirm = ({ title, text, action, send, more }) =>
   ask({ title, body: [h("p", {}, text), more], action, kind: "danger", send });
 
@@ -50,10 +63,19 @@ export const confirm = ({ title, text, action, send, more }) =>
  * @returns {HTMLDialogElement}
  */
 export function open(title, body, onClose) {
-  const dialog = /** @type {any} */ (h("dialog", { "aria-labelledby": "dialog-title" },
-    h("header", {}, h("h2", { id: "dialog-title" }, title),
-      h("button", { type: "button", class: "ghost icon", "aria-label": "Close", onclick: () => dialog.close() }, "✕")),
-    h("div", { class: "dialog-body" }, body)));
+  const dialog = /** @type {any} */ (
+    h(
+      "dialog",
+      { "aria-labelledby": "dialog-title" },
+      h(
+        "header",
+        {},
+        h("h2", { id: "dialog-title" }, title),
+        h("button", { type: "button", class: "ghost icon", "aria-label": "Close", onclick: () => dialog.close() }, "✕"),
+      ),
+      h("div", { class: "dialog-body" }, body),
+    )
+  );
   dialog.addEventListener("close", () => {
     dialog.remove();
     onClose?.();
@@ -76,8 +98,15 @@ export function field(label, control, hint) {
   const id = `field-${++fields}`;
   control.id ||= id;
   if (hint) control.setAttribute("aria-describedby", `${id}-hint`);
-  return h("div", { class: "field" }, h("label", { for: control.id }, label), control, hint && h("p", { class: "hint", id: `${id}-hint` }, hint));
+  return h(
+    "div",
+    { class: "field" },
+    h("label", { for: control.id }, label),
+    control,
+    hint && h("p", { class: "hint", id: `${id}-hint` }, hint),
+  );
 }
 
 /** A labelled box to tick. @param {string} label @param {Record<string, any>} props */
-export const tick = (label, props) => h("label", { class: "tick-box" }, h("input", { type: "checkbox", ...props }), h("span", {}, label));
+export const tick = (label, props) =>
+  h("label", { class: "tick-box" }, h("input", { type: "checkbox", ...props }), h("span", {}, label));

@@ -8,7 +8,8 @@ const ADVICE = {
   invalid_api_key: "Enter a key that this server knows.",
   insufficient_permissions: "Use another key: what this one may do is under Keys, for whoever has an admin key.",
   admin_disabled: "The console shows what it may: the playground works with an inference key.",
-  origin_not_allowed: "Open the console from the server's own machine (for instance through an ssh tunnel), or enter a key.",
+  origin_not_allowed:
+    "Open the console from the server's own machine (for instance through an ssh tunnel), or enter a key.",
   precondition_failed: "Somebody else changed it. It has been read again: look at it, and decide anew.",
   live_version_changed: "Somebody else changed it. It has been read again: look at it, and decide anew.",
   unreachable: "Look whether the server runs and this machine reaches it. The console goes on asking.",
@@ -19,7 +20,10 @@ const ADVICE = {
 function advice(error) {
   if (error.code && ADVICE[error.code]) return ADVICE[error.code];
   if (error.status === 429) return "Wait a moment, and try again.";
-  if (error.status >= 500) return error.requestId ? `The server's log says more under the request ${error.requestId}.` : "The server's log says more.";
+  if (error.status >= 500)
+    return error.requestId
+      ? `The server's log says more under the request ${error.requestId}.`
+      : "The server's log says more.";
   return "";
 }
 
@@ -30,27 +34,53 @@ function advice(error) {
  */
 export function errorBox(error, { title, retry } = {}) {
   const known = error instanceof ApiError ? error : new ApiError(0, { message: String(error), code: "console_error" });
-  const facts = [known.status && `HTTP ${known.status}`, known.code, known.param && `field ${known.param}`, known.requestId && `request ${known.requestId}`];
+  const facts = [
+    known.status && `HTTP ${known.status}`,
+    known.code,
+    known.param && `field ${known.param}`,
+    known.requestId && `request ${known.requestId}`,
+  ];
   const what = advice(known);
   const needsKey = known.status === 401 || known.status === 403;
-  return h("div", { class: "notice bad", role: "alert" },
+  return h(
+    "div",
+    { class: "notice bad", role: "alert" },
     title && h("strong", {}, title),
     h("p", {}, known.message),
     what && h("p", { class: "advice" }, what),
     h("p", { class: "facts" }, facts.filter(Boolean).join(" · ")),
-    (needsKey || retry) && h("p", { class: "row" },
-      needsKey && h("button", { type: "button", class: "small", onclick: () => document.dispatchEvent(new CustomEvent("wantkey")) }, "Enter a key"),
-      retry && h("button", { type: "button", class: "small", onclick: retry }, "Try again")));
+    (needsKey || retry) &&
+      h(
+        "p",
+        { class: "row" },
+        needsKey &&
+          h(
+            "button",
+            { type: "button", class: "small", onclick: () => document.dispatchEvent(new CustomEvent("wantkey")) },
+            "Enter a key",
+          ),
+        retry && h("button", { type: "button", class: "small", onclick: retry }, "Try again"),
+      ),
+  );
 }
 
 /** @param {string} title @param {...import("../dom.js").Child} more */
 export function emptyState(title, ...more) {
-  return h("div", { class: "empty" }, h("p", { class: "empty-title" }, title), more.length ? h("p", {}, ...more) : null);
+  return h(
+    "div",
+    { class: "empty" },
+    h("p", { class: "empty-title" }, title),
+    more.length ? h("p", {}, ...more) : null,
+  );
 }
 
 /** Grey lines while something loads. */
 export function skeleton(lines = 4) {
-  return h("div", { class: "skeleton", role: "status", "aria-label": "Loading" }, Array.from({ length: lines }, () => h("span")));
+  return h(
+    "div",
+    { class: "skeleton", role: "status", "aria-label": "Loading" },
+    Array.from({ length: lines }, () => h("span")),
+  );
 }
 
 const region = h("div", { class: "toasts", role: "status", "aria-live": "polite" });

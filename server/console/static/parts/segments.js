@@ -13,6 +13,16 @@ let groups = 0;
  */
 export function segments(label, choices, chosen, onChange) {
   const group = `segments-${++groups}`;
-  return h("div", { class: "segments", role: "radiogroup", "aria-label": label }, choices.map(({ name, value }) =>
-    h("label", {}, h("input", { type: "radio", name: group, checked: value === chosen, onchange: () => onChange(value) }), h("span", {}, name))));
+  return h(
+    "div",
+    { class: "segments", role: "radiogroup", "aria-label": label },
+    choices.map(({ name, value }) =>
+      h(
+        "label",
+        {},
+        h("input", { type: "radio", name: group, checked: value === chosen, onchange: () => onChange(value) }),
+        h("span", {}, name),
+      ),
+    ),
+  );
 }

@@ -28,10 +28,14 @@ export class Tones {
  */
 export function figureSeries(monitor, keys, name, tones, nameOf = (key) => key || monitor.last?.model || "base") {
   return keys.map((key) => ({
-    name: nameOf(key), tone: tones.of(key),
-    points: monitor.looks.filter((look) => look.figures).map((look) => [look.at, look.figures?.get(key)?.[name] ?? null]),
+    name: nameOf(key),
+    tone: tones.of(key),
+    points: monitor.looks
+      .filter((look) => look.figures)
+      .map((look) => [look.at, look.figures?.get(key)?.[name] ?? null]),
   }));
 }
 
 /** What an empty chart says. @param {Monitor} monitor */
-export const waiting = (monitor) => (monitor.looks.length < 2 ? "Looking twice, to see what changes" : "No requests yet");
+export const waiting = (monitor) =>
+  monitor.looks.length < 2 ? "Looking twice, to see what changes" : "No requests yet";

@@ -56,20 +56,48 @@ export function adapterView({ args: [name], monitor }) {
 
   const actions = {
     /** @param {number} version */
-    activate: (version) => act(`Version ${version} is live`, () => change("PATCH", path, { body: { version }, etag: adapter.etag })),
+    activate: (version) =>
+      act(`Version ${version} is live`, () => change("PATCH", path, { body: { version }, etag: adapter.etag })),
     rollback: () => act("Rolled back", () => change("POST", `${path}/rollback`, { body: {}, etag: adapter.etag })),
     /** @param {boolean} pinned */
-    pin: (pinned) => act(pinned ? "Pinned: its versions stay in memory" : "No longer pinned", () => change("PATCH", path, { body: { pinned }, etag: adapter.etag })),
-    settings: () => editSettings(adapter, (body) => act("Settings saved", () => change("PATCH", path, { body, etag: adapter.etag }), true)),
+    pin: (pinned) =>
+      act(pinned ? "Pinned: its versions stay in memory" : "No longer pinned", () =>
+        change("PATCH", path, { body: { pinned }, etag: adapter.etag }),
+      ),
+    settings: () =>
+      editSettings(adapter, (body) =>
+        act("Settings saved", () => change("PATCH", path, { body, etag: adapter.etag }), true),
+      ),
     /** @param {number} version @param {number} weight @param {object} [more] */
-    canary: (version, weight, more = {}) => act(`Version ${version} gets ${format.percent(weight)} of the requests`, () => change("PATCH", path, { body: { canary: { version, weight, ...more } }, etag: adapter.etag })),
+    canary: (version, weight, more = {}) =>
+      act(`Version ${version} gets ${format.percent(weight)} of the requests`, () =>
+        change("PATCH", path, { body: { canary: { version, weight, ...more } }, etag: adapter.etag }),
+      ),
     /** @param {number} version */
-    promote: (version) => act(`Version ${version} is live`, () => change("POST", `${path}/promote`, { body: { version }, etag: adapter.etag })),
+    promote: (version) =>
+      act(`Version ${version} is live`, () =>
+        change("POST", `${path}/promote`, { body: { version }, etag: adapter.etag }),
+      ),
     /** @param {number} version */
-    abort: (version) => act(`Version ${version} gets no more requests`, () => change("POST", `${path}/abort`, { body: { version, reason: "by hand, in the console" }, etag: adapter.etag })),
+    abort: (version) =>
+      act(`Version ${version} gets no more requests`, () =>
+        change("POST", `${path}/abort`, { body: { version, reason: "by hand, in the console" }, etag: adapter.etag }),
+      ),
     /** @param {number} version */
-    removeVersion: (version) => remove(`Delete version ${version} of ${name}?`, "Its package is deleted too.", `${path}/versions/${version}`, `Version ${version} is deleted`),
-    remove: () => remove(`Delete ${name}?`, "No request is answered by it any more, and all of its versions are deleted.", path, `${name} is deleted`).then((gone) => gone && (location.hash = "#/adapters")),
+    removeVersion: (version) =>
+      remove(
+        `Delete version ${version} of ${name}?`,
+        "Its package is deleted too.",
+        `${path}/versions/${version}`,
+        `Version ${version} is deleted`,
+      ),
+    remove: () =>
+      remove(
+        `Delete ${name}?`,
+        "No request is answered by it any more, and all of its versions are deleted.",
+        path,
+        `${name} is deleted`,
+      ).then((gone) => gone && (location.hash = "#/adapters")),
     /** @param {number} version */
     manifest: (version) => manifestPanel(name, version),
   };
@@ -78,9 +106,17 @@ export function adapterView({ args: [name], monitor }) {
   async function remove(question, text, where, words) {
     let gone = false;
     await confirm({
-      title: question, text, action: "Delete", more: tick("End requests that run, instead of letting them finish", { name: "force" }),
+      title: question,
+      text,
+      action: "Delete",
+      more: tick("End requests that run, instead of letting them finish", { name: "force" }),
       send: async (values) => {
-        await act(words, () => change("DELETE", where, { query: { mode: values.get("force") ? "force" : "drain" }, etag: adapter.etag }), true);
+        await act(
+          words,
+          () =>
+            change("DELETE", where, { query: { mode: values.get("force") ? "force" : "drain" }, etag: adapter.etag }),
+          true,
+        );
         gone = true;
       },
     });
@@ -95,7 +131,14 @@ export function adapterView({ args: [name], monitor }) {
 
   function show() {
     if (!drawn) {
-      fill(board, traffic, versions, h("div", { class: "two" }, facts, history), figures, uploadPlace({ fixed: name, onDone: polling.now }));
+      fill(
+        board,
+        traffic,
+        versions,
+        h("div", { class: "two" }, facts, history),
+        figures,
+        uploadPlace({ fixed: name, onDone: polling.now }),
+      );
     }
     traffic.update(adapter);
     versions.update(adapter);
@@ -104,15 +147,59 @@ export function adapterView({ args: [name], monitor }) {
     if (next === drawn) return;
     drawn = next;
     history.update();
-    fill(facts, h("section", { class: "card" }, h("div", { class: "card-head" }, h("h2", {}, "Settings"), h("div", { class: "spring" }), h("button", { type: "button", class: "small", data: { key: "settings" }, onclick: actions.settings }, "Change")), settingsList(adapter)));
+    fill(
+      facts,
+      h(
+        "section",
+        { class: "card" },
+        h(
+          "div",
+          { class: "card-head" },
+          h("h2", {}, "Settings"),
+          h("div", { class: "spring" }),
+          h(
+            "button",
+            { type: "button", class: "small", data: { key: "settings" }, onclick: actions.settings },
+            "Change",
+          ),
+        ),
+        settingsList(adapter),
+      ),
+    );
     const before = adapter.versions.length > 1;
-    fill(title, h("div", {}, h("p", { class: "crumbs" }, h("a", { href: "#/adapters" }, "Adapters")), h("h1", {}, name)),
-      h("span", { class: "badges" }, adapter.version !== null && badge(`version ${adapter.version} live`, "good"), marks(adapter)), h("span", { class: "muted" }, place(adapter.residency)), h("div", { class: "spring" }),
-      h("div", { class: "row" },
+    fill(
+      title,
+      h("div", {}, h("p", { class: "crumbs" }, h("a", { href: "#/adapters" }, "Adapters")), h("h1", {}, name)),
+      h(
+        "span",
+        { class: "badges" },
+        adapter.version !== null && badge(`version ${adapter.version} live`, "good"),
+        marks(adapter),
+      ),
+      h("span", { class: "muted" }, place(adapter.residency)),
+      h("div", { class: "spring" }),
+      h(
+        "div",
+        { class: "row" },
         h("a", { class: "button", href: `#/playground/${encodeURIComponent(name)}` }, "Try it"),
-        h("button", { type: "button", data: { key: "back" }, disabled: !before, onclick: actions.rollback }, "Roll back"),
-        h("button", { type: "button", data: { key: "pin" }, "aria-pressed": String(adapter.pinned), onclick: () => actions.pin(!adapter.pinned) }, adapter.pinned ? "Unpin" : "Pin"),
-        h("button", { type: "button", class: "danger", data: { key: "delete" }, onclick: actions.remove }, "Delete")));
+        h(
+          "button",
+          { type: "button", data: { key: "back" }, disabled: !before, onclick: actions.rollback },
+          "Roll back",
+        ),
+        h(
+          "button",
+          {
+            type: "button",
+            data: { key: "pin" },
+            "aria-pressed": String(adapter.pinned),
+            onclick: () => actions.pin(!adapter.pinned),
+          },
+          adapter.pinned ? "Unpin" : "Pin",
+        ),
+        h("button", { type: "button", class: "danger", data: { key: "delete" }, onclick: actions.remove }, "Delete"),
+      ),
+    );
   }
 
   const polling = poll(async () => {
@@ -142,14 +229,47 @@ export function adapterView({ args: [name], monitor }) {
 function trafficCharts(monitor, name) {
   const tones = new Tones();
   const x = (/** @type {number} */ at) => new Date(at * 1000).toTimeString().slice(0, 8);
-  const titles = /** @type {const} */ ({ requests: "Requests a second", ttft: "First token, p95", itl: "Between tokens, p95", e2e: "Whole request, p95" });
-  const charts = Object.entries(titles).map(([field, label]) => ({ field, node: chart({ label: `${label} of ${name}`, x, y: field === "requests" ? format.rate : format.seconds, zero: true, height: 150, named: true, empty: () => waiting(monitor) }), label }));
-  const node = h("div", { class: "charts" }, charts.map(({ label, node }) => h("section", { class: "card" }, h("h2", {}, label), node)));
+  const titles = /** @type {const} */ ({
+    requests: "Requests a second",
+    ttft: "First token, p95",
+    itl: "Between tokens, p95",
+    e2e: "Whole request, p95",
+  });
+  const charts = Object.entries(titles).map(([field, label]) => ({
+    field,
+    node: chart({
+      label: `${label} of ${name}`,
+      x,
+      y: field === "requests" ? format.rate : format.seconds,
+      zero: true,
+      height: 150,
+      named: true,
+      empty: () => waiting(monitor),
+    }),
+    label,
+  }));
+  const node = h(
+    "div",
+    { class: "charts" },
+    charts.map(({ label, node }) => h("section", { class: "card" }, h("h2", {}, label), node)),
+  );
   return Object.assign(node, {
     update() {
-      const rows = [...(monitor.last?.rows.values() ?? [])].filter((row) => row.adapter === name && row.requests).sort((a, b) => Number(b.version) - Number(a.version)).slice(0, 4);
+      const rows = [...(monitor.last?.rows.values() ?? [])]
+        .filter((row) => row.adapter === name && row.requests)
+        .sort((a, b) => Number(b.version) - Number(a.version))
+        .slice(0, 4);
       const keys = rows.map((row) => `${row.adapter}@${row.version}`);
-      for (const { field, node: one } of charts) one.update(figureSeries(monitor, keys, /** @type {any} */ (field), tones, (key) => `version ${key.slice(key.lastIndexOf("@") + 1)}`));
+      for (const { field, node: one } of charts)
+        one.update(
+          figureSeries(
+            monitor,
+            keys,
+            /** @type {any} */ (field),
+            tones,
+            (key) => `version ${key.slice(key.lastIndexOf("@") + 1)}`,
+          ),
+        );
     },
   });
 }

@@ -10,7 +10,7 @@ import { uploadPlace } from "./upload.js";
 const TIERS = /** @type {Record<string, string>} */ ({ device: "in memory", loading: "loading", store: "on disk" });
 
 /** Where a version is, in words. @param {string | null} tier */
-export const place = (tier) => (tier ? TIERS[tier] ?? tier : "–");
+export const place = (tier) => (tier ? (TIERS[tier] ?? tier) : "–");
 
 /** What is particular about a name. @param {any} adapter */
 export function marks(adapter) {
@@ -22,7 +22,9 @@ export function marks(adapter) {
     adapter.traffic?.shadow && badge(`shadow ${adapter.traffic.shadow.version}`, "info"),
     adapter.versions.some((/** @type {any} */ one) => one.state === "candidate") && badge("candidate", "info"),
     adapter.pinned && badge("pinned"),
-    adapter.versions.some((/** @type {any} */ one) => one.state === "failed") && adapter.state !== "failed" && badge("a version failed", "bad"),
+    adapter.versions.some((/** @type {any} */ one) => one.state === "failed") &&
+      adapter.state !== "failed" &&
+      badge("a version failed", "bad"),
   ];
 }
 
@@ -31,11 +33,36 @@ export function adaptersView() {
   const problem = h("div", {});
   const list = h("div", {}, skeleton(5));
   const count = h("span", { class: "muted" });
-  const search = h("input", { type: "search", class: "search", placeholder: "Find a name", "aria-label": "Find a name", oninput: () => show() });
+  const search = h("input", {
+    type: "search",
+    class: "search",
+    placeholder: "Find a name",
+    "aria-label": "Find a name",
+    oninput: () => show(),
+  });
   const body = h("tbody", {});
-  const table = h("div", { class: "scroll" }, h("table", { class: "stacks" },
-    h("caption", { class: "visually-hidden" }, "Adapters"),
-    h("thead", {}, h("tr", {}, ["Name", "Live", "Kind"].map((name) => h("th", { scope: "col" }, name)), ["Weight", "Versions", "Running"].map((name) => h("th", { scope: "col", class: "num" }, name)), h("th", { scope: "col" }, "Where"), h("th", { scope: "col" }, "Since"))), body));
+  const table = h(
+    "div",
+    { class: "scroll" },
+    h(
+      "table",
+      { class: "stacks" },
+      h("caption", { class: "visually-hidden" }, "Adapters"),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          ["Name", "Live", "Kind"].map((name) => h("th", { scope: "col" }, name)),
+          ["Weight", "Versions", "Running"].map((name) => h("th", { scope: "col", class: "num" }, name)),
+          h("th", { scope: "col" }, "Where"),
+          h("th", { scope: "col" }, "Since"),
+        ),
+      ),
+      body,
+    ),
+  );
   /** @type {any[] | null} */
   let adapters = null;
   let drawn = "";
@@ -47,7 +74,19 @@ export function adaptersView() {
     fill(count, `${adapters.length} ${adapters.length === 1 ? "name" : "names"}`);
     const state = !adapters.length ? "none" : !found.length ? "unfound" : "some";
     if (state !== drawn || state === "unfound") {
-      fill(list, state === "some" ? table : state === "none" ? emptyState("No adapters yet", "Drop a package above, or run ", h("code", {}, "hotswap publish RUN --as NAME"), ".") : emptyState(`No name has “${search.value.trim()}”`));
+      fill(
+        list,
+        state === "some"
+          ? table
+          : state === "none"
+            ? emptyState(
+                "No adapters yet",
+                "Drop a package above, or run ",
+                h("code", {}, "hotswap publish RUN --as NAME"),
+                ".",
+              )
+            : emptyState(`No name has “${search.value.trim()}”`),
+      );
     }
     drawn = state;
     keyed(body, found, (one) => one.name, row);
@@ -62,22 +101,48 @@ export function adaptersView() {
       if (!adapters) fill(list);
     }
   }, 4);
-  const node = h("div", { class: "view" },
+  const node = h(
+    "div",
+    { class: "view" },
     h("div", { class: "head" }, h("h1", {}, "Adapters"), count, h("div", { class: "spring" }), search),
-    problem, uploadPlace({ onDone: polling.now }), h("section", { class: "card flush", "aria-label": "Adapters" }, list));
+    problem,
+    uploadPlace({ onDone: polling.now }),
+    h("section", { class: "card flush", "aria-label": "Adapters" }, list),
+  );
   return { title: "Adapters", node, stop: polling.stop };
 }
 
 /** @param {any} first */
 function row(first) {
-  const cells = ["Live", "Kind", "Weight", "Versions", "Running", "Where", "Since"].map((label, i) => h("td", { data: { label }, class: i >= 2 && i <= 4 ? "num" : "" }));
+  const cells = ["Live", "Kind", "Weight", "Versions", "Running", "Where", "Since"].map((label, i) =>
+    h("td", { data: { label }, class: i >= 2 && i <= 4 ? "num" : "" }),
+  );
   const extra = h("span", { class: "badges" });
-  const node = h("tr", {}, h("th", { scope: "row", class: "name-cell" }, h("a", { href: `#/adapters/${encodeURIComponent(first.name)}` }, first.name), " ", extra), cells);
+  const node = h(
+    "tr",
+    {},
+    h(
+      "th",
+      { scope: "row", class: "name-cell" },
+      h("a", { href: `#/adapters/${encodeURIComponent(first.name)}` }, first.name),
+      " ",
+      extra,
+    ),
+    cells,
+  );
   return Object.assign(node, {
     /** @param {any} one */
     update(one) {
       fill(extra, marks(one));
-      const values = [one.version === null ? "–" : `version ${one.version}`, one.kind ?? "–", format.bytes(one.bytes), one.versions.length, format.count(one.running), place(one.residency), format.ago(one.created)];
+      const values = [
+        one.version === null ? "–" : `version ${one.version}`,
+        one.kind ?? "–",
+        format.bytes(one.bytes),
+        one.versions.length,
+        format.count(one.running),
+        place(one.residency),
+        format.ago(one.created),
+      ];
       cells.forEach((cell, i) => fill(cell, values[i]));
     },
   });

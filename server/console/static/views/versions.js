@@ -5,38 +5,96 @@ import * as format from "../format.js";
 import { badge } from "../parts/notices.js";
 import { place } from "./adapters.js";
 
-const KINDS = /** @type {Record<string, string>} */ ({ live: "good", canary: "warn", shadow: "info", candidate: "info", failed: "bad" });
+const KINDS = /** @type {Record<string, string>} */ ({
+  live: "good",
+  canary: "warn",
+  shadow: "info",
+  candidate: "info",
+  failed: "bad",
+});
 
 /** @param {string} name @param {any} actions */
 export function versionTable(name, actions) {
   const body = h("tbody", {});
-  const table = h("table", { class: "stacks" }, h("caption", { class: "visually-hidden" }, `Versions of ${name}`),
-    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Version"), h("th", { scope: "col" }, "Kind"), h("th", { scope: "col", class: "num" }, "Weight"), h("th", { scope: "col" }, "Where"), h("th", { scope: "col", class: "num" }, "Running"), h("th", { scope: "col" }, "Uploaded"), h("th", { scope: "col" }, "Digest"), h("th", { scope: "col" }, h("span", { class: "visually-hidden" }, "Actions")))), body);
+  const table = h(
+    "table",
+    { class: "stacks" },
+    h("caption", { class: "visually-hidden" }, `Versions of ${name}`),
+    h(
+      "thead",
+      {},
+      h(
+        "tr",
+        {},
+        h("th", { scope: "col" }, "Version"),
+        h("th", { scope: "col" }, "Kind"),
+        h("th", { scope: "col", class: "num" }, "Weight"),
+        h("th", { scope: "col" }, "Where"),
+        h("th", { scope: "col", class: "num" }, "Running"),
+        h("th", { scope: "col" }, "Uploaded"),
+        h("th", { scope: "col" }, "Digest"),
+        h("th", { scope: "col" }, h("span", { class: "visually-hidden" }, "Actions")),
+      ),
+    ),
+    body,
+  );
   const node = h("section", { class: "card flush" }, h("h2", {}, "Versions"), h("div", { class: "scroll" }, table));
   /** @param {any} first */
   const make = (first) => {
     const number = first.version;
     const head = h("th", { scope: "row" });
-    const cells = ["Kind", "Weight", "Where", "Running", "Uploaded", "Digest"].map((label) => h("td", { data: { label }, class: ["Weight", "Running"].includes(label) ? "num" : label === "Digest" ? "mono" : "" }));
+    const cells = ["Kind", "Weight", "Where", "Running", "Uploaded", "Digest"].map((label) =>
+      h("td", {
+        data: { label },
+        class: ["Weight", "Running"].includes(label) ? "num" : label === "Digest" ? "mono" : "",
+      }),
+    );
     const buttons = h("td", { class: "actions" });
     let drawn = "";
     return Object.assign(h("tr", {}, head, cells, buttons), {
       /** @param {any} one */
       update(one) {
-        const values = [one.kind, format.bytes(one.bytes), place(one.residency), format.count(one.running), format.ago(one.created), format.short(one.digest)];
+        const values = [
+          one.kind,
+          format.bytes(one.bytes),
+          place(one.residency),
+          format.count(one.running),
+          format.ago(one.created),
+          format.short(one.digest),
+        ];
         cells.forEach((cell, i) => fill(cell, values[i]));
         cells[4].title = format.time(one.created);
         cells[5].title = one.digest;
         const next = JSON.stringify([one.state, one.reason, one.warnings]);
         if (next === drawn) return;
         drawn = next;
-        fill(head, h("span", { class: "row" }, h("b", {}, number), badge(one.state, KINDS[one.state] ?? "")),
-          one.reason && h("div", { class: "hint" }, one.reason), one.warnings.map((/** @type {string} */ text) => h("div", { class: "hint" }, badge("warning", "warn"), " ", text)));
-        const button = (/** @type {string} */ label, /** @type {() => void} */ run, kind = "") => h("button", { type: "button", class: `small ${kind}`, "aria-label": `${label} version ${number}`, data: { key: `${label}-${number}` }, onclick: run }, label);
-        fill(buttons, button("Details", () => actions.manifest(number)),
+        fill(
+          head,
+          h("span", { class: "row" }, h("b", {}, number), badge(one.state, KINDS[one.state] ?? "")),
+          one.reason && h("div", { class: "hint" }, one.reason),
+          one.warnings.map((/** @type {string} */ text) =>
+            h("div", { class: "hint" }, badge("warning", "warn"), " ", text),
+          ),
+        );
+        const button = (/** @type {string} */ label, /** @type {() => void} */ run, kind = "") =>
+          h(
+            "button",
+            {
+              type: "button",
+              class: `small ${kind}`,
+              "aria-label": `${label} version ${number}`,
+              data: { key: `${label}-${number}` },
+              onclick: run,
+            },
+            label,
+          );
+        fill(
+          buttons,
+          button("Details", () => actions.manifest(number)),
           one.state !== "live" && button("Activate", () => actions.activate(number)),
           ["candidate", "stored"].includes(one.state) && button("Canary", () => actions.canary(number, 0.1)),
-          one.state !== "live" && button("Delete", () => actions.removeVersion(number), "danger"));
+          one.state !== "live" && button("Delete", () => actions.removeVersion(number), "danger"),
+        );
       },
     });
   };
