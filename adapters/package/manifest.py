@@ -22,6 +22,8 @@ FORMAT_VERSION = 1
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, msgspec.Meta(ge=0)]
+MAX_POINTS = 1000
+Curve = Annotated[list[tuple[Count, float]], msgspec.Meta(max_length=MAX_POINTS)]
 Scalar = str | int | float | bool | None
 Setting = Scalar | list[Scalar] | dict[str, Scalar]
 
@@ -47,6 +49,13 @@ class DataRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tools: ToolForm | None = None
 
 
+class Losses(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The loss as it fell, of training and of the validation split: pairs of step and loss, thinned out."""
+
+    train: Curve = []
+    validation: Curve = []
+
+
 class PooledRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an adapter of no text answers: classes of its own head, a number, or an embedding.
 
@@ -66,8 +75,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     ``special_tokens`` are the tokenizer's, by role; ``added_tokens`` those that the adapter has beside the base's
     vocabulary, where no tokenizer comes with it; ``versions`` of the packages used for training; ``metrics`` on the
-    validation split; ``training`` a summary of the configuration that made the adapter; ``pooled`` what it answers in
-    the place of text.
+    validation split, ``losses`` on the way there; ``training`` a summary of the configuration that made the adapter;
+    ``pooled`` what it answers in the place of text.
     """
 
     format_version: int = FORMAT_VERSION
@@ -81,6 +90,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     seed: int | None = None
     versions: dict[str, str] = {}
     metrics: dict[str, float] = {}
+    losses: Losses | None = None
     training: dict[str, Setting] = {}
     pooled: PooledRef | None = None
 

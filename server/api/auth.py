@@ -244,8 +244,10 @@ def _inferring(request: Request, context: ServerContext, *scopes: Scope) -> Call
     if isinstance(own := request.scope["state"].get(BEHIND), Caller):
         return _known(request, context, own)
     if context.access.inference_is_open:
+        if (caller := _identified(request, context)) is not None:
+            return caller  # a page that has a key was given it
         _refuse_pages(request, context)
-        return _identified(request, context) or _known(request, context, Caller(ANONYMOUS))
+        return _known(request, context, Caller(ANONYMOUS))
     return _admitted(request, context, *scopes)
 
 

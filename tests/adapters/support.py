@@ -20,7 +20,7 @@ from adapters.base_spec import BaseSpec
 from adapters.batch.reference import apply_reference
 from adapters.errors import AdapterError
 from adapters.ops import Adapter, Op
-from adapters.package.manifest import BaseRef, DataRef, Manifest
+from adapters.package.manifest import BaseRef, DataRef, Losses, Manifest
 from bases.fingerprint import base_fingerprint, template_sha256
 from tests.factory import CHAT_TEMPLATE, load
 from tests.oracle import task_of
@@ -56,6 +56,7 @@ MANIFEST = Manifest(
     seed=7,
     versions={"torch": "2"},
     metrics={"eval_loss": 0.5},
+    losses=Losses([(1, 2.5), (2, 1.0)], [(2, 1.25)]),
     training={"method": "lora", "r": 4, "targets": ["q_proj"], "rate": 1e-3, "patterns": {"a": 1}},
 )
 

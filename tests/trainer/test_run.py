@@ -158,6 +158,9 @@ def test_a_run_leaves_its_account(tiny_base: Path, tmp_path: Path) -> None:
     assert manifest.data is not None
     assert manifest.data.rows == 40
     assert manifest.metrics["validation_loss"] == losses(result, "eval_loss")[8]
+    assert manifest.losses is not None
+    assert dict(manifest.losses.train) == losses(result, "loss")
+    assert dict(manifest.losses.validation) == losses(result, "eval_loss")
     assert 0 <= manifest.metrics["exact_match"] <= 1
     assert manifest.special_tokens["eos_token"] == "<|im_end|>"
     assert str(tmp_path) not in (result.package / "hotswap.json").read_text()

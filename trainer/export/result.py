@@ -21,7 +21,7 @@ from adapters.errors import AdapterError
 from adapters.package.added_tokens import AddedToken
 from adapters.package.files import MANIFEST_FILE
 from adapters.package.golden import GoldenLogits
-from adapters.package.manifest import BaseRef, DataRef, Manifest, encode_manifest
+from adapters.package.manifest import BaseRef, DataRef, Losses, Manifest, encode_manifest
 from adapters.package.writing import write_package
 from bases.architecture import has_own_code
 from bases.compute import dtype_name
@@ -37,6 +37,7 @@ from trainer.data.rendering import PlainRenderer, is_foreign, make_renderer, tem
 from trainer.errors import TrainingError
 from trainer.files import SERVED_TEMPLATE, replacing, write_json
 from trainer.loop.output import package_versions, result_directory
+from trainer.loop.records import METRICS_FILE, loss_curves, read_metrics
 from trainer.methods import adapter_of
 
 # Not rows of the training data: packages travel further than data may.
@@ -45,6 +46,7 @@ GOLDEN_PROMPTS = (
     "On 7 March 2021 we met at 18:45 in room B-12.",
     'Repeat this list: {"name": "Ada", "tags": ["x", "y"], "count": 3}',
 )
+LOSS_POINTS = 200  # of a curve: enough for any picture of it
 RECORDED_PACKAGES = ("hotswap", "torch", "transformers", "peft", "bitsandbytes")
 
 
@@ -81,8 +83,15 @@ def make_manifest(base: Base, config: TrainConfig, data: DataRef, metrics: dict[
         seed=config.training.seed,
         versions=package_versions(RECORDED_PACKAGES),
         metrics=metrics,
+        losses=_losses(Path(config.output)),
         training=_summary(config, base),
     )
+
+
+def _losses(run: Path) -> Losses | None:
+    """What the run of a folder has recorded; None without that."""
+    train, validation = loss_curves(read_metrics(run / METRICS_FILE), LOSS_POINTS)
+    return Losses(train, validation) if train or validation else None
 
 
 def golden_prompt_ids(base: Base, config: TrainConfig) -> list[list[int]]:

@@ -68,6 +68,16 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def loss_curves(records: Sequence[dict[str, Any]], most: int) -> tuple[list[tuple[int, float]], ...]:
+    """Pairs of step and loss, of training and of validation, each thinned evenly to about ``most`` with its last."""
+    curves = []
+    for key in ("loss", "eval_loss"):
+        points = [(record["step"], float(record[key])) for record in records if record.get(key) is not None]
+        apart = max(math.ceil(len(points) / most), 1)
+        curves.append(points[::-1][::apart][::-1])
+    return tuple(curves)
+
+
 TENSORBOARD_DIR = "tensorboard"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from trainer.errors import ConfigError
-from trainer.loop.records import MetricsFile, plot_losses, read_metrics, require_trackers
+from trainer.loop.records import MetricsFile, loss_curves, plot_losses, read_metrics, require_trackers
 
 
 def test_records_are_appended_and_a_resumed_run_keeps_what_lies_before_it(tmp_path: Path) -> None:
@@ -32,6 +32,14 @@ def test_numbers_that_json_has_not_are_null(tmp_path: Path) -> None:
     MetricsFile(path, resume_step=1).append({"step": 2, "loss": float("inf"), "name": "x"})
     lines = ['{"step": 1, "loss": null}', '{"step": 2, "loss": null, "name": "x"}']
     assert path.read_text(encoding="utf-8").splitlines() == lines
+
+
+def test_curves_are_thinned_and_keep_their_end() -> None:
+    records = [{"step": step, "loss": 1 / step} for step in range(1, 1001)]
+    train, validation = loss_curves([*records, {"step": 1000, "eval_loss": 2.0}, {"step": 1000, "loss": None}], 200)
+    assert (len(train), train[0], train[-1]) == (200, (5, 0.2), (1000, 0.001))
+    assert validation == [(1000, 2.0)]
+    assert loss_curves(records[:3], 200)[0] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
 
 
 def test_losses_are_plotted_where_there_are_any(tmp_path: Path) -> None:
