@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from tests.factory import make_base
 from tests.once import Once
+from tests.slow_cases import mark_slow_cases
 
 torch.set_num_threads(1)
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are busy
@@ -86,7 +87,8 @@ def data_dir_of_a_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch: py
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what stands in ``LONG``."""
+    """Mark what stands in ``LONG``, and the cases that are slow ones."""
+    mark_slow_cases(items)
     here = Path(__file__).parent
     for item in items:
         if item.path.relative_to(here).as_posix().startswith(LONG):

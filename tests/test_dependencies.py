@@ -43,12 +43,15 @@ def imports(path: Path) -> Iterator[str]:
             yield str(node.module).partition(".")[0]
 
 
+distributions = cache(packages_distributions)
+
+
 @cache
 def imported(folder: str) -> frozenset[str]:
     """Third-party distributions that a top-level package imports."""
     names = {name for path in (ROOT / folder).rglob("*.py") for name in imports(path)}
     foreign = names - set(sys.stdlib_module_names) - {*INSTALLED, *BESIDE}
-    known = packages_distributions()
+    known = distributions()
     return frozenset(normalised(known.get(name, [name])[0]) for name in foreign)
 
 

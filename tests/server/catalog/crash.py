@@ -244,8 +244,8 @@ async def look(root: Path) -> dict[str, Any]:
     }
 
 
-def walk(folder: Path, template: Path, name: str, change: Change) -> dict[str, Any]:
-    """One change, killed at each of its steps."""
+def walk(folder: Path, template: Path, name: str, change: Change, every: int) -> dict[str, Any]:
+    """One change, killed at each of its steps, or at every so manieth."""
     _, old = child(partial(look, _copy(template, folder / "old")))
     step, faults = 0, []
     _, new = child(partial(make, _copy(template, folder / "new"), change, -1))
@@ -257,8 +257,8 @@ def walk(folder: Path, template: Path, name: str, change: Change) -> dict[str, A
         clean = not any(found[key] for key in ("wrong", "unknown files", "lost files", "unknown rows", "quarantine"))
         if found["before"] not in (old["after"], new) or found["after"] != found["before"] or not clean:
             faults.append({"step": step, "old": old["after"], "new": new, **found})
-        step += 1
-    return {"change": name, "steps": step - 1, "faults": faults}
+        step += every
+    return {"change": name, "steps": step - every, "faults": faults}
 
 
 def _copy(template: Path, target: Path) -> Path:
@@ -274,15 +274,16 @@ async def _template(root: Path, first: Path, second: Path) -> None:
     site.database.close()
 
 
-def main(folder: str, first: str, second: str, *where: str) -> None:
-    """Walk all changes."""
+def main(folder: str, first: str, second: str, every: str, *where: str) -> None:
+    """Walk all changes, killed at every so manieth step."""
     root = Path(folder)
     template = root / "template"
     template.mkdir()
     for name in where:  # data-dir: nothing more
         (template / name).mkdir()
     child(partial(_template, template, Path(first), Path(second)))
-    done = [walk(root, template, name, change) for name, change in changes(Path(first), Path(second)).items()]
+    made = changes(Path(first), Path(second))
+    done = [walk(root, template, name, change, int(every)) for name, change in made.items()]
     sys.stdout.write(json.dumps(done))
 
 

@@ -14,12 +14,19 @@ import server
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("where", ["data-dir", pytest.param("artifacts", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("where", "every"),
+    [
+        ("data-dir", 3),
+        pytest.param("data-dir", 1, marks=pytest.mark.slow),
+        pytest.param("artifacts", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_a_change_that_is_killed_at_any_step_is_whole_or_has_not_been(
-    tiny_adapters: Mapping[str, Path], tmp_path: Path, where: str
+    tiny_adapters: Mapping[str, Path], tmp_path: Path, where: str, every: int
 ) -> None:
     packages = [str(tiny_adapters[name]) for name in ("lora-r8", "lora-r4")]
-    command = [sys.executable, "-m", "tests.server.catalog.crash", str(tmp_path), *packages, where]
+    command = [sys.executable, "-m", "tests.server.catalog.crash", str(tmp_path), *packages, str(every), where]
     root = Path(server.__file__).parents[1]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     walks = json.loads(done.stdout)

@@ -51,6 +51,7 @@ def values(output: Path, key: str) -> dict[int, float]:
     return {record["step"]: record[key] for record in read_metrics(output / "metrics.jsonl") if key in record}
 
 
+@pytest.mark.slow
 def test_a_run_ends_early_and_exports_its_best_wherever_it_goes_on_from(tiny_base: Path, tmp_path: Path) -> None:
     said: list[str] = []
 

@@ -47,6 +47,7 @@ def test_the_penalty_is_trained_on_and_not_reported(tiny_base: Path, tmp_path: P
     assert distances[1] < 0.8 * distances[0]
 
 
+@pytest.mark.slow
 def test_accumulated_batches_weigh_the_penalty_and_the_components_as_one_large_batch(
     tiny_base: Path, tmp_path: Path
 ) -> None:
