@@ -318,9 +318,14 @@ def _event_number(after: str | None) -> int | None:
 async def list_checkpoints(
     caller: TrainingKey, jobs: FineTuningDep, job_id: str, *, after: Cursor = None, limit: Limit = 10
 ) -> Response:
-    """The checkpoints of a job that are served: what it ended with."""
+    """The checkpoints of a job that are served, newest first: the result, and others that were kept."""
     data = checkpoint_data(await jobs.get(job_id, caller.sees_owner))
-    return json_response(page_body([item for item in data if item["id"] != after], limit))
+    if after is not None:
+        ids = [item["id"] for item in data]
+        if after not in ids:
+            raise ApiError(400, "after: must be the id of a checkpoint of this job", param="after")
+        data = data[ids.index(after) + 1 :]
+    return json_response(page_body(data, limit))
 
 
 _PERMISSIONS = "/v1/fine_tuning/checkpoints/{checkpoint:path}/permissions"

@@ -63,6 +63,15 @@ class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True):
     beta: float | Auto = "auto"
 
 
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """A model of a job that is served: ``figures`` are of the ``step`` after which it was saved."""
+
+    name: str
+    step: int
+    created: float
+    figures: dict[str, float]
+
+
 class FineTuningJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One job. ``model`` is as it was asked for; ``name`` what its result is called, served once it has succeeded.
 
@@ -85,7 +94,7 @@ class FineTuningJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     estimated_finish: float | None = None
     trained_tokens: int | None = None
     result_files: tuple[str, ...] = ()
-    figures: dict[str, float] = {}  # of the end: losses
+    checkpoints: tuple[Checkpoint, ...] = ()  # oldest first, the result among them
     error: Failure | None = None
 
 
@@ -148,24 +157,19 @@ def event_data(event: JobEvent) -> dict[str, Any]:
 
 
 def checkpoint_data(row: JobRow) -> list[dict[str, Any]]:
-    """The checkpoints of a job that are served: that of its end, once it has succeeded."""
+    """The checkpoints of a job that are served, newest first: there are some once it has succeeded."""
     job = job_of(row)
-    if row.status != Status.SUCCEEDED:
-        return []
-    metrics = {
-        "step": job.steps,
-        **{name: job.figures.get(name) for name in ("train_loss", "valid_loss", "full_valid_loss")},
-    }
     return [
         {
             "object": "fine_tuning.job.checkpoint",
-            "id": f"ftckpt-{row.id.removeprefix('ftjob-')}",
-            "created_at": _whole(job.finished),
-            "fine_tuned_model_checkpoint": job.name,
+            "id": f"ftckpt-{row.id.removeprefix('ftjob-')}-{checkpoint.step}",
+            "created_at": int(checkpoint.created),
+            "fine_tuned_model_checkpoint": checkpoint.name,
             "fine_tuning_job_id": row.id,
-            "step_number": job.steps,
-            "metrics": {name: value for name, value in metrics.items() if value is not None},
+            "step_number": checkpoint.step,
+            "metrics": {"step": checkpoint.step, **checkpoint.figures},
         }
+        for checkpoint in reversed(job.checkpoints)
     ]
 
 

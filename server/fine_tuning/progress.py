@@ -52,9 +52,14 @@ def is_summary(record: Mapping[str, Any]) -> bool:
     return "train_seconds" in record
 
 
+def measured(record: Mapping[str, Any]) -> dict[str, float]:
+    """What a step's record says, by the names that clients know."""
+    return {ours: record[theirs] for theirs, ours in _NAMES.items() if record.get(theirs) is not None}
+
+
 def metrics_event(record: Mapping[str, Any], steps: int) -> JobEvent | None:
     """What is told of a step; None for what is no step's."""
-    data = {ours: record[theirs] for theirs, ours in _NAMES.items() if record.get(theirs) is not None}
+    data = measured(record)
     if is_summary(record) or not data:
         return None
     if "train_loss" in data:
@@ -75,7 +80,7 @@ def results_table(records: Sequence[Mapping[str, Any]]) -> bytes:
     for record in records:
         if not is_summary(record):
             row = rows.setdefault(record["step"], {})
-            row.update({ours: record[theirs] for theirs, ours in _NAMES.items() if record.get(theirs) is not None})
+            row.update(measured(record))
     out = io.StringIO()
     table = csv.DictWriter(out, _COLUMNS, lineterminator="\n")
     table.writeheader()

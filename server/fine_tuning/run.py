@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from adapters.errors import AdapterError
+from adapters.names import checkpoint_name
 from server.catalog.background import set_within
 from server.catalog.database.asking import ask
 from server.catalog.database.jobs import JobTable
@@ -24,6 +25,7 @@ from server.catalog.jobs import JobEvent, JobRow
 from server.catalog.store import disk_errors
 from server.errors import ServerError
 from server.files.library import FileLibrary, UnknownFileError
+from server.fine_tuning.checkpoints import KeptCheckpoint, figures_at, kept_checkpoints, loss_before, result_step
 from server.fine_tuning.dataset import (
     START,
     TRAINING_FILE,
@@ -31,7 +33,7 @@ from server.fine_tuning.dataset import (
     write_rows,
 )
 from server.fine_tuning.figures import JobFigures
-from server.fine_tuning.job import FineTuningJob, JobFailedError, Status, job_of, with_job
+from server.fine_tuning.job import Checkpoint, FineTuningJob, JobFailedError, Status, job_of, with_job
 from server.fine_tuning.process import TRAINER, TrainerProcess
 from server.fine_tuning.progress import (
     METRICS_FILE,
@@ -88,6 +90,7 @@ class JobRun:
         self._folder = tools.workplace.of(row.id)
         self._look = asyncio.Event()  # at once
         self._process: TrainerProcess | None = None
+        self._published: list[str] = []
         self._first: tuple[int, float] | None = None  # step that was seen first, and when
         self._estimated = float("-inf")
 
@@ -118,14 +121,15 @@ class JobRun:
         try:
             await self._check_gate(records)
             await self._write(lambda job: job, events=[])  # unless it was cancelled meanwhile
-            await self._tools.publish(job_of(self._row).name, self._folder / OUTPUT / PACKAGE)
+            await self._publish(job_of(self._row).name, self._folder / OUTPUT / PACKAGE)
         except (JobFailedError, ServerError, AdapterError):
             await self._write(lambda job: msgspec.structs.replace(job, result_files=(results,)))
             raise
         try:
-            await self._succeed(records, results)
+            await self._succeed(records, results, await self._publish_checkpoints(records))
         except JobStoppedError:  # it was cancelled while it was published
-            await self._tools.withdraw(job_of(self._row).name)
+            for name in self._published:
+                await self._tools.withdraw(name)
             raise
 
     # ---- before ----
@@ -283,7 +287,7 @@ class JobRun:
 
     async def _check_gate(self, records: list[dict[str, Any]]) -> None:
         """Raise JobFailedError when the result is no better on the validation file than what training began with."""
-        before = next((r["eval_loss"] for r in records if r["step"] == 0 and r.get("eval_loss") is not None), None)
+        before = loss_before(records)
         after = next((r.get("validation_loss") for r in reversed(records) if is_summary(r)), None)
         if not self._tools.gated or before is None or after is None or after < before:
             return
@@ -294,12 +298,37 @@ class JobRun:
             f"{before:.4f}; try another learning_rate_multiplier, more epochs, or more rows",
         )
 
-    async def _succeed(self, records: list[dict[str, Any]], results: str) -> None:
-        summary: dict[str, Any] = next((record for record in reversed(records) if is_summary(record)), {})
-        losses = {"train_loss": summary.get("train_loss"), "valid_loss": summary.get("validation_loss")}
-        figures = {name: value for name, value in losses.items() if value is not None}
-        if "valid_loss" in figures:
-            figures["full_valid_loss"] = figures["valid_loss"]
+    async def _publish(self, name: str, package: Path) -> None:
+        await self._tools.publish(name, package)
+        self._published.append(name)
+
+    async def _publish_checkpoints(self, records: list[dict[str, Any]]) -> tuple[Checkpoint, ...]:
+        """Serve those that were kept and that the gate lets through, beside the result, which is one of them.
+
+        One that cannot be served is told of, and left out. Raises JobStoppedError.
+        """
+        job, now = job_of(self._row), time.time()
+        last = result_step(records, job.steps)
+        served = [Checkpoint(name=job.name, step=last, created=now, figures=figures_at(records, last))]
+        for kept in await asyncio.to_thread(kept_checkpoints, self._folder / OUTPUT, records):
+            if kept.step == last or not self._passes(kept, records):
+                continue
+            await self._write(lambda job: job)  # unless it was cancelled meanwhile
+            name = checkpoint_name(job.name, kept.step)
+            try:
+                await self._publish(name, kept.package)
+            except (ServerError, AdapterError) as error:
+                said = f"The checkpoint of step {kept.step} is not served: {error}"
+                await self._write(lambda job: job, [JobEvent(message=said, level="warn")])
+                continue
+            served.append(Checkpoint(name=name, step=kept.step, created=now, figures=kept.figures))
+        return tuple(sorted(served, key=lambda one: one.step))
+
+    def _passes(self, kept: KeptCheckpoint, records: list[dict[str, Any]]) -> bool:
+        before, after = loss_before(records), kept.figures.get("valid_loss")
+        return not self._tools.gated or before is None or after is None or after < before
+
+    async def _succeed(self, records: list[dict[str, Any]], results: str, checkpoints: tuple[Checkpoint, ...]) -> None:
         name = job_of(self._row).name
 
         def settle(row: JobRow) -> JobRow:
@@ -307,7 +336,7 @@ class JobRun:
                 job_of(row),
                 finished=time.time(),
                 trained_tokens=trained_tokens(records),
-                figures=figures,
+                checkpoints=checkpoints,
                 result_files=(results,),
             )
             return msgspec.structs.replace(with_job(row, job, Status.SUCCEEDED), wish="")

@@ -188,8 +188,10 @@ class FineTuning:
 
     async def made(self, name: str, owner: str) -> bool:
         """Whether ``name`` is that of a model that a job of ``owner`` made."""
-        rows = await self.find(owner, after=None, limit=1, accepts=lambda job: job.name == name)
-        return bool(rows) and rows[0].status == Status.SUCCEEDED
+        rows = await self.find(
+            owner, after=None, limit=1, accepts=lambda job: name in {checkpoint.name for checkpoint in job.checkpoints}
+        )
+        return bool(rows)
 
     async def _wait_for_news(self) -> None:
         with suppress(TimeoutError):

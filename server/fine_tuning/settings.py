@@ -19,6 +19,7 @@ EPOCHS, FEW_ROWS, MANY_ROWS, MOST_EPOCHS = 3, 100, 25_000, 25  # as OpenAI choos
 MOST_ROWS_A_STEP = 8
 PARTS, MOST_STEPS_APART = 5, 500  # evaluations and checkpoints of a run
 MAX_LENGTH = 4096
+KEPT = 3  # checkpoints, as OpenAI keeps them
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,8 @@ def run_config(
         "quantize": base.quantization,
         "dtype": base.dtype,
         "save_steps": every,
+        "keep_checkpoints": KEPT,
+        "package_checkpoints": True,
         **({"eval_steps": every, "eval_at_start": True, "best_checkpoint": True} if validates else {}),
     }
     given: dict[str, Any] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from adapters.errors import PackageError
-from adapters.names import check_name, tuned_name
+from adapters.names import check_name, checkpoint_name, tuned_name
 
 
 @pytest.mark.parametrize(
@@ -49,5 +49,5 @@ def test_names_of_tuned_models_are_names_whatever_they_are_made_of() -> None:
     assert tuned_name("org/Smol-1.5", "acme", "my.model", "ab12") == "ft:Smol-1.5:acme:my.model:ab12"
     assert tuned_name("/a b/ü!", "", "", "ab12") == "ft:x:x::ab12"
     longest = tuned_name("b" * 500, "o" * 500, "s" * 500, "12345678")
-    assert len(longest) <= 128
     assert check_name(longest) == longest
+    assert checkpoint_name(longest, 999_999) == f"{longest}:ckpt-step-999999"

@@ -36,7 +36,8 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     has), and scored by ``generate_metrics``, names of trainer.evaluation. ``packing`` puts several examples into
     one row of data.max_length tokens, auto where that is exact; batch_size counts rows. ``eval_steps`` and
     ``save_steps`` are a number of steps, a share of the run below 1, ``epoch``, ``epoch/4`` (four times an epoch) or
-    ``no``; ``eval_at_start`` also evaluates what the run begins with. ``strategy`` is what several processes
+    ``no``; ``eval_at_start`` also evaluates what the run begins with. ``package_checkpoints``: at the end each
+    checkpoint that is kept gets a package of its own, CHECKPOINT/adapter. ``strategy`` is what several processes
     (--nproc) have of the model: ddp copies it to each, fsdp divides it among them, zero1 to zero3 are DeepSpeed's;
     batch_size is that of all processes together.
     """
@@ -62,6 +63,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     eval_at_start: bool = False
     save_steps: Every = None
     keep_checkpoints: Positive = 2
+    package_checkpoints: bool = False
     best_checkpoint: bool = False
     early_stopping: Positive | None = None
     early_stopping_min_delta: Annotated[float, Meta(ge=0)] = 0.0

@@ -35,7 +35,8 @@ from trainer.data.encoding import Encoder
 from trainer.data.messages import Message
 from trainer.data.rendering import PlainRenderer, is_foreign, make_renderer, template_name, template_text
 from trainer.errors import TrainingError
-from trainer.files import SERVED_TEMPLATE, replacing, write_json
+from trainer.files import PACKAGE_DIR, SERVED_TEMPLATE, replacing, write_json
+from trainer.loop.checkpoint import checkpoints, load_parameters, losses_of
 from trainer.loop.output import package_versions, result_directory
 from trainer.loop.records import METRICS_FILE, loss_curves, read_metrics
 from trainer.methods import adapter_of
@@ -200,7 +201,18 @@ def export_result(model: Any, base: Base, config: TrainConfig, *, data: DataRef,
 
     Raises TrainingError or CheckpointError.
     """
-    export = export_base if isinstance(config.method, FullMethod) else export_adapter
     path = Path(config.output) / result_directory(config)
-    export(model, base, config, path, data=data, metrics=metrics)
+    if isinstance(config.method, FullMethod):
+        export_base(model, base, config, path, data=data, metrics=metrics)
+        return path
+    export_adapter(model, base, config, path, data=data, metrics=metrics)
+    if config.training.package_checkpoints:
+        _package_checkpoints(model, base, config, data)
     return path
+
+
+def _package_checkpoints(model: Any, base: Base, config: TrainConfig, data: DataRef) -> None:
+    """A package in each checkpoint that is kept. ``model`` is then as the last of them left it."""
+    for checkpoint in checkpoints(Path(config.output)):
+        load_parameters(extract_model_from_parallel(model, keep_fp32_wrapper=False), checkpoint)
+        export_adapter(model, base, config, checkpoint / PACKAGE_DIR, data=data, metrics=losses_of(checkpoint))

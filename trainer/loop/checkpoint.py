@@ -36,7 +36,8 @@ IDENTITY_FILE = "run.json"  # in a checkpoint; the output directory has another 
 STATE_FILE = "trainer_state.json"  # transformers writes it last: a checkpoint without it is incomplete
 _NAME = re.compile(r"checkpoint-[0-9]+")
 _FREE = {
-    *("log_steps", "eval_steps", "eval_at_start", "save_steps", "keep_checkpoints", "exact_match_rows", "threads"),
+    *("log_steps", "eval_steps", "eval_at_start", "save_steps", "keep_checkpoints", "package_checkpoints"),
+    *("exact_match_rows", "threads"),
     *("generate_rows", "generate_metrics", "generate_max_tokens"),
     *("early_stopping", "early_stopping_min_delta", "tensorboard", "trackers"),
 }
@@ -156,6 +157,19 @@ def saved_step(checkpoint: Path) -> int:
         return int(TrainerState.load_from_json(str(checkpoint / STATE_FILE)).global_step)
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{checkpoint / STATE_FILE} cannot be read; use another checkpoint") from error
+
+
+def losses_of(checkpoint: Path) -> dict[str, float]:
+    """What was measured at the step of a whole ``checkpoint``, as packages tell it."""
+    state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+    names = {"loss": "train_loss", "eval_loss": "validation_loss"}
+    return {
+        names[key]: value
+        for entry in state.log_history
+        if entry.get("step") == state.global_step
+        for key, value in entry.items()
+        if key in names
+    }
 
 
 def is_torn(checkpoint: Path) -> bool:

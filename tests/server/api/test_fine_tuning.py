@@ -87,9 +87,16 @@ def test_a_file_becomes_a_model_that_answers(
     table = client.files.content(job.result_files[0]).text.splitlines()
     assert table[0] == "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy"
     assert len(table) == 14
-    (checkpoint,) = jobs.checkpoints.list(job.id).data
-    assert checkpoint.fine_tuned_model_checkpoint == name
-    assert checkpoint.step_number == 12
+    result, *others = jobs.checkpoints.list(job.id, limit=1)  # which asks for further pages
+    assert (result.fine_tuned_model_checkpoint, result.step_number) == (name, 12)
+    assert {one.step_number for one in others} == {6, 9}
+    for one in (result, *others):
+        (figures,) = [e["data"] for e in told if e["data"].get("step") == one.step_number and "valid_loss" in e["data"]]
+        assert one.metrics.valid_loss == one.metrics.full_valid_loss == figures["valid_loss"]
+        assert one.metrics.train_loss
+        assert one.metrics.step == one.step_number
+    with pytest.raises(openai.BadRequestError):
+        jobs.checkpoints.list(job.id, after="ftckpt-none")
     assert [found.id for found in jobs.list(metadata={"team": "a"})] == [job.id]
     assert jobs.list(metadata={"team": "b"}).data == []
     with pytest.raises(openai.BadRequestError):
@@ -99,7 +106,13 @@ def test_a_file_becomes_a_model_that_answers(
         model=name, messages=[{"role": "user", "content": "red"}], max_tokens=4, temperature=0
     )
     assert answer.choices[0].message.content == "ok"
-    assert client.models.delete(name).deleted  # by the key whose job made it
+    earlier = others[0].fine_tuned_model_checkpoint
+    assert earlier == f"{name}:ckpt-step-{others[0].step_number}"
+    assert client.chat.completions.create(
+        model=f"{earlier}:0.5+{name}:0.5", messages=[{"role": "user", "content": "red"}], max_tokens=1
+    ).choices
+    for made in (name, *(one.fine_tuned_model_checkpoint for one in others)):
+        assert client.models.delete(made).deleted  # by the key whose job made it
     assert name not in [model.id for model in client.models.list()]
     with live.http(Authorization=f"Bearer {key['key']}") as http:
         assert error_of(http.delete("/v1/models/none"), 403)["code"] == "insufficient_permissions"

@@ -22,9 +22,9 @@ from server.catalog.database.uploads import UploadTable
 from server.catalog.files import Purpose
 from server.catalog.jobs import JobRow
 from server.catalog.store.blobs import BlobStore
-from server.errors import InvalidRequestError, QueueFullError
+from server.errors import BudgetError, InvalidRequestError, QueueFullError
 from server.files.library import FileLibrary
-from server.fine_tuning.job import ENDED, FineTuningJob, Status, UnknownJobError, job_of
+from server.fine_tuning.job import ENDED, FineTuningJob, Status, UnknownJobError, checkpoint_data, job_of
 from server.fine_tuning.run import RunTools
 from server.fine_tuning.service import FineTuning, Quota
 from server.fine_tuning.settings import RunLimits, TunedBase
@@ -42,6 +42,7 @@ class Place:
     service: FineTuning
     files: FileLibrary
     published: dict[str, Path] = field(default_factory=dict)
+    full: str = ""  # what names must not have for there to be room
 
     async def upload(self, *rows: Any) -> str:
         path = self.root / "upload"
@@ -57,7 +58,7 @@ class Place:
         return (await self.service.get(id, "me")).status
 
     async def until(self, condition: Callable[[JobRow], bool], id: str) -> JobRow:
-        end = time.monotonic() + 30
+        end = time.monotonic() + 120  # a job gives way to all else on the machine
         while not condition(row := await self.service.get(id, "me")):
             assert time.monotonic() < end, row
             await asyncio.sleep(0.01)
@@ -83,6 +84,8 @@ async def place(root: Path, what: str = "fast", running: int = 1, **limits: Any)
 
     async def publish(name: str, package: Path) -> None:
         assert package.is_dir()
+        if made.full and made.full in name:
+            raise BudgetError("no room", code="storage_budget_exceeded")
         published[name] = package
 
     async def withdraw(name: str) -> None:
@@ -104,9 +107,10 @@ async def place(root: Path, what: str = "fast", running: int = 1, **limits: Any)
         trainer=(sys.executable, str(SCRIPT)),
     )
     service = FineTuning(tools, Quota(running, 3))
+    made = Place(root, service, files, published)
     service.start()
     try:
-        yield Place(root, service, files, published)
+        yield made
     finally:
         await service.close()
         await files.close()
@@ -118,9 +122,17 @@ async def test_a_job_goes_through_its_states_and_leaves_a_model_and_a_table(tmp_
         id = await at.create(validation_file=await at.upload())
         row = await at.ended(id)
         job = job_of(row)
-        assert (row.status, job.error, list(at.published)) == ("succeeded", None, ["ft:b:o::1"])
+        assert (row.status, job.error) == ("succeeded", None)
+        assert list(at.published) == ["ft:b:o::1", "ft:b:o::1:ckpt-step-20"]
+        assert [path.parent.name for path in at.published.values()] == ["output", "checkpoint-20"]
+        found = [
+            (one["step_number"], one["fine_tuned_model_checkpoint"], one["metrics"]) for one in checkpoint_data(row)
+        ]
+        assert found == [
+            (40, "ft:b:o::1", {"step": 40, "train_loss": 0.025, "valid_loss": 0.5, "full_valid_loss": 0.5}),
+            (20, "ft:b:o::1:ckpt-step-20", {"step": 20, "train_loss": 0.05, "valid_loss": 1, "full_valid_loss": 1}),
+        ]
         assert job.trained_tokens == 400
-        assert job.figures == {"train_loss": 0.1, "valid_loss": 1.0, "full_valid_loss": 1.0}
         assert await at.steps(id) == list(range(1, 41))
         table = await at.files.get(job.result_files[0], "me")
         assert table.purpose is Purpose.RESULTS
@@ -150,6 +162,16 @@ async def test_a_result_that_is_no_better_is_not_served(tmp_path: Path) -> None:
         assert "is 3.0000, and that of the base 2.0000" in job.error.message
         assert at.published == {}
         assert job.result_files
+
+
+async def test_checkpoints_that_are_no_better_or_cannot_be_kept_are_not_served(tmp_path: Path) -> None:
+    async with place(tmp_path, "late") as at:
+        at.full = "ckpt-step-20"
+        row = await at.ended(id := await at.create(validation_file=await at.upload()))
+        assert (row.status, list(at.published)) == ("succeeded", ["ft:b:o::1"])
+        assert [one["step_number"] for one in checkpoint_data(row)] == [40]
+        told = [event.message for event in await at.service.events(id, after=None, limit=9) if event.level == "warn"]
+        assert told == ["The checkpoint of step 20 is not served: no room"]
 
 
 async def test_jobs_wait_for_each_other_and_can_be_cancelled(tmp_path: Path) -> None:

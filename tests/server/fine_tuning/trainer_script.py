@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 STEP_SECONDS = 0.05
+LOSSES = {"worse": {20: 3.0, 40: 3.0}, "late": {10: 2.5}}
 
 
 def main() -> int:
@@ -51,6 +52,8 @@ def main() -> int:
     for step in range(begin + 1, 41):
         with metrics.open("a") as file:
             file.write(json.dumps({"step": step, "loss": 1 / step, "tokens": 10}) + "\n")
+            if step in (20, 40) or step in LOSSES.get(what, {}):
+                file.write(json.dumps({"step": step, "eval_loss": LOSSES.get(what, {}).get(step, 20 / step)}) + "\n")
         time.sleep(STEP_SECONDS if what == "slow" else 0)
         if stopped:
             folder = output / f"checkpoint-{step}"
@@ -58,9 +61,11 @@ def main() -> int:
             (folder / "trainer_state.json").write_text("{}")
             return 128 + stopped[0]
     with metrics.open("a") as file:
-        loss = 3.0 if what == "worse" else 1.0
+        loss = LOSSES.get(what, {}).get(40, 0.5)
         file.write(json.dumps({"step": 40, "train_loss": 0.1, "validation_loss": loss, "train_seconds": 1}) + "\n")
-    (output / "adapter").mkdir(exist_ok=True)
+    kept = [f"checkpoint-{step}/adapter" for step in (20, 40, *LOSSES.get(what, {}))]
+    for name in ("adapter", *kept):
+        (output / name).mkdir(parents=True, exist_ok=True)
     return 0
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from adapters.package.reading import read_package
 from bases.errors import BaseModelError
 from tests.trainer.support import contradiction, losses, make_config
 from trainer.errors import CheckpointError, ConfigError, TrainerError
@@ -66,6 +68,23 @@ def test_the_best_and_the_last_checkpoint_are_kept(tiny_base: Path, tmp_path: Pa
     options += ["method=lora", "learning_rate=0.3", "scheduler=constant", contradiction(tmp_path)]
     train(make_config(tmp_path, tiny_base, *options))
     assert {path.name for path in (tmp_path / "run").glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-12"}
+
+
+def test_checkpoints_that_are_kept_get_packages(tiny_base: Path, tmp_path: Path) -> None:
+    options = ["max_steps=6", "save_steps=2", "eval_steps=2", "keep_checkpoints=9", "package_checkpoints=true"]
+    train(make_config(tmp_path, tiny_base, *options))
+    run = tmp_path / "run"
+    found = {step: read_package(run / f"checkpoint-{step}" / "adapter") for step in (2, 4, 6)}
+    assert [name for name, tensor in found[6].tensors.items() if not tensor.equal(found[4].tensors[name])]
+    result = read_package(run / "adapter")
+    assert all(tensor.equal(found[6].tensors[name]) for name, tensor in result.tensors.items())
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = {record["step"]: record["eval_loss"] for record in records if "eval_loss" in record}
+    for step, package in found.items():
+        assert package.manifest is not None
+        assert package.manifest.metrics["validation_loss"] == losses[step]
+    identity = run / "checkpoint-2" / "run.json"
+    assert "package_checkpoints" not in identity.read_text()
 
 
 def test_the_result_of_another_kind_does_not_stay_beside_the_new_one(tiny_base: Path, tmp_path: Path) -> None:
