@@ -39,7 +39,7 @@ from server.api.in_process import post
 from server.api.middleware import RequestLog, RootPath, Unversioned, unversioned
 from server.api.origins import Cors
 from server.api.pooling import classify, embeddings, plain, score
-from server.api.responses import compaction
+from server.api.responses import compaction, conversations
 from server.api.responses import routes as responses
 from server.api.routing import PlainPath
 from server.batches.service import Send
@@ -62,6 +62,7 @@ ROUTERS = (
     stored_completions.router,
     compaction.router,
     responses.router,
+    conversations.router,
     anthropic_messages.router,
     embeddings.router,
     classify.router,

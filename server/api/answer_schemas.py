@@ -50,6 +50,9 @@ _COMPLETION = record(object=const("text_completion"), **_HEAD, choices=many(reco
 _RESPONSE = record(
     id=TEXT, object=const("response"), created_at=NUMBER, model=TEXT, status=TEXT, output=many(record(type=TEXT))
 )
+_CONVERSATION = record(id=TEXT, object=const("conversation"), created_at=COUNT, metadata={"type": "object"})
+_ITEM = record(id=TEXT, type=TEXT)
+_ITEMS = listed(_ITEM, first_id=MAYBE_TEXT, last_id=MAYBE_TEXT, has_more=SWITCH)
 _MESSAGES_ANSWER = record(
     id=TEXT,
     type=const("message"),
@@ -81,6 +84,14 @@ ANSWERS: dict[tuple[str, str], Schema] = {
     ("DELETE", "/v1/responses/{response_id}"): _DELETED,
     ("GET", "/v1/responses/{response_id}/input_items"): listed(record(type=TEXT)),
     ("POST", "/v1/responses/input_tokens"): record(object=const("response.input_tokens"), input_tokens=COUNT),
+    ("POST", "/v1/conversations"): _CONVERSATION,
+    ("GET", "/v1/conversations/{conversation_id}"): _CONVERSATION,
+    ("POST", "/v1/conversations/{conversation_id}"): _CONVERSATION,
+    ("DELETE", "/v1/conversations/{conversation_id}"): _DELETED,
+    ("POST", "/v1/conversations/{conversation_id}/items"): _ITEMS,
+    ("GET", "/v1/conversations/{conversation_id}/items"): _ITEMS,
+    ("GET", "/v1/conversations/{conversation_id}/items/{item_id}"): _ITEM,
+    ("DELETE", "/v1/conversations/{conversation_id}/items/{item_id}"): _CONVERSATION,
     ("POST", "/v1/messages"): _MESSAGES_ANSWER,
     ("POST", "/v1/messages/count_tokens"): record(input_tokens=COUNT),
     ("POST", "/v1/embeddings"): listed(_EMBEDDING, model=TEXT, usage=record(prompt_tokens=COUNT, total_tokens=COUNT)),

@@ -1,4 +1,4 @@
-"""Answers that are kept for those who asked for them: responses, and stored chat completions. As records."""
+"""What is kept for those who asked for it: responses, stored chat completions, conversations. As records."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ class AnswerKind(StrEnum):
 
     RESPONSE = "response"
     CHAT = "chat.completion"
+    CONVERSATION = "conversation"
+    ITEM = "conversation.item"
 
 
 class AnswerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One answer. ``owner`` tells the holders of different keys apart; times are Unix seconds.
 
-    ``previous`` is the id of the answer that this one goes on from, if any. The others are JSON: ``metadata`` an object
-    of texts, ``input`` the list that was answered, ``body`` what clients are told.
+    ``previous`` is the id of the answer that this one goes on from, if any; of an item, that of its conversation.
+    The others are JSON: ``metadata`` an object of texts, ``input`` the list that was answered, ``body`` what is told.
     """
 
     id: str
@@ -44,4 +46,5 @@ class AnswerQuery(msgspec.Struct, frozen=True, kw_only=True):
     after: int | None = None
     ascending: bool = False
     model: str | None = None
+    previous: str | None = None
     metadata: dict[str, str] = {}

@@ -33,11 +33,33 @@ class UnknownCompletionError(NotFoundError):
     code = "completion_not_found"
 
 
+class UnknownConversationError(NotFoundError):
+    """No conversation of that id, or none of this owner's."""
+
+    param = "conversation_id"
+    code = "conversation_not_found"
+
+
+class UnknownItemError(NotFoundError):
+    """A conversation has no item of that id."""
+
+    param = "item_id"
+    code = "item_not_found"
+
+
 class PreviousResponseError(NotFoundError):
     """What a response is to go on from is not there, or not whole."""
 
     param = "previous_response_id"
     code = "previous_response_not_found"
+
+
+_UNKNOWN: dict[AnswerKind, tuple[type[NotFoundError], str]] = {
+    AnswerKind.RESPONSE: (UnknownResponseError, "Response"),
+    AnswerKind.CHAT: (UnknownCompletionError, "Chat completion"),
+    AnswerKind.CONVERSATION: (UnknownConversationError, "Conversation"),
+    AnswerKind.ITEM: (UnknownItemError, "Item"),
+}
 
 
 class KeptAnswers:
@@ -46,7 +68,7 @@ class KeptAnswers:
     def __init__(self, table: AnswerTable, *, days: float) -> None:
         self._table = table
         self._seconds = days * DAY_SECONDS
-        self._waiting: list[tuple[AnswerRecord, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[Sequence[AnswerRecord], asyncio.Future[None]]] = []
         self._refreshed: dict[str, None] = {}
         self._writing: asyncio.Task[None] | None = None
         self._background = Background()
@@ -70,13 +92,13 @@ class KeptAnswers:
         """Until when an answer is kept that is kept now."""
         return time.time() + self._seconds if self._seconds else None
 
-    async def save(self, record: AnswerRecord, chain: Sequence[AnswerRecord] = ()) -> None:
-        """Keep ``record``, new or changed; what it goes on from, its ``chain``, is kept as long.
+    async def save(self, *records: AnswerRecord, chain: Sequence[AnswerRecord] = ()) -> None:
+        """Keep ``records``, new or changed, in their order; what they go on from, the ``chain``, is kept as long.
 
         Raises CatalogUnavailableError, or StoreFullError; nothing was kept then.
         """
         kept = asyncio.get_running_loop().create_future()
-        self._waiting.append((record, kept))
+        self._waiting.append((records, kept))
         soon = time.time() + self._seconds / 2
         old = (one.id for one in chain if one.expires is not None and one.expires < soon)
         self._refreshed |= dict.fromkeys(old)
@@ -91,7 +113,8 @@ class KeptAnswers:
             refreshed, self._refreshed = list(self._refreshed), {}
             failure: Exception | None = None
             try:
-                await ask(self._table.save, [record for record, _ in batch], refreshed, self.expiry())
+                records = [record for together, _ in batch for record in together]
+                await ask(self._table.save, records, refreshed, self.expiry())
             except Exception as error:  # noqa: BLE001 - told to those who wait for it
                 failure = error
             for _, kept in batch:
@@ -103,12 +126,11 @@ class KeptAnswers:
                     kept.set_exception(failure)
 
     async def get(self, id: str, kind: AnswerKind, owner: str) -> AnswerRecord:
-        """An answer of ``owner``'s. Raises UnknownResponseError or UnknownCompletionError."""
+        """An answer of ``owner``'s. Raises NotFoundError, of its ``kind``."""
         record = await ask(self._table.get, id, time.time()) if _ID.fullmatch(id) else None
         if record is None or record.owner != owner or record.kind is not kind:
-            if kind is AnswerKind.CHAT:
-                raise UnknownCompletionError(f"Chat completion with id '{id[:80]}' not found.")
-            raise UnknownResponseError(f"Response with id '{id[:80]}' not found.")
+            unknown, noun = _UNKNOWN[kind]
+            raise unknown(f"{noun} with id '{id[:80]}' not found.")
         return record
 
     async def chain(self, id: str, owner: str) -> list[AnswerRecord]:

@@ -68,7 +68,6 @@ class PromptBody(Wire):
 
     model_config = ConfigDict(extra="allow")
     unsupported: ClassVar[Mapping[str, str]] = {
-        "conversation": "conversations are not kept; use `previous_response_id`, or send all items in `input`",
         "prompt": "prompts are not kept; send their text in `input` and `instructions`",
         "messages": "use `input`",
         "max_tokens": "use `max_output_tokens`",
@@ -85,12 +84,32 @@ class PromptBody(Wire):
     input: str | Items | None = None
     instructions: str | None = None
     previous_response_id: str | None = Field(None, min_length=1, max_length=MAX_ID)
+    conversation: str | dict[str, Any] | None = None
     tools: Items | None = Field(None, max_length=MAX_TOOLS)
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     reasoning: ReasoningOptions | None = None
     text: TextOptions | None = None
     truncation: Literal["auto", "disabled"] | None = None
+
+    @field_validator("conversation", mode="before")
+    @classmethod
+    def _check_conversation(cls, given: Any) -> Any:
+        id = given.get("id") if isinstance(given, dict) else given
+        if given is not None and not (isinstance(id, str) and 0 < len(id) <= MAX_ID):
+            raise ValueError('must be the id of a conversation, or {"id": ...}')
+        return given
+
+    @model_validator(mode="after")
+    def _check_earlier(self) -> PromptBody:
+        if self.conversation is not None and self.previous_response_id is not None:
+            raise ValueError("`conversation` and `previous_response_id` both say what came before; leave one out")
+        return self
+
+    @property
+    def conversation_id(self) -> str | None:
+        """The conversation that is gone on with."""
+        return self.conversation["id"] if isinstance(self.conversation, dict) else self.conversation
 
     @property
     def extensions(self) -> dict[str, Any]:

@@ -30,7 +30,8 @@ def chat_of(body: PromptBody, items: Sequence[Item], *, earlier: int = 0) -> Cha
 
     Raises InvalidRequestError.
     """
-    messages = messages_of(items, earlier=earlier)
+    source = "previous_response_id" if body.conversation is None else "conversation"
+    messages = messages_of(items, earlier=earlier, source=source)
     if body.instructions:
         messages.insert(0, {"role": "system", "content": body.instructions})
     if not messages:

@@ -176,7 +176,7 @@ def _echo(body: ResponseBody) -> dict[str, Any]:
         "safety_identifier": body.safety_identifier,
         "prompt_cache_key": body.prompt_cache_key,
         "prompt_cache_retention": body.prompt_cache_retention,
-        "conversation": None,
+        "conversation": None if body.conversation_id is None else {"id": body.conversation_id},
     }
 
 

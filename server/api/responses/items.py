@@ -26,14 +26,14 @@ def as_items(given: str | Sequence[Item] | None) -> list[Item]:
     return [{"type": "message", "role": "user", "content": given}] if isinstance(given, str) else list(given)
 
 
-def messages_of(items: Sequence[Item], *, earlier: int = 0) -> list[Message]:
-    """The messages of a conversation. The first ``earlier`` items are of responses before this one.
+def messages_of(items: Sequence[Item], *, earlier: int = 0, source: str = "previous_response_id") -> list[Message]:
+    """The messages of a conversation. The first ``earlier`` items are of before this request, as its ``source`` says.
 
     Raises InvalidRequestError that names the item at fault.
     """
     reader = _Reader()
     for number, item in enumerate(items):
-        place = f"input[{number - earlier}]" if number >= earlier else "previous_response_id"
+        place = f"input[{number - earlier}]" if number >= earlier else source
         reader.read(item, place)
     return reader.messages
 

@@ -14,7 +14,7 @@ from server.api.responses.body import PromptBody
 from server.api.responses.items import Item, as_items
 from server.api.responses.outputs import new_id
 from server.api.responses.socket import Recollection
-from server.catalog.answers import AnswerKind, AnswerRecord
+from server.catalog.answers import AnswerKind, AnswerQuery, AnswerRecord
 from server.errors import InvalidRequestError, ServerError
 
 logger = logging.getLogger(__name__)
@@ -24,11 +24,12 @@ _PREFIXES = {"function_call": "fc", "function_call_output": "fco", "reasoning": 
 
 @dataclass(frozen=True)
 class Conversation:
-    """The items that are answered: the new ones, and those of the ``chain`` of responses before."""
+    """The items that are answered: the new ones, and those before, of the ``chain`` of records that is gone on from."""
 
     new: list[Item]
     earlier: list[Item] = field(default_factory=list)
     chain: Sequence[AnswerRecord] = ()
+    kept_in: AnswerRecord | None = None  # where all of it is kept, and what comes is
 
     @property
     def items(self) -> list[Item]:
@@ -41,9 +42,13 @@ async def conversation_of(
 ) -> Conversation:
     """What ``body`` asks to be answered; it may go on from what its connection remembers.
 
-    Raises InvalidRequestError, PreviousResponseError.
+    Raises InvalidRequestError, PreviousResponseError, UnknownConversationError.
     """
-    new = [_whole(item) for item in as_items(body.input)]
+    new = [whole_item(item) for item in as_items(body.input)]
+    if body.conversation_id is not None:
+        record = await context.answers.get(body.conversation_id, AnswerKind.CONVERSATION, owner)
+        rows = await item_records(context, record)
+        return Conversation(new, list(map(item_of, rows)), [record, *rows], kept_in=record)
     if body.previous_response_id is None:
         return Conversation(new)
     check_id(body.previous_response_id, "previous_response_id")
@@ -96,17 +101,77 @@ async def keep_response(context: ServerContext, owner: str, conversation: Conver
         expires=context.answers.expiry(),
         previous=response["previous_response_id"] or "",
         metadata=msgspec.json.encode(response["metadata"]).decode(),
-        input=msgspec.json.encode(conversation.new).decode(),
+        input=msgspec.json.encode(conversation.items if conversation.kept_in else conversation.new).decode(),
         body=msgspec.json.encode(response).decode(),
     )
     try:
-        await context.answers.save(record, conversation.chain)
+        await context.answers.save(record, chain=conversation.chain)
     except ServerError as error:
         logger.warning("a response is not kept: %s", error)
         response["store"] = False
 
 
-def _whole(item: Item) -> Item:
+async def item_records(context: ServerContext, conversation: AnswerRecord) -> list[AnswerRecord]:
+    """All items of a kept conversation, oldest first. Raises InvalidRequestError where they are more than is read."""
+    most, limit = context.config.max_messages, context.config.max_prompt_chars
+    query = AnswerQuery(
+        kind=AnswerKind.ITEM,
+        owner=conversation.owner,
+        now=context.answers.now(),
+        limit=most + 1,
+        ascending=True,
+        previous=conversation.id,
+    )
+    rows = await context.answers.find(query)
+    if len(rows) > most or sum(len(row.body) for row in rows) > 4 * limit:
+        raise InvalidRequestError(
+            f"conversation: it holds more than {most} items (--max-messages) or {limit} characters "
+            "(--max-prompt-chars), the limits of one request; delete some of its items, or begin another",
+            param="conversation",
+            code="string_above_max_length",
+        )
+    return rows
+
+
+def item_of(record: AnswerRecord) -> Item:
+    """An item as clients are told of it."""
+    return msgspec.json.decode(record.body, type=Item)
+
+
+async def keep_items(
+    context: ServerContext, conversation: AnswerRecord, items: Sequence[Item], chain: Sequence[AnswerRecord] = ()
+) -> None:
+    """Keep ``items``, whose ids are made here, at the end of a conversation; its ``chain`` of records stays as long."""
+    rows = [
+        AnswerRecord(
+            id=item["id"],
+            kind=AnswerKind.ITEM,
+            owner=conversation.owner,
+            model="",
+            created=context.answers.now(),
+            expires=context.answers.expiry(),
+            previous=conversation.id,
+            input="[]",
+            body=msgspec.json.encode(item).decode(),
+        )
+        for item in items
+    ]
+    await context.answers.save(*rows, chain=chain or (conversation,))
+
+
+async def extend_conversation(context: ServerContext, conversation: Conversation, response: Response) -> None:
+    """Keep what was answered, and the answer, where the conversation is kept. Raises ServerError."""
+    if conversation.kept_in is not None and response["status"] in ("completed", "incomplete"):
+        items = [*map(renewed, conversation.new), *response["output"]]
+        await keep_items(context, conversation.kept_in, items, conversation.chain)
+
+
+def renewed(item: Item) -> Item:
+    """``item`` with an id that no other has: a client may send one twice, or another's."""
+    return {**item, "id": new_id(_PREFIXES.get(item["type"], "msg"))}
+
+
+def whole_item(item: Item) -> Item:
     """An input item as it is told of later: with an id and a type, a message's text as parts."""
     kind = item.get("type") or ("message" if "role" in item else "item_reference")
     whole = {**item, "type": kind}

@@ -24,7 +24,14 @@ from server.api.responses.body import MAX_ID, PromptBody, ResponseBody
 from server.api.responses.chat import RESPONSE_NAMES, chat_of
 from server.api.responses.form import ResponseForm
 from server.api.responses.jobs import truncated_job
-from server.api.responses.keeping import check_id, conversation_of, inputs_of, keep_response, response_of
+from server.api.responses.keeping import (
+    check_id,
+    conversation_of,
+    extend_conversation,
+    inputs_of,
+    keep_response,
+    response_of,
+)
 from server.api.responses.replay import replayed
 from server.api.responses.socket import recollection_of
 from server.catalog.answers import AnswerKind, AnswerRecord
@@ -47,6 +54,7 @@ async def _created(caller: Caller, request: Request, context: ServerContext, bod
     chat = chat_of(body, conversation.items, earlier=len(conversation.earlier))
 
     async def keep(response: dict[str, Any]) -> None:
+        await extend_conversation(context, conversation, response)
         if body.keeps:
             await keep_response(context, caller.owner, conversation, response)
         if recollection is not None:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
-from server.catalog.answers import AnswerQuery, AnswerRecord
+from server.catalog.answers import AnswerKind, AnswerQuery, AnswerRecord
 from server.catalog.database.database import Database
 from server.catalog.database.tables import answers
 
@@ -66,9 +66,10 @@ class AnswerTable:
         return found[: query.limit]
 
     def delete(self, id: str) -> None:
-        """Forget an answer."""
+        """Forget an answer; with a conversation, its items."""
+        item = (answers.c.previous == id) & (answers.c.kind == AnswerKind.ITEM.value)
         with self._database.writing() as connection:
-            connection.execute(delete(answers).where(answers.c.id == id))
+            connection.execute(delete(answers).where((answers.c.id == id) | item))
 
     def delete_expired(self, now: float) -> None:
         """Forget those whose time is over."""
@@ -82,6 +83,8 @@ def _page(connection: Connection, query: AnswerQuery) -> list[AnswerRecord]:
     found = found.where(answers.c.expires.is_(None) | (answers.c.expires > query.now))
     if query.model is not None:
         found = found.where(answers.c.model == query.model)
+    if query.previous is not None:
+        found = found.where(answers.c.previous == query.previous)
     if query.after is not None:
         found = found.where(number > query.after if query.ascending else number < query.after)
     limit = _PAGE if query.metadata else query.limit

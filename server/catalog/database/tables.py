@@ -184,4 +184,5 @@ answers = Table(
     Column("input", Text, nullable=False),
     Column("body", Text, nullable=False),
     Index("ix_answers_owner_kind", "owner", "kind", "number"),
+    Index("ix_answers_previous", "previous", "number"),
 )

@@ -183,7 +183,7 @@ def test_counts_input_tokens(client: openai.OpenAI) -> None:
         ({"tool_choice": {"type": "file_search"}}, "tool_choice"),
         ({"max_output_tokens": 10**6}, "input"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
-        ({"conversation": "conv_1"}, "conversation"),
+        ({"conversation": 1}, "conversation"),
         ({"prompt": {"id": "x"}}, "prompt"),
         ({"include": ["all"]}, "include"),
         ({"metadata": {"x" * 65: ""}}, "metadata"),

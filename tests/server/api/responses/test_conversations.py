@@ -1,0 +1,144 @@
+"""Conversations: items that are kept, found and deleted by their owners alone, and that responses go on with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from tests.server.api.responses.test_routes import GREEDY, chat_text
+from tests.server.api.support import BASE, error_of
+from tests.server.live import Live, live_server
+
+ONE: Any = {"type": "message", "role": "user", "content": "One"}
+CALL: Any = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"}
+RESULT: Any = {"type": "function_call_output", "call_id": "c1", "output": "clear"}
+
+
+def texts(items: Any) -> list[str]:
+    return [item.content[0].text for item in items]
+
+
+def test_are_made_changed_and_deleted(client: openai.OpenAI) -> None:
+    made = client.conversations.create(metadata={"a": "b"}, items=[ONE])
+    assert client.conversations.retrieve(made.id) == made
+    assert made.metadata == {"a": "b"}
+    changed = client.conversations.update(made.id, metadata={"a": "c"})
+    assert changed.metadata == {"a": "c"}
+    assert client.conversations.retrieve(made.id) == changed
+    (item,) = client.conversations.items.list(made.id)
+    gone = client.conversations.delete(made.id)
+    assert (gone.object, gone.deleted) == ("conversation.deleted", True)
+    for ask in (client.conversations.retrieve, client.conversations.delete, client.conversations.items.list):
+        with pytest.raises(openai.NotFoundError) as raised:
+            ask(made.id)
+        assert raised.value.code == "conversation_not_found"
+    other = client.conversations.create()
+    with pytest.raises(openai.NotFoundError) as raised:  # items go with their conversation
+        client.conversations.items.retrieve(str(item.id), conversation_id=other.id)
+    assert raised.value.code == "item_not_found"
+
+
+def test_hold_items_in_their_order(client: openai.OpenAI) -> None:
+    items = client.conversations.items
+    messages: list[Any] = [{**ONE, "content": f"{number}"} for number in range(5)]
+    made = client.conversations.create(items=messages[:3])
+    added = items.create(made.id, items=messages[3:])
+    assert texts(added.data) == ["3", "4"]
+    assert texts(items.list(made.id, limit=2)) == ["4", "3", "2", "1", "0"]  # page after page
+    assert texts(items.list(made.id, order="asc", after=str(added.data[0].id))) == ["4"]
+    first = added.data[0]
+    assert items.retrieve(str(first.id), conversation_id=made.id) == first
+    assert items.delete(str(first.id), conversation_id=made.id).id == made.id
+    assert texts(items.list(made.id)) == ["4", "2", "1", "0"]
+    again = items.create(made.id, items=[first.model_dump(exclude_none=True)])  # type: ignore[list-item]
+    assert again.data[0].id != first.id  # one item may be sent to several conversations
+
+
+def test_responses_go_on_with_them(client: openai.OpenAI) -> None:
+    given: dict[str, Any] = {"model": "lora", "max_output_tokens": 4, **GREEDY}
+    made = client.conversations.create(items=[ONE])
+    first = client.responses.create(input="Two", conversation=made.id, **given)
+    assert first.conversation is not None
+    assert first.conversation.id == made.id
+    said = [{"role": "user", "content": "One"}, {"role": "user", "content": "Two"}]
+    assert first.output_text == chat_text(client, said, 4)
+    events = list(
+        client.responses.create(input="Three", conversation={"id": made.id}, stream=True, store=False, **given)
+    )
+    second = events[-1].response
+    said += [{"role": "assistant", "content": first.output_text}, {"role": "user", "content": "Three"}]
+    assert second.output_text == chat_text(client, said, 4)
+    kept = list(client.conversations.items.list(made.id, order="asc"))
+    assert texts(kept) == ["One", "Two", first.output_text, "Three", second.output_text]
+    assert kept[2].id == first.output[0].id
+    counted = client.responses.input_tokens.count(model="lora", conversation=made.id, input="Four")
+    assert counted.input_tokens > second.usage.input_tokens
+    beside = client.responses.create(input="Beside", previous_response_id=first.id, **given)
+    said = [*said[:3], {"role": "user", "content": "Beside"}]
+    assert beside.output_text == chat_text(client, said, 4)
+    assert len(list(client.conversations.items.list(made.id))) == 5
+
+
+def test_what_is_made_behind_a_request_is_added_when_it_ends(client: openai.OpenAI) -> None:
+    made = client.conversations.create()
+    response = client.responses.create(
+        model=BASE, input="x", conversation=made.id, max_output_tokens=2, background=True
+    )
+    end = time.monotonic() + 30
+    while client.responses.retrieve(response.id).status in ("queued", "in_progress") and time.monotonic() < end:
+        time.sleep(0.01)
+    kept = list(client.conversations.items.list(made.id, order="asc"))
+    assert [item.role for item in kept] == ["user", "assistant"]  # type: ignore[union-attr]
+
+
+def test_calls_and_their_outputs_are_items(client: openai.OpenAI) -> None:
+    made = client.conversations.create(items=[ONE, CALL])
+    client.conversations.items.create(made.id, items=[RESULT])
+    client.responses.create(model=BASE, input="x", conversation=made.id, max_output_tokens=1)
+    kinds = [item.type for item in client.conversations.items.list(made.id, order="asc")]
+    assert kinds == ["message", "function_call", "function_call_output", "message", "message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"items": [{"type": "message", "role": "user", "content": [{"type": "input_image"}]}]}, "items[0].content[0]"),
+        ({"items": [ONE, RESULT]}, "items[1].call_id"),
+        ({"items": [{"type": "item_reference", "id": "msg_1"}]}, "items[0]"),
+        ({"items": [ONE] * 21}, "items"),
+        ({"metadata": {"a": "b" * 513}}, "metadata"),
+    ],
+)
+def test_says_what_is_wrong(server: Live, body: dict[str, Any], param: str) -> None:
+    assert error_of(server.post("/v1/conversations", body))["param"] == param
+
+
+def test_what_came_before_is_said_once(server: Live) -> None:
+    body = {"model": BASE, "input": "x", "conversation": "conv_1", "previous_response_id": "resp_1"}
+    assert "leave one out" in error_of(server.post("/v1/responses", body))["message"]
+
+
+@pytest.fixture(scope="module")
+def guarded(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    with live_server(base, tmp_path_factory.mktemp("guarded"), api_key=["a", "b"], max_messages=2) as live:
+        yield live
+
+
+def test_only_its_owner_sees_it_and_it_has_its_limits(guarded: Live) -> None:
+    with guarded.http(Authorization="Bearer a") as mine, guarded.http(Authorization="Bearer b") as other:
+        path = f"/v1/conversations/{mine.post('/v1/conversations', json={'items': [ONE]}).json()['id']}"
+        (item,) = mine.get(f"{path}/items").json()["data"]
+        for inside in ("", "/items", f"/items/{item['id']}"):
+            assert other.get(path + inside).status_code == 404
+        theirs = other.post("/v1/conversations", json={}).json()["id"]
+        assert other.get(f"/v1/conversations/{theirs}/items/{item['id']}").status_code == 404
+        assert mine.post(f"{path}/items", json={"items": [ONE, ONE]}).status_code == 200
+        assert "--max-messages" in error_of(mine.post(f"{path}/items", json={"items": [ONE]}))["message"]
+        mine.delete(f"{path}/items/{item['id']}")
+        body = {"model": BASE, "input": [], "conversation": path.rpartition("/")[2], "max_output_tokens": 1}
+        assert mine.post("/v1/responses", json=body).status_code == 200
