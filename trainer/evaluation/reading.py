@@ -74,6 +74,7 @@ async def _classes(work: Asking, part: Sequence[Question], read: Callable[[dict[
         for question in part:
             messages = [{"role": one.role, "content": one.content} for one in question.messages or ()]
             found += await work.data("/v1/classify", messages=messages)
+    _check_kind(work, found, of_words=False)
     try:
         return [read(one) for one in found]
     except (KeyError, IndexError, TypeError, ValueError) as error:
@@ -86,6 +87,7 @@ async def _tags(work: Asking, part: Sequence[Question]) -> list[str]:
     from trainer.pooling.examples import first_tokens
 
     found = await work.data("/v1/classify", input=[question.prompt for question in part])
+    _check_kind(work, found, of_words=True)
     said = []
     try:
         for question, one in zip(part, found, strict=True):
@@ -94,10 +96,16 @@ async def _tags(work: Asking, part: Sequence[Question]) -> list[str]:
             tags = tags_at([*places], [str(token["label"]) for token in tokens])
             said.append(json.dumps(tags, ensure_ascii=False))
     except (KeyError, TypeError, ValueError) as error:
-        raise work.connection.not_ours(
-            f"no {error} in its answer; is {work.model} for token-classification?"
-        ) from error
+        raise work.connection.not_ours(f"no {error} in its answer") from error
     return said
+
+
+def _check_kind(work: Asking, found: Sequence[dict[str, Any]], *, of_words: bool) -> None:
+    """Raise EvaluationError where the model tells of tokens and the rows want texts, or the other way round."""
+    tells_tokens = any("tokens" in one for one in found)
+    if tells_tokens != of_words:
+        has, task = ("every token", "token-classification") if tells_tokens else ("whole texts", "classification")
+        raise EvaluationError(f"{work.model} tells of {has}, and the rows are of another task; set task={task}")
 
 
 def _one(found: dict[str, Any]) -> str:

@@ -14,13 +14,16 @@ from tests.trainer.pooling.support import class_rows, held_back, logits_by_peft,
 from tests.trainer.publishing.conftest import INFERENCE
 from tests.trainer.support import WORDS, make_config
 from trainer.config.loading import load_config
+from trainer.data.messages import Question
+from trainer.errors import EvaluationError
+from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.rows import RowSource, load_rows
 from trainer.loop.session import RunResult
 from trainer.publishing.gate_report import GateOutcome, GateReport
 from trainer.publishing.gated_publish import Feedback, GateOptions, publish_gated
 from trainer.publishing.gates import parse_gates
 from trainer.run import train
-from trainer.serving.client import AdminClient
+from trainer.serving.client import AdminClient, Endpoint
 
 
 def published(admin: AdminClient, result: RunResult, name: str, *gates: str) -> GateReport:
@@ -95,6 +98,9 @@ def test_tags_of_words_are_scored_as_in_training(
         assert served_accuracy(report, metric) == pytest.approx(result.metrics[metric])
     assert report.live_scores
     assert report.live_scores.scores["span_f1"].value == 0
+    questions = [Question(None, "red", "red")]
+    with pytest.raises(EvaluationError, match=r"names tells of every token, .*; set task=token-classification"):
+        evaluate(Endpoint(server.url, "names", INFERENCE), questions, ["accuracy"], reads="classification")
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
