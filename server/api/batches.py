@@ -14,8 +14,9 @@ from server.api.auth import InferenceKey
 from server.api.body import json_body
 from server.api.context import BatchesDep, ContextDep
 from server.api.error_responses import ApiError, json_response
-from server.api.files import Cursor, ExpiryBody, page_body
+from server.api.files import Cursor, ExpiryBody
 from server.api.fine_tuning import Metadata
+from server.api.pages import page_body
 from server.api.wire_fields import Wire
 from server.batches.batch import WINDOW_SECONDS, Batch, batch_data
 from server.catalog.files import Purpose

@@ -13,7 +13,7 @@ from server.api.context import ServerContext
 from server.api.generation import Generation, Sequence
 from server.api.job import Job
 from server.api.shadow import Answered
-from server.catalog.registry import Lease
+from server.catalog.lease import Lease
 
 SHADOWS = "shadows"  # whose account copies go to
 LAST = -1_000_000  # a priority below all that an operator can give

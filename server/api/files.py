@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
 from pydantic import Field
@@ -12,6 +12,7 @@ from starlette.responses import FileResponse, Response
 from server.api.auth import FilesKey
 from server.api.context import ContextDep, FilesDep
 from server.api.error_responses import ApiError, json_response
+from server.api.pages import page_body
 from server.api.uploads import Form, UploadedFile, read_form
 from server.api.wire_fields import Integer, Wire
 from server.catalog.files import MADE_HERE, MAX_EXPIRY, MAX_FILENAME, MIN_EXPIRY, Purpose, file_data
@@ -65,13 +66,6 @@ async def list_files(
     wanted = None if purpose is None else read_purpose(purpose, of_any=True)
     found = await files.find(caller.sees_owner, purpose=wanted, after=after, ascending=order == "asc", limit=limit + 1)
     return json_response(page_body([file_data(record) for record in found], limit))
-
-
-def page_body(data: list[dict[str, Any]], limit: int) -> dict[str, Any]:
-    """OpenAI's page of ``data``, of which one more than ``limit`` was looked for."""
-    shown = data[:limit]
-    ends = {"first_id": shown[0]["id"] if shown else None, "last_id": shown[-1]["id"] if shown else None}
-    return {"object": "list", "data": shown, **ends, "has_more": len(data) > limit}
 
 
 @router.get("/v1/files/{file_id}", response_model=None)

@@ -20,7 +20,8 @@ from server.api.body import json_body
 from server.api.context import ContextDep, FineTuningDep, ServerContext
 from server.api.error_responses import ApiError, json_response
 from server.api.event_stream import DONE, NOT_TAKEN, EventStream, event, with_errors
-from server.api.files import Cursor, page_body
+from server.api.files import Cursor
+from server.api.pages import page_body
 from server.api.wire import MAX_MODEL_CHARS
 from server.api.wire_fields import Integer, Wire
 from server.catalog.files import FileRecord, Purpose

@@ -15,7 +15,7 @@ from server.api.context import Place, ServerContext
 from server.api.error_responses import GenerationError
 from server.api.job import Job, Prompt
 from server.api.outputs import Completion, TextDelta, TokenEntry, Usage
-from server.catalog.registry import Lease
+from server.catalog.lease import Lease
 from server.engine.ipc.client import LONG_PROMPT
 from server.engine.messages import EngineRequest, FinishReason, RequestOutput, TokenLogprobs
 from server.errors import InvalidRequestError, RequestTimeoutError, UnknownModelError

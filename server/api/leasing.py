@@ -12,7 +12,7 @@ from server.api.context import ServerContext
 from server.api.error_responses import to_api_error
 from server.api.prepare import asked_model
 from server.api.wire import ModelBody
-from server.catalog.registry import Lease
+from server.catalog.lease import Lease
 from server.errors import AdapterFailedError, BudgetError, InvalidRequestError, StoreError, UnknownModelError
 
 SESSION_HEADER = "x-session-id"  # what a request sticks to whose body says nothing

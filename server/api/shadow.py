@@ -18,7 +18,8 @@ from adapters.errors import AdapterError
 from server.adapter_key import AdapterKey
 from server.api.error_responses import GenerationError
 from server.catalog.canary_figures import CanaryFigures
-from server.catalog.registry import Lease, Registry
+from server.catalog.lease import Lease
+from server.catalog.registry import Registry
 from server.engine.messages import EngineStats
 from server.errors import ServerError
 from server.metrics import Metrics

@@ -15,9 +15,9 @@ from server.api.auth import InferenceKey
 from server.api.body import json_body
 from server.api.context import ContextDep, ServerContext
 from server.api.error_responses import ApiError, json_response
-from server.api.files import page_body
 from server.api.job import Job
 from server.api.outputs import Completion, TextDelta, Usage
+from server.api.pages import page_body, page_of
 from server.api.responses.body import Metadata, check_metadata
 from server.api.wire import MAX_MODEL_CHARS, ChatCompletionBody, SamplingBody
 from server.api.wire_fields import Wire
@@ -192,14 +192,8 @@ async def list_messages(
     record = await context.answers.get(completion_id, AnswerKind.CHAT, caller.owner)
     sent = msgspec.json.decode(record.input, type=list[dict[str, Any]])
     messages = [_message(record.id, number, message) for number, message in enumerate(sent)]
-    if order == "desc":
-        messages.reverse()
-    if after is not None:
-        places = [place for place, message in enumerate(messages) if message["id"] == after]
-        if not places:
-            raise InvalidRequestError(f"after: the completion has no message '{after[:80]}'", param="after")
-        messages = messages[places[0] + 1 :]
-    return json_response(page_body(messages[: limit + 1], limit))
+    page = page_of(messages, after=after, limit=limit, order=order, absent="the completion has no message")
+    return json_response(page)
 
 
 def _told(record: AnswerRecord) -> dict[str, Any]:

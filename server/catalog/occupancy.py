@@ -8,11 +8,12 @@ from collections.abc import Callable
 
 from server.adapter_key import AdapterKey
 from server.catalog.background import Background
+from server.catalog.lease import Lease
 from server.catalog.load_queue import LoadQueue
 from server.catalog.memory_ledger import Budget, MemoryLedger
 from server.catalog.observer import Evicted, LifecycleObserver
 from server.catalog.places import KeepRule, Place, Stage, resolve
-from server.catalog.registry import Lease, Registry
+from server.catalog.registry import Registry
 from server.engine.ipc.client import EngineClient
 from server.errors import QueueFullError
 
@@ -49,6 +50,16 @@ class Occupancy:
     def is_pinned(self, key: AdapterKey) -> bool:
         """Whether a version never leaves by itself."""
         return self._rule(key.name).pinned and self._registry.live_number(key.name) == key.version
+
+    def is_served(self, key: AdapterKey) -> bool:
+        """Whether requests may come for a version that can be loaded."""
+        known = self._registry.find_version(key)
+        return known is not None and self._registry.serves(key) and self._registry.failure(key) is None
+
+    def known_bytes(self, key: AdapterKey) -> int:
+        """About what a version takes, or will take; 0: nobody knows."""
+        known = (self._registry.find_version(version) for version in key.versions)
+        return sum(version.nbytes for version in known if version is not None)
 
     # ---- users ----
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from server.adapter_key import AdapterKey
-from server.catalog.registry import Lease
+from server.catalog.lease import Lease
 from server.engine.messages import AdapterLoaded
 
 

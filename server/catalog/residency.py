@@ -17,12 +17,13 @@ from typing import Literal
 from adapters.errors import AdapterError, UnsupportedKindError
 from server.adapter_key import AdapterKey
 from server.catalog.combinations import NOT_COMBINABLE
+from server.catalog.lease import Lease
 from server.catalog.loading import Load
 from server.catalog.memory_ledger import Budget
 from server.catalog.observer import LifecycleObserver
 from server.catalog.occupancy import Occupancy
 from server.catalog.places import ColdStart, KeepRule, Order, Place, Stage, Unkept, quiet_future, refuse, resolve
-from server.catalog.registry import Lease, Registry
+from server.catalog.registry import Registry
 from server.engine.ipc.client import EngineClient
 from server.engine.messages import AdapterLoaded
 from server.errors import (
@@ -293,7 +294,7 @@ class Residency:
                 self._given_up = asyncio.get_running_loop().call_later(RESTART_SECONDS, self._give_up)
             return
         while (place := self._queue.due) is not None:
-            place.nbytes = place.nbytes or self._known_bytes(place.key)
+            place.nbytes = place.nbytes or self._memory.known_bytes(place.key)
             if not self._ledger.can_fit(place):
                 self._fail(place, self._ledger.no_room(place))
             elif self._memory.make_room(place):
@@ -322,9 +323,9 @@ class Residency:
     def _warm_next(self) -> None:
         while self._to_warm and not self._queue.loading and not self._queue:
             key = self._to_warm.popleft()
-            if key in self._places or not self._is_served(key):
+            if key in self._places or not self._memory.is_served(key):
                 continue
-            place = self._place(key, self._known_bytes(key))
+            place = self._place(key, self._memory.known_bytes(key))
             place.warm = self._memory.is_pinned(key) or self._ledger.fits(place)
             if place.warm:
                 self._enqueue(place)
@@ -437,16 +438,6 @@ class Residency:
         place.warm = False
         place.refuse(error)
         self._memory.forget(place)
-
-    # ---- what is known of versions ----
-
-    def _is_served(self, key: AdapterKey) -> bool:
-        known = self._registry.find_version(key)
-        return known is not None and self._registry.serves(key) and self._registry.failure(key) is None
-
-    def _known_bytes(self, key: AdapterKey) -> int:
-        known = (self._registry.find_version(version) for version in key.versions)
-        return sum(version.nbytes for version in known if version is not None)
 
     @staticmethod
     def _stop(*timers: asyncio.TimerHandle | None) -> None:

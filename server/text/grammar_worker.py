@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import signal
 import socket
 import time
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from server.errors import InvalidRequestError
 from server.text.grammars import Form, Kind, grammar_of
 from server.text.json_schemas import Schema, find_fault, written
 from server.text.template_frames import recv_frame, send_frame
-from server.text.worker_limits import allow_seconds, confine
+from server.text.worker_limits import allow_seconds, run_worker
 
 QUOTE = '"'
 _TRIED_STEPS = 24
@@ -100,22 +99,18 @@ def _trouble(grammar: str, kind: Kind) -> str:
     return ""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; ends when the other end of the socket closes."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the parent's business
-    parser = argparse.ArgumentParser(prog="server.text.grammar_worker", description=__doc__)
-    parser.add_argument("--fd", type=int, required=True, help="our end of a socket pair")
-    parser.add_argument("--megabytes", type=int, required=True, help="address space")
-    parser.add_argument("--seconds", type=float, required=True, help="computing time of one grammar")
-    options = parser.parse_args(argv)
-    confine(options.megabytes)
-    with socket.socket(fileno=options.fd) as sock:
-        send_frame(sock, b"")
-        while (job := recv_frame(sock)) is not None:
-            allow_seconds(options.seconds)
-            send_frame(sock, msgspec.json.encode(make(msgspec.json.decode(job, type=Form))))
+def serve(sock: socket.socket, options: argparse.Namespace) -> int:
+    """Make one grammar after the other; an empty frame says that this has begun."""
+    send_frame(sock, b"")
+    while (job := recv_frame(sock)) is not None:
+        allow_seconds(options.seconds)
+        send_frame(sock, msgspec.json.encode(make(msgspec.json.decode(job, type=Form))))
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return run_worker(serve, __doc__, argv)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ then one job after the other.
 from __future__ import annotations
 
 import argparse
-import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,34 +18,24 @@ from jinja2 import Template, TemplateError
 
 from server.text.template_environment import make_environment, reason_of, variables
 from server.text.template_frames import Answer, Failure, decode_job, recv_frame, send_frame
-from server.text.worker_limits import allow_seconds, confine
+from server.text.worker_limits import allow_seconds, run_worker
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; ends when the other end of the socket closes."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the parent's business
-    parser = argparse.ArgumentParser(prog="server.text.template_worker", description=__doc__)
-    parser.add_argument("--fd", type=int, required=True, help="our end of a socket pair")
-    parser.add_argument("--megabytes", type=int, required=True, help="address space")
-    parser.add_argument("--seconds", type=float, required=True, help="computing time of one render")
-    parser.add_argument("--max-chars", type=int, required=True, help="length of what is written")
-    options = parser.parse_args(argv)
-    confine(options.megabytes)
-    with socket.socket(fileno=options.fd) as sock:
-        return serve(sock, options.seconds, options.max_chars)
+    """Entry point."""
+    return run_worker(serve, __doc__, argv, {"--max-chars": "length of what is written"})
 
 
-def serve(sock: socket.socket, seconds: float, max_chars: int) -> int:
+def serve(sock: socket.socket, options: argparse.Namespace) -> int:
     """Answer one render after the other; an empty frame says that this has begun."""
     send_frame(sock, b"")
     source = recv_frame(sock)
     template: Template | None = None
     while source is not None and (job := recv_frame(sock)) is not None:
-        allow_seconds(seconds)
+        allow_seconds(options.seconds)
         try:
             template = template or make_environment().from_string(source.decode())
-            reply = msgspec.json.encode(Answer(text=_render(template, *decode_job(job), max_chars)))
+            reply = msgspec.json.encode(Answer(text=_render(template, *decode_job(job), options.max_chars)))
         except MemoryError:  # what is left of the process is not worth keeping
             send_frame(sock, msgspec.json.encode(Answer(failure=Failure.MEMORY)))
             return 1

@@ -27,7 +27,7 @@ from server.api.pooling.job import PooledJob
 from server.api.pooling.wire import PooledBody
 from server.api.respond import GONE_STATUS
 from server.api.sharing import Share, deadline_of, share_of
-from server.catalog.registry import Lease
+from server.catalog.lease import Lease
 from server.engine.ipc.client import LONG_PROMPT
 from server.engine.messages import EngineRequest, FinishReason, RequestOutput
 from server.errors import EngineUnavailableError, RequestTimeoutError, UnknownModelError

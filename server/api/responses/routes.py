@@ -14,8 +14,8 @@ from server.api.body import json_body
 from server.api.context import ContextDep, ServerContext
 from server.api.error_responses import ApiError, json_response
 from server.api.event_stream import EventStream
-from server.api.files import page_body
 from server.api.outputs import Usage
+from server.api.pages import page_of
 from server.api.prepare import asked_model, chat_job
 from server.api.renaming import told_as
 from server.api.respond import answer, events_of
@@ -179,14 +179,8 @@ async def list_input_items(
 ) -> Response:
     """The items that a response answered, the newest first."""
     items = inputs_of(await kept(context, caller, response_id))
-    if order == "desc":
-        items.reverse()
-    if after is not None:
-        places = [place for place, item in enumerate(items) if item["id"] == after]
-        if not places:
-            raise InvalidRequestError(f"after: the response has no item '{after[:80]}'", param="after")
-        items = items[places[0] + 1 :]
-    return json_response(page_body(items[: limit + 1], limit))
+    page = page_of(items, after=after, limit=limit, order=order, absent="the response has no item")
+    return json_response(page)
 
 
 async def kept(context: ServerContext, caller: Caller, response_id: str) -> AnswerRecord:

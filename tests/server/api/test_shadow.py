@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from server.adapter_key import AdapterKey
 from server.api.shadow import Answered, Shadows, agreement, seconds_per_token
 from server.catalog.canary_figures import CanaryFigures
-from server.catalog.registry import Lease, Registry
+from server.catalog.lease import Lease
+from server.catalog.registry import Registry
 from server.catalog.traffic import Shadow, Traffic
 from server.catalog.versions import AdapterVersion, NameRecord, VersionHistory
 from server.engine.messages import EngineStats

@@ -11,9 +11,10 @@ import pytest
 
 from server.adapter_key import AdapterKey
 from server.catalog import residency as under_test
+from server.catalog.lease import Lease
 from server.catalog.memory_ledger import Budget
 from server.catalog.places import Stage, Unkept
-from server.catalog.registry import Lease, Registry
+from server.catalog.registry import Registry
 from server.catalog.residency import Residency
 from server.catalog.versions import VersionState
 from server.errors import AdapterFailedError, BudgetError, EngineUnavailableError, NoRoomError, UnknownModelError

@@ -11,9 +11,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from adapters.errors import AdapterError
 from server.adapter_key import AdapterKey
 from server.catalog import residency as under_test
+from server.catalog.lease import Lease
 from server.catalog.memory_ledger import Budget
 from server.catalog.places import Unkept
-from server.catalog.registry import Lease, Registry
+from server.catalog.registry import Registry
 from server.catalog.residency import Residency
 from server.errors import ServerError
 from tests.server.catalog.toy_engine import ToyEngine, register

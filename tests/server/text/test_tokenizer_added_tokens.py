@@ -14,7 +14,8 @@ from adapters.errors import BaseMismatchError, PackageError
 from adapters.limits import DEFAULT_LIMITS
 from adapters.package.added_tokens import AddedToken, read_added_tokens
 from server.text.detokenize import IncrementalDecoder
-from server.text.tokenizer import TextProcessor, extended_tokenizer
+from server.text.extended_tokenizer import extended_tokenizer
+from server.text.tokenizer import TextProcessor
 from tests.factory import make_tokenizer
 
 TEXTS = ["", "<call>", "a <call> b", "<call><|tool|>x", "  <|tool|>  y", "<CALL> z", "wordy words word", "é<call>世界"]
