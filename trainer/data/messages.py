@@ -245,9 +245,14 @@ def with_tools_as(
     return (written_out(conversation, tools), []) if form == "text" else (conversation, list(map(template_tool, tools)))
 
 
+def said_in_text(message: Message) -> str:
+    """What ``message`` says, calls as text."""
+    return with_calls(message.content, message.calls)
+
+
 def written_out(conversation: Conversation, tools: list[Any]) -> Conversation:
     """``conversation`` with ``tools`` in its system message, and calls as the text of their messages."""
-    out = tuple(replace(m, content=with_calls(m.content, m.calls), calls=()) if m.calls else m for m in conversation)
+    out = tuple(replace(m, content=said_in_text(m), calls=()) if m.calls else m for m in conversation)
     if not tools:
         return out
     if out and out[0].role == "system":
@@ -261,6 +266,7 @@ class Question:
 
     Exactly one of ``messages`` (the server renders them by the base's chat template) and ``prompt`` (text sent as it
     is) is set. ``row`` holds the columns as they were read, for metrics that need more than the ``reference``.
+    ``tools`` are sent beside messages, whose calls and results are as clients send them.
     ``others`` are texts to compare the prompt with, what belongs to it first, or the second text of a pair. ``names``
     are those of all classes, where a text has any number of them; ``words`` say where the prompt's begin and end, where
     each has a tag.
@@ -273,6 +279,7 @@ class Question:
     others: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     words: tuple[tuple[int, int], ...] = ()
+    tools: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)

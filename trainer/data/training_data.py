@@ -13,10 +13,10 @@ from typing import Any, Literal
 import msgspec
 
 from trainer.config.data import DataConfig
-from trainer.data.conversations import TEXT, ConversationReader, DroppedRow, ParsedRow
+from trainer.data.conversations import TEXT, ConversationReader, DroppedRow, ParsedRow, read_row
 from trainer.data.disk import Examples, TokenQuestions
 from trainer.data.encoding import Example, RowEncoder
-from trainer.data.messages import Question, TokenQuestion, last_answer
+from trainer.data.messages import Question, TokenQuestion, last_answer, said_in_text
 from trainer.data.rendering import BASE, NONE, is_foreign, template_name
 from trainer.data.rows import RawRow
 from trainer.data.sources import find_test_source, with_recipe
@@ -35,7 +35,6 @@ from trainer.data.splits import (
     rows_at,
     survey,
 )
-from trainer.errors import DataError
 from trainer.files import SERVED_TEMPLATE
 from trainer.recipes.recipe import Split
 from trainer.tables import counted
@@ -123,9 +122,6 @@ def _truncation_note(config: DataConfig) -> str:
         parts.append(f"responses above {config.max_response_length} tokens lose their end")
     parts.append(f"rows above {config.max_length} tokens are {_TOO_LONG[config.too_long]}")
     return "; ".join(parts)
-
-
-NO_TOOLS = "data.tools: no server can be asked with tools; set data.tools: text"
 
 
 @dataclass(frozen=True)
@@ -227,7 +223,7 @@ def load_questions(
         indices = found.usable
     else:
         found, indices = find_validation(config, seed, partial(ConversationReader, config))
-    return [_question(row, parsed, config, rows) for row, parsed in rows_at(found, indices)]
+    return [_question(row, parsed, found.reader, config, rows) for row, parsed in rows_at(found, indices)]
 
 
 class _RowTokenizer:
@@ -273,17 +269,23 @@ class _RowTokenizer:
         self.empty += parsed.empty_answers > 0
 
 
-def _question(row: RawRow, parsed: ParsedRow, config: DataConfig, rows: RowEncoder | None) -> Question:
+def _question(
+    row: RawRow, parsed: ParsedRow, reader: ConversationReader, config: DataConfig, rows: RowEncoder | None
+) -> Question:
     conversation = parsed.conversation
     if conversation[0].role == TEXT:
         return Question(None, "", conversation[0].content, row.values)
-    if parsed.tools:
-        raise DataError(NO_TOOLS)
     last = last_answer(conversation)
-    reference = conversation[last].content
-    if rows:
+    reference = said_in_text(conversation[last])
+    if rows and not conversation[last].calls:
         with suppress(DroppedRow):  # the server refuses it, too, and will say so
-            reference = rows.reference(conversation, ())
+            reference = rows.reference(conversation, parsed.tools)
     if config.template == "none":
         return Question(None, conversation[last - 1].content, reference, row.values)
-    return Question(conversation[:last], None, reference, row.values)
+    if not parsed.with_tools:
+        return Question(conversation[:last], None, reference, row.values)
+    sent = read_row(
+        row, reader.layout, msgspec.structs.replace(config, tools="template")
+    )  # a server writes them itself
+    asked = sent.conversation[: last_answer(sent.conversation)]
+    return Question(asked, None, reference, row.values, tools=sent.tools)

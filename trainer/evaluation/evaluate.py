@@ -11,12 +11,14 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, TypeVar
 
-from trainer.data.messages import Question
+from bases.tool_text import call_text, with_calls
+from trainer.data.messages import Question, written_out
+from trainer.data.template_messages import MessageForm
 from trainer.errors import EvaluationError
 from trainer.evaluation.metrics import Case, Metric, find_metrics
 from trainer.evaluation.reading import Asking, read_answers
@@ -28,6 +30,7 @@ from trainer.serving.client import ContextTooLong, Endpoint, InferenceClient
 TOO_LONG = "too_long"  # our own finish_reason, of a question that does not fit the server's context
 _LONGEST_TRIED = 8  # references that are tokenised to find the longest
 _SLACK = 16
+_AS_SENT = MessageForm(text_arguments=True)  # as clients do
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,11 @@ class ModelClient:
         if question.messages is None:
             answer = await self.connection.post("/v1/completions", {**body, "prompt": question.prompt})
         else:
-            answer = await self.connection.post("/v1/chat/completions", {**body, "messages": chat_messages(question)})
+            answer = await self.connection.post("/v1/chat/completions", {**body, **chat_fields(question)})
         try:
             choice = answer["choices"][0]
-            text = choice["text"] if question.messages is None else choice["message"]["content"]
-            return GreedyAnswer(
-                str(text or ""), str(choice["finish_reason"]), int(answer["usage"]["completion_tokens"])
-            )
+            text = str(choice["text"] or "") if question.messages is None else _said(choice["message"])
+            return GreedyAnswer(text, str(choice["finish_reason"]), int(answer["usage"]["completion_tokens"]))
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise self.connection.not_ours(f"no {error} in its answer") from error
 
@@ -79,7 +80,7 @@ class ModelClient:
         The prompt is tokenised alone, as it is for an answer. Raises EvaluationError.
         """
         if question.messages is not None:
-            prompt = await self.tokenize(messages=chat_messages(question))
+            prompt = await self.tokenize(**chat_fields(question))
         else:
             prompt = await self.tokenize(prompt=question.prompt)
         reference = await self.tokenize(prompt=question.reference, add_special_tokens=False)
@@ -111,15 +112,33 @@ class ModelClient:
         return max(counts) * 3 // 2 + _SLACK
 
 
-def chat_messages(question: Question) -> list[dict[str, str]]:
+def chat_messages(question: Question) -> list[dict[str, Any]]:
     """The messages of ``question`` as they are sent. Raises EvaluationError for a plain prompt."""
     if question.messages is None:
         raise EvaluationError("a question without messages cannot be sent as a chat")
-    return [
-        {"role": message.role, "content": message.content}
-        | ({"reasoning_content": message.thought} if message.thought else {})
-        for message in question.messages
-    ]
+    try:
+        return _AS_SENT.plain(question.messages)
+    except ValueError:  # a call that is no JSON was written by nobody's template
+        return _AS_SENT.plain(written_out(question.messages, []))
+
+
+def chat_fields(question: Question) -> dict[str, Any]:
+    """What of ``question`` is sent: its messages, and its tools if it has any. Raises EvaluationError as above."""
+    tools = {"tools": list(question.tools)} if question.tools else {}
+    return {"messages": chat_messages(question), **tools}
+
+
+def _said(message: Mapping[str, Any]) -> str:
+    """An answer as one text, calls as references have them."""
+    functions = [call["function"] for call in message.get("tool_calls") or ()]
+    return with_calls(message.get("content") or "", [call_text(one["name"], _object(one)) for one in functions])
+
+
+def _object(function: Mapping[str, Any]) -> Any:
+    try:
+        return json.loads(function["arguments"])
+    except ValueError:  # it was cut
+        return function["arguments"]
 
 
 TIMEOUT_SECONDS = 300.0
@@ -198,6 +217,7 @@ def digest(questions: Sequence[Question]) -> str:
     for question in questions:
         messages = [list(message.values()) for message in (chat_messages(question) if question.messages else ())]
         total.update(json.dumps([messages, question.prompt, question.reference, *question.others]).encode())
+        total.update(json.dumps(question.tools).encode() if question.tools else b"")
     return total.hexdigest()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from trainer.data.messages import Question
 from trainer.errors import EvaluationError
-from trainer.evaluation.evaluate import TOO_LONG, chat_messages
+from trainer.evaluation.evaluate import TOO_LONG, chat_fields
 from trainer.evaluation.metrics import METRICS
 from trainer.evaluation.results import Comparison, Evaluation, Score, ScoredAnswer
 from trainer.evaluation.suite import EvalReport
@@ -123,7 +123,7 @@ def _counted(count: int) -> str:
 def _asked(question: Question) -> dict[str, Any]:
     if question.messages is None:
         return {"prompt": question.prompt}
-    return {"messages": chat_messages(question)}
+    return chat_fields(question)
 
 
 def _answer(answer: ScoredAnswer) -> dict[str, Any]:

@@ -11,17 +11,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, TypeVar
 
+import msgspec
+
 from trainer.base_model import load_vocabulary
 from trainer.config.data import DataConfig
 from trainer.config.preference import GrpoPreference, KtoPreference, PreferenceColumns
 from trainer.config.schema import TrainConfig
 from trainer.data.conversations import DroppedRow, ParsedRow, some_columns
 from trainer.data.encoding import IGNORED, RowEncoder, without_row_limit
-from trainer.data.messages import ASSISTANT, Conversation, Message, Question
+from trainer.data.messages import ASSISTANT, Conversation, Message, Question, said_in_text
 from trainer.data.rows import RawRow
 from trainer.data.sources import find_test_source
 from trainer.data.splits import Indices, Survey, find_splits, find_validation, rows_at
-from trainer.data.training_data import NO_TOOLS
 from trainer.errors import ConfigError, DataError
 from trainer.preference.comparisons import ComparisonReader
 
@@ -242,15 +243,14 @@ def preferred_answers(config: TrainConfig, split: Literal["validation", "test"])
     assert preference is not None
     if isinstance(preference, GrpoPreference):
         raise DataError("the rows of a grpo run have no answers to compare with; name others with --data FILE")
-    reader = ComparisonReader(config.data, preference.columns)
+    reader = ComparisonReader(msgspec.structs.replace(config.data, tools="template"), preference.columns)
     pairs = not isinstance(preference, KtoPreference)
     out: list[Question] = []
     for raw in _raw_rows(config, split):
         for prompt, answer, tools in _preferred(reader, raw, pairs=pairs):
-            if tools:
-                raise DataError(NO_TOOLS)
             text = prompt[-1].content if config.data.template == "none" else None
-            out.append(Question(None if text is not None else prompt, text, answer.content, raw.values))
+            sent = None if text is not None else prompt
+            out.append(Question(sent, text, said_in_text(answer), raw.values, tools=tools))
     return out
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from bases.tool_text import template_tool
 from tests.factory import make_tokenizer
 from tests.trainer.support import write_jsonl
 from trainer.config.data import DataConfig
@@ -57,6 +58,17 @@ def test_the_last_answer_of_a_conversation_is_asked_for(tmp_path: Path) -> None:
     (question,) = load_questions(config(tmp_path, [row] * 2, validation=1), 0, "validation")
     assert question.messages == tuple(Message(role, content) for role, content in turns[:3])
     assert question.reference == "d"
+
+
+@pytest.mark.parametrize("form", ["text", "template"])
+def test_tools_and_calls_are_sent_as_clients_send_them(tmp_path: Path, form: str) -> None:
+    call = '{"name": "f", "arguments": {"x": 1}}'
+    turns = [("human", "a"), ("function_call", call), ("observation", "b"), ("human", "c"), ("function_call", call)]
+    row = {"conversations": [{"from": who, "value": said} for who, said in turns], "tools": [{"name": "f"}]}
+    (question,) = load_questions(config(tmp_path, [row] * 2, validation=1, tools=form), 0, "validation")
+    assert question.messages is not None
+    assert [message.calls for message in question.messages] == [(), (call,), (), ()]
+    assert (question.reference, question.tools) == (call, (template_tool({"name": "f"}),))
 
 
 def test_plain_text_is_a_reference_without_a_prompt(tmp_path: Path) -> None:

@@ -14,11 +14,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from bases.tool_text import template_tool
 from tests.factory import make_tokenizer
 from tests.server.live import Live, live_server
 from trainer.data.messages import Message, Question
 from trainer.errors import EvaluationError
-from trainer.evaluation.evaluate import TOO_LONG, evaluate
+from trainer.evaluation.evaluate import TOO_LONG, chat_fields, evaluate
 from trainer.evaluation.scoring import compare
 from trainer.serving.client import Endpoint, InferenceClient
 
@@ -63,6 +64,22 @@ def test_answers_are_those_that_any_client_gets(server: Live) -> None:
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert found.cut == sum(answer.finish_reason == "length" for answer in found.answers) > 0
     assert found.tokens_per_second > 0
+
+
+CALL = '{"name": "f", "arguments": {"x": 1}}'
+CALLED = (Message("user", "a"), Message("assistant", "", calls=(CALL,)), Message("tool", "b"), Message("user", "c"))
+
+
+def test_tools_are_sent_beside_messages(server: Live) -> None:
+    question = Question(CALLED, None, CALL, tools=(template_tool({"name": "f"}),))
+    answers = evaluate(base_of(server), [question], ["perplexity"], max_tokens=3).answers
+    assert answers[0].per_row["perplexity"] > 1
+    sent = chat_fields(question)
+    (call,) = sent["messages"][1]["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"x": 1}
+    assert call["id"] == sent["messages"][2]["tool_call_id"]
+    spoken = Question((Message("user", "a"), Message("assistant", "", calls=("f(1)",))), None, "x")
+    assert chat_fields(spoken)["messages"][1] == {"role": "assistant", "content": "f(1)"}
 
 
 def test_a_plain_prompt_is_sent_as_it_is(server: Live) -> None:
@@ -233,6 +250,16 @@ def test_what_passes_is_tried_again(scripted: tuple[Endpoint, list[Any]]) -> Non
     script += [error(429, "busy", Retry_After="0"), error(503, "restarting", Retry_After="later"), (0, {}, b""), FINE]
     assert evaluate(endpoint, [chat("a")], ["exact_match"], max_tokens=2).scores["exact_match"].value == 1.0
     assert script == [FINE]
+
+
+def test_an_answer_that_calls_is_read_as_text(scripted: tuple[Endpoint, list[Any]]) -> None:
+    endpoint, answers = scripted
+    calls = [{"function": {"name": "f", "arguments": said}} for said in ('{"x":1}', '{"x')]
+    choice = {"message": {"content": None, "tool_calls": calls}, "finish_reason": "tool_calls"}
+    body = json.dumps({"choices": [choice], "usage": {"completion_tokens": 3}}).encode()
+    answers.append((200, {}, body))
+    found = evaluate(endpoint, [Question(CALLED, None, CALL)], ["exact_match"], max_tokens=3)
+    assert found.answers[0].text == f'{CALL}\n{{"name": "f", "arguments": "{{\\"x"}}'
 
 
 def test_what_stays_is_told(scripted: tuple[Endpoint, list[Any]], monkeypatch: pytest.MonkeyPatch) -> None:
