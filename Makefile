@@ -98,7 +98,7 @@ format: $(STAMP) ## let ruff format and mend what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: $(STAMP) ## the test suite that CI runs, thirteen minutes on two cores
+test: $(STAMP) ## the test suite that CI runs, ten minutes on two cores
 	$(PYTEST) $(WORKERS) $(ARGS)
 
 test-fast: $(STAMP) ## the part of it that takes two minutes

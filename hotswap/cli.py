@@ -49,6 +49,7 @@ COMMANDS = {
     "publish": Command("trainer.commands.publish", "publish", "upload an adapter into a running server, behind a gate"),
     "rollback": Command("trainer.commands.adapters", "rollback", "let an adapter serve the version before again"),
     "adapters": Command("trainer.commands.adapters", "main", "look at the adapters of a server, and change them"),
+    "top": Command("hotswap.top.cli", "main", "show what a server does, by adapter, live in the terminal"),
     "keys": Command("hotswap.keys_cli", "main", "create, list, rotate and revoke API keys; see who did what"),
     "base": Command("hotswap.base_cli", "main", "import, list and locate base models in the local cache"),
     "demo": Command("hotswap.demo.cli", "main", "train, serve and hot-swap adapters end to end, and print a report"),

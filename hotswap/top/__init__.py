@@ -1,0 +1,1 @@
+"""``hotswap top``: what a server does, live, in a terminal."""
