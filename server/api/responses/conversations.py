@@ -15,7 +15,7 @@ from server.api.auth import Caller, InferenceKey
 from server.api.body import json_body
 from server.api.context import ContextDep, ServerContext
 from server.api.error_responses import json_response
-from server.api.files import page_body
+from server.api.pages import page_body
 from server.api.renaming import told_as
 from server.api.responses.body import MAX_ID, Items, Metadata, check_metadata
 from server.api.responses.items import Item, messages_of
