@@ -45,6 +45,6 @@ def _interrupts_end_at_once() -> Iterator[None]:
 
 def chat(argv: Sequence[str]) -> int:
     """Talk to a server in the terminal; returns the exit code."""
-    from server.terminal_chat import main
+    from server.terminal_chat.cli import main
 
     return main(argv)

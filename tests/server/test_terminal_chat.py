@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from server.terminal_chat import main
+from server.terminal_chat.cli import main
 from tests.server.live import Live, live_server
 
 
@@ -72,6 +72,40 @@ def test_the_model_may_be_given(
     assert capsys.readouterr().out == whole_answer(live, "mine", ("system", "s"), ("user", "hello")) + "\n"
 
 
+def test_several_answer_side_by_side(
+    live: Live, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = live.context.base_name
+    script = f"hello\nagain\n/use mine\n/models\nmore\n/use {base} mine@1\nhello\n/use mine mine\n"
+    assert run(live, monkeypatch, script, "--model", base, "--model", "mine") == 1
+    told: dict[str, list[tuple[str, str]]] = {base: [], "mine": []}
+    wanted = ""
+    for words in ("hello", "again"):
+        for model, turns in told.items():
+            turns.append(("user", words))
+            turns.append(("assistant", whole_answer(live, model, *turns)))
+            wanted += f"## {model}\n{turns[-1][1]}\n"
+    mine = told["mine"]
+    mine.append(("user", "more"))
+    mine.append(("assistant", whole_answer(live, "mine", *mine)))
+    wanted += f"  {base}\n* mine\n{mine[-1][1]}\n"
+    for model in (base, "mine@1"):  # who comes new to it was told what the one before was
+        wanted += f"## {model}\n{whole_answer(live, model, *mine, ('user', 'hello'))}\n"
+    captured = capsys.readouterr()
+    assert captured.out == wanted
+    assert "a model is named twice" in captured.err
+
+
+def test_one_that_fails_does_not_disturb_the_other(
+    live: Live, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = live.context.base_name
+    assert run(live, monkeypatch, "hello\n", "--model", base, "--model", "nobody") == 1
+    captured = capsys.readouterr()
+    assert f"## {base}\n{whole_answer(live, base, ('user', 'hello'))}\n" in captured.out
+    assert "nobody: " in captured.err
+
+
 @pytest.mark.parametrize(
     ("script", "words"),
     [("/use nobody\n", "there is no model 'nobody'"), ("/nonsense\n", "no command /nonsense"), ("x" * 5000, "maximum")],
@@ -124,6 +158,11 @@ def test_in_a_terminal_it_says_who_is_there(live: Live) -> None:
             read_until(ours, f"{live.context.base_name} > ")
             os.write(ours, b"/use mine\n")
             assert "now talking to mine" in read_until(ours, "mine > ")
+            os.write(ours, f"/use mine {live.context.base_name}\n".encode())
+            read_until(ours, f"mine | {live.context.base_name} > ")
+            os.write(ours, b"hello\n")
+            shown = read_until(ours, f"mine | {live.context.base_name} > ")
+            assert "first after" in shown
             os.write(ours, b"\x04")
             assert process.wait(30) == 0
         finally:
