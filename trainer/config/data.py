@@ -39,7 +39,7 @@ def _expanded(path: str) -> Path:
         raise ConfigError(f"{path} begins with the home of a user whom this machine does not know") from error
 
 
-Format = Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "txt", "txt_paragraphs", "txt_file"]
+Format = Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "conll", "txt", "txt_paragraphs", "txt_file"]
 ShapeName = Literal["auto", "messages", "sharegpt", "prompt_response", "prompt_completion", "alpaca", "text"]
 Learn = Literal["all_answers", "last_answer", "everything"]
 TooLong = Literal["drop", "cut_start", "cut_end", "split"]
@@ -52,7 +52,7 @@ TEMPLATE_NAMES = (
 )  # fmt: skip
 OWN_SPLIT = "split"  # as value of validation and test: the split of that name which the data set itself has
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(@[\w./-]+)?(#[\w./-]+)?")
-_DATA_FILE = re.compile(r"\.(jsonl|ndjson|json|csv|tsv|parquet|txt)(\.gz)?$", re.IGNORECASE)
+_DATA_FILE = re.compile(r"\.(jsonl|ndjson|json|csv|tsv|parquet|conll|bio|iob2?|txt)(\.gz)?$", re.IGNORECASE)
 
 
 class Columns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -26,7 +26,7 @@ _NAMES = {
     "dev": "validation", "devel": "validation", "eval": "validation", "test": "test", "testing": "test",
 }  # fmt: skip
 _WORDS = re.compile(r"[A-Za-z]+")
-_PREFERRED = ("parquet", "jsonl", "json", "csv", "tsv", "txt")
+_PREFERRED = ("parquet", "jsonl", "json", "csv", "tsv", "conll", "txt")
 _PLAIN_FOLDERS = ("", ".", "data")  # all others are configurations of the data set
 
 

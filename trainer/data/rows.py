@@ -1,4 +1,4 @@
-"""Reads data files row by row: JSONL, JSON, CSV, TSV, Parquet and text, packed or not. Everything wrong is one line.
+"""Reads data files row by row: JSON, JSONL, CSV, TSV, Parquet, CoNLL and text. Everything wrong is one line.
 
 Knows columns by name, not what they mean.
 """
@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -97,7 +98,7 @@ def _advice(line: bytes) -> str:
 
 SUFFIXES: dict[str, Format] = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet",
-    ".txt": "txt",
+    ".conll": "conll", ".bio": "conll", ".iob": "conll", ".iob2": "conll", ".txt": "txt",
 }  # fmt: skip
 _BATCH = 256  # rows of a Parquet file in memory at a time
 _LONGEST_CELL = 2**31 - 1
@@ -122,6 +123,8 @@ def read_rows(path: Path, data_format: Format = "auto", split: str | None = None
         yield from _rows_of_jsonl(path)
     elif kind == "parquet":
         yield from _rows_of_parquet(path)
+    elif kind == "conll":
+        yield from _rows_of_conll(path)
     elif kind.startswith("txt"):
         if data_format == "auto" and _json_layout(path, split) == "lines":
             raise DataError(f"{path} begins with a JSON object; say which it is with data.format: jsonl, or txt")
@@ -212,6 +215,33 @@ def _rows_of_txt(path: Path, kind: Format) -> Iterator[RawRow]:
                 lines = []
         if lines:
             yield RawRow(f"{path} line {number}", {"text": "".join(lines).rstrip("\n")})
+
+
+_COMMENT = re.compile(r"# (?:id |\w+ ?=)")  # in front of a sentence
+
+
+def _rows_of_conll(path: Path) -> Iterator[RawRow]:
+    """Words in the first column of a line and their tags in the last one; a blank line ends a sentence."""
+    words: list[str] = []
+    tags: list[str] = []
+    began = number = 0
+    with open_text(path, newline=None) as file:
+        for number, line in enumerate(file, 1):
+            cells = line.rstrip("\n").split("\t") if "\t" in line else line.split()
+            if not line.strip() or cells[0] == "-DOCSTART-":
+                if words:
+                    yield RawRow(f"{path} line {began}", {"tokens": words, "tags": tags})
+                words, tags = [], []
+                continue
+            if not words and _COMMENT.match(line):
+                continue
+            if len(cells) < 2 or not cells[-1].strip():
+                raise DataError(f"{path} line {number} has no tag: a word and its tag are expected, then a blank line")
+            began = began if words else number
+            words.append(cells[0])
+            tags.append(cells[-1].strip())
+        if words:
+            yield RawRow(f"{path} line {began}", {"tokens": words, "tags": tags})
 
 
 def _rows_of_parquet(path: Path) -> Iterator[RawRow]:

@@ -145,6 +145,24 @@ def test_bad_files_get_one_clear_line(tmp_path: Path, name: str, data: bytes, wo
     assert words in error_of(tmp_path / name, data)
 
 
+@pytest.mark.parametrize("text", [
+    "-DOCSTART- -X- -X- O\n\nAda NNP B-NP B-PER\n# # O O\n\n\nhi UH O O",
+    "# id 1f3b domain=en\nAda\tB-PER\n#\tO\n\t\n# text = hi\nhi\tO\n",
+])  # fmt: skip
+def test_words_and_tags_in_columns(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "rows.conll"
+    file.write_text(text)
+    rows = list(read_rows(file))
+    assert [row.values for row in rows] == [
+        {"tokens": ["Ada", "#"], "tags": ["B-PER", "O"]},
+        {"tokens": ["hi"], "tags": ["O"]},
+    ]
+    assert rows[0].where == f"{file} line {text[: text.index('Ada')].count(chr(10)) + 1}"
+    file.write_text("Ada B-PER\nLovelace\n")
+    with pytest.raises(DataError, match="line 2 has no tag: a word and its tag are expected"):
+        list(read_rows(file))
+
+
 @pytest.mark.parametrize("name", ["none.jsonl", "none.json", "none.csv", "none.parquet", "none.jsonl.gz"])
 def test_missing_files_are_said_so(tmp_path: Path, name: str) -> None:
     assert "there is no data file" in error_of(tmp_path / name)

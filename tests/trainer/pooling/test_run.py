@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from peft import AutoPeftModelForSequenceClassification
 from safetensors.torch import load_file
 
+from tests.factory import make_base
 from tests.trainer.every_method import METHODS, WEAK, others_slow
 from tests.trainer.pooling.support import (
     class_rows,
@@ -68,6 +69,20 @@ def test_tags_of_words_are_what_transformers_and_peft_load(tiny_base: Path, tmp_
     assert float(F.cross_entropy(logits, wanted)) == pytest.approx(result.metrics["validation_loss"], abs=2e-5)
     right = float((logits.argmax(-1) == wanted).float().mean())
     assert right == pytest.approx(result.metrics["token_accuracy"])
+
+
+def test_the_head_of_tokens_is_called_as_in_the_base_of_transformers(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", model_type="bloom", n_layer=2, n_head=4)
+    options = ["method=lora", "r=4", "target_modules=[query_key_value]", "learning_rate=1e-2", "data.validation=4"]
+    result = train(make_config(tmp_path, base, "task=token-classification", *options, rows=tag_rows(16)))
+    assert result.package
+    saved = load_file(result.package / "adapter_model.safetensors")
+    assert {"base_model.model.classifier.weight", "base_model.model.classifier.bias"} <= saved.keys()
+    rows = list(held_back(load_config(result.output / "config.yaml", [], {}), base))
+    found = token_logits_by_peft(base, result.package, [row.texts[0] for row in rows])
+    logits = torch.cat([one[list(row.places)] for one, row in zip(found, rows, strict=True)])
+    wanted = torch.tensor([tag for row in rows for tag in row.classes])
+    assert float(F.cross_entropy(logits, wanted)) == pytest.approx(result.metrics["validation_loss"], abs=2e-5)
 
 
 def test_what_each_name_came_to_is_written(tiny_base: Path, tmp_path: Path) -> None:
