@@ -23,16 +23,22 @@ def main(argv: list[str]) -> int:
     from hotswap.demo.commands import DemoSettings
     from hotswap.demo.flow import Demo
     from hotswap.demo.report import WIDTH
+    from hotswap.demo.staying import stay
     from trainer.commands.common import end_on_sigterm
 
-    settings = DemoSettings(out=args.out, base=args.base, quantize=args.quantize, seed=args.seed, reuse=args.reuse)
+    settings = DemoSettings(
+        out=args.out, base=args.base, quantize=args.quantize, seed=args.seed, reuse=args.reuse, stay=args.stay
+    )
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = WIDTH
     # as Ctrl-C does: the server and a training that runs are stopped too
     end_on_sigterm()
-    ok = asyncio.run(Demo(settings, console).run())
+    demo = Demo(settings, console)
+    ok = asyncio.run(demo.run())
     console.print(f"\nreport.txt, report.json, logs and adapters are in {args.out}", markup=False)
+    if args.stay:
+        asyncio.run(stay(demo.options, args.out / "console.log", console))
     return 0 if ok else 1
 
 
@@ -49,4 +55,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0, help="of data and training (default: %(default)s)")
     parser.add_argument("--reuse", action="store_true", help="take the adapters that an earlier run left in DIR")
+    parser.add_argument(
+        "--stay", action="store_true", help="serve base and adapters again at the end, with the console, until Ctrl-C"
+    )
     return parser.parse_args(argv)

@@ -49,7 +49,7 @@ class DemoSettings:
 
     ``base`` and ``quantize`` as for ``hotswap serve``. ``held_out`` rows of each task are scored, ``lone_rows`` of them
     asked again with nothing else running. ``streams`` of base traffic run all the time. ``reuse`` takes the adapters
-    that an earlier run left in ``out``.
+    that an earlier run left in ``out``. With ``stay`` what was served is kept there, and served again at the end.
     """
 
     out: Path
@@ -62,6 +62,7 @@ class DemoSettings:
     traffic_tokens: int = 24
     settle_seconds: float = 8.0
     reuse: bool = False
+    stay: bool = False
 
 
 async def publish(server: LocalServer, package: Path, name: str, log: Path, *options: str) -> None:

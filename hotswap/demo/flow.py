@@ -6,6 +6,7 @@ version is uploaded once more under a name of its own: a version is its content,
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from trainer.serving.client import AdminClient
 from trainer.serving.local_server import LocalServer, start_server, wait_until_ready
 
 OLD_NAME = "contacts-old"
+SERVED = "served"  # the folder of what is kept to be served again
 
 
 async def ask_alone(
@@ -62,6 +64,13 @@ class Demo:
     console: Console
     seconds: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def options(self) -> list[str]:
+        """How the base is served."""
+        settings = self.settings
+        options = ["--model", settings.base, "--quantize", settings.quantize, "--dtype", DTYPE]
+        return [*options, "--data-dir", str(settings.out / SERVED)] if settings.stay else options
+
     async def run(self) -> bool:
         """All of it; writes the report into ``settings.out``. Whether every check held.
 
@@ -77,8 +86,9 @@ class Demo:
         train, held_out = draw_rows(settings)
         with self._act("training", "three adapters, each by hotswap train (logs and data in the output folder)"):
             packages = await train_all(settings, train, self.console)
-        options = ["--model", settings.base, "--quantize", settings.quantize, "--dtype", DTYPE]
-        with start_server(options, settings.out / "server.log") as server:
+        if settings.stay:
+            shutil.rmtree(settings.out / SERVED, ignore_errors=True)
+        with start_server(self.options, settings.out / "server.log") as server:
             with self._act("start", f"hotswap serve --quantize {settings.quantize} --dtype {DTYPE}"):
                 await wait_until_ready(server)
             async with open_client(server.url, server.key) as client:
