@@ -264,3 +264,17 @@ def test_an_end_that_is_no_token_is_told(refusing: Live, package: Path) -> None:
 def test_a_request_gives_no_template(allowing: Live) -> None:
     body = {"model": "lora", "messages": MESSAGES, "chat_template": "{{ 'a' * 10**10 }}"}
     assert "chat_template" in error_of(allowing.post("/v1/chat/completions", body))["message"]
+
+
+def test_tools_are_written_and_calls_read_as_its_template_says(allowing: Live, package: Path) -> None:
+    (package / "chat_template.jinja").write_text("{% if tools %}{{ tools | tojson }}<tool_call>{% endif %}" + OWN)
+    upload(allowing, package, "hermes")
+    call = '{"name": "f", "arguments": {}}'
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    for model, said in (("hermes", f"<tool_call>{call}</tool_call>"), ("lora", call)):
+        body = {"model": model, "messages": MESSAGES, "tools": tools, "max_tokens": 80}
+        required = {"tool_choice": "required", "parallel_tool_calls": False}
+        for fields in ({"structured_outputs": {"choice": [said]}}, required):
+            message = allowing.post("/v1/chat/completions", {**body, **fields}).json()["choices"][0]["message"]
+            assert [one["function"]["name"] for one in message["tool_calls"]] == ["f"]
+        assert ("You can call these functions" in read(allowing, model, tools=tools)) == (model == "lora")
