@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -116,7 +117,7 @@ def create_app(context: ServerContext, on_started: OnStarted | None = None) -> F
     if config.docs:
         openapi.install(app, ROUTERS, version=context.version, root_path=config.root_path)
     budget = BodyBudget(int(max(config.max_bodies_mb, config.max_body_mb) * 2**20))
-    app.add_middleware(RequestLog, answered=context.metrics.answered)
+    app.add_middleware(RequestLog, answered=context.metrics.answered, traces=context.traces)
     app.add_middleware(BodyLimit, rule=_body_rule(context), budget=budget, seconds=config.body_seconds)
     app.add_middleware(AnthropicErrors)
     app.add_middleware(Unversioned, words=unversioned(route for router in ROUTERS for route in router.routes))
@@ -159,6 +160,7 @@ async def _close(context: ServerContext, starting: Background, poller: Poller, w
             "chat templates": context.text.close,
             "grammars": context.grammars.close,
             "the catalog": lifecycle.catalog.database.close,
+            "traces": partial(asyncio.to_thread, context.traces.close),
         },
     )
 

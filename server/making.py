@@ -56,6 +56,7 @@ from server.metrics import Metrics
 from server.settings import ServerConfig
 from server.text.template_sandbox import SandboxLimits, TemplateSandbox
 from server.text.tokenizer import TextProcessor
+from server.traces import OtlpTraces, PassedTraces, Traces
 
 log = logging.getLogger(__name__)
 MakeEngine = Callable[[EngineConfig], ClientCore]
@@ -116,6 +117,7 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
         traffic=control,
         watch=CanaryWatch(registry, control),
         shadows=Shadows(registry, engine, figures, metrics, seats=config.engine.max_num_seqs),
+        traces=_traces(config, name),
         version=version("hotswap"),
     )
 
@@ -152,6 +154,13 @@ def _watch_machine(metrics: Metrics, config: ServerConfig, name: str, engine: Cl
     metrics.registry.register(LimitCollector(name, requests=most, adapter_bytes=weights))
     ProcessCollector(registry=metrics.registry)
     ProcessCollector("hotswap_engine", lambda: engine.pid or "none", registry=metrics.registry)
+
+
+def _traces(config: ServerConfig, name: str) -> Traces:
+    if not config.otlp_traces_endpoint:
+        return PassedTraces()
+    service = {"service.name": "hotswap", "service.version": version("hotswap"), "hotswap.base": name}
+    return OtlpTraces(config.otlp_traces_endpoint, config.trace_ratio, service)
 
 
 def _place(data_dir: Path) -> str:

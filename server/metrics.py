@@ -56,6 +56,19 @@ class Series:
     finished: dict[str, Counter]
 
 
+@dataclass(frozen=True)
+class SequenceTimes:
+    """When what happened to a sequence, by ``time.perf_counter``; None: it has not."""
+
+    submitted: float
+    queued_seconds: float | None
+    first: float | None  # token, or vector
+    last: float
+    ended: float
+    tokens: int
+    reason: str
+
+
 class RequestClock:
     """Times one sequence, for one series or several. ``tokens`` for each output, then exactly one ``finish``.
 
@@ -81,6 +94,9 @@ class RequestClock:
         self.ttft: float | None = None
         self._drafted = self._accepted = 0
         self._again = False
+        self._made = now()
+        self._queued: float | None = None
+        self._ended: tuple[float, str] | None = None
         self.count = 0
 
     def tokens(self, count: int, *, queued_seconds: float = 0.0) -> None:
@@ -95,6 +111,7 @@ class RequestClock:
                     series.queue.observe(queued_seconds)
                 if self._vllm is not None:
                     self._vllm.first(now - self._started, queued_seconds)
+                self._queued = queued_seconds
                 self.ttft = None if self._again else now - self._started
                 self._on_first(now)
             self._first = now
@@ -108,7 +125,8 @@ class RequestClock:
 
     def computed(self, queued_seconds: float) -> None:
         """The prompt is computed, and no token is wanted."""
-        now = self._now()
+        self._queued, self._first = queued_seconds, self._now()
+        now = self._last = self._first
         for series in self._series:
             series.queue.observe(queued_seconds)
         if not self._again:
@@ -126,6 +144,7 @@ class RequestClock:
 
     def finish(self, reason: str, prompt_tokens: int) -> None:
         """The sequence ended, for one of FINISH_REASONS."""
+        self._ended = self._now(), reason
         for series in self._series:
             series.finished[reason].inc()
             series.prompt_tokens.inc(prompt_tokens)
@@ -138,6 +157,13 @@ class RequestClock:
         if self._vllm is not None:
             total, decode = self._now() - self._started, self._last - self._first
             self._vllm.ended(reason, prompt_tokens, self.count, total, decode)
+
+    @property
+    def times(self) -> SequenceTimes:
+        """When what happened; a sequence that has not ended is given up now."""
+        ended, reason = self._ended or (self._now(), "abort")
+        first = self._first or None
+        return SequenceTimes(self._made, self._queued, first, self._last or ended, ended, self.count, reason)
 
     @property
     def itl(self) -> float | None:

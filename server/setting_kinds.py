@@ -92,6 +92,12 @@ def _store_url(value: object) -> object:
     return value
 
 
+def _collector(value: object) -> object:
+    if isinstance(value, str) and value and not value.startswith(("http://", "https://")):
+        raise ValueError(f"--otlp-traces-endpoint wants a URL such as http://localhost:4318/v1/traces, not {value!r}")
+    return value
+
+
 def _origins(value: object) -> list[str]:
     return [text if text == "*" else read_origin(text) for text in _texts(value)]
 
@@ -163,6 +169,8 @@ HeaderNames = Annotated[tuple[str, ...], BeforeValidator(_header_names)]
 Paths = Annotated[tuple[str, ...], BeforeValidator(_texts)]
 Options = Annotated[tuple[tuple[str, Any], ...], BeforeValidator(_options)]
 StoreUrl = Annotated[str, BeforeValidator(_store_url)]
+Collector = Annotated[str, BeforeValidator(_collector)]
+Ratio = Annotated[float, Field(ge=0, le=1)]
 RootPath = Annotated[str, BeforeValidator(_root_path)]
 PortNumber = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(ge=0)]

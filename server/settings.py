@@ -26,6 +26,7 @@ from server.setting_kinds import (
     Adapters,
     AllOrCount,
     Amount,
+    Collector,
     Count,
     Deadline,
     Gate,
@@ -40,6 +41,7 @@ from server.setting_kinds import (
     Paths,
     PortNumber,
     Positive,
+    Ratio,
     ReasoningParser,
     RootPath,
     Seconds,
@@ -123,6 +125,13 @@ class ServerConfig(BaseModel):
     vllm_metrics: Annotated[
         bool, Flag(LIMITS, "tell /metrics by the names of vLLM's servers too, for dashboards and routers made for them")
     ] = False
+    otlp_traces_endpoint: Annotated[
+        Collector,
+        Flag(LIMITS, "send spans of requests to this OTLP collector, as http://localhost:4318/v1/traces", "URL"),
+    ] = ""
+    trace_ratio: Annotated[
+        Ratio, Flag(LIMITS, "share of the traces beginning here that are sent (default {default}: all)", "0..1")
+    ] = 1.0
     force_usage: Annotated[
         bool, Flag(LIMITS, "tell usage in every chunk of streams of choices, whatever a request says")
     ] = False

@@ -21,6 +21,7 @@ NEVER_IMPORTED = {
     "import-linter": "a command",
     "moto": "a server that tests start where it is installed",
     "mypy": "a command",
+    "opentelemetry-sdk": "one of several that make up a package of one name",
     "pre-commit": "a command",
     "pytest-timeout": "a plugin, switched on by an option",
     "pytest-xdist": "a plugin, switched on by an option",

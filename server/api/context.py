@@ -39,6 +39,7 @@ from server.metrics import Metrics
 from server.settings import ServerConfig
 from server.text.grammar_maker import GrammarMaker
 from server.text.tokenizer import TextProcessor
+from server.traces import Traces
 
 
 class Place:
@@ -176,6 +177,7 @@ class ServerContext:
     traffic: CanaryControl
     watch: CanaryWatch
     shadows: Shadows
+    traces: Traces
     version: str
     created: int = field(default_factory=lambda: int(time.time()))
     turns: Turns = field(default_factory=Turns)

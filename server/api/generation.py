@@ -16,6 +16,7 @@ from server.api.error_responses import GenerationError
 from server.api.job import Job, Prompt
 from server.api.outputs import Completion, TextDelta, TokenEntry, Usage
 from server.catalog.lease import Lease
+from server.catalog.places import ColdStart
 from server.engine.ipc.client import LONG_PROMPT
 from server.engine.messages import EngineRequest, FinishReason, RequestOutput, TokenLogprobs
 from server.errors import InvalidRequestError, RequestTimeoutError, UnknownModelError
@@ -270,8 +271,11 @@ def _output_text(job: Job, prompt: Prompt) -> OutputText:
 class Generation:
     """The running sequences of a job, and the usage so far. ``on_first`` is called when one has its first token."""
 
-    def __init__(self, job: Job, sequences: list[Sequence], clocks: list[RequestClock]) -> None:
+    def __init__(
+        self, job: Job, sequences: list[Sequence], clocks: list[RequestClock], cold: ColdStart | None = None
+    ) -> None:
         self.job = job
+        self.cold = cold
         self.usage = Usage(job.prompt_tokens)
         self.clocks = clocks
         self.sequences = sequences
@@ -343,7 +347,7 @@ async def running(
                 )
                 if len(request.prompt_ids) > LONG_PROMPT:
                     await asyncio.sleep(0)
-            yield Generation(job, sequences, clocks)
+            yield Generation(job, sequences, clocks, cold)
         finally:
             for sequence in sequences:
                 await sequence.close()

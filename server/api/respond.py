@@ -30,6 +30,7 @@ from server.api.large_answer import LargeAnswer, counted
 from server.api.leasing import count_error, leased
 from server.api.load_report import load_report
 from server.api.output_grammar import held_to_form
+from server.api.request_record import RequestRecord
 from server.api.shadow import Answered
 from server.api.sharing import deadline_of, settled, share_of
 from server.api.wire import SamplingBody
@@ -165,11 +166,13 @@ class _Work:
                 async with running(context, job, lease, self._cut.set, **settings) as generation:
                     self._headers = {**job.headers, **ticket.headers(), **load_report(self._request, context)}
                     with settled(ticket, generation):
-                        yield generation
+                        try:
+                            yield generation
+                        finally:
+                            self._note(generation)
 
     def _answered(self, generation: Generation) -> None:
         """The request has been answered to its end."""
-        self._note(generation)
         context = self._context
         ttft = [clock.ttft for clock in generation.clocks if clock.ttft is not None]
         itl = [clock.itl for clock in generation.clocks if clock.itl is not None]
@@ -186,10 +189,17 @@ class _Work:
             )
 
     def _note(self, generation: Generation) -> None:
-        """What the log line of this request says."""
-        facts = self._request.scope["state"]["record"].facts
-        usage = generation.usage
-        facts.update(
+        """What the log line of this request says, and its spans."""
+        record: RequestRecord = self._request.scope["state"]["record"]
+        usage, sampling = generation.usage, generation.job.sampling
+        record.note_times([clock.times for clock in generation.clocks], generation.cold)
+        record.asked = {
+            "gen_ai.request.model": self._body.named(self._context.base_name),
+            "gen_ai.request.max_tokens": sampling.max_tokens,
+            "gen_ai.request.temperature": sampling.temperature,
+            "gen_ai.request.top_p": sampling.top_p,
+        }
+        record.facts.update(
             model=generation.job.model,
             adapter=str(self._drawn) if self._drawn else None,
             prompt_tokens=usage.prompt_tokens,

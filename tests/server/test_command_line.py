@@ -46,6 +46,7 @@ def example(name: str) -> str:
     special = {"quantize": "int8", "dtype": "bfloat16", "kv_dtype": "int8", "forward": "generic", "log_level": "debug",
                "adapter": "name=/path", "artifacts": "s3://bucket", "artifacts_option": "anon=true",
                "cors_origin": "https://a.example", "speculation": "off",
+               "otlp_traces_endpoint": "http://collector:4318/v1/traces", "trace_ratio": "0.5",
                "tool_parser": "hermes", "reasoning_parser": "think", "cors_method": "POST",
                "scheduling": "fcfs", "fine_tuning_gate": "none", "load_adapters": "lazy"}  # fmt: skip
     by_kind: dict[Any, str] = {int: "3", float: "2.5", bool: "false" if Settings.model_fields[name].default else "true"}
@@ -83,6 +84,11 @@ def test_every_setting_by_flag_environment_and_file(name: str, tmp_path: Path, m
         (["--max-num-seqs", "0"], "--max-num-seqs must be at least 1"),
         (["--max-waiting-requests", "-1"], "--max-waiting-requests must be 0 or more"),
         (["--max-body-mb", "0"], "--max-body-mb must be above 0"),
+        (
+            ["--otlp-traces-endpoint", "localhost:4317"],
+            "--otlp-traces-endpoint wants a URL such as http://localhost:4318",
+        ),
+        (["--trace-ratio", "1.5"], "--trace-ratio must be 0 to 1"),
         (["--log-level", "loud"], "--log-level must be debug, info, warning, error"),
         (["--adapter", "nopath"], "--adapter wants NAME=PATH"),
         (["--adapter", "a=/x", "--adapter", "a=/y"], "names 'a' twice"),

@@ -25,12 +25,15 @@ from server.api.limits import RequestTicket
 from server.api.load_report import load_report
 from server.api.pooling.job import PooledJob
 from server.api.pooling.wire import PooledBody
+from server.api.request_record import MAX_SEQUENCES, RequestRecord
 from server.api.respond import GONE_STATUS
 from server.api.sharing import Share, deadline_of, share_of
 from server.catalog.lease import Lease
+from server.catalog.places import ColdStart
 from server.engine.ipc.client import LONG_PROMPT
 from server.engine.messages import EngineRequest, FinishReason, RequestOutput
 from server.errors import EngineUnavailableError, RequestTimeoutError, UnknownModelError
+from server.metrics import RequestClock
 
 AT_ONCE = 32  # prompts of one request that the engine is given: enough to fill its steps
 Body = TypeVar("Body", bound=PooledBody)
@@ -93,20 +96,26 @@ class _Work:
                 context.residency.want(lease)  # it is loaded while the prompts are prepared
                 made = await prepare(context, self._body, lease.key, self._started)
                 job = share.job(made, self._deadline)
-                outputs = await _Run(context, job, lease, ticket, _width(job, share)).outputs()
-                self._note(outputs)
+                run = _Run(context, job, lease, ticket, _width(job, share))
+                try:
+                    outputs = await run.outputs()
+                finally:
+                    self._note(job, run)
+                context.traffic.figures.served(self.drawn, None, None)
                 headers = {**job.headers, **ticket.headers(), **load_report(self._request, context)}
         return await asyncio.to_thread(lambda: LargeAnswer(json_parts(write(outputs)), headers))
 
-    def _note(self, outputs: PooledOutputs) -> None:
-        """What the log line of this request says, and that its version has answered."""
-        self._context.traffic.figures.served(self.drawn, None, None)
-        self._request.scope["state"]["record"].facts.update(
-            model=outputs.job.model,
+    def _note(self, job: PooledJob, run: _Run) -> None:
+        """What the log line of this request says, and its spans."""
+        record: RequestRecord = self._request.scope["state"]["record"]
+        record.note_times([clock.times for clock in run.clocks], run.cold)
+        record.asked = {"gen_ai.request.model": self._body.named(self._context.base_name)}
+        record.facts.update(
+            model=job.model,
             adapter=str(self.drawn) if self.drawn else None,
-            prompt_tokens=outputs.job.prompt_tokens,
+            prompt_tokens=job.prompt_tokens,
             completion_tokens=0,
-            cached_tokens=outputs.cached_tokens,
+            cached_tokens=run.cached,
         )
 
 
@@ -123,7 +132,9 @@ class _Run:
         self._context, self._job, self._lease, self._ticket = context, job, lease, ticket
         self._width = width
         self._vectors = [b""] * len(job.prompts)
-        self._cached = 0
+        self.cached = 0
+        self.clocks: list[RequestClock] = []
+        self.cold: ColdStart | None = None
 
     async def outputs(self) -> PooledOutputs:
         """Run all. The first error of any ends all. Raises as ``server.api.generation.running`` and ``deltas`` do."""
@@ -136,7 +147,7 @@ class _Run:
             self._ticket.used = job.prompt_tokens  # whoever leaves may have had it computed
             self._lease.sequences = self._width
             await self._in_time(places)
-        return PooledOutputs(job, self._vectors, self._cached)
+        return PooledOutputs(job, self._vectors, self.cached)
 
     async def _in_time(self, places: list[Place]) -> None:
         waiting = enumerate(self._job.requests())
@@ -164,6 +175,9 @@ class _Run:
     async def _one(self, request: EngineRequest) -> bytes:
         context, cold = self._context, self._context.residency.cold_start(self._lease)
         clock, reason = context.metrics.clock(self._job.adapter, self._job.started, cold), "abort"
+        self.cold = cold or self.cold
+        if len(self.clocks) < MAX_SEQUENCES:
+            self.clocks.append(clock)
         parts: list[bytes] = []
 
         def restart() -> bool:
@@ -184,7 +198,7 @@ class _Run:
                     if output.finish_reason is not None:
                         reason = "stop"
                         clock.computed(output.queued_seconds)
-                        self._cached += output.cached_tokens
+                        self.cached += output.cached_tokens
         finally:
             clock.finish(reason, len(request.prompt_ids))
         return b"".join(parts)

@@ -12,6 +12,7 @@ from starlette.types import Message, Scope
 
 from server.api import error_responses
 from server.api.middleware import RequestLog
+from server.traces import PassedTraces
 from tests.server.live import Live
 
 
@@ -71,7 +72,7 @@ def broken(answers: list[tuple[str, str, int]]) -> FastAPI:
         return StreamingResponse(_chunks())
 
     error_responses.install(app)
-    app.add_middleware(RequestLog, answered=lambda *answer: answers.append(answer))
+    app.add_middleware(RequestLog, answered=lambda *answer: answers.append(answer), traces=PassedTraces())
     return app
 
 
