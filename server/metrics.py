@@ -92,7 +92,7 @@ class RequestClock:
         self._first = 0.0
         self._last = 0.0
         self.ttft: float | None = None
-        self._drafted = self._accepted = 0
+        self._drafted = self._accepted = self._preemptions = 0
         self._again = False
         self._made = now()
         self._queued: float | None = None
@@ -142,6 +142,10 @@ class RequestClock:
         self._drafted += drafted
         self._accepted += accepted
 
+    def preempted(self, times: int) -> None:
+        """It was put back ``times`` in all."""
+        self._preemptions += times
+
     def finish(self, reason: str, prompt_tokens: int) -> None:
         """The sequence ended, for one of FINISH_REASONS."""
         self._ended = self._now(), reason
@@ -157,6 +161,7 @@ class RequestClock:
         if self._vllm is not None:
             total, decode = self._now() - self._started, self._last - self._first
             self._vllm.ended(reason, prompt_tokens, self.count, total, decode)
+            self._vllm.put_back(self._preemptions)
 
     @property
     def times(self) -> SequenceTimes:

@@ -19,6 +19,7 @@ REASONS = {"timeout": "abort"}  # theirs for ours, where they differ
 TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
 STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16_384)
 OUTPUTS = (1, 2, 5, 10, 20)
+PREEMPTIONS = (0, 1, 2, 5, 10, 20, 50, 100)
 
 
 class VllmMetrics:
@@ -48,6 +49,7 @@ class VllmMetrics:
         self.output = histogram("request_generation_tokens", "Output tokens of a request.", TOKENS)
         self.n = histogram("request_params_n", "The n of a request.", OUTPUTS)
         self.max_tokens = histogram("request_params_max_tokens", "The max_tokens of a request.", TOKENS)
+        self.preemptions = histogram("request_num_preemptions", "How often a request was put back.", PREEMPTIONS)
         self.step_tokens = histogram("iteration_tokens_total", "Tokens computed in a step.", STEP_TOKENS)
         counters = (("prompt_tokens", "Prompt tokens."), ("generation_tokens", "Output tokens."))
         self.prompts, self.outputs = (
@@ -84,6 +86,10 @@ class VllmClock:
     def between(self, seconds: float) -> None:
         """Another came so long after the one before."""
         self._metrics.between.observe(seconds)
+
+    def put_back(self, times: int) -> None:
+        """It has ended, and was put back so many ``times``."""
+        self._metrics.preemptions.observe(times)
 
     def ended(self, reason: str, prompt_tokens: int, tokens: int, total: float, decode: float) -> None:
         """It has ended with so many ``tokens``, the last of them ``decode`` after the first."""
@@ -129,6 +135,14 @@ class VllmEngineFigures:
             family = CounterMetricFamily(f"vllm:{name}", text, labels=LABELS)
             family.add_metric((self._model, ENGINE), value)
             yield family
+        waiting = GaugeMetricFamily(
+            "vllm:num_requests_waiting_by_reason",
+            "Waiting, for room or for what they need.",
+            labels=(*LABELS, "reason"),
+        )
+        for reason, number in (("capacity", stats.num_waiting - stats.num_blocked), ("deferred", stats.num_blocked)):
+            waiting.add_metric((self._model, ENGINE, reason), number)
+        yield waiting
         names = (*self._config, "engine")
         config = GaugeMetricFamily("vllm:cache_config_info", "The KV cache.", labels=names)
         config.add_metric((*self._config.values(), ENGINE), 1)

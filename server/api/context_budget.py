@@ -92,9 +92,18 @@ class ContextBudget:
 
     def cutting(self, body: SamplingBody, completion_tokens: int) -> ContextBudget:
         """For the prompts of ``body``, which may ask to keep their ends or beginnings; -1 keeps as much as fits."""
-        keep = body.truncate_prompt_tokens
-        keep = max(self.left(completion_tokens), 1) if keep == -1 else keep
+        keep = self.kept(body.truncate_prompt_tokens, completion_tokens)
         return replace(self, keep=keep, keeps_end=body.truncation_side != "right")
+
+    def kept(self, asked: int | None, completion_tokens: int = 0) -> int | None:
+        """How many tokens are read where so many are asked for. Raises InvalidRequestError for more than ever fit."""
+        if asked is not None and asked > self.limit:
+            raise InvalidRequestError(
+                f"truncate_prompt_tokens is {asked}, greater than the {self.limit} tokens of the model's context; ask "
+                "for no more, or for -1, as many as fit",
+                param="truncate_prompt_tokens",
+            )
+        return max(self.left(completion_tokens), 1) if asked == -1 else asked
 
     def left(self, prompt_tokens: int) -> int:
         """Positions for the completion."""

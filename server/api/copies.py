@@ -29,6 +29,9 @@ class _Uncounted:
     def drafts(self, drafted: int, accepted: int) -> None:
         """Nothing."""
 
+    def preempted(self, times: int) -> None:
+        """Nothing."""
+
     def restart(self) -> None:
         """Nothing."""
 

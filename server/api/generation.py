@@ -34,6 +34,9 @@ class Clock(Protocol):
     def drafts(self, drafted: int, accepted: int) -> None:
         """Of ``drafted`` tokens that were computed in addition, ``accepted`` were right."""
 
+    def preempted(self, times: int) -> None:
+        """It was put back so many times."""
+
     def restart(self) -> None:
         """What came so far is lost, and is computed again."""
 
@@ -170,6 +173,7 @@ class Sequence:
     def _consume(self, output: RequestOutput) -> TextDelta:
         self._clock.tokens(len(output.token_ids), queued_seconds=output.queued_seconds)
         self._clock.drafts(output.drafted_tokens, output.accepted_tokens)
+        self._clock.preempted(output.preemptions)
         self._check(output)
         shown = output.token_ids[:-1] if output.stop_token_id is not None else output.token_ids
         piece, places = self._text.push(shown)

@@ -158,6 +158,7 @@ class Engine:
         return EngineStats(
             num_running=len(scheduler.running),
             num_waiting=scheduler.num_waiting,
+            num_blocked=scheduler.num_waiting - len(scheduler.waiting),
             running_adapters=sorted(running),
             waiting_adapters=sorted(waiting),
             kv_blocks_used=scheduler.blocks.num_blocks - scheduler.blocks.num_free,
@@ -329,6 +330,7 @@ class Engine:
                 queued_seconds=(request.scheduled_at or request.arrived_at) - request.arrived_at if first else 0.0,
                 drafted_tokens=len(result.work.draft),
                 accepted_tokens=max(0, len(tokens) - 1),
+                preemptions=request.num_preemptions if finish_reason is not None else 0,
                 pooled=b"" if request.pooled is None else request.pooled.take(),
             )
         )

@@ -189,7 +189,8 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     token that ended the request, if one did. ``prompt_logprobs`` comes in parts, as they are computed, the last before
     the first token or with it: joined, entry i is for prompt token i, None for the first. ``queued_seconds`` (arrival
     to first scheduling) and ``cached_tokens`` come with the first token. Of ``drafted_tokens`` computed in addition,
-    ``accepted_tokens`` are among ``token_ids``. ``pooled`` are the vectors asked for, as little-endian float32; one
+    ``accepted_tokens`` are among ``token_ids``. ``preemptions`` (times that
+    it was put back) come with the last output. ``pooled`` are the vectors asked for, as little-endian float32; one
     with the last output, or those of every token in parts, to be joined. ``error`` is set exactly when
     ``finish_reason`` is ERROR; it ``is_refusal`` where the request is to blame, and can never be computed.
     """
@@ -204,6 +205,7 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     queued_seconds: float = 0.0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    preemptions: int = 0
     pooled: bytes = b""
     error: str | None = None
     is_refusal: bool = False
@@ -212,12 +214,14 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Gauges and running totals since the process started.
 
-    Of ``step_seconds``, ``schedule_seconds`` went into drafting and choosing what to compute, ``forward_seconds`` into
-    the model, and ``sample_seconds`` into choosing tokens.
+    Of those ``num_waiting`` so many are ``num_blocked``: no room would let them run, for their adapters are being
+    loaded or their grammars compiled. Of ``step_seconds``, ``schedule_seconds`` went into drafting and choosing what to
+    compute, ``forward_seconds`` into the model, and ``sample_seconds`` into choosing tokens.
     """
 
     num_running: int = 0
     num_waiting: int = 0
+    num_blocked: int = 0
     running_adapters: list[str] = []
     waiting_adapters: list[str] = []
     kv_blocks_used: int = 0

@@ -146,6 +146,7 @@ class Request:
     num_published_blocks: int = 0
     scheduled_at: float | None = None
     num_cached_tokens: int = 0
+    num_preemptions: int = 0
     num_prompt_logprobs: int = 1  # of prompt tokens told, or, of the first, known to have none
     history: TokenHistory | None = None
     bias: TokenBias | None = None

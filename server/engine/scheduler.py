@@ -394,6 +394,7 @@ class Scheduler:
         request.status = RequestStatus.PREEMPTED
         self.waiting.push(request)
         self.num_preemptions += 1
+        request.num_preemptions += 1
         if output is not None:
             output.preempted.append(request.request_id)
             output.num_tokens.pop(request.request_id, None)

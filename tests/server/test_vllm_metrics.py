@@ -34,6 +34,8 @@ def test_what_a_dashboard_made_for_vllm_reads(tmp_path: Path) -> None:
         assert samples[f"vllm:request_{name}_tokens_sum", None] == sequences * total
     assert samples["vllm:request_params_n_sum", None] == 1 + 1 + 2 + 2
     assert samples["vllm:request_params_max_tokens_sum", None] == sequences * 10
+    assert samples["vllm:request_num_preemptions_count", None] == sequences
+    assert samples["vllm:num_requests_waiting_by_reason", None] == 0
     assert samples["vllm:request_success_total", "length"] == sequences
     assert samples["vllm:request_success_total", "abort"] == 0
     assert samples["vllm:iteration_tokens_total_sum", None] > 0

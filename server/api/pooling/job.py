@@ -111,8 +111,7 @@ def check_count(context: ServerContext, count: int, numbers: int, param: str) ->
 def budget_of(context: ServerContext, body: PooledBody, adapter: AdapterKey | None, param: str) -> ContextBudget:
     """The positions of one input, of which ``body`` may ask to keep the end."""
     budget = budget_for(context, adapter, param)
-    keep = body.truncate_prompt_tokens
-    return replace(budget, keep=max(budget.left(0), 1) if keep == -1 else keep)
+    return replace(budget, keep=budget.kept(body.truncate_prompt_tokens))
 
 
 async def input_prompts(body: InputBody, budget: ContextBudget) -> list[Prompt]:

@@ -79,7 +79,7 @@ def test_everyone_gets_one_whole_answer_or_one_error(server: Live) -> None:
     for stage in ("serving", "first_token"):
         assert counter(server, "engine_restart_seconds_count", stage=stage) == 1
     of_prefix = {"adapter": "prefix", "version": "1"}
-    assert counter(server, "errors_total", type="engine_unavailable", **of_prefix) == 1
+    assert counter(server, "errors_total", type="engine_unavailable", status="503", **of_prefix) == 1
     assert counter(server, "generation_tokens_total", adapter="lora", version="1") == 4 * 300, "none is counted twice"
 
 

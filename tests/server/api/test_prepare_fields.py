@@ -197,3 +197,10 @@ def test_a_stop_string_that_is_a_special_token(server: Live, skip: bool) -> None
         choice = server.post(TEXT, body).json()["choices"][0]
         assert (choice["text"], choice["finish_reason"]) == ("", "stop")
     assert server.post(TEXT, {"prompt": "x", **hidden}).json()["choices"][0]["finish_reason"] == "length"
+
+
+def test_no_more_is_kept_than_ever_fits(server: Live) -> None:
+    for path, body in ((TEXT, {"prompt": "x"}), ("/v1/embeddings", {"input": "x"})):
+        error = error_of(server.post(path, {**body, "truncate_prompt_tokens": MAX_LEN + 1}))
+        assert error["param"] == "truncate_prompt_tokens"
+        assert server.post(path, {**body, "truncate_prompt_tokens": MAX_LEN}).status_code == 200
