@@ -93,7 +93,23 @@ def _messages(value: Any, where: str) -> list[dict[str, Any]]:
         raise RowError(f"{where}: must be a list of messages, not {kind_of(value)}")
     if not value:
         raise RowError(f"{where}: is empty")
-    return [_message(message, f"{where}[{i}]") for i, message in enumerate(value)]
+    messages = [_message(message, f"{where}[{i}]") for i, message in enumerate(value)]
+    _check_results(messages, where)
+    return messages
+
+
+def _check_results(messages: list[dict[str, Any]], where: str) -> None:
+    """Raise RowError for a result that stands behind no call that it could be of: chats with one are refused, too."""
+    ids: set[str] = set()
+    called = False
+    for i, message in enumerate(messages):
+        calls = message.get("tool_calls", ())
+        called = called or bool(calls)
+        ids.update(call["id"] for call in calls if "id" in call)
+        id = message.get("tool_call_id")
+        if message["role"] == "tool" and (not called or (id and ids and id not in ids)):
+            said = f"its tool_call_id {quote(id)} is of no call" if called and id else "there is no call"
+            raise RowError(f"{where}[{i}]: has the role tool, but {said} in the messages before it")
 
 
 def _message(value: Any, where: str) -> dict[str, Any]:

@@ -68,6 +68,18 @@ def test_texts_stay_what_they_are() -> None:
         ({"messages": [{"role": "system", "content": "s"}, ANSWER]}, "nothing stands before"),
         ({"messages": [USER, {**ANSWER, "content": " "}]}, r"messages\[1\].content: is empty"),
         ({"messages": [{**USER, "tool_calls": [CALL]}, ANSWER]}, "only the assistant calls"),
+        ({"messages": [USER, {"role": "tool", "content": "7"}, ANSWER]}, r"messages\[1\]: .* there is no call in"),
+        (
+            {
+                "messages": [
+                    USER,
+                    {**ANSWER, "tool_calls": [CALL]},
+                    {"role": "tool", "content": "7", "tool_call_id": "c2"},
+                    ANSWER,
+                ]
+            },
+            r"messages\[2\]: has the role tool, but its tool_call_id 'c2' is of no call",
+        ),
         ({"messages": [USER, {**ANSWER, "tool_calls": [{"function": {"name": "f"}}]}]}, "arguments: is missing"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, ANSWER]},
