@@ -159,8 +159,7 @@ class _Work:
             share = share_of(self._caller, context, lease.key)
             with context.limiter.request(share.subjects) as ticket:
                 context.residency.want(lease)  # it is loaded while the prompt is prepared
-                job = await self._prepare(context, self._body, lease.key, self._started)
-                job = share.job(await held_to_form(context, self._body, job), self._deadline)
+                job = share.job(await self._prepared(lease.key, self._started), self._deadline)
                 ticket.admit(len(job.prompts) * job.n, job.prompt_tokens, share.most_tokens(job, self._body))
                 settings = {"whole": not self._body.stream, "keep_ids": self._shadow is not None}
                 async with running(context, job, lease, self._cut.set, **settings) as generation:
@@ -179,14 +178,18 @@ class _Work:
         context.traffic.figures.served(self._drawn, min(ttft, default=None), sum(itl) / len(itl) if itl else None)
         if self._shadow is not None and generation.job.beams is None:
             job, original = generation.job, [Answered(one.ids, one.seconds) for one in generation.sequences]
-            again = partial(self._prepare, context, self._body)
             context.shadows.begin(
                 self._shadow,
                 original,
-                partial(answer_copy, context, job, original, again),
+                partial(answer_copy, context, job, original, self._prepared),
                 comparable=job.sampling.temperature == 0 or self._body.seed is not None,
                 active=context.admission.active,
             )
+
+    async def _prepared(self, adapter: AdapterKey | None, started: float) -> Job:
+        """The job, as ``adapter`` does it."""
+        job = await self._prepare(self._context, self._body, adapter, started)
+        return await held_to_form(self._context, self._body, job)
 
     def _note(self, generation: Generation) -> None:
         """What the log line of this request says, and its spans."""

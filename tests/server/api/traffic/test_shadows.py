@@ -60,14 +60,15 @@ def test_an_equal_shadow_agrees(
         {"temperature": 1.0, "seed": 7, "n": 2},
         {"prompt": ["who?", "what?"], "logprobs": 2, "echo": True},
         {"ignore_eos": False, "max_tokens": 40},
+        {"ignore_eos": False, "structured_outputs": {"choice": ["yes", "no"]}},
     )
     with live.http() as http:
         text = ask(http, name)[1]
         for number, fields in enumerate((*asked, {"stop": text[3:5], "max_tokens": 30}), 1):
             settled(live, admin, name, number)
             ask(http, name, **fields)
-    found = settled(live, admin, name, 5)
-    assert (found["copies"], found["compared"], found["exact"], found["agreement"]) == (5, 5, 1.0, 1.0)
+    found = settled(live, admin, name, 6)
+    assert (found["copies"], found["compared"], found["exact"], found["agreement"]) == (6, 6, 1.0, 1.0)
 
 
 def test_drawn_answers_without_a_seed_say_nothing_of_tokens(live: Live, admin: httpx.Client, name: str) -> None:
