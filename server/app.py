@@ -219,6 +219,9 @@ async def _start(
     except EngineStartError as error:
         failure = error
         log.error("cannot start: %s", error)
+    except Exception:
+        failure = EngineStartError("the server cannot start; its log says why")
+        log.exception("cannot start")
     if on_started is not None:
         on_started(failure)
 

@@ -12,7 +12,7 @@ from collections.abc import Hashable
 from contextlib import suppress
 from typing import cast
 
-from server.catalog.background import Repeated
+from server.catalog.background import Background, Repeated
 from server.catalog.database.asking import ask
 from server.catalog.database.events import EventTable
 from server.catalog.events import ANONYMOUS, Actor, Entry, Event, EventQuery, Repetitions
@@ -34,6 +34,7 @@ class Trail:
         self._waiting: list[Entry] = []
         self._repetitions = Repetitions()
         self._writing = asyncio.Lock()
+        self._background = Background()
         self._repeated = (
             Repeated(self._write, WRITE_SECONDS, "events wait"),
             Repeated(self.expire, EXPIRE_SECONDS, "old events stay"),
@@ -49,6 +50,7 @@ class Trail:
         for work in self._repeated:
             await work.close()
         self._tell_left_out(float("inf"))
+        await self._background.settle()
         with suppress(ServerError):
             await self.flush()
 
@@ -72,6 +74,9 @@ class Trail:
 
     async def flush(self) -> None:
         """Write what waits now. Raises CatalogUnavailableError; it goes on waiting then."""
+        await self._background.to_the_end(self._flush())  # else what was written would be so again
+
+    async def _flush(self) -> None:
         async with self._writing:
             if batch := list(self._waiting):
                 await ask(self._table.append, batch)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from server.catalog.polling import Poller
 from server.closing import close_all
 from tests.server.live import live_server
 
@@ -50,3 +51,15 @@ def test_a_server_of_which_a_part_does_not_end_ends(
     with live_server(tiny_base, tmp_path, max_waiting_requests=1) as again:
         assert again.context.lifecycle.store.root == tmp_path
         assert [path.name for path in (tmp_path / "quarantine").iterdir() if path.is_dir()] == ["0"], "it was let go"
+
+
+def test_a_server_ends_that_cannot_start_for_a_fault_of_ours(
+    tiny_base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_: object) -> None:
+        raise RuntimeError("what nobody thought of")
+
+    monkeypatch.setattr(Poller, "restore", fail)
+    with pytest.raises(AssertionError, match="its log says why"), live_server(tiny_base, tmp_path):
+        pass
+    assert "what nobody thought of" in caplog.text

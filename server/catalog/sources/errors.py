@@ -17,6 +17,11 @@ def unavailable(reason: str) -> SourceError:
     return SourceError(f"the source cannot be fetched: {reason}")
 
 
+def stopped() -> SourceError:
+    """The server ends meanwhile."""
+    return unavailable("the server is shutting down")
+
+
 def not_allowed(reason: str) -> SourceError:
     """The operator does not let packages come from there."""
     return SourceError(reason, code="source_not_allowed")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
 from adapters.kinds.config import CONFIG_FILE
 from adapters.package.files import is_kept
-from server.catalog.sources.errors import SourceError, too_large, unavailable
+from server.catalog.sources.errors import SourceError, stopped, too_large, unavailable
 
 _HUB_ID = re.compile(r"(?:hf://)?([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})")
 _REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,199}")
@@ -21,10 +22,11 @@ def hub_id(source: str) -> str | None:
     return found[1] if (found := _HUB_ID.fullmatch(source)) and ".." not in source else None
 
 
-def download(name: str, revision: str | None, into: Path, most: int) -> Path:
+def download(name: str, revision: str | None, into: Path, most: int, stop: threading.Event) -> Path:
     """The directory, ``into``, of the files of ``name`` at ``revision`` (None: its main branch).
 
-    Raises SourceError, or PackageError for files that would be left out and must not.
+    Given up, before the next file, once ``stop`` is set. Raises SourceError, or PackageError for files that would be
+    left out and must not.
     """
     from huggingface_hub import HfApi, errors
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
@@ -36,6 +38,8 @@ def download(name: str, revision: str | None, into: Path, most: int) -> Path:
     try:
         info = hub.model_info(name, revision=revision, files_metadata=True, timeout=_SECONDS)
         for file in _kept(name, {file.rfilename: file.size or 0 for file in info.siblings or ()}, most):
+            if stop.is_set():
+                raise stopped()
             hub.hf_hub_download(name, file, revision=info.sha, local_dir=into, etag_timeout=_SECONDS)
     except errors.GatedRepoError as error:
         raise unavailable(f"{name} is gated; the operator of this server has to log in to the hub") from error

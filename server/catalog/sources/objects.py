@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fsspec import Callback
+from typing_extensions import override
+
 from adapters.package.files import is_kept
-from server.catalog.sources.errors import not_allowed, too_large, unavailable
+from server.catalog.sources.errors import not_allowed, stopped, too_large, unavailable
 from server.catalog.store.faults import artifact_errors
 from server.catalog.store.remote_files import RemoteFiles
 from server.errors import EngineStartError, StoreError
@@ -23,36 +27,50 @@ def check_prefix(url: str, prefixes: Sequence[str]) -> None:
         raise not_allowed("this server fetches nothing from there: see --source-url-prefix")
 
 
-def get(url: str, options: Mapping[str, Any], place: Path, most: int) -> str | None:
+def get(url: str, options: Mapping[str, Any], place: Path, most: int, stop: threading.Event) -> str | None:
     """Get what is at ``url``: ``place/archive``, whose SHA-256 is returned, or the files in ``place/package``.
 
-    Raises SourceError, PackageError, or OSError of our disk.
+    Given up once ``stop`` is set. Raises SourceError, PackageError, or OSError of our disk.
     """
     try:
         files = RemoteFiles(url, options)
         with artifact_errors("the store of a source", to_disk=True):
             info = files.call("info", files.root)
             if info["type"] == "directory":
-                _get_folder(files, place / "package", most)
+                _get_folder(files, place / "package", most, _Stop(stop))
                 return None
-            return _get_archive(files, info["size"] or 0, place / "archive", most)
+            return _get_archive(files, info["size"] or 0, place / "archive", most, _Stop(stop))
     except EngineStartError as error:
         raise unavailable(str(error)) from error
     except (StoreError, FileNotFoundError) as error:
         raise unavailable("there is nothing at that address, or its store does not give it") from error
 
 
-def _get_archive(files: RemoteFiles, size: int, target: Path, most: int) -> str:
+class _Stop(Callback):  # type: ignore[misc]  # fsspec has no types
+    """Breaks off the file that is being fetched once ``stop`` is set."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        super().__init__()
+        self._stop = stop
+
+    @override
+    def relative_update(self, inc: int = 1) -> None:
+        """Called with every piece."""
+        if self._stop.is_set():
+            raise stopped()
+
+
+def _get_archive(files: RemoteFiles, size: int, target: Path, most: int, stop: _Stop) -> str:
     if size > most:
         raise too_large(most)
-    files.call("get_file", files.root, str(target), nbytes=size)
+    files.call("get_file", files.root, str(target), nbytes=size, callback=stop)
     with target.open("rb") as file:
         if os.fstat(file.fileno()).st_size > most:
             raise too_large(most)
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _get_folder(files: RemoteFiles, target: Path, most: int) -> None:
+def _get_folder(files: RemoteFiles, target: Path, most: int, stop: _Stop) -> None:
     entries = files.call("ls", files.root, detail=True)
     sizes = {entry["name"].rsplit("/", 1)[-1]: entry["size"] or 0 for entry in entries if entry["type"] == "file"}
     kept = {name: size for name, size in sizes.items() if is_kept(name, beside=sizes)}
@@ -60,4 +78,4 @@ def _get_folder(files: RemoteFiles, target: Path, most: int) -> None:
         raise too_large(most)
     target.mkdir()
     for name, size in kept.items():
-        files.call("get_file", f"{files.root}/{name}", str(target / name), nbytes=size)
+        files.call("get_file", f"{files.root}/{name}", str(target / name), nbytes=size, callback=stop)

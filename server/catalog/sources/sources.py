@@ -101,7 +101,8 @@ class Sources:
         if protocol == "hf" or (name is not None and folders.find(source, self._rules.roots) is None):
             if name is None:
                 raise SourceError("a hub id is ORG/NAME, or hf://ORG/NAME", code="invalid_source")
-            return _checked(hub.download(name, revision, place / "hub", self._rules.max_bytes), digest)
+            package = hub.download(name, revision, place / "hub", self._rules.max_bytes, self._closing)
+            return _checked(package, digest)
         match protocol:
             case "" | "file":
                 return self._from_path(source, digest, revision, place)
@@ -138,7 +139,7 @@ class Sources:
     def _from_store(self, source: str, digest: str | None, place: Path) -> Path:
         objects.check_prefix(source, self._rules.url_prefixes)
         wanted = _needed(digest)
-        found = objects.get(source, self._rules.options, place, self._rules.max_bytes)
+        found = objects.get(source, self._rules.options, place, self._rules.max_bytes, self._closing)
         if found is None:
             return _checked(place / "package", wanted)
         if found != wanted:

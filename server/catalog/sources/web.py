@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import httpx
 
-from server.catalog.sources.errors import not_allowed, too_large, unavailable
+from server.catalog.sources.errors import not_allowed, stopped, too_large, unavailable
 
 _REDIRECTS = 5
 _TIMEOUT = httpx.Timeout(15.0, connect=10.0)
@@ -123,7 +123,9 @@ def _receive(response: httpx.Response, out: BinaryIO, most: int, stop: threading
         size += len(chunk)
         if size > most:
             raise too_large(most)
-        if stop.is_set() or time.monotonic() - begin > GRACE_SECONDS + size / _SLOWEST:
+        if stop.is_set():
+            raise stopped()
+        if time.monotonic() - begin > GRACE_SECONDS + size / _SLOWEST:
             raise unavailable("its server is too slow")
         out.write(chunk)
     return digest.hexdigest()

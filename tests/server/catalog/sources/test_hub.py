@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tests.server.catalog.sources.web_server import Web
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 REPO = "team/json-lora"
+GO_ON = threading.Event()
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def describe(web: Web, files: Mapping[str, bytes], **sizes: int) -> None:
 
 @pytest.mark.parametrize("revision", [None, "v2"])
 def test_the_files_of_a_package_and_no_others(hub: Web, package: Path, tmp_path: Path, revision: str | None) -> None:
-    found = download(REPO, revision, tmp_path / "hub", 1 << 20)
+    found = download(REPO, revision, tmp_path / "hub", 1 << 20, GO_ON)
     assert inspect_package(found).digest == inspect_package(package).digest
     fetched = {line.rsplit("/", 1)[-1] for line in hub.asked if "/resolve/" in line}
     assert fetched == {"adapter_config.json", "adapter_model.safetensors"}
@@ -57,32 +59,40 @@ def test_the_files_of_a_package_and_no_others(hub: Web, package: Path, tmp_path:
 def test_what_the_hub_does_not_have(hub: Web, tmp_path: Path) -> None:
     for name, revision in (("team/none", None), (REPO, "none"), (REPO, "../../etc")):
         with pytest.raises(SourceError):
-            download(name, revision, tmp_path / "hub", 1 << 20)
+            download(name, revision, tmp_path / "hub", 1 << 20, GO_ON)
     del hub.pages[f"/{REPO}/resolve/{SHA}/adapter_config.json"]
     with pytest.raises(SourceError, match="does not give"):
-        download(REPO, None, tmp_path / "hub", 1 << 20)
+        download(REPO, None, tmp_path / "hub", 1 << 20, GO_ON)
 
 
 def test_what_is_no_adapter_or_too_large(hub: Web, tmp_path: Path) -> None:
     with pytest.raises(SourceError) as refused:
-        download(REPO, None, tmp_path / "hub", 100)
+        download(REPO, None, tmp_path / "hub", 100, GO_ON)
     assert refused.value.code == "source_too_large"
     describe(hub, {"config.json": b"{}"})
     with pytest.raises(SourceError, match="no adapter"):
-        download(REPO, None, tmp_path / "hub", 1 << 20)
+        download(REPO, None, tmp_path / "hub", 1 << 20, GO_ON)
     describe(hub, {"adapter_config.json": b"{}", "adapter_model.bin": b"x"})
     with pytest.raises(PackageError, match="pickle"):
-        download(REPO, None, tmp_path / "hub", 1 << 20)
+        download(REPO, None, tmp_path / "hub", 1 << 20, GO_ON)
     describe(hub, {"adapter_config.json": b"{}", "adapter_model.safetensors": b"x" * 2000}, adapter_model=1)
     assert not any("/resolve/" in line for line in hub.asked), "nothing was fetched of any of these"
 
 
 def test_offline(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="cannot be reached from here"):
-        download(REPO, None, tmp_path / "hub", 1 << 20)
+        download(REPO, None, tmp_path / "hub", 1 << 20, GO_ON)
 
 
 def test_what_may_be_a_hub_id() -> None:
     assert hub_id("org/name") == hub_id("hf://org/name") == "org/name"
     for source in ("name", "/org/name", "org/name/x", "../x", "org/..", "org/na me", "s3://org/name", "hf://name"):
         assert hub_id(source) is None
+
+
+def test_a_server_that_ends_asks_for_no_further_file(hub: Web, tmp_path: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(SourceError, match="shutting down"):
+        download(REPO, None, tmp_path / "hub", 1 << 20, stop)
+    assert not [line for line in hub.asked if "/resolve/" in line]

@@ -7,6 +7,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import AsyncIterator, Mapping
 from http.server import BaseHTTPRequestHandler
@@ -18,7 +19,7 @@ import pytest
 from adapters.errors import PackageError
 from adapters.package.archive import pack
 from adapters.package.inspection import inspect_package
-from server.catalog.sources import SourceError, SourceRules, Sources, folders_of, shown
+from server.catalog.sources import SourceError, SourceRules, Sources, folders_of, objects, shown
 from server.catalog.store import AdapterStore
 from server.errors import EngineStartError
 from tests.server.catalog.sources.web_server import Web
@@ -145,6 +146,24 @@ async def test_an_object_store(place: Place, kind: str, request: pytest.FixtureR
     small = place.with_rules(url_prefixes=(prefix,), max_bytes=100)
     for source in ("json.tar", "json"):
         assert (await place.refused(f"{prefix}/{source}", small, digest="0" * 64)).code == "source_too_large"
+
+
+@pytest.mark.parametrize("kind", ["memory", "s3"])
+@pytest.mark.parametrize("source", ["json.tar", "json"])
+async def test_a_server_that_ends_fetches_no_further(
+    place: Place, kind: str, source: str, request: pytest.FixtureRequest
+) -> None:
+    prefix = request.getfixturevalue("s3") if kind == "s3" else place.prefix
+    files, path = fsspec.core.url_to_fs(prefix)
+    await asyncio.to_thread(files.pipe_file, f"{path}/json.tar", place.archive)
+    for file in place.package.iterdir():
+        await asyncio.to_thread(files.pipe_file, f"{path}/json/{file.name}", file.read_bytes())
+    stop = threading.Event()
+    stop.set()
+    folder = place.store.new_quarantine()
+    with pytest.raises(SourceError, match="shutting down"):
+        await asyncio.to_thread(objects.get, f"{prefix}/{source}", {}, folder, 1 << 20, stop)
+    place.store.discard(folder)
 
 
 async def test_only_below_the_prefixes(place: Place) -> None:
