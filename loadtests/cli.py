@@ -16,6 +16,7 @@ import aiohttp
 from loadtests.client import Outcome, Target, list_models, open_session
 from loadtests.load import Driver, Until
 from loadtests.report import errors_text, table, write_json
+from loadtests.samples import NAME, write_samples
 from loadtests.stats import summarize
 from loadtests.workloads import POPULARITIES, Call, calls, poisson_arrivals
 
@@ -160,6 +161,7 @@ def _progress(title: str, until: Until) -> Callable[[Outcome], None]:
 
 
 def _report(args: argparse.Namespace, target: Target, results: list[tuple[str, list[Outcome]]]) -> int:
+    from loadtests.page import report_page
     from loadtests.plot import plot  # matplotlib takes a second that the load need not wait for
 
     runs: list[dict[str, Any]] = [{"load": title, **summarize(outcomes)} for title, outcomes in results]
@@ -170,11 +172,13 @@ def _report(args: argparse.Namespace, target: Target, results: list[tuple[str, l
     text = table(runs)
     (args.out / "report.txt").write_text(text + "\n", encoding="utf-8")
     plot(args.out / "latency.png", results)
+    write_samples(args.out, results)
+    (args.out / "report.html").write_text(report_page(f"Load on {args.url}", text, results), encoding="utf-8")
     if sys.stderr.isatty():
         print(file=sys.stderr)
     print(text)
     print("\ntimes in ms; ttft: to the first text, itl: between texts, e2e: the whole answer")
-    print(f"in {args.out}: report.json, report.txt, latency.png")
+    print(f"in {args.out}: report.html, report.json, report.txt, latency.png, {NAME}")
     errors = errors_text(runs)
     if errors:
         print(f"loadtests: some requests failed:\n{errors}", file=sys.stderr)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -12,21 +13,55 @@ import numpy as np
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from loadtests.client import Outcome
 from loadtests.stats import gaps, ttft
 
+_LATENCIES: dict[str, Callable[[Outcome], list[float]]] = {  # in seconds
+    "TTFT": lambda outcome: [ttft(outcome)],
+    "inter-token": gaps,
+    "end to end": lambda outcome: [outcome.end - outcome.start],
+}
 MOST_MODELS = 8  # drawn with a colour of their own
 REST = "other models"
 
 
 def plot(path: Path, runs: Sequence[tuple[str, Sequence[Outcome]]]) -> None:
     """Write a PNG with one row of panels for each run, given as (title, outcomes)."""
+    figure = _figure_of(runs)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def svg(runs: Sequence[tuple[str, Sequence[Outcome]]]) -> str:
+    """The same as an SVG element for a page."""
+    return _element(_figure_of(runs))
+
+
+def overlay(sides: Mapping[str, Sequence[Outcome]]) -> str:
+    """How the latencies of several runs of one load are distributed, in the same panels; as an SVG element."""
+    figure, axes = plt.subplots(1, len(_LATENCIES), figsize=(14, 3.6), squeeze=False, layout="constrained")
+    groups = {name: [o for o in outcomes if o.error is None and o.stamps] for name, outcomes in sides.items()}
+    for panel, (title, values) in zip(axes[0], _LATENCIES.items(), strict=True):
+        _draw_cdf(panel, title, groups, values)
+    axes[0][0].legend(list(groups), fontsize="small")
+    return _element(figure)
+
+
+def _figure_of(runs: Sequence[tuple[str, Sequence[Outcome]]]) -> Figure:
     figure, axes = plt.subplots(len(runs), 4, figsize=(18, 3.6 * len(runs)), squeeze=False, layout="constrained")
     for row, (title, outcomes) in zip(axes, runs, strict=True):
         _draw_run(row, title, [o for o in outcomes if o.error is None and o.stamps])
-    figure.savefig(path, dpi=110)
+    return figure
+
+
+def _element(figure: Figure) -> str:
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata={"Date": None})
     plt.close(figure)
+    text = out.getvalue()
+    return text[text.index("<svg") :]
 
 
 def _draw_run(row: Sequence[Axes], title: str, outcomes: Sequence[Outcome]) -> None:
@@ -37,9 +72,8 @@ def _draw_run(row: Sequence[Axes], title: str, outcomes: Sequence[Outcome]) -> N
     row[0].set(title=f"{title}: TTFT over time", xlabel="start, s", ylabel="ms")
     if groups:
         row[0].legend(fontsize="x-small")
-    _draw_cdf(row[1], "TTFT", groups, lambda o: [ttft(o)])
-    _draw_cdf(row[2], "inter-token", groups, gaps)
-    _draw_cdf(row[3], "end to end", groups, lambda o: [o.end - o.start])
+    for panel, (name, values) in zip(row[1:], _LATENCIES.items(), strict=True):
+        _draw_cdf(panel, name, groups, values)
 
 
 def _by_model(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
