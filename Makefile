@@ -21,7 +21,7 @@ NUMERIC = $(shell grep -rl --include='test_*.py' 'mark\.numeric' tests)
 .DEFAULT_GOAL := help
 .PHONY: help install hooks base demo serve loadtest soak bench bench-peers perplexity adapter-memory lint format test
 .PHONY: test-fast test-numeric-avx2 test-slow test-gpu
-.PHONY: endpoints test-clients test-conformance
+.PHONY: dashboards endpoints test-clients test-conformance
 .PHONY: families method-results method-results-full tool-calls versus-trl test-peers clean distclean
 
 help: ## show this
@@ -127,6 +127,9 @@ test-conformance: $(STAMP) ## thousands of requests made from the description of
 
 endpoints: $(STAMP) ## write docs/endpoints.md from the code
 	$(BIN)/python -m hotswap.endpoints_page docs/endpoints.md
+
+dashboards: $(STAMP) ## write deploy/grafana/dashboards from deploy/grafana/*.py
+	$(BIN)/python -m deploy.grafana.make
 
 clean: ## remove outputs and caches of tools; keeps .venv and the base model
 	rm -rf build dist *.egg-info demo-out soak-out bench-out bench-peers-out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

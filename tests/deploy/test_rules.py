@@ -14,7 +14,7 @@ from tests.deploy import programs
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "prometheus"
-TESTS = Path(__file__).parent / "alerts_test.yaml"
+TESTS = sorted(Path(__file__).parent.glob("alerts_*test.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def alerts() -> dict[str, dict[str, Any]]:
 
 
 def test_rules_fire_when_they_should(promtool: Path) -> None:
-    done = subprocess.run([promtool, "test", "rules", TESTS], capture_output=True, text=True, check=False)
+    done = subprocess.run([promtool, "test", "rules", *TESTS], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -43,7 +43,8 @@ def test_configuration(promtool: Path) -> None:
 
 
 def test_each_rule_has_a_case_in_which_it_fires_and_one_in_which_it_does_not() -> None:
-    cases = [case for test in yaml.safe_load(TESTS.read_text())["tests"] for case in test["alert_rule_test"]]
+    tests = [test for path in TESTS for test in yaml.safe_load(path.read_text())["tests"]]
+    cases = [case for test in tests for case in test["alert_rule_test"]]
     assert {case["alertname"] for case in cases if case["exp_alerts"]} == set(alerts())
     assert {case["alertname"] for case in cases if not case["exp_alerts"]} == set(alerts())
 

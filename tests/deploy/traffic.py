@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import httpx
 from peft import LoraConfig
 
+from server.catalog.jobs import JobEvent
 from server.engine.ipc.process_client import ProcessEngineClient
 from tests.factory import make_adapter, make_base
-from tests.server.fine_tuning import trainer_script
 from tests.server.live import Live, live_server
 
 BASE = "tiny"
 PROMPT = "the quick brown fox jumps over the lazy dog, and "
-ROWS = [{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}] * 4
 
 
 SECONDS = 60.0
@@ -34,11 +31,11 @@ BEFORE = (
     "hotswap:cold_start_seconds:mean_10m",
     "rate(hotswap_shadow_agreement_ratio_count[20s]) > 0",
     "rate(hotswap_drafted_tokens_total[20s]) > 0",
+    'hotswap_fine_tuning_jobs_ended_total{status="failed"} == 1',
 )
 AFTER = (
     "hotswap:faults:rate5m",
     "rate(hotswap_canary_fallbacks_total[20s]) > 0",
-    'increase(hotswap_fine_tuning_jobs_ended_total{status="failed"}[20s]) > 0',
     'ALERTS{alertname="HotswapEngineRestarted",alertstate="firing"}',
 )
 
@@ -53,15 +50,12 @@ def make_packages(folder: Path) -> tuple[Path, dict[str, Path]]:
 
 @contextmanager
 def watched_server(base: Path, packages: Mapping[str, Path], data_dir: Path) -> Iterator[Live]:
-    """A server with an engine process and too little memory; a stand-in for the trainer does its jobs."""
+    """A server with an engine process and too little memory for all its adapters."""
     adapters = [(name, str(packages[package])) for name, package in (("a", "a1"), ("b", "b"), ("c", "c"))]
     roots = [str(packages["a1"].parent)]
     with live_server(
         base, data_dir, adapters=adapters, make_engine=ProcessEngineClient, max_resident=4, adapter_root=roots
     ) as live:
-        tuning = live.context.fine_tuning
-        trainer = (sys.executable, str(trainer_script.__file__))
-        tuning._tools = replace(tuning._tools, trainer=trainer, common={"method": {"what": "slow"}})
         yield live
 
 
@@ -71,7 +65,7 @@ def cause_everything(live: Live, packages: Mapping[str, Path], is_seen: Callable
     What begins between two scrapes with a count is no growth to it.
     """
     with live.http() as http:
-        _start_job(http)
+        _have_jobs(live, http)
         _split(http, packages)
         _ask_until(http, is_seen, BEFORE)
         _be_refused(http, packages)
@@ -85,12 +79,22 @@ def _ask_until(http: httpx.Client, is_seen: Callable[[str], bool], exprs: Iterab
         while not is_seen(expr):
             assert time.monotonic() < end, f"Prometheus sees nothing of {expr}"
             _ask(http)
+            threading.Event().wait(0.25)  # it looks twice a second
 
 
-def _start_job(http: httpx.Client) -> None:
-    rows = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+def _have_jobs(live: Live, http: httpx.Client) -> None:
+    """One that fails, and one that runs, of which its figures are told: jobs get the time that nobody else wants.
+
+    A process of theirs might not begin for minutes on a machine that runs other tests.
+    """
+    rows = b'{"prompt": "no conversation", "completion": "of any method"}\n' * 2
     file = http.post("/v1/files", files={"file": ("rows.jsonl", rows)}, data={"purpose": "fine-tune"}).json()
-    http.post("/v1/fine_tuning/jobs", json={"model": BASE, "training_file": file["id"]}).raise_for_status()
+    body = {"model": BASE, "training_file": file["id"], "method": {"type": "dpo"}}
+    http.post("/v1/fine_tuning/jobs", json=body).raise_for_status()
+    figures = live.context.fine_tuning.figures
+    figures.begin("ftjob-running")
+    data = {"step": 2, "total_steps": 8, "train_loss": 0.5, "valid_loss": 0.75}
+    figures.told("ftjob-running", [JobEvent(message="", type="metrics", data=data)], 100)
 
 
 def _split(http: httpx.Client, packages: Mapping[str, Path]) -> None:
