@@ -92,7 +92,10 @@ def test_what_cannot_matter_is_ignored_with_a_word(given: str, caplog: pytest.Lo
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("task_type=SEQ_CLS", "task_type: set task: classification, regression or embedding instead"),
+        (
+            "task_type=SEQ_CLS",
+            "task_type: set task: classification, token-classification, regression or embedding instead",
+        ),
         ("init_lora_weights=pissa", "init_lora_weights: LoRA begins as the base here"),
         ("layers_to_transform=[1]", "write layers into the pattern method.target_modules"),
         ("nnodes=2", "torchrun --nnodes ... -m hotswap train"),
