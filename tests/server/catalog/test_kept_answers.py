@@ -31,7 +31,7 @@ async def test_who_keeps_an_answer_is_told_of_any_fault(tmp_path: Path, monkeypa
         "input": "[]",
         "body": "{}",
     }
-    records = [AnswerRecord(id=f"resp_{i}", created=1.0, **common) for i in "ab"]
+    records = [AnswerRecord(id=f"resp_{i}", **common) for i in "ab"]
     with monkeypatch.context() as patch:
         patch.setattr(table, "save", fail)
         for record in records:
