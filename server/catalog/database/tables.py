@@ -15,7 +15,7 @@ from sqlalchemy import (
     Text,
 )
 
-HEAD = "0005"  # the migration that these tables need
+HEAD = "0006"  # the migration that these tables need
 metadata = MetaData()
 Id = BigInteger().with_variant(Integer, "sqlite")  # which numbers rows itself only where they are an INTEGER
 
