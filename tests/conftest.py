@@ -37,6 +37,7 @@ LONG = (
     "bases/test_one_rule.py",
     "bases/test_quantization_saved.py",
     "benchmarks/",
+    "deploy/test_against_prometheus.py",
     "loadtests/soak/test_soak.py",
     "loadtests/test_cli.py",
     "server/api/test_admin_versions.py",
