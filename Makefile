@@ -21,7 +21,7 @@ NUMERIC = $(shell grep -rl --include='test_*.py' 'mark\.numeric' tests)
 .DEFAULT_GOAL := help
 .PHONY: help install hooks base demo serve loadtest soak bench bench-peers perplexity adapter-memory lint format test
 .PHONY: test-fast test-numeric-avx2 test-slow test-gpu
-.PHONY: dashboards endpoints test-clients test-conformance
+.PHONY: dashboards endpoints screenshots test-clients test-conformance
 .PHONY: families method-results method-results-full tool-calls versus-trl test-peers clean distclean
 
 help: ## show this
@@ -124,6 +124,10 @@ test-clients: $(STAMP) ## the examples with other clients, in an environment of 
 
 test-conformance: $(STAMP) ## thousands of requests made from the description of the API, right and wrong ones
 	$(PYTEST) -m 'slow or not slow' tests/server/api/test_openapi_conformance.py $(ARGS)
+
+screenshots: base ## take the pictures of docs/console.md, with the adapters that make demo left
+	mkdir -p bench-out/console
+	$(BIN)/python -m tests.server.console.screenshots --work bench-out/console $(ARGS)
 
 endpoints: $(STAMP) ## write docs/endpoints.md from the code
 	$(BIN)/python -m hotswap.endpoints_page docs/endpoints.md

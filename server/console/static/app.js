@@ -52,6 +52,7 @@ const main = h("main", { id: "main", tabindex: -1 });
 const links = VIEWS.map(({ word, name, icon }) =>
   h("a", { href: `#/${word}`, data: { word } }, glyph(icon), h("span", {}, name)),
 );
+const nav = h("nav", { "aria-label": "Views" }, links);
 const version = h("span", { class: "version" });
 const reach = h("span", { class: "reach", role: "status" });
 /** @type {View | null} */
@@ -130,9 +131,13 @@ function show() {
   const [word = "", ...args] = location.hash.replace(/^#\/?/, "").split("/").map(decodeURIComponent);
   const view = VIEWS.find((one) => one.word === word) ?? VIEWS[0];
   shown?.stop?.();
+  for (const dialog of document.querySelectorAll("dialog")) dialog.close();
   for (const link of links) {
-    if (link.dataset.word === view.word) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
+    if (link.dataset.word !== view.word) link.removeAttribute("aria-current");
+    else {
+      link.setAttribute("aria-current", "page");
+      nav.scrollLeft = link.offsetLeft - nav.clientWidth / 2; // on a narrow page they may not all be seen
+    }
   }
   try {
     shown = view.make({ args: args.filter(Boolean), monitor });
@@ -184,7 +189,7 @@ document
           h("img", { src: "console/mark.svg", alt: "", width: 26, height: 26 }),
           h("span", {}, "hotswap"),
         ),
-        h("nav", { "aria-label": "Views" }, links),
+        nav,
         h("div", { class: "foot" }, reach, keyButton, themeChoice, version),
       ),
       main,

@@ -68,9 +68,8 @@ export function figure(value) {
   const n = /** @type {number} */ (value);
   const size = Math.abs(n);
   if (Number.isInteger(n)) return n.toLocaleString("en-US");
-  return size !== 0 && (size < 0.001 || size >= 1e5)
-    ? n.toExponential(2)
-    : n.toFixed(size < 1 ? 4 : size < 100 ? 3 : 1);
+  if (size < 0.001 || size >= 1e5) return n.toExponential(2);
+  return n.toFixed(size < 1 ? 4 : size < 100 ? 3 : 1).replace(/\.?0+$/, "");
 }
 
 const stamp = new Intl.DateTimeFormat("en-GB", {

@@ -159,10 +159,20 @@ def test_with_keys_any_page_may_ask_and_any_origin_be_allowed(base: Path, tmp_pa
         assert response.headers["access-control-allow-origin"] == "*"
 
 
+def test_a_page_with_a_key_is_no_foreign_one(base: Path, tmp_path: Path) -> None:
+    """As the console of a server that asks for a key only where something is changed."""
+    headers = {"Origin": "https://llm.example", "Host": "llm.example"}
+    with live_server(base, tmp_path, admin_key="root") as live, live.http(**headers) as http:
+        assert error_of(http.post(CHAT, json=HELLO), 403)["code"] == "origin_not_allowed"
+        assert http.post(CHAT, json=HELLO, headers={"Authorization": "Bearer root"}).status_code == 200
+
+
 def test_behind_a_prefix(base: Path, tmp_path: Path) -> None:
     with live_server(base, tmp_path, root_path="llm/", docs=True, max_upload_mb=16) as live, live.http() as http:
         for path in ("/llm/v1/models", "/v1/models"):  # whether or not the proxy takes the prefix off
             assert http.get(path).status_code == 200
+        assert http.get("/llm/console").status_code == http.get("/llm/console/app.js").status_code == 200
+        assert http.get("/llm/console/").headers["location"] == "../console"
         assert http.get("/llmx/v1/models").status_code == 404
         large = http.put("/llm/v1/adapters/x", files={"f": b"x" * (9 << 20)})
         assert "archive" in error_of(large)["message"], "an upload has the limit of uploads"

@@ -97,7 +97,7 @@ function tiles() {
   };
   const all = {
     requests: make("Requests a second"),
-    tokens: make("Output tokens a second"),
+    tokens: make("Tokens a second"),
     ttft: make("First token, p95"),
     itl: make("Between tokens, p95"),
     errors: make("Errors"),
@@ -186,8 +186,8 @@ function table(tones) {
       h("th", { rowspan: 2, scope: "col" }, "Model"),
       h("th", { rowspan: 2, scope: "col", class: "num" }, "Requests/s"),
       h("th", { rowspan: 2, scope: "col", class: "num" }, "Tokens/s"),
-      TIMES.map(([, name]) => h("th", { colspan: 3, scope: "colgroup", class: "group" }, name)),
       h("th", { rowspan: 2, scope: "col", class: "num" }, "Errors"),
+      TIMES.map(([, name]) => h("th", { colspan: 3, scope: "colgroup", class: "group" }, name)),
     ),
     h(
       "tr",
@@ -222,8 +222,8 @@ function table(tones) {
     const cells = [
       cell("Requests/s"),
       cell("Tokens/s"),
-      ...TIMES.flatMap(([, name]) => QUANTILES.map((q, i) => cell(`${name} p${q * 100}`, i ? "" : "first"))),
       cell("Errors"),
+      ...TIMES.flatMap(([, name]) => QUANTILES.map((q, i) => cell(`${name} p${q * 100}`, i ? "" : "first"))),
     ];
     const row = h(
       "tr",
@@ -245,11 +245,11 @@ function table(tones) {
         const values = [
           each(grown.requests),
           each(grown.tokens),
-          ...TIMES.flatMap(([field]) => QUANTILES.map((q) => format.seconds(grown[field].quantile(q)))),
           format.count(grown.errors),
+          ...TIMES.flatMap(([field]) => QUANTILES.map((q) => format.seconds(grown[field].quantile(q)))),
         ];
         cells.forEach((one, i) => say(one, values[i]));
-        cells[cells.length - 1].classList.toggle("bad", grown.errors > 0);
+        cells[2].classList.toggle("bad", grown.errors > 0);
         row.classList.toggle("idle", !grown.requests && !grown.errors);
       },
     });

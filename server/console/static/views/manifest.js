@@ -54,7 +54,7 @@ function manifest(made) {
     lossCurve(made.losses),
     Object.keys(made.metrics).length
       ? [
-          h("h3", {}, "Figures on the validation split"),
+          h("h3", {}, "Figures of the run"),
           facts(
             Object.entries(made.metrics).map(([name, value]) => [name, format.figure(/** @type {number} */ (value))]),
           ),
