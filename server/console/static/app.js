@@ -73,7 +73,7 @@ const themeChoice = h(
     onchange: (/** @type {Event} */ event) => (theme.now = /** @type {HTMLSelectElement} */ (event.target).value),
   },
   THEMES.map((name) =>
-    h("option", { value: name }, name === "system" ? "As the system" : name === "light" ? "Light" : "Dark"),
+    h("option", { value: name }, name === "system" ? "Auto" : name === "light" ? "Light" : "Dark"),
   ),
 );
 

@@ -76,7 +76,7 @@ def test_colours_follow_the_system_and_the_switch(watched: Watched, page: Page) 
     assert page.evaluate(paper) == dark
     page.reload()
     assert page.evaluate(paper) == dark
-    page.get_by_label("Colours").select_option("As the system")
+    page.get_by_label("Colours").select_option("Auto")
     assert page.evaluate(paper) == light
 
 
