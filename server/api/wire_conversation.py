@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
 from server.api.wire_fields import Wire
 from server.api.wire_tools import Functions, Tools, ToolUse, check_calls, check_results, tool_use
@@ -27,6 +27,12 @@ class TextPart(Wire):
 
 
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+_PART_SCHEMA = {
+    "type": "object",
+    "required": ["type"],
+    "properties": {"type": {"enum": list(_TEXT_PARTS)}, "text": {"type": "string"}, "refusal": {"type": "string"}},
+}
+Part = Annotated[TextPart, WithJsonSchema({"anyOf": [{"type": "string"}, _PART_SCHEMA]})]
 
 
 def _text_part(part: Any) -> dict[str, Any]:
@@ -52,7 +58,7 @@ class ChatMessage(Wire):
     }
 
     role: str = Field(min_length=1, max_length=64)
-    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
+    content: str | Annotated[list[Part], Field(fail_fast=True)] | None = None
 
     @field_validator("content", mode="before")
     @classmethod

@@ -49,7 +49,7 @@ def test_head_of_what_is_missing(server: Live) -> None:
         ("PUT", "/v1/models/lora", "GET, DELETE, HEAD"),
         ("GET", "/v1/completions", "POST"),
         ("GET", "/v1/completions/", "POST"),
-        ("GET", "/v1/adapters/lora/versions/1", "DELETE"),
+        ("PUT", "/v1/adapters/lora/versions/1", "GET, DELETE, HEAD"),
     ],
 )
 def test_a_wrong_method_is_told_all_that_are_right(server: Live, method: str, path: str, allowed: str) -> None:
