@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -64,6 +65,29 @@ def test_a_package_is_uploaded_replaced_shared_and_deleted(
     expect(page.get_by_role("heading", name="Adapters", exact=True)).to_be_visible()
     expect(page.get_by_role("row", name="by-hand")).to_have_count(0)
     assert "by-hand" not in live.context.registry.names()
+
+
+DROPPED = """([name, base64]) => {
+  const dropped = new DataTransfer();
+  dropped.items.add(new File([Uint8Array.from(atob(base64), (char) => char.charCodeAt(0))], name));
+  return dropped;
+}"""
+
+
+def test_a_package_is_dropped_on_the_page(
+    watched: Watched, page: Page, live: Live, tiny_adapters: Mapping[str, Path], tmp_path: Path
+) -> None:
+    watched.open("adapters")
+    data = base64.b64encode(archive(tiny_adapters["ia3"], tmp_path)).decode()
+    dropped = page.evaluate_handle(DROPPED, ["by drop.tar", data])
+    place = page.locator(".drop")
+    place.dispatch_event("dragover", {"dataTransfer": dropped})
+    expect(place).to_have_class("drop over")
+    place.dispatch_event("drop", {"dataTransfer": dropped})
+    expect(page.get_by_label("Name", exact=True)).to_have_value("by-drop")
+    page.get_by_role("button", name="Upload").click()
+    expect(page.get_by_text("by-drop@1 was verified")).to_be_visible()
+    assert live.context.registry.live_number("by-drop") == 1
 
 
 def test_a_refused_package_is_told_in_full(watched: Watched, page: Page, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ async function filesOf(entry) {
 /** @param {DataTransfer} dropped @returns {Promise<Package>} */
 async function packageOf(dropped) {
   const entries = [...dropped.items].map((item) => item.webkitGetAsEntry()).filter((entry) => entry !== null);
+  if (!entries.length) return packageOfInput(dropped.files); // not of a file system
   const files = (await Promise.all(entries.map(filesOf))).flat();
   return { files: files.map((file) => ({ file, name: file.name })), name: nameFor(entries[0]?.name ?? "") };
 }
