@@ -64,18 +64,13 @@ MakeEngine = Callable[[EngineConfig], ClientCore]
 
 def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine = ProcessEngineClient) -> ServerContext:
     """All that makes up a server that keeps its packages in ``data_dir``. Raises BaseModelError."""
-    spec = DEFAULT_BASE if config.engine.model == DEFAULT_MODEL else config.engine.model
-    directory = import_gguf(Path(spec), log.info) if is_gguf(spec) else resolve_base(spec)
+    spec, directory = _base(config.engine.model)
     name = config.served_model_name or _name(spec, directory)
-    text = TextProcessor.load(
-        directory, _template(config.chat_template), _sandbox(config), config.engine.trust_remote_code
-    )
-    log.debug("the chat template takes %s", text.template_form)  # found out now, not at the first request
+    text = _text(config, directory)
     engine = make_engine(_engine_config(config.engine, directory, text, data_dir))
     registry = Registry(name, config.max_candidates, config.max_combined)
     metrics = _metrics(config, name, engine, registry)
     figures = CanaryFigures(registry)
-    registry.on_fallback = partial(_fell_back, figures, metrics)
     store = _store(config, data_dir, engine)
     database = Database(config.catalog or sqlite_url(data_dir))
     catalog = Catalog(database, lambda: engine.info.base_fingerprint, store.place)
@@ -83,13 +78,10 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
     lifecycle = AdapterLifecycle(
         registry, catalog, store, residency, observer=metrics, vocabulary=text, max_versions=config.max_versions
     )
-    engine.on_step = metrics.observe_step
-    engine.needed, engine.on_lost, engine.on_restart = residency.held, residency.lost, residency.engine_started
-    engine.outage.on_recovery = metrics.engine_recovered
+    _connect(engine, registry, metrics, residency, figures)
     control = CanaryControl(lifecycle, figures)
     parts = UploadTable(database)
-    blobs = BlobStore(data_dir / "files", config.artifacts, dict(config.artifacts_option))
-    library = FileLibrary(FileTable(database), parts, blobs, ceil(config.max_files_gb * 1e9))
+    library = _library(config, data_dir, database, parts)
     tuning = make_fine_tuning(
         config, data_dir, JobTable(database), library, base=BaseFolder(name, directory), lifecycle=lifecycle
     )
@@ -130,6 +122,34 @@ def _engine_config(config: EngineConfig, directory: Path, text: TextProcessor, d
         end_token_ids=text.end_token_ids(directory),
         tried_dir=str(data_dir),
     )
+
+
+def _base(model: str) -> tuple[str, Path]:
+    """What was asked for, and where its files are."""
+    spec = DEFAULT_BASE if model == DEFAULT_MODEL else model
+    return spec, import_gguf(Path(spec), log.info) if is_gguf(spec) else resolve_base(spec)
+
+
+def _text(config: ServerConfig, directory: Path) -> TextProcessor:
+    template = _template(config.chat_template)
+    text = TextProcessor.load(directory, template, _sandbox(config), config.engine.trust_remote_code)
+    log.debug("the chat template takes %s", text.template_form)  # found out now, not at the first request
+    return text
+
+
+def _connect(
+    engine: ClientCore, registry: Registry, metrics: Metrics, residency: Residency, figures: CanaryFigures
+) -> None:
+    """Who is told what becomes of the engine, and what of requests."""
+    registry.on_fallback = partial(_fell_back, figures, metrics)
+    engine.on_step = metrics.observe_step
+    engine.needed, engine.on_lost, engine.on_restart = residency.held, residency.lost, residency.engine_started
+    engine.outage.on_recovery = metrics.engine_recovered
+
+
+def _library(config: ServerConfig, data_dir: Path, database: Database, parts: UploadTable) -> FileLibrary:
+    blobs = BlobStore(data_dir / "files", config.artifacts, dict(config.artifacts_option))
+    return FileLibrary(FileTable(database), parts, blobs, ceil(config.max_files_gb * 1e9))
 
 
 def _metrics(config: ServerConfig, name: str, engine: ClientCore, registry: Registry) -> Metrics:

@@ -75,22 +75,27 @@ class FileLibrary:
         record = new_record(owner, filename, purpose, seconds)
         return await self.keep(path, lambda digest, nbytes: self._table.add(with_content(record, digest, nbytes)))
 
-    async def keep(self, path: Path, write: Callable[[str, int], T], *, upload: str = "") -> T:
+    async def keep(
+        self, path: Path, write: Callable[[str, int], T], *, upload: str = "", parts: Sequence[str] = ()
+    ) -> T:
         """Keep a copy of the content at ``path``, of which ``write``, told digest and size, keeps a record. It blocks.
 
-        ``upload`` is one whose parts go as it comes. Raises BudgetError, StoreError, and what ``write`` does.
+        ``upload`` is one whose ``parts``, by their digests, go as it comes. Raises BudgetError, StoreError, and what
+        ``write`` does.
         """
-        return await self._background.to_the_end(self._keep(path, write, upload))
+        return await self._background.to_the_end(self._keep(path, write, upload, parts))
 
-    async def _keep(self, path: Path, write: Callable[[str, int], T], upload: str) -> T:
+    async def _keep(self, path: Path, write: Callable[[str, int], T], upload: str, parts: Sequence[str]) -> T:
         async with self._changing:
             await self.check_room((await asyncio.to_thread(path.stat)).st_size, upload)
             digest, nbytes = await asyncio.to_thread(self._blobs.put, path)
             try:
-                return await ask(write, digest, nbytes)
+                kept = await ask(write, digest, nbytes)
             except InvalidRequestError:
                 await self._drop([digest])
                 raise
+        await self._drop_some(parts)
+        return kept
 
     async def check_room(self, nbytes: int, upload: str = "") -> None:
         """Raise BudgetError where there is no room for ``nbytes`` more, also without the parts of ``upload``."""
@@ -129,16 +134,21 @@ class FileLibrary:
 
     async def delete(self, record: FileRecord) -> None:
         """Forget a file, and its content if no other has that."""
-        await self._background.to_the_end(self._delete(record))
 
-    async def _delete(self, record: FileRecord) -> None:
-        async with self._changing:
-            await ask(self._table.delete, record)
-            await self._drop([record.sha256])
+        def forgotten() -> tuple[None, list[str]]:
+            self._table.delete(record)
+            return None, [record.sha256]
 
-    async def drop(self, digests: Collection[str]) -> None:
-        """Delete content that was a part's, where nothing else has it."""
-        await self._background.to_the_end(self._drop_some(list(digests)))
+        await self.forget(forgotten)
+
+    async def forget(self, forgotten: Callable[[], tuple[T, Sequence[str]]]) -> T:
+        """What ``forgotten``, which blocks, returns beside digests: their content is deleted where nothing has it."""
+        return await self._background.to_the_end(self._forget(forgotten))
+
+    async def _forget(self, forgotten: Callable[[], tuple[T, Sequence[str]]]) -> T:
+        told, digests = await ask(forgotten)
+        await self._drop_some(digests)
+        return told
 
     async def _drop_some(self, digests: Sequence[str]) -> None:
         for start in range(0, len(digests), DROPPED_AT_ONCE):
@@ -153,7 +163,7 @@ class FileLibrary:
         """Delete what has expired."""
         for record in await ask(self._table.expired, time.time()):
             await self.delete(record)
-        await self.drop([part.sha256 for part in await ask(self._uploads.expire, time.time())])
+        await self.forget(lambda: (None, [part.sha256 for part in self._uploads.expire(time.time())]))
 
 
 def new_record(owner: str, filename: str, purpose: Purpose, seconds: float | None) -> FileRecord:

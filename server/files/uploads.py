@@ -107,17 +107,22 @@ class Uploads:
         record = new_record(upload.owner, upload.filename, upload.purpose, upload.seconds)
         complete = partial(self._table.complete, upload.id)
         file = await self._library.keep(
-            place, lambda digest, nbytes: complete(with_content(record, digest, nbytes)), upload=upload.id
+            place,
+            lambda digest, nbytes: complete(with_content(record, digest, nbytes)),
+            upload=upload.id,
+            parts=[part.sha256 for part in parts],
         )
-        await self._library.drop([part.sha256 for part in parts])
         completed = await ask(self._table.get, upload.id)
         return completed or upload, file
 
     async def cancel(self, upload: UploadRecord) -> UploadRecord:
         """Forget the parts of an upload. Raises InvalidRequestError where it ended meanwhile."""
-        record, parts = await ask(self._table.cancel, upload.id, time.time())
-        await self._library.drop([part.sha256 for part in parts])
-        return record
+
+        def cancelled() -> tuple[UploadRecord, list[str]]:
+            record, parts = self._table.cancel(upload.id, time.time())
+            return record, [part.sha256 for part in parts]
+
+        return await self._library.forget(cancelled)
 
     @disk_errors()
     def _join(self, parts: Sequence[PartRecord], place: Path) -> str:

@@ -30,7 +30,7 @@ PATH = "/v1/conversations"
 MAX_ITEMS = 20  # added at once
 
 
-class ConversationBody(Wire):
+class MetadataBody(Wire):
     """``POST /v1/conversations/{id}``."""
 
     metadata: Metadata | None = None
@@ -41,7 +41,7 @@ class ConversationBody(Wire):
         return check_metadata(metadata)
 
 
-class NewConversationBody(ConversationBody):
+class NewConversationBody(MetadataBody):
     """``POST /v1/conversations``."""
 
     items: Items | None = Field(None, max_length=MAX_ITEMS)
@@ -89,7 +89,7 @@ async def update_conversation(
     caller: InferenceKey,
     context: ContextDep,
     conversation_id: str,
-    body: Annotated[ConversationBody, Depends(json_body(ConversationBody))],
+    body: Annotated[MetadataBody, Depends(json_body(MetadataBody))],
 ) -> Response:
     """Give a conversation other metadata."""
     record = await _kept(context, caller, conversation_id)

@@ -26,11 +26,16 @@ class AnswerTable:
     def save(
         self, records: Sequence[AnswerRecord], refreshed: Sequence[str] = (), expires: float | None = None
     ) -> None:
-        """Keep ``records``, new or changed, and those of the ids ``refreshed`` until ``expires``."""
+        """Keep ``records``, new or changed, and those of the ids ``refreshed`` until ``expires``.
+
+        What was deleted meanwhile stays so: a changed record, and with a conversation its items.
+        """
         with self._database.writing() as connection:
             for record in records:
                 values = _values(record)
-                if not connection.execute(update(answers).where(answers.c.id == record.id).values(values)).rowcount:
+                if connection.execute(update(answers).where(answers.c.id == record.id).values(values)).rowcount:
+                    continue
+                if not record.number and (record.kind is not AnswerKind.ITEM or _is_there(connection, record.previous)):
                     connection.execute(insert(answers).values(values))
             for begin in range(0, len(refreshed), _IN):
                 ids = refreshed[begin : begin + _IN]
@@ -75,6 +80,10 @@ class AnswerTable:
         """Forget those whose time is over."""
         with self._database.writing() as connection:
             connection.execute(delete(answers).where(answers.c.expires <= now))
+
+
+def _is_there(connection: Connection, id: str) -> bool:
+    return connection.execute(select(answers.c.number).where(answers.c.id == id)).first() is not None
 
 
 def _page(connection: Connection, query: AnswerQuery) -> list[AnswerRecord]:

@@ -41,3 +41,21 @@ async def test_who_keeps_an_answer_is_told_of_any_fault(tmp_path: Path, monkeypa
     assert (await kept.get("resp_a", AnswerKind.RESPONSE, "me")).owner == "me"
     await asyncio.wait_for(kept.close(), 5)
     database.close()
+
+
+async def test_what_was_deleted_stays_so(tmp_path: Path) -> None:
+    database = Database(sqlite_url(tmp_path))
+    database.migrate()
+    table = AnswerTable(database)
+    kept = KeptAnswers(table, days=0)
+    common: dict[str, Any] = {"owner": "me", "model": "", "created": 1.0, "input": "[]", "body": "{}"}
+    made = AnswerRecord(id="conv_a", kind=AnswerKind.CONVERSATION, **common)
+    item = AnswerRecord(id="msg_a", kind=AnswerKind.ITEM, previous="conv_a", **common)
+    await kept.save(made, item)  # at once
+    known = await kept.get("conv_a", AnswerKind.CONVERSATION, "me")
+    await kept.get("msg_a", AnswerKind.ITEM, "me")
+    await kept.forget("conv_a")
+    await kept.save(known, item)  # as who began before it was deleted
+    assert table.get("conv_a", 0.0) is table.get("msg_a", 0.0) is None
+    await kept.close()
+    database.close()
