@@ -15,9 +15,8 @@ from server.api.body import json_body
 from server.api.context import BatchesDep, ContextDep
 from server.api.error_responses import ApiError, json_response
 from server.api.files import Cursor, ExpiryBody
-from server.api.fine_tuning import Metadata
 from server.api.pages import page_body
-from server.api.wire_fields import Wire
+from server.api.wire_fields import Metadata, Wire
 from server.batches.batch import WINDOW_SECONDS, Batch, batch_data
 from server.catalog.files import Purpose
 from server.errors import InvalidRequestError, NotFoundError
@@ -33,7 +32,7 @@ class BatchBody(Wire):
     input_file_id: str = Field(min_length=1, max_length=64)
     endpoint: Endpoint
     completion_window: Literal["24h"]
-    metadata: Metadata = None
+    metadata: Metadata | None = None
     output_expires_after: ExpiryBody | None = None
 
 

@@ -23,7 +23,7 @@ from server.api.event_stream import DONE, NOT_TAKEN, EventStream, event, with_er
 from server.api.files import Cursor
 from server.api.pages import page_body
 from server.api.wire import MAX_MODEL_CHARS
-from server.api.wire_fields import Integer, Wire
+from server.api.wire_fields import Integer, Metadata, Wire
 from server.catalog.files import FileRecord, Purpose
 from server.errors import InvalidRequestError, NotFoundError
 from server.fine_tuning.dataset import read_adapter_config
@@ -39,23 +39,10 @@ from server.fine_tuning.settings import method_of
 
 router = APIRouter()
 JOBS_PATH = "/v1/fine_tuning/jobs"
-MAX_SUFFIX, MAX_PAIRS, MAX_KEY, MAX_VALUE = 64, 16, 64, 512
+MAX_SUFFIX = 64
 MAX_EPOCHS, MAX_BATCH, MAX_MULTIPLIER, MAX_BETA = 50, 256, 100.0, 2.0
 _SUFFIX = re.compile(r"[A-Za-z0-9._-]*")
 Limit = Annotated[int, Query(ge=0, le=100)]
-
-
-def check_metadata(pairs: dict[str, str] | None) -> dict[str, str] | None:
-    """Metadata as OpenAI bounds it. Raises ValueError."""
-    if pairs is not None and len(pairs) > MAX_PAIRS:
-        raise ValueError(f"must have at most {MAX_PAIRS} pairs")
-    for key, value in (pairs or {}).items():
-        if not 0 < len(key) <= MAX_KEY or len(value) > MAX_VALUE:
-            raise ValueError(f"keys may have {MAX_KEY} characters and values {MAX_VALUE}")
-    return pairs
-
-
-Metadata = Annotated[dict[str, str] | None, AfterValidator(check_metadata)]
 
 
 def check_suffix(suffix: str) -> str:
@@ -111,7 +98,7 @@ class JobBody(Wire):
     seed: Annotated[Integer, Field(ge=0, lt=2**31)] | None = None
     hyperparameters: HyperparametersBody | None = None
     method: MethodBody | None = None
-    metadata: Metadata = None
+    metadata: Metadata | None = None
     integrations: Any = None
 
     @field_validator("integrations")

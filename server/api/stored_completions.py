@@ -18,9 +18,8 @@ from server.api.error_responses import ApiError, json_response
 from server.api.job import Job
 from server.api.outputs import Completion, TextDelta, Usage
 from server.api.pages import page_body, page_of
-from server.api.responses.body import Metadata, check_metadata
 from server.api.wire import MAX_MODEL_CHARS, ChatCompletionBody, SamplingBody
-from server.api.wire_fields import Wire
+from server.api.wire_fields import MetadataBody, check_metadata
 from server.catalog.answers import AnswerKind, AnswerQuery, AnswerRecord
 from server.errors import InvalidRequestError
 
@@ -29,16 +28,10 @@ Keep = Callable[[Job, bytes], Awaitable[None]]
 _METADATA, _END = "metadata[", "]"  # of a filter in the query
 
 
-class MetadataBody(Wire):
-    """``POST /v1/chat/completions/{id}``."""
-
-    metadata: Metadata | None
-
-
-def read_metadata(given: Any) -> Metadata:
+def read_metadata(given: Any) -> dict[str, str]:
     """What a request has as its metadata. Raises InvalidRequestError."""
     try:
-        return check_metadata(msgspec.convert(given or {}, Metadata)) or {}
+        return check_metadata(msgspec.convert(given or {}, dict[str, str]))
     except (msgspec.ValidationError, ValueError) as error:
         reason = "must be an object of texts" if isinstance(error, msgspec.ValidationError) else str(error)
         raise InvalidRequestError(f"metadata: {reason}", param="metadata") from error
@@ -160,7 +153,7 @@ async def update_completion(
     body: Annotated[MetadataBody, Depends(json_body(MetadataBody))],
 ) -> Response:
     """Give a stored chat completion other metadata."""
-    metadata = read_metadata(body.metadata)
+    metadata = body.metadata or {}
     record = await context.answers.get(completion_id, AnswerKind.CHAT, caller.owner)
     told = _told(record) | {"metadata": metadata}
     changed = msgspec.structs.replace(

@@ -9,6 +9,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from server.api.unserved import find_unserved, with_words
 
+MAX_PAIRS, MAX_KEY, MAX_VALUE = 16, 64, 512  # of metadata
+
 
 def _whole(value: Any) -> Any:
     """JSON knows one kind of number: 3.0 is 3. Beyond 64 bits nothing here counts, and no message can carry it."""
@@ -32,11 +34,21 @@ def _kept(tokens: int) -> int:
     return tokens
 
 
+def check_metadata(pairs: dict[str, str]) -> dict[str, str]:
+    """Metadata as OpenAI bounds it. Raises ValueError."""
+    if len(pairs) > MAX_PAIRS:
+        raise ValueError(f"must have at most {MAX_PAIRS} pairs")
+    if any(not 0 < len(key) <= MAX_KEY or len(value) > MAX_VALUE for key, value in pairs.items()):
+        raise ValueError(f"keys may have 1 to {MAX_KEY} characters, and values {MAX_VALUE}; one has more, or none")
+    return pairs
+
+
 Integer = Annotated[int, BeforeValidator(_whole)]
 KeptTokens = Annotated[int, BeforeValidator(_whole), Field(ge=-1), AfterValidator(_kept)]
 # fail_fast: a list of a million wrong items makes one error, not a million.
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(fail_fast=True), BeforeValidator(_all_whole)]
 Texts = Annotated[list[str], Field(fail_fast=True)]
+Metadata = Annotated[dict[str, str], AfterValidator(check_metadata)]
 ServiceTier = Literal["auto", "default", "flex", "scale", "priority"]  # there is one here, "default"
 
 
@@ -62,3 +74,9 @@ class Wire(BaseModel):
         if (name := find_unserved(data, reasons)) is not None:
             raise ValueError(f"`{name}` is not supported: {reasons[name]}")
         return data
+
+
+class MetadataBody(Wire):
+    """What the metadata of something kept is to be instead."""
+
+    metadata: Metadata | None

@@ -8,16 +8,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from server.api.wire import MAX_MODEL_CHARS
-from server.api.wire_fields import Integer, Wire
+from server.api.wire_fields import Integer, Metadata, Wire
 
-MAX_METADATA = 16
-MAX_METADATA_KEY = 64
-MAX_METADATA_VALUE = 512
 MAX_TOOLS = 128
 MAX_ID = 256
 
 Items = Annotated[list[dict[str, Any]], Field(fail_fast=True)]
-Metadata = dict[str, str]
 _KNOWN_INCLUDES = (
     "file_search_call.results",
     "web_search_call.results",
@@ -28,18 +24,6 @@ _KNOWN_INCLUDES = (
     "reasoning.encrypted_content",
     "message.output_text.logprobs",
 )
-
-
-def check_metadata(metadata: Metadata | None) -> Metadata | None:
-    """``metadata`` within OpenAI's bounds. Raises ValueError."""
-    if len(metadata or ()) > MAX_METADATA:
-        raise ValueError(f"at most {MAX_METADATA} entries")
-    for key, value in (metadata or {}).items():
-        if len(key) > MAX_METADATA_KEY or len(value) > MAX_METADATA_VALUE:
-            raise ValueError(
-                f"keys may have {MAX_METADATA_KEY} characters, and values {MAX_METADATA_VALUE}; one has more"
-            )
-    return metadata
 
 
 class ReasoningOptions(Wire):
@@ -138,11 +122,6 @@ class ResponseBody(PromptBody):
     prompt_cache_key: str | None = None
     prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"] | None = None
-
-    @field_validator("metadata")
-    @classmethod
-    def _check_metadata(cls, metadata: Metadata | None) -> Metadata | None:
-        return check_metadata(metadata)
 
     @field_validator("include")
     @classmethod

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Depends, Query
-from pydantic import Field, field_validator
+from pydantic import Field
 from starlette.responses import Response
 
 from server.api.auth import Caller, InferenceKey
@@ -17,11 +17,11 @@ from server.api.context import ContextDep, ServerContext
 from server.api.error_responses import json_response
 from server.api.pages import page_body
 from server.api.renaming import told_as
-from server.api.responses.body import MAX_ID, Items, Metadata, check_metadata
+from server.api.responses.body import MAX_ID, Items
 from server.api.responses.items import Item, messages_of
 from server.api.responses.keeping import item_of, item_records, keep_items, renewed, whole_item
 from server.api.responses.outputs import new_id
-from server.api.wire_fields import Wire
+from server.api.wire_fields import Metadata, MetadataBody, Wire
 from server.catalog.answers import AnswerKind, AnswerQuery, AnswerRecord
 from server.catalog.kept_answers import UnknownItemError
 
@@ -30,20 +30,10 @@ PATH = "/v1/conversations"
 MAX_ITEMS = 20  # added at once
 
 
-class MetadataBody(Wire):
-    """``POST /v1/conversations/{id}``."""
-
-    metadata: Metadata | None = None
-
-    @field_validator("metadata")
-    @classmethod
-    def _check_metadata(cls, metadata: Metadata | None) -> Metadata | None:
-        return check_metadata(metadata)
-
-
-class NewConversationBody(MetadataBody):
+class NewConversationBody(Wire):
     """``POST /v1/conversations``."""
 
+    metadata: Metadata | None = None
     items: Items | None = Field(None, max_length=MAX_ITEMS)
 
 

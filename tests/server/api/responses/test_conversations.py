@@ -118,6 +118,15 @@ def test_says_what_is_wrong(server: Live, body: dict[str, Any], param: str) -> N
     assert error_of(server.post("/v1/conversations", body))["param"] == param
 
 
+def test_metadata_is_only_changed_where_it_is_told(server: Live) -> None:
+    with server.http() as http:
+        made = http.post("/v1/conversations", json={"metadata": {"a": "b"}}).json()
+        path = f"/v1/conversations/{made['id']}"
+        assert error_of(http.post(path, json={}))["param"] == "metadata"
+        assert http.get(path).json() == made
+        assert http.post(path, json={"metadata": None}).json()["metadata"] == {}
+
+
 def test_what_came_before_is_said_once(server: Live) -> None:
     body = {"model": BASE, "input": "x", "conversation": "conv_1", "previous_response_id": "resp_1"}
     assert "leave one out" in error_of(server.post("/v1/responses", body))["message"]
