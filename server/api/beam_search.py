@@ -1,10 +1,9 @@
 """Beam search, as transformers' ``generate(num_beams=...)`` defines it. Knows neither engine nor requests.
 
-Semantics: of all continuations of the running beams by one token the best by the sum of log-probabilities are kept, so
-many that ``width`` are left if all beams end in every way. Those among the first ``width`` of them that end go to the
-ended ones, whose score is that sum divided by their length to the power ``length_penalty``; the best ``width`` of the
-others run on. It is over when no more tokens may come, or no running beam can get better than the worst of ``width``
-ended ones.
+Semantics: of all continuations of the running beams by one token, the best first by the sum of log-probabilities, those
+of the first ``width`` that end go to the ended ones, whose score is that sum divided by their length to the power
+``length_penalty``; the first ``width`` that do not end run on. It is over when no more tokens may come, or no running
+beam can get better than the worst of ``width`` ended ones.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ from dataclasses import dataclass
 from heapq import nlargest
 
 from server.engine.messages import TokenLogprobs
+
+_Way = tuple[float, int, int, int]  # score, minus the place of the beam, minus that of the token in it, token
 
 
 @dataclass(frozen=True)
@@ -28,35 +29,39 @@ class BeamParams:
 
 @dataclass(frozen=True)
 class Beam:
-    """Tokens behind the prompt, the sum of their log-probabilities, and of each what it was chosen among."""
+    """Tokens behind the prompt, the sum of their log-probabilities, and of each the likeliest in its place."""
 
     tokens: tuple[int, ...] = ()
     score: float = 0.0
     chosen: tuple[TokenLogprobs, ...] = ()
     ended: bool = False
 
-    def longer(self, token: int, logprob: float, among: TokenLogprobs, *, ended: bool) -> Beam:
+    def longer(self, told: TokenLogprobs, score: float, *, ended: bool) -> Beam:
         """The beam with one token more."""
-        told = TokenLogprobs(token, logprob, among.top)
-        return Beam((*self.tokens, token), self.score + logprob, (*self.chosen, told), ended)
+        token = told.token_id
+        return Beam((*self.tokens, token), score, (*self.chosen, told), ended)
 
 
 class BeamSearch:
-    """The search behind one prompt. ``running`` are to be continued by ``advance`` until it ``is_over``."""
+    """The search behind one prompt. ``running`` are to be continued by ``advance`` until it ``is_over``.
 
-    def __init__(self, params: BeamParams, ends: frozenset[int], max_tokens: int, min_tokens: int = 0) -> None:
+    Of each token its beam keeps ``num_told`` of the likeliest in its place.
+    """
+
+    def __init__(
+        self, params: BeamParams, ends: frozenset[int], max_tokens: int, min_tokens: int = 0, num_told: int = 0
+    ) -> None:
         self._params = params
         self._ends = ends
-        self._max_tokens, self._min_tokens = max_tokens, min_tokens
-        self._kept = max(2, 1 + len(ends)) * params.width
+        self._max_tokens, self._min_tokens, self._num_told = max_tokens, min_tokens, num_told
         self.running: list[Beam] = [Beam()]
         self._finished: list[tuple[float, Beam]] = []  # best first
         self.is_over = False
 
     @property
     def num_top(self) -> int:
-        """How many likeliest tokens have to be known of each running beam."""
-        return self._kept + len(self._ends)
+        """How many likeliest tokens have to be known of each running beam: all that go on may be of one."""
+        return self._params.width + len(self._ends)
 
     def advance(self, told: Sequence[TokenLogprobs]) -> None:
         """Go one token further: ``told`` are the likeliest tokens behind each of ``running``."""
@@ -68,13 +73,18 @@ class BeamSearch:
             for place, (token, logprob) in enumerate(among.top)
             if may_end or token not in self._ends
         ]
-        best: list[Beam] = []
-        for score, number, _, token in nlargest(self._kept, ways):
-            beam, among = self.running[-number], told[-number]
-            best.append(beam.longer(token, score - beam.score, among, ended=token in self._ends))
-        self._finish([beam for beam in best[: self._params.width] if beam.ended or last], length)
-        self.running = [beam for beam in best if not beam.ended][: self._params.width]
+        best = nlargest(self._params.width, ways)
+        going = nlargest(self._params.width, (way for way in ways if way[3] not in self._ends))
+        self._finish([self._gone(way, told) for way in best if way[3] in self._ends or last], length)
+        self.running = [self._gone(way, told) for way in going]
         self.is_over = last or not self.running or self._is_decided(length)
+
+    def _gone(self, way: _Way, told: Sequence[TokenLogprobs]) -> Beam:
+        """The beam that a way leads to."""
+        score, number, _, token = way
+        beam = self.running[-number]
+        chosen = TokenLogprobs(token, score - beam.score, told[-number].top[: self._num_told])
+        return beam.longer(chosen, score, ended=token in self._ends)
 
     def _finish(self, beams: Sequence[Beam], length: int) -> None:
         penalty = length**self._params.length_penalty

@@ -13,11 +13,11 @@ from typing import Protocol
 
 import msgspec
 
-from server.api.beam_search import Beam, BeamSearch
+from server.api.beam_search import BeamSearch
 from server.api.job import Job
 from server.api.outputs import Completion
 from server.engine.ipc.client import EngineClient
-from server.engine.messages import EngineRequest, FinishReason, RequestOutput, SamplingParams, TokenLogprobs
+from server.engine.messages import EngineRequest, FinishReason, RequestOutput, SamplingParams
 
 
 class Submits(Protocol):
@@ -62,6 +62,7 @@ class _Search:
             frozenset(sampling.stop_token_ids) | frozenset(ends),
             sampling.max_tokens,
             sampling.min_tokens,
+            sampling.logprobs or 0,
         )
         self._engine, self._request = engine, request
         self._num_logprobs = sampling.logprobs
@@ -92,16 +93,10 @@ class _Search:
             token_ids=list(beam.tokens),
             finish_reason=FinishReason.STOP if beam.ended else FinishReason.LENGTH,
             stop_token_id=beam.tokens[-1] if beam.ended else None,
-            logprobs=self._told(beam),
+            logprobs=None if self._num_logprobs is None else list(beam.chosen),
             cached_tokens=self._first.cached_tokens,
             queued_seconds=self._first.queued_seconds,
         )
-
-    def _told(self, beam: Beam) -> list[TokenLogprobs] | None:
-        if self._num_logprobs is None:
-            return None
-        most = self._num_logprobs
-        return [msgspec.structs.replace(chosen, top=chosen.top[:most]) for chosen in beam.chosen]
 
     def leave(self) -> None:
         """One reader less; without any it is given up."""

@@ -80,3 +80,19 @@ def test_early_stopping_takes_the_first_that_end() -> None:
     late = search(BeamParams(2, 2, length_penalty=0.0), told)
     assert [beam.tokens for beam in early] == [(END,), (2, END)]
     assert [beam.tokens for beam in late] == [(1, 1, END), (END,)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_many_ends_need_few_tokens(seed: int) -> None:
+    ends, vocab = frozenset(range(6)), 12
+    told, made = model(seed, vocab), []
+    for few in (False, True):
+        found = BeamSearch(BeamParams(3, 3), ends, 4)
+        assert found.num_top == 3 + len(ends)
+        while not found.is_over:
+            known = [told[beam.tokens] for beam in found.running]
+            found.advance(
+                [TokenLogprobs(one.token_id, one.logprob, one.top[: found.num_top]) for one in known] if few else known
+            )
+        made.append([beam.tokens for beam in found.best])
+    assert made[0] == made[1]
