@@ -168,17 +168,22 @@ async def extend_conversation(context: ServerContext, conversation: Conversation
 
 def renewed(item: Item) -> Item:
     """``item`` with an id that no other has: a client may send one twice, or another's."""
-    return {**item, "id": new_id(_PREFIXES.get(item["type"], "msg"))}
+    return {**item, "id": _id_of(item["type"])}
 
 
 def whole_item(item: Item) -> Item:
     """An input item as it is told of later: with an id and a type, a message's text as parts."""
     kind = item.get("type") or ("message" if "role" in item else "item_reference")
     whole = {**item, "type": kind}
-    whole.setdefault("id", new_id(_PREFIXES.get(kind, "msg")))
+    whole.setdefault("id", _id_of(kind))
     if kind == "message" and isinstance(text := item.get("content"), str):
         part = "output_text" if item.get("role") == "assistant" else "input_text"
         whole["content"] = [{"type": part, "text": text, **({"annotations": []} if part == "output_text" else {})}]
     if kind != "item_reference":
         whole.setdefault("status", "completed")
     return whole
+
+
+def _id_of(kind: object) -> str:
+    """An id for an item of that type, which is a client's word until the item is read."""
+    return new_id(_PREFIXES.get(kind, "msg") if isinstance(kind, str) else "msg")

@@ -110,6 +110,7 @@ def test_calls_and_their_outputs_are_items(client: openai.OpenAI) -> None:
         ({"items": [{"type": "message", "role": "user", "content": [{"type": "input_image"}]}]}, "items[0].content[0]"),
         ({"items": [ONE, RESULT]}, "items[1].call_id"),
         ({"items": [{"type": "item_reference", "id": "msg_1"}]}, "items[0]"),
+        ({"items": [{**ONE, "type": ["message"]}]}, "items[0]"),
         ({"items": [ONE] * 21}, "items"),
         ({"metadata": {"a": "b" * 513}}, "metadata"),
     ],
