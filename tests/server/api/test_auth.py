@@ -29,6 +29,7 @@ ROUTES = [
     ("POST", "/v1/adapters/x/promote", "admin"),
     ("POST", "/v1/adapters/x/abort", "admin"),
     ("POST", "/v1/adapters/x/scores", "admin"),
+    ("GET", "/v1/adapters/x/versions/{version}", "admin"),
     ("DELETE", "/v1/adapters/x/versions/{version}", "admin"),
     ("DELETE", f"/v1/models/{BASE}", "admin"),
     ("POST", "/v1/load_lora_adapter", "admin"),
@@ -40,6 +41,10 @@ ROUTES = [
     ("GET", "/v1/files/{file_id}", "inference"),
     ("DELETE", "/v1/files/{file_id}", "inference"),
     ("GET", "/v1/files/{file_id}/content", "inference"),
+    ("POST", "/v1/uploads", "inference"),
+    ("POST", "/v1/uploads/{upload_id}/parts", "inference"),
+    ("POST", "/v1/uploads/{upload_id}/complete", "inference"),
+    ("POST", "/v1/uploads/{upload_id}/cancel", "inference"),
     ("POST", "/v1/batches", "inference"),
     ("GET", "/v1/batches", "inference"),
     ("GET", "/v1/batches/{batch_id}", "inference"),
@@ -69,6 +74,14 @@ ROUTES = [
     ("DELETE", "/v1/responses/{response_id}", "inference"),
     ("GET", "/v1/responses/{response_id}/input_items", "inference"),
     ("POST", "/v1/responses/{response_id}/cancel", "inference"),
+    ("POST", "/v1/conversations", "inference"),
+    ("GET", "/v1/conversations/{conversation_id}", "inference"),
+    ("POST", "/v1/conversations/{conversation_id}", "inference"),
+    ("DELETE", "/v1/conversations/{conversation_id}", "inference"),
+    ("GET", "/v1/conversations/{conversation_id}/items", "inference"),
+    ("POST", "/v1/conversations/{conversation_id}/items", "inference"),
+    ("GET", "/v1/conversations/{conversation_id}/items/{item_id}", "inference"),
+    ("DELETE", "/v1/conversations/{conversation_id}/items/{item_id}", "inference"),
     ("POST", "/v1/messages", "inference"),
     ("POST", "/v1/messages/count_tokens", "inference"),
     ("GET", "/v1/chat/completions", "inference"),
@@ -88,6 +101,8 @@ ROUTES = [
     ("GET", "/load", "inference"),
     ("GET", "/ping", "open"),
     ("POST", "/ping", "open"),
+    ("GET", "/console", "open"),
+    ("GET", "/console/{path:path}", "open"),
     ("GET", "/health", "open"),
     ("GET", "/ready", "open"),
     ("GET", "/version", "open"),
@@ -135,7 +150,7 @@ def test_every_route_states_its_scope(locked: Live) -> None:
     for method, path in found:
         concrete = path.replace("{model:path}", BASE).replace("{name}", "x").replace("{id}", "x")
         refused = call(locked, method, concrete, None).status_code in REFUSED
-        assert refused == (path not in ("/health", "/ready", "/version", "/ping"))
+        assert refused == (path not in ("/health", "/ready", "/version", "/ping", "/console", "/console/{path:path}"))
 
 
 @pytest.mark.parametrize(("method", "path", "scope"), ROUTES)

@@ -105,13 +105,14 @@ def test_the_better_goes_live_and_the_worse_does_not(
     put(admin, packages["wrong"])
     before, after = answer(server, NAME, PROMPT), rows.questions[0].reference
     assert before != after
-    stop, seen = threading.Event(), []
+    stop = threading.Event()
+    seen: list[list[str]] = [[], []]
 
-    def traffic() -> None:
+    def traffic(mine: list[str]) -> None:
         while not stop.is_set():
-            seen.append(answer(server, NAME, PROMPT))  # fails the test's thread when an answer is no 200
+            mine.append(answer(server, NAME, PROMPT))  # fails the test's thread when an answer is no 200
 
-    users = [threading.Thread(target=traffic) for _ in range(2)]
+    users = [threading.Thread(target=traffic, args=(mine,)) for mine in seen]
     for user in users:
         user.start()
     bars = Bars()
@@ -122,9 +123,10 @@ def test_the_better_goes_live_and_the_worse_does_not(
     stop.set()
     for user in users:
         user.join(60)
-    assert set(seen) == {before, after}
-    assert seen[-1] == after
-    assert seen == sorted(seen, key=[before, after].index), "the name flipped once"
+    assert {text for mine in seen for text in mine} == {before, after}
+    for mine in seen:
+        assert mine[-1] == after
+        assert mine == sorted(mine, key=[before, after].index), "the name flipped once"
     assert said == []
 
     assert (refused.outcome, refused.was_removed, refused.candidate_left) == (GateOutcome.REFUSED, True, False)
