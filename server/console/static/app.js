@@ -127,8 +127,17 @@ function enterKey() {
   const dialog = open("Key", form);
 }
 
+/** What a part of the address means; one that somebody broke, as it is. @param {string} part */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
 function show() {
-  const [word = "", ...args] = location.hash.replace(/^#\/?/, "").split("/").map(decodeURIComponent);
+  const [word = "", ...args] = location.hash.replace(/^#\/?/, "").split("/").map(decoded);
   const view = VIEWS.find((one) => one.word === word) ?? VIEWS[0];
   shown?.stop?.();
   for (const dialog of document.querySelectorAll("dialog")) dialog.close();

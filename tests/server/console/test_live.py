@@ -97,3 +97,7 @@ def test_all_is_reached_by_keyboard(watched: Watched, page: Page) -> None:
     expect(page.get_by_role("dialog")).to_have_count(0)
     expect(new).to_be_focused()
     assert page.evaluate(UNNAMED) == 0
+    page.evaluate("location.hash = '#/keys/%'")  # an address that was cut when it was copied
+    expect(new).to_be_visible()
+    page.reload()
+    expect(new).to_be_visible()
