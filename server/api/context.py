@@ -232,9 +232,7 @@ def _field(name: str) -> Any:
     return Depends(get)
 
 
-ConfigDep = Annotated[ServerConfig, _field("config")]
 EngineDep = Annotated[EngineClient, _field("engine")]
-RegistryDep = Annotated[Registry, _field("registry")]
 KeysDep = Annotated[KeyManager, _field("keys")]
 BatchesDep = Annotated[Batches, _field("batches")]
 FineTuningDep = Annotated[FineTuning, _field("fine_tuning")]
@@ -242,6 +240,5 @@ FilesDep = Annotated[FileLibrary, _field("files")]
 UploadsDep = Annotated[Uploads, _field("uploads")]
 TrailDep = Annotated[Trail, _field("trail")]
 LifecycleDep = Annotated[AdapterLifecycle, _field("lifecycle")]
-TrafficDep = Annotated[CanaryControl, _field("traffic")]
 MetricsDep = Annotated[Metrics, _field("metrics")]
 AdmissionDep = Annotated[Admission, _field("admission")]

@@ -15,7 +15,6 @@ from server.api.job import Job
 from server.api.shadow import Answered
 from server.catalog.lease import Lease
 
-SHADOWS = "shadows"  # whose account copies go to
 LAST = -1_000_000  # a priority below all that an operator can give
 Prepare = Callable[[AdapterKey | None, float], Awaitable[Job]]
 

@@ -47,9 +47,6 @@ Tokens = Annotated[int, Meta(ge=1)]
 ROLES = ("system", "developer", "user", "assistant", "tool")  # those that chat templates know
 CALL_ROLE = "function_call"  # an assistant's message that is a call
 HUB = "hub:"
-TEMPLATE_NAMES = (
-    "chatml", "llama2", "llama3", "mistral", "alpaca", "vicuna", "zephyr", "phi3", "gemma", "chatglm", "chatglm2",
-)  # fmt: skip
 OWN_SPLIT = "split"  # as value of validation and test: the split of that name which the data set itself has
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(@[\w./-]+)?(#[\w./-]+)?")
 _DATA_FILE = re.compile(r"\.(jsonl|ndjson|json|csv|tsv|parquet|conll|bio|iob2?|txt)(\.gz)?$", re.IGNORECASE)

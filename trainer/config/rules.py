@@ -12,13 +12,6 @@ from trainer.config.methods import FullMethod, Ia3Method, LoraMethod, PrefixMeth
 from trainer.config.preference import DpoPreference, GrpoPreference, KtoPreference, Preference, RewardPreference
 from trainer.config.schema import TrainConfig, TrainingConfig
 from trainer.config.task import ClassificationTask, EmbeddingTask, ReadingTask, TokenClassificationTask
-from trainer.errors import ConfigError
-
-
-def check_data(data: DataConfig) -> None:
-    """Raise ConfigError for values of ``data`` that do not go together."""
-    if broken := list(_data_rules(data)):
-        raise ConfigError(*broken)
 
 
 def _data_rules(data: DataConfig) -> Iterator[str]:

@@ -16,7 +16,6 @@ from server.api.pooling.wire import InputBody, PooledBody
 from server.engine.messages import EngineRequest, PoolingParams, SamplingParams
 from server.errors import InvalidRequestError
 
-NUMBER_BYTES = 4  # float32
 _NO_OUTPUT = SamplingParams(max_tokens=0)
 
 
