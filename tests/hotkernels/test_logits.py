@@ -43,8 +43,8 @@ def test_log_probabilities_are_their_twin(size: int, k: int) -> None:
     logits[3, : size // 2] = -torch.inf
     told, values, places = log_probabilities(logits, tokens, k)
     exact, best, where = log_probabilities_torch(logits.double(), tokens, k)
-    # Exponentials within 2 units, the logarithm, and the sum of a lane's share of the row (in vectors of 8 an eighth), each
-    # addition of which rounds by half a unit: a relative error of a sum is an absolute one of its logarithm.
+    # Exponentials within 2 units, the logarithm, and the sum of a lane's share of the row (in vectors of 8 an eighth),
+    # each addition of which rounds by half a unit: a relative error of a sum is an absolute one of its logarithm.
     bound = 2e-6 + size / 8 * 2**-24
     torch.testing.assert_close(told.double(), exact, rtol=1e-6, atol=bound)
     torch.testing.assert_close(values.double(), best, rtol=1e-6, atol=bound)
