@@ -115,7 +115,7 @@ def with_job(row: JobRow, job: FineTuningJob, status: Status | None = None) -> J
 
 
 def job_data(row: JobRow) -> dict[str, Any]:
-    """What is told of a job."""
+    """What is told of a job. OpenAI's API calls paused jobs queued; ``paused`` tells them apart."""
     job, status = job_of(row), Status(row.status)
     hyperparameters = msgspec.to_builtins(job.hyperparameters)
     if job.method != "dpo":
@@ -128,7 +128,8 @@ def job_data(row: JobRow) -> dict[str, Any]:
         "finished_at": _whole(job.finished),
         "fine_tuned_model": job.name if status is Status.SUCCEEDED else None,
         "organization_id": job.organization,
-        "status": status.value,
+        "status": (Status.QUEUED if status is Status.PAUSED else status).value,
+        "paused": status is Status.PAUSED,
         "hyperparameters": {name: value for name, value in hyperparameters.items() if name != "beta"},
         "method": {"type": job.method, job.method: {"hyperparameters": hyperparameters}},
         "training_file": job.training_file,

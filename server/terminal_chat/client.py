@@ -69,6 +69,11 @@ class ChatClient:
             raise ChatError(f"{self._url} does not answer like an OpenAI-compatible server") from error
 
 
+def harmless(text: str) -> str:
+    """``text`` without characters that a terminal would obey: a model may have learned any."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)
+
+
 def _check(response: httpx.Response) -> None:
     if response.status_code != 200:
         try:

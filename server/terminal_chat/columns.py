@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from server.terminal_chat.client import ChatError
+from server.terminal_chat.client import ChatError, harmless
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -108,6 +108,8 @@ def _table(columns: Sequence[Column]) -> Table:
     table = Table(expand=True, box=None, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
         table.add_column(Text(column.model), ratio=1)
-    table.add_row(*(Text(column.error, style="red") if column.error else Text(column.text) for column in columns))
+    table.add_row(
+        *(Text(column.error, style="red") if column.error else Text(harmless(column.text)) for column in columns)
+    )
     table.add_row(*(Text(column.speed, style="dim") for column in columns))
     return table

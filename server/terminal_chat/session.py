@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from server.terminal_chat.client import ChatClient, ChatError, Conversation
+from server.terminal_chat.client import ChatClient, ChatError, Conversation, harmless
 from server.terminal_chat.columns import side_by_side
 
 HELP = """  /models         list the base and its adapters
@@ -68,7 +68,7 @@ class Session:
         try:
             for piece in self._client.reply(conversation):
                 answer += piece
-                self._write(piece)
+                self._write(harmless(piece) if self._tty else piece)
         except KeyboardInterrupt:
             self._note("(stopped)")
         except ChatError:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from server.terminal_chat.cli import main
+from server.terminal_chat.client import harmless
 from tests.server.live import Live, live_server
 
 
@@ -168,6 +169,10 @@ def test_in_a_terminal_it_says_who_is_there(live: Live) -> None:
         finally:
             process.kill()
             os.close(ours)
+
+
+def test_a_terminal_gets_no_commands_of_a_models() -> None:
+    assert harmless("a\x1b[2J\x07é\n\tb\x9b") == "a\ufffd[2J\ufffdé\n\tb\ufffd"
 
 
 def read_until(descriptor: int, word: str) -> str:

@@ -24,7 +24,7 @@ from server.catalog.jobs import JobRow
 from server.catalog.store.blobs import BlobStore
 from server.errors import BudgetError, InvalidRequestError, QueueFullError
 from server.files.library import FileLibrary
-from server.fine_tuning.job import ENDED, FineTuningJob, Status, UnknownJobError, checkpoint_data, job_of
+from server.fine_tuning.job import ENDED, FineTuningJob, Status, UnknownJobError, checkpoint_data, job_data, job_of
 from server.fine_tuning.run import RunTools
 from server.fine_tuning.service import FineTuning, Quota
 from server.fine_tuning.settings import RunLimits, TunedBase
@@ -209,7 +209,9 @@ async def test_a_paused_job_goes_on_where_it_stopped(tmp_path: Path) -> None:
         id = await at.create()
         while len(await at.steps(id)) < 2:
             await asyncio.sleep(0.05)
-        assert (await at.service.want(id, "me", "pause")).status == "paused"
+        paused = await at.service.want(id, "me", "pause")
+        assert paused.status == "paused"
+        assert {name: job_data(paused)[name] for name in ("status", "paused")} == {"status": "queued", "paused": True}
         assert len(await at.steps(id)) < 40
         other = await at.create()
         await at.until(lambda row: row.status == "running", other)  # its place is free

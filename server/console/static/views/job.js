@@ -60,13 +60,13 @@ export function jobView({ args: [id] }) {
         h("p", { class: "crumbs" }, h("a", { href: "#/jobs" }, "Fine-tuning")),
         h("h1", { class: "mono" }, id),
       ),
-      statusBadge(job.status),
+      statusBadge(job),
       h("div", { class: "spring" }),
       !ended &&
         h(
           "div",
           { class: "row" },
-          job.status === "paused"
+          job.paused
             ? h(
                 "button",
                 {

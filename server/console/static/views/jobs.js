@@ -17,8 +17,11 @@ const KINDS = /** @type {Record<string, string>} */ ({
   validating_files: "",
 });
 
-/** @param {string} status */
-export const statusBadge = (status) => badge(status.replaceAll("_", " "), KINDS[status] ?? "");
+/** @param {{status: string, paused: boolean}} job */
+export function statusBadge(job) {
+  const status = job.paused ? "paused" : job.status;
+  return badge(status.replaceAll("_", " "), KINDS[status] ?? "");
+}
 
 /** @returns {import("../app.js").View} */
 export function jobsView() {
@@ -133,10 +136,10 @@ function row(first) {
     /** @param {any} job */
     update(job) {
       fill(made, format.ago(job.created_at));
-      const next = JSON.stringify([job.status, job.fine_tuned_model, job.error]);
+      const next = JSON.stringify([job.status, job.paused, job.fine_tuned_model, job.error]);
       if (next === drawn) return;
       drawn = next;
-      fill(status, statusBadge(job.status));
+      fill(status, statusBadge(job));
       fill(
         result,
         job.fine_tuned_model

@@ -149,7 +149,12 @@ def test_wrong_graces(keyed: Live, grace: object) -> None:
 
 # ---- scopes ----
 
-READS = {("GET", "/v1/adapters"), ("GET", "/v1/adapters/x"), ("GET", "/v1/events")}
+READS = {
+    ("GET", "/v1/adapters"),
+    ("GET", "/v1/adapters/x"),
+    ("GET", "/v1/adapters/x/versions/{version}"),
+    ("GET", "/v1/events"),
+}
 MODELS = {("GET", "/v1/models"), ("GET", f"/v1/models/{BASE}")}
 METRICS = {("GET", "/metrics"), ("GET", "/load")}
 OPEN = {(method, path) for method, path, scope in ROUTES if scope == "open"}
