@@ -26,7 +26,7 @@ from trainer.serving.local_server import LocalServer
 TITLE = "  {task.description:<18}"
 AT_ONCE = 4  # questions of one kind
 LONG_FACTORS = (1.5, 2.5)  # length of the streams that run across the replacement, in uploads
-LONG_TOKENS = (48, 256)  # their least and greatest length
+LONG_TOKENS = (48, 1024)  # their least and greatest length
 
 
 @dataclass
