@@ -25,7 +25,7 @@ from trainer.serving.local_server import LocalServer
 
 TITLE = "  {task.description:<18}"
 AT_ONCE = 4  # questions of one kind
-LONG_FACTORS = (1.5, 2.5)  # length of the streams that run across the replacement, in uploads
+LONG_FACTORS = (2, 3)  # length of the streams that run across the replacement, in uploads
 LONG_TOKENS = (48, 1024)  # their least and greatest length
 
 
@@ -125,7 +125,7 @@ class Live:
         return [ChatQuestion(model, row.prompt, task.max_tokens) for row in rows]
 
     def _long_questions(self, questions: Sequence[ChatQuestion]) -> list[ChatQuestion]:
-        """Questions whose answers, at the pace seen so far, run half as long again as an upload, and longer."""
+        """Questions whose answers, at the pace seen so far, run twice as long as an upload, and longer."""
         pace = latency_in(self.findings.phase("mixed"), self.findings.answers).itl_p50 or 50.0
         upload = self.findings.swap_seconds[f"{FIRST.name} as contacts"] * 1e3 / pace
         least, most = LONG_TOKENS
