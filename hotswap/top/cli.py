@@ -13,6 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from hotswap.errors import HotswapError
+from hotswap.top.figures import SORTS, figures, ordered
 from trainer.commands.server_options import add_server_options, admin_key
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from hotswap.top.scrape import Scrape
 
-_SORTS = ("tokens", "requests", "errors", "ttft", "latency", "name")
 _LINES = 6  # of a screen that are no rows
 _DUTY = 10  # a look that takes long is followed by a pause this many times as long
 _EXAMPLES = """\
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--sort", choices=_SORTS, default="tokens", help="what comes first (default: %(default)s)")
+    parser.add_argument("--sort", choices=SORTS, default="tokens", help="what comes first (default: %(default)s)")
     parser.add_argument("--rows", type=_count, metavar="N", help="at most so many (default: what fits)")
     parser.add_argument(
         "--window",
@@ -74,8 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 def _once(http: httpx.Client, args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from hotswap.top.figures import figures
-    from hotswap.top.table import ordered, screen
+    from hotswap.top.table import screen
 
     console = Console()
     then = _scrape(http)
@@ -93,7 +92,6 @@ def _live(http: httpx.Client, args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.live import Live
 
-    from hotswap.top.figures import figures
     from hotswap.top.table import screen
 
     console = Console()

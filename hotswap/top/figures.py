@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hotswap.top.scrape import Histogram, Key, Scrape
 
@@ -40,6 +41,21 @@ class Row:
     def busy(self) -> bool:
         """Whether anything came."""
         return bool(self.requests or self.errors or any(value is not None for value in self.ttft + self.itl))
+
+
+SORTS: dict[str, Callable[[Row], tuple[Any, ...]]] = {
+    "tokens": lambda row: (-row.tokens, -row.requests, -row.seen),
+    "requests": lambda row: (-row.requests, -row.tokens, -row.seen),
+    "errors": lambda row: (-row.errors, -row.requests, -row.seen),
+    "ttft": lambda row: (-(row.ttft[1] or 0.0), -row.seen),
+    "latency": lambda row: (-(row.e2e[1] or 0.0), -row.seen),
+    "name": lambda _: (),
+}
+
+
+def ordered(rows: Sequence[Row], sort: str) -> list[Row]:
+    """The rows by what ``sort`` names, then by name."""
+    return sorted(rows, key=lambda row: (*SORTS[sort](row), row.adapter, row.version))
 
 
 @dataclass(frozen=True)
@@ -114,8 +130,7 @@ def _rows(then: Scrape, now: Scrape, window: float) -> list[Row]:
 
 def _whole(then: Scrape, now: Scrape, window: float) -> Whole:
     def grown(name: str) -> float:
-        before, after = then.total(name), now.total(name)
-        return after - before if after >= before else after
+        return _increase(then.total(name), now.total(name))
 
     queries, steps = grown("hotswap_prefix_cache_queries_total"), grown("hotswap_batch_requests_count")
     step = _newer(then.histograms("hotswap_engine_step_seconds"), now.histograms("hotswap_engine_step_seconds"))
@@ -143,10 +158,12 @@ def _whole(then: Scrape, now: Scrape, window: float) -> Whole:
 
 
 def _grown(before: Mapping[Key, float], after: Mapping[Key, float]) -> dict[Key, float]:
-    """What each counter grew by; one that is smaller than it was began anew with its process."""
-    return {
-        key: value - before.get(key, 0.0) if value >= before.get(key, 0.0) else value for key, value in after.items()
-    }
+    return {key: _increase(before.get(key, 0.0), value) for key, value in after.items()}
+
+
+def _increase(before: float, after: float) -> float:
+    """What a counter grew by; one that is smaller than it was began anew with its process."""
+    return after - before if after >= before else after
 
 
 def _newer(before: Mapping[Key, Histogram], after: Mapping[Key, Histogram]) -> dict[Key, Histogram]:

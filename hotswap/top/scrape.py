@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,11 +83,11 @@ class Scrape:
         """The samples of a metric by adapter version and ``label``."""
         return {(_key(labels), labels.get(label, "")): value for labels, value in self._samples.get(name, ())}
 
-    def histograms(self, name: str, of: Callable[[Labels], Key] | None = None) -> dict[Key, Histogram]:
-        """Those of a metric, by adapter version; those of equal keys are one."""
+    def histograms(self, name: str) -> dict[Key, Histogram]:
+        """Those of a metric, by adapter version; what else tells them apart is added up."""
         buckets: dict[Key, dict[float, float]] = defaultdict(lambda: defaultdict(float))
         for labels, value in self._samples.get(f"{name}_bucket", ()):
-            buckets[(of or _key)(labels)][float(labels["le"])] += value
+            buckets[_key(labels)][float(labels["le"])] += value
         return {key: _histogram(counts) for key, counts in buckets.items()}
 
 

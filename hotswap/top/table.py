@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from hotswap.top.figures import QUANTILES, Figures, Row, Whole
+from hotswap.top.figures import QUANTILES, Figures, Row, Whole, ordered
 
-SORTS: dict[str, Callable[[Row], tuple[Any, ...]]] = {
-    "tokens": lambda row: (-row.tokens, -row.requests, -row.seen),
-    "requests": lambda row: (-row.requests, -row.tokens, -row.seen),
-    "errors": lambda row: (-row.errors, -row.requests, -row.seen),
-    "ttft": lambda row: (-(row.ttft[1] or 0.0), -row.seen),
-    "latency": lambda row: (-(row.e2e[1] or 0.0), -row.seen),
-    "name": lambda _: (),
-}
 _NOTHING = "-"
 
 
@@ -33,11 +24,6 @@ def screen(figures: Figures, *, sort: str, most: int, width: int, note: str = ""
     if note:
         parts.append(Text(note, style="yellow"))
     return Group(*parts)
-
-
-def ordered(rows: Sequence[Row], sort: str) -> list[Row]:
-    """The rows by what ``sort`` names, then by name."""
-    return sorted(rows, key=lambda row: (*SORTS[sort](row), row.adapter, row.version))
 
 
 def _head(whole: Whole) -> list[Text]:
