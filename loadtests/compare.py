@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from loadtests.client import Outcome
 from loadtests.samples import loads_of, read_samples
-from loadtests.stats import gaps, output_tokens, ttft
+from loadtests.stats import LATENCIES, output_tokens
 
 RESAMPLES = 1000
 SLICES = 20  # of a run's time
@@ -68,8 +68,10 @@ def compare(before: dict[str, list[Outcome]], after: dict[str, list[Outcome]], s
         if min(map(len, sides)) < LEAST:
             continue
         found.append(_compared(load, "tokens a second", list(map(_rate, sides)), seed))
-        for name, values in _LATENCIES.items():
-            groups = [[array for one in side if (array := np.array(values(one))).size] for side in sides]
+        for latency, name in _NAMES.items():
+            groups = [
+                [array for one in side if (array := np.array(LATENCIES[latency](one)) * 1e3).size] for side in sides
+            ]
             if all(groups):
                 found += [
                     _compared(load, f"{name} p{q}", [_quantile(g, q) for g in groups], seed) for q in (50, 95, 99)
@@ -77,11 +79,7 @@ def compare(before: dict[str, list[Outcome]], after: dict[str, list[Outcome]], s
     return found
 
 
-_LATENCIES: dict[str, Callable[[Outcome], list[float]]] = {
-    "first token": lambda outcome: [ttft(outcome) * 1e3],
-    "between tokens": lambda outcome: [gap * 1e3 for gap in gaps(outcome)],
-    "end to end": lambda outcome: [(outcome.end - outcome.start) * 1e3],
-}
+_NAMES = {"ttft": "first token", "itl": "between tokens", "e2e": "end to end"}
 
 
 def _compared(load: str, name: str, sides: Sequence[_Figure], seed: int) -> Comparison:

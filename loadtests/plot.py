@@ -16,13 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from loadtests.client import Outcome
-from loadtests.stats import gaps, ttft
+from loadtests.stats import LATENCIES, ttft
 
-_LATENCIES: dict[str, Callable[[Outcome], list[float]]] = {  # in seconds
-    "TTFT": lambda outcome: [ttft(outcome)],
-    "inter-token": gaps,
-    "end to end": lambda outcome: [outcome.end - outcome.start],
-}
+_TITLES = {"ttft": "TTFT", "itl": "inter-token", "e2e": "end to end"}
 MOST_MODELS = 8  # drawn with a colour of their own
 REST = "other models"
 
@@ -41,10 +37,9 @@ def svg(runs: Sequence[tuple[str, Sequence[Outcome]]]) -> str:
 
 def overlay(sides: Mapping[str, Sequence[Outcome]]) -> str:
     """How the latencies of several runs of one load are distributed, in the same panels; as an SVG element."""
-    figure, axes = plt.subplots(1, len(_LATENCIES), figsize=(14, 3.6), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(1, len(_TITLES), figsize=(14, 3.6), squeeze=False, layout="constrained")
     groups = {name: [o for o in outcomes if o.error is None and o.stamps] for name, outcomes in sides.items()}
-    for panel, (title, values) in zip(axes[0], _LATENCIES.items(), strict=True):
-        _draw_cdf(panel, title, groups, values)
+    _draw_cdfs(axes[0], groups)
     axes[0][0].legend(list(groups), fontsize="small")
     return _element(figure)
 
@@ -72,8 +67,7 @@ def _draw_run(row: Sequence[Axes], title: str, outcomes: Sequence[Outcome]) -> N
     row[0].set(title=f"{title}: TTFT over time", xlabel="start, s", ylabel="ms")
     if groups:
         row[0].legend(fontsize="x-small")
-    for panel, (name, values) in zip(row[1:], _LATENCIES.items(), strict=True):
-        _draw_cdf(panel, name, groups, values)
+    _draw_cdfs(row[1:], groups)
 
 
 def _by_model(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
@@ -82,6 +76,11 @@ def _by_model(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
     for outcome in outcomes:
         groups.setdefault(outcome.model if outcome.model in busiest else REST, []).append(outcome)
     return groups
+
+
+def _draw_cdfs(row: Sequence[Axes], groups: dict[str, list[Outcome]]) -> None:
+    for panel, (name, title) in zip(row, _TITLES.items(), strict=True):
+        _draw_cdf(panel, title, groups, LATENCIES[name])
 
 
 def _draw_cdf(

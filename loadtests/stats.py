@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,14 @@ def ttft(outcome: Outcome) -> float:
 def gaps(outcome: Outcome) -> list[float]:
     """Seconds between neighbouring pieces of text."""
     return [b - a for a, b in zip(outcome.stamps, outcome.stamps[1:], strict=False)]
+
+
+# Of an answer that was written: seconds, by the names of reports.
+LATENCIES: dict[str, Callable[[Outcome], list[float]]] = {
+    "ttft": lambda outcome: [ttft(outcome)],
+    "itl": gaps,
+    "e2e": lambda outcome: [outcome.end - outcome.start],
+}
 
 
 def gaps_together(outcomes: Sequence[Outcome]) -> list[float]:
