@@ -50,6 +50,10 @@ class Trace(Protocol):
     def id(self) -> str:
         """The trace's id; "" for none."""
 
+    @property
+    def is_recording(self) -> bool:
+        """Whether ``end`` sends anything."""
+
     def end(self, whole: Span, parts: Sequence[Span], error: str) -> None:
         """The request has ended, with the code of its ``error`` or ""."""
 
@@ -70,6 +74,7 @@ class _Passed:
 
     header: str = ""
     id: str = ""
+    is_recording: bool = False
 
     def end(self, whole: Span, parts: Sequence[Span], error: str) -> None:
         """Nothing."""
@@ -134,6 +139,7 @@ class _Recorded:
     def __init__(self, tracer: Tracer, span: OtelSpan) -> None:
         self._tracer = tracer
         self._span = span
+        self.is_recording = span.is_recording()
         context = span.get_span_context()
         self.id = f"{context.trace_id:032x}"
         self.header = f"00-{self.id}-{context.span_id:016x}-{int(context.trace_flags):02x}"
@@ -142,8 +148,6 @@ class _Recorded:
         """Name the request's span, give it its parts, and send all."""
         from opentelemetry.trace import Status, StatusCode, set_span_in_context
 
-        if not self._span.is_recording():
-            return
         zero = time.time_ns() - int(time.perf_counter() * 1e9)
         self._span.update_name(whole.name)
         self._span.set_attributes(dict(whole.attributes))

@@ -99,7 +99,8 @@ class RequestRecord:
         }
         extra = {"fields": entry}
         log.log(level, "%s %s %d", scope["method"], path, self.status, exc_info=self.failure, extra=extra)
-        self.trace.end(self._whole(scope["method"], route, now), list(self._parts()), self._error)
+        if self.trace.is_recording:
+            self.trace.end(self._whole(scope["method"], route, now), list(self._parts()), self._error)
 
     @property
     def _error(self) -> str:

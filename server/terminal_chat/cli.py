@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from server.terminal_chat.client import ChatClient, ChatError
-from server.terminal_chat.session import HELP, Session
+from server.terminal_chat.session import HELP, Session, check_distinct
 
 
 def main(argv: Sequence[str]) -> int:
@@ -31,8 +31,7 @@ def _chosen(client: ChatClient, names: list[str] | None) -> list[str]:
     models = client.models()
     if not models:
         raise ChatError("the server has no models")
-    if names is not None and len(set(names)) < len(names):
-        raise ChatError("a model is named twice")
+    check_distinct(names or [])
     return names or models[:1]
 
 

@@ -135,5 +135,12 @@ def check_names(names: list[str], models: list[str]) -> None:
     for name in names:
         if name.partition("@")[0] not in models and name not in models:
             raise ChatError(f"there is no model {name!r}; there are: {', '.join(models)}")
-    if len(set(names)) < len(names) or not names:
-        raise ChatError("name a model, or several different ones" if not names else "a model is named twice")
+    if not names:
+        raise ChatError("name a model, or several different ones")
+    check_distinct(names)
+
+
+def check_distinct(names: list[str]) -> None:
+    """Raise ChatError where one of ``names`` stands there twice."""
+    if len(set(names)) < len(names):
+        raise ChatError("a model is named twice")
