@@ -19,6 +19,8 @@ import httpx
 from server.api.context import ServerContext
 from server.app import create_app
 from server.connections import HttpServer
+from server.engine.engine import Engine
+from server.engine.messages import FromEngine
 from server.making import MakeEngine, make_context
 from server.serving import bind
 from server.settings import ServerConfig
@@ -74,6 +76,22 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < end, f"waited in vain for {what}"
         threading.Event().wait(0.002)
+
+
+@contextmanager
+def slow_steps(milliseconds: float = 2.0) -> Iterator[None]:
+    """Steps of engines in this process last longer meanwhile: a stream that has to run still does, on any machine."""
+    step = Engine.step
+
+    def slow(self: Engine) -> list[FromEngine]:
+        time.sleep(milliseconds / 1000)
+        return step(self)
+
+    Engine.step = slow  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Engine.step = step  # type: ignore[method-assign]
 
 
 def _what_runs(loops: list[asyncio.AbstractEventLoop]) -> str:

@@ -16,8 +16,8 @@ import pytest
 from server.api.error_responses import ApiError
 from server.api.limits import MAX_ACCOUNTS, RateLimiter, Subject, TokenBucket, duration, merged
 from server.limits import Limits
-from tests.server.api.support import BASE, error_of
-from tests.server.live import Live, live_server
+from tests.server.api.support import BASE, STEADY, error_of
+from tests.server.live import Live, live_server, slow_steps
 
 
 class Clock:
@@ -239,7 +239,7 @@ def test_tokens_are_settled_with_what_was_used(limited: Live) -> None:
 
 def test_one_key_cannot_fill_the_queue(limited: Live) -> None:
     body = {"max_tokens": 400}
-    with ThreadPoolExecutor(3) as pool:
+    with slow_steps(), ThreadPoolExecutor(3) as pool:
         running = [pool.submit(ask, limited, "d", **body)]
         limited.wait(lambda: limited.stats.num_running == 1, "the first to run")
         limited.wait(lambda: not limited.on_loop(lambda: _queued(limited)), "its first token")
@@ -264,15 +264,8 @@ def _queued(live: Live) -> int:
 def test_a_client_that_leaves_frees_its_places(limited: Live) -> None:
     limited.wait(lambda: limited.on_loop(limited.context.limiter.active) == 0, "earlier requests to be gone")
     with limited.http(authorization="Bearer e") as http:
-        body = {
-            "model": BASE,
-            "prompt": "x",
-            "max_tokens": 1500,
-            "stream": True,
-            "ignore_eos": True,
-            "speculation": False,
-        }
-        with http.stream("POST", "/v1/completions", json=body) as response:
+        body = {"model": BASE, "prompt": "x", "max_tokens": 1500, "stream": True, **STEADY}
+        with slow_steps(), http.stream("POST", "/v1/completions", json=body) as response:
             assert response.headers["x-ratelimit-limit-tokens"] == "4000"
             next(response.iter_lines())
             assert limited.on_loop(limited.context.limiter.active) == 2
@@ -293,7 +286,7 @@ def test_names_have_limits_of_their_own(base: Path, packages: dict[str, Path], t
 
 
 def test_a_request_that_waits_too_long_is_not_begun(limited: Live) -> None:
-    with ThreadPoolExecutor(1) as pool:
+    with slow_steps(), ThreadPoolExecutor(1) as pool:
         running = pool.submit(ask, limited, "b", max_tokens=400)
         limited.wait(lambda: limited.stats.num_running == 1, "the first to run")
         late = ask(limited, "b", timeout=0.05)
@@ -307,9 +300,9 @@ def test_a_request_that_waits_too_long_is_not_begun(limited: Live) -> None:
 
 @pytest.mark.parametrize("streamed", [True, False])
 def test_a_request_that_runs_too_long_is_ended(server: Live, streamed: bool) -> None:
-    body = {"model": BASE, "prompt": "x", "max_tokens": 1900, "stream": streamed, "ignore_eos": True}
-    with server.http(**{"x-request-timeout": "0.3"}) as http:
-        response = http.post("/v1/completions", json=body | {"timeout": 60, "speculation": False})
+    body = {"model": BASE, "prompt": "x", "max_tokens": 1900, "stream": streamed, **STEADY}
+    with slow_steps(), server.http(**{"x-request-timeout": "0.3"}) as http:
+        response = http.post("/v1/completions", json=body | {"timeout": 60})
     if streamed:
         assert response.status_code == 200
         *_, last, done = [line for line in response.text.splitlines() if line]
