@@ -14,6 +14,8 @@ from prometheus_client.registry import Collector
 from typing_extensions import override
 
 from server.adapter_key import AdapterKey
+from server.batches.batch import BatchStatus
+from server.batches.figures import BatchFigures
 from server.catalog.observer import Action
 from server.catalog.registry import Share
 from server.catalog.versions import VersionState
@@ -185,6 +187,45 @@ class JobCollector(Collector):
                 if loss is not None:
                     losses.add_metric((self._model, job, rows), loss)
         yield from (progress, losses)
+
+
+class BatchCollector(Collector):
+    """How many batches there are by status, as they were seen last, and what of their requests is done here."""
+
+    def __init__(self, model: str, figures: BatchFigures) -> None:
+        self._model = model
+        self._figures = figures
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing up front, as the others."""
+        return []
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        """Gauges of what is to be done, and counters of what was."""
+        figures, own = self._figures, (self._model,)
+        batches = GaugeMetricFamily("hotswap_batches", "Batches in the catalog by status.", labels=("model", "status"))
+        for status in BatchStatus:
+            batches.add_metric((*own, status.value), figures.counts.get(status.value, 0))
+        ended = CounterMetricFamily(
+            "hotswap_batches_ended", "Batches that ended on this server.", labels=("model", "status")
+        )
+        for name, count in figures.ended.items():
+            ended.add_metric((*own, name), count)
+        requests = CounterMetricFamily(
+            "hotswap_batches_requests", "Requests of batches by what became of them here.", labels=("model", "outcome")
+        )
+        for outcome, count in figures.requests.items():
+            requests.add_metric((*own, outcome), count)
+        yield from (batches, ended, requests)
+        for name, text, value in (
+            ("requests_running", "Requests of batches that are sent and not answered.", figures.running),
+            ("requests_waiting", "Requests of this server's batches that are not sent yet.", figures.waiting),
+            ("oldest_seconds", "Age of the oldest batch in the catalog that has not ended.", figures.oldest_seconds),
+        ):
+            family = GaugeMetricFamily(f"hotswap_batches_{name}", text, labels=("model",))
+            family.add_metric(own, value)
+            yield family
 
 
 class ChangeCollector(Collector):

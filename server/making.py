@@ -44,7 +44,7 @@ from server.catalog.sources import SourceRules, Sources, folders_of
 from server.catalog.store import AdapterStore, ObjectStore
 from server.catalog.store.blobs import BlobStore
 from server.catalog.trail import Trail
-from server.collectors import DiskCollector, JobCollector, LimitCollector
+from server.collectors import BatchCollector, DiskCollector, JobCollector, LimitCollector
 from server.config import DEFAULT_MODEL, EngineConfig
 from server.engine.ipc.client import ClientCore
 from server.engine.ipc.process_client import ProcessEngineClient
@@ -85,7 +85,9 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
     tuning = make_fine_tuning(
         config, data_dir, JobTable(database), library, base=BaseFolder(name, directory), lifecycle=lifecycle
     )
+    batches = Batches(JobTable(database), library, Workplace(data_dir / "batches"), config.batch_concurrency)
     metrics.registry.register(JobCollector(name, tuning.figures))
+    metrics.registry.register(BatchCollector(name, batches.figures))
     _watch_machine(metrics, config, name, engine, data_dir)
     return ServerContext(
         config=config,
@@ -99,7 +101,7 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
         trail=Trail(EventTable(database), days=config.event_days),
         files=library,
         uploads=Uploads(parts, library, int(config.max_file_mb * 2**20)),
-        batches=Batches(JobTable(database), library, Workplace(data_dir / "batches"), config.batch_concurrency),
+        batches=batches,
         fine_tuning=tuning,
         answers=KeptAnswers(AnswerTable(database, config.max_answers), days=config.answer_days),
         background=BackgroundResponses(_place(data_dir)),

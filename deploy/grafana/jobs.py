@@ -1,14 +1,18 @@
-"""Fine-tuning jobs: how many, how far, how good, and what they take."""
+"""Fine-tuning jobs and batches: how many, how far, how good, and what they take."""
 
 from __future__ import annotations
 
 from deploy.grafana.panels import Dashboard, Panel, Query, Row
-from deploy.grafana.promql import HERE, SERVER, rate
+from deploy.grafana.promql import HERE, SERVER, rate, total
 from deploy.grafana.shared import INSTANCE, MODEL, STARTS, SWAPS
 
 
 def _ended(status: str) -> str:
     return f'sum(increase(hotswap_fine_tuning_jobs_ended_total{{{HERE},status="{status}"}}[$__range]))'
+
+
+def _batches_ended(statuses: str) -> str:
+    return f'sum(increase(hotswap_batches_ended_total{{{HERE},status=~"{statuses}"}}[$__range]))'
 
 
 def _number(title: str, expr: str, about: str, unit: str = "short") -> Panel:
@@ -19,7 +23,7 @@ def _in_catalog(status: str) -> str:
     return f'max(hotswap_fine_tuning_jobs{{{HERE},status="{status}"}})'
 
 
-NOW = Row("Now", [
+NOW = Row("Jobs now", [
     _number("Running", _in_catalog("running"), "In the catalog, on whichever server."),
     _number("Queued", _in_catalog("queued"), "Waiting for their turn."),
     _number("Paused", _in_catalog("paused"), "Until they are resumed."),
@@ -53,11 +57,29 @@ RUNS = Row("Runs", [
           "Of what serves; a job's own memory is limited by --fine-tuning-memory-gb.", unit="bytes"),
 ])  # fmt: skip
 
+BATCHES = Row("Batches", [
+    _number("Open", f'max(sum by (instance) (hotswap_batches{{{HERE},status=~"validating|in_progress|finalizing"}}))',
+            "Batches that are checked, done or written, on whichever server."),
+    _number("Oldest", f"max(hotswap_batches_oldest_seconds{{{HERE}}})",
+            "Age of the oldest that has not ended; after 24 hours what has no answer is given up.", "s"),
+    _number("Requests waiting", total("batches_requests_waiting"), "Of the batches that have begun."),
+    _number("Requests running", total("batches_requests_running"), "Not answered yet; --batch-concurrency at most."),
+    _number("Completed", _batches_ended("completed"), "Batches, in the time that is shown."),
+    _number("Failed or expired", _batches_ended("failed|expired"), "Batches, in the time that is shown."),
+    Panel("Batches by status", [Query(f"max by (status) (hotswap_batches{{{HERE}}})", "{{status}}")],
+          "In the catalog.", stacked=True),
+    Panel("Requests of batches", [Query(total("batches_requests_waiting"), "waiting"),
+                                  Query(total("batches_requests_running"), "running")],
+          "Not answered yet, of the batches that have begun."),
+    Panel("Answers of batches", [Query(rate("batches_requests_total", by="outcome"), "{{outcome}}")],
+          "Requests a second, by what became of them.", unit="reqps", stacked=True),
+])  # fmt: skip
+
 JOBS = Dashboard(
     uid="hotswap-jobs",
-    title="hotswap: fine-tuning jobs",
-    about="How many, how far, how good, and what they take.",
+    title="hotswap: jobs and batches",
+    about="Fine-tuning jobs and batches: how many, how far, how good, and what they take.",
     variables=[MODEL, INSTANCE],
     marks=[SWAPS, STARTS],
-    rows=[NOW, RUNS],
+    rows=[NOW, RUNS, BATCHES],
 )

@@ -15,7 +15,7 @@ OUTPUT, ERRORS = "output.jsonl", "errors.jsonl"
 
 
 class Answers:
-    """What there is of a batch's answers in ``folder``; ``done`` are the ids of requests that have one."""
+    """What there is of a batch's answers in ``folder``: the ids of requests that were ``completed`` or ``failed``."""
 
     @disk_errors()
     def __init__(self, folder: Path) -> None:
@@ -23,10 +23,9 @@ class Answers:
         self.output, self.errors = folder / OUTPUT, folder / ERRORS
         self.completed, self.failed = _read(self.output), _read(self.errors)
 
-    @property
-    def done(self) -> set[str]:
-        """Ids of requests that need not be sent again."""
-        return self.completed | self.failed
+    def has(self, id: str) -> bool:
+        """Whether that request need not be sent again."""
+        return id in self.completed or id in self.failed
 
     @disk_errors()
     def add(self, id: str, status: int, body: Any, request_id: str) -> None:

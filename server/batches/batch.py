@@ -30,6 +30,7 @@ class BatchStatus(StrEnum):
 
 
 OPEN = (BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS, BatchStatus.FINALIZING, BatchStatus.CANCELLING)
+ENDED = tuple(status for status in BatchStatus if status not in OPEN)
 _MOMENTS = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
 
 

@@ -28,6 +28,7 @@ from server.batches.batch import (
     new_batch_id,
     with_batch,
 )
+from server.batches.figures import BatchFigures
 from server.catalog.background import Repeated
 from server.catalog.database.asking import ask
 from server.catalog.database.jobs import JobTable
@@ -71,6 +72,7 @@ class Batches:
         self._files = files
         self._workplace = workplace
         self._concurrency = concurrency
+        self.figures = BatchFigures()
         self._send: Send | None = None
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._looking = Repeated(self._look, POLL_SECONDS, "batches wait")
@@ -127,6 +129,8 @@ class Batches:
         for row in await ask(self._table.waiting, KIND, OPEN, self._workplace.id):
             if row.id not in self._runs and len(self._runs) < self._concurrency:
                 self._runs[row.id] = asyncio.create_task(self._do(row))
+        self.figures.counts = await ask(self._table.counts, KIND)
+        self.figures.oldest = await ask(self._table.oldest, KIND, OPEN)
 
     async def _do(self, row: JobRow) -> None:
         try:
@@ -144,31 +148,38 @@ class Batches:
     async def _whole(self, row: JobRow) -> None:
         """A batch from where it stands to its end."""
         row = await self._change(row.id, lambda row: msgspec.structs.replace(row, place=self._workplace.id))
-        batch, source = batch_of(row), None
+        source = None
         answers = await asyncio.to_thread(Answers, self._workplace.of(row.id))
         if row.status in (BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS):
             try:
-                source = await self._files.path(await self._files.get(batch.input_file, row.owner))
+                source = await self._files.path(await self._files.get(batch_of(row).input_file, row.owner))
             except NotFoundError as error:
-                gone = msgspec.structs.replace(batch, errors=((0, f"input_file_id: {error}"),))
+                gone = msgspec.structs.replace(batch_of(row), errors=((0, f"input_file_id: {error}"),))
                 await self._change(row.id, lambda row: with_batch(row, gone, BatchStatus.FAILED))
+                self.figures.batch_ended(BatchStatus.FAILED)
                 return
-        if row.status == BatchStatus.VALIDATING and source is not None and not await self._is_valid(row, source):
-            return
+        if row.status == BatchStatus.VALIDATING and source is not None:
+            row = await self._validated(row, source)
+            if row.status == BatchStatus.FAILED:
+                self.figures.batch_ended(BatchStatus.FAILED)
+                return
         end = BatchStatus.COMPLETED
         try:
             if source is not None:
-                await self._send_all(row, batch, source, answers)
+                left = batch_of(row).total - len(answers.completed) - len(answers.failed)
+                with self.figures.doing(row.id, left):
+                    await self._send_all(row, source, answers)
         except TimeoutError:
             end = BatchStatus.EXPIRED
-            await asyncio.to_thread(_leave_out, source, answers)
+            self.figures.requests["expired"] += await asyncio.to_thread(_leave_out, source, answers)
         except BatchCancelledError:
             end = BatchStatus.CANCELLED
         if row.status == BatchStatus.CANCELLING:
             end = BatchStatus.CANCELLED
         await self._finish(row, answers, end)
 
-    async def _is_valid(self, row: JobRow, source: Path) -> bool:
+    async def _validated(self, row: JobRow, source: Path) -> JobRow:
+        """The batch once its file is read: in progress, or failed."""
         problems = Problems()
         total = await asyncio.to_thread(_check, source, batch_of(row).endpoint, problems)
         errors = tuple(problems.first)
@@ -179,18 +190,17 @@ class Batches:
                 return row
             return with_batch(row, msgspec.structs.replace(batch_of(row), errors=errors, total=total), status)
 
-        row = await self._change(row.id, settle)
-        return row.status != BatchStatus.FAILED
+        return await self._change(row.id, settle)
 
-    async def _send_all(self, row: JobRow, batch: Batch, source: Path, answers: Answers) -> None:
+    async def _send_all(self, row: JobRow, source: Path, answers: Answers) -> None:
         """Send what has no answer yet. Raises BatchCancelledError, TimeoutError when its time is over."""
-        left = batch.expires - time.time()
+        left = batch_of(row).expires - time.time()
         under_way: set[asyncio.Task[None]] = set()
         noted = 0.0
         try:
             async with asyncio.timeout(max(left, 0)):
                 for _, request in rows(source, Problems()):
-                    if (id := request_id(request)) in answers.done:
+                    if answers.has(id := request_id(request)):
                         continue
                     while len(under_way) >= self._concurrency:
                         done, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
@@ -213,15 +223,17 @@ class Batches:
         assert self._send is not None
         pause, longest = BUSY_SECONDS
         endpoint, raw = batch_of(row).endpoint, msgspec.json.encode(body)
-        while (reply := await self._send(endpoint, raw, row.owner)).status in BUSY:
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, longest)
-        write = asyncio.to_thread(answers.add, id, reply.status, reply.body, reply.request_id)
-        writing = asyncio.create_task(write)
-        try:
-            await asyncio.shield(writing)
-        finally:
-            await asyncio.wait({writing})  # or the thread would write to a file that is read already
+        with self.figures.sending():
+            while (reply := await self._send(endpoint, raw, row.owner)).status in BUSY:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, longest)
+            write = asyncio.to_thread(answers.add, id, reply.status, reply.body, reply.request_id)
+            writing = asyncio.create_task(write)
+            try:
+                await asyncio.shield(writing)
+            finally:
+                await asyncio.wait({writing})  # or the thread would write to a file that is read already
+        self.figures.answered(row.id, "completed" if reply.status < 400 else "failed")
 
     async def _note(self, id: str, answers: Answers) -> None:
         """Say how far a batch is. Raises BatchCancelledError."""
@@ -245,6 +257,7 @@ class Batches:
             return with_batch(row, batch, end)
 
         await self._change(row.id, settle)
+        self.figures.batch_ended(end)
         await asyncio.to_thread(self._workplace.remove, row.id)
 
     async def _keep(self, row: JobRow, path: Path, what: str) -> str | None:
@@ -281,10 +294,12 @@ def _check(source: Path, endpoint: str, problems: Problems) -> int:
     return total
 
 
-def _leave_out(source: Path | None, answers: Answers) -> None:
-    """Say of all requests without an answer that the time of their batch is over."""
+def _leave_out(source: Path | None, answers: Answers) -> int:
+    """Say of all requests without an answer that the time of their batch is over; returns how many there were."""
+    before = len(answers.failed)
     for _, request in rows(source, Problems()) if source is not None else ():
-        if (id := request_id(request)) not in answers.done:
+        if not answers.has(id := request_id(request)):
             answers.add_error(
                 id, "batch_expired", "this request could not be executed before the completion window ended"
             )
+    return len(answers.failed) - before

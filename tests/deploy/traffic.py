@@ -1,7 +1,8 @@
-"""All that a server can have to tell of, in seconds: swaps, canaries, cold starts, errors, a job, a lost engine."""
+"""All that a server can have to tell of, in seconds: swaps, canaries, cold starts, errors, jobs, a lost engine."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -32,6 +33,7 @@ BEFORE = (
     "rate(hotswap_shadow_agreement_ratio_count[20s]) > 0",
     "rate(hotswap_drafted_tokens_total[20s]) > 0",
     'hotswap_fine_tuning_jobs_ended_total{status="failed"} == 1',
+    'hotswap_batches_ended_total{status="completed"} == 1',
 )
 AFTER = (
     "hotswap:faults:rate5m",
@@ -66,6 +68,7 @@ def cause_everything(live: Live, packages: Mapping[str, Path], is_seen: Callable
     """
     with live.http() as http:
         _have_jobs(live, http)
+        _have_a_batch(http)
         _split(http, packages)
         _ask_until(http, is_seen, BEFORE)
         _be_refused(http, packages)
@@ -95,6 +98,24 @@ def _have_jobs(live: Live, http: httpx.Client) -> None:
     figures.begin("ftjob-running")
     data = {"step": 2, "total_steps": 8, "train_loss": 0.5, "valid_loss": 0.75}
     figures.told("ftjob-running", [JobEvent(message="", type="metrics", data=data)], 100)
+
+
+def _have_a_batch(http: httpx.Client) -> None:
+    """Of requests that are answered, and one that fails."""
+    path = "/v1/completions"
+    rows = [
+        {
+            "custom_id": f"{i}",
+            "method": "POST",
+            "url": path,
+            "body": {"model": model, "prompt": PROMPT, "max_tokens": 4},
+        }
+        for i, model in enumerate([BASE, "a", "b", "nobody"])
+    ]
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    file = http.post("/v1/files", files={"file": ("requests.jsonl", data)}, data={"purpose": "batch"}).json()
+    body = {"input_file_id": file["id"], "endpoint": path, "completion_window": "24h"}
+    http.post("/v1/batches", json=body).raise_for_status()
 
 
 def _split(http: httpx.Client, packages: Mapping[str, Path]) -> None:

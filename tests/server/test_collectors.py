@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,10 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
 
 from server.adapter_key import AdapterKey
+from server.batches.batch import BatchStatus
+from server.batches.figures import BatchFigures
 from server.catalog.jobs import JobEvent
-from server.collectors import ChangeCollector, DiskCollector, JobCollector, LimitCollector
+from server.collectors import BatchCollector, ChangeCollector, DiskCollector, JobCollector, LimitCollector
 from server.fine_tuning.figures import JobFigures
 from server.fine_tuning.job import Status
 
@@ -65,6 +68,27 @@ def test_jobs() -> None:
     assert 0 < told[("fine_tuning_seconds_total",)] <= figures.seconds
     figures.end("ftjob-1")
     assert not [key for key in samples(JobCollector("base", figures)) if "ftjob-1" in key]
+
+
+def test_batches() -> None:
+    figures = BatchFigures()
+    figures.counts = {"in_progress": 2}
+    figures.oldest = time.time() - 100
+    with figures.doing("batch_1", 5), figures.doing("batch_2", 3), figures.sending():
+        figures.answered("batch_1", "completed")
+        figures.answered("batch_2", "failed")
+        told = samples(BatchCollector("base", figures))
+    figures.batch_ended(BatchStatus.EXPIRED)
+    assert told[("batches", "in_progress")] == 2
+    assert told[("batches", "failed")] == 0
+    assert told[("batches_requests_running",)] == 1
+    assert told[("batches_requests_waiting",)] == 5
+    assert [told[("batches_requests_total", one)] for one in ("completed", "failed", "expired")] == [1, 1, 0]
+    assert 100 <= told[("batches_oldest_seconds",)] < 200
+    figures.oldest = None
+    told = samples(BatchCollector("base", figures))
+    assert told[("batches_ended_total", "expired")] == 1
+    assert {told[(f"batches_{name}",)] for name in ("requests_running", "requests_waiting", "oldest_seconds")} == {0}
 
 
 def test_the_disk(tmp_path: Path) -> None:

@@ -64,6 +64,13 @@ class JobTable:
         with self._database.reading() as connection:
             return {row.status: row[1] for row in connection.execute(counted)}
 
+    def oldest(self, kind: str, statuses: Collection[str]) -> float | None:
+        """When the oldest job of a kind in one of ``statuses`` was made, in Unix seconds; None where there is none."""
+        found = select(func.min(jobs.c.created)).where(jobs.c.kind == kind, jobs.c.status.in_(statuses))
+        with self._database.reading() as connection:
+            moment: float | None = connection.execute(found).scalar_one()
+            return moment
+
     def change(
         self, id: str, mutate: Mutate, told: Sequence[JobEvent] = (), entries: Iterable[Entry] = ()
     ) -> JobRow | None:

@@ -106,6 +106,8 @@ async def test_a_batch_that_expires_keeps_its_answers_and_says_what_has_none(tmp
     async with Place(tmp_path, ANSWERED).served() as at:
         row = await at.ended(await at.create("a", "x", "b", "c", "y", "z", seconds=0.5))
         await check_expired(at, row)
+        assert at.batches.figures.requests == {"completed": 2, "failed": 1, "expired": 3}
+        assert (at.batches.figures.running, at.batches.figures.waiting) == (0, 0)
         assert "z" not in at.asked  # two at a time, and both were silent
         assert not (tmp_path / "batches" / "0" / row.id).exists()
         other = await at.create("a", "b", seconds=60)  # there is room for the next one
@@ -117,12 +119,17 @@ async def test_a_batch_expires_while_its_server_is_down(tmp_path: Path) -> None:
     async with place.served() as at:
         id = await at.create("a", "x", "b", "c", "y", "z", seconds=0.5)
         async with asyncio.timeout(20):
-            while "y" not in at.asked:
+            while "y" not in at.asked or not at.batches.figures.counts:
                 await asyncio.sleep(0.01)
+        figures = at.batches.figures
+        assert (figures.requests["completed"], figures.running, figures.waiting) == (2, 2, 1)
+        assert 0 < figures.oldest_seconds < 20
+        assert list(figures.counts.values()) == [1]
     await asyncio.sleep(0.5)
     async with place.served() as again:
         await check_expired(again, await again.ended(id))
         assert again.asked.count("a") == 1
+        assert again.batches.figures.ended["expired"] == 1
 
 
 async def test_a_busy_server_is_asked_again_until_the_time_is_over(tmp_path: Path) -> None:
