@@ -32,6 +32,17 @@ struct Weight {
   int64_t runs() const { return blocks() * runs_a_block(); }
 };
 
+static inline int float_bytes(int64_t kind) { return kind == FLOAT32 ? 4 : kind == NONE ? 0 : 2; }
+
+// Some blocks of a tile.
+struct Blocks {
+  const uint8_t* at;
+  int64_t count, runs; // runs: of a block
+  int64_t scale_type, minimum_type;
+
+  int64_t header() const { return TILE * (float_bytes(scale_type) + float_bytes(minimum_type)); }
+};
+
 // What is added to the sums, and where they go; and what is read after the product.
 struct Result {
   const float* bias; // or null
@@ -136,8 +147,6 @@ template <int KIND> static inline vf widen(const uint8_t* p) {
   return from_bits(bits(finite) | infinite | (half & 0x8000) << 16);
 #endif
 }
-
-static inline int float_bytes(int64_t kind) { return kind == FLOAT32 ? 4 : kind == NONE ? 0 : 2; }
 
 // A float of each output feature of a tile.
 struct Floats {

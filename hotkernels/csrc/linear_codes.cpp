@@ -1,21 +1,14 @@
-// Products with weights of 4- and 8-bit codes. Activations become words of 16 bits with a scale per row and run of 32, so
-// that sums of products are exact inside a run, in any order; between runs they are added in order, in fp32.
+// Products with weights of 4- and 8-bit codes and activations rounded to words (rounding.h).
 #include <utility>
 
-#include "linear.h"
+#include "linear_bytes.h"
+#include "rounding.h"
 
 namespace {
 
 constexpr int64_t MOST = W == 16 ? 8 : W == 8 ? 6 : 2; // rows of a group: as many as there are registers for
 constexpr int64_t ROW_BLOCK = 8;                       // groups that share a tile in the caches
 constexpr int64_t CHUNK = 8;                           // runs that are decoded at once: 8 KB
-constexpr float FULL = 32767;                          // largest word of an activation with integer codes
-
-// What stands beside the 32 words of a row's run.
-struct RunScale {
-  float scale, sum; // sum: of the words, scaled
-  int32_t start;    // of the sums of products, so that the weight's zero is subtracted
-};
 
 // The activations of a call. Those of a group lie together: [runs, 16 pairs of words, rows of the group, 2].
 struct Words16 {
@@ -32,114 +25,16 @@ struct Words16 {
   }
 };
 
-// Largest magnitude of the lanes; NaN where there is one.
-float largest_magnitude(vi magnitudes) {
-#if defined(__AVX512F__)
-  int32_t const most = _mm512_reduce_max_epi32((__m512i)magnitudes);
-#elif defined(__AVX2__)
-  __m128i m = _mm_max_epi32(_mm256_castsi256_si128((__m256i)magnitudes), _mm256_extracti128_si256((__m256i)magnitudes, 1));
-  m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
-  int32_t const most = _mm_cvtsi128_si32(_mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1)));
-#else
-  int32_t most = 0;
-  for (int i = 0; i < W; i++) most = magnitudes[i] > most ? magnitudes[i] : most;
-#endif
-  float found;
-  std::memcpy(&found, &most, sizeof found);
-  return found;
-}
-
-int32_t total(vi v) {
-#if defined(__AVX512F__)
-  return _mm512_reduce_add_epi32((__m512i)v);
-#elif defined(__AVX2__)
-  __m128i s = _mm_add_epi32(_mm256_castsi256_si128((__m256i)v), _mm256_extracti128_si256((__m256i)v, 1));
-  s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
-  return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
-#else
-  int32_t sum = 0;
-  for (int i = 0; i < W; i++) sum += v[i];
-  return sum;
-#endif
-}
-
-// Of every four words the first, third, second and last: the order of 4-bit codes.
-vh swap_middle(vh v) {
-#if defined(__AVX512F__)
-  return (vh)_mm256_shufflehi_epi16(_mm256_shufflelo_epi16((__m256i)v, 0xd8), 0xd8);
-#elif defined(__AVX2__)
-  return (vh)_mm_shufflehi_epi16(_mm_shufflelo_epi16((__m128i)v, 0xd8), 0xd8);
-#else
-  for (int i = 0; i < W; i += 4) std::swap(v[i + 1], v[i + 2]);
-  return v;
-#endif
-}
-
-// The low words of the lanes.
-vh narrow(vi v) {
-#if defined(__AVX512F__)
-  return (vh)_mm512_cvtepi32_epi16((__m512i)v);
-#elif defined(__AVX2__)
-  return (vh)_mm_packs_epi32(_mm256_castsi256_si128((__m256i)v), _mm256_extracti128_si256((__m256i)v, 1));
-#else
-  return __builtin_convertvector(v, vh);
-#endif
-}
-
-// How the activations of a call are rounded.
-struct Rounding {
-  float range;    // the largest word
-  float step;     // times a run's largest magnitude and a weight's scale: what a product of words counts in
-  bool swapped;   // 4-bit codes
-  int32_t zero;
-
-  void run(const float* x, int count, int16_t* words, RunScale* scale) const;
-};
-
-void Rounding::run(const float* x, int count, int16_t* words, RunScale* scale) const {
-  constexpr int N = RUN / W;
-  vf part[N];
-  vi magnitudes{}, sum{};
-  for (int i = 0; i < N; i++) {
-    int const left = count - i * W;
-    part[i] = left >= W ? load(x + i * W) : load(x + i * W, left > 0 ? left : 0);
-    vi const magnitude = bits(part[i]) & 0x7fffffff;
-    magnitudes = magnitude > magnitudes ? magnitude : magnitudes;
-  }
-  float const most = largest_magnitude(magnitudes);
-  vf const inverse = all(most > 1e-30f ? range / most : 0.0f), shift = all(0x1.8p23f); // rounds to nearest, ties to even
-  for (int i = 0; i < N; i++) {
-    vi const rounded = bits(fma(part[i], inverse, shift)) - bits(shift);
-    sum += rounded;
-    vh const in_order = swapped ? swap_middle(narrow(rounded)) : narrow(rounded);
-    std::memcpy(words + i * W, &in_order, sizeof in_order);
-  }
-  int32_t const added = total(sum);
-  scale->scale = most * step;
-  scale->sum = (float)added * scale->scale;
-  scale->start = (int32_t)(0u - (uint32_t)zero * (uint32_t)added); // unsigned: of NaN it is anything
-}
-
-void round_row(const Weight& weight, const Rounding& rounding, const float* x, const Words16& into, int64_t row) {
-  int64_t const group = into.groups.of(row), rows = into.groups.size(group), of_block = weight.runs_a_block();
+void put_row(const Weight& weight, const Rounding& rounding, const float* x, const Words16& into, int64_t row) {
+  int64_t const group = into.groups.of(row), rows = into.groups.size(group);
   int64_t at = into.groups.first(group) * into.runs, inside = row - into.groups.first(group);
-  for (int64_t run = 0; run < into.runs; run++, at += rows) {
-    int64_t const k = run % of_block * RUN, left = weight.block - k;
-    int16_t words[RUN];
-    rounding.run(x + run / of_block * weight.block + k, left < RUN ? (int)left : RUN, words, into.scales + at + inside);
+  rounding.row(weight, x, [&](const int16_t* words, const RunScale& scale) {
+    into.scales[at + inside] = scale;
     int16_t* out = into.words + at * RUN + 2 * inside;
     for (int i = 0; i < RUN; i += 2, out += 2 * rows) std::memcpy(out, words + i, 4);
-  }
+    at += rows;
+  });
 }
-
-// Some blocks of a tile.
-struct Blocks {
-  const uint8_t* at;
-  int64_t count, runs; // runs: of a block
-  int64_t scale_type, minimum_type;
-
-  int64_t header() const { return TILE * (float_bytes(scale_type) + float_bytes(minimum_type)); }
-};
 
 // sums [G, 16] += the product of G rows with the blocks of a tile.
 template <class Code, int G>
@@ -265,18 +160,14 @@ template <class Code> void all_tiles(const Code& code, const Weight& weight, con
 } // namespace
 
 void linear_codes(const Weight& weight, const float* x, int64_t x_stride, int64_t rows, const Result& result) {
+  if (linear_bytes(weight, x, x_stride, rows, result)) return;
   static thread_local Scratch words, scales;
   Groups const groups(rows, MOST);
   Words16 const activations{groups, weight.runs(), words.get<int16_t>(rows * weight.runs() * RUN),
                             scales.get<RunScale>(rows * weight.runs())};
   Book4 const book(weight.book);
-  float const range = weight.book ? Book4::MOST : FULL;
-  Rounding const rounding{range, book.unit / range, weight.kind == CODES4, (int32_t)weight.zero};
-  int64_t const some = 4096 / weight.in_features + 1; // rows worth waking a thread for
-  parallel((rows + some - 1) / some, [&](int64_t task) {
-    for (int64_t row = task * some; row < rows && row < (task + 1) * some; row++)
-      round_row(weight, rounding, x + row * x_stride, activations, row);
-  });
+  Rounding const rounding = Rounding::of(weight, weight.book ? Book4::MOST : FULL, book.unit);
+  parallel_rows(weight, rows, [&](int64_t row) { put_row(weight, rounding, x + row * x_stride, activations, row); });
   if (weight.kind == CODES8) all_tiles(Signed8{}, weight, activations, result);
   else if (weight.book) all_tiles(book, weight, activations, result);
   else all_tiles(Unsigned4{}, weight, activations, result);
