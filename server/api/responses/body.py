@@ -47,6 +47,13 @@ class StreamOptions(Wire):
     include_obfuscation: bool | None = None
 
 
+class ContextManagement(Wire):
+    """How a response keeps a long conversation short. The threshold is in tokens of input."""
+
+    type: Literal["compaction"]
+    compact_threshold: Integer | None = Field(None, ge=1)
+
+
 class PromptBody(Wire):
     """What a response is made of, and what its input tokens are counted of. Other fields are those of chats."""
 
@@ -104,6 +111,10 @@ class PromptBody(Wire):
 class ResponseBody(PromptBody):
     """``POST /v1/responses``."""
 
+    unsupported: ClassVar[Mapping[str, str]] = {
+        name: reason for name, reason in PromptBody.unsupported.items() if name != "context_management"
+    }
+
     input: str | Items
     max_output_tokens: Integer | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
@@ -119,6 +130,7 @@ class ResponseBody(PromptBody):
     stream_options: StreamOptions | None = None
     user: str | None = None
     safety_identifier: str | None = None
+    context_management: Annotated[list[ContextManagement], Field(max_length=1)] | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"] | None = None

@@ -32,7 +32,7 @@ from server.errors import InvalidRequestError
 
 router = APIRouter()
 SUMMARY_TOKENS = 512
-_ASK = {
+ASK = {
     "type": "message",
     "role": "user",
     "content": "Summarize our conversation so far, so that it can be continued from the summary alone. Keep names, "
@@ -59,7 +59,7 @@ async def compact_response(
     if not conversation.items:
         raise InvalidRequestError("input: there is nothing to compact", param="input")
     with told_as(RESPONSE_NAMES):
-        chat = chat_of(body, [*conversation.items, _ASK], earlier=len(conversation.earlier))
+        chat = chat_of(body, [*conversation.items, ASK], earlier=len(conversation.earlier))
         return await answer(request, context, chat, CompactionForm(), summary_job)
 
 
@@ -77,12 +77,15 @@ async def summary_job(
 
 
 class CompactionForm(AnswerForm):
-    """The form of a conversation that was compacted."""
+    """The form of a conversation that was compacted; ``item`` is what it came to."""
+
+    def __init__(self) -> None:
+        self.item: dict[str, Any] | None = None
 
     @override
     async def whole(self, job: Job, completions: list[Completion], usage: Usage) -> list[bytes]:
         (completion,) = completions
-        item: dict[str, Any] = {
+        self.item = {
             "type": "compaction",
             "id": new_id("cmp"),
             "encrypted_content": encode_summary(completion.message.content),
@@ -91,7 +94,7 @@ class CompactionForm(AnswerForm):
             "id": new_id("resp"),
             "object": "response.compaction",
             "created_at": job.created,
-            "output": [item],
+            "output": [self.item],
             "usage": usage_body(usage),
         }
         return json_parts(body)

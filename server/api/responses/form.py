@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from typing_extensions import override
@@ -37,21 +37,27 @@ def usage_body(usage: Usage) -> dict[str, Any]:
 
 
 class ResponseForm(AnswerForm):
-    """The form of one response. ``keep`` is told the whole of it, before the client is."""
+    """The form of one response. ``keep`` is told the whole of it, before the client is.
 
-    def __init__(self, body: ResponseBody, model: str, keep: Keep | None = None) -> None:
+    Its output begins with the items ``before``.
+    """
+
+    def __init__(
+        self, body: ResponseBody, model: str, keep: Keep | None = None, before: Sequence[dict[str, Any]] = ()
+    ) -> None:
         self.id = new_id("resp")
         self.created = int(time.time())
         self._body = body
         self._model = model
         self._keep = keep
+        self.before = before
 
     @override
     async def whole(self, job: Job, completions: list[Completion], usage: Usage) -> list[bytes]:
         (completion,) = completions
 
         def make() -> Response:
-            output = OutputItems()
+            output = OutputItems(self.before)
             output.add(parts_of(completion.message), _logprobs(job, completion))
             status = _STATUS.get(completion.finish_reason or "", "completed")
             output.finish(status)
@@ -101,16 +107,15 @@ class ResponseWriter(EventWriter):
     def __init__(self, form: ResponseForm, job: Job, *, obfuscated: bool = False) -> None:
         self._form = form
         self._job = job
-        self._items = OutputItems(obfuscated=obfuscated)
+        self._items = OutputItems(form.before, obfuscated=obfuscated)
         self._next = 0
         self._status = "completed"
 
     @override
     def first(self) -> list[bytes]:
         begun = self._form.response("in_progress")
-        return self._written(
-            [{"type": "response.created", "response": begun}, {"type": "response.in_progress", "response": begun}]
-        )
+        told = [{"type": f"response.{state}", "response": begun} for state in ("created", "in_progress")]
+        return self._written([*told, *self._items.first()])
 
     @override
     def of(self, delta: TextDelta, usage: Usage) -> list[bytes]:

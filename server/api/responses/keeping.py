@@ -14,6 +14,7 @@ from server.api.responses.body import PromptBody
 from server.api.responses.items import Item, as_items
 from server.api.responses.outputs import new_id
 from server.api.responses.socket import Recollection
+from server.api.responses.summaries import from_summary, last_turn
 from server.catalog.answers import AnswerKind, AnswerQuery, AnswerRecord
 from server.errors import InvalidRequestError, ServerError
 
@@ -30,11 +31,13 @@ class Conversation:
     earlier: list[Item] = field(default_factory=list)
     chain: Sequence[AnswerRecord] = ()
     kept_in: AnswerRecord | None = None  # where all of it is kept, and what comes is
+    summary: Item | None = None  # of what was said before the last turn, in its place
 
     @property
     def items(self) -> list[Item]:
         """All, in their order."""
-        return [*self.earlier, *self.new]
+        said = [*self.earlier, *self.new]
+        return said if self.summary is None else [self.summary, *last_turn(said)]
 
 
 async def conversation_of(
@@ -48,12 +51,12 @@ async def conversation_of(
     if body.conversation_id is not None:
         record = await context.answers.get(body.conversation_id, AnswerKind.CONVERSATION, owner)
         rows = await item_records(context, record)
-        return Conversation(new, list(map(item_of, rows)), [record, *rows], kept_in=record)
+        return Conversation(new, from_summary(list(map(item_of, rows))), [record, *rows], kept_in=record)
     if body.previous_response_id is None:
         return Conversation(new)
     check_id(body.previous_response_id, "previous_response_id")
     if recollection is not None and (known := recollection.get(body.previous_response_id)) is not None:
-        return Conversation(new, known)
+        return Conversation(new, from_summary(known))
     chain = await context.answers.chain(body.previous_response_id, owner)
     limit = context.config.max_prompt_chars
     if sum(len(record.input) + len(record.body) for record in chain) > 4 * limit:
@@ -69,7 +72,7 @@ async def conversation_of(
             param="previous_response_id",
         )
     earlier = [item for record in chain for item in (*inputs_of(record), *response_of(record)["output"])]
-    return Conversation(new, earlier, chain)
+    return Conversation(new, from_summary(earlier), chain)
 
 
 def check_id(id: str, param: str = "response_id") -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from server.text.output.parts import AssistantMessage, ContentDelta, Part, ReasoningDelta, ToolCallBegin, ToolCallDelta
@@ -20,12 +20,18 @@ def new_id(prefix: str) -> str:
 
 
 class OutputItems:
-    """The items so far. What is added makes events, without the numbers that a stream gives them."""
+    """The items so far, ``before`` first. What is added makes events, without the numbers that a stream gives them."""
 
-    def __init__(self, *, obfuscated: bool = False) -> None:
-        self.items: list[Item] = []
+    def __init__(self, before: Sequence[Item] = (), *, obfuscated: bool = False) -> None:
+        self.items: list[Item] = list(before)
+        self._before = len(before)
         self._obfuscated = obfuscated
         self._open: _OpenItem | None = None
+
+    def first(self) -> list[Event]:
+        """The events of the items before."""
+        told = enumerate(map(self.events_of, self.items))
+        return [{**event, "output_index": index} for index, events in told for event in events]
 
     def add(self, parts: Iterable[Part], logprobs: list[Any] | None = None) -> list[Event]:
         """The events of ``parts``; ``logprobs`` are those of the text among them."""
@@ -48,6 +54,8 @@ class OutputItems:
     @staticmethod
     def events_of(item: Item) -> list[Event]:
         """The events of an item that is whole, without ``output_index``."""
+        if item["type"] == "compaction":
+            return [{"type": f"response.output_item.{state}", "item": item} for state in ("added", "done")]
         if item["type"] == "function_call":
             made: _OpenItem = _Call(ToolCallBegin(0, item["call_id"], item["name"]))
             text, logprobs = item["arguments"], []
@@ -69,7 +77,7 @@ class OutputItems:
 
     def finish(self, status: str) -> list[Event]:
         """The end of all; there is at least a message then."""
-        begun = [] if self.items else self._begin(_Message())
+        begun = [] if len(self.items) > self._before else self._begin(_Message())
         return [*begun, *self.close(status)]
 
     def _opened(self, kind: type[_Message] | type[_Reasoning]) -> list[Event]:

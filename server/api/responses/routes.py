@@ -13,12 +13,12 @@ from server.api.auth import Caller, InferenceKey
 from server.api.body import json_body
 from server.api.context import ContextDep, ServerContext
 from server.api.error_responses import ApiError, json_response
-from server.api.event_stream import EventStream
+from server.api.event_stream import ClientGone, EventStream
 from server.api.outputs import Usage
 from server.api.pages import page_of
-from server.api.prepare import asked_model, chat_job
+from server.api.prepare import chat_job
 from server.api.renaming import told_as
-from server.api.respond import answer, events_of
+from server.api.respond import GONE_STATUS, answer, events_of
 from server.api.responses.background import PLACE, UNFINISHED, BackgroundRun
 from server.api.responses.body import MAX_ID, PromptBody, ResponseBody
 from server.api.responses.chat import RESPONSE_NAMES, chat_of
@@ -33,6 +33,7 @@ from server.api.responses.keeping import (
     response_of,
 )
 from server.api.responses.replay import replayed
+from server.api.responses.shortening import counted_job, shortened
 from server.api.responses.socket import recollection_of
 from server.catalog.answers import AnswerKind, AnswerRecord
 from server.errors import InvalidRequestError
@@ -51,6 +52,11 @@ async def create_response(caller: InferenceKey, request: Request, context: Conte
 async def _created(caller: Caller, request: Request, context: ServerContext, body: ResponseBody) -> Response:
     recollection = recollection_of(request)
     conversation = await conversation_of(context, caller.owner, body, recollection)
+    if body.generate is not False:
+        try:
+            conversation = await shortened(request, context, caller, body, conversation)
+        except ClientGone:
+            return Response(status_code=GONE_STATUS)
     chat = chat_of(body, conversation.items, earlier=len(conversation.earlier))
 
     async def keep(response: dict[str, Any]) -> None:
@@ -60,7 +66,8 @@ async def _created(caller: Caller, request: Request, context: ServerContext, bod
         if recollection is not None:
             recollection.remember(response["id"], [*conversation.items, *response["output"]])
 
-    form = ResponseForm(body, chat.named(context.base_name), keep)
+    before = () if conversation.summary is None else (conversation.summary,)
+    form = ResponseForm(body, chat.named(context.base_name), keep, before)
     if body.generate is False:
         return await _unanswered(body, form)
     make_job = truncated_job if body.truncation == "auto" else chat_job
@@ -110,9 +117,7 @@ async def count_input_tokens(
     conversation = await conversation_of(context, caller.owner, body)
     with told_as(RESPONSE_NAMES):
         chat = chat_of(body, conversation.items, earlier=len(conversation.earlier))
-        caller.check_asked(context.registry, chat)
-        with context.registry.lease(asked_model(context.registry, chat), chat.sticky) as lease:
-            job = await chat_job(context, chat, lease.key, 0.0)
+        job = await counted_job(context, caller, chat)
     return json_response({"object": "response.input_tokens", "input_tokens": job.prompt_tokens})
 
 
