@@ -21,15 +21,16 @@ GIVEN: dict[str, Any] = {"model": "lora", "max_output_tokens": 5, **GREEDY}
 @pytest.mark.parametrize("kept", ["previous_response_id", "conversation"])
 def test_a_long_conversation_is_summed_up(client: openai.OpenAI, kept: str) -> None:
     conversation = client.conversations.create().id if kept == "conversation" else None
-    held = {} if conversation is None else {"conversation": conversation}
+    held: dict[str, Any] = {} if conversation is None else {"conversation": conversation}
     first = client.responses.create(input=[*SAID, WHEN], **SHORT, **held, **GIVEN)
     item, message = first.output
     assert (item.type, message.type) == ("compaction", "message")
-    said = [{"role": "system", "content": summary_message(str(item.encrypted_content))}, WHEN]  # type: ignore[union-attr]
+    said = [{"role": "system", "content": summary_message(str(item.encrypted_content))}, WHEN]
     assert first.output_text == chat_text(client, said, 5)
     assert client.responses.retrieve(first.id).model_dump() == first.model_dump()
 
-    second = client.responses.create(input="Why?", **(held or {"previous_response_id": first.id}), **GIVEN)
+    held = held or {"previous_response_id": first.id}
+    second = client.responses.create(input="Why?", **held, **GIVEN)
     said += [{"role": "assistant", "content": first.output_text}, {"role": "user", "content": "Why?"}]
     assert second.output_text == chat_text(client, said, 5)
     assert [item.type for item in second.output] == ["message"]
