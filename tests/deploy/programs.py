@@ -31,6 +31,11 @@ def prometheus() -> Path:
     return _found("prometheus", ("prometheus", "promtool"), _unpack_debian)
 
 
+def alertmanager() -> Path:
+    """The folder of amtool. Raises MissingProgramError."""
+    return _found("prometheus-alertmanager", ("amtool",), _unpack_debian)
+
+
 def helm() -> Path:
     """The folder of helm. Raises MissingProgramError."""
     return _found("helm", ("helm",), _unpack_helm)

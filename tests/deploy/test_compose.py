@@ -40,7 +40,7 @@ def services() -> dict[str, Any]:
 
 
 def test_all_that_is_needed_is_there_and_only_this_machine_can_reach_it(services: dict[str, Any]) -> None:
-    assert set(services) == {"hotswap", "postgres", "prometheus", "grafana"}
+    assert set(services) == {"hotswap", "postgres", "prometheus", "alertmanager", "grafana"}
     for name, service in services.items():
         assert service.get("build") or ":" in service["image"], f"{name} is of no certain version"
         assert {port["host_ip"] for port in service.get("ports", ())} <= {"127.0.0.1"}, name
@@ -50,7 +50,7 @@ def test_all_that_is_needed_is_there_and_only_this_machine_can_reach_it(services
 
 def test_every_file_that_is_mounted_is_there(services: dict[str, Any]) -> None:
     binds = [mount for service in services.values() for mount in service.get("volumes", ()) if mount["type"] == "bind"]
-    assert len(binds) == 4
+    assert len(binds) == 5
     for mount in binds:
         assert Path(mount["source"]).exists(), mount
         assert mount["read_only"], mount
@@ -64,6 +64,16 @@ def test_prometheus_finds_the_server_and_its_key(services: dict[str, Any]) -> No
     source = key[job["authorization"]["credentials_file"]]
     ours = {item["source"]: item["target"] for item in services["hotswap"]["configs"]}
     assert ours[source] == services["hotswap"]["environment"]["HOTSWAP_API_KEY_FILE"]
+
+
+def test_prometheus_finds_alertmanager_and_its_configuration(services: dict[str, Any]) -> None:
+    config = yaml.safe_load((FOLDER / "prometheus" / "prometheus.yml").read_text())
+    ((target,),) = ([*one["targets"]] for each in config["alerting"]["alertmanagers"] for one in each["static_configs"])
+    name, port = target.split(":")
+    assert [str(each["target"]) for each in services[name]["ports"]] == [port]
+    mounts = {mount["target"]: mount["source"] for mount in services[name]["volumes"]}
+    (file,) = (one.removeprefix("--config.file=") for one in services[name]["command"] if "config.file" in one)
+    assert Path(mounts[file]) == FOLDER / "prometheus" / "alertmanager.yml"
 
 
 def test_settings_and_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

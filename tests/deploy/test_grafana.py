@@ -48,6 +48,10 @@ def test_panels(uid: str) -> None:
 def test_provisioning_finds_prometheus_and_the_files() -> None:
     folder = FOLDER.parent / "provisioning"
     sources = yaml.safe_load((folder / "datasources" / "prometheus.yaml").read_text())["datasources"]
-    assert [(source["type"], source["isDefault"]) for source in sources] == [("prometheus", True)]
+    assert [source["type"] for source in sources if source.get("isDefault")] == ["prometheus"]
+    compose = yaml.safe_load((FOLDER.parents[1] / "compose.yaml").read_text())["services"]
+    for source in sources:
+        _, host, port = source["url"].replace("//", "").split(":")
+        assert compose[host]["ports"] == [f"127.0.0.1:{port}:{port}"]
     (provider,) = yaml.safe_load((folder / "dashboards" / "hotswap.yaml").read_text())["providers"]
     assert Path(provider["options"]["path"]).name == FOLDER.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ EVERYTHING: dict[str, Any] = {
     "ingress": {"enabled": True, "host": "llm.example", "tlsSecret": "certificate"},
     "serviceMonitor": {"enabled": True, "labels": {"release": "monitoring"}},
     "prometheusRule": {"enabled": True},
+    "alertmanagerConfig": {
+        "enabled": True,
+        "onCall": {"webhookConfigs": [{"urlSecret": {"name": "hooks", "key": "on-call"}}]},
+    },
     "dashboards": {"enabled": True},
     "podAnnotations": {"a": "b"},
     "nodeSelector": {"disk": "fast"},
@@ -68,7 +73,7 @@ def test_the_chart_is_sound() -> None:
 
 def test_what_a_release_is_made_of(plain: Objects, full: Objects) -> None:
     assert {kind for kind, _ in plain} == {"Secret", "PersistentVolumeClaim", "Service", "Deployment"}
-    more = {"Ingress", "ServiceMonitor", "PrometheusRule", "ConfigMap"}
+    more = {"Ingress", "ServiceMonitor", "PrometheusRule", "AlertmanagerConfig", "ConfigMap"}
     assert {kind for kind, _ in full} == ({kind for kind, _ in plain} | more) - {"PersistentVolumeClaim"}
 
 
@@ -134,7 +139,31 @@ def test_dashboards_and_rules_are_the_files(full: Objects) -> None:
     assert {name: text for found in maps for name, text in found["data"].items()} == written
     assert {found["metadata"]["labels"]["grafana_dashboard"] for found in maps} == {"1"}
     rules = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yaml").read_text())
+    for rule in (rule for group in rules["groups"] for rule in group["rules"] if "alert" in rule):
+        rule["labels"]["namespace"] = "default"
     assert full[("PrometheusRule", "rel-hotswap")]["spec"] == rules
+
+
+def test_who_is_told_of_alerts_is_as_in_the_file(full: Objects) -> None:
+    spec = full[("AlertmanagerConfig", "rel-hotswap")]["spec"]
+    wanted = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alertmanager.yml").read_text())
+    assert plain_words(spec["route"]) == wanted["route"]
+    assert [plain_words(rule) for rule in spec["inhibitRules"]] == wanted["inhibit_rules"]
+    assert [receiver["name"] for receiver in spec["receivers"]] == [one["name"] for one in wanted["receivers"]]
+    assert spec["receivers"][1]["webhookConfigs"] == [{"urlSecret": {"name": "hooks", "key": "on-call"}}]
+
+
+def plain_words(found: dict[str, Any]) -> dict[str, Any]:
+    """What the operator makes of a route or of an inhibition."""
+    words = {"sourceMatch": "source_matchers", "targetMatch": "target_matchers", "matchers": "matchers"}
+
+    def plain_value(name: str, value: Any) -> Any:
+        if name in words:
+            return [f'{one["name"]}{one["matchType"]}"{one["value"]}"' for one in value]
+        return [plain_words(one) for one in value] if name == "routes" else value
+
+    names = {name: words.get(name) or re.sub("[A-Z]", lambda capital: f"_{capital[0].lower()}", name) for name in found}
+    return {names[name]: plain_value(name, value) for name, value in found.items()}
 
 
 @pytest.mark.parametrize(
@@ -145,6 +174,7 @@ def test_dashboards_and_rules_are_the_files(full: Objects) -> None:
         ({"settings": {"api-key": "x"}}, "api-key"),
         ({"ingress": {"enabled": True}}, "ingress.host"),
         ({"replica": 2}, "replica"),
+        ({"alertmanagerConfig": {"onCall": {"url": "http://x"}}}, "'url' does not match pattern 'Configs$'"),
     ],
 )
 def test_wrong_values_are_refused(values: dict[str, Any], said: str) -> None:

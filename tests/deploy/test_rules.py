@@ -42,6 +42,33 @@ def test_configuration(promtool: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_who_is_told_of_alerts() -> None:
+    """Alertmanager's own tool takes the file, and leads alerts to those they are for."""
+    try:
+        program = programs.alertmanager() / "amtool"
+    except programs.MissingProgramError as error:
+        pytest.skip(str(error))
+
+    def run(*arguments: str) -> None:
+        done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    file = str(FOLDER / "alertmanager.yml")
+    run("check-config", file)
+    for severity, receiver in (("critical", "on-call"), ("warning", "operators")):
+        run(
+            "config",
+            "routes",
+            "test",
+            f"--config.file={file}",
+            f"--verify.receivers={receiver}",
+            f"severity={severity}",
+        )
+    inhibitions = yaml.safe_load(Path(file).read_text())["inhibit_rules"]
+    named = {name for rule in inhibitions for name in re.findall(r'="(Hotswap\w+)"', str(rule))}
+    assert named <= set(alerts()), "rules that are none"
+
+
 def test_each_rule_has_a_case_in_which_it_fires_and_one_in_which_it_does_not() -> None:
     tests = [test for path in TESTS for test in yaml.safe_load(path.read_text())["tests"]]
     cases = [case for test in tests for case in test["alert_rule_test"]]
