@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
 from tests.server.api.support import archive
-from tests.server.console.browser import Watched
+from tests.server.console.browser import ROOT_KEY, Watched
 from tests.server.live import Live
 
 
@@ -65,6 +66,52 @@ def test_a_package_is_uploaded_replaced_shared_and_deleted(
     expect(page.get_by_role("heading", name="Adapters", exact=True)).to_be_visible()
     expect(page.get_by_role("row", name="by-hand")).to_have_count(0)
     assert "by-hand" not in live.context.registry.names()
+
+
+def test_what_somebody_else_changed_meanwhile_is_not_changed(
+    watched: Watched, page: Page, live: Live, tiny_adapters: Mapping[str, Path], tmp_path: Path
+) -> None:
+    """One who decides by what the page showed before is refused, told so, and shown what there is now."""
+    with live.http(Authorization=f"Bearer {ROOT_KEY}") as http:
+        for name in ("shira-r1", "ia3"):
+            form = {"file": archive(tiny_adapters[name], tmp_path)}
+            http.put("/v1/adapters/shared", params={"activate": str(name == "ia3")}, files=form).raise_for_status()
+    page.clock.install()
+    watched.open("adapters/shared")
+    expect(page.get_by_text("version 2 live", exact=True)).to_be_visible()
+    page.clock.pause_at(time.time() + 3600)  # it looks no more by itself, and shows what it saw last
+    other = page.context.new_page()
+    other.goto("/console#/adapters/shared")
+    other.evaluate(f"sessionStorage.setItem('hotswap.key', {ROOT_KEY!r})")
+    other.reload()
+    other.get_by_role("button", name="Activate version 1").click()
+    expect(other.get_by_text("version 1 live", exact=True)).to_be_visible()
+
+    expect(page.get_by_text("version 2 live", exact=True)).to_be_visible()
+    page.get_by_role("button", name="Delete version 1").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    alert = page.get_by_role("dialog").get_by_role("alert")
+    expect(alert).to_contain_text("Somebody else changed it. It has been read again: look at it, and decide anew.")
+    expect(alert).to_contain_text("HTTP 412")
+    page.keyboard.press("Escape")
+    expect(page.get_by_text("version 1 live", exact=True)).to_be_visible()
+    expect(page.get_by_role("button", name="Delete version 1")).to_have_count(0)
+    assert live.context.registry.live_number("shared") == 1
+
+    page.get_by_role("button", name="Change").click()
+    page.get_by_role("dialog").get_by_label("Priority").fill("3")
+    other.get_by_role("button", name="Change").click()
+    other.get_by_role("dialog").get_by_label("Tokens a minute").fill("500")
+    other.get_by_role("button", name="Save").click()
+    expect(other.get_by_text("Settings saved")).to_be_visible()
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("Somebody else changed it")
+    page.get_by_role("button", name="Save").click()  # having decided anew: what the other set stays
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    settings = live.context.registry.settings("shared")
+    assert (settings.priority, settings.limits.tokens_per_minute) == (3, 500)
+    page.get_by_role("button", name="Roll back").click()
+    expect(page.get_by_text("version 2 live", exact=True)).to_be_visible()
 
 
 DROPPED = """([name, base64]) => {

@@ -89,10 +89,9 @@ function changed(adapter, values) {
   /** @type {Record<string, any>} */
   const body = { pinned: values.get("pinned") !== null };
   for (const name of ["weight", "priority", "retention", "idle_ttl_seconds"]) body[name] = read(name);
-  body.limits = Object.fromEntries(LIMITS.map(([name]) => [name, read(name)]));
-  for (const name of Object.keys(body))
-    if (JSON.stringify(body[name]) === JSON.stringify(name === "limits" ? adapter.limits : adapter[name]))
-      delete body[name];
+  for (const name of Object.keys(body)) if (body[name] === adapter[name]) delete body[name];
+  const limits = LIMITS.map(([name]) => [name, read(name)]).filter(([name, value]) => value !== adapter.limits[name]);
+  if (limits.length) body.limits = Object.fromEntries(limits);
   if (!Object.keys(body).length) body.pinned = adapter.pinned; // nothing to change: say so
   return body;
 }
