@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
@@ -37,6 +37,9 @@ from trainer.loop.trainer import AdapterTrainer, autocasts, make_arguments, tota
 from trainer.methods import apply_method, trainable_parameters
 from trainer.progress import Display, SilentDisplay
 
+if TYPE_CHECKING:
+    from trainer.pooling.answers import Score
+
 
 def train(
     config: TrainConfig, *, resume: bool | str = False, overwrite: bool = False, display: Display | None = None
@@ -66,14 +69,17 @@ def train(
 
 
 def _train_reading(session: TrainingSession, task: ReadingTask) -> RunResult:
-    from trainer.pooling.answers import Score
     from trainer.pooling.run import train_pooled
 
-    def make_score(learned: str) -> Score:
-        names = reading_metrics(learned)
-        return Score(names, partial(score_texts, find_metrics(names)))
+    return train_pooled(session, task, reading_score)
 
-    return train_pooled(session, task, make_score)
+
+def reading_score(learned: str) -> Score:
+    """The score of what a run that reads learns: its task's name, or similarity."""
+    from trainer.pooling.answers import Score
+
+    names = reading_metrics(learned)
+    return Score(names, partial(score_texts, find_metrics(names)))
 
 
 def _train(session: TrainingSession) -> RunResult:

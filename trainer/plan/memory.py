@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -76,7 +78,8 @@ def estimate(blueprint: Blueprint, config: TrainConfig, batch: BatchShape) -> Me
         beside = (
             sum(_bytes(value) for value in trainable_parameters(model).values() if value.dim() > 1) + gradients // 2
         )
-    step = _Step(model, base, training, batch)
+    losses = _writing(model, batch) if blueprint.reading is None else partial(blueprint.reading.losses, model)
+    step = _Step(model, base, training, losses)
     between = planned.weights + adapter + optimizer
     return Memory(
         weights=planned.weights,
@@ -95,18 +98,17 @@ class _Step:
     ``activations``, ``logits`` and ``peak`` in bytes, beside what was there before the step.
     """
 
-    def __init__(self, model: Any, base: Any, training: TrainingConfig, batch: BatchShape) -> None:
+    def __init__(self, model: Any, base: Any, training: TrainingConfig, losses: Callable[[], Tensor]) -> None:
         model.train()
         if training.gradient_checkpointing:
             model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-        head = LabelledHead(model)
         self._tracker = MemoryTracker([*model.parameters(), *model.buffers()], _BODY)
         self.activations = self.logits = 0
         module = output_head(base)
         watch = module.register_forward_pre_hook(lambda *_: self._enter_head())
         try:
             for _ in range(min(training.gradient_accumulation, 2)):  # the second finds the first one's gradients
-                self._forward_backward(model, head, batch)
+                self._forward_backward(losses)
         finally:
             watch.remove()
         self.peak = self._tracker.peak
@@ -115,15 +117,20 @@ class _Step:
         self._tracker.phase = _HEAD
         self.activations = max(self.activations, self._tracker.live[_BODY])
 
-    def _forward_backward(self, model: Any, head: LabelledHead, batch: BatchShape) -> None:
+    def _forward_backward(self, losses: Callable[[], Tensor]) -> None:
         self._tracker.phase = _BODY
-        make = _seq2seq_inputs if model.config.is_encoder_decoder else _inputs
-        inputs, labels = make(batch)
         with self._tracker, choose_all, fused_attention():
-            loss = token_losses(head.logits(model, inputs, labels), labels).sum()
+            loss = losses().sum()
             self._tracker.phase = _BACKWARD
             torch.autograd.backward([loss])
         self.logits = max(self.logits, self._tracker.most[_HEAD])
+
+
+def _writing(model: Any, batch: BatchShape) -> Callable[[], Tensor]:
+    """The losses of a model that learns to write ``batch``."""
+    head = LabelledHead(model)
+    inputs, labels = (_seq2seq_inputs if model.config.is_encoder_decoder else _inputs)(batch)
+    return lambda: token_losses(head.logits(model, inputs, labels), labels)
 
 
 def _inputs(batch: BatchShape) -> tuple[dict[str, Tensor], Tensor]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import torch
@@ -101,12 +101,22 @@ def without_weights() -> Iterator[None]:
         yield
 
 
+class Reads(Protocol):
+    """What of a run that reads is not the method's."""
+
+    def model(self, adapted: Any, base: Base) -> Any:
+        """The model that is trained. Raises ConfigError."""
+
+    def losses(self, model: Any) -> Tensor:
+        """The losses of the largest batch."""
+
+
 @dataclass(frozen=True)
 class Blueprint:
     """What a base is built from, anew for every method, because methods change it.
 
     ``dtype`` is the one that computes. ``tokenizer`` is None for a shape; ``tokens`` are added ones; ``amend`` adds
-    modules that the configuration has no word for.
+    modules that the configuration has no word for. ``reading`` is what a run that reads is given behind the method.
     """
 
     name: str
@@ -116,6 +126,7 @@ class Blueprint:
     tokens: tuple[TrainedToken, ...] = ()
     amend: Callable[[Any], None] | None = None
     trust_remote_code: bool = False
+    reading: Reads | None = None
 
     def build(self, dtype: torch.dtype) -> Base:
         """The base in ``dtype``, frozen like a loaded one. ConfigError when transformers cannot build it."""
@@ -158,6 +169,8 @@ def plan_method(blueprint: Blueprint, config: TrainConfig, dtype: torch.dtype | 
     weights = predicted_weight_bytes(base.model, config.training.quantize)
     with without_weights():
         model = apply_method(base, _without_texts(config.method), _STEPS)
+        if blueprint.reading is not None:
+            model = blueprint.reading.model(model, base)
     return PlannedMethod(base, model, parameters, size, weights)
 
 

@@ -26,7 +26,10 @@ from trainer.methods.own import FullModel
 from trainer.plan.memory import BatchShape, Memory, estimate
 from trainer.plan.meta import Blueprint, PlannedMethod, plan_method, without_weights
 from trainer.plan.model_presets import ModelPreset
+from trainer.plan.reading import Reading, ReadWorkload, sampling
 from trainer.plan.timing import Timing, Workload, measure
+from trainer.pooling.package import packaged
+from trainer.pooling.pooled_data import PooledData, load_pooled_data
 
 PRESET_DTYPE = torch.bfloat16  # of a shape's weights unless training.dtype says otherwise
 Quantize = Literal["none", "nf4"]
@@ -95,27 +98,37 @@ def plan_run(config: TrainConfig, steps: int) -> Plan:
     """The plan of the run of ``config``, ``steps`` of its steps measured. Raises TrainerError, BaseModelError."""
     if config.preference:
         raise ConfigError("preference: plan knows supervised runs only; plan the same run without this section")
-    if config.reading:
-        raise ConfigError(
-            "task: plan knows runs that learn to write only; train a few steps instead (hotswap train ... max_steps=4 "
-            "output=SCRATCH), whose progress tells memory, tokens/s and the time of each step"
-        )
     config = fitted(config)
     path = resolve_base(config.base)
     tokenizer, end_ids = load_vocabulary(config)
-    data = load_data(config.data, tokenizer, end_ids, config.training.seed)
     plain = load_tokenizer(path, config.trust_remote_code)
     tokens = add_tokens(plain, config.added_tokens or ())
     dtype = trained_dtype(config.training.dtype)
     trusted = config.trust_remote_code
     blueprint = Blueprint(path.name, read_config(path, trusted), dtype, plain, tokens, trust_remote_code=trusted)
+    if config.reading:
+        return _plan_reading(
+            blueprint, config, load_pooled_data(config.data, config.reading, plain, config.training.seed), steps
+        )
+    data = load_data(config.data, tokenizer, end_ids, config.training.seed)
     work = Workload(config, data)
     plan = _plan(blueprint, config, work.largest_batch())
     return dataclasses.replace(plan, timing=measure(config, data, work, steps)) if steps else plan
 
 
+def _plan_reading(blueprint: Blueprint, config: TrainConfig, data: PooledData, steps: int) -> Plan:
+    work = ReadWorkload(config, data)
+    blueprint = dataclasses.replace(blueprint, reading=Reading.of(config, data, work))
+    plan = _plan(blueprint, config, work.largest_batch())
+    return dataclasses.replace(plan, timing=measure(config, data, work, steps, sampling(data))) if steps else plan
+
+
 def plan_preset(shape: ModelPreset, config: TrainConfig) -> Plan:
     """The plan of the method of ``config`` on ``shape``; no weights and no data are needed. Raises ConfigError."""
+    if config.reading:
+        raise ConfigError(
+            "task: a shape has no data, which says what is read and how many labels there are; plan the run's own file"
+        )
     return _plan(_blueprint(shape, config), config, _batch(config))
 
 
@@ -185,7 +198,8 @@ def _serving(planned: PlannedMethod, config: TrainConfig) -> ServingCost:
         held = sum(value.numel() * value.element_size() for value in trainable_parameters(planned.model).values())
         return ServingCost(kv_per_token, held * method.target_r // method.init_r)
     with without_weights():
-        tensors = adapter_of(planned.model)[1].values()
+        _, saved = packaged(planned.model, config.reading) if config.reading else adapter_of(planned.model)
+        tensors = saved.values()
     return ServingCost(kv_per_token, sum(tensor.numel() * tensor.element_size() for tensor in tensors))
 
 

@@ -111,8 +111,10 @@ def duration(seconds: float) -> str:
 
 
 def _headline(plan: Plan) -> str:
+    method = plan.config.method.KIND
+    learned = f"{plan.config.reading.KIND} of {method}" if plan.config.reading else method
     return (
-        f"{plan.config.method.KIND} on {plan.base}: {plan.trainable:,} of {plan.base_parameters:,} parameters "
+        f"{learned} on {plan.base}: {plan.trainable:,} of {plan.base_parameters:,} parameters "
         f"trainable ({percent(plan.percent)} %), {_base_words(plan.dtype, plan.config)}"
     )
 
@@ -165,6 +167,8 @@ def _base_words(dtype: str, config: Any) -> str:
 def _batch_words(batch: BatchShape, config: Any) -> str:
     steps = config.training.gradient_accumulation
     more = f", {steps} batches a step" if steps > 1 else ""
+    if config.reading:
+        return f"{batch.rows} texts of {batch.length} tokens{more}, {config.training.optimizer}"
     return (
         f"{batch.rows} x {batch.length} tokens, {batch.labelled} of each row learned{more}, {config.training.optimizer}"
     )

@@ -9,19 +9,20 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, pairwise
 from typing import Any, TypeVar
 
 import msgspec
 import torch
 from torch.utils.data import Sampler
-from transformers import PrinterCallback, TrainerCallback, set_seed
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from trainer.base_model import load_base
-from trainer.config.schema import TrainConfig
+from trainer.config.schema import TrainConfig, TrainingConfig
 from trainer.data.batches import LengthBucketSampler, PackedSampler, Packing, pack
 from trainer.data.disk import lengths_of
 from trainer.data.encoding import IGNORED
@@ -30,11 +31,14 @@ from trainer.loop.callbacks import peak_memory_mb
 from trainer.loop.checkpoint import identity_of
 from trainer.loop.failures import explained
 from trainer.loop.packed_attention import use_packed_attention
-from trainer.loop.trainer import AdapterTrainer, make_arguments, total_steps
+from trainer.loop.trainer import AdapterTrainer, MethodTrainer, make_arguments, total_steps
 from trainer.methods import apply_method
 from trainer.plan.memory import BatchShape
+from trainer.pooling.pooled_data import PooledData
 
 T = TypeVar("T")
+Chosen = Sequence["PlannedStep"]
+MakeTrainer = Callable[[TrainConfig, "Workload", Chosen], "ChosenSteps"]
 
 
 @dataclass(frozen=True)
@@ -66,15 +70,21 @@ class Workload:
     """The steps of the first epoch, drawn as the run will draw them, and how many steps there are in all."""
 
     def __init__(self, config: TrainConfig, data: TrainingData) -> None:
-        training = config.training
-        self.packing: Packing | None = pack(data.train, config.data.max_length) if training.packing else None
-        self.rows = len(self.packing or data.train)
-        self.total_steps = total_steps(training, self.rows)
-        items = _items(lengths_of(data.train), self.packing, training.batch_size, training.seed)
-        micro = _chunks(items, training.batch_size)
-        self.steps = [PlannedStep(batches) for batches in _chunks(micro, training.gradient_accumulation)]
-        self._whole = training.batch_size * training.gradient_accumulation
+        packs = config.training.packing
+        self.packing: Packing | None = pack(data.train, config.data.max_length) if packs else None
         self._data = data
+        self._draw(config.training, lengths_of(data.train))
+
+    def _draw(self, training: TrainingConfig, lengths: Sequence[int]) -> None:
+        self.rows = len(self.packing or lengths)
+        self.total_steps = total_steps(training, self.rows)
+        items = _items(lengths, self.packing, training.batch_size, training.seed)
+        micro = _chunks(items, training.batch_size)
+        self.steps = [self._step(batches) for batches in _chunks(micro, training.gradient_accumulation)]
+        self._whole = training.batch_size * training.gradient_accumulation
+
+    def _step(self, batches: tuple[tuple[tuple[Any, int], ...], ...]) -> PlannedStep:
+        return PlannedStep(batches)
 
     @property
     def tokens(self) -> float:
@@ -140,11 +150,20 @@ class Timing:
         return self.train_seconds + self.evaluation_seconds
 
 
-def measure(config: TrainConfig, data: TrainingData, work: Workload, steps: int) -> Timing:
-    """Train ``steps`` steps that stand for the run, after its largest one, and measure. Raises TrainerError."""
+def measure(
+    config: TrainConfig, data: TrainingData | PooledData, work: Workload, steps: int, make: MakeTrainer | None = None
+) -> Timing:
+    """Train ``steps`` steps that stand for the run, after its largest one, and measure. Raises TrainerError.
+
+    ``make`` makes the trainer of a run that reads.
+    """
     with explained(config), tempfile.TemporaryDirectory(prefix="hotswap-plan-") as scratch:
         chosen = work.sample(steps)
-        trainer = _trainer(_quiet(config, scratch, len(chosen)), data, work, chosen)
+        quiet = _quiet(config, scratch, len(chosen))
+        if config.training.threads:
+            torch.set_num_threads(config.training.threads)
+        trainer = (make or partial(_writing_trainer, data))(quiet, work, chosen)
+        trainer.chosen = [item for step in chosen for item in step.items]
         clock = _Clock()
         trainer.add_callback(clock)
         trainer.remove_callback(PrinterCallback)
@@ -200,13 +219,17 @@ class _Chosen(Sampler[Any]):
         return iter(self._items)
 
 
-class _SampleTrainer(AdapterTrainer):
-    """Trains on chosen steps."""
+class ChosenSteps(MethodTrainer):
+    """To be mixed in before a trainer, which then trains on ``chosen`` items."""
 
     chosen: Sequence[Any] = ()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any]:
         return _Chosen(self.chosen)
+
+
+class _SampleTrainer(ChosenSteps, AdapterTrainer):
+    """Trains on chosen steps."""
 
 
 def _quiet(config: TrainConfig, output: str, steps: int) -> TrainConfig:
@@ -222,26 +245,32 @@ def _quiet(config: TrainConfig, output: str, steps: int) -> TrainConfig:
     return msgspec.structs.replace(config, output=output, training=training)
 
 
-def _trainer(config: TrainConfig, data: TrainingData, work: Workload, chosen: Sequence[PlannedStep]) -> _SampleTrainer:
-    if config.training.threads:
-        torch.set_num_threads(config.training.threads)
+def arguments_of(config: TrainConfig, work: Workload) -> TrainingArguments:
+    """transformers' arguments for steps of ``work`` that leave nothing behind."""
+    arguments = make_arguments(config, work.rows)
+    arguments.save_strategy, arguments.eval_strategy = SaveStrategy.NO, IntervalStrategy.NO
+    return arguments
+
+
+def _writing_trainer(
+    data: TrainingData | PooledData, config: TrainConfig, work: Workload, _chosen: Chosen
+) -> _SampleTrainer:
+    assert isinstance(data, TrainingData), "rows that are read have a trainer of their own"
     base = load_base(config)
     set_seed(config.training.seed)
     if work.packing:
         use_packed_attention(base.model)
     model = apply_method(base, config.method, work.total_steps)
-    arguments = make_arguments(config, work.rows)
-    arguments.save_strategy, arguments.eval_strategy = SaveStrategy.NO, IntervalStrategy.NO
     identity = identity_of(config, base.fingerprint, data.sha256)
-    trainer = _SampleTrainer(model, arguments, data, base, config=config, identity=identity, packing=work.packing)
-    trainer.chosen = [item for step in chosen for item in step.items]
-    return trainer
+    return _SampleTrainer(
+        model, arguments_of(config, work), data, base, config=config, identity=identity, packing=work.packing
+    )
 
 
-def _evaluation_seconds(trainer: AdapterTrainer, data: TrainingData, batches: int) -> float:
+def _evaluation_seconds(trainer: ChosenSteps, data: TrainingData | PooledData, batches: int) -> float:
     """Seconds of one evaluation, from ``batches`` of its batches."""
     size, total = trainer.args.per_device_eval_batch_size, len(data.validation)
-    lengths = lengths_of(data.validation)
+    lengths = [len(data.validation[i]) for i in range(total)]
     padded = [len(part) * max(part) for part in (lengths[i : i + size] for i in range(0, total, size))]
     numbers = sorted({int((i + 0.5) / batches * len(padded)) for i in range(batches)})
     some = [data.validation[i] for number in numbers for i in range(number * size, min((number + 1) * size, total))]

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from typing_extensions import override
 
 from trainer.config.data import DataConfig
+from trainer.data.batches import BLANK
 from trainer.data.conversations import DroppedRow
 from trainer.data.disk import DiskSequence
 from trainer.data.encoding import IGNORED
@@ -26,12 +27,14 @@ class PooledExample(msgspec.Struct, frozen=True, array_like=True):
     """Token ids of the texts of a row, and what is wanted: ids of classes, a number, or nothing more.
 
     With ``places``, those of the tokens that begin its words (-1 for a word without one), ``classes`` are their tags.
+    Of a blank nothing is wanted: it only fills a batch, behind all others.
     """
 
     texts: tuple[Ids, ...]
     classes: tuple[int, ...] = ()
     number: float | None = None
     places: tuple[int, ...] = ()
+    is_blank: bool = False
 
     def __len__(self) -> int:
         return sum(map(len, self.texts))
@@ -62,16 +65,19 @@ class PooledExamples(DiskSequence[PooledExample]):
 
 
 class PooledDataset(Dataset[PooledExample]):
-    """Examples by index."""
+    """Examples by index; ``blank_id`` is the one token of the blank, which is of the kind of the others."""
 
-    def __init__(self, examples: Sequence[PooledExample]) -> None:
+    def __init__(self, examples: Sequence[PooledExample], blank_id: int = 0) -> None:
         self.examples = examples
+        first = examples[0]
+        places = (-1,) if first.places else ()
+        self._blank = PooledExample(((blank_id,),), first.classes[:1], first.number, places, is_blank=True)
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, index: int) -> PooledExample:
-        return self.examples[index]
+        return self._blank if index == BLANK else self.examples[index]
 
 
 class TextEncoder:
@@ -154,6 +160,8 @@ class PooledCollator:
 
         Of words ``labels`` [rows, longest] are the ids at their first tokens, IGNORED elsewhere; ``places`` and
         ``tags`` [rows, most words] are of the words, filled up with -1 and IGNORED.
+
+        Blanks have no labels.
         """
         firsts = [example.texts[0] for example in examples]
         others = [example.texts[1] for example in examples if len(example.texts) > 1]
@@ -161,7 +169,7 @@ class PooledCollator:
         batch = self._padded([*firsts, *others])
         if examples[0].places:
             return batch | _of_words(examples, batch["input_ids"].shape[1])
-        batch["labels"] = self._labels(examples)
+        batch["labels"] = self._labels(examples)[: sum(not example.is_blank for example in examples)]
         if others and examples[0].number is None:
             batch["hidden"] = torch.tensor(
                 [[text == e.texts[1] and place != row for place, text in enumerate(others)]

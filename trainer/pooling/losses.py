@@ -17,7 +17,7 @@ from trainer.pooling.model import unit
 from trainer.pooling.pooled_data import PooledData
 
 RowLosses = Callable[[Tensor, dict[str, Tensor]], Tensor]
-"""Losses [rows] of the model's outputs [texts, outputs] for a batch of trainer.pooling.examples."""
+"""Losses [rows] of the model's outputs [texts, outputs] for a batch of trainer.pooling.examples, but its blanks."""
 
 
 def make_losses(task: ReadingTask, data: PooledData, smoothing: float) -> RowLosses:
@@ -25,14 +25,18 @@ def make_losses(task: ReadingTask, data: PooledData, smoothing: float) -> RowLos
     if isinstance(task, EmbeddingTask):
         return lambda out, batch: pair_losses(out, batch, task.temperature)
     if isinstance(task, RegressionTask):
-        return lambda out, batch: (out[:, 0] - batch["labels"]).square()
+        return lambda out, batch: (_wanted(out, batch)[:, 0] - batch["labels"]).square()
     weights = class_weights(data) if task.class_weights == "balanced" else None
     assert data.labels is not None, "classification has labels"
     if data.labels.of_words:
         return lambda out, batch: tag_losses(out, batch["labels"], weights, smoothing)
     if data.labels.several:
-        return lambda out, batch: several_losses(out, batch["labels"], weights)
-    return lambda out, batch: class_losses(out, batch["labels"], weights, smoothing)
+        return lambda out, batch: several_losses(_wanted(out, batch), batch["labels"], weights)
+    return lambda out, batch: class_losses(_wanted(out, batch), batch["labels"], weights, smoothing)
+
+
+def _wanted(out: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    return out[: len(batch["labels"])]
 
 
 def class_losses(logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float = 0.0) -> Tensor:

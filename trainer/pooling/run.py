@@ -12,6 +12,7 @@ from transformers import set_seed
 from trainer.base_model import Base, load_base
 from trainer.config.task import EmbeddingTask, ReadingTask
 from trainer.data.splits import progress_messages
+from trainer.distributed import processes
 from trainer.loop.session import RunResult, TrainingSession, check_context, describe
 from trainer.loop.trainer import make_arguments, total_steps
 from trainer.methods import apply_method
@@ -63,8 +64,11 @@ def train_pooled(session: TrainingSession, task: ReadingTask, make_score: Callab
     session.open_records(base, {"sha256": data.sha256, **counts, "dropped": data.dropped})
     session.scores = score.names
     trainer = PooledTrainer(model, arguments, data, base, config=config, task=task, identity=identity, score=score)
+    processes.reseed(config.training.seed)
     seconds = session.run(trainer)
-    return session.interrupted(trainer) or _finish(session, _Run(task, data, base, before), trainer, seconds)
+    if stopped := session.interrupted(trainer):
+        return stopped
+    return processes.from_main(lambda: _finish(session, _Run(task, data, base, before), trainer, seconds))
 
 
 def _of_base(base: Base, task: ReadingTask, data: PooledData, score: Score, batch_size: int) -> dict[str, float]:

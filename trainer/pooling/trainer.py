@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import TrainerControl, TrainingArguments
 
 from trainer.base_model import Base
 from trainer.config.schema import TrainConfig
 from trainer.config.task import ReadingTask
-from trainer.data.batches import LengthBucketSampler
+from trainer.data.batches import BLANK, FilledBatches, LengthBucketSampler
+from trainer.distributed import processes
 from trainer.loop.checkpoint import RunIdentity
 from trainer.loop.trainer import MethodTrainer
 from trainer.pooling.answers import Answers, Said, Score
@@ -44,7 +45,7 @@ class PooledTrainer(MethodTrainer):
             identity,
             args=arguments,
             data_collator=PooledCollator(base.pad_id, len(data.labels.names) if data.labels and several else 0),
-            train_dataset=PooledDataset(data.train),
+            train_dataset=PooledDataset(data.train, base.pad_id),
             eval_dataset=PooledDataset(data.validation) if len(data.validation) else None,
         )
         self._losses = make_losses(task, data, config.training.label_smoothing)
@@ -71,13 +72,13 @@ class PooledTrainer(MethodTrainer):
 
     @torch.no_grad()
     def answers(self) -> tuple[float, Answers]:
-        """The loss of the rows held back, and what the model says of each."""
+        """The loss of the rows held back, and what the model says of each. Every process answers all of them."""
         self.model.eval()
         total, rows = 0.0, 0
         said = Said(self._labels)
-        for batch in self.get_eval_dataloader():
+        for batch in DataLoader(self.eval_dataset, self._config.batch_size, collate_fn=self.data_collator):
             inputs = self._prepare_inputs(batch)
-            out = _outputs(self.model_wrapped, inputs)
+            out = _outputs(self.model, inputs)
             losses = self._losses(out, inputs)
             total += float(losses.double().sum())
             rows += len(losses)
@@ -85,11 +86,13 @@ class PooledTrainer(MethodTrainer):
         return total / rows, said.answers()
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
-        return torch.tensor(sum(map(count_losses, batch_samples)), device=device)
+        return torch.tensor(processes.total(sum(map(count_losses, batch_samples))), device=device)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any]:
         dataset = train_dataset or self.train_dataset
-        return LengthBucketSampler(dataset.examples.lengths, self.args.per_device_train_batch_size, self.args.seed)
+        batch = self.args.per_device_train_batch_size * self.args.world_size
+        rows = LengthBucketSampler(dataset.examples.lengths, batch, self.args.seed)
+        return FilledBatches(rows, batch, filler=BLANK) if self.args.world_size > 1 else rows
 
 
 def _outputs(model: torch.nn.Module, inputs: dict[str, Tensor]) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.trainer.distributed.support import train_in
+from tests.trainer.pooling.support import class_rows, tag_rows
 from tests.trainer.support import colour_rows, make_config
 from trainer.config.schema import TrainConfig
 from trainer.loop.records import read_metrics
@@ -106,3 +107,33 @@ def test_two_processes_train_as_one(tiny_base: Path, tmp_path: Path, names: Sequ
             assert_same(config, divided[name])
     if "stops early" in names:
         assert read_metrics(Path(two["stops early"].output) / "metrics.jsonl")[-1]["step"] == 6
+
+
+_LORA = ["method=lora", "dropout=0"]
+READS: dict[str, tuple[list[str], list[dict[str, Any]]]] = {
+    "classes": (
+        [*_LORA, "task=classification", "task.class_weights=balanced", "gradient_accumulation=2"],
+        class_rows(43),
+    ),
+    "tags": (["task=token-classification", "method=prefix", "tokens=4", "projection=false"], tag_rows(43)),
+    "several": (
+        [*_LORA, "task=classification"],
+        [{"text": row["text"], "label": [row["label"], "all"][i % 2 :]} for i, row in enumerate(class_rows(43))],
+    ),
+    "numbers": ([*_LORA, "task=regression"], [{"text": "so " * (i % 5 + 1), "score": i % 5 / 5} for i in range(43)]),
+}
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("names", [("tags",), pytest.param([*READS], marks=pytest.mark.slow)], ids=["some", "all"])
+def test_two_processes_learn_to_read_as_one(tiny_base: Path, tmp_path: Path, names: Sequence[str]) -> None:
+    """35 rows to train on in batches of 8: of the last batch of an epoch the second process has nothing but blanks."""
+    common = ["batch_size=8", "max_steps=7", "eval_steps=3", "best_checkpoint=true", "save_steps=3"]
+    configs = {
+        name: make_config(tmp_path / name, tiny_base, *common, *READS[name][0], rows=READS[name][1]) for name in names
+    }
+    two = {name: elsewhere(config, "two") for name, config in configs.items()}
+    train_in(2, [*two.values()], tmp_path)
+    for name, config in configs.items():
+        train(config)
+        assert_same(config, two[name])
