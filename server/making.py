@@ -14,6 +14,8 @@ from pathlib import Path
 import msgspec
 from prometheus_client import ProcessCollector
 
+from adapters.errors import PackageError
+from adapters.package.sentence_model import SentenceModel, read_sentence_model
 from bases.cache import import_gguf
 from bases.errors import BaseModelError
 from bases.finding import DEFAULT_BASE, is_gguf, resolve_base
@@ -113,6 +115,7 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
         shadows=Shadows(registry, engine, figures, metrics, seats=config.engine.max_num_seqs),
         traces=_traces(config, name),
         version=version("hotswap"),
+        sentence_model=_sentence_model(directory),
     )
 
 
@@ -124,6 +127,17 @@ def _engine_config(config: EngineConfig, directory: Path, text: TextProcessor, d
         end_token_ids=text.end_token_ids(directory),
         tried_dir=str(data_dir),
     )
+
+
+def _sentence_model(directory: Path) -> SentenceModel | None:
+    """What sentence-transformers wrote into the base's folder. Raises BaseModelError for what cannot be read."""
+    try:
+        found = read_sentence_model(directory)
+    except PackageError as error:
+        raise BaseModelError(f"the base in {directory} cannot be read as sentence-transformers': {error}") from error
+    if found is not None and found.problem:
+        log.warning("the base is one of sentence-transformers', and its vectors are not served: %s", found.problem)
+    return found
 
 
 def _base(model: str) -> tuple[str, Path]:

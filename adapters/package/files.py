@@ -22,6 +22,7 @@ SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 GENERATION_FILE = "generation_config.json"
 TEMPLATE_FILE = "chat_template.jinja"
 MODEL_CONFIG_FILE = "config.json"
+MODULES_FILE = "modules.json"
 PACKAGE_FILES = (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -34,6 +35,7 @@ PACKAGE_FILES = (
     GENERATION_FILE,
     TEMPLATE_FILE,
     MODEL_CONFIG_FILE,
+    MODULES_FILE,
 )
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
+from adapters.package.sentence_model import SentenceModel
 from server.adapter_key import AdapterKey
 from server.api.access import Access
 from server.api.limits import RateLimiter
@@ -154,7 +155,10 @@ class Admission:
 
 @dataclass(frozen=True, eq=False)
 class ServerContext:
-    """One server. ``base_name`` is the name clients use for the base, ``base_root`` what it was loaded from."""
+    """One server. ``base_name`` is the name clients use for the base, ``base_root`` what it was loaded from.
+
+    ``sentence_model`` is what sentence-transformers wrote beside the base.
+    """
 
     config: ServerConfig
     base_name: str
@@ -179,6 +183,7 @@ class ServerContext:
     shadows: Shadows
     traces: Traces
     version: str
+    sentence_model: SentenceModel | None = None
     created: int = field(default_factory=lambda: int(time.time()))
     turns: Turns = field(default_factory=Turns)
     limiter: RateLimiter = field(default_factory=RateLimiter)

@@ -45,6 +45,26 @@ class ContextBudget:
         self.check_known(ids)
         return self.cut(Prompt(ids, text))
 
+    async def encode_text(self, text: str, *, add_special_tokens: bool) -> Prompt:
+        """Like ``encode``, of a text that is only read: where it is cut, what the tokenizer puts around it stays."""
+        if not self.keep:
+            return await self.encode(text, add_special_tokens=add_special_tokens)
+        prompt = await self.encode_cut(text, add_special_tokens=add_special_tokens)
+        if not prompt.ids:
+            return await self.encode(text, add_special_tokens=add_special_tokens)
+        self.check_known(prompt.ids)
+        return prompt
+
+    async def encode_cut(self, *texts: str, add_special_tokens: bool) -> Prompt:
+        """The tokens of a text or a pair that are kept. Raises InvalidRequestError for texts too long to be cut."""
+        assert self.keep is not None
+        for text in texts:
+            self._check_cut(text)
+        ids = await self.text.encode_cut_off_loop(
+            texts, self.keep, keeps_end=self.keeps_end, add_special_tokens=add_special_tokens
+        )
+        return Prompt(ids)
+
     def cut(self, prompt: Prompt) -> Prompt:
         """What of ``prompt`` is read. The text of one that is cut is that of its tokens."""
         if not self.keep or len(prompt.ids) <= self.keep:

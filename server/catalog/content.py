@@ -17,6 +17,7 @@ from adapters.package.added_tokens import AddedToken, read_added_tokens, unnamed
 from adapters.package.chat_template import NO_CHAT, PackageChat, read_chat
 from adapters.package.head import PackageHead, read_head
 from adapters.package.inspection import PackageInfo, inspect_package
+from adapters.package.sentence_model import unread_pooling
 from server.catalog.versions import AdapterVersion
 from server.engine.ipc.client import EngineClient
 
@@ -67,13 +68,14 @@ class AnyVocabulary(Vocabulary):
 class Content:
     """A sound package: ``tokens`` are those that it adds to the base's, ``chat`` what is served of its own.
 
-    ``head`` is its own head, where it answers with classes or numbers.
+    ``head`` is its own head, where it answers with classes or numbers. ``notes`` are what else there is to know.
     """
 
     info: PackageInfo
     tokens: Tokens
     chat: PackageChat
     head: PackageHead | None = None
+    notes: tuple[str, ...] = ()
 
     def is_of(self, version: AdapterVersion) -> bool:
         """Whether ``version`` is this."""
@@ -96,12 +98,13 @@ class ContentReader:
         head = read_head(package, info.config, info.manifest, info.tensors)
         data = info.manifest.data if info.manifest else None
         chat = replace(read_chat(package), written_tools=data is not None and data.tools == "text")
-        return Content(info, tokens, self._vocabulary.fit_chat(chat, tokens, ends), head)
+        notes = unread_pooling(package, info.manifest)
+        return Content(info, tokens, self._vocabulary.fit_chat(chat, tokens, ends), head, notes)
 
     def warnings(self, content: Content, trained_ids: Sequence[int]) -> tuple[str, ...]:
         """What to know of ``content``, which has embeddings of its own for ``trained_ids``."""
         unnamed = self._vocabulary.unnamed(trained_ids, content.tokens)
-        return (*unnamed_tokens(unnamed), *content.chat.warnings)
+        return (*unnamed_tokens(unnamed), *content.chat.warnings, *content.notes)
 
     def _read_tokens(self, info: PackageInfo) -> Tokens:
         """What its tokens are beside the base's, once both tokenizers are known to agree."""

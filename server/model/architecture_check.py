@@ -48,6 +48,12 @@ def check_architecture(hf_config: Any) -> None:
             "decoder-only base; it gives embeddings, and with adapters trained on it (task: embedding, classification "
             "or regression) classes and scores"
         )
+    reads_all = getattr(hf_config, "use_bidirectional_attention", None)  # of Gemma 4's "vision" it is of images alone
+    if not getattr(hf_config, "is_causal", True) or reads_all in (True, "all"):
+        raise EngineStartError(
+            f"this {model_type} reads a text in both directions (its config.json says so, as that of an embedding "
+            "model), and only decoders are served: their tokens see what is before them. Serve a decoder-only base"
+        )
     senses = [name.removesuffix("_config") for name in hf_config.sub_configs if _SENSES.search(name)]
     if senses:
         raise EngineStartError(

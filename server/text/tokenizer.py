@@ -16,7 +16,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from adapters.errors import BaseMismatchError
 from adapters.package.added_tokens import AddedToken, check_added
@@ -28,11 +28,13 @@ from bases.tokenizer import load_tokenizer
 from server.errors import InvalidRequestError
 from server.text.adapter_templates import AdapterTemplates
 from server.text.chat_template import ChatTemplate, OwnRenderer
+from server.text.cutting import cut_encoding
 from server.text.extended_tokenizer import extended_tokenizer, tokens_beside
 from server.text.template_environment import Message
 from server.text.template_form import TemplateForm
 from server.text.template_reader import read_template
 from server.text.template_sandbox import TemplateOverrunError, TemplateSandbox
+from server.text.word_pieces import WordPiece, word_pieces
 
 OFFLOAD_CHARS = 4096  # about a millisecond of tokenising: beyond it the event loop is not held up
 LONG_CHARS = 262_144  # about a tenth of a second: beyond it others do not wait behind it
@@ -271,6 +273,13 @@ class TextProcessor:
         ids: list[int] = (await self.off_loop(len(first) + len(second), encode)).ids
         return ids
 
+    async def encode_cut_off_loop(
+        self, texts: Sequence[str], keep: int, *, keeps_end: bool, add_special_tokens: bool
+    ) -> list[int]:
+        """Token ids of a text or a pair, cut as ``server.text.cutting`` says; does not hold up the event loop."""
+        cut = partial(cut_encoding, self._backend, texts, keep, keeps_end=keeps_end, special=add_special_tokens)
+        return (await self.off_loop(sum(map(len, texts)), cut)).ids
+
     async def encode_off_loop(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Like ``encode``; a long text is encoded on another thread."""
         return await self.off_loop(len(text), partial(self.encode, text, add_special_tokens=add_special_tokens))
@@ -312,13 +321,32 @@ class TextProcessor:
     def char_spans(self, text: str, ids: list[int]) -> list[tuple[int, int]] | None:
         """Which characters of ``text`` each of its tokens ``ids`` was made of; None when they are not its tokens.
 
-        Of a text that was cut they are the last ones.
+        Of a text that was cut they are the last ones, or as ``server.text.cutting`` leaves it.
         """
+        encoding = self._encoding_of(text, ids)
+        return None if encoding is None else encoding.offsets[-len(ids) :]
+
+    def word_pieces(self, text: str, ids: list[int]) -> list[WordPiece] | None:
+        """The tokens ``ids`` of ``text`` by words, as ``char_spans``."""
+        encoding = self._encoding_of(text, ids)
+        if encoding is None:
+            return None
+        return list(word_pieces(self._backend, self._hf.unk_token_id, text, encoding, len(ids)))
+
+    def joined(self, spelt: Sequence[str]) -> str:
+        """The text of tokens as the vocabulary spells them: transformers' ``convert_tokens_to_string``."""
+        text: str = self._backend.decoder.decode(spelt) if self._backend.decoder else " ".join(spelt)
+        return text
+
+    def _encoding_of(self, text: str, ids: list[int]) -> Encoding | None:
         for special in (True, False):
             (encoding,) = self._backend.encode_batch([text], add_special_tokens=special)  # lets go of the lock
             if ids and encoding.ids[-len(ids) :] == ids:
-                spans: list[tuple[int, int]] = encoding.offsets[-len(ids) :]
-                return spans
+                return encoding
+            for keeps_end in (True, False) if 0 < len(ids) < len(encoding.ids) else ():
+                cut = cut_encoding(self._backend, [text], len(ids), keeps_end=keeps_end, special=special)
+                if cut.ids == ids:
+                    return cut
         return None
 
     def render_chat(self, messages: Sequence[Message], template_kwargs: Mapping[str, Any] | None = None) -> str:

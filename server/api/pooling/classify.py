@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Annotated, Any
 
+import msgspec
+import numpy as np
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
@@ -16,6 +18,7 @@ from server.api.body import json_body
 from server.api.context import ContextDep, ServerContext
 from server.api.context_budget import ContextBudget
 from server.api.job import Prompt
+from server.api.pooling.entities import find_entities
 from server.api.pooling.job import (
     PooledJob,
     budget_of,
@@ -49,9 +52,16 @@ async def classify_job(
     check_served(context)
     check_count(context, len(body.inputs), len(body.inputs) * head.num_labels, "input")
     prompts = as_read(await _prompts(body, head, budget_of(context, body, adapter, "input")), head)
+    if body.strategy and not head.of_tokens:
+        raise InvalidRequestError(
+            "the head of this adapter tells of whole texts, not of tokens; leave out `aggregation_strategy`",
+            param="aggregation_strategy",
+        )
     if head.of_tokens:
         check_count(context, len(prompts), sum(len(prompt.ids) for prompt in prompts) * head.num_labels, "input")
     pooling = head_params(context, adapter, head, activated=body.wants_probabilities)
+    if body.strategy:  # one label is right, however the head was trained
+        pooling = msgspec.structs.replace(pooling, activation="softmax")
     return make_job(context, body, adapter, prompts, pooling, prefix="classify", started=started)
 
 
@@ -67,13 +77,14 @@ async def _prompts(body: ClassifyBody, head: PackageHead, budget: ContextBudget)
 
 
 def classify_answer(context: ServerContext, body: ClassifyBody, outputs: PooledOutputs) -> dict[str, Any]:
-    """vLLM's answer; of a head of tokens every entry has ``tokens`` in the place of a label.
+    """vLLM's answer; of a head of tokens every entry has ``tokens`` in the place of a label, or ``entities``.
 
-    Of a text each token has ``start`` and ``end``, between which characters (Unicode code points) it stands.
+    Of a text each has ``start`` and ``end``, between which characters (Unicode code points) it stands.
     """
     job = outputs.job
     head = needed_head(context, job.adapter)
-    entries = _of_tokens(context, head, body, outputs) if head.of_tokens else _of_texts(head, outputs)
+    of_each = _of_tokens if body.strategy is None else _entities
+    entries = of_each(context, head, body, outputs) if head.of_tokens else _of_texts(head, outputs)
     return {
         "id": job.id,
         "object": "list",
@@ -113,3 +124,23 @@ def _of_tokens(
 def _places(text: TextProcessor, given: str | list[int], ids: list[int]) -> list[dict[str, int]]:
     spans = text.char_spans(given, ids) if isinstance(given, str) else None
     return [{"start": start, "end": end} for start, end in spans] if spans else [{}] * len(ids)
+
+
+def _entities(
+    context: ServerContext, head: PackageHead, body: ClassifyBody, outputs: PooledOutputs
+) -> Iterator[dict[str, Any]]:
+    text = context.text_of(outputs.job.adapter)
+    ignored = ["O"] if body.ignore_labels is None else body.ignore_labels
+    assert body.strategy is not None
+    for index, (given, prompt, vector) in enumerate(
+        zip(body.inputs, outputs.job.prompts, outputs.vectors, strict=True)
+    ):
+        pieces = text.word_pieces(given, prompt.ids) if isinstance(given, str) else None
+        shares = np.frombuffer(vector, "<f4").reshape(-1, head.num_labels)
+        # a text without tokens is read as the token that begins texts: nothing stands in it
+        found = (
+            find_entities(pieces, shares, body.strategy, label=head.label, join=text.joined, ignored=ignored)
+            if pieces
+            else ()
+        )
+        yield {"index": index, "entities": list(found), "num_classes": head.num_labels}

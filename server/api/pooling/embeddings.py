@@ -15,7 +15,7 @@ from server.api.body import json_body
 from server.api.context import ContextDep, ServerContext
 from server.api.pooling.job import PooledJob, budget_of, check_count, check_served, input_prompts, make_job
 from server.api.pooling.run import PooledOutputs, answer
-from server.api.pooling.vectors import embedding_params, encoded_vector
+from server.api.pooling.vectors import embedding_params, encoded_vector, prompt_of
 from server.api.pooling.wire import EmbeddingBody
 
 router = APIRouter()
@@ -35,7 +35,7 @@ async def embedding_job(
     size = check_served(context)
     pooling = embedding_params(context, body, adapter, size)
     check_count(context, len(body.inputs), len(body.inputs) * (pooling.dimensions or size), "input")
-    prompts = await input_prompts(body, budget_of(context, body, adapter, "input"))
+    prompts = await input_prompts(body, budget_of(context, body, adapter, "input"), prompt_of(context, body))
     return make_job(context, body, adapter, prompts, pooling, prefix="embd", started=started)
 
 

@@ -108,19 +108,21 @@ def check_count(context: ServerContext, count: int, numbers: int, param: str) ->
 
 
 def budget_of(context: ServerContext, body: PooledBody, adapter: AdapterKey | None, param: str) -> ContextBudget:
-    """The positions of one input, of which ``body`` may ask to keep the end."""
+    """The positions of one input, of which ``body`` may ask to keep the end, or the beginning."""
     budget = budget_for(context, adapter, param)
-    return replace(budget, keep=budget.kept(body.truncate_prompt_tokens))
+    keep = budget.kept(body.truncate_prompt_tokens)
+    return replace(budget, keep=keep, keeps_end=body.truncation_side != "right")
 
 
-async def input_prompts(body: InputBody, budget: ContextBudget) -> list[Prompt]:
-    """The prompts of ``body``. Raises InvalidRequestError."""
+async def input_prompts(body: InputBody, budget: ContextBudget, before: str = "") -> list[Prompt]:
+    """The prompts of ``body``, with ``before`` in front of each text. Raises InvalidRequestError."""
     if body.messages is not None:
         messages = [message.for_template() for message in body.messages]
         settings = {"add_generation_prompt": False, **body.chat_template_kwargs}  # it is read, not gone on with
         text = await budget.text.render_chat_off_loop(messages, settings)
         return [_checked(budget, await budget.encode(text, add_special_tokens=bool(body.add_special_tokens)))]
-    return await encoded(body.inputs, budget, special=body.add_special_tokens is not False)
+    inputs = [before + one if isinstance(one, str) else one for one in body.inputs] if before else body.inputs
+    return await encoded(inputs, budget, special=body.add_special_tokens is not False)
 
 
 async def encoded(inputs: Sequence[str | list[int]], budget: ContextBudget, *, special: bool) -> list[Prompt]:
@@ -128,7 +130,7 @@ async def encoded(inputs: Sequence[str | list[int]], budget: ContextBudget, *, s
     prompts = []
     for given in inputs:
         if isinstance(given, str):
-            prompts.append(_checked(budget, await budget.encode(given, add_special_tokens=special)))
+            prompts.append(_checked(budget, await budget.encode_text(given, add_special_tokens=special)))
         else:
             budget.check_known(given)
             prompts.append(_checked(budget, budget.cut(Prompt(given))))
@@ -152,7 +154,10 @@ async def encoded_pairs(
 
 async def _encoded_pair(first: str, second: str, budget: ContextBudget, *, special: bool) -> Prompt:
     budget.check(budget.text.fewest_tokens(first) + budget.text.fewest_tokens(second), 0, at_least=True)
-    ids = await budget.text.encode_pair_off_loop(first, second, add_special_tokens=special)
+    if budget.keep:
+        prompt = await budget.encode_cut(first, second, add_special_tokens=special)
+    else:
+        prompt = Prompt(await budget.text.encode_pair_off_loop(first, second, add_special_tokens=special))
     await asyncio.sleep(0)
-    budget.check_known(ids)
-    return _checked(budget, budget.cut(Prompt(ids)))
+    budget.check_known(prompt.ids)
+    return _checked(budget, prompt)

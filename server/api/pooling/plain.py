@@ -24,6 +24,7 @@ from server.api.pooling.vectors import (
     head_params,
     needed_head,
     numbers_of,
+    prompt_of,
 )
 from server.api.pooling.wire import PoolingBody
 from server.engine.messages import Pooling, PoolingParams
@@ -47,7 +48,7 @@ async def pooling_job(
     head = head_of(context, adapter) if params.through_head else None
     width = head.num_labels if head is not None else params.dimensions or context.engine.info.hidden_size
     check_count(context, len(body.inputs), len(body.inputs) * width, "input")
-    prompts = await input_prompts(body, budget_of(context, body, adapter, "input"))
+    prompts = await input_prompts(body, budget_of(context, body, adapter, "input"), prompt_of(context, body))
     if head is not None:
         prompts = as_read(prompts, head)
     if params.pooling is Pooling.ALL:

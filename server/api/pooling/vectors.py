@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Iterator
 
 from adapters.package.head import PackageHead
+from adapters.package.manifest import PooledRef
 from adapters.quoting import quote
 from server.adapter_key import AdapterKey
 from server.api.context import ServerContext
@@ -17,10 +18,27 @@ from server.errors import InvalidRequestError
 
 
 def trained_pooling(context: ServerContext, adapter: AdapterKey | None) -> Pooling:
-    """Which hidden states an adapter was trained with; the last, as is usual for decoders, where nobody says it."""
-    manifest = context.registry.leased(adapter).manifest if adapter is not None else None
-    trained = manifest.pooled if manifest is not None else None
+    """Which hidden states an adapter or the base was trained with; the last, as is usual, where nobody says.
+
+    Raises InvalidRequestError where the base was trained with what is not served.
+    """
+    trained, beside = _trained(context, adapter), context.sentence_model
+    if beside is not None and beside.problem and trained is beside.pooled:
+        raise InvalidRequestError(
+            f"this base's vectors are not served as sentence-transformers makes them: {beside.problem}; ask "
+            "/v1/embeddings with `pooling` for vectors of its hidden states, or serve another base",
+            param="model",
+        )
     return Pooling(trained.pooling) if trained is not None and trained.pooling else Pooling.LAST
+
+
+def _trained(context: ServerContext, adapter: AdapterKey | None) -> PooledRef | None:
+    """What an adapter's manifest says of its vectors; else, without a head, what stands beside the base."""
+    version = context.registry.leased(adapter) if adapter is not None else None
+    if version is not None and version.manifest is not None and version.manifest.pooled is not None:
+        return version.manifest.pooled
+    beside = context.sentence_model
+    return None if beside is None or (version is not None and version.head is not None) else beside.pooled
 
 
 def embedding_params(context: ServerContext, body: VectorBody, adapter: AdapterKey | None, size: int) -> PoolingParams:
@@ -30,12 +48,25 @@ def embedding_params(context: ServerContext, body: VectorBody, adapter: AdapterK
             f"dimensions is {body.dimensions}, and the vectors of this base have {size}; ask for no more",
             param="dimensions",
         )
-    manifest = context.registry.leased(adapter).manifest if adapter is not None else None
-    trained = manifest.pooled if manifest is not None else None
+    trained = _trained(context, adapter)
     pooling = Pooling(body.pooling) if body.pooling else trained_pooling(context, adapter)
     asked = body.normalize if body.normalize is not None else body.use_activation
     normalize = asked if asked is not None else trained is None or trained.normalize
     return PoolingParams(pooling=pooling, dimensions=body.dimensions or 0, normalize=normalize)
+
+
+def prompt_of(context: ServerContext, body: VectorBody) -> str:
+    """What goes before each text. Raises InvalidRequestError where the base has no prompt of that name."""
+    if body.prompt_name is None:
+        return ""
+    prompts = context.sentence_model.prompts if context.sentence_model is not None else {}
+    if body.prompt_name not in prompts:
+        has = f"those of this base are {', '.join(map(quote, sorted(prompts)))}" if prompts else "this base has none"
+        raise InvalidRequestError(
+            f"there is no prompt {quote(body.prompt_name)}: {has}; put what you mean before each text yourself",
+            param="prompt_name",
+        )
+    return prompts[body.prompt_name]
 
 
 def head_of(context: ServerContext, adapter: AdapterKey | None) -> PackageHead | None:

@@ -37,6 +37,7 @@ class PooledBody(ModelBody):
 
     add_special_tokens: bool | None = None
     truncate_prompt_tokens: KeptTokens | None = None
+    truncation_side: Literal["left", "right"] | None = None
     cache_salt: str | None = Field(None, max_length=256)
     timeout: float | None = Field(None, gt=0, le=MAX_TIMEOUT)
 
@@ -68,8 +69,9 @@ class InputBody(PooledBody, ConversationBody):
 
 
 class VectorBody(InputBody):
-    """Inputs that are answered with vectors."""
+    """Inputs that are answered with vectors. ``prompt_name`` names what goes before each text."""
 
+    prompt_name: str | None = Field(None, max_length=256)
     encoding_format: Encoding | None = None
     dimensions: Integer | None = Field(None, ge=1)
     pooling: PoolingName | None = None
@@ -77,6 +79,13 @@ class VectorBody(InputBody):
     use_activation: bool | None = None
     embed_dtype: Literal["float32"] | None = None
     endianness: Literal["native", "little"] | None = None
+
+    @model_validator(mode="after")
+    def _check_prompt(self) -> VectorBody:
+        texts = self.messages is None and all(isinstance(one, str) for one in self.inputs)
+        if self.prompt_name is not None and not texts:
+            raise ValueError("`prompt_name` goes with texts in `input`")
+        return self
 
     @property
     def wants_plain(self) -> bool:
@@ -89,11 +98,32 @@ class EmbeddingBody(VectorBody):
 
 
 class ClassifyBody(InputBody):
-    """``POST /v1/classify``. Each text of ``text_pair`` is read behind its own of ``input``."""
+    """``POST /v1/classify``. Each text of ``text_pair`` is read behind its own of ``input``.
+
+    With ``aggregation_strategy`` the classes of tokens become entities, as in transformers' pipeline of that name.
+    """
 
     text_pair: str | Texts | None = Field(None, union_mode="left_to_right")
     use_activation: bool | None = None
     activation: bool | None = None  # its older name
+    aggregation_strategy: Literal["none", "simple", "first", "average", "max"] | None = None
+    ignore_labels: Texts | None = None
+
+    @model_validator(mode="after")
+    def _check_entities(self) -> ClassifyBody:
+        if self.strategy is None:
+            if self.ignore_labels is not None:
+                raise ValueError("`ignore_labels` goes with `aggregation_strategy`")
+        elif not all(isinstance(one, str) for one in self.inputs) or self.messages is not None:
+            raise ValueError("`aggregation_strategy` goes with texts in `input`: entities stand in them")
+        elif not self.wants_probabilities:
+            raise ValueError("`aggregation_strategy` weighs probabilities; leave out `use_activation`")
+        return self
+
+    @property
+    def strategy(self) -> Literal["simple", "first", "average", "max"] | None:
+        """How tokens become entities; None where they are told by themselves."""
+        return None if self.aggregation_strategy == "none" else self.aggregation_strategy
 
     @model_validator(mode="after")
     def _check_pairs(self) -> ClassifyBody:

@@ -38,7 +38,8 @@ def make_classifier(
 
 
 @lru_cache(maxsize=32)
-def _classifier(base: Path, path: Path, num_labels: int) -> Any:
+def plain_classifier(base: Path, path: Path, num_labels: int) -> Any:
+    """transformers' model with the adapter in ``path``, by peft."""
     of_tokens = json.loads((path / "adapter_config.json").read_text())["task_type"] == "TOKEN_CLS"
     return PeftModel.from_pretrained(_plain(base, of_tokens, num_labels), path).eval()
 
@@ -46,7 +47,7 @@ def _classifier(base: Path, path: Path, num_labels: int) -> Any:
 @torch.no_grad()
 def outputs(base: Path, path: Path, num_labels: int, token_ids: Sequence[int]) -> Tensor:
     """Logits of one text alone: [num_labels], or of every token [length, num_labels]."""
-    out: Tensor = _classifier(base, path, num_labels)(input_ids=torch.tensor([list(token_ids)])).logits[0]
+    out: Tensor = plain_classifier(base, path, num_labels)(input_ids=torch.tensor([list(token_ids)])).logits[0]
     return out if out.dim() == 1 else out[-len(token_ids) :]
 
 
