@@ -96,8 +96,10 @@ class Spectrum(Sparse):
         rows, in_features = x.shape[1:]
         frequencies = torch.view_as_real(torch.fft.fft(x[0].float()).conj().resolve_conj())  # [rows, in, 2]
         sums = self._sums(frequencies.transpose(0, 1).reshape(in_features, 2 * rows))  # [out, rows * 2]
-        found: Tensor = torch.fft.ifft(torch.view_as_complex(sums.view(-1, rows, 2)), dim=0).real
-        return (found.T / in_features).to(x.dtype)[None]
+        # A row's numbers side by side: along the other dimension a lone row is transformed in another order.
+        sums = sums.view(-1, rows, 2).transpose(0, 1).contiguous()
+        found: Tensor = torch.fft.ifft(torch.view_as_complex(sums)).real
+        return (found / in_features).to(x.dtype)[None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +133,7 @@ class Circulant(AddOp):
         blocks = x.float().view(*x.shape[:-1], -1, self.size)
         frequencies = torch.fft.rfft(blocks).permute(0, 3, 1, 2)  # [G, f, rows, n]
         product = _complex_product(frequencies, self.spectrum)  # [G, f, rows, m]
-        found: Tensor = torch.fft.irfft(product.permute(0, 2, 3, 1), n=self.size)
+        found: Tensor = torch.fft.irfft(product.permute(0, 2, 3, 1).contiguous(), n=self.size)
         return found.flatten(-2).to(x.dtype)
 
 
