@@ -150,7 +150,8 @@ def _lose_engine(live: Live, http: httpx.Client) -> None:
     """Amid a stream; the canary's files are broken by then, so that the live version answers for it."""
     canary = live.context.registry.version("a", 2)
     (canary.path / "adapter_model.safetensors").write_bytes(b"")
-    body = {"model": BASE, "prompt": PROMPT, "max_tokens": 400, "ignore_eos": True, "stream": True}
+    long = {"max_tokens": 400, "n": 16, "ignore_eos": True, "speculation": False, "stream": True}
+    body = {"model": BASE, "prompt": PROMPT, **long}
     engine = live.context.engine
     assert isinstance(engine, ProcessEngineClient)
     assert engine.pid is not None

@@ -46,6 +46,16 @@ def children(process: subprocess.Popen[str]) -> list[Any]:
     return list(psutil.Process(process.pid).children(recursive=True))
 
 
+@contextmanager
+def standing_still(engine: psutil.Process) -> Iterator[None]:
+    """The engine computes nothing meanwhile, so that no answer ends: shorter than --engine-timeout."""
+    engine.suspend()
+    try:
+        yield
+    finally:
+        engine.resume()
+
+
 def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=60)
     return process.returncode, out, err

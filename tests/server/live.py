@@ -79,8 +79,11 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 
 @contextmanager
-def slow_steps(milliseconds: float = 2.0) -> Iterator[None]:
-    """Steps of engines in this process last longer meanwhile: a stream that has to run still does, on any machine."""
+def slow_steps(milliseconds: float = 10.0) -> Iterator[None]:
+    """Steps of engines in this process last longer meanwhile: a stream that has to run still does, on any machine.
+
+    Ask for some hundred tokens, without speculation, and leave before an answer's end is waited for.
+    """
     step = Engine.step
 
     def slow(self: Engine) -> list[FromEngine]:

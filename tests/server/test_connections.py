@@ -21,8 +21,8 @@ from server.adapter_key import AdapterKey
 from server.errors import UnknownModelError
 from tests.factory import make_adapter, make_base
 from tests.server.api.raw import answer, connect, head, post
-from tests.server.api.support import BASE
-from tests.server.live import Live, live_server, wait_until
+from tests.server.api.support import BASE, STEADY
+from tests.server.live import Live, live_server, slow_steps, wait_until
 
 TEXT = "/v1/completions"
 
@@ -75,8 +75,8 @@ def test_a_second_head_that_does_not_end(hasty: Live) -> None:
 
 def test_a_client_that_is_answered_is_not_cut(hasty: Live) -> None:
     """The deadlines are for clients: how long the engine takes, or a stream, is no matter."""
-    body = {"model": BASE, "prompt": "x", "max_tokens": 1900, "ignore_eos": True}
-    with hasty.http() as http:
+    body = {"model": BASE, "prompt": "x", "max_tokens": 60, **STEADY}
+    with slow_steps(), hasty.http() as http:
         assert http.post(TEXT, json=body).elapsed.total_seconds() > 0.5
         with http.stream("POST", TEXT, json=body | {"stream": True}) as response:
             assert list(response.iter_lines())[-2] == "data: [DONE]"
@@ -86,8 +86,8 @@ def test_a_client_that_is_answered_is_not_cut(hasty: Live) -> None:
 
 
 def test_beyond_the_limit_is_a_503(hasty: Live, caplog: pytest.LogCaptureFixture) -> None:
-    body = {"model": BASE, "prompt": "x", "max_tokens": 1900, "ignore_eos": True}
-    with ExitStack() as stack:
+    body = {"model": BASE, "prompt": "x", "max_tokens": 1900, **STEADY}
+    with slow_steps(), ExitStack() as stack:
         for _ in range(8):
             stack.enter_context(connect(hasty)).sendall(post(TEXT, body))
         hasty.wait(lambda: hasty.context.admission.active == 8, "all places to be taken")
@@ -286,9 +286,10 @@ def test_who_does_not_read_takes_no_place_from_others(base: Path, tmp_path: Path
     body = {"model": "lora", **LONG, "stream": True}
     with live_server(base, tmp_path, adapters=[("lora", str(lora))], **limits) as live, ExitStack() as stack:
         admission = live.context.admission
-        for _ in range(2):
-            stack.enter_context(deaf(live, body))
-        live.wait(lambda: admission.active == 128, "all places to be taken")
+        with slow_steps():
+            for _ in range(2):
+                stack.enter_context(deaf(live, body))
+            live.wait(lambda: admission.active == 128, "all places to be taken")
         live.wait(lambda: not admission.active, "the engine to end its work")
         assert admission.unread, "they have not been read"
         assert live.post(TEXT, {"model": BASE, **LONG, "n": 100, "max_tokens": 2}).status_code == 200
@@ -313,7 +314,8 @@ def _known(server: Live, key: AdapterKey) -> bool:
 def test_who_takes_nothing_is_cut(hasty: Live, stream: bool) -> None:
     body = {"model": BASE, **LONG, "stream": stream}
     with deaf(hasty, body) as sock:
-        hasty.wait(lambda: hasty.context.admission.active > 0, "the request to run")
+        with slow_steps():
+            hasty.wait(lambda: hasty.context.admission.active > 0, "the request to run")
         hasty.wait(lambda: not _connections(sock), "the connection to be cut")
         hasty.wait_idle()
 

@@ -17,8 +17,10 @@ import openai
 import pytest
 
 from server.serving import _signals_stop
-from tests.server.command import children, client_of, end, serving, starting, url_of
+from tests.server.command import children, client_of, end, serving, standing_still, starting, url_of
 from tests.server.live import wait_until
+
+LONG = {"max_tokens": 500, "ignore_eos": True, "speculation": False, "stream": True}
 
 
 def test_serve_load_ask_and_stop(tiny_base: Path, tiny_adapters: Mapping[str, Path]) -> None:
@@ -64,17 +66,19 @@ def test_serve_load_ask_and_stop(tiny_base: Path, tiny_adapters: Mapping[str, Pa
 
 
 def test_running_requests_finish_and_new_ones_are_refused(tiny_base: Path) -> None:
-    body = {"model": tiny_base.name, "prompt": "x", "max_tokens": 500, "ignore_eos": True, "n": 8, "stream": True}
+    body = {"model": tiny_base.name, "prompt": "x", "n": 8, **LONG}
     with serving("--model", str(tiny_base)) as (process, lines), client_of(lines) as http:
+        (engine,) = children(process)
         with http.stream("POST", "/v1/completions", json=body) as response:
             events = response.iter_lines()
             next(events)
-            process.send_signal(signal.SIGINT)
-            wait_until(lambda: http.get("/ready").status_code == 503, "the drain to begin")
-            refused = http.post("/v1/completions", json=body | {"stream": False})
-            assert refused.status_code == 503
-            assert refused.headers["retry-after"]
-            assert "shutting down" in refused.json()["error"]["message"]
+            with standing_still(engine):
+                process.send_signal(signal.SIGINT)
+                wait_until(lambda: http.get("/ready").status_code == 503, "the drain to begin")
+                refused = http.post("/v1/completions", json=body | {"stream": False})
+                assert refused.status_code == 503
+                assert refused.headers["retry-after"]
+                assert "shutting down" in refused.json()["error"]["message"]
             rest = [line for line in events if line]
         assert rest[-1] == "data: [DONE]"
         assert sum('"finish_reason":"length"' in line for line in rest) == 8
@@ -84,7 +88,7 @@ def test_running_requests_finish_and_new_ones_are_refused(tiny_base: Path) -> No
 
 
 def test_after_the_deadline_what_runs_is_told_so(tiny_base: Path) -> None:
-    body = {"model": tiny_base.name, "prompt": "x", "max_tokens": 500, "ignore_eos": True, "n": 64, "stream": True}
+    body = {"model": tiny_base.name, "prompt": "x", "n": 64, **LONG}
     with serving("--model", str(tiny_base), "--drain-seconds", "0.1") as (process, lines), client_of(lines) as http:
         with http.stream("POST", "/v1/completions", json=body) as response:
             events = response.iter_lines()
@@ -97,23 +101,24 @@ def test_after_the_deadline_what_runs_is_told_so(tiny_base: Path) -> None:
 
 
 def test_a_second_signal_ends_what_runs_and_says_so(tiny_base: Path) -> None:
-    body = {"model": tiny_base.name, "prompt": "x", "max_tokens": 500, "ignore_eos": True, "n": 64, "stream": True}
+    body = {"model": tiny_base.name, "prompt": "x", "n": 64, **LONG}
     with serving("--model", str(tiny_base)) as (process, lines), client_of(lines) as http:
-        engine = children(process)
+        (engine,) = children(process)
         with http.stream("POST", "/v1/completions", json=body) as response:
             events = response.iter_lines()
             next(events)
             assert process.stdout is not None
             process.stdout.close()  # as when what it was piped to has ended: it drains all the same
-            process.send_signal(signal.SIGTERM)
-            wait_until(lambda: http.get("/ready").status_code == 503, "the drain to begin")
-            process.send_signal(signal.SIGTERM)
+            with standing_still(engine):
+                process.send_signal(signal.SIGTERM)
+                wait_until(lambda: http.get("/ready").status_code == 503, "the drain to begin")
+                process.send_signal(signal.SIGTERM)
             rest = [line for line in events if line]
         assert sum('"finish_reason":"length"' in line for line in rest) < 64
         assert json.loads(rest[-2].removeprefix("data: "))["error"]["code"] == "engine_unavailable"
         assert rest[-1] == "data: [DONE]"
         assert end(process)[0] == 0
-        wait_until(lambda: not any(child.is_running() for child in engine), "the engine to end too")
+        wait_until(lambda: not engine.is_running(), "the engine to end too")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

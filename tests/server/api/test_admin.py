@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save
 from tests.adapters.package.junk import JUNK
 from tests.factory import make_adapter, make_base
 from tests.server.api.support import BASE, STEADY, answer, archive, error_of, wanted
-from tests.server.live import Live, live_server
+from tests.server.live import Live, live_server, slow_steps
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -104,14 +104,15 @@ def test_replace_makes_a_version_and_leaves_running_requests_alone(
     old, new = (archive(packages[name], tmp_path) for name in ("lora", "lora-2"))
     assert admin.put("/v1/adapters/swapped", files={"file": old}).status_code == 201
     options: dict[str, Any] = {"prompt": "x", "max_tokens": 400, "temperature": 0, "extra_body": STEADY}
-    stream = client.completions.create(model="swapped", stream=True, **options)
-    pieces = [next(iter(stream)).choices[0].text]
-    response = admin.put("/v1/adapters/swapped", files={"file": new})
-    assert response.status_code == 201
-    assert response.json()["version"] == 2
-    assert answer(server, "swapped") == wanted(base, packages["lora-2"])
-    states = {v["version"]: v["state"] for v in admin.get("/v1/adapters/swapped").json()["versions"]}
-    assert states[2] == "live"
+    with slow_steps():
+        stream = client.completions.create(model="swapped", stream=True, **options)
+        pieces = [next(iter(stream)).choices[0].text]
+        response = admin.put("/v1/adapters/swapped", files={"file": new})
+        assert response.status_code == 201
+        assert response.json()["version"] == 2
+        assert answer(server, "swapped") == wanted(base, packages["lora-2"])
+        states = {v["version"]: v["state"] for v in admin.get("/v1/adapters/swapped").json()["versions"]}
+        assert states == {1: "draining", 2: "live"}
     pieces += [chunk.choices[0].text for chunk in stream]
     assert "".join(pieces) == client.completions.create(model="lora", **options).choices[0].text
     server.wait(
@@ -168,11 +169,12 @@ def test_list_and_inspect(server: Live, admin: httpx.Client) -> None:
 
 
 def test_running_is_counted(server: Live, admin: httpx.Client, client: openai.OpenAI) -> None:
-    stream = client.completions.create(
-        model="lora", prompt="x", n=3, max_tokens=1900, stream=True, extra_body={"ignore_eos": True}
-    )
-    assert admin.get("/v1/adapters/lora").json()["running"] == 3
-    stream.close()
+    with slow_steps():
+        stream = client.completions.create(
+            model="lora", prompt="x", n=3, max_tokens=1900, stream=True, extra_body=STEADY
+        )
+        assert admin.get("/v1/adapters/lora").json()["running"] == 3
+        stream.close()
     server.wait_idle()
     assert admin.get("/v1/adapters/lora").json()["running"] == 0
 
@@ -185,13 +187,14 @@ def test_drain_lets_requests_finish(
 ) -> None:
     admin.put("/v1/adapters/leaving", files={"file": archive(packages["lora"], tmp_path)})
     options: dict[str, Any] = {"prompt": "y", "max_tokens": 300, "temperature": 0, "extra_body": STEADY}
-    stream = client.completions.create(model="leaving", stream=True, **options)
-    pieces = [next(iter(stream)).choices[0].text]
-    assert admin.delete("/v1/adapters/leaving").json() == {
-        "object": "adapter.deleted", "name": "leaving", "deleted": True, "mode": "drain",
-    }  # fmt: skip
-    error = error_of(server.post("/v1/completions", {"model": "leaving", "prompt": "x"}), 404)
-    assert "removed" in error["message"]
+    with slow_steps():
+        stream = client.completions.create(model="leaving", stream=True, **options)
+        pieces = [next(iter(stream)).choices[0].text]
+        assert admin.delete("/v1/adapters/leaving").json() == {
+            "object": "adapter.deleted", "name": "leaving", "deleted": True, "mode": "drain",
+        }  # fmt: skip
+        error = error_of(server.post("/v1/completions", {"model": "leaving", "prompt": "x"}), 404)
+        assert "run still" in error["message"]
     pieces += [chunk.choices[0].text for chunk in stream]
     assert "".join(pieces) == client.completions.create(model="lora", **options).choices[0].text
     server.wait(lambda: server.stats.adapters_resident <= 3, "the adapter's memory to be freed")
@@ -200,8 +203,8 @@ def test_drain_lets_requests_finish(
 
 def test_force_ends_requests(server: Live, admin: httpx.Client, packages: dict[str, Path], tmp_path: Path) -> None:
     admin.put("/v1/adapters/shot", files={"file": archive(packages["lora"], tmp_path)})
-    body = {"model": "shot", "prompt": "x", "max_tokens": 1900, "ignore_eos": True}
-    with ThreadPoolExecutor(1) as pool:
+    body = {"model": "shot", "prompt": "x", "max_tokens": 1900, **STEADY}
+    with slow_steps(), ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(server.post, "/v1/completions", body)
         server.wait(lambda: server.stats.num_running == 1, "the request to run")
         assert admin.delete("/v1/adapters/shot?mode=force").status_code == 200

@@ -16,9 +16,9 @@ import httpx
 import pytest
 
 from server.engine.ipc.process_client import ProcessEngineClient
-from tests.server.api.support import BASE, answer, archive, error_of, wanted
+from tests.server.api.support import BASE, STEADY, answer, archive, error_of, wanted
 from tests.server.catalog.spoil import flip_a_bit, read_only, small_disk
-from tests.server.live import Live, live_server
+from tests.server.live import Live, live_server, slow_steps
 
 
 @pytest.fixture
@@ -170,9 +170,9 @@ def test_a_file_in_the_place_of_a_folder(store: Live, data_dir: Path, uploads: d
 
 
 def test_force_after_drain_ends_the_requests_that_run(store: Live, uploads: dict[str, Any]) -> None:
-    body = {"model": "lora", "prompt": "x", "max_tokens": 1900, "ignore_eos": True, "stream": True}
+    body = {"model": "lora", "prompt": "x", "max_tokens": 1900, "stream": True, **STEADY}
     for path in ("/v1/adapters/lora", "/v1/adapters/lora/versions/2"):
-        with store.http() as http, http.stream("POST", "/v1/completions", json=body) as stream:
+        with slow_steps(), store.http() as http, http.stream("POST", "/v1/completions", json=body) as stream:
             events = stream.iter_lines()
             next(events)
             if path.endswith("2"):

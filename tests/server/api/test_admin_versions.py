@@ -20,7 +20,7 @@ from server.api.prepare import asked_model, completion_job
 from server.api.wire import CompletionBody
 from server.engine.messages import RequestOutput
 from tests.server.api.support import BASE, STEADY, answer, archive, error_of, wanted
-from tests.server.live import Live, live_server
+from tests.server.live import Live, live_server, slow_steps
 
 NAME = "gated"
 URL = f"/v1/adapters/{NAME}"
@@ -161,19 +161,21 @@ def test_discarding_versions(server: Live, admin: httpx.Client, data: dict[str, 
 
 
 def test_drained_and_forced_requests(server: Live, admin: httpx.Client, data: dict[str, bytes]) -> None:
-    body = {"model": f"{NAME}@2", "prompt": "x", "max_tokens": 600, "ignore_eos": True}
+    body = {"model": f"{NAME}@2", "prompt": "x", "max_tokens": 600, **STEADY}
     admin.put(URL, files={"f": data["lora"]})
     admin.put(URL, params={"activate": "0"}, files={"f": data["lora-2"]})
     with ThreadPoolExecutor(1) as pool:
-        finishing = pool.submit(server.post, "/v1/completions", body)
-        server.wait(lambda: server.stats.num_running == 1, "the request to run")
-        assert admin.delete(f"{URL}/versions/2").status_code == 200
+        with slow_steps():
+            finishing = pool.submit(server.post, "/v1/completions", body)
+            server.wait(lambda: server.stats.num_running == 1, "the request to run")
+            assert admin.delete(f"{URL}/versions/2").status_code == 200
         assert finishing.result(60).json()["usage"]["completion_tokens"] == 600
         admin.put(URL, params={"activate": "0"}, files={"f": data["lora-2"]})
-        ending = pool.submit(server.post, "/v1/completions", {**body, "model": f"{NAME}@3", "max_tokens": 1900})
-        server.wait(lambda: server.stats.num_running == 1, "the request to run")
-        assert admin.delete(f"{URL}/versions/3?mode=force").status_code == 200
-        assert "was removed" in error_of(ending.result(60), 404)["message"]
+        with slow_steps():
+            ending = pool.submit(server.post, "/v1/completions", {**body, "model": f"{NAME}@3", "max_tokens": 1900})
+            server.wait(lambda: server.stats.num_running == 1, "the request to run")
+            assert admin.delete(f"{URL}/versions/3?mode=force").status_code == 200
+            assert "was removed" in error_of(ending.result(60), 404)["message"]
 
 
 def test_a_stream_keeps_its_version_through_activation_and_rollback(
@@ -184,13 +186,14 @@ def test_a_stream_keeps_its_version_through_activation_and_rollback(
     admin.put(URL, params={"activate": False}, files={"f": data["prefix"]})
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
         alone = [client.completions.create(model=f"{NAME}@{n}", **options).choices[0].text for n in (1, 2)]
-        streams = [client.completions.create(model=f"{NAME}@{n}", stream=True, **options) for n in (1, 2)]
-        pieces = [[next(iter(stream)).choices[0].text] for stream in streams]
-        assert admin.patch(URL, json={"version": 2}).status_code == 200
-        assert states(admin) == {1: "draining", 2: "live"}
-        assert admin.post(f"{URL}/rollback").status_code == 200, "back to one that drains: it is called back"
-        assert states(admin) == {1: "live", 2: "draining"}
-        assert admin.delete(f"{URL}/versions/2").status_code == 200
+        with slow_steps():
+            streams = [client.completions.create(model=f"{NAME}@{n}", stream=True, **options) for n in (1, 2)]
+            pieces = [[next(iter(stream)).choices[0].text] for stream in streams]
+            assert admin.patch(URL, json={"version": 2}).status_code == 200
+            assert states(admin) == {1: "draining", 2: "live"}
+            assert admin.post(f"{URL}/rollback").status_code == 200, "back to one that drains: it is called back"
+            assert states(admin) == {1: "live", 2: "draining"}
+            assert admin.delete(f"{URL}/versions/2").status_code == 200
         for text, stream in zip(pieces, streams, strict=True):
             text += [chunk.choices[0].text for chunk in stream]
     assert ["".join(text) for text in pieces] == alone

@@ -15,7 +15,8 @@ from server.batches.answers import Answers
 from server.batches.batch import OPEN, Batch, BatchStatus, batch_of, cancelled, with_batch
 from server.catalog.jobs import JobRow
 from server.errors import InvalidRequestError
-from tests.server.live import Live, wait_until
+from tests.server.api.support import STEADY
+from tests.server.live import Live, slow_steps, wait_until
 
 CHAT = "/v1/chat/completions"
 ASKED: dict[str, Any] = {
@@ -88,9 +89,10 @@ def test_a_wrong_file_fails_with_its_lines(client: openai.OpenAI) -> None:
 
 
 def test_a_batch_can_be_cancelled(client: openai.OpenAI, server: Live) -> None:
-    batch = begun(client, *(request(str(i), max_tokens=400, ignore_eos=True) for i in range(60)))
-    wait_until(lambda: client.batches.retrieve(batch.id).status == "in_progress", "the batch to begin")
-    assert client.batches.cancel(batch.id).status in ("cancelling", "cancelled")
+    with slow_steps():
+        batch = begun(client, *(request(str(i), max_tokens=400, **STEADY) for i in range(60)))
+        wait_until(lambda: client.batches.retrieve(batch.id).status == "in_progress", "the batch to begin")
+        assert client.batches.cancel(batch.id).status in ("cancelling", "cancelled")
     batch = ended(client, batch.id)
     assert batch.status == "cancelled"
     assert batch.request_counts.completed < 60

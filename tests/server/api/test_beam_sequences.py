@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ import torch
 
 from server.text.tokenizer import TextProcessor
 from tests import oracle
+from tests.server.api.raw import connect, post
 from tests.server.api.support import error_of
-from tests.server.live import Live
+from tests.server.live import Live, slow_steps
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 PROMPT = "who? who are you, and who am I?"
@@ -100,19 +100,16 @@ def test_what_is_refused(server: Live, options: dict[str, Any], param: str) -> N
 
 
 def test_who_leaves_ends_the_search(server: Live) -> None:
-    async def leave() -> None:
-        _, writer = await asyncio.open_connection("127.0.0.1", int(server.url.rpartition(":")[2]))
-        text = b'{"prompt": "a", "max_tokens": 1500, "n": 4, "use_beam_search": true, "ignore_eos": true}'
-        head = b"POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: "
-        writer.write(head + str(len(text)).encode() + b"\r\n\r\n" + text)
-        await writer.drain()
-        await asyncio.sleep(0.1)
-        writer.close()
-
-    asyncio.run(leave())
-    server.wait_idle()
+    steps = server.stats.steps
+    with slow_steps():
+        with connect(server) as sock:
+            sock.sendall(post(TEXT, body(max_tokens=1500, n=4, ignore_eos=True)))
+            server.wait(lambda: server.stats.steps > steps + 3, "the search to run")
+        server.wait_idle()
+    assert server.stats.steps < steps + 1000, "it ran to its end"
 
 
 def test_a_timeout_ends_the_search(server: Live) -> None:
-    error_of(server.post(TEXT, body(max_tokens=1500, n=4, ignore_eos=True, timeout=0.2)), 408)
+    with slow_steps():
+        error_of(server.post(TEXT, body(max_tokens=1500, n=4, ignore_eos=True, timeout=0.2)), 408)
     server.wait_idle()

@@ -19,8 +19,8 @@ from server.api import body_limits
 from server.api.body_limits import BodyBudget, BodyLimit, BodyRule
 from server.api.error_responses import ApiError
 from tests.server.api.raw import answer, connect, head, post
-from tests.server.api.support import BASE, error_of
-from tests.server.live import Live, live_server
+from tests.server.api.support import BASE, STEADY, error_of
+from tests.server.live import Live, live_server, slow_steps
 
 TEXT = "/v1/completions"
 HUGE = 64 << 20
@@ -206,8 +206,8 @@ async def test_the_silent_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_body_counts_no_longer_than_it_takes_to_read(strict: Live) -> None:
     with strict.http(Authorization="Bearer sk") as http:
-        body = padded(700_000, stream=True, max_tokens=1500, ignore_eos=True)
-        with http.stream("POST", TEXT, content=body) as running:
+        body = padded(700_000, stream=True, max_tokens=1500, **STEADY)
+        with slow_steps(), http.stream("POST", TEXT, content=body) as running:
             assert running.status_code == 200
             with strict.http(Authorization="Bearer sk") as other:
                 assert other.post(TEXT, content=padded(700_000)).status_code == 200

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tests.combinations import peft_weighted
 from tests.factory import make_adapter
 from tests.server.api.pooling.classifiers import make_classifier, weighted_outputs
 from tests.server.api.support import BASE, STEADY, archive, error_of, events
-from tests.server.live import Live, live_server, wait_until
+from tests.server.live import Live, live_server, slow_steps, wait_until
 
 BOTH = "law:0.7+tone:-0.5"
 BODY = {"prompt": "who?", "max_tokens": 8, "temperature": 0, "ignore_eos": True}
@@ -248,12 +249,15 @@ def test_each_member_is_counted(live: Live, upload: Callable[[str, str], None]) 
 
 def test_a_swap_during_a_request_changes_the_next_one(live: Live, upload: Callable[[str, str], None]) -> None:
     upload("swapped", "law")
-    model, fields = "swapped:0.7+tone:-0.5", {**STEADY, "max_tokens": 60}
+    model, fields = "swapped:0.7+tone:-0.5", {**STEADY, "max_tokens": 200}
     before, body = ask(live, model, **fields), {**BODY, **fields, "model": model, "stream": True}
-    with live.http() as http, http.stream("POST", "/v1/completions", json=body) as it:
-        lines = it.iter_lines()
-        said, text = it.headers["x-hotswap-adapter"], [next(lines)]
-        upload("swapped", "law-2")
+    with live.http() as http, ExitStack() as stack:
+        with slow_steps():
+            it = stack.enter_context(http.stream("POST", "/v1/completions", json=body))
+            lines = it.iter_lines()
+            said, text = it.headers["x-hotswap-adapter"], [next(lines)]
+            upload("swapped", "law-2")
+            assert live.stats.num_running == 1, "it still runs"
         text += list(lines)
     pieces = [json.loads(line.removeprefix("data: ")) for line in text if line.startswith("data: {")]
     assert (said, "".join(piece["choices"][0]["text"] for piece in pieces)) == before
@@ -265,7 +269,7 @@ def test_a_swap_during_a_request_changes_the_next_one(live: Live, upload: Callab
 def test_a_member_that_is_taken_away_by_force_ends_its_requests(live: Live, upload: Callable[[str, str], None]) -> None:
     upload("brief", "law")
     body = {**BODY, **STEADY, "model": "brief+tone", "max_tokens": 1500, "stream": True}
-    with live.http() as http, http.stream("POST", "/v1/completions", json=body) as it:
+    with slow_steps(), live.http() as http, http.stream("POST", "/v1/completions", json=body) as it:
         lines = it.iter_lines()
         next(lines)
         with live.http() as other:

@@ -12,8 +12,8 @@ import pytest
 
 from server.api.context import Admission
 from server.errors import EngineUnavailableError, QueueFullError
-from tests.server.api.support import BASE, error_of
-from tests.server.live import live_server
+from tests.server.api.support import BASE, STEADY, error_of
+from tests.server.live import live_server, slow_steps
 
 
 def test_closed_until_opened() -> None:
@@ -101,17 +101,18 @@ def test_who_has_not_read_for_longest_is_cut() -> None:
 
 
 def test_a_full_queue_is_429(base: Path, tmp_path: Path) -> None:
-    body: dict[str, Any] = {"model": BASE, "prompt": "x", "max_tokens": 1500, "ignore_eos": True}
+    body: dict[str, Any] = {"model": BASE, "prompt": "x", "max_tokens": 500, **STEADY}
     engine = {"max_num_seqs": 1}
     with live_server(base, tmp_path, engine=engine, max_waiting_requests=1) as live, ThreadPoolExecutor(2) as pool:
-        running = [pool.submit(live.post, "/v1/completions", body) for _ in range(2)]
-        live.wait(lambda: live.context.admission.active == 2, "two requests")
-        refused = live.post("/v1/completions", body)
-        assert error_of(refused, 429)["code"] == "rate_limit_exceeded"
-        assert int(refused.headers["retry-after"]) >= 1
-        client = openai.OpenAI(base_url=f"{live.url}/v1", api_key="x", max_retries=0)
-        with client, pytest.raises(openai.RateLimitError):
-            client.completions.create(model=BASE, prompt="x")
+        with slow_steps():
+            running = [pool.submit(live.post, "/v1/completions", body) for _ in range(2)]
+            live.wait(lambda: live.context.admission.active == 2, "two requests")
+            refused = live.post("/v1/completions", body)
+            assert error_of(refused, 429)["code"] == "rate_limit_exceeded"
+            assert int(refused.headers["retry-after"]) >= 1
+            client = openai.OpenAI(base_url=f"{live.url}/v1", api_key="x", max_retries=0)
+            with client, pytest.raises(openai.RateLimitError):
+                client.completions.create(model=BASE, prompt="x")
         assert [future.result().status_code for future in running] == [200, 200]
         assert live.post("/v1/completions", body | {"max_tokens": 1}).status_code == 200
         # more than ever fits is refused too, not queued for ever
@@ -119,15 +120,15 @@ def test_a_full_queue_is_429(base: Path, tmp_path: Path) -> None:
 
 
 def test_no_new_requests_while_draining(base: Path, tmp_path: Path) -> None:
-    body: dict[str, Any] = {"model": BASE, "prompt": "x", "max_tokens": 800, "ignore_eos": True}
+    body: dict[str, Any] = {"model": BASE, "prompt": "x", "max_tokens": 500, **STEADY}
     with live_server(base, tmp_path) as live, ThreadPoolExecutor(1) as pool:
-        running = pool.submit(live.post, "/v1/completions", body)
-        live.wait(lambda: live.context.admission.active == 1, "a request")
-        live.on_loop(lambda: live.context.admission.close("the server is shutting down"))
-        refused = live.post("/v1/completions", body)
-        assert error_of(refused, 503)["message"] == "the server is shutting down"
-        assert refused.headers["retry-after"]
-        with live.http() as http:
+        with slow_steps(), live.http() as http:
+            running = pool.submit(live.post, "/v1/completions", body)
+            live.wait(lambda: live.context.admission.active == 1, "a request")
+            live.on_loop(lambda: live.context.admission.close("the server is shutting down"))
+            refused = live.post("/v1/completions", body)
+            assert error_of(refused, 503)["message"] == "the server is shutting down"
+            assert refused.headers["retry-after"]
             error_of(http.get("/ready"), 503)
             error_of(http.put("/v1/adapters/x", files={"f": b"x"}), 503)
             assert http.get("/health").status_code == 200

@@ -16,7 +16,7 @@ import pytest
 from tests.server.api.support import BASE, error_of, events
 from tests.server.engine.ipc.fragile import POISONS, Fragile, build_fragile
 from tests.server.engine.ipc.local_client import RestartingLocalClient
-from tests.server.live import Live, live_server
+from tests.server.live import Live, live_server, slow_steps
 
 PATH = "/v1/completions"
 LONG = {"max_tokens": 300, "ignore_eos": True, "speculation": False}
@@ -58,14 +58,16 @@ def test_everyone_gets_one_whole_answer_or_one_error(server: Live) -> None:
     before = {name: counter(server, name) for name in ("resumed_sequences_total", "engine_restarts_total")}
     with ExitStack() as stack:
         http, pool = stack.enter_context(server.http()), stack.enter_context(ThreadPoolExecutor(8))
-        begun = stack.enter_context(http.stream("POST", PATH, json={**stream, "stream": True}))
-        lines = begun.iter_lines()
-        seen = [next(lines)]
-        answers = [pool.submit(server.post, PATH, ask) for ask in wholes]
-        server.wait(lambda: server.stats.num_running == 4 and server.stats.num_waiting, "a full engine")
-        untouched = pool.submit(events, server, PATH, stream)
-        server.wait(lambda: server.stats.num_waiting == 2, "one more to wait")
-        Fragile.doomed.set()
+        with slow_steps():
+            begun = stack.enter_context(http.stream("POST", PATH, json={**stream, "stream": True}))
+            lines = begun.iter_lines()
+            seen = [next(lines)]
+            answers = [pool.submit(server.post, PATH, ask) for ask in wholes]
+            server.wait(lambda: server.stats.num_running == 4 and server.stats.num_waiting, "a full engine")
+            untouched = pool.submit(events, server, PATH, stream)
+            server.wait(lambda: server.stats.num_waiting == 2, "one more to wait")
+            Fragile.doomed.set()
+            server.wait(lambda: not Fragile.doomed.is_set(), "the engine to end")
         assert [told(answer.result()) for answer in answers] == expected
         seen += [line for line in lines if line]
         assert texts(untouched.result()) == texts(expected_stream)
@@ -91,9 +93,11 @@ def test_a_combination_is_made_again_by_the_next_engine(server: Live) -> None:
     ask = {"model": "lora:0.5+lora-2:-0.3", "prompt": "who?", "temperature": 0, **LONG}
     expected, restarts = told(server.post(PATH, ask)), counter(server, "engine_restarts_total")
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(server.post, PATH, ask)
-        server.wait(lambda: server.stats.num_running == 1, "the request to run")
-        Fragile.doomed.set()
+        with slow_steps():
+            answer = pool.submit(server.post, PATH, ask)
+            server.wait(lambda: server.stats.num_running == 1, "the request to run")
+            Fragile.doomed.set()
+            server.wait(lambda: not Fragile.doomed.is_set(), "the engine to end")
         assert told(answer.result()) == expected
     assert counter(server, "engine_restarts_total") == restarts + 1
     server.wait_idle()
@@ -104,9 +108,10 @@ def test_what_ends_every_engine_is_refused_and_not_to_be_repeated(server: Live) 
     bystander = {"model": "lora", "prompt": "who?", "temperature": 0, **LONG}
     expected = told(server.post(PATH, bystander))
     with ThreadPoolExecutor(2) as pool:
-        beside = pool.submit(server.post, PATH, bystander)
-        server.wait(lambda: server.stats.num_running == 1, "the other request to run")
-        refused = server.post(PATH, {"model": BASE, "prompt": [5, next(iter(POISONS))], **LONG})
+        with slow_steps():
+            beside = pool.submit(server.post, PATH, bystander)
+            server.wait(lambda: server.stats.num_running == 1, "the other request to run")
+            refused = server.post(PATH, {"model": BASE, "prompt": [5, next(iter(POISONS))], **LONG})
         assert told(beside.result()) == expected
     assert error_of(refused, 503)["code"] == "request_ends_engine"
     assert refused.headers["x-should-retry"] == "false"

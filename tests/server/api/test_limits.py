@@ -238,20 +238,21 @@ def test_tokens_are_settled_with_what_was_used(limited: Live) -> None:
 
 
 def test_one_key_cannot_fill_the_queue(limited: Live) -> None:
-    body = {"max_tokens": 400}
-    with slow_steps(), ThreadPoolExecutor(3) as pool:
-        running = [pool.submit(ask, limited, "d", **body)]
-        limited.wait(lambda: limited.stats.num_running == 1, "the first to run")
-        limited.wait(lambda: not limited.on_loop(lambda: _queued(limited)), "its first token")
-        running += [pool.submit(ask, limited, "d", **body) for _ in range(2)]
-        limited.wait(lambda: limited.context.admission.active == 3, "three requests")
-        refused = ask(limited, "d", max_tokens=1)
-        assert error_of(refused, 429)["code"] == "too_many_concurrent_requests"
-        assert refused.headers["retry-after"] == "1"
-        with limited.http(authorization="Bearer e") as http:
-            full = http.post("/v1/completions", json={"model": BASE, "prompt": "x", "n": 3, "max_tokens": 1})
-        assert error_of(full, 429)["code"] == "queue_full", "as many wait for a key"
-        assert ask(limited, "e", max_tokens=1).status_code == 200
+    body = {"max_tokens": 400, **STEADY}
+    with ThreadPoolExecutor(3) as pool:
+        with slow_steps():
+            running = [pool.submit(ask, limited, "d", **body)]
+            limited.wait(lambda: limited.stats.num_running == 1, "the first to run")
+            limited.wait(lambda: not limited.on_loop(lambda: _queued(limited)), "its first token")
+            running += [pool.submit(ask, limited, "d", **body) for _ in range(2)]
+            limited.wait(lambda: limited.context.admission.active == 3, "three requests")
+            refused = ask(limited, "d", max_tokens=1)
+            assert error_of(refused, 429)["code"] == "too_many_concurrent_requests"
+            assert refused.headers["retry-after"] == "1"
+            with limited.http(authorization="Bearer e") as http:
+                full = http.post("/v1/completions", json={"model": BASE, "prompt": "x", "n": 3, "max_tokens": 1})
+            assert error_of(full, 429)["code"] == "queue_full", "as many wait for a key"
+            assert ask(limited, "e", max_tokens=1).status_code == 200
         assert [future.result().status_code for future in running] == [200, 200, 200]
     limited.wait_idle()
     limited.wait(lambda: limited.on_loop(limited.context.limiter.active) == 0, "places to be free")
@@ -267,7 +268,8 @@ def test_a_client_that_leaves_frees_its_places(limited: Live) -> None:
         body = {"model": BASE, "prompt": "x", "max_tokens": 1500, "stream": True, **STEADY}
         with slow_steps(), http.stream("POST", "/v1/completions", json=body) as response:
             assert response.headers["x-ratelimit-limit-tokens"] == "4000"
-            next(response.iter_lines())
+            lines = response.iter_lines()  # which end the request when they go
+            assert next(lines)
             assert limited.on_loop(limited.context.limiter.active) == 2
     limited.wait(lambda: limited.on_loop(limited.context.limiter.active) == 0, "places to be free")
 
@@ -286,15 +288,16 @@ def test_names_have_limits_of_their_own(base: Path, packages: dict[str, Path], t
 
 
 def test_a_request_that_waits_too_long_is_not_begun(limited: Live) -> None:
-    with slow_steps(), ThreadPoolExecutor(1) as pool:
-        running = pool.submit(ask, limited, "b", max_tokens=400)
-        limited.wait(lambda: limited.stats.num_running == 1, "the first to run")
-        late = ask(limited, "b", timeout=0.05)
-        error = error_of(late, 408)
-        assert error["code"] == "request_timeout"
-        assert "before its first token" in error["message"]
-        assert late.headers["retry-after"]
-        limited.wait(lambda: limited.context.admission.active <= 1, "nothing of it to be left")
+    with ThreadPoolExecutor(1) as pool:
+        with slow_steps():
+            running = pool.submit(ask, limited, "b", max_tokens=400, **STEADY)
+            limited.wait(lambda: limited.stats.num_running == 1, "the first to run")
+            late = ask(limited, "b", timeout=0.05)
+            error = error_of(late, 408)
+            assert error["code"] == "request_timeout"
+            assert "before its first token" in error["message"]
+            assert late.headers["retry-after"]
+            limited.wait(lambda: limited.context.admission.active <= 1, "nothing of it to be left")
         assert running.result().status_code == 200
 
 

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from server.settings import ServerConfig
 from tests.server.api.support import BASE, STEADY, error_of
-from tests.server.live import Live, live_server
+from tests.server.live import Live, live_server, slow_steps
 
 PAGE = "https://app.example"
 
@@ -55,7 +55,7 @@ def test_load_counts_the_requests_that_are_answered(server: Live) -> None:
     with server.http() as http:
         assert http.get("/load").json() == {"server_load": 0}
         body = {"prompt": "x", "max_tokens": 1500, "n": 3, "stream": True, **STEADY}
-        with http.stream("POST", "/v1/completions", json=body) as response:
+        with slow_steps(), http.stream("POST", "/v1/completions", json=body) as response:
             lines = response.iter_lines()  # which end the request when they go
             assert next(lines)
             with server.http() as other:

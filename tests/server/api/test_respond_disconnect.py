@@ -13,10 +13,10 @@ from starlette.types import Message
 
 from server.api.event_stream import DONE, NOT_TAKEN, EventStream, event
 from tests.server.api.raw import connect, head, post
-from tests.server.api.support import BASE
-from tests.server.live import Live
+from tests.server.api.support import BASE, STEADY
+from tests.server.live import Live, slow_steps
 
-ENDLESS = {"model": "lora", "max_tokens": 1900, "n": 6, "ignore_eos": True}
+ENDLESS = {"model": "lora", "max_tokens": 1900, "n": 6, **STEADY}
 
 
 def send(server: Live, path: str, body: dict[str, Any]) -> socket.socket:
@@ -44,7 +44,7 @@ def test_everything_is_freed_at_once(server: Live, path: str, extra: dict[str, A
     labels = {"model": BASE, "adapter": "lora", "version": "1", "finish_reason": "abort"}
     aborted = generated("hotswap_requests_total", labels) or 0
     sequences = 6 * len(extra.get("prompt", "x"))
-    with send(server, path, ENDLESS | extra) as sock:
+    with slow_steps(), send(server, path, ENDLESS | extra) as sock:
         server.wait(lambda: server.stats.num_running == sequences, "all sequences to run")
         steps = server.stats.steps
         if extra.get("stream"):
@@ -58,8 +58,8 @@ def test_everything_is_freed_at_once(server: Live, path: str, extra: dict[str, A
 
 def test_leaving_while_waiting_in_the_queue(server: Live) -> None:
     server.wait_idle()
-    body = {"model": BASE, "prompt": "x", "max_tokens": 1900, "n": 100, "ignore_eos": True}
-    with send(server, "/v1/completions", body):
+    body = {"model": BASE, "prompt": "x", "max_tokens": 1900, "n": 100, **STEADY}
+    with slow_steps(), send(server, "/v1/completions", body):
         server.wait(lambda: server.stats.num_waiting > 0, "a queue")
     server.wait_idle()
     assert server.stats.num_waiting == 0

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import httpx
 import openai
 import pytest
 
-from tests.server.api.support import BASE, events
-from tests.server.live import Live, live_server
+from tests.server.api.support import BASE, STEADY, events
+from tests.server.live import Live, live_server, slow_steps
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
@@ -156,15 +157,16 @@ def test_removal_by_force_ends_a_stream_with_an_error_event(
     asyncio.run_coroutine_threadsafe(
         server.context.lifecycle.install_copy("doomed", packages["lora-2"]), server.loop
     ).result(30)
-    stream = client.completions.create(
-        model="doomed", prompt="x", max_tokens=1900, stream=True, extra_body={"logit_bias": {"72": 100}}
-    )
-    next(iter(stream))
-    with server.http() as http:
-        response = http.delete("/v1/adapters/doomed", params={"mode": "force"})
-        assert response.status_code == 200
-    with pytest.raises(openai.APIError, match="doomed@1 was removed"):
-        list(stream)
+    with slow_steps():
+        stream = client.completions.create(
+            model="doomed", prompt="x", max_tokens=1900, stream=True, extra_body={**STEADY, "logit_bias": {"72": 100}}
+        )
+        next(iter(stream))
+        with server.http() as http:
+            response = http.delete("/v1/adapters/doomed", params={"mode": "force"})
+            assert response.status_code == 200
+        with pytest.raises(openai.APIError, match="doomed@1 was removed"):
+            list(stream)
     server.wait_idle()
 
 
@@ -186,9 +188,9 @@ def waiting(base: Path, packages: dict[str, Path], tmp_path_factory: pytest.Temp
 
 
 def test_headers_come_at_once_and_comments_while_waiting(waiting: Live) -> None:
-    long = {"model": BASE, "prompt": "x", "max_tokens": 1900, "ignore_eos": True, "stream": True}
+    long = {"model": BASE, "prompt": "x", "max_tokens": 1900, "stream": True, **STEADY}
     short = {"model": "lora", "prompt": "x", "max_tokens": 3, "logit_bias": {"72": 100}, "stream": True}
-    with waiting.http() as http, http.stream("POST", TEXT, json=long) as running:
+    with slow_steps(), waiting.http() as http, http.stream("POST", TEXT, json=long) as running:
         tokens = running.iter_lines()
         next(tokens)
         with waiting.http() as other, other.stream("POST", TEXT, json=short) as queued:
@@ -204,11 +206,17 @@ def test_headers_come_at_once_and_comments_while_waiting(waiting: Live) -> None:
 
 
 def test_the_official_client_passes_over_comments(waiting: Live) -> None:
-    body = {"model": BASE, "prompt": "x", "max_tokens": 300, "ignore_eos": True}
-    with openai.OpenAI(base_url=f"{waiting.url}/v1", api_key="none", max_retries=0) as client:
+    body = {"model": BASE, "prompt": "x", "max_tokens": 50, **STEADY}
+    with (
+        openai.OpenAI(base_url=f"{waiting.url}/v1", api_key="none", max_retries=0) as client,
+        slow_steps(),
+        ThreadPoolExecutor(1) as pool,
+    ):
+        running = pool.submit(waiting.post, TEXT, body)
+        waiting.wait(lambda: waiting.stats.num_running == 1, "the first one to run")
         stream = client.completions.create(model="lora", prompt="x", max_tokens=3, stream=True, logit_bias={"72": 100})
-        assert waiting.post(TEXT, body).status_code == 200
         assert len(list(stream)) == 3
+        assert running.result().status_code == 200
 
 
 def test_what_is_refused_without_the_engine_has_a_status(waiting: Live) -> None:
@@ -220,8 +228,8 @@ def test_what_is_refused_without_the_engine_has_a_status(waiting: Live) -> None:
 def test_what_fails_later_is_an_error_event(waiting: Live, packages: dict[str, Path]) -> None:
     adding = waiting.context.lifecycle.install_copy("later", packages["lora-2"])
     asyncio.run_coroutine_threadsafe(adding, waiting.loop).result(30)
-    long = {"model": BASE, "prompt": "x", "max_tokens": 1900, "ignore_eos": True, "stream": True}
-    with waiting.http() as http, http.stream("POST", TEXT, json=long) as running:
+    long = {"model": BASE, "prompt": "x", "max_tokens": 1900, "stream": True, **STEADY}
+    with slow_steps(), waiting.http() as http, http.stream("POST", TEXT, json=long) as running:
         tokens = running.iter_lines()
         next(tokens)
         with waiting.http() as other, other.stream("POST", TEXT, json={**long, "model": "later"}) as queued:

@@ -8,8 +8,8 @@ from typing import Any
 import openai
 import pytest
 
-from tests.server.api.support import BASE, MAX_LEN, error_of
-from tests.server.live import Live
+from tests.server.api.support import BASE, MAX_LEN, STEADY, error_of
+from tests.server.live import Live, slow_steps
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
@@ -315,14 +315,15 @@ def test_a_list_of_a_million_mistakes_makes_a_short_error(server: Live) -> None:
 
 
 def test_mistakes_leave_the_others_alone(server: Live, client: openai.OpenAI) -> None:
-    stream = client.completions.create(
-        model="lora", prompt="x", max_tokens=300, stream=True, seed=1, extra_body={"ignore_eos": True}
-    )
-    texts = [next(iter(stream)).choices[0].text]
-    for path, change, _ in CASES[:12]:
-        server.post(path, {"model": BASE, "messages": HELLO, "prompt": "x"} | change)
+    asked: dict[str, Any] = {"model": "lora", "prompt": "x", "max_tokens": 300, "seed": 1, "extra_body": STEADY}
+    with slow_steps():
+        stream = client.completions.create(stream=True, **asked)
+        texts = [next(iter(stream)).choices[0].text]
+        for path, change, _ in CASES[:12]:
+            server.post(path, {"model": BASE, "messages": HELLO, "prompt": "x"} | change)
+        assert server.stats.num_running == 1, "it still runs"
     texts += [chunk.choices[0].text for chunk in stream]
-    alone = client.completions.create(model="lora", prompt="x", max_tokens=300, seed=1, extra_body={"ignore_eos": True})
+    alone = client.completions.create(**asked)
     assert "".join(texts) == alone.choices[0].text
     server.wait_idle()
     assert server.stats.num_waiting == 0

@@ -104,7 +104,7 @@ ANSWERED = {"a": 200, "b": 200, "c": 404}
 
 async def test_a_batch_that_expires_keeps_its_answers_and_says_what_has_none(tmp_path: Path) -> None:
     async with Place(tmp_path, ANSWERED).served() as at:
-        row = await at.ended(await at.create("a", "x", "b", "c", "y", "z", seconds=0.5))
+        row = await at.ended(await at.create("a", "x", "b", "c", "y", "z", seconds=1))
         await check_expired(at, row)
         assert at.batches.figures.requests == {"completed": 2, "failed": 1, "expired": 3}
         assert (at.batches.figures.running, at.batches.figures.waiting) == (0, 0)
@@ -117,7 +117,7 @@ async def test_a_batch_that_expires_keeps_its_answers_and_says_what_has_none(tmp
 async def test_a_batch_expires_while_its_server_is_down(tmp_path: Path) -> None:
     place = Place(tmp_path, ANSWERED)
     async with place.served() as at:
-        id = await at.create("a", "x", "b", "c", "y", "z", seconds=0.5)
+        id = await at.create("a", "x", "b", "c", "y", "z", seconds=1)
         async with asyncio.timeout(20):
             while "y" not in at.asked or not at.batches.figures.counts:
                 await asyncio.sleep(0.01)
@@ -125,7 +125,7 @@ async def test_a_batch_expires_while_its_server_is_down(tmp_path: Path) -> None:
         assert (figures.requests["completed"], figures.running, figures.waiting) == (2, 2, 1)
         assert 0 < figures.oldest_seconds < 20
         assert list(figures.counts.values()) == [1]
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(1)
     async with place.served() as again:
         await check_expired(again, await again.ended(id))
         assert again.asked.count("a") == 1

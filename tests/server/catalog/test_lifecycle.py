@@ -17,6 +17,7 @@ from server.errors import EngineUnavailableError, InvalidRequestError, UnknownMo
 from tests.factory import make_adapter, make_base
 from tests.server.catalog.support import Backend
 from tests.server.engine.ipc.clients import answer, request, until
+from tests.server.live import slow_steps
 
 LONG = 490  # with a prompt and virtual tokens all that the tiny base has positions for
 
@@ -47,15 +48,16 @@ async def test_replacing_during_a_stream_changes_nothing_for_it(
 ) -> None:
     first = await backend.lifecycle.install_copy("json", tiny_adapters["lora-r8"])
     alone = await backend.ask("json", max_tokens=LONG)
-    running = asyncio.create_task(backend.ask("json", max_tokens=LONG))
-    await until(lambda: backend.client.stats.num_running == 1)
-    second = await backend.lifecycle.install_copy("json", tiny_adapters["lora-bias"])
-    assert not running.done()
-    assert backend.registry.resolve("json") == second.key
-    assert backend.registry.state(first.key) is VersionState.DRAINING
-    assert backend.client.resident == {first.key, second.key}
-    new = await backend.ask("json")
-    assert not running.done()
+    with slow_steps():
+        running = asyncio.create_task(backend.ask("json", max_tokens=LONG))
+        await until(lambda: backend.client.stats.num_running == 1)
+        second = await backend.lifecycle.install_copy("json", tiny_adapters["lora-bias"])
+        assert not running.done()
+        assert backend.registry.resolve("json") == second.key
+        assert backend.registry.state(first.key) is VersionState.DRAINING
+        assert backend.client.resident == {first.key, second.key}
+        new = await backend.ask("json")
+        assert not running.done()
     assert await running == alone
     assert new != alone[: len(new)]
     await backend.lifecycle.settle()
@@ -96,9 +98,9 @@ async def test_rolling_back(backend: Backend, tiny_adapters: Mapping[str, Path])
 async def test_rolling_back_to_a_version_that_still_drains(backend: Backend, tiny_adapters: Mapping[str, Path]) -> None:
     first = await backend.lifecycle.install_copy("json", tiny_adapters["lora-r8"])
     alone = await backend.ask("json", max_tokens=LONG)
-    running = asyncio.create_task(backend.ask("json", max_tokens=LONG))
-    await until(lambda: backend.client.stats.num_running == 1)
-    with backend.registry.lease("json"):  # however soon the request ends
+    with slow_steps():
+        running = asyncio.create_task(backend.ask("json", max_tokens=LONG))
+        await until(lambda: backend.client.stats.num_running == 1)
         await backend.lifecycle.install_copy("json", tiny_adapters["lora-r4"])
         loads = len(backend.witness.loaded)
         assert (await backend.lifecycle.rollback("json")).version == first
@@ -111,13 +113,14 @@ async def test_rolling_back_to_a_version_that_still_drains(backend: Backend, tin
 async def test_rolling_back_while_the_engine_unloads(backend: Backend, tiny_adapters: Mapping[str, Path]) -> None:
     first = await backend.lifecycle.install_copy("json", tiny_adapters["lora-r8"])
     key = first.key
-    stream = backend.client.submit(request("unleased", key, max_tokens=LONG))  # so that the engine itself must drain
-    await anext(stream)
-    await backend.lifecycle.install_copy("json", tiny_adapters["lora-r4"])
-    await until(lambda: key not in backend.client.resident)
-    rolling = asyncio.create_task(backend.lifecycle.rollback("json"))
-    await asyncio.sleep(0)
-    assert not rolling.done()
+    with slow_steps():
+        stream = backend.client.submit(request("unleased", key, max_tokens=LONG))  # so that the engine must drain
+        await anext(stream)
+        await backend.lifecycle.install_copy("json", tiny_adapters["lora-r4"])
+        await until(lambda: key not in backend.client.resident)
+        rolling = asyncio.create_task(backend.lifecycle.rollback("json"))
+        await asyncio.sleep(0)
+        assert not rolling.done()
     rest = [output async for output in stream]
     assert rest[-1].finish_reason is FinishReason.LENGTH
     assert (await rolling).version == first
@@ -192,12 +195,13 @@ async def test_an_engine_that_is_down_refuses_and_leaves_nothing(
 async def test_removing_lets_running_requests_finish(backend: Backend, tiny_adapters: Mapping[str, Path]) -> None:
     first = await backend.lifecycle.install_copy("json", tiny_adapters["lora-r8"])
     alone = await backend.ask("json", max_tokens=LONG)
-    running = asyncio.create_task(backend.ask("json", max_tokens=LONG))
-    await until(lambda: backend.client.stats.num_running == 1)
-    assert await backend.lifecycle.remove("json") == [first]
-    with pytest.raises(UnknownModelError, match="'json' was removed"):
-        await backend.ask("json")
-    assert not running.done()
+    with slow_steps():
+        running = asyncio.create_task(backend.ask("json", max_tokens=LONG))
+        await until(lambda: backend.client.stats.num_running == 1)
+        assert await backend.lifecycle.remove("json") == [first]
+        with pytest.raises(UnknownModelError, match="'json' was removed"):
+            await backend.ask("json")
+        assert not running.done()
     assert first.path.is_dir()
     assert await running == alone
     await backend.lifecycle.settle()
@@ -208,12 +212,13 @@ async def test_removing_lets_running_requests_finish(backend: Backend, tiny_adap
 
 async def test_removing_by_force_aborts(backend: Backend, tiny_adapters: Mapping[str, Path]) -> None:
     versions: list[AdapterVersion] = []
-    for source in ("lora-r8", "lora-r4"):
-        versions.append(await backend.lifecycle.install_copy("json", tiny_adapters[source]))
-        with backend.registry.lease("json") as lease:
-            stream = backend.client.submit(request(source, lease.key, max_tokens=LONG))
-            await anext(stream)
-    await backend.lifecycle.remove("json", force=True)
+    with slow_steps():
+        for source in ("lora-r8", "lora-r4"):
+            versions.append(await backend.lifecycle.install_copy("json", tiny_adapters[source]))
+            with backend.registry.lease("json") as lease:
+                stream = backend.client.submit(request(source, lease.key, max_tokens=LONG))
+                await anext(stream)
+        await backend.lifecycle.remove("json", force=True)
     outputs = [output async for output in stream]
     assert outputs[-1].finish_reason is FinishReason.ABORT
     assert not any(version.path.exists() for version in versions)

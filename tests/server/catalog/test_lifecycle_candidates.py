@@ -20,6 +20,7 @@ from server.errors import ConflictError, EngineUnavailableError, InvalidRequestE
 from tests.factory import make_adapter, make_base
 from tests.server.catalog.support import Backend
 from tests.server.engine.ipc.clients import answer, config_for, request, until
+from tests.server.live import slow_steps
 
 LONG = 300
 
@@ -148,12 +149,13 @@ async def test_discarding_a_candidate(backend: Backend, tiny_adapters: Mapping[s
     candidate = await backend.lifecycle.install_copy("json", tiny_adapters["prefix-16"], activate=False)
     alone = await backend.ask("json@2", max_tokens=LONG)
     assert backend.client.stats.adapter_bytes > weight
-    running = asyncio.create_task(backend.ask("json@2", max_tokens=LONG))
-    await until(lambda: backend.client.stats.num_running == 1)
-    assert await backend.lifecycle.remove_version("json", 2) == candidate
-    with pytest.raises(UnknownModelError, match="no version '2'"):
-        await backend.ask("json@2")
-    assert not running.done()
+    with slow_steps():
+        running = asyncio.create_task(backend.ask("json@2", max_tokens=LONG))
+        await until(lambda: backend.client.stats.num_running == 1)
+        assert await backend.lifecycle.remove_version("json", 2) == candidate
+        with pytest.raises(UnknownModelError, match="no version '2'"):
+            await backend.ask("json@2")
+        assert not running.done()
     assert await running == alone, "a drain lets it finish"
     await backend.lifecycle.settle()
     await backend.ask("json")  # the statistics come with a step
@@ -164,7 +166,7 @@ async def test_discarding_a_candidate(backend: Backend, tiny_adapters: Mapping[s
 async def test_discarding_by_force_ends_what_runs(backend: Backend, tiny_adapters: Mapping[str, Path]) -> None:
     await backend.lifecycle.install_copy("json", tiny_adapters["lora-r8"])
     candidate = await backend.lifecycle.install_copy("json", tiny_adapters["lora-r4"], activate=False)
-    with backend.registry.lease("json@2") as lease:
+    with slow_steps(), backend.registry.lease("json@2") as lease:
         stream = backend.client.submit(request("judge", lease.key, max_tokens=LONG))
         await anext(stream)
         await backend.lifecycle.remove_version("json", 2, force=True)

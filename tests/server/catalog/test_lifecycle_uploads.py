@@ -18,6 +18,7 @@ from server.errors import ConflictError, UnknownModelError
 from tests.server.catalog.spoil import read_only
 from tests.server.catalog.support import Backend
 from tests.server.engine.ipc.clients import request, until
+from tests.server.live import slow_steps
 
 LONG = 400
 CONTENTS = ("lora-r4", "lora-r8", "lora-bias", "prefix-5", "prompt-7", "prefix-16")
@@ -98,14 +99,17 @@ async def rest_of(stream: object) -> list[RequestOutput]:
 async def test_force_ends_what_drains(backend: Backend, tiny_adapters: Mapping[str, Path]) -> None:
     first = await backend.lifecycle.install_copy("json", tiny_adapters["lora-r8"])
     lease = backend.registry.lease("json")  # of a reader that takes nothing: it is not released
-    stream = backend.client.submit(request("r", lease.key, max_tokens=LONG))
-    await anext(stream)
-    lease.sequences = 1
-    await backend.lifecycle.remove("json")
-    with pytest.raises(UnknownModelError, match=r"'json' was removed\. .*1 sequences of it run still; DELETE .*force"):
+    with slow_steps():
+        stream = backend.client.submit(request("r", lease.key, max_tokens=LONG))
+        await anext(stream)
+        lease.sequences = 1
         await backend.lifecycle.remove("json")
-    assert first.path.is_dir()
-    assert await asyncio.wait_for(backend.lifecycle.remove("json", force=True), 60) == [first]
+        with pytest.raises(
+            UnknownModelError, match=r"'json' was removed\. .*1 sequences of it run still; DELETE .*force"
+        ):
+            await backend.lifecycle.remove("json")
+        assert first.path.is_dir()
+        assert await asyncio.wait_for(backend.lifecycle.remove("json", force=True), 60) == [first]
     assert (await rest_of(stream))[-1].finish_reason is FinishReason.ABORT
     assert not first.path.exists()
     assert backend.registry.leaving("json") == []
@@ -118,12 +122,13 @@ async def test_force_ends_one_version_that_drains(backend: Backend, tiny_adapter
     first = await backend.lifecycle.install_copy("json", tiny_adapters["lora-r8"])
     lease = backend.registry.lease("json")
     second = await backend.lifecycle.install_copy("json", tiny_adapters["lora-r4"])
-    stream = backend.client.submit(request("r", lease.key, max_tokens=LONG))
-    await anext(stream)
-    await backend.lifecycle.remove_version("json", 1)
-    with pytest.raises(UnknownModelError, match=r"no version '1'\. It was deleted; .*force"):
+    with slow_steps():
+        stream = backend.client.submit(request("r", lease.key, max_tokens=LONG))
+        await anext(stream)
         await backend.lifecycle.remove_version("json", 1)
-    assert await asyncio.wait_for(backend.lifecycle.remove_version("json", 1, force=True), 60) == first
+        with pytest.raises(UnknownModelError, match=r"no version '1'\. It was deleted; .*force"):
+            await backend.lifecycle.remove_version("json", 1)
+        assert await asyncio.wait_for(backend.lifecycle.remove_version("json", 1, force=True), 60) == first
     assert (await rest_of(stream))[-1].finish_reason is FinishReason.ABORT
     assert not first.path.exists()
     assert backend.registry.live("json") == second
@@ -141,11 +146,12 @@ async def test_force_ends_old_and_new(backend: Backend, tiny_adapters: Mapping[s
 
 async def test_force_ends_what_the_engine_drains(backend: Backend, tiny_adapters: Mapping[str, Path]) -> None:
     version = await backend.lifecycle.install_copy("json", tiny_adapters["lora-r8"])
-    stream = backend.client.submit(request("unleased", version.key, max_tokens=LONG))
-    await anext(stream)
-    await backend.lifecycle.remove("json")
-    await until(lambda: version.key not in backend.client.resident)  # the engine was asked, and waits
-    await asyncio.wait_for(backend.lifecycle.remove("json", force=True), 60)
+    with slow_steps():
+        stream = backend.client.submit(request("unleased", version.key, max_tokens=LONG))
+        await anext(stream)
+        await backend.lifecycle.remove("json")
+        await until(lambda: version.key not in backend.client.resident)  # the engine was asked, and waits
+        await asyncio.wait_for(backend.lifecycle.remove("json", force=True), 60)
     assert (await rest_of(stream))[-1].finish_reason is FinishReason.ABORT
 
 

@@ -13,7 +13,7 @@ import pytest
 from server.api.responses.background import BackgroundResponses, BackgroundRun
 from server.errors import CatalogUnavailableError
 from tests.server.api.support import BASE, error_of
-from tests.server.live import DEADLINE, Live
+from tests.server.live import DEADLINE, Live, slow_steps
 
 LONG: dict[str, Any] = {"extra_body": {"ignore_eos": True, "speculation": False}, "max_output_tokens": 1900}
 
@@ -37,8 +37,9 @@ def test_is_queued_then_made(client: openai.OpenAI) -> None:
 
 
 def test_is_cancelled(client: openai.OpenAI, server: Live) -> None:
-    made = client.responses.create(model=BASE, input="x", background=True, **LONG)
-    assert client.responses.cancel(made.id).status == "cancelled"
+    with slow_steps():
+        made = client.responses.create(model=BASE, input="x", background=True, **LONG)
+        assert client.responses.cancel(made.id).status == "cancelled"
     assert client.responses.retrieve(made.id).status == "cancelled"
     server.wait_idle()
     with pytest.raises(openai.BadRequestError, match="has not been made"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from tests.server.api.support import BASE, answer, archive, error_of
 from tests.server.api.traffic.calls import BODY, ask, ask_all, look, patch, states, traffic, url
-from tests.server.live import Live, live_server
+from tests.server.live import Live, live_server, slow_steps
 
 
 def test_a_share_of_the_requests_goes_to_the_canary_and_each_says_which(
@@ -86,19 +87,22 @@ def draw(who: str | None) -> Any:
 
 
 def test_a_stream_keeps_its_version_through_promotion_and_rollback(live: Live, admin: httpx.Client, name: str) -> None:
-    long = {**BODY, "max_tokens": 800, "model": name, "stream": True, "speculation": False}
+    long = {**BODY, "max_tokens": 400, "model": name, "stream": True, "speculation": False}
     alone = http_text(live, {**long, "stream": False, "model": f"{name}@2"})
     patch(admin, name, canary={"version": 2, "weight": 1.0})
-    with live.http() as http, http.stream("POST", "/v1/completions", json=long) as stream:
-        assert stream.headers["x-hotswap-adapter"] == f"{name}@2"
-        lines = stream.iter_lines()
-        first = next(lines)
-        promoted = admin.post(url(name, "promote"), json={"expected_live": 1})
-        assert promoted.status_code == 200, promoted.text
-        assert (promoted.json()["version"], promoted.json()["replaced"], promoted.json()["changed"]) == (2, 1, True)
-        back = admin.post(url(name, "rollback"))
-        assert (back.json()["version"], back.json()["replaced"]) == (1, 2)
-        assert states(admin, name) == {1: "live", 2: "draining"}
+    with live.http() as http, ExitStack() as stack:
+        with slow_steps():
+            stream = stack.enter_context(http.stream("POST", "/v1/completions", json=long))
+            assert stream.headers["x-hotswap-adapter"] == f"{name}@2"
+            lines = stream.iter_lines()
+            first = next(lines)
+            promoted = admin.post(url(name, "promote"), json={"expected_live": 1})
+            assert promoted.status_code == 200, promoted.text
+            change = promoted.json()
+            assert (change["version"], change["replaced"], change["changed"]) == (2, 1, True)
+            back = admin.post(url(name, "rollback"))
+            assert (back.json()["version"], back.json()["replaced"]) == (1, 2)
+            assert states(admin, name) == {1: "live", 2: "draining"}
         rest = [first, *lines]
     chunks = [json.loads(line.removeprefix("data: ")) for line in rest if line and line != "data: [DONE]"]
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == alone

@@ -10,7 +10,7 @@ import httpx
 
 from tests.server.api.support import BASE, archive
 from tests.server.api.traffic.calls import BODY, ask, patch, settled, states, traffic, url
-from tests.server.live import Live, live_server
+from tests.server.live import Live, live_server, slow_steps
 
 
 def test_a_shadow_that_differs(live: Live, admin: httpx.Client, name: str, texts: dict[int, str]) -> None:
@@ -93,7 +93,7 @@ def test_only_what_the_live_version_answers_by_its_name_is_copied(live: Live, ad
 
 def test_copies_take_nothing_from_clients(base: Path, packages: dict[str, Path], tmp_path: Path) -> None:
     """With all seats taken copies are dropped and counted, and one that runs gives its seat to a client."""
-    slow = {**BODY, "max_tokens": 1500, "speculation": False}
+    steady: dict[str, Any] = {**BODY, "speculation": False}
     with (
         live_server(
             base, tmp_path / "data", adapters=(("a", str(packages["lora"])),),
@@ -104,15 +104,15 @@ def test_copies_take_nothing_from_clients(base: Path, packages: dict[str, Path],
     ):  # fmt: skip
         admin.put(url("a"), params={"activate": False}, files={"f": archive(packages["lora-2"], tmp_path)})
         patch(admin, "a", shadow={"version": 2, "weight": 1.0})
-        busy = pool.submit(tight.post, "/v1/completions", {**slow, "model": BASE})
-        tight.wait(lambda: tight.stats.num_running == 1, "one to run")
         with tight.http() as http:
-            long = ask(http, "a", max_tokens=600, speculation=False)
-            tight.wait(lambda: tight.stats.num_running == 2, "its copy to run beside")
-            assert ask(http, "a")[0] == 1, "there is a place for a client"
-            found = settled(tight, admin, "a", 2)
-            assert (found["dropped"], found["copies"]) == (1, 1), "the copy gave way; the next found a seat"
-            assert long[0] == 1
+            with slow_steps():
+                busy = pool.submit(tight.post, "/v1/completions", {**steady, "model": BASE, "max_tokens": 1900})
+                tight.wait(lambda: tight.stats.num_running == 1, "one to run")
+                assert ask(http, "a", max_tokens=150, speculation=False)[0] == 1
+                tight.wait(lambda: tight.stats.num_running == 2, "its copy to run beside")
+                assert ask(http, "a")[0] == 1, "there is a place for a client"
+                found = settled(tight, admin, "a", 2)
+                assert (found["dropped"], found["copies"]) == (1, 1), "the copy gave way; the next found a seat"
             assert busy.result(60).status_code == 200
             ask(http, "a", n=2)
             assert settled(tight, admin, "a", 3)["dropped"] == 2, "more than copies may take"

@@ -18,6 +18,7 @@ from server.errors import EngineStartError, EngineUnavailableError
 from tests.server.engine.ipc.clients import answer, config_for, key, request, until
 from tests.server.engine.ipc.local_client import LocalEngineClient
 from tests.server.keys import key_of
+from tests.server.live import slow_steps
 
 LONG = 400
 
@@ -85,11 +86,12 @@ async def test_an_unknown_adapter_is_an_error_of_the_request(client: LocalEngine
 
 
 async def test_leaving_early_aborts(client: LocalEngineClient) -> None:
-    stream = client.submit(request("r", max_tokens=LONG))
-    await anext(stream)
-    assert client.stats.num_running == 1
-    await stream.aclose()
-    await until(lambda: client.stats.num_running == 0)
+    with slow_steps():
+        stream = client.submit(request("r", max_tokens=LONG))
+        await anext(stream)
+        assert client.stats.num_running == 1
+        await stream.aclose()
+        await until(lambda: client.stats.num_running == 0)
     assert client.stats.kv_blocks_used == 0
     assert client.stats.steps < LONG
 
@@ -126,9 +128,10 @@ async def test_a_failing_observer_disturbs_nobody(client: LocalEngineClient) -> 
 async def test_closing_ends_what_is_outstanding(tiny_base: Path) -> None:
     client = LocalEngineClient(config_for(tiny_base))
     await client.start()
-    stream = client.submit(request("r", max_tokens=LONG))
-    await anext(stream)
-    await client.close()
+    with slow_steps():
+        stream = client.submit(request("r", max_tokens=LONG))
+        await anext(stream)
+        await client.close()
     assert not client.ready
     with pytest.raises(EngineUnavailableError):
         async for _ in stream:
@@ -168,12 +171,13 @@ async def test_an_engine_that_breaks_ends_requests_and_loads(
 
     client = LocalEngineClient(config_for(tiny_base), build=build)
     await client.start()
-    stream = client.submit(request("r", max_tokens=LONG))
-    await anext(stream)
-    broken.set()
-    with pytest.raises(EngineUnavailableError):
-        async for _ in stream:
-            pass
+    with slow_steps():
+        stream = client.submit(request("r", max_tokens=LONG))
+        await anext(stream)
+        broken.set()
+        with pytest.raises(EngineUnavailableError):
+            async for _ in stream:
+                pass
     with pytest.raises((EngineUnavailableError, AdapterError)):
         await client.load_adapter(key("a"), tiny_adapters["lora-r4"])
     assert not client.ready

@@ -16,6 +16,7 @@ from tests.server.engine.ipc.clients import PROMPT, answer, config_for, request,
 from tests.server.engine.ipc.fragile import POISONS, Fragile, build_fragile
 from tests.server.engine.ipc.local_client import RestartingLocalClient
 from tests.server.keys import key_of
+from tests.server.live import slow_steps
 
 LONG = 300
 
@@ -73,11 +74,12 @@ async def test_what_ends_engines_is_told_from_what_runs_beside(
 
 async def test_a_reader_chooses_and_a_late_one_has_nothing_to_forget(client: RestartingLocalClient) -> None:
     expected = await whole(client, request("whole", max_tokens=LONG))
-    begun, waiting = (client.submit(request(name, max_tokens=LONG)) for name in ("begun", "waiting"))
-    await anext(begun)
-    Fragile.doomed.set()
-    with pytest.raises(EngineUnavailableError, match="can be sent again"):
-        async for _ in begun:
-            pass
+    with slow_steps():
+        begun, waiting = (client.submit(request(name, max_tokens=LONG)) for name in ("begun", "waiting"))
+        await anext(begun)
+        Fragile.doomed.set()
+        with pytest.raises(EngineUnavailableError, match="can be sent again"):
+            async for _ in begun:
+                pass
     assert [token async for output in waiting for token in output.token_ids] == expected
     assert (client.restarts, client.resumed) == (1, 1)

@@ -147,10 +147,9 @@ async def test_a_stopped_engine_is_noticed_killed_and_replaced(
     await client.load_adapter(adapter, tiny_adapters["lora-r8"])
     before = await answer(client, "before", adapter)
     stream = client.submit(request("s", adapter, max_tokens=LONG))
-    await anext(stream)
     pid, restarts = client.pid, client.restarts
     assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
+    await begin(client, [stream])
     with pytest.raises(EngineUnavailableError, match="can be sent again"):
         async for _ in stream:
             pass
