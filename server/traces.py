@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Protocol
@@ -37,6 +39,35 @@ class Span:
     start: float
     end: float
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
+
+
+_parts: ContextVar[list[Span] | None] = ContextVar("parts of the request", default=None)
+
+
+@contextmanager
+def collecting(wanted: bool) -> Iterator[list[Span]]:
+    """What ``part`` tells of in this context and in tasks that are begun in it; nothing unless ``wanted``."""
+    parts: list[Span] = []
+    token = _parts.set(parts if wanted else None)
+    try:
+        yield parts
+    finally:
+        _parts.reset(token)
+
+
+@contextmanager
+def part(name: str) -> Iterator[dict[str, Attribute]]:
+    """What is done here is a part of the request that it is done for, if it is; yields a place for attributes."""
+    parts, start = _parts.get(), time.perf_counter()
+    attributes: dict[str, Attribute] = {}
+    try:
+        yield attributes
+    except Exception as error:
+        attributes["error.type"] = type(error).__name__
+        raise
+    finally:
+        if parts is not None:
+            parts.append(Span(name, start, time.perf_counter(), attributes))
 
 
 class Trace(Protocol):

@@ -15,7 +15,7 @@ from server.api.error_responses import to_api_error
 from server.api.origins import check_host
 from server.api.request_record import RequestRecord
 from server.api.routing import METHODS
-from server.traces import TRACEPARENT, Traces
+from server.traces import TRACEPARENT, Traces, collecting
 
 VERSIONED = "/v1/"
 REQUEST_ID = "x-request-id"
@@ -59,7 +59,8 @@ class RequestLog:
 
         try:
             check_host(headers)
-            await self._app(scope, receive, send_with_id)
+            with collecting(record.trace.is_recording) as record.parts:
+                await self._app(scope, receive, send_with_id)
         except Exception as error:  # noqa: BLE001 - logged below; the server closes what has begun and does not end
             record.note_error(error)
             if not record.status:

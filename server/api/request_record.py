@@ -11,7 +11,7 @@ from starlette.types import Scope
 
 from server.api.body_limits import route_path
 from server.api.error_responses import INTERNAL_ERROR, to_api_error
-from server.catalog.places import ColdStart
+from server.catalog.places import LOAD, ColdStart, stage_attributes
 from server.metrics import SequenceTimes
 from server.traces import Attribute, Span, Trace
 
@@ -46,6 +46,7 @@ class RequestRecord:
     """What the line of one request will say; routes add ``facts``, and the ``failure`` that is nobody's mistake.
 
     ``asked``: attributes of the span that only the request knows. ``load``: how its adapter was loaded for it.
+    ``parts``: what else was done for it and takes time.
     """
 
     id: str
@@ -57,6 +58,7 @@ class RequestRecord:
     asked: dict[str, Attribute] = field(default_factory=dict)
     sequences: list[SequenceTimes] = field(default_factory=list)
     load: ColdStart | None = None
+    parts: Sequence[Span] = ()
 
     def note_error(self, error: Exception) -> None:
         """An error was answered in a stream that has begun, or instead of any other answer."""
@@ -100,7 +102,7 @@ class RequestRecord:
         extra = {"fields": entry}
         log.log(level, "%s %s %d", scope["method"], path, self.status, exc_info=self.failure, extra=extra)
         if self.trace.is_recording:
-            self.trace.end(self._whole(scope["method"], route, now), list(self._parts()), self._error)
+            self.trace.end(self._whole(scope["method"], route, now), [*self._own_parts(), *self.parts], self._error)
 
     @property
     def _error(self) -> str:
@@ -127,11 +129,10 @@ class RequestRecord:
             attributes["gen_ai.response.finish_reasons"] = reasons
         return Span(f"{operation} {self.asked['gen_ai.request.model']}", self.started, now, attributes)
 
-    def _parts(self) -> Iterator[Span]:
+    def _own_parts(self) -> Iterator[Span]:
         if self.load is not None:
             seconds: Mapping[str, float] = self.load.seconds
-            stages = {f"hotswap.load.{stage}_seconds": took for stage, took in seconds.items()}
-            yield Span("load adapter", self.load.ended - sum(seconds.values()), self.load.ended, stages)
+            yield Span(LOAD, self.load.ended - sum(seconds.values()), self.load.ended, stage_attributes(seconds))
         if self.sequences:
             yield Span("prepare", self.started, self.sequences[0].submitted)
         for index, one in enumerate(self.sequences[:MAX_SEQUENCES]):

@@ -23,6 +23,7 @@ from adapters.package.files import PACKAGE_FILES, is_junk, is_kept
 from server.adapter_key import version_number
 from server.api.error_responses import ApiError
 from server.catalog.store import AdapterStore, disk_errors
+from server.traces import part
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -207,7 +208,7 @@ async def receive(request: Request, store: AdapterStore, max_megabytes: float) -
     """Stream the body into quarantine; nothing of it stays. Raises ApiError, PackageError or StoreError."""
     place = await asyncio.to_thread(store.new_quarantine)
     try:
-        with disk_errors():
+        with disk_errors(), part("fetch"):
             form = await read_form(request, place)
             package = await asyncio.to_thread(_package, form.files, place, max_megabytes)
         yield Upload(package, form.fields)

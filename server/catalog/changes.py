@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
@@ -24,6 +24,7 @@ from server.catalog.registry import Registry
 from server.catalog.residency import Residency
 from server.catalog.versions import NameSettings, VersionHistory
 from server.errors import UnknownModelError
+from server.traces import part
 
 T = TypeVar("T")
 
@@ -44,8 +45,11 @@ class Changes:
 
         ``guard`` is told what the name was when the change had been made.
         """
-        async with self._lock(name):
-            await self._following.catch_up(name, await ask(self._catalog.read, name))
+        async with AsyncExitStack() as stack:
+            with part("wait"):
+                await stack.enter_async_context(self._lock(name))
+                history = await ask(self._catalog.read, name)
+            await self._following.catch_up(name, history)
             yield
             guard.after = state_of(name, self._registry.history(name))
 
@@ -96,7 +100,8 @@ class Changes:
             return mutate(history)
 
         try:
-            return await ask(self._catalog.change, name, guarded, event)
+            with part("commit"):
+                return await ask(self._catalog.change, name, guarded, event)
         except BaseException:
             if arriving is not None:
                 key, package = arriving

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from adapters.errors import AdapterError
 from server.adapter_key import AdapterKey
@@ -16,6 +16,7 @@ from server.catalog.removal import Removal
 from server.catalog.residency import Residency
 from server.catalog.versions import AdapterVersion, VersionHistory, VersionState
 from server.errors import AdapterFailedError, ServerError
+from server.traces import part
 
 logger = logging.getLogger(__name__)
 LOAD_FIRST_SECONDS = 1.0  # requests switch then, and wait: servers of one catalog agree within two
@@ -67,6 +68,19 @@ class Following:
         are gone, ``force`` or not.
         """
         failures = await self._load(name, history, resident)
+        with part("swap"):
+            return self._adopt(name, history, failures, action=action, ours=ours, force=force)
+
+    def _adopt(
+        self,
+        name: str,
+        history: VersionHistory,
+        failures: Mapping[AdapterKey, str],
+        *,
+        action: Action,
+        ours: Collection[AdapterVersion],
+        force: bool,
+    ) -> list[asyncio.Task[None]]:
         before = self._registry.history(name)
         gone = self._registry.adopt(name, history)
         for key, reason in failures.items():

@@ -29,6 +29,7 @@ from server.catalog.store import AdapterStore, disk_errors
 from server.catalog.versions import AdapterVersion, VersionHistory, VersionState
 from server.engine.messages import AdapterLoaded
 from server.errors import BudgetError, ConflictError, StoreError
+from server.traces import part
 
 logger = logging.getLogger(__name__)
 _SERVED = (VersionState.LIVE, VersionState.CANARY, VersionState.SHADOW, VersionState.CANDIDATE)
@@ -75,7 +76,7 @@ class Installing:
         """Serve the quarantined ``package`` as ``name``; see ``AdapterLifecycle.install`` and ``upload``."""
         try:
             self.registry.check_new_name(name)
-            with disk_errors():
+            with disk_errors(), part("verify"):
                 content = await asyncio.to_thread(self.reader.read, package)
             async with self.changes.of(name, guard):
                 same = self._same_content(name, content, activate=activate)

@@ -12,6 +12,14 @@ from typing import Any, Protocol
 from server.adapter_key import AdapterKey
 from server.catalog.lease import Lease
 from server.engine.messages import AdapterLoaded
+from server.traces import Attribute, part
+
+LOAD = "load adapter"  # as a part of a request
+
+
+def stage_attributes(seconds: Mapping[str, float]) -> dict[str, Attribute]:
+    """What the span of a load says of its stages."""
+    return {f"hotswap.load.{stage}_seconds": took for stage, took in seconds.items()}
 
 
 class KeepRule(Protocol):
@@ -50,6 +58,13 @@ class Order:
     path: Path
     allow_noop: bool
     reply: asyncio.Future[AdapterLoaded]
+
+    async def loaded(self, key: AdapterKey) -> AdapterLoaded:
+        """What it gives: of the request that waits for it this is a part."""
+        with part(LOAD) as told:
+            loaded = await asyncio.shield(self.reply)
+            told.update({"hotswap.adapter": str(key), **stage_attributes(loaded.seconds)})
+        return loaded
 
 
 @dataclass(frozen=True, eq=False)

@@ -151,7 +151,7 @@ class Residency:
             return place.loaded
         place.orders.append(order := Order(path, allow_noop, quiet_future()))
         self._enqueue(place)
-        return await asyncio.shield(order.reply)
+        return await order.loaded(key)
 
     async def unload(self, key: AdapterKey, *, force: bool = False) -> None:
         """Have a version leave memory when its last request has ended, or with ``force`` at once; wait for that.

@@ -19,6 +19,7 @@ from server.catalog.sources import folders, hub, objects, web
 from server.catalog.sources.errors import SourceError, mismatch, not_allowed, not_found
 from server.catalog.store import AdapterStore, disk_errors
 from server.errors import EngineStartError
+from server.traces import part
 
 _DIGEST = re.compile("(?:sha256:)?([0-9a-fA-F]{64})")
 _URL = re.compile("([a-zA-Z][a-zA-Z0-9+.-]*)://.*", re.DOTALL)
@@ -85,7 +86,8 @@ class Sources:
         fetch = self._from_path if path_only else self._from_anywhere
         running = loop.run_in_executor(self._threads, fetch, source, wanted, revision, place)
         try:
-            with disk_errors():
+            with disk_errors(), part("fetch") as told:
+                told["hotswap.source"] = shown(source)
                 package = await asyncio.shield(running)
             yield package
         finally:

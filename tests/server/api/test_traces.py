@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from adapters.package.archive import pack
 from tests.server.live import Live, live_server
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -201,6 +202,41 @@ def test_an_adapter_that_is_loaded_for_a_request_is_a_part_of_it(
     load = next(part for part in parts if part["name"] == "load adapter")
     stages = [value for name, value in load.items() if name.startswith("hotswap.load.")]
     assert sum(stages) == pytest.approx((load["end"] - load["start"]) / 1e9, abs=1e-3)
+
+
+def test_a_change_of_adapters_is_a_span_with_its_parts_inside(
+    traced: Live, receiver: Receiver, tiny_adapters: Mapping[str, Path], tmp_path: Path
+) -> None:
+    """An upload that replaces a version, the way back, and a package that is none."""
+    pack(tiny_adapters["ia3"], archive := tmp_path / "ia3.tar")
+    trace = "6" * 32
+    with traced.http(traceparent=f"00-{trace}-{PARENT}-01") as http:
+        answer = http.put("/v1/adapters/sql", files={"file": archive.read_bytes()})
+    assert answer.status_code == 201, answer.text
+    whole, *parts = receiver.of(trace)
+    assert (whole["name"], whole["parent"]) == ("PUT /v1/adapters/{name}", PARENT)
+    assert [part["name"] for part in parts] == ["fetch", "verify", "wait", "load adapter", "commit", "swap"]
+    for part, after in zip(parts, [*parts[1:], None], strict=True):
+        assert part["parent"] == whole["id"]
+        assert part["start"] < part["end"] <= (after["start"] if after else whole["end"] + 10_000_000)
+    load = parts[3]
+    assert load["hotswap.adapter"] == "sql@2"
+    stages = {name for name in load if name.startswith("hotswap.load.")}
+    assert {"hotswap.load.read_seconds", "hotswap.load.try_seconds"} <= stages
+    assert sum(load[name] for name in stages) <= (load["end"] - load["start"]) / 1e9
+
+    trace = "7" * 32
+    with traced.http(traceparent=f"00-{trace}-{PARENT}-01") as http:
+        assert http.post("/v1/adapters/sql/rollback").json()["version"] == 1
+    whole, *parts = receiver.of(trace)
+    assert whole["name"] == "POST /v1/adapters/{name}/rollback"
+    assert [part["name"] for part in parts if part["name"] != "load adapter"] == ["wait", "commit", "swap"]
+
+    trace = "8" * 32
+    with traced.http(traceparent=f"00-{trace}-{PARENT}-01") as http:
+        assert http.put("/v1/adapters/other", files={"file": b"no archive"}).status_code == 400
+    _, fetch = receiver.of(trace)
+    assert (fetch["name"], fetch["error.type"]) == ("fetch", "PackageError")
 
 
 def test_a_collector_that_is_away_disturbs_nobody(tiny_base: Path, tmp_path: Path) -> None:
