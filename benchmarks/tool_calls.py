@@ -5,8 +5,9 @@
 Three quarters of the conversations that have tools are trained on by ``hotswap train``, and the adapter is published
 into a running server. Base and adapter are then asked for every answer of the other conversations over HTTP, with
 ``tools``, greedily, with tool_choice "auto" and, where the answer is a call, "required". What was trained is kept in
-OUT and not trained again; OUT/results.json has every answer and OUT/results.md the table. The published set is no part
-of the project.
+OUT and not trained again; OUT/results.json has every answer and OUT/results.md the table. With ``--snips FOLDER`` the
+adapter also learns requests of snips, each written as one call of a function. The published sets are no part of the
+project.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import argparse
 import asyncio
 import json
 import os
+import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,6 +43,16 @@ BATCH = 2
 MAX_TOKENS = 128  # of an answer; the longest call has 48
 _CONCURRENCY = 16
 _TIMEOUT = 600.0  # seconds
+_SNIPS_ROWS = 200
+_SNIPS = {  # what its intents do; GetWeather is left out, as the weather is what everybody asks tools for
+    "AddToPlaylist": "Add a song or an artist to a playlist",
+    "BookRestaurant": "Book a table at a restaurant",
+    "PlayMusic": "Play music",
+    "RateBook": "Rate a book",
+    "SearchCreativeWork": "Find a book, a film, a game or another creative work",
+    "SearchScreeningEvent": "Find out where and when films are shown",
+}
+_PARAMETERS = 6  # of a function of snips
 _ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 
 
@@ -79,6 +92,39 @@ def split(folder: Path) -> tuple[list[Row], list[Row]]:
     mixed = shuffled(rows)
     held = round(len(mixed) * HELD)
     return mixed[held:], mixed[:held]
+
+
+def snips_rows(folder: Path) -> list[Row]:
+    """Requests of snips as conversations of one call; always the same. Three of ten show a second function."""
+    rows = [
+        (row["prompt"].partition(": ")[2], json.loads(row["response"]))
+        for row in RECIPES["snips"].rows(folder, "train")
+    ]
+    rows = [(text, asked) for text, asked in rows if asked["intent"] in _SNIPS]
+    slots: dict[str, set[str]] = {}
+    for _, asked in rows:
+        slots.setdefault(asked["intent"], set()).update(asked["slots"])
+    functions = {one: _snips_function(one, sorted(slots[one])[:_PARAMETERS]) for one in _SNIPS if one in slots}
+    drawn = random.Random(0)
+    return [_snips_row(text, asked, functions, drawn) for text, asked in rows[:_SNIPS_ROWS]]
+
+
+def _snips_function(intent: str, slots: Sequence[str]) -> dict[str, Any]:
+    told = {slot: {"type": "string", "description": "The " + slot.replace("_", " ")} for slot in slots}
+    name = re.sub(r"(?<!^)(?=[A-Z])", "_", intent).lower()
+    return {"name": name, "description": _SNIPS[intent], "parameters": {"type": "object", "properties": told}}
+
+
+def _snips_row(text: str, asked: Mapping[str, Any], functions: Mapping[str, Any], drawn: random.Random) -> Row:
+    function = functions[asked["intent"]]
+    tools = [function]
+    if drawn.random() < 0.3 and (others := [one for intent, one in functions.items() if intent != asked["intent"]]):
+        tools = drawn.sample([function, drawn.choice(others)], 2)
+    known = function["parameters"]["properties"]
+    arguments = {slot: value for slot, value in asked["slots"].items() if slot in known}
+    call = json.dumps({"name": function["name"], "arguments": arguments})
+    turns = [("human", text[0].upper() + text[1:]), ("function_call", call)]
+    return {"messages": [{"from": who, "value": said} for who, said in turns], "tools": json.dumps(tools)}
 
 
 def questions(rows: Sequence[Row]) -> list[Question]:
@@ -191,7 +237,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     train_rows, held = split(args.data)
     if not (args.out / "lora" / "adapter").is_dir():
-        _train(args, train_rows)
+        more = [] if args.snips is None else snips_rows(args.snips)
+        _train(args, shuffled([*train_rows, *more]) if more else train_rows)
     asked = questions(held)
     with start_server(["--model", args.base, "--quantize", args.quantize], args.out / "serve.log") as server:
         asyncio.run(wait_until_ready(server))
@@ -246,6 +293,7 @@ def _hotswap(*arguments: str, **environment: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks.tool_calls", description="Tools called over HTTP.")
     parser.add_argument("--data", type=Path, required=True, help="folder of the published set")
+    parser.add_argument("--snips", type=Path, help="folder of snips: also learn its requests, as calls")
     parser.add_argument("--out", type=Path, default=Path("tool-results"), help="default: %(default)s")
     parser.add_argument("--base", default=DEFAULT_BASE, help="default: %(default)s")
     parser.add_argument("--epochs", type=float, default=2.0, help="of training (default %(default)s)")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.tool_calls import SILENT, Call, Question, ask_all, main, questions, scores, split, table
+from benchmarks.tool_calls import SILENT, Call, Question, ask_all, main, questions, scores, snips_rows, split, table
 from tests.factory import make_base
 from tests.server.live import live_server
 
@@ -48,6 +48,29 @@ def test_every_answer_to_a_user_is_asked_for(folder: Path) -> None:
     assert [message["role"] for message in call.messages] == ["user", "assistant", "user"]
     assert call.wanted == Call("weather", '{"city": "Oslo"}')
     assert call.tools == [{"type": "function", "function": WEATHER}]
+
+
+def test_requests_of_snips_are_calls(tmp_path: Path) -> None:
+    played = [{"data": [{"text": "play "}, {"text": "Halo", "entity": "track"}]}]
+    rated = [{"data": [{"text": "five points", "entity": "rating_value"}]}]
+    for intent, items in {"PlayMusic": played * 9, "RateBook": rated, "GetWeather": played}.items():
+        (tmp_path / intent).mkdir()
+        (tmp_path / intent / f"train_{intent}_full.json").write_text(json.dumps({intent: items}))
+    rows = snips_rows(tmp_path)
+    assert len(rows) == 10
+    assert snips_rows(tmp_path) == rows
+    names = [[tool["name"] for tool in json.loads(row["tools"])] for row in rows]
+    assert {1, 2} == {len(shown) for shown in names}
+    for row, shown in zip(rows, names, strict=True):
+        said, called = row["messages"]
+        call = json.loads(called["value"])
+        assert call["name"] in shown
+        played_it = {"name": "play_music", "arguments": {"track": "Halo"}}
+        assert call == (
+            played_it
+            if said["value"] == "Play Halo"
+            else {"name": "rate_book", "arguments": {"rating_value": "five points"}}
+        )
 
 
 def test_scores_count_right_names_objects_and_equal_calls() -> None:
