@@ -4,6 +4,10 @@ import { session } from "./session.js";
 
 /** Where the API is: beside the page, below whatever prefix a proxy has. */
 const ROOT = new URL("./", document.baseURI);
+const PATIENCE_MS = 30_000; // with a reading that is no stream: a machine that is gone does not say so
+
+/** Whether asking again with the same key may help. @param {any} error */
+export const mayPass = (error) => error?.status !== 401 && error?.status !== 403;
 
 /** What the server refused, or why it could not be asked; `code` is the server's own word for it. */
 export class ApiError extends Error {
@@ -84,10 +88,24 @@ export async function ask(method, where, { body, headers = {}, signal } = {}) {
 }
 
 /** @param {string} path @param {Record<string, any>} [query] @returns {Promise<any>} */
-export const get = async (path, query) => (await ask("GET", url(path, query))).json();
+export const get = async (path, query) => JSON.parse(await read(url(path, query)));
 
 /** @param {string} path @returns {Promise<string>} */
-export const getText = async (path) => (await ask("GET", url(path))).text();
+export const getText = (path) => read(url(path));
+
+/** @param {URL} where */
+async function read(where) {
+  const patience = new AbortController();
+  const timer = setTimeout(() => patience.abort(), PATIENCE_MS);
+  try {
+    return await (await ask("GET", where, { signal: patience.signal })).text();
+  } catch (error) {
+    if (patience.signal.aborted) throw unreachable(new Error(`no answer within ${PATIENCE_MS / 1000} s`));
+    throw error instanceof ApiError ? error : unreachable(error); // it broke off amid the answer
+  } finally {
+    clearTimeout(timer);
+  }
+}
 
 /**
  * A change. `etag`: only if what it changes is still as it was when that tag was read.

@@ -4,7 +4,7 @@ import { getText } from "./api.js";
 import { fill, h, say, svg } from "./dom.js";
 import { Monitor } from "./monitor.js";
 import { field, open } from "./parts/dialog.js";
-import { errorBox } from "./parts/notices.js";
+import { errorBox, keepTime } from "./parts/notices.js";
 import { session, theme, THEMES } from "./session.js";
 import { adapterView } from "./views/adapter.js";
 import { adaptersView } from "./views/adapters.js";
@@ -214,6 +214,7 @@ window.addEventListener("hashchange", () => {
   show();
   main.focus({ preventScroll: true });
 });
+setInterval(keepTime, 10_000);
 showKey();
 showVersion();
 show();

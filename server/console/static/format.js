@@ -14,7 +14,7 @@ export function count(value) {
 }
 
 /** @param {number} n */
-const trim = (n) => n.toFixed(n >= 100 ? 0 : n >= 10 ? 1 : 2).replace(/\.?0+$/, "");
+const trim = (n) => String(Number(n.toFixed(n >= 100 ? 0 : n >= 10 ? 1 : 2)));
 
 /** Something a second. @param {number | null | undefined} value */
 export function rate(value) {

@@ -1,6 +1,6 @@
 /** The server's metrics as they change: looked at every few seconds, and kept for some minutes. */
 
-import { getText } from "./api.js";
+import { getText, mayPass } from "./api.js";
 import { EMPTY, Histogram, histograms, parse, sum } from "./prometheus.js";
 
 const SECONDS = 2; // between two looks
@@ -132,7 +132,7 @@ function figuresOf(now, then) {
   );
 }
 
-/** Asks again and again while the page is seen, and tells each look, or why there is none. */
+/** Asks again and again while the page is seen and its key will do, and tells each look, or why there is none. */
 export class Monitor extends EventTarget {
   constructor() {
     super();
@@ -184,6 +184,6 @@ export class Monitor extends EventTarget {
     }
     this.dispatchEvent(new Event("look"));
     const pause = Math.max(SECONDS * 1000, (performance.now() - began) * DUTY);
-    if (!document.hidden) this.timer = setTimeout(() => this.look(), pause);
+    if (!document.hidden && mayPass(this.error)) this.timer = setTimeout(() => this.look(), pause);
   }
 }

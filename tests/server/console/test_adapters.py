@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.server.api.support import archive
@@ -112,6 +113,26 @@ def test_what_somebody_else_changed_meanwhile_is_not_changed(
     assert (settings.priority, settings.limits.tokens_per_minute) == (3, 500)
     page.get_by_role("button", name="Roll back").click()
     expect(page.get_by_text("version 2 live", exact=True)).to_be_visible()
+
+
+@pytest.mark.slow
+def test_old_versions_are_shown_when_they_are_wanted(
+    watched: Watched, page: Page, live: Live, tiny_adapters: Mapping[str, Path], tmp_path: Path
+) -> None:
+    names = [*tiny_adapters][:13]
+    with live.http(Authorization=f"Bearer {ROOT_KEY}") as http:
+        for i, name in enumerate(names):
+            form = {"file": archive(tiny_adapters[name], tmp_path)}
+            query = {"activate": str(i == 0).lower(), "allow_noop": "true"}
+            http.put("/v1/adapters/often", params=query, files=form).raise_for_status()
+    watched.open("adapters/often")
+    details = page.get_by_role("button", name="Details version")
+    expect(details).to_have_count(11)  # the newest ten, and the one that is live
+    expect(page.get_by_role("button", name="Details version 1", exact=True)).to_be_visible()
+    page.get_by_role("button", name="Show all 13").click()
+    expect(details).to_have_count(13)
+    page.get_by_role("button", name="Show fewer").click()
+    expect(details).to_have_count(11)
 
 
 DROPPED = """([name, base64]) => {

@@ -71,3 +71,19 @@ def test_the_audit_is_filtered(watched: Watched, page: Page) -> None:
     page.get_by_label("Name").fill("nobody")
     page.keyboard.press("Enter")
     expect(page.get_by_text("Nothing like that has happened")).to_be_visible()
+
+
+def test_a_key_that_is_refused_is_not_tried_again_by_itself(watched: Watched) -> None:
+    page = watched.page
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.clock.install()
+    watched.open("adapters")
+    expect(page.get_by_role("alert")).to_contain_text("HTTP 401")
+    expect(page.get_by_text("no key")).to_be_visible()
+    before = len(asked)
+    for _ in range(5):
+        page.clock.fast_forward(10_000)
+    page.get_by_role("link", name="Keys").click()  # whose request comes behind whatever else would have been sent
+    expect(page.get_by_role("alert")).to_contain_text("The keys cannot be read")
+    assert [url.rpartition("/")[2] for url in asked[before:] if not url.endswith(".svg")] == ["keys"]

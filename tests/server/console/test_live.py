@@ -48,6 +48,36 @@ def test_quantiles_are_those_of_prometheus(watched: Watched) -> None:
     assert found == ['x"y', pytest.approx(0.1), pytest.approx(0.3), 0.5, pytest.approx(0.3), None]
 
 
+def test_numbers_as_people_read_them(watched: Watched) -> None:
+    page = watched.open()
+    found = page.evaluate("""async () => {
+      const { bytes, count, percent, rate, seconds } = await import("./console/format.js");
+      const sizes = [0, 999, 1500, 96_600_000, 200e6, 560e6, 1e9, 100e12].map(bytes);
+      return [...sizes, ...[9999, 100_000, 2_500_000].map(count), percent(0.005), rate(1234), seconds(0.1)];
+    }""")
+    sizes = ["0 B", "999 B", "1.5 kB", "96.6 MB", "200 MB", "560 MB", "1 GB", "100 TB"]
+    assert found == [*sizes, "9,999", "100k", "2.5M", "0.5%", "1234", "100 ms"]
+
+
+def test_an_outage_is_told_once_and_what_was_seen_stays(watched: Watched, page: Page) -> None:
+    page.clock.install()
+    watched.open("adapters")
+    row, alert = page.get_by_role("row", name="first"), page.get_by_role("alert")
+    expect(row).to_be_visible()
+    page.context.set_offline(True)
+    page.clock.fast_forward(5000)
+    expect(alert).to_contain_text("The adapters cannot be read; what is shown is of")
+    expect(alert).to_contain_text("does not answer")
+    alert.evaluate("(node) => (node.dataset.first = 'yes')")
+    with page.expect_event("requestfailed"):
+        page.clock.fast_forward(5000)
+    expect(alert).to_have_attribute("data-first", "yes")  # or it would be read out again
+    expect(row).to_be_visible()
+    page.context.set_offline(False)
+    page.clock.fast_forward(5000)
+    expect(alert).to_have_count(0)
+
+
 @pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_every_view_fits_a_phone(browser: Browser, live: Live, scheme: str) -> None:
     size = {"width": 360, "height": 740}

@@ -1,7 +1,8 @@
 /** What the console says: errors with what to do, empty places, words in passing. */
 
-import { ApiError } from "../api.js";
-import { h } from "../dom.js";
+import { ApiError, mayPass } from "../api.js";
+import { fill, h, say } from "../dom.js";
+import * as format from "../format.js";
 
 /** What somebody may do about an error, beside what the server itself says. @type {Record<string, string>} */
 const ADVICE = {
@@ -64,6 +65,34 @@ export function errorBox(error, { title, retry } = {}) {
   );
 }
 
+/**
+ * A place for the error of what is read again and again. The same error once more changes nothing there: it would be
+ * read out each time. `seen` tells of which moment is what the page still shows.
+ * @param {string} title
+ */
+export function trouble(title) {
+  const node = h("div", {});
+  let said = "";
+  let seen = 0;
+  return Object.assign(node, {
+    /** All is well. */
+    clear() {
+      seen = Date.now() / 1000;
+      said = "";
+      if (node.hasChildNodes()) fill(node);
+    },
+    /** Whether there is a point in asking again. @param {unknown} error */
+    tell(error) {
+      const { status, code, message } = /** @type {any} */ (error);
+      const next = [status, code, message].join(" ");
+      const old = seen ? `${title}; what is shown is of ${format.time(seen)}` : title;
+      if (next !== said) fill(node, errorBox(error, { title: old }));
+      said = next;
+      return mayPass(error);
+    },
+  });
+}
+
 /** @param {string} title @param {...import("../dom.js").Child} more */
 export function emptyState(title, ...more) {
   return h(
@@ -91,6 +120,16 @@ export function toast(text, kind = "good") {
   const node = h("div", { class: `toast ${kind}` }, text);
   region.append(node);
   setTimeout(() => node.remove(), 5000);
+}
+
+/** How long ago a moment was, which `keepTime` keeps true. @param {number} moment Unix seconds */
+export const since = (moment) =>
+  h("time", { data: { since: moment }, title: format.time(moment) }, format.ago(moment));
+
+/** Let all that say how long ago something was say it as it is by now. */
+export function keepTime() {
+  for (const node of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("time[data-since]")))
+    say(node, format.ago(Number(node.dataset.since)));
 }
 
 /** A word with a colour. @param {string} text @param {string} [kind] good, warn, bad, info or nothing */

@@ -5,7 +5,7 @@ import { fill, h } from "../dom.js";
 import * as format from "../format.js";
 import { chart } from "../parts/chart.js";
 import { confirm, tick } from "../parts/dialog.js";
-import { badge, errorBox, skeleton, toast } from "../parts/notices.js";
+import { badge, errorBox, skeleton, toast, trouble } from "../parts/notices.js";
 import { poll } from "../parts/polling.js";
 import { figureSeries, Tones, waiting } from "../parts/series.js";
 import { marks, place } from "./adapters.js";
@@ -19,7 +19,7 @@ import { versionTable } from "./versions.js";
 /** @param {import("../app.js").Context} context @returns {import("../app.js").View} */
 export function adapterView({ args: [name], monitor }) {
   const path = `v1/adapters/${part(name)}`;
-  const problem = h("div", {});
+  const problem = trouble("The adapter cannot be read");
   const done = h("div", {});
   const board = h("div", { class: "stack" }, skeleton(8));
   const title = h("div", { class: "head" });
@@ -206,14 +206,15 @@ export function adapterView({ args: [name], monitor }) {
     try {
       const seen = changes;
       const found = await get(path);
-      if (seen !== changes) return;
+      if (seen !== changes) return true;
       adapter = found;
-      fill(problem);
+      problem.clear();
       show();
     } catch (error) {
-      fill(problem, errorBox(error, { title: "The adapter cannot be read" }));
       if (!drawn) fill(board);
+      return problem.tell(error);
     }
+    return true;
   }, 3);
   const onLook = () => figures.update();
   monitor.addEventListener("look", onLook);

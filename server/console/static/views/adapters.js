@@ -1,13 +1,24 @@
 /** All adapters, and the place to bring another. */
 
 import { get } from "../api.js";
-import { fill, h, keyed } from "../dom.js";
+import { fill, h, keyed, say } from "../dom.js";
 import * as format from "../format.js";
-import { badge, emptyState, errorBox, skeleton } from "../parts/notices.js";
+import { few } from "../parts/few.js";
+import { badge, emptyState, skeleton, trouble } from "../parts/notices.js";
 import { poll } from "../parts/polling.js";
 import { uploadPlace } from "./upload.js";
 
+const FEW = 50; // names that are shown at first
 const TIERS = /** @type {Record<string, string>} */ ({ device: "in memory", loading: "loading", store: "on disk" });
+
+/** How names may be ordered: the largest first, and by name where they are equal. */
+const ORDERS = /** @type {Record<string, (one: any) => number>} */ ({
+  "by name": () => 0,
+  "newest first": (one) => one.created ?? 0,
+  "most running first": (one) => one.running,
+  "heaviest first": (one) => one.bytes ?? 0,
+  "most versions first": (one) => one.versions.length,
+});
 
 /** Where a version is, in words. @param {string | null} tier */
 export const place = (tier) => (tier ? (TIERS[tier] ?? tier) : "–");
@@ -30,7 +41,7 @@ export function marks(adapter) {
 
 /** @returns {import("../app.js").View} */
 export function adaptersView() {
-  const problem = h("div", {});
+  const problem = trouble("The adapters cannot be read");
   const list = h("div", {}, skeleton(5));
   const count = h("span", { class: "muted" });
   const search = h("input", {
@@ -40,13 +51,18 @@ export function adaptersView() {
     "aria-label": "Find a name",
     oninput: () => show(),
   });
+  const order = h(
+    "select",
+    { "aria-label": "Order", class: "order", onchange: () => show() },
+    Object.keys(ORDERS).map((name) => h("option", { value: name }, name)),
+  );
   const body = h("tbody", {});
   const table = h(
     "div",
     { class: "scroll" },
     h(
       "table",
-      { class: "stacks" },
+      { class: "stacks brief" },
       h("caption", { class: "visually-hidden" }, "Adapters"),
       h(
         "thead",
@@ -63,6 +79,7 @@ export function adaptersView() {
       body,
     ),
   );
+  const more = few(FEW, show);
   /** @type {any[] | null} */
   let adapters = null;
   let drawn = "";
@@ -71,7 +88,10 @@ export function adaptersView() {
     if (!adapters) return;
     const words = search.value.trim().toLowerCase();
     const found = adapters.filter((one) => one.name.toLowerCase().includes(words));
-    fill(count, `${adapters.length} ${adapters.length === 1 ? "name" : "names"}`);
+    const rank = ORDERS[order.value];
+    found.sort((a, b) => rank(b) - rank(a) || a.name.localeCompare(b.name));
+    const all = `${adapters.length} ${adapters.length === 1 ? "name" : "names"}`;
+    say(count, found.length < adapters.length ? `${found.length} of ${all}` : all);
     const state = !adapters.length ? "none" : !found.length ? "unfound" : "some";
     if (state !== drawn || state === "unfound") {
       fill(
@@ -89,25 +109,26 @@ export function adaptersView() {
       );
     }
     drawn = state;
-    keyed(body, found, (one) => one.name, row);
+    keyed(body, more.of(found), (one) => one.name, row);
   }
   const polling = poll(async () => {
     try {
       adapters = (await get("v1/adapters")).data;
-      fill(problem);
+      problem.clear();
       show();
     } catch (error) {
-      fill(problem, errorBox(error, { title: "The adapters cannot be read" }));
       if (!adapters) fill(list);
+      return problem.tell(error);
     }
+    return true;
   }, 4);
   const node = h(
     "div",
     { class: "view" },
-    h("div", { class: "head" }, h("h1", {}, "Adapters"), count, h("div", { class: "spring" }), search),
+    h("div", { class: "head" }, h("h1", {}, "Adapters"), count, h("div", { class: "spring" }), order, search),
     problem,
     uploadPlace({ onDone: polling.now }),
-    h("section", { class: "card flush", "aria-label": "Adapters" }, list),
+    h("section", { class: "card flush", "aria-label": "Adapters" }, list, more),
   );
   return { title: "Adapters", node, stop: polling.stop };
 }
@@ -118,6 +139,7 @@ function row(first) {
     h("td", { data: { label }, class: i >= 2 && i <= 4 ? "num" : "" }),
   );
   const extra = h("span", { class: "badges" });
+  let drawn = "";
   const node = h(
     "tr",
     {},
@@ -133,7 +155,10 @@ function row(first) {
   return Object.assign(node, {
     /** @param {any} one */
     update(one) {
-      fill(extra, marks(one));
+      const states = one.versions.map((/** @type {any} */ version) => version.state);
+      const next = JSON.stringify([one.pinned, one.state, one.traffic, states]);
+      if (next !== drawn) fill(extra, marks(one));
+      drawn = next;
       const values = [
         one.version === null ? "–" : `version ${one.version}`,
         one.kind ?? "–",
@@ -143,7 +168,7 @@ function row(first) {
         place(one.residency),
         format.ago(one.created),
       ];
-      cells.forEach((cell, i) => fill(cell, values[i]));
+      cells.forEach((cell, i) => say(cell, String(values[i]))); // what is selected to be copied stays so
     },
   });
 }

@@ -5,7 +5,7 @@ import { fill, h } from "../dom.js";
 import * as format from "../format.js";
 import { chart } from "../parts/chart.js";
 import { confirm } from "../parts/dialog.js";
-import { emptyState, errorBox, skeleton, toast } from "../parts/notices.js";
+import { emptyState, errorBox, skeleton, toast, trouble } from "../parts/notices.js";
 import { poll } from "../parts/polling.js";
 import { statusBadge } from "./jobs.js";
 
@@ -15,7 +15,7 @@ const ENDED = ["succeeded", "failed", "cancelled"];
 /** @param {import("../app.js").Context} context @returns {import("../app.js").View} */
 export function jobView({ args: [id] }) {
   const path = `v1/fine_tuning/jobs/${part(id)}`;
-  const problem = h("div", {});
+  const problem = trouble("The job cannot be read");
   const done = h("div", {});
   const title = h("div", { class: "head" }, h("h1", { class: "mono" }, id));
   const facts = h("section", { class: "card" }, h("h2", {}, "Job"), skeleton(5));
@@ -195,10 +195,11 @@ export function jobView({ args: [id] }) {
   const polling = poll(async () => {
     try {
       show(await get(path));
-      fill(problem);
+      problem.clear();
     } catch (error) {
-      fill(problem, errorBox(error, { title: "The job cannot be read" }));
+      return problem.tell(error);
     }
+    return true;
   }, 3);
   loss.update([]);
   follow();

@@ -4,7 +4,7 @@ import { change, get, upload } from "../api.js";
 import { fill, h, keyed } from "../dom.js";
 import * as format from "../format.js";
 import { ask, field } from "../parts/dialog.js";
-import { badge, emptyState, errorBox, skeleton, toast } from "../parts/notices.js";
+import { badge, emptyState, skeleton, toast, trouble } from "../parts/notices.js";
 import { poll } from "../parts/polling.js";
 
 const KINDS = /** @type {Record<string, string>} */ ({
@@ -25,7 +25,7 @@ export function statusBadge(job) {
 
 /** @returns {import("../app.js").View} */
 export function jobsView() {
-  const problem = h("div", {});
+  const problem = trouble("The jobs cannot be read");
   const list = h("div", {}, skeleton(5));
   const body = h("tbody", {});
   const table = h(
@@ -64,7 +64,7 @@ export function jobsView() {
   const polling = poll(async () => {
     try {
       const { jobs, more } = await read(pages);
-      fill(problem);
+      problem.clear();
       const state = jobs.length ? "some" : "none";
       if (state !== drawn)
         fill(
@@ -80,9 +80,10 @@ export function jobsView() {
       keyed(body, jobs, (job) => job.id, row);
       older.hidden = !more;
     } catch (error) {
-      fill(problem, errorBox(error, { title: "The jobs cannot be read" }));
       if (!drawn) fill(list);
+      return problem.tell(error);
     }
+    return true;
   }, 4);
   const node = h(
     "div",

@@ -4,7 +4,7 @@ import { change, get, part } from "../api.js";
 import { fill, h } from "../dom.js";
 import * as format from "../format.js";
 import { ask, confirm, field, open, tick } from "../parts/dialog.js";
-import { badge, emptyState, errorBox, skeleton, toast } from "../parts/notices.js";
+import { badge, emptyState, errorBox, since, skeleton, toast } from "../parts/notices.js";
 import { segments } from "../parts/segments.js";
 
 const SCOPES = /** @type {const} */ ([
@@ -120,7 +120,7 @@ export function keysView() {
         key.base ? "" : h("span", { class: "muted" }, " not the base"),
       ),
       cell("Limits", limits.length ? limits.join(", ") : h("span", { class: "muted" }, "the server's")),
-      cell("Used", key.last_used === null ? "never" : format.ago(key.last_used)),
+      cell("Used", key.last_used === null ? "never" : since(key.last_used)),
       cell(
         "Ends",
         key.expires === null ? "–" : format.time(key.expires),

@@ -3,7 +3,7 @@
 import { get } from "../api.js";
 import { fill, h } from "../dom.js";
 import * as format from "../format.js";
-import { emptyState, errorBox, skeleton } from "../parts/notices.js";
+import { emptyState, errorBox, since, skeleton } from "../parts/notices.js";
 
 const WORDS = /** @type {Record<string, string>} */ ({
   upload: "uploaded",
@@ -45,7 +45,7 @@ export function eventLine(event) {
       digest ? h("span", { class: "mono muted" }, ` ${format.short(digest)}`) : null,
     ),
     said.length ? h("div", { class: "hint" }, said.join(" · ")) : null,
-    h("div", { class: "muted", title: format.time(event.time) }, `${format.ago(event.time)} by ${event.actor}`),
+    h("div", { class: "muted" }, since(event.time), ` by ${event.actor}`),
   );
 }
 

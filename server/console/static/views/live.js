@@ -4,7 +4,8 @@ import { fill, h, keyed, say } from "../dom.js";
 import * as format from "../format.js";
 import { between } from "../monitor.js";
 import { chart, meter } from "../parts/chart.js";
-import { emptyState, errorBox, skeleton } from "../parts/notices.js";
+import { few } from "../parts/few.js";
+import { emptyState, skeleton, trouble } from "../parts/notices.js";
 import { segments } from "../parts/segments.js";
 import { figureSeries, Tones, waiting } from "../parts/series.js";
 
@@ -22,13 +23,14 @@ const TIMES = /** @type {const} */ ([
   ["e2e", "Whole request"],
 ]);
 const LINES = 6;
+const FEW = 20; // rows of the table that are shown at first
 
 /** @param {import("../app.js").Context} context @returns {import("../app.js").View} */
 export function liveView({ monitor }) {
   let seconds = 60;
   const tones = new Tones();
   const span = h("span", { class: "muted" });
-  const problem = h("div", {});
+  const problem = trouble("The figures cannot be read");
   const board = h("div", { class: "stack" }, skeleton(8));
   const parts = { tiles: tiles(), engine: engine(), charts: charts(monitor), table: table(tones) };
   const choice = segments("Window", WINDOWS, seconds, (value) => {
@@ -38,7 +40,8 @@ export function liveView({ monitor }) {
   let drawn = false;
 
   function update() {
-    fill(problem, monitor.error && errorBox(monitor.error, { title: "The figures cannot be read" }));
+    if (monitor.error) problem.tell(monitor.error);
+    else if (monitor.last) problem.clear();
     const last = monitor.last;
     if (!last) {
       if (monitor.error) fill(board);
@@ -204,20 +207,27 @@ function table(tones) {
     h("thead", {}, head),
     body,
   );
+  /** @type {any[]} */
+  let rows = [];
+  const more = few(FEW, show);
   const node = h(
     "section",
     { class: "card flush" },
     h("h2", {}, "By model and version"),
     h("div", { class: "scroll" }, grid),
     none,
+    more,
   );
+  function show() {
+    keyed(body, more.of(rows), (row) => `row ${row.key}`, make);
+  }
 
   /** @param {any} item */
   const make = ({ key, model }) => {
     const link =
       key === "" || key === "other"
         ? h("span", {}, key || model)
-        : h("a", { href: `#/adapters/${encodeURIComponent(key.slice(0, key.lastIndexOf("@")))}` }, key);
+        : h("a", { href: `#/adapters/${encodeURIComponent(key.slice(0, key.lastIndexOf("@")))}`, title: key }, key);
     const cell = (/** @type {string} */ label, more = "") => h("td", { class: `num ${more}`, data: { label } });
     const cells = [
       cell("Requests/s"),
@@ -256,8 +266,9 @@ function table(tones) {
   };
   return Object.assign(node, {
     /** @param {any[]} rows */
-    update(rows) {
-      keyed(body, rows, (row) => `row ${row.key}`, make);
+    update(next) {
+      rows = next;
+      show();
       none.hidden = rows.length > 0;
       grid.hidden = !rows.length;
     },

@@ -1,13 +1,14 @@
 /** The same words to the base and to several adapters, side by side. */
 
 import { get } from "../api.js";
-import { fill, h, say } from "../dom.js";
+import { fill, h } from "../dom.js";
 import { field, tick } from "../parts/dialog.js";
 import { emptyState, errorBox, skeleton } from "../parts/notices.js";
 import { segments } from "../parts/segments.js";
 import { answerPanel } from "./answer.js";
 
 const MOST = 6; // answers side by side
+const FEW = 12; // models that are offered as buttons; the others are found by their names
 
 /** @param {import("../app.js").Context} context @returns {import("../app.js").View} */
 export function playgroundView({ args }) {
@@ -47,7 +48,9 @@ export function playgroundView({ args }) {
       shown.forEach((panel) => panel.clear());
     },
   );
+  const names = h("datalist", { id: "models" });
   const other = h("input", {
+    list: "models",
     placeholder: "name@3, or a:0.7+b:0.3",
     "aria-label": "Another model",
     spellcheck: "false",
@@ -64,6 +67,7 @@ export function playgroundView({ args }) {
       },
     },
     other,
+    names,
     h("button", { type: "submit", class: "small" }, "Add"),
   );
 
@@ -158,7 +162,12 @@ export function playgroundView({ args }) {
       fill(problem);
       fill(
         chips,
-        models.map((/** @type {any} */ one) => chip(one.id)),
+        models.slice(0, FEW).map((/** @type {any} */ one) => chip(one.id)),
+        models.length > FEW && h("span", { class: "muted" }, `and ${models.length - FEW} more, by name`),
+      );
+      fill(
+        names,
+        models.map((/** @type {any} */ one) => h("option", { value: one.id })),
       );
       const wanted = args.length
         ? [models[0]?.id, args[0]]

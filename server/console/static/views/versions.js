@@ -1,10 +1,13 @@
 /** The versions of a name, and what may be done with each. */
 
-import { h, fill, keyed } from "../dom.js";
+import { h, fill, keyed, say } from "../dom.js";
 import * as format from "../format.js";
+import { few } from "../parts/few.js";
 import { badge } from "../parts/notices.js";
 import { place } from "./adapters.js";
 
+const FEW = 10; // versions that are shown at first, beside those that get requests
+const SERVED = ["live", "canary", "shadow"];
 const KINDS = /** @type {Record<string, string>} */ ({
   live: "good",
   canary: "warn",
@@ -18,7 +21,7 @@ export function versionTable(name, actions) {
   const body = h("tbody", {});
   const table = h(
     "table",
-    { class: "stacks" },
+    { class: "stacks brief" },
     h("caption", { class: "visually-hidden" }, `Versions of ${name}`),
     h(
       "thead",
@@ -38,7 +41,19 @@ export function versionTable(name, actions) {
     ),
     body,
   );
-  const node = h("section", { class: "card flush" }, h("h2", {}, "Versions"), h("div", { class: "scroll" }, table));
+  /** @type {any[]} */
+  let versions = [];
+  const more = few(FEW, show, (one) => SERVED.includes(one.state));
+  const node = h(
+    "section",
+    { class: "card flush" },
+    h("h2", {}, "Versions"),
+    h("div", { class: "scroll" }, table),
+    more,
+  );
+  function show() {
+    keyed(body, more.of(versions), (one) => String(one.version), make);
+  }
   /** @param {any} first */
   const make = (first) => {
     const number = first.version;
@@ -62,7 +77,7 @@ export function versionTable(name, actions) {
           format.ago(one.created),
           format.short(one.digest),
         ];
-        cells.forEach((cell, i) => fill(cell, values[i]));
+        cells.forEach((cell, i) => say(cell, String(values[i]))); // what is selected to be copied stays so
         cells[4].title = format.time(one.created);
         cells[5].title = one.digest;
         const next = JSON.stringify([one.state, one.reason, one.warnings]);
@@ -70,7 +85,7 @@ export function versionTable(name, actions) {
         drawn = next;
         fill(
           head,
-          h("span", { class: "row" }, h("b", {}, number), badge(one.state, KINDS[one.state] ?? "")),
+          h("span", { class: "row whole" }, h("b", {}, number), badge(one.state, KINDS[one.state] ?? "")),
           one.reason && h("div", { class: "hint" }, one.reason),
           one.warnings.map((/** @type {string} */ text) =>
             h("div", { class: "hint" }, badge("warning", "warn"), " ", text),
@@ -101,8 +116,8 @@ export function versionTable(name, actions) {
   return Object.assign(node, {
     /** @param {any} adapter */
     update(adapter) {
-      const newest = [...adapter.versions].reverse();
-      keyed(body, newest, (one) => String(one.version), make);
+      versions = [...adapter.versions].reverse();
+      show();
     },
   });
 }
