@@ -3,6 +3,7 @@
 ServerError
 ├── InvalidRequestError      the client's mistake                    400
 │   ├── ConflictError        not as things stand                     409
+│   │   └── LockedError      not before something else has ended     409
 │   └── PreconditionFailedError  not as the headers ask for           412
 ├── NotFoundError            nothing of that name                    404
 │   ├── UnknownModelError    no such base, adapter or version
@@ -41,6 +42,10 @@ class InvalidRequestError(ServerError):
 
 class ConflictError(InvalidRequestError):
     """The request is sound, but not as things stand: something else has to change first."""
+
+
+class LockedError(ConflictError):
+    """What is in the way ends of itself: the request may be repeated."""
 
 
 class PreconditionFailedError(InvalidRequestError):

@@ -105,7 +105,7 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
         uploads=Uploads(parts, library, int(config.max_file_mb * 2**20)),
         batches=batches,
         fine_tuning=tuning,
-        answers=KeptAnswers(AnswerTable(database, config.max_answers), days=config.answer_days),
+        answers=KeptAnswers(AnswerTable(database, config.max_answers), days=config.answer_days, server=catalog.server),
         background=BackgroundResponses(_place(data_dir)),
         text=text,
         metrics=metrics,

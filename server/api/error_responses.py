@@ -21,6 +21,7 @@ from server.errors import (
     ConflictError,
     EngineUnavailableError,
     InvalidRequestError,
+    LockedError,
     NoRoomError,
     NotFoundError,
     PreconditionFailedError,
@@ -118,8 +119,9 @@ def to_api_error(error: Exception) -> ApiError:
 
 
 def _as_things_stand(error: ConflictError | PreconditionFailedError) -> ApiError:
-    """A refusal that repeating the request does not help; of a precondition, with the tag of what is there now."""
-    headers = {"x-should-retry": "false"}
+    """A refusal that repeating the request helps only where it is locked; of a precondition with the tag of now."""
+    locked = isinstance(error, LockedError)
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if locked else {"x-should-retry": "false"}
     if isinstance(error, ConflictError):
         return ApiError(409, str(error), param=error.param, code=error.code, headers=headers)
     headers |= {"ETag": error.etag} if error.etag else {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager, nullcontext
 from functools import partial
 from typing import TypeVar
 
@@ -42,11 +42,17 @@ GONE_STATUS = 499  # nginx's number; nobody is there to read it
 
 
 async def answer(
-    request: Request, context: ServerContext, body: Body, form: AnswerForm, prepare: Prepare[Body]
+    request: Request,
+    context: ServerContext,
+    body: Body,
+    form: AnswerForm,
+    prepare: Prepare[Body],
+    *,
+    held: AbstractContextManager[object] | None = None,
 ) -> Response:
-    """The whole life of one generation request."""
+    """The whole life of one generation request; ``held`` is left when it ends, also that of a stream."""
     forget_body(request)
-    work = _Work(request, context, body, form, prepare)
+    work = _Work(request, context, body, form, prepare, held=held)
     try:
         return await (work.stream() if body.stream else work.complete())
     except ClientGone:
@@ -68,7 +74,14 @@ class _Work:
     """One request and what is known of it so far."""
 
     def __init__(
-        self, request: Request, context: ServerContext, body: Body, form: AnswerForm, prepare: Prepare[Body]
+        self,
+        request: Request,
+        context: ServerContext,
+        body: Body,
+        form: AnswerForm,
+        prepare: Prepare[Body],
+        *,
+        held: AbstractContextManager[object] | None = None,
     ) -> None:
         self._request = request
         self._context = context
@@ -76,6 +89,7 @@ class _Work:
         self._body = body
         self._form = form
         self._prepare = prepare
+        self._held = held or nullcontext()
         self._started = time.perf_counter()
         self._deadline = deadline_of(request, context.config, body)
         self._headers: dict[str, str] = {}
@@ -149,6 +163,12 @@ class _Work:
     @asynccontextmanager
     async def _generation(self) -> AsyncIterator[Generation]:
         """The running request: lease, admission and sequences end with the block."""
+        with self._held:
+            async with self._running() as generation:
+                yield generation
+
+    @asynccontextmanager
+    async def _running(self) -> AsyncIterator[Generation]:
         context = self._context
         if context.admission.closed_because:
             raise EngineUnavailableError(context.admission.closed_because)

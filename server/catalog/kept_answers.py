@@ -7,8 +7,9 @@ import re
 import time
 from collections.abc import Sequence
 
-from server.catalog.answers import AnswerKind, AnswerQuery, AnswerRecord
+from server.catalog.answers import AnswerKind, AnswerQuery, AnswerRecord, is_conversation
 from server.catalog.background import Background, Repeated
+from server.catalog.conversation_turns import ConversationTurns
 from server.catalog.database.answers import AnswerTable
 from server.catalog.database.asking import ask
 from server.errors import NotFoundError
@@ -63,9 +64,13 @@ _UNKNOWN: dict[AnswerKind, tuple[type[NotFoundError], str]] = {
 
 
 class KeptAnswers:
-    """Answers in ``table``, kept for ``days`` (0: for ever). What is kept together is written together."""
+    """Answers in ``table``, kept for ``days`` (0: for ever). What is kept together is written together.
 
-    def __init__(self, table: AnswerTable, *, days: float) -> None:
+    ``server`` is the id by which the catalog knows this server.
+    """
+
+    def __init__(self, table: AnswerTable, *, days: float, server: str) -> None:
+        self.turns = ConversationTurns(table, server)
         self._table = table
         self._seconds = days * DAY_SECONDS
         self._waiting: list[tuple[Sequence[AnswerRecord], asyncio.Future[None]]] = []
@@ -81,6 +86,7 @@ class KeptAnswers:
     async def close(self) -> None:
         """End what is under way."""
         await self._expiring.close()
+        await self.turns.close()
         await self._background.settle()
 
     @staticmethod
@@ -134,14 +140,18 @@ class KeptAnswers:
         return record
 
     async def chain(self, id: str, owner: str) -> list[AnswerRecord]:
-        """The response ``id`` of ``owner``'s and all it goes on from, oldest first. Raises PreviousResponseError."""
+        """The response ``id`` of ``owner``'s and all it goes on from, oldest first: at last maybe a conversation.
+
+        Raises PreviousResponseError.
+        """
         found = await ask(self._table.chain, id, time.time(), MAX_CHAIN) if _ID.fullmatch(id) else []
-        if not found or any(one.owner != owner or one.kind is not AnswerKind.RESPONSE for one in found):
+        if not found or found[0].owner != owner or found[0].kind is not AnswerKind.RESPONSE:
             raise PreviousResponseError(f"Response with id '{id[:80]}' not found.")
-        if found[-1].previous:
+        if before := found[-1].previous:
+            noun = "Conversation" if is_conversation(before) else "Response"
             raise PreviousResponseError(
-                f"Response with id '{found[-1].previous}' not found, from which '{id[:80]}' goes on; send the whole "
-                "conversation in `input`"
+                f"{noun} with id '{before}' not found, from which '{id[:80]}' goes on; send the whole conversation in "
+                "`input`"
             )
         return found[::-1]
 

@@ -25,9 +25,14 @@ Snapshot = Callable[[str, dict[str, Any] | None], Response]
 
 
 class BackgroundRun:
-    """One response being made. ``events`` are those so far; ``snapshot`` tells of it in a state, with an error."""
+    """One response being made. ``events`` are those so far; ``snapshot`` tells of it in a state, with an error.
 
-    def __init__(self, source: AsyncGenerator[bytes, None], snapshot: Snapshot, keep: Keep) -> None:
+    ``on_end`` is called when it is made no more, whether or not that has begun.
+    """
+
+    def __init__(
+        self, source: AsyncGenerator[bytes, None], snapshot: Snapshot, keep: Keep, on_end: Callable[[], None]
+    ) -> None:
         self.events: list[bytes] = []
         self.admitted = asyncio.Event()  # or ended
         self.refusal: Exception | None = None
@@ -37,6 +42,7 @@ class BackgroundRun:
         self._keep = keep
         self._news = asyncio.Event()
         self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(lambda _: on_end())
 
     @property
     def ended(self) -> bool:

@@ -105,9 +105,10 @@ async def add_items(
 ) -> Response:
     """Add items to the end of a conversation."""
     record = await _kept(context, caller, conversation_id)
-    rows = await item_records(context, record)
-    items = _checked(body.items, list(map(item_of, rows)))
-    await keep_items(context, record, items, [record, *rows])
+    with await context.answers.turns.take(record.id, param="conversation_id"):
+        rows = await item_records(context, record)
+        items = _checked(body.items, list(map(item_of, rows)))
+        await keep_items(context, record, items, [record, *rows])
     return json_response(page_body(items, len(items)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,9 @@ from server.api.responses.items import Item, as_items
 from server.api.responses.outputs import new_id
 from server.api.responses.socket import Recollection
 from server.api.responses.summaries import from_summary, last_turn
-from server.catalog.answers import AnswerKind, AnswerQuery, AnswerRecord
+from server.catalog.answers import AnswerKind, AnswerQuery, AnswerRecord, is_conversation
+from server.catalog.conversation_turns import Turn
+from server.catalog.kept_answers import UnknownConversationError
 from server.errors import InvalidRequestError, ServerError
 
 logger = logging.getLogger(__name__)
@@ -34,10 +37,26 @@ class Conversation:
     summary: Item | None = None  # of what was said before the last turn, in its place
 
     @property
+    def until(self) -> int:
+        """The number of the last item of ``kept_in``."""
+        return max((one.number for one in self.chain if one.kind is AnswerKind.ITEM), default=0) if self.kept_in else 0
+
+    @property
     def items(self) -> list[Item]:
         """All, in their order."""
         said = [*self.earlier, *self.new]
         return said if self.summary is None else [self.summary, *last_turn(said)]
+
+
+async def turn_of(context: ServerContext, owner: str, body: PromptBody) -> Turn | None:
+    """The right to answer in the conversation that ``body`` names, if it names one.
+
+    Raises UnknownConversationError, LockedError.
+    """
+    if body.conversation_id is None:
+        return None
+    await _asked_conversation(context, owner, body.conversation_id)
+    return await context.answers.turns.take(body.conversation_id, param="conversation")
 
 
 async def conversation_of(
@@ -49,7 +68,7 @@ async def conversation_of(
     """
     new = [whole_item(item) for item in as_items(body.input)]
     if body.conversation_id is not None:
-        record = await context.answers.get(body.conversation_id, AnswerKind.CONVERSATION, owner)
+        record = await _asked_conversation(context, owner, body.conversation_id)
         rows = await item_records(context, record)
         return Conversation(new, from_summary(list(map(item_of, rows))), [record, *rows], kept_in=record)
     if body.previous_response_id is None:
@@ -57,7 +76,7 @@ async def conversation_of(
     check_id(body.previous_response_id, "previous_response_id")
     if recollection is not None and (known := recollection.get(body.previous_response_id)) is not None:
         return Conversation(new, from_summary(known))
-    chain = await context.answers.chain(body.previous_response_id, owner)
+    chain = await _chain(context, owner, body.previous_response_id)
     limit = context.config.max_prompt_chars
     if sum(len(record.input) + len(record.body) for record in chain) > 4 * limit:
         raise InvalidRequestError(
@@ -71,8 +90,31 @@ async def conversation_of(
             "previous_response_id: that response has not been made, or not yet; wait for it, or go on from another",
             param="previous_response_id",
         )
-    earlier = [item for record in chain for item in (*inputs_of(record), *response_of(record)["output"])]
-    return Conversation(new, from_summary(earlier), chain)
+    return Conversation(new, from_summary([item for record in chain for item in _items_of(record)]), chain)
+
+
+async def _asked_conversation(context: ServerContext, owner: str, id: str) -> AnswerRecord:
+    try:
+        return await context.answers.get(id, AnswerKind.CONVERSATION, owner)
+    except UnknownConversationError as error:
+        error.param = "conversation"  # the field that names it here
+        raise
+
+
+async def _chain(context: ServerContext, owner: str, id: str) -> list[AnswerRecord]:
+    """The response ``id`` and all records that it goes on from: responses, before them a conversation and its items."""
+    first, *others = await context.answers.chain(id, owner)
+    if first.kind is not AnswerKind.CONVERSATION:
+        return [first, *others]
+    items = await item_records(context, first, until=others[0].until, param="previous_response_id")
+    return [first, *items, *others]
+
+
+def _items_of(record: AnswerRecord) -> list[Item]:
+    """What a record of a chain adds to it."""
+    if record.kind is AnswerKind.RESPONSE:
+        return [*inputs_of(record), *response_of(record)["output"]]
+    return [item_of(record)] if record.kind is AnswerKind.ITEM else []
 
 
 def check_id(id: str, param: str = "response_id") -> None:
@@ -86,6 +128,16 @@ def check_id(id: str, param: str = "response_id") -> None:
 def inputs_of(record: AnswerRecord) -> list[Item]:
     """The items that a response answered, without those before."""
     return msgspec.json.decode(record.input, type=list[Item])
+
+
+async def answered_items(context: ServerContext, record: AnswerRecord) -> list[Item]:
+    """The items that a response answered: in a conversation also those before, as far as they are there."""
+    earlier: list[AnswerRecord] = []
+    if is_conversation(record.previous):
+        with suppress(UnknownConversationError):
+            conversation = await context.answers.get(record.previous, AnswerKind.CONVERSATION, record.owner)
+            earlier = await item_records(context, conversation, until=record.until)
+    return [*map(item_of, earlier), *inputs_of(record)]
 
 
 def response_of(record: AnswerRecord) -> Response:
@@ -102,9 +154,10 @@ async def keep_response(context: ServerContext, owner: str, conversation: Conver
         model=response["model"],
         created=float(response["created_at"]),
         expires=context.answers.expiry(),
-        previous=response["previous_response_id"] or "",
+        previous=response["previous_response_id"] or (conversation.kept_in.id if conversation.kept_in else ""),
+        until=conversation.until,
         metadata=msgspec.json.encode(response["metadata"]).decode(),
-        input=msgspec.json.encode(conversation.items if conversation.kept_in else conversation.new).decode(),
+        input=msgspec.json.encode(conversation.new).decode(),
         body=msgspec.json.encode(response).decode(),
     )
     try:
@@ -114,8 +167,13 @@ async def keep_response(context: ServerContext, owner: str, conversation: Conver
         response["store"] = False
 
 
-async def item_records(context: ServerContext, conversation: AnswerRecord) -> list[AnswerRecord]:
-    """All items of a kept conversation, oldest first. Raises InvalidRequestError where they are more than is read."""
+async def item_records(
+    context: ServerContext, conversation: AnswerRecord, *, until: int | None = None, param: str = "conversation"
+) -> list[AnswerRecord]:
+    """The items of a kept conversation, oldest first, up to the number ``until``.
+
+    Raises InvalidRequestError, of the field ``param``, where they are more than is read.
+    """
     most, limit = context.config.max_messages, context.config.max_prompt_chars
     query = AnswerQuery(
         kind=AnswerKind.ITEM,
@@ -123,14 +181,15 @@ async def item_records(context: ServerContext, conversation: AnswerRecord) -> li
         now=context.answers.now(),
         limit=most + 1,
         ascending=True,
+        until=until,
         previous=conversation.id,
     )
     rows = await context.answers.find(query)
     if len(rows) > most or sum(len(row.body) for row in rows) > 4 * limit:
         raise InvalidRequestError(
-            f"conversation: it holds more than {most} items (--max-messages) or {limit} characters "
+            f"{param}: the conversation holds more than {most} items (--max-messages) or {limit} characters "
             "(--max-prompt-chars), the limits of one request; delete some of its items, or begin another",
-            param="conversation",
+            param=param,
             code="string_above_max_length",
         )
     return rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import ExitStack
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -25,12 +26,13 @@ from server.api.responses.chat import RESPONSE_NAMES, chat_of
 from server.api.responses.form import ResponseForm
 from server.api.responses.jobs import truncated_job
 from server.api.responses.keeping import (
+    answered_items,
     check_id,
     conversation_of,
     extend_conversation,
-    inputs_of,
     keep_response,
     response_of,
+    turn_of,
 )
 from server.api.responses.replay import replayed
 from server.api.responses.shortening import counted_job, shortened
@@ -50,17 +52,34 @@ async def create_response(caller: InferenceKey, request: Request, context: Conte
 
 
 async def _created(caller: Caller, request: Request, context: ServerContext, body: ResponseBody) -> Response:
+    turn = ExitStack()
+    try:
+        if (taken := await turn_of(context, caller.owner, body)) is not None:
+            turn.enter_context(taken)
+        return await _answered(caller, request, context, body, turn)
+    except BaseException:
+        turn.close()
+        raise
+
+
+async def _answered(
+    caller: Caller, request: Request, context: ServerContext, body: ResponseBody, turn: ExitStack
+) -> Response:
+    """The answer. ``turn`` is closed once what it adds to a conversation is there, or it is known that nothing is."""
     recollection = recollection_of(request)
     conversation = await conversation_of(context, caller.owner, body, recollection)
     if body.generate is not False:
         try:
             conversation = await shortened(request, context, caller, body, conversation)
         except ClientGone:
+            turn.close()
             return Response(status_code=GONE_STATUS)
     chat = chat_of(body, conversation.items, earlier=len(conversation.earlier))
 
     async def keep(response: dict[str, Any]) -> None:
         await extend_conversation(context, conversation, response)
+        if response["status"] not in UNFINISHED:
+            turn.close()  # before the client is told, and answers
         if body.keeps:
             await keep_response(context, caller.owner, conversation, response)
         if recollection is not None:
@@ -73,8 +92,8 @@ async def _created(caller: Caller, request: Request, context: ServerContext, bod
     make_job = truncated_job if body.truncation == "auto" else chat_job
     if body.background:
         events = events_of(request, context, chat.model_copy(update={"stream": True}), form, make_job)
-        return await _behind(context, body, form, events)
-    return await answer(request, context, chat, form, make_job)
+        return await _behind(context, body, form, events, turn)
+    return await answer(request, context, chat, form, make_job, held=turn)
 
 
 async def _unanswered(body: ResponseBody, form: ResponseForm) -> Response:
@@ -87,12 +106,16 @@ async def _unanswered(body: ResponseBody, form: ResponseForm) -> Response:
 
 
 async def _behind(
-    context: ServerContext, body: ResponseBody, form: ResponseForm, events: AsyncGenerator[bytes, None]
+    context: ServerContext,
+    body: ResponseBody,
+    form: ResponseForm,
+    events: AsyncGenerator[bytes, None],
+    turn: ExitStack,
 ) -> Response:
     """Begin a response that is made behind the request: it is queued, or refused at once."""
     queued = {**form.response("queued"), PLACE: context.background.place}
     await form.kept(queued)
-    run = BackgroundRun(events, lambda status, error: form.response(status, error=error), form.kept)
+    run = BackgroundRun(events, lambda status, error: form.response(status, error=error), form.kept, turn.close)
     try:
         await context.background.begin(form.id, run)
     except Exception:
@@ -183,7 +206,7 @@ async def list_input_items(
     order: Literal["asc", "desc"] = "desc",
 ) -> Response:
     """The items that a response answered, the newest first."""
-    items = inputs_of(await kept(context, caller, response_id))
+    items = await answered_items(context, await kept(context, caller, response_id))
     page = page_of(items, after=after, limit=limit, order=order, absent="the response has no item")
     return json_response(page)
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from server.catalog.answers import AnswerKind, AnswerQuery, AnswerRecord
 from server.catalog.database.database import Database
-from server.catalog.database.tables import answers
+from server.catalog.database.tables import answers, servers
 
 _PAGE = 256  # records looked at together, where not all of them are wanted
 _IN = 500  # ids in one statement
@@ -70,6 +70,18 @@ class AnswerTable:
                 query = msgspec.structs.replace(query, after=page[-1].number)
         return found[: query.limit]
 
+    def take_turn(self, id: str, server: str) -> bool:
+        """Let ``server`` answer in a conversation; False while another server that runs does."""
+        running = select(servers.c.id).where(servers.c.id != server)
+        taken = update(answers).where(answers.c.id == id, answers.c.turn.not_in(running)).values(turn=server)
+        with self._database.writing() as connection:
+            return bool(connection.execute(taken).rowcount)
+
+    def end_turn(self, id: str, server: str) -> None:
+        """``server`` answers there no more."""
+        with self._database.writing() as connection:
+            connection.execute(update(answers).where(answers.c.id == id, answers.c.turn == server).values(turn=""))
+
     def delete(self, id: str) -> None:
         """Forget an answer; with a conversation, its items."""
         item = (answers.c.previous == id) & (answers.c.kind == AnswerKind.ITEM.value)
@@ -96,6 +108,8 @@ def _page(connection: Connection, query: AnswerQuery) -> list[AnswerRecord]:
         found = found.where(answers.c.previous == query.previous)
     if query.after is not None:
         found = found.where(number > query.after if query.ascending else number < query.after)
+    if query.until is not None:
+        found = found.where(number <= query.until)
     limit = _PAGE if query.metadata else query.limit
     rows = connection.execute(found.order_by(number if query.ascending else number.desc()).limit(limit))
     return [_record(row) for row in rows]

@@ -15,7 +15,7 @@ from sqlalchemy import (
     Text,
 )
 
-HEAD = "0006"  # the migration that these tables need
+HEAD = "0007"  # the migration that these tables need
 metadata = MetaData()
 Id = BigInteger().with_variant(Integer, "sqlite")  # which numbers rows itself only where they are an INTEGER
 
@@ -168,7 +168,8 @@ job_events = Table(
     Column("data", Text, nullable=False),
 )
 
-# What was answered, for those who ask for it again or go on from it. ``input`` and ``body`` are JSON.
+# What was answered, for those who ask for it again or go on from it. ``input`` and ``body`` are JSON. ``turn`` is the
+# server that answers in a conversation: only while that runs.
 answers = Table(
     "answers",
     metadata,
@@ -177,6 +178,8 @@ answers = Table(
     Column("kind", String(32), nullable=False),
     Column("owner", String(64), nullable=False),
     Column("previous", String(64), nullable=False),
+    Column("until", BigInteger, nullable=False, server_default="0"),  # the number of its last item that was answered
+    Column("turn", String(32), nullable=False, server_default=""),
     Column("model", String(512), nullable=False),
     Column("created", Float, nullable=False),
     Column("expires", Float, nullable=True, index=True),

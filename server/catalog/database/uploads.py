@@ -42,7 +42,7 @@ class UploadTable:
         """Keep a part. Raises InvalidRequestError where its upload takes no more."""
         count = select(func.count()).where(upload_parts.c.upload == part.upload)
         with self._database.writing() as connection:
-            _pending(connection, part.upload, part.created)
+            _check_size(connection, _pending(connection, part.upload, part.created), part)
             if connection.execute(count).scalar_one() >= MAX_UPLOAD_PARTS:
                 raise InvalidRequestError(
                     f"an upload may have {MAX_UPLOAD_PARTS} parts; send larger ones", param="upload_id"
@@ -96,6 +96,21 @@ def _pending(connection: Connection, id: str, now: float) -> UploadRecord:
         raise InvalidRequestError(f"the upload {id} has expired; create another", param="upload_id")
     record.check_pending(now)
     return record
+
+
+def _check_size(connection: Connection, record: UploadRecord, part: PartRecord) -> None:
+    """Raise InvalidRequestError where the parts would hold more than their file; one that comes twice counts once."""
+    others = select(upload_parts.c.sha256, func.max(upload_parts.c.nbytes).label("nbytes"))
+    others = others.where(upload_parts.c.upload == record.id, upload_parts.c.sha256 != part.sha256)
+    each = others.group_by(upload_parts.c.sha256).subquery()
+    total = (connection.execute(select(func.sum(each.c.nbytes))).scalar_one() or 0) + part.nbytes
+    if total > record.nbytes:
+        raise InvalidRequestError(
+            f"data: with this part the upload would hold {total} bytes, and it was created for {record.nbytes}; "
+            "complete it with the parts that are there, or cancel it and create another",
+            param="data",
+            code="wrong_size",
+        )
 
 
 def _end(connection: Connection, id: str, status: UploadStatus, file: str = "") -> None:

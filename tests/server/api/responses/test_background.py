@@ -78,7 +78,7 @@ async def test_all_end_with_the_server_though_nothing_is_kept(caplog: pytest.Log
 
     responses = BackgroundResponses("here")
     for i in range(100):
-        run = BackgroundRun(endless(), lambda status, error: {"status": status, "error": error}, keep)
+        run = BackgroundRun(endless(), lambda status, error: {"status": status, "error": error}, keep, lambda: None)
         await responses.begin(str(i), run)
     await asyncio.wait_for(responses.close(), 2)
     assert told == ["failed"] * 100

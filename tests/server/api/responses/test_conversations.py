@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 from tests.server.api.responses.test_routes import GREEDY, chat_text
 from tests.server.api.support import BASE, error_of
-from tests.server.live import Live, live_server
+from tests.server.live import Live, live_server, slow_steps
 
 ONE: Any = {"type": "message", "role": "user", "content": "One"}
 CALL: Any = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"}
@@ -96,6 +98,60 @@ def test_what_is_made_behind_a_request_is_added_when_it_ends(client: openai.Open
     assert [item.role for item in kept] == ["user", "assistant"]  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("background", [False, True])
+def test_one_response_at_a_time(client: openai.OpenAI, server: Live, background: bool) -> None:
+    made = client.conversations.create()
+    body = {"model": BASE, "input": "x", "conversation": made.id, "max_output_tokens": 1}
+    long = {**body, "stream": True, "background": background, "max_output_tokens": 1900}
+    long |= {"ignore_eos": True, "speculation": False}
+    with slow_steps(), server.http() as http, http.stream("POST", "/v1/responses", json=long) as stream:
+        lines = stream.iter_lines()  # who lets go of it leaves
+        first = next(line for line in lines if line.startswith("data: "))
+        for path, other in ("responses", body), (f"conversations/{made.id}/items", {"items": [ONE]}):
+            refused = http.post(f"/v1/{path}", json=other)
+            assert (refused.status_code, refused.headers["retry-after"]) == (409, "1")
+            assert error_of(refused, 409)["code"] == "conversation_locked"
+            assert error_of(refused, 409)["param"] == ("conversation" if path == "responses" else "conversation_id")
+        if background:
+            client.responses.cancel(json.loads(first.removeprefix("data: "))["response"]["id"])
+    retrying = client.with_options(max_retries=20)  # as it does by itself, more often
+    answer = retrying.responses.create(model=BASE, input="y", conversation=made.id, max_output_tokens=1)
+    assert texts(client.conversations.items.list(made.id, order="asc")) == ["y", answer.output_text]
+
+
+def test_a_response_that_is_refused_keeps_no_turn(client: openai.OpenAI) -> None:
+    made = client.conversations.create()
+    given: dict[str, Any] = {"model": BASE, "conversation": made.id}
+    for background in False, True:
+        for bad in "x" * 9000, [RESULT]:
+            with pytest.raises(openai.BadRequestError):
+                client.responses.create(input=bad, background=background, **given)
+    client.responses.create(input="x", extra_body={"generate": False}, **given)
+    assert texts(client.conversations.items.list(made.id)) == ["x"]
+
+
+def test_each_item_is_kept_once(client: openai.OpenAI, server: Live) -> None:
+    given: dict[str, Any] = {"model": "lora", "max_output_tokens": 2, **GREEDY}
+    made = client.conversations.create(items=[ONE])
+    first, second = (client.responses.create(input=said, conversation=made.id, **given) for said in ("Two", "Three"))
+    record = asyncio.run_coroutine_threadsafe(server.context.answers.chain(second.id, ""), server.loop).result()[-1]
+    assert [item["content"][0]["text"] for item in json.loads(record.input)] == ["Three"]
+    assert texts(client.responses.input_items.list(second.id, order="asc")) == [
+        "One", "Two", first.output_text, "Three",
+    ]  # fmt: skip
+    beside = client.responses.create(input="Four", previous_response_id=first.id, **given)
+    beyond = client.responses.create(input="Five", previous_response_id=beside.id, **given)
+    said = [{"role": "user", "content": "One"}, {"role": "user", "content": "Two"}]
+    for response, text in (first, "Four"), (beside, "Five"):
+        said += [{"role": "assistant", "content": response.output_text}, {"role": "user", "content": text}]
+    assert beyond.output_text == chat_text(client, said, 2)
+    client.conversations.delete(made.id)
+    assert texts(client.responses.input_items.list(second.id)) == ["Three"]
+    with pytest.raises(openai.NotFoundError, match=f"Conversation with id '{made.id}' not found") as raised:
+        client.responses.create(input="Six", previous_response_id=beyond.id, **given)
+    assert raised.value.code == "previous_response_not_found"
+
+
 def test_calls_and_their_outputs_are_items(client: openai.OpenAI) -> None:
     made = client.conversations.create(items=[ONE, CALL])
     client.conversations.items.create(made.id, items=[RESULT])
@@ -126,6 +182,13 @@ def test_metadata_is_only_changed_where_it_is_told(server: Live) -> None:
         assert error_of(http.post(path, json={}))["param"] == "metadata"
         assert http.get(path).json() == made
         assert http.post(path, json={"metadata": None}).json()["metadata"] == {}
+
+
+def test_one_that_is_not_there_is_told_by_its_field(server: Live) -> None:
+    for path in "", "/input_tokens", "/compact":
+        body = {"model": BASE, "input": "x", "conversation": "conv_1"}
+        error = error_of(server.post(f"/v1/responses{path}", body), 404)
+        assert (error["param"], error["code"]) == ("conversation", "conversation_not_found")
 
 
 def test_what_came_before_is_said_once(server: Live) -> None:
