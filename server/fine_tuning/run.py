@@ -17,6 +17,7 @@ import msgspec
 
 from adapters.errors import AdapterError
 from adapters.names import checkpoint_name
+from adapters.package.manifest import read_manifest
 from server.catalog.background import set_within
 from server.catalog.database.asking import ask
 from server.catalog.database.jobs import JobTable
@@ -162,10 +163,12 @@ class JobRun:
         training = self._folder / TRAINING_FILE
         lines = await asyncio.to_thread(lambda: training.read_bytes().count(b"\n"))
         first = await asyncio.to_thread(_first_line, training)
-        start, method = None, None
+        start, method, form = None, None, None
         if job.start is not None:
             start = self._folder / START
             method = method_of(await self._tools.fetch(job.start, start))
+            manifest = await asyncio.to_thread(read_manifest, start)
+            form = manifest.data.tools if manifest is not None and manifest.data is not None else None
         return RunFiles(
             rows=lines,
             kind="completion" if "completion" in first else "chat",
@@ -173,6 +176,7 @@ class JobRun:
             validation=self._folder / VALIDATION_FILE if job.validation_file is not None else None,
             start=start,
             method=method or {},
+            tools=form,
         )
 
     @disk_errors()

@@ -55,6 +55,7 @@ class RunFiles:
     validation: Path | None = None
     start: Path | None = None
     method: Mapping[str, Any] = field(default_factory=dict)  # of the adapter in ``start``
+    tools: str | None = None  # how that has learned functions and calls to be written
 
 
 def resolved(asked: Hyperparameters, rows: int, method: str) -> Hyperparameters:
@@ -93,6 +94,7 @@ def run_config(
         "validation": str(files.validation) if files.validation else 0,
         "max_length": min(base.max_model_len, MAX_LENGTH),
         "too_long": "cut_end",
+        **({"tools": files.tools} if files.tools else {}),
         **({"template": "none"} if files.kind == "completion" else {}),
         **({"template": str(folder / "template.jinja")} if base.template is not None else {}),
     }

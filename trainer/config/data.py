@@ -89,8 +89,8 @@ class DataConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     .txt file is a line (``format`` txt), what stands between blank lines (txt_paragraphs), or all of it (txt_file).
     ``roles`` says which role a name stands for that the data gives one, or names a template's own by itself.
     ``template`` is ``chat`` (the base's chat template), ``none`` (prompt and response joined as they are), a named
-    template, a .jinja file, or Jinja text. ``tools`` says how functions and calls are written: as ``text``, or by the
-    ``template``. ``learn`` says which messages are learned.
+    template, a .jinja file, or Jinja text. ``tools`` says how functions and calls are written: as ``text``, by the
+    ``template``, or (auto) by that where it knows how. ``learn`` says which messages are learned.
     ``too_long`` says what becomes of rows above ``max_length`` tokens: ``drop`` them, cut the start or the end off, or
     ``split`` them (shape text only). ``max_prompt_length`` and ``max_response_length`` cut these parts first.
     """
@@ -108,7 +108,7 @@ class DataConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     roles: dict[str, str] = msgspec.field(default_factory=dict)
     tags: MessageTags = msgspec.field(default_factory=MessageTags)
     template: str = "chat"
-    tools: Literal["text", "template"] = "text"
+    tools: Literal["auto", "text", "template"] = "auto"
     learn: Learn = "all_answers"
     system_prompt: str | None = None
     prompt_prefix: str = ""

@@ -15,7 +15,7 @@ import msgspec
 from trainer.config.data import DataConfig, TooLong
 from trainer.data.conversations import TEXT, DroppedRow, ParsedRow
 from trainer.data.messages import Conversation, TokenQuestion, last_answer
-from trainer.data.rendering import Renderer, TextSegment, make_renderer
+from trainer.data.rendering import Renderer, TextSegment, make_renderer, with_tool_form
 
 IGNORED = -100
 
@@ -185,6 +185,8 @@ class RowEncoder:
     def __init__(self, config: DataConfig, tokenizer: Any, end_ids: Sequence[int]) -> None:
         self._tokenizer = tokenizer
         self._special = frozenset(tokenizer.all_special_ids)  # clients do not see them; they may mark a thought
+        config = with_tool_form(config, tokenizer)
+        self.tools = config.tools
         self.renderer = make_renderer(config, tokenizer)
         self.encoder = Encoder(tokenizer, end_ids, config.max_length, config.too_long, config.max_response_length)
         self._kept_prompt = config.max_length - 1 if config.too_long == "cut_start" else _UNLIMITED

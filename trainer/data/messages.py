@@ -239,10 +239,11 @@ def tools_of(where: str, value: Any) -> list[Any]:
 
 
 def with_tools_as(
-    form: Literal["text", "template"], conversation: Conversation, tools: list[Any]
+    form: Literal["auto", "text", "template"], conversation: Conversation, tools: list[Any]
 ) -> tuple[Conversation, list[Any]]:
     """``conversation`` and the tools that are left to its template: as text, or in the form that templates expect."""
-    return (written_out(conversation, tools), []) if form == "text" else (conversation, list(map(template_tool, tools)))
+    left = form == "template"  # until the template is known, ``auto`` is text
+    return (conversation, list(map(template_tool, tools))) if left else (written_out(conversation, tools), [])
 
 
 def said_in_text(message: Message) -> str:

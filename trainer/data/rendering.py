@@ -18,10 +18,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
+import msgspec
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from typing_extensions import override
 
+from adapters.package.manifest import ToolForm
 from bases.tool_text import template_tool
 from trainer.config.data import DataConfig
 from trainer.data.conversations import TEXT, DroppedRow, answer_indices, answers_of, require_answer
@@ -212,6 +214,24 @@ def make_renderer(config: DataConfig, tokenizer: Any) -> Renderer:
     """The renderer that ``config`` asks for. Raises DataError when the base has no chat template."""
     text = template_text(config, tokenizer)
     return PlainRenderer(config) if text is None else ChatRenderer(config, tokenizer, text)
+
+
+def with_tool_form(config: DataConfig, tokenizer: Any) -> DataConfig:
+    """``config`` with a form of functions and calls for ``auto``: the template's, where it writes both, else text."""
+    if config.tools != "auto":
+        return config
+    asked = msgspec.structs.replace(config, tools="template")
+    try:
+        known = isinstance(make_renderer(asked, tokenizer), ChatRenderer)
+    except DataError:
+        known = False
+    return asked if known else msgspec.structs.replace(config, tools="text")
+
+
+def tool_form(config: DataConfig) -> ToolForm:
+    """How functions and calls are written, where that is decided."""
+    assert config.tools != "auto"
+    return config.tools
 
 
 class PlainRenderer(Renderer):

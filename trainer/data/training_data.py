@@ -17,7 +17,7 @@ from trainer.data.conversations import TEXT, ConversationReader, DroppedRow, Par
 from trainer.data.disk import Examples, TokenQuestions
 from trainer.data.encoding import Example, RowEncoder
 from trainer.data.messages import Question, TokenQuestion, last_answer, said_in_text
-from trainer.data.rendering import BASE, NONE, is_foreign, template_name
+from trainer.data.rendering import BASE, NONE, is_foreign, template_name, tool_form, with_tool_form
 from trainer.data.rows import RawRow
 from trainer.data.sources import find_test_source, with_recipe
 from trainer.data.splits import (
@@ -175,7 +175,7 @@ def load_data(
     config: DataConfig, tokenizer: Any, end_ids: Sequence[int], seed: int, progress: Progress | None = None
 ) -> TrainingData:
     """Read, split, render and tokenise. Raises DataError in one line for everything that cannot be trained on."""
-    splits = split_conversations(config, seed, progress)
+    splits = split_conversations(with_tool_form(with_recipe(config), tokenizer), seed, progress)
     config = splits.config
     rows = RowEncoder(config, tokenizer, end_ids)
     splits = fitting(splits, rows, seed)
@@ -193,7 +193,7 @@ def load_data(
         sha256=hashlib.sha256(hashes.encode()).hexdigest(),
         dropped=dict(dropped),
         cut=dict(tokens.cut),
-        tools=config.tools if any(one.reader.with_tools for one in splits.surveys) else None,
+        tools=tool_form(config) if any(one.reader.with_tools for one in splits.surveys) else None,
         notes=notes_of(
             config,
             splits.surveys,
@@ -218,6 +218,8 @@ def load_questions(
     writes an answer's thought; without it references are as the data has them. Raises DataError.
     """
     config = with_recipe(config)
+    if rows is not None:
+        config = msgspec.structs.replace(config, tools=rows.tools)
     if split == "test":
         found = survey(find_test_source(config), ConversationReader(config), part="test")
         indices = found.usable

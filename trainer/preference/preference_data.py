@@ -20,6 +20,7 @@ from trainer.config.schema import TrainConfig
 from trainer.data.conversations import DroppedRow, ParsedRow, some_columns
 from trainer.data.encoding import IGNORED, RowEncoder, without_row_limit
 from trainer.data.messages import ASSISTANT, Conversation, Message, Question, said_in_text
+from trainer.data.rendering import tool_form, with_tool_form
 from trainer.data.rows import RawRow
 from trainer.data.sources import find_test_source
 from trainer.data.splits import Indices, Survey, find_splits, find_validation, rows_at
@@ -98,6 +99,7 @@ class PreferenceEncoder:
 
     def __init__(self, config: DataConfig, answers: PreferenceColumns, tokenizer: Any, end_ids: Sequence[int]) -> None:
         self._config = config
+        config = with_tool_form(config, tokenizer)
         self.comparisons = ComparisonReader(config, answers)
         self._rows = RowEncoder(without_row_limit(config), tokenizer, end_ids)
 
@@ -207,10 +209,11 @@ def _encoder_of(config: TrainConfig, tokenizer: Any, end_ids: Sequence[int]) -> 
 
 def load_preference_data(config: TrainConfig, tokenizer: Any, end_ids: Sequence[int]) -> PreferenceData[Any]:
     """The rows of ``config`` as its training reads and splits them. Raises DataError."""
+    config = msgspec.structs.replace(config, data=with_tool_form(config.data, tokenizer))
     encoder, encode = _encoder_of(config, tokenizer, end_ids)
     data = load_preferences(config.data, encode, config.training.seed)
     read, seen = encoder.comparisons.read, encoder.comparisons.seen
-    tools = config.data.tools if encoder.comparisons.with_tools else None
+    tools = tool_form(config.data) if encoder.comparisons.with_tools else None
     handed_on = isinstance(config.preference, GrpoPreference)  # to the reward, every column
     return replace(
         data,

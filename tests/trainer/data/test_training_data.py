@@ -62,6 +62,15 @@ def test_it_is_known_how_tools_were_written_where_there_were_any(tmp_path: Path,
     with_tools = {"messages": MULTI, "tools": [{"name": "f"}]}
     for rows, form in (([with_call], "text"), ([with_tools], "text"), ([{"messages": MULTI}], None)):
         assert load(tmp_path, tokenizer, rows).tools == form
+    knows = (
+        "{{ tools | tojson if tools }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% for c in m.tool_calls %}"
+        "call {{ c.function.name }}{% endfor %}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    by_template = load(tmp_path, tokenizer, [with_call], template=knows)
+    assert (by_template.tools, learned(tokenizer, by_template.train[0])) == ("template", ["call f<|im_end|>"])
+    assert load(tmp_path, tokenizer, [with_call], template=knows, tools="text").tools == "text"
+    assert load(tmp_path, tokenizer, [{"prompt": "2+2=", "response": "4"}], template="none").tools is None
 
 
 def test_the_prompt_is_what_a_server_renders_and_tokenises(tmp_path: Path, tokenizer: Any) -> None:

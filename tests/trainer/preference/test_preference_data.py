@@ -174,7 +174,7 @@ def test_an_answer_that_is_a_call_is_written_by_the_template(tiny_base: Path, tm
         "{% if add_generation_prompt %}<assistant>{% endif %}"
     )
     row = {"prompt": [USER], "tools": [{"name": "f"}], "chosen": call, "rejected": "no"}
-    (pair,) = load(tiny_base, tmp_path, [row], tools="template", template=template).train
+    (pair,) = load(tiny_base, tmp_path, [row], template=template).train
     tools = json.dumps([template_tool({"name": "f"})])
     assert text(tiny_base, pair.prompt) == f"{tools}<user>hi<|im_end|><assistant>"
     assert text(tiny_base, pair.chosen) == '{"name": "f", "arguments": {}}<|im_end|>'
