@@ -55,18 +55,12 @@ COMPLETION_TOKENS = 16  # OpenAI's default of completions
 async def chat_job(context: ServerContext, body: ChatCompletionBody, adapter: AdapterKey | None, started: float) -> Job:
     """The job of a chat completion. Raises InvalidRequestError."""
     body = _checked(context, body, adapter, prompts=1)
-    budget = budget_for(context, adapter, "messages").cutting(body, body.max_completion_tokens or body.max_tokens or 1)
-    messages = [message.for_template() for message in body.messages]
-    reading = Reading()
-    if reads_plain_text(context, budget.text):
-        refuse_tools(body)
-        prompt = await budget.encode(last_user_text(messages, body.chat_template_kwargs), add_special_tokens=True)
-    else:
-        text = await budget.text.render_chat_off_loop(messages, body.chat_template_kwargs)
-        prompt = await budget.encode(text, add_special_tokens=False)
-        reading = await reading_of(context, budget.text, body, text)
-    if body.echo and (messages[-1]["role"] == "assistant" or body.continue_final_message):
-        prompt = replace(prompt, echo=content_text(messages[-1]["content"] or ""))
+    field = "messages" if body.prompt_token_ids is None else "prompt_token_ids"
+    budget = budget_for(context, adapter, field).cutting(body, body.max_completion_tokens or body.max_tokens or 1)
+    prompt, text = await _chat_prompt(context, body, budget)
+    reading = Reading() if text is None else await reading_of(context, budget.text, body, text)
+    if body.echo and ((last := body.messages[-1]).role == "assistant" or body.continue_final_message):
+        prompt = replace(prompt, echo=content_text(last.for_template()["content"] or ""))
     asked = body.max_completion_tokens or body.max_tokens
     budget.check(len(prompt.ids), asked or 1)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
@@ -74,6 +68,25 @@ async def chat_job(context: ServerContext, body: ChatCompletionBody, adapter: Ad
     sampling = _with_texts(sampling, budget, body)
     job = _job(context, body, adapter, [prompt], sampling, prefix="chatcmpl", started=started)
     return _read(job, reading)
+
+
+async def _chat_prompt(
+    context: ServerContext, body: ChatCompletionBody, budget: ContextBudget
+) -> tuple[Prompt, str | None]:
+    """The prompt of a chat, and the text that a template made of it; None for a base that reads no conversation."""
+    plain = reads_plain_text(context, budget.text)
+    if plain:
+        refuse_tools(body)
+    if body.prompt_token_ids is not None:
+        prompt = _prompt_of_ids(body.prompt_token_ids, budget)
+        decode = partial(budget.text.decode, prompt.ids, skip_special_tokens=False)
+        return prompt, None if plain else await budget.text.off_loop(len(prompt.ids), decode)
+    messages = [message.for_template() for message in body.messages]
+    if plain:
+        text = last_user_text(messages, body.chat_template_kwargs)
+        return await budget.encode(text, add_special_tokens=True), None
+    text = await budget.text.render_chat_off_loop(messages, body.chat_template_kwargs)
+    return await budget.encode(text, add_special_tokens=False), text
 
 
 def _read(job: Job, reading: Reading) -> Job:
@@ -179,11 +192,15 @@ async def _infilled(
 async def _completion_prompt(prompt: str | list[int], budget: ContextBudget, special: bool) -> Prompt:
     if isinstance(prompt, str):
         return await budget.encode(prompt, add_special_tokens=special)
-    kept = budget.cut(Prompt(prompt))
+    return _prompt_of_ids(prompt, budget)
+
+
+def _prompt_of_ids(ids: list[int], budget: ContextBudget) -> Prompt:
+    kept = budget.cut(Prompt(ids))
     budget.check(len(kept.ids), 0)
-    if not prompt:
-        raise InvalidRequestError("a prompt of token ids is empty", param="prompt")
-    budget.check_known(prompt)
+    if not ids:
+        raise InvalidRequestError("a prompt of token ids is empty", param=budget.field_name)
+    budget.check_known(ids)
     return kept
 
 

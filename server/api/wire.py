@@ -45,6 +45,8 @@ _NOT_BY_BEAMS: Mapping[str, object] = {
     "logprob_token_ids": None,
 }
 
+_OF_TEMPLATES = ("add_generation_prompt", "reasoning_effort", "enable_thinking", "thinking", "think", "verbosity")
+
 
 class AdapterWeight(Wire):
     """One of the adapters that are combined."""
@@ -269,12 +271,13 @@ class ChatCompletionBody(SamplingBody, ConversationBody):
     """``POST /v1/chat/completions``."""
 
     unsupported: ClassVar[Mapping[str, str]] = {
-        **UNSERVED,
+        **{name: reason for name, reason in UNSERVED.items() if name != "prompt_token_ids"},
         "add_special_tokens": "the chat template writes them; use /v1/completions for a prompt as it is",
         "suffix": "a chat has no text behind its answer; use /v1/completions",
     }
 
-    messages: Annotated[list[ChatMessage], Field(fail_fast=True)] = Field(min_length=1)
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True)]
+    prompt_token_ids: TokenIds | None = Field(None, min_length=1)
     max_completion_tokens: Integer | None = Field(None, ge=1)
     max_tokens: Integer | None = Field(None, ge=1)
     logprobs: bool | None = None
@@ -296,6 +299,22 @@ class ChatCompletionBody(SamplingBody, ConversationBody):
         return bool(self.logprobs)
 
     @model_validator(mode="after")
+    def _check_prompt(self) -> ChatCompletionBody:
+        """A conversation, or the tokens of one that was rendered elsewhere."""
+        if self.prompt_token_ids is None:
+            if not self.messages:
+                raise ValueError("`messages` must have at least 1 entry, unless there are `prompt_token_ids`")
+            return self
+        if self.messages:
+            raise ValueError("`prompt_token_ids` are the whole prompt; send `messages: []` with them")
+        said = {"chat_template_kwargs": self.given_template_kwargs or None, "echo": self.echo or None}
+        said |= {"continue_final_message": self.continue_final_message or None}
+        said |= {name: getattr(self, name) for name in _OF_TEMPLATES}
+        if told := [name for name, value in said.items() if value is not None]:
+            raise ValueError(f"`{told[0]}` is for the chat template, and `prompt_token_ids` are rendered already")
+        return self
+
+    @model_validator(mode="after")
     def _check_top_logprobs(self) -> ChatCompletionBody:
         if self.top_logprobs and not self.logprobs:
             raise ValueError("`top_logprobs` needs `logprobs: true`")
@@ -304,6 +323,11 @@ class ChatCompletionBody(SamplingBody, ConversationBody):
 
 class ChatBatchBody(ChatCompletionBody):
     """``POST /v1/chat/completions/batch``: several conversations, and for all of them what one may have."""
+
+    unsupported: ClassVar[Mapping[str, str]] = {
+        **ChatCompletionBody.unsupported,
+        "prompt_token_ids": "send a request for each prompt of token ids",
+    }
 
     messages: Annotated[  # type: ignore[assignment]
         list[Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]], Field(fail_fast=True, min_length=1)
@@ -328,6 +352,7 @@ class CompletionBody(SamplingBody):
     unsupported: ClassVar[Mapping[str, str]] = {
         **UNSERVED,
         **UNSERVED_IN_TEXT,
+        "prompt_token_ids": "use `prompt`, which may be token ids",
         "chat_template_kwargs": "a prompt is not rendered; use /v1/chat/completions",
         "top_logprobs": "use `logprobs`, the number of alternatives",
         "max_completion_tokens": "use `max_tokens`",

@@ -133,3 +133,34 @@ def test_a_prediction_changes_nothing(server: Live) -> None:
     answers = [server.post(CHAT, {**BODIES[CHAT], **more}).json() for more in ({}, {"prediction": prediction})]
     assert answers[0]["choices"] == answers[1]["choices"]
     assert answers[0]["model"] == BASE
+
+
+@pytest.mark.parametrize("model", [BASE, "lora"])
+def test_a_chat_may_be_given_as_tokens(server: Live, model: str) -> None:
+    whole = server.post(CHAT, {**BODIES[CHAT], "model": model}).json()
+    body = {**GREEDY, "model": model, "messages": [], "prompt_token_ids": whole["prompt_token_ids"]}
+    again = server.post(CHAT, {**body, "echo": False, "chat_template_kwargs": {}}).json()
+    for told in "choices", "prompt_token_ids":
+        assert again[told] == whole[told]
+    assert again["usage"]["prompt_tokens"] == whole["usage"]["prompt_tokens"]
+    assert events(server, CHAT, body)[0]["prompt_token_ids"] == whole["prompt_token_ids"]
+    ending = server.post(CHAT, {**body, "truncate_prompt_tokens": 3}).json()
+    assert ending["prompt_token_ids"] == whole["prompt_token_ids"][-3:]
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"messages": [{"role": "user", "content": "x"}]}, "prompt_token_ids"),
+        ({"add_generation_prompt": True}, "add_generation_prompt"),
+        ({"chat_template_kwargs": {"x": 1}}, "chat_template_kwargs"),
+        ({"enable_thinking": False}, "enable_thinking"),
+        ({"echo": True}, "echo"),
+        ({"prompt_token_ids": []}, "prompt_token_ids"),
+        ({"prompt_token_ids": [10**6]}, "prompt_token_ids"),
+        ({"prompt_token_ids": [1] * 5000}, "prompt_token_ids"),
+        ({"prompt_token_ids": None}, "messages"),
+    ],
+)
+def test_tokens_are_the_whole_prompt_of_a_chat(server: Live, change: dict[str, Any], param: str) -> None:
+    assert error_of(server.post(CHAT, {"messages": [], "prompt_token_ids": [1, 2], **change}))["param"] == param

@@ -42,7 +42,7 @@ SENTENCES: list[tuple[str, dict[str, Any], str]] = [
     (TEXT, {"prompt": [1.5]}, "prompt[0]: must be a text or an integer or a list"),
     (TEXT, {"stop_token_ids": [1] * 257}, "stop_token_ids: must have at most 256 entries"),
     (TEXT, {"stop_token_ids": [1, -1]}, "stop_token_ids[1]: must be at least 0"),
-    (CHAT, {"messages": []}, "messages: must have at least 1 entries"),
+    (CHAT, {"messages": []}, "`messages` must have at least 1 entry, unless there are `prompt_token_ids`"),
     (CHAT, {"messages": [5]}, "messages[0]: must be an object"),
     (CHAT, {"messages": [{"content": "x"}]}, "messages[0].role: is missing"),
     (CHAT, {"messages": [{"role": LONG, "content": "x"}]}, "messages[0].role: must have at most 64 characters"),
