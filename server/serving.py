@@ -6,11 +6,12 @@ import asyncio
 import gc
 import json
 import os
+import shlex
 import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -28,13 +29,14 @@ from server.logs import configure_logging
 from server.making import make_context
 from server.memory import free_unused, share_heap
 from server.settings import ServerConfig
+from server.unix_socket import unix_socket
 
 SWITCH_SECONDS = 0.0005
 _MOST_NAMED = 20  # adapters
 
 
 def banner(context: ServerContext, url: str) -> str:
-    """A few lines for a person."""
+    """A few lines for a person. ``url`` is of a Unix socket where it is a path."""
     info = context.engine.info
     names = context.registry.names()
     more = [f"and {len(names) - _MOST_NAMED} more"] if len(names) > _MOST_NAMED else []
@@ -47,7 +49,7 @@ def banner(context: ServerContext, url: str) -> str:
         "catalog": context.lifecycle.catalog.database.shown,
         "listening": f"{url}  ({_access(context)})",
         "try": _curl(context, url, names[0] if names else context.base_name),
-        "talk": f"hotswap chat --url {url}",
+        **({} if url.startswith("/") else {"talk": f"hotswap chat --url {url}"}),
     }
     return "\n".join([f"hotswap {context.version} is ready", *(f"  {key:<10}{value}" for key, value in rows.items())])
 
@@ -68,7 +70,8 @@ def _access(context: ServerContext) -> str:
 def _curl(context: ServerContext, url: str, model: str) -> str:
     body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 32}
     key = ' -H "Authorization: Bearer $KEY"' if not context.access.inference_is_open else ""
-    return f"curl {url}/v1/chat/completions{key} -H 'content-type: application/json' -d '{json.dumps(body)}'"
+    address = f"--unix-socket {shlex.quote(url)} http://localhost" if url.startswith("/") else url
+    return f"curl {address}/v1/chat/completions{key} -H 'content-type: application/json' -d '{json.dumps(body)}'"
 
 
 def _size(nbytes: int) -> str:
@@ -79,9 +82,8 @@ def run(config: ServerConfig) -> int:
     """Serve until told to stop; returns the exit code. Raises EngineStartError or BaseModelError with the reason."""
     share_heap()
     configure_logging(config.log_level, without_keys)
-    sock = bind(config.host, config.port)
-    with sock:
-        url = _url(config.host, sock.getsockname()[1])
+    with _listening(config) as sock:
+        url = _url(config.host, sock.getsockname()[1]) if sock.family is not socket.AF_UNIX else sock.getsockname()
         with _signals_stop():
             context = make_context(config, _data_dir(config))
             check_adapters(context)
@@ -196,6 +198,13 @@ def check_adapters(context: ServerContext) -> None:
                 raise EngineStartError(f"--adapter {name}={path}: there is no such directory or archive")
         except (AdapterError, InvalidRequestError) as error:
             raise EngineStartError(f"--adapter {name}={path}: {error}") from error
+
+
+def _listening(config: ServerConfig) -> AbstractContextManager[socket.socket]:
+    """The socket that is served on. Raises EngineStartError."""
+    if config.uds:
+        return unix_socket(Path(config.uds).expanduser().absolute(), config.uds_access)
+    return bind(config.host, config.port)
 
 
 def bind(host: str, port: int) -> socket.socket:

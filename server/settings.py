@@ -46,6 +46,7 @@ from server.setting_kinds import (
     RootPath,
     Seconds,
     Size,
+    SocketAccess,
     StoreUrl,
     ToolParser,
     WrongKindError,
@@ -100,6 +101,13 @@ class ServerConfig(BaseModel):
         "127.0.0.1"
     )
     port: Annotated[PortNumber, Flag(ADDRESS, "port to listen on (default {default}; 0: any free one)", "PORT")] = 8000
+    uds: Annotated[
+        str, Flag(ADDRESS, "Unix socket to listen at, in the place of --host and --port (default: none)", "PATH")
+    ] = ""
+    uds_access: Annotated[
+        SocketAccess,
+        Flag(ADDRESS, "who may connect to it (default {default}; owner, group or all)", "WHO"),
+    ] = "owner"
     root_path: Annotated[
         RootPath, Flag(ADDRESS, "prefix under which a proxy serves this server, such as /llm", "PATH")
     ] = ""
@@ -323,7 +331,7 @@ class ServerConfig(BaseModel):
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can connect."""
-        return is_loopback_name(self.host)
+        return bool(self.uds) or is_loopback_name(self.host)
 
     @property
     def admin_is_open(self) -> bool:

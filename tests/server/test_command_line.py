@@ -48,7 +48,8 @@ def example(name: str) -> str:
                "cors_origin": "https://a.example", "speculation": "off",
                "otlp_traces_endpoint": "http://collector:4318/v1/traces", "trace_ratio": "0.5",
                "tool_parser": "hermes", "reasoning_parser": "think", "cors_method": "POST",
-               "scheduling": "fcfs", "fine_tuning_gate": "none", "load_adapters": "lazy"}  # fmt: skip
+               "scheduling": "fcfs", "fine_tuning_gate": "none", "load_adapters": "lazy",
+               "uds_access": "group"}  # fmt: skip
     by_kind: dict[Any, str] = {int: "3", float: "2.5", bool: "false" if Settings.model_fields[name].default else "true"}
     return special.get(name) or by_kind.get(Settings.model_fields[name].annotation, "text")
 
