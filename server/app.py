@@ -39,7 +39,7 @@ from server.api.context import ServerContext
 from server.api.in_process import post
 from server.api.middleware import RequestLog, RootPath, Unversioned, unversioned
 from server.api.origins import Cors
-from server.api.pooling import classify, embeddings, plain, score
+from server.api.pooling import classify, embed, embeddings, plain, score
 from server.api.responses import compaction, conversations
 from server.api.responses import routes as responses
 from server.api.routing import PlainPath
@@ -66,6 +66,7 @@ ROUTERS = (
     conversations.router,
     anthropic_messages.router,
     embeddings.router,
+    embed.router,
     classify.router,
     plain.router,
     score.router,

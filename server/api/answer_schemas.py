@@ -95,6 +95,7 @@ ANSWERS: dict[tuple[str, str], Schema] = {
     ("POST", "/v1/messages"): _MESSAGES_ANSWER,
     ("POST", "/v1/messages/count_tokens"): record(input_tokens=COUNT),
     ("POST", "/v1/embeddings"): listed(_EMBEDDING, model=TEXT, usage=record(prompt_tokens=COUNT, total_tokens=COUNT)),
+    ("POST", "/v2/embed"): record(id=TEXT, embeddings={"type": "object"}, texts=many(TEXT), meta={"type": "object"}),
     ("GET", "/v1/models"): listed(_MODEL),
     ("GET", "/v1/models/{model}"): _MODEL,
     ("DELETE", "/v1/models/{model}"): _DELETED,
@@ -128,6 +129,9 @@ ANSWERS: dict[tuple[str, str], Schema] = {
 
 PLAIN = {("GET", "/metrics"), ("POST", "/v1/load_lora_adapter"), ("POST", "/v1/unload_lora_adapter")}
 """What is answered with text."""
+
+PERHAPS_BYTES = {("POST", "/v1/embeddings"), ("POST", "/v1/pooling")}
+"""What is answered with bytes where that is asked for."""
 
 BYTES = {("GET", "/v1/files/{file_id}/content")}
 """What is answered with what was sent."""

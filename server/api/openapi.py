@@ -19,7 +19,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute
 
 from server.api.admin import RollbackBody
-from server.api.answer_schemas import ANSWERS, BYTES, ERROR, EVENT, MESSAGES_ERROR, PLAIN, TEXT
+from server.api.answer_schemas import ANSWERS, BYTES, ERROR, EVENT, MESSAGES_ERROR, PERHAPS_BYTES, PLAIN, TEXT
 from server.api.anthropic_messages.errors import MESSAGES_PATH
 from server.api.auth import open_to_all
 from server.api.error_responses import json_response
@@ -153,6 +153,8 @@ def _responses(method: str, route: APIRoute, *, streams: bool) -> dict[str, Any]
         answers: dict[str, Any] = {"text/plain" if key in PLAIN else "application/octet-stream": {"schema": TEXT}}
     else:
         answers = {"application/json": {"schema": ANSWERS.get(key, {})}}
+    if key in PERHAPS_BYTES:
+        answers["application/octet-stream"] = {"schema": TEXT}
     if streams:
         answers["text/event-stream"] = {"schema": EVENT}
     name = "MessagesError" if route.path.startswith(MESSAGES_PATH) else "Error"

@@ -14,8 +14,8 @@ from server.api.auth import InferenceKey
 from server.api.body import json_body
 from server.api.context import ContextDep, ServerContext
 from server.api.pooling.job import PooledJob, budget_of, check_count, check_served, input_prompts, make_job
-from server.api.pooling.run import PooledOutputs, answer
-from server.api.pooling.vectors import embedding_params, encoded_vector, prompt_of
+from server.api.pooling.run import Binary, PooledOutputs, answer
+from server.api.pooling.vectors import embedding_params, encoded_vector, prompt_of, raw_vectors
 from server.api.pooling.wire import EmbeddingBody
 
 router = APIRouter()
@@ -39,8 +39,10 @@ async def embedding_job(
     return make_job(context, body, adapter, prompts, pooling, prefix="embd", started=started)
 
 
-def embedding_answer(body: EmbeddingBody, outputs: PooledOutputs) -> dict[str, Any]:
-    """OpenAI's answer; its vectors are made while it is written."""
+def embedding_answer(body: EmbeddingBody, outputs: PooledOutputs) -> dict[str, Any] | Binary:
+    """OpenAI's answer, whose vectors are made while it is written; or, as vLLM's, the vectors as they are."""
+    if body.wants_bytes:
+        return raw_vectors(body, outputs, [[len(vector) // 4] for vector in outputs.vectors])
     return {
         "id": outputs.job.id,
         "object": "list",
@@ -53,4 +55,4 @@ def embedding_answer(body: EmbeddingBody, outputs: PooledOutputs) -> dict[str, A
 
 def _entries(body: EmbeddingBody, outputs: PooledOutputs) -> Iterator[dict[str, Any]]:
     for index, vector in enumerate(outputs.vectors):
-        yield {"object": "embedding", "index": index, "embedding": encoded_vector(vector, body.encoding_format)}
+        yield {"object": "embedding", "index": index, "embedding": encoded_vector(vector, body)}

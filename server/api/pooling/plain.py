@@ -15,7 +15,7 @@ from server.api.auth import InferenceKey
 from server.api.body import json_body
 from server.api.context import ContextDep, ServerContext
 from server.api.pooling.job import PooledJob, budget_of, check_count, check_served, input_prompts, make_job
-from server.api.pooling.run import PooledOutputs, answer
+from server.api.pooling.run import Binary, PooledOutputs, answer
 from server.api.pooling.vectors import (
     as_read,
     embedding_params,
@@ -25,6 +25,7 @@ from server.api.pooling.vectors import (
     needed_head,
     numbers_of,
     prompt_of,
+    raw_vectors,
 )
 from server.api.pooling.wire import PoolingBody
 from server.engine.messages import Pooling, PoolingParams
@@ -71,8 +72,14 @@ def _params(context: ServerContext, body: PoolingBody, adapter: AdapterKey | Non
     return head_params(context, adapter, head, activated=body.use_activation is not False)
 
 
-def pooling_answer(body: PoolingBody, outputs: PooledOutputs) -> dict[str, Any]:
-    """vLLM's answer; of every token a list of rows, or all of them in base64."""
+def pooling_answer(body: PoolingBody, outputs: PooledOutputs) -> dict[str, Any] | Binary:
+    """vLLM's answer; of every token a list of rows, or all of them in base64, or as they are."""
+    if body.wants_bytes:
+        of_tokens = outputs.job.pooling.pooling is Pooling.ALL
+        rows = [len(prompt.ids) for prompt in outputs.job.prompts]
+        widths = [len(vector) // 4 for vector in outputs.vectors]
+        shapes = [[count, width // count] if of_tokens else [width] for count, width in zip(rows, widths, strict=True)]
+        return raw_vectors(body, outputs, shapes)
     return {
         "id": outputs.job.id,
         "object": "list",
@@ -86,7 +93,7 @@ def pooling_answer(body: PoolingBody, outputs: PooledOutputs) -> dict[str, Any]:
 def _entries(body: PoolingBody, outputs: PooledOutputs) -> Iterator[dict[str, Any]]:
     is_rows = outputs.job.pooling.pooling is Pooling.ALL and body.encoding_format != "base64"
     for index, (prompt, vector) in enumerate(zip(outputs.job.prompts, outputs.vectors, strict=True)):
-        data = _rows(vector, len(prompt.ids)) if is_rows else encoded_vector(vector, body.encoding_format)
+        data = _rows(vector, len(prompt.ids)) if is_rows else encoded_vector(vector, body)
         yield {"index": index, "object": "pooling", "data": data}
 
 

@@ -59,7 +59,15 @@ class PooledOutputs:
         }
 
 
-Write = Callable[[PooledOutputs], dict[str, Any]]
+@dataclass(frozen=True)
+class Binary:
+    """An answer that is no JSON: its ``parts``, and what its headers say of them."""
+
+    parts: list[bytes]
+    headers: dict[str, str]
+
+
+Write = Callable[[PooledOutputs], dict[str, Any] | Binary]
 
 
 async def answer(
@@ -103,7 +111,7 @@ class _Work:
                     self._note(job, run)
                 context.traffic.figures.served(self.drawn, None, None)
                 headers = {**job.headers, **ticket.headers(), **load_report(self._request, context)}
-        return await asyncio.to_thread(lambda: LargeAnswer(json_parts(write(outputs)), headers))
+        return await asyncio.to_thread(lambda: _written(write(outputs), headers))
 
     def _note(self, job: PooledJob, run: _Run) -> None:
         """What the log line of this request says, and its spans."""
@@ -117,6 +125,12 @@ class _Work:
             completion_tokens=0,
             cached_tokens=run.cached,
         )
+
+
+def _written(told: dict[str, Any] | Binary, headers: dict[str, str]) -> Response:
+    if isinstance(told, Binary):
+        return LargeAnswer(told.parts, {"content-type": "application/octet-stream", **told.headers, **headers})
+    return LargeAnswer(json_parts(told), headers)
 
 
 def _width(job: PooledJob, share: Share) -> int:

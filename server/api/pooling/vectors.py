@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+
+import msgspec
 
 from adapters.package.head import PackageHead
 from adapters.package.manifest import PooledRef
@@ -12,9 +15,13 @@ from adapters.quoting import quote
 from server.adapter_key import AdapterKey
 from server.api.context import ServerContext
 from server.api.job import Prompt
+from server.api.pooling.numbers import packed_numbers
+from server.api.pooling.run import Binary, PooledOutputs
 from server.api.pooling.wire import VectorBody
 from server.engine.messages import Pooling, PoolingParams
 from server.errors import InvalidRequestError
+
+MAX_HEADER = 48 * 1024  # bytes: what the usual clients read of one, with some to spare
 
 
 def trained_pooling(context: ServerContext, adapter: AdapterKey | None) -> Pooling:
@@ -48,11 +55,24 @@ def embedding_params(context: ServerContext, body: VectorBody, adapter: AdapterK
             f"dimensions is {body.dimensions}, and the vectors of this base have {size}; ask for no more",
             param="dimensions",
         )
-    trained = _trained(context, adapter)
     pooling = Pooling(body.pooling) if body.pooling else trained_pooling(context, adapter)
     asked = body.normalize if body.normalize is not None else body.use_activation
-    normalize = asked if asked is not None else trained is None or trained.normalize
+    normalize = asked if asked is not None else _normalizes(context, adapter)
     return PoolingParams(pooling=pooling, dimensions=body.dimensions or 0, normalize=normalize)
+
+
+def usual_params(context: ServerContext, adapter: AdapterKey | None, dimensions: int | None) -> PoolingParams:
+    """How hidden states become embeddings of so many ``dimensions``, where nothing else is said of them.
+
+    Raises InvalidRequestError as ``trained_pooling`` does.
+    """
+    pooling = trained_pooling(context, adapter)
+    return PoolingParams(pooling=pooling, dimensions=dimensions or 0, normalize=_normalizes(context, adapter))
+
+
+def _normalizes(context: ServerContext, adapter: AdapterKey | None) -> bool:
+    trained = _trained(context, adapter)
+    return trained is None or trained.normalize
 
 
 def prompt_of(context: ServerContext, body: VectorBody) -> str:
@@ -112,11 +132,43 @@ def _without_padding(prompt: Prompt, pad: int) -> Prompt:
     return prompt if stop == len(prompt.ids) else Prompt(prompt.ids[:stop])
 
 
-def encoded_vector(vector: bytes, encoding: str | None) -> str | Iterator[float]:
-    """Little-endian float32 in base64, or the numbers."""
-    if encoding == "base64":
-        return base64.b64encode(vector).decode("ascii")
+def encoded_vector(vector: bytes, body: VectorBody) -> str | Iterator[float]:
+    """The numbers as ``body`` asks for them in JSON: packed, in base64, or themselves."""
+    if body.encoding_format == "base64":
+        return base64.b64encode(packed_numbers(vector, body.embed_dtype, body.endianness)).decode("ascii")
     return iter(numbers_of(vector))
+
+
+def raw_vectors(body: VectorBody, outputs: PooledOutputs, shapes: Sequence[Sequence[int]]) -> Binary:
+    """All vectors, packed as ``body`` asks, one behind the other; where each is, of which shape, says a header.
+
+    Raises InvalidRequestError where that would be longer than clients read.
+    """
+    packed = [packed_numbers(vector, body.embed_dtype, body.endianness) for vector in outputs.vectors]
+    if body.encoding_format == "bytes_only":
+        return Binary(packed, {})
+    ends = list(accumulate(map(len, packed)))
+    data = [
+        {
+            "index": index,
+            "embed_dtype": body.embed_dtype or "float32",
+            "endianness": body.endianness or "native",
+            "start": end - len(packed[index]),
+            "end": end,
+            "shape": shape,
+        }
+        for index, (end, shape) in enumerate(zip(ends, shapes, strict=True))
+    ]
+    job, usage = outputs.job, outputs.usage()
+    told = {"id": job.id, "created": job.created, "model": job.model, "data": data, "usage": usage}
+    header = msgspec.json.encode(told).decode("latin-1")
+    if len(header) > MAX_HEADER:
+        raise InvalidRequestError(
+            f"encoding_format: where each of {len(data)} vectors is would fill a header of {len(header)} bytes, and "
+            f"clients read {MAX_HEADER}; ask for `bytes_only`, or send fewer inputs",
+            param="encoding_format",
+        )
+    return Binary(packed, {"metadata": header})
 
 
 def numbers_of(vector: bytes) -> array[float]:

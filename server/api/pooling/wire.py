@@ -7,13 +7,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field, field_validator, model_validator
 
+from server.api.pooling.numbers import ByteOrder, NumberType
 from server.api.unserved import UNSERVED
 from server.api.wire import MAX_TIMEOUT, ModelBody
 from server.api.wire_conversation import ConversationBody
 from server.api.wire_fields import Integer, KeptTokens, Texts, TokenIds, Wire
 
 PoolingName = Literal["mean", "last", "cls"]
-Encoding = Literal["float", "base64"]
+Encoding = Literal["float", "base64", "bytes", "bytes_only"]
 Inputs = Annotated[
     str | Texts | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)], Field(union_mode="left_to_right")
 ]
@@ -77,8 +78,13 @@ class VectorBody(InputBody):
     pooling: PoolingName | None = None
     normalize: bool | None = None
     use_activation: bool | None = None
-    embed_dtype: Literal["float32"] | None = None
-    endianness: Literal["native", "little"] | None = None
+    embed_dtype: NumberType | None = None
+    endianness: ByteOrder | None = None
+
+    @property
+    def wants_bytes(self) -> bool:
+        """Whether the answer is to be the numbers, and no JSON."""
+        return self.encoding_format in ("bytes", "bytes_only")
 
     @model_validator(mode="after")
     def _check_prompt(self) -> VectorBody:

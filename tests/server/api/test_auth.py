@@ -96,6 +96,7 @@ ROUTES = [
     ("POST", "/v1/score", "inference"),
     ("POST", "/v1/rerank", "inference"),
     ("POST", "/v2/rerank", "inference"),
+    ("POST", "/v2/embed", "inference"),
     ("GET", "/v1/tokenizer_info", "inference"),
     ("GET", "/tokenizer_info", "inference"),
     ("GET", "/load", "inference"),
