@@ -226,7 +226,7 @@ function table(tones) {
   const make = ({ key, model }) => {
     const link =
       key === "" || key === "other"
-        ? h("span", {}, key || model)
+        ? h("span", { title: key || model }, key || model)
         : h("a", { href: `#/adapters/${encodeURIComponent(key.slice(0, key.lastIndexOf("@")))}`, title: key }, key);
     const cell = (/** @type {string} */ label, more = "") => h("td", { class: `num ${more}`, data: { label } });
     const cells = [
