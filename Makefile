@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+PIP    := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -q -c constraints.txt
 PYTEST := $(BIN)/pytest
 ARGS   ?=
 # For bench-peers: llama.cpp's llama-server and source tree, an environment with vLLM; how hotswap is served beside them,
@@ -13,6 +14,8 @@ VLLM   ?=
 SERVE  ?= --kv-cache-gb 0.38
 # A worker a core, of one thread each (tests/conftest.py); with workers, neighbours in a file mostly stay together.
 WORKERS := -n auto --maxprocesses 8 --dist worksteal
+REQUIREMENTS := import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+  print(*project["dependencies"], *project["optional-dependencies"]["dev"], sep="\n")
 # Tests start a hundred processes, and each would compile what it imports of us where no bytecode may be written.
 export PYTHONDONTWRITEBYTECODE :=
 # The files with such tests: the others need not be imported to be left out.
@@ -30,12 +33,17 @@ help: ## show this
 install: $(STAMP) ## create .venv and install hotswap with its development tools into it
 
 # Reruns only when the requirements or the native sources change. torch comes first: everything else is resolved around it.
+# The native libraries are compiled beside pip's work, and are up to date when hotswap itself is installed. What pip
+# unpacks becomes bytecode where it is imported: a third of it ever is.
 $(STAMP): pyproject.toml constraints.txt setup.py $(wildcard hotkernels/csrc/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "hotswap needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt torch
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	$(PIP) torch 'setuptools>=77'
+	$(BIN)/python -c '$(REQUIREMENTS)' > $(VENV)/requirements.txt
+	$(BIN)/python setup.py -q build_ext --inplace & built=$$!; \
+	  $(PIP) -r $(VENV)/requirements.txt; installed=$$?; wait $$built && exit $$installed
+	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
 hooks: $(STAMP) ## let git run the linters before each commit

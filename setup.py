@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.modified import newer_group
 
 SOURCES = "hotkernels/csrc"
 # No contraction: only where the sources say fma is a product rounded once with its sum.
@@ -58,6 +60,11 @@ class BuildKernels(build_ext):
     def _build(self, ext: Extension) -> str | None:
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
+        built = Path(self.get_ext_filename(ext.name))  # by build_ext --inplace, as `make install` begins with
+        if built.is_file() and not newer_group([__file__, *ext.sources, *ext.depends], str(built)):
+            if built.resolve() != target.resolve():
+                shutil.copy2(built, target)
+            return None
         staged = target.with_suffix(f".{os.getpid()}.tmp")  # a running server may have the old one mapped
         compiler = os.environ.get("CXX", "c++")
         command = [compiler, *ext.extra_compile_args, *ext.sources, "-shared", "-o", str(staged)]
