@@ -83,8 +83,26 @@ struct Decoded {
   int8_t* codes;
 
   void fill(const Weight& weight, const Blocks& from, Fetch& fetch) const {
-    int64_t const unit = weight.kind == CODES4 ? UNIT : 2 * UNIT; // bytes of four k
+    __m512i const low = _mm512_set1_epi8(15), zero = _mm512_set1_epi8((char)weight.zero);
+    auto const apart = [&](const uint8_t* at) { // (bytes | bytes << 12) & 15
+      __m512i const halves = wide(at);
+      return _mm512_ternarylogic_epi32(halves, _mm512_slli_epi32(halves, 12), low, 0xa8);
+    };
+    auto const side_by_side = [](const uint8_t* at) {
+      return _mm512_or_si512(wide(at), _mm512_slli_epi32(wide(at + UNIT), 16));
+    };
+    if (weight.kind == CODES8) fill<2 * UNIT>(from, fetch, side_by_side);
+    else if (weight.zero == 0) fill<UNIT>(from, fetch, apart);
+    else fill<UNIT>(from, fetch, [&](const uint8_t* at) { return _mm512_sub_epi8(apart(at), zero); });
+  }
+
+ private:
+  static __m512i wide(const uint8_t* at) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)at)); }
+
+  // bytes: of four k; four(at): their codes, one byte each.
+  template <int BYTES, class F> void fill(const Blocks& from, Fetch& fetch, F&& four) const {
     const uint8_t* at = from.at;
+    __m512i* out = (__m512i*)codes;
     for (int64_t run = 0; run < runs;) {
       Floats const scale(at, from.scale_type), minimum(at + TILE * float_bytes(from.scale_type), from.minimum_type);
       at += from.header();
@@ -92,21 +110,9 @@ struct Decoded {
         fetch.some();
         store(scales + run * TILE, scale.v[0]);
         store(minima + run * TILE, minimum.v[0]);
-        __m512i* const out = (__m512i*)(codes + run * RUN_BYTES);
-        for (int k = 0; k < RUN / 4; k++, at += unit)
-          _mm512_store_si512(out + k, weight.kind == CODES4 ? four_bits(at, weight.zero) : eight_bits(at));
+        for (int k = 0; k < RUN; k += 4, at += BYTES) _mm512_store_si512(out++, four(at));
       }
     }
-  }
-
- private:
-  static __m512i wide(const uint8_t* at) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)at)); }
-  static __m512i four_bits(const uint8_t* at, int64_t zero) {
-    __m512i const halves = wide(at), apart = _mm512_or_si512(halves, _mm512_slli_epi32(halves, 12));
-    return _mm512_sub_epi8(_mm512_and_si512(apart, _mm512_set1_epi8(15)), _mm512_set1_epi8((char)zero));
-  }
-  static __m512i eight_bits(const uint8_t* at) {
-    return _mm512_or_si512(wide(at), _mm512_slli_epi32(wide(at + UNIT), 16));
   }
 };
 
