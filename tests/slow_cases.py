@@ -54,6 +54,7 @@ EVERY = {
     "server/test_serving.py::test_a_signal_before_there_is_an_engine": 2,
     "server/test_serving.py::test_a_signal_while_the_base_is_loading": 2,
     "server/test_serving.py::test_failing_to_start_is_one_line": 5,
+    "server/test_serving.py::test_what_an_earlier_server_served_is_served": 0,
     "server/test_two_servers.py::test_each_sees_what_the_other_changes": 2,
     "server/text/test_template_reader.py::test_templates_in_use_are_read_as_they_are_rendered": 3,
     "trainer/commands/test_eval.py::test_an_interrupted_eval_stops_its_server": 0,

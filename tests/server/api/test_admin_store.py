@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-import signal
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from server.engine.ipc.process_client import ProcessEngineClient
 from tests.server.api.support import BASE, STEADY, answer, archive, error_of, wanted
 from tests.server.catalog.spoil import flip_a_bit, read_only, small_disk
+from tests.server.engine.ipc.fragile import Fragile, build_fragile
+from tests.server.engine.ipc.local_client import RestartingLocalClient
 from tests.server.live import Live, live_server, slow_steps
 
 
@@ -53,15 +53,16 @@ def test_a_changed_package_is_not_served_after_a_restart_and_is_mended(
     base: Path, packages: dict[str, Path], data_dir: Path, uploads: dict[str, Any]
 ) -> None:
     adapters = [(name, str(packages[name])) for name in ("lora", "prefix", "prompt")]
-    with live_server(base, data_dir, adapters=adapters, make_engine=ProcessEngineClient) as live, live.http() as http:
+    make_engine = partial(RestartingLocalClient, build=build_fragile)
+    with live_server(base, data_dir, adapters=adapters, make_engine=make_engine) as live, live.http() as http:
         engine = live.context.engine
-        assert isinstance(engine, ProcessEngineClient)
+        assert isinstance(engine, RestartingLocalClient)
         spoiled, gone = (live.context.registry.live(name).path for name in ("lora", "prompt"))
         flip_a_bit(spoiled)
         shutil.rmtree(gone)
         assert answer(live, "lora") == wanted(base, packages["lora"]), "what is resident stays"
-        assert engine.pid is not None
-        os.kill(engine.pid, signal.SIGKILL)
+        Fragile.doomed.set()
+        ask(live, BASE)
         live.wait(lambda: engine.restarts == 1 and engine.ready, "the engine to come back")
 
         assert http.get("/ready").status_code == 200

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import signal
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,12 +13,15 @@ from peft import LoraConfig
 
 from adapters.errors import AdapterError
 from server.catalog.versions import VersionState
-from server.engine.ipc.process_client import ProcessEngineClient, RestartPolicy
-from server.engine.messages import FinishReason
+from server.config import EngineConfig
+from server.engine.engine_loop import SteppableEngine
+from server.engine.messages import EngineInfo, FinishReason
 from server.errors import ConflictError, EngineUnavailableError, InvalidRequestError, UnknownModelError
 from tests.factory import make_adapter, make_base
 from tests.server.catalog.support import Backend
 from tests.server.engine.ipc.clients import answer, config_for, request, until
+from tests.server.engine.ipc.fragile import Fragile, build_fragile
+from tests.server.engine.ipc.local_client import RestartingLocalClient
 from tests.server.live import slow_steps
 
 LONG = 300
@@ -215,8 +217,14 @@ async def test_candidates_are_bounded(tiny_base: Path, tiny_adapters: Mapping[st
 async def test_candidates_outlive_the_engine(
     tiny_base: Path, tiny_adapters: Mapping[str, Path], tmp_path: Path
 ) -> None:
-    policy = RestartPolicy(first_delay=0.01, quick_failures=3, slow_delay=0.02)
-    client = ProcessEngineClient(config_for(tiny_base), policy=policy)
+    begins = threading.Event()
+    begins.set()
+
+    def build(config: EngineConfig) -> tuple[SteppableEngine, EngineInfo]:
+        assert begins.wait(60)
+        return build_fragile(config)
+
+    client = RestartingLocalClient(config_for(tiny_base), build=build)
     backend = Backend(tiny_base, tmp_path / "store", client)
     await client.start()
     try:
@@ -225,13 +233,16 @@ async def test_candidates_outlive_the_engine(
         spoiled = await backend.lifecycle.install_copy("other", tiny_adapters["lora-r4"], activate=False)
         judged = await backend.ask("json@2")
         (spoiled.path / "adapter_model.safetensors").unlink()
-        assert client.pid is not None
-        os.kill(client.pid, signal.SIGKILL)
+        begins.clear()
+        Fragile.doomed.set()
+        asked = asyncio.create_task(backend.ask("json@2"))  # ends the engine, and waits for the next one
         await until(lambda: not client.ready)
         with pytest.raises(EngineUnavailableError):
             await backend.lifecycle.activate("json", 2)
         assert backend.registry.state(candidate.key) is VersionState.CANDIDATE
-        await until(lambda: client.ready)
+        begins.set()
+        assert await asked == judged
+        assert client.ready
         assert await backend.ask("json@2") == judged
         with pytest.raises(AdapterError):  # it could not be loaded again, so it must not go live
             await backend.lifecycle.activate("other", 1)
