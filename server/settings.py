@@ -123,6 +123,9 @@ class ServerConfig(BaseModel):
     cors_credentials: Annotated[
         bool, Flag(ADDRESS, "let such pages send cookies, which a proxy before this server may ask for")
     ] = False
+    enable_prompt_embeds: Annotated[
+        bool, Flag(ADDRESS, "let requests for completions bring embeddings in the place of prompts")
+    ] = False
     tokenizer_info: Annotated[bool, Flag(ADDRESS, "serve /tokenizer_info, the tokenizer's configuration")] = False
     docs: Annotated[bool, Flag(ADDRESS, "serve /openapi.json, and /docs made from it, to everybody")] = False
     api_key: Annotated[Keys, Flag(KEYS, "key for inference; repeatable", "KEY")] = ()

@@ -203,7 +203,7 @@ class CompletionChoices(ChoiceFormat):
     def choice(self, job: Job, completion: Completion) -> dict[str, Any]:
         """A whole choice."""
         echoed = self._echoed(job, completion.index)
-        ids = self._prompt(job, completion.index).ids
+        prompt = self._prompt(job, completion.index)
         return {
             "index": completion.index,
             "text": echoed + completion.text,
@@ -211,8 +211,8 @@ class CompletionChoices(ChoiceFormat):
             "finish_reason": completion.finish_reason,
             "stop_reason": completion.stop_reason,
             "token_ids": completion.token_ids if job.tells.token_ids else None,
-            "prompt_token_ids": ids if job.tells.token_ids else None,
-            "prompt_logprobs": _ranked_prompt(job, ids, completion.prompt_logprobs),
+            "prompt_token_ids": prompt.told_ids if job.tells.token_ids else None,
+            "prompt_logprobs": _ranked_prompt(job, prompt.ids, completion.prompt_logprobs),
         }
 
     @override
@@ -232,7 +232,7 @@ class CompletionChoices(ChoiceFormat):
         if job.tells.token_ids:
             choice["token_ids"] = delta.token_ids
         if job.tells.token_ids and delta.first:
-            choice["prompt_token_ids"] = self._prompt(job, delta.index).ids
+            choice["prompt_token_ids"] = self._prompt(job, delta.index).told_ids
         return [choice]
 
     def _logprobs(self, job: Job, part: Completion | TextDelta, echoed: str) -> dict[str, list[Any]] | None:

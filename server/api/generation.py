@@ -262,7 +262,7 @@ def _at(when: float | None, call: Callable[[], None]) -> asyncio.Handle:
 
 
 def _output_text(job: Job, prompt: Prompt) -> OutputText:
-    context = prompt.ids if job.continues else ()
+    context = prompt.ids if job.continues and not prompt.embeds else ()
     return OutputText(
         IncrementalDecoder(
             job.tokenizer, context, skip_special_tokens=job.text.skip_special_tokens, shown=job.text.shown

@@ -18,12 +18,19 @@ from server.text.tokenizer import TextProcessor
 class Prompt:
     """One prompt: its tokens, and its text as the client gave it (None when given as tokens).
 
-    ``echo`` is what of a conversation stands before its answer.
+    ``echo`` is what of a conversation stands before its answer. With ``embeds``, little-endian float32, that stand in
+    their place the tokens mean nothing.
     """
 
     ids: list[int]
     text: str | None = None
     echo: str = ""
+    embeds: bytes = b""
+
+    @property
+    def told_ids(self) -> list[int] | None:
+        """The tokens, where there are some."""
+        return None if self.embeds else self.ids
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,8 @@ class Job(Prompted):
                 weight=self.weight,
                 priority=self.priority,
                 added_tokens=added,
+                embeds=prompt.embeds,
+                num_embeds=len(prompt.ids) if prompt.embeds else 0,
             )
             for p, prompt in enumerate(self.prompts)
             for i in range(self.n)

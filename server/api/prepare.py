@@ -24,6 +24,7 @@ from server.api.context import ServerContext
 from server.api.context_budget import ContextBudget, budget_for
 from server.api.conversation import Reading, reading_of, refuse_tools
 from server.api.job import Job, Prompt, Telling, TextOptions
+from server.api.prompt_embeds import read_embeds
 from server.api.wire import ChatBatchBody, ChatCompletionBody, CompletionBody, ModelBody, SamplingBody
 from server.catalog.registry import Registry
 from server.engine.messages import SamplingParams
@@ -138,7 +139,7 @@ async def completion_job(
     context: ServerContext, body: CompletionBody, adapter: AdapterKey | None, started: float
 ) -> Job:
     """The job of a completion. Raises InvalidRequestError."""
-    body = _checked(context, body, adapter, prompts=len(body.prompts))
+    body = _checked(context, body, adapter, prompts=len(body.embeds) + len(body.prompts))
     if body.echo and body.logprobs is not None and context.engine.info.is_encoder_decoder:
         raise InvalidRequestError(
             "`echo` with `logprobs` is not possible: the base is an encoder-decoder, which reads the prompt and has no "
@@ -150,7 +151,7 @@ async def completion_job(
     )
     special = body.add_special_tokens is not False
     infilling = _infilling(budget) if body.suffix else None
-    prompts = []
+    prompts = [await _embedded(context, given, budget) for given in body.embeds]
     for prompt in body.prompts:
         if infilling is None:
             prompts.append(await _completion_prompt(prompt, budget, special))
@@ -165,6 +166,22 @@ async def completion_job(
     sampling = _sampling(body, max_tokens, body.logprobs, ends)
     sampling = _with_texts(sampling, budget, body)
     return _job(context, body, adapter, prompts, sampling, prefix="cmpl", started=started, echo=bool(body.echo))
+
+
+async def _embedded(context: ServerContext, given: str, budget: ContextBudget) -> Prompt:
+    """A prompt that is given as embeddings. Raises InvalidRequestError."""
+    param, size = "prompt_embeds", context.engine.info.embedding_size
+    if not context.config.enable_prompt_embeds:
+        raise InvalidRequestError(
+            f"{param}: this server takes text and token ids alone, unless its operator allows more "
+            "(--enable-prompt-embeds)",
+            param=param,
+        )
+    if not size:
+        raise InvalidRequestError(f"{param}: this base reads tokens alone; send `prompt`", param=param)
+    count, embeds = await budget.text.off_loop(len(given), partial(read_embeds, given, size, param))
+    replace(budget, field_name=param).check(count, 0)
+    return Prompt([0] * count, embeds=embeds)
 
 
 def _infilling(budget: ContextBudget) -> Infilling:

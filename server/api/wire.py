@@ -347,10 +347,10 @@ class ChatBatchBody(ChatCompletionBody):
 
 
 class CompletionBody(SamplingBody):
-    """``POST /v1/completions``."""
+    """``POST /v1/completions``. What ``prompt_embeds`` makes comes before what ``prompt`` does."""
 
     unsupported: ClassVar[Mapping[str, str]] = {
-        **UNSERVED,
+        **{name: reason for name, reason in UNSERVED.items() if name != "prompt_embeds"},
         **UNSERVED_IN_TEXT,
         "prompt_token_ids": "use `prompt`, which may be token ids",
         "chat_template_kwargs": "a prompt is not rendered; use /v1/chat/completions",
@@ -358,9 +358,13 @@ class CompletionBody(SamplingBody):
         "max_completion_tokens": "use `max_tokens`",
     }
 
-    prompt: Annotated[
-        str | Texts | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)], Field(union_mode="left_to_right")
-    ]
+    prompt: (
+        Annotated[
+            str | Texts | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)], Field(union_mode="left_to_right")
+        ]
+        | None
+    ) = None
+    prompt_embeds: str | Texts | None = None
     suffix: str | None = None
     echo: bool | None = None
     logprobs: Integer | None = Field(None, ge=-1)
@@ -374,6 +378,8 @@ class CompletionBody(SamplingBody):
     @field_validator("prompt", mode="before")
     @classmethod
     def _check_prompt(cls, prompt: Any) -> Any:
+        if prompt is None:
+            return None
         if prompt == []:
             raise ValueError("the list of prompts is empty")
         kinds = set(map(type, prompt)) if isinstance(prompt, list) else {type(prompt)}
@@ -381,6 +387,17 @@ class CompletionBody(SamplingBody):
         if not (numbers or kinds in ({str}, {list})) or (numbers and not isinstance(prompt, list)):
             raise ValueError("must be a text, a list of texts, token ids, or a list of lists of token ids")
         return prompt
+
+    @model_validator(mode="after")
+    def _check_prompts(self) -> CompletionBody:
+        if not self.embeds:
+            if self.prompt is None:
+                raise ValueError("`prompt` is missing")
+            return self
+        for name in ("suffix", "echo", "prompt_logprobs", "truncate_prompt_tokens"):
+            if getattr(self, name) not in (None, False, ""):
+                raise ValueError(f"`{name}` is not compatible with `prompt_embeds`, which are no tokens; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _check_output(self) -> CompletionBody:
@@ -398,8 +415,15 @@ class CompletionBody(SamplingBody):
         return self.logprobs is not None
 
     @property
+    def embeds(self) -> list[str]:
+        """One entry per prompt that is given as embeddings."""
+        return [self.prompt_embeds] if isinstance(self.prompt_embeds, str) else self.prompt_embeds or []
+
+    @property
     def prompts(self) -> list[str] | list[list[int]]:
         """One entry per prompt: a text or token ids."""
+        if self.prompt is None or (self.prompt == "" and self.embeds):  # as some clients say that there is none
+            return []
         if isinstance(self.prompt, str):
             return [self.prompt]
         if isinstance(self.prompt[0], int):

@@ -195,4 +195,5 @@ def engine_info(runner: ModelRunner) -> EngineInfo:
         eos_token_ids=runner.eos_token_ids,
         is_encoder_decoder=bool(runner.start_ids),
         hidden_size=runner.hidden_size,
+        embedding_size=runner.embedding_size,
     )

@@ -210,6 +210,7 @@ def _sequence(work: Work) -> SequenceInput:
         activate_from=request.activate_from,
         hidden_at=work.hidden_rows,
         through_head=request.pooled is not None and request.pooled.params.through_head,
+        embeds=request.embeds_between(start, start + work.num_tokens),
     )
 
 

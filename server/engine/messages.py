@@ -112,7 +112,8 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True, tag="submit"):
     ``tenant`` says whose it is (its key's identity). Service is shared between tenants and between adapters by
     ``weight``, among requests of equal ``priority``; those of a higher one come first. ``added_tokens`` are told with a
     grammar, for which alone the engine has to know what tokens write. With ``pooling`` no token is chosen, whatever
-    ``sampling`` says.
+    ``sampling`` says. The first ``num_embeds`` tokens of the prompt mean nothing: in their place stand ``embeds``,
+    little-endian float32 [num_embeds, embedding_size].
     """
 
     request_id: str
@@ -125,6 +126,8 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True, tag="submit"):
     priority: int = 0
     added_tokens: tuple[SpelledToken, ...] = ()
     pooling: PoolingParams | None = None
+    embeds: bytes = b""
+    num_embeds: int = 0
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
@@ -163,7 +166,8 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     """Sent once, when the base is resident and requests can be served.
 
-    ``hidden_size`` is that of hidden states, 0 where the base's way to be computed gives none.
+    ``hidden_size`` is that of hidden states, 0 where the base's way to be computed gives none; ``embedding_size`` that
+    of embeddings which may stand in the place of tokens, 0 likewise.
     """
 
     base_fingerprint: str
@@ -180,6 +184,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     eos_token_ids: list[int]
     is_encoder_decoder: bool = False
     hidden_size: int = 0
+    embedding_size: int = 0
 
 
 class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

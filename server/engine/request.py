@@ -5,6 +5,7 @@ Knows neither the other requests nor the model.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -18,7 +19,7 @@ from server.engine.grammar import OutputGrammar
 from server.engine.messages import EngineRequest, FinishReason, SamplingParams, SpelledToken
 from server.engine.pooling import PooledPrompt
 from server.engine.prompt_lookup import PromptLookup
-from server.model.inputs import NEVER, VIRTUAL
+from server.model.inputs import NEVER, VIRTUAL, Embeds
 
 
 def activation_start(prompt_ids: Sequence[int], invocation_tokens: Sequence[int]) -> int:
@@ -116,6 +117,7 @@ class Request:
     position ``activate_from`` on. ``draft`` are tokens guessed to follow ``token_ids``, of the next step alone.
     Of its prompt ``num_charged_tokens`` need not be paid for (any more). While it is BLOCKED it ``awaits`` its adapter,
     or that its ``grammar`` is compiled.
+    ``embeds`` stand in the place of the first ``num_embeds`` tokens of the prompt, which are none that anybody sees.
     ``last_step`` is the number of the step that computed it last. It ``is_overdue`` where it was let in because its
     like had waited too long; nobody's turn ends it then.
     """
@@ -153,6 +155,8 @@ class Request:
     allowed: NDArray[np.int64] | None = None
     bad_words: BadWords | None = None
     pooled: PooledPrompt | None = None
+    embeds: bytes = b""
+    num_embeds: int = 0
     draft: list[int] = field(default_factory=list)
     lookup: PromptLookup | None = None
     added_tokens: tuple[SpelledToken, ...] = ()
@@ -171,7 +175,7 @@ class Request:
             adapter=message.adapter,
             sampling=sampling,
             prompt_ids=message.prompt_ids,
-            cache_salt=message.cache_salt,
+            cache_salt=_salt_of(message),
             arrival=arrival,
             arrived_at=now,
             stop_ids=frozenset(sampling.stop_token_ids) | frozenset(() if sampling.ignore_eos else eos_token_ids),
@@ -179,12 +183,23 @@ class Request:
             weight=message.weight,
             priority=message.priority,
             added_tokens=message.added_tokens,
-            history=TokenHistory(message.prompt_ids) if penalized else None,
+            history=TokenHistory(message.prompt_ids[message.num_embeds :]) if penalized else None,
             bias=TokenBias(sampling.logit_bias) if sampling.logit_bias else None,
             allowed=np.unique(sampling.allowed_token_ids).astype(np.int64) if sampling.allowed_token_ids else None,
             bad_words=BadWords(sampling.bad_words) if sampling.bad_words else None,
             pooled=PooledPrompt(message.pooling) if message.pooling is not None else None,
+            embeds=message.embeds,
+            num_embeds=message.num_embeds,
         )
+
+    def embeds_between(self, start: int, stop: int) -> Embeds | None:
+        """Those for the positions ``start .. stop`` of the sequence."""
+        first = self.num_virtual_tokens
+        begin, end = max(start, first) - first, min(stop, first + self.num_embeds) - first
+        if begin >= end:
+            return None
+        row = len(self.embeds) // self.num_embeds
+        return Embeds(first + begin - start, end - begin, self.embeds[begin * row : end * row])
 
     def attach(self, num_virtual_tokens: int, max_model_len: int, start_ids: Sequence[int] = ()) -> None:
         """Lay out the sequence, now that the adapter's virtual tokens are known.
@@ -225,7 +240,7 @@ class Request:
     def look_up(self) -> PromptLookup:
         """What is known of how the sequence may go on."""
         if self.lookup is None:
-            self.lookup = PromptLookup(self.token_ids, self.num_virtual_tokens)
+            self.lookup = PromptLookup(self.token_ids, self.num_virtual_tokens + self.num_embeds)
         self.lookup.read()
         return self.lookup
 
@@ -300,6 +315,13 @@ class Request:
         self.draft = []
         if self.pooled is not None:
             self.pooled.forget()
+
+
+def _salt_of(message: EngineRequest) -> str:
+    """What the prefix cache tells prompts of equal tokens apart by."""
+    if not message.embeds:
+        return message.cache_salt
+    return f"{message.cache_salt} {hashlib.sha256(message.embeds).hexdigest()}"
 
 
 def find_problem(request: Request, vocab_size: int, max_model_len: int) -> str | None:

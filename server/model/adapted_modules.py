@@ -66,7 +66,7 @@ def adapt_module(module: nn.Module, name: str, *, is_head: bool = False) -> None
 def adapt_embedding(module: nn.Module, name: str) -> None:
     """Let adapters act on the input embedding: ops at ``name``, whose input rows are the token ids.
 
-    Prompt adapters put their own rows where the token is virtual (a negative id).
+    Prompt adapters put their own rows where the token is virtual (a negative id), and requests where they bring them.
     """
     base: ModuleForward = module.forward
     site = BaseSite(module)
@@ -82,7 +82,7 @@ def adapt_embedding(module: nn.Module, name: str) -> None:
         for group in groups.after if groups is not None else ():
             group.apply(input_ids.view(-1, 1), rows, step.plan(group.members, False), site)
         if step.embed_rows is not None and step.embeds is not None:
-            rows.index_copy_(0, step.embed_rows, step.embeds)
+            rows.index_copy_(0, step.embed_rows, step.embeds.to(rows.dtype))
         return y
 
     module.forward = forward

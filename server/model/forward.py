@@ -80,12 +80,14 @@ class Forward(Protocol):
 
     ``start_ids`` begin the decoder's sequence after the prompt. ``has_exact_rows``: with native kernels a row's logits
     are the same to the last bit, whatever is computed with it and in whatever pieces. ``hidden_size``: of the hidden
-    states that ``execute`` can give; 0 where it gives none.
+    states that ``execute`` can give; 0 where it gives none. ``embedding_size``: of rows that may come in the place of
+    embeddings; 0 where none may.
     """
 
     start_ids: list[int]
     has_exact_rows: bool
     hidden_size: int
+    embedding_size: int
 
     def layers(self) -> list[LayerShape]:
         """What each layer stores in the KV cache for one position."""
@@ -117,7 +119,7 @@ class DecoderForward(Forward):
     def __init__(self, base: LoadedBase, choice: str = "auto") -> None:
         self.start_ids: list[int] = []
         self.has_exact_rows = False
-        self.hidden_size = 0
+        self.hidden_size = self.embedding_size = 0
         self._base, self._choice = base, choice
         self._num_logits = 0
         self._layers: list[LayerShape] = []
@@ -149,7 +151,9 @@ class DecoderForward(Forward):
             adapt_experts(module, name)
         for name, module in router_modules(self._base.model).items():
             adapt_router(module, name)
-        adapt_embedding(self._base.model.get_input_embeddings(), spec.embedding)
+        embedding = self._base.model.get_input_embeddings()
+        adapt_embedding(embedding, spec.embedding)
+        self.embedding_size = embedding.weight.shape[1]
         if self._base.model.base_model is not self._base.model:
             self._base.model.base_model.register_forward_hook(_leave_hidden)
             self.hidden_size = spec.linears[spec.head][1]

@@ -9,6 +9,15 @@ from server.adapter_key import AdapterKey
 
 
 @dataclass(frozen=True)
+class Embeds:
+    """Embeddings for ``count`` tokens, from index ``at`` on: little-endian float32 [count, embedding_size]."""
+
+    at: int
+    count: int
+    rows: bytes
+
+
+@dataclass(frozen=True)
 class SequenceInput:
     """The tokens of one sequence to compute in this step.
 
@@ -20,6 +29,8 @@ class SequenceInput:
     position of the decoder's first token: what stands before is the encoder's input, except a prefix adapter's virtual
     tokens, which stand before the decoder's. On other bases it is 0. The adapter acts from position ``activate_from``
     on; what stands before is computed as by the base.
+
+    ``embeds`` stand in the place of what some of the tokens would be embedded as.
 
     ``hidden_at`` are indices whose hidden states are wanted, as they leave the last norm; ``through_head``: what the
     adapter's own head makes of them.
@@ -34,6 +45,7 @@ class SequenceInput:
     activate_from: int = 0
     hidden_at: Sequence[int] = ()
     through_head: bool = False
+    embeds: Embeds | None = None
 
 
 @dataclass(frozen=True)

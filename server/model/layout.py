@@ -84,7 +84,7 @@ def head_segments(placed: Sequence[Placed]) -> list[RowSegment]:
 def virtual_rows(
     placed: Sequence[Placed], pool: AdapterPool, device: torch.device
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Rows of prompt adapters' virtual tokens, and the embeddings that belong there."""
+    """Rows of prompt adapters' virtual tokens and of prompts' own embeddings, and those that belong there."""
     rows: list[int] = []
     parts: list[Tensor] = []
     for p in placed:
@@ -94,6 +94,10 @@ def virtual_rows(
             assert prompt is not None, "only prompt adapters have virtual tokens to compute"
             rows += range(p.row, p.row + count)
             parts.append(prompt.embeds[p.sequence.start : p.sequence.start + count])
+        if (own := p.sequence.embeds) is not None:
+            rows += range(p.row + own.at, p.row + own.at + own.count)
+            numbers = torch.frombuffer(bytearray(own.rows), dtype=torch.float32)
+            parts.append(numbers.view(own.count, -1).to(device))
     if not rows:
         return None, None
     return torch.tensor(rows, dtype=torch.long, device=device), torch.cat(parts)

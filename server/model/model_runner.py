@@ -92,6 +92,11 @@ class ModelRunner:
         return self._forward.hidden_size
 
     @property
+    def embedding_size(self) -> int:
+        """Of embeddings that may stand in the place of tokens; 0 where this base takes none."""
+        return self._forward.embedding_size
+
+    @property
     def num_blocks(self) -> int:
         """KV blocks in all."""
         return self._cache.num_blocks

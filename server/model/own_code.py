@@ -60,7 +60,7 @@ class OwnCodeForward(Forward):
     def __init__(self, base: LoadedBase) -> None:
         self.start_ids: list[int] = []
         self.has_exact_rows = False
-        self.hidden_size = 0
+        self.hidden_size = self.embedding_size = 0
         self._base, self._num_logits = base, 0
         self._tokens = torch.empty(0, dtype=torch.long)  # by slot of the KV cache
         self._pasts: OrderedDict[int, _Past] = OrderedDict()  # by the slot of the last token

@@ -152,7 +152,7 @@ class Seq2SeqForward(Forward):
             )
         self._model, self._device = base.model, base.device
         self.start_ids: list[int] = [base.decoder_start_id]
-        self.hidden_size = 0
+        self.hidden_size = self.embedding_size = 0
         self.has_exact_rows = False  # it attends by torch
         bind_attention(base.model)
 

@@ -57,7 +57,7 @@ def test_sentences(server: Live, path: str, change: dict[str, Any], message: str
 
 def test_a_body_that_is_no_object(server: Live) -> None:
     assert error_of(server.post(TEXT, [1]))["message"] == "body: must be an object"
-    assert error_of(server.post(TEXT, {}))["message"] == "prompt: is missing"
+    assert error_of(server.post(TEXT, {}))["message"] == "`prompt` is missing"
 
 
 @pytest.mark.parametrize(
