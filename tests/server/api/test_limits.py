@@ -288,6 +288,7 @@ def test_names_have_limits_of_their_own(base: Path, packages: dict[str, Path], t
 
 
 def test_a_request_that_waits_too_long_is_not_begun(limited: Live) -> None:
+    limited.wait_idle()
     with ThreadPoolExecutor(1) as pool:
         with slow_steps():
             running = pool.submit(ask, limited, "b", max_tokens=400, **STEADY)
