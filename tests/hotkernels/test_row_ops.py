@@ -81,13 +81,15 @@ def test_a_row_is_the_same_in_any_batch(op: RowOp, variant: str) -> None:
             assert torch.equal(applied([op], x, y, list(pairwise(bounds))), alone)
 
 
-@pytest.mark.usefixtures("variant")
-def test_rows_may_lie_apart_and_others_stay(op: RowOp) -> None:
+def test_rows_may_lie_apart_and_others_stay(op: RowOp, variant: str) -> None:
     wide_x, wide_y = torch.randn(9, 2 * IN), torch.randn(9, 2 * OUT)
     before, x, y = wide_y.clone(), wide_x[:, 3 : 3 + IN], wide_y[:, 10 : 10 + OUT]
     wanted = applied([op], x.contiguous(), y.contiguous(), [(2, 7)])
     apply_row_ops(x, y, LowRankMaps([(0, 0)]), RowOpRows([(RowOpTable([[op]]), 2, 7)]))
-    assert torch.equal(y, wanted)
+    if variant == native.TORCH:  # whose products may add up in another order for other strides
+        torch.testing.assert_close(y, wanted)
+    else:
+        assert torch.equal(y, wanted)
     wide_y[2:7, 10 : 10 + OUT] = before[2:7, 10 : 10 + OUT]
     assert torch.equal(wide_y, before)
 
