@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -23,6 +24,14 @@ from server.engine.messages import EngineInfo, EngineStats
 from server.fine_tuning.figures import JobFigures
 from server.fine_tuning.job import Status
 from server.vllm_metrics import VllmEngineFigures
+
+Label = TypeVar("Label", bound=str)
+
+
+def _count(family: GaugeMetricFamily | CounterMetricFamily, model: str, counts: Mapping[Label, int]) -> None:
+    """Add what was counted under each value of the label that stands beside ``model``."""
+    for value, count in counts.items():
+        family.add_metric((model, value), count)
 
 
 class EngineCollector(Collector):
@@ -134,8 +143,7 @@ class VersionCollector(Collector):
         """One gauge with every state."""
         counts = self._versions()
         family = GaugeMetricFamily("hotswap_adapter_versions", "Adapter versions by state.", labels=("model", "state"))
-        for state in VersionState:
-            family.add_metric((self._model, state.value), counts.get(state, 0))
+        _count(family, self._model, {state.value: counts.get(state, 0) for state in VersionState})
         yield family
 
 
@@ -157,13 +165,11 @@ class JobCollector(Collector):
         jobs = GaugeMetricFamily(
             "hotswap_fine_tuning_jobs", "Fine-tuning jobs in the catalog by status.", labels=("model", "status")
         )
-        for status in Status:
-            jobs.add_metric((*own, status.value), figures.counts.get(status.value, 0))
+        _count(jobs, self._model, {status.value: figures.counts.get(status.value, 0) for status in Status})
         ended = CounterMetricFamily(
             "hotswap_fine_tuning_jobs_ended", "Jobs that ended on this server.", labels=("model", "status")
         )
-        for name, count in figures.ended.items():
-            ended.add_metric((*own, name), count)
+        _count(ended, self._model, figures.ended)
         seconds = CounterMetricFamily(
             "hotswap_fine_tuning_seconds", "Seconds that runs of this server's jobs took.", labels=("model",)
         )
@@ -205,18 +211,15 @@ class BatchCollector(Collector):
         """Gauges of what is to be done, and counters of what was."""
         figures, own = self._figures, (self._model,)
         batches = GaugeMetricFamily("hotswap_batches", "Batches in the catalog by status.", labels=("model", "status"))
-        for status in BatchStatus:
-            batches.add_metric((*own, status.value), figures.counts.get(status.value, 0))
+        _count(batches, self._model, {status.value: figures.counts.get(status.value, 0) for status in BatchStatus})
         ended = CounterMetricFamily(
             "hotswap_batches_ended", "Batches that ended on this server.", labels=("model", "status")
         )
-        for name, count in figures.ended.items():
-            ended.add_metric((*own, name), count)
+        _count(ended, self._model, figures.ended)
         requests = CounterMetricFamily(
             "hotswap_batches_requests", "Requests of batches by what became of them here.", labels=("model", "outcome")
         )
-        for outcome, count in figures.requests.items():
-            requests.add_metric((*own, outcome), count)
+        _count(requests, self._model, figures.requests)
         yield from (batches, ended, requests)
         for name, text, value in (
             ("requests_running", "Requests of batches that are sent and not answered.", figures.running),

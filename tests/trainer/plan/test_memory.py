@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 from transformers import PrinterCallback
 
 from tests.factory import make_base
-from tests.trainer.plan.support import blueprint_of
+from tests.trainer.plan.support import blueprint_of, most_allocated
 from tests.trainer.support import make_config
 from trainer.base_model import load_base, load_model
 from trainer.config.schema import TrainConfig
@@ -45,15 +43,7 @@ def allocated(config: TrainConfig) -> int:
         model, make_arguments(config, ROWS), data, base, config=config, identity=identity_of(config, "", "")
     )
     trainer.remove_callback(PrinterCallback)
-    gc.collect()  # what earlier tests have left would be freed within, and subtracted
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        trainer.train()
-    live = peak = 0
-    for event in profiler.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            live += event.nbytes()
-            peak = max(peak, live)
-    return peak
+    return most_allocated(trainer.train)
 
 
 def estimated(config: TrainConfig, base: Path) -> Memory:

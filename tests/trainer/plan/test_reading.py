@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.profiler import ProfilerActivity, profile
 
+from tests.trainer.plan.support import most_allocated
 from tests.trainer.pooling.support import class_rows, data_of, tag_rows
 from tests.trainer.support import make_config
 from trainer.config.schema import TrainConfig
@@ -48,15 +47,7 @@ def allocated(config: TrainConfig, base: Path) -> int:
     largest = work.sample(1)[:1]
     trainer = sampling(data)(config, work, largest)
     trainer.chosen = [item for step in largest for item in step.items]
-    gc.collect()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        trainer.train()
-    live = peak = 0
-    for event in profiler.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            live += event.nbytes()
-            peak = max(peak, live)
-    return peak
+    return most_allocated(trainer.train)
 
 
 @pytest.mark.parametrize("case", [*CASES])
