@@ -172,9 +172,9 @@ template <int S, size_t... ROW> INLINE void store_rows(float* to, const vf (&sum
   (store(to + ROW * TILE, sum[ROW]), ...);
 }
 
-// The product of S rows with a tile. Shape: sums [S, 16].
+// The product of S rows with a tile, while `next` is fetched. Shape: sums [S, 16].
 template <int S, bool MINIMUM>
-void product(const Decoded& tile, const int8_t* bytes, const RunScale* scales, float* sums) {
+void product(const Decoded& tile, const int8_t* bytes, const RunScale* scales, float* sums, Fetch& next) {
   constexpr std::make_index_sequence<S> rows;
   Decoded const from = tile;
   Sums<S> even, odd;
@@ -184,6 +184,7 @@ void product(const Decoded& tile, const int8_t* bytes, const RunScale* scales, f
   multiply<0>(from.codes, bytes, S);
   int64_t run = 0;
   for (; run + 2 <= last; run += 2) {
+    next.some();
     multiply<1>(from.codes + (run + 1) * RUN_BYTES, bytes + (run + 1) * step, S);
     read<0>(even.high, even.low);
     add<S, MINIMUM>(sum, even, from.scales + run * TILE, from.minima + run * TILE, scales + run * S, rows);
@@ -202,7 +203,7 @@ void product(const Decoded& tile, const int8_t* bytes, const RunScale* scales, f
   store_rows(sums, sum, rows);
 }
 
-using Product = void (*)(const Decoded&, const int8_t*, const RunScale*, float*);
+using Product = void (*)(const Decoded&, const int8_t*, const RunScale*, float*, Fetch&);
 
 // The product of a group by its size, an even number.
 template <size_t... G> Product of_size(int64_t size, bool minimum, std::index_sequence<G...>) {
@@ -228,9 +229,12 @@ void all_tiles(const Weight& weight, const Bytes& x, const Result& result) {
       Blocks here = tile;
       here.at += t * tile_bytes;
       decoded.fill(weight, here, fetch);
+      Piece const following{(const char*)here.at + tile_bytes, t + 1 < end ? (tile_bytes + LINE - 1) / LINE : 0};
+      int64_t const asked = (end_group - group) * (x.runs / 2); // times
+      Fetch next(&following, 0, following.lines, (following.lines + asked - 1) / asked);
       for (int64_t g = group; g < end_group; g++) {
         alignas(64) float sums[MOST * TILE];
-        product_of(decoded, x.of(g), x.scales_of(g), sums);
+        product_of(decoded, x.of(g), x.scales_of(g), sums, next);
         result.put(weight, t, x.groups.first(g), x.groups.size(g), sums);
       }
     }

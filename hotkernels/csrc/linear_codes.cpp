@@ -43,6 +43,7 @@ void product(Code code, Blocks blocks, const int16_t* words, const RunScale* sca
   for (int g = 0; g < G; g++)
     for (int v = 0; v < V; v++) sum[g][v] = load(sums + g * TILE + v * W);
   const uint8_t* at = blocks.at;
+  int64_t const run_bytes = RUN / 2 / Code::PAIRS * Code::BYTES + blocks.header() / blocks.runs;
   for (int64_t block = 0; block < blocks.count; block++) {
     Floats const scale(at, blocks.scale_type);
     at += TILE * float_bytes(blocks.scale_type);
@@ -50,6 +51,7 @@ void product(Code code, Blocks blocks, const int16_t* words, const RunScale* sca
     at += TILE * float_bytes(blocks.minimum_type);
     for (int64_t run = 0; run < blocks.runs; run++, words += G * RUN, scales += G) {
       fetch.some();
+      fetch_ahead(at, run_bytes);
       vi exact[G][V];
       for (int g = 0; g < G; g++)
         for (int v = 0; v < V; v++) exact[g][v] = scales[g].start - vi{};

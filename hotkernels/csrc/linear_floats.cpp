@@ -28,7 +28,7 @@ template <int KIND, int G> void product(const uint8_t* w, const float* x, int64_
     for (int v = 0; v < V; v++) sum[g][v] = load(sums + g * TILE + v * W);
   constexpr int BYTES = KIND == FLOAT32 ? 4 : 2;
   for (int64_t k = 0; k < count; k++, w += TILE * BYTES, x += G) {
-    if (k % FETCHED == 0) fetch.some();
+    if (k % FETCHED == 0) fetch.some(), fetch_ahead(w, FETCHED * TILE * BYTES);
     vf number[V];
     for (int v = 0; v < V; v++) number[v] = widen<KIND>(w + v * W * BYTES);
     for (int g = 0; g < G; g++)
