@@ -140,7 +140,9 @@ class Engine:
         self._install_grammars()
         started = time.monotonic()
         self._draft()
-        scheduled = self.scheduler.schedule(self._budget.prompt_tokens(), self._rows.fixed_rows)
+        fixed_rows = self._rows.fixed_rows
+        prompt_tokens = self._budget.prompt_tokens(self.scheduler.num_streams, fixed_rows)
+        scheduled = self.scheduler.schedule(prompt_tokens, fixed_rows)
         self._mark_scheduled(scheduled, started)
         planned = time.monotonic()
         results = self._executor.run(scheduled_work(scheduled, self.scheduler.requests))

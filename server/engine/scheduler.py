@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from server.adapter_key import AdapterKey
 from server.engine.block_manager import BlockManager, extend_hashes, hash_seed
@@ -127,6 +128,18 @@ class Scheduler:
     def num_waiting(self) -> int:
         """Requests that hold no blocks, whatever they wait for."""
         return len(self.requests) - len(self.running)
+
+    @property
+    def num_streams(self) -> int:
+        """Requests that will generate side by side once those prompts are computed that there is room for."""
+        count = sum(request.max_tokens > 1 for request in self.running)
+        free = self.blocks.num_free
+        for request in islice(self.waiting, self.config.max_num_seqs - len(self.running)):
+            free -= self.blocks.blocks_for(len(request.token_ids))
+            if free < 0:
+                break
+            count += request.max_tokens > 1
+        return count
 
     @property
     def has_work(self) -> bool:

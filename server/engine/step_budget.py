@@ -3,11 +3,14 @@
 It knows neither requests nor the model, only how long steps took. What a decode step takes is measured by steps that
 hold nothing else; while prompts come in without end, one in sixteen is such a step. What a token of a prompt takes is
 what a step with some took beyond it, so that long contexts and log-probabilities are seen as they come.
+
+Prompts take their time of the decode steps that there will be when they generate as well: by that of the few that
+generate at first, a burst of prompts would be computed in crumbs, and most of its streams wait while few run.
 """
 
 from __future__ import annotations
 
-_DECODES = 2.0  # decode steps that the prompts' part of a step may take, so that a gap is three at most
+_DECODES = 1.8  # decode steps that the prompts' part of a step may take, so that gaps stay below three
 _PAUSE = 0.2  # of a decode step: what requests wait in a step for adapters that are verified
 _LONGEST_PAUSE = 0.03  # seconds
 _SMALLEST = 32  # tokens: fewer would read all weights for little, and keep prompts waiting for long
@@ -26,13 +29,18 @@ class StepBudget:
         self._is_due = True  # whether to measure a decode step
         self._since = 0  # steps with prompts since one was
 
-    def prompt_tokens(self) -> int:
-        """Tokens of prompts for the next step, in which others generate; 0 where a decode step is to be measured."""
+    def prompt_tokens(self, streams: int, fixed_rows: float) -> int:
+        """Tokens of prompts for the next step, in which others generate; 0 where a decode step is to be measured.
+
+        ``streams`` will generate side by side once the prompts in hand are computed. What a step costs besides its rows
+        takes as long as ``fixed_rows``.
+        """
         if self._is_due or self._decode is None:
             return 0
         if self._token is None:
             return _SMALLEST
-        return max(_SMALLEST, int(_DECODES * self._decode / self._token))
+        longer = (max(streams, self._others) + fixed_rows) / (self._others + fixed_rows)
+        return max(_SMALLEST, int(_DECODES * longer * self._decode / self._token))
 
     def pause(self) -> float:
         """Seconds that a step may be put off for other work; shorter ones get little done beside long steps."""

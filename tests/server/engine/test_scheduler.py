@@ -62,6 +62,26 @@ def test_sequences_are_bounded() -> None:
     assert scheduler.num_waiting == 1
 
 
+def test_streams_are_those_who_will_generate_side_by_side() -> None:
+    scheduler = make_scheduler(num_blocks=8, seqs=4, prefix_caching=False)
+    assert scheduler.num_streams == 0
+    add(scheduler, "runs", 4)
+    step(scheduler)
+    add(scheduler, "read only", 4, max_tokens=1)
+    add(scheduler, "fits", 4)
+    assert scheduler.num_streams == 2
+    add(scheduler, "too long", 24)
+    add(scheduler, "behind it", 4)
+    assert scheduler.num_streams == 2, "what has no room yet does not generate soon"
+
+
+def test_as_many_streams_as_there_are_places() -> None:
+    scheduler = make_scheduler(seqs=2)
+    for name in "abc":
+        add(scheduler, name, 2)
+    assert scheduler.num_streams == 2
+
+
 def test_a_request_that_does_not_fit_keeps_its_turn() -> None:
     scheduler = make_scheduler(num_blocks=4, prefix_caching=False)
     add(scheduler, "runs", 8, max_tokens=3)
