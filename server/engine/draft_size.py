@@ -13,7 +13,7 @@ _FIXED_ROWS = 4.0  # rows that take as long as what a step costs besides its row
 _TRUST = 32.0  # squared rows: how much steps must have differed in all before they count for more than that
 _ENOUGH = 2048.0  # squared rows: what differs beyond that takes the place of what was seen first
 _MOST_FIXED_ROWS = 256.0
-_OUTLIER = 3.0  # times as long as a step takes in the mean: something else was going on
+_OUTLIER = 3.0  # times as long as a step of so many rows takes in the mean: something else was going on
 
 
 class DraftSize:
@@ -40,7 +40,8 @@ class DraftSize:
     def observe(self, rows: int, seconds: float) -> None:
         """Tell of a step of ``rows`` tokens, none of a prompt's, that took ``seconds``."""
         if self._steps:
-            seconds = min(seconds, _OUTLIER * self._seconds)
+            longer = max(1.0, (rows + _FIXED_ROWS) / (self._rows + _FIXED_ROWS))
+            seconds = min(seconds, _OUTLIER * longer * self._seconds)
         self._steps = _MEMORY * self._steps + 1.0
         share = 1.0 / self._steps
         more_rows, more_seconds = rows - self._rows, seconds - self._seconds

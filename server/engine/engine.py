@@ -142,7 +142,7 @@ class Engine:
         self._draft()
         fixed_rows = self._rows.fixed_rows
         prompt_tokens = self._budget.prompt_tokens(self.scheduler.num_streams, fixed_rows)
-        scheduled = self.scheduler.schedule(prompt_tokens, fixed_rows)
+        scheduled = self.scheduler.schedule(prompt_tokens, fixed_rows, self._budget.token_rows(fixed_rows))
         self._mark_scheduled(scheduled, started)
         planned = time.monotonic()
         results = self._executor.run(scheduled_work(scheduled, self.scheduler.requests))

@@ -20,7 +20,6 @@ SLOWED_BY_LOWER = 1.25  # times as long as without them may rows of lower priori
 LINGER_SECONDS = 0.5  # steps stay as short for somebody who may ask again
 PAUSED_STEPS = 8  # for so long at most is a flow left out altogether, and prompts are
 LEAST_PROMPT = 16  # tokens, then
-PROMPT_STEPS = 2.0  # that everybody's rows would take, may the prompts of one step take
 
 
 def last_in_turn(running: Sequence[Request], queue: FairQueue) -> Request:
@@ -76,11 +75,14 @@ def _held(running: Iterable[Request], queue: FairQueue) -> dict[Account, float]:
 
 @dataclass(frozen=True)
 class _Want:
-    """What a request would compute of its own in a step: its row and draft, or as much as fits of its prompt."""
+    """What a request would compute of its own in a step: its row and draft, or as much as fits of its prompt.
+
+    It takes as long as ``rows``.
+    """
 
     request: Request
     flow: Flow
-    tokens: int
+    rows: float
     is_row: bool
 
 
@@ -88,7 +90,7 @@ class _Want:
 class _Demand:
     """What an account would compute in a step by itself, and its weight. ``is_away``: it has just had a request."""
 
-    tokens: int = 0
+    rows: float = 0.0
     weight: float = 0.0
     is_away: bool = False
 
@@ -119,29 +121,40 @@ class StepShares:
             self._left[flow.priority, account] = now, request.weight
 
     def divide(
-        self, running: Sequence[Request], *, most: int, prompt_tokens: int, fixed_rows: float, step: int, now: float
+        self,
+        running: Sequence[Request],
+        *,
+        most: int,
+        prompt_tokens: int,
+        fixed_rows: float,
+        token_rows: float,
+        step: int,
+        now: float,
     ) -> StepPart:
         """Who has a part of step number ``step``, which has at most ``most`` tokens, ``prompt_tokens`` of prompts.
 
-        What a step costs besides its rows takes as long as ``fixed_rows``.
+        What a step costs besides its rows takes as long as ``fixed_rows``, a token of a prompt as ``token_rows``.
         """
         if math.isinf(fixed_rows):  # rows cost nothing
             return StepPart([request for request in running if request.num_pending_tokens == 1], prompt_tokens)
-        wants = list(self._wants(running, most))
+        wants = list(self._wants(running, most, token_rows))
         demands = self._demands(wants, now)
         if sum(map(len, demands.values())) <= 2:  # one key and one adapter
             return StepPart([want.request for want in wants if want.is_row], prompt_tokens)
-        if generating := sum(want.is_row for want in wants):  # as many as do not keep all of them waiting for long
-            prompt_tokens = max(prompt_tokens, min(most, int(PROMPT_STEPS * (fixed_rows + generating))))
-        return _Division(demands, fixed_rows, prompt_tokens).of(self._in_turn(wants, step), step)
+        return _Division(demands, fixed_rows, prompt_tokens, token_rows).of(self._in_turn(wants, step), step)
 
-    def _wants(self, running: Sequence[Request], most: int) -> Iterator[_Want]:
+    def _wants(self, running: Sequence[Request], most: int, token_rows: float) -> Iterator[_Want]:
+        def prompt(request: Request, flow: Flow, tokens: int) -> _Want:
+            return _Want(request, flow, max(1.0, tokens * token_rows), is_row=False)
+
         for request in running:
             flow, pending = self._queue.flow(request), request.num_pending_tokens
-            tokens = 1 + len(request.draft) if pending == 1 else min(pending, most)
-            yield _Want(request, flow, tokens, is_row=pending == 1)
+            if pending == 1:
+                yield _Want(request, flow, 1.0 + len(request.draft), is_row=True)
+            else:
+                yield prompt(request, flow, min(pending, most))
         for flow, head in self._queue.heads().items():
-            yield _Want(head, flow, self._queue.pending_tokens(flow, most), is_row=False)
+            yield prompt(head, flow, self._queue.pending_tokens(flow, most))
 
     def _demands(self, wants: Iterable[_Want], now: float) -> dict[int, dict[Account, _Demand]]:
         """By priority and account."""
@@ -149,12 +162,12 @@ class StepShares:
         for want in wants:
             for account in want.flow.accounts:
                 demand = found[want.flow.priority][account]
-                demand.tokens += want.tokens
+                demand.rows += want.rows
                 demand.weight = max(demand.weight, want.request.weight)
         self._left = {who: left for who, left in self._left.items() if now - left[0] < LINGER_SECONDS}
         for (priority, account), (_, weight) in self._left.items():
             if account not in found[priority]:
-                found[priority][account] = _Demand(1, weight, is_away=True)
+                found[priority][account] = _Demand(1.0, weight, is_away=True)
         return found
 
     def _in_turn(self, wants: list[_Want], step: int) -> list[_Want]:
@@ -175,11 +188,18 @@ class StepShares:
 class _Division:
     """One step being divided. Room shrinks with each account that has a part, so that it is slowed within bounds."""
 
-    def __init__(self, demands: Mapping[int, Mapping[Account, _Demand]], fixed_rows: float, prompt_tokens: int) -> None:
+    def __init__(
+        self,
+        demands: Mapping[int, Mapping[Account, _Demand]],
+        fixed_rows: float,
+        prompt_tokens: int,
+        token_rows: float,
+    ) -> None:
         self._demands = demands
         self._fixed_rows = fixed_rows
         self._prompt_tokens = prompt_tokens
-        self._used = 0
+        self._token_rows = token_rows
+        self._used = 0.0  # rows
         self._room = math.inf
         self._bound: set[Account] = set()
         self._have: set[str] = set()  # who has a row in any case
@@ -197,7 +217,7 @@ class _Division:
                 self._make_bounds(priority, want.flow.accounts)
                 self._give(want)
             if self._used or away:
-                self._limit(max(self._used, 1), SLOWED_BY_LOWER)
+                self._limit(max(self._used, 1.0), SLOWED_BY_LOWER)
             self._bound.clear()
         self._let_pass(wants, step)
         return self._part
@@ -224,11 +244,11 @@ class _Division:
             self._bound.add(account)
             all_of_kind = sum(demand.weight for (kind, _), demand in demands.items() if kind == account[0])
             if (share := demands[account].weight / all_of_kind) < 1:
-                self._limit(demands[account].tokens, 1 / share - MARGIN)
+                self._limit(demands[account].rows, 1 / share - MARGIN)
 
-    def _limit(self, tokens: int, slowed: float) -> None:
-        """Let what takes ``tokens`` be ``slowed`` so many times at most, or by one row."""
-        self._room = min(self._room, max(tokens + 1, slowed * (self._fixed_rows + tokens) - self._fixed_rows))
+    def _limit(self, rows: float, slowed: float) -> None:
+        """Let what takes as long as ``rows`` be ``slowed`` so many times at most, or by one row."""
+        self._room = min(self._room, max(rows + 1, slowed * (self._fixed_rows + rows) - self._fixed_rows))
 
     def _give_equal_rows(self, wants: Sequence[_Want], parts: dict[Account, float]) -> None:
         """Give rows, whatever room there will be, as far as the accounts have ``parts`` for them."""
@@ -243,7 +263,8 @@ class _Division:
 
     def _give(self, want: _Want) -> None:
         has_row = want.request.request_id in self._have
-        left = int(max(0, min(self._room - self._used, want.tokens - has_row)))
+        room = max(0.0, min(self._room - self._used, want.rows - has_row))
+        left = int(room)
         if has_row:
             del want.request.draft[left:]
             self._used += len(want.request.draft)
@@ -254,17 +275,18 @@ class _Division:
         elif want.is_row:
             self._part.others.append(want.request)
         else:
-            count = min(left, self._prompt_tokens - self._part.prompt_tokens)
-            self._used += count
+            fit = int(room / self._token_rows + 1e-6)  # all of a prompt, though its rows are not exact
+            count = min(fit, self._prompt_tokens - self._part.prompt_tokens)
+            self._used += count * self._token_rows
             self._part.prompt_tokens += count
 
 
 def _equal_parts(demands: Mapping[Account, _Demand]) -> dict[Account, float]:
-    """How many tokens each account has where all have, over weight, what the one has that wants least.
+    """How many rows each account has where all have, over weight, what the one has that wants least.
 
     Nobody can ask others to have less than that: all would wait for each other in turn.
     """
     least: dict[str, float] = defaultdict(lambda: math.inf)
     for (kind, _), demand in demands.items():
-        least[kind] = min(least[kind], demand.tokens / demand.weight)
+        least[kind] = min(least[kind], demand.rows / demand.weight)
     return {account: least[account[0]] * demand.weight for account, demand in demands.items()}

@@ -214,12 +214,15 @@ class Scheduler:
 
     # ---- one step ----
 
-    def schedule(self, prompt_tokens: int | None = None, fixed_rows: float = math.inf) -> SchedulerOutput:
+    def schedule(
+        self, prompt_tokens: int | None = None, fixed_rows: float = math.inf, token_rows: float = 1.0
+    ) -> SchedulerOutput:
         """Share out the next step: tokens of those who generate, then of prompts, begun ones and waiting ones in turn.
 
         While some generate, at most ``prompt_tokens`` (None: any number) are of prompts, for which they have to wait.
         What a step costs besides its rows takes as long as ``fixed_rows``: the fewer, the more do rows slow down each
-        other, and the fewer of one who has many are computed beside those of others.
+        other, and the fewer of one who has many are computed beside those of others. A token of a prompt takes as long
+        as ``token_rows``.
         Of requests' drafts stays what there is room for beside ``num_tokens``, to be computed in the same step.
         """
         output = SchedulerOutput()
@@ -231,6 +234,7 @@ class Scheduler:
             most=budget,
             prompt_tokens=prompts,
             fixed_rows=fixed_rows,
+            token_rows=token_rows,
             step=self.num_steps,
             now=self._clock(),
         )

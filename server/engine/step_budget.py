@@ -14,6 +14,7 @@ _DECODES = 1.8  # decode steps that the prompts' part of a step may take, so tha
 _PAUSE = 0.2  # of a decode step: what requests wait in a step for adapters that are verified
 _LONGEST_PAUSE = 0.03  # seconds
 _SMALLEST = 32  # tokens: fewer would read all weights for little, and keep prompts waiting for long
+_CHEAPEST = 0.1  # of a row's time: what a token of a prompt takes at least
 _MEMORY = 0.8  # what an estimate keeps of itself at a new measurement
 _EVERY = 16  # steps with prompts for one without
 _ALIKE = 2.0  # so many times more or fewer that generate, and a decode step is measured again
@@ -41,6 +42,12 @@ class StepBudget:
             return _SMALLEST
         longer = (max(streams, self._others) + fixed_rows) / (self._others + fixed_rows)
         return max(_SMALLEST, int(_DECODES * longer * self._decode / self._token))
+
+    def token_rows(self, fixed_rows: float) -> float:
+        """Rows that take as long as a token of a prompt; as one before any is measured."""
+        if self._decode is None or self._token is None:
+            return 1.0
+        return max(_CHEAPEST, self._token * (self._others + fixed_rows) / self._decode)
 
     def pause(self) -> float:
         """Seconds that a step may be put off for other work; shorter ones get little done beside long steps."""

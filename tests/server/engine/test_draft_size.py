@@ -58,6 +58,10 @@ def test_one_step_that_hangs_does_not_change_its_mind() -> None:
     assert size.fixed_rows == pytest.approx(5, abs=3)
 
 
+def test_far_more_rows_at_once_are_nothing_that_hangs() -> None:
+    assert taught(0.06, 0.01, [1] * 50 + [64] * 3).fixed_rows == pytest.approx(6, rel=0.2)
+
+
 def test_a_stream_alone_drafts_what_is_likelier_than_its_part_of_a_step() -> None:
     size = taught(0.09, 0.01, [1, 5, 9] * 40)  # a tenth of a step
     assert size.share(1, [[0.05]]) == [0]

@@ -38,7 +38,12 @@ class Shared:
     """A scheduler and its clients; ``served`` counts the tokens of each, ``steps`` of how many each had some."""
 
     def __init__(
-        self, *clients: Client, fixed_rows: float = float("inf"), step_seconds: float = 0.0, **config: int
+        self,
+        *clients: Client,
+        fixed_rows: float = float("inf"),
+        token_rows: float = 1.0,
+        step_seconds: float = 0.0,
+        **config: int,
     ) -> None:
         self.now = 0.0
         self.scheduler = make_scheduler(
@@ -49,7 +54,7 @@ class Shared:
         self.outputs: Counter[str] = Counter()
         self.waits: dict[str, list[int]] = {name: [] for name in self.clients}
         self.rows: list[Counter[str]] = []
-        self._fixed_rows, self._seconds = fixed_rows, step_seconds
+        self._fixed_rows, self._token_rows, self._seconds = fixed_rows, token_rows, step_seconds
         self._numbers = count()
         self._begun: dict[str, int] = {}
 
@@ -72,7 +77,7 @@ class Shared:
         for name, client in self.clients.items():
             for _ in range(client.streams - live[name]):
                 self.ask(client)
-        output = self.scheduler.schedule(fixed_rows=self._fixed_rows)
+        output = self.scheduler.schedule(fixed_rows=self._fixed_rows, token_rows=self._token_rows)
         assert output.num_tokens, "there is always progress"
         rows: Counter[str] = Counter()
         for request_id, tokens in output.num_tokens.items():
@@ -246,6 +251,17 @@ def test_alone_nobody_is_bounded() -> None:
 def test_alike_are_not_bounded() -> None:
     shared = Shared(*(Client(f"c{i}", 2, f"a{i}", outputs=500) for i in range(16)), seqs=64, fixed_rows=2.0).run(10)
     assert sum(shared.rows[-1].values()) == 32
+
+
+def test_tokens_of_prompts_count_as_the_time_that_they_take() -> None:
+    """Alone a step of the quiet one takes 8 + 1; 1.33 times that leaves 3 rows, or 12 tokens of a quarter of one."""
+
+    def beside_a_prompt(token_rows: float) -> int:
+        shared = Shared(Client("quiet", 1, "q", outputs=90), fixed_rows=8.0, token_rows=token_rows, tokens=200).run(3)
+        shared.ask(Client("long", 1, "l", prompt=400))
+        return shared.run(2).rows[-1]["long"]  # in its first step it is the one who was served least
+
+    assert (beside_a_prompt(1.0), beside_a_prompt(0.25)) == (3, 12)
 
 
 def test_a_lower_priority_makes_steps_little_longer() -> None:

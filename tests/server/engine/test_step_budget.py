@@ -46,6 +46,12 @@ def test_tokens_that_become_dearer_while_prompts_come_in_make_smaller_chunks() -
     assert tokens(size) == pytest.approx(45, rel=0.05)
 
 
+def test_a_token_of_a_prompt_counts_as_the_rows_that_take_as_long() -> None:
+    assert taught((0, 4, 0.08)).token_rows(fixed_rows=4.0) == 1.0, "none was measured"
+    assert taught((100, 0, 0.4), (0, 4, 0.08)).token_rows(fixed_rows=4.0) == pytest.approx(0.4), "10 ms are a row's"
+    assert taught((100, 0, 0.01), (0, 4, 0.08)).token_rows(fixed_rows=4.0) == 0.1
+
+
 def test_a_decode_step_is_measured_now_and_then() -> None:
     size = taught((100, 0, 0.1), (0, 1, 0.05))
     for _ in range(15):
