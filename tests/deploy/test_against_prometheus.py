@@ -20,6 +20,8 @@ from tests.deploy.prometheus import Prometheus, scraping
 from tests.deploy.traffic import cause_everything, make_packages, watched_server
 from tests.server.live import Live, wait_until
 
+pytestmark = pytest.mark.slow  # twenty seconds of traffic and scrapes; dashboards and rules seldom change
+
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "alerts.yaml"
 CHOICES = {
