@@ -10,7 +10,7 @@ generate at first, a burst of prompts would be computed in crumbs, and most of i
 
 from __future__ import annotations
 
-_DECODES = 1.8  # decode steps that the prompts' part of a step may take, so that gaps stay below three
+_DECODES = 1.5  # that the prompts of a step may take, so that gaps stay below three of them though estimates are off
 _PAUSE = 0.2  # of a decode step: what requests wait in a step for adapters that are verified
 _LONGEST_PAUSE = 0.03  # seconds
 _SMALLEST = 32  # tokens: fewer would read all weights for little, and keep prompts waiting for long
