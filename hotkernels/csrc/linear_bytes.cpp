@@ -220,6 +220,7 @@ void all_tiles(const Weight& weight, const Bytes& x, const Result& result) {
   parallel_tiles(weight.tile_count(), row_blocks, *result.next, times,
                  [&](int64_t first, int64_t end, int64_t row_block, Fetch& fetch) {
     static thread_local Scratch scratch;
+    static thread_local Fetches following; // the next tile
     float* const floats = scratch.get<float>(x.runs * (2 * TILE + RUN_BYTES / 4));
     Decoded const decoded{x.runs, floats, floats + x.runs * TILE, (int8_t*)(floats + 2 * x.runs * TILE)};
     int64_t const group = row_block * ROW_BLOCK;
@@ -229,9 +230,9 @@ void all_tiles(const Weight& weight, const Bytes& x, const Result& result) {
       Blocks here = tile;
       here.at += t * tile_bytes;
       decoded.fill(weight, here, fetch);
-      Piece const following{(const char*)here.at + tile_bytes, t + 1 < end ? (tile_bytes + LINE - 1) / LINE : 0};
-      int64_t const asked = (end_group - group) * (x.runs / 2); // times
-      Fetch next(&following, 0, following.lines, (following.lines + asked - 1) / asked);
+      following.clear();
+      if (t + 1 < end) following.add(here.at + tile_bytes, tile_bytes);
+      Fetch next = following.share(0, 1, (end_group - group) * ((x.runs - 1) / 2));
       for (int64_t g = group; g < end_group; g++) {
         alignas(64) float sums[MOST * TILE];
         product_of(decoded, x.of(g), x.scales_of(g), sums, next);

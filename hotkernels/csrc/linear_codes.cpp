@@ -1,4 +1,5 @@
 // Products with weights of 4- and 8-bit codes and activations rounded to words (rounding.h).
+#include <type_traits>
 #include <utility>
 
 #include "linear_bytes.h"
@@ -51,7 +52,7 @@ void product(Code code, Blocks blocks, const int16_t* words, const RunScale* sca
     at += TILE * float_bytes(blocks.minimum_type);
     for (int64_t run = 0; run < blocks.runs; run++, words += G * RUN, scales += G) {
       fetch.some();
-      fetch_ahead(at, run_bytes);
+      if (!std::is_same<Code, Decoded>::value) fetch_ahead(at, run_bytes); // the weight itself, not a copy of it
       vi exact[G][V];
       for (int g = 0; g < G; g++)
         for (int v = 0; v < V; v++) exact[g][v] = scales[g].start - vi{};

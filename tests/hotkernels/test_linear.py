@@ -88,6 +88,13 @@ def test_any_number_of_inputs(variant: str, name: str, k: int) -> None:
     assert (error <= bound(x, stored, words=is_native(variant)) + 1e-9).all()
 
 
+@pytest.mark.parametrize("k", [32, 64, 96])
+def test_many_rows_of_few_inputs(variant: str, k: int) -> None:
+    stored, x = make("q4_1", 40, k), torch.randn(20, k)
+    error = (linear(x, pack([stored])) - x.double() @ stored.dense().double().T).abs()
+    assert (error <= bound(x, stored, words=is_native(variant))).all()
+
+
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_blocks_of_any_size(variant: str, blocks: int) -> None:
     scale, minimum = torch.rand(19, blocks), torch.randn(19, blocks)
