@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
+from trainer import progress as module
 from trainer.progress import LineDisplay, StepMetrics, Throttle, show_bar, show_upload
 
 
@@ -13,9 +16,9 @@ def step(number: int) -> StepMetrics:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time, to be set."""
+    """The time, to be set. In that module alone: loops of servers run in other threads, and sleep by ``time``."""
     now = [100.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 

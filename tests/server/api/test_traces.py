@@ -244,14 +244,21 @@ def test_a_collector_that_is_away_disturbs_nobody(tiny_base: Path, tmp_path: Pat
         assert live.post("/v1/completions", BODY | {"model": live.context.base_name}).status_code == 200
 
 
+def told_of(caplog: pytest.LogCaptureFixture) -> dict[str, dict[str, Any]]:
+    """The lines of requests, by trace."""
+    lines: list[dict[str, Any]] = [getattr(record, "fields", {}) for record in caplog.records]
+    return {line["trace_id"]: line for line in lines if "trace_id" in line}
+
+
 def test_without_a_collector_a_trace_is_passed_on_and_logged(server: Live, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "server.requests"), server.http(traceparent=GIVEN) as http:
+    caplog.set_level(logging.INFO, "server.requests")
+    with server.http(traceparent=GIVEN) as http:
         answer = http.post("/v1/completions", json=BODY | {"model": "lora"})
     version, trace, own, flags = answer.headers["traceparent"].split("-")
     assert (version, trace, flags) == ("00", TRACE, "01")
     assert own != PARENT
-    lines: list[dict[str, Any]] = [getattr(record, "fields", {}) for record in caplog.records]
-    line = next(line for line in lines if line.get("trace_id") == TRACE)
+    server.wait(lambda: TRACE in told_of(caplog), "the request's line")  # which comes after the answer
+    line = told_of(caplog)[TRACE]
     assert line["request_id"] == answer.headers["x-request-id"]
     assert line["completion_tokens"] == 4
     assert 0 <= line["queue_seconds"] < line["first_token_seconds"] < line["seconds"]

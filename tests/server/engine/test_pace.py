@@ -1,17 +1,20 @@
 from __future__ import annotations
 
-import time
-
 import pytest
 
+from server.engine import pace as module
 from server.engine.pace import Pace
 
 
 class Clock:
+    """In the place of ``time``, in that one module: loops of servers run in other threads, and sleep by ``time``."""
+
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.rested = 0.0, 0.0
-        monkeypatch.setattr(time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(time, "sleep", self.sleep)
+        monkeypatch.setattr(module, "time", self)
+
+    def monotonic(self) -> float:
+        return self.now
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
