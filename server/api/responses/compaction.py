@@ -77,14 +77,16 @@ async def summary_job(
 
 
 class CompactionForm(AnswerForm):
-    """The form of a conversation that was compacted; ``item`` is what it came to."""
+    """The form of a conversation that was compacted; ``item`` is what it came to, for the tokens ``spent``."""
 
     def __init__(self) -> None:
         self.item: dict[str, Any] | None = None
+        self.spent: tuple[Usage, ...] = ()
 
     @override
     async def whole(self, job: Job, completions: list[Completion], usage: Usage) -> list[bytes]:
         (completion,) = completions
+        self.spent = (usage,)
         self.item = {
             "type": "compaction",
             "id": new_id("cmp"),

@@ -24,26 +24,33 @@ Keep = Callable[[Response], Awaitable[None]]
 _STATUS = {"length": "incomplete"}  # by why an output ended
 
 
-def usage_body(usage: Usage) -> dict[str, Any]:
-    """Token counts as responses tell them."""
-    cached, thought, made = usage.cached_tokens, sum(usage.thought.values()), sum(usage.completion.values())
+def usage_body(*jobs: Usage) -> dict[str, Any]:
+    """Token counts of all ``jobs`` of a response, as responses tell them."""
+    read, cached = sum(usage.prompt_tokens for usage in jobs), sum(usage.cached_tokens for usage in jobs)
+    thought = sum(sum(usage.thought.values()) for usage in jobs)
+    made = sum(sum(usage.completion.values()) for usage in jobs)
     return {
-        "input_tokens": usage.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": usage.prompt_tokens - cached},
+        "input_tokens": read,
+        "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": read - cached},
         "output_tokens": made,
         "output_tokens_details": {"reasoning_tokens": thought},
-        "total_tokens": usage.prompt_tokens + made,
+        "total_tokens": read + made,
     }
 
 
 class ResponseForm(AnswerForm):
     """The form of one response. ``keep`` is told the whole of it, before the client is.
 
-    Its output begins with the items ``before``.
+    Its output begins with the items ``before``, which took the tokens ``spent``.
     """
 
     def __init__(
-        self, body: ResponseBody, model: str, keep: Keep | None = None, before: Sequence[dict[str, Any]] = ()
+        self,
+        body: ResponseBody,
+        model: str,
+        keep: Keep | None = None,
+        before: Sequence[dict[str, Any]] = (),
+        spent: Sequence[Usage] = (),
     ) -> None:
         self.id = new_id("resp")
         self.created = int(time.time())
@@ -51,6 +58,7 @@ class ResponseForm(AnswerForm):
         self._model = model
         self._keep = keep
         self.before = before
+        self._spent = spent
 
     @override
     async def whole(self, job: Job, completions: list[Completion], usage: Usage) -> list[bytes]:
@@ -95,7 +103,7 @@ class ResponseForm(AnswerForm):
             "error": error,
             "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
             "output": output or [],
-            "usage": None if usage is None else usage_body(usage),
+            "usage": None if usage is None else usage_body(*self._spent, usage),
             "model": self._model,
             **_echo(self._body),
         }

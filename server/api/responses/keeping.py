@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from server.api.context import ServerContext
+from server.api.outputs import Usage
 from server.api.responses.body import PromptBody
 from server.api.responses.items import Item, as_items
 from server.api.responses.outputs import new_id
@@ -35,6 +36,7 @@ class Conversation:
     chain: Sequence[AnswerRecord] = ()
     kept_in: AnswerRecord | None = None  # where all of it is kept, and what comes is
     summary: Item | None = None  # of what was said before the last turn, in its place
+    spent: tuple[Usage, ...] = ()  # on the summary
 
     @property
     def until(self) -> int:

@@ -86,7 +86,7 @@ async def _answered(
             recollection.remember(response["id"], [*conversation.items, *response["output"]])
 
     before = () if conversation.summary is None else (conversation.summary,)
-    form = ResponseForm(body, chat.named(context.base_name), keep, before)
+    form = ResponseForm(body, chat.named(context.base_name), keep, before, conversation.spent)
     if body.generate is False:
         return await _unanswered(body, form)
     make_job = truncated_job if body.truncation == "auto" else chat_job

@@ -47,7 +47,7 @@ async def shortened(
     await answer(request, context, chat_of(asked, [*before, ASK], earlier=len(before)), form, truncated_job)
     if form.item is None:
         raise ClientGone
-    return replace(conversation, summary=form.item)
+    return replace(conversation, summary=form.item, spent=form.spent)
 
 
 async def input_tokens(context: ServerContext, caller: Caller, chat: ChatCompletionBody) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 import openai
 import pytest
 
+from server.api.responses.compaction import ASK
 from server.api.responses.summaries import from_summary, last_turn, summary_message
 from tests.server.api.responses.test_routes import GREEDY, chat_text, streamed
 from tests.server.api.support import BASE, error_of
@@ -27,6 +28,11 @@ def test_a_long_conversation_is_summed_up(client: openai.OpenAI, kept: str) -> N
     assert (item.type, message.type) == ("compaction", "message")
     said = [{"role": "system", "content": summary_message(str(item.encrypted_content))}, WHEN]
     assert first.output_text == chat_text(client, said, 5)
+    summed, answered = (client.responses.input_tokens.count(model="lora", input=one) for one in ([*SAID, ASK], said))
+    assert first.usage is not None
+    assert first.usage.input_tokens == summed.input_tokens + answered.input_tokens
+    assert first.usage.output_tokens == 30 + 5  # half of the threshold, for the summary
+    assert first.usage.total_tokens == first.usage.input_tokens + 35
     assert client.responses.retrieve(first.id).model_dump() == first.model_dump()
 
     held = held or {"previous_response_id": first.id}
