@@ -53,7 +53,7 @@ def ask_all(described: Live, mode: GenerationMode, examples: int, part: slice) -
             @settings
             @given(case=operation.as_strategy(generation_mode=mode))
             def ask(case: Any) -> None:
-                case.call_and_validate(session=session, checks=CHECKS)
+                case.call_and_validate(session=session, checks=CHECKS, timeout=120)
 
             try:
                 ask()
@@ -71,6 +71,7 @@ def test_a_few_requests_of_some_kinds(described: Live, mode: GenerationMode, fir
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("mode", list(GenerationMode))
 def test_many_requests_of_each_kind(described: Live, mode: GenerationMode) -> None:
     assert ask_all(described, mode, 100, slice(None)) > 20
