@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from trainer.base_model import device, local_rank
 from trainer.distributed.launch import PEER_LOST
@@ -92,6 +93,38 @@ def total(value: int) -> int:
 def largest(value: int) -> int:
     """The largest ``value`` of all processes."""
     return int(_reduced(value, dist.ReduceOp.MAX))
+
+
+def gathered(rows: Tensor) -> tuple[Tensor, int]:
+    """``rows`` [n, width] of all processes [total, width], by their ranks, and how many those before this one have.
+
+    The numbers of rows may differ. Gradients reach the rows in the process that they are of.
+    """
+    if count() == 1:
+        return rows, 0
+    own = torch.tensor([len(rows)], device=rows.device)
+    told = [torch.empty_like(own) for _ in range(count())]
+    dist.all_gather(told, own)
+    counts = [int(one) for one in told]
+    padded = torch.cat([rows, rows.new_zeros(max(counts) - len(rows), rows.shape[1])])
+    parts: Tensor = _Gather.apply(padded)  # type: ignore[no-untyped-call]
+    return torch.cat([part[:n] for part, n in zip(parts, counts, strict=True)]), sum(counts[: rank()])
+
+
+class _Gather(torch.autograd.Function):
+    """As many rows of each process, by ranks: [count(), n, width]. Their gradients are summed over all processes."""
+
+    @staticmethod
+    def forward(_ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(count())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(_ctx: Any, *grads: Tensor) -> Tensor:
+        grad = grads[0].contiguous()
+        dist.all_reduce(grad)
+        return grad[rank()]
 
 
 def reseed(seed: int) -> None:

@@ -12,7 +12,6 @@ import msgspec
 
 from trainer.base_model import device
 from trainer.config.schema import DIVIDED, ZERO, Strategy, TrainConfig
-from trainer.config.task import EmbeddingTask
 from trainer.distributed.launch import process_count
 from trainer.errors import ConfigError
 
@@ -71,11 +70,6 @@ def check_processes(config: TrainConfig, nproc: int | None = None) -> None:
         return
     if config.preference:
         raise ConfigError("preference: training from preferences works in one process; leave out --nproc")
-    if isinstance(config.reading, EmbeddingTask):
-        raise ConfigError(
-            "task: embedding works in one process, because every text of a batch is compared with all others of it; "
-            "leave out --nproc"
-        )
     if config.reading and config.training.strategy != "ddp":
         raise ConfigError(f"training.strategy: {config.reading.KIND} is not divided among processes; use ddp")
     batch = config.training.batch_size

@@ -47,7 +47,7 @@ class Said:
             self._tags(out.argmax(-1).tolist(), batch)
         elif len(out) > len(labels):
             firsts, others = unit(out[: len(labels)]), unit(out[len(labels) :])
-            if "hidden" not in batch:
+            if "keys" not in batch:
                 self._numbers((firsts * others).sum(-1), labels)
                 return
             self._firsts.append(firsts.cpu())

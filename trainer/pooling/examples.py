@@ -155,14 +155,18 @@ class PooledCollator:
         """``input_ids`` and ``attention_mask`` [texts, longest]; ``labels`` [rows] or [rows, num_labels].
 
         With several texts a row: the first ones of all rows, then the second ones, then all others. ``labels`` are ids
-        of classes, numbers, or the places of the second texts among those behind the first ones; ``hidden`` [rows,
-        texts - rows] marks others that are equal to the second text of a row, which speak neither for nor against it.
+        of classes, numbers, or the places of the second texts among those behind the first ones; ``keys`` are of these
+        [texts - rows], the same for texts that are equal.
 
         Of words ``labels`` [rows, longest] are the ids at their first tokens, IGNORED elsewhere; ``places`` and
         ``tags`` [rows, most words] are of the words, filled up with -1 and IGNORED.
 
-        Blanks have no labels.
+        Blanks have no labels, and no texts where there are others.
         """
+        first = examples[0]
+        compared = not (self._num_labels or first.places or first.classes or first.number is not None)
+        if compared:
+            examples = [example for example in examples if not example.is_blank] or examples
         firsts = [example.texts[0] for example in examples]
         others = [example.texts[1] for example in examples if len(example.texts) > 1]
         others += [text for example in examples for text in example.texts[2:]]
@@ -170,11 +174,8 @@ class PooledCollator:
         if examples[0].places:
             return batch | _of_words(examples, batch["input_ids"].shape[1])
         batch["labels"] = self._labels(examples)[: sum(not example.is_blank for example in examples)]
-        if others and examples[0].number is None:
-            batch["hidden"] = torch.tensor(
-                [[text == e.texts[1] and place != row for place, text in enumerate(others)]
-                 for row, e in enumerate(examples)]
-            )  # fmt: skip
+        if compared:
+            batch["keys"] = torch.tensor([hash(text) for text in others], dtype=torch.int64)  # of ints: always the same
         return batch
 
     def _padded(self, texts: Sequence[Ids]) -> dict[str, Tensor]:

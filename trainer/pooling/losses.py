@@ -13,6 +13,8 @@ from torch import Tensor
 
 from trainer.config.task import EmbeddingTask, ReadingTask, RegressionTask
 from trainer.data.encoding import IGNORED
+from trainer.distributed import processes
+from trainer.distributed.launch import process_count
 from trainer.pooling.model import unit
 from trainer.pooling.pooled_data import PooledData
 
@@ -66,11 +68,28 @@ def several_losses(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Te
 def pair_losses(vectors: Tensor, batch: dict[str, Tensor], temperature: float) -> Tensor:
     """Of first texts and others [texts, width]: InfoNCE, or the squared error of the cosine where rows have a score."""
     labels = batch["labels"]
-    firsts, others = unit(vectors[: len(labels)]), unit(vectors[len(labels) :])
-    if "hidden" not in batch:
-        return ((firsts * others).sum(-1) - labels).square()
-    logits = (firsts @ others.T / temperature).masked_fill(batch["hidden"], float("-inf"))
+    firsts = unit(vectors[: len(labels)])
+    if "keys" not in batch:
+        return ((firsts * unit(vectors[len(vectors) - len(labels) :])).sum(-1) - labels).square()
+    keys = batch["keys"]
+    others = unit(vectors[len(vectors) - len(keys) :])
+    # The same text as a row's own speaks neither for nor against it.
+    hidden = (keys == keys[labels][:, None]) & (torch.arange(len(keys), device=keys.device) != labels[:, None])
+    logits = (firsts @ others.T / temperature).masked_fill(hidden, float("-inf"))
     return F.cross_entropy(logits, labels, reduction="none")
+
+
+def beside_others(vectors: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """``vectors`` and ``batch`` of pairs, with the texts behind the first ones of all processes.
+
+    So every row is compared with all texts of the whole batch, whoever computed them, as in one process.
+    """
+    if "keys" not in batch or process_count() == 1:
+        return vectors, batch
+    labels, count = batch["labels"], len(batch["keys"])
+    others, before = processes.gathered(vectors[len(vectors) - count :])
+    keys, _ = processes.gathered(batch["keys"][:, None])
+    return torch.cat([vectors[: len(labels)], others]), {**batch, "labels": labels + before, "keys": keys[:, 0]}
 
 
 def class_weights(data: PooledData) -> Tensor:

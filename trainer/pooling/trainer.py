@@ -18,7 +18,7 @@ from trainer.loop.checkpoint import RunIdentity
 from trainer.loop.trainer import MethodTrainer
 from trainer.pooling.answers import Answers, Said, Score
 from trainer.pooling.examples import PooledCollator, PooledDataset
-from trainer.pooling.losses import count_losses, make_losses
+from trainer.pooling.losses import beside_others, count_losses, make_losses
 from trainer.pooling.model import PooledModel
 from trainer.pooling.pooled_data import PooledData
 
@@ -59,7 +59,8 @@ class PooledTrainer(MethodTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """The mean loss per row or word over the whole accumulated batch, this part's share of it."""
-        return self.mean_loss(self._losses(_outputs(model, inputs), inputs), num_items_in_batch)
+        out, batch = beside_others(_outputs(model, inputs), inputs)
+        return self.mean_loss(self._losses(out, batch), num_items_in_batch)
 
     def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
         """The validation loss, the mean over all rows or words, and the scores of what the model says of them."""

@@ -120,12 +120,22 @@ READS: dict[str, tuple[list[str], list[dict[str, Any]]]] = {
         [*_LORA, "task=classification"],
         [{"text": row["text"], "label": [row["label"], "all"][i % 2 :]} for i, row in enumerate(class_rows(43))],
     ),
+    "pairs": (
+        [*_LORA, "task=embedding", "gradient_accumulation=2"],
+        [{"anchor": f"so {i}", "positive": f"and {i % 20}", "negatives": [f"no {i}"] * (i % 3)} for i in range(43)],
+    ),
+    "scored pairs": (
+        [*_LORA, "task=embedding"],
+        [{"sentence1": f"so {i}", "sentence2": f"and {i}", "score": i % 5 / 5} for i in range(43)],
+    ),
     "numbers": ([*_LORA, "task=regression"], [{"text": "so " * (i % 5 + 1), "score": i % 5 / 5} for i in range(43)]),
 }
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("names", [("tags",), pytest.param([*READS], marks=pytest.mark.slow)], ids=["some", "all"])
+@pytest.mark.parametrize(
+    "names", [("tags", "pairs"), pytest.param([*READS], marks=pytest.mark.slow)], ids=["some", "all"]
+)
 def test_two_processes_learn_to_read_as_one(tiny_base: Path, tmp_path: Path, names: Sequence[str]) -> None:
     """35 rows to train on in batches of 8: of the last batch of an epoch the second process has nothing but blanks."""
     common = ["batch_size=8", "max_steps=7", "eval_steps=3", "best_checkpoint=true", "save_steps=3"]

@@ -27,18 +27,11 @@ def test_one_process_trains_without_them_and_says_so(tmp_path: Path, strategy: s
     assert undivided(alone) == (alone, "")
 
 
-@pytest.mark.parametrize("task", ["classification", "token-classification", "regression"])
+@pytest.mark.parametrize("task", ["classification", "token-classification", "regression", "embedding"])
 def test_tasks_that_read_are_copied_to_processes_and_not_divided(tmp_path: Path, task: str) -> None:
     check_processes(config_of(tmp_path, f"task={task}"), 2)
     with pytest.raises(ConfigError, match=f"training.strategy: {task} is not divided among processes; use ddp"):
         check_processes(config_of(tmp_path, f"task={task}", "strategy=fsdp"), 2)
-
-
-def test_embeddings_are_of_one_process(tmp_path: Path) -> None:
-    config = config_of(tmp_path, "task=embedding")
-    check_processes(config, 1)
-    with pytest.raises(ConfigError, match=r"task: embedding works in one process.*leave out --nproc"):
-        check_processes(config, 2)
 
 
 def test_several_processes_keep_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

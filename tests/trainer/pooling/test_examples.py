@@ -58,8 +58,12 @@ def test_a_batch_of_texts_that_belong_together() -> None:
     assert batch["input_ids"].tolist() == [[1, 2], [3, 0], [4, 0], [9, 0], [9, 0], [8, 0], [7, 7]]
     assert batch["attention_mask"].sum(1).tolist() == [2, 1, 1, 1, 1, 1, 2]
     assert batch["labels"].tolist() == [0, 1, 2]
-    # the same text as a row's own speaks neither for nor against it
-    assert batch["hidden"].nonzero().tolist() == [[0, 1], [1, 0]]
+    keys = batch["keys"].tolist()
+    assert (len(set(keys)), keys[0]) == (3, keys[1])  # of texts that are equal
+    blank = PooledExample(((0,),), is_blank=True)
+    assert PooledCollator(0)([*rows, blank])["input_ids"].tolist() == batch["input_ids"].tolist()
+    alone = PooledCollator(0)([blank, blank])
+    assert (len(alone["input_ids"]), len(alone["labels"]), len(alone["keys"])) == (2, 0, 0)
 
 
 def test_targets_by_what_is_learned() -> None:
