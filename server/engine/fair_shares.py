@@ -16,10 +16,11 @@ from server.engine.fair_queue import Account, FairQueue, Flow
 from server.engine.request import Request
 
 MARGIN = 2 / 3  # of its time alone, that nobody else may take: arriving amid a step, and what is no step, take time too
+PROMPT_MARGIN = 0.8  # for prompts: rows beside them take longer than beside other rows, and nothing is shown meanwhile
 SLOWED_BY_LOWER = 1.25  # times as long as without them may rows of lower priority make a step
 LINGER_SECONDS = 0.5  # steps stay as short for somebody who may ask again
 PAUSED_STEPS = 8  # for so long at most is a flow left out altogether, and prompts are
-LEAST_PROMPT = 16  # tokens, then
+LEAST_PROMPT = 16  # tokens, then; what fewer take is no part of that, but up to a row's time each
 
 
 def last_in_turn(running: Sequence[Request], queue: FairQueue) -> Request:
@@ -91,8 +92,13 @@ class _Demand:
     """What an account would compute in a step by itself, and its weight. ``is_away``: it has just had a request."""
 
     rows: float = 0.0
+    prompts: float = 0.0  # of those rows
     weight: float = 0.0
     is_away: bool = False
+
+    def most(self, share: float) -> float:
+        """How many times as long as by itself it may take, with a ``share`` of the machine."""
+        return 1 / share - (PROMPT_MARGIN if self.prompts else MARGIN)
 
 
 @dataclass
@@ -163,11 +169,12 @@ class StepShares:
             for account in want.flow.accounts:
                 demand = found[want.flow.priority][account]
                 demand.rows += want.rows
+                demand.prompts += 0.0 if want.is_row else want.rows
                 demand.weight = max(demand.weight, want.request.weight)
         self._left = {who: left for who, left in self._left.items() if now - left[0] < LINGER_SECONDS}
         for (priority, account), (_, weight) in self._left.items():
             if account not in found[priority]:
-                found[priority][account] = _Demand(1.0, weight, is_away=True)
+                found[priority][account] = _Demand(1.0, weight=weight, is_away=True)
         return found
 
     def _in_turn(self, wants: list[_Want], step: int) -> list[_Want]:
@@ -211,7 +218,7 @@ class _Division:
             away = [account for account, demand in self._demands[priority].items() if demand.is_away]
             mine = [want for want in wants if want.flow.priority == priority]
             if math.isinf(self._room):
-                self._give_equal_rows(mine, _equal_parts(self._demands[priority]))
+                self._give_equal_rows(mine, _equal_parts(self._demands[priority], self._fixed_rows))
             self._make_bounds(priority, away)
             for want in mine:
                 self._make_bounds(priority, want.flow.accounts)
@@ -244,7 +251,7 @@ class _Division:
             self._bound.add(account)
             all_of_kind = sum(demand.weight for (kind, _), demand in demands.items() if kind == account[0])
             if (share := demands[account].weight / all_of_kind) < 1:
-                self._limit(demands[account].rows, 1 / share - MARGIN)
+                self._limit(demands[account].rows, demands[account].most(share))
 
     def _limit(self, rows: float, slowed: float) -> None:
         """Let what takes as long as ``rows`` be ``slowed`` so many times at most, or by one row."""
@@ -275,18 +282,26 @@ class _Division:
         elif want.is_row:
             self._part.others.append(want.request)
         else:
-            fit = int(room / self._token_rows + 1e-6)  # all of a prompt, though its rows are not exact
+            each = self._token_rows if room >= LEAST_PROMPT * self._token_rows else max(1.0, self._token_rows)
+            fit = int(room / each + 1e-6)  # all of a prompt, though its rows are not exact
             count = min(fit, self._prompt_tokens - self._part.prompt_tokens)
-            self._used += count * self._token_rows
+            self._used += count * each
             self._part.prompt_tokens += count
 
 
-def _equal_parts(demands: Mapping[Account, _Demand]) -> dict[Account, float]:
+def _equal_parts(demands: Mapping[Account, _Demand], fixed_rows: float) -> dict[Account, float]:
     """How many rows each account has where all have, over weight, what the one has that wants least.
 
-    Nobody can ask others to have less than that: all would wait for each other in turn.
+    Nobody can ask others to have less than that: all would wait for each other in turn. Beside prompts of one others
+    have together what does not slow these down beyond bounds.
     """
+    weights: dict[str, float] = defaultdict(float)
+    for (kind, _), demand in demands.items():
+        weights[kind] += demand.weight
     least: dict[str, float] = defaultdict(lambda: math.inf)
     for (kind, _), demand in demands.items():
-        least[kind] = min(least[kind], demand.rows / demand.weight)
+        if others := weights[kind] - demand.weight:
+            longer = max(0.0, demand.most(demand.weight / weights[kind]) - 1)
+            beside = longer * (fixed_rows + demand.prompts) / others if demand.prompts else 0.0
+            least[kind] = min(least[kind], (demand.rows - demand.prompts) / demand.weight + beside)
     return {account: least[account[0]] * demand.weight for account, demand in demands.items()}

@@ -18,6 +18,8 @@ from server.engine.fair_queue import FairQueue, Rank
 from server.engine.fair_shares import StepShares, last_in_turn, who_yields
 from server.engine.request import Request, RequestStatus
 
+_CRUMB = 8  # a part so small of what is computed of a prompt is no step of its own
+
 
 @dataclass(frozen=True)
 class SchedulerConfig:
@@ -242,8 +244,9 @@ class Scheduler:
             part.rows.sort(key=lambda request: request.last_step)
         self._generate(part.rows[:budget], output)
         self.num_rows = len(output.num_tokens)
-        prompts = min(budget - self.num_rows, part.prompt_tokens)
-        left = prompts - self._compute_prompts(output, prompts)
+        room = budget - self.num_rows
+        prompts = min(room, part.prompt_tokens)
+        left = prompts - self._compute_prompts(output, prompts, room)
         self._generate(part.others[: max(left, 0)], output)
         self._cut_drafts(output)
         return output
@@ -308,8 +311,11 @@ class Scheduler:
         request.block_table += self.blocks.allocate(missing)
         return True
 
-    def _compute_prompts(self, output: SchedulerOutput, budget: int) -> int:
-        """Go on with prompts and begin others, in turn, at most ``budget`` tokens in all; returns how many it took."""
+    def _compute_prompts(self, output: SchedulerOutput, budget: int, room: int) -> int:
+        """Go on with prompts and begin others, in turn, ``budget`` tokens in all; returns how many it took.
+
+        A few more, but not beyond ``room``, where a prompt's end would be left for a step of its own.
+        """
         may_begin, left = True, budget
         while left > 0:
             begun = [r for r in self.running if r.num_pending_tokens > 1 and r.request_id not in output.num_tokens]
@@ -323,7 +329,8 @@ class Scheduler:
             if request is None or not self._grow(request, output):
                 break
             pending = request.num_pending_tokens
-            count = pending if self.config.whole_prompts else min(pending, left)
+            is_near = pending <= min(left + left // _CRUMB, room - (budget - left))
+            count = pending if self.config.whole_prompts or is_near else min(pending, left)
             self._compute(request, count, output)
             left -= count
         return budget - left

@@ -210,7 +210,7 @@ def test_blocks_are_taken_from_who_was_served_most(fair: bool) -> None:
 
 def test_a_quiet_one_is_slowed_down_within_bounds() -> None:
     """Time is ``fixed_rows`` + rows: alone a step of the quiet one takes 9, beside others a third more at most."""
-    shared = Shared(Client("flood", 64, "f", outputs=50), seqs=64, fixed_rows=8.0).run(30)
+    shared = Shared(Client("flood", 64, "f", outputs=50), seqs=64, num_blocks=900, fixed_rows=8.0).run(30)
     shared.clients["quiet"] = Client("quiet", 1, "q", outputs=100)
     shared.run(90)
     decoding = shared.rows[33:]
@@ -254,14 +254,25 @@ def test_alike_are_not_bounded() -> None:
 
 
 def test_tokens_of_prompts_count_as_the_time_that_they_take() -> None:
-    """Alone a step of the quiet one takes 8 + 1; 1.33 times that leaves 3 rows, or 12 tokens of a quarter of one."""
+    """Alone a step of the quiet one takes 8 + 1; 1.33 times that leaves 3 rows, or 24 tokens of an eighth of one.
+
+    Fewer than sixteen tokens are no cheaper than rows.
+    """
 
     def beside_a_prompt(token_rows: float) -> int:
         shared = Shared(Client("quiet", 1, "q", outputs=90), fixed_rows=8.0, token_rows=token_rows, tokens=200).run(3)
         shared.ask(Client("long", 1, "l", prompt=400))
         return shared.run(2).rows[-1]["long"]  # in its first step it is the one who was served least
 
-    assert (beside_a_prompt(1.0), beside_a_prompt(0.25)) == (3, 12)
+    assert (beside_a_prompt(1.0), beside_a_prompt(0.25), beside_a_prompt(0.125)) == (3, 3, 24)
+
+
+def test_a_flood_waits_while_the_prompt_of_a_quiet_one_is_computed() -> None:
+    """Alone it takes 4 + 100; 1.2 times that leaves 20 rows for the flood, and they are not taken from the prompt."""
+    shared = Shared(Client("flood", 60, "f", outputs=500), seqs=64, num_blocks=900, fixed_rows=4.0, tokens=200).run(20)
+    assert sum(shared.rows[-1].values()) == 60
+    shared.ask(Client("quiet", 1, "q", prompt=100))
+    assert shared.run(1).rows[-1] == {"flood": 20, "quiet": 100}
 
 
 def test_a_lower_priority_makes_steps_little_longer() -> None:
