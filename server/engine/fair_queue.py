@@ -187,6 +187,10 @@ class FairQueue:
         adapter = max(adapters)
         return -flow.priority, max(key, adapter), key + adapter, self._running[flow]
 
+    def num_running(self, flow: Flow) -> int:
+        """How many requests of a flow have a place."""
+        return self._running[flow]
+
     def heads(self) -> dict[Flow, Request]:
         """The oldest waiting request of each flow."""
         return {flow: queue[0] for flow, queue in self._queues.items()}

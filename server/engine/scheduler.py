@@ -336,6 +336,10 @@ class Scheduler:
         return budget - left
 
     def _precedes(self, waiting: Request, begun: Request) -> bool:
+        """What is begun keeps its turn if it is all that its flow runs, and is no longer: by turns all end late."""
+        flow, other = self.waiting.flow(begun), self.waiting.flow(waiting)
+        if self.waiting.num_running(flow) == 1 and begun.num_pending_tokens <= waiting.num_pending_tokens:
+            return waiting.is_overdue or other.priority > flow.priority
         return waiting.is_overdue or self._turn(waiting) < self._turn(begun)
 
     def _turn(self, request: Request) -> tuple[Rank, int]:

@@ -293,6 +293,13 @@ def test_a_flow_that_others_leave_out_has_a_row_now_and_then() -> None:
     assert shared.outputs["y"] >= 300 / (PAUSED_STEPS + 4)
 
 
+def test_of_equal_prompts_one_ends_after_the_other() -> None:
+    shared = Shared(*(Client(f"c{i}", 1, f"a{i}", prompt=40, outputs=90) for i in range(4)), seqs=8, tokens=16)
+    shared.run(6)
+    done = [request.num_output_tokens > 0 for request in shared.scheduler.requests.values()]
+    assert sum(done) == 2, "in turn all would still be at it"
+
+
 def test_a_prompt_waits_for_no_longer_prompt_of_others() -> None:
     shared = Shared(seqs=8, tokens=16)
     shared.ask(Client("long", 1, "a", prompt=400))
