@@ -116,6 +116,7 @@ def make_context(config: ServerConfig, data_dir: Path, make_engine: MakeEngine =
         traces=_traces(config, name),
         version=version("hotswap"),
         sentence_model=_sentence_model(directory),
+        base_dir=directory,
     )
 
 

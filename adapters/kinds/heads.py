@@ -22,7 +22,7 @@ def take_head(package: SavedAdapter, base: BaseSpec) -> tuple[SavedAdapter, Head
 
     Names of an adapter of the backbone alone become those of the model with its output head.
     """
-    if package.config.task_type == FEATURE_EXTRACTION:
+    if package.config.task_type == FEATURE_EXTRACTION or _is_of_backbone(package, base):
         return _with_backbone(package, base), None
     if package.config.task_type not in (SEQ_CLS, TOKEN_CLS):
         return package, None
@@ -56,6 +56,18 @@ def _without_head(package: SavedAdapter) -> AdapterConfig:
     if not isinstance(config, TargetedConfig) or not config.modules_to_save:
         return config
     return msgspec.structs.replace(config, modules_to_save=without_head(config.modules_to_save) or None)
+
+
+def _is_of_backbone(package: SavedAdapter, base: BaseSpec) -> bool:
+    """Whether a package that names no task begins no name as the model with its output head does.
+
+    sentence-transformers writes those: what it adapts is a backbone.
+    """
+    if package.config.task_type is not None or base.is_encoder_decoder:
+        return False
+    top = {name.partition(".")[0] for name in (*base.linears, base.embedding)}
+    named = [name.removeprefix(PREFIX) for name in package.tensors if name.startswith(PREFIX)]
+    return bool(named) and not any(name.partition(".")[0] in top for name in named)
 
 
 def _with_backbone(package: SavedAdapter, base: BaseSpec) -> SavedAdapter:

@@ -20,7 +20,7 @@ from adapters.errors import PackageError
 from adapters.kinds.config import CONFIG_FILE
 from adapters.limits import DEFAULT_LIMITS, PackageLimits
 from adapters.package.archive_entries import ArchiveEntry, ReadExactly, iter_tar, iter_zip, looks_like_tar
-from adapters.package.files import PACKAGE_FILES, is_junk, is_kept
+from adapters.package.files import flat_name, folder_name, is_junk, is_kept, is_package_file, package_files
 from adapters.package.gunzip import Gunzip
 from adapters.quoting import quote
 
@@ -55,13 +55,11 @@ def pack(directory: Path, archive: Path) -> None:
     if not (directory / CONFIG_FILE).is_file():
         raise PackageError(f"{directory} is not a package: it holds no {CONFIG_FILE}")
     with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
-        for name in sorted(PACKAGE_FILES):
-            path = directory / name
-            if path.is_file():
-                info = tarfile.TarInfo(name)
-                info.size, info.mode = path.stat().st_size, 0o644
-                with path.open("rb") as file:
-                    tar.addfile(info, file)
+        for name, path in package_files(directory).items():
+            info = tarfile.TarInfo(folder_name(name))
+            info.size, info.mode = path.stat().st_size, 0o644
+            with path.open("rb") as file:
+                tar.addfile(info, file)
 
 
 class _Budget:
@@ -137,13 +135,15 @@ def _write_entries(entries: Iterator[ArchiveEntry], scratch: Path, budget: _Budg
         if entry.is_folder or not parts or any(map(is_junk, parts)):
             continue
         name, path = parts[-1], "/".join(parts[:-1])
+        if (flat := flat_name("/".join(parts[-2:]))) is not None:  # of a folder below the package's own
+            name, path = flat, "/".join(parts[:-2])
         if path not in folders:
             folders[path] = _Folder(scratch / str(len(folders)))
             folders[path].place.mkdir()
-        if name in folders[path].names and name in PACKAGE_FILES:
+        if name in folders[path].names and is_package_file(name):
             raise PackageError(f"the archive holds {quote(entry.name)} twice")
         folders[path].names.add(name)
-        if name in PACKAGE_FILES:
+        if is_package_file(name):
             with (folders[path].place / name).open("xb") as out:
                 out.writelines(entry.chunks())
     return folders

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from adapters.errors import PackageError
 from adapters.kinds.config import CONFIG_FILE
@@ -23,6 +23,8 @@ GENERATION_FILE = "generation_config.json"
 TEMPLATE_FILE = "chat_template.jinja"
 MODEL_CONFIG_FILE = "config.json"
 MODULES_FILE = "modules.json"
+PROMPTS_FILE = "config_sentence_transformers.json"
+READING_FILE = "sentence_bert_config.json"
 PACKAGE_FILES = (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -36,7 +38,11 @@ PACKAGE_FILES = (
     TEMPLATE_FILE,
     MODEL_CONFIG_FILE,
     MODULES_FILE,
+    PROMPTS_FILE,
+    READING_FILE,
 )
+_MODULE_FOLDER = re.compile(r"\d{1,2}_(Pooling|Dense|Normalize|Dropout)")  # as sentence-transformers names them
+_MODULE_FILES = ("config.json", "model.safetensors")
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 _LEFT_ASIDE = re.compile(  # by peft, beside our weights: the same in another form, whole models
@@ -56,6 +62,55 @@ def is_junk(name: str) -> bool:
     return name.startswith(".") or name in _FOREIGN_FOLDERS
 
 
+def flat_name(path: str) -> str | None:
+    """The name in a package, which has no folders, of a file of a module: ``1_Pooling/config.json`` has a dot there.
+
+    None for all other paths.
+    """
+    folder, _, name = path.partition("/")
+    return f"{folder}.{name}" if is_module_folder(folder) and name in _MODULE_FILES else None
+
+
+def folder_name(name: str) -> str:
+    """What sentence-transformers calls a package's file: the opposite of ``flat_name``, itself for all others."""
+    path = name.replace(".", "/", 1)
+    return path if flat_name(path) is not None else name
+
+
+def is_module_folder(name: str) -> bool:
+    """Whether sentence-transformers calls a folder so that has files of a package."""
+    return _MODULE_FOLDER.fullmatch(name) is not None
+
+
+def is_package_file(name: str) -> bool:
+    """Whether a package has a file of that name."""
+    return name in PACKAGE_FILES or folder_name(name) != name
+
+
+def package_files(directory: Path) -> dict[str, Path]:
+    """The files in ``directory`` that are a package's, by their names in one, in order. Raises OSError."""
+    found = {}
+    for child in sorted(directory.iterdir()):
+        if is_module_folder(child.name):
+            paths = {flat_name(f"{child.name}/{name}"): child / name for name in _MODULE_FILES}
+        else:
+            paths = {child.name if is_package_file(child.name) else None: child}
+        found.update({name: path for name, path in paths.items() if name is not None and path.is_file()})
+    return dict(sorted(found.items()))
+
+
+def module_file(directory: Path, path: str, name: str) -> Path:
+    """A file of the module at ``path``: in its folder, or beside the others under the name that a package gives it.
+
+    Raises PackageError for a path that leads elsewhere.
+    """
+    parts = PurePosixPath(path).parts
+    if ".." in parts or PurePosixPath(path).is_absolute():
+        raise PackageError(f"{MODULES_FILE}: the path {quote(path)} leads out of its folder")
+    flat = directory / f"{path}.{name}"
+    return flat if len(parts) == 1 and flat.is_file() else directory.joinpath(*parts, name)
+
+
 def is_kept(name: str, beside: Collection[str] = ()) -> bool:
     """Whether a file of this name, in the package's own folder and ``beside`` others, is part of the package.
 
@@ -63,7 +118,7 @@ def is_kept(name: str, beside: Collection[str] = ()) -> bool:
     whole weights beside those of the adapter). PackageError for weights in a form that is not read, since leaving
     them out would change the adapter.
     """
-    if name in PACKAGE_FILES:
+    if is_package_file(name):
         return True
     lower = name.lower()
     if is_junk(name) or _TRAINING_STATE.fullmatch(lower):

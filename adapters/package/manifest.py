@@ -22,6 +22,7 @@ FORMAT_VERSION = 1
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, msgspec.Meta(ge=0)]
+PoolingName = Literal["mean", "last", "cls", "max", "weightedmean", "mean_sqrt_len_tokens"]
 MAX_POINTS = 1000
 Curve = Annotated[list[tuple[Count, float]], msgspec.Meta(max_length=MAX_POINTS)]
 Scalar = str | int | float | bool | None
@@ -66,7 +67,7 @@ class PooledRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     labels: list[str] = []
     problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] | None = None
-    pooling: Literal["mean", "last", "cls"] | None = None
+    pooling: PoolingName | None = None
     normalize: bool = True
 
 

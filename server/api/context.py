@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -157,12 +158,13 @@ class Admission:
 class ServerContext:
     """One server. ``base_name`` is the name clients use for the base, ``base_root`` what it was loaded from.
 
-    ``sentence_model`` is what sentence-transformers wrote beside the base.
+    ``sentence_model`` is what sentence-transformers wrote beside the base, in its directory ``base_dir``.
     """
 
     config: ServerConfig
     base_name: str
     base_root: str
+    base_dir: Path
     engine: EngineClient
     registry: Registry
     lifecycle: AdapterLifecycle

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 
 from adapters.limits import PackageLimits
 from adapters.package.archive import unpack
-from adapters.package.files import PACKAGE_FILES, is_junk, is_kept
+from adapters.package.files import PACKAGE_FILES, flat_name, is_junk, is_kept
 from server.adapter_key import version_number
 from server.api.error_responses import ApiError
 from server.catalog.store import AdapterStore, disk_errors
@@ -173,8 +173,9 @@ class _Sink:
 
 
 def _base_name(name: bytes) -> str:
-    """The last component of whatever path a client sent."""
-    return name.decode("utf-8", "replace").replace("\\", "/").rsplit("/", 1)[-1]
+    """The last component of whatever path a client sent, or what a package calls a file in one of its folders."""
+    parts = name.decode("utf-8", "replace").replace("\\", "/").split("/")
+    return flat_name("/".join(parts[-2:])) or parts[-1]
 
 
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")

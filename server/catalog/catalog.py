@@ -22,6 +22,7 @@ from adapters.package.added_tokens import AddedToken
 from adapters.package.chat_template import PackageChat
 from adapters.package.head import PackageHead
 from adapters.package.manifest import Manifest
+from adapters.package.sentence_model import SentenceModel
 from server.adapter_key import AdapterKey
 from server.catalog.database import tables
 from server.catalog.database.database import Database, count_up
@@ -45,6 +46,7 @@ class _Info(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tokens: tuple[AddedToken, ...] = ()
     chat: PackageChat = PackageChat()
     head: PackageHead | None = None
+    sentence_model: SentenceModel | None = None
     manifest: Manifest | None = None
     warnings: tuple[str, ...] = ()
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from adapters.package.manifest import PooledRef
+from adapters.package.sentence_model import SentenceModel
 from adapters.quoting import quote
 from server.adapter_key import PLUS
 from server.catalog.versions import AdapterVersion
@@ -82,9 +83,12 @@ def check_members(versions: Sequence[AdapterVersion]) -> None:
             raise not_combinable(version, f"its chat template or end tokens are not those of {first.key}")
 
 
-def _embeds(version: AdapterVersion) -> PooledRef | None:
+def _embeds(version: AdapterVersion) -> PooledRef | SentenceModel | None:
     """How it makes embeddings, if it was trained for that: no head does."""
-    return None if version.manifest is None or version.head is not None else version.manifest.pooled
+    if version.head is not None:
+        return None
+    trained = None if version.manifest is None else version.manifest.pooled
+    return trained or version.sentence_model
 
 
 def not_combinable(version: AdapterVersion, reason: str) -> InvalidRequestError:

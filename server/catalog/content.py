@@ -17,7 +17,7 @@ from adapters.package.added_tokens import AddedToken, read_added_tokens, unnamed
 from adapters.package.chat_template import NO_CHAT, PackageChat, read_chat
 from adapters.package.head import PackageHead, read_head
 from adapters.package.inspection import PackageInfo, inspect_package
-from adapters.package.sentence_model import unread_pooling
+from adapters.package.sentence_model import SentenceModel, read_adapters_model
 from server.catalog.versions import AdapterVersion
 from server.engine.ipc.client import EngineClient
 
@@ -68,19 +68,21 @@ class AnyVocabulary(Vocabulary):
 class Content:
     """A sound package: ``tokens`` are those that it adds to the base's, ``chat`` what is served of its own.
 
-    ``head`` is its own head, where it answers with classes or numbers. ``notes`` are what else there is to know.
+    ``head`` is its own head, where it answers with classes or numbers; ``sentence_model`` how it makes vectors, where
+    sentence-transformers saved it. ``notes`` are what else there is to know.
     """
 
     info: PackageInfo
     tokens: Tokens
     chat: PackageChat
     head: PackageHead | None = None
+    sentence_model: SentenceModel | None = None
     notes: tuple[str, ...] = ()
 
     def is_of(self, version: AdapterVersion) -> bool:
         """Whether ``version`` is this."""
-        theirs = version.key.digest, version.tokens, version.chat, version.head
-        return theirs == (self.info.digest, self.tokens, self.chat, self.head)
+        theirs = version.key.digest, version.tokens, version.chat, version.head, version.sentence_model
+        return theirs == (self.info.digest, self.tokens, self.chat, self.head, self.sentence_model)
 
 
 class ContentReader:
@@ -98,8 +100,8 @@ class ContentReader:
         head = read_head(package, info.config, info.manifest, info.tensors)
         data = info.manifest.data if info.manifest else None
         chat = replace(read_chat(package), written_tools=data is not None and data.tools == "text")
-        notes = unread_pooling(package, info.manifest)
-        return Content(info, tokens, self._vocabulary.fit_chat(chat, tokens, ends), head, notes)
+        model, notes = read_adapters_model(package, info.manifest) if head is None else (None, ())
+        return Content(info, tokens, self._vocabulary.fit_chat(chat, tokens, ends), head, model, notes)
 
     def warnings(self, content: Content, trained_ids: Sequence[int]) -> tuple[str, ...]:
         """What to know of ``content``, which has embeddings of its own for ``trained_ids``."""

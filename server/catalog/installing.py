@@ -181,6 +181,7 @@ class Installing:
             tokens=content.tokens,
             chat=content.chat,
             head=content.head,
+            sentence_model=content.sentence_model,
             created=time.time(),
             manifest=content.info.manifest,
             warnings=(*loaded.warnings, *self.reader.warnings(content, loaded.token_ids)),

@@ -17,6 +17,7 @@ from adapters.package.added_tokens import AddedToken
 from adapters.package.chat_template import NO_CHAT, PackageChat
 from adapters.package.head import PackageHead
 from adapters.package.manifest import Manifest
+from adapters.package.sentence_model import SentenceModel
 from server.adapter_key import AdapterKey
 from server.catalog.traffic import NO_SPLIT, Traffic, after_change, forgotten
 from server.limits import Limits
@@ -46,7 +47,8 @@ class AdapterVersion:
     """What is known of one version; never changes. ``created`` is in Unix seconds, ``nbytes`` those of its tensors.
 
     ``vocab_size`` is set when it is not the base's; ``tokens`` are those that the adapter adds to the base's tokenizer,
-    ``chat`` its own chat template and end tokens, ``head`` what its own head answers with, where it has one.
+    ``chat`` its own chat template and end tokens, ``head`` what its own head answers with, where it has one,
+    ``sentence_model`` what sentence-transformers wrote beside it.
     """
 
     key: AdapterKey
@@ -59,13 +61,14 @@ class AdapterVersion:
     tokens: tuple[AddedToken, ...] = ()
     chat: PackageChat = NO_CHAT
     head: PackageHead | None = None
+    sentence_model: SentenceModel | None = None
     manifest: Manifest | None = None
     warnings: tuple[str, ...] = ()
 
     def has_content_of(self, other: AdapterVersion) -> bool:
-        """Whether it answers as ``other`` does, by its weights, tokens, conversations and labels."""
-        mine = self.key.digest, self.tokens, self.chat, self.head
-        return mine == (other.key.digest, other.tokens, other.chat, other.head)
+        """Whether it answers as ``other`` does, by its weights, tokens, conversations, labels and pooling."""
+        mine = self.key.digest, self.tokens, self.chat, self.head, self.sentence_model
+        return mine == (other.key.digest, other.tokens, other.chat, other.head, other.sentence_model)
 
 
 class NameSettings(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -22,7 +22,7 @@ from torch import Tensor
 from adapters.combining import Member
 from adapters.ops import Adapter
 from server.adapter_key import AdapterKey, order_of
-from server.engine.messages import TokenLogprobs
+from server.engine.messages import Pooling, TokenLogprobs
 from server.engine.pooling import Rows
 from server.engine.request import Request
 from server.engine.sampling.masks import GrammarSampler, Row
@@ -295,8 +295,14 @@ class Executor:
 
 def _pooled(work: Work, rows: Tensor) -> Rows:
     """Of the wanted hidden states what is kept. Raises NonFiniteLogitsError."""
-    assert work.request.pooled is not None
-    kept = rows.sum(0, keepdim=True) if work.request.pooled.is_mean else rows
+    pooled = work.request.pooled
+    assert pooled is not None
+    kept = rows
+    if pooled.is_one_of_all:
+        weights = pooled.weights(work.request.num_computed_tokens + work.hidden_rows.start, len(rows))
+        if weights is not None:
+            rows = rows * torch.from_numpy(weights).to(rows)[:, None]
+        kept = rows.amax(0, keepdim=True) if pooled.params.pooling is Pooling.MAX else rows.sum(0, keepdim=True)
     if not bool(torch.isfinite(kept).all()):
         raise NonFiniteLogitsError("hidden states are not finite")
     found: Rows = kept.cpu().numpy()

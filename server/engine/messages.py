@@ -59,23 +59,32 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 class Pooling(StrEnum):
-    """Which hidden states of a prompt are answered: their mean, the last or the first token's, or every token's."""
+    """Which hidden states of a prompt are answered: their mean, the last or the first token's, or every token's.
+
+    Or, as sentence-transformers names them, the largest number of each feature; the mean in which the token at place i,
+    from 1, counts i times; the sum by the square root of the number of tokens.
+    """
 
     MEAN = "mean"
     LAST = "last"
     CLS = "cls"
     ALL = "all"
+    MAX = "max"
+    WEIGHTED_MEAN = "weightedmean"
+    MEAN_SQRT_LEN = "mean_sqrt_len_tokens"
 
 
 class PoolingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Asks for hidden states of the prompt in the place of tokens, as they leave the last norm.
 
-    ``through_head``: for what the adapter's own head makes of them. Of each vector only the first ``dimensions`` are
+    ``through_head``: for what the adapter's own head makes of them. The first ``skip`` tokens are read and not pooled,
+    but where the last one's or every token's state is asked for. Of each vector only the first ``dimensions`` are
     kept (0: all); then it goes through the ``activation`` ("softmax", "sigmoid", or none), and is brought to length 1
     with ``normalize``.
     """
 
     pooling: Pooling = Pooling.LAST
+    skip: int = 0
     through_head: bool = False
     dimensions: int = 0
     activation: str = ""

@@ -5,12 +5,17 @@ Knows neither the model nor other requests; plain arrays, so that what is kept o
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 from server.engine.messages import Pooling, PoolingParams
 
 Rows = NDArray[np.float32]
+
+
+_ONE_OF_ALL = (Pooling.MEAN, Pooling.MEAN_SQRT_LEN, Pooling.WEIGHTED_MEAN, Pooling.MAX)
 
 
 class PooledPrompt:
@@ -22,13 +27,14 @@ class PooledPrompt:
 
     def __init__(self, params: PoolingParams) -> None:
         self.params = params
+        self._skip = 0 if params.pooling in (Pooling.LAST, Pooling.ALL) else params.skip
         self._first = self._stop = self._told = 0
-        self._sum: NDArray[np.float64] | None = None
+        self._kept: NDArray[np.float64] | None = None  # of all rows so far, where they become one
         self._rows: Rows | None = None
 
     def place(self, first: int, stop: int) -> None:
-        """The prompt's tokens are at the positions ``first .. stop`` of their sequence."""
-        self._first, self._stop = first, stop
+        """The prompt's tokens are at the positions ``first .. stop`` of their sequence; not all of them are skipped."""
+        self._first, self._stop = first + self._skip, stop
 
     @property
     def needs_all(self) -> bool:
@@ -36,9 +42,16 @@ class PooledPrompt:
         return self.params.pooling is not Pooling.LAST
 
     @property
-    def is_mean(self) -> bool:
-        """Whether ``add`` wants the sum of the rows, as one row."""
-        return self.params.pooling is Pooling.MEAN
+    def is_one_of_all(self) -> bool:
+        """Whether ``add`` wants what the rows come to, as one row: their largest numbers, or their sum."""
+        return self.params.pooling in _ONE_OF_ALL
+
+    def weights(self, position: int, count: int) -> Rows | None:
+        """How often each row counts in their sum [count], of tokens from ``position`` on; None: all of them once."""
+        if self.params.pooling is not Pooling.WEIGHTED_MEAN:
+            return None
+        start = position - self._first + self._skip + 1
+        return np.arange(start, start + count, dtype=np.float32)
 
     def wanted(self, start: int, count: int) -> range:
         """Of the positions ``start .. start + count`` those whose hidden states are wanted, counted from ``start``."""
@@ -51,17 +64,21 @@ class PooledPrompt:
         return range(max(first - start, 0), min(stop - start, count))
 
     def add(self, rows: Rows) -> None:
-        """Take in what a step has computed: the wanted rows [n, size], or their sum [1, size] for a mean."""
-        if self.is_mean:
-            self._sum = rows[0] + (0.0 if self._sum is None else self._sum)
-        else:
+        """Take in what a step has computed: the wanted rows [n, size], or [1, size] where they become one."""
+        if not self.is_one_of_all:
             self._rows = rows
+        elif self._kept is None:
+            self._kept = rows[0].astype(np.float64)
+        elif self.params.pooling is Pooling.MAX:
+            self._kept = np.maximum(self._kept, rows[0])
+        else:
+            self._kept = self._kept + rows[0]
 
     def take(self) -> bytes:
         """What can be told now and was not: every token's row as it comes, one vector once the prompt is computed."""
         rows, self._rows = self._rows, None
-        if rows is None and self._sum is not None:
-            rows = (self._sum / (self._stop - self._first))[None].astype(np.float32)
+        if rows is None and self._kept is not None:
+            rows = (self._kept / self._weight)[None].astype(np.float32)
         if rows is None:
             return b""
         if self.params.pooling is Pooling.ALL:
@@ -70,7 +87,20 @@ class PooledPrompt:
 
     def forget(self) -> None:
         """All has to be computed again. What was told of single tokens stays told."""
-        self._sum = self._rows = None
+        self._kept = self._rows = None
+
+    @property
+    def _weight(self) -> float:
+        """What the sum of all rows is divided by."""
+        count = self._stop - self._first
+        match self.params.pooling:
+            case Pooling.MAX:
+                return 1.0
+            case Pooling.MEAN_SQRT_LEN:
+                return math.sqrt(count)
+            case Pooling.WEIGHTED_MEAN:
+                return count * (2 * self._skip + count + 1) / 2  # from skip + 1 on
+        return count
 
 
 def finished(rows: Rows, params: PoolingParams) -> Rows:

@@ -28,8 +28,9 @@ from server.api.pooling.job import (
     input_prompts,
     make_job,
 )
+from server.api.pooling.plan import head_params
 from server.api.pooling.run import PooledOutputs, answer
-from server.api.pooling.vectors import as_read, head_params, needed_head, numbers_of
+from server.api.pooling.vectors import as_read, needed_head, numbers_of
 from server.api.pooling.wire import ClassifyBody
 from server.errors import InvalidRequestError
 from server.text.tokenizer import TextProcessor

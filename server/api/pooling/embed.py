@@ -18,9 +18,10 @@ from server.api.auth import InferenceKey
 from server.api.body import json_body
 from server.api.context import ContextDep, ServerContext
 from server.api.context_budget import budget_for
-from server.api.pooling.job import PooledJob, check_count, check_served, encoded, make_job
+from server.api.pooling.job import PooledJob, check_count, check_served, make_job
+from server.api.pooling.plan import check_dimensions, usual_plan, usual_prompt
 from server.api.pooling.run import PooledOutputs, answer
-from server.api.pooling.vectors import numbers_of, usual_params
+from server.api.pooling.vectors import numbers_of
 from server.api.pooling.wire import PooledBody
 from server.api.unserved import UNSERVED
 from server.api.wire_fields import Integer, Texts, Wire
@@ -29,7 +30,6 @@ from server.errors import InvalidRequestError
 router = APIRouter()
 EmbeddingType = Literal["float", "base64", "binary", "ubinary"]
 MAX_TYPES = 8
-_PROMPTS = {"search_query": "query", "search_document": "document"}  # by what sentence-transformers calls them
 
 
 class TextPart(Wire):
@@ -96,40 +96,31 @@ async def embed(
 
 async def embed_job(context: ServerContext, body: EmbedBody, adapter: AdapterKey | None, started: float) -> PooledJob:
     """The job of a request to embed. Raises InvalidRequestError."""
-    size, before = check_served(context), prompt_for(context, body.input_type)
-    texts = [before + text for text in body.read]
+    size, before = check_served(context), usual_prompt(context, adapter, body.input_type)
+    texts = body.read
     field = "inputs" if body.texts is None else "texts"
-    if (most := body.output_dimension) is not None and most > size:
+    most = body.output_dimension
+    plan = check_dimensions(usual_plan(context, adapter, size, most), most, "output_dimension")
+    if plan.width % 8 and {"binary", "ubinary"} & set(body.types):
         raise InvalidRequestError(
-            f"output_dimension is {most}, and the vectors of this base have {size}; ask for no more",
-            param="output_dimension",
-        )
-    if (most or size) % 8 and {"binary", "ubinary"} & set(body.types):
-        raise InvalidRequestError(
-            f"embedding_types: eight numbers make a byte, and vectors have {most or size}; ask for an "
+            f"embedding_types: eight numbers make a byte, and vectors have {plan.width}; ask for an "
             "`output_dimension` that is a multiple of 8",
             param="embedding_types",
         )
-    params = usual_params(context, adapter, most)
-    check_count(context, len(texts), len(texts) * (most or size) * len(body.types), field)
+    check_count(context, len(texts), len(texts) * plan.width * len(body.types), field)
     budget = budget_for(context, adapter, field)
     limit = min(body.max_tokens or budget.left(0), budget.left(0))
     if body.truncate != "NONE":
         budget = replace(budget, keep=limit, keeps_end=body.truncate == "START")
-    prompts = await encoded(texts, budget, special=body.add_special_tokens is not False)
+    prompts = await plan.prompts(texts, before, budget, special=body.add_special_tokens is not False)
     if (longest := max(len(prompt.ids) for prompt in prompts)) > limit:
         raise InvalidRequestError(
             f"{field}: one has {longest} tokens, more than `max_tokens` ({limit}); let it be cut (`truncate`), or "
             "send less",
             param=field,
         )
-    return make_job(context, body, adapter, prompts, params, prefix="embd", started=started)
-
-
-def prompt_for(context: ServerContext, use: str | None) -> str:
-    """What the base wants before a text of such a use; nothing where it has no prompt for that."""
-    prompts = context.sentence_model.prompts if context.sentence_model is not None and use else {}
-    return prompts.get(use or "") or prompts.get(_PROMPTS.get(use or "", ""), "")
+    params = await plan.behind(before, prompts, budget)
+    return make_job(context, body, adapter, prompts, params, prefix="embd", started=started, layers=plan.layers)
 
 
 def embed_answer(body: EmbedBody, outputs: PooledOutputs) -> dict[str, Any]:

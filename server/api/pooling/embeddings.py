@@ -13,9 +13,10 @@ from server.adapter_key import AdapterKey
 from server.api.auth import InferenceKey
 from server.api.body import json_body
 from server.api.context import ContextDep, ServerContext
-from server.api.pooling.job import PooledJob, budget_of, check_count, check_served, input_prompts, make_job
+from server.api.pooling.job import PooledJob, budget_of, check_count, check_served, make_job
+from server.api.pooling.plan import embedding_plan, prompt_of
 from server.api.pooling.run import Binary, PooledOutputs, answer
-from server.api.pooling.vectors import embedding_params, encoded_vector, prompt_of, raw_vectors
+from server.api.pooling.vectors import encoded_vector, raw_vectors
 from server.api.pooling.wire import EmbeddingBody
 
 router = APIRouter()
@@ -32,11 +33,12 @@ async def embedding_job(
     context: ServerContext, body: EmbeddingBody, adapter: AdapterKey | None, started: float
 ) -> PooledJob:
     """The job of a request for embeddings. Raises InvalidRequestError."""
-    size = check_served(context)
-    pooling = embedding_params(context, body, adapter, size)
-    check_count(context, len(body.inputs), len(body.inputs) * (pooling.dimensions or size), "input")
-    prompts = await input_prompts(body, budget_of(context, body, adapter, "input"), prompt_of(context, body))
-    return make_job(context, body, adapter, prompts, pooling, prefix="embd", started=started)
+    plan = embedding_plan(context, body, adapter, check_served(context))
+    check_count(context, len(body.inputs), len(body.inputs) * plan.width, "input")
+    budget, before = budget_of(context, body, adapter, "input"), prompt_of(context, body, adapter)
+    prompts = await plan.input_prompts(body, before, budget)
+    params = await plan.behind(before, prompts, budget)
+    return make_job(context, body, adapter, prompts, params, prefix="embd", started=started, layers=plan.layers)
 
 
 def embedding_answer(body: EmbeddingBody, outputs: PooledOutputs) -> dict[str, Any] | Binary:

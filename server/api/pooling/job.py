@@ -12,6 +12,7 @@ from server.adapter_key import AdapterKey
 from server.api.context import ServerContext
 from server.api.context_budget import ContextBudget, budget_for
 from server.api.job import Prompt, Prompted
+from server.api.pooling.dense_layers import DenseLayers
 from server.api.pooling.wire import InputBody, PooledBody
 from server.engine.messages import EngineRequest, PoolingParams, SamplingParams
 from server.errors import InvalidRequestError
@@ -23,7 +24,8 @@ _NO_OUTPUT = SamplingParams(max_tokens=0)
 class PooledJob(Prompted):
     """``prompts``, each of which makes a vector, or one for each token; ``model`` is the name the client used.
 
-    ``tenant``, ``weight``, ``priority`` and ``deadline`` as in ``server.api.job.Job``.
+    What the engine makes of each goes through the ``layers``, if there are any. ``tenant``, ``weight``, ``priority``
+    and ``deadline`` as in ``server.api.job.Job``.
     """
 
     id: str
@@ -33,6 +35,7 @@ class PooledJob(Prompted):
     prompts: list[Prompt]
     pooling: PoolingParams
     started: float
+    layers: DenseLayers | None = None
     cache_salt: str = ""
     tenant: str = ""
     weight: float = 1.0
@@ -64,6 +67,7 @@ def make_job(
     *,
     prefix: str,
     started: float,
+    layers: DenseLayers | None = None,
 ) -> PooledJob:
     """The job of ``prompts``."""
     return PooledJob(
@@ -74,6 +78,7 @@ def make_job(
         prompts=prompts,
         pooling=pooling,
         started=started,
+        layers=layers,
         cache_salt=body.cache_salt or "",
     )
 
@@ -114,15 +119,14 @@ def budget_of(context: ServerContext, body: PooledBody, adapter: AdapterKey | No
     return replace(budget, keep=keep, keeps_end=body.truncation_side != "right")
 
 
-async def input_prompts(body: InputBody, budget: ContextBudget, before: str = "") -> list[Prompt]:
-    """The prompts of ``body``, with ``before`` in front of each text. Raises InvalidRequestError."""
+async def input_prompts(body: InputBody, budget: ContextBudget) -> list[Prompt]:
+    """The prompts of ``body``. Raises InvalidRequestError."""
     if body.messages is not None:
         messages = [message.for_template() for message in body.messages]
         settings = {"add_generation_prompt": False, **body.chat_template_kwargs}  # it is read, not gone on with
         text = await budget.text.render_chat_off_loop(messages, settings)
         return [_checked(budget, await budget.encode(text, add_special_tokens=bool(body.add_special_tokens)))]
-    inputs = [before + one if isinstance(one, str) else one for one in body.inputs] if before else body.inputs
-    return await encoded(inputs, budget, special=body.add_special_tokens is not False)
+    return await encoded(body.inputs, budget, special=body.add_special_tokens is not False)
 
 
 async def encoded(inputs: Sequence[str | list[int]], budget: ContextBudget, *, special: bool) -> list[Prompt]:

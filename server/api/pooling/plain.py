@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Annotated, Any
 
-import msgspec
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
@@ -14,21 +13,19 @@ from server.adapter_key import AdapterKey
 from server.api.auth import InferenceKey
 from server.api.body import json_body
 from server.api.context import ContextDep, ServerContext
-from server.api.pooling.job import PooledJob, budget_of, check_count, check_served, input_prompts, make_job
+from server.api.pooling.job import PooledJob, budget_of, check_count, check_served, make_job
+from server.api.pooling.plan import VectorPlan, embedding_plan, head_params, prompt_of
 from server.api.pooling.run import Binary, PooledOutputs, answer
 from server.api.pooling.vectors import (
     as_read,
-    embedding_params,
     encoded_vector,
     head_of,
-    head_params,
     needed_head,
     numbers_of,
-    prompt_of,
     raw_vectors,
 )
 from server.api.pooling.wire import PoolingBody
-from server.engine.messages import Pooling, PoolingParams
+from server.engine.messages import Pooling
 from server.errors import InvalidRequestError
 
 router = APIRouter()
@@ -45,31 +42,34 @@ async def pooling_job(
     context: ServerContext, body: PoolingBody, adapter: AdapterKey | None, started: float
 ) -> PooledJob:
     """The job of a request for numbers. Raises InvalidRequestError."""
-    params = _params(context, body, adapter)
+    plan = _plan(context, body, adapter)
+    params, width = plan.params, plan.width
     head = head_of(context, adapter) if params.through_head else None
-    width = head.num_labels if head is not None else params.dimensions or context.engine.info.hidden_size
     check_count(context, len(body.inputs), len(body.inputs) * width, "input")
-    prompts = await input_prompts(body, budget_of(context, body, adapter, "input"), prompt_of(context, body))
+    budget, before = budget_of(context, body, adapter, "input"), prompt_of(context, body, adapter)
+    prompts = await plan.input_prompts(body, before, budget)
     if head is not None:
         prompts = as_read(prompts, head)
     if params.pooling is Pooling.ALL:
         check_count(context, len(prompts), sum(len(prompt.ids) for prompt in prompts) * width, "input")
-    return make_job(context, body, adapter, prompts, params, prefix="pool", started=started)
+    params = await plan.behind(before, prompts, budget)
+    return make_job(context, body, adapter, prompts, params, prefix="pool", started=started, layers=plan.layers)
 
 
-def _params(context: ServerContext, body: PoolingBody, adapter: AdapterKey | None) -> PoolingParams:
+def _plan(context: ServerContext, body: PoolingBody, adapter: AdapterKey | None) -> VectorPlan:
     size, head = check_served(context), head_of(context, adapter)
     task = body.task or ("embed" if head is None else "token_classify" if head.of_tokens else "classify")
     if task in ("embed", "token_embed"):
-        params = embedding_params(context, body, adapter, size)
-        return params if task == "embed" else msgspec.structs.replace(params, pooling=Pooling.ALL)
+        plan = embedding_plan(context, body, adapter, size, plain=task == "token_embed")
+        return plan if task == "embed" else plan.of_tokens
     head = needed_head(context, adapter)
     if head.of_tokens != (task == "token_classify"):
         other = "token_classify" if head.of_tokens else "classify"
         raise InvalidRequestError(f"the head of this adapter answers to the task {other}", param="task")
     if body.dimensions is not None:
         raise InvalidRequestError("`dimensions` is for embeddings; a head has its outputs", param="dimensions")
-    return head_params(context, adapter, head, activated=body.use_activation is not False)
+    params = head_params(context, adapter, head, activated=body.use_activation is not False)
+    return VectorPlan(params, head.num_labels)
 
 
 def pooling_answer(body: PoolingBody, outputs: PooledOutputs) -> dict[str, Any] | Binary:

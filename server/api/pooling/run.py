@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 from fastapi import Request
@@ -111,7 +111,7 @@ class _Work:
                     self._note(job, run)
                 context.traffic.figures.served(self.drawn, None, None)
                 headers = {**job.headers, **ticket.headers(), **load_report(self._request, context)}
-        return await asyncio.to_thread(lambda: _written(write(outputs), headers))
+        return await asyncio.to_thread(lambda: _written(write(finished(outputs)), headers))
 
     def _note(self, job: PooledJob, run: _Run) -> None:
         """What the log line of this request says, and its spans."""
@@ -125,6 +125,12 @@ class _Work:
             completion_tokens=0,
             cached_tokens=run.cached,
         )
+
+
+def finished(outputs: PooledOutputs) -> PooledOutputs:
+    """``outputs`` behind the layers that they go through here. Blocks."""
+    layers = outputs.job.layers
+    return outputs if layers is None else replace(outputs, vectors=layers.through(outputs.vectors))
 
 
 def _written(told: dict[str, Any] | Binary, headers: dict[str, str]) -> Response:

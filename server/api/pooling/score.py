@@ -18,11 +18,11 @@ from server.api.auth import InferenceKey
 from server.api.body import json_body
 from server.api.context import ContextDep, ServerContext
 from server.api.context_budget import ContextBudget
-from server.api.pooling.job import PooledJob, budget_of, check_count, check_served, encoded, encoded_pairs, make_job
+from server.api.pooling.job import PooledJob, budget_of, check_count, check_served, encoded_pairs, make_job
+from server.api.pooling.plan import head_params, usual_plan, usual_prompt
 from server.api.pooling.run import PooledOutputs, answer
-from server.api.pooling.vectors import as_read, head_of, head_params, trained_pooling
+from server.api.pooling.vectors import as_read, head_of
 from server.api.pooling.wire import PooledBody, RerankBody, ScoreBody
-from server.engine.messages import PoolingParams
 from server.errors import InvalidRequestError
 
 router = APIRouter()
@@ -72,10 +72,11 @@ async def _job(
     special = body.add_special_tokens is not False
     if head is None:
         check_count(context, len(first) + len(second), 0, budget.field_name)
-        prompts = await encoded([*first, *second], budget, special=special)
-        params = PoolingParams(pooling=trained_pooling(context, adapter), normalize=True)
-        check_count(context, len(prompts), len(prompts) * size, budget.field_name)
-        return make_job(context, body, adapter, prompts, params, prefix="score", started=started)
+        plan, before = usual_plan(context, adapter, size, normalize=True), usual_prompt(context, adapter)
+        prompts = await plan.prompts([*first, *second], before, budget, special=special)
+        check_count(context, len(prompts), len(prompts) * plan.width, budget.field_name)
+        params = await plan.behind(before, prompts, budget)
+        return make_job(context, body, adapter, prompts, params, prefix="score", started=started, layers=plan.layers)
     if head.of_tokens or head.num_labels != 1:
         what = "of every token" if head.of_tokens else f"of {head.num_labels} classes"
         raise InvalidRequestError(

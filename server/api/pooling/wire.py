@@ -7,13 +7,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field, field_validator, model_validator
 
+from adapters.package.manifest import PoolingName
 from server.api.pooling.numbers import ByteOrder, NumberType
 from server.api.unserved import UNSERVED
 from server.api.wire import MAX_TIMEOUT, ModelBody
 from server.api.wire_conversation import ConversationBody
 from server.api.wire_fields import Integer, KeptTokens, Texts, TokenIds, Wire
 
-PoolingName = Literal["mean", "last", "cls"]
 Encoding = Literal["float", "base64", "bytes", "bytes_only"]
 Inputs = Annotated[
     str | Texts | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)], Field(union_mode="left_to_right")
@@ -70,7 +70,7 @@ class InputBody(PooledBody, ConversationBody):
 
 
 class VectorBody(InputBody):
-    """Inputs that are answered with vectors. ``prompt_name`` names what goes before each text."""
+    """Inputs that are answered with vectors. ``prompt_name`` names what goes before each text; nothing where empty."""
 
     prompt_name: str | None = Field(None, max_length=256)
     encoding_format: Encoding | None = None
@@ -86,10 +86,14 @@ class VectorBody(InputBody):
         """Whether the answer is to be the numbers, and no JSON."""
         return self.encoding_format in ("bytes", "bytes_only")
 
+    @property
+    def is_text(self) -> bool:
+        """Whether all inputs are texts."""
+        return self.messages is None and all(isinstance(one, str) for one in self.inputs)
+
     @model_validator(mode="after")
     def _check_prompt(self) -> VectorBody:
-        texts = self.messages is None and all(isinstance(one, str) for one in self.inputs)
-        if self.prompt_name is not None and not texts:
+        if self.prompt_name is not None and not self.is_text:
             raise ValueError("`prompt_name` goes with texts in `input`")
         return self
 

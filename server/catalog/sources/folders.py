@@ -8,7 +8,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from adapters.package.files import is_kept
+from adapters.package.files import is_kept, package_files
 from adapters.quoting import quote
 from server.catalog.sources.errors import not_allowed, too_large, unavailable
 
@@ -34,9 +34,9 @@ def copy_folder(source: Path, target: Path, roots: Sequence[Path], most: int) ->
         names = sorted(child.name for child in source.iterdir() if not child.is_dir())
     except OSError as error:
         raise unavailable(f"its folder cannot be read: {error.strerror}") from None
-    for name in names:
-        if is_kept(name, beside=names):
-            left -= copy_file(source / name, target / name, roots, left)[1]
+    paths = {name: source / name for name in names if is_kept(name, beside=names)}
+    for name, path in {**paths, **package_files(source)}.items():
+        left -= copy_file(path, target / name, roots, left)[1]
 
 
 def copy_file(source: Path, target: Path, roots: Sequence[Path], most: int) -> tuple[str, int]:

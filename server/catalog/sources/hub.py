@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 
 from adapters.kinds.config import CONFIG_FILE
-from adapters.package.files import is_kept
+from adapters.package.files import flat_name, is_kept, package_files
 from server.catalog.sources.errors import SourceError, stopped, too_large, unavailable
 
 _HUB_ID = re.compile(r"(?:hf://)?([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})")
@@ -47,7 +48,12 @@ def download(name: str, revision: str | None, into: Path, most: int, stop: threa
         raise unavailable(f"the hub has no {name} at that revision, or it is private") from error
     except (errors.HTTPError, OSError, ValueError) as error:  # type: ignore[attr-defined]  # of httpx
         raise unavailable(f"the hub does not give {name}, or cannot be reached from here") from error
-    if sum(path.stat().st_size for path in into.iterdir() if path.is_file()) > most:
+    for file, path in package_files(into).items():
+        path.rename(into / file)
+    for path in into.iterdir():
+        if path.is_dir():  # the hub's client leaves notes, too
+            shutil.rmtree(path)
+    if sum(path.stat().st_size for path in into.iterdir()) > most:
         raise too_large(most)
     return into
 
@@ -58,6 +64,7 @@ def _kept(name: str, sizes: Mapping[str, int], most: int) -> list[str]:
     if CONFIG_FILE not in names:
         raise unavailable(f"{name} holds no {CONFIG_FILE} at its top: it is no adapter")
     kept = [file for file in names if is_kept(file, beside=names)]
+    kept += [file for file in sizes if flat_name(file) is not None]
     if sum(sizes[file] for file in kept) > most:
         raise too_large(most)
     return kept

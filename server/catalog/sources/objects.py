@@ -12,7 +12,7 @@ from typing import Any
 from fsspec import Callback
 from typing_extensions import override
 
-from adapters.package.files import is_kept
+from adapters.package.files import flat_name, is_kept, is_module_folder
 from server.catalog.sources.errors import not_allowed, stopped, too_large, unavailable
 from server.catalog.store.faults import artifact_errors
 from server.catalog.store.remote_files import RemoteFiles
@@ -71,11 +71,20 @@ def _get_archive(files: RemoteFiles, size: int, target: Path, most: int, stop: _
 
 
 def _get_folder(files: RemoteFiles, target: Path, most: int, stop: _Stop) -> None:
-    entries = files.call("ls", files.root, detail=True)
-    sizes = {entry["name"].rsplit("/", 1)[-1]: entry["size"] or 0 for entry in entries if entry["type"] == "file"}
-    kept = {name: size for name, size in sizes.items() if is_kept(name, beside=sizes)}
-    if sum(kept.values()) > most:
+    sizes, folders = _listed(files, files.root)
+    kept = {name: (name, size) for name, size in sizes.items() if is_kept(name, beside=sizes)}
+    for folder in filter(is_module_folder, folders):
+        paths = {f"{folder}/{name}": size for name, size in _listed(files, f"{files.root}/{folder}")[0].items()}
+        kept |= {flat: (path, size) for path, size in paths.items() if (flat := flat_name(path)) is not None}
+    if sum(size for _, size in kept.values()) > most:
         raise too_large(most)
     target.mkdir()
-    for name, size in kept.items():
-        files.call("get_file", f"{files.root}/{name}", str(target / name), nbytes=size, callback=stop)
+    for name, (path, size) in kept.items():
+        files.call("get_file", f"{files.root}/{path}", str(target / name), nbytes=size, callback=stop)
+
+
+def _listed(files: RemoteFiles, folder: str) -> tuple[dict[str, int], list[str]]:
+    """The files in ``folder`` with their sizes, and the folders."""
+    entries = [(entry["name"].rstrip("/").rsplit("/", 1)[-1], entry) for entry in files.call("ls", folder, detail=True)]
+    sizes = {name: entry["size"] or 0 for name, entry in entries if entry["type"] == "file"}
+    return sizes, [name for name, entry in entries if entry["type"] == "directory"]

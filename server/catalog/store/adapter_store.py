@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 
 from adapters.errors import PackageError
 from adapters.package.archive import unpack
-from adapters.package.files import PACKAGE_FILES, is_kept, sync
+from adapters.package.files import is_kept, package_files, sync
 from server.catalog.store.faults import disk_errors
 from server.catalog.store.object_store import ObjectStore, mark_of
 from server.catalog.store.package_cache import PackageCache, package_bytes
@@ -286,7 +286,6 @@ def _copy_package(source: Path, target: Path) -> None:
     names = sorted(child.name for child in source.iterdir() if child.is_file())
     for name in names:
         is_kept(name, beside=names)  # refuses what would silently change the adapter if it were left out
-    for name in PACKAGE_FILES:
-        if (source / name).is_file():
-            _check_readable(source / name)
-            shutil.copyfile(source / name, target / name)
+    for name, path in package_files(source).items():
+        _check_readable(path)
+        shutil.copyfile(path, target / name)

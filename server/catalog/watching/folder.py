@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.errors import PackageError
-from adapters.package.files import PACKAGE_FILES, is_junk, is_kept
+from adapters.package.files import PACKAGE_FILES, is_junk, is_kept, package_files
 
 _ARCHIVE = re.compile(r"(.+?)[.](?:tar|tar[.]gz|tgz|zip)", re.IGNORECASE)
 _UNFINISHED = re.compile(r".*[.](?:part|partial|tmp|temp|crdownload|filepart|download|swp)|.*~", re.IGNORECASE)
@@ -63,16 +64,17 @@ def look(path: Path) -> Entry | None:
 
 def _look_into(folder: Path) -> Entry | None:
     with os.scandir(folder) as children:
-        files = {child.name: child for child in children if not child.is_dir()}
+        files = {child.name: Path(child.path) for child in children if not child.is_dir()}
     names = [name for name in files if _counts(name, files)]
     if not any(name in PACKAGE_FILES for name in names):
         return None
-    about = [(name, files[name].stat()) for name in sorted(names)]
+    paths = {name: files[name] for name in names} | package_files(folder)
+    about = [(name, paths[name].stat()) for name in sorted(paths)]
     signature = tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in about)
     return Entry(folder.name, folder, signature, any(map(_is_arriving, files)))
 
 
-def _counts(name: str, beside: dict[str, os.DirEntry[str]]) -> bool:
+def _counts(name: str, beside: Collection[str]) -> bool:
     """Whether a file is part of the package, or why it is refused."""
     try:
         return is_kept(name, beside=beside)

@@ -13,13 +13,14 @@ from adapters.kinds.lora.config import LoraConfig
 from adapters.kinds.registry import parse_config
 from adapters.kinds.saved_adapter import SavedAdapter
 
-BASE = BaseSpec("b", "f", 2, 1, 4, 8, 32, embedding="model.embed_tokens")
+LINEARS = {"model.layers.0.self_attn.q_proj": (8, 8), "lm_head": (32, 8)}
+BASE = BaseSpec("b", "f", 2, 1, 4, 8, 32, linears=LINEARS, embedding="model.embed_tokens", head="lm_head")
 A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 FACTOR = torch.ones(2, 8)
 WEIGHT = torch.arange(24.0).view(3, 8)
 
 
-def package(tensors: dict[str, Tensor], task: str = "SEQ_CLS", **config: object) -> SavedAdapter:
+def package(tensors: dict[str, Tensor], task: str | None = "SEQ_CLS", **config: object) -> SavedAdapter:
     raw = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "task_type": task, **config}
     return SavedAdapter(config=parse_config(raw), tensors=tensors)
 
@@ -56,5 +57,10 @@ def test_other_heads_are_refused(tensors: dict[str, Tensor], problem: str) -> No
 def test_names_within_a_backbone_become_those_of_the_whole_model() -> None:
     short = A.replace("base_model.model.model.", "base_model.model.")
     for name in (short, A):
-        rest, head = take_head(package({name: FACTOR}, "FEATURE_EXTRACTION"), BASE)
-        assert (list(rest.tensors), head) == ([A], None)
+        for task in ("FEATURE_EXTRACTION", None):  # sentence-transformers names none
+            rest, head = take_head(package({name: FACTOR}, task), BASE)
+            assert (list(rest.tensors), head) == ([A], None)
+    of_head = "base_model.model.lm_head.lora_A.weight"
+    for names in ([of_head], [of_head, short]):
+        rest, _ = take_head(package(dict.fromkeys(names, FACTOR), None), BASE)
+        assert list(rest.tensors) == names

@@ -143,6 +143,20 @@ def test_pack_round_trip_is_deterministic(package: Path, tmp_path: Path) -> None
         pack(tmp_path, tmp_path / "three.tar")
 
 
+@pytest.mark.parametrize("prefix", ["", "team/json/"])
+def test_files_of_modules_are_beside_the_others_in_a_package(package: Path, tmp_path: Path, prefix: str) -> None:
+    modules = {"1_Pooling/config.json": b"{}", "2_Dense/config.json": b"{ }", "2_Dense/model.safetensors": b"x"}
+    others = {"2_Dense/pytorch_model.bin": b"", "2_Dense/x/config.json": b"", "Dense/config.json": b""}
+    files = files_of(package) | modules | others
+    archive = make(tmp_path / "a", "tar", {prefix + name: data for name, data in files.items()})
+    found = unpack(archive, tmp_path / "into")
+    assert files_of(found) == files_of(package) | {name.replace("/", "."): data for name, data in modules.items()}
+    pack(found, tmp_path / "b")
+    with tarfile.open(tmp_path / "b") as tar:  # for others to read, as it came
+        assert set(modules) < set(tar.getnames())
+    assert files_of(unpack(tmp_path / "b", tmp_path / "into")) == files_of(found)
+
+
 NOT_ARCHIVES = {
     "empty": b"",
     "text": b"hello, this is no archive" * 50,

@@ -14,7 +14,9 @@ from sqlalchemy import func, select
 
 from adapters.package.added_tokens import AddedToken
 from adapters.package.chat_template import PackageChat
-from adapters.package.manifest import BaseRef, Manifest
+from adapters.package.dense import Dense
+from adapters.package.manifest import BaseRef, Manifest, PooledRef
+from adapters.package.sentence_model import SentenceModel
 from server.adapter_key import AdapterKey
 from server.catalog.catalog import Catalog
 from server.catalog.database import tables
@@ -76,6 +78,9 @@ def test_all_that_is_known_of_a_name_comes_back(catalog: Catalog) -> None:
         vocab_size=300,
         tokens=(AddedToken(257, "<x>", special=True),),
         chat=PackageChat("{{ messages }}", (("eos_token", "</s>"),), (3,), ("careful",)),
+        sentence_model=SentenceModel(
+            PooledRef(pooling="max"), {"a": "A: "}, "", "a", layers=(Dense("2_Dense", 8, 4, "Tanh", "d" * 64),)
+        ),
         manifest=manifest,
         warnings=("a warning",),
     )

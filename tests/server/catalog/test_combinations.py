@@ -12,6 +12,7 @@ import pytest
 from adapters.package.added_tokens import AddedToken
 from adapters.package.chat_template import PackageChat
 from adapters.package.head import PackageHead
+from adapters.package.sentence_model import SentenceModel
 from server.adapter_key import AdapterKey, Weighted, combined, written_weight
 from server.catalog.combinations import Part, check_members, split_model
 from server.catalog.memory_ledger import Budget
@@ -89,6 +90,7 @@ def _version(name: str, **fields: object) -> AdapterVersion:
         (_version("b", num_virtual_tokens=5), "b@1 cannot be combined.*virtual tokens"),
         (_version("b", vocab_size=70), "b@1 cannot be combined.*tokens of its own"),
         (_version("b", tokens=(AddedToken(id=3, content="<x>"),)), "b@1 cannot be combined.*tokens of its own"),
+        (_version("b", sentence_model=SentenceModel()), "b@1 cannot be combined.*makes other embeddings"),
         (_version("b", chat=PackageChat(template="{{ x }}")), "b@1 cannot be combined.*not those of a@1"),
     ],
 )

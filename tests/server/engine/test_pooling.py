@@ -20,13 +20,17 @@ from tests.server.engine.toy_runner import HIDDEN, NOT_FINITE, ToyRunner
 ALL = list(Pooling)
 
 
-def expected(runner: ToyRunner, key: AdapterKey | None, prompt: list[int], pooling: Pooling) -> Tensor:
-    hidden = runner.reference_hidden(key, prompt)
-    kept = {
+def expected(runner: ToyRunner, key: AdapterKey | None, prompt: list[int], pooling: Pooling, skip: int = 0) -> Tensor:
+    all_of_them: Tensor = runner.reference_hidden(key, prompt)
+    hidden, places = all_of_them[skip:], torch.arange(1.0, len(prompt) + 1)[skip:, None]
+    kept: dict[Pooling, Tensor] = {
         Pooling.MEAN: hidden.mean(0),
         Pooling.LAST: hidden[-1],
         Pooling.CLS: hidden[0],
-        Pooling.ALL: hidden.flatten(),
+        Pooling.ALL: all_of_them.flatten(),
+        Pooling.MAX: hidden.max(0).values,
+        Pooling.WEIGHTED_MEAN: (hidden * places).sum(0) / places.sum(),
+        Pooling.MEAN_SQRT_LEN: hidden.sum(0) / len(hidden) ** 0.5,
     }
     return kept[pooling]
 
@@ -41,14 +45,14 @@ def test_every_pooling_of_every_kind_in_one_batch_with_generation(
     asked = {}
     for i, key in enumerate(KEYS):
         for pooling in ALL:
-            asked[f"{i}-{pooling}"] = (key, prompt_of(5 + 3 * i, seed=i), pooling)
+            asked[f"{i}-{pooling}"] = (key, prompt_of(5 + 3 * i, seed=i), pooling, i % 5)
         harness.submit(f"g{i}", prompt_of(9, seed=i), key)
-    for name, (key, prompt, pooling) in asked.items():
-        harness.submit(name, prompt, key, pooling=PoolingParams(pooling=pooling))
+    for name, (key, prompt, pooling, skip) in asked.items():
+        harness.submit(name, prompt, key, pooling=PoolingParams(pooling=pooling, skip=skip))
     results = harness.run()
-    for name, (key, prompt, pooling) in asked.items():
-        result = results[name]
-        torch.testing.assert_close(result.pooled, expected(runner, key, prompt, pooling), rtol=0, atol=1e-5)
+    for name, (key, prompt, pooling, skip) in asked.items():
+        result, want = results[name], expected(runner, key, prompt, pooling, skip)
+        torch.testing.assert_close(result.pooled, want, rtol=0, atol=1e-5)
         assert (result.finish_reason, result.token_ids) == (FinishReason.STOP, [])
     for i, key in enumerate(KEYS):
         assert results[f"g{i}"].token_ids == runner.greedy(key, prompt_of(9, seed=i), 4)

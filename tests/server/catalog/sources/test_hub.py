@@ -34,7 +34,8 @@ def hub(web: Web, package: Path, monkeypatch: pytest.MonkeyPatch) -> Web:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     close_session()
     web.headers = {"X-Repo-Commit": SHA, "ETag": '"0"'}
-    describe(web, {path.name: path.read_bytes() for path in package.iterdir()} | {"optimizer.pt": b"x", "x/y.bin": b""})
+    others = {"optimizer.pt": b"x", "x/y.bin": b"", "2_Dense/pytorch_model.bin": b"x", "1_Pooling/config.json": b"{}"}
+    describe(web, {path.name: path.read_bytes() for path in package.iterdir()} | others)
     return web
 
 
@@ -51,8 +52,10 @@ def describe(web: Web, files: Mapping[str, bytes], **sizes: int) -> None:
 def test_the_files_of_a_package_and_no_others(hub: Web, package: Path, tmp_path: Path, revision: str | None) -> None:
     found = download(REPO, revision, tmp_path / "hub", 1 << 20, GO_ON)
     assert inspect_package(found).digest == inspect_package(package).digest
-    fetched = {line.rsplit("/", 1)[-1] for line in hub.asked if "/resolve/" in line}
-    assert fetched == {"adapter_config.json", "adapter_model.safetensors"}
+    fetched = {line.rsplit(f"{SHA}/", 1)[-1] for line in hub.asked if "/resolve/" in line}
+    assert fetched == {"adapter_config.json", "adapter_model.safetensors", "1_Pooling/config.json"}
+    names = {"adapter_config.json", "adapter_model.safetensors", "1_Pooling.config.json"}
+    assert {path.name for path in found.iterdir()} == names, "and no notes of the hub's client"
     assert all(SHA in line for line in hub.asked if "/resolve/" in line), "of that commit, whatever is pushed meanwhile"
 
 

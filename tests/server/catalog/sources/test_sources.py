@@ -31,9 +31,11 @@ class Place:
     """A root with a package in it, and what is fetched from anywhere."""
 
     def __init__(self, tmp_path: Path, package: Path) -> None:
-        self.root, self.package = tmp_path / "root", package
-        shutil.copytree(package, self.root / "team" / "json")
-        pack(package, self.root / "json.tar")
+        self.root, self.package = tmp_path / "root", shutil.copytree(package, tmp_path / "package")
+        (self.package / "1_Pooling").mkdir()
+        (self.package / "1_Pooling" / "config.json").write_text("{}")
+        shutil.copytree(self.package, self.root / "team" / "json")
+        pack(self.package, self.root / "json.tar")
         self.archive = (self.root / "json.tar").read_bytes()
         self.sha256 = hashlib.sha256(self.archive).hexdigest()
         self.content = inspect_package(package).digest
@@ -46,6 +48,7 @@ class Place:
 
     async def fetch(self, source: str, sources: Sources | None = None, **options: str) -> bool:
         async with (sources or self.sources).fetch(source, **options) as package:  # type: ignore[arg-type]
+            assert (package / "1_Pooling.config.json").read_text() == "{}"
             return (package / WEIGHTS).read_bytes() == (self.package / WEIGHTS).read_bytes()
 
     async def refused(self, source: str, sources: Sources | None = None, **options: str) -> SourceError:
@@ -135,8 +138,8 @@ async def test_an_object_store(place: Place, kind: str, request: pytest.FixtureR
     sources = place.with_rules(url_prefixes=(f"{prefix}/",))
     files, path = fsspec.core.url_to_fs(prefix)
     await asyncio.to_thread(files.pipe_file, f"{path}/json.tar", place.archive)
-    for file in place.package.iterdir():
-        await asyncio.to_thread(files.pipe_file, f"{path}/json/{file.name}", file.read_bytes())
+    for name in ("adapter_config.json", WEIGHTS, "1_Pooling/config.json"):
+        await asyncio.to_thread(files.pipe_file, f"{path}/json/{name}", (place.package / name).read_bytes())
     assert await place.fetch(f"{prefix}/json.tar", sources, digest=place.sha256)
     assert await place.fetch(f"{prefix}/json", sources, digest=place.content)
     assert (await place.refused(f"{prefix}/json", sources)).code == "digest_required"
@@ -156,8 +159,8 @@ async def test_a_server_that_ends_fetches_no_further(
     prefix = request.getfixturevalue("s3") if kind == "s3" else place.prefix
     files, path = fsspec.core.url_to_fs(prefix)
     await asyncio.to_thread(files.pipe_file, f"{path}/json.tar", place.archive)
-    for file in place.package.iterdir():
-        await asyncio.to_thread(files.pipe_file, f"{path}/json/{file.name}", file.read_bytes())
+    for name in ("adapter_config.json", WEIGHTS):
+        await asyncio.to_thread(files.pipe_file, f"{path}/json/{name}", (place.package / name).read_bytes())
     stop = threading.Event()
     stop.set()
     folder = place.store.new_quarantine()

@@ -32,10 +32,13 @@ def leftovers(tmp_path: Path) -> list[Path]:
 def test_a_directory_is_copied_and_adopted(
     store: AdapterStore, tiny_adapters: Mapping[str, Path], tmp_path: Path
 ) -> None:
-    source = tiny_adapters["lora-r4"]
+    source = shutil.copytree(tiny_adapters["lora-r4"], tmp_path / "source")
+    (source / "1_Pooling").mkdir()
+    (source / "1_Pooling" / "config.json").write_text("{}")
     package = store.stage_copy(source)
     place = store.adopt(package)
     store.discard(package)
+    assert (place / "1_Pooling.config.json").read_text() == "{}"
     assert place.parent == tmp_path / "store" / "packages"
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         assert (place / name).read_bytes() == (source / name).read_bytes()

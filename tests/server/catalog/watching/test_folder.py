@@ -67,4 +67,7 @@ def test_what_changes_a_package(tmp_path: Path) -> None:
     (tmp_path / "json" / "checkpoint-1").mkdir()
     (tmp_path / "json" / "notes.txt").write_text("")
     assert look(tmp_path / "json") == seen[-1]
-    assert len(set(seen)) == 3
+    (tmp_path / "json" / "1_Pooling").mkdir()
+    (tmp_path / "json" / "1_Pooling" / "config.json").write_text("{}")
+    seen.append(look(tmp_path / "json"))
+    assert len(set(seen)) == 4
