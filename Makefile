@@ -32,17 +32,17 @@ help: ## show this
 
 install: $(STAMP) ## create .venv and install hotswap with its development tools into it
 
-# Reruns only when the requirements or the native sources change. torch comes first: everything else is resolved around it.
-# The native libraries are compiled beside pip's work, and are up to date when hotswap itself is installed. What pip
+# Reruns only when the requirements or the native sources change. The native libraries are compiled beside pip's work, and
+# are up to date when hotswap itself is installed. torch comes first: everything else is resolved around it. What pip
 # unpacks becomes bytecode where it is imported: a third of it ever is.
 $(STAMP): pyproject.toml constraints.txt setup.py $(wildcard hotkernels/csrc/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "hotswap needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) torch 'setuptools>=77'
+	$(PIP) 'setuptools>=77'
 	$(BIN)/python -c '$(REQUIREMENTS)' > $(VENV)/requirements.txt
 	$(BIN)/python setup.py -q build_ext --inplace & built=$$!; \
-	  $(PIP) -r $(VENV)/requirements.txt; installed=$$?; wait $$built && exit $$installed
+	  $(PIP) torch && $(PIP) -r $(VENV)/requirements.txt; installed=$$?; wait $$built && exit $$installed
 	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -1,4 +1,4 @@
-"""Builds the native kernels: the same C++ sources once per variant of the processor, each a library of its own.
+"""Builds the native kernels: the same C++ sources for every variant of the processor, each a library of its own.
 
 No headers but the compiler's are needed, and a variant that cannot be built is left out: ``hotkernels`` then takes the
 next best, and torch where there is none (``hotkernels/native.py``).
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
+import tempfile
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -38,6 +40,8 @@ X86 = {
     "avx512vnni": [*AVX512, "-mavx512vnni"],
     "amx": [*AVX512, "-mavx512vnni", "-mamx-tile", "-mamx-int8"],
 }
+# Sources that do not ask for these are the same in every variant from AVX-512 on, and compiled once for all of them.
+ASKED_FOR = {"-mavx512vnni": "__AVX512VNNI__", "-mamx-tile": "__AMX_INT8__", "-mamx-int8": "__AMX_INT8__"}
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 VARIANTS: dict[str, list[str]] = X86 if IS_X86 else {"generic": []}
 
@@ -50,32 +54,66 @@ class BuildKernels(build_ext):
         return fullname.replace(".", os.sep) + ".so"
 
     def build_extensions(self) -> None:
-        """Build all variants side by side."""
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            jobs = [(ext, pool.submit(self._build, ext)) for ext in self.extensions]
-        for ext, job in jobs:
-            if (error := job.result()) is not None:
-                self.warn(f"the native kernels' variant {ext.name} was not built: {error}")
+        """Compile side by side what the variants that are not up to date need, and link them."""
+        with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            objects: dict[tuple[str, ...], Future[Path]] = {}
+            for ext in self.extensions:
+                if not self._is_built(ext):
+                    for command in _compilations(ext):
+                        if command not in objects:
+                            objects[command] = pool.submit(_compile, command, Path(folder) / f"{len(objects)}.o")
+            for ext in self.extensions:
+                try:
+                    self._finish(ext, objects)
+                except (OSError, subprocess.CalledProcessError) as error:
+                    failed = isinstance(error, subprocess.CalledProcessError)
+                    reason = error.stderr.strip()[-2000:] if failed else f"no C++ compiler ({error})"
+                    self.warn(f"the native kernels' variant {ext.name} was not built: {reason}")
 
-    def _build(self, ext: Extension) -> str | None:
+    def _is_built(self, ext: Extension) -> bool:
+        built = Path(self.get_ext_filename(ext.name))  # by build_ext --inplace, as `make install` begins with
+        return built.is_file() and not newer_group([__file__, *ext.sources, *ext.depends], str(built))
+
+    def _finish(self, ext: Extension, objects: dict[tuple[str, ...], Future[Path]]) -> None:
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        built = Path(self.get_ext_filename(ext.name))  # by build_ext --inplace, as `make install` begins with
-        if built.is_file() and not newer_group([__file__, *ext.sources, *ext.depends], str(built)):
+        if self._is_built(ext):
+            built = Path(self.get_ext_filename(ext.name))
             if built.resolve() != target.resolve():
                 shutil.copy2(built, target)
-            return None
+            return
         staged = target.with_suffix(f".{os.getpid()}.tmp")  # a running server may have the old one mapped
-        compiler = os.environ.get("CXX", "c++")
-        command = [compiler, *ext.extra_compile_args, *ext.sources, "-shared", "-o", str(staged)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        except OSError as error:
-            return f"no C++ compiler ({error})"
-        if done.returncode != 0:
-            return done.stderr.strip()[-2000:]
+        compiled = [str(objects[command].result()) for command in _compilations(ext)]
+        _run([_compiler(), "-pthread", *compiled, "-shared", "-o", str(staged)])
         staged.replace(target)
-        return None
+
+
+def _compiler() -> str:
+    return os.environ.get("CXX", "c++")
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, capture_output=True, text=True, check=True)
+
+
+def _compilations(ext: Extension) -> list[tuple[str, ...]]:
+    """The compiler's flags and source for each object of a variant."""
+    commands = []
+    for source in ext.sources:
+        text = _with_headers(Path(source))
+        flags = [flag for flag in ext.extra_compile_args if ASKED_FOR.get(flag, "") in text]
+        commands.append((*flags, source))
+    return commands
+
+
+def _with_headers(path: Path) -> str:
+    text = path.read_text()
+    return text + "".join(_with_headers(path.parent / name) for name in re.findall(r'^#include "(.+)"', text, re.M))
+
+
+def _compile(command: tuple[str, ...], target: Path) -> Path:
+    _run([_compiler(), *command, "-c", "-o", str(target)])
+    return target
 
 
 def _extension(name: str, flags: list[str]) -> Extension:
