@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
 import secrets
@@ -12,9 +13,11 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard, ModelCardData
 from hypothesis import HealthCheck, settings
 from transformers.utils import logging as transformers_logging
 
@@ -74,6 +77,27 @@ LONG = (
 
 
 @pytest.fixture(scope="module", autouse=True)
+def little_to_collect() -> None:
+    """What imports and earlier files have made stays: loading and training collect garbage, and would look at it."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_model_card() -> Iterator[None]:
+    """peft saves a card with each adapter, of a template that it would compile each time: a third of the saving."""
+    make = ModelCard.from_template
+    plain = make(ModelCardData())
+
+    def from_template(card_data: ModelCardData, *args: Any, **kwargs: Any) -> Any:
+        return make(card_data, *args, **kwargs) if args or kwargs else copy.deepcopy(plain)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ModelCard, "from_template", from_template)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
 def own_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Servers that are told of no --data-dir keep nothing among the user's data, nor among another file's."""
     with pytest.MonkeyPatch.context() as patch:
@@ -94,12 +118,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.relative_to(here).as_posix().startswith(LONG):
             item.add_marker(pytest.mark.long)
-
-
-def pytest_collection_finish() -> None:
-    """What imports have made stays: accelerate collects garbage after every run, and would look at all of it."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(scope="session")

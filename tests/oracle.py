@@ -60,12 +60,6 @@ def _base(base: Path, quantize: str) -> Any:
     return model.eval()
 
 
-def forget() -> None:
-    """Give back the memory of all models that are kept."""
-    for kept in (_kept, _of_a_real_base, _base):
-        kept.cache_clear()
-
-
 def compute_in_fp32(model: Any) -> None:
     """Have 4-bit layers compute in fp32 on every CPU, whatever type their checkpoint was saved with.
 

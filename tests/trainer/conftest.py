@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from tests import oracle
 from tests.once import Once
 from tests.trainer.every_method import METHODS
 from tests.trainer.support import make_config
@@ -18,14 +16,6 @@ from trainer.loop.session import RunResult
 from trainer.run import train
 
 STEPS = 40  # in which every method learns the colours
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _little_to_collect() -> None:
-    """accelerate collects garbage after every run, and would look at all that other tests have made."""
-    oracle.forget()
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture
