@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from server.engine.fair_queue import Account, FairQueue, Flow
 from server.engine.request import Request
 
-MARGIN = 2 / 3  # of its time alone, that nobody else may take: arriving amid a step, and what is no step, take time too
+MARGIN = 3 / 4  # of its time alone, that nobody else may take: arriving amid a step, and what is no step, take time too
 PROMPT_MARGIN = 0.8  # for prompts: rows beside them take longer than beside other rows, and nothing is shown meanwhile
 SLOWED_BY_LOWER = 1.25  # times as long as without them may rows of lower priority make a step
 LINGER_SECONDS = 0.5  # steps stay as short for somebody who may ask again
-PAUSED_STEPS = 8  # for so long at most is a flow left out altogether, and prompts are
-LEAST_PROMPT = 16  # tokens, then; what fewer take is no part of that, but up to a row's time each
+PAUSED_STEPS = 8  # for so long at most is a flow left out altogether
+LEAST_PROMPT = 16  # tokens of prompts at once; what fewer take is no part of that, but up to a row's time each
+LET_PASS = 0.1  # of the time at most do prompts take for which there is no room
 
 
 def last_in_turn(running: Sequence[Request], queue: FairQueue) -> Request:
@@ -96,6 +97,10 @@ class _Demand:
     weight: float = 0.0
     is_away: bool = False
 
+    def fits(self, rows: float) -> bool:
+        """Whether it generates, and for all that do so ``rows`` suffice."""
+        return 0 < self.rows - self.prompts <= rows
+
     def most(self, share: float) -> float:
         """How many times as long as by itself it may take, with a ``share`` of the machine."""
         return 1 / share - (PROMPT_MARGIN if self.prompts else MARGIN)
@@ -119,6 +124,7 @@ class StepShares:
     def __init__(self, queue: FairQueue) -> None:
         self._queue = queue
         self._left: dict[tuple[int, Account], tuple[float, float]] = {}  # when, and with what weight
+        self._prompts_at = 0  # the last step that had some
 
     def leave(self, request: Request, now: float) -> None:
         """A request has ended."""
@@ -147,7 +153,11 @@ class StepShares:
         demands = self._demands(wants, now)
         if sum(map(len, demands.values())) <= 2:  # one key and one adapter
             return StepPart([want.request for want in wants if want.is_row], prompt_tokens)
-        return _Division(demands, fixed_rows, prompt_tokens, token_rows).of(self._in_turn(wants, step), step)
+        division = _Division(demands, fixed_rows, prompt_tokens, token_rows, step)
+        part = division.of(self._in_turn(wants, step), step - self._prompts_at)
+        if part.prompt_tokens or all(want.is_row for want in wants):
+            self._prompts_at = step
+        return part
 
     def _wants(self, running: Sequence[Request], most: int, token_rows: float) -> Iterator[_Want]:
         def prompt(request: Request, flow: Flow, tokens: int) -> _Want:
@@ -201,7 +211,9 @@ class _Division:
         fixed_rows: float,
         prompt_tokens: int,
         token_rows: float,
+        step: int,
     ) -> None:
+        self._step = step
         self._demands = demands
         self._fixed_rows = fixed_rows
         self._prompt_tokens = prompt_tokens
@@ -212,36 +224,44 @@ class _Division:
         self._have: set[str] = set()  # who has a row in any case
         self._part = StepPart([], 0)
 
-    def of(self, wants: Sequence[_Want], step: int) -> StepPart:
-        """The part of everybody, in the order of ``wants``."""
+    def of(self, wants: Sequence[_Want], waited: int) -> StepPart:
+        """The part of everybody, in the order of ``wants``; prompts have ``waited`` for so many steps."""
         for priority in sorted(self._demands, reverse=True):
             away = [account for account, demand in self._demands[priority].items() if demand.is_away]
             mine = [want for want in wants if want.flow.priority == priority]
+            parts = _equal_parts(self._demands[priority], self._fixed_rows)
+            small = [account for account, demand in self._demands[priority].items() if demand.fits(parts[account])]
             if math.isinf(self._room):
-                self._give_equal_rows(mine, _equal_parts(self._demands[priority], self._fixed_rows))
-            self._make_bounds(priority, away)
+                self._give_equal_rows(mine, parts)
+            self._make_bounds(priority, [*away, *small])  # though their turn may come later
             for want in mine:
                 self._make_bounds(priority, want.flow.accounts)
                 self._give(want)
             if self._used or away:
                 self._limit(max(self._used, 1.0), SLOWED_BY_LOWER)
             self._bound.clear()
-        self._let_pass(wants, step)
+        self._let_pass_row(wants)
+        self._let_pass_prompts(wants, waited)
         return self._part
 
-    def _let_pass(self, wants: Sequence[_Want], step: int) -> None:
-        """Something for flows that have had nothing for long, and for prompts."""
+    def _let_pass_prompts(self, wants: Sequence[_Want], waited: int) -> None:
+        """Some tokens of prompts that had no room for long: the longer, the dearer they are beside such steps."""
+        pending = sum(want.rows for want in wants if not want.is_row)
+        steps = min(pending, LEAST_PROMPT * self._token_rows) / (self._fixed_rows + max(self._used, 1.0))
+        if pending and not self._part.prompt_tokens and waited >= max(PAUSED_STEPS, steps / LET_PASS):
+            self._part.prompt_tokens = min(self._prompt_tokens, LEAST_PROMPT)
+
+    def _let_pass_row(self, wants: Sequence[_Want]) -> None:
+        """A row for a flow that has had none for long."""
         ids = {request.request_id for request in self._part.rows}
         served = {want.flow for want in wants if want.request.request_id in ids}
         apart = [want for want in wants if want.flow not in served]
         last_steps: dict[Flow, int] = defaultdict(int)
         for want in apart:
             last_steps[want.flow] = max(last_steps[want.flow], want.request.last_step)
-        late = [want.request for want in apart if want.is_row and step - last_steps[want.flow] > PAUSED_STEPS]
+        late = [want.request for want in apart if want.is_row and self._step - last_steps[want.flow] > PAUSED_STEPS]
         if late:
             self._part.rows.append(min(late, key=lambda request: request.last_step))
-        if not self._part.prompt_tokens and step % PAUSED_STEPS == 0 and not all(want.is_row for want in wants):
-            self._part.prompt_tokens = min(self._prompt_tokens, LEAST_PROMPT)
 
     def _make_bounds(self, priority: int, accounts: Iterable[Account]) -> None:
         demands = self._demands[priority]
