@@ -53,6 +53,7 @@ def own_server(options: Sequence[str], log: Path) -> Iterator[OwnServer]:
 
     Raises ServerStartError when it does not start.
     """
+    log.parent.mkdir(parents=True, exist_ok=True)
     with start_server(options, log) as server:
         asyncio.run(wait_until_ready(server, START_SECONDS))
         with httpx.Client(base_url=server.url, headers=bearer(server.admin_key), timeout=REQUEST_SECONDS) as client:
