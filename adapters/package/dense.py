@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 
 from adapters.errors import PackageError
 from adapters.limits import DEFAULT_LIMITS, PackageLimits
-from adapters.package.files import module_file
+from adapters.package.files import MODULE_WEIGHTS, module_file
 from adapters.package.header import WEIGHT_DTYPES, TensorInfo, read_header
-from adapters.quoting import describe_error, quote
+from adapters.quoting import quote
 
 Array = NDArray[np.float32]
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
 MAX_WIDTH = 16_384
 _KEPT = 16  # layers whose weights stay in memory
 _SENTENCE = "sentence_embedding"
@@ -111,10 +110,10 @@ def read_dense(directory: Path, path: str, config: DenseConfig, limits: PackageL
         raise UnservedModuleError(f"its module {quote(path)} changes other things than the vectors of texts")
     if not (0 < config.in_features <= MAX_WIDTH and 0 < config.out_features <= MAX_WIDTH):
         raise UnservedModuleError(f"its module {quote(path)} is wider than {MAX_WIDTH} features")
-    file = module_file(directory, path, WEIGHTS)
+    file = module_file(directory, path, MODULE_WEIGHTS)
     if not file.is_file():
         raise UnservedModuleError(
-            f"its module {quote(path)} has no {WEIGHTS} (pickles are not read: save it with a newer version)"
+            f"its module {quote(path)} has no {MODULE_WEIGHTS} (pickles are not read: save it with a newer version)"
         )
     infos = read_header(file, limits, dtypes=WEIGHT_DTYPES)
     shape = (config.out_features, config.in_features)
@@ -125,24 +124,13 @@ def read_dense(directory: Path, path: str, config: DenseConfig, limits: PackageL
         wanted["residual.weight"] = shape
     if {name: info.shape for name, info in infos.items()} != wanted:
         found = ", ".join(f"{name} {list(info.shape)}" for name, info in infos.items())
-        raise PackageError(f"{path}/{WEIGHTS} holds {quote(found)}, and its configuration asks for others")
+        raise PackageError(f"{path}/{MODULE_WEIGHTS} holds {quote(found)}, and its configuration asks for others")
     try:
         with file.open("rb") as opened:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
         raise PackageError.unreadable(file.name, error) from error
     return Dense(path, config.in_features, config.out_features, activation, digest, config.use_residual)
-
-
-def read_dense_config(file: Path, limits: PackageLimits = DEFAULT_LIMITS) -> DenseConfig:
-    """What stands in ``file``. Raises PackageError."""
-    try:
-        with file.open("rb") as opened:
-            return msgspec.json.decode(opened.read(limits.max_config_bytes), type=DenseConfig)
-    except OSError as error:
-        raise PackageError.unreadable(file.name, error) from error
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise PackageError(f"{file.parent.name}/{file.name}: {describe_error(error)}") from error
 
 
 def through(layer: Dense, directory: Path, rows: Array) -> Array:
@@ -159,7 +147,7 @@ def through(layer: Dense, directory: Path, rows: Array) -> Array:
 
 @lru_cache(maxsize=_KEPT)
 def _weights(layer: Dense, directory: Path) -> DenseWeights:
-    file = module_file(directory, layer.path, WEIGHTS)
+    file = module_file(directory, layer.path, MODULE_WEIGHTS)
     infos = read_header(file, DEFAULT_LIMITS, dtypes=WEIGHT_DTYPES)
     try:
         data = file.read_bytes()

@@ -42,7 +42,7 @@ PACKAGE_FILES = (
     READING_FILE,
 )
 _MODULE_FOLDER = re.compile(r"\d{1,2}_(Pooling|Dense|Normalize|Dropout)")  # as sentence-transformers names them
-_MODULE_FILES = ("config.json", "model.safetensors")
+MODULE_CONFIG, MODULE_WEIGHTS = _MODULE_FILES = ("config.json", "model.safetensors")
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 _LEFT_ASIDE = re.compile(  # by peft, beside our weights: the same in another form, whole models

@@ -11,8 +11,8 @@ import msgspec
 
 from adapters.errors import PackageError
 from adapters.limits import DEFAULT_LIMITS, PackageLimits
-from adapters.package.dense import CONFIG, Dense, UnservedModuleError, read_dense, read_dense_config
-from adapters.package.files import MODULES_FILE, PROMPTS_FILE, READING_FILE, module_file
+from adapters.package.dense import Dense, DenseConfig, UnservedModuleError, read_dense
+from adapters.package.files import MODULE_CONFIG, MODULES_FILE, PROMPTS_FILE, READING_FILE, module_file
 from adapters.package.manifest import Manifest, PooledRef, PoolingName
 from adapters.quoting import describe_error, quote
 
@@ -111,7 +111,7 @@ def read_adapters_model(
         return None, ()
     modules = _read(directory / MODULES_FILE, list[_Module], limits)
     pooling = next((module for module in modules if module.kind == "Pooling"), None)
-    if pooling is not None and not module_file(directory, pooling.path, CONFIG).is_file():
+    if pooling is not None and not module_file(directory, pooling.path, MODULE_CONFIG).is_file():
         return None, (
             f"it was saved by sentence-transformers, and its folder {quote(pooling.path)} is missing: vectors are "
             "pooled as the base's are, unless a request says `pooling` or a hotswap.json names it under `pooled`",
@@ -143,7 +143,7 @@ def _read_modules(directory: Path, modules: Sequence[_Module], named: _Prompts, 
     of_kind = {kind: [module for module in modules if module.kind == kind] for kind in _SERVED}
     for module in of_kind["Normalize"]:
         _check_normalize(directory, module.path, limits)
-    config = _read(module_file(directory, of_kind["Pooling"][0].path, CONFIG), dict[str, Any], limits)
+    config = _read(module_file(directory, of_kind["Pooling"][0].path, MODULE_CONFIG), dict[str, Any], limits)
     modes = _modes(config)
     if len(modes) != 1 or modes[0] not in _POOLINGS:
         raise UnservedModuleError(f"it pools by {' and '.join(map(quote, modes))}")
@@ -175,7 +175,7 @@ def _reads_conversations(directory: Path, limits: PackageLimits) -> bool:
 def _read_layers(directory: Path, paths: Sequence[str], limits: PackageLimits) -> tuple[Dense, ...]:
     layers: list[Dense] = []
     for path in paths:
-        config = read_dense_config(module_file(directory, path, CONFIG), limits)
+        config = _read(module_file(directory, path, MODULE_CONFIG), DenseConfig, limits)
         layers.append(read_dense(directory, path, config, limits))
         if len(layers) > 1 and layers[-2].out_features != layers[-1].in_features:
             raise PackageError(f"{path}: it reads {layers[-1].in_features} features, and those before are others")
@@ -183,7 +183,7 @@ def _read_layers(directory: Path, paths: Sequence[str], limits: PackageLimits) -
 
 
 def _check_normalize(directory: Path, path: str, limits: PackageLimits) -> None:
-    file = module_file(directory, path, CONFIG)
+    file = module_file(directory, path, MODULE_CONFIG)
     config = _read(file, _Normalize, limits) if file.is_file() else _Normalize()
     if {config.module_input_name, config.module_output_name} - {None, "sentence_embedding"}:
         raise UnservedModuleError(f"its module {quote(path)} changes other things than the vectors of texts")

@@ -337,10 +337,12 @@ class Scheduler:
 
     def _precedes(self, waiting: Request, begun: Request) -> bool:
         """What is begun keeps its turn if it is all that its flow runs, and is no longer: by turns all end late."""
-        flow, other = self.waiting.flow(begun), self.waiting.flow(waiting)
+        if waiting.is_overdue:
+            return True
+        flow = self.waiting.flow(begun)
         if self.waiting.num_running(flow) == 1 and begun.num_pending_tokens <= waiting.num_pending_tokens:
-            return waiting.is_overdue or other.priority > flow.priority
-        return waiting.is_overdue or self._turn(waiting) < self._turn(begun)
+            return self.waiting.flow(waiting).priority > flow.priority
+        return self._turn(waiting) < self._turn(begun)
 
     def _turn(self, request: Request) -> tuple[Rank, int]:
         return self.waiting.rank(self.waiting.flow(request)), request.arrival
