@@ -215,6 +215,7 @@ class _Division:
     ) -> None:
         self._step = step
         self._demands = demands
+        self._shares = {priority: _shares(of_priority) for priority, of_priority in demands.items()}
         self._fixed_rows = fixed_rows
         self._prompt_tokens = prompt_tokens
         self._token_rows = token_rows
@@ -229,7 +230,7 @@ class _Division:
         for priority in sorted(self._demands, reverse=True):
             away = [account for account, demand in self._demands[priority].items() if demand.is_away]
             mine = [want for want in wants if want.flow.priority == priority]
-            parts = _equal_parts(self._demands[priority], self._fixed_rows)
+            parts = _equal_parts(self._demands[priority], self._shares[priority], self._fixed_rows)
             small = [account for account, demand in self._demands[priority].items() if demand.fits(parts[account])]
             if math.isinf(self._room):
                 self._give_equal_rows(mine, parts)
@@ -269,8 +270,7 @@ class _Division:
             if account in self._bound:
                 continue
             self._bound.add(account)
-            all_of_kind = sum(demand.weight for (kind, _), demand in demands.items() if kind == account[0])
-            if (share := demands[account].weight / all_of_kind) < 1:
+            if (share := self._shares[priority][account]) < 1:
                 self._limit(demands[account].rows, demands[account].most(share))
 
     def _limit(self, rows: float, slowed: float) -> None:
@@ -309,19 +309,27 @@ class _Division:
             self._part.prompt_tokens += count
 
 
-def _equal_parts(demands: Mapping[Account, _Demand], fixed_rows: float) -> dict[Account, float]:
+def _shares(demands: Mapping[Account, _Demand]) -> dict[Account, float]:
+    """Which part of the machine each account has among those of its kind, by weight."""
+    weights: dict[str, float] = defaultdict(float)
+    for (kind, _), demand in demands.items():
+        weights[kind] += demand.weight
+    return {account: demand.weight / weights[account[0]] for account, demand in demands.items()}
+
+
+def _equal_parts(
+    demands: Mapping[Account, _Demand], shares: Mapping[Account, float], fixed_rows: float
+) -> dict[Account, float]:
     """How many rows each account has where all have, over weight, what the one has that wants least.
 
     Nobody can ask others to have less than that: all would wait for each other in turn. Beside prompts of one others
     have together what does not slow these down beyond bounds.
     """
-    weights: dict[str, float] = defaultdict(float)
-    for (kind, _), demand in demands.items():
-        weights[kind] += demand.weight
     least: dict[str, float] = defaultdict(lambda: math.inf)
-    for (kind, _), demand in demands.items():
-        if others := weights[kind] - demand.weight:
-            longer = max(0.0, demand.most(demand.weight / weights[kind]) - 1)
+    for account, demand in demands.items():
+        if (share := shares[account]) < 1:
+            others = demand.weight * (1 / share - 1)  # their weight
+            longer = max(0.0, demand.most(share) - 1)
             beside = longer * (fixed_rows + demand.prompts) / others if demand.prompts else 0.0
-            least[kind] = min(least[kind], (demand.rows - demand.prompts) / demand.weight + beside)
+            least[account[0]] = min(least[account[0]], (demand.rows - demand.prompts) / demand.weight + beside)
     return {account: least[account[0]] * demand.weight for account, demand in demands.items()}
