@@ -38,10 +38,15 @@ X86 = {
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
     "avx512": AVX512,
     "avx512vnni": [*AVX512, "-mavx512vnni"],
-    "amx": [*AVX512, "-mavx512vnni", "-mamx-tile", "-mamx-int8"],
+    "amx": [*AVX512, "-mavx512vnni", "-mamx-tile", "-mamx-int8", "-mamx-bf16"],
 }
 # Sources that do not ask for these are the same in every variant from AVX-512 on, and compiled once for all of them.
-ASKED_FOR = {"-mavx512vnni": "__AVX512VNNI__", "-mamx-tile": "__AMX_INT8__", "-mamx-int8": "__AMX_INT8__"}
+ASKED_FOR = {
+    "-mavx512vnni": "__AVX512VNNI__",
+    "-mamx-tile": "__AMX_",
+    "-mamx-int8": "__AMX_INT8__",
+    "-mamx-bf16": "__AMX_BF16__",
+}
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 VARIANTS: dict[str, list[str]] = X86 if IS_X86 else {"generic": []}
 

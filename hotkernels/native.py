@@ -21,7 +21,7 @@ VARIABLE = "HOTSWAP_KERNELS"
 TORCH = "torch"
 # Best first, each with what it needs of the processor, as torch.cpu names it.
 VARIANTS: dict[str, tuple[str, ...]] = {
-    "amx": ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq", "avx512_vnni", "amx_tile", "amx_int8"),
+    "amx": ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq", "avx512_vnni", "amx_tile", "amx_int8", "amx_bf16"),
     "avx512vnni": ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq", "avx512_vnni"),
     "avx512": ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq"),
     "avx2": ("avx2", "fma3", "f16c"),

@@ -81,11 +81,14 @@ void linear_floats(const Weight& weight, const float* x, int64_t x_stride, int64
 void linear_codes(const Weight& weight, const float* x, int64_t x_stride, int64_t rows, const Result& result);
 
 // Calls body(first tile, end, row block, fetch) until all are done, on all threads: runs of tiles, many a thread. A tile
-// has time to fetch some of `next` in `times` places, all row blocks together.
+// has time to fetch some of `next` in `times` places, all row blocks together. No run is shorter than `shortest`, where
+// all threads have one.
 template <class F>
-static inline void parallel_tiles(int64_t tiles, int64_t row_blocks, const Fetches& next, int64_t times, F&& body) {
-  int64_t const wanted = 8 * num_threads(); // tasks, where nobody has to wait long for the last one
-  int64_t const some = tiles * row_blocks / wanted < 1 ? 1 : tiles * row_blocks / wanted;
+static inline void parallel_tiles(int64_t tiles, int64_t row_blocks, const Fetches& next, int64_t times, F&& body,
+                                  int64_t shortest = 1) {
+  int64_t const threads = num_threads(), wanted = 8 * threads; // tasks, where nobody has to wait long for the last one
+  if (shortest * threads > tiles * row_blocks) shortest = (tiles * row_blocks + threads - 1) / threads;
+  int64_t const some = tiles * row_blocks / wanted < shortest ? shortest : tiles * row_blocks / wanted;
   int64_t const runs = (tiles + some - 1) / some;
   int64_t const tasks = runs * row_blocks;
   parallel(tasks, [&](int64_t task) {
@@ -231,7 +234,8 @@ struct Unsigned4 {
 // 4-bit codes that stand for words, rounded from a code book.
 struct Book4 {
   static constexpr int PAIRS = 2, BYTES = UNIT;
-  static constexpr float MOST = 8191; // of words, and of activations: 32 * MOST * MOST fits 31 bits
+  static constexpr int BITS = 13; // of words, and of activations: 32 products fit 31 bits
+  static constexpr float MOST = (1 << BITS) - 1;
   int16_t word[32] = {};              // the 16 twice, so that a fifth bit does no harm
   float unit = 1;                     // of the words
 

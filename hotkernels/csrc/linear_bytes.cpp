@@ -1,4 +1,4 @@
-// Products of many rows with weights of 4- and 8-bit codes, by the processor's own products of tiles of bytes (AMX).
+// Products of many rows with weights of 8-bit codes, by the processor's own products of tiles of bytes (AMX).
 //
 // A word of an activation is 256 times a signed byte and an unsigned one: two products of bytes, both exact, make the
 // sum of a run, which is therefore the one that linear_codes gets from words; scales are applied in the same order.
@@ -6,12 +6,10 @@
 
 #if defined(__AMX_INT8__) && defined(__linux__)
 
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <utility>
 
 #include "rounding.h"
+#include "tile_registers.h"
 
 namespace {
 
@@ -19,37 +17,6 @@ constexpr int64_t FEWEST = 9;    // rows that are worth it
 constexpr int64_t MOST = 16;     // rows of a tile of activations
 constexpr int64_t ROW_BLOCK = 8; // groups that share a decoded tile
 constexpr int64_t RUN_BYTES = RUN * TILE;
-
-// Linux lends the registers to processes that ask.
-bool permitted() {
-  static bool const given = syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */) == 0;
-  return given;
-}
-
-// What the registers hold while this lives: 0 to 3 sums [rows, 16], 4 and 5 bytes of activations [rows, 32], 6 codes.
-class Registers {
- public:
-  explicit Registers(int64_t rows) {
-    Shapes shapes{};
-    shapes.palette = 1;
-    for (int t = 0; t < 7; t++) {
-      shapes.rows[t] = t == 6 ? RUN / 4 : rows;
-      shapes.row_bytes[t] = t == 4 || t == 5 ? RUN : 4 * TILE;
-    }
-    asm volatile("" ::"r"(&shapes) : "memory"); // the load below reads more of it than it tells the compiler
-    _tile_loadconfig(&shapes);
-  }
-  ~Registers() { _tile_release(); }
-  Registers(const Registers&) = delete;
-  Registers& operator=(const Registers&) = delete;
-
- private:
-  struct Shapes {
-    uint8_t palette, start, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-  };
-};
 
 // The activations of a call, as high and low bytes: [groups, runs, 2, size, 32], a group's last rows perhaps unused.
 struct Bytes {
@@ -82,25 +49,7 @@ struct Decoded {
   float* minima;
   int8_t* codes;
 
-  void fill(const Weight& weight, const Blocks& from, Fetch& fetch) const {
-    __m512i const low = _mm512_set1_epi8(15), zero = _mm512_set1_epi8((char)weight.zero);
-    auto const apart = [&](const uint8_t* at) { // (bytes | bytes << 12) & 15
-      __m512i const halves = wide(at);
-      return _mm512_ternarylogic_epi32(halves, _mm512_slli_epi32(halves, 12), low, 0xa8);
-    };
-    auto const side_by_side = [](const uint8_t* at) {
-      return _mm512_or_si512(wide(at), _mm512_slli_epi32(wide(at + UNIT), 16));
-    };
-    if (weight.kind == CODES8) fill<2 * UNIT>(from, fetch, side_by_side);
-    else if (weight.zero == 0) fill<UNIT>(from, fetch, apart);
-    else fill<UNIT>(from, fetch, [&](const uint8_t* at) { return _mm512_sub_epi8(apart(at), zero); });
-  }
-
- private:
-  static __m512i wide(const uint8_t* at) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)at)); }
-
-  // bytes: of four k; four(at): their codes, one byte each.
-  template <int BYTES, class F> void fill(const Blocks& from, Fetch& fetch, F&& four) const {
+  void fill(const Blocks& from, Fetch& fetch) const {
     const uint8_t* at = from.at;
     __m512i* out = (__m512i*)codes;
     for (int64_t run = 0; run < runs;) {
@@ -110,18 +59,18 @@ struct Decoded {
         fetch.some();
         store(scales + run * TILE, scale.v[0]);
         store(minima + run * TILE, minimum.v[0]);
-        for (int k = 0; k < RUN; k += 4, at += BYTES) _mm512_store_si512(out++, four(at));
+        for (int k = 0; k < RUN; k += 4, at += 2 * UNIT) // two k each, side by side
+          _mm512_store_si512(out++, _mm512_or_si512(wide(at), _mm512_slli_epi32(wide(at + UNIT), 16)));
       }
     }
   }
+
+ private:
+  static __m512i wide(const uint8_t* at) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)at)); }
 };
 
-// Inlined before the compiler decides what stays in registers: what is in memory may be changed by the reads of sums,
-// as far as it knows.
-#define INLINE static inline __attribute__((always_inline))
-
 // One of two pairs of sums: while one is computed, the other is read.
-template <int PAIR> INLINE void multiply(const int8_t* codes, const int8_t* bytes, int64_t size) {
+template <int PAIR> static INLINE void multiply(const int8_t* codes, const int8_t* bytes, int64_t size) {
   _tile_loadd(6, codes, 64);
   _tile_loadd(4, bytes, RUN);
   _tile_loadd(5, bytes + size * RUN, RUN);
@@ -138,7 +87,7 @@ template <int PAIR> INLINE void multiply(const int8_t* codes, const int8_t* byte
   }
 }
 
-template <int PAIR> INLINE void read(int32_t* high, int32_t* low) {
+template <int PAIR> static INLINE void read(int32_t* high, int32_t* low) {
   if constexpr (PAIR == 0) {
     _tile_stored(0, high, 64);
     _tile_stored(1, low, 64);
@@ -154,7 +103,7 @@ template <int S> struct alignas(64) Sums {
 };
 
 template <int S, bool MINIMUM>
-INLINE vf added(vf sum, const Sums<S>& of, int row, vf scale, vf minimum, const RunScale* rows) {
+static INLINE vf added(vf sum, const Sums<S>& of, int row, vf scale, vf minimum, const RunScale* rows) {
   vi const exact = (load_as<vi>(of.high + row * TILE) << 8) + load_as<vi>(of.low + row * TILE);
   sum = fma(to_float(exact), scale * all(rows[row].scale), sum);
   return MINIMUM ? fma(minimum, all(rows[row].sum), sum) : sum;
@@ -162,13 +111,13 @@ INLINE vf added(vf sum, const Sums<S>& of, int row, vf scale, vf minimum, const 
 
 // sum [S, 16] += the scaled sums of a run.
 template <int S, bool MINIMUM, size_t... ROW>
-INLINE void add(vf (&sum)[S], const Sums<S>& of, const float* scales, const float* minima, const RunScale* rows,
+static INLINE void add(vf (&sum)[S], const Sums<S>& of, const float* scales, const float* minima, const RunScale* rows,
                 std::index_sequence<ROW...>) {
   vf const scale = load(scales), minimum = load(minima);
   ((sum[ROW] = added<S, MINIMUM>(sum[ROW], of, ROW, scale, minimum, rows)), ...);
 }
 
-template <int S, size_t... ROW> INLINE void store_rows(float* to, const vf (&sum)[S], std::index_sequence<ROW...>) {
+template <int S, size_t... ROW> static INLINE void store_rows(float* to, const vf (&sum)[S], std::index_sequence<ROW...>) {
   (store(to + ROW * TILE, sum[ROW]), ...);
 }
 
@@ -213,7 +162,7 @@ template <size_t... G> Product of_size(int64_t size, bool minimum, std::index_se
 
 void all_tiles(const Weight& weight, const Bytes& x, const Result& result) {
   Blocks const tile{weight.tiles, weight.blocks(), weight.runs_a_block(), weight.scale_type, weight.minimum_type};
-  int64_t const tile_bytes = tile.count * (tile.header() + tile.runs * RUN_BYTES / (weight.kind == CODES4 ? 2 : 1));
+  int64_t const tile_bytes = tile.count * (tile.header() + tile.runs * RUN_BYTES);
   int64_t const row_blocks = (x.groups.count + ROW_BLOCK - 1) / ROW_BLOCK;
   Product const product_of = of_size(x.size, weight.minimum_type != NONE, std::make_index_sequence<MOST / 2>());
   int64_t const times = x.runs * row_blocks;
@@ -225,11 +174,12 @@ void all_tiles(const Weight& weight, const Bytes& x, const Result& result) {
     Decoded const decoded{x.runs, floats, floats + x.runs * TILE, (int8_t*)(floats + 2 * x.runs * TILE)};
     int64_t const group = row_block * ROW_BLOCK;
     int64_t const end_group = group + ROW_BLOCK < x.groups.count ? group + ROW_BLOCK : x.groups.count;
-    Registers const registers(x.size);
+    int64_t const size = x.size; // of the registers 0 to 3 are sums, 4 and 5 bytes of activations, 6 codes
+    TileRegisters const registers({{size, 64}, {size, 64}, {size, 64}, {size, 64}, {size, RUN}, {size, RUN}, {RUN / 4, 64}});
     for (int64_t t = first; t < end; t++) {
       Blocks here = tile;
       here.at += t * tile_bytes;
-      decoded.fill(weight, here, fetch);
+      decoded.fill(here, fetch);
       following.clear();
       if (t + 1 < end) following.add(here.at + tile_bytes, tile_bytes);
       Fetch next = following.share(0, 1, (end_group - group) * ((x.runs - 1) / 2));
@@ -245,8 +195,8 @@ void all_tiles(const Weight& weight, const Bytes& x, const Result& result) {
 } // namespace
 
 bool linear_bytes(const Weight& weight, const float* x, int64_t x_stride, int64_t rows, const Result& result) {
-  bool const fits = !weight.book && (weight.kind == CODES4 ? weight.zero <= 128 : weight.zero == 0);
-  if (rows < FEWEST || !fits || !permitted()) return false;
+  bool const fits = weight.kind == CODES8 && !weight.book && weight.zero == 0;
+  if (rows < FEWEST || !fits || !tiles_permitted()) return false;
   static thread_local Scratch bytes, scales;
   Groups const groups(rows, MOST);
   int64_t const runs = weight.runs(), size = ((rows + groups.count - 1) / groups.count + 1) / 2 * 2;

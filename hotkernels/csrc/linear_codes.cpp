@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "linear_bytes.h"
+#include "linear_halves.h"
 #include "rounding.h"
 
 namespace {
@@ -163,13 +164,14 @@ template <class Code> void all_tiles(const Code& code, const Weight& weight, con
 } // namespace
 
 void linear_codes(const Weight& weight, const float* x, int64_t x_stride, int64_t rows, const Result& result) {
+  if (linear_halves(weight, x, x_stride, rows, result)) return;
   if (linear_bytes(weight, x, x_stride, rows, result)) return;
   static thread_local Scratch words, scales;
   Groups const groups(rows, MOST);
   Words16 const activations{groups, weight.runs(), words.get<int16_t>(rows * weight.runs() * RUN),
                             scales.get<RunScale>(rows * weight.runs())};
   Book4 const book(weight.book);
-  Rounding const rounding = Rounding::of(weight, weight.book ? Book4::MOST : FULL, book.unit);
+  Rounding const rounding = Rounding::of(weight, weight.book ? Book4::BITS : FULL, book.unit);
   parallel_rows(weight, rows, [&](int64_t row) { put_row(weight, rounding, x + row * x_stride, activations, row); });
   if (weight.kind == CODES8) all_tiles(Signed8{}, weight, activations, result);
   else if (weight.book) all_tiles(book, weight, activations, result);

@@ -14,13 +14,19 @@ namespace {
 constexpr int64_t MAX_TASKS = 1 << 20;
 constexpr auto SPIN = std::chrono::microseconds(50);
 
-// One word says everything that a claim depends on: generation (24 bits), tasks (20 bits + 1), next task (20 bits + 1).
-constexpr uint64_t NEXT_BITS = 20, COUNT_BITS = 21;
-uint64_t pack(uint64_t generation, uint64_t count, uint64_t next) {
-  return (generation << (NEXT_BITS + COUNT_BITS + 1)) | (count << (NEXT_BITS + 1)) | next;
+// One word says everything that a claim depends on: generation (22 bits), end of the tasks and next task (21 bits each).
+constexpr int BITS = 21;
+uint64_t pack(uint64_t generation, uint64_t next, uint64_t end) {
+  return (generation << 2 * BITS) | (end << BITS) | next;
 }
-uint64_t next_of(uint64_t word) { return word & ((1ull << (NEXT_BITS + 1)) - 1); }
-uint64_t count_of(uint64_t word) { return (word >> (NEXT_BITS + 1)) & ((1ull << COUNT_BITS) - 1); }
+uint64_t next_of(uint64_t word) { return word & ((1ull << BITS) - 1); }
+uint64_t end_of(uint64_t word) { return (word >> BITS) & ((1ull << BITS) - 1); }
+bool is_empty(uint64_t word) { return next_of(word) >= end_of(word); }
+
+// A thread's own tasks of an op. When they are done it helps with others'.
+struct alignas(64) Share {
+  std::atomic<uint64_t> word{0};
+};
 
 void pause() {
 #if defined(__x86_64__)
@@ -41,6 +47,7 @@ class Pool {
     std::lock_guard<std::mutex> running(run_mutex_);
     stop();
     threads_ = n < 1 ? 1 : n;
+    shares_ = std::vector<Share>(threads_);
   }
 
   int threads() const { return threads_; }
@@ -52,15 +59,16 @@ class Pool {
       return;
     }
     start();
-    body_ = body, context_ = context;
+    body_ = body, context_ = context, count_ = count;
     done_.store(0, std::memory_order_relaxed);
     generation_ = (generation_ + 1) & 0x3fffff;
-    claim_.store(pack(generation_, count, 0)); // before sleeping_ is read: whoever goes to sleep looks here last
+    for (int i = 0; i < threads_; i++) // before sleeping_ is read: whoever goes to sleep looks here last
+      shares_[i].word.store(pack(generation_, count * i / threads_, count * (i + 1) / threads_));
     if (sleeping_.load() > 0) {
       { std::lock_guard<std::mutex> lock(sleep_mutex_); }
       wake_.notify_all();
     }
-    work();
+    work(0);
     auto const deadline = std::chrono::steady_clock::now() + SPIN;
     for (int spins = 0; done_.load(std::memory_order_acquire) < count; spins++) {
       pause();
@@ -70,7 +78,10 @@ class Pool {
 
  private:
   void start() {
-    while ((int)workers_.size() + 1 < threads_) workers_.emplace_back([this] { loop(); });
+    while ((int)workers_.size() + 1 < threads_) {
+      int const index = (int)workers_.size() + 1;
+      workers_.emplace_back([this, index] { loop(index); });
+    }
   }
 
   void stop() {
@@ -82,29 +93,35 @@ class Pool {
     stopping_.store(false);
   }
 
-  // Claim and run tasks until there are none left. A claim can only succeed while its op is waiting for it, so what is
-  // read after it belongs to that op.
-  void work() {
-    uint64_t word = claim_.load(std::memory_order_acquire);
-    while (next_of(word) < count_of(word)) {
-      if (!claim_.compare_exchange_weak(word, word + 1, std::memory_order_acq_rel)) continue;
+  // Claim and run tasks until there are none left, one's own first.
+  void work(int self) {
+    for (int i = 0; i < threads_; i++) work_on(shares_[(self + i) % threads_]);
+  }
+
+  // A claim can only succeed while its op is waiting for it, so what is read after it belongs to that op.
+  void work_on(Share& share) {
+    uint64_t word = share.word.load(std::memory_order_acquire);
+    while (!is_empty(word)) {
+      if (!share.word.compare_exchange_weak(word, word + 1, std::memory_order_acq_rel)) continue;
+      int64_t const count = count_;
       body_(context_, (int64_t)next_of(word));
-      if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == (int64_t)count_of(word) && waiting_.load()) {
+      if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == count && waiting_.load()) {
         { std::lock_guard<std::mutex> lock(sleep_mutex_); }
         finished_.notify_all();
       }
-      word = claim_.load(std::memory_order_acquire);
+      word = share.word.load(std::memory_order_acquire);
     }
   }
 
   bool idle() const {
-    uint64_t const word = claim_.load(std::memory_order_acquire);
-    return next_of(word) >= count_of(word);
+    for (auto& share : shares_)
+      if (!is_empty(share.word.load(std::memory_order_acquire))) return false;
+    return true;
   }
 
-  void loop() {
+  void loop(int self) {
     while (!stopping_.load(std::memory_order_relaxed)) {
-      work();
+      work(self);
       auto const deadline = std::chrono::steady_clock::now() + SPIN;
       for (int spins = 0; idle() && !stopping_.load(std::memory_order_relaxed); spins++) {
         pause();
@@ -129,6 +146,7 @@ class Pool {
 
   int threads_ = 1;
   uint64_t generation_ = 0;
+  int64_t count_ = 0;
   void (*body_)(void*, int64_t) = nullptr;
   void* context_ = nullptr;
   std::mutex run_mutex_, sleep_mutex_;
@@ -136,7 +154,7 @@ class Pool {
   std::vector<std::thread> workers_;
   std::atomic<bool> stopping_{false}, waiting_{false};
   std::atomic<int> sleeping_{0};
-  alignas(64) std::atomic<uint64_t> claim_{0};
+  std::vector<Share> shares_{1};
   alignas(64) std::atomic<int64_t> done_{0};
 };
 

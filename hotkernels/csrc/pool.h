@@ -1,5 +1,6 @@
 // Threads that share the tasks of one op after another. Between ops they wait without burning: a moment of spinning,
-// then sleep. Tasks are claimed one by one, so a thread that the machine takes away holds up one task only.
+// then sleep. Tasks are claimed one by one, so a thread that the machine takes away holds up one task only. Every thread
+// begins with a part of the tasks that is its own: of the same rows in one op after another, which stay in its caches.
 #pragma once
 
 #include <cstdint>

@@ -6,7 +6,8 @@
 
 #include "linear.h"
 
-constexpr float FULL = 32767; // largest word of an activation with integer codes
+constexpr int FULL = 15;           // bits of a word with integer codes, beside its sign
+constexpr float SHIFT = 0x1.8p23f; // added, it rounds to the nearest whole number, ties to even
 
 // What stands beside the 32 words of a row's run.
 struct RunScale {
@@ -68,53 +69,80 @@ static inline vh narrow(vi v) {
 #endif
 }
 
+// What the words of runs count: a power of two, so that a word times it is a float, whatever is multiplied with it later.
+// A lane a run.
+struct Step {
+  vf step, inverse;
+
+  // The largest word has at most `word_bits` bits beside its sign. Shape: most [W], largest magnitudes or NaN.
+  static Step of(vf most, int word_bits) {
+    vf const above = fma(most, all(1.0f / (float)(1 << word_bits)), most); // what rounds up to a bit more is the next power
+    vi const power = (bits(above) & 0x7f800000) - ((word_bits - 1) << 23);
+    vi const some = most > all(1e-25f), finite = most < all(0x1p126f);
+    vi const not_a_number = bits(all(NAN));
+    return {from_bits((power & some & finite) | (not_a_number & ~finite)),
+            from_bits((((254 << 23) - power) & some & finite))};
+  }
+};
+
 // How the activations of a call are rounded.
 struct Rounding {
-  float range;    // the largest word
-  float step;     // times a run's largest magnitude and a weight's scale: what a product of words counts in
-  bool swapped;   // 4-bit codes
+  int word_bits;
+  float unit;   // of a weight's words
+  bool swapped; // 4-bit codes
   int32_t zero;
 
   // How the activations of a product with `weight` are rounded.
-  static Rounding of(const Weight& weight, float range, float unit) {
-    return {range, unit / range, weight.kind == CODES4, (int32_t)weight.zero};
+  static Rounding of(const Weight& weight, int word_bits, float unit) {
+    return {word_bits, unit, weight.kind == CODES4, (int32_t)weight.zero};
   }
 
   void run(const float* x, int count, int16_t* words, RunScale* scale) const;
 
   // Calls put(words [32], their scale) for every run of a row, in order.
   template <class F> void row(const Weight& weight, const float* x, F&& put) const {
+    each_run(weight, x, [&](const float* run, int count) {
+      alignas(64) int16_t words[RUN];
+      RunScale scale;
+      this->run(run, count, words, &scale);
+      put(words, scale);
+    });
+  }
+
+  // Calls body(x, how many numbers) for every run of a row, in order.
+  template <class F> static void each_run(const Weight& weight, const float* x, F&& body) {
     int64_t const of_block = weight.runs_a_block();
     for (int64_t run = 0; run < weight.runs(); run++) {
       int64_t const k = run % of_block * RUN, left = weight.block - k;
-      alignas(64) int16_t words[RUN];
-      RunScale scale;
-      this->run(x + run / of_block * weight.block + k, left < RUN ? (int)left : RUN, words, &scale);
-      put(words, scale);
+      body(x + run / of_block * weight.block + k, left < RUN ? (int)left : RUN);
     }
   }
 };
 
-inline void Rounding::run(const float* x, int count, int16_t* words, RunScale* scale) const {
-  constexpr int N = RUN / W;
-  vf part[N];
-  vi magnitudes{}, sum{};
-  for (int i = 0; i < N; i++) {
+// The vectors of a run of `count` numbers, the last perhaps of zeros; returns their largest magnitudes.
+static inline vi load_run(const float* x, int count, vf (&part)[RUN / W]) {
+  vi magnitudes{};
+  for (int i = 0; i < RUN / W; i++) {
     int const left = count - i * W;
     part[i] = left >= W ? load(x + i * W) : load(x + i * W, left > 0 ? left : 0);
     vi const magnitude = bits(part[i]) & 0x7fffffff;
     magnitudes = magnitude > magnitudes ? magnitude : magnitudes;
   }
-  float const most = largest_magnitude(magnitudes);
-  vf const inverse = all(most > 1e-30f ? range / most : 0.0f), shift = all(0x1.8p23f); // rounds to nearest, ties to even
-  for (int i = 0; i < N; i++) {
-    vi const rounded = bits(fma(part[i], inverse, shift)) - bits(shift);
+  return magnitudes;
+}
+
+inline void Rounding::run(const float* x, int count, int16_t* words, RunScale* scale) const {
+  vf part[RUN / W];
+  Step const step = Step::of(all(largest_magnitude(load_run(x, count, part))), word_bits);
+  vi sum{};
+  for (int i = 0; i < RUN / W; i++) {
+    vi const rounded = bits(fma(part[i], step.inverse, all(SHIFT))) - bits(all(SHIFT));
     sum += rounded;
     vh const in_order = swapped ? swap_middle(narrow(rounded)) : narrow(rounded);
     std::memcpy(words + i * W, &in_order, sizeof in_order);
   }
   int32_t const added = total(sum);
-  scale->scale = most * step;
+  scale->scale = step.step[0] * unit;
   scale->sum = (float)added * scale->scale;
   scale->start = (int32_t)(0u - (uint32_t)zero * (uint32_t)added); // unsigned: of NaN it is anything
 }

@@ -60,10 +60,10 @@ def bound(x: Tensor, weight: StoredWeight, *, words: bool) -> Tensor:
     block, book = x.shape[1] // weight.scale.shape[1], weight.book is not None
     runs = [run for part in torch.split(x, block, -1) for run in torch.split(part, 32, -1)]
     most = torch.cat([run.abs().amax(-1, keepdim=True).expand_as(run) for run in runs], -1)
-    step = 0.51 / (8191 if book else 32767)
-    error = error + most.double() * step @ dense.abs().T
+    counts = 2.0 ** (-12 if book else -14)  # of the largest: what a word of an activation counts at most
+    error = error + most.double() * 0.51 * counts @ dense.abs().T
     if book:
-        error = error + magnitude @ (weight.scale.double() * step).repeat_interleave(block, 1).T
+        error = error + magnitude @ (weight.scale.double() * 0.51 / 8191).repeat_interleave(block, 1).T
     return error
 
 
@@ -88,11 +88,27 @@ def test_any_number_of_inputs(variant: str, name: str, k: int) -> None:
     assert (error <= bound(x, stored, words=is_native(variant)) + 1e-9).all()
 
 
-@pytest.mark.parametrize("k", [32, 64, 96])
-def test_many_rows_of_few_inputs(variant: str, k: int) -> None:
-    stored, x = make("q4_1", 40, k), torch.randn(20, k)
-    error = (linear(x, pack([stored])) - x.double() @ stored.dense().double().T).abs()
-    assert (error <= bound(x, stored, words=is_native(variant))).all()
+@pytest.mark.parametrize("k", [32, 64, 96, 160])
+@pytest.mark.parametrize("name", ["q4_0", "q4_1"])
+def test_many_rows_of_few_inputs(variant: str, name: str, k: int) -> None:
+    stored, x = make(name, 40, k), torch.randn(45, k)
+    weight = pack([stored])
+    y = linear(x, weight)
+    assert ((y - x.double() @ stored.dense().double().T).abs() <= bound(x, stored, words=is_native(variant))).all()
+    if is_native(variant):
+        assert torch.equal(y, torch.cat([linear(row[None], weight) for row in x]))
+
+
+@pytest.mark.parametrize("largest", [1.0, 2 - 2**-16, 2 - 2**-15, 2 - 2**-14, 1e-20, 1e30])
+def test_rounding_of_activations_of_any_size(variant: str, largest: float) -> None:
+    """Up to the next power of two, where the largest would no longer be a word."""
+    stored, x = make("q4_1", 40), (torch.rand(20, K) * 2 - 1) * largest
+    x[:, ::32] = torch.tensor([largest, -largest]).repeat(10)[:, None]
+    weight = pack([stored])
+    y = linear(x, weight)
+    assert ((y - x.double() @ stored.dense().double().T).abs() <= bound(x, stored, words=is_native(variant))).all()
+    if is_native(variant):
+        assert torch.equal(y, torch.cat([linear(row[None], weight) for row in x]))
 
 
 @pytest.mark.parametrize("blocks", [1, 2])
