@@ -133,9 +133,9 @@ def pack(weights: Sequence[StoredWeight], memory: LargePages | None = None) -> P
 def linear(x: Tensor, weight: PackedWeight, bias: Tensor | None = None, *, out: Tensor | None = None) -> Tensor:
     """The product with a packed weight.
 
-    Semantics: ``x @ weight.dense().T + bias``. Native products of integer codes round the activations to words of 16 bits
-    a run of 32, which count a power of two (14 bits, and the code book's values too, with a code book), and add runs in
-    order, so that every row is the same in any batch. Those of float weights add in float32 over k in order.
+    Semantics: ``x @ weight.dense().T + bias``. Native products of integer codes round the activations to words of 16
+    bits a run of 32, which count a power of two (with a code book to 14 bits, and the book's values too), and add runs
+    in order, so that every row is the same in any batch. Those of float weights add in float32 over k in order.
     Shape: ``x`` [T, K]; returns [T, N] in ``x``'s type, or ``out``, whose rows may lie any distance apart.
     """
     address = weight.address
