@@ -136,8 +136,12 @@ class Codes4 {
 
   const uint8_t* tile(int64_t tile) const { return blocks_.at + tile * tile_bytes_; }
 
-  // Decodes pieces `piece` to `end` of a run, and with the first piece the scales.
-  INLINE void decode(const uint8_t* tile, int64_t run, int64_t piece, int64_t end, uint16_t* codes, float* scales) const {
+  // Of bf16: what a code stands for, twice, so that a fifth bit does no harm.
+  __m512i table() const { return table_; }
+
+  // Decodes pieces `piece` to `end` of a run, and with the first piece the scales. table: as above, in a register.
+  INLINE void decode(__m512i table, const uint8_t* tile, int64_t run, int64_t piece, int64_t end, uint16_t* codes,
+                     float* scales) const {
     Place const place = places_[run];
     if (piece == 0 && end > 0) put_scales(tile, place.header, scales);
     const uint8_t* const at = tile + place.codes;
@@ -146,8 +150,8 @@ class Codes4 {
       __m512i const four = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(at + piece * UNIT)));
       __m512i const first = _mm512_or_si512(four, _mm512_slli_epi32(four, 12));
       __m512i const last = _mm512_or_si512(_mm512_srli_epi32(four, 8), _mm512_slli_epi32(four, 4));
-      _mm512_store_si512(to + 2 * piece, _mm512_permutexvar_epi16(first, table_));
-      _mm512_store_si512(to + 2 * piece + 1, _mm512_permutexvar_epi16(last, table_));
+      _mm512_store_si512(to + 2 * piece, _mm512_permutexvar_epi16(first, table));
+      _mm512_store_si512(to + 2 * piece + 1, _mm512_permutexvar_epi16(last, table));
     }
   }
 
@@ -167,7 +171,7 @@ class Codes4 {
   Blocks blocks_; // of a tile
   int64_t tile_bytes_;
   Place* places_;
-  __m512i table_; // of bf16: what a code stands for, twice, so that a fifth bit does no harm
+  __m512i table_;
 };
 
 // What is multiplied, a group's rows with a chunk of a tile; and what is decoded meanwhile.
@@ -197,6 +201,7 @@ template <int R, int S, bool MINIMUM> class Product {
     Column now[COLUMNS], before[COLUMNS];
     for (Column& column : now) column = nothing;
     vf sum[S];
+    __m512i const table = codes.table();
     asm volatile("" ::: "memory"); // the loads of registers do not say what they read
     do {
       bool more = true;
@@ -205,7 +210,7 @@ template <int R, int S, bool MINIMUM> class Product {
         more = more && next_column(now[i]);
         if (!more) now[i] = nothing;
       }
-      units(codes, now, before, exact, sum, put, std::make_index_sequence<LAG>());
+      units(codes, table, now, before, exact, sum, put, std::make_index_sequence<LAG>());
     } while (now[0].halves);
   }
 
@@ -213,14 +218,14 @@ template <int R, int S, bool MINIMUM> class Product {
   static constexpr int SUMS = S * TILE, LAG = 4, COLUMNS = LAG / R;
 
   template <class P, size_t... U>
-  static INLINE void units(const Codes4& codes, const Column* now, const Column* before, float* exact, vf (&sum)[S],
-                           P&& put, std::index_sequence<U...>) {
-    (unit<U>(codes, now[U / R], before[U / R], exact, sum, put), ...);
+  static INLINE void units(const Codes4& codes, __m512i table, const Column* now, const Column* before, float* exact,
+                           vf (&sum)[S], P&& put, std::index_sequence<U...>) {
+    (unit<U>(codes, table, now[U / R], before[U / R], exact, sum, put), ...);
   }
 
   template <int U, class P>
-  static INLINE void unit(const Codes4& codes, const Column& now, const Column& before, float* exact, vf (&sum)[S],
-                          P&& put) {
+  static INLINE void unit(const Codes4& codes, __m512i table, const Column& now, const Column& before, float* exact,
+                          vf (&sum)[S], P&& put) {
     constexpr int run = U % R, read = (U + LAG - 2) % LAG;
     if (now.halves) {
       _tile_loadd(2, now.tile.codes + run * RUN_CODES, 64);
@@ -231,7 +236,7 @@ template <int R, int S, bool MINIMUM> class Product {
     else _tile_stored(1, exact + read * SUMS, 64);
     if (now.halves) {
       multiply<U % 2>();
-      codes.decode(now.next_tile, now.next_run + run, now.piece, now.end, now.next.codes + run * RUN_CODES,
+      codes.decode(table, now.next_tile, now.next_run + run, now.piece, now.end, now.next.codes + run * RUN_CODES,
                    now.next.scales + run * 2 * TILE);
     }
     add<run>(before, exact + U * SUMS, sum, std::make_index_sequence<S>());
@@ -294,7 +299,8 @@ struct Part {
     int64_t place = 0, t = first_tile, g = group;
     auto const at = [&](int64_t place) { return Decoded{decoded[place % 2], scales[place % 4]}; };
     for (int r = 0; r < R; r++)
-      codes.decode(codes.tile(t), run + r, 0, Codes4::PIECES, decoded[0] + r * RUN_CODES, scales[0] + r * 2 * TILE);
+      codes.decode(codes.table(), codes.tile(t), run + r, 0, Codes4::PIECES, decoded[0] + r * RUN_CODES,
+                   scales[0] + r * 2 * TILE);
     int64_t const share = Codes4::PIECES / (end_group - group);
     auto const next_column = [&](Column& column) {
       if (run == end_run) return false;
