@@ -1,8 +1,8 @@
 // Products of many rows with weights of 4-bit codes, by the processor's own products of tiles of bf16 (AMX).
 //
 // A word of an activation, times the power of two that it counts, is the sum of two numbers of bf16, its high and its low
-// half; a code is one. So a run's sum of products is exact in fp32, in any order, and is the one that linear_codes gets from
-// words, with their scale. The weight's scales are applied run by run in the same order as there.
+// half; a code is one. So a run's sum of products is exact in fp32, in any order, and is the one that linear_codes gets
+// from words, with their scale. The weight's scales are applied run by run in the same order as there.
 #include "linear_halves.h"
 
 #if defined(__AMX_BF16__) && defined(__linux__)
@@ -363,7 +363,8 @@ bool linear_halves(const Weight& weight, const float* x, int64_t x_stride, int64
   Codes4 const codes(weight, places.get<Codes4::Place>(Codes4::runs_of(weight)));
   Groups const groups(rows, MOST);
   int64_t const size = ((rows + groups.count - 1) / groups.count + 1) / 2 * 2, units = groups.count * codes.runs;
-  Halves const halves{groups, codes.runs, size, numbers.get<uint16_t>(units * 2 * size * RUN), sums.get<float>(units * size)};
+  Halves const halves{groups, codes.runs, size, numbers.get<uint16_t>(units * 2 * size * RUN),
+                      sums.get<float>(units * size)};
   parallel(units / 2, [&](int64_t pair) {
     int64_t const group = 2 * pair / codes.runs, run = 2 * pair % codes.runs;
     const float* const first = x + groups.first(group) * x_stride;
