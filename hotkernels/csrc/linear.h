@@ -30,6 +30,16 @@ struct Weight {
   int64_t runs_a_block() const { return (block + RUN - 1) / RUN; }
   int64_t blocks() const { return (in_features + block - 1) / block; }
   int64_t runs() const { return blocks() * runs_a_block(); }
+
+  // The inputs of a run: fewer than 32 where a block ends.
+  struct Inputs {
+    int64_t first;
+    int count;
+  };
+  Inputs inputs(int64_t run) const {
+    int64_t const k = run % runs_a_block() * RUN, left = block - k;
+    return {run / runs_a_block() * block + k, left < RUN ? (int)left : RUN};
+  }
 };
 
 static inline int float_bytes(int64_t kind) { return kind == FLOAT32 ? 4 : kind == NONE ? 0 : 2; }
@@ -236,8 +246,8 @@ struct Book4 {
   static constexpr int PAIRS = 2, BYTES = UNIT;
   static constexpr int BITS = 13; // of words, and of activations: 32 products fit 31 bits
   static constexpr float MOST = (1 << BITS) - 1;
-  int16_t word[32] = {};              // the 16 twice, so that a fifth bit does no harm
-  float unit = 1;                     // of the words
+  int16_t word[32] = {}; // the 16 twice, so that a fifth bit does no harm
+  float unit = 1;        // of the words
 
   explicit Book4(const float* book) {
     if (!book) return;

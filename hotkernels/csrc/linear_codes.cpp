@@ -164,8 +164,7 @@ template <class Code> void all_tiles(const Code& code, const Weight& weight, con
 } // namespace
 
 void linear_codes(const Weight& weight, const float* x, int64_t x_stride, int64_t rows, const Result& result) {
-  if (linear_halves(weight, x, x_stride, rows, result)) return;
-  if (linear_bytes(weight, x, x_stride, rows, result)) return;
+  if (linear_halves(weight, x, x_stride, rows, result) || linear_bytes(weight, x, x_stride, rows, result)) return;
   static thread_local Scratch words, scales;
   Groups const groups(rows, MOST);
   Words16 const activations{groups, weight.runs(), words.get<int16_t>(rows * weight.runs() * RUN),

@@ -61,15 +61,14 @@ struct Halves {
       std::memset(sums + at * size, 0, size * sizeof *sums);
       return;
     }
-    int64_t const in_block = run % weight.runs_a_block() * RUN, left = weight.block - in_block;
-    int const count = (int)least(left, RUN);
-    x += run / weight.runs_a_block() * weight.block + in_block;
+    Weight::Inputs const inputs = weight.inputs(run);
+    x += inputs.first;
     vf vectors[MOST] = {}, part[2];
-    for (int64_t row = 0; row < rows; row++) vectors[ORDER[row]] = from_bits(load_run(x + row * x_stride, count, part));
+    for (int64_t row = 0; row < rows; row++) vectors[ORDER[row]] = from_bits(load_run(x + row * x_stride, inputs.count, part));
     vf const most = reduced(vectors, [](vf a, vf b) { return from_bits(bits(a) > bits(b) ? bits(a) : bits(b)); });
     Step const step = Step::of(most, FULL);
     for (int64_t row = 0; row < rows; row++) {
-      load_run(x + row * x_stride, count, part);
+      load_run(x + row * x_stride, inputs.count, part);
       vectors[ORDER[row]] = put_row(part, all(step.step[row]), all(step.inverse[row]), high + row * RUN);
     }
     store(sums + at * size, reduced(vectors, [](vf a, vf b) { return a + b; }), (int)rows);

@@ -101,20 +101,12 @@ struct Rounding {
 
   // Calls put(words [32], their scale) for every run of a row, in order.
   template <class F> void row(const Weight& weight, const float* x, F&& put) const {
-    each_run(weight, x, [&](const float* run, int count) {
+    for (int64_t run = 0; run < weight.runs(); run++) {
+      Weight::Inputs const inputs = weight.inputs(run);
       alignas(64) int16_t words[RUN];
       RunScale scale;
-      this->run(run, count, words, &scale);
+      this->run(x + inputs.first, inputs.count, words, &scale);
       put(words, scale);
-    });
-  }
-
-  // Calls body(x, how many numbers) for every run of a row, in order.
-  template <class F> static void each_run(const Weight& weight, const float* x, F&& body) {
-    int64_t const of_block = weight.runs_a_block();
-    for (int64_t run = 0; run < weight.runs(); run++) {
-      int64_t const k = run % of_block * RUN, left = weight.block - k;
-      body(x + run / of_block * weight.block + k, left < RUN ? (int)left : RUN);
     }
   }
 };
