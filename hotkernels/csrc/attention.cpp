@@ -364,10 +364,10 @@ Plan make_plan(const Batch& b, int64_t sequences) {
 }
 
 template <class T> void run_tasks_of(const Batch& b, Plan& plan) {
-  int64_t const count = (int64_t)plan.tasks.size(), threads = num_threads();
+  int64_t const count = (int64_t)plan.tasks.size();
   parallel(count, [&](int64_t i) {
-    const Task* const then = i + threads < count ? &plan.tasks[i + threads] : nullptr; // likely this thread's next one
-    Block<T>(b, plan.tasks[i], then).run(plan.parts.data(), i < threads);
+    const Task* const then = i + 1 < count ? &plan.tasks[i + 1] : nullptr;
+    Block<T>(b, plan.tasks[i], then).run(plan.parts.data(), begins_thread(i, count));
   });
   parallel((int64_t)plan.wholes.size(), [&](int64_t i) { Block<T>(b, plan.wholes[i]).combine(plan.parts.data()); });
 }

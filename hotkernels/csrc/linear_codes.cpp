@@ -98,6 +98,7 @@ class Chunk {
       out = put_floats(out, block, from.scale_type);
       out = put_floats(out, block + TILE * float_bytes(from.scale_type), from.minimum_type);
       const uint8_t* unit = block + header + run % from.runs * run_bytes;
+      fetch_ahead(unit, run_bytes + header / from.runs);
       for (int pair = 0; pair < RUN / 2; pair += Code::PAIRS, unit += Code::BYTES, out += Code::PAIRS * sizeof(Words))
         code.words(unit, (Words*)out);
     }

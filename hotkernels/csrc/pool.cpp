@@ -51,6 +51,7 @@ class Pool {
   }
 
   int threads() const { return threads_; }
+  int64_t first_of(int thread, int64_t count) const { return count * thread / threads_; }
 
   void run(int64_t count, void (*body)(void*, int64_t), void* context) {
     std::unique_lock<std::mutex> running(run_mutex_, std::try_to_lock);
@@ -63,7 +64,7 @@ class Pool {
     done_.store(0, std::memory_order_relaxed);
     generation_ = (generation_ + 1) & 0x3fffff;
     for (int i = 0; i < threads_; i++) // before sleeping_ is read: whoever goes to sleep looks here last
-      shares_[i].word.store(pack(generation_, count * i / threads_, count * (i + 1) / threads_));
+      shares_[i].word.store(pack(generation_, first_of(i, count), first_of(i + 1, count)));
     if (sleeping_.load() > 0) {
       { std::lock_guard<std::mutex> lock(sleep_mutex_); }
       wake_.notify_all();
@@ -162,6 +163,12 @@ class Pool {
 
 void run_tasks(int64_t count, void (*body)(void*, int64_t), void* context) { Pool::get().run(count, body, context); }
 int num_threads() { return Pool::get().threads(); }
+bool begins_thread(int64_t i, int64_t count) {
+  Pool const& pool = Pool::get();
+  for (int thread = 0; thread < pool.threads(); thread++)
+    if (pool.first_of(thread, count) == i) return true;
+  return false;
+}
 
 EXPORT void set_threads(int n) { Pool::get().set_threads(n); }
 EXPORT int get_threads() { return num_threads(); }

@@ -14,4 +14,7 @@ template <class F> static inline void parallel(int64_t count, const F& f) {
   run_tasks(count, [](void* context, int64_t i) { (*static_cast<const F*>(context))(i); }, (void*)&f);
 }
 
+// Whether a thread begins with task i of `count`; it goes on with i + 1.
+bool begins_thread(int64_t i, int64_t count);
+
 int num_threads();
