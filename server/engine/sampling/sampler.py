@@ -7,6 +7,7 @@ are of the model's own logits before any change to them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -83,7 +84,7 @@ class Sampler:
         if not requests:
             return SamplerOutput([], [])
         best, tokens = argmax(logits)
-        if not bool(torch.isfinite(best).all()):
+        if not all(map(math.isfinite, best.tolist())):
             raise NonFiniteLogitsError("logits are not finite")
         ahead = ahead or [0] * len(requests)
         masked = {i for i, mask in enumerate(masks) if mask is not None}
