@@ -82,8 +82,11 @@ def _ask(endpoint: Endpoint, load: Load, models: Sequence[str], warmup: int, see
             command += ["--duration", str(load.seconds)]
         if endpoint.key:
             command += ["--api-key", endpoint.key]
-        subprocess.run(command, capture_output=True, check=False)
-        report: dict[str, Any] = json.loads((Path(out) / "report.json").read_text(encoding="utf-8"))
+        done = subprocess.run(command, capture_output=True, check=False, text=True)
+        found = Path(out) / "report.json"
+        if not found.exists():
+            raise RuntimeError(f"{load.name}: no report, status {done.returncode}: {done.stderr[-2000:]}")
+        report: dict[str, Any] = json.loads(found.read_text(encoding="utf-8"))
     run: dict[str, Any] = report["runs"][0]
     return run
 

@@ -73,7 +73,7 @@ def start_server(options: Sequence[str], log: Path) -> Iterator[LocalServer]:
 
 def _start(options: Sequence[str], log: Path, data_dir: str) -> LocalServer:
     port = free_port()
-    key, admin_key = secrets.token_urlsafe(16), secrets.token_urlsafe(16)
+    key, admin_key = secrets.token_hex(16), secrets.token_hex(16)  # no dash first, which a command takes for an option
     # keys go by the environment: other users can read a command line
     env = environment({"HOTSWAP_API_KEY": key, "HOTSWAP_ADMIN_KEY": admin_key, "HOTSWAP_DATA_DIR": data_dir})
     env |= {"HOTSWAP_CATALOG": "", "HOTSWAP_ARTIFACTS": ""}  # not those of the user's own server
