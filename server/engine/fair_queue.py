@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -212,7 +212,7 @@ class FairQueue:
         """
         if not self._queues:
             return None
-        if self._starts % STARVED_EVERY == STARVED_EVERY - 1:
+        if self._is_turn_of_starved:
             starved = [r for flow, r in self.heads().items() if not self._running[flow] and _is_late(r, now)]
             if starved:
                 oldest = min(starved, key=_by_arrival)
@@ -220,6 +220,24 @@ class FairQueue:
                 return oldest
         _, _, request = min((self.rank(flow), head.arrival, head) for flow, head in self.heads().items())
         return request
+
+    def owed(self, begun: Sequence[Request], now: float) -> Request | None:
+        """Of prompts that are begun the one that is next whatever its priority: the oldest that starves behind others.
+
+        Its turns are those of requests that starve without a place; taken once, it is over.
+        """
+        if not self._is_turn_of_starved:
+            return None
+        highest = max((flow.priority for flow in (*self._queues, *map(self.flow, begun))), default=0)
+        starved = [r for r in begun if self.flow(r).priority < highest and _is_late(r, now)]
+        if not starved:
+            return None
+        self._starts += 1
+        return min(starved, key=_by_arrival)
+
+    @property
+    def _is_turn_of_starved(self) -> bool:
+        return self._starts % STARVED_EVERY == STARVED_EVERY - 1
 
     # ---- service ----
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import count, pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from server.adapter_key import AdapterKey
@@ -142,6 +142,12 @@ def test_who_asks_for_less_than_its_share_gets_it_and_others_the_rest() -> None:
     seqs=st.integers(1, 5),
     blocks=st.integers(6, 40),
     fixed_rows=st.sampled_from([0.0, 2.0, float("inf")]),
+)  # fmt: skip
+@example(  # prompts that are begun, behind those of a higher priority that fill every step
+    clients=[
+        (1, "", "", 0.25, 0, 1, 3), (1, "", "", 0.25, 0, 3, 1), (1, "", "", 0.25, 1, 5, 1), (1, "", "k", 0.25, 0, 9, 1),
+    ],
+    seqs=3, blocks=6, fixed_rows=0.0,
 )  # fmt: skip
 def test_nobody_starves_and_no_step_is_idle(
     clients: list[tuple[int, str, str, float, int, int, int]], seqs: int, blocks: int, fixed_rows: float
