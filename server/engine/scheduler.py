@@ -319,14 +319,15 @@ class Scheduler:
         may_begin, left = True, budget
         while left > 0:
             begun = [r for r in self.running if r.num_pending_tokens > 1 and r.request_id not in output.num_tokens]
-            if (request := self.waiting.owed(begun, self._clock())) is None:
-                waiting = self.waiting.next(self._clock()) if may_begin else None
-                request = min(begun, key=self._turn, default=None)
-                if waiting is not None and (request is None or self._precedes(waiting, request)):
-                    if not self._begin(waiting, output):
-                        may_begin = False  # it keeps its turn: letting smaller ones pass would starve it
-                        continue
-                    request = waiting
+            now = self._clock()
+            owed = self.waiting.owed(begun, now)
+            waiting = self.waiting.next(now) if may_begin and owed is None else None
+            request = owed or min(begun, key=self._turn, default=None)
+            if waiting is not None and (request is None or self._precedes(waiting, request)):
+                if not self._begin(waiting, output):
+                    may_begin = False  # it keeps its turn: letting smaller ones pass would starve it
+                    continue
+                request = waiting
             if request is None or not self._grow(request, output):
                 break
             pending = request.num_pending_tokens
