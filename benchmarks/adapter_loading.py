@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.adapter_memory import linear_sides, upload, write_package
+from benchmarks.load_client import run_load
 from benchmarks.own_server import OwnServer, own_server
 
 Load = Callable[[int], None]
@@ -110,13 +110,11 @@ def _stored(server: OwnServer, packages: Sequence[Path]) -> Load:
 
 def _streams(server: OwnServer, count: int, seconds: float, seed: int) -> dict[str, Any]:
     base = server.client.get("/v1/models").json()["data"][0]["id"]
-    with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, "-m", "loadtests", "--url", str(server.client.base_url), "--models", base]
-        command += ["--concurrency", str(count), "--duration", str(seconds), "--ignore-eos", "--seed", str(seed)]
-        command += ["--prompt-tokens", "32", "--max-tokens", "256", "--out", out]
-        command += ["--api-key", server.client.headers["authorization"].removeprefix("Bearer ")]
-        subprocess.run(command, capture_output=True, check=True)
-        run: dict[str, Any] = json.loads((Path(out) / "report.json").read_text("utf-8"))["runs"][0]
+    options = ["--concurrency", str(count), "--duration", str(seconds), "--seed", str(seed)]
+    options += ["--prompt-tokens", "32", "--max-tokens", "256"]
+    run = run_load(server.url, [base], server.key, options)
+    if run["errors"]:
+        raise RuntimeError(f"some streams failed: {run['errors']}")
     return run
 
 

@@ -21,8 +21,10 @@ START_SECONDS = REQUEST_SECONDS = 600  # large bases, and uploads of a thousand 
 
 @dataclass(frozen=True)
 class OwnServer:
-    """A ready server of this machine. ``client`` speaks to it."""
+    """A ready server of this machine. ``client`` speaks to it as its administrator, whose ``key`` it is."""
 
+    url: str
+    key: str
     client: httpx.Client
     process: psutil.Process
 
@@ -57,4 +59,4 @@ def own_server(options: Sequence[str], log: Path) -> Iterator[OwnServer]:
     with start_server(options, log) as server:
         asyncio.run(wait_until_ready(server, START_SECONDS))
         with httpx.Client(base_url=server.url, headers=bearer(server.admin_key), timeout=REQUEST_SECONDS) as client:
-            yield OwnServer(client, psutil.Process(server.process.pid))
+            yield OwnServer(server.url, server.admin_key, client, psutil.Process(server.process.pid))

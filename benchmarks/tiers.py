@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,9 +19,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.adapter_memory import ON_DEVICE, linear_sides, upload, write_package
+from benchmarks.load_client import run_load
 from benchmarks.own_server import OwnServer, own_server
 
 FEW = 16
@@ -94,14 +93,10 @@ def serving(args: argparse.Namespace, budget: int, when: str = "eager") -> Itera
 def measure(server: OwnServer, args: argparse.Namespace, what: str, names: Sequence[str], popularity: str) -> Run:
     """One loop over ``names``."""
     before, loads = _stages(server), server.metric("hotswap_adapter_cold_loads_total")
-    with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, "-m", "loadtests", "--url", str(server.client.base_url)]
-        command += ["--models", ",".join(names), "--adapters", popularity, "--warmup", str(min(len(names), FEW))]
-        command += ["--concurrency", str(args.concurrency), "--duration", str(args.seconds), "--ignore-eos"]
-        command += ["--prompt-tokens", "32", "--max-tokens", str(args.max_tokens), "--seed", str(args.seed)]
-        command += ["--out", out, "--api-key", server.client.headers["authorization"].removeprefix("Bearer ")]
-        subprocess.run(command, capture_output=True, check=False)
-        report: dict[str, Any] = json.loads((Path(out) / "report.json").read_text("utf-8"))["runs"][0]
+    options = ["--adapters", popularity, "--warmup", str(min(len(names), FEW))]
+    options += ["--concurrency", str(args.concurrency), "--duration", str(args.seconds)]
+    options += ["--prompt-tokens", "32", "--max-tokens", str(args.max_tokens), "--seed", str(args.seed)]
+    report = run_load(server.url, names, server.key, options)
     args.seed += 1
     after = _stages(server)
     stages = {}

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from benchmarks.load_client import run_load
 from benchmarks.speed.loads import Load
 from benchmarks.speed.servers import Endpoint, Server, Work
 
@@ -71,24 +70,12 @@ def _measure_server(
 
 
 def _ask(endpoint: Endpoint, load: Load, models: Sequence[str], warmup: int, seed: int) -> dict[str, Any]:
-    """The report of ``python -m loadtests``: a process of its own, as any client is."""
-    with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, "-m", "loadtests", "--url", endpoint.url, "--models", ",".join(models)]
-        command += ["--concurrency", str(load.concurrency), "--requests", str(load.requests), "--ignore-eos"]
-        command += ["--prompt-tokens", str(load.prompt_tokens), "--max-tokens", str(load.max_tokens)]
-        command += ["--warmup", str(warmup), "--fields", json.dumps(endpoint.fields)]
-        command += ["--seed", str(seed), "--out", out]
-        if load.seconds:
-            command += ["--duration", str(load.seconds)]
-        if endpoint.key:
-            command += ["--api-key", endpoint.key]
-        done = subprocess.run(command, capture_output=True, check=False, text=True)
-        found = Path(out) / "report.json"
-        if not found.exists():
-            raise RuntimeError(f"{load.name}: no report, status {done.returncode}: {done.stderr[-2000:]}")
-        report: dict[str, Any] = json.loads(found.read_text(encoding="utf-8"))
-    run: dict[str, Any] = report["runs"][0]
-    return run
+    options = ["--concurrency", str(load.concurrency), "--requests", str(load.requests)]
+    options += ["--prompt-tokens", str(load.prompt_tokens), "--max-tokens", str(load.max_tokens)]
+    options += ["--warmup", str(warmup), "--fields", json.dumps(endpoint.fields), "--seed", str(seed)]
+    if load.seconds:
+        options += ["--duration", str(load.seconds)]
+    return run_load(endpoint.url, models, endpoint.key, options)
 
 
 def _measured(server: str, load: Load, number: int, run: dict[str, Any], pss_mb: float) -> Measured:
