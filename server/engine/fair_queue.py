@@ -204,40 +204,32 @@ class FairQueue:
                 return most
         return count
 
-    def next(self, now: float) -> Request | None:
-        """The request that is next: the oldest of the flow served least.
-
-        Every eighth time it is the oldest one of a flow that starves, whatever its priority and service; such a request
-        is marked.
-        """
+    def next(self) -> Request | None:
+        """The request that is next: the oldest of the flow served least."""
         if not self._queues:
             return None
-        if self._is_turn_of_starved:
-            starved = [r for flow, r in self.heads().items() if not self._running[flow] and _is_late(r, now)]
-            if starved:
-                oldest = min(starved, key=_by_arrival)
-                oldest.is_overdue = True
-                return oldest
         _, _, request = min((self.rank(flow), head.arrival, head) for flow, head in self.heads().items())
         return request
 
-    def owed(self, begun: Sequence[Request], now: float) -> Request | None:
-        """Of prompts that are begun the one that is next whatever its priority: the oldest that starves behind others.
+    def overdue(self, left_out: Sequence[Request], now: float) -> Request | None:
+        """Every eighth time the request that is next whatever its priority and service, if one starves; it is marked.
 
-        Its turns are those of requests that starve without a place; taken once, it is over.
+        The oldest of those of whose flow nothing runs, and of those that run and are ``left_out`` of a step: who has
+        lost a place and generated nothing since, or whose prompt waits for those of higher priorities.
         """
-        if not self._is_turn_of_starved:
+        if self._starts % STARVED_EVERY != STARVED_EVERY - 1:
             return None
+        begun = [request for request in left_out if request.num_pending_tokens > 1]
         highest = max((flow.priority for flow in (*self._queues, *map(self.flow, begun))), default=0)
-        starved = [r for r in begun if self.flow(r).priority < highest and _is_late(r, now)]
-        if not starved:
-            return None
-        self._starts += 1
-        return min(starved, key=_by_arrival)
-
-    @property
-    def _is_turn_of_starved(self) -> bool:
-        return self._starts % STARVED_EVERY == STARVED_EVERY - 1
+        starved = [head for flow, head in self.heads().items() if not self._running[flow]]
+        starved += [request for request in begun if self.flow(request).priority < highest]
+        starved += [request for request in left_out if request.is_set_back]
+        late = [request for request in starved if now - request.arrived_at >= STARVED_SECONDS]
+        oldest = min(late, key=_by_arrival, default=None)
+        if oldest is not None:
+            oldest.is_overdue = True
+            self._starts += oldest in left_out
+        return oldest
 
     # ---- service ----
 
@@ -262,7 +254,3 @@ class FairQueue:
         if found is None:
             found = self._classes[flow.priority] = _Class()
         return found
-
-
-def _is_late(request: Request, now: float) -> bool:
-    return now - request.arrived_at >= STARVED_SECONDS

@@ -119,7 +119,8 @@ class Request:
     or that its ``grammar`` is compiled.
     ``embeds`` stand in the place of the first ``num_embeds`` tokens of the prompt, which are none that anybody sees.
     ``last_step`` is the number of the step that computed it last. It ``is_overdue`` where it was let in because its
-    like had waited too long; nobody's turn ends it then.
+    like had waited too long, or goes on because it had; nobody's turn ends it then. When it last lost its place it had
+    ``num_kept_tokens`` outputs.
     """
 
     request_id: str
@@ -134,6 +135,7 @@ class Request:
     weight: float = 1.0
     priority: int = 0
     is_overdue: bool = False
+    num_kept_tokens: int | None = None
     last_step: int = 0
     num_charged_tokens: int = 0
     status: RequestStatus = RequestStatus.BLOCKED
@@ -231,6 +233,11 @@ class Request:
     def num_output_tokens(self) -> int:
         """Tokens generated so far."""
         return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def is_set_back(self) -> bool:
+        """Whether it has lost its place, and generated nothing since."""
+        return self.num_kept_tokens == self.num_output_tokens
 
     @property
     def num_pending_tokens(self) -> int:

@@ -318,16 +318,10 @@ class Scheduler:
         """
         may_begin, left = True, budget
         while left > 0:
-            begun = [r for r in self.running if r.num_pending_tokens > 1 and r.request_id not in output.num_tokens]
-            now = self._clock()
-            owed = self.waiting.owed(begun, now)
-            waiting = self.waiting.next(now) if may_begin and owed is None else None
-            request = owed or min(begun, key=self._turn, default=None)
-            if waiting is not None and (request is None or self._precedes(waiting, request)):
-                if not self._begin(waiting, output):
-                    may_begin = False  # it keeps its turn: letting smaller ones pass would starve it
-                    continue
-                request = waiting
+            request = self._next_prompt(output, may_begin)
+            if request is not None and request.status is not RequestStatus.RUNNING and not self._begin(request, output):
+                may_begin = False  # it keeps its turn: letting smaller ones pass would starve it
+                continue
             if request is None or not self._grow(request, output):
                 break
             pending = request.num_pending_tokens
@@ -337,10 +331,20 @@ class Scheduler:
             left -= count
         return budget - left
 
+    def _next_prompt(self, output: SchedulerOutput, may_begin: bool) -> Request | None:
+        """Whose prompt is next, of those that are begun and, if one ``may_begin``, those that wait."""
+        left_out = [request for request in self.running if request.request_id not in output.num_tokens]
+        begun = min((r for r in left_out if r.num_pending_tokens > 1), key=self._turn, default=None)
+        if not may_begin:
+            return begun
+        overdue = self.waiting.overdue(left_out, self._clock())
+        waiting = self.waiting.next()
+        if overdue is not None or waiting is None or begun is None:
+            return overdue or begun or waiting
+        return waiting if self._precedes(waiting, begun) else begun
+
     def _precedes(self, waiting: Request, begun: Request) -> bool:
         """What is begun keeps its turn if it is all that its flow runs, and is no longer: by turns all end late."""
-        if waiting.is_overdue:
-            return True
         flow = self.waiting.flow(begun)
         if self.waiting.num_running(flow) == 1 and begun.num_pending_tokens <= waiting.num_pending_tokens:
             return self.waiting.flow(waiting).priority > flow.priority
@@ -422,6 +426,7 @@ class Scheduler:
         request.forget_computed()
 
     def _preempt(self, request: Request, output: SchedulerOutput | None = None) -> None:
+        request.num_kept_tokens = request.num_output_tokens
         self._stop(request)
         request.status = RequestStatus.PREEMPTED
         self.waiting.push(request)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from server.adapter_key import AdapterKey
 from server.engine import fair_queue
 from server.engine.fair_queue import STARVED_EVERY, STARVED_SECONDS, Accounts, FairQueue
@@ -24,7 +26,7 @@ def add(queue: FairQueue, added: Request) -> Request:
 
 def take(queue: FairQueue, *, now: float = 0.0) -> Request:
     """Let the next request in, as the scheduler does; it ends at once."""
-    chosen = queue.next(now)
+    chosen = queue.overdue([], now) or queue.next()
     assert chosen is not None
     queue.start(chosen)
     queue.charge_prompt(chosen, chosen.num_pending_tokens)
@@ -46,7 +48,7 @@ def test_first_come_first_served_within_an_adapter() -> None:
     for arrival in range(3):
         add(queue, request("a", arrival, version=arrival))
     assert [take(queue).arrival for _ in range(3)] == [0, 1, 2]
-    assert queue.next(0.0) is None
+    assert queue.next() is None
     assert len(queue) == 0
 
 
@@ -147,11 +149,33 @@ def test_who_runs_does_not_starve() -> None:
     add(queue, request("low", 20))
     names = []
     for _ in range(STARVED_EVERY):
-        chosen = queue.next(STARVED_SECONDS)
+        chosen = queue.overdue([], STARVED_SECONDS) or queue.next()
         assert chosen is not None
         queue.start(chosen)
         names.append(name_of(chosen))
     assert names == ["high"] * (STARVED_EVERY - 1) + ["low"]
+
+
+@pytest.mark.parametrize(
+    ("computed", "kept_tokens", "priority", "starves"),
+    [(1, None, 1, True), (1, None, 0, False), (12, None, 1, False), (12, 2, 0, True), (12, 1, 0, False)],
+    ids=["prompt behind a higher one", "prompt in turn", "row", "row after a loss", "row after a loss and a token"],
+)
+def test_who_runs_and_gets_nowhere_has_the_eighth_turn(
+    computed: int, kept_tokens: int | None, priority: int, starves: bool
+) -> None:
+    queue = FairQueue()
+    stuck = add(queue, request("stuck", 0, tokens=11, outputs=(1, 2)))
+    queue.start(stuck)
+    stuck.num_computed_tokens, stuck.num_kept_tokens = computed, kept_tokens
+    for arrival in range(1, STARVED_EVERY):
+        others = add(queue, request("others", arrival, priority=priority))
+        if arrival < STARVED_EVERY - 1:
+            queue.start(others)
+    assert queue.overdue([stuck], STARVED_SECONDS - 1) is None
+    assert queue.overdue([stuck], STARVED_SECONDS) is (stuck if starves else None)
+    assert stuck.is_overdue == starves
+    assert queue.overdue([stuck], STARVED_SECONDS) is None, "that was the turn"
 
 
 def test_output_tokens_count_double() -> None:
@@ -226,4 +250,4 @@ def test_a_combination_is_on_the_accounts_of_all_its_members() -> None:
     assert take_names(queue, 2) == ["a+b", "other"]
     for _ in range(20):
         take(queue)
-    assert queue.next(0.0) is None
+    assert queue.next() is None

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from server.adapter_key import AdapterKey
-from server.engine.fair_queue import STARVED_SECONDS
+from server.engine.fair_queue import STARVED_EVERY, STARVED_SECONDS
 from server.engine.fair_shares import LET_PASS, LINGER_SECONDS, MARGIN, PAUSED_STEPS
 from server.engine.request import Request, RequestStatus
 from server.engine.scheduler import AdapterSlot
@@ -149,14 +149,47 @@ def test_who_asks_for_less_than_its_share_gets_it_and_others_the_rest() -> None:
     ],
     seqs=3, blocks=6, fixed_rows=0.0,
 )  # fmt: skip
+@example(  # one that computes its prompt again and again, for a higher priority takes its blocks before a token comes
+    clients=[
+        (6, "", "", 0.25, 1, 10, 4), (4, "a", "l", 1.0, 1, 3, 6), (2, "b", "l", 1.0, 1, 9, 12),
+        (2, "a", "l", 1.0, 2, 2, 8),
+    ],
+    seqs=3, blocks=11, fixed_rows=2.0,
+)  # fmt: skip
+@example(  # the same, and those who take the blocks are of its own priority, let in by the turns of the starved
+    clients=[(6, "a", "", 1.0, 0, 2, 3), (1, "b", "l", 0.25, 1, 4, 3), (4, "a", "k", 1.0, 0, 8, 8)],
+    seqs=3, blocks=6, fixed_rows=2.0,
+)  # fmt: skip
+@example(  # one whose prompt is computed, and who loses its place before the first token
+    clients=[(3, "a", "l", 0.25, 0, 11, 8), (2, "", "k", 1.0, 2, 4, 11), (4, "a", "k", 1.0, 1, 10, 8)],
+    seqs=3, blocks=11, fixed_rows=2.0,
+)  # fmt: skip
+@example(  # the lowest priority, where one in the middle starves as well
+    clients=[(1, "b", "", 1.0, 2, 8, 6), (4, "b", "", 4.0, 1, 6, 6), (5, "b", "", 4.0, 0, 7, 7)],
+    seqs=3, blocks=6, fixed_rows=0.0,
+)  # fmt: skip
+@example(  # many that starve, of which each has its turn
+    clients=[
+        (6, "b", "l", 4.0, 1, 7, 8), (4, "b", "l", 0.25, 1, 8, 2), (3, "", "l", 1.0, 2, 5, 11),
+        (4, "a", "", 0.25, 1, 12, 9), (4, "a", "l", 0.25, 1, 10, 9),
+    ],
+    seqs=1, blocks=20, fixed_rows=2.0,
+)  # fmt: skip
 def test_nobody_starves_and_no_step_is_idle(
     clients: list[tuple[int, str, str, float, int, int, int]], seqs: int, blocks: int, fixed_rows: float
 ) -> None:
+    """Each of the first requests comes to its end, as the eighth starts alone would let them.
+
+    The oldest waits for eight starts at most for each of its tokens, and each of these for a row every eighth step.
+    """
     made = [Client(f"c{i}", *client) for i, client in enumerate(clients)]
     shared = Shared(*made, seqs=seqs, num_blocks=blocks, fixed_rows=fixed_rows, step_seconds=STARVED_SECONDS / 20)
-    shared.run(1200)
-    for name, waits in shared.waits.items():
-        assert waits, name
+    first = set(shared.run(1).scheduler.requests)
+    longest = max(client.prompt + client.outputs for client in made)
+    most = STARVED_EVERY * PAUSED_STEPS * longest * len(first)
+    while not first.isdisjoint(shared.scheduler.requests):
+        assert len(shared.rows) <= most, first & shared.scheduler.requests.keys()
+        shared.step()
 
 
 # ---- places ----
