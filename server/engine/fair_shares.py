@@ -103,6 +103,8 @@ class _Demand:
 
     def most(self, share: float) -> float:
         """How many times as long as by itself it may take, with a ``share`` of the machine."""
+        if self.is_away:  # it will wait for the end of one such step, not for each
+            return 1 / share
         return 1 / share - (PROMPT_MARGIN if self.prompts else MARGIN)
 
 
