@@ -319,10 +319,12 @@ class Scheduler:
         may_begin, left = True, budget
         while left > 0:
             request = self._next_prompt(output, may_begin)
-            if request is not None and request.status is not RequestStatus.RUNNING and not self._begin(request, output):
+            if request is None:
+                break
+            if request.status is not RequestStatus.RUNNING and not self._begin(request, output):
                 may_begin = False  # it keeps its turn: letting smaller ones pass would starve it
                 continue
-            if request is None or not self._grow(request, output):
+            if not self._grow(request, output):
                 break
             pending = request.num_pending_tokens
             is_near = pending <= min(left + left // _CRUMB, room - (budget - left))
@@ -337,10 +339,11 @@ class Scheduler:
         begun = min((r for r in left_out if r.num_pending_tokens > 1), key=self._turn, default=None)
         if not may_begin:
             return begun
-        overdue = self.waiting.overdue(left_out, self._clock())
+        if (overdue := self.waiting.overdue(left_out, self._clock())) is not None:
+            return overdue
         waiting = self.waiting.next()
-        if overdue is not None or waiting is None or begun is None:
-            return overdue or begun or waiting
+        if waiting is None or begun is None:
+            return begun or waiting
         return waiting if self._precedes(waiting, begun) else begun
 
     def _precedes(self, waiting: Request, begun: Request) -> bool:
