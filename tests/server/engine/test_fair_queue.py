@@ -24,11 +24,17 @@ def add(queue: FairQueue, added: Request) -> Request:
     return added
 
 
-def take(queue: FairQueue, *, now: float = 0.0) -> Request:
-    """Let the next request in, as the scheduler does; it ends at once."""
+def start_next(queue: FairQueue, now: float = 0.0) -> Request:
+    """Let the next request in, as the scheduler does."""
     chosen = queue.overdue([], now) or queue.next()
     assert chosen is not None
     queue.start(chosen)
+    return chosen
+
+
+def take(queue: FairQueue, *, now: float = 0.0) -> Request:
+    """Let the next request in; it ends at once."""
+    chosen = start_next(queue, now)
     queue.charge_prompt(chosen, chosen.num_pending_tokens)
     queue.stop(chosen)
     queue.leave(chosen)
@@ -147,12 +153,7 @@ def test_who_runs_does_not_starve() -> None:
     for arrival in range(20):
         add(queue, request("high", arrival, priority=1))
     add(queue, request("low", 20))
-    names = []
-    for _ in range(STARVED_EVERY):
-        chosen = queue.overdue([], STARVED_SECONDS) or queue.next()
-        assert chosen is not None
-        queue.start(chosen)
-        names.append(name_of(chosen))
+    names = [name_of(start_next(queue, STARVED_SECONDS)) for _ in range(STARVED_EVERY)]
     assert names == ["high"] * (STARVED_EVERY - 1) + ["low"]
 
 
