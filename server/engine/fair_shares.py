@@ -248,10 +248,15 @@ class _Division:
         return self._part
 
     def _let_pass_prompts(self, wants: Sequence[_Want], waited: int) -> None:
-        """Some tokens of prompts that had no room for long: the longer, the dearer they are beside such steps."""
+        """Some tokens of prompts that had no room for long: the longer, the dearer they are beside such steps.
+
+        At once where nobody has a row: a step of nothing makes nobody faster.
+        """
         pending = sum(want.rows for want in wants if not want.is_row)
         steps = min(pending, LEAST_PROMPT * self._token_rows) / (self._fixed_rows + max(self._used, 1.0))
-        if pending and not self._part.prompt_tokens and waited >= max(PAUSED_STEPS, steps / LET_PASS):
+        if not pending or self._part.prompt_tokens:
+            return
+        if not self._part.rows or waited >= max(PAUSED_STEPS, steps / LET_PASS):
             self._part.prompt_tokens = min(self._prompt_tokens, LEAST_PROMPT)
 
     def _let_pass_row(self, wants: Sequence[_Want]) -> None:

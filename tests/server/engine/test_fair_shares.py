@@ -335,6 +335,14 @@ def test_prompts_without_room_take_a_tenth_of_the_time(token_rows: float, steps:
     assert all(later - step == pytest.approx(steps, abs=1) for step, later in pairwise(at[:4]))
 
 
+def test_prompts_that_are_alone_do_not_wait_for_who_may_come_back() -> None:
+    """Though a token of theirs takes longer than a step may for the one that is away."""
+    shared = Shared(Client("quiet", 1, "q", outputs=2), fixed_rows=0.0, token_rows=3.0).run(2)
+    del shared.clients["quiet"]
+    shared.ask(Client("long", 1, "l", prompt=40))
+    assert [rows["long"] for rows in shared.run(3).rows[-3:]] == [16, 16, 8]
+
+
 def test_a_lower_priority_makes_steps_little_longer() -> None:
     shared = Shared(
         Client("low", 40, "l", outputs=500), Client("high", 4, "h", priority=1, outputs=500), seqs=64, fixed_rows=8.0
