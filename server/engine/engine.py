@@ -6,7 +6,7 @@ Single-threaded but for the loader of adapters; knows token ids only. Whoever ca
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
@@ -57,8 +57,9 @@ class _Totals:
 class Engine:
     """Continuous batching over one runner. Every request added gets exactly one terminal RequestOutput."""
 
-    def __init__(self, runner: Runner, config: EngineConfig) -> None:
+    def __init__(self, runner: Runner, config: EngineConfig, clock: Callable[[], float] = time.monotonic) -> None:
         self.runner = runner
+        self._clock = clock  # by which steps are planned
         self.grammars = GrammarCompiler(partial(base_vocabulary, config))
         blocks = BlockManager(runner.num_blocks, runner.block_size)
         bounds = SchedulerConfig(
@@ -70,7 +71,7 @@ class Engine:
             base_fingerprint=runner.base_fingerprint,
             fair=config.scheduling == "fair",
         )
-        self.scheduler = Scheduler(bounds, blocks)
+        self.scheduler = Scheduler(bounds, blocks, clock)
         tried = TriedContents(Path(config.tried_dir) if config.tried_dir else None, runner.how)
         self.adapters = AdapterManager(runner, self.scheduler, max_bytes=ceil(config.max_adapter_gb * 1e9), tried=tried)
         self._executor = Executor(runner, Sampler())
@@ -92,7 +93,7 @@ class Engine:
         if message.request_id in self.scheduler.requests:
             raise ValueError(f"request id {message.request_id!r} is in use")
         self._arrivals += 1
-        now = time.monotonic()
+        now = self._clock()
         request = Request.make(message, arrival=self._arrivals, now=now, eos_token_ids=self.runner.eos_token_ids)
         if request.adapter is not None and not self.adapters.knows(request.adapter):
             self._end(request, FinishReason.ERROR, NOT_RESIDENT.format(request.adapter))
@@ -138,19 +139,19 @@ class Engine:
         """Compute one step for all requests that are scheduled, and return everything there is to tell."""
         self._install_adapters()
         self._install_grammars()
-        started = time.monotonic()
+        started = self._clock()
         self._draft()
         fixed_rows = self._rows.fixed_rows
         prompt_tokens = self._budget.prompt_tokens(self.scheduler.num_streams, fixed_rows)
         scheduled = self.scheduler.schedule(prompt_tokens, fixed_rows, self._budget.token_rows(fixed_rows))
         self._mark_scheduled(scheduled, started)
-        planned = time.monotonic()
+        planned = self._clock()
         results = self._executor.run(scheduled_work(scheduled, self.scheduler.requests))
-        self._learn(scheduled, time.monotonic() - started)
+        self._learn(scheduled, self._clock() - started)
         for result in results:
             self._update(result)
         self._end_exhausted(scheduled)
-        return self._collect(results, planned - started, time.monotonic() - started)
+        return self._collect(results, planned - started, self._clock() - started)
 
     def stats(self) -> EngineStats:
         """Gauges of this moment and totals since the start."""
