@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.api.support import answer, error_of, events, wanted
+from tests.server.api.support import STEADY, answer, error_of, events, wanted
 from tests.server.catalog.spoil import flip_a_bit
 from tests.server.live import Live, live_server
 
@@ -55,7 +55,7 @@ def test_many_at_once_for_all_are_answered(base: Path, packages: dict[str, Path]
             answers = list(pool.map(lambda name: answer(live, name), NAMES * 4))
         assert answers == answers[:4] * 4
         assert len(set(answers)) == 4
-        streamed = events(live, "/v1/completions", {"model": "lora", "prompt": "who?", "max_tokens": 4})
+        streamed = events(live, "/v1/completions", {"model": "lora", "prompt": "who?", "max_tokens": 4, **STEADY})
         assert streamed[-1]["choices"][0]["finish_reason"] == "length"
         live.wait_idle()
 

@@ -204,8 +204,8 @@ def test_a_request_that_came_before_a_deletion_is_prepared_and_answered(
 ) -> None:
     """It may be deleted while its prompt is tokenized: between the lease and the engine."""
     admin.put(URL, params={"activate": False}, files={"f": data["prefix"]})
-    body = CompletionBody.model_validate({"model": f"{NAME}@1", "prompt": "who?", "max_tokens": 4})
-    context = server.context
+    asked = {"model": f"{NAME}@1", "prompt": "who?", "max_tokens": 4, "ignore_eos": True}
+    body, context = CompletionBody.model_validate(asked), server.context
 
     async def late() -> tuple[Job, list[RequestOutput]]:
         with context.registry.lease(asked_model(context.registry, body)) as lease:
